@@ -1,0 +1,79 @@
+"""What a caller asks of the engine, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is picked from logits. The defaults change nothing; temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar."""
+
+    kind: Literal["json_schema", "json_object", "lark"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, `n` answers. `logprobs` is how many alternatives each token comes with (None: no logprobs)."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int | None = None  # None: as many as the context holds
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False  # benchmarks
+    show_control: bool = False  # write control tokens into the text
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token, its log-probability after temperature-free softmax and constraint, and the best others."""
+
+    token: int
+    text: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """News of one answer: text that is safe to show, and at the end why it ended.
+
+    `text` never ends in half a character and never holds a part of a stop string.
+    """
+
+    request_id: str
+    index: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason | None = None
+    stop_string: str | None = None
+    error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, taken from the prefix cache
+    completion_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first delta only; [0] is None

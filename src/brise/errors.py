@@ -1,0 +1,87 @@
+"""Errors meant for users: what failed, the value, what is allowed, and if we know it a hint.
+
+BriseError
+├── CheckpointError      a file lies, is cut short, or is of a kind we do not read
+├── UnsupportedError     a model, weight format or option that this build does not run
+├── StoreError           the model store: a name unknown, a digest wrong, a disk full
+├── MissingExtraError    an optional dependency is not installed
+├── NetworkError         a download failed
+└── RequestError         one request is wrong; the server answers 4xx
+    ├── ContextLengthError   prompt and max_tokens do not fit
+    └── QueueFullError       try again later
+"""
+
+from __future__ import annotations
+
+
+class BriseError(Exception):
+    """Base of all errors for users; `hint` says what to do about it."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\nhint: {self.hint}" if self.hint else message
+
+
+class CheckpointError(BriseError):
+    """A model file is damaged or lies: `field` has `value`, allowed is `limit`."""
+
+    def __init__(self, message: str, *, field: str = "", value: object = None, limit: object = None,
+                 hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field, self.value, self.limit = field, value, limit
+
+
+class UnsupportedError(BriseError):
+    """A model, weight format or option that this build does not run."""
+
+
+class StoreError(BriseError):
+    """The local model store cannot do what was asked."""
+
+
+class MissingExtraError(BriseError):
+    """An optional dependency is missing."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed",
+                         hint=f"pip install 'brise[{extra}]'")
+
+
+class NetworkError(BriseError):
+    """A download failed."""
+
+
+class RequestError(BriseError):
+    """One request is wrong: `param` names the field, `code` is the machine-readable reason."""
+
+    status = 400
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value",
+                 hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param, self.code = param, code
+
+
+class ContextLengthError(RequestError):
+    """Prompt and answer do not fit into the context."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and the answer asks for {max_tokens}: together "
+            f"{prompt_tokens + max_tokens}, the context holds {limit}",
+            param="messages", code="context_length_exceeded")
+        self.prompt_tokens, self.max_tokens, self.limit = prompt_tokens, max_tokens, limit
+
+
+class QueueFullError(RequestError):
+    """Too many requests wait already."""
+
+    status = 429
+
+    def __init__(self, waiting: int, limit: int, retry_after_s: int = 1) -> None:
+        super().__init__(f"{waiting} requests are waiting, the queue holds {limit}", code="queue_full")
+        self.retry_after_s = retry_after_s

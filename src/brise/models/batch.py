@@ -1,0 +1,25 @@
+"""One step's work: tokens of several sequences packed one after the other.
+
+Legend: T tokens in the step, S sequences, R rows whose outputs are wanted, P pages of the longest sequence.
+Sequence s owns the tokens query_starts[s] to query_starts[s + 1]. Token t stands at absolute position
+positions[t] of its sequence; its key and value are written to slot slots[t] = page * page_size + offset;
+the key of position p of sequence s lies in page page_table[s, p // page_size].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brise.models.weights import Array
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All arrays int32. Without a cache (training, scoring) page_table and slots are None."""
+
+    tokens: Array  # (T,)
+    positions: Array  # (T,)
+    query_starts: Array  # (S + 1,)
+    rows: Array  # (R,) token indices whose logits (or hidden states) are wanted
+    page_table: Array | None = None  # (S, P), unused entries are 0
+    slots: Array | None = None  # (T,)

@@ -1,0 +1,120 @@
+"""Rotary position frequencies: plain, linear, Llama 3 and YaRN.
+
+Sources: RoFormer (2104.09864), YaRN (2309.00071); the Llama 3 rule as transformers and llama.cpp apply it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+# How the two halves of a rotated pair lie in a head. It belongs to the file format, not to the model:
+# GGUF `llama`/`mistral3` and Mistral native files pair neighbours, Hugging Face files pair i with i + dim/2.
+Layout = Literal["interleaved", "half"]
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN: high frequencies stay, low ones are divided by `factor`, with a ramp between."""
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+    attention_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Llama3:
+    """Llama 3.1's rule: wavelengths over a limit are stretched by `factor`."""
+
+    factor: float
+    original_context: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Every frequency divided by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Every frequency divided by its own factor (the `rope_freqs` tensor of GGUF files)."""
+
+    factors: tuple[float, ...]
+
+
+Scaling = Yarn | Llama3 | Linear | Factors | None
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotation of the first `dim` numbers of a head."""
+
+    theta: float
+    dim: int
+    layout: Layout
+    scaling: Scaling = None
+
+
+def frequencies(rope: Rope) -> tuple[tuple[float, ...], float]:
+    """The dim/2 angular frequencies, and the factor that multiplies cos and sin."""
+    plain = tuple(rope.theta ** (-2.0 * i / rope.dim) for i in range(rope.dim // 2))
+    match rope.scaling:
+        case None:
+            return plain, 1.0
+        case Linear(factor):
+            return tuple(f / factor for f in plain), 1.0
+        case Factors(factors):
+            return tuple(f / s for f, s in zip(plain, factors, strict=True)), 1.0
+        case Llama3():
+            return tuple(_llama3(f, rope.scaling) for f in plain), 1.0
+        case Yarn():
+            return _yarn(plain, rope, rope.scaling), _yarn_magnitude(rope.scaling)
+
+
+def _llama3(frequency: float, scaling: Llama3) -> float:
+    wavelength = 2 * math.pi / frequency
+    if wavelength > scaling.original_context / scaling.low_freq_factor:
+        return frequency / scaling.factor
+    if wavelength < scaling.original_context / scaling.high_freq_factor:
+        return frequency
+    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor)
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
+
+
+def _yarn(plain: tuple[float, ...], rope: Rope, scaling: Yarn) -> tuple[float, ...]:
+    def cutoff(rotations: float) -> float:
+        """The index whose wavelength makes `rotations` turns within the original context."""
+        return rope.dim * math.log(scaling.original_context / (2 * math.pi * rotations)) / (
+            2 * math.log(rope.theta))
+
+    low = max(math.floor(cutoff(scaling.beta_fast)), 0)
+    high: float = min(math.ceil(cutoff(scaling.beta_slow)), rope.dim - 1)
+    if high == low:
+        high += 0.001
+    out = []
+    for i, frequency in enumerate(plain):
+        ramp = min(max((i - low) / (high - low), 0.0), 1.0)
+        out.append(frequency / scaling.factor * ramp + frequency * (1 - ramp))
+    return tuple(out)
+
+
+def _yarn_magnitude(scaling: Yarn) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+
+    def magnitude(mscale: float) -> float:
+        return 0.1 * mscale * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return magnitude(scaling.mscale) / magnitude(scaling.mscale_all_dim)
+    return magnitude(1.0)

@@ -1,0 +1,104 @@
+"""The ops: everything a model may ask of a backend. ops/reference.py is their specification in NumPy.
+
+Activations are float32 and row-major. An op returns a new value; a backend may reuse the memory of an
+argument that the model does not use again, so a model never relies on identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.rope import Layout
+from brise.models.weights import Array, Weight, Weights
+
+CacheFormat = Literal["f16", "q8", "f32"]
+
+
+class Cache(Protocol):
+    """Keys and values of all layers in pages of `page_size` tokens; page 0 is as good as any other."""
+
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Ops(Protocol):
+    """Shapes: T tokens, D width, H heads, E numbers a head, O outputs, R rows."""
+
+    def embed(self, table: Weight, tokens: Array) -> Array:
+        """Rows `tokens` (T,) of the table (V, D), as float32 (T, D)."""
+
+    def take_rows(self, x: Array, rows: Array) -> Array:
+        """Rows `rows` (R,) of x (T, D)."""
+
+    def linear(self, x: Array, w: Weight) -> Array:
+        """x (T, D) times w (O, D) transposed: (T, O)."""
+
+    def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
+        """Several linears of one x, so that a backend quantises x once."""
+
+    def bias(self, x: Array, b: Weight) -> Array:
+        """x (T, O) + b (O,)."""
+
+    def add(self, x: Array, y: Array) -> Array:
+        """x + y of one shape; the result may lie in x's memory."""
+
+    def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
+        """x / sqrt(mean(x^2) + eps) * w over the last axis, whose length is w's: (T, D) or (T, H, E)."""
+
+    def heads(self, x: Array, num_heads: int) -> Array:
+        """(T, H * E) seen as (T, H, E)."""
+
+    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
+        """(T, E) table, E/2 cosines then E/2 sines of positions * turns, times magnitude; angles in float64."""
+
+    def rope(self, x: Array, table: Array, layout: Layout) -> Array:
+        """Rotates the first table-width numbers of each head of x (T, H, E)."""
+
+    def scale_queries(self, x: Array, positions: Array, beta: float, period: int) -> Array:
+        """x (T, H, E) times 1 + beta * ln(1 + floor(positions / period))."""
+
+    def attend(self, q: Array, k: Array, v: Array, batch: Batch, cache: Cache | None, layer: int,
+               scale: float, window: int | None) -> Array:
+        """Causal attention: q (T, H, E), k and v (T, K, E) -> (T, H * E).
+
+        With a cache, k and v are first written to batch.slots of `layer`, then every query sees the keys of
+        its own sequence at positions <= its own (and > its own - window). Without one, the keys are the
+        packed tokens themselves. Head h uses key/value head h // (H // K). Softmax in float32.
+        """
+
+    def silu_mul(self, gate: Array, up: Array) -> Array:
+        """gate * sigmoid(gate) * up."""
+
+    def named(self, x: Array, name: str) -> Array:
+        """x itself; a tracing backend keeps a copy under `name`."""
+
+
+Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]
+
+
+class Runner(Protocol):
+    """A loaded model: numpy in, numpy out."""
+
+    def logits(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, V)."""
+
+    def hidden(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, D), normalised."""
+
+
+class Backend(Protocol):
+    """Where a model runs. `place` refuses a weight that it cannot run, when the model loads, never later."""
+
+    @property
+    def name(self) -> str: ...
+    def place(self, name: str, weight: Weight) -> Weight: ...
+    def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache: ...
+    def runner(self, config: Config, weights: Weights, max_tokens: int) -> Runner:
+        """`max_tokens` is the largest T of a step; work space is sized by it."""
