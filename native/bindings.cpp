@@ -1,0 +1,166 @@
+// The Python face of the native backend. Sizes are checked here, once; kernels trust them.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace brise;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+struct Backend {
+  std::shared_ptr<Pool> pool;
+  const Kernels* kernels;
+};
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const Kernels* const* k = available_kernels(); *k; k++) names.emplace_back((*k)->name);
+  return names;
+}
+
+Backend make_backend(int threads, const std::string& isa) {
+  if (threads < 1 || threads > 256) throw std::invalid_argument("threads is " + std::to_string(threads) + ", allowed are 1 to 256");
+  for (const Kernels* const* k = available_kernels(); *k; k++)
+    if (isa.empty() || isa == (*k)->name) return {std::make_shared<Pool>(threads), *k};
+  throw std::invalid_argument("instruction set '" + isa + "' is not in this build or not on this processor");
+}
+
+Format format_named(const std::string& name) {
+  static const char* names[] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"};
+  for (int i = 0; i < 13; i++)
+    if (name == names[i]) return (Format)i;
+  throw std::invalid_argument("no kernel for weight format '" + name + "'");
+}
+
+CacheFormat cache_format_named(const std::string& name) {
+  if (name == "f32") return CacheFormat::F32;
+  if (name == "f16") return CacheFormat::F16;
+  if (name == "q8") return CacheFormat::Q8;
+  throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8");
+}
+
+std::shared_ptr<Weight> pack_bytes(Backend& backend, const std::string& format_name, Bytes data, int cols) {
+  const Format format = format_named(format_name);
+  if (cols < 1 || cols % block_columns(format))
+    throw std::invalid_argument(format_name + " needs a multiple of " + std::to_string(block_columns(format)) + " columns, got " + std::to_string(cols));
+  if (data.shape(1) != source_row_bytes(format, cols))
+    throw std::invalid_argument("a row of " + std::to_string(cols) + " columns in " + format_name + " has " +
+                                std::to_string(source_row_bytes(format, cols)) + " bytes, got " + std::to_string(data.shape(1)));
+  nb::gil_scoped_release release;
+  return pack(*backend.pool, format, data.data(), (int)data.shape(0), cols);
+}
+
+std::shared_ptr<Weight> pack_vector(Floats data) {
+  auto out = std::make_shared<Weight>();
+  out->vector.assign(data.data(), data.data() + data.shape(0));
+  return out;
+}
+
+void range(const char* what, Ints values, int limit) {
+  for (size_t i = 0; i < values.shape(0); i++)
+    if (values.data()[i] < 0 || values.data()[i] >= limit)
+      throw std::invalid_argument(std::string(what) + "[" + std::to_string(i) + "] is " + std::to_string(values.data()[i]) + ", allowed are 0 to " + std::to_string(limit - 1));
+}
+
+// What a wrong batch would make a kernel read or write out of bounds.
+void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
+  const size_t T = tokens.shape(0), S = starts.shape(0) ? starts.shape(0) - 1 : 0;
+  if (positions.shape(0) != T) throw std::invalid_argument("positions and tokens differ in length");
+  if (!starts.shape(0) || starts.data()[0] != 0 || starts.data()[S] != (int)T) throw std::invalid_argument("query_starts must go from 0 to the number of tokens");
+  range("tokens", tokens, vocabulary);
+  range("rows", rows, (int)T);
+  range("positions", positions, 1 << 30);
+  if (!cache) return;
+  if (pages.shape(0) != S) throw std::invalid_argument("page_table has not one row for each sequence");
+  if (slots.shape(0) != T) throw std::invalid_argument("slots and tokens differ in length");
+  range("slots", slots, cache->pages * cache->page_size);
+  for (size_t s = 0; s < S; s++) {
+    const int begin = starts.data()[s], end = starts.data()[s + 1];
+    if (begin > end) throw std::invalid_argument("query_starts must not fall");
+    int last = -1;
+    for (int t = begin; t < end; t++) last = std::max(last, (int)positions.data()[t]);
+    const int needed = last < 0 ? 0 : last / cache->page_size + 1;
+    if (needed > (int)pages.shape(1)) throw std::invalid_argument("page_table is too short for position " + std::to_string(last));
+    for (int p = 0; p < needed; p++) {
+      const int page = pages.data()[s * pages.shape(1) + (size_t)p];
+      if (page < 0 || page >= cache->pages) throw std::invalid_argument("page_table has page " + std::to_string(page) + " of " + std::to_string(cache->pages));
+    }
+  }
+}
+
+void run_program(Program& program, Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
+  check_step(tokens, vocabulary, positions, starts, rows, pages, slots, cache);
+  const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
+                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache};
+  nb::gil_scoped_release release;
+  program.run(step);
+}
+
+nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(nb::handle_t<Program> self, int id, size_t rows) {
+  const Program& program = nb::cast<const Program&>(self);
+  return {program.value(id), {rows, (size_t)program.width(id)}, self};
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "Kernels and the recorded program of brise's native backend.";
+  m.def("isa_names", &isa_names);
+  m.def("cache_bytes", [](int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format) {
+    return Cache::bytes(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format));
+  });
+  nb::class_<Backend>(m, "Backend")
+      .def("__init__", [](Backend* self, int threads, const std::string& isa) { new (self) Backend(make_backend(threads, isa)); })
+      .def_prop_ro("isa", [](const Backend& b) { return std::string(b.kernels->name); })
+      .def_prop_ro("threads", [](const Backend& b) { return b.pool->size(); })
+      .def("pack", &pack_bytes, nb::arg("format"), nb::arg("data"), nb::arg("cols"))
+      .def("program", [](const Backend& b) { return new Program(b.pool, b.kernels); }, nb::rv_policy::take_ownership);
+  nb::class_<Weight>(m, "Weight")
+      .def_prop_ro("nbytes", [](const Weight& w) { return w.memory ? w.memory->size() : w.vector.size() * 4; });
+  m.def("vector", &pack_vector);
+  nb::class_<Cache>(m, "Cache")
+      .def("__init__", [](Cache* self, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format) {
+        if (page_size < TILE || page_size % TILE) throw std::invalid_argument("page_size is " + std::to_string(page_size) + ", it must be a multiple of 16");
+        if (layers < 1 || pages < 1 || kv_heads < 1 || head_dim < 1) throw std::invalid_argument("a cache needs at least one layer, page, head and number");
+        new (self) Cache(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format));
+      })
+      .def_ro("num_pages", &Cache::pages)
+      .def_ro("page_size", &Cache::page_size)
+      .def_prop_ro("nbytes", &Cache::nbytes);
+  nb::class_<Program>(m, "Program")
+      .def("input", &Program::input)
+      .def("embed", &Program::embed)
+      .def("take_rows", &Program::take_rows)
+      .def("linears", &Program::linears)
+      .def("bias", &Program::bias)
+      .def("add", &Program::add)
+      .def("rms_norm", &Program::rms_norm)
+      .def("rope_table", &Program::rope_table)
+      .def("rope", &Program::rope)
+      .def("scale_queries", &Program::scale_queries)
+      .def("silu_mul", &Program::silu_mul)
+      .def("attend", &Program::attend)
+      .def("finish", &Program::finish)
+      .def("set_input", [](Program& p, int id, Rows x) {
+        if ((int)x.shape(1) != p.width(id)) throw std::invalid_argument("input has another width");
+        p.set_input(id, x.data(), (int)x.shape(0));
+      })
+      .def("run", &run_program, nb::arg("tokens"), nb::arg("vocabulary"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
+           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none())
+      .def("read", &read_value)
+      .def("width", &Program::width)
+      .def_prop_ro("work_bytes", &Program::work_bytes);
+}

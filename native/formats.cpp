@@ -1,0 +1,277 @@
+// Packing GGUF blocks into tiles, and reading single rows back (for the embedding).
+//
+// GGUF block layouts (ggml; bytes in order, d/m/dmin f16, little endian):
+//   Q4_0 d, 16 x nibbles (low: columns 0..15, high: 16..31)       Q4_1 d, m, the same
+//   Q5_0 d, 32 high bits, 16 x nibbles    Q5_1 d, m, the same      Q8_0 d, 32 x int8
+//   Q2_K 16 x (scale | min << 4), 64 x 2 bits, d, dmin             Q3_K 32 high-bit bytes, 64 x 2 bits, 12 scale bytes, d
+//   Q4_K d, dmin, 12 scale bytes, 128 nibble bytes                 Q5_K d, dmin, 12, 32 high-bit bytes, 128
+//   Q6_K 128 low-nibble bytes, 64 high 2-bit bytes, 16 x int8 scales, d
+#include "formats.h"
+
+#include <cstring>
+
+namespace brise {
+
+namespace {
+
+float half(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
+  uint32_t bits;
+  if (exponent == 31) bits = sign | 0x7f800000 | mantissa << 13;
+  else if (exponent) bits = sign | (exponent + 112) << 23 | mantissa << 13;
+  else {
+    const float f = (float)mantissa * 0x1p-24f;
+    std::memcpy(&bits, &f, 4);
+    bits |= sign;
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+// 32 columns of one row: codes, and the scale numbers as the file has them.
+struct Decoded {
+  uint8_t codes[32];
+  uint16_t d, m;         // f16 bits; for K formats of the super-block
+  uint8_t scale[2], min[2];
+};
+
+// 6-bit scales and minimums of Q4_K and Q5_K: eight of each in 12 bytes.
+void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& min) {
+  if (j < 4) {
+    scale = s[j] & 63;
+    min = s[j + 4] & 63;
+  } else {
+    scale = (uint8_t)((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+    min = (uint8_t)((s[j + 4] >> 4) | (s[j] >> 6) << 4);
+  }
+}
+
+// 6-bit scales of Q3_K: low nibbles in bytes 0..7, high two bits in bytes 8..11; stored + 32.
+int q3_scale(const uint8_t* s, int j) {
+  const int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
+  return (low | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4) - 32;
+}
+
+void nibbles(const uint8_t* q, uint8_t* codes) {
+  for (int i = 0; i < 16; i++) {
+    codes[i] = q[i] & 15;
+    codes[i + 16] = q[i] >> 4;
+  }
+}
+
+void fifth_bits(const uint8_t* bits, uint8_t* codes) {
+  uint32_t high;
+  std::memcpy(&high, bits, 4);
+  for (int i = 0; i < 32; i++) codes[i] |= (uint8_t)((high >> i & 1) << 4);
+}
+
+void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
+  switch (format) {
+    case Format::Q2_K:
+      for (int i = 0; i < 32; i++) out.codes[i] = p[16 + 32 * (j / 4) + i] >> (2 * (j % 4)) & 3;
+      for (int h = 0; h < 2; h++) out.scale[h] = p[2 * j + h] & 15, out.min[h] = p[2 * j + h] >> 4;
+      std::memcpy(&out.d, p + 80, 2);
+      std::memcpy(&out.m, p + 82, 2);
+      break;
+    case Format::Q3_K:
+      for (int i = 0; i < 32; i++)
+        out.codes[i] = (uint8_t)((p[32 + 32 * (j / 4) + i] >> (2 * (j % 4)) & 3) | (p[i] >> j & 1) << 2);
+      for (int h = 0; h < 2; h++) out.scale[h] = (uint8_t)(int8_t)q3_scale(p + 96, 2 * j + h);
+      std::memcpy(&out.d, p + 108, 2);
+      break;
+    case Format::Q4_K:
+    case Format::Q5_K: {
+      const bool five = format == Format::Q5_K;
+      const uint8_t* q = p + (five ? 48 : 16) + 32 * (j / 2);
+      for (int i = 0; i < 32; i++) out.codes[i] = j % 2 ? q[i] >> 4 : q[i] & 15;
+      if (five) for (int i = 0; i < 32; i++) out.codes[i] |= (uint8_t)((p[16 + i] >> j & 1) << 4);
+      scale_min(p + 4, j, out.scale[0], out.min[0]);
+      std::memcpy(&out.d, p, 2);
+      std::memcpy(&out.m, p + 2, 2);
+      break;
+    }
+    default: {  // Q6_K: halves of 128 columns; quarter k has its low bits in nibble k / 2 of bytes 32 * (k % 2)
+      const int side = j / 4, quarter = j % 4;
+      const uint8_t *low = p + 64 * side + 32 * (quarter % 2), *high = p + 128 + 32 * side;
+      for (int i = 0; i < 32; i++)
+        out.codes[i] = (uint8_t)((quarter / 2 ? low[i] >> 4 : low[i] & 15) | (high[i] >> (2 * quarter) & 3) << 4);
+      for (int h = 0; h < 2; h++) out.scale[h] = p[192 + 2 * j + h];
+      std::memcpy(&out.d, p + 208, 2);
+    }
+  }
+}
+
+void decode(Format format, const uint8_t* row, int block, Decoded& out) {
+  const size_t size = source_row_bytes(format, block_columns(format));
+  if (block_columns(format) == 256) return decode_k(format, row + block / 8 * size, block % 8, out);
+  const uint8_t* p = row + block * size;
+  std::memcpy(&out.d, p, 2);
+  switch (format) {
+    case Format::Q4_0: nibbles(p + 2, out.codes); break;
+    case Format::Q4_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 4, out.codes); break;
+    case Format::Q5_0: nibbles(p + 6, out.codes); fifth_bits(p + 2, out.codes); break;
+    case Format::Q5_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 8, out.codes); fifth_bits(p + 4, out.codes); break;
+    default: for (int i = 0; i < 32; i++) out.codes[i] = (uint8_t)(p[2 + i] ^ 0x80);  // Q8_0: int8 + 128
+  }
+}
+
+template <class L>
+void put_scales(const Decoded& in, int lane, uint8_t* head, uint8_t* p) {
+  if constexpr (L::IS_K) {
+    std::memcpy(head + 2 * lane, &in.d, 2);
+    if constexpr (L::HAS_MIN) std::memcpy(head + 32 + 2 * lane, &in.m, 2);
+  }
+  if constexpr (L::SCALE == Scale::D || L::SCALE == Scale::DM) std::memcpy(p + 2 * lane, &in.d, 2);
+  if constexpr (L::SCALE == Scale::DM) std::memcpy(p + 32 + 2 * lane, &in.m, 2);
+  if constexpr (L::SCALE == Scale::K) p[lane] = in.scale[0], p[16 + lane] = in.min[0];
+  if constexpr (L::SCALE == Scale::K16) p[lane] = in.scale[0], p[16 + lane] = in.scale[1];
+  if constexpr (L::SCALE == Scale::K16M)
+    for (int h = 0; h < 2; h++) p[16 * h + lane] = (uint8_t)(in.scale[h] | in.min[h] << 4);
+}
+
+// Splits the codes of one row, four columns a word, over the planes of its block.
+template <class L>
+void put_codes(const uint8_t* codes, int lane, uint8_t* p) {
+  uint32_t quad[8];
+  std::memcpy(quad, codes, 32);
+  const auto put = [&](int plane, uint32_t word) { std::memcpy(p + 64 * plane + 4 * lane, &word, 4); };
+  constexpr uint32_t low = L::LOW == 4 ? 0x0f0f0f0f : 0x03030303;
+  if constexpr (L::LOW == 8) {
+    for (int j = 0; j < 8; j++) put(j, quad[j]);
+  } else if constexpr (L::LOW == 4) {
+    for (int j = 0; j < 4; j++) put(j, (quad[j] & low) | (quad[j + 4] & low) << 4);
+  } else {
+    for (int i = 0; i < 2; i++) {
+      uint32_t word = 0;
+      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] & low) << (2 * j);
+      put(i, word);
+    }
+  }
+  constexpr int first = L::LOW;  // planes so far
+  if constexpr (L::HIGH == 1) {
+    uint32_t word = 0;
+    for (int j = 0; j < 8; j++) word |= (quad[j] >> L::LOW & 0x01010101) << j;
+    put(first, word);
+  } else if constexpr (L::HIGH == 2) {
+    for (int i = 0; i < 2; i++) {
+      uint32_t word = 0;
+      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] >> L::LOW & 0x03030303) << (2 * j);
+      put(first + i, word);
+    }
+  }
+}
+
+template <class L>
+uint8_t* block_at(uint8_t* tile, int block, uint8_t** head) {
+  if constexpr (L::IS_K) {
+    uint8_t* super = tile + (size_t)(block / 8) * (L::HEAD_BYTES + 8 * L::BLOCK_BYTES);
+    *head = super;
+    return super + L::HEAD_BYTES + (block % 8) * L::BLOCK_BYTES;
+  } else {
+    *head = nullptr;
+    return tile + (size_t)block * L::BLOCK_BYTES;
+  }
+}
+
+template <class L>
+uint8_t code_at(const uint8_t* planes, int lane, int column) {
+  const int quad = column / 4, byte = 4 * lane + column % 4;
+  uint8_t code;
+  if constexpr (L::LOW == 8) code = planes[64 * quad + byte];
+  else if constexpr (L::LOW == 4) code = planes[64 * (quad % 4) + byte] >> (quad / 4 * 4) & 15;
+  else code = planes[64 * (quad / 4) + byte] >> (2 * (quad % 4)) & 3;
+  const uint8_t* high = planes + L::LOW_BYTES;
+  if constexpr (L::HIGH == 1) code |= (uint8_t)((high[byte] >> quad & 1) << L::LOW);
+  if constexpr (L::HIGH == 2) code |= (uint8_t)((high[64 * (quad / 4) + byte] >> (2 * (quad % 4)) & 3) << L::LOW);
+  return code;
+}
+
+uint16_t word(const uint8_t* p, int index) {
+  uint16_t value;
+  std::memcpy(&value, p + 2 * index, 2);
+  return value;
+}
+
+template <class L>
+void unpack_block(const uint8_t* head, const uint8_t* p, int lane, float* out) {
+  for (int i = 0; i < 32; i++) {
+    const float code = (float)((int)code_at<L>(p + L::SCALE_BYTES, lane, i) - L::OFFSET);
+    float scale, min = 0.0f;
+    const int h = i / 16;
+    if constexpr (L::SCALE == Scale::D) scale = half(word(p, lane));
+    if constexpr (L::SCALE == Scale::DM) scale = half(word(p, lane)), min = -half(word(p + 32, lane));
+    if constexpr (L::SCALE == Scale::K)
+      scale = half(word(head, lane)) * p[lane], min = half(word(head + 32, lane)) * p[16 + lane];
+    if constexpr (L::SCALE == Scale::K16) scale = half(word(head, lane)) * (int8_t)p[16 * h + lane];
+    if constexpr (L::SCALE == Scale::K16M)
+      scale = half(word(head, lane)) * (p[16 * h + lane] & 15), min = half(word(head + 32, lane)) * (p[16 * h + lane] >> 4);
+    out[i] = scale * code - min;
+  }
+}
+
+}  // namespace
+
+int block_columns(Format format) {
+  if (format >= Format::F16) return 1;
+  return format >= Format::Q2_K ? 256 : 32;
+}
+
+size_t source_row_bytes(Format format, int cols) {
+  constexpr int bytes[] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 2, 2, 4};
+  return (size_t)(cols / block_columns(format)) * bytes[(int)format];
+}
+
+size_t tile_bytes(Format format, int cols) {
+  if (format >= Format::F16) return (size_t)cols * TILE * (format == Format::F32 ? 4 : 2);
+  size_t out = 0;
+  with_layout(format, [&](auto layout) { out = decltype(layout)::bytes(cols); });
+  return out;
+}
+
+void pack_tile(Format format, const uint8_t* source, size_t row_bytes, int rows, int cols, uint8_t* tile) {
+  if (rows < TILE) std::memset(tile, 0, tile_bytes(format, cols));
+  if (format >= Format::F16) {
+    const int size = format == Format::F32 ? 4 : 2;
+    for (int c = 0; c < cols; c++)
+      for (int r = 0; r < rows; r++)
+        std::memcpy(tile + ((size_t)c * TILE + r) * size, source + r * row_bytes + (size_t)c * size, (size_t)size);
+    return;
+  }
+  with_layout(format, [&](auto layout) {
+    using L = decltype(layout);
+    Decoded one;
+    for (int b = 0; b < cols / 32; b++) {
+      uint8_t *head, *p = block_at<L>(tile, b, &head);
+      for (int r = 0; r < rows; r++) {
+        decode(format, source + r * row_bytes, b, one);
+        put_scales<L>(one, r, head, p);
+        put_codes<L>(one.codes, r, p + L::SCALE_BYTES);
+      }
+    }
+  });
+}
+
+void unpack_row(const Matrix& w, int row, float* out) {
+  const uint8_t* tile = w.data + (size_t)(row / TILE) * w.tile_bytes;
+  const int lane = row % TILE;
+  for (int c = 0; w.is_float() && c < w.cols; c++) {
+    const size_t at = (size_t)c * TILE + (size_t)lane;
+    if (w.format == Format::F32) std::memcpy(out + c, tile + 4 * at, 4);
+    if (w.format == Format::F16) out[c] = half(word(tile, (int)at));
+    if (w.format == Format::BF16) {
+      const uint32_t bits = (uint32_t)word(tile, (int)at) << 16;
+      std::memcpy(out + c, &bits, 4);
+    }
+  }
+  with_layout(w.format, [&](auto layout) {
+    using L = decltype(layout);
+    for (int b = 0; b < w.cols / 32; b++) {
+      uint8_t* head;
+      const uint8_t* p = block_at<L>(const_cast<uint8_t*>(tile), b, &head);
+      unpack_block<L>(head, p, lane, out + 32 * b);
+    }
+  });
+}
+
+}  // namespace brise

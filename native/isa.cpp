@@ -1,0 +1,12 @@
+// One instruction set's kernels: compiled once for each, with its own flags and namespace.
+#include "attend.h"
+#include "linear.h"
+#include "rows.h"
+
+namespace BRISE_ISA {
+
+extern const brise::Kernels KERNELS;
+const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, rms_norm, silu_mul, add,
+                                scale,    rope,       write_cache,  attend,   attend_scratch};
+
+}  // namespace BRISE_ISA

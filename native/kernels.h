@@ -1,0 +1,106 @@
+// What the parts of the native backend share: weight tiles, quantised activations, the cache, the kernel table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace brise {
+
+constexpr int TILE = 16;          // output rows of a weight tile, keys of a cache tile
+constexpr int TOKEN_BLOCK = 12;   // tokens whose activations lie side by side; the widest kernel's
+constexpr int KEY_CHUNK = 512;    // keys whose scores one attention unit holds at a time
+
+enum class Format : int { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, F16, BF16, F32 };
+
+// A matrix (rows, cols) cut into tiles of 16 rows. A tile holds its rows for all columns, 16 rows
+// interleaved so that one 64-byte load brings four columns of each; formats.h has the layouts.
+struct Matrix {
+  Format format;
+  int rows, cols;
+  size_t tile_bytes;
+  const uint8_t* data;
+  int tiles() const { return (rows + TILE - 1) / TILE; }
+  bool is_float() const { return format >= Format::F16; }
+};
+
+// 32 activations of one token as int8, in one cache line with all that the formats need beside them.
+struct alignas(64) QBlock {
+  int8_t q[32];
+  float scale;         // max|x| / 127
+  float sum;           // scale * sum of q
+  int32_t count;       // sum of q
+  int32_t half[2];     // sums of q[0..15] and q[16..31]
+  float half_sum[2];   // scale * half
+  int32_t unused;
+};
+static_assert(sizeof(QBlock) == 64);
+
+// Activations (tokens, cols) as QBlocks in the order [token / width][col / 32][token % width]; width is 12, or
+// the number of tokens where there are fewer, so that a single token's blocks are neighbours.
+struct QRows {
+  QBlock* blocks;
+  int groups;  // cols / 32
+  int width;
+  QBlock* first(int token) const {
+    return blocks + (size_t)(token / width) * groups * width + token % width;
+  }
+};
+
+enum class CacheFormat : int { F32, F16, Q8 };
+
+// Keys and values of one layer. Keys of 16 tokens lie as [head_dim][16], values as [16][stride]:
+// scores take 16 keys a register, sums of values take 16 numbers of a head.
+struct CacheLayer {
+  CacheFormat format;
+  int page_size, kv_heads, head_dim, stride;  // stride: head_dim rounded up to 16
+  uint8_t *keys, *values;
+  float *key_scales, *value_scales;           // Q8: one for each token and head
+  size_t element() const { return format == CacheFormat::F32 ? 4 : format == CacheFormat::F16 ? 2 : 1; }
+  // Tiles of one kv head in one page are neighbours: [page][head][page_size / 16].
+  size_t tile(int page, int head, int offset) const {
+    return ((size_t)page * kv_heads + head) * (page_size / TILE) + offset / TILE;
+  }
+};
+
+struct AttendShape {
+  int heads, kv_heads, head_dim, window;  // window 0: all
+  float scale;
+};
+
+// One unit of attention: query tokens [begin, end) of one sequence against one kv head.
+struct AttendUnit {
+  const float *q;              // (T, heads, head_dim)
+  float* out;                  // (T, heads * head_dim)
+  const int32_t* positions;    // (T,)
+  const int32_t* pages;        // of this sequence
+  int begin, end, kv_head;
+};
+
+struct Kernels {
+  const char* name;
+  int max_query_rows;
+  void (*quantize_row)(const float* x, int cols, QBlock* first, int width);  // blocks `width` apart
+  // out[t * ld + row] for the tiles [tile0, tile1) and tokens [t0, t1); t0 is a multiple of TOKEN_BLOCK.
+  void (*linear_q)(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
+  void (*linear_f)(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
+  void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int n, float* out);
+  void (*add)(const float* x, const float* y, int n, float* out);
+  void (*scale)(const float* x, float factor, int n, float* out);
+  void (*rope)(const float* x, const float* table, int dim, int head_dim, bool interleaved, float* out);
+  void (*write_cache)(const CacheLayer& cache, int slot, const float* k, const float* v);
+  void (*attend)(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, float* scratch);
+  size_t (*attend_scratch)(int head_dim);  // floats
+};
+
+// Those compiled into this build and runnable on this processor, best first; ends with nullptr.
+const Kernels* const* available_kernels();
+
+// formats.cpp: ISA-independent packing.
+size_t tile_bytes(Format format, int cols);
+size_t source_row_bytes(Format format, int cols);
+int block_columns(Format format);  // cols must be a multiple
+void pack_tile(Format format, const uint8_t* source, size_t row_bytes, int rows, int cols, uint8_t* tile);
+void unpack_row(const Matrix& w, int row, float* out);
+
+}  // namespace brise

@@ -1,0 +1,206 @@
+// x times W transposed, for tiles of 16 rows.
+//
+// With one token the bound is memory: every weight is read once, so several tiles stream at once and lines are
+// asked for ahead. With many tokens the bound is the int8 dot product: 12 int and 12 float accumulators fill the
+// registers, a tile is unpacked once for 12 tokens. The order of sums for one output never depends on how many
+// tokens came along: a token's numbers are the same alone, in a batch and in a prefill.
+#pragma once
+
+#include "formats.h"
+#include "simd.h"
+
+namespace BRISE_ISA {
+
+using namespace brise;
+
+constexpr int PREFETCH_BYTES = 2048;  // about 100 ns of one core's share of DRAM bandwidth
+
+BRISE_INLINE int32_t four(const int8_t* q) {
+  int32_t v;
+  std::memcpy(&v, q, 4);
+  return v;
+}
+
+// Bits [at, at + n) of every byte, moved to bit `to`.
+template <int AT, int TO> BRISE_INLINE B move_bits(B v) {
+  if constexpr (AT > TO) return b_right<AT - TO>(v);
+  else return b_left<TO - AT>(v);
+}
+
+// The codes of quad Q of a block whose planes begin at p.
+template <class L, int Q> BRISE_INLINE B codes(const uint8_t* p) {
+  B v;
+  if constexpr (L::LOW == 8) v = b_load(p + 64 * Q);
+  else if constexpr (L::LOW == 4) v = b_and(b_right<Q / 4 * 4>(b_load(p + 64 * (Q % 4))), b_set(0x0f));
+  else v = b_and(b_right<2 * (Q % 4)>(b_load(p + 64 * (Q / 4))), b_set(0x03));
+  if constexpr (L::HIGH == 1)
+    v = b_or(v, b_and(move_bits<Q, L::LOW>(b_load(p + L::LOW_BYTES)), b_set(1 << L::LOW)));
+  if constexpr (L::HIGH == 2)
+    v = b_or(v, b_and(move_bits<2 * (Q % 4), L::LOW>(b_load(p + L::LOW_BYTES + 64 * (Q / 4))), b_set(3 << L::LOW)));
+  return v;
+}
+
+// Quads FIRST, FIRST + STEP, ... (N of them) of R tiles times T tokens, into dot.
+template <class L, int R, int T, int Q, int LAST>
+BRISE_INLINE void dots(I (&dot)[R][T], const uint8_t* const (&p)[R], const QBlock* x) {
+  if constexpr (Q < LAST) {
+    B w[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) w[r] = codes<L, Q>(p[r] + L::SCALE_BYTES);
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++)
+        dot[r][t] = L::LOW == 8 ? dot4_wide(dot[r][t], w[r], four(x[t].q + 4 * Q)) : dot4(dot[r][t], w[r], four(x[t].q + 4 * Q));
+    dots<L, R, T, Q + 1, LAST>(dot, p, x);
+  }
+}
+
+// Scale and minimum of a group; H is the half for formats with scales for 16 columns.
+template <class L, int H> BRISE_INLINE void scales(const uint8_t* head, const uint8_t* p, F& scale, F& min) {
+  if constexpr (L::SCALE == Scale::D || L::SCALE == Scale::DM) scale = f_load_f16((const uint16_t*)p);
+  if constexpr (L::SCALE == Scale::DM) min = f_load_f16((const uint16_t*)(p + 32));
+  if constexpr (L::SCALE == Scale::K) {
+    scale = f_mul(f_load_f16((const uint16_t*)head), f_load_u8(p));
+    min = f_mul(f_load_f16((const uint16_t*)(head + 32)), f_sub(f_zero(), f_load_u8(p + 16)));
+  }
+  if constexpr (L::SCALE == Scale::K16)
+    scale = f_mul(f_load_f16((const uint16_t*)head), f_load_i8((const int8_t*)p + 16 * H));
+  if constexpr (L::SCALE == Scale::K16M) {
+    uint8_t s[16], m[16];
+    for (int i = 0; i < 16; i++) s[i] = p[16 * H + i] & 15, m[i] = p[16 * H + i] >> 4;
+    scale = f_mul(f_load_f16((const uint16_t*)head), f_load_u8(s));
+    min = f_mul(f_load_f16((const uint16_t*)(head + 32)), f_sub(f_zero(), f_load_u8(m)));
+  }
+}
+
+// One scale group: all of a block, or half H of it.
+template <class L, int R, int T, int H>
+BRISE_INLINE void group(F (&acc)[R][T], const uint8_t* const (&head)[R], const uint8_t* const (&p)[R], const QBlock* x) {
+  I dot[R][T];
+#pragma GCC unroll 12
+  for (int t = 0; t < T; t++) {
+    const I start = i_set(-L::OFFSET * (L::HALVES ? x[t].half[H] : x[t].count));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) dot[r][t] = start;
+  }
+  if constexpr (L::HALVES) dots<L, R, T, 4 * H, 4 * H + 4>(dot, p, x);
+  else dots<L, R, T, 0, 8>(dot, p, x);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) {
+    F scale = f_zero(), min = f_zero();
+    scales<L, H>(head[r], p[r], scale, min);
+#pragma GCC unroll 12
+    for (int t = 0; t < T; t++) {
+      acc[r][t] = f_fma(f_from_i(dot[r][t]), f_mul(scale, f_set(x[t].scale)), acc[r][t]);
+      if constexpr (L::HAS_MIN) acc[r][t] = f_fma(min, f_set(L::HALVES ? x[t].half_sum[H] : x[t].sum), acc[r][t]);
+    }
+  }
+}
+
+template <int R, int T>
+BRISE_INLINE void store_tiles(const F (&acc)[R][T], int row, int rows, float* out, size_t ld) {
+  for (int r = 0; r < R; r++)
+    for (int t = 0; t < T; t++) {
+      const int n = rows - (row + r * TILE);
+      if (n >= TILE) {
+        f_store(out + t * ld + row + r * TILE, acc[r][t]);
+      } else if (n > 0) {
+        float part[TILE];
+        f_store(part, acc[r][t]);
+        std::memcpy(out + t * ld + row + r * TILE, part, sizeof(float) * (size_t)n);
+      }
+    }
+}
+
+// R tiles from `tile`, T tokens whose blocks begin at x.
+template <class L, int R, int T>
+void block_q(const Matrix& w, int tile, const QBlock* x, int width, float* out, size_t ld) {
+  const uint8_t *p[R], *head[R];
+  for (int r = 0; r < R; r++) p[r] = head[r] = w.data + (size_t)(tile + r) * w.tile_bytes;
+  F acc[R][T];
+  for (int r = 0; r < R; r++)
+    for (int t = 0; t < T; t++) acc[r][t] = f_zero();
+  const int groups = w.cols / 32;
+  for (int g = 0; g < groups; g++, x += width) {
+    if (L::IS_K && g % 8 == 0)
+      for (int r = 0; r < R; r++) head[r] = p[r], p[r] += L::HEAD_BYTES;
+    if constexpr (T == 1)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 12
+        for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch(p[r] + PREFETCH_BYTES + line);
+    group<L, R, T, 0>(acc, head, p, x);
+    if constexpr (L::HALVES) group<L, R, T, 1>(acc, head, p, x);
+    for (int r = 0; r < R; r++) p[r] += L::BLOCK_BYTES;
+  }
+  store_tiles<R, T>(acc, tile * TILE, w.rows, out, ld);
+}
+
+// Tokens of one 12-block in pieces of 12, 8, 4, 2, 1, as wide as the registers allow.
+template <class L>
+void tokens_q(const Matrix& w, int tile, const QBlock* x, int width, int n, float* out, size_t ld) {
+  int t = 0;
+  if constexpr (MAX_TOKENS >= 12) for (; n - t >= 12; t += 12) block_q<L, 1, 12>(w, tile, x + t, width, out + t * ld, ld);
+  if constexpr (MAX_TOKENS >= 8) for (; n - t >= 8; t += 8) block_q<L, 1, 8>(w, tile, x + t, width, out + t * ld, ld);
+  if constexpr (MAX_TOKENS >= 4) for (; n - t >= 4; t += 4) block_q<L, 1, 4>(w, tile, x + t, width, out + t * ld, ld);
+  if constexpr (MAX_TOKENS >= 2) for (; n - t >= 2; t += 2) block_q<L, 1, 2>(w, tile, x + t, width, out + t * ld, ld);
+  for (; t < n; t++) block_q<L, 1, 1>(w, tile, x + t, width, out + t * ld, ld);
+}
+
+template <class L>
+void run_q(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  if (t1 - t0 == 1) {
+    int tile = tile0;
+    for (; tile + GEMV_TILES <= tile1; tile += GEMV_TILES) block_q<L, GEMV_TILES, 1>(w, tile, x.first(t0), x.width, out + t0 * ld, ld);
+    for (; tile < tile1; tile++) block_q<L, 1, 1>(w, tile, x.first(t0), x.width, out + t0 * ld, ld);
+    return;
+  }
+  for (int t = t0; t < t1; t += TOKEN_BLOCK) {
+    const int n = t1 - t < TOKEN_BLOCK ? t1 - t : TOKEN_BLOCK;
+    for (int tile = tile0; tile < tile1; tile++) tokens_q<L>(w, tile, x.first(t), x.width, n, out + t * ld, ld);
+  }
+}
+
+void linear_q(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  with_layout(w.format, [&](auto layout) { run_q<decltype(layout)>(w, x, tile0, tile1, t0, t1, out, ld); });
+}
+
+// Weights that are not quantised: float32 activations, one multiply-add a weight.
+template <Format FORMAT> BRISE_INLINE F load_weights(const uint8_t* tile, size_t column) {
+  if constexpr (FORMAT == Format::F32) return f_load((const float*)tile + column * TILE);
+  else if constexpr (FORMAT == Format::F16) return f_load_f16((const uint16_t*)tile + column * TILE);
+  else return f_load_bf16((const uint16_t*)tile + column * TILE);
+}
+
+template <Format FORMAT, int T>
+void block_f(const Matrix& w, int tile, const float* x, float* out, size_t ld) {
+  const uint8_t* p = w.data + (size_t)tile * w.tile_bytes;
+  F acc[1][T];
+  for (int t = 0; t < T; t++) acc[0][t] = f_zero();
+  for (int c = 0; c < w.cols; c++) {
+    const F weights = load_weights<FORMAT>(p, (size_t)c);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) acc[0][t] = f_fma(weights, f_set(x[(size_t)t * w.cols + c]), acc[0][t]);
+  }
+  store_tiles<1, T>(acc, tile * TILE, w.rows, out, ld);
+}
+
+template <Format FORMAT>
+void run_f(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  for (int tile = tile0; tile < tile1; tile++) {
+    int t = t0;
+    if constexpr (MAX_TOKENS >= 8)
+      for (; t + 8 <= t1; t += 8) block_f<FORMAT, 8>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
+    for (; t + 2 <= t1; t += 2) block_f<FORMAT, 2>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
+    for (; t < t1; t++) block_f<FORMAT, 1>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
+  }
+}
+
+void linear_f(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  if (w.format == Format::F32) run_f<Format::F32>(w, x, tile0, tile1, t0, t1, out, ld);
+  else if (w.format == Format::F16) run_f<Format::F16>(w, x, tile0, tile1, t0, t1, out, ld);
+  else run_f<Format::BF16>(w, x, tile0, tile1, t0, t1, out, ld);
+}
+
+}  // namespace BRISE_ISA

@@ -1,0 +1,227 @@
+// Recording ops, and turning the list into phases and buffers: see program.h.
+#include "program.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace brise {
+
+namespace {
+
+std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
+
+bool is_row_op(Kind kind) { return kind != Kind::LINEAR && kind != Kind::ATTEND && kind != Kind::INPUT; }
+
+// Ops that may write over their first argument: each number of a row is read before its place is written.
+bool may_overwrite(Kind kind) {
+  return kind == Kind::RMS_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
+         kind == Kind::SCALE || kind == Kind::SILU_MUL;
+}
+
+}  // namespace
+
+int Program::push(Op op, int width, bool per_output_row) {
+  const int id = (int)values_.size();
+  values_.push_back({width, per_output_row});
+  op.out.push_back(id);
+  ops_.push_back(std::move(op));
+  return id;
+}
+
+void Program::check_value(int id, int width) const {
+  if (id < 0 || id >= (int)values_.size()) throw error("no value " + std::to_string(id));
+  if (width && values_[(size_t)id].width != width)
+    throw error("value is " + std::to_string(values_[(size_t)id].width) + " wide, wanted " + std::to_string(width));
+}
+
+int Program::input(int width) { return push({Kind::INPUT}, width, false); }
+
+int Program::embed(std::shared_ptr<const Weight> table) {
+  const int width = table->matrix.cols;
+  Op op{Kind::EMBED};
+  op.weights = {std::move(table)};
+  return push(std::move(op), width, false);
+}
+
+int Program::take_rows(int x) {
+  check_value(x, 0);
+  return push({Kind::TAKE_ROWS, {x}}, width(x), true);
+}
+
+std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights) {
+  check_value(x, 0);
+  Op op{Kind::LINEAR, {x}};
+  for (const auto& w : weights) {
+    if (w->matrix.cols != width(x))
+      throw error("weight has " + std::to_string(w->matrix.cols) + " columns, x is " + std::to_string(width(x)) + " wide");
+    op.out.push_back((int)values_.size());
+    values_.push_back({w->matrix.rows, values_[(size_t)x].per_output_row});
+    op.weights.push_back(w);
+  }
+  ops_.push_back(op);
+  return op.out;
+}
+
+int Program::bias(int x, std::shared_ptr<const Weight> b) {
+  check_value(x, (int)b->vector.size());
+  Op op{Kind::BIAS, {x}};
+  op.weights = {std::move(b)};
+  return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::add(int x, int y) {
+  check_value(x, 0);
+  check_value(y, width(x));
+  return push({Kind::ADD, {x, y}}, width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::rms_norm(int x, std::shared_ptr<const Weight> w, double eps) {
+  check_value(x, 0);
+  const int n = (int)w->vector.size();
+  if (!n || width(x) % n) throw error("norm of " + std::to_string(n) + " numbers on rows of " + std::to_string(width(x)));
+  Op op{Kind::RMS_NORM, {x}};
+  op.heads = width(x) / n;
+  op.a = eps;
+  op.weights = {std::move(w)};
+  return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::rope_table(const std::vector<double>& turns, double magnitude) {
+  Op op{Kind::ROPE_TABLE};
+  op.turns = turns;
+  op.a = magnitude;
+  return push(std::move(op), (int)turns.size() * 2, false);
+}
+
+int Program::rope(int x, int table, int heads, bool interleaved) {
+  check_value(x, 0);
+  check_value(table, 0);
+  if (heads < 1 || width(x) % heads || width(table) > width(x) / heads) throw error("rope table wider than a head");
+  Op op{Kind::ROPE, {x, table}};
+  op.heads = heads;
+  op.interleaved = interleaved;
+  return push(std::move(op), width(x), false);
+}
+
+int Program::scale_queries(int x, double beta, double period) {
+  check_value(x, 0);
+  Op op{Kind::SCALE, {x}};
+  op.a = beta;
+  op.b = period;
+  return push(std::move(op), width(x), false);
+}
+
+int Program::silu_mul(int gate, int up) {
+  check_value(gate, 0);
+  check_value(up, width(gate));
+  return push({Kind::SILU_MUL, {gate, up}}, width(gate), values_[(size_t)gate].per_output_row);
+}
+
+int Program::attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window) {
+  check_value(q, 0);
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads || width(q) % heads) throw error("heads do not divide the queries");
+  const int head_dim = width(q) / heads;
+  check_value(k, kv_heads * head_dim);
+  check_value(v, kv_heads * head_dim);
+  Op write{Kind::WRITE_CACHE, {k, v}};
+  write.layer = layer;
+  ops_.push_back(write);
+  Op op{Kind::ATTEND, {q}};
+  op.layer = layer;
+  op.shape = {heads, kv_heads, head_dim, window, (float)scale};
+  if (unit_heads_ && (unit_heads_ != heads || unit_kv_heads_ != kv_heads)) throw error("layers differ in their heads");
+  unit_heads_ = heads;
+  unit_kv_heads_ = kv_heads;
+  max_head_dim_ = std::max(max_head_dim_, head_dim);
+  return push(std::move(op), width(q), false);
+}
+
+// A linear with block formats reads int8 activations: quantising them is a row op before it.
+void Program::insert_row_ops() {
+  std::vector<Op> out;
+  for (auto& op : ops_) {
+    const bool quantized = op.kind == Kind::LINEAR && std::any_of(op.weights.begin(), op.weights.end(), [](const auto& w) { return !w->matrix.is_float(); });
+    if (quantized) {
+      out.push_back({Kind::QUANTIZE, {op.in[0]}});
+      max_groups_ = std::max(max_groups_, width(op.in[0]) / 32);
+    }
+    out.push_back(std::move(op));
+  }
+  ops_ = std::move(out);
+}
+
+void Program::make_phases() {
+  for (int i = 0; i < (int)ops_.size(); i++) {
+    const Op& op = ops_[(size_t)i];
+    if (op.kind == Kind::INPUT) continue;
+    if (!is_row_op(op.kind)) {
+      phases_.push_back({op.kind == Kind::LINEAR ? PhaseKind::LINEAR : PhaseKind::ATTEND, false, {i}});
+      continue;
+    }
+    const bool per_output_row = values_[(size_t)(op.out.empty() ? op.in[0] : op.out[0])].per_output_row;
+    if (phases_.empty() || phases_.back().kind != PhaseKind::ROWS || phases_.back().per_output_row != per_output_row)
+      phases_.push_back({PhaseKind::ROWS, per_output_row, {}});
+    phases_.back().ops.push_back(i);
+  }
+  counters_ = std::make_unique<Counter[]>(phases_.size());
+}
+
+// Buffers are reused only by values of the same width: within a phase threads are at different rows, and a row
+// then lies at the same place whoever owns the buffer.
+void Program::make_buffers(const std::vector<int>& outputs) {
+  for (int i = 0; i < (int)ops_.size(); i++)
+    for (int id : ops_[(size_t)i].in) values_[(size_t)id].last_use = i;
+  for (int id : outputs) values_[(size_t)id].last_use = (int)ops_.size();
+  std::vector<std::vector<int>> free_at(ops_.size() + 1);
+  std::vector<int> spare;
+  for (int i = 0; i < (int)ops_.size(); i++) {
+    const Op& op = ops_[(size_t)i];
+    const auto release = [&] {
+      for (int id : op.in)
+        if (values_[(size_t)id].last_use == i && values_[(size_t)id].buffer >= 0 &&
+            std::find(spare.begin(), spare.end(), values_[(size_t)id].buffer) == spare.end())
+          spare.push_back(values_[(size_t)id].buffer);
+    };
+    if (may_overwrite(op.kind)) release();
+    for (int id : op.out) {
+      Value& value = values_[(size_t)id];
+      const auto fits = std::find_if(spare.begin(), spare.end(), [&](int b) { return buffers_[(size_t)b].width == value.width; });
+      if (fits != spare.end() && op.kind != Kind::TAKE_ROWS) {
+        value.buffer = *fits;
+        spare.erase(fits);
+      } else {
+        value.buffer = (int)buffers_.size();
+        buffers_.push_back({value.width, nullptr});
+      }
+    }
+    if (!may_overwrite(op.kind)) release();
+    for (int id : op.out)  // a result that nobody reads
+      if (values_[(size_t)id].last_use < 0) spare.push_back(values_[(size_t)id].buffer);
+  }
+}
+
+void Program::finish(std::vector<int> outputs) {
+  if (!phases_.empty()) throw error("the program is finished already");
+  for (int id : outputs) check_value(id, 0);
+  insert_row_ops();
+  make_phases();
+  make_buffers(outputs);
+  scratch_.resize((size_t)pool_->size());
+}
+
+size_t Program::work_bytes() const {
+  size_t sum = quantized_ ? quantized_->size() : 0;
+  for (const auto& buffer : buffers_) sum += buffer.memory ? buffer.memory->size() : 0;
+  for (const auto& scratch : scratch_) sum += scratch ? scratch->size() : 0;
+  return sum;
+}
+
+void Program::set_input(int id, const float* data, int rows) {
+  check_value(id, 0);
+  Buffer& buffer = buffers_[(size_t)values_[(size_t)id].buffer];
+  const size_t bytes = sizeof(float) * (size_t)rows * (size_t)width(id);
+  if (!buffer.memory || buffer.memory->size() < bytes) buffer.memory = std::make_unique<Memory>(bytes);
+  std::copy(data, data + (size_t)rows * (size_t)width(id), (float*)buffer.memory->data());
+}
+
+}  // namespace brise

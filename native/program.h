@@ -1,0 +1,147 @@
+// A model's list of ops, recorded once and replayed for every step without Python.
+//
+// Recording gives every op's result a value number. `finish` groups the ops into phases with a barrier between:
+//   rows    a chain of row-local ops; a thread takes rows and runs the whole chain on each
+//   linear  linears of one input, cut into groups of weight tiles
+//   attend  attention, cut into (sequence, kv head, query block)
+// and gives values memory, reusing it where a value is dead. Units of a phase are claimed from a counter.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace brise {
+
+// Memory that lives as long as one of its users: weights, cache, work space. Large pages where it pays.
+class Memory {
+ public:
+  explicit Memory(size_t bytes);
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t* data_;
+  size_t size_;
+};
+
+struct Weight {
+  Matrix matrix;                 // 2-D weights
+  std::vector<float> vector;     // 1-D weights
+  std::shared_ptr<Memory> memory;
+};
+
+class Cache {
+ public:
+  Cache(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format);
+  CacheLayer layer(int index) const;
+  int layers, pages, page_size, kv_heads, head_dim;
+  CacheFormat format;
+  size_t nbytes() const { return memory_.size(); }
+  static size_t bytes(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format);
+
+ private:
+  size_t layer_bytes_;
+  Memory memory_;
+};
+
+// One step's arrays, as models/batch.py describes them.
+struct Step {
+  const int32_t *tokens, *positions, *query_starts, *rows, *page_table, *slots;
+  int num_tokens, num_sequences, num_rows, pages_per_sequence;
+  const Cache* cache;
+};
+
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, WRITE_CACHE, QUANTIZE, LINEAR, ATTEND };
+
+struct Op {
+  Kind kind;
+  std::vector<int> in{}, out{};
+  std::vector<std::shared_ptr<const Weight>> weights{};
+  std::vector<double> turns{};    // ROPE_TABLE
+  double a = 0, b = 0;            // eps; beta, period; magnitude
+  int heads = 1, layer = 0;
+  bool interleaved = false;
+  AttendShape shape{};
+};
+
+class Program {
+ public:
+  Program(std::shared_ptr<Pool> pool, const Kernels* kernels) : pool_(std::move(pool)), kernels_(kernels) {}
+
+  int input(int width);
+  int embed(std::shared_ptr<const Weight> table);
+  int take_rows(int x);
+  std::vector<int> linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights);
+  int bias(int x, std::shared_ptr<const Weight> b);
+  int add(int x, int y);
+  int rms_norm(int x, std::shared_ptr<const Weight> w, double eps);
+  int rope_table(const std::vector<double>& turns, double magnitude);
+  int rope(int x, int table, int heads, bool interleaved);
+  int scale_queries(int x, double beta, double period);
+  int silu_mul(int gate, int up);
+  int attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window);
+
+  void finish(std::vector<int> outputs);
+  void set_input(int value, const float* data, int rows);
+  void run(const Step& step);
+  const float* value(int id) const { return values_[(size_t)id].data; }
+  int width(int id) const { return values_[(size_t)id].width; }
+  size_t work_bytes() const;
+
+ private:
+  struct Value {
+    int width;
+    bool per_output_row;  // has R rows, not T
+    int last_use = -1;
+    int buffer = -1;
+    float* data = nullptr;
+  };
+  struct Buffer {
+    int width;
+    std::unique_ptr<Memory> memory;
+  };
+  enum class PhaseKind { ROWS, LINEAR, ATTEND };
+  struct Phase {
+    PhaseKind kind;
+    bool per_output_row;
+    std::vector<int> ops;
+  };
+
+  int push(Op op, int width, bool per_output_row);
+  void check_value(int id, int width) const;
+  void insert_row_ops();
+  void make_phases();
+  void make_buffers(const std::vector<int>& outputs);
+  void make_room(const Step& step);
+  void make_units(const Step& step);
+  void run_phase(size_t phase, int thread, const Step& step);
+  void run_row(const Op& op, int row, const Step& step);
+  void run_linear(const Op& op, std::atomic<int>& next, const Step& step);
+  int rows_of(bool per_output_row, const Step& step) const { return per_output_row ? step.num_rows : step.num_tokens; }
+
+  std::shared_ptr<Pool> pool_;
+  const Kernels* kernels_;
+  std::vector<Op> ops_;
+  std::vector<Value> values_;
+  std::vector<Buffer> buffers_;
+  std::vector<Phase> phases_;
+  struct alignas(64) Counter { std::atomic<int> next{0}; };
+  std::unique_ptr<Counter[]> counters_;
+  std::unique_ptr<Memory> quantized_;
+  std::vector<std::unique_ptr<Memory>> scratch_;
+  struct Unit { int sequence, begin, end, kv_head; };
+  std::vector<Unit> units_;
+  int unit_heads_ = 0, unit_kv_heads_ = 0, max_groups_ = 0, max_head_dim_ = 0;
+};
+
+std::shared_ptr<Weight> pack(Pool& pool, Format format, const uint8_t* source, int rows, int cols);
+
+}  // namespace brise

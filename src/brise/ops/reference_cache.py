@@ -1,0 +1,52 @@
+"""The reference backend's paged key/value cache, in float32, float16 or 8 bits.
+
+Slot s = page * page_size + offset holds one token of one layer: K heads of E numbers, keys and values apart.
+q8: int8, one float32 scale = max|x| / 127 for each token, key/value head and side (key or value).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from brise.models.weights import Array
+from brise.ops.contract import CacheFormat
+
+_STORED_AS = (("f32", np.float32), ("f16", np.float16), ("q8", np.int8))
+
+
+class ReferenceCache:
+    """Pages of keys and values of all layers, zero at first."""
+
+    def __init__(self, num_layers: int, num_kv_heads: int, head_dim: int, num_pages: int, page_size: int,
+                 format: CacheFormat) -> None:
+        self.num_pages, self.page_size, self.format = num_pages, page_size, format
+        # Axis 1 is the side: 0 keys, 1 values.
+        shape = (num_layers, 2, num_pages * page_size, num_kv_heads)
+        self._data = np.zeros((*shape, head_dim), dict(_STORED_AS)[format])
+        self._scales = np.zeros(shape if format == "q8" else (0,), np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes + self._scales.nbytes
+
+    def write(self, layer: int, slots: Array, k_TKE: Array, v_TKE: Array) -> None:
+        """Keeps the keys and values of T tokens, rounded to the cache's format."""
+        for side, x_TKE in enumerate((k_TKE, v_TKE)):
+            if self.format == "q8":
+                self._data[layer, side, slots], self._scales[layer, side, slots] = quantize_heads(x_TKE)
+            else:
+                self._data[layer, side, slots] = x_TKE
+
+    def read(self, layer: int, slots: Array) -> tuple[Array, Array]:
+        """Keys and values (C, K, E) of C slots as float32."""
+        sides = self._data[layer][:, slots].astype(np.float32)
+        if self.format == "q8":
+            sides *= self._scales[layer][:, slots, :, None]
+        return sides[0], sides[1]
+
+
+def quantize_heads(x: Array) -> tuple[Array, Array]:
+    """int8 (..., E) and float32 scales (...): max|x| becomes 127, halves round to even; zeros get scale 0."""
+    scales = (np.abs(x).max(axis=-1) / np.float32(127)).astype(np.float32)
+    divisors = np.where(scales == 0, np.float32(1), scales)
+    return np.rint(x / divisors[..., None]).astype(np.int8), scales
