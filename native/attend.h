@@ -76,10 +76,9 @@ BRISE_INLINE void soften(const Row& row, int begin, int end, float* s, float& ma
   if (max == MINUS_INFINITY) return std::memset(s, 0, sizeof(float) * (size_t)padded), void();
   F total = f_zero();
   for (int i = 0; i < padded; i += LANES) {
-    f_store(s + i, f_exp(f_sub(f_load(s + i), f_set(max))));
-    if (i < from || i + LANES > to)  // exp of a masked score is tiny, not nothing
-      for (int j = i; j < i + LANES; j++) if (j < from || j >= to) s[j] = 0.0f;
-    total = f_add(total, f_load(s + i));
+    const F weight = f_exp(f_sub(f_load(s + i), f_set(max)));  // of a masked score: exactly 0
+    f_store(s + i, weight);
+    total = f_add(total, weight);
   }
   sum = f_sum(total);
 }

@@ -36,7 +36,8 @@ void scale(const float* x, float factor, int n, float* out) {
 void silu_mul(const float* gate, const float* up, int n, float* out) {
   const F one = f_set(1.0f);
   each(gate, up, n, out, [one](F g, F u) {
-    return f_mul(f_div(g, f_add(one, f_exp(f_sub(f_zero(), g)))), u);
+    const F e = f_exp(f_sub(f_zero(), f_abs(g)));  // at most 1: nothing overflows
+    return f_mul(f_mul(g, f_div(f_if_less(g, f_zero(), e, one), f_add(one, e))), u);
   });
 }
 

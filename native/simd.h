@@ -42,6 +42,7 @@ BRISE_INLINE F f_max(F a, F b) { return _mm512_max_ps(a, b); }
 BRISE_INLINE F f_min(F a, F b) { return _mm512_min_ps(a, b); }
 BRISE_INLINE F f_fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 BRISE_INLINE F f_abs(F a) { return _mm512_abs_ps(a); }
+BRISE_INLINE F f_if_less(F a, F b, F yes, F no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes); }
 BRISE_INLINE F f_from_i(I v) { return _mm512_cvtepi32_ps(v); }
 BRISE_INLINE I i_round(F v) { return _mm512_cvtps_epi32(v); }
 BRISE_INLINE F f_exp2_int(I v) {  // 2^v for v in [-126, 127]
@@ -97,6 +98,10 @@ BRISE_INLINE F f_fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _m
 BRISE_INLINE F f_abs(F x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+BRISE_INLINE F f_if_less(F x, F y, F yes, F no) {
+  return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
+          _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
 }
 BRISE_INLINE F f_from_i(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 BRISE_INLINE I i_round(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
@@ -191,6 +196,7 @@ BRISE_INLINE F f_max(F x, F y) { return BRISE_EACH(F, vmaxq_f32(x.v[i], y.v[i]))
 BRISE_INLINE F f_min(F x, F y) { return BRISE_EACH(F, vminq_f32(x.v[i], y.v[i])); }
 BRISE_INLINE F f_fma(F x, F y, F z) { return BRISE_EACH(F, vfmaq_f32(z.v[i], x.v[i], y.v[i])); }
 BRISE_INLINE F f_abs(F x) { return BRISE_EACH(F, vabsq_f32(x.v[i])); }
+BRISE_INLINE F f_if_less(F x, F y, F yes, F no) { return BRISE_EACH(F, vbslq_f32(vcltq_f32(x.v[i], y.v[i]), yes.v[i], no.v[i])); }
 BRISE_INLINE F f_from_i(I x) { return BRISE_EACH(F, vcvtq_f32_s32(x.v[i])); }
 BRISE_INLINE I i_round(F x) { return BRISE_EACH(I, vcvtnq_s32_f32(x.v[i])); }
 BRISE_INLINE F f_exp2_int(I x) {
@@ -287,6 +293,7 @@ BRISE_INLINE F f_max(F x, F y) { BRISE_LANES(F, 16, x.v[i] > y.v[i] ? x.v[i] : y
 BRISE_INLINE F f_min(F x, F y) { BRISE_LANES(F, 16, x.v[i] < y.v[i] ? x.v[i] : y.v[i]); }
 BRISE_INLINE F f_fma(F x, F y, F z) { BRISE_LANES(F, 16, x.v[i] * y.v[i] + z.v[i]); }
 BRISE_INLINE F f_abs(F x) { BRISE_LANES(F, 16, std::fabs(x.v[i])); }
+BRISE_INLINE F f_if_less(F x, F y, F yes, F no) { BRISE_LANES(F, 16, x.v[i] < y.v[i] ? yes.v[i] : no.v[i]); }
 BRISE_INLINE F f_from_i(I x) { BRISE_LANES(F, 16, (float)x.v[i]); }
 BRISE_INLINE I i_round(F x) { BRISE_LANES(I, 16, (int32_t)std::nearbyint(x.v[i])); }
 BRISE_INLINE F f_exp2_int(I x) { BRISE_LANES(F, 16, std::ldexp(1.0f, x.v[i])); }
@@ -323,9 +330,9 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
 
 BRISE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
-// exp(x) for x <= 88, relative error below 3e-7: 2^n times a degree-6 polynomial on [-ln2/2, ln2/2] (Cephes).
-BRISE_INLINE F f_exp(F x) {
-  x = f_max(f_min(x, f_set(88.0f)), f_set(-87.0f));
+// exp(x) for x <= 88, exactly 0 below -87; relative error below 3e-7: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes).
+BRISE_INLINE F f_exp(F any) {
+  const F x = f_max(f_min(any, f_set(88.0f)), f_set(-87.0f));
   const I n = i_round(f_mul(x, f_set(1.44269504f)));
   const F whole = f_from_i(n);
   F r = f_fma(whole, f_set(-0.693359375f), x);
@@ -337,7 +344,7 @@ BRISE_INLINE F f_exp(F x) {
   p = f_fma(p, r, f_set(1.6666665459e-1f));
   p = f_fma(p, r, f_set(5.0000001201e-1f));
   p = f_add(f_fma(p, f_mul(r, r), r), f_set(1.0f));
-  return f_mul(p, f_exp2_int(n));
+  return f_if_less(any, f_set(-87.0f), f_zero(), f_mul(p, f_exp2_int(n)));
 }
 
 }  // namespace BRISE_ISA

@@ -32,7 +32,7 @@ class EagerOps:
         for value, flat in inputs:
             recorder.program.set_input(value.id, flat)
         rows = len(arrays[0]) if arrays else len(batch.tokens) if batch else 0
-        return [x.copy() for x in recorder.run(batch or _plain(rows), cache, rows)]
+        return recorder.run(batch or _plain(rows), cache, rows)
 
     def embed(self, table: Weight, tokens: Array) -> Array:
         return self._run([], lambda ops, _: [ops.embed(table, None)], _plain(len(tokens), tokens=tokens))[0]

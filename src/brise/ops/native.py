@@ -76,7 +76,7 @@ class NativeBackend:
 
 
 class NativeRunner:
-    """Replays the recorded `forward` and `hidden` of one model. The arrays it returns live until the next call."""
+    """Replays the recorded `forward` and `hidden` of one model."""
 
     def __init__(self, backend: NativeBackend, config: Config, weights: Weights) -> None:
         self.backend, self.config, self.weights = backend, config, weights
@@ -141,13 +141,13 @@ class Recorder:
         self.program.finish([value.id for value in outputs])
 
     def run(self, batch: Batch, cache: Cache | None, num_rows: int | None = None) -> list[Array]:
-        """Every output as (rows, width)."""
+        """Every output as (rows, width), copied: the program's own memory moves when a later step is larger."""
         pages = NO_PAGES if batch.page_table is None else batch.page_table
         slots = NO_INTS if batch.slots is None else batch.slots
         self.program.run(batch.tokens, self.vocabulary, batch.positions, batch.query_starts, batch.rows, pages, slots,
                          cache)
         rows = len(batch.rows) if num_rows is None else num_rows
-        return [self.program.read(value.id, rows) for value in self.outputs]
+        return [self.program.read(value.id, rows).copy() for value in self.outputs]
 
     def embed(self, table: Weight, tokens: Array) -> Value:
         return Value(self.program.embed(_handle(table)))

@@ -1,0 +1,105 @@
+"""How far a number may lie from the reference, each with its derivation. Widening one needs a new derivation.
+
+u is float32's unit roundoff: one correctly rounded operation is off by at most u times its result.
+The expected value is always the reference computed in float64 on the same inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from brise.models.weights import Array
+
+U = 2.0**-24
+
+# One rounding (x + y, x + bias): u, doubled because float32 inputs may also be summed as fused operations.
+ONE_ROUNDING = 2 * U
+
+# rope_table: cos and sin of a float64 angle rounded once, times magnitude rounded once; a vector polynomial
+# for cos and sin is good to 2 u more. Relative to the magnitude, not to the cosine, which may be near 0.
+ROPE_TABLE = 4 * U
+
+# rope: a*cos - b*sin has two products and a difference, each off by u of |a| + |b|; the table is given.
+ROPE = 3 * U
+
+# scale_queries: log1p and the factor in float64, rounded to float32 once, then one product; 1 u spare.
+SCALE_QUERIES = 3 * U
+
+# silu_mul: exp by polynomial 4 u, 1 + e, a division and a product 1 u each; doubled.
+SILU_MUL = 14 * U
+# Below a gate of -87, e^gate is subnormal: a kernel may clamp it to e^-87 = 1.6e-38 or flush it to 0. Relative to
+# |gate * up|.
+SILU_MUL_CLAMP = 2e-38
+
+# embed: d * q + m has two roundings of terms that are at most 4 times the largest number of the row
+# (random blocks use the whole range of q); relative to that largest number.
+EMBED = 8 * U
+
+# Quantised linears against tests/ops/emulate.py, relative to sum |x w|: integer dots are exact; a group adds
+# d * s * dot (3 roundings) and an offset term up to 4 times as large (Q4_1 and the K formats subtract minima
+# from products of like size): 12 u; 24 groups of 768 numbers are summed one after the other: 24 u at worst.
+# Together 2.2e-6; the rest is for block formats whose numbers cancel more than that.
+QUANTISED_LINEAR = 1e-5
+
+# Six and a half standard deviations: one of 10^10 normal numbers lies further out, and we test about 10^6.
+SIGMAS = 6.5
+
+# Logits of the tiny goldens (largest about 6) in float32. transformers keeps softmax, norms and cosines in
+# float32 even in a float64 model, so its own error is like ours: about 20 operations in a row, each off by
+# sqrt(80) u = 5e-7 of its result, scores (up to 20) in the exponent: sqrt(20) * 20 * 5e-7 = 5e-5 as errors
+# differ in sign (measured with the reference: 1.7e-5). A wrong rope layout is off by more than 1.
+GOLDEN_LOGITS = 5e-5
+
+# The same through a float16 cache: keys and values are off by 2^-12 of themselves in the mean, 16 products a
+# score of up to 20: 20 * 2^-12 / sqrt(16) * 2 = 2.4e-3 of every attention output; two layers, and logits
+# of up to 6: 6 * sqrt(2) * 2.4e-3 = 0.02 at the very worst.
+GOLDEN_LOGITS_F16 = 2e-2
+
+# The same through an 8-bit cache: max / 254 in place of 2^-12, where max is 2 deviations: 32 times as much.
+# It only says that the pages are right; the op cases hold q8 to the rounding of float32.
+GOLDEN_LOGITS_Q8 = 6e-1
+
+# SmolLM2 (30 layers, logits up to 27) in float32 against transformers in float32: 7 operations a layer, sums
+# of 576 in 16 lanes off by sqrt(576 / 16) u = 3.6e-7, 210 of them at random: 5e-6 of 27 is 1.4e-4; doubled as
+# both sides err (measured: 6e-5).
+SMOLLM2_LOGITS = 3e-4
+
+# Native SmolLM2 against float32 logits: quantised activations decide. Their error is measured with the
+# emulation (reference ops, activations rounded: 0.15 in the root mean square, 0.5 at most); which way single
+# numbers round is luck, hence the factor.
+SMOLLM2_NATIVE_OVER_EMULATED = 1.5
+
+
+def rms_norm(width: int) -> float:
+    """Relative: `width` squares summed in any order are off by width u, halved by the root; 6 u else."""
+    return (width / 2 + 6) * U
+
+
+def float_linear(width: int) -> float:
+    """Relative to sum |x w|: each product rounded, then summed in any order."""
+    return (width + 1) * U
+
+
+def attend(q: Array, k: Array, v: Array, scale: float) -> float:
+    """Absolute. A score off by d changes every softmax weight by a factor within exp(2 d).
+
+    d = (E + 2) u times the largest possible sum of |q k| scaled. exp by polynomial 4 u, the sum over C keys
+    C u, the weighing of values C u, merging chunks 8 u. The output is a mean of values: within max |v|.
+    """
+    head_dim, num_keys = int(q.shape[-1]), len(k)
+    largest_q = float(np.sqrt((q.astype(np.float64) ** 2).sum(-1)).max())
+    largest_k = float(np.sqrt((k.astype(np.float64) ** 2).sum(-1)).max())
+    score_error = (head_dim + 2) * U * largest_q * largest_k * scale
+    return float(np.abs(v).max()) * (2 * score_error + (2 * num_keys + 12) * U)
+
+
+def rounded_activations(w: Array, steps: Array, group: int) -> Array:
+    """Absolute (T, O): what rounding x to int8 may change in x w.
+
+    x is off by up to half a step in every group, and by step / sqrt(12) in the root mean square (a number
+    rounded at random is off evenly); the worst case holds always, SIGMAS deviations hold where sums are long.
+    """
+    grouped = np.abs(w.astype(np.float64)).reshape(len(w), -1, group)
+    worst = np.einsum("tg,og->to", steps / 2, grouped.sum(-1))
+    variance = np.einsum("tg,og->to", steps**2 / 12, (grouped**2).sum(-1))
+    return np.minimum(worst, SIGMAS * np.sqrt(variance))
