@@ -14,6 +14,8 @@ namespace brise {
 
 namespace {
 
+constexpr size_t BLOCK_BYTES[] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 2, 2, 4};
+
 float half(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
   uint32_t bits;
@@ -29,12 +31,20 @@ float half(uint16_t h) {
   return out;
 }
 
-// 32 columns of one row: codes, and the scale numbers as the file has them.
+// 32 columns of one row: codes, four to a word, and the scale numbers as the file has them.
 struct Decoded {
-  uint8_t codes[32];
+  uint32_t quad[8];
   uint16_t d, m;         // f16 bits; for K formats of the super-block
   uint8_t scale[2], min[2];
 };
+
+constexpr uint32_t NIBBLES = 0x0f0f0f0f, PAIRS = 0x03030303, BITS = 0x01010101;
+
+uint32_t word4(const uint8_t* p) {
+  uint32_t value;
+  std::memcpy(&value, p, 4);
+  return value;
+}
 
 // 6-bit scales and minimums of Q4_K and Q5_K: eight of each in 12 bytes.
 void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& min) {
@@ -53,30 +63,30 @@ int q3_scale(const uint8_t* s, int j) {
   return (low | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4) - 32;
 }
 
-void nibbles(const uint8_t* q, uint8_t* codes) {
-  for (int i = 0; i < 16; i++) {
-    codes[i] = q[i] & 15;
-    codes[i + 16] = q[i] >> 4;
+void nibbles(const uint8_t* q, uint32_t* quad) {
+  for (int i = 0; i < 4; i++) {
+    quad[i] = word4(q + 4 * i) & NIBBLES;
+    quad[i + 4] = word4(q + 4 * i) >> 4 & NIBBLES;
   }
 }
 
-void fifth_bits(const uint8_t* bits, uint8_t* codes) {
-  uint32_t high;
-  std::memcpy(&high, bits, 4);
-  for (int i = 0; i < 32; i++) codes[i] |= (uint8_t)((high >> i & 1) << 4);
+// Bit i of the word belongs to column i. The product puts four neighbouring bits one to a byte.
+void fifth_bits(const uint8_t* bits, uint32_t* quad) {
+  const uint32_t high = word4(bits);
+  for (int i = 0; i < 8; i++) quad[i] |= ((high >> (4 * i) & 15) * 0x00204081 & BITS) << 4;
 }
 
 void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
   switch (format) {
     case Format::Q2_K:
-      for (int i = 0; i < 32; i++) out.codes[i] = p[16 + 32 * (j / 4) + i] >> (2 * (j % 4)) & 3;
+      for (int i = 0; i < 8; i++) out.quad[i] = word4(p + 16 + 32 * (j / 4) + 4 * i) >> (2 * (j % 4)) & PAIRS;
       for (int h = 0; h < 2; h++) out.scale[h] = p[2 * j + h] & 15, out.min[h] = p[2 * j + h] >> 4;
       std::memcpy(&out.d, p + 80, 2);
       std::memcpy(&out.m, p + 82, 2);
       break;
     case Format::Q3_K:
-      for (int i = 0; i < 32; i++)
-        out.codes[i] = (uint8_t)((p[32 + 32 * (j / 4) + i] >> (2 * (j % 4)) & 3) | (p[i] >> j & 1) << 2);
+      for (int i = 0; i < 8; i++)
+        out.quad[i] = (word4(p + 32 + 32 * (j / 4) + 4 * i) >> (2 * (j % 4)) & PAIRS) | (word4(p + 4 * i) >> j & BITS) << 2;
       for (int h = 0; h < 2; h++) out.scale[h] = (uint8_t)(int8_t)q3_scale(p + 96, 2 * j + h);
       std::memcpy(&out.d, p + 108, 2);
       break;
@@ -84,8 +94,8 @@ void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
     case Format::Q5_K: {
       const bool five = format == Format::Q5_K;
       const uint8_t* q = p + (five ? 48 : 16) + 32 * (j / 2);
-      for (int i = 0; i < 32; i++) out.codes[i] = j % 2 ? q[i] >> 4 : q[i] & 15;
-      if (five) for (int i = 0; i < 32; i++) out.codes[i] |= (uint8_t)((p[16 + i] >> j & 1) << 4);
+      for (int i = 0; i < 8; i++) out.quad[i] = word4(q + 4 * i) >> (4 * (j % 2)) & NIBBLES;
+      if (five) for (int i = 0; i < 8; i++) out.quad[i] |= (word4(p + 16 + 4 * i) >> j & BITS) << 4;
       scale_min(p + 4, j, out.scale[0], out.min[0]);
       std::memcpy(&out.d, p, 2);
       std::memcpy(&out.m, p + 2, 2);
@@ -94,25 +104,25 @@ void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
     default: {  // Q6_K: halves of 128 columns; quarter k has its low bits in nibble k / 2 of bytes 32 * (k % 2)
       const int side = j / 4, quarter = j % 4;
       const uint8_t *low = p + 64 * side + 32 * (quarter % 2), *high = p + 128 + 32 * side;
-      for (int i = 0; i < 32; i++)
-        out.codes[i] = (uint8_t)((quarter / 2 ? low[i] >> 4 : low[i] & 15) | (high[i] >> (2 * quarter) & 3) << 4);
+      for (int i = 0; i < 8; i++)
+        out.quad[i] = (word4(low + 4 * i) >> (quarter / 2 * 4) & NIBBLES) | (word4(high + 4 * i) >> (2 * quarter) & PAIRS) << 4;
       for (int h = 0; h < 2; h++) out.scale[h] = p[192 + 2 * j + h];
       std::memcpy(&out.d, p + 208, 2);
     }
   }
 }
 
-void decode(Format format, const uint8_t* row, int block, Decoded& out) {
-  const size_t size = source_row_bytes(format, block_columns(format));
-  if (block_columns(format) == 256) return decode_k(format, row + block / 8 * size, block % 8, out);
+inline void decode(Format format, const uint8_t* row, int block, Decoded& out) {
+  const size_t size = BLOCK_BYTES[(int)format];
+  if (format >= Format::Q2_K) return decode_k(format, row + block / 8 * size, block % 8, out);
   const uint8_t* p = row + block * size;
   std::memcpy(&out.d, p, 2);
   switch (format) {
-    case Format::Q4_0: nibbles(p + 2, out.codes); break;
-    case Format::Q4_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 4, out.codes); break;
-    case Format::Q5_0: nibbles(p + 6, out.codes); fifth_bits(p + 2, out.codes); break;
-    case Format::Q5_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 8, out.codes); fifth_bits(p + 4, out.codes); break;
-    default: for (int i = 0; i < 32; i++) out.codes[i] = (uint8_t)(p[2 + i] ^ 0x80);  // Q8_0: int8 + 128
+    case Format::Q4_0: nibbles(p + 2, out.quad); break;
+    case Format::Q4_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 4, out.quad); break;
+    case Format::Q5_0: nibbles(p + 6, out.quad); fifth_bits(p + 2, out.quad); break;
+    case Format::Q5_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 8, out.quad); fifth_bits(p + 4, out.quad); break;
+    default: for (int i = 0; i < 8; i++) out.quad[i] = word4(p + 2 + 4 * i) ^ 0x80808080;  // Q8_0: int8 + 128
   }
 }
 
@@ -132,31 +142,28 @@ void put_scales(const Decoded& in, int lane, uint8_t* head, uint8_t* p) {
 
 // Splits the codes of one row, four columns a word, over the planes of its block.
 template <class L>
-void put_codes(const uint8_t* codes, int lane, uint8_t* p) {
-  uint32_t quad[8];
-  std::memcpy(quad, codes, 32);
+void put_codes(const uint32_t* quad, int lane, uint8_t* p) {
   const auto put = [&](int plane, uint32_t word) { std::memcpy(p + 64 * plane + 4 * lane, &word, 4); };
-  constexpr uint32_t low = L::LOW == 4 ? 0x0f0f0f0f : 0x03030303;
   if constexpr (L::LOW == 8) {
     for (int j = 0; j < 8; j++) put(j, quad[j]);
   } else if constexpr (L::LOW == 4) {
-    for (int j = 0; j < 4; j++) put(j, (quad[j] & low) | (quad[j + 4] & low) << 4);
+    for (int j = 0; j < 4; j++) put(j, (quad[j] & NIBBLES) | (quad[j + 4] & NIBBLES) << 4);
   } else {
     for (int i = 0; i < 2; i++) {
       uint32_t word = 0;
-      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] & low) << (2 * j);
+      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] & PAIRS) << (2 * j);
       put(i, word);
     }
   }
   constexpr int first = L::LOW;  // planes so far
   if constexpr (L::HIGH == 1) {
     uint32_t word = 0;
-    for (int j = 0; j < 8; j++) word |= (quad[j] >> L::LOW & 0x01010101) << j;
+    for (int j = 0; j < 8; j++) word |= (quad[j] >> L::LOW & BITS) << j;
     put(first, word);
   } else if constexpr (L::HIGH == 2) {
     for (int i = 0; i < 2; i++) {
       uint32_t word = 0;
-      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] >> L::LOW & 0x03030303) << (2 * j);
+      for (int j = 0; j < 4; j++) word |= (quad[4 * i + j] >> L::LOW & PAIRS) << (2 * j);
       put(first + i, word);
     }
   }
@@ -218,8 +225,7 @@ int block_columns(Format format) {
 }
 
 size_t source_row_bytes(Format format, int cols) {
-  constexpr int bytes[] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 2, 2, 4};
-  return (size_t)(cols / block_columns(format)) * bytes[(int)format];
+  return (size_t)(cols / block_columns(format)) * BLOCK_BYTES[(int)format];
 }
 
 size_t tile_bytes(Format format, int cols) {
@@ -246,7 +252,7 @@ void pack_tile(Format format, const uint8_t* source, size_t row_bytes, int rows,
       for (int r = 0; r < rows; r++) {
         decode(format, source + r * row_bytes, b, one);
         put_scales<L>(one, r, head, p);
-        put_codes<L>(one.codes, r, p + L::SCALE_BYTES);
+        put_codes<L>(one.quad, r, p + L::SCALE_BYTES);
       }
     }
   });
