@@ -1,0 +1,266 @@
+"""The model store: files named by their SHA-256, and one small manifest for each model name.
+
+ROOT/blobs/sha256-HEX        model files, read-only
+ROOT/manifests/NAME.json     which blob a name means, and where it came from
+ROOT/partial/KEY/            downloads under way; they stay for the next try
+ROOT/locks/KEY               held (flock) by whoever works on KEY
+
+A file gets its final name by one rename after fsync, so that a crash leaves the old state or the new one.
+A blob without a manifest is harmless: the next change of the store sweeps it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from brise.errors import StoreError, UnsupportedError
+
+CHUNK_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 16
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the store. `digest` is the SHA-256 of its file, `source` what was pulled."""
+
+    name: str
+    digest: str
+    size: int
+    source: str
+    added: str  # UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model file on disk, the name to show for it, and its SHA-256 if it lies in the store."""
+
+    name: str
+    path: Path
+    digest: str | None = None
+
+
+def locate(model: str, store: Store) -> Located:
+    """The file that a user's `model` means: a name in the store, a .gguf, or a folder with one .gguf.
+
+    A bare word is a name first, so that a folder of the same name does not hide the store (./WORD does).
+    """
+    path = Path(model).expanduser()
+    if is_name(model) and (model in store.names() or not path.exists()):
+        entry = store.get(model)
+        return Located(model, store.path(entry), entry.digest)
+    return Located(path.stem if path.is_file() else path.resolve().name, gguf_file(path))
+
+
+def gguf_file(path: Path) -> Path:
+    """`path` itself, or the single .gguf in the folder `path`."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise StoreError(f"there is no model file {str(path)!r}",
+                         hint="give a name that `brise models` lists, or the path of a .gguf file")
+    found = sorted(path.glob("*.gguf"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"the folder {str(path)!r} holds {len(found)} .gguf files, 1 is allowed",
+                         hint="name one of them: " + ", ".join(file.name for file in found[:8]))
+    if any(path.glob("*.safetensors")):
+        raise UnsupportedError(f"the folder {str(path)!r} holds a safetensors checkpoint; this version reads "
+                               "GGUF files only", hint="pull a GGUF file of the same model")
+    raise StoreError(f"the folder {str(path)!r} holds no .gguf file")
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a model in the store; a path and `hf:...` cannot."""
+    return NAME.fullmatch(text) is not None and not text.endswith(".gguf")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The models under `root`. Several processes may work on one store at the same time."""
+
+    root: Path
+
+    def names(self) -> list[str]:
+        """All model names, sorted."""
+        return sorted(path.stem for path in (self.root / "manifests").glob("*.json") if is_name(path.stem))
+
+    def get(self, name: str) -> Entry:
+        """The entry `name`; StoreError if there is none or its manifest is damaged."""
+        if name not in self.names():
+            known = ", ".join(self.names())
+            raise StoreError(f"there is no model {name!r} in the store",
+                             hint=f"the store has: {known}" if known else "brise pull smollm2")
+        path = self._manifest(name)
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+        return _parse_manifest(name, path, text)
+
+    def path(self, entry: Entry) -> Path:
+        """The model file of an entry, checked to be there and as long as it should be."""
+        path = self.blob(entry.digest)
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.size:
+            found = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
+            raise StoreError(f"the file of model {entry.name!r} {found}: {path}",
+                             hint=f"pull it again: brise pull {entry.source} --name {entry.name}")
+        return path
+
+    def blob(self, digest: str) -> Path:
+        return self.root / "blobs" / f"sha256-{digest}"
+
+    def add(self, name: str, staged: Path, digest: str, source: str) -> Entry:
+        """Takes over the complete file `staged` (it must lie in `partial`) under `name`."""
+        check_name(name)
+        entry = Entry(name, digest, staged.stat().st_size, source,
+                      time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        with self.lock("store"), disk_errors(self.root):
+            os.chmod(staged, 0o444)
+            _sync(staged)
+            _rename(staged, self.blob(digest))
+            self._write_manifest(entry)
+            self._sweep()
+        return entry
+
+    def remove(self, name: str) -> None:
+        """Forgets `name`, and deletes its file unless another name means the same one."""
+        with self.lock("store"), disk_errors(self.root):
+            if name not in self.names():
+                self.get(name)  # raises, with the names that are there
+            self._manifest(name).unlink()
+            _sync(self.root / "manifests")
+            self._sweep()
+
+    def partial(self, key: str) -> Path:
+        """The folder where the download `key` grows; hold `lock(key)` while using it."""
+        with disk_errors(self.root):
+            return _folder(self.root / "partial" / key)
+
+    def drop_partial(self, key: str) -> None:
+        shutil.rmtree(self.root / "partial" / key, ignore_errors=True)
+
+    def free_bytes(self, folder: Path) -> int:
+        return shutil.disk_usage(folder).free
+
+    @contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Holds `key` against all other processes; `waiting` is called if somebody else has it.
+
+        Lock files are never deleted: a waiter could hold a lock on a file that is no longer there.
+        """
+        with disk_errors(self.root):
+            file = (_folder(self.root / "locks") / key).open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _manifest(self, name: str) -> Path:
+        return self.root / "manifests" / f"{name}.json"
+
+    def _write_manifest(self, entry: Entry) -> None:
+        path = self._manifest(entry.name)
+        staged = _folder(self.root / "partial") / f"manifest-{entry.name}.json"
+        staged.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
+        _sync(staged)
+        _rename(staged, path)
+
+    def _sweep(self) -> None:
+        """Deletes blobs that no manifest names. With a damaged manifest nobody knows: then nothing goes."""
+        try:
+            used = {self.blob(self.get(name).digest).name for name in self.names()}
+        except StoreError:
+            return
+        for path in (self.root / "blobs").glob("sha256-*"):
+            if path.name not in used:
+                path.unlink()
+
+
+def check_name(name: str) -> None:
+    if not is_name(name):
+        raise StoreError(f"{name!r} cannot name a model",
+                         hint="a name is 1 to 100 letters, digits, '.', '_' and '-', starts with a letter or "
+                              "digit and does not end in .gguf")
+
+
+def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file; `progress` is told the bytes done."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turns what a disk refuses into StoreError. Nothing is lost by it: the old state stands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"no space left on the disk of {root}",
+                             hint="make room (`brise models remove NAME`) or set BRISE_HOME to another disk; "
+                                  "the next pull goes on where this one stopped") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"may not write to {error.filename or root}: {error.strerror}",
+                             hint="set BRISE_HOME to a folder of your own") from error
+        raise
+
+
+def _parse_manifest(name: str, path: Path, text: bytes) -> Entry:
+    hint = f"brise models remove {name}, then pull it again"
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise StoreError(f"the manifest {path} is longer than {MAX_MANIFEST_BYTES} bytes", hint=hint)
+    try:
+        fields = json.loads(text)
+        entry = Entry(name, fields["digest"], fields["size"], fields["source"], fields["added"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"the manifest {path} is damaged: {error!r}", hint=hint) from error
+    texts = (entry.digest, entry.source, entry.added)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(entry.size, int):
+        raise StoreError(f"the manifest {path} is damaged: a value has the wrong type", hint=hint)
+    if not DIGEST.fullmatch(entry.digest):
+        raise StoreError(f"the manifest {path} has the digest {entry.digest!r}, "
+                         "64 hexadecimal digits are allowed", hint=hint)
+    return entry
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Gives `source` its final name so that the change outlives a power cut."""
+    _folder(target.parent)
+    os.replace(source, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

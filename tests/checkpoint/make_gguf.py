@@ -1,0 +1,203 @@
+"""Writes tiny random models as GGUF files, for tests only: any family, any format, with a tokenizer.
+
+The numbers mean nothing, but norms differ from 1, weights are large enough that a wrong rope, temperature
+or norm changes the logits, and the Ministral 3 file crosses its temperature period every 16 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter
+
+# ids 0, 1, 2, as in SmolLM2; then 256 bytes, then one token for each merge: 288 in all.
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MERGES = ("t h", "i n", "a n", "e r", "o n", "r e", "a t", "e n", "o r", "e s", "i s", "i t", "a r", "a l",
+          "Ġ t", "Ġ a", "Ġ s", "Ġ w", "l l", "o u", "th e", "Ġ the", "in g", "an d", "Ġ and", "us er",
+          "u s", "Ġa n", "Ġt h")
+CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+          "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+          "{% endif %}")
+PRE = {"llama": "smollm", "mistral3": "tekken", "qwen2": "qwen2", "qwen3": "qwen2"}
+VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a tiny model; mistral3 and qwen3 have q wider than the residual stream, as the real ones."""
+
+    width: int
+    head_dim: int
+    ffn_width: int
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    context: int = 512
+
+
+def sizes(family: str, format: str = "F32") -> Sizes:
+    """Widths are multiples of 256 for K formats, of 64 otherwise."""
+    wide_heads = family in ("mistral3", "qwen3")
+    if format.endswith("_K"):
+        return Sizes(width=256, head_dim=128 if wide_heads else 64, ffn_width=512)
+    return Sizes(width=64 if wide_heads else 128, head_dim=32, ffn_width=192)
+
+
+def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int = 0, vocab: int = VOCAB_SIZE,
+               tokenizer: bool = True, tied: bool = True,
+               extra_metadata: Mapping[str, object] | None = None,
+               extra_tensors: Mapping[str, np.ndarray] | None = None) -> Path:
+    """Writes a random model of `family` (llama, mistral3, qwen2, qwen3), its matrices in `format`.
+
+    `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys ("llama.rope.freq_base"),
+    replaces what is there (None takes it away) and may hold str, bool, int, float and lists of them.
+    """
+    path, shape = Path(path), sizes(family, format)
+    writer = GGUFWriter(path, family)
+    for key, value in (_hyperparameters(family, shape, vocab) | dict(extra_metadata or {})).items():
+        if value is not None:
+            _add(writer, key, value)
+    if tokenizer:
+        _add_tokenizer(writer, family, vocab)
+    random = np.random.default_rng(seed)
+    for name, dims in tensor_shapes(family, shape, vocab, tied=tied).items():
+        _add_tensor(writer, random, name, dims, format)
+    for name, data in (extra_tensors or {}).items():
+        writer.add_tensor(name, data.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Name to row-major shape of every tensor."""
+    q_width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    out: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, shape.width)}
+    for layer in range(shape.num_layers):
+        block = {
+            "attn_norm.weight": (shape.width,), "attn_q.weight": (q_width, shape.width),
+            "attn_k.weight": (kv_width, shape.width), "attn_v.weight": (kv_width, shape.width),
+            "attn_output.weight": (shape.width, q_width), "ffn_norm.weight": (shape.width,),
+            "ffn_gate.weight": (shape.ffn_width, shape.width),
+            "ffn_up.weight": (shape.ffn_width, shape.width),
+            "ffn_down.weight": (shape.width, shape.ffn_width)}
+        if family == "qwen2":
+            block |= {"attn_q.bias": (q_width,), "attn_k.bias": (kv_width,), "attn_v.bias": (kv_width,)}
+        if family == "qwen3":
+            block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,)}
+        out |= {f"blk.{layer}.{name}": dims for name, dims in block.items()}
+    out["output_norm.weight"] = (shape.width,)
+    if not tied:
+        out["output.weight"] = (vocab, shape.width)
+    return out
+
+
+def random_blocks(random: np.random.Generator, format: str, rows: int, cols: int,
+                  std: float = 0.2) -> np.ndarray:
+    """Random valid blocks of a K format, uint8 (rows, bytes of a row), whose values have about `std`.
+
+    gguf cannot quantise to K formats, so the integers are random bytes and the scales are set afterwards.
+    """
+    kind = GGMLQuantizationType[format]
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = random.integers(0, 256, (rows * cols // block_size, block_bytes), dtype=np.uint8)
+    # Byte offset of each half-precision scale, and the share of d it gets so that the mean is near zero.
+    scales = {"Q2_K": {80: 1.0, 82: 1.5}, "Q3_K": {108: 1.0}, "Q4_K": {0: 1.0, 2: 7.5},
+              "Q5_K": {0: 1.0, 2: 15.5}, "Q6_K": {208: 1.0}}[format]
+
+    def with_scale(d: np.ndarray) -> np.ndarray:
+        for offset, share in scales.items():
+            blocks[:, offset:offset + 2] = (d * share).astype("<f2").view(np.uint8).reshape(-1, 2)
+        return blocks
+
+    unit = float(gguf.quants.dequantize(with_scale(np.full(len(blocks), 0.01)), kind).std()) / 0.01
+    return with_scale(std / unit * random.uniform(0.7, 1.3, len(blocks))).reshape(rows, -1)
+
+
+def _hyperparameters(family: str, shape: Sizes, vocab: int) -> dict[str, object]:
+    out: dict[str, object] = {
+        "general.name": f"Tiny {family}",
+        f"{family}.block_count": shape.num_layers, f"{family}.context_length": shape.context,
+        f"{family}.embedding_length": shape.width, f"{family}.feed_forward_length": shape.ffn_width,
+        f"{family}.vocab_size": vocab, f"{family}.attention.head_count": shape.num_heads,
+        f"{family}.attention.head_count_kv": shape.num_kv_heads,
+        f"{family}.attention.key_length": shape.head_dim, f"{family}.attention.value_length": shape.head_dim,
+        f"{family}.attention.layer_norm_rms_epsilon": 1e-5, f"{family}.rope.freq_base": 10000.0,
+        f"{family}.rope.dimension_count": shape.head_dim}
+    if family == "mistral3":
+        out |= {"mistral3.rope.scaling.type": "yarn", "mistral3.rope.scaling.factor": 32.0,
+                "mistral3.rope.scaling.original_context_length": 16,
+                "mistral3.rope.scaling.yarn_beta_fast": 32.0, "mistral3.rope.scaling.yarn_beta_slow": 1.0,
+                "mistral3.rope.scaling.yarn_log_multiplier": 1.0,
+                "mistral3.attention.temperature_scale": 0.1}
+    return out
+
+
+def _add(writer: GGUFWriter, key: str, value: object) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case list():
+            writer.add_array(key, value)
+        case _:
+            raise TypeError(f"{key}: {value!r}")
+
+
+def _add_tokenizer(writer: GGUFWriter, family: str, vocab: int) -> None:
+    tokens = [*CONTROL, *_byte_symbols(), *(merge.replace(" ", "") for merge in MERGES)]
+    if vocab < len(tokens):
+        raise ValueError(f"vocab {vocab} is too small for the tokenizer's {len(tokens)} tokens")
+    types = [3] * len(CONTROL) + [1] * (len(tokens) - len(CONTROL))
+    padding = vocab - len(tokens)
+    tokens += [f"<unused{i}>" for i in range(padding)]
+    types += [5] * padding
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE[family])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(list(MERGES))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)
+
+
+def _byte_symbols() -> list[str]:
+    """GPT-2's printable stand-in for each of the 256 bytes, in byte order."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + rest.index(byte)) for byte in range(256)]
+
+
+def _add_tensor(writer: GGUFWriter, random: np.random.Generator, name: str, dims: tuple[int, ...],
+                format: str) -> None:
+    if len(dims) == 1:
+        center, spread = (0.0, 0.5) if name.endswith("bias") else (1.0, 0.2)
+        writer.add_tensor(name, (center + spread * random.standard_normal(dims)).astype(np.float32))
+        return
+    kind = GGMLQuantizationType[format]
+    if format.endswith("_K"):
+        writer.add_tensor(name, random_blocks(random, format, *dims), raw_dtype=kind)
+        return
+    values = (0.2 * random.standard_normal(dims)).astype(np.float32)
+    match format:
+        case "F32":
+            writer.add_tensor(name, values)
+        case "F16":
+            writer.add_tensor(name, values.astype(np.float16))
+        case _:
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
