@@ -1,0 +1,137 @@
+"""The HTTP server: routes, and the life of the process from the first socket to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import TextIO, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from brise.engine.runner import EngineThread
+from brise.errors import BriseError, RequestError
+from brise.serve import catalog, chat, completions, embeddings, responses
+from brise.serve.access import check_bind
+from brise.serve.gate import Gate
+from brise.serve.refusal import MethodError, NotFoundError, respond
+from brise.serve.serving import ServeSettings, Serving, prepare
+
+T = TypeVar("T")
+# After the engines were told to stop, so that their last words ("shutting down") reach the clients.
+LAST_WORDS_S = 5
+
+
+def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None) -> int:
+    """Serves until SIGINT or SIGTERM, lets what runs finish, and shuts the engines down. Returns the status.
+
+    A second signal, or `drain_timeout_s`, ends what still runs with an error that its client sees.
+    """
+    serving = prepare(models, settings, log or sys.stderr)
+    check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
+    with _listen(settings) as listener:
+        asyncio.run(_serve(serving, listener))
+    for worker in models.values():
+        worker.shutdown(drain=False)
+    return 0
+
+
+def create_app(serving: Serving) -> Starlette:
+    """The ASGI application; it neither starts nor stops engines."""
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
+            Route("/v1/completions", partial(completions.complete, serving), methods=["POST"]),
+            Route("/v1/embeddings", partial(embeddings.embed, serving), methods=["POST"]),
+            Route("/v1/responses", partial(responses.create, serving), methods=["POST"]),
+            Route("/v1/models", partial(catalog.models, serving), methods=["GET"]),
+            Route("/v1/models/{name:path}", partial(catalog.model, serving), methods=["GET"]),
+            Route("/health", partial(catalog.health, serving), methods=["GET"]),
+            Route("/metrics", partial(catalog.metrics, serving), methods=["GET"]),
+        ],
+        middleware=[Middleware(Gate, serving=serving)],
+        exception_handlers={RequestError: _request_error, HTTPException: _http_error})
+    app.router.redirect_slashes = False
+    return app
+
+
+def new_server(serving: Serving) -> uvicorn.Server:
+    """uvicorn, quiet and without what we do not use."""
+    return uvicorn.Server(uvicorn.Config(
+        create_app(serving), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=LAST_WORDS_S))
+
+
+async def _serve(serving: Serving, listener: socket.socket) -> None:
+    server = new_server(serving)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    signals = asyncio.Queue[int]()
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own would stop listening at once
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    address = _address(serving.settings.host, listener)
+    print(f"brise serves {', '.join(serving.models)} at {address}", file=serving.log, flush=True)
+    if await _signalled(running, signals):
+        await _stop(serving, signals)
+        server.should_exit = True
+    await running
+
+
+async def _stop(serving: Serving, signals: asyncio.Queue[int]) -> None:
+    """Waits for what runs, or for another signal; what is left then is cancelled."""
+    timeout_s = serving.settings.drain_timeout_s
+    print(f"stopping: {serving.traffic.num_running} requests run, at most {timeout_s:g} s (again: at once)",
+          file=serving.log, flush=True)
+    draining = asyncio.create_task(serving.traffic.drain(timeout_s))
+    if await _signalled(draining, signals) or not await draining:
+        draining.cancel()
+        for worker in serving.models.values():
+            await asyncio.to_thread(worker.shutdown, drain=False)
+
+
+async def _signalled(task: asyncio.Task[T], signals: asyncio.Queue[int]) -> bool:
+    """Waits for a signal or the end of `task`; True if it was a signal."""
+    signal_comes = asyncio.create_task(signals.get())
+    await asyncio.wait((task, signal_comes), return_when=asyncio.FIRST_COMPLETED)
+    signal_comes.cancel()
+    return not task.done()
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
+
+
+def _listen(settings: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise BriseError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+                         hint="another program may have the port; choose one with --port") from None
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return respond(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the same shape as everything else."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path[:200]!r}"
+    if error.status_code != 405:
+        return respond(NotFoundError(f"there is no {where}"))
+    allowed = (error.headers or {}).get("Allow", "")
+    answer = respond(MethodError(f"there is no {where}; allowed is {allowed}"))
+    answer.headers["Allow"] = allowed
+    return answer

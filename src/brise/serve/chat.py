@@ -1,0 +1,39 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from brise.serve.body import read_json
+from brise.serve.chat_answer import ChatChoice
+from brise.serve.envelope import Envelope, collect, stream
+from brise.serve.generation import Job
+from brise.serve.openai_chat import parse_chat
+from brise.serve.prompts import chat_request
+from brise.serve.serving import Serving
+from brise.serve.sse import EventStream, unless_gone
+
+NAMES = {"prompt": "messages", "grammar": "response_format"}
+TOOL_NAMES = {"prompt": "messages", "grammar": "tools"}
+
+
+async def complete(serving: Serving, request: Request) -> Response:
+    """A conversation in, `n` next messages out."""
+    settings = serving.settings
+    wanted = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    options, tooling = wanted.options, wanted.tooling
+    worker = serving.find(options.model)
+    ticket = request.scope["brise.ticket"]
+    ticket.model = options.model
+    engine_request = await asyncio.to_thread(chat_request, wanted, worker.model)
+    job = Job(worker, (engine_request,), ticket, TOOL_NAMES if tooling.active else NAMES)
+    names = [tool.name for tool in tooling.tools] if tooling.active else []
+    choices = [ChatChoice(index, worker.model.tokenizer, names, with_logprobs=wanted.logprobs is not None)
+               for index in range(options.n)]
+    envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
+    if options.stream:
+        return EventStream(stream(job, envelope, choices, options.include_usage))
+    return JSONResponse(await unless_gone(request.receive, collect(job, envelope, choices)))

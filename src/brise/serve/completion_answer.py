@@ -1,0 +1,95 @@
+"""One legacy completion as it grows: text and OpenAI's old form of log-probabilities."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+
+from brise.engine.request import Delta, TokenLogprob
+from brise.serve.envelope import Entry
+from brise.text.tokenizer import Tokenizer
+
+
+class CompletionChoice:
+    """Turns the deltas of one answer into entries; `echo` is the prompt's text to begin with."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer, prompt: Sequence[int], echo: str | None, *,
+                 with_logprobs: bool) -> None:
+        self._index, self._prompt, self._echo = index, prompt, echo
+        self._logprobs = _Logprobs(tokenizer) if with_logprobs else None
+        self._has_begun = False
+        self._texts: list[str] = []
+        self._finish: str | None = None
+
+    def push(self, delta: Delta) -> list[Entry]:
+        text, logprobs = delta.text, None
+        if self._logprobs is not None:
+            if not self._has_begun and delta.prompt_logprobs is not None:
+                self._logprobs.add_prompt(self._prompt, delta.prompt_logprobs)
+            self._logprobs.add(delta.logprobs)
+            logprobs = self._logprobs.take()
+        if not self._has_begun and self._echo is not None:
+            text = self._echo + text
+        self._has_begun = True
+        self._finish = delta.finish
+        self._texts.append(text)
+        if not text and logprobs is None and delta.finish is None:
+            return []
+        return [self._entry(text, logprobs)]
+
+    def final(self) -> Entry:
+        return self._entry("".join(self._texts), None if self._logprobs is None else self._logprobs.whole())
+
+    def _entry(self, text: str, logprobs: Entry | None) -> Entry:
+        return {"text": text, "index": self._index, "logprobs": logprobs, "finish_reason": self._finish}
+
+
+class _Logprobs:
+    """Parallel lists, as the old API has them: tokens, log-probabilities, best others, places in the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+        self._rows: list[tuple[str, float | None, dict[str, float] | None, int]] = []
+        self._num_taken = 0
+
+    def add_prompt(self, prompt: Sequence[int], logprobs: Iterable[TokenLogprob | None]) -> None:
+        """The first token has no log-probability: nothing stands before it."""
+        for token, logprob in zip(prompt, logprobs, strict=True):
+            if logprob is None:
+                self._append(token, self._tokenizer.token_bytes(token, show_control=True), None, None)
+            else:
+                self.add((logprob,))
+
+    def add(self, logprobs: Iterable[TokenLogprob]) -> None:
+        for item in logprobs:
+            best = {_shown(text): value for _, text, value in item.top}
+            best.setdefault(_shown(item.text), item.logprob)
+            self._append(item.token, item.text, item.logprob, best)
+
+    def take(self) -> Entry | None:
+        """What came since the last time."""
+        rows, self._num_taken = self._rows[self._num_taken:], len(self._rows)
+        return _columns(rows) if rows else None
+
+    def whole(self) -> Entry:
+        return _columns(self._rows)
+
+    def _append(self, token: int, text: bytes, logprob: float | None, best: dict[str, float] | None) -> None:
+        self._rows.append((_shown(text), logprob, best, self._offset))
+        if not self._tokenizer.is_control(token):
+            self._offset += len(self._decoder.decode(text))
+
+
+def _columns(rows: Sequence[tuple[str, float | None, dict[str, float] | None, int]]) -> Entry:
+    return {"tokens": [row[0] for row in rows], "token_logprobs": [row[1] for row in rows],
+            "top_logprobs": [row[2] for row in rows], "text_offset": [row[3] for row in rows]}
+
+
+def _shown(text: bytes) -> str:
+    """Half a character as OpenAI writes it: bytes:\\xe2\\x80."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text)

@@ -1,0 +1,52 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from brise.engine.request import Request as EngineRequest
+from brise.serve.body import read_json
+from brise.serve.completion_answer import CompletionChoice
+from brise.serve.envelope import Envelope, collect, stream
+from brise.serve.generation import Job
+from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
+from brise.serve.prompts import completion_requests
+from brise.serve.serving import Serving
+from brise.serve.sse import EventStream, unless_gone
+from brise.text.tokenizer import Tokenizer
+
+NAMES = {"messages": "prompt"}
+
+
+async def complete(serving: Serving, request: Request) -> Response:
+    """Prompts in, `n` answers to each out."""
+    settings = serving.settings
+    wanted = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    options = wanted.options
+    worker = serving.find(options.model)
+    ticket = request.scope["brise.ticket"]
+    ticket.model = options.model
+    engine_requests = await asyncio.to_thread(completion_requests, wanted, worker.model)
+    job = Job(worker, engine_requests, ticket, NAMES)
+    choices = _choices(wanted, engine_requests, worker.model.tokenizer)
+    envelope = Envelope("cmpl", "text_completion", "text_completion", options.model)
+    if options.stream:
+        return EventStream(stream(job, envelope, choices, options.include_usage))
+    return JSONResponse(await unless_gone(request.receive, collect(job, envelope, choices)))
+
+
+def _choices(wanted: CompletionRequest, requests: tuple[EngineRequest, ...], tokenizer: Tokenizer,
+             ) -> list[CompletionChoice]:
+    count = wanted.options.n
+    return [CompletionChoice(number * count + index, tokenizer, request.prompt,
+                             _text(prompt, tokenizer) if wanted.echo else None,
+                             with_logprobs=wanted.logprobs is not None)
+            for number, (prompt, request) in enumerate(zip(wanted.prompts, requests, strict=True))
+            for index in range(count)]
+
+
+def _text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)

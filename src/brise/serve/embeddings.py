@@ -1,0 +1,57 @@
+"""`POST /v1/embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from brise.engine.model import LoadedModel
+from brise.errors import RequestError
+from brise.models.weights import Array
+from brise.serve.body import read_json
+from brise.serve.openai_embeddings import EmbeddingRequest, parse_embedding
+from brise.serve.prompts import prompt_tokens
+from brise.serve.serving import Serving
+from brise.serve.sse import unless_gone
+
+
+async def embed(serving: Serving, request: Request) -> Response:
+    """Refuses models that were not made for it: their hidden states are vectors, but no embeddings."""
+    settings = serving.settings
+    wanted = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    worker = serving.find(wanted.model)
+    _check(wanted, worker.model)
+    prompts = await asyncio.to_thread(_tokens, wanted, worker.model)
+    ticket = request.scope["brise.ticket"]
+    ticket.model, ticket.prompt_tokens = wanted.model, sum(map(len, prompts))
+    vectors = await unless_gone(request.receive, worker.aembed(prompts))
+    return JSONResponse({
+        "object": "list", "model": wanted.model,
+        "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, wanted)}
+                 for index, vector in enumerate(vectors)],
+        "usage": {"prompt_tokens": ticket.prompt_tokens, "total_tokens": ticket.prompt_tokens}})
+
+
+def _check(wanted: EmbeddingRequest, model: LoadedModel) -> None:
+    if model.pooling is None:
+        raise RequestError(f"the model {wanted.model!r} makes no embeddings: its file names no pooling",
+                           param="model", code="model_not_embedding", hint="serve an embedding model")
+    if wanted.dimensions not in (None, model.config.width):
+        raise RequestError(f"'dimensions' is {wanted.dimensions}, the model has {model.config.width}",
+                           param="dimensions")
+
+
+def _tokens(wanted: EmbeddingRequest, model: LoadedModel) -> list[list[int]]:
+    return [list(prompt_tokens(text, model.tokenizer)) for text in wanted.inputs]
+
+
+def _encode(vector: Array, wanted: EmbeddingRequest) -> str | list[float]:
+    """base64 (the official client's default) is of little-endian float32."""
+    if wanted.encoding == "base64":
+        return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+    values: list[float] = np.asarray(vector, np.float32).tolist()
+    return values

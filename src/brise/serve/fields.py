@@ -1,0 +1,153 @@
+"""A typed reader of one JSON object: fields are read under a type and range, what nobody read is refused.
+
+`null` means the same as leaving a field out, as in OpenAI's API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from brise.errors import RequestError
+from brise.serve.body import Json
+
+
+class Fields:
+    """One object of the request at `path`; call `done` when all known fields are read."""
+
+    def __init__(self, value: Json, path: str = "") -> None:
+        if not isinstance(value, dict):
+            raise _wrong_type(path or "the body", value, "an object", path)
+        self._fields, self._path, self._read = value, path, set[str]()
+
+    def path(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def raw(self, name: str) -> Json:
+        self._read.add(name)
+        return self._fields.get(name)
+
+    def text(self, name: str) -> str | None:
+        value = self.raw(name)
+        if value is not None and not isinstance(value, str):
+            raise self._type_error(name, value, "a string")
+        return value
+
+    def required_text(self, name: str) -> str:
+        value = self.text(name)
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        value = self.raw(name)
+        if value is not None and not isinstance(value, bool):
+            raise self._type_error(name, value, "true or false")
+        return value
+
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        value = self.raw(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._type_error(name, value, "an integer")
+        if not low <= value <= high:
+            raise self.error(name, f"is {_short(value)}, allowed is {low} to {high}")
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        value = self.raw(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._type_error(name, value, "a number")
+        if not low <= value <= high:
+            raise self.error(name, f"is {_short(value)}, allowed is {low:g} to {high:g}")
+        return float(value)
+
+    def choice(self, name: str, allowed: Collection[str]) -> str | None:
+        value = self.text(name)
+        if value is not None and value not in allowed:
+            raise self.error(name, f"is {_short(value)}, allowed is {_listed(allowed)}")
+        return value
+
+    def required_choice(self, name: str, allowed: Collection[str]) -> str:
+        value = self.choice(name, allowed)
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def child(self, name: str) -> Fields | None:
+        value = self.raw(name)
+        return None if value is None else Fields(value, self.path(name))
+
+    def required_child(self, name: str) -> Fields:
+        value = self.child(name)
+        if value is None:
+            raise self.missing(name)
+        return value
+
+    def mapping(self, name: str) -> dict[str, Json] | None:
+        """An object whose fields are the caller's own business, such as a JSON schema."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, dict):
+            raise self._type_error(name, value, "an object")
+        return value
+
+    def items(self, name: str) -> list[Json] | None:
+        value = self.raw(name)
+        if value is not None and not isinstance(value, list):
+            raise self._type_error(name, value, "an array")
+        return value
+
+    def objects(self, name: str) -> Iterator[Fields]:
+        for index, value in enumerate(self.items(name) or []):
+            yield Fields(value, f"{self.path(name)}[{index}]")
+
+    def refuse(self, name: str, why: str) -> None:
+        """A field of OpenAI's API that this server does not have."""
+        if self.raw(name) is not None:
+            raise self.unsupported(name, why)
+
+    def only(self, name: str, allowed: Sequence[object], why: str) -> None:
+        """A field that is accepted with the values that say what this server does anyway."""
+        value = self.raw(name)
+        if value is not None and not any(type(value) is type(each) and value == each for each in allowed):
+            raise self.unsupported(name, f"{why}; accepted is {_listed(allowed)}")
+
+    def done(self) -> None:
+        unknown = [name for name in self._fields if name not in self._read]
+        if unknown:
+            path = self.path(unknown[0][:64])
+            raise RequestError(f"unknown field {path!r}", param=path, code="unknown_parameter")
+
+    def missing(self, name: str) -> RequestError:
+        return RequestError(f"{self.path(name)!r} is missing", param=self.path(name),
+                            code="missing_required_parameter")
+
+    def error(self, name: str, problem: str) -> RequestError:
+        return RequestError(f"{self.path(name)!r} {problem}", param=self.path(name))
+
+    def unsupported(self, name: str, why: str) -> RequestError:
+        return RequestError(f"{self.path(name)!r} is not supported: {why}", param=self.path(name),
+                            code="unsupported_parameter")
+
+    def _type_error(self, name: str, value: Json, wanted: str) -> RequestError:
+        return _wrong_type(repr(self.path(name)), value, wanted, self.path(name))
+
+
+def _wrong_type(what: str, value: Json, wanted: str, path: str) -> RequestError:
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array",
+             dict: "an object", type(None): "null"}
+    return RequestError(f"{what} must be {wanted}, not {names[type(value)]}", param=path or None,
+                        code="invalid_type")
+
+
+def _short(value: Json) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _listed(allowed: Collection[object]) -> str:
+    return ", ".join(repr(value).replace("True", "true").replace("False", "false") for value in allowed)

@@ -1,0 +1,86 @@
+"""Prometheus metrics of one server, in a registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from brise.engine.engine import EngineStats
+from brise.serve.traffic import Ticket
+
+# From a cached short prompt to a full context on a small CPU.
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+Reading = tuple[str, str, Callable[[EngineStats], float]]
+GAUGES: tuple[Reading, ...] = (
+    ("running", "Answers being generated.", lambda stats: stats.running),
+    ("waiting", "Answers waiting for their turn.", lambda stats: stats.waiting),
+    ("pages", "Pages of the key/value cache.", lambda stats: stats.pages),
+    ("pages_free", "Pages that a new request could take.", lambda stats: stats.pages_free),
+    ("pages_cached", "Free pages that hold a prefix for reuse.", lambda stats: stats.pages_cached),
+    ("cache_bytes", "Size of the key/value cache.", lambda stats: stats.cache_bytes))
+COUNTERS: tuple[Reading, ...] = (
+    ("steps", "Runs of the model.", lambda stats: stats.steps),
+    ("preemptions", "Answers put back because pages ran out.", lambda stats: stats.preemptions),
+    ("failures", "Requests that ended in an error.", lambda stats: stats.failures))
+
+
+class Metrics:
+    """What a scrape shows: counters of finished requests, and the engines' numbers at that moment."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("brise_requests", "Requests answered.", ("endpoint", "status"),
+                                 registry=self._registry)
+        self._seconds = Histogram("brise_request_seconds", "From request to last byte.", ("endpoint",),
+                                  buckets=SECONDS, registry=self._registry)
+        self._first = Histogram("brise_first_token_seconds", "From request to first token.", ("model",),
+                                buckets=SECONDS, registry=self._registry)
+        self._prompt = Counter("brise_prompt_tokens", "Prompt tokens.", ("model",), registry=self._registry)
+        self._cached = Counter("brise_cached_prompt_tokens", "Prompt tokens taken from the prefix cache.",
+                               ("model",), registry=self._registry)
+        self._completion = Counter("brise_completion_tokens", "Tokens generated.", ("model",),
+                                   registry=self._registry)
+        self._registry.register(_EngineMetrics(stats))
+
+    def record(self, endpoint: str, status: int, seconds: float, ticket: Ticket) -> None:
+        """One request is over."""
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+        if ticket.model is None:
+            return
+        self._prompt.labels(ticket.model).inc(ticket.prompt_tokens)
+        self._cached.labels(ticket.model).inc(ticket.cached_tokens)
+        self._completion.labels(ticket.model).inc(ticket.completion_tokens)
+        if ticket.first_token_s is not None:
+            self._first.labels(ticket.model).observe(ticket.first_token_s)
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _EngineMetrics(Collector):
+    """Asks the engines when a scrape comes, not before."""
+
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+        self._stats = stats
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        for name, help_text, read in GAUGES:
+            gauge = GaugeMetricFamily(f"brise_engine_{name}", help_text, labels=("model",))
+            for model, each in stats.items():
+                gauge.add_metric((model,), read(each))
+            yield gauge
+        for name, help_text, read in COUNTERS:
+            counter = CounterMetricFamily(f"brise_engine_{name}", help_text, labels=("model",))
+            for model, each in stats.items():
+                counter.add_metric((model,), read(each))
+            yield counter

@@ -1,0 +1,75 @@
+"""`POST /v1/completions`, the legacy API: raw prompts in, text out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brise.serve.body import Json
+from brise.serve.fields import Fields
+from brise.serve.openai_options import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's; a client that relies on it gets short answers, not endless ones
+Prompt = str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """One or several prompts, each with `options.n` answers."""
+
+    options: Options
+    prompts: tuple[Prompt, ...]
+    max_tokens: int
+    echo: bool
+    logprobs: int | None
+    parse_control: bool  # control tokens written out in a text prompt become tokens
+
+
+def parse_completion(body: Json) -> CompletionRequest:
+    """The typed request, or a RequestError that names the field."""
+    fields = Fields(body)
+    options = parse_options(fields)
+    max_tokens = fields.whole("max_tokens", 0, MAX_TOKENS)
+    request = CompletionRequest(
+        options, parse_prompts(fields, "prompt", MAX_CHOICES // options.n),
+        DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens, fields.flag("echo") or False,
+        fields.whole("logprobs", 0, MAX_TOP_LOGPROBS), fields.flag("parse_control") or False)
+    best_of = fields.whole("best_of", 0, MAX_CHOICES)
+    if best_of is not None and best_of != options.n:
+        raise fields.unsupported("best_of", f"it is {best_of}, accepted is the value of 'n' ({options.n})")
+    if request.max_tokens == 0 and not request.echo:
+        raise fields.error("max_tokens", "is 0, which is only allowed with 'echo': true")
+    if isinstance(suffix := fields.raw("suffix"), str) and suffix == "":
+        suffix = None
+    if suffix is not None:
+        raise fields.unsupported("suffix", "filling in the middle is not implemented")
+    fields.done()
+    return request
+
+
+def parse_prompts(fields: Fields, name: str, limit: int) -> tuple[Prompt, ...]:
+    """A string, a list of strings, a list of tokens, or a list of lists of tokens."""
+    value = fields.raw(name)
+    if isinstance(value, str):
+        return (value,)
+    if value is None:
+        raise fields.missing(name)
+    items = fields.items(name) or []
+    if not items:
+        raise fields.error(name, "is empty")
+    if isinstance(items[0], int):
+        return (_tokens(fields, name, items),)
+    if len(items) > limit:
+        raise fields.error(name, f"has {len(items)} prompts; prompts times 'n' may be {MAX_CHOICES}"
+                           if name == "prompt" else f"has {len(items)} texts, allowed are {limit}")
+    return tuple(item if isinstance(item, str) else _tokens(fields, f"{name}[{index}]", item)
+                 for index, item in enumerate(items))
+
+
+def _tokens(fields: Fields, name: str, items: Json) -> tuple[int, ...]:
+    if not isinstance(items, list):
+        raise fields.error(name, "must be a string or an array of token ids")
+    tokens = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool)
+                   and 0 <= item < 2**31)
+    if len(tokens) < len(items):
+        raise fields.error(name, "mixes token ids with something else, or has a token id below 0")
+    return tokens

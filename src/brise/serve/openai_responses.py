@@ -1,0 +1,131 @@
+"""`POST /v1/responses`: the request. Text in, text out; what OpenAI does beyond that is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from brise.engine.request import Grammar, Sampling
+from brise.serve.body import Json
+from brise.serve.fields import Fields
+from brise.serve.openai_chat import ChatRequest, check_service
+from brise.serve.openai_messages import Message
+from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
+from brise.serve.openai_tools import Tooling, schema_grammar
+
+STATE = "this server keeps no state between requests; send the conversation in 'input'"
+FOREIGN = {
+    "background_options": STATE, "conversation": STATE, "previous_response_id": STATE,
+    "context_management": STATE, "prompt": "there are no stored prompts",
+    "reasoning": "there is no reasoning dial", "max_tool_calls": "there are no built-in tools",
+    "image": "answers are text", "access_programs": "there are none"}
+
+
+@dataclass(frozen=True)
+class ResponseRequest:
+    """A chat in other words, and the fields that the answer repeats."""
+
+    chat: ChatRequest
+    echoed: Mapping[str, object]
+
+
+def parse_response(body: Json) -> ResponseRequest:
+    """The typed request, or a RequestError that names the field."""
+    fields = Fields(body)
+    model, stream = fields.required_text("model"), fields.flag("stream") or False
+    instructions = fields.text("instructions")
+    messages = _input(fields)
+    if instructions is not None:
+        messages = (Message("system", instructions), *messages)
+    max_tokens = fields.whole("max_output_tokens", 1, MAX_TOKENS)
+    temperature, top_p = fields.number("temperature", 0, 2), fields.number("top_p", 0, 1)
+    sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p)
+    grammar = _format(fields)
+    check_metadata(fields)
+    _refuse_foreign(fields, stream)
+    fields.done()
+    options = Options(model, stream, False, 1, (), sampling, False)
+    echoed = {
+        "instructions": instructions, "max_output_tokens": max_tokens, "temperature": sampling.temperature,
+        "top_p": sampling.top_p, "metadata": fields.mapping("metadata") or {},
+        "text": fields.mapping("text") or {"format": {"type": "text"}}}
+    return ResponseRequest(ChatRequest(options, messages, max_tokens, None, grammar, Tooling()), echoed)
+
+
+def _input(fields: Fields) -> tuple[Message, ...]:
+    value = fields.raw("input")
+    if value is None:
+        raise fields.missing("input")
+    if isinstance(value, str):
+        return (Message("user", value),)
+    messages = tuple(_message(item) for item in fields.objects("input"))
+    if not messages:
+        raise fields.error("input", "is empty")
+    return messages
+
+
+def _message(fields: Fields) -> Message:
+    kind = fields.text("type")
+    if kind not in (None, "message"):
+        raise fields.unsupported("type", f"{kind[:32]!r}; only messages are")
+    role = fields.required_choice("role", ("user", "assistant", "system", "developer"))
+    fields.text("id")  # an answer that is sent back carries its id and status
+    fields.text("status")
+    fields.text("phase")
+    content = fields.raw("content")
+    if not isinstance(content, str):
+        content = _parts(fields)
+    fields.done()
+    return Message(role, content)
+
+
+def _parts(fields: Fields) -> str:
+    texts = []
+    for part in fields.objects("content"):
+        kind = part.required_text("type")
+        if kind not in ("input_text", "output_text"):
+            raise part.unsupported("type", f"a part of type {kind[:32]!r}; this server reads text")
+        texts.append(part.required_text("text"))
+        part.only("annotations", ([],), "this server makes none")
+        part.only("logprobs", ([],), "this server gives none here")
+        part.done()
+    if not texts:
+        raise fields.missing("content")
+    return "\n".join(texts)
+
+
+def _format(fields: Fields) -> Grammar | None:
+    text = fields.child("text")
+    wanted = None if text is None else text.child("format")
+    grammar: Grammar | None = None
+    if wanted is not None:
+        kind = wanted.choice("type", ("text", "json_object", "json_schema"))
+        if kind == "json_schema":
+            grammar = schema_grammar(wanted)
+        elif kind == "json_object":
+            grammar = Grammar("json_object")
+        wanted.done()
+    if text is not None:
+        text.only("verbosity", ("medium",), "the models here have no such dial")
+        text.done()
+    return grammar
+
+
+def _refuse_foreign(fields: Fields, stream: bool) -> None:
+    for name, why in FOREIGN.items():
+        fields.refuse(name, why)
+    fields.only("background", (False,), STATE)
+    fields.text("user")
+    check_service(fields)
+    fields.flag("parallel_tool_calls")  # without tools it asks for nothing
+    fields.only("tools", ([],), "use /v1/chat/completions for tools")
+    fields.only("tool_choice", ("auto", "none"), "use /v1/chat/completions for tools")
+    fields.only("include", ([],), "there is nothing more to include")
+    fields.only("top_logprobs", (0,), "use /v1/chat/completions for log-probabilities")
+    fields.only("truncation", ("disabled",), "a prompt is never cut")
+    options = fields.child("stream_options")
+    if options is not None:
+        if not stream:
+            raise fields.error("stream_options", "is only allowed with 'stream': true")
+        options.only("include_obfuscation", (False,), "events are not padded")
+        options.done()

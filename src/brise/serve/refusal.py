@@ -1,0 +1,102 @@
+"""Errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from brise.errors import QueueFullError, RequestError
+
+RETRY_AFTER_S = 1
+
+
+class UnknownModelError(RequestError):
+    """The request names a model that this server does not have."""
+
+    status = 404
+
+    def __init__(self, name: str, known: Mapping[str, object]) -> None:
+        names = ", ".join(map(repr, known))
+        super().__init__(f"the model {name[:128]!r} does not exist here; there is {names}",
+                         param="model", code="model_not_found")
+
+
+class NotFoundError(RequestError):
+    """No such path."""
+
+    status = 404
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="unknown_url")
+
+
+class MethodError(RequestError):
+    """The path exists, the method does not."""
+
+    status = 405
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="method_not_allowed")
+
+
+class UnauthorizedError(RequestError):
+    """No API key, or a wrong one."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("the API key is missing or wrong", code="invalid_api_key",
+                         hint="send it as 'Authorization: Bearer KEY'")
+
+
+class ForeignHostError(RequestError):
+    """A browser was made to believe that some web site's name is this machine (DNS rebinding)."""
+
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"this server answers to localhost, not to {host[:128]!r}", code="wrong_host",
+                         hint="with API keys it answers to every name")
+
+
+class UnavailableError(RequestError):
+    """The server shuts down, or its engine is gone."""
+
+    status = 503
+
+
+class GenerationError(RequestError):
+    """The engine accepted the request and failed in the middle of it."""
+
+    status = 500
+
+
+def error_body(error: RequestError, param: str | None = None) -> dict[str, object]:
+    """The body of an answer; `param` is the endpoint's own name for the field, if it differs."""
+    named = error.param if param is None else param
+    return {"error": {"message": str(error), "type": _kind(error.status), "param": named, "code": error.code}}
+
+
+def respond(error: RequestError) -> JSONResponse:
+    """The whole answer, with the headers that its status needs."""
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif error.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    elif error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 413, 415):
+        headers["Connection"] = "close"  # the rest of the body is not read
+    return JSONResponse(error_body(error), error.status, headers)
+
+
+def _kind(status: int) -> str:
+    match status:
+        case 401:
+            return "authentication_error"
+        case 429:
+            return "rate_limit_error"
+        case _:
+            return "server_error" if status >= 500 else "invalid_request_error"

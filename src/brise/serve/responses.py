@@ -1,0 +1,121 @@
+"""`POST /v1/responses`: a chat, answered in the shape of OpenAI's newer API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from brise.serve.body import read_json
+from brise.serve.generation import Job, deltas
+from brise.serve.openai_responses import ResponseRequest, parse_response
+from brise.serve.prompts import chat_request
+from brise.serve.serving import Serving
+from brise.serve.sse import EventStream, event, unless_gone
+from brise.serve.traffic import Ticket
+
+NAMES = {"prompt": "input", "messages": "input", "grammar": "text.format"}
+Entry = dict[str, object]
+
+
+async def create(serving: Serving, request: Request) -> Response:
+    """One answer. Nothing is stored, so `previous_response_id` does not exist."""
+    settings = serving.settings
+    wanted = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    options = wanted.chat.options
+    worker = serving.find(options.model)
+    ticket = request.scope["brise.ticket"]
+    ticket.model = options.model
+    engine_request = await asyncio.to_thread(chat_request, wanted.chat, worker.model)
+    job = Job(worker, (engine_request,), ticket, NAMES)
+    reply = _Reply(wanted, ticket)
+    if options.stream:
+        return EventStream(_stream(job, reply))
+    return JSONResponse(await unless_gone(request.receive, _collect(job, reply)))
+
+
+async def _collect(job: Job, reply: _Reply) -> Entry:
+    async with aclosing(deltas(job)) as news:
+        async for _, delta in news:
+            reply.text.append(delta.text)
+            reply.was_cut = delta.finish == "length"
+    return reply.whole(reply.end)
+
+
+async def _stream(job: Job, reply: _Reply) -> AsyncGenerator[bytes, None]:
+    """OpenAI's sequence: response, message and text part open, the text in pieces, and all three close."""
+    place = {"item_id": reply.message_id, "output_index": 0, "content_index": 0}
+    async with aclosing(deltas(job)) as news:
+        async for _, delta in news:
+            if not reply.has_begun:
+                yield reply.event("response.created", response=reply.whole("in_progress"))
+                yield reply.event("response.in_progress", response=reply.whole("in_progress"))
+                yield reply.event("response.output_item.added", output_index=0,
+                                  item=reply.message("in_progress", []))
+                yield reply.event("response.content_part.added", **place, part=reply.part(""))
+            if delta.text:
+                reply.text.append(delta.text)
+                yield reply.event("response.output_text.delta", **place, delta=delta.text, logprobs=[])
+            reply.was_cut = delta.finish == "length"
+    text = "".join(reply.text)
+    yield reply.event("response.output_text.done", **place, text=text, logprobs=[])
+    yield reply.event("response.content_part.done", **place, part=reply.part(text))
+    yield reply.event("response.output_item.done", output_index=0,
+                      item=reply.message(reply.end, [reply.part(text)]))
+    yield reply.event(f"response.{reply.end}", response=reply.whole(reply.end))
+
+
+@dataclass
+class _Reply:
+    """The response as it grows."""
+
+    wanted: ResponseRequest
+    ticket: Ticket
+    id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
+    message_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    text: list[str] = field(default_factory=list)
+    was_cut: bool = False
+    num_events: int = 0
+
+    @property
+    def has_begun(self) -> bool:
+        return self.num_events > 0
+
+    @property
+    def end(self) -> str:
+        return "incomplete" if self.was_cut else "completed"
+
+    def event(self, kind: str, **fields: object) -> bytes:
+        number, self.num_events = self.num_events, self.num_events + 1
+        return event({"type": kind, "sequence_number": number, **fields}, kind)
+
+    def part(self, text: str) -> Entry:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+    def message(self, status: str, content: list[Entry]) -> Entry:
+        return {"type": "message", "id": self.message_id, "role": "assistant", "status": status,
+                "content": content}
+
+    def whole(self, status: str) -> Entry:
+        is_open = status == "in_progress"
+        output = [] if is_open else [self.message(status, [self.part("".join(self.text))])]
+        return {
+            "id": self.id, "object": "response", "created_at": self.created, "status": status, "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "model": self.wanted.chat.options.model, "output": output, "parallel_tool_calls": True,
+            "tool_choice": "auto", "tools": [], "truncation": "disabled", "store": False,
+            "previous_response_id": None, **self.wanted.echoed, "usage": None if is_open else self._usage()}
+
+    def _usage(self) -> Entry:
+        ticket = self.ticket
+        return {"input_tokens": ticket.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": ticket.cached_tokens, "cache_write_tokens": 0},
+                "output_tokens": ticket.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": ticket.prompt_tokens + ticket.completion_tokens}

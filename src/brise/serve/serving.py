@@ -1,0 +1,60 @@
+"""What one server serves: models by name, settings, keys, and what runs at the moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from brise.engine.runner import EngineThread
+from brise.serve.access import Keys, read_keys
+from brise.serve.metrics import Metrics
+from brise.serve.refusal import UnknownModelError
+from brise.serve.traffic import Traffic
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How to serve. Without keys the server listens on this machine only, unless `allow_insecure_bind`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys_path: Path | None = None
+    allow_insecure_bind: bool = False
+    max_body_bytes: int = 8 << 20  # 8 MiB of text is 2 million tokens, over any context
+    body_timeout_s: float = 30.0
+    drain_timeout_s: float = 60.0
+    access_log: bool = True
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One server's parts; make it with `prepare`."""
+
+    models: Mapping[str, EngineThread]
+    settings: ServeSettings
+    keys: Keys | None
+    metrics: Metrics
+    log: TextIO
+    traffic: Traffic = field(default_factory=Traffic)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def local_only(self) -> bool:
+        """Answers only to this machine's own names: no key protects it from a web page's tricks."""
+        return self.keys is None and not self.settings.allow_insecure_bind
+
+    def find(self, name: str) -> EngineThread:
+        worker = self.models.get(name)
+        if worker is None:
+            raise UnknownModelError(name, self.models)
+        return worker
+
+
+def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO) -> Serving:
+    """Reads the keys, and sets up the metrics."""
+    keys = None if settings.api_keys_path is None else read_keys(settings.api_keys_path)
+    metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
+    return Serving(models, settings, keys, metrics, log)

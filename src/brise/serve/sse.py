@@ -1,0 +1,92 @@
+"""Server-sent events: bytes go out as they come, and an error does too, with a status while there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from brise.errors import RequestError
+from brise.serve.refusal import GenerationError, error_body
+
+T = TypeVar("T")
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
+           "x-accel-buffering": "no"}  # nginx would hold the stream back
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before the answer was complete; there is nobody to tell."""
+
+
+def encode(value: object) -> str:
+    """Compact JSON; ASCII only, so that no line separator of Unicode cuts an event in two."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def event(value: object, name: str | None = None) -> bytes:
+    """One event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {encode(value)}\n\n".encode()
+
+
+class EventStream(Response):
+    """Sends what `events` yields. However it is left, `events` is closed before anything else goes on."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(status_code=200, headers=HEADERS)
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await unless_gone(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        """An error before the first event is raised, and becomes the answer; a later one becomes an event."""
+        started = False
+        async with aclosing(self._events) as events:
+            try:
+                async for chunk in events:
+                    if not started:
+                        started = True
+                        await send({"type": "http.response.start", "status": 200,
+                                    "headers": self.raw_headers})
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except Exception as error:
+                if not started:
+                    raise
+                await send({"type": "http.response.body", "body": _error_event(error), "more_body": False})
+                if isinstance(error, RequestError):
+                    return
+                raise  # a defect of ours: the gate writes it down
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client hangs up."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_gone(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _wait_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_event(error: Exception) -> bytes:
+    known = error if isinstance(error, RequestError) else GenerationError(
+        "the server failed while it answered", code="internal_error")
+    return event(error_body(known), "error")

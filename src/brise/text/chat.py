@@ -1,0 +1,199 @@
+"""Messages to tokens through the model's own chat template; text in a message never becomes a control token.
+
+The template gets the messages with every control string in them disguised: its first character is replaced by
+a private-use character that occurs nowhere in the messages. So each control string in the rendered text is
+the template's own; the text between them is put back as it was and encoded as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+
+from brise.errors import RequestError
+from brise.text.control import beginnings
+from brise.text.sandbox import TemplateProgram
+from brise.text.tokenizer import Tokenizer
+
+# Templates write the role between control tokens, some into one ('<|' + role + '|>'): it may not be any text.
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+
+_CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+           "'<|im_end|>\\n' }}{% endfor %}"
+           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+class ChatTemplate:
+    """A model's chat format. `knows_tools`: the template writes tools out, in the <tool_call> format."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+        self.source, self._tokenizer = source, tokenizer
+        # Other formats for calls exist, but only <tool_call> is parsed; those models get our description.
+        self.knows_tools = "<tool_call>" in source and re.search(r"\btools\b", source) is not None
+        self._splits_reasoning = re.search(r"""split\(['"]</think>['"]\)""", source) is not None
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate | None:
+        """The file's template; ChatML if it has none but ChatML's tokens; else None, as base models are."""
+        source = metadata.get("tokenizer.chat_template")
+        if isinstance(source, str):
+            return cls(source, tokenizer)
+        is_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.control.keys()
+        return cls(_CHATML, tokenizer) if is_chatml else None
+
+    def encode(self, messages: Sequence[Mapping[str, object]], *,
+               tools: Sequence[Mapping[str, object]] | None = None, add_generation_prompt: bool = True,
+               continue_final: bool = False) -> list[int]:
+        """Tokens of a conversation. With continue_final the last message, an assistant's, stays open."""
+        _check_roles(messages)
+        if tools and not self.knows_tools:
+            raise RequestError("the model's chat template knows no tools", param="tools", code="no_tools",
+                               hint="describe them in a system message: tool_calls.tool_system_prompt")
+        if self._splits_reasoning:
+            messages = [_with_reasoning_apart(message) for message in messages]
+        disguise = _Disguise(self._control, (messages, tools), self.source)
+        shown = [disguise.hide_message(message) for message in messages]
+        if continue_final:
+            shown[-1] = _with_end_mark(shown[-1], disguise.end_mark)
+        text = self._program.render({
+            "messages": shown, "tools": [disguise.hide(tool) for tool in tools] if tools else None,
+            "add_generation_prompt": add_generation_prompt and not continue_final, "documents": None,
+            "bos_token": self._name(self._tokenizer.bos_id), "eos_token": self._name(self._tokenizer.eos_id)})
+        if continue_final:
+            text, mark, _ = text.rpartition(disguise.end_mark)
+            if not mark:
+                raise RequestError("the model's chat template leaves out the message that is to be continued",
+                                   param="messages", code="chat_template_error")
+        return self._tokens(text, disguise)
+
+    @cached_property
+    def _program(self) -> TemplateProgram:
+        return TemplateProgram(self.source)  # not needed before the first conversation
+
+    @cached_property
+    def _control(self) -> _ControlStrings:
+        return _ControlStrings(self._tokenizer.control.keys())
+
+    def _name(self, token: int | None) -> str:
+        return "" if token is None else self._tokenizer.token_text(token)
+
+    def _tokens(self, text: str, disguise: _Disguise) -> list[int]:
+        ids: list[int] = []
+        for index, piece in enumerate(self._tokenizer.control_splitter.split(text)):
+            if index % 2:
+                ids.append(self._tokenizer.control[piece])
+            else:
+                ids.extend(self._tokenizer.encode(disguise.reveal(piece)))
+        return ids
+
+
+def require(chat: ChatTemplate | None) -> ChatTemplate:
+    """The template, or a refusal for a model that has none."""
+    if chat is None:
+        raise RequestError("this model has no chat template", param="model", code="no_chat_template",
+                           hint="it continues text: use /v1/completions, or take an instruct model")
+    return chat
+
+
+class _ControlStrings:
+    """What of a vocabulary's control strings the disguise needs, the same for all conversations."""
+
+    def __init__(self, control: Collection[str]) -> None:
+        self.firsts = sorted({text[0] for text in control})
+        self.beginnings = beginnings(control)
+        self.prefixes = frozenset(text[:length] for text in control for length in range(1, len(text)))
+        self.longest = max(map(len, self.prefixes), default=0)
+
+
+class _Disguise:
+    """Hides the control strings in what a client wrote, and puts them back."""
+
+    def __init__(self, control: _ControlStrings, written: object, source: str) -> None:
+        free = _unused_characters({*source}.union(*_strings(written)), len(control.firsts) + 1)
+        self.end_mark = free.pop()
+        self._control = control
+        self._standin = dict(zip(control.firsts, free, strict=True))
+        self._original = {ord(standin): first for first, standin in self._standin.items()}
+
+    def hide_message(self, message: Mapping[str, object]) -> dict[str, object]:
+        return {key: value if key == "role" else self.hide(value) for key, value in message.items()}
+
+    def hide(self, value: object) -> object:
+        """The value with its strings disguised, the keys of mappings too."""
+        match value:
+            case str():
+                return self._hide_open_end(self._hide_whole(value))
+            case Mapping():
+                return {self._hide_whole(str(key)): self.hide(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.hide(item) for item in value]
+            case _:
+                return value
+
+    def reveal(self, text: str) -> str:
+        return text.translate(self._original)
+
+    def _hide_whole(self, text: str) -> str:
+        return self._control.beginnings.sub(lambda found: self._standin[found[0]], text)
+
+    def _hide_open_end(self, text: str) -> str:
+        """An end that could begin a control string must not find its rest in the string that follows."""
+        for length in range(min(self._control.longest, len(text)), 0, -1):
+            end = text[len(text) - length:]
+            if end in self._control.prefixes and text not in _TYPES:
+                text = text[:len(text) - length] + self._standin[end[0]] + end[1:]
+        return text
+
+
+# Words of the protocol that templates compare with; control tokens that begin with their last letters exist.
+_TYPES = frozenset({"text", "function", "object", "string", "number", "integer", "boolean", "array", "null"})
+
+
+def _strings(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            for key, item in value.items():
+                yield from _strings(key)
+                yield from _strings(item)
+        case list() | tuple():
+            for item in value:
+                yield from _strings(item)
+
+
+def _unused_characters(used: set[str], count: int) -> list[str]:
+    free: list[str] = []
+    for first, last in ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD)):  # Unicode's private use
+        for code in range(first, last + 1):
+            if len(free) == count:
+                return free
+            if chr(code) not in used:
+                free.append(chr(code))
+    raise RequestError("the messages use up Unicode's private-use characters", param="messages")
+
+
+def _check_roles(messages: Sequence[Mapping[str, object]]) -> None:
+    for index, message in enumerate(messages):
+        role = message.get("role")
+        if role not in ROLES:
+            raise RequestError(f"messages[{index}].role is {role!r}; allowed are {', '.join(sorted(ROLES))}",
+                               param=f"messages[{index}].role")
+
+
+def _with_reasoning_apart(message: Mapping[str, object]) -> Mapping[str, object]:
+    """Does what the template would, which cannot find a disguised </think> in an assistant's answer."""
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str) or "</think>" not in content:
+        return message
+    parts = content.split("</think>")
+    reasoning = parts[0].split("<think>")[-1].strip("\n")
+    return {"reasoning_content": reasoning, **message, "content": parts[-1].lstrip("\n")}
+
+
+def _with_end_mark(message: dict[str, object], mark: str) -> dict[str, object]:
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str):
+        raise RequestError("only an assistant's message with text can be continued", param="messages")
+    return {**message, "content": content + mark}

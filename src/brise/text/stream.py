@@ -1,0 +1,51 @@
+"""Text that is safe to show while it grows: whole characters, and nothing that may begin a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from brise.errors import RequestError
+
+
+class TextStream:
+    """Bytes in, text out. What comes out is the decoded text up to the stop string that is complete first.
+
+    The result does not depend on how the bytes are cut into pushes: of several stop strings the one that ends
+    first counts, and of those that end together the longest.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        if not all(stop):
+            raise RequestError("a stop string is empty", param="stop")
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        self.stopped: str | None = None
+
+    def push(self, data: bytes) -> str:
+        """The text that these bytes make safe to show, maybe none. After a stop there is no more."""
+        return self._advance(data, is_last=False)
+
+    def finish(self) -> str:
+        """The rest: what was held for a stop string that did not come; half a character becomes U+FFFD."""
+        return self._advance(b"", is_last=True)
+
+    def _advance(self, data: bytes, *, is_last: bool) -> str:
+        if self.stopped is not None:
+            return ""
+        text = self._held + self._decoder.decode(data, is_last)
+        found = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
+        if found:
+            _, start, self.stopped = min(found)
+            self._held = ""
+            return text[:start]
+        num_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - num_held:]
+        return text[:len(text) - num_held]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of the text that begins the stop string."""
+    return next((length for length in range(min(len(stop) - 1, len(text)), 0, -1)
+                 if text.endswith(stop[:length])), 0)

@@ -1,0 +1,87 @@
+"""A real server on a free port of this machine, over an engine with a stub model."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import httpx
+import openai
+
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import LoadedModel
+from brise.engine.runner import EngineThread
+from brise.serve.app import new_server
+from brise.serve.serving import ServeSettings, Serving, prepare
+from tests.engine.stub import stub_model
+
+ENGINE = EngineSettings(page_size=16, num_pages=512, max_step_tokens=512)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server; `model` is served under the name "stub"."""
+
+    url: str
+    engine: Engine
+    worker: EngineThread
+    serving: Serving
+    log: io.StringIO
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
+
+    def post(self, path: str, body: object = None, **more: object) -> httpx.Response:
+        json_body = {} if "content" in more else {"json": body}
+        return httpx.post(f"{self.url}{path}", timeout=20, trust_env=False, **json_body, **more)  # type: ignore[arg-type]
+
+    def get(self, path: str, **more: object) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=20, trust_env=False, **more)  # type: ignore[arg-type]
+
+    def chat(self, text: str = "hi", **more: object) -> httpx.Response:
+        return self.post("/v1/chat/completions", {
+            "model": "stub", "messages": [{"role": "user", "content": text}], "temperature": 0, **more})
+
+    def wait_idle(self) -> None:
+        wait_until(lambda: not self.engine.has_work and self.serving.traffic.num_running == 0)
+        self.engine.check()
+
+
+@contextmanager
+def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
+         engine_settings: EngineSettings = ENGINE) -> Iterator[Live]:
+    """Serves until the block ends; afterwards nothing may be left running."""
+    model = model or stub_model("Hello there!")
+    engine = Engine(model, replace(engine_settings))
+    worker, log = EngineThread(engine), io.StringIO()
+    worker.start()
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log)
+    server = new_server(serving)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, worker, serving, log)
+    finally:
+        worker.shutdown(drain=False)
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Looks again and again: what is waited for happens in another thread."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)

@@ -1,0 +1,262 @@
+"""The server around the API: who gets in, what is refused how, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brise.engine.engine import EngineSettings
+from brise.models.batch import Batch
+from brise.serve.serving import ServeSettings
+from tests.engine.stub import stub_model
+from tests.serve.live import Live, live, wait_until
+from tests.serve.test_body import JSON
+
+HI = [{"role": "user", "content": "hi"}]
+CHAT = "/v1/chat/completions"
+ENDLESS = {"model": "stub", "messages": HI, "stream": True, "extra_body": {"ignore_eos": True}}
+JSON_TYPE = {"content-type": "application/json; charset=utf-8"}
+Refusal = tuple[int, str, str | None]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
+    with live(settings=ServeSettings(max_body_bytes=20_000, body_timeout_s=0.3)) as running:
+        yield running
+        running.wait_idle()
+
+
+def is_queued(server: Live, number: int) -> bool:
+    stats = server.engine.stats()
+    return (stats.running, stats.waiting) == (1, number)
+
+
+def slow(batch: Batch) -> None:
+    time.sleep(0.01)
+
+
+def error(answer: httpx.Response) -> Refusal:
+    body = answer.json()["error"]
+    assert body.keys() == {"message", "type", "param", "code"} and body["message"]
+    return answer.status_code, body["code"], body["param"]
+
+
+def test_a_stream_that_its_reader_leaves_frees_the_engine() -> None:
+    with live(stub_model(on_step=slow)) as server, server.client() as client:
+        stream = client.chat.completions.create(**ENDLESS)
+        next(iter(stream))
+        assert server.engine.has_work
+        stream.close()
+        server.wait_idle()
+        assert f"POST {CHAT} 499" in server.log.getvalue()
+        assert server.engine.stats().pages_free == server.engine.stats().pages
+
+
+@pytest.mark.parametrize("body", [{"prompt": "a"}, {"prompt": ["a", "b", "c"], "n": 2}])
+def test_a_whole_answer_that_nobody_waits_for_frees_the_engine(body: dict[str, object]) -> None:
+    with live(stub_model(on_step=slow)) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", timeout=0.2, trust_env=False,
+                       json={"model": "stub", "max_tokens": 4000, "ignore_eos": True, **body})
+        server.wait_idle()
+        assert "POST /v1/completions 499" in server.log.getvalue()
+
+
+def test_an_error_in_the_middle_is_an_event_and_the_engine_goes_on() -> None:
+    def fail(batch: Batch) -> None:
+        if len(steps) == 4:
+            raise RuntimeError("the kernel fell over")
+        steps.append(batch)
+
+    steps: list[Batch] = []
+    with live(stub_model("Hello there!", on_step=fail)) as server, server.client() as client:
+        stream = client.chat.completions.create(model="stub", messages=HI, stream=True, temperature=0)
+        with pytest.raises(openai.APIError, match="the kernel fell over"):
+            list(stream)
+        steps.append(steps[0])
+        assert server.chat().json()["choices"][0]["message"]["content"] == "Hello there!"
+
+
+def test_an_error_before_the_first_byte_has_a_status() -> None:
+    def fail(batch: Batch) -> None:
+        raise RuntimeError("no")
+
+    with live(stub_model(on_step=fail)) as server:
+        for stream in (True, False):
+            assert error(server.chat(stream=stream)) == (500, "generation_failed", None)
+
+
+def test_a_prompt_too_long_is_refused_with_the_numbers() -> None:
+    with live(stub_model(max_context=100)) as server:
+        answer = server.chat("x" * 200)
+        assert error(answer) == (400, "context_length_exceeded", "messages")
+        message = answer.json()["error"]["message"]
+        assert "219 tokens" in message and "context holds 100" in message
+        too_much = server.post("/v1/completions", {"model": "stub", "prompt": "a", "max_tokens": 100})
+        assert error(too_much) == (400, "context_length_exceeded", "prompt")
+        assert error(server.post("/v1/responses", {"model": "stub", "input": "x" * 200}))[2] == "input"
+
+
+def test_a_full_queue_is_429_with_retry_after() -> None:
+    is_over = threading.Event()
+    model = stub_model(on_step=lambda batch: None if is_over.is_set() else time.sleep(0.005))
+    small = EngineSettings(page_size=16, num_pages=64, max_sequences=1, max_waiting=1)
+    with live(model, engine_settings=small) as server:
+        others = [threading.Thread(target=server.chat, kwargs={"max_tokens": 900, "ignore_eos": True})
+                  for _ in range(2)]
+        for number, other in enumerate(others):
+            other.start()
+            wait_until(partial(is_queued, server, number))
+        answer = server.chat()
+        is_over.set()
+        for other in others:
+            other.join()
+        assert error(answer)[:2] == (429, "queue_full") and int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(("path", "method", "expected"), [
+    ("/v1/nothing", "POST", (404, "unknown_url", None)), ("/", "GET", (404, "unknown_url", None)),
+    (CHAT, "GET", (405, "method_not_allowed", None)),
+    ("/v1/models", "POST", (405, "method_not_allowed", None)),
+    ("/v1/models/", "GET", (404, "model_not_found", "model"))])
+def test_wrong_paths_and_methods(server: Live, path: str, method: str, expected: Refusal) -> None:
+    assert error(httpx.request(method, f"{server.url}{path}", trust_env=False)) == expected
+
+
+def test_bodies_that_are_none(server: Live) -> None:
+    assert error(server.post(CHAT, content=b"{", headers=JSON_TYPE))[:2] == (400, "invalid_json")
+    assert error(server.post(CHAT, content=b"[" * 9000, headers=JSON_TYPE))[:2] == (400, "invalid_json")
+    assert error(server.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}))[0] == 415
+    assert error(server.post(CHAT, [])) == (400, "invalid_type", None)
+
+
+def test_a_body_too_large_is_413_declared_or_not(server: Live) -> None:
+    assert error(server.chat("x" * 30_000))[:2] == (413, "body_too_large")
+    assert error(server.chat("x" * 3_000_000))[:2] == (413, "body_too_large")
+    chunks = (b" " * 1000 for _ in range(40))
+    assert error(server.post(CHAT, content=chunks, headers=JSON_TYPE))[0] == 413
+
+
+def test_a_body_that_does_not_come_is_408(server: Live) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"{"
+        wait_until(lambda: "408" in server.log.getvalue())
+
+    assert error(server.post(CHAT, content=chunks(), headers=JSON_TYPE))[0] == 408
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses"]),
+       st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_random_bodies_are_the_clients_fault(server: Live, path: str, body: bytes) -> None:
+    answer = server.post(path, content=body, headers=JSON_TYPE)
+    assert error(answer)[0] == 400
+
+
+def test_request_ids_come_back(server: Live) -> None:
+    assert server.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    made = server.get("/health", headers={"x-request-id": "not ok"}).headers["x-request-id"]
+    assert made.startswith("req_") and len(made) == 36
+    assert server.post("/v1/nothing", {}).headers["x-request-id"].startswith("req_")
+
+
+def test_the_access_log_has_numbers_and_no_content(server: Live) -> None:
+    server.chat("my secret", user="me")
+    httpx.get(f"{server.url}/v1/a%0Ab?q=secret", trust_env=False)
+    wait_until(lambda: "/v1/a%0Ab" in server.log.getvalue())
+    log = server.log.getvalue()
+    assert "secret" not in log and "Hello" not in log
+    assert " model=stub prompt=28 cached=" in log and " completion=13 first=" in log
+    assert all(" id=" in line for line in log.splitlines())
+
+
+def test_metrics_count_requests_and_tokens(server: Live) -> None:
+    server.chat()
+    wait_until(lambda: server.serving.traffic.num_running == 0)
+    text = server.get("/metrics").text
+    assert f'brise_requests_total{{endpoint="{CHAT}",status="200"}}' in text
+    assert 'brise_completion_tokens_total{model="stub"}' in text
+    assert 'brise_engine_pages{model="stub"} 512.0' in text
+    assert 'brise_first_token_seconds_count{model="stub"}' in text
+
+
+def test_two_servers_in_one_process_count_apart(server: Live) -> None:
+    with live() as other:
+        assert "brise_requests_total{" not in other.get("/metrics").text
+
+
+def test_keys_are_asked_for_everywhere_but_health(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\nsk-one\n\n  sk-two  \n")
+    with live(settings=ServeSettings(api_keys_path=path)) as server:
+        assert server.get("/health").status_code == 200
+        for answer in (server.chat(), server.get("/metrics"), server.get("/v1/models"),
+                       server.get("/v1/models", headers={"authorization": "Bearer sk-three"}),
+                       server.get("/v1/models", headers={"authorization": "Basic sk-one"})):
+            assert error(answer) == (401, "invalid_api_key", None)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        with server.client("sk-two") as client:
+            assert client.chat.completions.create(model="stub", messages=HI, temperature=0).choices
+        with server.client("sk") as client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        assert server.get("/health", headers={"host": "example.org"}).status_code == 200
+
+
+def test_a_foreign_host_header_is_refused_without_keys(server: Live) -> None:
+    assert error(server.get("/v1/models", headers={"host": "evil.example:80"}))[:2] == (421, "wrong_host")
+    for name in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:9"):
+        assert server.get("/health", headers={"host": name}).status_code == 200
+
+
+def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:
+    with live(stub_model("Hello there!", on_step=slow)) as server, server.client() as client:
+        stream = iter(client.chat.completions.create(model="stub", messages=HI, stream=True, temperature=0))
+        begun = [next(stream), next(stream)]
+        server.serving.traffic.close()
+        refused = server.chat()
+        assert error(refused)[:2] == (503, "shutting_down") and refused.headers["retry-after"]
+        health = server.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        rest = [*begun, *stream]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in rest) == "Hello there!"
+
+
+def test_an_engine_that_stops_tells_its_readers() -> None:
+    with live(stub_model(on_step=slow)) as server, server.client() as client:
+        stream = client.chat.completions.create(**ENDLESS)
+        next(iter(stream))
+        threading.Thread(target=server.worker.shutdown, kwargs={"drain": False}).start()
+        with pytest.raises(openai.APIError, match="shut down before the answer was complete"):
+            list(stream)
+        assert error(server.chat())[:2] == (503, "shutting_down")
+
+
+def test_a_model_without_chat_template_says_what_to_use_instead() -> None:
+    with live(replace(stub_model("x"), chat=None)) as server:
+        assert error(server.chat()) == (400, "no_chat_template", "model")
+        assert server.post("/v1/completions", {"model": "stub", "prompt": "a"}).status_code == 200
+
+
+def test_more_requests_than_pages_all_end() -> None:
+    tight = EngineSettings(page_size=16, num_pages=6)
+    with live(stub_model("Hello there!"), engine_settings=tight) as server:
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda: answers.append(server.chat())) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        texts = [answer.json()["choices"][0]["message"]["content"] for answer in answers]
+        assert texts == ["Hello there!"] * 12
+        server.wait_idle()

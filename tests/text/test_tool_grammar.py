@@ -1,0 +1,87 @@
+"""The tool grammars in llguidance: what a model may write with each `tool_choice`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from tests.text.vocabulary import tokenizer
+
+from brise.errors import RequestError
+from brise.text.tokenizer import Tokenizer
+from brise.text.tool_calls import tool_grammar
+
+CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/Name"}}, "required": ["city"],
+        "additionalProperties": False, "$defs": {"Name": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": CITY}},
+         {"type": "function", "function": {"name": "now"}}]
+WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+WRONG = WEATHER.replace("weather", "whether")
+ONE = {"type": "function", "function": {"name": "now"}}
+TINY, WITH_TOKEN = tokenizer(), tokenizer(user_defined=("<tool_call>", "</tool_call>"))
+
+
+@pytest.mark.parametrize(("choice", "parallel", "accepted", "refused"), [
+    ("auto", True, ["", "hi <b>", WEATHER, f"hi {NOW} and {WEATHER}\n", "<tool_cal"], [WRONG, "<tool_call> hi"]),
+    ("auto", False, ["hi", f"hi {NOW}"], [f"{NOW}\n{NOW}", WRONG]),
+    ("required", True, [WEATHER, f"{NOW}\n{WEATHER}"], ["", "hi", WRONG, f"hi {NOW}"]),
+    ("required", False, [WEATHER], [f"{NOW}\n{WEATHER}"]),
+    (ONE, True, [NOW], ["hi", WEATHER, f"{NOW}\n{NOW}"]), ("now", True, [NOW], [WEATHER])])
+def test_each_choice_allows_what_it_says(choice: str | dict[str, object], parallel: bool, accepted: list[str],
+                                         refused: list[str]) -> None:
+    grammar = tool_grammar(TOOLS, choice, parallel=parallel)
+    assert grammar is not None and grammar.kind == "lark"
+    assert [text for text in accepted if not allows(grammar.text, TINY, text)] == []
+    assert [text for text in refused if allows(grammar.text, TINY, text)] == []
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_the_tags_may_be_tokens_of_their_own(choice: str) -> None:
+    grammar = tool_grammar(TOOLS, choice)
+    assert grammar is not None and allows(grammar.text, WITH_TOKEN, WEATHER, parse_control=True)
+    assert allows(grammar.text, WITH_TOKEN, WEATHER) and not allows(grammar.text, WITH_TOKEN, WRONG, parse_control=True)
+
+
+def test_arguments_follow_the_schema_and_pythons_spacing() -> None:
+    grammar = tool_grammar(TOOLS, "required")
+    assert grammar is not None
+    for wrong in ('{"city": 5}', "{}", '{"town": "x"}', '{"city":"x"}', '{ "city": "x"}'):
+        assert not allows(grammar.text, TINY, WEATHER.replace('{"city": "Paris"}', wrong))
+
+
+def test_none_and_no_tools_need_no_grammar() -> None:
+    assert tool_grammar(TOOLS, "none") is None and tool_grammar([], "auto") is None
+
+
+@pytest.mark.parametrize("parameters", [
+    {"type": "nope"}, {"type": "string"}, {"properties": 5}, {"properties": {"a": {"$ref": "http://x.y/z"}}},
+    {"properties": {"a": {"$ref": "#/$defs/none"}}}, {"patternProperties": {"(": {}}}, "schema", [1]])
+def test_a_schema_that_is_none_is_refused_by_name(parameters: object) -> None:
+    bad = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with pytest.raises(RequestError) as caught:
+        tool_grammar([*TOOLS, bad], "auto")
+    assert caught.value.param == "tools[2].function.parameters"
+
+
+def test_a_choice_of_a_function_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RequestError, match="'nope'") as caught:
+        tool_grammar(TOOLS, {"type": "function", "function": {"name": "nope"}})
+    assert caught.value.param == "tool_choice"
+    with pytest.raises(RequestError, match="no tools"):
+        tool_grammar([], "required")
+
+
+def test_a_name_is_quoted_whatever_it_is() -> None:
+    grammar = tool_grammar([{"function": {"name": 'a"\\b'}}], "required")
+    call = json.dumps({"name": 'a"\\b', "arguments": {}})
+    assert grammar is not None and allows(grammar.text, TINY, f"<tool_call>\n{call}\n</tool_call>")
+
+
+def allows(lark: str, tok: Tokenizer, text: str, *, parse_control: bool = False) -> bool:
+    """Whether the grammar lets a model write the text and end there."""
+    matcher = LLMatcher(LLTokenizer(tok.to_json(), eos_token=sorted(tok.end_ids)), LLMatcher.grammar_from_lark(lark))
+    assert not matcher.is_error(), matcher.get_error()
+    ids = tok.encode(text, parse_control=parse_control)
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
