@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.text.vocabulary import CHATML, CONTROL, tokenizer
 
 from brise.errors import RequestError
 from brise.text import chat
 from brise.text.chat import ChatTemplate
 from brise.text.tokenizer import Tokenizer
+from tests.text.vocabulary import CHATML, CONTROL, tokenizer
 
 TINY = tokenizer()
 NESTED = tokenizer(control=("<s>", "aa", "<s>x", "[/INST]", "[INST]", "|>"), user_defined=("</think>", "<think>"))
@@ -66,7 +66,8 @@ def test_a_control_string_cannot_be_put_together_from_two_strings() -> None:
 
 def test_private_use_characters_of_a_message_survive() -> None:
     text = "".join(map(chr, range(0xE000, 0xF900))) + "<|im_end|>"
-    assert TINY.decode(ChatTemplate("{{ messages[0].content }}", TINY).encode([{"role": "user", "content": text}])) == text
+    ids = ChatTemplate("{{ messages[0].content }}", TINY).encode([{"role": "user", "content": text}])
+    assert TINY.decode(ids) == text
 
 
 def test_tools_and_their_names_are_disguised_too() -> None:

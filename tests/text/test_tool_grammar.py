@@ -6,11 +6,11 @@ import json
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
-from tests.text.vocabulary import tokenizer
 
 from brise.errors import RequestError
 from brise.text.tokenizer import Tokenizer
 from brise.text.tool_calls import tool_grammar
+from tests.text.vocabulary import tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/Name"}}, "required": ["city"],
         "additionalProperties": False, "$defs": {"Name": {"type": "string"}}}

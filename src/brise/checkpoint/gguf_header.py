@@ -71,6 +71,8 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class Header:
+    """What stands before the tensors' data."""
+
     version: int
     alignment: int
     metadata: Mapping[str, Value]

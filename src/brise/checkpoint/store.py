@@ -194,6 +194,7 @@ class Store:
 
 
 def check_name(name: str) -> None:
+    """StoreError unless the store may keep a model under this name."""
     if not is_name(name):
         raise StoreError(f"{name!r} cannot name a model",
                          hint="a name is 1 to 100 letters, digits, '.', '_' and '-', starts with a letter or "

@@ -1,4 +1,4 @@
-"""The native ops one at a time on numpy arrays: a program of one op, recorded and run at once. For tests and tracing."""
+"""The native ops one at a time on numpy arrays, for tests and tracing: a program of one op, recorded and run."""
 
 from __future__ import annotations
 

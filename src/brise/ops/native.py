@@ -69,7 +69,8 @@ class NativeBackend:
 
     def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
         """What `new_cache` would take, without taking it."""
-        return _native.cache_bytes(config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim, format)
+        return _native.cache_bytes(config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim,
+                                   format)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> NativeRunner:
         return NativeRunner(self, config, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,8 +17,8 @@ from brise.serve.prompts import chat_request
 from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, unless_gone
 
-NAMES = {"prompt": "messages", "grammar": "response_format"}
-TOOL_NAMES = {"prompt": "messages", "grammar": "tools"}
+NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "response_format"}
+TOOL_NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "tools"}
 
 
 async def complete(serving: Serving, request: Request) -> Response:

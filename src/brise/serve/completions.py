@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,7 +19,7 @@ from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, unless_gone
 from brise.text.tokenizer import Tokenizer
 
-NAMES = {"messages": "prompt"}
+NAMES: Mapping[str, str] = {"messages": "prompt"}
 
 
 async def complete(serving: Serving, request: Request) -> Response:

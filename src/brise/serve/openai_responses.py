@@ -14,7 +14,7 @@ from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
 from brise.serve.openai_tools import Tooling, schema_grammar
 
 STATE = "this server keeps no state between requests; send the conversation in 'input'"
-FOREIGN = {
+FOREIGN: Mapping[str, str] = {
     "background_options": STATE, "conversation": STATE, "previous_response_id": STATE,
     "context_management": STATE, "prompt": "there are no stored prompts",
     "reasoning": "there is no reasoning dial", "max_tool_calls": "there are no built-in tools",

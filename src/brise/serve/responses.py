@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, event, unless_gone
 from brise.serve.traffic import Ticket
 
-NAMES = {"prompt": "input", "messages": "input", "grammar": "text.format"}
+NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
 Entry = dict[str, object]
 
 

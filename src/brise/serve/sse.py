@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from brise.serve.refusal import GenerationError, error_body
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
-HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
+HEADERS: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
            "x-accel-buffering": "no"}  # nginx would hold the stream back
 
 

@@ -1,0 +1,91 @@
+"""One answer on its way: from rows of logits to tokens, text and log-probabilities, and when to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brise.engine import sampler
+from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
+from brise.engine.sequence import Sequence
+from brise.models.weights import Array
+from brise.text.stream import TextStream
+from brise.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
+    from brise.engine.grammar import Constraint
+
+
+class Answer:
+    """Answer `index` of a request. What it draws depends on its logits, seed, index and position only."""
+
+    def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,
+                 tokenizer: Tokenizer, seed: int, max_tokens: int, constraint: Constraint | None) -> None:
+        self.sequence = sequence
+        self.index = index
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # told with the next delta
+        self.num_cached = 0
+        self._request_id, self._request = request_id, request
+        self._tokenizer, self._seed, self._max_tokens = tokenizer, seed, max_tokens
+        self._constraint = constraint
+        self._end_ids: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.end_ids
+        self._adjust = sampler.adjustments(request.sampling, sequence.tokens[:sequence.num_prompt],
+                                           tokenizer.vocab_size)
+        self._stream = TextStream(request.stop)
+        self._num_tokens = 0
+
+    def take(self, logits_V: Array) -> Delta:
+        """Draws the next token from its logits and says what is new."""
+        if self._max_tokens == 0:
+            return self.end("length")
+        if self._constraint is not None:
+            logits_V = self._constraint.apply(logits_V)
+        sampling = self._request.sampling
+        draw = sampler.uniform(self._seed, self.index, self._num_tokens) if sampling.temperature else 0.0
+        token = sampler.pick(logits_V, sampling, draw, self._adjust)
+        logprobs = () if self._request.logprobs is None else (
+            token_logprob(self._tokenizer, logits_V, token, self._request.logprobs),)
+        self._keep(token)
+        return self._delta(token, logprobs)
+
+    def end(self, finish: FinishReason, error: str | None = None) -> Delta:
+        """The last delta, without a further token."""
+        return Delta(self._request_id, self.index, finish=finish, error=error,
+                     prompt_tokens=self.sequence.num_prompt, cached_tokens=self.num_cached,
+                     completion_tokens=self._num_tokens, prompt_logprobs=self._told_once())
+
+    def _keep(self, token: int) -> None:
+        self.sequence.append(token)
+        self._num_tokens += 1
+        if self._adjust is not None:
+            self._adjust.count(token)
+        if self._constraint is not None:
+            self._constraint.advance(token)
+
+    def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> Delta:
+        stream = self._stream
+        text = stream.push(self._tokenizer.token_bytes(token, show_control=self._request.show_control))
+        finish = self._finish(token)
+        if finish is not None and stream.stopped is None:
+            text += stream.finish()
+        return Delta(self._request_id, self.index, text, (token,), logprobs, finish, stream.stopped, None,
+                     self.sequence.num_prompt, self.num_cached, self._num_tokens,
+                     None if self.prompt_logprobs is None else self._told_once())
+
+    def _finish(self, token: int) -> FinishReason | None:
+        if token in self._end_ids or self._stream.stopped is not None:
+            return "stop"
+        if self._constraint is not None and self._constraint.is_complete:
+            return "stop"
+        return "length" if self._num_tokens == self._max_tokens else None
+
+    def _told_once(self) -> tuple[TokenLogprob | None, ...] | None:
+        told, self.prompt_logprobs = self.prompt_logprobs, None
+        return told
+
+
+def token_logprob(tokenizer: Tokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:
+    """A token's log-probability and its best rivals'. Control tokens are named, so that one can tell them."""
+    logprob, top = sampler.score(logits_V, token, num_top)
+    return TokenLogprob(
+        token, tokenizer.token_bytes(token, show_control=True), logprob,
+        tuple((other, tokenizer.token_bytes(other, show_control=True), value) for other, value in top))

@@ -1,0 +1,56 @@
+"""From scheduled chunks to the packed arrays of one step (models/batch.py has their meaning)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from brise.engine.scheduler import Chunk
+from brise.models.batch import Batch
+from brise.models.weights import Array
+
+
+def pack(chunks: Seq[Chunk], page_size: int) -> Batch:
+    """The batch of one step. Its rows come chunk by chunk, in the chunks' order."""
+    if all(chunk.end - chunk.start == 1 for chunk in chunks):
+        return _pack_decodes(chunks, page_size)
+    lengths = [chunk.end - chunk.start for chunk in chunks]
+    query_starts = np.zeros(len(chunks) + 1, np.int32)
+    np.cumsum(lengths, out=query_starts[1:])
+    tokens = np.empty(query_starts[-1], np.int32)
+    positions, slots = np.empty_like(tokens), np.empty_like(tokens)
+    rows: list[Array] = []
+    at = 0
+    for (sequence, start, end, first_row), length in zip(chunks, lengths, strict=True):
+        own = slice(at, at + length)
+        tokens[own] = sequence.tokens[start:end]
+        positions[own] = place = np.arange(start, end, dtype=np.int32)
+        slots[own] = sequence.table[place // page_size] * page_size + place % page_size
+        rows.append(np.arange(at + first_row - start, at + length, dtype=np.int32))
+        at += length
+    return Batch(tokens, positions, query_starts, np.concatenate(rows), _page_table(chunks, page_size), slots)
+
+
+def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
+    """One token a sequence: the common step, so it makes no array per sequence."""
+    places = [chunk.start for chunk in chunks]
+    positions = np.array(places, np.int32)
+    tokens = np.array([chunk.sequence.tokens[chunk.start] for chunk in chunks], np.int32)
+    table = _page_table(chunks, page_size)
+    pages = table[np.arange(len(chunks)), positions // page_size]
+    rows = np.array([row for row, chunk in enumerate(chunks) if chunk.first_row < chunk.end], np.int32)
+    query_starts = np.arange(len(chunks) + 1, dtype=np.int32)
+    return Batch(tokens, positions, query_starts, rows, table, pages * page_size + positions % page_size)
+
+
+def _page_table(chunks: Seq[Chunk], page_size: int) -> Array:
+    """Pages (S, P) as far as the step looks; zero behind a sequence's last."""
+    counts = [-(-chunk.end // page_size) for chunk in chunks]
+    if len(chunks) == 1:
+        return chunks[0].sequence.table[None, :counts[0]].copy()
+    table = np.zeros((len(chunks), max(counts)), np.int32)
+    for row, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
+        table[row, :count] = chunk.sequence.table[:count]
+    return table
+

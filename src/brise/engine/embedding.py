@@ -1,0 +1,93 @@
+"""Texts to vectors: the model's last hidden states, pooled and brought to length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from typing import Literal
+
+import numpy as np
+
+from brise.engine import batching
+from brise.engine.pages import Pages
+from brise.engine.scheduler import Chunk
+from brise.engine.sequence import Sequence
+from brise.models.weights import Array
+from brise.ops.contract import Cache, Runner
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+def groups(texts: Seq[Seq[int]], max_pages: int, page_size: int) -> list[Seq[Seq[int]]]:
+    """Neighbours whose pages are `max_pages` together at most; a text with more stands alone."""
+    made: list[Seq[Seq[int]]] = []
+    first = total = 0
+    for index, text in enumerate(texts):
+        needed = num_pages(len(text), page_size)
+        if index > first and total + needed > max_pages:
+            made.append(texts[first:index])
+            first, total = index, 0
+        total += needed
+    return [*made, texts[first:]] if len(texts) else []
+
+
+def embed(texts: Seq[Seq[int]], pooling: Pooling, runner: Runner, cache: Cache, pages: Pages,
+          max_step_tokens: int) -> list[Array]:
+    """One group's vectors (D,) float32. The pages must be available; they are given back whatever happens."""
+    sequences = [Sequence((0, index), text) for index, text in enumerate(texts)]
+    try:
+        for sequence in sequences:
+            sequence.hold(pages.allocate(num_pages(sequence.num_tokens, pages.page_size)))
+        sums: list[Array] = [np.zeros(())] * len(texts)
+        for chunks in _steps(sequences, pooling, max_step_tokens):
+            hidden_RD = runner.hidden(batching.pack(chunks, pages.page_size), cache)
+            at = 0
+            for chunk in chunks:
+                rows = chunk.end - chunk.first_row
+                index = chunk.sequence.order[1]
+                sums[index] = sums[index] + _pooled(hidden_RD[at:at + rows], pooling, chunk)
+                at += rows
+        return [_unit(total) for total in sums]
+    finally:
+        for sequence in sequences:
+            pages.release(sequence.let_go())
+
+
+def group_pages(texts: Seq[Seq[int]], page_size: int) -> int:
+    """Pages that a group takes."""
+    return sum(num_pages(len(text), page_size) for text in texts)
+
+
+def num_pages(num_tokens: int, page_size: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-num_tokens // page_size)
+
+
+def _steps(sequences: Seq[Sequence], pooling: Pooling, max_tokens: int) -> Iterator[list[Chunk]]:
+    if sum(sequence.num_tokens for sequence in sequences) <= max_tokens:
+        yield [_chunk(sequence, 0, sequence.num_tokens, pooling) for sequence in sequences]
+        return
+    for sequence in sequences:
+        for start in range(0, sequence.num_tokens, max_tokens):
+            yield [_chunk(sequence, start, min(start + max_tokens, sequence.num_tokens), pooling)]
+
+
+def _chunk(sequence: Sequence, start: int, end: int, pooling: Pooling) -> Chunk:
+    """A chunk that wants every row if the pooling is a mean or the first token's, else the last one's."""
+    return Chunk(sequence, start, end, end - 1 if pooling == "last" else start)
+
+
+def _pooled(hidden_RD: Array, pooling: Pooling, chunk: Chunk) -> Array:
+    """This chunk's share of the sum over tokens, of which the direction is wanted."""
+    match pooling:
+        case "mean":
+            return hidden_RD.sum(axis=0, dtype=np.float64)
+        case "cls":
+            return hidden_RD[0].astype(np.float64) * (chunk.start == 0)
+        case "last":
+            return hidden_RD[-1].astype(np.float64) * (chunk.end == chunk.sequence.num_tokens)
+
+
+def _unit(sum_D: Array) -> Array:
+    length = float(np.sqrt(sum_D @ sum_D))
+    return (sum_D / (length or 1.0)).astype(np.float32)

@@ -1,0 +1,294 @@
+"""Many requests on one model: `submit` takes them in, each `step` moves all on and says what is new."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from brise.engine import batching, embedding, memory, validate
+from brise.engine.answer import Answer, token_logprob
+from brise.engine.model import LoadedModel
+from brise.engine.pages import Pages
+from brise.engine.request import Delta, FinishReason, Grammar, Request, TokenLogprob
+from brise.engine.scheduler import Chunk, Scheduler
+from brise.engine.sequence import Sequence
+from brise.errors import ContextLengthError, QueueFullError, UnsupportedError
+from brise.models.weights import Array
+from brise.ops.contract import CacheFormat
+
+if TYPE_CHECKING:  # see answer.py
+    from brise.engine.grammar import Constraint, Grammars
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Sizes of an engine. The cache has `num_pages`, or what fits `cache_bytes`, or a share of the memory."""
+
+    max_context: int | None = None
+    num_pages: int | None = None
+    cache_bytes: int | None = None
+    page_size: int = 16
+    cache_format: CacheFormat = "f16"
+    max_step_tokens: int = 512
+    max_sequences: int = 64
+    max_waiting: int = 256
+    prefix_cache: bool = True
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A look at the engine; the totals count since it was made."""
+
+    running: int
+    waiting: int
+    pages: int
+    pages_free: int  # idle ones with a cached prefix included
+    pages_cached: int
+    cache_bytes: int
+    steps: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    preemptions: int
+    failures: int
+
+
+@dataclass(eq=False)
+class Job:
+    """An accepted request: its answers, those of them that run on, and what is known of its prompt."""
+
+    request_id: str
+    request: Request
+    answers: list[Answer]
+    open: set[int]
+    held_back: list[Answer]  # they start when the first one has put the prompt into the prefix cache
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+
+
+class Engine:
+    """Not safe to use from several threads, except `prepare` and `stats`; runner.EngineThread is."""
+
+    def __init__(self, model: LoadedModel, settings: EngineSettings | None = None) -> None:
+        self.model, self.settings = model, settings or EngineSettings()
+        num_pages = _num_pages(model, self.settings)
+        self.max_context = min(_max_context(model, self.settings), num_pages * self.settings.page_size)
+        self._cache = model.backend.new_cache(model.config, num_pages, self.settings.page_size,
+                                              self.settings.cache_format)
+        self._runner = model.backend.runner(model.config, model.weights, self.settings.max_step_tokens)
+        self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
+        self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
+                                    max_sequences=self.settings.max_sequences)
+        self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
+        self._arrivals = count()
+        self._jobs: dict[int, Job] = {}  # by arrival
+        self._arrival_of: dict[str, int] = {}
+        self._news: list[Delta] = []  # ends that came between steps
+        self._grammars: Grammars | None = None
+        self._num_steps = self._num_failures = 0
+        self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+
+    def submit(self, request: Request) -> str:
+        """Takes a request in and returns its id; RequestError if it cannot be answered."""
+        return self.accept(self.prepare(request))
+
+    def prepare(self, request: Request) -> Job:
+        """Everything about a request that needs no turn on the engine; any thread may do it."""
+        max_tokens = validate.check(request, self._vocab_size, self.max_context)
+        seed = request.sampling.seed
+        if seed is None:
+            seed = int.from_bytes(os.urandom(8), "little", signed=True)
+        arrival = next(self._arrivals)
+        request_id = f"request-{arrival}"
+        answers = [
+            Answer(request_id, index, request,
+                   Sequence((arrival, index), request.prompt,
+                            scores_prompt=request.prompt_logprobs is not None and index == 0),
+                   tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
+                   constraint=self._constraint(request.grammar))
+            for index in range(request.n)]
+        return Job(request_id, request, answers, set(range(request.n)), answers[1:])
+
+    def accept(self, job: Job) -> str:
+        """Puts a prepared request into the queue; QueueFullError if that is full."""
+        waiting = self._scheduler.num_unstarted
+        if waiting >= self.settings.max_waiting:
+            raise QueueFullError(waiting, self.settings.max_waiting)
+        first = job.answers[0].sequence
+        self._jobs[first.order[0]] = job
+        self._arrival_of[job.request_id] = first.order[0]
+        self._prompt_tokens += first.num_prompt
+        self._scheduler.add(first)
+        return job.request_id
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request's answers; nothing happens if it has ended already."""
+        arrival = self._arrival_of.get(request_id)
+        if arrival is not None:
+            self._news.extend(self._end_job(self._jobs[arrival], "cancelled"))
+
+    def abort(self, error: str) -> None:
+        """Ends all requests with an error."""
+        for job in list(self._jobs.values()):
+            self._num_failures += 1
+            self._news.extend(self._end_job(job, "error", error))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a `step` would bring anything."""
+        return bool(self._jobs or self._news)
+
+    def step(self) -> list[Delta]:
+        """Runs the model once on everything that can move on. Never raises for what one request did."""
+        deltas, self._news = self._news, []
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return deltas
+        self._num_steps += 1
+        try:
+            logits_RV = self._runner.logits(batching.pack(chunks, self._pages.page_size), self._cache)
+        except Exception as error:  # whatever it is: it must not reach the requests outside this step
+            for arrival in {chunk.sequence.order[0] for chunk in chunks}:
+                deltas += self._fail(self._jobs[arrival], error)
+            return deltas
+        self._scheduler.complete(chunks)
+        first = 0
+        for chunk in chunks:
+            last = first + chunk.end - chunk.first_row
+            job = self._jobs.get(chunk.sequence.order[0])  # None: a sibling has just failed
+            if last > first and job is not None:
+                try:
+                    deltas += self._read(job, chunk, logits_RV[first:last, :self._vocab_size])
+                except Exception as error:
+                    deltas += self._fail(job, error)
+            first = last
+        return deltas
+
+    def embed(self, texts: Seq[Seq[int]]) -> list[Array]:
+        """A vector of length 1 for each text; UnsupportedError if the model is not made for it."""
+        pooling = self._pooling()
+        vectors: list[Array] = []
+        for group in self.embedding_groups(texts):
+            self._scheduler.make_room(embedding.group_pages(group, self._pages.page_size))
+            vectors += embedding.embed(group, pooling, self._runner, self._cache, self._pages,
+                                       self.settings.max_step_tokens)
+        return vectors
+
+    def embedding_groups(self, texts: Seq[Seq[int]]) -> list[Seq[Seq[int]]]:
+        """The texts in groups of about a step each; an error if one of them cannot be embedded."""
+        self._pooling()
+        for text in texts:
+            validate.check_tokens(text, self._vocab_size)
+            if len(text) > self.max_context:
+                raise ContextLengthError(len(text), 0, self.max_context)
+        step_pages = self.settings.max_step_tokens // self._pages.page_size
+        return embedding.groups(texts, min(step_pages, self._pages.num_pages), self._pages.page_size)
+
+    def _pooling(self) -> embedding.Pooling:
+        if self.model.pooling is None:
+            raise UnsupportedError(f"{self.model.name} makes no embeddings: its file names no pooling",
+                                   hint="take an embedding model for this")
+        return self.model.pooling
+
+    def stats(self) -> EngineStats:
+        """Numbers for metrics; from another thread they may be a step apart from each other."""
+        return EngineStats(
+            running=len(self._scheduler.running), waiting=len(self._scheduler.waiting),
+            pages=self._pages.num_pages, pages_free=self._pages.num_available,
+            pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
+            prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens, preemptions=self._scheduler.num_preemptions,
+            failures=self._num_failures)
+
+    def check(self) -> None:
+        """Asserts that pages and sequences agree; for tests, after each step."""
+        sequences = [*self._scheduler.running, *self._scheduler.waiting]
+        self._pages.check(sequence.table[:sequence.num_pages].tolist() for sequence in sequences)
+        assert {sequence.order[0] for sequence in sequences} == set(self._jobs), "a request is lost"
+
+    def _constraint(self, grammar: Grammar | None) -> Constraint | None:
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            from brise.engine.grammar import Grammars  # noqa: PLC0415 - see answer.py
+            self._grammars = Grammars(self.model.tokenizer)
+        return self._grammars.constraint(grammar)
+
+    def _read(self, job: Job, chunk: Chunk, logits_RV: Array) -> list[Delta]:
+        """What the rows of one chunk say: of the prompt, of the next token, or of both."""
+        sequence = chunk.sequence
+        if sequence.wants_scores:
+            self._score_prompt(job, chunk, logits_RV)
+        if chunk.end < sequence.num_tokens:
+            return []
+        if job.held_back and sequence.order[1] == 0:
+            self._start(job)
+        answer = job.answers[sequence.order[1]]
+        if chunk.end == sequence.num_prompt:
+            self._tell_prompt(job, answer)
+        delta = answer.take(logits_RV[-1])
+        self._completion_tokens += len(delta.tokens)
+        if delta.finish is not None:
+            self._close(job, answer)
+        return [delta]
+
+    def _score_prompt(self, job: Job, chunk: Chunk, logits_RV: Array) -> None:
+        """The row of a position holds the log-probability of the token after it."""
+        sequence = chunk.sequence
+        for position in range(chunk.first_row, min(chunk.end, sequence.num_prompt - 1)):
+            job.prompt_logprobs.append(token_logprob(
+                self.model.tokenizer, logits_RV[position - chunk.first_row],
+                int(sequence.tokens[position + 1]), job.request.prompt_logprobs or 0))
+        sequence.num_scored = chunk.end
+
+    def _start(self, job: Job) -> None:
+        """The first answer has computed the prompt: the others find it in the prefix cache."""
+        for answer in job.held_back:
+            self._scheduler.add(answer.sequence)
+        job.held_back = []
+
+    def _tell_prompt(self, job: Job, answer: Answer) -> None:
+        """The answer begins: it will say how much of the prompt was cached and, once, how likely that was."""
+        first = job.answers[0].sequence
+        if answer.index == 0:
+            self._cached_tokens += first.num_cached
+        answer.num_cached = first.num_cached
+        if job.request.prompt_logprobs is not None:
+            answer.prompt_logprobs = tuple(job.prompt_logprobs)
+
+    def _fail(self, job: Job, error: Exception) -> list[Delta]:
+        self._num_failures += 1
+        return self._end_job(job, "error", f"{type(error).__name__}: {error}")
+
+    def _end_job(self, job: Job, finish: FinishReason, error: str | None = None) -> list[Delta]:
+        """Ends those of a request's answers that run on."""
+        deltas = []
+        for index in sorted(job.open):
+            deltas.append(job.answers[index].end(finish, error))
+            self._close(job, job.answers[index])
+        return deltas
+
+    def _close(self, job: Job, answer: Answer) -> None:
+        self._scheduler.remove(answer.sequence)
+        job.open.discard(answer.index)
+        if not job.open:
+            del self._jobs[self._arrival_of.pop(job.request_id)]
+
+
+def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:
+    if settings.num_pages is not None:
+        return settings.num_pages
+    page = memory.page_bytes(model.backend, model.config, settings.page_size, settings.cache_format)
+    if settings.cache_bytes is not None:
+        return memory.pages_within(settings.cache_bytes, page)
+    return memory.default_pages(page, _max_context(model, settings), settings.page_size)
+
+
+def _max_context(model: LoadedModel, settings: EngineSettings) -> int:
+    wanted = settings.max_context
+    if wanted is not None and not 1 <= wanted <= model.config.max_context:
+        raise UnsupportedError(f"a context of {wanted} tokens is asked for; {model.name} allows 1 to "
+                               f"{model.config.max_context}")
+    return wanted or model.config.max_context

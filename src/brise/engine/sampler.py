@@ -1,0 +1,181 @@
+"""From one row of logits to one token: pure functions, so that an answer never depends on its company.
+
+The order is: grammar, then log-probabilities are read, then logit bias and penalties, temperature, top-k,
+top-p, min-p (each on what the one before left), then the draw. Everything is exact; sorting the whole
+vocabulary is avoided by first finding a small set that must hold the answer.
+
+Legend: V vocabulary, C candidates, B blocks of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from math import isfinite, log
+from struct import pack
+
+import numpy as np
+
+from brise.engine.request import Sampling
+from brise.models.weights import Array
+
+# Sums are made by block, then over blocks: a running sum over the whole vocabulary costs ten times as much.
+_BLOCK = 256
+# The k-th largest of the blocks' maxima is a bound that k logits reach; small blocks make it a tight one.
+_SMALL_BLOCK = 64
+# 1 / temperature is cut here, so that float32 does not overflow; the draw is the arg max long before.
+_MAX_SHARPNESS = 1e30
+# Tokens this much less likely than the best are looked at only if the likelier ones do not make up top_p.
+_FLOORS = (2.0**-7, 2.0**-11, 2.0**-15, 2.0**-20, 0.0)
+
+
+class Adjustments:
+    """Logit bias and penalties of one answer; counts its tokens as they come.
+
+    The repetition penalty looks at prompt and answer (CTRL, 1909.05858), presence and frequency at the answer
+    only (OpenAI's definition).
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Array, vocab_size: int) -> None:
+        self._sampling = sampling
+        self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
+        self._bias = np.array(list(sampling.logit_bias.values()), np.float32)
+        self._is_seen: Array | None = None
+        if sampling.repetition_penalty != 1.0:
+            self._is_seen = np.zeros(vocab_size, np.bool_)
+            self._is_seen[prompt] = True
+        self._place_of: dict[int, int] = {}  # each of the answer's distinct tokens, in the arrays below
+        self._tokens: Array = np.empty(64, np.int64)
+        self._counts: Array = np.empty(64, np.float32)
+
+    def count(self, token: int) -> None:
+        """The answer has got `token`."""
+        if self._is_seen is not None:
+            self._is_seen[token] = True
+        place = self._place_of.get(token)
+        if place is None:
+            place = self._place_of[token] = len(self._place_of)
+            if place == len(self._tokens):
+                self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+                self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
+            self._tokens[place], self._counts[place] = token, 0
+        self._counts[place] += 1
+
+    def apply(self, logits_V: Array) -> Array:
+        """A changed copy."""
+        sampling = self._sampling
+        logits_V = logits_V.copy()
+        logits_V[self._bias_tokens] += self._bias
+        if self._is_seen is not None:
+            seen = np.flatnonzero(self._is_seen)
+            values = logits_V[seen]
+            penalty = np.float32(sampling.repetition_penalty)
+            logits_V[seen] = np.where(values > 0, values / penalty, values * penalty)
+        num_distinct = len(self._place_of)
+        logits_V[self._tokens[:num_distinct]] -= (
+            np.float32(sampling.presence_penalty)
+            + np.float32(sampling.frequency_penalty) * self._counts[:num_distinct])
+        return logits_V
+
+
+def adjustments(sampling: Sampling, prompt: Array, vocab_size: int) -> Adjustments | None:
+    """None if nothing of the kind is asked for: then a step pays nothing for it."""
+    if (sampling.logit_bias or sampling.repetition_penalty != 1.0 or sampling.presence_penalty
+            or sampling.frequency_penalty):
+        return Adjustments(sampling, prompt, vocab_size)
+    return None
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A number in [0, 1) for token `position` of answer `index`; it depends on nothing else."""
+    digest = blake2b(pack("<qqq", seed, index, position), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def pick(logits_V: Array, sampling: Sampling, draw: float, adjust: Adjustments | None = None) -> int:
+    """The token; `draw` in [0, 1) decides. ArithmeticError if the logits hold no finite best."""
+    if adjust is not None:
+        logits_V = adjust.apply(logits_V)
+    best_token = int(logits_V.argmax())
+    best = float(logits_V[best_token])
+    if not isfinite(best):  # argmax finds a NaN if there is one
+        raise ArithmeticError(f"the best logit is {best}: damaged numbers, or no token is allowed")
+    if sampling.temperature == 0:
+        return best_token
+    sharpness = min(1.0 / sampling.temperature, _MAX_SHARPNESS)
+    if 0 < sampling.top_k < len(logits_V):
+        tokens_C = largest(logits_V, sampling.top_k)
+        return _draw_sorted(tokens_C, _likelihoods(logits_V[tokens_C], best, sharpness), None, sampling, draw)
+    likelihoods_V = _likelihoods(logits_V, best, sharpness)
+    if sampling.top_p < 1.0 or sampling.min_p > 0.0:
+        return _draw_nucleus(likelihoods_V, sampling, draw)
+    return _draw_any(likelihoods_V, draw)
+
+
+def score(logits_V: Array, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of `token`, and the `num_top` best tokens with theirs, at temperature 1."""
+    best = logits_V.max()
+    norm = float(best) + log(float(np.exp(logits_V - best).sum()))
+    others = largest(logits_V, num_top).tolist() if num_top else []
+    return float(logits_V[token]) - norm, [(other, float(logits_V[other]) - norm) for other in others]
+
+
+def largest(logits_V: Array, count: int) -> Array:
+    """The tokens of the `count` largest finite logits, largest first; of equal ones the lower token first."""
+    count = min(count, len(logits_V))
+    maxima_B = np.maximum.reduceat(logits_V, np.arange(0, len(logits_V), _SMALL_BLOCK))
+    values = maxima_B if len(maxima_B) >= count else logits_V
+    bound = np.partition(values, len(values) - count)[len(values) - count]
+    tokens_C = np.flatnonzero(logits_V >= max(bound, np.finfo(np.float32).min))
+    return tokens_C[np.argsort(-logits_V[tokens_C], kind="stable")[:count]]
+
+
+def _likelihoods(logits: Array, best: float, sharpness: float) -> Array:
+    """Probabilities relative to the best token's: 1 for it."""
+    likelihoods = logits - np.float32(best)
+    likelihoods *= np.float32(sharpness)
+    return np.exp(likelihoods, out=likelihoods)
+
+
+def _draw_any(likelihoods_V: Array, draw: float) -> int:
+    """One of all tokens: first the block, then the token in it."""
+    ends_B = np.cumsum(_block_sums(likelihoods_V), dtype=np.float64)
+    target = draw * ends_B[-1]
+    block = _first_beyond(ends_B, target)
+    inside = np.cumsum(likelihoods_V[block * _BLOCK:(block + 1) * _BLOCK], dtype=np.float64)
+    return block * _BLOCK + _first_beyond(inside, target - (ends_B[block - 1] if block else 0.0))
+
+
+def _draw_nucleus(likelihoods_V: Array, sampling: Sampling, draw: float) -> int:
+    """One of the likeliest tokens that make up top_p of the whole and reach min_p of the best."""
+    total = float(_block_sums(likelihoods_V).sum(dtype=np.float64))
+    # Both rules keep a head of the sorted order: below min_p there is nothing to look for.
+    for floor in (sampling.min_p,) if sampling.min_p > 0 else _FLOORS:
+        tokens_C = np.flatnonzero(likelihoods_V >= floor)
+        likelihoods_C = likelihoods_V[tokens_C]
+        if likelihoods_C.sum(dtype=np.float64) >= sampling.top_p * total:
+            break
+    order = np.argsort(-likelihoods_C, kind="stable")
+    return _draw_sorted(tokens_C[order], likelihoods_C[order], total, sampling, draw)
+
+
+def _draw_sorted(tokens_C: Array, likelihoods_C: Array, total: float | None, sampling: Sampling,
+                 draw: float) -> int:
+    """Cuts candidates, likeliest first, by top_p of `total` (None: of their sum) and min_p; draws one."""
+    ends_C = np.cumsum(likelihoods_C, dtype=np.float64)
+    kept = len(ends_C)
+    if sampling.top_p < 1.0:
+        kept = int(np.searchsorted(ends_C, sampling.top_p * (total or ends_C[-1]))) + 1
+    if sampling.min_p > 0.0:
+        kept = min(kept, int(np.count_nonzero(likelihoods_C >= sampling.min_p)))
+    ends_C = ends_C[:max(kept, 1)]
+    return int(tokens_C[_first_beyond(ends_C, draw * ends_C[-1])])
+
+
+def _block_sums(values_V: Array) -> Array:
+    return np.add.reduceat(values_V, np.arange(0, len(values_V), _BLOCK))
+
+
+def _first_beyond(ends: Array, target: float) -> int:
+    """The first running sum that exceeds `target`; if rounding left none, the first that is the whole."""
+    found = int(np.searchsorted(ends, target, side="right"))
+    return found if found < len(ends) else int(np.searchsorted(ends, ends[-1]))

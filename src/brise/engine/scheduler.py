@@ -1,0 +1,160 @@
+"""Which tokens of which sequences go into the next step.
+
+Decodes and prefill chunks share one token budget: what runs goes first (oldest first), then who waits is let
+in, strictly in order of arrival. A sequence takes the pages of all its tokens when it is let in, and one more
+whenever it has filled its last one; if there is none, the youngest running sequence gives up its pages and
+will be computed anew (its finished pages may still be found in the prefix cache).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from brise.engine.pages import Pages
+from brise.engine.sequence import Sequence
+
+
+class Chunk(NamedTuple):
+    """Tokens start to end of a sequence go into the step; logits are wanted from first_row to end."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    first_row: int
+
+
+class Scheduler:
+    """`max_rows` bounds the rows of logits of one step: they are what is large (rows * vocabulary)."""
+
+    def __init__(self, pages: Pages, *, max_step_tokens: int, max_sequences: int) -> None:
+        self.pages = pages
+        self.max_step_tokens = max_step_tokens
+        # Every running sequence is in every step, so that none of them starves.
+        self.max_sequences = min(max_sequences, max_step_tokens)
+        self.max_rows = max(64, self.max_sequences)
+        self.waiting: list[Sequence] = []  # by order
+        self.running: list[Sequence] = []  # by order
+        self.num_preemptions = 0
+
+    @property
+    def num_unstarted(self) -> int:
+        """Sequences that have never run: the queue that a client sees."""
+        return sum(not sequence.was_admitted for sequence in self.waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out, wherever it is, and frees its pages."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self.pages.release(sequence.let_go())
+
+    def schedule(self) -> list[Chunk]:
+        """The next step. Not empty if anything runs or waits, given that each alone fits into the pages."""
+        self._grow()
+        chunks: list[Chunk] = []
+        # A decode is one token and one row: those are set aside before prefills divide the rest.
+        num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)
+        tokens, rows = self.max_step_tokens - num_decodes, self.max_rows - num_decodes
+        for sequence in self.running:
+            start, end = sequence.num_computed, sequence.num_tokens
+            if end - start == 1:
+                chunks.append(Chunk(sequence, start, end, start))
+            elif tokens > 0:
+                chunk = _prefill(sequence, tokens, rows)
+                tokens -= chunk.end - chunk.start
+                rows -= chunk.end - chunk.first_row
+                if chunk.end > chunk.start:
+                    chunks.append(chunk)
+        if self.waiting and tokens > 0:
+            chunks.extend(self._admit(tokens, rows))
+        return chunks
+
+    def complete(self, chunks: list[Chunk]) -> None:
+        """The step has been run: its keys and values are in the cache, and its full pages can be found."""
+        page_size = self.pages.page_size
+        for sequence, _, end, _ in chunks:
+            sequence.num_computed = end
+            for index in range(sequence.num_registered, end // page_size if self.pages.prefix_cache else 0):
+                self.pages.register(int(sequence.table[index]), sequence.key(index, page_size))
+                sequence.num_registered = index + 1
+
+    def make_room(self, num_pages: int) -> None:
+        """Preempts, youngest first, until `num_pages` are available or nothing runs."""
+        while self.pages.num_available < num_pages and self.running:
+            self._preempt()
+
+    def _grow(self) -> None:
+        """One more page for each running sequence that has filled its last one, oldest first."""
+        page_size = self.pages.page_size
+        position = 0
+        while position < len(self.running):
+            sequence = self.running[position]
+            if sequence.num_tokens > sequence.num_pages * page_size:
+                self.make_room(1)
+                if position == len(self.running):
+                    return  # it was itself the youngest
+                sequence.hold(self.pages.allocate(1))
+            position += 1
+
+    def _preempt(self) -> None:
+        youngest = self.running.pop()
+        self.pages.release(youngest.let_go())
+        self.add(youngest)
+        self.num_preemptions += 1
+
+    def _admit(self, tokens: int, rows: int) -> Iterator[Chunk]:
+        while self.waiting and tokens > 0 and len(self.running) < self.max_sequences:
+            sequence = self.waiting[0]
+            if not self._take_pages(sequence):
+                return
+            chunk = _prefill(sequence, tokens, rows)
+            tokens -= chunk.end - chunk.start
+            rows -= chunk.end - chunk.first_row
+            del self.waiting[0]
+            insort(self.running, sequence, key=_order)
+            if chunk.end > chunk.start:
+                yield chunk
+
+    def _take_pages(self, sequence: Sequence) -> bool:
+        """Pages for all tokens known so far, the first from the prefix cache; or False and nothing taken."""
+        page_size = self.pages.page_size
+        needed = -(-sequence.num_tokens // page_size)
+        found: list[int] = []
+        if self.pages.prefix_cache and not sequence.wants_scores:
+            # The last token is always computed: its logits are wanted.
+            found = self.pages.match(sequence.keys((sequence.num_tokens - 1) // page_size, page_size))
+        # Those who run may each want a page soon; to let one in and throw it out again would waste a prefill.
+        if needed - len(found) + len(self.running) > self.pages.num_available:
+            self.pages.release(found)
+            return False
+        sequence.hold(found)
+        sequence.hold(self.pages.allocate(needed - len(found)))
+        sequence.num_computed = len(found) * page_size
+        sequence.num_registered = len(found)
+        if not sequence.was_admitted:
+            sequence.was_admitted = True
+            sequence.num_cached = sequence.num_computed
+        return True
+
+
+def _prefill(sequence: Sequence, tokens: int, rows: int) -> Chunk:
+    """As many of the next tokens as the budgets of tokens and of rows allow."""
+    start = sequence.num_computed
+    end = min(sequence.num_tokens, start + tokens)
+    if sequence.wants_scores:
+        first_row = max(start, sequence.num_scored)
+        end = min(end, first_row + rows)
+        return Chunk(sequence, start, end, min(first_row, end))
+    if end == sequence.num_tokens and rows == 0:
+        end -= 1
+    return Chunk(sequence, start, end, end - 1 if end == sequence.num_tokens else end)
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order

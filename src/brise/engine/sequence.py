@@ -1,0 +1,76 @@
+"""One answer's tokens and the cache pages that hold their keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from brise.engine.pages import chained_key
+from brise.models.weights import Array
+
+
+class Sequence:
+    """Grows by a token a step. Arrays grow by doubling, so that a step rebuilds nothing.
+
+    `order` is (arrival, index): older is more important. Tokens before `num_computed` have their keys and
+    values in the cache. With `scores_prompt`, the logits of every prompt position are wanted, those before
+    `num_scored` have been had.
+    """
+
+    __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
+                 "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "_keys")
+
+    def __init__(self, order: tuple[int, int], prompt: Seq[int], *, scores_prompt: bool = False) -> None:
+        self.order = order
+        self.num_prompt = self.num_tokens = len(prompt)
+        self.tokens: Array = np.empty(self.num_prompt + 64, np.int32)
+        self.tokens[:self.num_prompt] = prompt
+        self.num_computed = 0
+        self.num_cached = 0  # of the prompt, found in the prefix cache when first admitted
+        self.table: Array = np.zeros(8, np.int32)
+        self.num_pages = 0
+        self.num_registered = 0
+        self.was_admitted = False
+        self.scores_prompt = scores_prompt
+        self.num_scored = 0
+        self._keys: list[bytes] = []  # of full pages; they outlive preemption
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether logits inside the prompt are still to come: its pages cannot be taken from the cache."""
+        return self.scores_prompt and self.num_scored < self.num_prompt
+
+    def append(self, token: int) -> None:
+        if self.num_tokens == len(self.tokens):
+            self.tokens = np.concatenate([self.tokens, np.empty_like(self.tokens)])
+        self.tokens[self.num_tokens] = token
+        self.num_tokens += 1
+
+    def hold(self, pages: Seq[int]) -> None:
+        """Puts pages behind the ones held already."""
+        needed = self.num_pages + len(pages)
+        if needed > len(self.table):
+            grown = np.zeros(max(2 * len(self.table), needed), np.int32)
+            grown[:self.num_pages] = self.table[:self.num_pages]
+            self.table = grown
+        self.table[self.num_pages:needed] = pages
+        self.num_pages = needed
+
+    def let_go(self) -> list[int]:
+        """Forgets all pages, and with them what was computed; returns them."""
+        held: list[int] = self.table[:self.num_pages].tolist()
+        self.num_pages = self.num_computed = self.num_registered = 0
+        return held
+
+    def keys(self, count: int, page_size: int) -> list[bytes]:
+        """The keys of the first `count` pages."""
+        while len(self._keys) < count:
+            start = len(self._keys) * page_size
+            parent = self._keys[-1] if self._keys else b""
+            self._keys.append(chained_key(parent, self.tokens[start:start + page_size]))
+        return self._keys[:count]
+
+    def key(self, index: int, page_size: int) -> bytes:
+        """The key of page `index`."""
+        return self._keys[index] if index < len(self._keys) else self.keys(index + 1, page_size)[index]

@@ -1,0 +1,119 @@
+"""The engine on real ops with tiny models: decode == prefill, batch == single, preempted == not, rescored == decoded.
+
+The native backend promises equal bits whatever a token's company; the reference leaves its sums to BLAS, which
+adds in another order for other shapes, so there numbers are compared within a tolerance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import LoadedModel, load
+from brise.engine.request import Delta, Request, Sampling
+from brise.errors import UnsupportedError
+from brise.ops.contract import CacheFormat
+from tests.checkpoint.make_gguf import write_tiny
+from tests.engine.stub import answer, run_all, tokens_of
+from tests.tolerances import GOLDEN_LOGITS
+
+PROMPTS = [tuple((7 * index + 3 * place) % 250 + 3 for place in range(length))
+           for index, length in enumerate((5, 40, 33, 64))]
+# Logits are off by GOLDEN_LOGITS, a log-probability by that of the token and that of the sum.
+TOLERANCE = {"native": 0.0, "reference": 2 * GOLDEN_LOGITS}
+
+
+@pytest.fixture(scope="module", params=["reference", "native"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    if request.param == "native":
+        pytest.importorskip("brise.ops._native")
+    path = write_tiny(tmp_path_factory.mktemp("tiny") / "qwen3.gguf", "qwen3", format="Q8_0")
+    return load(path, backend=request.param, threads=1)
+
+
+def engine_on(model: LoadedModel, num_pages: int = 64, *, max_step_tokens: int = 512,
+              prefix_cache: bool = True, cache_format: CacheFormat = "f32") -> Engine:
+    return Engine(model, EngineSettings(num_pages=num_pages, max_step_tokens=max_step_tokens,
+                                        prefix_cache=prefix_cache, cache_format=cache_format))
+
+
+def request_for(index: int) -> Request:
+    return Request(PROMPTS[index], max_tokens=24, logprobs=2, ignore_eos=True, sampling=Sampling(seed=index))
+
+
+def assert_equal(model: LoadedModel, left: list[Delta], right: list[Delta]) -> None:
+    assert tokens_of(left) == tokens_of(right)
+    values = [[delta.logprobs[0].logprob for delta in deltas] for deltas in (left, right)]
+    assert values[0] == pytest.approx(values[1], rel=0, abs=TOLERANCE[model.backend.name])
+
+
+@pytest.mark.parametrize("max_step_tokens", [1, 17])
+def test_chunks_do_not_change_an_answer(model: LoadedModel, max_step_tokens: int) -> None:
+    chunked = answer(engine_on(model, max_step_tokens=max_step_tokens), request_for(1))
+    assert_equal(model, chunked, answer(engine_on(model), request_for(1)))
+
+
+def test_company_does_not_change_an_answer(model: LoadedModel) -> None:
+    engine = engine_on(model)
+    ids = []
+    out: dict[str, list[Delta]] = {}
+    for index in range(4):
+        ids.append(engine.submit(request_for(index)))
+        for delta in engine.step():
+            out.setdefault(delta.request_id, []).append(delta)
+    for (request_id, _), deltas in run_all(engine).items():
+        out[request_id] += deltas
+    for index, request_id in enumerate(ids):
+        assert_equal(model, out[request_id], answer(engine_on(model), request_for(index)))
+
+
+def test_preemption_does_not_change_an_answer(model: LoadedModel) -> None:
+    engine = engine_on(model, 9, prefix_cache=False)
+    ids = [engine.submit(request_for(index)) for index in range(4)]
+    out = run_all(engine)
+    assert engine.stats().preemptions > 0
+    for index, request_id in enumerate(ids):
+        assert_equal(model, out[request_id, 0], answer(engine_on(model), request_for(index)))
+
+
+@pytest.mark.parametrize("cache_format", ["f32", "f16", "q8"])
+def test_what_was_decoded_scores_the_same_as_a_prompt(model: LoadedModel, cache_format: CacheFormat) -> None:
+    engine = engine_on(model, cache_format=cache_format)
+    decoded = answer(engine, request_for(2))
+    whole = (*PROMPTS[2], *tokens_of(decoded))
+    (scored,) = answer(engine, Request(whole, max_tokens=0, prompt_logprobs=2))
+    assert scored.prompt_logprobs is not None
+    rescored = scored.prompt_logprobs[len(PROMPTS[2]):]
+    if model.backend.name == "native":
+        assert rescored == tuple(delta.logprobs[0] for delta in decoded)
+    for before, after in zip(decoded, rescored, strict=True):
+        assert after is not None and before.logprobs[0].logprob == pytest.approx(after.logprob, abs=0.01)
+
+
+def test_answers_of_one_request_are_those_without_a_prefix_cache(model: LoadedModel) -> None:
+    def answers(prefix_cache: bool) -> list[list[Delta]]:
+        engine = engine_on(model, prefix_cache=prefix_cache)
+        request_id = engine.submit(Request(PROMPTS[3], max_tokens=8, n=3, logprobs=0, sampling=Sampling(seed=1)))
+        out = run_all(engine)
+        return [out[request_id, index] for index in range(3)]
+
+    for shared, apart in zip(answers(True), answers(False), strict=True):
+        assert_equal(model, shared, apart)
+
+
+def test_an_embedding_model_embeds(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "embed.gguf", "qwen3", extra_metadata={"qwen3.pooling_type": 3})
+    model = load(path, backend="reference")
+    assert (model.pooling, model.name) == ("last", "Tiny qwen3")
+    together = engine_on(model).embed(PROMPTS)
+    apart = [engine_on(model, max_step_tokens=16).embed([prompt])[0] for prompt in PROMPTS]
+    assert np.concatenate(together) == pytest.approx(np.concatenate(apart), abs=1e-5)
+
+
+def test_an_unknown_pooling_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "rank.gguf", "qwen3", extra_metadata={"qwen3.pooling_type": 4})
+    with pytest.raises(UnsupportedError, match="pooling_type is 4"):
+        load(path, backend="reference")
