@@ -65,7 +65,8 @@ BRISE_INLINE size_t tile_of(const CacheLayer& cache, const AttendUnit& unit, int
 // Turns scores of keys [begin, end) into weights exp(s - max); returns their max and sum. Masked ones become 0.
 BRISE_INLINE void soften(const Row& row, int begin, int end, float* s, float& max, float& sum) {
   const int padded = (end - begin + TILE - 1) / TILE * TILE;
-  const int from = row.first > begin ? row.first - begin : 0;
+  // Rows of one pass see different keys: a row's window may begin behind this chunk, whose scores end at `end`.
+  const int from = row.first > begin ? (row.first < end ? row.first : end) - begin : 0;
   const int to = row.position + 1 < end ? row.position + 1 - begin : end - begin;
   for (int i = 0; i < from; i++) s[i] = MINUS_INFINITY;
   for (int i = to < 0 ? 0 : to; i < padded; i++) s[i] = MINUS_INFINITY;
@@ -178,6 +179,9 @@ BRISE_INLINE float int8_scale(const float* x, int n) {
   return top / 127.0f;
 }
 
+// A subnormal scale has no inverse in float: numbers so small (below 1.5e-36) are stored as 0.
+BRISE_INLINE float int8_inverse(float scale) { return scale >= std::numeric_limits<float>::min() ? 1.0f / scale : 0.0f; }
+
 // Writes one token's key and value (kv_heads, head_dim) to its slot.
 void write_cache(const CacheLayer& cache, int slot, const float* k, const float* v) {
   const int n = cache.head_dim, lane = slot % TILE;
@@ -200,7 +204,7 @@ void write_cache(const CacheLayer& cache, int slot, const float* k, const float*
       }
     } else {
       const float ks = int8_scale(k, n), vs = int8_scale(v, n);
-      const float ki = ks > 0.0f ? 1.0f / ks : 0.0f, vi = vs > 0.0f ? 1.0f / vs : 0.0f;
+      const float ki = int8_inverse(ks), vi = int8_inverse(vs);
       cache.key_scales[tile * TILE + (size_t)lane] = ks;
       cache.value_scales[tile * TILE + (size_t)lane] = vs;
       for (int e = 0; e < n; e++) {

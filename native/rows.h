@@ -2,6 +2,8 @@
 // beside the linears; a tail shorter than 16 goes through a padded copy, so that every length is legal.
 #pragma once
 
+#include <limits>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -73,7 +75,8 @@ void quantize_row(const float* x, int cols, QBlock* block, int width) {
     const F a = f_load(x + c), b = f_load(x + c + LANES);
     const float top = f_top(f_max(f_abs(a), f_abs(b)));
     block->scale = top / 127.0f;
-    const F inverse = f_set(top > 0.0f ? 127.0f / top : 0.0f);
+    // A subnormal scale has no inverse in float: activations so small (below 1.5e-36) count as 0.
+    const F inverse = f_set(block->scale >= std::numeric_limits<float>::min() ? 127.0f / top : 0.0f);
     const I qa = i_round(f_mul(a, inverse)), qb = i_round(f_mul(b, inverse));
     i_store_i8(block->q, qa);
     i_store_i8(block->q + LANES, qb);

@@ -2,7 +2,7 @@
 
     pip install 'brise[goldens]'
     python tests/goldens/make.py                          # the tiny random models
-    python tests/goldens/make.py --smollm2 smollm2.gguf   # top logits of the real SmolLM2
+    python tests/goldens/make.py --smollm2 smollm2.gguf   # top logits of the real SmolLM2 (needs accelerate)
 
 A tiny model's file holds `config` (brise's Config as JSON), weights under brise's names, `tokens`, `logits`.
 Weights are int8 and mean value / 64: exact in float32, float16 and bfloat16, and small once compressed.

@@ -31,7 +31,7 @@ class Stored:
     logits: Array  # (T, N)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stored() -> Stored:
     with np.load(FOLDER / "real_smollm2.npz") as file:
         fixed = np.broadcast_to(file["fixed_ids"], file["fixed_logits"].shape)
@@ -39,7 +39,14 @@ def stored() -> Stored:
                       np.concatenate([file["top_logits"], file["fixed_logits"]], axis=1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def emulated(model: tuple[Config, Weights], stored: Stored) -> Array:
+    """Logits with activations rounded to int8 as the native backend does, and nothing else changed."""
+    config, weights = model
+    return dense.forward(RoundedActivationOps(), config, weights, prompt(stored))
+
+
+@pytest.fixture(scope="session")
 def model(smollm2_path: Path) -> Iterator[tuple[Config, Weights]]:
     gguf = open_gguf(smollm2_path)
     config = read_config(gguf)
@@ -56,23 +63,22 @@ def test_reference_logits(model: tuple[Config, Weights], stored: Stored) -> None
 
 
 def test_native_logits_to_the_quantisation_s_own_error(
-        under_test: UnderTest, model: tuple[Config, Weights], stored: Stored) -> None:
+        under_test: UnderTest, model: tuple[Config, Weights], stored: Stored, emulated: Array) -> None:
     if not under_test.is_native:
         pytest.skip("the reference is compared more closely above")
     config, weights = model
     placed = place(weights, under_test.backend.place)
     cache = under_test.backend.new_cache(config, 1, 16, "f16")
     logits = under_test.backend.runner(config, placed, 16).logits(prompt(stored, cached=True), cache)
-    emulated = dense.forward(RoundedActivationOps(), config, weights, prompt(stored))
     limit = tolerances.SMOLLM2_NATIVE_OVER_EMULATED * deviation(emulated, stored)
     assert deviation(logits, stored) < limit
     assert logits[-1].argmax() == stored.ids[-1, 0]
 
 
 def deviation(logits: Array, stored: Stored) -> float:
-    """Root mean square of the difference to the stored logits."""
+    """Root mean square of the difference to the stored logits, apart from a shift of a whole position."""
     errors = np.take_along_axis(logits, stored.ids, 1) - stored.logits
-    return float(np.sqrt(np.mean(errors.astype(np.float64)**2)))
+    return float(np.sqrt(np.mean((errors - errors.mean(axis=1, keepdims=True))**2)))
 
 
 def prompt(stored: Stored, *, cached: bool = False) -> Batch:

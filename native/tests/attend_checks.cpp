@@ -1,0 +1,245 @@
+// Checks of attend.h: the paged cache in its three formats, and attention over it.
+//
+// The cache is read back by its layout as kernels.h draws it and compared with what was written; attention is then
+// compared with softmax sums in double over the numbers read back. Memory that nothing was written to is NaN.
+#include <algorithm>
+#include <initializer_list>
+
+#include "checks.h"
+
+namespace checks {
+
+using namespace brise;
+
+namespace {
+
+struct Setup {
+  CacheFormat format;
+  int head_dim, kv_heads, share, page_size;
+  int context, tokens;  // the last `tokens` of `context` positions ask
+  int window;
+  float loudness;       // of queries: large ones make softmax nearly a maximum
+};
+
+// One sequence in the pages of a pool, in any order, with pages between that are not its own.
+struct Paged {
+  explicit Paged(const Setup& setup, Random& random) : setup(setup) {
+    const int used = (setup.context + setup.page_size - 1) / setup.page_size, pool = used + 3;
+    std::vector<int32_t> order(pool);
+    for (int i = 0; i < pool; i++) order[i] = i;
+    for (int i = pool - 1; i > 0; i--) std::swap(order[i], order[random.below(i + 1)]);
+    pages.assign(order.begin(), order.begin() + used);
+    const int stride = (setup.head_dim + 15) / 16 * 16;
+    layer = {setup.format, setup.page_size, setup.kv_heads, setup.head_dim, stride, nullptr, nullptr, nullptr, nullptr};
+    const size_t slots = (size_t)pool * setup.page_size * setup.kv_heads;
+    keys.assign(slots * setup.head_dim * layer.element(), 0xff);
+    values.assign(slots * stride * layer.element(), 0xff);
+    key_scales.assign(slots, NAN);
+    value_scales.assign(slots, NAN);
+    layer.keys = keys.data(), layer.values = values.data();
+    layer.key_scales = key_scales.data(), layer.value_scales = value_scales.data();
+  }
+  int slot(int position) const { return pages[position / setup.page_size] * setup.page_size + position % setup.page_size; }
+  // Number of the slot of one head among all slots of all heads: [page][head][token of the page].
+  size_t place(int position, int head) const {
+    return ((size_t)pages[position / setup.page_size] * setup.kv_heads + head) * setup.page_size + position % setup.page_size;
+  }
+  double number(const std::vector<uint8_t>& memory, size_t index, float scale) const {
+    if (setup.format == CacheFormat::Q8) return (int8_t)memory[index] * (double)scale;
+    if (setup.format == CacheFormat::F16) return half_value(((const uint16_t*)memory.data())[index]);
+    return ((const float*)memory.data())[index];
+  }
+  // What lies in the cache, as (context, kv_heads, head_dim) like what was written.
+  void read() {
+    for (int position = 0; position < setup.context; position++)
+      for (int head = 0; head < setup.kv_heads; head++) {
+        const size_t at = place(position, head);
+        for (int e = 0; e < setup.head_dim; e++) {
+          k.push_back(number(keys, (at / 16 * setup.head_dim + e) * 16 + at % 16, key_scales[at]));
+          v.push_back(number(values, at * layer.stride + e, value_scales[at]));
+        }
+      }
+  }
+
+  Setup setup;
+  std::vector<int32_t> pages;
+  std::vector<uint8_t> keys, values;
+  std::vector<float> key_scales, value_scales;
+  std::vector<double> k, v;
+  CacheLayer layer;
+};
+
+// How far a stored number may lie from the one written; top is the largest of its token and head.
+double storage_bound(CacheFormat format, float x, double top) {
+  if (format == CacheFormat::F32) return 0;
+  if (format == CacheFormat::F16) return std::fabs(half_value(nearest_half(x)) - x);
+  return (0.5 + 127 * 4 * U) * top / 127 + (top < 1e-30 ? top : 0);
+}
+
+void check_stored(Tally& tally, CacheFormat format, int head_dim, const std::vector<float>& from,
+                  const std::vector<double>& got) {
+  for (size_t at = 0; at < from.size(); at += (size_t)head_dim) {
+    double top = 0;
+    for (int e = 0; e < head_dim; e++) top = std::fmax(top, std::fabs(from[at + e]));
+    for (size_t i = at; i < at + (size_t)head_dim; i++) tally.near(got[i], from[i], storage_bound(format, from[i], top), (long)i);
+  }
+}
+
+// Writes all tokens, the last first, reads them back and compares.
+void check_written(Tally& tally, const Kernels& kernels, Paged& cache, const std::vector<float>& k,
+                   const std::vector<float>& v) {
+  const Setup& s = cache.setup;
+  const size_t width = (size_t)s.kv_heads * s.head_dim;
+  for (int p = s.context - 1; p >= 0; p--) kernels.write_cache(cache.layer, cache.slot(p), &k[p * width], &v[p * width]);
+  cache.read();
+  check_stored(tally, s.format, s.head_dim, k, cache.k);
+  check_stored(tally, s.format, s.head_dim, v, cache.v);
+}
+
+struct Expected {
+  std::vector<double> out;
+  double bound;
+};
+
+// Softmax over the keys a query sees, in double. The bound is derived in tests/tolerances.py; exp is off by 5 u.
+Expected softmax_sum(const Paged& cache, const float* q, int position, int head, float scale) {
+  const Setup& s = cache.setup;
+  const int first = s.window ? std::max(0, position - s.window + 1) : 0, keys = position - first + 1;
+  const size_t width = (size_t)s.kv_heads * s.head_dim, start = first * width + (size_t)head * s.head_dim;
+  std::vector<double> score(keys);
+  double top = -INFINITY, sum = 0, largest = 0, largest_value = 0;
+  for (int i = 0; i < keys; i++) {
+    double size = 0;
+    for (int e = 0; e < s.head_dim; e++) {
+      const double product = q[e] * cache.k[start + i * width + e];
+      score[i] += product * scale, size += std::fabs(product) * scale;
+    }
+    top = std::fmax(top, score[i]), largest = std::fmax(largest, size);
+  }
+  Expected out{std::vector<double>(s.head_dim), 0};
+  for (double& one : score) sum += one = std::exp(one - top);
+  for (int i = 0; i < keys; i++)
+    for (int e = 0; e < s.head_dim; e++) {
+      const double v = cache.v[start + i * width + e];
+      out.out[e] += score[i] / sum * v, largest_value = std::fmax(largest_value, std::fabs(v));
+    }
+  out.bound = largest_value * (2 * (s.head_dim + 3) * U * largest + (2 * keys + 16) * U);
+  return out;
+}
+
+struct Asked {
+  const Kernels& kernels;
+  const Paged& cache;
+  AttendShape shape;
+  std::vector<float> q;
+  std::vector<int32_t> positions;
+};
+
+// All queries, `together` tokens a unit; work space is as large as promised and not larger.
+std::vector<float> attend(Tally& tally, const Asked& asked, int together) {
+  const Setup& s = asked.cache.setup;
+  Guarded out(asked.q.size()), scratch(asked.kernels.attend_scratch(s.head_dim), 1);
+  for (size_t i = 0; i < scratch.size(); i++) scratch[i] = NAN;
+  for (int begin = 0; begin < s.tokens; begin += together)
+    for (int head = s.kv_heads - 1; head >= 0; head--) {
+      const AttendUnit unit = {asked.q.data(), out.data(), asked.positions.data(), asked.cache.pages.data(), begin,
+                               std::min(begin + together, s.tokens), head};
+      asked.kernels.attend(asked.cache.layer, asked.shape, unit, scratch.data());
+      const int next = (head - 1) * s.share * s.head_dim;
+      if (head > 0) tally.holds(out[(size_t)begin * s.kv_heads * s.share * s.head_dim + next] == Guarded::MARK, "one head");
+    }
+  tally.holds(out.intact() && scratch.intact(), "inside its memory");
+  return {out.data(), out.data() + out.size()};
+}
+
+void check_setup(Tally& stored, Tally& tally, const Kernels& kernels, const Setup& s, Random& random) {
+  Paged cache(s, random);
+  const size_t numbers = (size_t)s.context * s.kv_heads * s.head_dim;
+  const std::vector<float> k = random.normals(numbers), v = random.normals(numbers);
+  const int heads = s.kv_heads * s.share;
+  const float scale = (float)(1 / std::sqrt((double)s.head_dim));
+  Asked asked{kernels, cache, {heads, s.kv_heads, s.head_dim, s.window, scale},
+              random.normals((size_t)s.tokens * heads * s.head_dim), {}};
+  for (float& x : asked.q) x *= s.loudness;
+  for (int t = 0; t < s.tokens; t++) asked.positions.push_back(s.context - s.tokens + t);
+  for (Tally* one : {&stored, &tally})
+    one->begin("head_dim %d kv_heads %d share %d page %d context %d tokens %d window %d", s.head_dim, s.kv_heads, s.share,
+               s.page_size, s.context, s.tokens, s.window);
+  check_written(stored, kernels, cache, k, v);
+  const std::vector<float> alone = attend(tally, asked, 1);
+  for (int row = 0; row < s.tokens * heads; row++) {
+    const size_t at = (size_t)row * s.head_dim;
+    const Expected expected = softmax_sum(cache, &asked.q[at], asked.positions[row / heads], row % heads / s.share, scale);
+    for (int e = 0; e < s.head_dim; e++) tally.near(alone[at + e], expected.out[e], expected.bound, row);
+  }
+  for (int together : {3, 5, s.tokens}) tally.same_bits(attend(tally, asked, together).data(), alone.data(), alone.size());
+}
+
+// Small contexts with all shapes; then contexts around KEY_CHUNK with windows that begin on either side of it.
+std::vector<Setup> setups(CacheFormat format) {
+  std::vector<Setup> out;
+  for (int head_dim : {16, 24, 64, 80, 128})
+    for (int share : {1, 3, 4, 8})
+      for (int window : {0, 9})
+        out.push_back({format, head_dim, head_dim < 64 ? 2 : 1, share, 16 << (share % 3), 37, 13, window, 1.0f});
+  for (int context : {1, 15, 16, 17, 31, 32, 33, 48, 49})
+    out.push_back({format, 24, 1, 2, 16, context, std::min(context, 5), 0, 1.0f});
+  for (int context : {512, 513, 523, 1040})
+    for (int window : {0, 1, 12, 513}) out.push_back({format, 16, 1, 1, 32, context, 13, window, 1.0f});
+  for (int window : {2, 7, 30}) out.push_back({format, 16, 1, 1, 16, 512 + window + 5, 24, window, 1.0f});
+  out.push_back({format, 24, 1, 3, 16, 1550, 5, 0, 3.0f});
+  out.push_back({format, 64, 1, 4, 64, 530, 4, 0, 30.0f});
+  return out;
+}
+
+// Every half, and what lies beside the middles between them, through write_cache: head_dim 64, one token.
+void check_f16_stores(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "F16 rounding");
+  std::vector<float> numbers = {65519.996f, 65520.0f, 1e30f, INFINITY, 0x1p-25f, 0x1.000002p-25f, 0x1p-149f, 1e-30f};
+  for (int bits = 0; bits < 0x7bff; bits++) {
+    const float low = (float)half_value((uint16_t)bits), middle = (float)((low + half_value((uint16_t)(bits + 1))) / 2);
+    for (float x : {low, std::nextafter(middle, 0.0f), middle, std::nextafter(middle, 1e9f)}) numbers.push_back(x);
+  }
+  const int width = 2048;
+  numbers.resize((numbers.size() + width - 1) / width * width);
+  std::vector<float> negative(width);
+  std::vector<uint16_t> keys(width * 16), values(width * 16);
+  const CacheLayer layer = {CacheFormat::F16, 16, 1, width, width, (uint8_t*)keys.data(), (uint8_t*)values.data(),
+                            nullptr, nullptr};
+  for (size_t at = 0; at < numbers.size(); at += width) {
+    for (int i = 0; i < width; i++) negative[i] = -numbers[at + i];
+    kernels.write_cache(layer, 3, &numbers[at], negative.data());
+    for (int i = 0; i < width; i++) {
+      tally.equal(keys[(size_t)i * 16 + 3], nearest_half(numbers[at + i]), (long)at + i);
+      tally.equal(values[(size_t)3 * width + i], nearest_half(negative[i]), (long)at + i);
+    }
+  }
+}
+
+// Numbers so small that the inverse of their scale is no float, and a token of zeros.
+void check_tiny_q8(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "tiny Q8");
+  Random random(9);
+  const Setup setup = {CacheFormat::Q8, 24, 2, 1, 16, 21, 1, 0, 1.0f};
+  Paged cache(setup, random);
+  std::vector<float> k = random.normals(21 * 48), v = random.normals(21 * 48);
+  const float factors[] = {0.0f, 1e-30f, 1e-36f, 1e-38f, 1e-40f, 1e-43f, 1e30f};
+  for (size_t i = 0; i < k.size(); i++) k[i] *= factors[i / 48 % 7], v[i] *= factors[i / 48 % 7];
+  check_written(tally, kernels, cache, k, v);
+}
+
+}  // namespace
+
+void check_attention(Report& report, const Kernels& kernels) {
+  struct Named { const char* name; CacheFormat format; };
+  for (Named one : {Named{"f32", CacheFormat::F32}, {"f16", CacheFormat::F16}, {"q8", CacheFormat::Q8}}) {
+    Tally stored(report, kernels.name, std::string("write_cache ") + one.name);
+    Tally tally(report, kernels.name, std::string("attend ") + one.name);
+    Random random(8);
+    for (const Setup& setup : setups(one.format)) check_setup(stored, tally, kernels, setup, random);
+  }
+  check_f16_stores(report, kernels);
+  check_tiny_q8(report, kernels);
+}
+
+}  // namespace checks

@@ -1,0 +1,176 @@
+"""`brise chat`: talk to a model in the terminal, in a pipe, or with one question.
+
+The time to the first token counts here: nothing is imported that an answer does not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from brise import settings
+from brise.checkpoint.store import Store, locate
+from brise.cli import chat_options, terminal
+from brise.cli.chat_commands import Said, Session, execute, names
+from brise.cli.chat_input import Reader
+from brise.cli.conversation import DEFAULT_MAX_TOKENS, Answer, Conversation
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import load
+from brise.errors import BriseError, RequestError
+
+# A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
+DEFAULT_CONTEXT = 8192
+PAGE_SIZE = 16
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "chat", help="talk to a model in the terminal", allow_abbrev=False,
+        description="Talk to a model. With words, or with text on stdin, it answers once and ends.",
+        epilog="examples: brise chat smollm2 | brise chat smollm2 'What is a breeze?' | "
+               "git diff | brise chat smollm2 'Summarise:' -")
+    parser.add_argument("model", metavar="MODEL",
+                        help="a name that `brise models` lists, or the path of a .gguf file")
+    parser.add_argument("words", metavar="WORD", nargs="*",
+                        help="the question; a word - stands for the text on stdin")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    chat_options.add_arguments(parser)
+    parser.add_argument("--context", metavar="N", type=chat_options.count,
+                        help="tokens that the conversation may have "
+                             f"(default: what the model allows, at most {DEFAULT_CONTEXT})")
+    parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
+                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    question = _question(args.words)
+    settings_ = settings.read()
+    located = locate(args.model, Store(settings_.home))
+    model = load(located.path, threads=args.threads or settings_.threads,
+                 name=located.name, digest=located.digest)
+    context = args.context or min(DEFAULT_CONTEXT, model.config.max_context)
+    engine = Engine(model, EngineSettings(max_context=context, num_pages=-(-context // PAGE_SIZE),
+                                          page_size=PAGE_SIZE, max_sequences=1))
+    session = Session(Conversation(model, engine, args.system), chat_options.from_arguments(args))
+    if question is not None:
+        _answer(session, question, Stop())
+        return 0
+    terminal.note(f"{located.name}: /help lists the commands, /exit or Ctrl-D leaves")
+    reader = Reader(settings_.home / "chat_history", names())
+    try:
+        _converse(session, reader)
+    finally:
+        reader.close()
+    return 0
+
+
+@dataclass
+class Stop:
+    """Whether the answer that runs shall stop."""
+
+    is_pressed: bool = False
+
+
+def _question(words: list[str]) -> str | None:
+    """The one question of the command line or of stdin; None: a person will type."""
+    if not words and sys.stdin.isatty():
+        return None
+    parts = [" ".join(words)]
+    if "-" in words or not words:
+        at = words.index("-") if words else 0
+        parts = [" ".join(words[:at]), _read_stdin(), " ".join(words[at + 1:])]
+    text = "\n\n".join(part for part in parts if part)
+    if not text.strip():
+        raise RequestError("there is nothing to ask: stdin is empty", hint="brise chat MODEL 'your question'")
+    return _checked(text)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the text on stdin is not UTF-8: {error}") from None
+
+
+def _checked(text: str) -> str:
+    """Refuses bytes that are no UTF-8; Python hands them over as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the question is not UTF-8: {error}") from None
+    return text
+
+
+def _converse(session: Session, reader: Reader) -> None:
+    """Reads and answers until the person leaves. Errors are shown and the chat goes on."""
+    is_leaving = False
+    while True:
+        try:
+            typed = reader.read()
+        except EOFError:
+            terminal.note("")
+            return
+        except KeyboardInterrupt:
+            terminal.note("\nleft" if is_leaving else "\n(once more to leave)")
+            if is_leaving:
+                return
+            is_leaving = True
+            continue
+        is_leaving = False
+        try:
+            is_command = typed.text.startswith("/") and not typed.is_block
+            said = execute(session, typed.text) if is_command else Said(_checked(typed.text))
+            if said.is_end:
+                return
+            if said.question is not None and said.question.strip():
+                with _ctrl_c_stops() as stop:
+                    _answer(session, said.question, stop)
+        except BriseError as error:
+            terminal.note(f"brise: error: {error}")
+
+
+def _answer(session: Session, question: str, stop: Stop) -> None:
+    write = terminal.stream_safely if sys.stdout.isatty() else terminal.stream
+    answer = session.conversation.ask(question, session.options, write, lambda: stop.is_pressed)
+    terminal.stream("" if answer.text.endswith("\n") else "\n")
+    session.last = answer
+    _explain(session, answer)
+    if session.options.stats:
+        terminal.note(answer.stats)
+
+
+def _explain(session: Session, answer: Answer) -> None:
+    """Says why an answer is shorter than the model wanted."""
+    if answer.finish == "cancelled":
+        terminal.note("[stopped]")
+    elif answer.finish == "length" and answer.completion_tokens == session.options.max_tokens:
+        terminal.note(f"[cut after {answer.completion_tokens} tokens, as --max-tokens says]")
+    elif answer.finish == "length" and answer.completion_tokens == DEFAULT_MAX_TOKENS:
+        terminal.note(f"[cut after {DEFAULT_MAX_TOKENS} tokens; --max-tokens N allows longer answers]")
+    elif answer.finish == "length":
+        terminal.note("[cut: the context is full; /clear begins anew, --context N makes it longer]")
+
+
+@contextmanager
+def _ctrl_c_stops() -> Iterator[Stop]:
+    """Ctrl-C sets a flag that is looked at between steps, so that no step is torn in the middle.
+
+    A second one, if the first has not worked yet, ends the program in the usual way.
+    """
+    stop = Stop()
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        if stop.is_pressed:
+            raise KeyboardInterrupt
+        stop.is_pressed = True
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

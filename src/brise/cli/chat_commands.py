@@ -1,0 +1,129 @@
+"""The / commands of a chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from brise.cli import chat_options, terminal
+from brise.cli.chat_options import ChatOptions
+from brise.cli.conversation import Answer, Conversation
+from brise.errors import RequestError
+
+
+@dataclass
+class Session:
+    """One chat at the terminal."""
+
+    conversation: Conversation
+    options: ChatOptions
+    last: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command leads to: a question to ask, or the end of the chat, or neither."""
+
+    question: str | None = None
+    is_end: bool = False
+
+
+def help_lines() -> Mapping[str, str]:
+    """Every command and what it does."""
+    return {
+        "/help": "list the commands",
+        "/clear": "forget what was said; the system prompt stays",
+        "/system [TEXT]": "set the system prompt, or show it; /system - takes it away",
+        "/set [NAME VALUE]": "change a setting, or show all of them",
+        "/stats": "show the speed of the last answer",
+        "/save FILE": "write the conversation to a new JSON file",
+        "/retry": "ask the last question again",
+        "/exit": "leave (also Ctrl-D)",
+    }
+
+
+def names() -> tuple[str, ...]:
+    return tuple(line.split()[0] for line in help_lines())
+
+
+def execute(session: Session, line: str) -> Said:
+    """Runs one line that begins with a slash; RequestError if it is no command."""
+    name, _, argument = line.strip().partition(" ")
+    argument = argument.strip()
+    if argument and name in ("/help", "/clear", "/stats", "/retry", "/exit"):
+        raise RequestError(f"{name} takes nothing after it, got {argument!r}")
+    match name:
+        case "/help":
+            _help()
+        case "/clear":
+            session.conversation.turns.clear()
+            terminal.note("forgotten; a new conversation begins")
+        case "/system":
+            _system(session, argument)
+        case "/set":
+            _set(session, argument)
+        case "/stats":
+            terminal.note(session.last.stats if session.last else "nothing was answered so far")
+        case "/save":
+            _save(session, argument)
+        case "/retry":
+            return _retry(session)
+        case "/exit":
+            return Said(is_end=True)
+        case _:
+            raise RequestError(f"there is no command {name!r}",
+                               hint="/help lists the commands; a message that begins with / goes between "
+                                    'two lines of """')
+    return Said()
+
+
+def _help() -> None:
+    for usage, text in help_lines().items():
+        terminal.note(f"  {usage:<18} {text}")
+    terminal.note('  A line that ends with \\ goes on in the next one.')
+    terminal.note('  Lines between two lines of """ are one message.')
+    terminal.note("  Ctrl-C stops an answer; twice at the prompt it leaves.")
+    terminal.note("settings for /set:")
+    for option in chat_options.options():
+        terminal.note(f"  {option.name:<18} {option.help}")
+
+
+def _system(session: Session, argument: str) -> None:
+    conversation = session.conversation
+    if argument:
+        conversation.system = None if argument == "-" else argument
+    terminal.note(f"system prompt: {conversation.system or '(the default of the model)'}")
+
+
+def _set(session: Session, argument: str) -> None:
+    if argument:
+        name, _, value = argument.partition(" ")
+        session.options = chat_options.change(session.options, name, value.strip())
+    for field in fields(session.options):
+        value = vars(session.options)[field.name]
+        shown = ("on" if value else "off") if isinstance(value, bool) else "-" if value is None else value
+        terminal.note(f"  {field.name:<18} {shown}")
+
+
+def _save(session: Session, argument: str) -> None:
+    if not argument:
+        raise RequestError("/save needs the name of a file", hint="/save chat.json")
+    path = Path(argument).expanduser()
+    content = {"model": session.conversation.model, "messages": session.conversation.messages}
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RequestError(f"cannot write {argument!r}: {error.strerror}") from None
+    terminal.note(f"saved to {path}")
+
+
+def _retry(session: Session) -> Said:
+    question = session.conversation.take_back()
+    if question is None:
+        raise RequestError("there is no question to ask again")
+    if session.options.seed is not None or session.options.temperature == 0:
+        terminal.note("with a fixed seed or temperature 0 the answer will be the same")
+    return Said(question=question)

@@ -1,0 +1,145 @@
+"""What a chat can be set to: one table for the command line options and for /set."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+from brise.engine.request import Sampling
+from brise.errors import RequestError
+from brise.settings import MAX_THREADS
+
+Value = float | int | bool | None
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How answers are sampled and shown.
+
+    The defaults are those of SmolLM2's model card: small models are sure of little, and wander off when more
+    than their best guesses may be chosen. A repetition penalty helps long texts, but it also punishes the
+    words of the question, and short answers (2 + 2) turn wrong.
+    """
+
+    temperature: float = 0.2
+    top_p: float = 0.9
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stats: bool = False
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
+                        repetition_penalty=self.repetition_penalty, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of ChatOptions: how its value is read, and what it means."""
+
+    name: str
+    metavar: str
+    read: Callable[[str], Value]
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = ChatOptions()
+    for option in options():
+        value = {field.name: field.default for field in fields(defaults)}[option.name]
+        if option.read is _switch:
+            parser.add_argument(option.flag, action="store_true", help=option.help)
+        else:
+            known = "" if value is None else f" (default: {value})"
+            parser.add_argument(option.flag, type=_argument(option.read), default=value,
+                                metavar=option.metavar, help=option.help + known)
+
+
+def from_arguments(args: argparse.Namespace) -> ChatOptions:
+    return ChatOptions(**{option.name: vars(args)[option.name] for option in options()})
+
+
+def change(current: ChatOptions, name: str, text: str) -> ChatOptions:
+    """`/set NAME TEXT`; RequestError says what is allowed."""
+    for option in options():
+        if option.name == name.replace("-", "_"):
+            try:
+                return replace(current, **{option.name: option.read(text)})  # type: ignore[arg-type]
+            except ValueError as error:
+                raise RequestError(f"{option.name} is {text!r}, {error}", param=option.name) from None
+    raise RequestError(f"there is no setting {name!r}", param=name,
+                       hint="settings: " + ", ".join(option.name for option in options()))
+
+
+def options() -> tuple[Option, ...]:
+    """All of them, in the order of the help."""
+    return (
+        Option("temperature", "T", _number(0, 100), "how freely tokens are chosen; 0 takes the likeliest"),
+        Option("top_p", "P", _number(0, 1), "choose among the likeliest tokens that together have P"),
+        Option("top_k", "K", _whole(0), "choose among the K likeliest tokens; 0 means all"),
+        Option("min_p", "P", _number(0, 1), "leave out tokens less likely than P times the likeliest"),
+        Option("repetition_penalty", "R", _number(0.01, 10), "over 1: repeats get rarer"),
+        Option("seed", "N", _whole(0), "same seed, same answer (default: another one each time)"),
+        Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context still holds)"),
+        Option("stats", "on|off", _switch, "after each answer, print its speed to stderr"),
+    )
+
+
+def count(text: str) -> int:
+    """Reads the number of an option that is 1 or more, for argparse."""
+    return _argument(_whole(1))(text)
+
+
+def thread_count(text: str) -> int:
+    """Reads `--threads`, for argparse."""
+    return _argument(_whole(1, MAX_THREADS))(text)
+
+
+def _argument(read: Callable[[str], T]) -> Callable[[str], T]:
+    """As argparse wants it: with its own kind of error, whose text it shows."""
+    def argument(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+    return argument
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(f"a number from {low:g} to {high:g} is allowed")
+        return value
+
+    return read
+
+
+def _whole(low: int, high: int = (1 << 63) - 1) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text[:20]) <= high:
+            raise ValueError(f"a whole number from {low} to {high} is allowed")
+        return int(text)
+
+    return read
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("'on' or 'off' is allowed")
+    return text == "on"

@@ -1,0 +1,85 @@
+"""The command `brise`: one file a command, and only the one that was asked for is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol, cast
+
+from brise import __version__
+from brise.cli import terminal
+from brise.errors import BriseError
+
+COMMANDS: Mapping[str, str] = {
+    "pull": "get a model into the local store",
+    "models": "list, show and remove models of the store",
+    "chat": "talk to a model in the terminal",
+    "serve": "serve models over the OpenAI HTTP API",
+    "bench": "measure a model on this machine",
+}
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class Command(Protocol):
+    """What each file of brise.cli that is a command offers."""
+
+    def add_parser(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None: ...
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for an error, 2 for bad usage, 130 for Ctrl-C."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = parse(words)  # leaves here on --help, --version and wrong usage
+        status = _load(args.command).run(args)
+        sys.stdout.flush()
+        return status
+    except BriseError as error:
+        terminal.note(f"brise: error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.note("")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`brise models | head -1`). Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Reads the command line. Free words (of a question) may stand before, between and after options.
+
+    argparse alone gives up on those that follow an option, and hands them back as unknown.
+    """
+    parser = build_parser([name for name in words[:1] if name in COMMANDS])
+    args, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if "words" not in args or (word.startswith("-") and word != "-")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        args.words += rest
+    return args
+
+
+def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser with the options of the `wanted` commands; of the others it knows the summary only."""
+    parser = argparse.ArgumentParser(
+        prog="brise", description="Earn the switch from a big hosted model to a small one that you own.",
+        epilog="example: brise pull smollm2 && brise chat smollm2", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"brise {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        if name in wanted:
+            _load(name).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    return parser
+
+
+def _load(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"brise.cli.{name}"))

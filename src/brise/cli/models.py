@@ -1,0 +1,117 @@
+"""`brise models`: list, show and remove models of the store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from dataclasses import asdict
+
+from brise import settings
+from brise.checkpoint.gguf import open_gguf
+from brise.checkpoint.gguf_model import read_config
+from brise.checkpoint.store import Entry, Store
+from brise.cli import terminal
+from brise.errors import BriseError, StoreError
+from brise.models.config import Config
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "models", help="list, show and remove models of the store", allow_abbrev=False,
+        description="List, show and remove models of the store. Without an action: list.",
+        epilog="example: brise models show smollm2 --json")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    listing = actions.add_parser("list", help="list all models", allow_abbrev=False,
+                                 description="List all models of the store, one a line.",
+                                 epilog="example: brise models list")
+    listing.add_argument("--json", action="store_true", help="print a JSON array")
+    show = actions.add_parser("show", help="show one model", allow_abbrev=False,
+                              description="Show where a model came from and what it is.",
+                              epilog="example: brise models show smollm2")
+    show.add_argument("name", metavar="NAME", help="a name that `brise models` lists")
+    show.add_argument("--json", action="store_true", help="print a JSON object")
+    remove = actions.add_parser("remove", help="remove models", allow_abbrev=False,
+                                description="Remove models from the store, and their files if no other name "
+                                            "means the same file.",
+                                epilog="example: brise models remove smollm2")
+    remove.add_argument("name", metavar="NAME", nargs="+", help="a name that `brise models` lists")
+
+
+def run(args: argparse.Namespace) -> int:
+    store = Store(settings.read().home)
+    match args.action:
+        case None:
+            return _list(store, as_json=False)
+        case "list":
+            return _list(store, args.json)
+        case "show":
+            return _show(store, args.name, args.json)
+        case _:
+            return _remove(store, args.name)
+
+
+def _list(store: Store, as_json: bool) -> int:
+    """Lists what is whole; a damaged entry is reported and does not hide the others."""
+    entries: list[Entry] = []
+    status = 0
+    for name in store.names():
+        try:
+            entries.append(store.get(name))
+        except StoreError as error:
+            terminal.note(f"brise: error: {error}")
+            status = 1
+    if as_json:
+        terminal.result(json.dumps([asdict(entry) for entry in entries], indent=1))
+        return status
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        terminal.result(f"{entry.name:<{width}}  {terminal.size(entry.size):>9}  sha256:{entry.digest[:12]}"
+                        f"  {entry.added}  {entry.source}")
+    if not entries and status == 0:
+        terminal.note("the store is empty; get a model with: brise pull smollm2")
+    return status
+
+
+def _show(store: Store, name: str, as_json: bool) -> int:
+    entry = store.get(name)
+    path = store.path(entry)
+    with closing(open_gguf(path)) as gguf:
+        config = read_config(gguf)
+        formats = sorted({tensor.format for tensor in gguf.tensors.values()})
+        num_values = sum(_count(tensor.shape) for tensor in gguf.tensors.values())
+    fields: dict[str, object] = {**asdict(entry), "path": str(path), "parameters": num_values,
+                                 "formats": formats, "config": _config_fields(config)}
+    if as_json:
+        terminal.result(json.dumps(fields, indent=1))
+        return 0
+    fields.update(_config_fields(config), formats=", ".join(formats))
+    del fields["config"]
+    for key, value in fields.items():
+        terminal.result(f"{key:<12}  {value}")
+    return 0
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _config_fields(config: Config) -> dict[str, object]:
+    return {"family": config.family, "layers": config.num_layers, "width": config.width,
+            "heads": config.num_heads, "kv_heads": config.num_kv_heads, "head_dim": config.head_dim,
+            "ffn_width": config.ffn_width, "vocabulary": config.vocab_size, "max_context": config.max_context}
+
+
+def _remove(store: Store, names: list[str]) -> int:
+    status = 0
+    for name in names:
+        try:
+            store.remove(name)
+            terminal.note(f"removed {name}")
+        except BriseError as error:
+            terminal.note(f"brise: error: {error}")
+            status = 1
+    return status

@@ -1,0 +1,71 @@
+"""`brise pull`: get a model into the local store."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import rich.console
+import rich.progress
+
+from brise import settings
+from brise.checkpoint.download import Progress
+from brise.checkpoint.gguf import open_gguf
+from brise.checkpoint.gguf_model import read_config
+from brise.checkpoint.pull import Puller, pull
+from brise.checkpoint.store import Store
+from brise.cli import terminal
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "pull", help="get a model into the local store", allow_abbrev=False,
+        description="Get a model into the local store. A pull that was cut off goes on where it stopped.",
+        epilog="example: brise pull smollm2")
+    parser.add_argument("model", metavar="MODEL",
+                        help="smollm2, the path of a .gguf file or of a folder with one, "
+                             "or hf:OWNER/REPO[/FILE.gguf]")
+    parser.add_argument("--name", help="name in the store (default: made from MODEL)")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings_ = settings.read()
+    with _progress() as progress:
+        entry = pull(Puller(store=Store(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
+                            index_url=settings_.index_url), args.model, args.name)
+    terminal.result(f"{entry.name}: {terminal.size(entry.size)}, sha256 {entry.digest}")
+    terminal.note(f"talk to it: brise chat {entry.name}")
+    return 0
+
+
+def _admit(path: Path) -> None:
+    """Raises if the file is damaged or of a model that we do not run: better before the copy than after."""
+    with closing(open_gguf(path)) as gguf:
+        read_config(gguf)
+
+
+def _waiting() -> None:
+    terminal.note("another brise pulls this model; waiting for it")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal; elsewhere (a log of CI) one line for each kind of work."""
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    tasks: dict[str, rich.progress.TaskID] = {}
+
+    def show(what: str, done: int, total: int | None) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+            if not console.is_terminal:
+                terminal.note(what + (f" {terminal.size(total)}" if total else ""))
+        bar.update(tasks[what], completed=done, total=total)
+
+    with bar:
+        yield show

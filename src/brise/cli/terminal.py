@@ -1,0 +1,39 @@
+"""What is written where: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+
+
+def result(text: str) -> None:
+    """A line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def stream(text: str) -> None:
+    """A piece of the result that shall be seen at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def stream_safely(text: str) -> None:
+    """`stream`, but a model cannot send commands to the terminal: control characters become visible signs."""
+    stream("".join(chr(0x2400 + ord(char)) if char < " " and char not in "\n\t" else
+                   "\ufffd" if "\x7f" <= char <= "\x9f" else char for char in text))
+
+
+def note(text: str) -> None:
+    """A line that is not the result: progress, advice, an error."""
+    sys.stdout.flush()  # so that the two streams stay in order on a terminal
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def size(num_bytes: int) -> str:
+    """98362432 as '98.4 MB'."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.95:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

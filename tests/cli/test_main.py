@@ -1,0 +1,75 @@
+"""The command itself: exit status, where errors go, and that only the wanted command is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from brise.cli import terminal
+from brise.cli.main import COMMANDS, build_parser, main, parse
+
+
+@pytest.mark.parametrize("words", [[], ["unknown"], ["models", "explode"], ["chat"], ["models", "--wrong"],
+                                   ["chat", "m", "--temperature", "hot"], ["chat", "m", "hi", "--wrong"]])
+def test_wrong_usage_exits_with_2_and_says_so_on_stderr(
+        words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    out, err = capsys.readouterr()
+    assert left.value.code == 2 and out == "" and "usage: brise" in err
+
+
+def test_an_error_exits_with_1_and_gives_its_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "absent"]) == 1
+    assert capsys.readouterr() == (
+        "", "brise: error: there is no model 'absent' in the store\nhint: brise pull smollm2\n")
+
+
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("brise.cli.models.Store.names", interrupt)
+        assert main(["models"]) == 130
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_load_no_command(option: str) -> None:
+    code = (f"import sys\nfrom brise.cli.main import main\ntry: main(['{option}'])\nexcept SystemExit: pass\n"
+            "print(sorted(name for name in sys.modules if name.startswith('brise.cli.')))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("['brise.cli.main', 'brise.cli.terminal']\n")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "import sys\nfrom brise.cli.main import main\nsys.exit(main(['models', 'list', '--json']))"
+    with subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(0.2)\n{code}"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_every_command_says_the_same_in_both_helps() -> None:
+    for name, summary in COMMANDS.items():
+        assert summary in build_parser([name]).format_help()
+
+
+def test_words_may_stand_around_options() -> None:
+    args = parse(["chat", "m", "one", "--seed", "1", "two", "-", "three"])
+    assert args.model == "m" and args.words == ["one", "two", "-", "three"] and args.seed == 1
+
+
+@pytest.mark.parametrize(("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (98362432, "98.4 MB"),
+                                                 (10**12, "1.0 TB")])
+def test_sizes_are_readable(num_bytes: int, text: str) -> None:
+    assert terminal.size(num_bytes) == text
+
+
+def test_control_characters_cannot_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.stream_safely("a\x1b[2J\tb\n\x9bé")
+    assert capsys.readouterr().out == "a␛[2J\tb\n\ufffdé"

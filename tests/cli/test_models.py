@@ -1,0 +1,75 @@
+"""`brise pull PATH` and `brise models`: what is put in is listed, shown and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from brise.checkpoint.store import Store
+from brise.cli.main import main
+
+
+@pytest.fixture
+def pulled(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", str(tiny_path)]) == 0
+    capsys.readouterr()
+
+
+def test_pull_prints_the_result_to_stdout_only(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", str(tiny_path), "--name", "mine"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("mine: ") and "sha256" in out and out.count("\n") == 1
+    assert "brise chat mine" in err
+
+
+def test_pull_refuses_what_is_no_model(
+        tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + os.urandom(100))
+    assert main(["pull", str(tmp_path / "bad.gguf")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("brise: error: ") and Store(home).names() == []
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "list"]])
+def test_list_has_one_line_a_model(
+        pulled: None, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("tiny ")
+
+
+def test_list_json_has_every_field(pulled: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [set(entry) for entry in listed] == [{"name", "digest", "size", "source", "added"}]
+
+
+def test_an_empty_list_says_how_to_fill_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert capsys.readouterr() == ("", "the store is empty; get a model with: brise pull smollm2\n")
+
+
+def test_show_says_what_the_model_is(pulled: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "tiny", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["config"]["family"] == "llama" and shown["config"]["max_context"] == 512
+    assert Path(shown["path"]).is_file() and shown["formats"] == ["F32"]
+    assert main(["models", "show", "tiny"]) == 0
+    assert "max_context   512" in capsys.readouterr().out
+
+
+def test_remove_removes_what_it_can_and_reports_the_rest(
+        pulled: None, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "remove", "absent", "tiny"]) == 1
+    assert "no model 'absent'" in capsys.readouterr().err
+    assert Store(home).names() == [] and list((home / "blobs").iterdir()) == []
+
+
+def test_a_damaged_entry_does_not_hide_the_others(
+        pulled: None, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "manifests" / "broken.json").write_text("{")
+    assert main(["models"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("tiny ") and "broken.json is damaged" in err
