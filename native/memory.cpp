@@ -14,12 +14,11 @@ constexpr size_t LARGE_PAGE = 2u << 20;
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 }  // namespace
 
-Memory::Memory(size_t bytes) : size_(bytes) {
-  // Fresh pages are zero and cost nothing until they are touched.
+Memory::Memory(size_t bytes, bool large) : size_(bytes) {
   const size_t mapped = round_up(bytes ? bytes : 1, 4096);
   void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
-  if (mapped >= LARGE_PAGE) madvise(p, mapped, MADV_HUGEPAGE);
+  if (large && mapped >= LARGE_PAGE) madvise(p, mapped, MADV_HUGEPAGE);
   data_ = (uint8_t*)p;
 }
 
@@ -59,7 +58,7 @@ std::shared_ptr<Weight> pack(Pool& pool, Format format, const uint8_t* source, i
   out->matrix = {format, rows, cols, size, nullptr};
   const int tiles = out->matrix.tiles();
   // 4 KiB behind the last tile: a kernel asks for lines ahead, and may load past the end of a plane.
-  out->memory = std::make_shared<Memory>((size_t)tiles * size + 4096);
+  out->memory = std::make_shared<Memory>((size_t)tiles * size + 4096, true);
   out->matrix.data = out->memory->data();
   std::atomic<int> next{0};
   pool.run([&](int) {

@@ -17,10 +17,11 @@
 
 namespace brise {
 
-// Memory that lives as long as one of its users: weights, cache, work space. Large pages where it pays.
+// Fresh zero pages that cost nothing until they are touched. `large` asks for 2 MiB pages: right for what is
+// read from end to end, like weights; a cache is touched here and there, and would take 2 MiB for each place.
 class Memory {
  public:
-  explicit Memory(size_t bytes);
+  explicit Memory(size_t bytes, bool large = false);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;

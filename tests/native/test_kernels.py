@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -98,16 +99,17 @@ def build_for(target: Target, pytestconfig: pytest.Config) -> Path:
     assert cache is not None
     builds = cache.mkdir("kernels")
     folder = builds / f"{target.define}-{digest(compiles)}"
-    if (folder / "kernel_test").exists():
+    if folder.exists():
         return folder
-    for old in builds.glob(f"{target.define}-*"):
-        shutil.rmtree(old)
-    folder.mkdir()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda command: output_of(command, folder), compiles))
-    objects = [command[-1] for command in compiles]
-    output_of([target.compiler, *target.link, *objects, "-o", "kernel_test.part"], folder)
-    (folder / "kernel_test.part").rename(folder / "kernel_test")
+    with TemporaryDirectory(dir=builds) as part:  # renamed when complete: two runs at once do no harm
+        new = Path(part) / "build"
+        new.mkdir()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda command: output_of(command, new), compiles))
+        output_of([target.compiler, *target.link, *(command[-1] for command in compiles), "-o", "kernel_test"], new)
+        for old in builds.glob(f"{target.define}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        new.rename(folder)
     return folder
 
 

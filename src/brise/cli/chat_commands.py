@@ -45,6 +45,7 @@ def help_lines() -> Mapping[str, str]:
 
 
 def names() -> tuple[str, ...]:
+    """The commands alone, without what follows them."""
     return tuple(line.split()[0] for line in help_lines())
 
 

@@ -55,6 +55,7 @@ class Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Gives the parser an option for each field of ChatOptions."""
     defaults = ChatOptions()
     for option in options():
         value = {field.name: field.default for field in fields(defaults)}[option.name]
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> ChatOptions:
+    """What the command line chose."""
     return ChatOptions(**{option.name: vars(args)[option.name] for option in options()})
 
 
@@ -91,7 +93,7 @@ def options() -> tuple[Option, ...]:
         Option("min_p", "P", _number(0, 1), "leave out tokens less likely than P times the likeliest"),
         Option("repetition_penalty", "R", _number(0.01, 10), "over 1: repeats get rarer"),
         Option("seed", "N", _whole(0), "same seed, same answer (default: another one each time)"),
-        Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context still holds)"),
+        Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context holds)"),
         Option("stats", "on|off", _switch, "after each answer, print its speed to stderr"),
     )
 

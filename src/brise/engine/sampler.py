@@ -10,7 +10,7 @@ Legend: V vocabulary, C candidates, B blocks of the vocabulary.
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import isfinite, log
+from math import isfinite, log, sqrt
 from struct import pack
 
 import numpy as np
@@ -24,8 +24,9 @@ _BLOCK = 256
 _SMALL_BLOCK = 64
 # 1 / temperature is cut here, so that float32 does not overflow; the draw is the arg max long before.
 _MAX_SHARPNESS = 1e30
-# Tokens this much less likely than the best are looked at only if the likelier ones do not make up top_p.
-_FLOORS = (2.0**-7, 2.0**-11, 2.0**-15, 2.0**-20, 0.0)
+# Where the search for the nucleus starts: tokens this much less likely than the best are seldom part of it.
+_FIRST_PIVOT = 2.0**-7
+_FEW = 512  # to sort so many takes as long as one more look at the vocabulary
 
 
 class Adjustments:
@@ -104,7 +105,7 @@ def pick(logits_V: Array, sampling: Sampling, draw: float, adjust: Adjustments |
     sharpness = min(1.0 / sampling.temperature, _MAX_SHARPNESS)
     if 0 < sampling.top_k < len(logits_V):
         tokens_C = largest(logits_V, sampling.top_k)
-        return _draw_sorted(tokens_C, _likelihoods(logits_V[tokens_C], best, sharpness), None, sampling, draw)
+        return _draw_sorted(tokens_C, _likelihoods(logits_V[tokens_C], best, sharpness), sampling, draw)
     likelihoods_V = _likelihoods(logits_V, best, sharpness)
     if sampling.top_p < 1.0 or sampling.min_p > 0.0:
         return _draw_nucleus(likelihoods_V, sampling, draw)
@@ -147,24 +148,48 @@ def _draw_any(likelihoods_V: Array, draw: float) -> int:
 
 def _draw_nucleus(likelihoods_V: Array, sampling: Sampling, draw: float) -> int:
     """One of the likeliest tokens that make up top_p of the whole and reach min_p of the best."""
-    total = float(_block_sums(likelihoods_V).sum(dtype=np.float64))
-    # Both rules keep a head of the sorted order: below min_p there is nothing to look for.
-    for floor in (sampling.min_p,) if sampling.min_p > 0 else _FLOORS:
-        tokens_C = np.flatnonzero(likelihoods_V >= floor)
-        likelihoods_C = likelihoods_V[tokens_C]
-        if likelihoods_C.sum(dtype=np.float64) >= sampling.top_p * total:
-            break
-    order = np.argsort(-likelihoods_C, kind="stable")
-    return _draw_sorted(tokens_C[order], likelihoods_C[order], total, sampling, draw)
+    cutoff, num_kept = 0.0, len(likelihoods_V)
+    if sampling.top_p < 1.0:
+        total = float(_block_sums(likelihoods_V).sum(dtype=np.float64))
+        cutoff, num_kept = _nucleus_cutoff(likelihoods_V, sampling.top_p * total)
+    if sampling.min_p > cutoff:  # both rules keep a head of the sorted order: the shorter one counts
+        cutoff, num_kept = sampling.min_p, len(likelihoods_V)
+    tokens_C = np.flatnonzero(likelihoods_V >= cutoff)
+    likelihoods_C = likelihoods_V[tokens_C]
+    ties = np.flatnonzero(likelihoods_C == cutoff)[num_kept:]
+    likelihoods_C[ties] = 0.0
+    return int(tokens_C[_draw_any(likelihoods_C, draw)])
 
 
-def _draw_sorted(tokens_C: Array, likelihoods_C: Array, total: float | None, sampling: Sampling,
-                 draw: float) -> int:
-    """Cuts candidates, likeliest first, by top_p of `total` (None: of their sum) and min_p; draws one."""
+def _nucleus_cutoff(likelihoods_V: Array, wanted: float) -> tuple[float, int]:
+    """The least likelihood in the nucleus with sum `wanted`, and how many tokens of just that it has.
+
+    A search by halves for where the sum is reached, until so few are left that they can be sorted.
+    """
+    inside, above = likelihoods_V, 0.0  # low <= inside < high; `above` is the sum of what is >= high
+    low, high, pivot = 0.0, 2.0, _FIRST_PIVOT
+    wanted = max(wanted, np.finfo(np.float32).tiny)  # the best token is always in
+    while len(inside) > _FEW and low < pivot < high and pivot > np.finfo(np.float32).tiny:
+        is_upper = inside >= np.float32(pivot)
+        upper = inside[is_upper]
+        mass = float(_block_sums(upper).sum(dtype=np.float64)) if len(upper) else 0.0
+        if above + mass >= wanted:
+            inside, low = upper, pivot
+        else:
+            inside, high, above = inside[~is_upper], pivot, above + mass
+        pivot = sqrt(low * high) if low else pivot * _FIRST_PIVOT
+    ordered = -np.sort(-inside)
+    ends = above + np.cumsum(ordered, dtype=np.float64)
+    last = min(int(np.searchsorted(ends, wanted)), len(ordered) - 1)
+    return float(ordered[last]), int(np.count_nonzero(ordered[:last + 1] == ordered[last]))
+
+
+def _draw_sorted(tokens_C: Array, likelihoods_C: Array, sampling: Sampling, draw: float) -> int:
+    """Cuts candidates, likeliest first, by top_p and min_p; draws one."""
     ends_C = np.cumsum(likelihoods_C, dtype=np.float64)
     kept = len(ends_C)
     if sampling.top_p < 1.0:
-        kept = int(np.searchsorted(ends_C, sampling.top_p * (total or ends_C[-1]))) + 1
+        kept = int(np.searchsorted(ends_C, sampling.top_p * ends_C[-1])) + 1
     if sampling.min_p > 0.0:
         kept = min(kept, int(np.count_nonzero(likelihoods_C >= sampling.min_p)))
     ends_C = ends_C[:max(kept, 1)]
