@@ -60,12 +60,9 @@ std::shared_ptr<Weight> pack(Pool& pool, Format format, const uint8_t* source, i
   // 4 KiB behind the last tile: a kernel asks for lines ahead, and may load past the end of a plane.
   out->memory = std::make_shared<Memory>((size_t)tiles * size + 4096, true);
   out->matrix.data = out->memory->data();
-  std::atomic<int> next{0};
-  pool.run([&](int) {
-    for (int tile; (tile = next.fetch_add(1)) < tiles;) {
-      const int n = rows - tile * TILE < TILE ? rows - tile * TILE : TILE;
-      pack_tile(format, source + (size_t)tile * TILE * row_bytes, row_bytes, n, cols, out->memory->data() + (size_t)tile * size);
-    }
+  pool.each(tiles, [&](int tile) {
+    const int n = rows - tile * TILE < TILE ? rows - tile * TILE : TILE;
+    pack_tile(format, source + (size_t)tile * TILE * row_bytes, row_bytes, n, cols, out->memory->data() + (size_t)tile * size);
   });
   return out;
 }

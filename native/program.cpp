@@ -163,7 +163,7 @@ void Program::make_phases() {
       phases_.push_back({PhaseKind::ROWS, per_output_row, {}});
     phases_.back().ops.push_back(i);
   }
-  counters_ = std::make_unique<Counter[]>(phases_.size());
+  progress_ = std::make_unique<Units[]>(phases_.size());
 }
 
 // Buffers are reused only by values of the same width: within a phase threads are at different rows, and a row

@@ -1,10 +1,10 @@
 // A model's list of ops, recorded once and replayed for every step without Python.
 //
-// Recording gives every op's result a value number. `finish` groups the ops into phases with a barrier between:
+// Recording gives every op's result a value number. `finish` groups the ops into phases, each done before the next:
 //   rows    a chain of row-local ops; a thread takes rows and runs the whole chain on each
 //   linear  linears of one input, cut into groups of weight tiles
 //   attend  attention, cut into (sequence, kv head, query block)
-// and gives values memory, reusing it where a value is dead. Units of a phase are claimed from a counter.
+// and gives values memory, reusing it where a value is dead. Threads claim the units of a phase (threads.h).
 #pragma once
 
 #include <array>
@@ -73,9 +73,10 @@ struct Op {
   AttendShape shape{};
 };
 
-class Program {
+class Program : public Job {
  public:
   Program(std::shared_ptr<Pool> pool, const Kernels* kernels) : pool_(std::move(pool)), kernels_(kernels) {}
+  ~Program() override { pool_->forget(*this); }
 
   int input(int width);
   int embed(std::shared_ptr<const Weight> table);
@@ -93,6 +94,8 @@ class Program {
   void finish(std::vector<int> outputs);
   void set_input(int value, const float* data, int rows);
   void run(const Step& step);
+  void begin(uint32_t run) override;
+  void work(int thread, uint32_t run) override;
   const float* value(int id) const { return values_[(size_t)id].data; }
   int width(int id) const { return values_[(size_t)id].width; }
   size_t work_bytes() const;
@@ -121,12 +124,15 @@ class Program {
   void insert_row_ops();
   void make_phases();
   void make_buffers(const std::vector<int>& outputs);
-  void make_room(const Step& step);
-  void make_units(const Step& step);
-  void run_phase(size_t phase, int thread, const Step& step);
-  void run_row(const Op& op, int row, const Step& step);
-  void run_linear(const Op& op, std::atomic<int>& next, const Step& step);
-  int rows_of(bool per_output_row, const Step& step) const { return per_output_row ? step.num_rows : step.num_tokens; }
+  void make_room();
+  void make_units();
+  int chunk_of(const Op& op) const;
+  int num_units(const Phase& phase) const;
+  void run_unit(const Phase& phase, int unit, int thread);
+  void run_row(const Op& op, int row);
+  void run_linear(const Op& op, int unit);
+  void run_attend(const Op& op, int unit, float* scratch);
+  int rows_of(bool per_output_row) const { return per_output_row ? step_.num_rows : step_.num_tokens; }
 
   std::shared_ptr<Pool> pool_;
   const Kernels* kernels_;
@@ -134,12 +140,12 @@ class Program {
   std::vector<Value> values_;
   std::vector<Buffer> buffers_;
   std::vector<Phase> phases_;
-  struct alignas(64) Counter { std::atomic<int> next{0}; };
-  std::unique_ptr<Counter[]> counters_;
+  std::unique_ptr<Units[]> progress_;  // by phase
+  Step step_{};
   std::unique_ptr<Memory> quantized_;
   std::vector<std::unique_ptr<Memory>> scratch_;
-  struct Unit { int sequence, begin, end, kv_head; };
-  std::vector<Unit> units_;
+  struct Block { int sequence, begin, end, kv_head; };
+  std::vector<Block> blocks_;  // units of attention
   int unit_heads_ = 0, unit_kv_heads_ = 0, max_groups_ = 0, max_head_dim_ = 0;
 };
 

@@ -1,11 +1,13 @@
-// The thread pool: see threads.h for who waits how.
+// The thread pool: see threads.h for why nobody waits for a late thread.
 #include "threads.h"
 
 namespace brise {
 
 namespace {
 
-constexpr int SPIN_BARRIER = 2000, SPIN_IDLE = 4000;  // pauses of about 25 ns
+// Between two runs a worker spins for about 0.1 ms, the time of Python's part of a decode step, then sleeps.
+// A thread that waits for the last units of a phase spins for about 50 us, then gives its core away.
+constexpr int SPIN_PHASE = 2000, SPIN_IDLE = 4000;  // pauses of about 25 ns
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -15,58 +17,83 @@ inline void pause() {
 #endif
 }
 
-template <class Done>
-void spin_then_yield(Done&& done) {
-  for (int i = 0; i < SPIN_BARRIER; i++) {
-    if (done()) return;
-    pause();
+// One phase of independent calls.
+class EachJob : public Job {
+ public:
+  EachJob(int total, const std::function<void(int)>& call) : total_(total), call_(call) {}
+  void begin(uint32_t run) override { units_.begin(run, total_); }
+  void work(int, uint32_t run) override {
+    for (int unit; (unit = units_.claim(run)) >= 0; units_.finish()) call_(unit);
+    Pool::wait(units_, run);
   }
-  while (!done()) std::this_thread::yield();
-}
+
+ private:
+  int total_;
+  const std::function<void(int)>& call_;
+  Units units_;
+};
 
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+  for (int i = 1; i < threads; i++) {
+    workers_.push_back(std::make_unique<Worker>());
+    Worker& worker = *workers_.back();
+    worker.thread = std::thread([this, i, &worker] { serve(i, worker); });
+  }
 }
 
 Pool::~Pool() {
   stop_ = true;
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
-  for (auto& worker : workers_) worker.join();
+  run_.fetch_add(1);
+  run_.notify_all();
+  for (auto& worker : workers_) worker->thread.join();
 }
 
-void Pool::work(int thread) {
+void Pool::wait(const Units& units, uint32_t run) {
+  for (int i = 0; i < SPIN_PHASE; i++) {
+    if (units.is_done(run)) return;
+    pause();
+  }
+  while (!units.is_done(run)) std::this_thread::yield();
+}
+
+void Pool::serve(int thread, Worker& self) {
   uint32_t seen = 0;
   for (;;) {
-    for (int i = 0; i < SPIN_IDLE && epoch_.load(std::memory_order_acquire) == seen; i++) pause();
-    while (epoch_.load(std::memory_order_acquire) == seen) epoch_.wait(seen);
-    seen = epoch_.load(std::memory_order_acquire);
+    for (int i = 0; i < SPIN_IDLE && run_.load(std::memory_order_acquire) == seen; i++) pause();
+    while (run_.load(std::memory_order_acquire) == seen) run_.wait(seen);
+    // Busy is said before the job is read: `forget` first takes the job away, then waits for the busy ones.
+    self.is_busy.store(true);
+    seen = run_.load();
     if (stop_) return;
-    (*job_)(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (Job* job = job_.load()) job->work(thread, seen);
+    self.is_busy.store(false);
   }
 }
 
-void Pool::run(const std::function<void(int)>& job) {
+void Pool::run(Job& job) {
   std::lock_guard lock(one_run_);
-  job_ = &job;
-  running_.store((int)workers_.size(), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-  job(0);
-  spin_then_yield([this] { return running_.load(std::memory_order_acquire) == 0; });
+  const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  job.begin(run);
+  job_.store(&job);
+  run_.store(run);
+  run_.notify_all();
+  job.work(0, run);
 }
 
-void Pool::barrier() {
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-  } else {
-    spin_then_yield([this, phase] { return phase_.load(std::memory_order_acquire) != phase; });
-  }
+void Pool::forget(const Job& job) {
+  std::lock_guard lock(one_run_);
+  // Also when a later job has begun: a late worker may still be on its way out of this one.
+  if (job_.load() == &job) job_.store(nullptr);
+  for (auto& worker : workers_)
+    while (worker->is_busy.load()) std::this_thread::yield();
+}
+
+void Pool::each(int units, const std::function<void(int)>& call) {
+  EachJob job(units, call);
+  run(job);
+  forget(job);
 }
 
 }  // namespace brise
