@@ -125,11 +125,10 @@ void block_q(const Matrix& w, int tile, const QBlock* x, int width, float* out, 
   for (int g = 0; g < groups; g++, x += width) {
     if (L::IS_K && g % 8 == 0)
       for (int r = 0; r < R; r++) head[r] = p[r], p[r] += L::HEAD_BYTES;
-    if constexpr (T == 1)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++)
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 12
-        for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch(p[r] + PREFETCH_BYTES + line);
+      for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch(p[r] + PREFETCH_BYTES + line);
     group<L, R, T, 0>(acc, head, p, x);
     if constexpr (L::HALVES) group<L, R, T, 1>(acc, head, p, x);
     for (int r = 0; r < R; r++) p[r] += L::BLOCK_BYTES;

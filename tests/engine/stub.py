@@ -1,7 +1,8 @@
 """A model without weights, for tests of the engine and of what stands on it.
 
-Its logits are a hash of the whole context, read back from the cache through the page table: a token in a wrong
-slot, a page lost or shared too early gives other answers, or an assertion. With `reply` it says that instead.
+Its logits are a hash of the whole context, read back from the cache through the page table. As real keys and
+values do, what a slot holds depends on all tokens before it: a token in a wrong slot, or a page lost, shared too
+early or with the wrong prefix gives other answers or an assertion. With `reply` it says that instead.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ def byte_tokenizer() -> Tokenizer:
 
 
 class StubCache:
-    """For each slot the token and position that were written there."""
+    """For each slot the token and position that were written there, and a digest of all tokens up to it."""
 
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.num_pages, self.page_size = num_pages, page_size
         self.tokens = np.full(num_pages * page_size, -1, np.int32)
         self.positions = np.full(num_pages * page_size, -1, np.int32)
+        self.states = np.zeros(num_pages * page_size, np.uint64)
 
     @property
     def nbytes(self) -> int:
@@ -90,8 +92,7 @@ class StubRunner:
         self.num_steps += 1
         self.num_tokens += len(batch.tokens)
         self._check(batch)
-        cache.tokens[batch.slots] = batch.tokens
-        cache.positions[batch.slots] = batch.positions
+        _write(batch, cache)
         out = np.empty((len(batch.rows), width), np.float32)
         for row, token in enumerate(batch.rows):
             out[row] = self._row(_context(batch, cache, int(token)), width)
@@ -167,6 +168,24 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
+def _write(batch: Batch, cache: StubCache) -> None:
+    cache.tokens[batch.slots] = batch.tokens
+    cache.positions[batch.slots] = batch.positions
+    for sequence, (start, end) in enumerate(zip(batch.query_starts[:-1], batch.query_starts[1:], strict=True)):
+        before = int(batch.positions[start]) - 1
+        page = batch.page_table[sequence, before // cache.page_size]
+        state = cache.states[page * cache.page_size + before % cache.page_size] if before >= 0 else np.uint64(0)
+        for token in range(start, end):
+            state = _mix(np.array([state]), batch.tokens[token:token + 1])[0]
+            cache.states[batch.slots[token]] = state
+
+
+def _mix(states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The digest after one more token; the factor is 2^64 over the golden ratio."""
+    mixed = (states + tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
 def _context(batch: Batch, cache: StubCache, token: int) -> np.ndarray:
     """All tokens of `token`'s sequence up to it, by way of the page table."""
     sequence = int(np.searchsorted(batch.query_starts, token, side="right")) - 1
@@ -174,7 +193,9 @@ def _context(batch: Batch, cache: StubCache, token: int) -> np.ndarray:
     pages = batch.page_table[sequence, positions // cache.page_size]
     slots = pages * cache.page_size + positions % cache.page_size
     assert (cache.positions[slots] == positions).all(), "a slot holds another position"
-    return cache.tokens[slots]
+    tokens, states = cache.tokens[slots], cache.states[slots]
+    assert (_mix(np.concatenate([[np.uint64(0)], states[:-1]]), tokens) == states).all(), "another prefix"
+    return tokens
 
 
 def _next_of(reply: list[int], context: list[int]) -> int:

@@ -117,3 +117,14 @@ def test_an_unknown_pooling_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "rank.gguf", "qwen3", extra_metadata={"qwen3.pooling_type": 4})
     with pytest.raises(UnsupportedError, match="pooling_type is 4"):
         load(path, backend="reference")
+
+
+def test_the_real_model_scores_what_it_decoded_the_same(smollm2_path: Path) -> None:
+    pytest.importorskip("brise.ops._native")
+    model = load(smollm2_path, threads=1)
+    engine = engine_on(model, 16, cache_format="f16")
+    prompt = tuple(model.tokenizer.encode("The capital of France is"))
+    decoded = answer(engine, Request(prompt, max_tokens=12, logprobs=2, sampling=Sampling(temperature=0)))
+    (scored,) = answer(engine, Request((*prompt, *tokens_of(decoded)), max_tokens=0, prompt_logprobs=2))
+    assert scored.prompt_logprobs is not None
+    assert scored.prompt_logprobs[len(prompt):] == tuple(delta.logprobs[0] for delta in decoded)

@@ -17,8 +17,8 @@ samplings = st.builds(
     Sampling, temperature=st.sampled_from([0.0, 0.8]), top_p=st.sampled_from([1.0, 0.8]),
     repetition_penalty=st.sampled_from([1.0, 1.3]), seed=st.integers(0, 5))
 # Prompts share prefixes, so that pages are shared, registered twice and evicted.
-prompts = st.builds(lambda stem, tail: tuple(stem[:len(stem)] + tail),
-                    st.sampled_from([b"", b"abcd", b"abcdefgh", b"abcdefghijklm", b"abcdxyzw"]),
+prompts = st.builds(lambda stem, tail: tuple(stem + tail),
+                    st.sampled_from([b"", b"abcd", b"abcdefgh", b"abcdefghijklm", b"abcdxyzw", b"xyzwefgh"]),
                     st.binary(min_size=1, max_size=9))
 requests = st.builds(
     Request, prompt=prompts, max_tokens=st.integers(0, 12), sampling=samplings, n=st.sampled_from([1, 1, 3]),
@@ -91,6 +91,15 @@ def test_shortage_preempts_and_all_finish(prefix_cache: bool) -> None:
     assert engine.stats().preemptions > 0
     for request, request_id in zip(wanted, ids, strict=True):
         assert tokens_of(out[request_id, 0]) == tokens_of(alone(request, 0))
+
+
+def test_a_prompt_scored_halfway_goes_on_where_it_was() -> None:
+    long = Request(tuple(range(40)), max_tokens=2, prompt_logprobs=1)
+    engine = stub_engine(num_pages=16, max_step_tokens=2)
+    older = Request(tuple(b"abcd"), max_tokens=40, ignore_eos=True)
+    out, (_, request_id) = play(engine, [Arrival(older, 0, None), Arrival(long, 2, None)])
+    assert engine.stats().preemptions > 0
+    assert out[request_id, 0][0].prompt_logprobs == alone(long, 0)[0].prompt_logprobs
 
 
 def test_first_come_is_first_served() -> None:

@@ -65,9 +65,13 @@ def run(args: argparse.Namespace) -> int:
         workers[located.name] = EngineThread(Engine(model, engine_settings))
     for worker in workers.values():
         worker.start()
-    return run_server(workers, ServeSettings(
-        host=args.host, port=args.port, api_keys_path=args.api_keys,
-        allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info"))
+    try:
+        return run_server(workers, ServeSettings(
+            host=args.host, port=args.port, api_keys_path=args.api_keys,
+            allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info"))
+    finally:
+        for worker in workers.values():
+            worker.shutdown(drain=False)
 
 
 def _locate_all(specs: list[str], store: Store) -> list[Located]:

@@ -168,8 +168,9 @@ def _nucleus_cutoff(likelihoods_V: Array, wanted: float) -> tuple[float, int]:
     """
     inside, above = likelihoods_V, 0.0  # low <= inside < high; `above` is the sum of what is >= high
     low, high, pivot = 0.0, 2.0, _FIRST_PIVOT
-    wanted = max(wanted, np.finfo(np.float32).tiny)  # the best token is always in
-    while len(inside) > _FEW and low < pivot < high and pivot > np.finfo(np.float32).tiny:
+    tiny = float(np.finfo(np.float32).tiny)
+    wanted = max(wanted, tiny)  # the best token is always in
+    while len(inside) > _FEW and low < pivot < high and pivot > tiny:
         is_upper = inside >= np.float32(pivot)
         upper = inside[is_upper]
         mass = float(_block_sums(upper).sum(dtype=np.float64)) if len(upper) else 0.0
