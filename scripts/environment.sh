@@ -59,7 +59,7 @@ find_compiler() {
 stamp_of() {
     {
         printf '%s\n' "$@"
-        find src native -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+        find src native -type f ! -name '*.pyc' ! -name '*.so' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
         sha256sum pyproject.toml constraints.txt CMakeLists.txt
     } | sha256sum
 }

@@ -103,6 +103,10 @@ def test_ctrl_c_stops_the_answer_and_a_second_one_the_program() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class SilenceError(Exception):
+    """What should have been written was not."""
+
+
 class Terminal:
     """`brise chat` on a pseudo terminal, as a person has it."""
 
@@ -120,7 +124,7 @@ class Terminal:
         while text not in self.seen:
             left_s = deadline_s - time.monotonic()
             if left_s < 0 or not select.select([self.descriptor], [], [], left_s)[0]:
-                raise TimeoutError(f"{text!r} did not come: {self.seen!r}")
+                raise SilenceError(f"{text!r} did not come: {self.seen!r}")
             self.seen += os.read(self.descriptor, 4096).decode("utf-8", "replace")
         self.seen = self.seen.partition(text)[2]
 
@@ -128,19 +132,17 @@ class Terminal:
         """Python misses a Ctrl-C in the instant between writing the prompt and waiting for a key."""
         for _ in range(20):
             self.type("\x03")
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(SilenceError):
                 return self.wait_for(text, 3)
-        raise TimeoutError(f"{text!r} did not come: {self.seen!r}")
+        raise SilenceError(f"{text!r} did not come: {self.seen!r}")
 
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
 
     def end(self) -> int:
-        try:
-            while os.read(self.descriptor, 4096):
-                pass
-        except OSError:  # how Linux says that the other side has gone
-            pass
+        """The exit status, once the program has gone; that is an OSError to who reads (on Linux)."""
+        with contextlib.suppress(OSError):
+            self.wait_for("never written")
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -151,13 +153,16 @@ def test_a_chat_at_a_terminal(tiny_path: Path, home: Path) -> None:
     terminal.type("one\\\ntwo\n")
     terminal.wait_for(". ")
     terminal.wait_for("tokens/s")
-    terminal.wait_for("> ")
+    terminal.wait_for("> ")  # always: before the prompt the terminal swallows a Ctrl-D
     terminal.type('"""\n/not a command\n"""\n')
     terminal.wait_for("tokens/s")
+    terminal.wait_for("> ")
     terminal.type("/he\t\n")
     terminal.wait_for("/retry")
+    terminal.wait_for("> ")
     terminal.type("/wrong\n")
     terminal.wait_for("there is no command '/wrong'")
+    terminal.wait_for("> ")
     terminal.type("\x04")
     assert terminal.end() == 0
     history = home / "chat_history"
@@ -181,6 +186,7 @@ def test_ctrl_c_stops_a_real_answer_and_the_chat_goes_on(smollm2_path: Path) -> 
     terminal.wait_for(" ")
     terminal.type("\x03")
     terminal.wait_for("[stopped]")
+    terminal.wait_for("> ")
     terminal.type("/exit\n")
     assert terminal.end() == 0
 

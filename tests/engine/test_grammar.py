@@ -72,7 +72,8 @@ def test_preemption_keeps_the_place_in_the_grammar() -> None:
 
 
 @pytest.mark.parametrize("grammar", [
-    Grammar("json_schema", "{"), Grammar("json_schema", '{"type": "nothing"}'), Grammar("lark", "start: missing")])
+    Grammar("json_schema", "{"), Grammar("json_schema", '{"type": "nothing"}'), Grammar("lark", "start: missing"),
+    Grammar("json_schema", '{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}')])
 def test_what_is_no_grammar_is_refused(engine: Engine, grammar: Grammar) -> None:
     with pytest.raises(RequestError) as caught:
         engine.submit(Request(PROMPT, grammar=grammar))

@@ -1,0 +1,30 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brise import settings
+from brise.errors import UnsupportedError
+
+
+@pytest.mark.parametrize(("environment", "home"), [
+    ({}, Path.home() / ".local/share/brise"), ({"BRISE_HOME": ""}, Path.home() / ".local/share/brise"),
+    ({"XDG_DATA_HOME": "/data"}, Path("/data/brise")), ({"BRISE_HOME": "/x", "XDG_DATA_HOME": "/y"}, Path("/x")),
+    ({"BRISE_HOME": "~/models"}, Path.home() / "models"), ({"BRISE_HOME": "models"}, Path.cwd() / "models")])
+def test_home(environment: dict[str, str], home: Path) -> None:
+    assert settings.read(environment).home == home
+
+
+def test_threads_and_index() -> None:
+    read = settings.read({"BRISE_THREADS": "3", "BRISE_INDEX_URL": "https://mirror/simple"})
+    assert (read.threads, read.index_url) == (3, "https://mirror/simple")
+    assert (settings.read({}).threads, settings.read({"BRISE_INDEX_URL": ""}).index_url) == (None, None)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "257", "9" * 5000, "²"])
+def test_a_wrong_number_of_threads_names_the_variable(value: str) -> None:
+    with pytest.raises(UnsupportedError, match="BRISE_THREADS"):
+        settings.read({"BRISE_THREADS": value})
