@@ -100,7 +100,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         _note("limits of this machine")
         machine = Machine(Path(folder), options.threads)
-        limits = machine.limits()
+        before = machine.limits()
         starts = _alternate(options, machine, "cold start", {
             "brise": lambda: cold_start(options.model, options.threads).seconds,
             "llama.cpp": lambda: _peer_start(peer)[0]})
@@ -112,11 +112,14 @@ def main() -> int:
             for name, command in _commands(options).items():
                 tests[name] = _alternate(options, machine, name, {
                     "brise": _rate(a, command), "llama.cpp": _rate(b, command)})
+        after = machine.limits()
+    limits = Limits(max(before.read_bytes_per_s, after.read_bytes_per_s), max(before.int8_per_s, after.int8_per_s))
     with open_gguf(options.model) as gguf:
         rows = [_start_row(starts), *_rows(gguf, limits, tests)]
     report = {"model": options.model.name, "threads": options.threads, "flash": options.flash,
               "unified": options.unified, "versions": {"brise": a.version, "llama-cpp-python": b.version},
-              "limits": asdict(limits), "tests": [asdict(row) for row in rows], "peak_bytes": peaks}
+              "limits": asdict(limits), "spin_per_s": machine.best_spin,
+              "tests": [asdict(row) for row in rows], "peak_bytes": peaks}
     sys.stdout.write(_table(rows, peaks) + "\n" + json.dumps(report) + "\n")
     return 0
 

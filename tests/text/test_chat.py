@@ -19,8 +19,9 @@ TINY = tokenizer()
 NESTED = tokenizer(control=("<s>", "aa", "<s>x", "[/INST]", "[INST]", "|>"), user_defined=("</think>", "<think>"))
 JOINED = ("{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}"
           "{{ m.content }}{{ m.name }}{{ m.more | tojson }}{% endif %}{% endfor %}{{ tools | tojson }}")
-THINKING = ("{% for m in messages %}{% set c = m.content %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}"
-            "{% endif %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ c }}<|im_end|>{% endfor %}")
+SPLIT = "{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+THINKING = ("{% for m in messages %}{% set c = m.content %}" + SPLIT +
+            "<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ c }}<|im_end|>{% endfor %}")
 
 
 def test_a_conversation_in_chatml() -> None:
@@ -38,18 +39,14 @@ def test_control_strings_in_messages_stay_text() -> None:
 @given(st.lists(st.one_of(st.sampled_from([*NESTED.control, "<", "|", "a", "[/", "INST]", "</thi", "nk>"]),
                           st.text(st.characters(exclude_categories=["Cs"]), max_size=3)), max_size=6))
 def test_no_text_makes_or_hides_a_control_token(pieces: list[str]) -> None:
-    template = ChatTemplate(JOINED, NESTED)
-    tool = {"type": "function", "function": {"name": "".join(pieces), "parameters": {"".join(pieces): pieces}}}
-
-    def counts(text: list[str]) -> dict[int, int]:
-        messages: list[Mapping[str, object]] = [{"role": "user", "content": "".join(text)}]
-        messages.append({"role": "assistant", "content": "".join(text), "name": "".join(text[::-1]),
-                         "more": {"".join(text): text}})
+    def counts(text: str) -> dict[int, int]:
+        messages: list[Mapping[str, object]] = [
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": text, "name": text[::-1], "more": {text: [text]}}]
         ids = ChatTemplate(JOINED, NESTED).encode(messages)
         return {token: ids.count(token) for token in NESTED.control.values()}
 
-    assert counts(pieces) == counts(["harmless"])
-    assert template.knows_tools is False and tool
+    assert counts("".join(pieces)) == counts("harmless")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -90,6 +87,8 @@ def test_a_template_finds_the_reasoning_of_an_answer() -> None:
     answer = {"role": "assistant", "content": "<think>\nlong\n</think>\n\nshort"}
     ids = ChatTemplate(THINKING, tok).encode([answer])
     assert tok.decode(ids, show_control=True) == "<|im_start|>assistant\nlongshort<|im_end|>"
+    dropping = ChatTemplate(THINKING.replace("{{ m.reasoning_content }}", ""), tok).encode([answer])
+    assert tok.decode(dropping, show_control=True) == "<|im_start|>assistant\n\n\nshort<|im_end|>"
 
 
 def test_an_answer_is_continued() -> None:

@@ -31,6 +31,7 @@ class ChatTemplate:
         self.source, self._tokenizer = source, tokenizer
         # Other formats for calls exist, but only <tool_call> is parsed; those models get our description.
         self.knows_tools = "<tool_call>" in source and re.search(r"\btools\b", source) is not None
+        self._shows_reasoning = "reasoning_content" in source
         self._splits_reasoning = re.search(r"""split\(['"]</think>['"]\)""", source) is not None
 
     @classmethod
@@ -51,7 +52,7 @@ class ChatTemplate:
             raise RequestError("the model's chat template knows no tools", param="tools", code="no_tools",
                                hint="describe them in a system message: tool_calls.tool_system_prompt")
         if self._splits_reasoning:
-            messages = [_with_reasoning_apart(message) for message in messages]
+            messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
         disguise = _Disguise(self._control, (messages, tools), self.source)
         shown = [disguise.hide_message(message) for message in messages]
         if continue_final:
@@ -182,14 +183,18 @@ def _check_roles(messages: Sequence[Mapping[str, object]]) -> None:
                                param=f"messages[{index}].role")
 
 
-def _with_reasoning_apart(message: Mapping[str, object]) -> Mapping[str, object]:
-    """Does what the template would, which cannot find a disguised </think> in an assistant's answer."""
+def _with_reasoning_apart(message: Mapping[str, object], shows_reasoning: bool) -> Mapping[str, object]:
+    """Does what the template would, which cannot find a disguised </think> in an assistant's answer.
+
+    Templates that can show the reasoning (Qwen 3) strip what follows it, those that drop it (R1) do not.
+    """
     content = message.get("content")
     if message["role"] != "assistant" or not isinstance(content, str) or "</think>" not in content:
         return message
     parts = content.split("</think>")
     reasoning = parts[0].split("<think>")[-1].strip("\n")
-    return {"reasoning_content": reasoning, **message, "content": parts[-1].lstrip("\n")}
+    answer = parts[-1].lstrip("\n") if shows_reasoning else parts[-1]
+    return {"reasoning_content": reasoning, **message, "content": answer}
 
 
 def _with_end_mark(message: dict[str, object], mark: str) -> dict[str, object]:

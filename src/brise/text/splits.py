@@ -60,7 +60,7 @@ def named(pre: str) -> Splitting:
 
 
 _SPLITTINGS: tuple[tuple[frozenset[str], Splitting], ...] = (
-    (frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"}), Splitting(single_digits=True)),
+    (frozenset({"smollm", "starcoder", "refact", "codeshell"}), Splitting(single_digits=True)),
     (frozenset({"gpt-2", "phi-2"}), Splitting()),
     (frozenset({"llama-bpe", "llama3", "llama-v3", "pixtral"}),
      Splitting((_LLAMA3,), whole_words=True, add_bos=True)),

@@ -16,12 +16,15 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 # may write it without end.
 _SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-_AUTO = """start: {calls}
+# Without no_forcing the only way to write the tags would be letter by letter, also where they are tokens.
+_AUTO = """%llguidance {{"no_forcing": true}}
+start: {calls}
 call: begin body
 begin[lazy]: TEXT {open}
 TEXT: /(.|\\n)*/
 """
-_REQUIRED = """start: {calls}
+_REQUIRED = """%llguidance {{"no_forcing": true}}
+start: {calls}
 call: {open} body
 """
 
