@@ -13,7 +13,9 @@ namespace BRISE_ISA {
 
 using namespace brise;
 
-constexpr int PREFETCH_BYTES = 2048;  // about 100 ns of one core's share of DRAM bandwidth
+// 4 KiB is about 300 ns of one core's share of the memory's bandwidth. Into L2 only: asking for lines of L1 takes the
+// few places where its misses wait, and made decode slower than not asking at all (docs/dev/LOG.md).
+constexpr int PREFETCH_BYTES = 4096;
 
 BRISE_INLINE int32_t four(const int8_t* q) {
   int32_t v;
@@ -128,7 +130,7 @@ void block_q(const Matrix& w, int tile, const QBlock* x, int width, float* out, 
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 12
-      for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch(p[r] + PREFETCH_BYTES + line);
+      for (int line = 0; line < L::BLOCK_BYTES; line += 64) prefetch_l2(p[r] + PREFETCH_BYTES + line);
     group<L, R, T, 0>(acc, head, p, x);
     if constexpr (L::HALVES) group<L, R, T, 1>(acc, head, p, x);
     for (int r = 0; r < R; r++) p[r] += L::BLOCK_BYTES;

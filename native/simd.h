@@ -328,7 +328,7 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
 
 #endif
 
-BRISE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+BRISE_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 1); }
 
 // exp(x) for x <= 88, exactly 0 below -87; relative error below 3e-7: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes).
 BRISE_INLINE F f_exp(F any) {
