@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from brise.checkpoint.gguf import open_gguf
+from brise.checkpoint.gguf import GgufFile, open_gguf
 from brise.checkpoint.gguf_model import read_config, read_weights
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.weights import Weights, place
+from brise.models.weights import Placed, Weight, Weights, place
 from brise.ops.contract import Backend
 from brise.text.chat import ChatTemplate
 from brise.text.tokenizer import Tokenizer
@@ -21,6 +21,8 @@ Pooling = Literal["mean", "cls", "last"]
 
 # llama.cpp's numbers of `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
 _POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "cls", "last")
+# Bytes of a file that are read before their pages are let go.
+_READ_AHEAD = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,26 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     tokenizer = Tokenizer.from_gguf(gguf.metadata)
     pooling = _pooling(gguf.metadata)
     target = _backend(backend, threads)
-    weights = place(read_weights(gguf, config), target.place)
+    weights = _place(gguf, read_weights(gguf, config), target)
     return LoadedModel(config, target, weights, tokenizer, ChatTemplate.from_gguf(gguf.metadata, tokenizer),
                        pooling, name or _name(gguf.metadata, path), path, digest)
+
+
+def _place(gguf: GgufFile, weights: Weights, target: Backend) -> Weights:
+    """Places one weight after the other, and lets go of the file's pages behind it: the model is in memory once."""
+    num_read = 0
+
+    def put(name: str, weight: Weight) -> Weight:
+        nonlocal num_read
+        placed = target.place(name, weight)
+        num_read += 0 if isinstance(weight, Placed) else weight.data.nbytes
+        if num_read >= _READ_AHEAD:
+            for tensor in gguf.tensors:
+                gguf.forget(tensor)
+            num_read = 0
+        return placed
+
+    return place(weights, put)
 
 
 def _backend(name: Literal["native", "reference"], threads: int | None) -> Backend:
