@@ -32,7 +32,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     home = values.get("BRISE_HOME") or os.path.join(
         values.get("XDG_DATA_HOME") or os.path.join("~", ".local", "share"), "brise")
     return Settings(
-        home=Path(home).expanduser().absolute(),
+        home=Path(os.path.expanduser(home)).absolute(),
         threads=_threads(values.get("BRISE_THREADS")),
         index_url=values.get("BRISE_INDEX_URL") or None)
 

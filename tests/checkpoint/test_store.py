@@ -251,6 +251,23 @@ def test_locate_names_what_is_missing(store: Store, tmp_path: Path) -> None:
         locate("no/such.gguf", store)
 
 
+@pytest.mark.parametrize(("model", "message"), [
+    ("", "an empty MODEL"), ("~nobody-of-that-name/x.gguf", "no model file"), ("x" * 5000, "cannot read 'xxx"),
+    ("hf:owner/repo", "brise pull hf:owner/repo")])
+def test_locate_refuses_what_can_be_no_file(store: Store, model: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        locate(model, store)
+
+
+@pytest.mark.parametrize("below", ["", "home"])
+def test_a_root_that_can_be_no_folder_is_an_error_of_the_store(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"cannot use (.|\n)*hint: set BRISE_HOME"):
+        put(Store(tmp_path / "file" / below), "small", b"weights")
+    with pytest.raises(StoreError, match="cannot use "):
+        Store(tmp_path / ("x" * 300)).names()
+
+
 def test_a_folder_with_several_models_or_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UnsupportedError, match="safetensors"):

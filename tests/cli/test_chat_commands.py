@@ -92,7 +92,8 @@ def test_set_changes_what_the_next_answer_uses(session: Session, capsys: pytest.
     ("/set stats maybe", "'on' or 'off'"), ("/set wings 2", "there is no setting"),
     ("/set seed", "seed is ''"), ("/save", "needs the name of a file"), ("/retry", "no question"),
     ("/stats now", "takes nothing after it"),
-    ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write")])
+    ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write"),
+    ("/save ~nobody-of-that-name/x", "cannot write")])
 def test_a_wrong_command_says_what_is_allowed_and_the_chat_goes_on(
         session: Session, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
     converse(session, line, "hello")
@@ -150,9 +151,23 @@ def test_a_stopped_answer_stays_as_far_as_it_came(session: Session, num_pieces: 
 
 
 def test_a_question_that_does_not_fit_leaves_no_trace(session: Session) -> None:
-    with pytest.raises(ContextLengthError, match="/clear forgets"):
+    with pytest.raises(ContextLengthError, match="ask something shorter"):
         session.conversation.ask("long " * 400, OPTIONS, lambda text: None, lambda: False)
     assert session.conversation.turns == [] and not session.conversation.engine.has_work
+
+
+@pytest.mark.parametrize(("turns", "question", "max_tokens", "hint"), [
+    (0, "hi", 100000, "--max-tokens N with N up to {room}"), (0, "long " * 600, None, "ask something shorter"),
+    (1, "long " * 600, None, "/clear forgets what was said")])
+def test_the_hint_about_the_context_fits_the_case(
+        session: Session, turns: int, question: str, max_tokens: int | None, hint: str) -> None:
+    conversation = session.conversation
+    for _ in range(turns):
+        conversation.turns += [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(ContextLengthError) as refused:
+        conversation.ask(question, replace(OPTIONS, max_tokens=max_tokens), lambda text: None, lambda: False)
+    room = refused.value.limit - refused.value.prompt_tokens
+    assert (refused.value.hint or "").startswith(hint.format(room=room))
 
 
 def test_an_answer_cut_by_the_context_says_so(session: Session, capsys: pytest.CaptureFixture[str]) -> None:

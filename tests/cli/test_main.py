@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -52,6 +53,35 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def test_a_full_disk_behind_stdout_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "brise", "models", "list", "--json"], stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "brise: error: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [
+    ["m", "--", "-5", "plus", "--seed"], ["m", "--seed", "1", "--", "-5", "plus", "--seed"],
+    ["m", "hi", "--seed", "1", "--", "-5", "plus", "--seed"]])
+def test_what_follows_two_dashes_is_words(words: list[str]) -> None:
+    args = parse(["chat", *words])
+    assert args.model == "m" and args.words[-3:] == ["-5", "plus", "--seed"]
+    assert args.seed == (1 if "1" in words else None)
+
+
+def test_two_dashes_do_not_hide_an_unknown_option() -> None:
+    with pytest.raises(SystemExit):
+        parse(["chat", "m", "--wrong", "--", "hi"])
+
+
+def test_a_character_that_stdout_cannot_write_is_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr("brise.cli.models.run", lambda args: terminal.result("caf\u00e9 \u65e5 \udcff"))
+    main(["models", "list"])
+    assert written.getvalue() == b"caf\xe9 \\u65e5 \\udcff\n"
 
 
 def test_every_command_says_the_same_in_both_helps() -> None:

@@ -18,6 +18,12 @@ def pulled(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
 
 
+def test_a_file_whose_name_is_not_utf8_is_pulled(tiny_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "a\udcff.gguf").write_bytes(tiny_path.read_bytes())
+    assert main(["pull", str(tmp_path / "a\udcff.gguf"), "--name", "a"]) == 0
+    assert main(["models", "list"]) == 0
+
+
 def test_pull_prints_the_result_to_stdout_only(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pull", str(tiny_path), "--name", "mine"]) == 0
     out, err = capsys.readouterr()

@@ -32,7 +32,8 @@ def test_it_serves_under_the_given_name_and_ends_at_ctrl_c(tiny_path: Path) -> N
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--host", "0.0.0.0"], "without API keys"), (["--api-keys", "/no/such/file"], "cannot read the API keys"),
+    (["--host", "0.0.0.0"], "without API keys"), (["--host", "::"], "--api-keys FILE"),
+    (["--api-keys", "/no/such/file"], "cannot read the API keys"),
     (["--context", "100000"], "100000 tokens"), (["again={}"], None), (["{}"], "two models are called 'tiny'"),
     (["absent"], "no model 'absent'"), (["--port", "1", "--host", "192.0.2.1", "--allow-insecure-bind"],
                                         "cannot listen")])

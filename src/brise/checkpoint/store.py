@@ -57,18 +57,34 @@ def locate(model: str, store: Store) -> Located:
 
     A bare word is a name first, so that a folder of the same name does not hide the store (./WORD does).
     """
-    path = Path(model).expanduser()
+    path = path_of(model)
     if is_name(model) and (model in store.names() or not path.exists()):
         entry = store.get(model)
         return Located(model, store.path(entry), entry.digest)
-    return Located(path.stem if path.is_file() else path.resolve().name, gguf_file(path))
+    if model.startswith("hf:"):
+        raise StoreError(f"{model!r} is on the Hugging Face hub, not on this machine",
+                         hint=f"brise pull {model}, then give the name that it gets in the store")
+    file = gguf_file(path)
+    return Located(path.stem if file == path else path.resolve().name, file)
+
+
+def path_of(text: str) -> Path:
+    """The path that a user wrote; of an empty one (an unset variable) Path would make the folder we are in."""
+    if not text:
+        raise StoreError("an empty MODEL is given",
+                         hint="give a name that `brise models` lists, or the path of a .gguf file")
+    return Path(os.path.expanduser(text))  # Path.expanduser raises RuntimeError where there is no such user
 
 
 def gguf_file(path: Path) -> Path:
     """`path` itself, or the single .gguf in the folder `path`."""
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:  # a name too long, a folder that is not ours
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    if is_file:
         return path
-    if not path.is_dir():
+    if not is_folder:
         raise StoreError(f"there is no model file {str(path)!r}",
                          hint="give a name that `brise models` lists, or the path of a .gguf file")
     found = sorted(path.glob("*.gguf"))
@@ -96,7 +112,8 @@ class Store:
 
     def names(self) -> list[str]:
         """All model names, sorted."""
-        return sorted(path.stem for path in (self.root / "manifests").glob("*.json") if is_name(path.stem))
+        with disk_errors(self.root):
+            return sorted(path.stem for path in (self.root / "manifests").glob("*.json") if is_name(path.stem))
 
     def get(self, name: str) -> Entry:
         """The entry `name`; StoreError if there is none or its manifest is damaged."""
@@ -226,6 +243,9 @@ def disk_errors(root: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"may not write to {error.filename or root}: {error.strerror}",
                              hint="set BRISE_HOME to a folder of your own") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
+            raise StoreError(f"cannot use {error.filename or root}: {error.strerror}",
+                             hint=f"set BRISE_HOME to a folder that can be; it means {root}") from error
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,7 +112,7 @@ def _set(session: Session, argument: str) -> None:
 def _save(session: Session, argument: str) -> None:
     if not argument:
         raise RequestError("/save needs the name of a file", hint="/save chat.json")
-    path = Path(argument).expanduser()
+    path = Path(os.path.expanduser(argument))  # Path.expanduser fails where there is no such user
     content = {"model": session.conversation.model, "messages": session.conversation.messages}
     try:
         with path.open("x", encoding="utf-8") as file:

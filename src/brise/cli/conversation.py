@@ -75,13 +75,23 @@ class Conversation:
         try:
             request_id = self.engine.submit(request)
         except ContextLengthError as error:
-            error.hint = (f"/clear forgets what was said; a longer context is set with --context N "
-                          f"(this model: up to {self.max_context})")
+            error.hint = self._how_to_fit(room)
             raise
         answer = self._stream(request_id, len(tokens), write, is_stopped)
         if answer.text:
             self.turns += [question, {"role": "assistant", "content": answer.text}]
         return answer
+
+    def _how_to_fit(self, room: int) -> str:
+        """What a person can do who asked for more than the context holds, `room` tokens beside the prompt."""
+        ways = ["/clear forgets what was said"] if self.turns else []
+        if room > 0:
+            ways.append(f"--max-tokens N with N up to {room} fits")
+        if not ways:
+            ways.append("ask something shorter")
+        if self.engine.max_context < self.max_context:
+            ways.append(f"a longer context is set with --context N (this model: up to {self.max_context})")
+        return "; ".join(ways)
 
     def take_back(self) -> str | None:
         """Forgets the last question and its answer, and returns the question."""

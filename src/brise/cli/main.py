@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # such as stdout in a file on a full disk
 
 
 class Command(Protocol):
@@ -34,6 +37,8 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 for an error, 2 for bad usage, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a model may write what a locale cannot
     try:
         args = parse(words)  # leaves here on --help, --version and wrong usage
         status = _load(args.command).run(args)
@@ -45,24 +50,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.note("")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone (`brise models | head -1`). Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone (`brise models | head -1`)
+        _drop_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        _drop_stdout()
+        terminal.note(f"brise: error: {error.strerror}")
+        return 1
+
+
+def _drop_stdout() -> None:
+    """Python would try again at exit to write what is left, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Reads the command line. Free words (of a question) may stand before, between and after options.
 
-    argparse alone gives up on those that follow an option, and hands them back as unknown.
+    argparse alone gives up on those that follow an option, and hands them back as unknown. After `--` all are words.
     """
     parser = build_parser([name for name in words[:1] if name in COMMANDS])
     args, rest = parser.parse_known_args(words)
-    unknown = [word for word in rest if "words" not in args or (word.startswith("-") and word != "-")]
+    at = rest.index("--") if "--" in rest else len(rest)
+    free, literal = rest[:at], rest[at + 1:]
+    unknown = rest if "words" not in args else [word for word in free if word.startswith("-") and word != "-"]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
-        args.words += rest
+        args.words += free + literal
     return args
 
 

@@ -52,7 +52,8 @@ def check_bind(host: str, has_keys: bool, force: bool) -> None:
     if has_keys or force or is_loopback(host):
         return
     raise BriseError(f"refusing to listen on {host!r} without API keys: anybody who reaches it could use it",
-                     hint="give a file of API keys, or listen on 127.0.0.1")
+                     hint="give keys with --api-keys FILE, or listen on 127.0.0.1, or mean it: "
+                          "--allow-insecure-bind")
 
 
 def is_loopback(host: str) -> bool:

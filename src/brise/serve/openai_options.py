@@ -65,7 +65,7 @@ def _include_usage(fields: Fields, stream: bool) -> bool:
 
 def _stop(fields: Fields) -> tuple[str, ...]:
     value = fields.raw("stop")
-    stops = [value] if isinstance(value, str) else fields.items("stop") or []
+    stops = value if isinstance(value, list) else [] if value is None else [value]
     if len(stops) > MAX_STOPS:
         raise fields.error("stop", f"has {len(stops)} strings, allowed are {MAX_STOPS}")
     texts = tuple(stop for stop in stops if isinstance(stop, str) and 0 < len(stop) <= 1024)
