@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "program.h"
@@ -19,6 +20,9 @@ using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Kernels count rows, and columns times the rows of a tile, in int.
+constexpr int MAX_ROWS = 1 << 30, MAX_COLUMNS = 1 << 26;
 
 struct Backend {
   std::shared_ptr<Pool> pool;
@@ -59,11 +63,16 @@ std::shared_ptr<Weight> pack_bytes(Backend& backend, const std::string& format_n
   if (data.shape(1) != source_row_bytes(format, cols))
     throw std::invalid_argument("a row of " + std::to_string(cols) + " columns in " + format_name + " has " +
                                 std::to_string(source_row_bytes(format, cols)) + " bytes, got " + std::to_string(data.shape(1)));
+  if (!data.shape(0) || data.shape(0) > MAX_ROWS || cols > MAX_COLUMNS)
+    throw std::invalid_argument("a matrix of " + std::to_string(data.shape(0)) + " rows and " + std::to_string(cols) + " columns; there may be 1 to " +
+                                std::to_string(MAX_ROWS) + " and " + std::to_string(MAX_COLUMNS));
   nb::gil_scoped_release release;
   return pack(*backend.pool, format, data.data(), (int)data.shape(0), cols);
 }
 
 std::shared_ptr<Weight> pack_vector(Floats data) {
+  if (!data.shape(0) || data.shape(0) > MAX_ROWS)
+    throw std::invalid_argument("a vector of " + std::to_string(data.shape(0)) + " numbers");
   auto out = std::make_shared<Weight>();
   out->vector.assign(data.data(), data.data() + data.shape(0));
   return out;
@@ -78,8 +87,12 @@ void range(const char* what, Ints values, int limit) {
 // What a wrong batch would make a kernel read or write out of bounds.
 void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
   const size_t T = tokens.shape(0), S = starts.shape(0) ? starts.shape(0) - 1 : 0;
+  for (const size_t size : {T, S, rows.shape(0), pages.shape(1)})
+    if (size > MAX_ROWS) throw std::invalid_argument("a step of " + std::to_string(size) + " rows, allowed are " + std::to_string(MAX_ROWS));
   if (positions.shape(0) != T) throw std::invalid_argument("positions and tokens differ in length");
   if (!starts.shape(0) || starts.data()[0] != 0 || starts.data()[S] != (int)T) throw std::invalid_argument("query_starts must go from 0 to the number of tokens");
+  for (size_t s = 0; s < S; s++)
+    if (starts.data()[s] > starts.data()[s + 1]) throw std::invalid_argument("query_starts must not fall");
   range("tokens", tokens, vocabulary);
   range("rows", rows, (int)T);
   range("positions", positions, 1 << 30);
@@ -89,7 +102,6 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
   range("slots", slots, cache->pages * cache->page_size);
   for (size_t s = 0; s < S; s++) {
     const int begin = starts.data()[s], end = starts.data()[s + 1];
-    if (begin > end) throw std::invalid_argument("query_starts must not fall");
     int last = -1;
     for (int t = begin; t < end; t++) last = std::max(last, (int)positions.data()[t]);
     const int needed = last < 0 ? 0 : last / cache->page_size + 1;
@@ -102,16 +114,24 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
 }
 
 void run_program(Program& program, Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
-  check_step(tokens, vocabulary, positions, starts, rows, pages, slots, cache);
+  check_step(tokens, std::min(vocabulary, program.vocabulary()), positions, starts, rows, pages, slots, cache);
+  program.check(cache);
+  const Program::Use use(program);  // given back after Python's lock is taken again
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
                      (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache};
   nb::gil_scoped_release release;
   program.run(step);
 }
 
-nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(nb::handle_t<Program> self, int id, size_t rows) {
-  const Program& program = nb::cast<const Program&>(self);
-  return {program.value(id), {rows, (size_t)program.width(id)}, self};
+nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(Program& program, int id, size_t rows) {
+  const Program::Use use(program);
+  const std::shared_ptr<Memory> memory = program.memory(id);
+  const size_t width = (size_t)program.width(id);
+  if (!memory || rows > memory->size() / (width * sizeof(float)))
+    throw std::invalid_argument("the last step has not " + std::to_string(rows) + " rows of value " + std::to_string(id));
+  // The array owns a share of the memory: a larger step takes new memory.
+  nb::capsule owner(new std::shared_ptr<Memory>(memory), [](void* p) noexcept { delete (std::shared_ptr<Memory>*)p; });
+  return {memory->data(), {rows, width}, owner};
 }
 
 }  // namespace
@@ -155,8 +175,9 @@ NB_MODULE(_native, m) {
       .def("attend", &Program::attend)
       .def("finish", &Program::finish)
       .def("set_input", [](Program& p, int id, Rows x) {
-        if ((int)x.shape(1) != p.width(id)) throw std::invalid_argument("input has another width");
-        p.set_input(id, x.data(), (int)x.shape(0));
+        const Program::Use use(p);
+        if (x.shape(1) != (size_t)p.width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
+        p.set_input(id, x.data(), x.shape(0));
       })
       .def("run", &run_program, nb::arg("tokens"), nb::arg("vocabulary"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none())

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string>
 
 #include "program.h"
 
@@ -36,6 +37,11 @@ LayerParts layer_parts(int pages, int page_size, int kv_heads, int head_dim, Cac
 }  // namespace
 
 size_t Cache::bytes(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format) {
+  // Slots are int32; sizes beyond an address space's 128 TiB could wrap around to small ones.
+  if (layers < 0 || pages < 0 || page_size < 0 || kv_heads < 0 || head_dim < 0 || (int64_t)pages * page_size > INT32_MAX ||
+      (double)layers * pages * page_size * kv_heads * ((double)head_dim + TILE) > 0x1p44)
+    throw std::invalid_argument("no cache has " + std::to_string(layers) + " layers of " + std::to_string(pages) + " pages of " +
+                                std::to_string(page_size) + " tokens with " + std::to_string(kv_heads) + " heads of " + std::to_string(head_dim));
   const LayerParts part = layer_parts(pages, page_size, kv_heads, head_dim, format);
   return (size_t)layers * (part.keys + part.values + 2 * part.scales);
 }

@@ -21,8 +21,10 @@ bool may_overwrite(Kind kind) {
 }  // namespace
 
 int Program::push(Op op, int width, bool per_output_row) {
+  check_recording();
+  if (width < 1) throw error("a value is " + std::to_string(width) + " wide, it must be at least 1");
   const int id = (int)values_.size();
-  values_.push_back({width, per_output_row});
+  values_.push_back({width, per_output_row, op.kind == Kind::INPUT});
   op.out.push_back(id);
   ops_.push_back(std::move(op));
   return id;
@@ -34,10 +36,33 @@ void Program::check_value(int id, int width) const {
     throw error("value is " + std::to_string(values_[(size_t)id].width) + " wide, wanted " + std::to_string(width));
 }
 
+void Program::check_recording() const {
+  if (is_finished_) throw error("the program is finished already");
+}
+
+// Rows of tokens and rows of outputs differ in number: an op takes one kind.
+void Program::check_rows(int id, bool per_output_row) const {
+  if (values_[(size_t)id].per_output_row != per_output_row)
+    throw error(per_output_row ? "value has a row for each token, wanted one for each output" : "value has a row for each output, wanted one for each token");
+}
+
+void Program::check_like(int id, int other) const {
+  check_value(other, 0);
+  check_value(id, width(other));
+  check_rows(id, values_[(size_t)other].per_output_row);
+}
+
+int Program::width(int id) const {
+  check_value(id, 0);
+  return values_[(size_t)id].width;
+}
+
 int Program::input(int width) { return push({Kind::INPUT}, width, false); }
 
 int Program::embed(std::shared_ptr<const Weight> table) {
   const int width = table->matrix.cols;
+  if (!table->matrix.rows) throw error("an embedding needs a matrix, got a vector");
+  vocabulary_ = std::min(vocabulary_, table->matrix.rows);
   Op op{Kind::EMBED};
   op.weights = {std::move(table)};
   return push(std::move(op), width, false);
@@ -45,15 +70,18 @@ int Program::embed(std::shared_ptr<const Weight> table) {
 
 int Program::take_rows(int x) {
   check_value(x, 0);
+  check_rows(x, false);
   return push({Kind::TAKE_ROWS, {x}}, width(x), true);
 }
 
 std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights) {
-  check_value(x, 0);
-  Op op{Kind::LINEAR, {x}};
-  for (const auto& w : weights) {
+  check_recording();
+  if (weights.empty()) throw error("linears without a weight");
+  for (const auto& w : weights)  // all before the first value: one without an op would have no memory
     if (w->matrix.cols != width(x))
       throw error("weight has " + std::to_string(w->matrix.cols) + " columns, x is " + std::to_string(width(x)) + " wide");
+  Op op{Kind::LINEAR, {x}};
+  for (const auto& w : weights) {
     op.out.push_back((int)values_.size());
     values_.push_back({w->matrix.rows, values_[(size_t)x].per_output_row});
     op.weights.push_back(w);
@@ -63,6 +91,7 @@ std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const
 }
 
 int Program::bias(int x, std::shared_ptr<const Weight> b) {
+  if (b->vector.empty()) throw error("a bias needs a vector, got a matrix");
   check_value(x, (int)b->vector.size());
   Op op{Kind::BIAS, {x}};
   op.weights = {std::move(b)};
@@ -70,8 +99,7 @@ int Program::bias(int x, std::shared_ptr<const Weight> b) {
 }
 
 int Program::add(int x, int y) {
-  check_value(x, 0);
-  check_value(y, width(x));
+  check_like(y, x);
   return push({Kind::ADD, {x, y}}, width(x), values_[(size_t)x].per_output_row);
 }
 
@@ -96,6 +124,8 @@ int Program::rope_table(const std::vector<double>& turns, double magnitude) {
 int Program::rope(int x, int table, int heads, bool interleaved) {
   check_value(x, 0);
   check_value(table, 0);
+  check_rows(x, false);
+  check_rows(table, false);
   if (heads < 1 || width(x) % heads || width(table) > width(x) / heads) throw error("rope table wider than a head");
   Op op{Kind::ROPE, {x, table}};
   op.heads = heads;
@@ -105,6 +135,7 @@ int Program::rope(int x, int table, int heads, bool interleaved) {
 
 int Program::scale_queries(int x, double beta, double period) {
   check_value(x, 0);
+  check_rows(x, false);
   Op op{Kind::SCALE, {x}};
   op.a = beta;
   op.b = period;
@@ -112,24 +143,26 @@ int Program::scale_queries(int x, double beta, double period) {
 }
 
 int Program::silu_mul(int gate, int up) {
-  check_value(gate, 0);
-  check_value(up, width(gate));
+  check_like(up, gate);
   return push({Kind::SILU_MUL, {gate, up}}, width(gate), values_[(size_t)gate].per_output_row);
 }
 
 int Program::attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window) {
+  check_recording();
   check_value(q, 0);
+  if (layer < 0 || window < 0) throw error("layer " + std::to_string(layer) + " or window " + std::to_string(window) + " is negative");
   if (heads < 1 || kv_heads < 1 || heads % kv_heads || width(q) % heads) throw error("heads do not divide the queries");
   const int head_dim = width(q) / heads;
   check_value(k, kv_heads * head_dim);
   check_value(v, kv_heads * head_dim);
+  for (int id : {q, k, v}) check_rows(id, false);
+  if (unit_heads_ && (unit_heads_ != heads || unit_kv_heads_ != kv_heads)) throw error("layers differ in their heads");
   Op write{Kind::WRITE_CACHE, {k, v}};
   write.layer = layer;
   ops_.push_back(write);
   Op op{Kind::ATTEND, {q}};
   op.layer = layer;
   op.shape = {heads, kv_heads, head_dim, window, (float)scale};
-  if (unit_heads_ && (unit_heads_ != heads || unit_kv_heads_ != kv_heads)) throw error("layers differ in their heads");
   unit_heads_ = heads;
   unit_kv_heads_ = kv_heads;
   max_head_dim_ = std::max(max_head_dim_, head_dim);
@@ -167,26 +200,28 @@ void Program::make_phases() {
 }
 
 // Buffers are reused only by values of the same width: within a phase threads are at different rows, and a row
-// then lies at the same place whoever owns the buffer.
+// then lies at the same place whoever owns the buffer. TAKE_ROWS reads rows other than its own: its argument's buffer
+// is not given on. Nor is an input's: it is filled before the run.
 void Program::make_buffers(const std::vector<int>& outputs) {
   for (int i = 0; i < (int)ops_.size(); i++)
     for (int id : ops_[(size_t)i].in) values_[(size_t)id].last_use = i;
   for (int id : outputs) values_[(size_t)id].last_use = (int)ops_.size();
-  std::vector<std::vector<int>> free_at(ops_.size() + 1);
   std::vector<int> spare;
   for (int i = 0; i < (int)ops_.size(); i++) {
     const Op& op = ops_[(size_t)i];
-    const auto release = [&] {
-      for (int id : op.in)
-        if (values_[(size_t)id].last_use == i && values_[(size_t)id].buffer >= 0 &&
-            std::find(spare.begin(), spare.end(), values_[(size_t)id].buffer) == spare.end())
-          spare.push_back(values_[(size_t)id].buffer);
+    const auto release = [&](size_t arguments) {
+      for (size_t j = 0; j < arguments && op.kind != Kind::TAKE_ROWS; j++) {
+        const Value& value = values_[(size_t)op.in[j]];
+        if (value.last_use == i && !value.is_input && std::find(spare.begin(), spare.end(), value.buffer) == spare.end())
+          spare.push_back(value.buffer);
+      }
     };
-    if (may_overwrite(op.kind)) release();
+    // ROPE needs its table to the end of the row.
+    if (may_overwrite(op.kind)) release(op.kind == Kind::ROPE ? 1 : op.in.size());
     for (int id : op.out) {
       Value& value = values_[(size_t)id];
       const auto fits = std::find_if(spare.begin(), spare.end(), [&](int b) { return buffers_[(size_t)b].width == value.width; });
-      if (fits != spare.end() && op.kind != Kind::TAKE_ROWS) {
+      if (fits != spare.end() && op.kind != Kind::INPUT) {
         value.buffer = *fits;
         spare.erase(fits);
       } else {
@@ -194,34 +229,51 @@ void Program::make_buffers(const std::vector<int>& outputs) {
         buffers_.push_back({value.width, nullptr});
       }
     }
-    if (!may_overwrite(op.kind)) release();
+    if (!may_overwrite(op.kind) || op.kind == Kind::ROPE) release(op.in.size());
     for (int id : op.out)  // a result that nobody reads
-      if (values_[(size_t)id].last_use < 0) spare.push_back(values_[(size_t)id].buffer);
+      if (values_[(size_t)id].last_use < 0 && !values_[(size_t)id].is_input) spare.push_back(values_[(size_t)id].buffer);
   }
 }
 
 void Program::finish(std::vector<int> outputs) {
-  if (!phases_.empty()) throw error("the program is finished already");
+  check_recording();
   for (int id : outputs) check_value(id, 0);
   insert_row_ops();
   make_phases();
   make_buffers(outputs);
   scratch_.resize((size_t)pool_->size());
+  is_finished_ = true;
 }
 
-size_t Program::work_bytes() const {
-  size_t sum = quantized_ ? quantized_->size() : 0;
-  for (const auto& buffer : buffers_) sum += buffer.memory ? buffer.memory->size() : 0;
-  for (const auto& scratch : scratch_) sum += scratch ? scratch->size() : 0;
-  return sum;
+void Program::check(const Cache* cache) const {
+  for (const auto& op : ops_) {
+    if (op.kind != Kind::ATTEND) continue;
+    if (!cache) throw error("the program has attention, which needs a cache");
+    if (op.layer >= cache->layers || op.shape.kv_heads != cache->kv_heads || op.shape.head_dim != cache->head_dim)
+      throw error("attention of layer " + std::to_string(op.layer) + " with " + std::to_string(op.shape.kv_heads) + " heads of " +
+                  std::to_string(op.shape.head_dim) + " on a cache of " + std::to_string(cache->layers) + " layers with " +
+                  std::to_string(cache->kv_heads) + " heads of " + std::to_string(cache->head_dim));
+  }
 }
 
-void Program::set_input(int id, const float* data, int rows) {
+Program::Use::Use(Program& program) : program_(program) {
+  if (!program.is_finished_) throw error("the program is not finished");
+  if (program.is_used_) throw error("the program runs in another thread");
+  program.is_used_ = true;
+}
+
+std::shared_ptr<Memory> Program::memory(int id) const {
   check_value(id, 0);
+  return buffers_[(size_t)values_[(size_t)id].buffer].memory;
+}
+
+void Program::set_input(int id, const float* data, size_t rows) {
+  check_value(id, 0);
+  if (!values_[(size_t)id].is_input) throw error("value " + std::to_string(id) + " is not an input");
   Buffer& buffer = buffers_[(size_t)values_[(size_t)id].buffer];
-  const size_t bytes = sizeof(float) * (size_t)rows * (size_t)width(id);
-  if (!buffer.memory || buffer.memory->size() < bytes) buffer.memory = std::make_unique<Memory>(bytes);
-  std::copy(data, data + (size_t)rows * (size_t)width(id), (float*)buffer.memory->data());
+  const size_t bytes = sizeof(float) * rows * (size_t)width(id);
+  if (!buffer.memory || buffer.memory->size() < bytes) buffer.memory = std::make_shared<Memory>(bytes);
+  std::copy(data, data + rows * (size_t)width(id), (float*)buffer.memory->data());
 }
 
 }  // namespace brise

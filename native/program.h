@@ -8,6 +8,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <climits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -92,25 +94,41 @@ class Program : public Job {
   int attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window);
 
   void finish(std::vector<int> outputs);
-  void set_input(int value, const float* data, int rows);
+  void check(const Cache* cache) const;  // what the recorded ops ask of a step's cache
+  int vocabulary() const { return vocabulary_; }
+  void set_input(int value, const float* data, size_t rows);
   void run(const Step& step);
   void begin(uint32_t run) override;
   void work(int thread, uint32_t run) override;
-  const float* value(int id) const { return values_[(size_t)id].data; }
-  int width(int id) const { return values_[(size_t)id].width; }
-  size_t work_bytes() const;
+  std::shared_ptr<Memory> memory(int id) const;
+  int width(int id) const;
+  size_t work_bytes() const { return work_bytes_; }
+
+  // Held by who runs the program or touches its values. Taken and given back under Python's lock, and refused to a
+  // second thread: its step would replace the first one's arrays.
+  class Use {
+   public:
+    explicit Use(Program& program);
+    ~Use() { program_.is_used_ = false; }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Program& program_;
+  };
 
  private:
   struct Value {
     int width;
     bool per_output_row;  // has R rows, not T
+    bool is_input = false;
     int last_use = -1;
     int buffer = -1;
     float* data = nullptr;
   };
   struct Buffer {
     int width;
-    std::unique_ptr<Memory> memory;
+    std::shared_ptr<Memory> memory;  // shared with the arrays that Python has of it
   };
   enum class PhaseKind { ROWS, LINEAR, ATTEND };
   struct Phase {
@@ -120,7 +138,10 @@ class Program : public Job {
   };
 
   int push(Op op, int width, bool per_output_row);
+  void check_recording() const;
   void check_value(int id, int width) const;
+  void check_rows(int id, bool per_output_row) const;
+  void check_like(int id, int other) const;
   void insert_row_ops();
   void make_phases();
   void make_buffers(const std::vector<int>& outputs);
@@ -146,6 +167,9 @@ class Program : public Job {
   std::vector<std::unique_ptr<Memory>> scratch_;
   struct Block { int sequence, begin, end, kv_head; };
   std::vector<Block> blocks_;  // units of attention
+  bool is_finished_ = false, is_used_ = false;
+  int vocabulary_ = INT_MAX;  // rows of the smallest embedding
+  std::atomic<size_t> work_bytes_{0};
   int unit_heads_ = 0, unit_kv_heads_ = 0, max_groups_ = 0, max_head_dim_ = 0;
 };
 

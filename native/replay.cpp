@@ -10,8 +10,10 @@ namespace brise {
 
 namespace {
 // Work space grows in steps, so that a context that creeps up does not reallocate at every step.
-void reserve(std::unique_ptr<Memory>& memory, size_t bytes) {
+template <class Pointer>
+size_t reserve(Pointer& memory, size_t bytes) {  // the bytes there are
   if (!memory || memory->size() < bytes) memory = std::make_unique<Memory>(bytes);
+  return memory->size();
 }
 }  // namespace
 
@@ -22,9 +24,11 @@ void Program::make_room() {
   }
   for (auto& value : values_) value.data = (float*)buffers_[(size_t)value.buffer].memory->data();
   const size_t rows = (size_t)std::max(step_.num_tokens, step_.num_rows);
-  reserve(quantized_, (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock));
+  size_t sum = reserve(quantized_, (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock));
   for (auto& scratch : scratch_)
-    if (max_head_dim_) reserve(scratch, kernels_->attend_scratch(max_head_dim_) * sizeof(float));
+    if (max_head_dim_) sum += reserve(scratch, kernels_->attend_scratch(max_head_dim_) * sizeof(float));
+  for (const auto& buffer : buffers_) sum += buffer.memory->size();
+  work_bytes_ = sum;
 }
 
 // Query blocks are as long as one pass of the kernel takes rows, so that there are many units to share out.

@@ -36,18 +36,26 @@ class EachJob : public Job {
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int i = 1; i < threads; i++) {
-    workers_.push_back(std::make_unique<Worker>());
-    Worker& worker = *workers_.back();
-    worker.thread = std::thread([this, i, &worker] { serve(i, worker); });
+  try {
+    for (int i = 1; i < threads; i++) {
+      workers_.push_back(std::make_unique<Worker>());
+      Worker& worker = *workers_.back();
+      worker.thread = std::thread([this, i, &worker] { serve(i, worker); });
+    }
+  } catch (...) {  // the system gives no more threads
+    stop();
+    throw;
   }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   stop_ = true;
   run_.fetch_add(1);
   run_.notify_all();
-  for (auto& worker : workers_) worker->thread.join();
+  for (auto& worker : workers_)
+    if (worker->thread.joinable()) worker->thread.join();
 }
 
 void Pool::wait(const Units& units, uint32_t run) {

@@ -16,30 +16,35 @@
 
 namespace brise {
 
-// The units of one phase: which is next, how many are done. High half: the run; low half: the count.
+// The units of one phase: how many are not claimed yet, how many not done. High half: the run; low half: the count.
+// Counts fall to 0, so that a late thread sees in one word that nothing is left: beside a separate total, which the
+// next run may be writing just then, its old count could look like a unit to take.
 class Units {
  public:
   void begin(uint32_t run, int total) {
+    const uint64_t all = (uint64_t)run << 32 | (uint32_t)total;
     total_.store(total, std::memory_order_relaxed);
-    done_.store((uint64_t)run << 32, std::memory_order_relaxed);
-    next_.store((uint64_t)run << 32, std::memory_order_release);
+    undone_.store(all, std::memory_order_relaxed);
+    unclaimed_.store(all, std::memory_order_release);
   }
   int claim(uint32_t run) {  // a unit, or -1 if there is none left
-    uint64_t seen = next_.load(std::memory_order_acquire);
+    uint64_t seen = unclaimed_.load(std::memory_order_acquire);
     for (;;) {
-      if ((uint32_t)(seen >> 32) != run || (int)(uint32_t)seen >= total_.load(std::memory_order_relaxed)) return -1;
-      if (next_.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire)) return (int)(uint32_t)seen;
+      if ((uint32_t)(seen >> 32) != run || (uint32_t)seen == 0) return -1;
+      // With a unit in hand the run cannot end, nor the total change.
+      if (unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acquire))
+        return total_.load(std::memory_order_relaxed) - (int)(uint32_t)seen;
     }
   }
-  void finish() { done_.fetch_add(1, std::memory_order_release); }
+  void finish() { undone_.fetch_sub(1, std::memory_order_release); }
   bool is_done(uint32_t run) const {  // also true when a later run has begun
-    const uint64_t seen = done_.load(std::memory_order_acquire);
-    return (uint32_t)(seen >> 32) != run || (int)(uint32_t)seen >= total_.load(std::memory_order_relaxed);
+    const uint64_t seen = undone_.load(std::memory_order_acquire);
+    return (uint32_t)(seen >> 32) != run || (uint32_t)seen == 0;
   }
 
  private:
-  alignas(64) std::atomic<uint64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> done_{0};
+  alignas(64) std::atomic<uint64_t> unclaimed_{0};
+  alignas(64) std::atomic<uint64_t> undone_{0};
   std::atomic<int> total_{0};
 };
 
@@ -71,6 +76,7 @@ class Pool {
     std::thread thread;
   };
   void serve(int thread, Worker& self);
+  void stop();
 
   std::vector<std::unique_ptr<Worker>> workers_;
   std::mutex one_run_;
