@@ -113,8 +113,8 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
   }
 }
 
-void run_program(Program& program, Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
-  check_step(tokens, std::min(vocabulary, program.vocabulary()), positions, starts, rows, pages, slots, cache);
+void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
+  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
   program.check(cache);
   const Program::Use use(program);  // given back after Python's lock is taken again
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
@@ -179,7 +179,7 @@ NB_MODULE(_native, m) {
         if (x.shape(1) != (size_t)p.width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
         p.set_input(id, x.data(), x.shape(0));
       })
-      .def("run", &run_program, nb::arg("tokens"), nb::arg("vocabulary"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
+      .def("run", &run_program, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none())
       .def("read", &read_value)
       .def("width", &Program::width)

@@ -7,7 +7,6 @@
 // and gives values memory, reusing it where a value is dead. Threads claim the units of a phase (threads.h).
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <climits>
 #include <memory>

@@ -27,7 +27,7 @@ def matrix(rows: int = ROWS) -> _native.Weight:
 def step(program: _native.Program, tokens: Array = TWO_TOKENS, starts: Array = ONE_SEQUENCE,
          cache: _native.Cache | None = None) -> None:
     sequences = len(starts) - 1
-    program.run(tokens, 1 << 30, np.arange(len(tokens), dtype=np.int32), starts, ints(0, 1),
+    program.run(tokens, np.arange(len(tokens), dtype=np.int32), starts, ints(0, 1),
                 np.zeros((sequences, 1), np.int32), np.arange(len(tokens), dtype=np.int32), cache)
 
 
@@ -141,7 +141,7 @@ def test_a_taken_row_is_not_overwritten_by_the_rows_after_it() -> None:
     numbers = np.repeat(np.arange(64, dtype=np.float32)[:, None], WIDTH, axis=1)
     program.set_input(x, numbers)
     tokens = np.zeros(64, np.int32)
-    program.run(tokens, 1, tokens, ints(0, 64), np.arange(64, dtype=np.int32)[::-1].copy(),
+    program.run(tokens, tokens, ints(0, 64), np.arange(64, dtype=np.int32)[::-1].copy(),
                 np.zeros((0, 0), np.int32), ints(), None)
     assert (program.read(4, 64) == 4 * numbers[::-1]).all()
 

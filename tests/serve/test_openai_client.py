@@ -37,12 +37,6 @@ def server() -> Iterator[Live]:
         running.wait_idle()
 
 
-@pytest.fixture
-def client(server: Live) -> Iterator[openai.OpenAI]:
-    with server.client() as opened:
-        yield opened
-
-
 def test_chat(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**GREEDY)
     choice = answer.choices[0]

@@ -26,12 +26,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         running.wait_idle()
 
 
-@pytest.fixture
-def client(server: Live) -> Iterator[openai.OpenAI]:
-    with server.client() as opened:
-        yield opened
-
-
 def test_stream_and_whole_answer_are_the_same(client: openai.OpenAI) -> None:
     request = {"model": "stub", "messages": HI, "max_tokens": 20, "seed": 7}
     whole = client.chat.completions.create(**request)

@@ -46,13 +46,13 @@ class Grammars:
             self._trie = LLTokenizer(self._tokenizer.to_json(), n_vocab=self._tokenizer.vocab_size,
                                      eos_token=sorted(self._tokenizer.end_ids))
         matcher = LLMatcher(self._trie, _source(grammar), log_level=0)
-        # Some grammars (a schema that is only a reference to itself) are found to be empty at the first token.
-        if not matcher.is_error():
-            first = matcher.deep_copy()
-            first.compute_bitmask()
-            matcher = first if first.is_error() else matcher
         if matcher.is_error():
             raise _refused(grammar, matcher.get_error())
+        # Some grammars (a schema that is only a reference to itself) are found to be empty at the first token.
+        trial = matcher.deep_copy()
+        trial.compute_bitmask()
+        if trial.is_error():
+            raise _refused(grammar, trial.get_error())
         return matcher
 
 

@@ -100,7 +100,7 @@ class NativeRunner:
             cache = self.backend.new_cache(self.config, num_pages, PAGE_SIZE, "f32")
         recorder = self.programs.get(forward)
         if recorder is None:
-            recorder = self.programs[forward] = Recorder(self.backend, self.config)
+            recorder = self.programs[forward] = Recorder(self.backend)
             result = forward(recorder, self.config, self.weights, batch, cache)
             recorder.finish([result])
         return recorder.run(batch, cache)[0]
@@ -132,9 +132,8 @@ class Value:
 class Recorder:
     """The ops as recording: every call adds to the program and gives back a value number."""
 
-    def __init__(self, backend: NativeBackend, config: Config | None = None) -> None:
+    def __init__(self, backend: NativeBackend) -> None:
         self.program = backend.handle.program()
-        self.vocabulary = config.vocab_size if config is not None else 1 << 30
         self.outputs: list[Value] = []
 
     def finish(self, outputs: Sequence[Value]) -> None:
@@ -142,11 +141,10 @@ class Recorder:
         self.program.finish([value.id for value in outputs])
 
     def run(self, batch: Batch, cache: Cache | None, num_rows: int | None = None) -> list[Array]:
-        """Every output as (rows, width), copied: the program's own memory moves when a later step is larger."""
+        """Every output as (rows, width), copied: the next step writes over the program's own memory."""
         pages = NO_PAGES if batch.page_table is None else batch.page_table
         slots = NO_INTS if batch.slots is None else batch.slots
-        self.program.run(batch.tokens, self.vocabulary, batch.positions, batch.query_starts, batch.rows, pages, slots,
-                         cache)
+        self.program.run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache)
         rows = len(batch.rows) if num_rows is None else num_rows
         return [self.program.read(value.id, rows).copy() for value in self.outputs]
 
