@@ -14,7 +14,7 @@ from brise.checkpoint.gguf_model import read_config, read_weights
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.config import Config, QueryTemperature
 from brise.models.rope import Factors, Linear, Rope, Yarn
-from brise.models.weights import Dense, Layer, Quant, Weights
+from brise.models.weights import Attention, Dense, FeedForward, Layer, Quant, Weights
 from brise.quant.dequantize import dequantize
 from tests.checkpoint.make_gguf import VOCAB_SIZE, sizes, write_tiny
 
@@ -67,8 +67,8 @@ def test_weights_are_the_files_numbers(tmp_path: Path, family: str, format: str)
 def test_matrices_and_vectors_have_their_kinds(tmp_path: Path) -> None:
     _, weights = weights_of(write_tiny(tmp_path / "m.gguf", "qwen2", format="Q8_0"))
     layer = weights.layers[0]
-    assert isinstance(layer.wq, Quant) and layer.wq.data.shape == (128, 4 * 34)
-    assert isinstance(layer.bq, Dense) and layer.bq.format == "F32"
+    assert isinstance(layer.attention.wq, Quant) and layer.attention.wq.data.shape == (128, 4 * 34)
+    assert isinstance(layer.attention.bq, Dense) and layer.attention.bq.format == "F32"
 
 
 def test_a_file_without_output_weight_is_tied(tmp_path: Path) -> None:
@@ -232,11 +232,13 @@ def named(weights: Weights) -> dict[str, Dense | Quant]:
              "w1": "ffn_gate.weight", "w2": "ffn_down.weight", "w3": "ffn_up.weight", "bq": "attn_q.bias",
              "bk": "attn_k.bias", "bv": "attn_v.bias", "q_norm": "attn_q_norm.weight",
              "k_norm": "attn_k_norm.weight"}
-    assert names.keys() == Layer.__dataclass_fields__.keys()
+    parts = (Layer, Attention, FeedForward)
+    fields = {name for part in parts for name in part.__dataclass_fields__} - {"attention", "feed_forward"}
+    assert names.keys() == fields
     out = {"token_embd.weight": weights.tok_embeddings, "output_norm.weight": weights.norm}
     for index, layer in enumerate(weights.layers):
-        out |= {f"blk.{index}.{name}": vars(layer)[field] for field, name in names.items()
-                if vars(layer)[field] is not None}
+        held = vars(layer) | vars(layer.attention) | vars(layer.feed_forward)
+        out |= {f"blk.{index}.{name}": held[field] for field, name in names.items() if held[field] is not None}
     return out
 
 

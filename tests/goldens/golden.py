@@ -12,7 +12,7 @@ import numpy as np
 
 from brise.models.config import Config, QueryTemperature
 from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
-from brise.models.weights import Array, Dense, Layer, Weight, Weights
+from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Weight, Weights
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(path.stem.removeprefix("tiny_") for path in FOLDER.glob("tiny_*.npz")))
@@ -73,7 +73,10 @@ def _weights(arrays: Mapping[str, Array], config: Config) -> Weights:
     def layer(index: int) -> Layer:
         prefix = f"layers.{index}."
         own = [name for name in arrays if name.startswith(prefix)]
-        return Layer(**{name.removeprefix(prefix): weight(name) for name in own})
+        named = {name.removeprefix(prefix): weight(name) for name in own}
+        feed_forward = FeedForward(*(named.pop(name) for name in ("w1", "w2", "w3")))
+        norms = named.pop("attention_norm"), named.pop("ffn_norm")
+        return Layer(norms[0], Attention(**named), norms[1], feed_forward)
 
     embeddings = weight("tok_embeddings")
     return Weights(embeddings, tuple(layer(i) for i in range(config.num_layers)), weight("norm"),

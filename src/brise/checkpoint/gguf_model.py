@@ -18,7 +18,7 @@ from brise.checkpoint.gguf_keys import Keys
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.config import Config, Family, QueryTemperature
 from brise.models.rope import Factors, Layout, Linear, Rope, Scaling, Yarn
-from brise.models.weights import Dense, Layer, Quant, Weight, Weights
+from brise.models.weights import Attention, Dense, FeedForward, Layer, Quant, Weight, Weights
 from brise.quant.formats import FORMATS
 
 Architecture = Literal["llama", "mistral3", "qwen2", "qwen3"]
@@ -206,19 +206,21 @@ def _layer(tensors: _Tensors, config: Config, name: str) -> Layer:
     has_bias, has_norms = config.family == "qwen2", config.family == "qwen3"
     return Layer(
         attention_norm=tensors.vector(f"{name}.attn_norm.weight", width),
-        wq=tensors.matrix(f"{name}.attn_q.weight", q_width, width),
-        wk=tensors.matrix(f"{name}.attn_k.weight", kv_width, width),
-        wv=tensors.matrix(f"{name}.attn_v.weight", kv_width, width),
-        wo=tensors.matrix(f"{name}.attn_output.weight", width, q_width),
+        attention=Attention(
+            wq=tensors.matrix(f"{name}.attn_q.weight", q_width, width),
+            wk=tensors.matrix(f"{name}.attn_k.weight", kv_width, width),
+            wv=tensors.matrix(f"{name}.attn_v.weight", kv_width, width),
+            wo=tensors.matrix(f"{name}.attn_output.weight", width, q_width),
+            bq=tensors.vector(f"{name}.attn_q.bias", q_width) if has_bias else None,
+            bk=tensors.vector(f"{name}.attn_k.bias", kv_width) if has_bias else None,
+            bv=tensors.vector(f"{name}.attn_v.bias", kv_width) if has_bias else None,
+            q_norm=tensors.vector(f"{name}.attn_q_norm.weight", config.head_dim) if has_norms else None,
+            k_norm=tensors.vector(f"{name}.attn_k_norm.weight", config.head_dim) if has_norms else None),
         ffn_norm=tensors.vector(f"{name}.ffn_norm.weight", width),
-        w1=tensors.matrix(f"{name}.ffn_gate.weight", ffn_width, width),
-        w2=tensors.matrix(f"{name}.ffn_down.weight", width, ffn_width),
-        w3=tensors.matrix(f"{name}.ffn_up.weight", ffn_width, width),
-        bq=tensors.vector(f"{name}.attn_q.bias", q_width) if has_bias else None,
-        bk=tensors.vector(f"{name}.attn_k.bias", kv_width) if has_bias else None,
-        bv=tensors.vector(f"{name}.attn_v.bias", kv_width) if has_bias else None,
-        q_norm=tensors.vector(f"{name}.attn_q_norm.weight", config.head_dim) if has_norms else None,
-        k_norm=tensors.vector(f"{name}.attn_k_norm.weight", config.head_dim) if has_norms else None)
+        feed_forward=FeedForward(
+            w1=tensors.matrix(f"{name}.ffn_gate.weight", ffn_width, width),
+            w2=tensors.matrix(f"{name}.ffn_down.weight", width, ffn_width),
+            w3=tensors.matrix(f"{name}.ffn_up.weight", ffn_width, width)))
 
 
 class _Tensors:

@@ -12,7 +12,7 @@ from brise.checkpoint.gguf import GgufFile, open_gguf
 from brise.checkpoint.gguf_model import read_config, read_weights
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.weights import Placed, Weight, Weights, place
+from brise.models.weights import Dense, Quant, Weight, Weights, place
 from brise.ops.contract import Backend
 from brise.text.chat import ChatTemplate
 from brise.text.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ def _place(gguf: GgufFile, weights: Weights, target: Backend) -> Weights:
     def put(name: str, weight: Weight) -> Weight:
         nonlocal num_read
         placed = target.place(name, weight)
-        num_read += 0 if isinstance(weight, Placed) else weight.data.nbytes
+        num_read += weight.data.nbytes if isinstance(weight, Dense | Quant) else 0
         if num_read >= _READ_AHEAD:
             for tensor in gguf.tensors:
                 gguf.forget(tensor)

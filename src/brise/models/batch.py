@@ -15,7 +15,7 @@ from brise.models.weights import Array
 
 @dataclass(frozen=True)
 class Batch:
-    """All arrays int32. Without a cache (training, scoring) page_table and slots are None."""
+    """All arrays int32 but `features`. Without a cache (training, scoring) page_table and slots are None."""
 
     tokens: Array  # (T,)
     positions: Array  # (T,)
@@ -23,3 +23,5 @@ class Batch:
     rows: Array  # (R,) token indices whose logits (or hidden states) are wanted
     page_table: Array | None = None  # (S, P), unused entries are 0
     slots: Array | None = None  # (T,)
+    features: Array | None = None  # (N, D) float32: rows of images that take the place of tokens' embeddings
+    feature_rows: Array | None = None  # (T,): which row of `features` is this token's, -1 for none

@@ -8,7 +8,7 @@ from typing import Literal
 
 from brise.models.rope import Rope
 
-Family = Literal["llama", "mistral", "ministral3", "qwen2", "qwen3"]
+Family = Literal["llama", "mistral", "ministral3", "mistral4", "qwen2", "qwen3"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,34 @@ class QueryTemperature:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Latent attention (DeepSeek-V2, 2405.04434). A query head is `nope_dim` numbers, then `rope.dim` rotated ones."""
+
+    query_rank: int
+    rank: int  # of the latent that is cached in place of keys and values
+    nope_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Feed-forward of experts: softmax over all, the best `per_token`, divided by their sum, times `scale`."""
+
+    count: int
+    per_token: int
+    width: int
+    shared_width: int = 0  # of the expert that every token goes through; 0: none
+    num_dense_layers: int = 0  # the first layers have a plain feed-forward
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Config:
-    """Sizes of a dense decoder. `width` is the residual stream; q and o are num_heads * head_dim wide."""
+    """Sizes of a decoder. `width` is the residual stream; q and o are num_heads * head_dim wide.
+
+    With latent attention `head_dim` is that of a query (nope_dim + rope.dim) and `num_kv_heads` is 1: all heads read
+    one cached vector, the latent and the rotated key.
+    """
 
     family: Family
     vocab_size: int
@@ -36,12 +62,25 @@ class Config:
     max_context: int
     sliding_window: int | None = None
     query_temperature: QueryTemperature | None = None
+    latent: Latent | None = None
+    experts: Experts | None = None
+    softmax_scale: float | None = None  # None: head_dim ** -0.5
 
     @property
     def attention_scale(self) -> float:
-        return 1.0 / math.sqrt(self.head_dim)
+        return 1.0 / math.sqrt(self.head_dim) if self.softmax_scale is None else self.softmax_scale
+
+    @property
+    def cache_heads(self) -> int:
+        """Heads of the cache: each holds `cache_dim` numbers a token, and without a latent as many for the value."""
+        return self.num_kv_heads
+
+    @property
+    def cache_dim(self) -> int:
+        return self.head_dim if self.latent is None else self.latent.rank + self.rope.dim
 
     @property
     def cache_values_per_token(self) -> int:
-        """Numbers kept for each token over all layers: keys and values."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
+        """Numbers kept for each token over all layers: keys and values, or latents and rotated keys."""
+        sides = 2 if self.latent is None else 1
+        return sides * self.num_layers * self.cache_heads * self.cache_dim

@@ -1,14 +1,15 @@
-"""The dense decoder: Llama, SmolLM2, Mistral, Ministral 3, Qwen2, Qwen3, written once over the ops.
+"""The decoder: Llama, SmolLM2, Mistral, Ministral 3, Mistral Large 3, Qwen2, Qwen3, written once over the ops.
 
 Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, F ffn width, R rows, V vocabulary.
 """
 
 from __future__ import annotations
 
+from brise.models import latent, mixture
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import frequencies
-from brise.models.weights import Array, Layer, Weights
+from brise.models.weights import Array, Attention, FeedForward, LatentAttention, Layer, Mixture, Weights
 from brise.ops.contract import Cache, Ops
 
 
@@ -21,25 +22,35 @@ def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cach
     """Normalised last hidden states (R, D) of the tokens in batch.rows."""
     turns, magnitude = frequencies(config.rope)
     table_TE = ops.rope_table(batch.positions, turns, magnitude)
-    x_TD = ops.named(ops.embed(weights.tok_embeddings, batch.tokens), "embedding")
+    x_TD = ops.embed(weights.tok_embeddings, batch.tokens)
+    x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
     for index, layer in enumerate(weights.layers):
         name = f"layers.{index}"
-        a_TD = _attention(ops, config, layer, x_TD, table_TE, batch, cache, index)
+        a_TD = _attend(ops, config, layer, x_TD, table_TE, batch, cache, index)
         x_TD = ops.add(x_TD, ops.named(a_TD, f"{name}.attention.out"))
         x_TD = ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"{name}.feed_forward.out"))
     return ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
 
 
-def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
-               cache: Cache | None, index: int) -> Array:
+def _attend(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
+            cache: Cache | None, index: int) -> Array:
     h_TD = ops.rms_norm(x_TD, layer.attention_norm, config.norm_eps)
-    q_TD, k_TD, v_TD = ops.linears(h_TD, (layer.wq, layer.wk, layer.wv))
-    if layer.bq is not None and layer.bk is not None and layer.bv is not None:
-        q_TD, k_TD, v_TD = ops.bias(q_TD, layer.bq), ops.bias(k_TD, layer.bk), ops.bias(v_TD, layer.bv)
+    match layer.attention:
+        case Attention():
+            return _attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+        case LatentAttention():
+            return latent.attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+
+
+def _attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_TE: Array, batch: Batch,
+               cache: Cache | None, index: int) -> Array:
+    q_TD, k_TD, v_TD = ops.linears(h_TD, (weights.wq, weights.wk, weights.wv))
+    if weights.bq is not None and weights.bk is not None and weights.bv is not None:
+        q_TD, k_TD, v_TD = ops.bias(q_TD, weights.bq), ops.bias(k_TD, weights.bk), ops.bias(v_TD, weights.bv)
     q_THE, k_TKE = ops.heads(q_TD, config.num_heads), ops.heads(k_TD, config.num_kv_heads)
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q_THE = ops.rms_norm(q_THE, layer.q_norm, config.norm_eps)
-        k_TKE = ops.rms_norm(k_TKE, layer.k_norm, config.norm_eps)
+    if weights.q_norm is not None and weights.k_norm is not None:
+        q_THE = ops.rms_norm(q_THE, weights.q_norm, config.norm_eps)
+        k_TKE = ops.rms_norm(k_TKE, weights.k_norm, config.norm_eps)
     q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
     k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
     if config.query_temperature is not None:
@@ -47,10 +58,13 @@ def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Ar
         q_THE = ops.scale_queries(q_THE, batch.positions, temperature.beta, temperature.period)
     v_TKE = ops.heads(v_TD, config.num_kv_heads)
     o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.sliding_window)
-    return ops.linear(o_TD, layer.wo)
+    return ops.linear(o_TD, weights.wo)
 
 
 def _feed_forward(ops: Ops, config: Config, layer: Layer, x_TD: Array) -> Array:
     h_TD = ops.rms_norm(x_TD, layer.ffn_norm, config.norm_eps)
-    gate_TF, up_TF = ops.linears(h_TD, (layer.w1, layer.w3))
-    return ops.linear(ops.silu_mul(gate_TF, up_TF), layer.w2)
+    match layer.feed_forward:
+        case FeedForward():
+            return mixture.swiglu(ops, layer.feed_forward, h_TD)
+        case Mixture():
+            return mixture.feed_forward(ops, config, layer.feed_forward, h_TD)

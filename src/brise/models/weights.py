@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 Array = Any  # models/ knows no array library
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,30 @@ class Quant:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A weight that is made from a file row by row, when a backend takes it: FP8, NVFP4, permuted, quantised.
+
+    `rows(a, b)` gives rows a to b in `format`: what the `data` of a Dense (F32, F16, BF16) or of a Quant (a block
+    format) of these rows would be. Asked again it gives the same bytes. A vector (n,) counts as n rows.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Array]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices of one shape: those of all experts, or of all heads; shape (N, out, in)."""
+
+    matrices: tuple[Dense | Quant | Stored, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.matrices), *self.matrices[0].shape)
+
+
+@dataclass(frozen=True)
 class Placed:
     """A weight in a backend's own layout. Only the backend that made it may look into `handle`."""
 
@@ -35,27 +60,69 @@ class Placed:
     handle: Any
 
 
-Weight = Dense | Quant | Placed
+Weight = Dense | Quant | Stored | Stack | Placed
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One decoder block. Names are Mistral's; biases and q/k norms only where the family has them."""
+class Attention:
+    """Grouped-query attention. Names are Mistral's; biases and q/k norms only where the family has them."""
 
-    attention_norm: Weight
     wq: Weight
     wk: Weight
     wv: Weight
     wo: Weight
-    ffn_norm: Weight
-    w1: Weight  # gate
-    w2: Weight  # down
-    w3: Weight  # up
     bq: Weight | None = None
     bk: Weight | None = None
     bv: Weight | None = None
     q_norm: Weight | None = None
     k_norm: Weight | None = None
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Latent attention (DeepSeek-V2, 2405.04434), absorbed: keys and values are never made from the latent.
+
+    H heads, D width, Q query rank, C latent rank, N unrotated and R rotated numbers of a query, V of a value.
+    """
+
+    wq_a: Weight  # (Q, D)
+    q_a_norm: Weight  # (Q,)
+    wq_b: Weight  # (H (N + R), Q)
+    wkv_a: Weight  # (C + R, D)
+    kv_a_norm: Weight  # (C,)
+    wk_b: Weight  # Stack (H, C, N): an unrotated query becomes a query of the latent
+    wv_b: Weight  # Stack (H, V, C): a sum of latents becomes a sum of values
+    wo: Weight  # (D, H V)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """SwiGLU."""
+
+    w1: Weight  # gate
+    w2: Weight  # down
+    w3: Weight  # up
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Experts that a router picks from for each token, and one that every token goes through."""
+
+    router: Weight  # (X, D)
+    w1: Weight  # Stack (X, F, D), gate
+    w2: Weight  # Stack (X, D, F), down
+    w3: Weight  # Stack (X, F, D), up
+    shared: FeedForward | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder block."""
+
+    attention_norm: Weight
+    attention: Attention | LatentAttention
+    ffn_norm: Weight
+    feed_forward: FeedForward | Mixture
 
 
 @dataclass(frozen=True)
@@ -68,22 +135,26 @@ class Weights:
     output: Weight
 
 
-def place(weights: Weights, put: Callable[[str, Weight], Weight]) -> Weights:
-    """The same tree with every weight put into a backend, one at a time, tied weights once."""
+def place(tree: T, put: Callable[[str, Weight], Weight]) -> T:
+    """The same tree (Weights, or any dataclass of weights) with every weight put into a backend.
+
+    One at a time, in order, a weight that is there twice (a tied head) once. Names are paths: layers.3.attention.wq.
+    """
     done: dict[int, Weight] = {}
 
-    def once(name: str, weight: Weight) -> Weight:
-        if id(weight) not in done:
-            done[id(weight)] = put(name, weight)
-        return done[id(weight)]
+    def walk(name: str, node: Any) -> Any:
+        match node:
+            case Dense() | Quant() | Stored() | Stack() | Placed():
+                if id(node) not in done:
+                    done[id(node)] = put(name, node)
+                return done[id(node)]
+            case tuple():
+                return tuple(walk(f"{name}.{index}", item) for index, item in enumerate(node))
+            case _ if is_dataclass(node) and not isinstance(node, type):
+                prefix = f"{name}." if name else ""
+                return replace(node, **{field.name: walk(prefix + field.name, getattr(node, field.name))
+                                        for field in fields(node)})
+        return node
 
-    def layer(index: int, source: Layer) -> Layer:
-        named = {f.name: getattr(source, f.name) for f in fields(source)}
-        return replace(source, **{name: once(f"layers.{index}.{name}", weight)
-                                  for name, weight in named.items() if weight is not None})
-
-    return Weights(
-        tok_embeddings=once("tok_embeddings", weights.tok_embeddings),
-        layers=tuple(layer(i, source) for i, source in enumerate(weights.layers)),
-        norm=once("norm", weights.norm),
-        output=once("output", weights.output))
+    placed: T = walk("", tree)
+    return placed

@@ -14,7 +14,7 @@ from brise.models.config import Config
 from brise.models.rope import Layout
 from brise.models.weights import Array, Weight, Weights
 
-CacheFormat = Literal["f16", "q8", "f32"]
+CacheFormat = Literal["f16", "q8", "q4", "f32"]
 
 
 class Cache(Protocol):
@@ -37,6 +37,9 @@ class Ops(Protocol):
     def take_rows(self, x: Array, rows: Array) -> Array:
         """Rows `rows` (R,) of x (T, D)."""
 
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        """x (T, D) with row t replaced by features[rows[t]] where rows[t] >= 0; x itself without features."""
+
     def linear(self, x: Array, w: Weight) -> Array:
         """x (T, D) times w (O, D) transposed: (T, O)."""
 
@@ -55,8 +58,24 @@ class Ops(Protocol):
     def heads(self, x: Array, num_heads: int) -> Array:
         """(T, H * E) seen as (T, H, E)."""
 
+    def flat(self, x: Array) -> Array:
+        """(T, H, E) seen as (T, H * E)."""
+
+    def columns(self, x: Array, first: int, last: int) -> Array:
+        """Numbers first to last of each head of x (T, H, E): (T, H, last - first)."""
+
+    def concat(self, x: Array, y: Array) -> Array:
+        """x (T, H, E) and y (T, H, G) head by head: (T, H, E + G)."""
+
+    def heads_linear(self, x: Array, w: Weight) -> Array:
+        """Head h of x (T, H, E) times matrix h of the stack w (H, O, E) transposed: (T, H, O)."""
+
     def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
         """(T, E) table, E/2 cosines then E/2 sines of positions * turns, times magnitude; angles in float64."""
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        """(T, E) table of places on a grid, for the E/2 frequencies `turns`: those of even index turn with the
+        row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         """Rotates the first table-width numbers of each head of x (T, H, E)."""
@@ -72,6 +91,26 @@ class Ops(Protocol):
         its own sequence at positions <= its own (and > its own - window). Without one, the keys are the
         packed tokens themselves. Head h uses key/value head h // (H // K). Softmax in float32.
         """
+
+    def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Array:
+        """Causal attention to one shared vector a token: q (T, H, C + R), kv (T, 1, C + R) -> (T, H, C).
+
+        As `attend` with one key/value head whose value is the first `rank` = C numbers of its key; the cache holds
+        each vector once. There is no window.
+        """
+
+    def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        """Gates (T, X) of experts from logits (T, X): softmax over all, the best `per_token` (of equal ones the lower
+        index) divided by their sum and times `scale`, zero elsewhere."""
+
+    def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
+        """Sum over experts e with gates[t, e] != 0, e ascending, of gate * w2_e(silu(w1_e x) * w3_e x): (T, D).
+
+        Stacks w1, w3 (X, F, D) and w2 (X, D, F)."""
+
+    def gelu(self, x: Array) -> Array:
+        """x * Phi(x), exact (erf), as torch's default."""
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         """gate * sigmoid(gate) * up."""

@@ -40,6 +40,11 @@ class EagerOps:
     def take_rows(self, x: Array, rows: Array) -> Array:
         return np.asarray(x)[rows]
 
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        if features is None or rows is None:
+            return x
+        return np.where((rows >= 0)[:, None], features[np.maximum(rows, 0)], x)
+
     def linear(self, x: Array, w: Weight) -> Array:
         return self.linears(x, (w,))[0]
 

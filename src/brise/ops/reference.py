@@ -6,6 +6,7 @@ sequence, V vocabulary. Slow on purpose: nothing here is clever, so that it can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from brise.models import dense
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Quant, Weight, Weights
+from brise.models.weights import Array, Dense, Quant, Stack, Stored, Weight, Weights
 from brise.ops.contract import Cache, CacheFormat, Ops
 from brise.ops.reference_cache import ReferenceCache
 from brise.quant.dequantize import dequantize
@@ -38,9 +39,12 @@ class ReferenceBackend:
 
     def place(self, name: str, weight: Weight) -> Weight:
         """The weight as float32 numbers; a format that we cannot decode is refused."""
-        if not isinstance(weight, Dense | Quant):
+        if isinstance(weight, Stack):
+            placed = [self.place(f"{name}.{index}", matrix) for index, matrix in enumerate(weight.matrices)]
+            return Stack(tuple(matrix for matrix in placed if isinstance(matrix, Dense)))
+        if not isinstance(weight, Dense | Quant | Stored):
             raise UnsupportedError(f"{name} has been placed in another backend already")
-        known = _PLAIN_FORMATS if isinstance(weight, Dense) else tuple(FORMATS)
+        known = _PLAIN_FORMATS if isinstance(weight, Dense) else tuple(FORMATS)  # FORMATS has the plain ones too
         if weight.format not in known:
             raise UnsupportedError(f"{name} has weight format {weight.format}; "
                                    f"the reference backend reads {', '.join(known)}")
@@ -49,8 +53,8 @@ class ReferenceBackend:
     def new_cache(self, config: Config, num_pages: int, page_size: int,
                   format: CacheFormat) -> ReferenceCache:
         """An empty cache for all layers of the model."""
-        return ReferenceCache(config.num_layers, config.num_kv_heads, config.head_dim,
-                              num_pages, page_size, format)
+        return ReferenceCache(config.num_layers, config.cache_heads, config.cache_dim,
+                              num_pages, page_size, format, 2 if config.latent is None else 1)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> ReferenceRunner:
         """NumPy allocates as it goes, so `max_tokens` sizes nothing here."""
@@ -90,6 +94,11 @@ class ReferenceOps:
     def take_rows(self, x: Array, rows: Array) -> Array:
         return x[rows]
 
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        if features is None or rows is None:
+            return x
+        return np.where((rows >= 0)[:, None], features[np.maximum(rows, 0)].astype(self.precision), x)
+
     def linear(self, x: Array, w: Weight) -> Array:
         return x @ numbers(w, self.precision).T
 
@@ -110,10 +119,27 @@ class ReferenceOps:
     def heads(self, x: Array, num_heads: int) -> Array:
         return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
 
+    def flat(self, x: Array) -> Array:
+        return x.reshape(len(x), x.shape[1] * x.shape[2])
+
+    def columns(self, x: Array, first: int, last: int) -> Array:
+        return x[..., first:last]
+
+    def concat(self, x: Array, y: Array) -> Array:
+        return np.concatenate([x, y], axis=-1)
+
+    def heads_linear(self, x: Array, w: Weight) -> Array:
+        return np.einsum("the,hoe->tho", x, np.stack([numbers(matrix, self.precision) for matrix in _stack(w)]))
+
     def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
         # A float32 angle at position 100 000 is off by up to 0.004 radians: hence float64 up to here.
         angles = np.outer(positions.astype(np.float64), np.asarray(turns, np.float64))
         return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(self.precision)
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        turns_E = np.asarray(turns, np.float64)
+        angles = np.concatenate([np.outer(rows, turns_E[::2]), np.outer(columns, turns_E[1::2])], axis=1)
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(self.precision)
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         width = table.shape[1]
@@ -168,6 +194,34 @@ class ReferenceOps:
             heads.append(weights_TC @ v_CKE[:, kv_head].astype(self.precision))
         return np.concatenate(heads, axis=1)
 
+    def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Array:
+        if cache is None:
+            out = self.attend(q, kv, kv, batch, None, layer, scale, None)
+        else:
+            assert isinstance(cache, ReferenceCache) and cache.num_sides == 1, "the cache holds no latents"
+            out = self.attend(q, kv, kv, batch, cache, layer, scale, None)
+        return out.reshape(q.shape)[..., :rank]
+
+    def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :per_token]
+        gates = np.zeros_like(shares)
+        np.put_along_axis(gates, best, np.take_along_axis(shares, best, 1), 1)
+        return gates / (gates.sum(axis=1, keepdims=True) + self.precision(1e-20)) * self.precision(scale)
+
+    def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
+        out = np.zeros_like(x)
+        for index, (gate, down, up) in enumerate(zip(_stack(w1), _stack(w2), _stack(w3), strict=True)):
+            chosen = np.flatnonzero(gates[:, index])
+            y = self.linear(self.silu_mul(*self.linears(x[chosen], (gate, up))), down)
+            out[chosen] += gates[chosen, index, None] * y
+        return out
+
+    def gelu(self, x: Array) -> Array:
+        return (x * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))), [float])(x)).astype(self.precision)
+
     def silu_mul(self, gate: Array, up: Array) -> Array:
         with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is the right answer: 0
             return gate / (1 + np.exp(-gate)) * up
@@ -190,6 +244,11 @@ def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: Reference
     return keys, values, key_positions
 
 
+def _stack(weight: Weight) -> tuple[Weight, ...]:
+    assert isinstance(weight, Stack), "an op on a stack of matrices got another weight"
+    return weight.matrices
+
+
 def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | None = None) -> Array:
     """The weight (or some rows of it) decoded to plain numbers."""
     match weight:
@@ -199,8 +258,20 @@ def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | Non
         case Quant(format, shape, data):
             taken = data if rows is None else data[rows]
             return dequantize(format, taken, shape[1]).astype(precision, copy=False)
+        case Stored(shape=shape):
+            if rows is None:
+                return numbers(_read(weight, 0, shape[0]), precision)
+            return np.concatenate([numbers(_read(weight, int(row), int(row) + 1), precision) for row in rows])
         case _:
             raise UnsupportedError(f"a weight of shape {weight.shape} has been placed in another backend")
+
+
+def _read(weight: Stored, first: int, last: int) -> Dense | Quant:
+    """Rows first to last of a weight in a file."""
+    data = weight.rows(first, last)
+    if weight.format in _PLAIN_FORMATS:
+        return Dense(weight.format, (last - first, *weight.shape[1:]), data)
+    return Quant(weight.format, (last - first, weight.shape[1]), data)
 
 
 def _plain_numbers(format: str, data: Array) -> Array:

@@ -15,13 +15,14 @@ _STORED_AS = (("f32", np.float32), ("f16", np.float16), ("q8", np.int8))
 
 
 class ReferenceCache:
-    """Pages of keys and values of all layers, zero at first."""
+    """Pages of keys and values of all layers, zero at first. With one side (latents) values are the keys."""
 
     def __init__(self, num_layers: int, num_kv_heads: int, head_dim: int, num_pages: int, page_size: int,
-                 format: CacheFormat) -> None:
+                 format: CacheFormat, num_sides: int = 2) -> None:
         self.num_pages, self.page_size, self.format = num_pages, page_size, format
+        self.num_sides = num_sides
         # Axis 1 is the side: 0 keys, 1 values.
-        shape = (num_layers, 2, num_pages * page_size, num_kv_heads)
+        shape = (num_layers, num_sides, num_pages * page_size, num_kv_heads)
         self._data = np.zeros((*shape, head_dim), dict(_STORED_AS)[format])
         self._scales = np.zeros(shape if format == "q8" else (0,), np.float32)
 
@@ -31,7 +32,7 @@ class ReferenceCache:
 
     def write(self, layer: int, slots: Array, k_TKE: Array, v_TKE: Array) -> None:
         """Keeps the keys and values of T tokens, rounded to the cache's format."""
-        for side, x_TKE in enumerate((k_TKE, v_TKE)):
+        for side, x_TKE in enumerate((k_TKE, v_TKE)[:self.num_sides]):
             if self.format == "q8":
                 self._data[layer, side, slots], self._scales[layer, side, slots] = quantize_heads(x_TKE)
             else:
@@ -42,7 +43,7 @@ class ReferenceCache:
         sides = self._data[layer][:, slots].astype(np.float32)
         if self.format == "q8":
             sides *= self._scales[layer][:, slots, :, None]
-        return sides[0], sides[1]
+        return sides[0], sides[-1]
 
 
 def quantize_heads(x: Array) -> tuple[Array, Array]:
