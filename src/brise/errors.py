@@ -6,6 +6,7 @@ BriseError
 ├── StoreError           the model store: a name unknown, a digest wrong, a disk full
 ├── MissingExtraError    an optional dependency is not installed
 ├── NetworkError         a download failed
+├── EvidenceError        data that cannot carry the claim asked of them
 └── RequestError         one request is wrong; the server answers 4xx
     ├── ContextLengthError   prompt and max_tokens do not fit
     └── QueueFullError       try again later
@@ -33,6 +34,10 @@ class CheckpointError(BriseError):
                  hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.field, self.value, self.limit = field, value, limit
+
+
+class EvidenceError(BriseError):
+    """Data, or a promise asked of them, that no statistics can carry: too few units, a margin of zero."""
 
 
 class UnsupportedError(BriseError):

@@ -1,0 +1,138 @@
+"""Which answers of the small model may be kept: a threshold on its confidence, with a promise about the kept ones.
+
+The promise: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
+surer. Sources: SGR (Geifman & El-Yaniv, 1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.proof.gate import STAKES
+from brise.proof.intervals import binomial_cdf, binomial_upper
+from brise.proof.units import Floats, require_clusters, scores
+
+
+@dataclass(frozen=True)
+class Promise:
+    """At most `risk` of the kept answers are wrong, and this itself fails with probability `delta` at most."""
+
+    risk: float = 0.05
+    delta: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in (("risk", self.risk), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise EvidenceError(f"{name} is {value}, allowed is over 0 and under 1")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keep answers with confidence >= `confidence`. `bound` is the certified risk, `kept` their share."""
+
+    confidence: float
+    kept: float
+    bound: float
+
+
+def floor(error_rate: float, promise: Promise) -> float:
+    """The share that must escalate even if confidence ranked perfectly (2606.29054)."""
+    return max(0.0, (error_rate - promise.risk) / (1 - promise.risk))
+
+
+def sgr(confidences: Any, wrong: Any, promise: Promise) -> Threshold | None:
+    """The lowest threshold that a binary search with exact binomial bounds certifies; None: impossible here.
+
+    Each unit is one independent answer; `wrong` is 0 or 1. The error budget is shared by the steps of the search.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    units = len(ranked)
+    steps = max(1, math.ceil(math.log2(units)))
+    low, high, found = 1, units, None
+    for _ in range(steps):
+        kept = (low + high + 1) // 2
+        kept = _with_ties(ranked, kept)
+        bound = binomial_upper(int(errors[kept - 1]), kept, promise.delta / steps)
+        if bound <= promise.risk:
+            if found is None or kept / units > found.kept:
+                found = Threshold(float(ranked[kept - 1]), kept / units, bound)
+            low = kept
+        else:
+            high = max((low + high + 1) // 2 - 1, 1)
+        if low >= high:
+            break
+    return found
+
+
+def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], promise: Promise) -> Threshold | None:
+    """Tests thresholds from the strictest on at full level each, and stops at the first that fails.
+
+    The `thresholds` must have been fixed before the calibration data were seen, for instance as quantiles of
+    confidences on other data.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    found = None
+    for threshold in sorted(thresholds, reverse=True):
+        kept = int(np.searchsorted(-ranked, -threshold, side="right"))
+        mistakes = int(errors[kept - 1]) if kept else 0
+        if binomial_cdf(mistakes, kept, promise.risk) > promise.delta:
+            break
+        found = Threshold(float(threshold), kept / len(ranked), binomial_upper(mistakes, kept, promise.delta))
+    return found
+
+
+def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
+                             promise: Promise) -> Threshold | None:
+    """The same where answers of one cluster (a conversation) go wrong together.
+
+    The unit is the cluster: its mean over its answers of (risk - wrong) on kept ones, zero on others, is bet on
+    (gate.py); so large and small conversations weigh alike. `bound` is the promised risk itself.
+    """
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    index_of: dict[object, int] = {}
+    indices = np.array([index_of.setdefault(cluster, len(index_of)) for cluster in clusters], np.intp)
+    if not len(confident) == len(mistakes) == len(indices):
+        raise EvidenceError(f"there are {len(confident)} confidences, {len(mistakes)} outcomes and {len(indices)} "
+                            "cluster names")
+    require_clusters(len(index_of))
+    sizes = np.bincount(indices)
+    found = None
+    for threshold in sorted(thresholds, reverse=True):
+        kept = confident >= threshold
+        gains = np.bincount(indices, np.where(kept, promise.risk - mistakes, 0.0)) / sizes
+        if _final_wealth(gains, 1 / (1 - promise.risk)) < 1 / promise.delta:
+            break
+        found = Threshold(float(threshold), float(kept.mean()), promise.risk)
+    return found
+
+
+def _final_wealth(gains: Floats, largest_stake: float) -> float:
+    """Wealth after all units. Gains are small (at most the risk), so the stakes are spread up to the largest."""
+    logs = [np.log1p(stake * largest_stake * gains).sum() for stake in STAKES]
+    return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(STAKES))))
+
+
+def _ranked(confidences: Any, wrong: Any) -> tuple[Floats, Floats]:
+    """Confidences from the surest on, and how many of the first k answers are wrong."""
+    confident = np.asarray(confidences, np.float64)
+    mistakes = scores(wrong, "wrong")
+    if confident.shape != mistakes.shape or not len(confident):
+        raise EvidenceError(f"there are {confident.size} confidences and {mistakes.size} outcomes; they must be as "
+                            "many, and some")
+    if not np.isfinite(confident).all():
+        raise EvidenceError("a confidence is not a finite number")
+    if not np.isin(mistakes, (0.0, 1.0)).all():
+        raise EvidenceError("an outcome is neither 0 (right) nor 1 (wrong)")
+    order = np.argsort(-confident, kind="stable")
+    return confident[order], np.cumsum(mistakes[order])
+
+
+def _with_ties(ranked: Floats, kept: int) -> int:
+    """A threshold cannot part equal confidences: all of the last kept one are kept."""
+    return int(np.searchsorted(-ranked, -ranked[kept - 1], side="right"))
