@@ -5,27 +5,27 @@ that such a model writes means nothing. Weights are about N(0, 0.02), norms abou
 memory at a time.
 
     python bench/synthesize.py --shape qwen2.5-1.5b --mix Q4_K_M qwen2.5-1.5b-q4_k_m.gguf
+    python bench/synthesize.py --shape ministral3-3b --mix Q4_0 --tekken tekken.json ministral3-3b-q4_0.gguf
+
+Ministral's vocabulary is the real Tekken, from inside mistral-common (pip install 'brise[mistral]').
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import string
+import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
+import synthesize_latent
+import vocabularies
 from random_blocks import SIZES, fill
-
-CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-          "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-          "{% endif %}")
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,31 @@ class Shape:
     norm_eps: float
     context: int
     biases: bool = False
+    tied: bool = True
     rope: Mapping[str, str | int | float] = field(default_factory=dict)
+    latent: synthesize_latent.Latent | None = None
 
 
+MINISTRAL3_ROPE: Mapping[str, str | int | float] = {
+    "rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 16384,
+    "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
+    "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1}
 SHAPES: Mapping[str, Shape] = {
     "smollm2-135m": Shape("llama", "smollm", 30, 576, 9, 3, 64, 1536, vocab_size=49152, num_merges=48900 - 21,
                           first_control=0, rope_theta=1e5, norm_eps=1e-5, context=8192),
     "qwen2.5-1.5b": Shape("qwen2", "qwen2", 28, 1536, 12, 2, 128, 8960, vocab_size=151936, num_merges=151387,
                           first_control=151643, rope_theta=1e6, norm_eps=1e-6, context=32768, biases=True),
-    "ministral3-3b": Shape("mistral3", "tekken", 26, 3072, 32, 8, 128, 9216, vocab_size=131072,
-                           num_merges=131072 - 1000 - 256, first_control=0, rope_theta=1e6, norm_eps=1e-5,
-                           context=262144,
-                           rope={"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0,
-                                 "rope.scaling.original_context_length": 16384,
-                                 "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
-                                 "rope.scaling.yarn_log_multiplier": 1.0,
-                                 "attention.temperature_scale": 0.1}),
+    "ministral3-3b": Shape("mistral3", "tekken", 26, 3072, 32, 8, 128, 9216, vocab_size=131072, num_merges=269443,
+                           first_control=0, rope_theta=1e6, norm_eps=1e-5, context=262144, rope=MINISTRAL3_ROPE),
+    "ministral3-8b": Shape("mistral3", "tekken", 34, 4096, 32, 8, 128, 14336, vocab_size=131072, num_merges=269443,
+                           first_control=0, rope_theta=1e6, norm_eps=1e-5, context=262144, tied=False,
+                           rope=MINISTRAL3_ROPE),
+    "large3": Shape("deepseek2", "tekken", 61, 7168, 128, 1, 192, 16384, vocab_size=131072, num_merges=269443,
+                    first_control=0, rope_theta=1e4, norm_eps=1e-6, context=294912, tied=False,
+                    latent=synthesize_latent.LARGE3),
+    "large3-mini": Shape("deepseek2", "smollm", 4, 1024, 8, 1, 128, 4096, vocab_size=4096, num_merges=3800,
+                         first_control=0, rope_theta=1e4, norm_eps=1e-6, context=8192, tied=False,
+                         latent=synthesize_latent.MINI),
 }
 MIXES = ("Q4_0", "Q4_1", "Q8_0", "Q4_K_M")
 
@@ -74,10 +83,13 @@ def main() -> int:
     arguments.add_argument("--mix", choices=MIXES, default="Q4_K_M")
     arguments.add_argument("--layers", type=int, help="fewer layers than the shape has, for a quick look")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--tekken", type=Path, help="also write the vocabulary as a tekken.json, for mistral-common")
     options = arguments.parse_args()
     shape = SHAPES[options.shape]
     num_layers = options.layers or shape.num_layers
     write(options.path, options.shape, shape, options.mix, num_layers, options.seed)
+    if options.tekken is not None:
+        options.tekken.write_text(json.dumps(vocabularies.tekken_document(shape.vocab_size)), encoding="utf-8")
     sys.stdout.write(f"{options.path}: {options.path.stat().st_size / 1e6:.0f} MB\n")
     return 0
 
@@ -86,16 +98,16 @@ def write(path: Path, name: str, shape: Shape, mix: str, num_layers: int, seed: 
     """Names and places first, then one tensor after the other; a file cut short keeps the name `.part`."""
     writer = GGUFWriter(path.with_suffix(".part"), shape.architecture)
     _add_metadata(writer, f"Synthetic {name} {mix}", shape, num_layers)
-    _add_tokenizer(writer, shape)
-    plan = [(tensor, dims, _format(tensor, dims, mix, num_layers))
+    _vocabulary(shape).write(writer)
+    plan = [(tensor, dims, _format(tensor, dims, mix, num_layers, shape.tied))
             for tensor, dims in _tensors(shape, num_layers)]
     for tensor, dims, format in plan:
         if format == "F32":
-            writer.add_tensor_info(tensor, dims, np.dtype(np.float32), 4 * dims[0])
+            writer.add_tensor_info(tensor, dims, np.dtype(np.float32), 4 * math.prod(dims))
         else:
             block_size, block_bytes = SIZES[format]
-            byte_dims = (dims[0], dims[1] // block_size * block_bytes)
-            writer.add_tensor_info(tensor, byte_dims, np.dtype(np.uint8), byte_dims[0] * byte_dims[1],
+            byte_dims = (*dims[:-1], dims[-1] // block_size * block_bytes)
+            writer.add_tensor_info(tensor, byte_dims, np.dtype(np.uint8), math.prod(byte_dims),
                                    GGMLQuantizationType[format])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -108,10 +120,15 @@ def write(path: Path, name: str, shape: Shape, mix: str, num_layers: int, seed: 
 
 
 def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Row-major shapes; the output is tied to the embedding in all of these models."""
+    """Row-major shapes; a tied model has no output of its own."""
     q_width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     yield "token_embd.weight", (shape.vocab_size, shape.width)
     for layer in range(num_layers):
+        if shape.latent is not None:
+            for name, dims in synthesize_latent.block(shape.latent, layer, shape.width, shape.num_heads,
+                                                      shape.ffn_width):
+                yield f"blk.{layer}.{name}", dims
+            continue
         block: dict[str, tuple[int, ...]] = {
             "attn_norm.weight": (shape.width,), "ffn_down.weight": (shape.width, shape.ffn_width),
             "ffn_gate.weight": (shape.ffn_width, shape.width),
@@ -124,24 +141,29 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
         for name, dims in block.items():
             yield f"blk.{layer}.{name}", dims
     yield "output_norm.weight", (shape.width,)
+    if not shape.tied:
+        yield "output.weight", (shape.vocab_size, shape.width)
 
 
-def _format(name: str, dims: tuple[int, ...], mix: str, num_layers: int) -> str:
-    """What llama.cpp's quantiser picks: Q6_K for a tied output, and in Q4_K_M for half of v and down.
+def _format(name: str, dims: tuple[int, ...], mix: str, num_layers: int, tied: bool) -> str:
+    """What llama.cpp's quantiser picks: Q6_K for the output, and in Q4_K_M for half of v and down; an embedding
+    that is not the output too has the format of the rest.
 
     Rows that are no multiple of 256 have no K format; there the output becomes Q8_0.
     """
-    if len(dims) == 1:
+    if len(dims) == 1 or name.endswith("ffn_gate_inp.weight"):
         return "F32"
     if mix == "Q8_0":
         return "Q8_0"
-    better = "Q6_K" if dims[1] % 256 == 0 else "Q8_0"
-    if name == "token_embd.weight":
+    better = "Q6_K" if dims[-1] % 256 == 0 else "Q8_0"
+    if name == "output.weight" or (name == "token_embd.weight" and tied):
         return better
     if mix != "Q4_K_M":
         return mix
-    if dims[1] % 256:
-        raise ValueError(f"{name} has rows of {dims[1]}: Q4_K_M needs a multiple of 256")
+    if dims[-1] % 256:
+        raise ValueError(f"{name} has rows of {dims[-1]}: Q4_K_M needs a multiple of 256")
+    if name == "token_embd.weight":
+        return "Q4_K"
     layer = int(name.split(".")[1])
     eighth = num_layers // 8
     more_bits = layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
@@ -150,8 +172,8 @@ def _format(name: str, dims: tuple[int, ...], mix: str, num_layers: int) -> str:
 
 def _values(random: np.random.Generator, name: str, dims: tuple[int, ...], format: str) -> np.ndarray:
     if format != "F32":
-        return fill(random, format, dims[0], dims[1])
-    center, spread = (0.0, 0.02) if name.endswith("bias") else (1.0, 0.1)
+        return fill(random, format, math.prod(dims[:-1]), dims[-1])
+    center, spread = (0.0, 0.02) if name.endswith(("bias", "ffn_gate_inp.weight")) else (1.0, 0.1)
     return (center + spread * random.standard_normal(dims)).astype(np.float32)
 
 
@@ -166,8 +188,11 @@ def _add_metadata(writer: GGUFWriter, name: str, shape: Shape, num_layers: int) 
         f"{prefix}.attention.key_length": shape.head_dim, f"{prefix}.attention.value_length": shape.head_dim,
         f"{prefix}.attention.layer_norm_rms_epsilon": shape.norm_eps,
         f"{prefix}.rope.freq_base": shape.rope_theta, f"{prefix}.rope.dimension_count": shape.head_dim}
-    for key, value in (values | {f"{prefix}.{key}": value for key, value in shape.rope.items()}).items():
+    more = shape.rope if shape.latent is None else synthesize_latent.keys(shape.latent)
+    for key, value in (values | {f"{prefix}.{key}": value for key, value in more.items()}).items():
         match value:
+            case bool():
+                writer.add_bool(key, value)
             case str():
                 writer.add_string(key, value)
             case int():
@@ -176,41 +201,10 @@ def _add_metadata(writer: GGUFWriter, name: str, shape: Shape, num_layers: int) 
                 writer.add_float32(key, value)
 
 
-def _add_tokenizer(writer: GGUFWriter, shape: Shape) -> None:
-    """A byte-level BPE of the real size: control tokens in their place, bytes, one token for each merge."""
-    merges = list(itertools.islice(_merges(), shape.num_merges))
-    ordinary = [*_byte_symbols(), *("".join(pair) for pair in merges)]
-    num_control = shape.vocab_size - len(ordinary)
-    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    control += [f"<|control_{i}|>" for i in range(num_control - len(control))]
-    at = shape.first_control
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(shape.pre)
-    writer.add_token_list([*ordinary[:at], *control, *ordinary[at:]])
-    normal, special = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
-    writer.add_token_types([*[normal] * at, *[special] * num_control, *[normal] * (len(ordinary) - at)])
-    writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_bos_token_id(at)
-    writer.add_eos_token_id(at + 2)
-    writer.add_pad_token_id(at)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHATML)
-
-
-def _merges() -> Iterator[tuple[str, str]]:
-    """Pairs of letters, then triples, then fours, each made of tokens that stand before it."""
-    letters = string.ascii_lowercase
-    pairs = ["".join(pair) for pair in itertools.product(letters, repeat=2)]
-    yield from itertools.product(letters, repeat=2)
-    yield from itertools.product(pairs, letters)
-    yield from itertools.product(pairs, repeat=2)
-
-
-def _byte_symbols() -> list[str]:
-    """GPT-2's printable stand-in for each of the 256 bytes, in byte order."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(256 + rest.index(byte)) for byte in range(256)]
+def _vocabulary(shape: Shape) -> vocabularies.Vocabulary:
+    if shape.pre == "tekken":
+        return vocabularies.tekken(shape.vocab_size)
+    return vocabularies.made_up(shape.pre, shape.vocab_size, shape.num_merges, shape.first_control)
 
 
 if __name__ == "__main__":

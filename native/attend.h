@@ -8,21 +8,20 @@
 
 #include <limits>
 
-#include "kernels.h"
-#include "simd.h"
+#include "cache.h"
 
 namespace BRISE_ISA {
 
 using namespace brise;
 
 constexpr int QUERY_ROWS = MAX_TOKENS >= 12 ? 12 : 4;
+template <int VALUE> struct Number { static constexpr int value = VALUE; };
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
-template <CacheFormat FORMAT> BRISE_INLINE F load_cache(const uint8_t* base, size_t index) {
-  if constexpr (FORMAT == CacheFormat::F32) return f_load((const float*)base + index);
-  else if constexpr (FORMAT == CacheFormat::F16) return f_load_f16((const uint16_t*)base + index);
-  else return f_load_i8((const int8_t*)base + index);
-}
+// Registers for accumulators, less what else a pass holds: so many tiles of keys, or columns of values, side by side.
+// More of them hide the latency of a multiply-add, and use whole cache lines of values.
+constexpr int ACCUMULATORS = MAX_TOKENS >= 12 ? 16 : 6;
+constexpr int side_by_side(int rows) { return rows >= ACCUMULATORS ? 1 : ACCUMULATORS / rows > 8 ? 8 : ACCUMULATORS / rows; }
 
 // Running state of one query row: max, sum, and the unnormalised output.
 struct Row {
@@ -30,32 +29,137 @@ struct Row {
   float* out;
   int position, first;  // sees keys [first, position]
   float max, sum;
+  const float* group_sums;  // of q, in groups of 32: Q4 needs them
 };
 
-// Scores of one key tile for N rows: scores[r * KEY_CHUNK + 0..15].
-template <CacheFormat FORMAT, int N>
-BRISE_INLINE void score_rows(const CacheLayer& cache, const Row* rows, size_t tile, int head_dim, float scale, float* scores) {
-  F acc[N];
-  for (int r = 0; r < N; r++) acc[r] = f_zero();
-  const size_t base = tile * (size_t)head_dim * TILE;
-  for (int e = 0; e < head_dim; e++) {
-    const F keys = load_cache<FORMAT>(cache.keys, base + (size_t)e * TILE);
-#pragma GCC unroll 12
-    for (int r = 0; r < N; r++) acc[r] = f_fma(keys, f_set(rows[r].q[e]), acc[r]);
-  }
-  F by = f_set(scale);
-  if constexpr (FORMAT == CacheFormat::Q8) by = f_mul(by, f_load(cache.key_scales + tile * TILE));
-  for (int r = 0; r < N; r++) f_store(scores + (size_t)r * KEY_CHUNK, f_mul(acc[r], by));
+// The first n lanes; zero behind them, whatever memory holds there.
+BRISE_INLINE F first_lanes(F v, int n) {
+  static constexpr float NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return f_if_less(f_load(NUMBERS), f_set((float)n), v, f_zero());
 }
 
-// Adds sum over keys of p * v to sums[r][0..stride), 16 numbers of the head at a time.
-template <CacheFormat FORMAT, int N>
-BRISE_INLINE void weigh_rows(const CacheLayer& cache, size_t tile, int keys, const float* p, int column, F (&acc)[N]) {
-  for (int k = 0; k < keys; k++) {
-    const F v = load_cache<FORMAT>(cache.values, (tile * TILE + (size_t)k) * (size_t)cache.stride + (size_t)column);
+// A chunk of keys: where its tiles lie, and room for what belongs to it.
+struct Chunk {
+  int begin, end, tiles;
+  int keys(int t) const { return end - begin - t * TILE < TILE ? end - begin - t * TILE : TILE; }
+  size_t tile[KEY_CHUNK / TILE];
+  int tiles_ahead;  // of the next chunk, whose keys are asked for while this one's values are read
+  size_t ahead[KEY_CHUNK / TILE];
+  float* scores;   // [row][KEY_CHUNK]
+  float* scaled;   // the same for Q4: weights times the values' scales
+};
+
+// Scores of S key tiles for N rows: scores[r * KEY_CHUNK + 0..16 S). Asks for the tiles' values, to be read next.
+template <CacheFormat FORMAT, int N, int S>
+BRISE_INLINE void score_rows(const CacheLayer& cache, const Row* rows, const size_t* tile, float scale, float* scores) {
+  constexpr size_t ELEMENT = FORMAT == CacheFormat::F32 ? 4 : FORMAT == CacheFormat::F16 ? 2 : 1;
+  constexpr int EVERY = 64 / (TILE * ELEMENT);  // a line of values for as many bytes of keys
+  F acc[S][N];
+  const int head_dim = cache.head_dim;
+  const size_t size = (size_t)head_dim * TILE, value_bytes = (size_t)cache.stride * TILE * ELEMENT;
+  for (int s = 0; s < S; s++)
+    for (int r = 0; r < N; r++) acc[s][r] = f_zero();
+  for (int e = 0; e < head_dim; e++) {
+    F keys[S];
+    for (int s = 0; s < S; s++) {
+      keys[s] = load_cache<FORMAT>(cache.keys, tile[s] * size + (size_t)e * TILE);
+      if (e % EVERY == 0) prefetch_l2(cache.values + tile[s] * value_bytes + (size_t)e * TILE * ELEMENT);
+    }
 #pragma GCC unroll 12
-    for (int r = 0; r < N; r++) acc[r] = f_fma(v, f_set(p[(size_t)r * KEY_CHUNK + k]), acc[r]);
+    for (int r = 0; r < N; r++)
+      for (int s = 0; s < S; s++) acc[s][r] = f_fma(keys[s], f_set(rows[r].q[e]), acc[s][r]);
   }
+  for (int s = 0; s < S; s++) {
+    F by = f_set(scale);
+    if constexpr (FORMAT == CacheFormat::Q8) by = f_mul(by, f_load(cache.key_scales + tile[s] * TILE));
+    for (int r = 0; r < N; r++) f_store(scores + (size_t)r * KEY_CHUNK + s * TILE, f_mul(acc[s][r], by));
+  }
+}
+
+// The same for Q4: sum of q k is, for each group, scale * sum of q code + minimum * sum of q.
+template <int N, int S>
+BRISE_INLINE void score_rows_q4(const CacheLayer& cache, const Row* rows, const size_t* tile, float scale, float* scores) {
+  const int groups = cache.groups();
+  F total[S][N];
+  for (int s = 0; s < S; s++)
+    for (int r = 0; r < N; r++) total[s][r] = f_zero();
+  for (int g = 0; g < groups; g++) {
+    const int first = 32 * g, n = cache.head_dim - first;  // numbers of this group: 32 or n
+    F acc[S][N];
+    for (int s = 0; s < S; s++)
+      for (int r = 0; r < N; r++) acc[s][r] = f_zero();
+    for (int i = 0; i < 16 && i < n; i++) {
+      F low[S], high[S];
+      for (int s = 0; s < S; s++) {
+        const uint8_t* bytes = cache.keys + ((tile[s] * (size_t)groups + (size_t)g) * 16 + (size_t)i) * TILE;
+        low[s] = f_load_u4<false>(bytes), high[s] = f_load_u4<true>(bytes);
+        if (i % 4 == 0) prefetch_l2(cache.values + ((tile[s] * (size_t)groups + (size_t)g) * 16 + (size_t)i) * TILE);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < N; r++)
+        for (int s = 0; s < S; s++) acc[s][r] = f_fma(low[s], f_set(rows[r].q[first + i]), acc[s][r]);
+      if (i + 16 >= n) continue;
+#pragma GCC unroll 12
+      for (int r = 0; r < N; r++)
+        for (int s = 0; s < S; s++) acc[s][r] = f_fma(high[s], f_set(rows[r].q[first + i + 16]), acc[s][r]);
+    }
+    for (int s = 0; s < S; s++) {
+      const uint16_t* line = cache.key_lines + (tile[s] * (size_t)groups + (size_t)g) * 2 * TILE;
+      const F by = f_load_f16(line), minimum = f_load_f16(line + TILE);
+      prefetch_l2(cache.value_lines + (line - cache.key_lines));
+      for (int r = 0; r < N; r++)
+        total[s][r] = f_fma(by, acc[s][r], f_fma(minimum, f_set(rows[r].group_sums[g]), total[s][r]));
+    }
+  }
+  for (int s = 0; s < S; s++)
+    for (int r = 0; r < N; r++) f_store(scores + (size_t)r * KEY_CHUNK + s * TILE, f_mul(total[s][r], f_set(scale)));
+}
+
+// Asks for keys of the next chunk: part k of 16 of the tile in place t.
+BRISE_INLINE void ask_ahead(const CacheLayer& cache, const Chunk& chunk, int t, int k) {
+  if (t >= chunk.tiles_ahead) return;
+  const size_t size = cache.key_tile_bytes(), part = size / TILE;
+  for (size_t i = 0; i < part; i += 64) prefetch_l2(cache.keys + chunk.ahead[t] * size + (size_t)k * part + i);
+  if (cache.format == CacheFormat::Q4 && k < cache.groups())
+    prefetch_l2(cache.key_lines + (chunk.ahead[t] * (size_t)cache.groups() + (size_t)k) * 2 * TILE);
+}
+
+// Sums over the chunk's keys of p * v, 16 C numbers of the head from `column` on.
+template <CacheFormat FORMAT, int N, int C>
+BRISE_INLINE void weigh_rows(const CacheLayer& cache, const Chunk& chunk, int column, F (&acc)[N][C]) {
+  for (int t = 0; t < chunk.tiles; t++) {
+    const int keys = chunk.keys(t);
+    const float* p = chunk.scores + t * TILE;
+    const size_t first = chunk.tile[t] * TILE * (size_t)cache.stride + (size_t)column;
+    for (int k = 0; k < keys; k++) {
+      if (!column) ask_ahead(cache, chunk, t, k);
+      F v[C];
+      for (int c = 0; c < C; c++) v[c] = load_cache<FORMAT>(cache.values, first + (size_t)k * (size_t)cache.stride + (size_t)(c * LANES));
+#pragma GCC unroll 12
+      for (int r = 0; r < N; r++) {
+        const F weight = f_set(p[(size_t)r * KEY_CHUNK + k]);
+        for (int c = 0; c < C; c++) acc[r][c] = f_fma(v[c], weight, acc[r][c]);
+      }
+    }
+  }
+}
+
+// The same for Q4, 16 numbers of the head: half a group's codes by weights times scales, and the minima on top.
+template <int N, bool HIGH>
+BRISE_INLINE void weigh_rows_q4(const CacheLayer& cache, const Chunk& chunk, int column, const float* minima, F (&acc)[N][1]) {
+  const size_t groups = (size_t)cache.groups(), group = (size_t)column / 32;
+  for (int t = 0; t < chunk.tiles; t++) {
+    const int keys = chunk.keys(t);
+    const float* p = chunk.scaled + t * TILE;
+    const uint8_t* codes = cache.values + (chunk.tile[t] * TILE * groups + group) * 16;
+    for (int k = 0; k < keys; k++) {
+      if (!column) ask_ahead(cache, chunk, t, k);
+      const F v = f_load_u4<HIGH>(codes + (size_t)k * groups * 16);
+#pragma GCC unroll 12
+      for (int r = 0; r < N; r++) acc[r][0] = f_fma(v, f_set(p[(size_t)r * KEY_CHUNK + k]), acc[r][0]);
+    }
+  }
+  for (int r = 0; r < N; r++) acc[r][0] = f_add(acc[r][0], f_set(minima[r]));
 }
 
 BRISE_INLINE size_t tile_of(const CacheLayer& cache, const AttendUnit& unit, int key) {
@@ -84,133 +188,199 @@ BRISE_INLINE void soften(const Row& row, int begin, int end, float* s, float& ma
   sum = f_sum(total);
 }
 
-// One chunk of keys for N rows: scores, weights, weighted values, merged into the rows' running state.
 template <CacheFormat FORMAT, int N>
-void chunk_rows(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, Row* rows, int begin, int end,
-                float* scores) {
-  for (int key = begin; key < end; key += TILE)
-    score_rows<FORMAT, N>(cache, rows, tile_of(cache, unit, key), shape.head_dim, shape.scale, scores + (key - begin));
-  float keep[N], take[N];
+void score_chunk(const CacheLayer& cache, const Chunk& chunk, const Row* rows, float scale) {
+  constexpr int S = FORMAT == CacheFormat::Q4 ? side_by_side(2 * N) : side_by_side(N);
+  const auto score = [&](auto width, int t) {
+    constexpr int W = decltype(width)::value;
+    if constexpr (FORMAT == CacheFormat::Q4) score_rows_q4<N, W>(cache, rows, chunk.tile + t, scale, chunk.scores + t * TILE);
+    else score_rows<FORMAT, N, W>(cache, rows, chunk.tile + t, scale, chunk.scores + t * TILE);
+  };
+  int t = 0;
+  for (; t + S <= chunk.tiles; t += S) score(Number<S>{}, t);
+  for (; t < chunk.tiles; t++) score(Number<1>{}, t);
+}
+
+// The values' scales and minima go into the weights: into the chunk's `scaled` and a sum for each row.
+template <int N>
+void scale_weights(const CacheLayer& cache, const uint16_t* lines, const Chunk& chunk, int group, float* minima) {
+  F sum[N];
+  for (int r = 0; r < N; r++) sum[r] = f_zero();
+  for (int t = 0; t < chunk.tiles; t++) {
+    const uint16_t* line = lines + (chunk.tile[t] * (size_t)cache.groups() + (size_t)group) * 2 * TILE;
+    F by = f_load_f16(line), minimum = f_load_f16(line + TILE);
+    if (chunk.keys(t) < TILE) by = first_lanes(by, chunk.keys(t)), minimum = first_lanes(minimum, chunk.keys(t));
+    for (int r = 0; r < N; r++) {
+      const F p = f_load(chunk.scores + (size_t)r * KEY_CHUNK + t * TILE);
+      f_store(chunk.scaled + (size_t)r * KEY_CHUNK + t * TILE, f_mul(p, by));
+      sum[r] = f_fma(p, minimum, sum[r]);
+    }
+  }
+  for (int r = 0; r < N; r++) minima[r] = f_sum(sum[r]);
+}
+
+// Adds the chunk's weighted values to the rows' outputs; keep and take weigh what was there and what comes.
+template <CacheFormat FORMAT, int N>
+void weigh_chunk(const CacheLayer& cache, const Chunk& chunk, Row* rows, const float* keep, const float* take) {
+  float minima[N];
+  const auto weigh = [&](auto width, int column) {
+    constexpr int W = decltype(width)::value;
+    F acc[N][W];
+    for (int r = 0; r < N; r++)
+      for (int c = 0; c < W; c++) acc[r][c] = f_zero();
+    if constexpr (FORMAT == CacheFormat::Q4) {
+      if (column % 32) weigh_rows_q4<N, true>(cache, chunk, column, minima, acc);
+      else weigh_rows_q4<N, false>(cache, chunk, column, minima, acc);
+    } else weigh_rows<FORMAT, N, W>(cache, chunk, column, acc);
+    for (int r = 0; r < N; r++)
+      for (int c = 0; c < W; c++) {
+        float* out = rows[r].out + column + c * LANES;
+        f_store(out, f_fma(f_load(out), f_set(keep[r]), f_mul(acc[r][c], f_set(take[r]))));
+      }
+  };
+  constexpr int C = FORMAT == CacheFormat::Q4 ? 1 : side_by_side(N);
+  int column = 0;
+  for (; column + C * LANES <= cache.stride; column += C * LANES) {
+    if constexpr (FORMAT == CacheFormat::Q4)
+      if (column % 32 == 0) scale_weights<N>(cache, cache.value_lines, chunk, column / 32, minima);
+    weigh(Number<C>{}, column);
+  }
+  for (; column < cache.stride; column += LANES) weigh(Number<1>{}, column);
+}
+
+// Softmax weights of one chunk of keys for N rows, in place of their scores, and what the sums so far and those of
+// this chunk are to be multiplied with.
+template <CacheFormat FORMAT, int N>
+BRISE_INLINE void weigh_keys(const CacheLayer& cache, const AttendShape& shape, Row* rows, const Chunk& chunk, float (&keep)[N],
+                             float (&take)[N]) {
+  score_chunk<FORMAT, N>(cache, chunk, rows, shape.scale);
   for (int r = 0; r < N; r++) {
-    float max, sum, *s = scores + (size_t)r * KEY_CHUNK;
-    soften(rows[r], begin, end, s, max, sum);
+    float max, sum;
+    soften(rows[r], chunk.begin, chunk.end, chunk.scores + (size_t)r * KEY_CHUNK, max, sum);
     const float joint = max > rows[r].max ? max : rows[r].max;
     keep[r] = rows[r].max == MINUS_INFINITY ? 0.0f : std::exp(rows[r].max - joint);
     take[r] = max == MINUS_INFINITY ? 0.0f : std::exp(max - joint);
     rows[r].sum = rows[r].sum * keep[r] + sum * take[r];
     rows[r].max = joint;
-    if constexpr (FORMAT == CacheFormat::Q8)  // the values' scales go into the weights
-      for (int key = begin; key < end; key += TILE)
-        f_store(s + (key - begin), f_mul(f_load(s + (key - begin)), f_load(cache.value_scales + tile_of(cache, unit, key) * TILE)));
-  }
-  for (int column = 0; column < cache.stride; column += LANES) {
-    F acc[N];
-    for (int r = 0; r < N; r++) acc[r] = f_zero();
-    for (int key = begin; key < end; key += TILE)
-      weigh_rows<FORMAT, N>(cache, tile_of(cache, unit, key), end - key < TILE ? end - key : TILE, scores + (key - begin), column, acc);
-    for (int r = 0; r < N; r++)
-      f_store(rows[r].out + column, f_fma(f_load(rows[r].out + column), f_set(keep[r]), f_mul(acc[r], f_set(take[r]))));
   }
 }
 
+// One chunk of keys for N rows: scores, weights, weighted values, merged into the rows' running state.
 template <CacheFormat FORMAT, int N>
-void attend_rows(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, Row* rows, float* scores) {
+void chunk_rows(const CacheLayer& cache, const AttendShape& shape, Row* rows, const Chunk& chunk) {
+  float keep[N], take[N];
+  weigh_keys<FORMAT, N>(cache, shape, rows, chunk, keep, take);
+  if constexpr (FORMAT == CacheFormat::Q8)  // the values' scales go into the weights
+    for (int t = 0; t < chunk.tiles; t++)
+      for (int r = 0; r < N; r++) {
+        float* s = chunk.scores + (size_t)r * KEY_CHUNK + t * TILE;
+        f_store(s, f_mul(f_load(s), f_load(cache.value_scales + chunk.tile[t] * TILE)));
+      }
+  weigh_chunk<FORMAT, N>(cache, chunk, rows, keep, take);
+}
+
+// Calls f(chunk) for the chunks of keys that any of N rows sees.
+template <int N, class Call>
+BRISE_INLINE void each_chunk(const CacheLayer& cache, const AttendUnit& unit, const Row* rows, float* scores, Call&& f) {
   int first = rows[0].first, last = rows[0].position;
   for (int r = 1; r < N; r++) {
     if (rows[r].first < first) first = rows[r].first;
     if (rows[r].position > last) last = rows[r].position;
   }
-  for (int begin = first / KEY_CHUNK * KEY_CHUNK; begin <= last; begin += KEY_CHUNK)
-    chunk_rows<FORMAT, N>(cache, shape, unit, rows, begin, last + 1 < begin + KEY_CHUNK ? last + 1 : begin + KEY_CHUNK, scores);
+  Chunk chunk;
+  chunk.scores = scores;
+  chunk.scaled = scores + (size_t)QUERY_ROWS * KEY_CHUNK;
+  const auto find = [&](int begin, size_t* tile) {  // how many tiles from `begin` on
+    int t = 0;
+    for (int key = begin; key <= last && t < KEY_CHUNK / TILE; key += TILE) tile[t++] = tile_of(cache, unit, key);
+    return t;
+  };
+  const int start = first / KEY_CHUNK * KEY_CHUNK;
+  chunk.tiles_ahead = find(start, chunk.ahead);
+  for (int begin = start; begin <= last; begin += KEY_CHUNK) {
+    chunk.begin = begin;
+    chunk.end = last + 1 < begin + KEY_CHUNK ? last + 1 : begin + KEY_CHUNK;
+    chunk.tiles = chunk.tiles_ahead;
+    std::memcpy(chunk.tile, chunk.ahead, sizeof chunk.tile);
+    chunk.tiles_ahead = find(begin + KEY_CHUNK, chunk.ahead);
+    f(chunk);
+  }
 }
 
-template <CacheFormat FORMAT>
-void attend_n(int n, const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, Row* rows, float* scores) {
+// Calls f<N>(rows) for n rows in as few parts as registers allow.
+template <class Call>
+BRISE_INLINE void in_rows(int n, Row* rows, Call&& f) {
   while (n > 0) {  // whatever the split, each row's sums run over the same chunks in the same order
     const int take = n >= QUERY_ROWS ? QUERY_ROWS : n >= 8 && QUERY_ROWS >= 8 ? 8 : n >= 6 && QUERY_ROWS >= 6 ? 6
                      : n >= 4 ? 4 : n >= 3 ? 3 : n >= 2 ? 2 : 1;
     switch (take) {
-      case 12: if constexpr (QUERY_ROWS >= 12) attend_rows<FORMAT, 12>(cache, shape, unit, rows, scores); break;
-      case 8: if constexpr (QUERY_ROWS >= 8) attend_rows<FORMAT, 8>(cache, shape, unit, rows, scores); break;
-      case 6: if constexpr (QUERY_ROWS >= 6) attend_rows<FORMAT, 6>(cache, shape, unit, rows, scores); break;
-      case 4: attend_rows<FORMAT, 4>(cache, shape, unit, rows, scores); break;
-      case 3: attend_rows<FORMAT, 3>(cache, shape, unit, rows, scores); break;
-      case 2: attend_rows<FORMAT, 2>(cache, shape, unit, rows, scores); break;
-      default: attend_rows<FORMAT, 1>(cache, shape, unit, rows, scores);
+      case 12: if constexpr (QUERY_ROWS >= 12) f.template operator()<12>(rows); break;
+      case 8: if constexpr (QUERY_ROWS >= 8) f.template operator()<8>(rows); break;
+      case 6: if constexpr (QUERY_ROWS >= 6) f.template operator()<6>(rows); break;
+      case 4: f.template operator()<4>(rows); break;
+      case 3: f.template operator()<3>(rows); break;
+      case 2: f.template operator()<2>(rows); break;
+      default: f.template operator()<1>(rows);
     }
     rows += take;
     n -= take;
   }
 }
 
+template <CacheFormat FORMAT>
+void attend_n(int n, const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, Row* rows, float* scores) {
+  in_rows(n, rows, [&]<int N>(Row* some) {
+    each_chunk<N>(cache, unit, some, scores, [&](const Chunk& chunk) { chunk_rows<FORMAT, N>(cache, shape, some, chunk); });
+  });
+}
+
+// Scratch of a unit: scores and scaled weights of a chunk, the rows' outputs, sums of their queries' groups.
+struct Scratch {
+  float *scores, *outputs, *group_sums;
+  Scratch(float* base, int width) {
+    scores = base;
+    outputs = scores + (size_t)QUERY_ROWS * 2 * KEY_CHUNK;
+    group_sums = outputs + (size_t)QUERY_ROWS * (size_t)width;
+  }
+};
+
 size_t attend_scratch(int head_dim) {
-  const size_t stride = (size_t)(head_dim + TILE - 1) / TILE * TILE;
-  return (size_t)QUERY_ROWS * (KEY_CHUNK + stride);
+  const size_t stride = (size_t)(head_dim + TILE - 1) / TILE * TILE, groups = (size_t)(head_dim + 31) / 32;
+  return (size_t)QUERY_ROWS * (2 * KEY_CHUNK + stride + groups);
+}
+
+// Sums of q over groups of 32, into `sums`.
+BRISE_INLINE const float* sum_groups(const CacheLayer& cache, const float* q, float* sums) {
+  const int n = cache.format == CacheFormat::Q4 ? cache.head_dim : 0;
+  for (int first = 0; first < n; first += 32) {
+    float sum = 0.0f;
+    for (int e = first; e < first + 32 && e < n; e++) sum += q[e];
+    sums[first / 32] = sum;
+  }
+  return sums;
 }
 
 void attend(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, float* scratch) {
   const int share = shape.heads / shape.kv_heads;
-  float *scores = scratch, *sums = scratch + (size_t)QUERY_ROWS * KEY_CHUNK;
+  const Scratch room(scratch, cache.stride);
   const int total = (unit.end - unit.begin) * share;
   for (int done = 0; done < total; done += QUERY_ROWS) {
     Row rows[QUERY_ROWS];
     const int n = total - done < QUERY_ROWS ? total - done : QUERY_ROWS;
-    std::memset(sums, 0, sizeof(float) * (size_t)(n * cache.stride));
+    std::memset(room.outputs, 0, sizeof(float) * (size_t)(n * cache.stride));
     for (int r = 0; r < n; r++) {
       const int token = unit.begin + (done + r) / share, head = unit.kv_head * share + (done + r) % share;
       const int position = unit.positions[token];
-      rows[r] = {unit.q + ((size_t)token * shape.heads + head) * shape.head_dim, sums + (size_t)r * cache.stride, position,
-                 shape.window && position >= shape.window ? position - shape.window + 1 : 0, MINUS_INFINITY, 0.0f};
+      const float* q = unit.q + ((size_t)token * shape.heads + head) * shape.head_dim;
+      rows[r] = {q, room.outputs + (size_t)r * cache.stride, position,
+                 shape.window && position >= shape.window ? position - shape.window + 1 : 0, MINUS_INFINITY, 0.0f,
+                 sum_groups(cache, q, room.group_sums + (size_t)r * (size_t)cache.groups())};
     }
-    if (cache.format == CacheFormat::F32) attend_n<CacheFormat::F32>(n, cache, shape, unit, rows, scores);
-    else if (cache.format == CacheFormat::F16) attend_n<CacheFormat::F16>(n, cache, shape, unit, rows, scores);
-    else attend_n<CacheFormat::Q8>(n, cache, shape, unit, rows, scores);
+    with_cache(cache.format, [&]<CacheFormat FORMAT>() { attend_n<FORMAT>(n, cache, shape, unit, rows, room.scores); });
     for (int r = 0; r < n; r++) {
       const int token = unit.begin + (done + r) / share, head = unit.kv_head * share + (done + r) % share;
       float* out = unit.out + ((size_t)token * shape.heads + head) * shape.head_dim;
       for (int e = 0; e < shape.head_dim; e++) out[e] = rows[r].out[e] / rows[r].sum;
-    }
-  }
-}
-
-BRISE_INLINE float int8_scale(const float* x, int n) {
-  float top = 0.0f;
-  for (int i = 0; i < n; i++) top = std::fabs(x[i]) > top ? std::fabs(x[i]) : top;
-  return top / 127.0f;
-}
-
-// A subnormal scale has no inverse in float: numbers so small (below 1.5e-36) are stored as 0.
-BRISE_INLINE float int8_inverse(float scale) { return scale >= std::numeric_limits<float>::min() ? 1.0f / scale : 0.0f; }
-
-// Writes one token's key and value (kv_heads, head_dim) to its slot.
-void write_cache(const CacheLayer& cache, int slot, const float* k, const float* v) {
-  const int n = cache.head_dim, lane = slot % TILE;
-  for (int head = 0; head < cache.kv_heads; head++, k += n, v += n) {
-    const size_t tile = cache.tile(slot / cache.page_size, head, slot % cache.page_size);
-    const size_t key = tile * (size_t)n * TILE + (size_t)lane, value = (tile * TILE + (size_t)lane) * (size_t)cache.stride;
-    if (cache.format == CacheFormat::F32) {
-      for (int e = 0; e < n; e++) ((float*)cache.keys)[key + (size_t)e * TILE] = k[e];
-      std::memcpy((float*)cache.values + value, v, sizeof(float) * (size_t)n);
-    } else if (cache.format == CacheFormat::F16) {
-      for (int e = 0; e < n; e += LANES) {
-        float part[LANES] = {};
-        uint16_t out[LANES];
-        const int m = n - e < LANES ? n - e : LANES;
-        std::memcpy(part, k + e, sizeof(float) * (size_t)m);
-        f_store_f16(out, f_load(part));
-        for (int i = 0; i < m; i++) ((uint16_t*)cache.keys)[key + (size_t)(e + i) * TILE] = out[i];
-        std::memcpy(part, v + e, sizeof(float) * (size_t)m);
-        f_store_f16((uint16_t*)cache.values + value + e, f_load(part));
-      }
-    } else {
-      const float ks = int8_scale(k, n), vs = int8_scale(v, n);
-      const float ki = int8_inverse(ks), vi = int8_inverse(vs);
-      cache.key_scales[tile * TILE + (size_t)lane] = ks;
-      cache.value_scales[tile * TILE + (size_t)lane] = vs;
-      for (int e = 0; e < n; e++) {
-        ((int8_t*)cache.keys)[key + (size_t)e * TILE] = (int8_t)std::nearbyint(k[e] * ki);
-        ((int8_t*)cache.values)[value + (size_t)e] = (int8_t)std::nearbyint(v[e] * vi);
-      }
     }
   }
 }

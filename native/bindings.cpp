@@ -1,6 +1,8 @@
 // The Python face of the native backend. Sizes are checked here, once; kernels trust them.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -19,6 +21,7 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Kernels count rows, and columns times the rows of a tile, in int.
@@ -53,29 +56,90 @@ CacheFormat cache_format_named(const std::string& name) {
   if (name == "f32") return CacheFormat::F32;
   if (name == "f16") return CacheFormat::F16;
   if (name == "q8") return CacheFormat::Q8;
-  throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8");
+  if (name == "q4") return CacheFormat::Q4;
+  throw std::invalid_argument("no cache format '" + name + "'; there are f32, f16, q8, q4");
+}
+
+void check_shape(const std::string& format_name, Format format, size_t rows, int cols) {
+  if (cols < 1 || cols % block_columns(format))
+    throw std::invalid_argument(format_name + " needs a multiple of " + std::to_string(block_columns(format)) + " columns, got " + std::to_string(cols));
+  if (!rows || rows > MAX_ROWS || cols > MAX_COLUMNS)
+    throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns; there may be 1 to " +
+                                std::to_string(MAX_ROWS) + " and " + std::to_string(MAX_COLUMNS));
+}
+
+void check_length(size_t rows) {
+  if (!rows || rows > MAX_ROWS) throw std::invalid_argument("a vector of " + std::to_string(rows) + " numbers");
+}
+
+// A weight's size without its numbers; without columns it is a vector, in float32 whatever its format.
+std::shared_ptr<Weight> make_phantom(const std::string& format_name, int rows, int cols) {
+  const Format format = format_named(format_name);
+  if (cols) check_shape(format_name, format, (size_t)std::max(rows, 0), cols);
+  else check_length((size_t)std::max(rows, 0));
+  return phantom(format, rows, cols);
+}
+
+size_t weight_bytes(const std::string& format_name, int rows, int cols) {
+  const Format format = format_named(format_name);
+  if (!cols) return check_length((size_t)std::max(rows, 0)), (size_t)rows * sizeof(float);
+  check_shape(format_name, format, (size_t)std::max(rows, 0), cols);
+  return packed_bytes(format, rows, cols);
+}
+
+std::shared_ptr<Weight> empty_weight(const std::string& format_name, size_t rows, int cols) {
+  const Format format = format_named(format_name);
+  check_shape(format_name, format, rows, cols);
+  return empty_matrix(format, (int)rows, cols);
+}
+
+// A part that does not end with the matrix ends with a tile: the rest of a tile is filled with zeros.
+void fill_weight(Backend& backend, Weight& weight, size_t first, Bytes data) {
+  const Matrix& m = weight.matrix;
+  const size_t rows = data.shape(0), most = weight.memory ? (size_t)m.rows : 0;
+  if (!rows || first % TILE || first > most || rows > most - first || (rows % TILE && first + rows != most))
+    throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + rows) + " of a matrix of " + std::to_string(most) +
+                                "; they must begin and end at multiples of " + std::to_string(TILE) + " or with the matrix");
+  const size_t row_bytes = source_row_bytes(m.format, m.cols);
+  if (data.shape(1) != row_bytes)
+    throw std::invalid_argument("a row of " + std::to_string(m.cols) + " columns has " + std::to_string(row_bytes) + " bytes, got " + std::to_string(data.shape(1)));
+  nb::gil_scoped_release release;
+  fill_rows(*backend.pool, weight, data.data(), (int)first, (int)rows);
 }
 
 std::shared_ptr<Weight> pack_bytes(Backend& backend, const std::string& format_name, Bytes data, int cols) {
+  const std::shared_ptr<Weight> out = empty_weight(format_name, data.shape(0), cols);
+  fill_weight(backend, *out, 0, data);
+  return out;
+}
+
+// x (rows, cols) into out (rows, bytes of a row). `importance`: none or one number for each column.
+void quantize_rows(Backend& backend, const std::string& format_name, Rows x, Floats importance, Output out) {
   const Format format = format_named(format_name);
-  if (cols < 1 || cols % block_columns(format))
-    throw std::invalid_argument(format_name + " needs a multiple of " + std::to_string(block_columns(format)) + " columns, got " + std::to_string(cols));
-  if (data.shape(1) != source_row_bytes(format, cols))
-    throw std::invalid_argument("a row of " + std::to_string(cols) + " columns in " + format_name + " has " +
-                                std::to_string(source_row_bytes(format, cols)) + " bytes, got " + std::to_string(data.shape(1)));
-  if (!data.shape(0) || data.shape(0) > MAX_ROWS || cols > MAX_COLUMNS)
-    throw std::invalid_argument("a matrix of " + std::to_string(data.shape(0)) + " rows and " + std::to_string(cols) + " columns; there may be 1 to " +
-                                std::to_string(MAX_ROWS) + " and " + std::to_string(MAX_COLUMNS));
+  const int cols = (int)std::min<size_t>(x.shape(1), MAX_COLUMNS + 1);
+  check_shape(format_name, format, x.shape(0), cols);
+  if (block_columns(format) == 1) throw std::invalid_argument(format_name + " has no blocks");
+  if (importance.shape(0) && importance.shape(0) != x.shape(1))
+    throw std::invalid_argument("importance of " + std::to_string(importance.shape(0)) + " columns for rows of " + std::to_string(cols));
+  const size_t row_bytes = source_row_bytes(format, cols);
+  if (out.shape(0) != x.shape(0) || out.shape(1) != row_bytes) throw std::invalid_argument("the result has another shape");
   nb::gil_scoped_release release;
-  return pack(*backend.pool, format, data.data(), (int)data.shape(0), cols);
+  backend.pool->each((int)x.shape(0), [&](int row) {
+    encode_row(*backend.kernels, format, x.data() + (size_t)row * (size_t)cols, importance.shape(0) ? importance.data() : nullptr,
+               cols, out.data() + (size_t)row * row_bytes);
+  });
 }
 
 std::shared_ptr<Weight> pack_vector(Floats data) {
-  if (!data.shape(0) || data.shape(0) > MAX_ROWS)
-    throw std::invalid_argument("a vector of " + std::to_string(data.shape(0)) + " numbers");
+  check_length(data.shape(0));
   auto out = std::make_shared<Weight>();
   out->vector.assign(data.data(), data.data() + data.shape(0));
   return out;
+}
+
+void make_loaded_stack(Stack* self, std::shared_ptr<ExpertStore> store, int count, const std::string& format, int rows, int cols, Stack::Load load) {
+  if (rows > MAX_ROWS || cols > MAX_COLUMNS) throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns");
+  new (self) Stack(std::move(store), count, format_named(format), rows, cols, std::move(load));
 }
 
 void range(const char* what, Ints values, int limit) {
@@ -113,12 +177,27 @@ void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints r
   }
 }
 
-void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
-  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
-  program.check(cache);
+// A program without put_rows reads no features; one op of a model, run alone, is such a program.
+void check_features(const Program& program, size_t tokens, const std::optional<Rows>& features, const std::optional<Ints>& feature_rows) {
+  if (features.has_value() != feature_rows.has_value()) throw std::invalid_argument("features and feature_rows come together");
+  if (!features || !program.feature_width()) return;
+  if (features->shape(1) != (size_t)program.feature_width() || features->shape(0) > MAX_ROWS)
+    throw std::invalid_argument("features of " + std::to_string(features->shape(1)) + " numbers, wanted " + std::to_string(program.feature_width()));
+  if (feature_rows->shape(0) != tokens) throw std::invalid_argument("feature_rows and tokens differ in length");
+  for (size_t t = 0; t < tokens; t++)
+    if (feature_rows->data()[t] < -1 || feature_rows->data()[t] >= (int)features->shape(0))
+      throw std::invalid_argument("feature_rows[" + std::to_string(t) + "] is " + std::to_string(feature_rows->data()[t]) + ", allowed are -1 to " + std::to_string((int)features->shape(0) - 1));
+}
+
+void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
+                 std::optional<Rows> features, std::optional<Ints> feature_rows) {
   const Program::Use use(program);  // given back after Python's lock is taken again
+  check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
+  check_features(program, tokens.shape(0), features, feature_rows);
+  program.check(cache, (int)tokens.shape(0));
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
-                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache};
+                     (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache,
+                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr};
   nb::gil_scoped_release release;
   program.run(step);
 }
@@ -139,24 +218,43 @@ nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(Program& program, in
 NB_MODULE(_native, m) {
   m.doc() = "Kernels and the recorded program of brise's native backend.";
   m.def("isa_names", &isa_names);
-  m.def("cache_bytes", [](int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format) {
-    return Cache::bytes(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format));
-  });
+  m.def("cache_bytes", [](int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
+    return Cache::bytes(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format), sides);
+  }, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("format"), nb::arg("sides") = 2);
   nb::class_<Backend>(m, "Backend")
       .def("__init__", [](Backend* self, int threads, const std::string& isa) { new (self) Backend(make_backend(threads, isa)); })
       .def_prop_ro("isa", [](const Backend& b) { return std::string(b.kernels->name); })
       .def_prop_ro("threads", [](const Backend& b) { return b.pool->size(); })
+      .def("fill", &fill_weight, nb::arg("weight"), nb::arg("first"), nb::arg("data"))
       .def("pack", &pack_bytes, nb::arg("format"), nb::arg("data"), nb::arg("cols"))
+      .def("quantize", &quantize_rows, nb::arg("format"), nb::arg("x"), nb::arg("importance"), nb::arg("out"))
       .def("program", [](const Backend& b) { return new Program(b.pool, b.kernels); }, nb::rv_policy::take_ownership);
   nb::class_<Weight>(m, "Weight")
-      .def_prop_ro("nbytes", [](const Weight& w) { return w.memory ? w.memory->size() : w.vector.size() * 4; });
+      .def_prop_ro("nbytes", &Weight::nbytes);
   m.def("vector", &pack_vector);
+  m.def("empty", &empty_weight, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  m.def("phantom", &make_phantom, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  m.def("weight_bytes", &weight_bytes, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  nb::class_<ExpertStore>(m, "ExpertStore")
+      .def("__init__", [](ExpertStore* self, int64_t budget) {
+        if (budget < 0) throw std::invalid_argument("a store of " + std::to_string(budget) + " bytes");
+        new (self) ExpertStore((size_t)budget);
+      })
+      .def_prop_ro("budget", &ExpertStore::budget)
+      .def_prop_ro("nbytes", &ExpertStore::nbytes, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("num_loads", &ExpertStore::num_loads, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<Stack>(m, "Stack")
+      .def(nb::init<std::vector<std::shared_ptr<const Weight>>>(), nb::arg("matrices"))
+      .def("__init__", &make_loaded_stack, nb::arg("store"), nb::arg("count"), nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("load"))
+      .def_ro("count", &Stack::count)
+      .def_prop_ro("matrix_bytes", &Stack::matrix_bytes);
   nb::class_<Cache>(m, "Cache")
-      .def("__init__", [](Cache* self, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format) {
+      .def("__init__", [](Cache* self, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
         if (page_size < TILE || page_size % TILE) throw std::invalid_argument("page_size is " + std::to_string(page_size) + ", it must be a multiple of 16");
         if (layers < 1 || pages < 1 || kv_heads < 1 || head_dim < 1) throw std::invalid_argument("a cache needs at least one layer, page, head and number");
-        new (self) Cache(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format));
-      })
+        if (sides != 1 && sides != 2) throw std::invalid_argument("a cache has 1 or 2 sides, got " + std::to_string(sides));
+        new (self) Cache(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format), sides);
+      }, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("format"), nb::arg("sides") = 2)
       .def_ro("num_pages", &Cache::pages)
       .def_ro("page_size", &Cache::page_size)
       .def_prop_ro("nbytes", &Cache::nbytes);
@@ -172,16 +270,30 @@ NB_MODULE(_native, m) {
       .def("rope", &Program::rope)
       .def("scale_queries", &Program::scale_queries)
       .def("silu_mul", &Program::silu_mul)
+      .def("gelu", &Program::gelu)
+      .def("put_rows", &Program::put_rows)
+      .def("heads_linear", &Program::heads_linear)
+      .def("columns", &Program::columns)
+      .def("concat", &Program::concat)
       .def("attend", &Program::attend)
+      .def("attend_latent", &Program::attend_latent)
+      .def("route", &Program::route)
+      .def("experts", &Program::experts, nb::arg("x"), nb::arg("gates"), nb::arg("w1"), nb::arg("w2"), nb::arg("w3"))
       .def("finish", &Program::finish)
       .def("set_input", [](Program& p, int id, Rows x) {
         const Program::Use use(p);
         if (x.shape(1) != (size_t)p.width(id) || x.shape(0) > MAX_ROWS) throw std::invalid_argument("input has another width, or too many rows");
-        p.set_input(id, x.data(), x.shape(0));
+        p.set_input(id, x.data(), x.shape(0), std::make_shared<Rows>(x));
       })
       .def("run", &run_program, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
-           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none())
+           nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
+           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none())
       .def("read", &read_value)
       .def("width", &Program::width)
-      .def_prop_ro("work_bytes", &Program::work_bytes);
+      .def_prop_ro("work_bytes", &Program::work_bytes)
+      .def("planned_bytes", [](const Program& p, int num_tokens, int num_rows) {
+        if (num_tokens < 0 || num_rows < 0 || num_tokens > MAX_ROWS || num_rows > MAX_ROWS)
+          throw std::invalid_argument("a step of " + std::to_string(num_tokens) + " tokens and " + std::to_string(num_rows) + " rows");
+        return p.planned_bytes(num_tokens, num_rows);
+      }, nb::arg("num_tokens"), nb::arg("num_rows"));
 }

@@ -10,26 +10,13 @@
 
 #include <cstring>
 
+#include "half.h"
+
 namespace brise {
 
 namespace {
 
 constexpr size_t BLOCK_BYTES[] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 2, 2, 4};
-
-float half(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
-  uint32_t bits;
-  if (exponent == 31) bits = sign | 0x7f800000 | mantissa << 13;
-  else if (exponent) bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  else {
-    const float f = (float)mantissa * 0x1p-24f;
-    std::memcpy(&bits, &f, 4);
-    bits |= sign;
-  }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
 
 // 32 columns of one row: codes, four to a word, and the scale numbers as the file has them.
 struct Decoded {
@@ -206,13 +193,13 @@ void unpack_block(const uint8_t* head, const uint8_t* p, int lane, float* out) {
     const float code = (float)((int)code_at<L>(p + L::SCALE_BYTES, lane, i) - L::OFFSET);
     float scale, min = 0.0f;
     const int h = i / 16;
-    if constexpr (L::SCALE == Scale::D) scale = half(word(p, lane));
-    if constexpr (L::SCALE == Scale::DM) scale = half(word(p, lane)), min = -half(word(p + 32, lane));
+    if constexpr (L::SCALE == Scale::D) scale = half_to_float(word(p, lane));
+    if constexpr (L::SCALE == Scale::DM) scale = half_to_float(word(p, lane)), min = -half_to_float(word(p + 32, lane));
     if constexpr (L::SCALE == Scale::K)
-      scale = half(word(head, lane)) * p[lane], min = half(word(head + 32, lane)) * p[16 + lane];
-    if constexpr (L::SCALE == Scale::K16) scale = half(word(head, lane)) * (int8_t)p[16 * h + lane];
+      scale = half_to_float(word(head, lane)) * p[lane], min = half_to_float(word(head + 32, lane)) * p[16 + lane];
+    if constexpr (L::SCALE == Scale::K16) scale = half_to_float(word(head, lane)) * (int8_t)p[16 * h + lane];
     if constexpr (L::SCALE == Scale::K16M)
-      scale = half(word(head, lane)) * (p[16 * h + lane] & 15), min = half(word(head + 32, lane)) * (p[16 * h + lane] >> 4);
+      scale = half_to_float(word(head, lane)) * (p[16 * h + lane] & 15), min = half_to_float(word(head + 32, lane)) * (p[16 * h + lane] >> 4);
     out[i] = scale * code - min;
   }
 }
@@ -264,7 +251,7 @@ void unpack_row(const Matrix& w, int row, float* out) {
   for (int c = 0; w.is_float() && c < w.cols; c++) {
     const size_t at = (size_t)c * TILE + (size_t)lane;
     if (w.format == Format::F32) std::memcpy(out + c, tile + 4 * at, 4);
-    if (w.format == Format::F16) out[c] = half(word(tile, (int)at));
+    if (w.format == Format::F16) out[c] = half_to_float(word(tile, (int)at));
     if (w.format == Format::BF16) {
       const uint32_t bits = (uint32_t)word(tile, (int)at) << 16;
       std::memcpy(out + c, &bits, 4);

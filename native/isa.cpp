@@ -1,12 +1,14 @@
 // One instruction set's kernels: compiled once for each, with its own flags and namespace.
 #include "attend.h"
+#include "latent.h"
 #include "linear.h"
+#include "quantize.h"
 #include "rows.h"
 
 namespace BRISE_ISA {
 
 extern const brise::Kernels KERNELS;
-const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, rms_norm, silu_mul, add,
-                                scale,    rope,       write_cache,  attend,   attend_scratch};
+const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, rms_norm, gelu, silu_mul, add,
+                                scale,    rope,       write_cache,  attend,   attend_latent, attend_scratch, fit};
 
 }  // namespace BRISE_ISA

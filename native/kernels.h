@@ -46,16 +46,25 @@ struct QRows {
   }
 };
 
-enum class CacheFormat : int { F32, F16, Q8 };
+enum class CacheFormat : int { F32, F16, Q8, Q4 };
 
-// Keys and values of one layer. Keys of 16 tokens lie as [head_dim][16], values as [16][stride]:
+// Keys and values of one layer; of latents, which are both, only keys. Keys of 16 tokens lie as [head_dim][16], values as [16][stride]:
 // scores take 16 keys a register, sums of values take 16 numbers of a head.
+//
+// Q4 has two numbers a byte, i and i + 16 of a group of 32 numbers of a head, low and high: keys of a tile are
+// [groups][16 bytes][16 keys], values [16 keys][groups][16 bytes]. Each side has lines [tile][groups] of 64 bytes,
+// f16 scale[16], f16 minimum[16] of the tile's tokens: a number is scale * code + minimum.
 struct CacheLayer {
   CacheFormat format;
   int page_size, kv_heads, head_dim, stride;  // stride: head_dim rounded up to 16
   uint8_t *keys, *values;
   float *key_scales, *value_scales;           // Q8: one for each token and head
+  uint16_t *key_lines, *value_lines;          // Q4
+  int groups() const { return (head_dim + 31) / 32; }
   size_t element() const { return format == CacheFormat::F32 ? 4 : format == CacheFormat::F16 ? 2 : 1; }
+  size_t key_tile_bytes() const {
+    return format == CacheFormat::Q4 ? (size_t)groups() * 16 * TILE : (size_t)head_dim * TILE * element();
+  }
   // Tiles of one kv head in one page are neighbours: [page][head][page_size / 16].
   size_t tile(int page, int head, int offset) const {
     return ((size_t)page * kv_heads + head) * (page_size / TILE) + offset / TILE;
@@ -65,9 +74,11 @@ struct CacheLayer {
 struct AttendShape {
   int heads, kv_heads, head_dim, window;  // window 0: all
   float scale;
+  int rank = 0;  // of latents: a key's first numbers that are its value; 0: keys and values apart
 };
 
-// One unit of attention: query tokens [begin, end) of one sequence against one kv head.
+// One unit of attention: query tokens [begin, end) of one sequence against one kv head; of latents, query rows
+// (token * heads + head).
 struct AttendUnit {
   const float *q;              // (T, heads, head_dim)
   float* out;                  // (T, heads * head_dim)
@@ -76,21 +87,34 @@ struct AttendUnit {
   int begin, end, kv_head;
 };
 
+// Sixteen groups of weights as a format's codes: signed where the format's are, and the bits of its scales.
+// `scale` and `min`: of K formats, for each group; d and m then are the same for all groups of a block.
+struct Fitted {
+  int8_t codes[16 * 32];  // group after group
+  uint16_t d[16], m[16];
+  int8_t scale[16], min[16];
+};
+
 struct Kernels {
   const char* name;
   int max_query_rows;
   void (*quantize_row)(const float* x, int cols, QBlock* first, int width);  // blocks `width` apart
   // out[t * ld + row] for the tiles [tile0, tile1) and tokens [t0, t1); t0 is a multiple of TOKEN_BLOCK.
   void (*linear_q)(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
-  void (*linear_f)(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
+  // Rows of x are ldx apart.
+  void (*linear_f)(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
   void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
+  void (*gelu)(const float* x, int n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int n, float* out);
   void (*add)(const float* x, const float* y, int n, float* out);
   void (*scale)(const float* x, float factor, int n, float* out);
   void (*rope)(const float* x, const float* table, int dim, int head_dim, bool interleaved, float* out);
   void (*write_cache)(const CacheLayer& cache, int slot, const float* k, const float* v);
   void (*attend)(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, float* scratch);
+  void (*attend_latent)(const CacheLayer& cache, const AttendShape& shape, const AttendUnit& unit, float* scratch);
   size_t (*attend_scratch)(int head_dim);  // floats
+  // Codes for up to sixteen groups (16 or 32 numbers, as the format has them) that lie one after the other.
+  void (*fit)(Format format, const float* x, const float* importance, int groups, Fitted& out);
 };
 
 // Those compiled into this build and runnable on this processor, best first; ends with nullptr.
@@ -102,5 +126,8 @@ size_t source_row_bytes(Format format, int cols);
 int block_columns(Format format);  // cols must be a multiple
 void pack_tile(Format format, const uint8_t* source, size_t row_bytes, int rows, int cols, uint8_t* tile);
 void unpack_row(const Matrix& w, int row, float* out);
+
+// quantize.cpp: a row in a block format, weighted by importance (cols) where there is one.
+void encode_row(const Kernels& kernels, Format format, const float* x, const float* importance, int cols, uint8_t* out);
 
 }  // namespace brise

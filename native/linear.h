@@ -174,34 +174,47 @@ template <Format FORMAT> BRISE_INLINE F load_weights(const uint8_t* tile, size_t
   else return f_load_bf16((const uint16_t*)tile + column * TILE);
 }
 
-template <Format FORMAT, int T>
-void block_f(const Matrix& w, int tile, const float* x, float* out, size_t ld) {
-  const uint8_t* p = w.data + (size_t)tile * w.tile_bytes;
-  F acc[1][T];
-  for (int t = 0; t < T; t++) acc[0][t] = f_zero();
+// R tiles from `tile` for T tokens: each sum runs over the columns from first to last.
+template <Format FORMAT, int R, int T>
+void block_f(const Matrix& w, int tile, const float* x, size_t ldx, float* out, size_t ld) {
+  const uint8_t* p[R];
+  for (int r = 0; r < R; r++) p[r] = w.data + (size_t)(tile + r) * w.tile_bytes;
+  F acc[R][T];
+  for (int r = 0; r < R; r++)
+    for (int t = 0; t < T; t++) acc[r][t] = f_zero();
   for (int c = 0; c < w.cols; c++) {
-    const F weights = load_weights<FORMAT>(p, (size_t)c);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const F weights = load_weights<FORMAT>(p[r], (size_t)c);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) acc[0][t] = f_fma(weights, f_set(x[(size_t)t * w.cols + c]), acc[0][t]);
+      for (int t = 0; t < T; t++) acc[r][t] = f_fma(weights, f_set(x[(size_t)t * ldx + (size_t)c]), acc[r][t]);
+    }
   }
-  store_tiles<1, T>(acc, tile * TILE, w.rows, out, ld);
+  store_tiles<R, T>(acc, tile * TILE, w.rows, out, ld);
 }
 
+template <Format FORMAT, int R, int T>
+void tiles_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, float* out, size_t ld) {
+  int tile = tile0;
+  for (; tile + R <= tile1; tile += R) block_f<FORMAT, R, T>(w, tile, x, ldx, out, ld);
+  for (; tile < tile1; tile++) block_f<FORMAT, 1, T>(w, tile, x, ldx, out, ld);
+}
+
+// Tokens outside, tiles inside: a few tokens' activations stay in L1 while the tiles, which fit L2, go by. A token
+// alone takes tiles together, for one sum waits four cycles for each of its products.
 template <Format FORMAT>
-void run_f(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
-  for (int tile = tile0; tile < tile1; tile++) {
-    int t = t0;
-    if constexpr (MAX_TOKENS >= 8)
-      for (; t + 8 <= t1; t += 8) block_f<FORMAT, 8>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
-    for (; t + 2 <= t1; t += 2) block_f<FORMAT, 2>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
-    for (; t < t1; t++) block_f<FORMAT, 1>(w, tile, x + (size_t)t * w.cols, out + t * ld, ld);
-  }
+void run_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  int t = t0;
+  for (; t + FLOAT_TOKENS <= t1; t += FLOAT_TOKENS)
+    tiles_f<FORMAT, 1, FLOAT_TOKENS>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
+  for (; t + 2 <= t1; t += 2) tiles_f<FORMAT, 1, 2>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
+  for (; t < t1; t++) tiles_f<FORMAT, GEMV_TILES, 1>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
 }
 
-void linear_f(const Matrix& w, const float* x, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
-  if (w.format == Format::F32) run_f<Format::F32>(w, x, tile0, tile1, t0, t1, out, ld);
-  else if (w.format == Format::F16) run_f<Format::F16>(w, x, tile0, tile1, t0, t1, out, ld);
-  else run_f<Format::BF16>(w, x, tile0, tile1, t0, t1, out, ld);
+void linear_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  if (w.format == Format::F32) run_f<Format::F32>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
+  else if (w.format == Format::F16) run_f<Format::F16>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
+  else run_f<Format::BF16>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
 }
 
 }  // namespace BRISE_ISA

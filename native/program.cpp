@@ -10,12 +10,14 @@ namespace {
 
 std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
 
-bool is_row_op(Kind kind) { return kind != Kind::LINEAR && kind != Kind::ATTEND && kind != Kind::INPUT; }
+bool is_row_op(Kind kind) { 
+  return kind != Kind::LINEAR && kind != Kind::HEADS_LINEAR && kind != Kind::ATTEND && kind != Kind::EXPERTS && kind != Kind::INPUT;
+}
 
 // Ops that may write over their first argument: each number of a row is read before its place is written.
 bool may_overwrite(Kind kind) {
   return kind == Kind::RMS_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
-         kind == Kind::SCALE || kind == Kind::SILU_MUL;
+         kind == Kind::SCALE || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
 }
 
 }  // namespace
@@ -147,6 +149,54 @@ int Program::silu_mul(int gate, int up) {
   return push({Kind::SILU_MUL, {gate, up}}, width(gate), values_[(size_t)gate].per_output_row);
 }
 
+int Program::gelu(int x) {
+  check_value(x, 0);
+  return push({Kind::GELU, {x}}, width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::put_rows(int x) {
+  check_value(x, feature_width_);
+  check_rows(x, false);
+  feature_width_ = width(x);
+  return push({Kind::PUT_ROWS, {x}}, width(x), false);
+}
+
+int Program::columns(int x, int heads, int first, int last) {
+  check_value(x, 0);
+  if (heads < 1 || width(x) % heads) throw error("a row of " + std::to_string(width(x)) + " as " + std::to_string(heads) + " heads; wanted a divisor");
+  if (first < 0 || first >= last || last > width(x) / heads)
+    throw error("columns " + std::to_string(first) + " to " + std::to_string(last) + " wanted of a head of " + std::to_string(width(x) / heads));
+  Op op{Kind::COLUMNS, {x}};
+  op.heads = heads;
+  op.first = first;
+  return push(std::move(op), heads * (last - first), values_[(size_t)x].per_output_row);
+}
+
+int Program::concat(int x, int y, int heads) {
+  check_value(x, 0);
+  check_value(y, 0);
+  check_rows(y, values_[(size_t)x].per_output_row);
+  if (heads < 1 || width(x) % heads || width(y) % heads) throw error(std::to_string(heads) + " heads wanted of both values");
+  Op op{Kind::CONCAT, {x, y}};
+  op.heads = heads;
+  return push(std::move(op), width(x) + width(y), values_[(size_t)x].per_output_row);
+}
+
+int Program::heads_linear(int x, const std::vector<std::shared_ptr<const Weight>>& matrices) {
+  check_value(x, 0);
+  check_rows(x, false);
+  if (matrices.empty()) throw error("heads_linear needs a matrix for each head");
+  const Matrix& first = matrices[0]->matrix;
+  if (!first.rows || (size_t)width(x) != (size_t)first.cols * matrices.size())
+    throw error("rows of " + std::to_string(width(x)) + ", wanted " + std::to_string(matrices.size()) + " heads of " + std::to_string(first.cols));
+  if ((size_t)first.rows * matrices.size() > INT_MAX) throw error("heads_linear is too wide, wanted less");
+  for (const auto& w : matrices)
+    if (w->matrix.rows != first.rows || w->matrix.cols != first.cols || w->matrix.format != first.format) throw error("matrices of one format and shape wanted");
+  Op op{Kind::HEADS_LINEAR, {x}};
+  op.weights = matrices;
+  return push(std::move(op), first.rows * (int)matrices.size(), false);
+}
+
 int Program::attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window) {
   check_recording();
   check_value(q, 0);
@@ -156,24 +206,43 @@ int Program::attend(int q, int k, int v, int layer, int heads, int kv_heads, dou
   check_value(k, kv_heads * head_dim);
   check_value(v, kv_heads * head_dim);
   for (int id : {q, k, v}) check_rows(id, false);
-  if (unit_heads_ && (unit_heads_ != heads || unit_kv_heads_ != kv_heads)) throw error("layers differ in their heads");
-  Op write{Kind::WRITE_CACHE, {k, v}};
+  return push_attend({k, v}, q, layer, {heads, kv_heads, head_dim, window, (float)scale}, width(q));
+}
+
+int Program::attend_latent(int q, int kv, int layer, int heads, double scale, int rank) {
+  check_recording();
+  check_value(q, 0);
+  if (layer < 0) throw error("layer " + std::to_string(layer) + " is negative");
+  if (heads < 1 || width(q) % heads) throw error("heads do not divide the queries, wanted a divisor");
+  const int head_dim = width(q) / heads;
+  check_value(kv, head_dim);
+  if (rank < 1 || rank > head_dim) throw error("rank " + std::to_string(rank) + " of a key of " + std::to_string(head_dim) + ", wanted 1 to all of it");
+  for (int id : {q, kv}) check_rows(id, false);
+  return push_attend({kv}, q, layer, {heads, 1, head_dim, 0, (float)scale, rank}, heads * rank);
+}
+
+// What is kept goes into the cache before any query looks at it.
+int Program::push_attend(std::vector<int> kept, int q, int layer, const AttendShape& shape, int width) {
+  if (unit_heads_ && (unit_heads_ != shape.heads || unit_kv_heads_ != shape.kv_heads || unit_is_latent_ != (shape.rank > 0)))
+    throw error("layers differ in their heads");
+  Op write{Kind::WRITE_CACHE, std::move(kept)};
   write.layer = layer;
-  ops_.push_back(write);
+  ops_.push_back(std::move(write));
   Op op{Kind::ATTEND, {q}};
   op.layer = layer;
-  op.shape = {heads, kv_heads, head_dim, window, (float)scale};
-  unit_heads_ = heads;
-  unit_kv_heads_ = kv_heads;
-  max_head_dim_ = std::max(max_head_dim_, head_dim);
-  return push(std::move(op), width(q), false);
+  op.shape = shape;
+  unit_heads_ = shape.heads;
+  unit_kv_heads_ = shape.kv_heads;
+  unit_is_latent_ = shape.rank > 0;
+  max_head_dim_ = std::max(max_head_dim_, shape.head_dim);
+  return push(std::move(op), width, false);
 }
 
 // A linear with block formats reads int8 activations: quantising them is a row op before it.
 void Program::insert_row_ops() {
   std::vector<Op> out;
   for (auto& op : ops_) {
-    const bool quantized = op.kind == Kind::LINEAR && std::any_of(op.weights.begin(), op.weights.end(), [](const auto& w) { return !w->matrix.is_float(); });
+    const bool quantized = (op.kind == Kind::LINEAR || op.kind == Kind::HEADS_LINEAR) && std::any_of(op.weights.begin(), op.weights.end(), [](const auto& w) { return !w->matrix.is_float(); });
     if (quantized) {
       out.push_back({Kind::QUANTIZE, {op.in[0]}});
       max_groups_ = std::max(max_groups_, width(op.in[0]) / 32);
@@ -187,8 +256,13 @@ void Program::make_phases() {
   for (int i = 0; i < (int)ops_.size(); i++) {
     const Op& op = ops_[(size_t)i];
     if (op.kind == Kind::INPUT) continue;
+    if (op.kind == Kind::EXPERTS) {
+      for (int stage = 0; stage < ExpertWork::NUM_STAGES; stage++)
+        phases_.push_back({PhaseKind::EXPERTS, false, {i}, (ExpertWork::Stage)stage});
+      continue;
+    }
     if (!is_row_op(op.kind)) {
-      phases_.push_back({op.kind == Kind::LINEAR ? PhaseKind::LINEAR : PhaseKind::ATTEND, false, {i}});
+      phases_.push_back({op.kind == Kind::ATTEND ? PhaseKind::ATTEND : PhaseKind::LINEAR, false, {i}});
       continue;
     }
     const bool per_output_row = values_[(size_t)(op.out.empty() ? op.in[0] : op.out[0])].per_output_row;
@@ -209,15 +283,17 @@ void Program::make_buffers(const std::vector<int>& outputs) {
   std::vector<int> spare;
   for (int i = 0; i < (int)ops_.size(); i++) {
     const Op& op = ops_[(size_t)i];
-    const auto release = [&](size_t arguments) {
-      for (size_t j = 0; j < arguments && op.kind != Kind::TAKE_ROWS; j++) {
+    const auto release = [&](size_t first, size_t last) {
+      for (size_t j = first; j < last && op.kind != Kind::TAKE_ROWS; j++) {
         const Value& value = values_[(size_t)op.in[j]];
         if (value.last_use == i && !value.is_input && std::find(spare.begin(), spare.end(), value.buffer) == spare.end())
           spare.push_back(value.buffer);
       }
     };
-    // ROPE needs its table to the end of the row.
-    if (may_overwrite(op.kind)) release(op.kind == Kind::ROPE ? 1 : op.in.size());
+    // Arguments that the result may lie on are given back before it gets a buffer, the others after: ROPE needs its
+    // table to the end of the row.
+    const size_t before = !may_overwrite(op.kind) ? 0 : op.kind == Kind::ROPE ? 1 : op.in.size();
+    release(0, before);
     for (int id : op.out) {
       Value& value = values_[(size_t)id];
       const auto fits = std::find_if(spare.begin(), spare.end(), [&](int b) { return buffers_[(size_t)b].width == value.width; });
@@ -226,10 +302,10 @@ void Program::make_buffers(const std::vector<int>& outputs) {
         spare.erase(fits);
       } else {
         value.buffer = (int)buffers_.size();
-        buffers_.push_back({value.width, nullptr});
+        buffers_.push_back({value.width});
       }
     }
-    if (!may_overwrite(op.kind) || op.kind == Kind::ROPE) release(op.in.size());
+    release(before, op.in.size());
     for (int id : op.out)  // a result that nobody reads
       if (values_[(size_t)id].last_use < 0 && !values_[(size_t)id].is_input) spare.push_back(values_[(size_t)id].buffer);
   }
@@ -245,10 +321,22 @@ void Program::finish(std::vector<int> outputs) {
   is_finished_ = true;
 }
 
-void Program::check(const Cache* cache) const {
+void Program::check(const Cache* cache, int num_tokens) const {
+  for (const auto& value : values_)
+    if (value.is_input && buffers_[(size_t)value.buffer].lent_rows < (size_t)num_tokens)
+      throw error("an input of " + std::to_string(buffers_[(size_t)value.buffer].lent_rows) + " rows in a step of " + std::to_string(num_tokens) + " tokens");
+  if (unit_is_latent_ && num_tokens > INT_MAX / unit_heads_) throw error("a step of " + std::to_string(num_tokens) + " tokens has too many query rows");
   for (const auto& op : ops_) {
+    for (const auto& w : op.weights)
+      if (w->is_phantom) throw error("the program was recorded to be planned: a weight of it has no memory");
+    for (const auto& stack : {op.experts.w1, op.experts.w2, op.experts.w3})
+      if (stack && stack->is_resident() && stack->matrices[0]->is_phantom) throw error("the program was recorded to be planned: its experts have no memory");
+    if (op.kind == Kind::EXPERTS && num_tokens > INT_MAX / 2 / op.experts.per_token)
+      throw error("a step of " + std::to_string(num_tokens) + " tokens with " + std::to_string(op.experts.per_token) + " experts each is too large");
     if (op.kind != Kind::ATTEND) continue;
     if (!cache) throw error("the program has attention, which needs a cache");
+    const int sides = op.shape.rank ? 1 : 2;
+    if (cache->sides != sides) throw error(sides == 1 ? "latents on a cache of keys and values" : "keys and values on a cache of latents");
     if (op.layer >= cache->layers || op.shape.kv_heads != cache->kv_heads || op.shape.head_dim != cache->head_dim)
       throw error("attention of layer " + std::to_string(op.layer) + " with " + std::to_string(op.shape.kv_heads) + " heads of " +
                   std::to_string(op.shape.head_dim) + " on a cache of " + std::to_string(cache->layers) + " layers with " +
@@ -267,13 +355,13 @@ std::shared_ptr<Memory> Program::memory(int id) const {
   return buffers_[(size_t)values_[(size_t)id].buffer].memory;
 }
 
-void Program::set_input(int id, const float* data, size_t rows) {
+void Program::set_input(int id, const float* data, size_t rows, std::shared_ptr<const void> owner) {
   check_value(id, 0);
   if (!values_[(size_t)id].is_input) throw error("value " + std::to_string(id) + " is not an input");
   Buffer& buffer = buffers_[(size_t)values_[(size_t)id].buffer];
-  const size_t bytes = sizeof(float) * rows * (size_t)width(id);
-  if (!buffer.memory || buffer.memory->size() < bytes) buffer.memory = std::make_shared<Memory>(bytes);
-  std::copy(data, data + rows * (size_t)width(id), (float*)buffer.memory->data());
+  buffer.lent = data;
+  buffer.lent_rows = rows;
+  buffer.owner = std::move(owner);
 }
 
 }  // namespace brise

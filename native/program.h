@@ -4,6 +4,7 @@
 //   rows    a chain of row-local ops; a thread takes rows and runs the whole chain on each
 //   linear  linears of one input, cut into groups of weight tiles
 //   attend  attention, cut into (sequence, kv head, query block)
+//   experts the stages of a mixture's experts (experts.h)
 // and gives values memory, reusing it where a value is dead. Threads claim the units of a phase (threads.h).
 #pragma once
 
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "experts.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -38,16 +40,20 @@ struct Weight {
   Matrix matrix;                 // 2-D weights
   std::vector<float> vector;     // 1-D weights
   std::shared_ptr<Memory> memory;
+  bool is_phantom = false;       // has a size but no memory: a program over it can be planned, not run
+  size_t nbytes() const;
 };
 
 class Cache {
  public:
-  Cache(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format);
+  // `sides` is 2, keys and values, or 1 for latents, which are both.
+  Cache(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format, int sides);
   CacheLayer layer(int index) const;
   int layers, pages, page_size, kv_heads, head_dim;
   CacheFormat format;
+  int sides;
   size_t nbytes() const { return memory_.size(); }
-  static size_t bytes(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format);
+  static size_t bytes(int layers, int pages, int page_size, int kv_heads, int head_dim, CacheFormat format, int sides);
 
  private:
   size_t layer_bytes_;
@@ -59,9 +65,11 @@ struct Step {
   const int32_t *tokens, *positions, *query_starts, *rows, *page_table, *slots;
   int num_tokens, num_sequences, num_rows, pages_per_sequence;
   const Cache* cache;
+  const float* features;        // (num_features, width), or null: no image in this step
+  const int32_t* feature_rows;  // (num_tokens,), -1: none
 };
 
-enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, WRITE_CACHE, QUANTIZE, LINEAR, ATTEND };
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
 
 struct Op {
   Kind kind;
@@ -70,8 +78,10 @@ struct Op {
   std::vector<double> turns{};    // ROPE_TABLE
   double a = 0, b = 0;            // eps; beta, period; magnitude
   int heads = 1, layer = 0;
+  int first = 0;                  // COLUMNS
   bool interleaved = false;
   AttendShape shape{};
+  Experts experts{};              // EXPERTS, SUM_EXPERTS; its per_token also ROUTE
 };
 
 class Program : public Job {
@@ -90,18 +100,28 @@ class Program : public Job {
   int rope(int x, int table, int heads, bool interleaved);
   int scale_queries(int x, double beta, double period);
   int silu_mul(int gate, int up);
+  int gelu(int x);
+  int put_rows(int x);
+  int heads_linear(int x, const std::vector<std::shared_ptr<const Weight>>& matrices);
+  int columns(int x, int heads, int first, int last);
+  int concat(int x, int y, int heads);
+  int attend_latent(int q, int kv, int layer, int heads, double scale, int rank);
   int attend(int q, int k, int v, int layer, int heads, int kv_heads, double scale, int window);
+  int route(int logits, int per_token, double scale);
+  int experts(int x, int gates, std::shared_ptr<const Stack> w1, std::shared_ptr<const Stack> w2, std::shared_ptr<const Stack> w3);
 
   void finish(std::vector<int> outputs);
-  void check(const Cache* cache) const;  // what the recorded ops ask of a step's cache
+  void check(const Cache* cache, int num_tokens) const;  // what the recorded ops ask of a step's cache
   int vocabulary() const { return vocabulary_; }
-  void set_input(int value, const float* data, size_t rows);
+  int feature_width() const { return feature_width_; }  // 0: the program takes no features
+  void set_input(int value, const float* data, size_t rows, std::shared_ptr<const void> owner);  // not copied
   void run(const Step& step);
   void begin(uint32_t run) override;
   void work(int thread, uint32_t run) override;
   std::shared_ptr<Memory> memory(int id) const;
   int width(int id) const;
   size_t work_bytes() const { return work_bytes_; }
+  size_t planned_bytes(int num_tokens, int num_rows) const;  // work_bytes of a first step of that size
 
   // Held by who runs the program or touches its values. Taken and given back under Python's lock, and refused to a
   // second thread: its step would replace the first one's arrays.
@@ -127,16 +147,21 @@ class Program : public Job {
   };
   struct Buffer {
     int width;
-    std::shared_ptr<Memory> memory;  // shared with the arrays that Python has of it
+    std::shared_ptr<Memory> memory{};  // shared with the arrays that Python has of it; none of an input
+    const float* lent = nullptr;       // an input, which nothing is written to
+    size_t lent_rows = 0;
+    std::shared_ptr<const void> owner{};
   };
-  enum class PhaseKind { ROWS, LINEAR, ATTEND };
+  enum class PhaseKind { ROWS, LINEAR, ATTEND, EXPERTS };
   struct Phase {
     PhaseKind kind;
     bool per_output_row;
     std::vector<int> ops;
+    ExpertWork::Stage stage = ExpertWork::PLAN;
   };
 
   int push(Op op, int width, bool per_output_row);
+  int push_attend(std::vector<int> kept, int q, int layer, const AttendShape& shape, int width);
   void check_recording() const;
   void check_value(int id, int width) const;
   void check_rows(int id, bool per_output_row) const;
@@ -144,6 +169,12 @@ class Program : public Job {
   void insert_row_ops();
   void make_phases();
   void make_buffers(const std::vector<int>& outputs);
+  // Bytes of everything that a step of some size needs.
+  struct Room {
+    std::vector<size_t> buffers;
+    size_t quantized = 0, scratch = 0, experts = 0;  // scratch: of each thread
+  };
+  Room room(int num_tokens, int num_rows) const;
   void make_room();
   void make_units();
   int chunk_of(const Op& op) const;
@@ -152,6 +183,9 @@ class Program : public Job {
   void run_row(const Op& op, int row);
   void run_linear(const Op& op, int unit);
   void run_attend(const Op& op, int unit, float* scratch);
+  void run_experts(const Op& op, ExpertWork::Stage stage, int unit);
+  void run_phases(size_t first, size_t last);
+  bool needs_loading(const Phase& phase) const;
   int rows_of(bool per_output_row) const { return per_output_row ? step_.num_rows : step_.num_tokens; }
 
   std::shared_ptr<Pool> pool_;
@@ -161,6 +195,8 @@ class Program : public Job {
   std::vector<Buffer> buffers_;
   std::vector<Phase> phases_;
   std::unique_ptr<Units[]> progress_;  // by phase
+  std::atomic<size_t> first_{0}, last_{0};  // the phases of this run; a late thread of another may look
+  ExpertWork experts_;
   Step step_{};
   std::unique_ptr<Memory> quantized_;
   std::vector<std::unique_ptr<Memory>> scratch_;
@@ -168,10 +204,16 @@ class Program : public Job {
   std::vector<Block> blocks_;  // units of attention
   bool is_finished_ = false, is_used_ = false;
   int vocabulary_ = INT_MAX;  // rows of the smallest embedding
+  int feature_width_ = 0;
   std::atomic<size_t> work_bytes_{0};
+  bool unit_is_latent_ = false;
   int unit_heads_ = 0, unit_kv_heads_ = 0, max_groups_ = 0, max_head_dim_ = 0;
 };
 
-std::shared_ptr<Weight> pack(Pool& pool, Format format, const uint8_t* source, int rows, int cols);
+size_t packed_bytes(Format format, int rows, int cols);
+std::shared_ptr<Weight> phantom(Format format, int rows, int cols);
+// A matrix without its numbers, and rows [first, first + rows) of them as a file has them; `first` begins a tile.
+std::shared_ptr<Weight> empty_matrix(Format format, int rows, int cols);
+void fill_rows(Pool& pool, Weight& weight, const uint8_t* source, int first, int rows);
 
 }  // namespace brise

@@ -15,19 +15,46 @@ size_t reserve(Pointer& memory, size_t bytes) {  // the bytes there are
   if (!memory || memory->size() < bytes) memory = std::make_unique<Memory>(bytes);
   return memory->size();
 }
+
+void copy(const float* from, int n, float* to) {
+  if (from != to) std::memcpy(to, from, sizeof(float) * (size_t)n);
+}
 }  // namespace
 
-void Program::make_room() {
-  for (auto& value : values_) {
-    Buffer& buffer = buffers_[(size_t)value.buffer];
-    reserve(buffer.memory, sizeof(float) * (size_t)value.width * (size_t)std::max(rows_of(value.per_output_row), 1));
+Program::Room Program::room(int num_tokens, int num_rows) const {
+  Room room{std::vector<size_t>(buffers_.size())};
+  for (const auto& value : values_) {
+    if (value.is_input) continue;
+    const int rows = std::max(value.per_output_row ? num_rows : num_tokens, 1);
+    size_t& bytes = room.buffers[(size_t)value.buffer];
+    bytes = std::max(bytes, sizeof(float) * (size_t)value.width * (size_t)rows);
   }
-  for (auto& value : values_) value.data = (float*)buffers_[(size_t)value.buffer].memory->data();
-  const size_t rows = (size_t)std::max(step_.num_tokens, step_.num_rows);
-  size_t sum = reserve(quantized_, (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock));
+  const size_t rows = (size_t)std::max(num_tokens, num_rows);
+  room.quantized = (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock);
+  room.experts = experts_.bytes(num_tokens);
+  room.scratch = max_head_dim_ ? kernels_->attend_scratch(max_head_dim_) * sizeof(float) : 0;
+  return room;
+}
+
+size_t Program::planned_bytes(int num_tokens, int num_rows) const {
+  if (!is_finished_) throw std::invalid_argument("the program is not finished");
+  const Room wanted = room(num_tokens, num_rows);
+  size_t sum = wanted.quantized + wanted.experts + wanted.scratch * scratch_.size();
+  for (const size_t bytes : wanted.buffers) sum += bytes;
+  return sum;
+}
+
+void Program::make_room() {
+  const Room wanted = room(step_.num_tokens, step_.num_rows);
+  size_t sum = reserve(quantized_, wanted.quantized) + experts_.reserve(step_.num_tokens);
+  for (size_t i = 0; i < buffers_.size(); i++)
+    if (wanted.buffers[i]) sum += reserve(buffers_[i].memory, wanted.buffers[i]);
   for (auto& scratch : scratch_)
-    if (max_head_dim_) sum += reserve(scratch, kernels_->attend_scratch(max_head_dim_) * sizeof(float));
-  for (const auto& buffer : buffers_) sum += buffer.memory->size();
+    if (wanted.scratch) sum += reserve(scratch, wanted.scratch);
+  for (auto& value : values_) {
+    const Buffer& buffer = buffers_[(size_t)value.buffer];
+    value.data = value.is_input ? const_cast<float*>(buffer.lent) : (float*)buffer.memory->data();  // an input is never written
+  }
   work_bytes_ = sum;
 }
 
@@ -35,27 +62,57 @@ void Program::make_room() {
 void Program::make_units() {
   blocks_.clear();
   if (!unit_heads_) return;
+  if (unit_is_latent_) {
+    for (int s = 0; s < step_.num_sequences; s++) {
+      const int last = step_.query_starts[s + 1] * unit_heads_;
+      for (int begin = step_.query_starts[s] * unit_heads_; begin < last; begin += std::min(kernels_->max_query_rows, last - begin))
+        blocks_.push_back({s, begin, std::min(kernels_->max_query_rows, last - begin) + begin, 0});
+    }
+    return std::reverse(blocks_.begin(), blocks_.end());
+  }
   const int share = unit_heads_ / unit_kv_heads_, most = std::max(1, kernels_->max_query_rows / share);
   for (int s = 0; s < step_.num_sequences; s++)
-    for (int begin = step_.query_starts[s]; begin < step_.query_starts[s + 1]; begin += most)
-      for (int head = 0; head < unit_kv_heads_; head++)
+    for (int head = 0; head < unit_kv_heads_; head++)  // one head after the other: its keys stay in a core's cache
+      for (int begin = step_.query_starts[s]; begin < step_.query_starts[s + 1]; begin += most)
         blocks_.push_back({s, begin, std::min(begin + most, step_.query_starts[s + 1]), head});
   std::reverse(blocks_.begin(), blocks_.end());  // the longest contexts first: the ends then differ little
 }
 
 void Program::run(const Step& step) {
   step_ = step;
-  pool_->run(*this);
+  experts_.end_groups();  // an error may have ended the last step between them
+  make_room();
+  make_units();
+  size_t first = 0;
+  for (size_t i = 0; i < phases_.size(); i++) {
+    if (!needs_loading(phases_[i])) continue;
+    run_phases(first, i);
+    // Experts that are not all in memory: as many at a time as there is room for. They are loaded here, between runs
+    // of the pool, where an error has somewhere to go and packing may use the pool itself.
+    const Experts& op = ops_[(size_t)phases_[i].ops[0]].experts;
+    for (experts_.begin_groups(op); experts_.next_group(op);) run_phases(i, i + 3);
+    experts_.end_groups();
+    first = i + 3;
+  }
+  run_phases(first, phases_.size());
+}
+
+bool Program::needs_loading(const Phase& phase) const {
+  return phase.kind == PhaseKind::EXPERTS && phase.stage == ExpertWork::UP && !ops_[(size_t)phase.ops[0]].experts.is_resident();
+}
+
+void Program::run_phases(size_t first, size_t last) {
+  first_ = first;
+  last_ = last;
+  if (first < last) pool_->run(*this);
 }
 
 void Program::begin(uint32_t run) {
-  make_room();
-  make_units();
-  for (size_t i = 0; i < phases_.size(); i++) progress_[i].begin(run, num_units(phases_[i]));
+  for (size_t i = first_; i < last_; i++) progress_[i].begin(run, num_units(phases_[i]));
 }
 
 void Program::work(int thread, uint32_t run) {
-  for (size_t i = 0; i < phases_.size(); i++) {
+  for (size_t i = first_; i < last_; i++) {
     for (int unit; (unit = progress_[i].claim(run)) >= 0; progress_[i].finish()) run_unit(phases_[i], unit, thread);
     Pool::wait(progress_[i], run);
   }
@@ -73,6 +130,7 @@ int Program::chunk_of(const Op& op) const {
 int Program::num_units(const Phase& phase) const {
   if (phase.kind == PhaseKind::ROWS) return rows_of(phase.per_output_row);
   if (phase.kind == PhaseKind::ATTEND) return (int)blocks_.size();
+  if (phase.kind == PhaseKind::EXPERTS) return experts_.num_units(ops_[(size_t)phase.ops[0]].experts, phase.stage, pool_->size());
   const Op& op = ops_[(size_t)phase.ops[0]];
   if (!rows_of(values_[(size_t)op.in[0]].per_output_row)) return 0;
   const int chunk = chunk_of(op);
@@ -84,8 +142,20 @@ int Program::num_units(const Phase& phase) const {
 void Program::run_unit(const Phase& phase, int unit, int thread) {
   const Op& first = ops_[(size_t)phase.ops[0]];
   if (phase.kind == PhaseKind::LINEAR) return run_linear(first, unit);
+  if (phase.kind == PhaseKind::EXPERTS) return run_experts(first, phase.stage, unit);
   if (phase.kind == PhaseKind::ATTEND) return run_attend(first, unit, (float*)scratch_[(size_t)thread]->data());
   for (int op : phase.ops) run_row(ops_[(size_t)op], unit);
+}
+
+void Program::run_experts(const Op& op, ExpertWork::Stage stage, int unit) {
+  const float *x = values_[(size_t)op.in[0]].data, *gates = values_[(size_t)op.in[1]].data;
+  switch (stage) {
+    case ExpertWork::PLAN: return experts_.plan(op.experts, gates);
+    case ExpertWork::GATHER: return experts_.gather(*kernels_, op.experts, x, unit);
+    case ExpertWork::UP: return experts_.up(*kernels_, op.experts, unit, pool_->size());
+    case ExpertWork::ACTIVATE: return experts_.activate(*kernels_, op.experts, unit);
+    default: return experts_.down(*kernels_, op.experts, unit, pool_->size());
+  }
 }
 
 void Program::run_attend(const Op& op, int unit, float* scratch) {
@@ -93,7 +163,7 @@ void Program::run_attend(const Op& op, int unit, float* scratch) {
   const AttendUnit work = {values_[(size_t)op.in[0]].data, values_[(size_t)op.out[0]].data, step_.positions,
                            step_.page_table + (size_t)block.sequence * (size_t)step_.pages_per_sequence,
                            block.begin, block.end, block.kv_head};
-  kernels_->attend(step_.cache->layer(op.layer), op.shape, work, scratch);
+  (op.shape.rank ? kernels_->attend_latent : kernels_->attend)(step_.cache->layer(op.layer), op.shape, work, scratch);
 }
 
 void Program::run_row(const Op& op, int row) {
@@ -111,6 +181,25 @@ void Program::run_row(const Op& op, int row) {
       break;
     case Kind::BIAS: kernels_->add(at(op.in[0]), op.weights[0]->vector.data(), n, out); break;
     case Kind::ADD: kernels_->add(at(op.in[0]), at(op.in[1]), n, out); break;
+    case Kind::GELU: kernels_->gelu(at(op.in[0]), n, out); break;
+    case Kind::PUT_ROWS: {
+      const int feature = step_.features ? step_.feature_rows[row] : -1;
+      copy(feature < 0 ? at(op.in[0]) : step_.features + (size_t)feature * (size_t)n, n, out);
+      break;
+    }
+    case Kind::COLUMNS:
+      for (int h = 0, one = n / op.heads, all = width(op.in[0]) / op.heads; h < op.heads; h++) copy(at(op.in[0]) + h * all + op.first, one, out + h * one);
+      break;
+    case Kind::CONCAT: {
+      const int x = width(op.in[0]) / op.heads, y = width(op.in[1]) / op.heads;
+      for (int h = 0; h < op.heads; h++) {
+        copy(at(op.in[0]) + h * x, x, out + h * (x + y));
+        copy(at(op.in[1]) + h * y, y, out + h * (x + y) + x);
+      }
+      break;
+    }
+    case Kind::ROUTE: brise::route(at(op.in[0]), n, op.experts.per_token, op.a, out); break;
+    case Kind::SUM_EXPERTS: experts_.sum(*kernels_, op.experts, row, out); break;
     case Kind::SILU_MUL: kernels_->silu_mul(at(op.in[0]), at(op.in[1]), n, out); break;
     case Kind::ROPE_TABLE:
       for (int i = 0; i < n / 2; i++) {
@@ -126,7 +215,7 @@ void Program::run_row(const Op& op, int row) {
     case Kind::SCALE:
       kernels_->scale(at(op.in[0]), (float)(1.0 + op.a * std::log1p(std::floor(step_.positions[row] / op.b))), n, out);
       break;
-    case Kind::WRITE_CACHE: kernels_->write_cache(step_.cache->layer(op.layer), step_.slots[row], at(op.in[0]), at(op.in[1])); break;
+    case Kind::WRITE_CACHE: kernels_->write_cache(step_.cache->layer(op.layer), step_.slots[row], at(op.in[0]), op.in.size() > 1 ? at(op.in[1]) : nullptr); break;
     case Kind::QUANTIZE: {
       const int groups = n / 32, block = std::min(rows_of(values_[(size_t)op.in[0]].per_output_row), TOKEN_BLOCK);
       const QRows rows = {(QBlock*)quantized_->data(), groups, block};
@@ -137,7 +226,8 @@ void Program::run_row(const Op& op, int row) {
   }
 }
 
-// All tokens of a group of tiles: activations stay in cache while the tiles go by.
+// All tokens of a group of tiles: activations stay in cache while the tiles go by. The matrix of a head reads and
+// writes that head's part of a row; its part of a quantised row is as many groups further on.
 void Program::run_linear(const Op& op, int unit) {
   const Value& x = values_[(size_t)op.in[0]];
   const int tokens = rows_of(x.per_output_row), chunk = chunk_of(op);
@@ -146,10 +236,15 @@ void Program::run_linear(const Op& op, int unit) {
   while (unit >= units(op.weights[which]->matrix)) unit -= units(op.weights[which++]->matrix);
   const Matrix& w = op.weights[which]->matrix;
   const int begin = unit * chunk, end = std::min(begin + chunk, w.tiles());
-  float* out = values_[(size_t)op.out[which]].data;
-  if (w.is_float()) return kernels_->linear_f(w, x.data, begin, end, 0, tokens, out, (size_t)w.rows);
-  const QRows quantized = {(QBlock*)quantized_->data(), x.width / 32, std::min(tokens, TOKEN_BLOCK)};
-  kernels_->linear_q(w, quantized, begin, end, 0, tokens, out, (size_t)w.rows);
+  const bool by_head = op.kind == Kind::HEADS_LINEAR;
+  const Value& y = values_[(size_t)op.out[by_head ? 0 : which]];
+  const size_t head = by_head ? which : 0;
+  float* out = y.data + head * (size_t)w.rows;
+  if (w.is_float())
+    return kernels_->linear_f(w, x.data + head * (size_t)w.cols, (size_t)x.width, begin, end, 0, tokens, out, (size_t)y.width);
+  const int side = std::min(tokens, TOKEN_BLOCK);
+  const QRows quantized = {(QBlock*)quantized_->data() + head * (size_t)(w.cols / 32 * side), x.width / 32, side};
+  kernels_->linear_q(w, quantized, begin, end, 0, tokens, out, (size_t)y.width);
 }
 
 }  // namespace brise

@@ -14,6 +14,8 @@
 #include <arm_neon.h>
 #endif
 
+#include "half.h"
+
 #define BRISE_INLINE inline __attribute__((always_inline))
 
 namespace BRISE_ISA {
@@ -26,6 +28,7 @@ constexpr const char* ISA_NAME = "avx512";
 // Accumulators: 12 int + 12 float registers of 32 leave 8 for weights, scales and masks.
 constexpr int MAX_TOKENS = 12;
 constexpr int GEMV_TILES = 4;
+constexpr int FLOAT_TOKENS = 8;  // of float weights: more would need more addresses than there are registers for
 using F = __m512;
 using I = __m512i;
 using B = __m512i;
@@ -61,6 +64,11 @@ BRISE_INLINE F f_load_i8(const int8_t* p) {
 BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
+// The low or the high four bits of sixteen bytes.
+template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
+  const __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+  return _mm512_cvtepi32_ps(HIGH ? _mm512_srli_epi32(v, 4) : _mm512_and_si512(v, _mm512_set1_epi32(15)));
+}
 BRISE_INLINE float f_sum(F v) { return _mm512_reduce_add_ps(v); }
 BRISE_INLINE float f_top(F v) { return _mm512_reduce_max_ps(v); }
 BRISE_INLINE I i_set(int32_t v) { return _mm512_set1_epi32(v); }
@@ -80,6 +88,7 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
 constexpr const char* ISA_NAME = "avx2";
 constexpr int MAX_TOKENS = 2;
 constexpr int GEMV_TILES = 2;
+constexpr int FLOAT_TOKENS = 6;  // 6 x 2 accumulators, 2 registers of weights, one of activations: 15 of 16
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 using B = I;
@@ -130,6 +139,12 @@ BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
 }
+template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
+  const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), mask = _mm256_set1_epi32(15);
+  const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)));
+  return {_mm256_cvtepi32_ps(HIGH ? _mm256_srli_epi32(a, 4) : _mm256_and_si256(a, mask)),
+          _mm256_cvtepi32_ps(HIGH ? _mm256_srli_epi32(b, 4) : _mm256_and_si256(b, mask))};
+}
 BRISE_INLINE float f_sum(F v) {
   __m256 s = _mm256_add_ps(v.a, v.b);
   __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
@@ -179,6 +194,7 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) {
 constexpr const char* ISA_NAME = "neon";
 constexpr int MAX_TOKENS = 2;
 constexpr int GEMV_TILES = 1;
+constexpr int FLOAT_TOKENS = 6;  // 6 x 4 accumulators, 4 registers of weights, one of activations: 29 of 32
 struct F { float32x4_t v[4]; };
 struct I { int32x4_t v[4]; };
 struct B { uint8x16_t v[4]; };
@@ -221,6 +237,12 @@ BRISE_INLINE F f_load_u8(const uint8_t* p) {
   return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(a))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(a))),
            vcvtq_f32_u32(vmovl_u16(vget_low_u16(b))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(b)))}};
 }
+template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
+  const uint8x16_t v = vld1q_u8(p);
+  uint8_t part[16];
+  vst1q_u8(part, HIGH ? vshrq_n_u8(v, 4) : vandq_u8(v, vdupq_n_u8(15)));
+  return f_load_u8(part);
+}
 BRISE_INLINE float f_sum(F x) { return vaddvq_f32(vaddq_f32(vaddq_f32(x.v[0], x.v[1]), vaddq_f32(x.v[2], x.v[3]))); }
 BRISE_INLINE float f_top(F x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3]))); }
 BRISE_INLINE I i_set(int32_t v) { return BRISE_EACH(I, vdupq_n_s32(v)); }
@@ -249,36 +271,12 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) {
 constexpr const char* ISA_NAME = "scalar";
 constexpr int MAX_TOKENS = 1;
 constexpr int GEMV_TILES = 1;
+constexpr int FLOAT_TOKENS = 2;
 struct F { float v[16]; };
 struct I { int32_t v[16]; };
 struct B { uint8_t v[64]; };
 
-inline float half_to_float(uint16_t h) {
-  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023, bits;
-  if (exponent == 31) bits = sign | 0x7f800000 | mantissa << 13;
-  else if (exponent) bits = sign | (exponent + 112) << 23 | mantissa << 13;
-  else { float f = (float)mantissa * 0x1p-24f; std::memcpy(&bits, &f, 4); bits |= sign; }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-inline uint16_t float_to_half(float f) {
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-  if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);  // 65520 and more round to infinity
-  if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24, rounded to even by the float adder
-    float scaled;
-    std::memcpy(&scaled, &magnitude, 4);
-    scaled += 0.5f;  // one unit in the last place of 0.5 is 2^-24
-    uint32_t raw;
-    std::memcpy(&raw, &scaled, 4);
-    return (uint16_t)(sign | (raw - 0x3f000000));
-  }
-  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
-  return (uint16_t)(sign | ((rounded - 0x38000000) >> 13));
-}
+using brise::float_to_half, brise::half_to_float;
 
 #define BRISE_LANES(T, N, expr) T r_; for (int i = 0; i < N; i++) r_.v[i] = (expr); return r_
 BRISE_INLINE F f_set(float v) { BRISE_LANES(F, 16, v); }
@@ -306,6 +304,9 @@ BRISE_INLINE F f_load_bf16(const uint16_t* p) {
 }
 BRISE_INLINE F f_load_i8(const int8_t* p) { BRISE_LANES(F, 16, (float)p[i]); }
 BRISE_INLINE F f_load_u8(const uint8_t* p) { BRISE_LANES(F, 16, (float)p[i]); }
+template <bool HIGH> BRISE_INLINE F f_load_u4(const uint8_t* p) {
+  BRISE_LANES(F, 16, (float)(HIGH ? p[i] >> 4 : p[i] & 15));
+}
 BRISE_INLINE float f_sum(F x) { float s = 0; for (int i = 0; i < 16; i++) s += x.v[i]; return s; }
 BRISE_INLINE float f_top(F x) { float s = x.v[0]; for (int i = 1; i < 16; i++) s = x.v[i] > s ? x.v[i] : s; return s; }
 BRISE_INLINE I i_set(int32_t v) { BRISE_LANES(I, 16, v); }
@@ -327,6 +328,10 @@ BRISE_INLINE I dot4(I acc, B w, int32_t x) {
 BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
 
 #endif
+
+// Halves to even, for numbers below 2^22: above 1.5 * 2^23 floats are whole.
+BRISE_INLINE F f_whole(F v) { return f_sub(f_add(v, f_set(12582912.0f)), f_set(12582912.0f)); }
+BRISE_INLINE F f_clamp(F v, float low, float high) { return f_min(f_max(v, f_set(low)), f_set(high)); }
 
 BRISE_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 1); }
 

@@ -15,6 +15,7 @@ import pytest
 from brise import settings
 from brise.cli import chat_commands, chat_options
 from brise.cli.main import build_parser, main, parse
+from tests.checkpoint import make_folder
 from tests.checkpoint.make_gguf import write_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -111,10 +112,11 @@ def test_examples_are_valid(example: str, tmp_path: Path, monkeypatch: pytest.Mo
     if words == ["--version"]:
         return
     parse(words)
-    is_parsed_only = example in ("brise chat smollm2", "brise pull smollm2") or "hf:" in example
+    is_parsed_only = example in ("brise chat smollm2", "brise pull smollm2") or "hf:" in example or "--image" in example
     if is_parsed_only or words[0] in ("serve", "bench"):
         return
     write_tiny(tmp_path / "mine.gguf", "llama")
+    make_folder.write_hf(tmp_path / "mine", make_folder.tiny("llama_tied"))
     assert main(["pull", "mine.gguf", "--name", "smollm2"]) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n")))
     assert main([*words, *(["--max-tokens", "4"] if words[0] == "chat" else [])]) == 0

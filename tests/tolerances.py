@@ -31,6 +31,16 @@ SILU_MUL = 14 * U
 # Relative to |gate * up|.
 SILU_MUL_CLAMP = 2e-38
 
+# route: logits are given. exp of a difference in float32 or float64 (2 u), summed (u for each of up to 128, but each
+# sum is of numbers over 0: relative to itself), two divisions and a product: relative to the gate.
+ROUTE = (128 + 8) * U
+
+# gelu: the argument of erf is off by 2 u of itself, which moves erf by at most 2 u * 2 z exp(-z^2) / sqrt(pi) < u; erf
+# itself 2 u, 1 + erf u of at most 2, two products u each: 7 u of |x| / 2 * 2. Relative to |x|, not to gelu, which vanishes.
+GELU = 7 * U
+# A product of numbers this small loses bits, or all of them.
+SUBNORMAL = 2.0**-126
+
 # embed: d * q + m has two roundings of terms that are at most 4 times the largest number of the row
 # (random blocks use the whole range of q); relative to that largest number.
 EMBED = 8 * U
@@ -50,6 +60,16 @@ SIGMAS = 6.5
 # differ in sign (measured with the reference: 1.7e-5). A wrong rope layout is off by more than 1.
 GOLDEN_LOGITS = 5e-5
 
+# Features of the tiny vision tower (largest about 20) in float32: two blocks and four linears in a row, about 24
+# operations, sums of up to 256 products off by sqrt(256) u = 1e-6 of a result of up to 20, errors of both signs:
+# sqrt(24) * 20 * 1e-6 = 1e-4 (measured with the reference: 1.6e-5).
+VISION_FEATURES = 1e-4
+
+# Logits of a prompt in which those features stand: their error of 1e-4 is divided by the norm and multiplied by
+# matrices of a like gain in each of two layers, so it comes out about as large, beside that of the text model
+# (measured: 6e-5 with features off by 2.5e-5).
+VISION_LOGITS = VISION_FEATURES + GOLDEN_LOGITS
+
 # The same through a float16 cache: keys and values are off by 2^-12 of themselves in the mean, 16 products a
 # score of up to 20: 20 * 2^-12 / sqrt(16) * 2 = 2.4e-3 of every attention output; two layers, and logits
 # of up to 6: 6 * sqrt(2) * 2.4e-3 = 0.02 at the very worst.
@@ -58,6 +78,11 @@ GOLDEN_LOGITS_F16 = 2e-2
 # The same through an 8-bit cache: max / 254 in place of 2^-12, where max is 2 deviations: 32 times as much.
 # It only says that the pages are right; the op cases hold q8 to the rounding of float32.
 GOLDEN_LOGITS_Q8 = 6e-1
+
+# The same through a 4-bit cache: steps of (max - min) / 15, about 3.5 deviations of 16 numbers / 15, are off by
+# 1 / sqrt(12) of that in the mean square: 0.07 deviations, nine times what q8 is off by. It, too, only says that the
+# pages are right; a test of its own holds q4 to its definition, bit for bit.
+GOLDEN_LOGITS_Q4 = 9 * GOLDEN_LOGITS_Q8
 
 # SmolLM2 (30 layers, logits up to 27) in float32 against transformers in float32: 7 operations a layer, sums
 # of 576 in 16 lanes off by sqrt(576 / 16) u = 3.6e-7, 210 of them at random: 5e-6 of 27 is 1.4e-4; doubled as
@@ -79,6 +104,19 @@ def rms_norm(width: int) -> float:
 def float_linear(width: int) -> float:
     """Relative to sum |x w|: each product rounded, then summed in any order."""
     return (width + 1) * U
+
+
+def expert(x: Array, w1: Array, w2: Array, w3: Array, terms: int) -> Array:
+    """Absolute (T, D), for plain weights: gate and up are off as float_linear has them. silu's slope is at most 1.1, so
+    h is off by 1.1 |up| of gate's error, |silu| of up's, and its own rounding; w2 sums that; then `terms` experts are
+    summed."""
+    g, u = x @ w1.T, x @ w3.T
+    silu = g / (1 + np.exp(-g))
+    off_g, off_u = (float_linear(x.shape[1]) * (np.abs(x) @ np.abs(w).T) for w in (w1, w3))
+    off_h = 1.1 * (np.abs(u) + off_u) * off_g + np.abs(silu) * off_u + SILU_MUL * np.abs(silu * u)
+    size = np.abs(silu * u) @ np.abs(w2).T
+    bound: Array = off_h @ np.abs(w2).T + (float_linear(w1.shape[0]) + (terms + 1) * U) * size
+    return bound
 
 
 def attend(q: Array, k: Array, v: Array, scale: float) -> float:

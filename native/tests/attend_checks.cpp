@@ -1,4 +1,4 @@
-// Checks of attend.h: the paged cache in its three formats, and attention over it.
+// Checks of cache.h and attend.h: the paged cache in its formats, and attention over it.
 //
 // The cache is read back by its layout as kernels.h draws it and compared with what was written; attention is then
 // compared with softmax sums in double over the numbers read back. Memory that nothing was written to is NaN.
@@ -30,14 +30,18 @@ struct Paged {
     for (int i = pool - 1; i > 0; i--) std::swap(order[i], order[random.below(i + 1)]);
     pages.assign(order.begin(), order.begin() + used);
     const int stride = (setup.head_dim + 15) / 16 * 16;
-    layer = {setup.format, setup.page_size, setup.kv_heads, setup.head_dim, stride, nullptr, nullptr, nullptr, nullptr};
+    layer = {setup.format, setup.page_size, setup.kv_heads, setup.head_dim, stride, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
     const size_t slots = (size_t)pool * setup.page_size * setup.kv_heads;
-    keys.assign(slots * setup.head_dim * layer.element(), 0xff);
-    values.assign(slots * stride * layer.element(), 0xff);
+    const bool is_q4 = setup.format == CacheFormat::Q4;
+    keys.assign(is_q4 ? slots * layer.groups() * 16 : slots * setup.head_dim * layer.element(), 0xff);
+    values.assign(is_q4 ? slots * layer.groups() * 16 : slots * stride * layer.element(), 0xff);
+    key_lines.assign(slots * layer.groups() * 2, 0x7e00);
+    value_lines.assign(slots * layer.groups() * 2, 0x7e00);
     key_scales.assign(slots, NAN);
     value_scales.assign(slots, NAN);
     layer.keys = keys.data(), layer.values = values.data();
     layer.key_scales = key_scales.data(), layer.value_scales = value_scales.data();
+    layer.key_lines = key_lines.data(), layer.value_lines = value_lines.data();
   }
   int slot(int position) const { return pages[position / setup.page_size] * setup.page_size + position % setup.page_size; }
   // Number of the slot of one head among all slots of all heads: [page][head][token of the page].
@@ -49,14 +53,28 @@ struct Paged {
     if (setup.format == CacheFormat::F16) return half_value(((const uint16_t*)memory.data())[index]);
     return ((const float*)memory.data())[index];
   }
+  // Number e of a head in Q4, from its byte and its group's line; its size is that of the terms it is summed from.
+  void push_q4(uint8_t byte, const std::vector<uint16_t>& lines, size_t at, int e, std::vector<double>& to, std::vector<double>& sizes) const {
+    const uint16_t* line = &lines[(at / 16 * layer.groups() + e / 32) * 32 + at % 16];
+    const double term = half_value(line[0]) * (e % 32 < 16 ? byte & 15 : byte >> 4), minimum = half_value(line[16]);
+    to.push_back(term + minimum);
+    sizes.push_back(term + std::fabs(minimum));
+  }
   // What lies in the cache, as (context, kv_heads, head_dim) like what was written.
   void read() {
     for (int position = 0; position < setup.context; position++)
       for (int head = 0; head < setup.kv_heads; head++) {
         const size_t at = place(position, head);
-        for (int e = 0; e < setup.head_dim; e++) {
+        for (int e = 0; e < setup.head_dim && setup.format == CacheFormat::Q4; e++) {
+          const size_t groups = layer.groups(), byte = e / 32 * 16 + e % 16;
+          push_q4(keys[(at / 16 * groups * 16 + byte) * 16 + at % 16], key_lines, at, e, k, k_size);
+          push_q4(values[at * groups * 16 + byte], value_lines, at, e, v, v_size);
+        }
+        for (int e = 0; e < setup.head_dim && setup.format != CacheFormat::Q4; e++) {
           k.push_back(number(keys, (at / 16 * setup.head_dim + e) * 16 + at % 16, key_scales[at]));
           v.push_back(number(values, at * layer.stride + e, value_scales[at]));
+          k_size.push_back(std::fabs(k.back()));
+          v_size.push_back(std::fabs(v.back()));
         }
       }
   }
@@ -65,7 +83,8 @@ struct Paged {
   std::vector<int32_t> pages;
   std::vector<uint8_t> keys, values;
   std::vector<float> key_scales, value_scales;
-  std::vector<double> k, v;
+  std::vector<uint16_t> key_lines, value_lines;
+  std::vector<double> k, v, k_size, v_size;
   CacheLayer layer;
 };
 
@@ -76,9 +95,25 @@ double storage_bound(CacheFormat format, float x, double top) {
   return (0.5 + 127 * 4 * U) * top / 127 + (top < 1e-30 ? top : 0);
 }
 
+// Q4 is defined to the bit: tests/ops holds the NumPy definition to the kernels, this is the same by other means.
+void check_groups(Tally& tally, const float* x, int n, const double* got, long at) {
+  float low = x[0], top = x[0];
+  for (int i = 1; i < n; i++) low = std::fmin(low, x[i]), top = std::fmax(top, x[i]);
+  const float scale = (float)half_value(nearest_half(std::fmin((top - low) / 15.0f, 65504.0f)));
+  const float minimum = (float)half_value(nearest_half(std::fmin(std::fmax(low, -65504.0f), 65504.0f)));
+  for (int i = 0; i < n; i++) {
+    const float steps = scale > 0 ? (x[i] - minimum) / scale : 0.0f;
+    const double code = std::nearbyint(std::fmin(std::fmax(steps, 0.0f), 15.0f));
+    tally.near(got[i], code * scale + minimum, 0, at + i);
+  }
+}
+
 void check_stored(Tally& tally, CacheFormat format, int head_dim, const std::vector<float>& from,
                   const std::vector<double>& got) {
   for (size_t at = 0; at < from.size(); at += (size_t)head_dim) {
+    for (int g = 0; g < head_dim && format == CacheFormat::Q4; g += 32)
+      check_groups(tally, &from[at + g], std::min(32, head_dim - g), &got[at + g], (long)at + g);
+    if (format == CacheFormat::Q4) continue;
     double top = 0;
     for (int e = 0; e < head_dim; e++) top = std::fmax(top, std::fabs(from[at + e]));
     for (size_t i = at; i < at + (size_t)head_dim; i++) tally.near(got[i], from[i], storage_bound(format, from[i], top), (long)i);
@@ -112,7 +147,7 @@ Expected softmax_sum(const Paged& cache, const float* q, int position, int head,
     double size = 0;
     for (int e = 0; e < s.head_dim; e++) {
       const double product = q[e] * cache.k[start + i * width + e];
-      score[i] += product * scale, size += std::fabs(product) * scale;
+      score[i] += product * scale, size += std::fabs(q[e]) * cache.k_size[start + i * width + e] * scale;
     }
     top = std::fmax(top, score[i]), largest = std::fmax(largest, size);
   }
@@ -121,7 +156,7 @@ Expected softmax_sum(const Paged& cache, const float* q, int position, int head,
   for (int i = 0; i < keys; i++)
     for (int e = 0; e < s.head_dim; e++) {
       const double v = cache.v[start + i * width + e];
-      out.out[e] += score[i] / sum * v, largest_value = std::fmax(largest_value, std::fabs(v));
+      out.out[e] += score[i] / sum * v, largest_value = std::fmax(largest_value, cache.v_size[start + i * width + e]);
     }
   out.bound = largest_value * (2 * (s.head_dim + 3) * U * largest + (2 * keys + 16) * U);
   return out;
@@ -205,7 +240,7 @@ void check_f16_stores(Report& report, const Kernels& kernels) {
   std::vector<float> negative(width);
   std::vector<uint16_t> keys(width * 16), values(width * 16);
   const CacheLayer layer = {CacheFormat::F16, 16, 1, width, width, (uint8_t*)keys.data(), (uint8_t*)values.data(),
-                            nullptr, nullptr};
+                            nullptr, nullptr, nullptr, nullptr};
   for (size_t at = 0; at < numbers.size(); at += width) {
     for (int i = 0; i < width; i++) negative[i] = -numbers[at + i];
     kernels.write_cache(layer, 3, &numbers[at], negative.data());
@@ -216,11 +251,11 @@ void check_f16_stores(Report& report, const Kernels& kernels) {
   }
 }
 
-// Numbers so small that the inverse of their scale is no float, and a token of zeros.
-void check_tiny_q8(Report& report, const Kernels& kernels) {
-  Tally tally(report, kernels.name, "tiny Q8");
+// Numbers so small that the inverse of their scale is no float, tokens of zeros and of numbers beyond float16.
+void check_odd_sizes(Report& report, const Kernels& kernels, CacheFormat format) {
+  Tally tally(report, kernels.name, format == CacheFormat::Q4 ? "odd Q4" : "odd Q8");
   Random random(9);
-  const Setup setup = {CacheFormat::Q8, 24, 2, 1, 16, 21, 1, 0, 1.0f};
+  const Setup setup = {format, 24, 2, 1, 16, 21, 1, 0, 1.0f};
   Paged cache(setup, random);
   std::vector<float> k = random.normals(21 * 48), v = random.normals(21 * 48);
   const float factors[] = {0.0f, 1e-30f, 1e-36f, 1e-38f, 1e-40f, 1e-43f, 1e30f};
@@ -232,14 +267,14 @@ void check_tiny_q8(Report& report, const Kernels& kernels) {
 
 void check_attention(Report& report, const Kernels& kernels) {
   struct Named { const char* name; CacheFormat format; };
-  for (Named one : {Named{"f32", CacheFormat::F32}, {"f16", CacheFormat::F16}, {"q8", CacheFormat::Q8}}) {
+  for (Named one : {Named{"f32", CacheFormat::F32}, {"f16", CacheFormat::F16}, {"q8", CacheFormat::Q8}, {"q4", CacheFormat::Q4}}) {
     Tally stored(report, kernels.name, std::string("write_cache ") + one.name);
     Tally tally(report, kernels.name, std::string("attend ") + one.name);
     Random random(8);
     for (const Setup& setup : setups(one.format)) check_setup(stored, tally, kernels, setup, random);
   }
   check_f16_stores(report, kernels);
-  check_tiny_q8(report, kernels);
+  for (CacheFormat format : {CacheFormat::Q8, CacheFormat::Q4}) check_odd_sizes(report, kernels, format);
 }
 
 }  // namespace checks

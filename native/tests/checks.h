@@ -150,5 +150,6 @@ inline double bfloat_value(uint16_t bits) {
 void check_rows(Report& report, const brise::Kernels& kernels);
 void check_linear(Report& report, const brise::Kernels& kernels);
 void check_attention(Report& report, const brise::Kernels& kernels);
+void check_latents(Report& report, const brise::Kernels& kernels);
 
 }  // namespace checks

@@ -41,6 +41,7 @@ int main() {
     checks::check_rows(report, **kernels);
     checks::check_linear(report, **kernels);
     checks::check_attention(report, **kernels);
+    checks::check_latents(report, **kernels);
   }
   std::printf("%d passed, %d failed\n", report.passed, report.failed);
   return report.failed ? 1 : 0;

@@ -113,7 +113,7 @@ struct Range {
 };
 
 void run(const Case& one, const Matrix& w, const Activations& x, Range range, float* out, size_t ld) {
-  if (w.is_float()) one.kernels.linear_f(w, x.x, range.tile0, range.tile1, range.t0, range.t1, out, ld);
+  if (w.is_float()) one.kernels.linear_f(w, x.x, (size_t)one.cols, range.tile0, range.tile1, range.t0, range.t1, out, ld);
   else one.kernels.linear_q(w, x.rows, range.tile0, range.tile1, range.t0, range.t1, out, ld);
 }
 
@@ -197,7 +197,7 @@ void check_all_numbers(Report& report, const Kernels& kernels, Format format, do
   w.data = (const uint8_t*)weights.data();
   const float one = 1.0f;
   std::vector<float> out(0x10000), row(1);
-  kernels.linear_f(w, &one, 0, w.tiles(), 0, 1, out.data(), 0x10000);
+  kernels.linear_f(w, &one, 1, 0, w.tiles(), 0, 1, out.data(), 0x10000);
   for (uint32_t i = 0; i < 0x10000; i++) {
     unpack_row(w, (int)i, row.data());
     tally.equal(out[i], value((uint16_t)i), (long)i);

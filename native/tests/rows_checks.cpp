@@ -70,6 +70,19 @@ void check_silu_mul(Report& report, const Kernels& kernels) {
   });
 }
 
+void check_gelu(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "gelu");
+  Random random(11);
+  each_length(tally, random, [&](int n, Guarded& x, Guarded&, Guarded& out) {
+    for (int i = 0; i < n; i++) x[i] *= random.below(4) ? 2.0f : 100.0f;
+    kernels.gelu(x.data(), n, out.data());
+    for (int i = 0; i < n; i++)  // as in tests/tolerances.py
+      tally.near(out[i], 0.5 * x[i] * (1 + std::erf(x[i] / std::sqrt(2.0))), 7 * U * std::fabs(x[i]), i);
+    kernels.gelu(x.data(), n, x.data());
+    tally.same_bits(x.data(), out.data(), n);
+  });
+}
+
 void check_rms_norm(Report& report, const Kernels& kernels) {
   Tally tally(report, kernels.name, "rms_norm");
   Random random(4);
@@ -164,6 +177,7 @@ void check_rows(Report& report, const Kernels& kernels) {
   check_add(report, kernels);
   check_scale(report, kernels);
   check_silu_mul(report, kernels);
+  check_gelu(report, kernels);
   check_rms_norm(report, kernels);
   check_rope(report, kernels);
   check_quantize_row(report, kernels);

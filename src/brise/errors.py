@@ -3,7 +3,9 @@
 BriseError
 ├── CheckpointError      a file lies, is cut short, or is of a kind we do not read
 ├── UnsupportedError     a model, weight format or option that this build does not run
+├── MemoryPromiseError   a model does not fit into the memory that was stated
 ├── StoreError           the model store: a name unknown, a digest wrong, a disk full
+├── OutputError          a file or folder cannot be written: it is there already, or the disk is full
 ├── MissingExtraError    an optional dependency is not installed
 ├── NetworkError         a download failed
 ├── EvidenceError        data that cannot carry the claim asked of them
@@ -44,8 +46,21 @@ class UnsupportedError(BriseError):
     """A model, weight format or option that this build does not run."""
 
 
+class MemoryPromiseError(BriseError):
+    """The model would take `needed` bytes, `limit` are promised; `numbers` says what they are for."""
+
+    def __init__(self, needed: int, limit: int, numbers: str, *, hint: str | None = None) -> None:
+        super().__init__(f"this takes {needed / 1e6:.1f} MB, {(needed - limit) / 1e6:.1f} MB more than the "
+                         f"{limit / 1e6:.1f} MB promised: {numbers}", hint=hint)
+        self.needed, self.limit = needed, limit
+
+
 class StoreError(BriseError):
     """The local model store cannot do what was asked."""
+
+
+class OutputError(BriseError):
+    """A file or folder cannot be written: it is there already, the disk is full, the folder is not ours."""
 
 
 class MissingExtraError(BriseError):

@@ -22,7 +22,7 @@ MERGES = ("t h", "i n", "a n", "e r", "o n", "r e", "a t", "e n", "o r", "e s", 
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
           "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
           "{% endif %}")
-PRE = {"llama": "smollm", "mistral3": "tekken", "qwen2": "qwen2", "qwen3": "qwen2"}
+PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2"}
 VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
 
 
@@ -39,8 +39,32 @@ class Sizes:
     context: int = 512
 
 
+@dataclass(frozen=True)
+class LatentSizes:
+    """What a tiny deepseek2 has beside `Sizes`, in which head_dim is nope + rope. Layer 0 is dense."""
+
+    query_rank: int
+    rank: int
+    nope: int
+    value: int
+    expert_width: int
+    rope: int = 16
+    experts: int = 6
+    experts_per_token: int = 2
+
+
+def latent_sizes(format: str = "F32") -> LatentSizes:
+    """Blocks of a format lie along rows: ranks and the heads' parts are multiples of them."""
+    if format.endswith("_K"):
+        return LatentSizes(query_rank=256, rank=256, nope=256, value=256, expert_width=256)
+    return LatentSizes(query_rank=96, rank=64, nope=32, value=64, expert_width=64)
+
+
 def sizes(family: str, format: str = "F32") -> Sizes:
     """Widths are multiples of 256 for K formats, of 64 otherwise."""
+    if family == "deepseek2":
+        latent = latent_sizes(format)
+        return Sizes(width=2 * latent.rank, head_dim=latent.nope + latent.rope, ffn_width=256, num_kv_heads=1)
     wide_heads = family in ("mistral3", "qwen3")
     if format.endswith("_K"):
         return Sizes(width=256, head_dim=128 if wide_heads else 64, ffn_width=512)
@@ -51,20 +75,20 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
                tokenizer: bool = True, tied: bool = True,
                extra_metadata: Mapping[str, object] | None = None,
                extra_tensors: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes a random model of `family` (llama, mistral3, qwen2, qwen3), its matrices in `format`.
+    """Writes a random model of `family` (llama, mistral3, deepseek2, qwen2, qwen3), its matrices in `format`.
 
     `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys ("llama.rope.freq_base"),
     replaces what is there (None takes it away) and may hold str, bool, int, float and lists of them.
     """
     path, shape = Path(path), sizes(family, format)
     writer = GGUFWriter(path, family)
-    for key, value in (_hyperparameters(family, shape, vocab) | dict(extra_metadata or {})).items():
+    for key, value in (_hyperparameters(family, shape, vocab, format) | dict(extra_metadata or {})).items():
         if value is not None:
             _add(writer, key, value)
     if tokenizer:
         _add_tokenizer(writer, family, vocab)
     random = np.random.default_rng(seed)
-    for name, dims in tensor_shapes(family, shape, vocab, tied=tied).items():
+    for name, dims in tensor_shapes(family, shape, vocab, tied=tied, format=format).items():
         _add_tensor(writer, random, name, dims, format)
     for name, data in (extra_tensors or {}).items():
         writer.add_tensor(name, data.astype(np.float32))
@@ -75,7 +99,8 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
     return path
 
 
-def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool,
+                  format: str = "F32") -> dict[str, tuple[int, ...]]:
     """Name to row-major shape of every tensor."""
     q_width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     out: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, shape.width)}
@@ -87,6 +112,8 @@ def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool) -> dict[
             "ffn_gate.weight": (shape.ffn_width, shape.width),
             "ffn_up.weight": (shape.ffn_width, shape.width),
             "ffn_down.weight": (shape.width, shape.ffn_width)}
+        if family == "deepseek2":
+            block = _latent_shapes(shape, latent_sizes(format), is_dense=layer == 0)
         if family == "qwen2":
             block |= {"attn_q.bias": (q_width,), "attn_k.bias": (kv_width,), "attn_v.bias": (kv_width,)}
         if family == "qwen3":
@@ -96,6 +123,26 @@ def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool) -> dict[
     if not tied:
         out["output.weight"] = (vocab, shape.width)
     return out
+
+
+def _latent_shapes(shape: Sizes, latent: LatentSizes, *, is_dense: bool) -> dict[str, tuple[int, ...]]:
+    """As llama.cpp's converter writes them: the keys' half of wkv_b turned, experts in tensors of three dims."""
+    heads, width, inner, count = shape.num_heads, shape.width, latent.expert_width, latent.experts
+    block: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (width,), "attn_q_a.weight": (latent.query_rank, width),
+        "attn_q_a_norm.weight": (latent.query_rank,),
+        "attn_q_b.weight": (heads * shape.head_dim, latent.query_rank),
+        "attn_kv_a_mqa.weight": (latent.rank + latent.rope, width), "attn_kv_a_norm.weight": (latent.rank,),
+        "attn_k_b.weight": (heads, latent.rank, latent.nope), "attn_v_b.weight": (heads, latent.value, latent.rank),
+        "attn_output.weight": (width, heads * latent.value), "ffn_norm.weight": (width,)}
+    if is_dense:
+        return block | {"ffn_gate.weight": (shape.ffn_width, width), "ffn_up.weight": (shape.ffn_width, width),
+                        "ffn_down.weight": (width, shape.ffn_width)}
+    return block | {
+        "ffn_gate_inp.weight": (count, width), "ffn_gate_exps.weight": (count, inner, width),
+        "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner),
+        "ffn_gate_shexp.weight": (inner, width), "ffn_up_shexp.weight": (inner, width),
+        "ffn_down_shexp.weight": (width, inner)}
 
 
 def random_blocks(random: np.random.Generator, format: str, rows: int, cols: int,
@@ -120,7 +167,7 @@ def random_blocks(random: np.random.Generator, format: str, rows: int, cols: int
     return with_scale(std / unit * random.uniform(0.7, 1.3, len(blocks))).reshape(rows, -1)
 
 
-def _hyperparameters(family: str, shape: Sizes, vocab: int) -> dict[str, object]:
+def _hyperparameters(family: str, shape: Sizes, vocab: int, format: str) -> dict[str, object]:
     out: dict[str, object] = {
         "general.name": f"Tiny {family}",
         f"{family}.block_count": shape.num_layers, f"{family}.context_length": shape.context,
@@ -130,6 +177,8 @@ def _hyperparameters(family: str, shape: Sizes, vocab: int) -> dict[str, object]
         f"{family}.attention.key_length": shape.head_dim, f"{family}.attention.value_length": shape.head_dim,
         f"{family}.attention.layer_norm_rms_epsilon": 1e-5, f"{family}.rope.freq_base": 10000.0,
         f"{family}.rope.dimension_count": shape.head_dim}
+    if family == "deepseek2":
+        out |= {f"deepseek2.{key}": value for key, value in _latent_keys(shape, latent_sizes(format)).items()}
     if family == "mistral3":
         out |= {"mistral3.rope.scaling.type": "yarn", "mistral3.rope.scaling.factor": 32.0,
                 "mistral3.rope.scaling.original_context_length": 16,
@@ -137,6 +186,20 @@ def _hyperparameters(family: str, shape: Sizes, vocab: int) -> dict[str, object]
                 "mistral3.rope.scaling.yarn_log_multiplier": 1.0,
                 "mistral3.attention.temperature_scale": 0.1}
     return out
+
+
+def _latent_keys(shape: Sizes, latent: LatentSizes) -> dict[str, object]:
+    return {"attention.q_lora_rank": latent.query_rank, "attention.kv_lora_rank": latent.rank,
+            "attention.key_length": latent.rank + latent.rope, "attention.value_length": latent.rank,
+            "attention.key_length_mla": shape.head_dim, "attention.value_length_mla": latent.value,
+            "rope.dimension_count": latent.rope, "expert_count": latent.experts,
+            "expert_used_count": latent.experts_per_token, "expert_shared_count": 1,
+            "expert_feed_forward_length": latent.expert_width, "leading_dense_block_count": 1,
+            "expert_weights_scale": 1.0, "expert_weights_norm": True, "expert_gating_func": 1,
+            "rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 16,
+            "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
+            "rope.scaling.yarn_log_multiplier": 0.1, "attention.temperature_scale": 0.1,
+            "attention.temperature_length": 16}
 
 
 def _add(writer: GGUFWriter, key: str, value: object) -> None:
@@ -189,9 +252,12 @@ def _add_tensor(writer: GGUFWriter, random: np.random.Generator, name: str, dims
         center, spread = (0.0, 0.5) if name.endswith("bias") else (1.0, 0.2)
         writer.add_tensor(name, (center + spread * random.standard_normal(dims)).astype(np.float32))
         return
+    if name.endswith("ffn_gate_inp.weight"):
+        format = "F32"  # as converters leave it
     kind = GGMLQuantizationType[format]
     if format.endswith("_K"):
-        writer.add_tensor(name, random_blocks(random, format, *dims), raw_dtype=kind)
+        blocks = random_blocks(random, format, int(np.prod(dims[:-1])), dims[-1])
+        writer.add_tensor(name, blocks.reshape(*dims[:-1], -1), raw_dtype=kind)
         return
     values = (0.2 * random.standard_normal(dims)).astype(np.float32)
     match format:

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
 import sys
 import threading
 import zipfile
@@ -280,108 +279,6 @@ def test_the_hub_without_its_package_names_the_extra(tmp_path: Path, monkeypatch
     monkeypatch.delitem(sys.modules, "brise.checkpoint.hub", raising=False)
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'brise[hf]'")):
         pull(new_puller(tmp_path, model_of(b"")), "hf:owner/repo")
-
-
-HUB_PULL = """
-import sys
-from pathlib import Path
-from brise.checkpoint.pull import Puller, pull
-from brise.checkpoint.store import Store
-from brise.errors import BriseError
-store = Store(Path(sys.argv[1]))
-try:
-    entry = pull(Puller(store, lambda *a: None, lambda path: None, lambda: None), sys.argv[2])
-except BriseError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-print(entry.name, store.path(entry).read_bytes()[:4])
-"""
-
-
-@dataclass
-class Hub:
-    """A hub with one repository on the loopback device."""
-
-    files: dict[str, bytes]
-    digest: str
-    url: str = ""
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    pytest.importorskip("huggingface_hub")
-    state = Hub({"tiny-Q8_0.gguf": CONTENT, "README.md": b"text"}, hashlib.sha256(CONTENT).hexdigest())
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
-            self._answer(True)
-
-        def do_HEAD(self) -> None:  # noqa: N802
-            self._answer(False)
-
-        def _answer(self, with_body: bool) -> None:
-            headers = {"X-Repo-Commit": "a" * 40}
-            name = self.path.rpartition("/")[2]
-            if self.path.startswith("/api/models/owner/repo"):
-                body = json.dumps({"id": "owner/repo", "sha": "a" * 40, "siblings": [
-                    {"rfilename": name, "size": len(data), "blobId": "b", "lfs": {
-                        "sha256": state.digest, "size": len(data), "pointerSize": 1}}
-                    for name, data in state.files.items()]}).encode()
-            elif self.path.startswith("/owner/repo/resolve/") and name in state.files:
-                body = state.files[name]
-                headers["ETag"] = f'"{state.digest}"'
-            else:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "RepoNotFound")
-                self.end_headers()
-                return
-            self.send_response(200)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        yield state
-        server.shutdown()
-
-
-def pull_from_hub(tmp_path: Path, url: str, reference: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the library reads its endpoint when it is imported."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path),
-                   "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"),
-                   "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": ":".join(sys.path)}
-    return subprocess.run([sys.executable, "-c", HUB_PULL, str(tmp_path / "home"), reference],
-                          env=environment, capture_output=True, text=True, timeout=60)
-
-
-@pytest.mark.parametrize("reference", ["hf:owner/repo", "hf:owner/repo/tiny-Q8_0.gguf"])
-def test_a_hub_repository_is_pulled(tmp_path: Path, hub: Hub, reference: str) -> None:
-    done = pull_from_hub(tmp_path, hub.url, reference)
-    assert done.stdout == "tiny-Q8_0 b'GGUF'\n", done.stderr
-    assert list((tmp_path / "home" / "partial").iterdir()) == []
-
-
-def test_a_hub_file_with_another_digest_is_refused(tmp_path: Path, hub: Hub) -> None:
-    hub.digest = "0" * 64
-    done = pull_from_hub(tmp_path, hub.url, "hf:owner/repo")
-    assert "CheckpointError" in done.stderr and "0000 is right" in done.stderr
-
-
-def test_a_hub_repository_with_several_models_lists_them(tmp_path: Path, hub: Hub) -> None:
-    hub.files["tiny-Q4_0.gguf"] = CONTENT
-    done = pull_from_hub(tmp_path, hub.url, "hf:owner/repo")
-    assert "2 .gguf files, say which one" in done.stderr and "tiny-Q4_0.gguf, tiny-Q8_0.gguf" in done.stderr
-
-
-def test_a_hub_that_is_not_there_is_a_network_error(tmp_path: Path, hub: Hub) -> None:
-    assert "NetworkError" in pull_from_hub(tmp_path, "http://127.0.0.1:9", "hf:owner/repo").stderr
-    assert "NetworkError" in pull_from_hub(tmp_path, hub.url, "hf:owner/absent").stderr
 
 
 def test_a_redirect_and_a_wrong_range_are_told_apart(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.store import Store, file_digest, gguf_file, is_name, locate
-from brise.errors import StoreError, UnsupportedError
+from brise.checkpoint.store import Store, file_digest, is_name, locate
+from brise.errors import StoreError
 
 
 def put(store: Store, name: str, data: bytes, source: str = "test") -> None:
@@ -240,7 +240,7 @@ def test_a_bare_word_is_a_name_before_it_is_a_folder(
     (tmp_path / "m").mkdir()
     monkeypatch.chdir(tmp_path)
     assert locate("m", store).path == store.path(store.get("m"))
-    with pytest.raises(StoreError, match="holds no .gguf file"):
+    with pytest.raises(StoreError, match="holds no model"):
         locate("./m", store)
 
 
@@ -268,15 +268,15 @@ def test_a_root_that_can_be_no_folder_is_an_error_of_the_store(tmp_path: Path, b
         Store(tmp_path / ("x" * 300)).names()
 
 
-def test_a_folder_with_several_models_or_safetensors_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_several_models_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UnsupportedError, match="safetensors"):
-        gguf_file(tmp_path)
     (tmp_path / "a.gguf").write_bytes(b"")
-    assert gguf_file(tmp_path).name == "a.gguf"
+    assert locate(str(tmp_path), store).path.name == "a.gguf"
+    (tmp_path / "mmproj-a.gguf").write_bytes(b"")
+    assert locate(str(tmp_path), store).path.name == "a.gguf"
     (tmp_path / "b.gguf").write_bytes(b"")
     with pytest.raises(StoreError, match=r"2 \.gguf files(.|\n)*a\.gguf, b\.gguf"):
-        gguf_file(tmp_path)
+        locate(str(tmp_path), store)
 
 
 def test_the_manifest_is_plain_json(store: Store) -> None:

@@ -17,6 +17,7 @@ from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.errors import ContextLengthError, RequestError, UnsupportedError
+from brise.text.parsed import Parsed, ParsedText, joined
 
 OPTIONS = ChatOptions(temperature=0, max_tokens=4)
 
@@ -141,10 +142,10 @@ def test_ctrl_c_twice_at_the_prompt_leaves_but_not_with_something_between(sessio
 
 @pytest.mark.parametrize("num_pieces", [0, 3])
 def test_a_stopped_answer_stays_as_far_as_it_came(session: Session, num_pieces: int) -> None:
-    pieces: list[str] = []
+    pieces: list[Parsed] = []
     stopped: Callable[[], bool] = lambda: len(pieces) >= num_pieces  # noqa: E731
     answer = session.conversation.ask("hello", ChatOptions(temperature=0), pieces.append, stopped)
-    assert answer.finish == "cancelled" and answer.text == "".join(pieces)
+    assert answer.finish == "cancelled" and [ParsedText(answer.text)] * bool(pieces) == joined(pieces)
     assert len(session.conversation.turns) == (2 if answer.text else 0)
     session.conversation.engine.check()
     assert not session.conversation.engine.has_work

@@ -10,6 +10,8 @@ import pytest
 
 from brise.checkpoint.store import Store
 from brise.cli.main import main
+from tests.checkpoint import make_folder
+from tests.checkpoint.make_tokenizer import write_tokenizer
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_list_has_one_line_a_model(
 def test_list_json_has_every_field(pulled: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [set(entry) for entry in listed] == [{"name", "digest", "size", "source", "added"}]
+    assert [set(entry) for entry in listed] == [{"name", "digest", "size", "source", "added", "files"}]
 
 
 def test_an_empty_list_says_how_to_fill_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +81,23 @@ def test_a_damaged_entry_does_not_hide_the_others(
     assert main(["models"]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("tiny ") and "broken.json is damaged" in err
+
+
+def test_a_safetensors_folder_is_pulled_shown_and_removed(
+        home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_folder.tiny("vision")
+    folder = write_tokenizer(make_folder.write_hf(tmp_path / "Tiny", model, "old", num_shards=2), 97)
+    assert main(["pull", str(folder)]) == 0 and main(["models", "show", "Tiny", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert shown["config"]["family"] == "ministral3" and shown["formats"] == ["F32"]
+    assert {file["name"] for file in shown["files"]} >= {"config.json", "tokenizer.json"}
+    assert shown["parameters"] == sum(array.size for array in (*model.arrays.values(), *model.seen.values()))
+    assert main(["models", "show", "Tiny"]) == 0 and "model-00001-of-00002.safetensors" in capsys.readouterr().out
+    assert main(["models", "remove", "Tiny"]) == 0 and not list((home / "blobs").iterdir())
+
+
+def test_a_folder_with_an_unknown_key_is_refused_by_name(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder.write_hf(tmp_path / "m", make_folder.tiny("llama_tied"), extra={"logits_scaling": 8.0})
+    assert main(["pull", str(folder)]) == 1
+    assert "config.json: logits_scaling is 8.0, which brise does not implement" in capsys.readouterr().err

@@ -17,11 +17,13 @@ import numpy as np
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, Pooling
 from brise.engine.request import Delta, Request, Sampling
+from brise.engine.vision import LoadedVision
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Rope
 from brise.models.weights import Dense, Weights
 from brise.text.chat import ChatTemplate
+from brise.text.load import Tokens
 from brise.text.tokenizer import Tokenizer
 
 END_OF_TEXT, IM_START, IM_END = 256, 257, 258
@@ -34,16 +36,20 @@ GREEDY = Sampling(temperature=0)
 
 
 def stub_model(reply: str | None = None, *, max_context: int = 4096, pooling: Pooling | None = None,
-               on_step: Callable[[Batch], None] | None = None, name: str = "stub") -> LoadedModel:
-    """Byte tokens (id = byte), three control tokens, ChatML. `on_step` may wait or raise before each step."""
-    empty = Dense("F32", (VOCAB_SIZE, WIDTH), np.zeros((VOCAB_SIZE, WIDTH), np.float32))
-    config = Config(family="llama", vocab_size=VOCAB_SIZE, width=WIDTH, num_layers=0, num_heads=1,
+               on_step: Callable[[Batch], None] | None = None, name: str = "stub",
+               vision: LoadedVision | None = None, tokens: Tokens | None = None) -> LoadedModel:
+    """Byte tokens (id = byte), three control tokens, ChatML; or `tokens`, and then control strings in `reply` are
+    control tokens. `on_step` may wait or raise before each step."""
+    tokens = tokens or Tokens(byte_tokenizer(), ChatTemplate(CHATML, byte_tokenizer()))
+    tokenizer = tokens.tokenizer
+    vocab_size = tokenizer.vocab_size
+    empty = Dense("F32", (vocab_size, WIDTH), np.zeros((vocab_size, WIDTH), np.float32))
+    config = Config(family="llama", vocab_size=vocab_size, width=WIDTH, num_layers=0, num_heads=1,
                     num_kv_heads=1, head_dim=WIDTH, ffn_width=WIDTH, norm_eps=1e-5,
                     rope=Rope(10000.0, WIDTH, "half"), max_context=max_context)
-    tokenizer = byte_tokenizer()
-    backend = StubBackend(None if reply is None else [*reply.encode(), IM_END], on_step)
-    return LoadedModel(config, backend, Weights(empty, (), empty, empty), tokenizer,
-                       ChatTemplate(CHATML, tokenizer), pooling, name, Path("/nowhere/stub.gguf"))
+    ids = None if reply is None else [*tokenizer.encode(reply, parse_control=True), max(tokenizer.end_ids)]
+    return LoadedModel(config, StubBackend(ids, on_step), Weights(empty, (), empty, empty), tokenizer, tokens.chat,
+                       pooling, name, Path("/nowhere/stub.gguf"), system_prompt=tokens.system_prompt, vision=vision)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -77,11 +83,12 @@ class StubRunner:
     reply: list[int] | None
     on_step: Callable[[Batch], None] | None
     max_tokens: int
+    vocab_size: int
     num_steps: int = 0
     num_tokens: int = 0
 
     def logits(self, batch: Batch, cache: StubCache) -> np.ndarray:
-        return self._rows(batch, cache, VOCAB_SIZE)
+        return self._rows(batch, cache, self.vocab_size)
 
     def hidden(self, batch: Batch, cache: StubCache) -> np.ndarray:
         return self._rows(batch, cache, WIDTH)
@@ -110,7 +117,7 @@ class StubRunner:
     def _row(self, context: np.ndarray, width: int) -> np.ndarray:
         key = int.from_bytes(blake2b(context.tobytes(), digest_size=16).digest(), "little")
         row = np.random.Generator(np.random.Philox(key=key)).standard_normal(width, np.float32) * 2
-        if self.reply is not None and width == VOCAB_SIZE:
+        if self.reply is not None and width == self.vocab_size:
             row[_next_of(self.reply, context.tolist())] += 30
         return row
 
@@ -131,14 +138,15 @@ class StubBackend:
         return StubCache(num_pages, page_size)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> StubRunner:
-        self.runners.append(StubRunner(self.reply, self.on_step, max_tokens))
+        self.runners.append(StubRunner(self.reply, self.on_step, max_tokens, config.vocab_size))
         return self.runners[-1]
 
 
 def stub_engine(reply: str | None = None, *, pooling: Pooling | None = None,
-                on_step: Callable[[Batch], None] | None = None, **settings: int | bool) -> Engine:
+                on_step: Callable[[Batch], None] | None = None, vision: LoadedVision | None = None,
+                **settings: int | bool) -> Engine:
     """An engine on the stub, with pages of 4 tokens unless told otherwise."""
-    model = stub_model(reply, pooling=pooling, on_step=on_step)
+    model = stub_model(reply, pooling=pooling, on_step=on_step, vision=vision)
     return Engine(model, EngineSettings(**({"page_size": 4, "num_pages": 64} | settings)))
 
 
@@ -168,15 +176,27 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
+def _seen(batch: Batch) -> np.ndarray:
+    """The step's tokens; in place of those that take features, numbers that say which features."""
+    tokens = batch.tokens.copy()
+    if batch.feature_rows is not None:
+        assert batch.features.dtype == np.float32 and batch.feature_rows.shape == tokens.shape
+        for token in np.flatnonzero(batch.feature_rows >= 0):
+            row = batch.features[batch.feature_rows[token]]
+            tokens[token] = 1 << 30 | int.from_bytes(blake2b(row.tobytes(), digest_size=3).digest(), "little")
+    return tokens
+
+
 def _write(batch: Batch, cache: StubCache) -> None:
-    cache.tokens[batch.slots] = batch.tokens
+    tokens = _seen(batch)
+    cache.tokens[batch.slots] = tokens
     cache.positions[batch.slots] = batch.positions
     for sequence, (start, end) in enumerate(zip(batch.query_starts[:-1], batch.query_starts[1:], strict=True)):
         before = int(batch.positions[start]) - 1
         page = batch.page_table[sequence, before // cache.page_size]
         state = cache.states[page * cache.page_size + before % cache.page_size] if before >= 0 else np.uint64(0)
         for token in range(start, end):
-            state = _mix(np.array([state]), batch.tokens[token:token + 1])[0]
+            state = _mix(np.array([state]), tokens[token:token + 1])[0]
             cache.states[batch.slots[token]] = state
 
 

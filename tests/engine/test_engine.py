@@ -12,6 +12,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import ContextLengthError, QueueFullError, RequestError, UnsupportedError
 from brise.models.batch import Batch
+from brise.text.marks import END_CALL
 from tests.engine.stub import (
     GREEDY,
     IM_END,
@@ -58,9 +59,9 @@ def test_text_held_for_a_stop_string_that_does_not_come_is_given_out() -> None:
     assert text_of(deltas) == "one tw"
 
 
-def test_ignore_eos_goes_on_and_show_control_writes_the_name() -> None:
-    request = Request(PROMPT, max_tokens=4, sampling=GREEDY, ignore_eos=True, show_control=True)
-    assert text_of(answer(stub_engine("ab"), request)).startswith("ab<|im_end|>")
+def test_ignore_eos_goes_on_and_a_mark_stands_for_its_token() -> None:
+    request = Request(PROMPT, max_tokens=4, sampling=GREEDY, ignore_eos=True, marks={IM_END: END_CALL})
+    assert text_of(answer(stub_engine("ab"), request)).startswith(f"ab{END_CALL}")
 
 
 def test_equal_seeds_give_equal_answers_and_others_differ() -> None:

@@ -10,7 +10,7 @@ import pytest
 from brise.engine.engine import Engine
 from brise.engine.request import Grammar, Request, Sampling
 from brise.errors import RequestError
-from tests.engine.stub import answer, run_all, stub_engine, text_of
+from tests.engine.stub import IM_START, answer, run_all, stub_engine, text_of
 
 PROMPT = tuple(b"Give me JSON: ")
 SCHEMA = json.dumps({"type": "object", "additionalProperties": False, "required": ["ok", "kind"], "properties": {
@@ -38,7 +38,7 @@ def test_an_object_of_any_kind_comes_out_as_json() -> None:
 
 
 def test_a_lark_grammar_with_a_control_token_works(engine: Engine) -> None:
-    request = Request(PROMPT, sampling=Sampling(seed=1), show_control=True,
+    request = Request(PROMPT, sampling=Sampling(seed=1), marks={IM_START: "<|im_start|>"},
                       grammar=Grammar("lark", 'start: <|im_start|> "yes"'))
     assert text_of(answer(engine, request)) == "<|im_start|>yes"
 

@@ -79,7 +79,7 @@ def test_preemption_does_not_change_an_answer(model: LoadedModel) -> None:
         assert_equal(model, out[request_id, 0], answer(engine_on(model), request_for(index)))
 
 
-@pytest.mark.parametrize("cache_format", ["f32", "f16", "q8"])
+@pytest.mark.parametrize("cache_format", ["f32", "f16", "q8", "q4"])
 def test_what_was_decoded_scores_the_same_as_a_prompt(model: LoadedModel, cache_format: CacheFormat) -> None:
     engine = engine_on(model, cache_format=cache_format)
     decoded = answer(engine, request_for(2))

@@ -1,4 +1,4 @@
-"""Reads tests/goldens/tiny_*.npz, made by make.py, into brise's own types."""
+"""Reads tests/goldens/tiny_*.npz, made by make.py and make_large3.py, into brise's own types."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from brise.models.config import Config, QueryTemperature
+from brise.checkpoint.latent_split import split
+from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
-from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Weight, Weights
+from brise.models.weights import (
+    Array,
+    Attention,
+    Dense,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Mixture,
+    Stack,
+    Weights,
+)
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(path.stem.removeprefix("tiny_") for path in FOLDER.glob("tiny_*.npz")))
@@ -32,7 +43,11 @@ class Golden:
 def read(name: str, layout: Layout) -> Golden:
     """The golden with rope pairs in `layout`: the same model as another file format would hold it."""
     with np.load(FOLDER / f"tiny_{name}.npz") as file:
-        arrays = dict(file)
+        return read_from(dict(file), layout)
+
+
+def read_from(arrays: Mapping[str, Array], layout: Layout) -> Golden:
+    """The golden of one file's arrays."""
     config = _config(json.loads(str(arrays["config"])), layout)
     return Golden(config, _weights(arrays, config), arrays["tokens"], arrays["logits"])
 
@@ -43,11 +58,18 @@ def interleave(rows: Array, num_heads: int) -> Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
+def halves(rows: Array, num_heads: int) -> Array:
+    """The inverse of `interleave`."""
+    pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+
+
 def _config(fields: dict[str, Any], layout: Layout) -> Config:
     rope = fields.pop("rope")
-    temperature = fields.pop("query_temperature")
+    temperature, latent, experts = (fields.pop(key, None) for key in ("query_temperature", "latent", "experts"))
     return Config(
         **fields, query_temperature=None if temperature is None else QueryTemperature(**temperature),
+        latent=None if latent is None else Latent(**latent), experts=None if experts is None else Experts(**experts),
         rope=Rope(rope["theta"], rope["dim"], layout, _scaling(rope["scaling"])))
 
 
@@ -60,24 +82,58 @@ def _scaling(fields: dict[str, Any] | None) -> Scaling:
 
 
 def _weights(arrays: Mapping[str, Array], config: Config) -> Weights:
-    turned = {"wq": config.num_heads, "bq": config.num_heads, "wk": config.num_kv_heads,
-              "bk": config.num_kv_heads, "q_norm": 1, "k_norm": 1}
-
-    def weight(name: str) -> Weight:
-        rows = (arrays[name] / GRID).astype(np.float32)
-        tail = name.rsplit(".", 1)[-1]
-        if config.rope.layout == "interleaved" and tail in turned:
-            rows = interleave(rows, turned[tail])
-        return Dense("F32", rows.shape, rows)
-
     def layer(index: int) -> Layer:
         prefix = f"layers.{index}."
-        own = [name for name in arrays if name.startswith(prefix)]
-        named = {name.removeprefix(prefix): weight(name) for name in own}
-        feed_forward = FeedForward(*(named.pop(name) for name in ("w1", "w2", "w3")))
-        norms = named.pop("attention_norm"), named.pop("ffn_norm")
-        return Layer(norms[0], Attention(**named), norms[1], feed_forward)
+        own = {name.removeprefix(prefix): _numbers(rows) for name, rows in arrays.items() if name.startswith(prefix)}
+        norms = _dense(own.pop("attention_norm")), _dense(own.pop("ffn_norm"))
+        feed_forward = _mixture(own) if "router" in own else _feed_forward(own, "")
+        attention = _attention(own, config) if config.latent is None else _latent_attention(own, config)
+        return Layer(norms[0], attention, norms[1], feed_forward)
 
-    embeddings = weight("tok_embeddings")
-    return Weights(embeddings, tuple(layer(i) for i in range(config.num_layers)), weight("norm"),
-                   weight("output") if "output" in arrays else embeddings)
+    table, norm = _dense(_numbers(arrays["tok_embeddings"])), _dense(_numbers(arrays["norm"]))
+    output = _dense(_numbers(arrays["output"])) if "output" in arrays else table
+    return Weights(table, tuple(layer(i) for i in range(config.num_layers)), norm, output)
+
+
+def _attention(own: Mapping[str, Array], config: Config) -> Attention:
+    """What is left of a layer; rope pairs of the file are in halves."""
+    turned = {"wq": config.num_heads, "bq": config.num_heads, "wk": config.num_kv_heads,
+              "bk": config.num_kv_heads, "q_norm": 1, "k_norm": 1}
+    names = [name for name in Attention.__dataclass_fields__ if name in own]
+    rows = {name: interleave(own[name], turned[name]) if config.rope.layout == "interleaved" and name in turned
+            else own[name] for name in names}
+    return Attention(**{name: _dense(numbers) for name, numbers in rows.items()})
+
+
+def _latent_attention(own: Mapping[str, Array], config: Config) -> LatentAttention:
+    """Rope pairs of the file are neighbours, as in every file of this family."""
+    assert config.latent is not None
+    nope, rank = config.latent.nope_dim, config.latent.rank
+    wq_b = own["wq_b"].reshape(config.num_heads, config.head_dim, -1).copy()
+    wkv_a = own["wkv_a"].copy()
+    if config.rope.layout == "half":
+        for head in wq_b:
+            head[nope:] = halves(head[nope:], 1)
+        wkv_a[rank:] = halves(wkv_a[rank:], 1)
+    wk_b, wv_b = split(_dense(own["wkv_b"]), config.num_heads, nope, config.latent.value_dim)
+    return LatentAttention(
+        _dense(own["wq_a"]), _dense(own["q_a_norm"]), _dense(wq_b.reshape(own["wq_b"].shape)), _dense(wkv_a),
+        _dense(own["kv_a_norm"]), wk_b, wv_b, _dense(own["wo"]))
+
+
+def _feed_forward(own: Mapping[str, Array], prefix: str) -> FeedForward:
+    return FeedForward(*(_dense(own[prefix + name]) for name in ("w1", "w2", "w3")))
+
+
+def _mixture(own: Mapping[str, Array]) -> Mixture:
+    gates, ups = np.split(own["experts.w13"], 2, axis=1)
+    w1, w2, w3 = (Stack(tuple(_dense(matrix) for matrix in stack)) for stack in (gates, own["experts.w2"], ups))
+    return Mixture(_dense(own["router"]), w1, w2, w3, _feed_forward(own, "shared."))
+
+
+def _dense(numbers: Array) -> Dense:
+    return Dense("F32", numbers.shape, np.ascontiguousarray(numbers))
+
+
+def _numbers(grid: Array) -> Array:
+    return (grid / GRID).astype(np.float32)

@@ -22,7 +22,7 @@ PREFILL_THEN_DECODE = (0, 7, 23, *range(24, 41))
 ONE_BY_ONE = tuple(range(41))
 FORMAT_TOLERANCES: tuple[tuple[CacheFormat, float], ...] = (
     ("f32", tolerances.GOLDEN_LOGITS), ("f16", tolerances.GOLDEN_LOGITS_F16),
-    ("q8", tolerances.GOLDEN_LOGITS_Q8))
+    ("q8", tolerances.GOLDEN_LOGITS_Q8), ("q4", tolerances.GOLDEN_LOGITS_Q4))
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])
@@ -49,7 +49,7 @@ def test_forward_token_by_token(under_test: UnderTest, name: str) -> None:
 
 
 @pytest.mark.parametrize(("format", "tolerance"), FORMAT_TOLERANCES)
-@pytest.mark.parametrize("name", ["mistral_window", "ministral3_yarn1_tied", "qwen3"])
+@pytest.mark.parametrize("name", ["mistral_window", "ministral3_yarn1_tied", "qwen3", "large3"])
 def test_forward_with_small_caches(under_test: UnderTest, name: str, format: CacheFormat,
                                    tolerance: float) -> None:
     golden = read(name, "interleaved")

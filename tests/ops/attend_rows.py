@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.models.config import Config
+from brise.models.config import Config, Latent
 from brise.models.rope import Rope
 from brise.models.weights import Array
 from brise.ops.contract import Backend, Cache, CacheFormat, Ops
@@ -19,7 +19,10 @@ LAYER, NUM_LAYERS = 1, 2
 
 @dataclass(frozen=True)
 class Attend:
-    """Sequences (past tokens, new tokens). `format` None: no cache, no past. `size` scales the queries."""
+    """Sequences (past tokens, new tokens). `format` None: no cache, no past. `size` scales the queries.
+
+    `rank` is of latent attention, where a key's first numbers are its value; 0: plain attention.
+    """
 
     sequences: tuple[tuple[int, int], ...]
     heads: int
@@ -29,6 +32,7 @@ class Attend:
     window: int | None = None
     page_size: int = 16
     size: float = 1.0
+    rank: int = 0
 
     def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
         cache, pages = None, None
@@ -52,6 +56,8 @@ class Attend:
                  for i, (first, new) in zip(which, spans, strict=True)]
         q, k, v = (np.concatenate(side).astype(precision, copy=False) for side in zip(*parts, strict=True))
         batch = packed_batch(spans, None if pages is None else [pages[i] for i in which], self.page_size)
+        if self.rank:
+            return ops.attend_latent(q, k, batch, cache, LAYER, self.head_dim**-0.5, self.rank)
         return ops.attend(q, k, v, batch, cache, LAYER, self.head_dim**-0.5, self.window)
 
     def _tensors(self, sequence: int) -> tuple[Array, Array, Array]:
@@ -60,8 +66,8 @@ class Attend:
         rng = np.random.default_rng((sequence, past, new, self.head_dim))
         q = rng.standard_normal((past + new, self.heads, self.head_dim)).astype(np.float32)
         shape = (past + new, self.kv_heads, self.head_dim)
-        k, v = off_ties(rng, shape, self.head_dim), off_ties(rng, shape, self.head_dim)
-        return q * np.float32(self.size), k, v
+        k = off_ties(rng, shape, self.head_dim)
+        return q * np.float32(self.size), k, k if self.rank else off_ties(rng, shape, self.head_dim)
 
     def _pages(self) -> list[list[int]]:
         """Pages of each sequence, in no order."""
@@ -73,9 +79,10 @@ class Attend:
         return 2 + sum(_pages_for(sum(lengths), self.page_size) for lengths in self.sequences)
 
     def _config(self) -> Config:
-        rope = Rope(theta=10000.0, dim=self.head_dim, layout="half")
+        rope = Rope(theta=10000.0, dim=self.head_dim - self.rank, layout="half")
+        latent = Latent(query_rank=8, rank=self.rank, nope_dim=8, value_dim=8) if self.rank else None
         return Config("llama", 32, self.heads * self.head_dim, NUM_LAYERS, self.heads, self.kv_heads,
-                      self.head_dim, 32, 1e-5, rope, 1024)
+                      self.head_dim, 32, 1e-5, rope, 1024, latent=latent)
 
 
 def _pages_for(tokens: int, page_size: int) -> int:

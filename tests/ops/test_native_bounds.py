@@ -46,6 +46,21 @@ RECORDED: dict[str, Callable[[_native.Program, int, int], object]] = {
     "rope table": lambda p, x, y: p.rope(x, y, 1, False),
     "scale_queries": lambda p, x, y: p.scale_queries(y, 1.0, 2.0),
     "attend": lambda p, x, y: p.attend(y, x, x, 0, 2, 2, 1.0, 0),
+    "put_rows": lambda p, x, y: p.put_rows(y),
+    "heads_linear": lambda p, x, y: p.heads_linear(y, [matrix()]),
+    "heads_linear width": lambda p, x, y: p.heads_linear(x, [matrix(), matrix()]),
+    "heads_linear shapes": lambda p, x, y: p.heads_linear(p.concat(x, x, 1), [matrix(), matrix(ROWS + 1)]),
+    "heads_linear vector": lambda p, x, y: p.heads_linear(x, [VECTOR]),
+    "heads_linear of none": lambda p, x, y: p.heads_linear(x, []),
+    "columns": lambda p, x, y: p.columns(x, 2, 0, WIDTH // 2 + 1),
+    "columns from behind": lambda p, x, y: p.columns(x, 1, -1, 3),
+    "no columns": lambda p, x, y: p.columns(x, 1, 3, 3),
+    "columns of heads": lambda p, x, y: p.columns(x, 3, 0, 1),
+    "concat": lambda p, x, y: p.concat(x, y, 1),
+    "concat heads": lambda p, x, y: p.concat(x, x, 5),
+    "attend_latent": lambda p, x, y: p.attend_latent(y, x, 0, 1, 1.0, 3),
+    "attend_latent keys": lambda p, x, y: p.attend_latent(x, x, 0, 2, 1.0, 3),
+    "attend_latent rank": lambda p, x, y: p.attend_latent(x, x, 0, 1, 1.0, WIDTH + 1),
     "attend keys": lambda p, x, y: p.attend(x, y, y, 0, 2, 2, 1.0, 0),
     "negative layer": lambda p, x, y: p.attend(x, x, x, -1, 2, 2, 1.0, 0),
     "negative window": lambda p, x, y: p.attend(x, x, x, 0, 2, 2, 1.0, -1),
@@ -156,3 +171,51 @@ def test_inputs_keep_what_they_are_given() -> None:
         program.set_input(value, np.full((2, WIDTH), value + 1, np.float32))
     step(program)
     assert (program.read(y + 1, 2) == 2 * WIDTH + y + 1).all()
+
+
+@pytest.mark.parametrize(("features", "rows"), [
+    (np.ones((2, WIDTH + 1), np.float32), ints(0, 1)), (np.ones((2, WIDTH), np.float32), ints(0, 2)),
+    (np.ones((2, WIDTH), np.float32), ints(-2, 0)), (np.ones((2, WIDTH), np.float32), ints(0)),
+    (np.ones((2, WIDTH), np.float32), None), (None, ints(0, 0))])
+def test_features_that_do_not_fit_are_refused(features: Array | None, rows: Array | None) -> None:
+    program = BACKEND.program()
+    program.finish([program.put_rows(program.embed(matrix()))])
+    with pytest.raises(ValueError, match="feature"):
+        program.run(TWO_TOKENS, TWO_TOKENS, ONE_SEQUENCE, ints(), np.zeros((0, 0), np.int32), ints(), None,
+                    features, rows)
+
+
+def test_latents_and_keys_with_values_do_not_share_a_cache() -> None:
+    program = BACKEND.program()
+    x = program.embed(matrix())
+    program.finish([program.attend_latent(x, x, 0, 1, 1.0, 16)])
+    with pytest.raises(ValueError, match="latents on a cache of keys and values"):
+        step(program, cache=_native.Cache(1, 1, 16, 1, WIDTH, "f32"))
+    step(program, cache=_native.Cache(1, 1, 16, 1, WIDTH, "f32", 1))
+    with pytest.raises(ValueError, match="keys and values on a cache of latents"):
+        step(finished(attends=True), cache=_native.Cache(2, 1, 16, 2, 16, "f32", 1))
+
+
+def test_a_cache_of_latents_is_half_of_one_with_values() -> None:
+    for format in ("f32", "f16", "q8"):
+        assert 2 * _native.cache_bytes(3, 5, 16, 1, 64, format, 1) == _native.cache_bytes(3, 5, 16, 1, 64, format)
+
+
+def test_an_input_has_a_row_for_each_token() -> None:
+    program = BACKEND.program()
+    x = program.input(WIDTH)
+    program.finish([program.add(x, x)])
+    program.set_input(x, np.ones((1, WIDTH), np.float32))
+    with pytest.raises(ValueError, match="1 rows in a step of 2 tokens"):
+        step(program)
+
+
+@pytest.mark.parametrize(("first", "count"), [(8, 12), (16, 5), (0, 21), (32, 1), (0, 4), (0, 0)])
+def test_rows_are_filled_in_whole_tiles(first: int, count: int) -> None:
+    weight = _native.empty("F32", ROWS, WIDTH)
+    with pytest.raises(ValueError, match="must begin and end"):
+        BACKEND.fill(weight, first, np.zeros((count, WIDTH * 4), np.uint8))
+    with pytest.raises(ValueError, match="has 128 bytes, got 4"):
+        BACKEND.fill(weight, 16, np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="must begin and end"):
+        BACKEND.fill(VECTOR, 0, np.zeros((1, 4), np.uint8))

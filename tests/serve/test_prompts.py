@@ -8,8 +8,9 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import Request
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
-from brise.serve.prompts import chat_request, completion_requests
+from brise.serve.prompts import chat_job, completion_requests
 from brise.text.chat import ChatTemplate
+from brise.text.marks import CALL, END_CALL
 from brise.text.tokenizer import Tokenizer
 from tests.engine.stub import CHATML, IM_END, IM_START, stub_model
 from tests.serve.test_parse_chat import TOOL, USER
@@ -18,7 +19,7 @@ TOOLS_TEMPLATE = "{% if tools %}<tool_call>{% endif %}" + CHATML
 
 
 def chat(model: LoadedModel, **fields: object) -> Request:
-    return chat_request(parse_chat({"model": "m", "messages": USER, **fields}), model)  # type: ignore[dict-item]
+    return chat_job(parse_chat({"model": "m", "messages": USER, **fields}), model).request  # type: ignore[dict-item]
 
 
 def text(model: LoadedModel, request: Request) -> str:
@@ -35,7 +36,7 @@ def test_tools_are_described_in_the_system_message_of_a_template_that_knows_none
     without, with_tools = chat(model), chat(model, tools=[TOOL])
     assert "<tools>" not in text(model, without) and without.grammar is None
     assert text(model, with_tools).startswith("<|im_start|>system\n# Tools")
-    assert with_tools.grammar is not None and not with_tools.show_control
+    assert with_tools.grammar is not None and not with_tools.marks
     own = chat(model, tools=[TOOL], messages=[{"role": "system", "content": "Be brief."}, *USER])
     assert text(model, own).startswith("<|im_start|>system\nBe brief.\n\n# Tools")
 
@@ -47,10 +48,10 @@ def test_a_template_that_knows_tools_gets_them() -> None:
     assert text(model, chat(model, tools=[TOOL], tool_choice="none")).startswith("<|im_start|>user")
 
 
-def test_calls_are_shown_where_their_tag_is_a_control_token() -> None:
-    model = replace(stub_model(), tokenizer=_with_call_token())
+def test_calls_are_marked_where_their_tags_are_control_tokens() -> None:
+    model = replace(stub_model(), tokenizer=_with_call_tokens())
     request = chat(replace(model, chat=ChatTemplate(CHATML, model.tokenizer)), tools=[TOOL], stop="x")
-    assert request.show_control and set(request.stop) == {"x", "<|endoftext|>", "<|im_end|>"}
+    assert request.marks == {259: CALL, 260: END_CALL} and request.stop == ("x",)
 
 
 def test_control_strings_of_a_raw_prompt_are_text_unless_asked() -> None:
@@ -71,13 +72,14 @@ def test_only_echo_with_logprobs_scores_the_prompt() -> None:
     assert scored(echo=True) is scored(logprobs=2) is None
 
 
-def _with_call_token() -> Tokenizer:
-    """The stub's tokenizer, with <tool_call> as a control token."""
+def _with_call_tokens() -> Tokenizer:
+    """The stub's tokenizer, with the tags of calls as control tokens."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     symbols = [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
     return Tokenizer.from_gguf({
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.merges": [],
-        "tokenizer.ggml.tokens": [*symbols, "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>"],
-        "tokenizer.ggml.token_type": [1] * 256 + [3] * 4, "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.tokens": [*symbols, "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>",
+                                  "</tool_call>"],
+        "tokenizer.ggml.token_type": [1] * 256 + [3] * 5, "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.eos_token_id": 256, "tokenizer.ggml.eot_token_id": 258})

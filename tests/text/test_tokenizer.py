@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from brise.checkpoint.gguf import open_gguf
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
@@ -93,13 +92,6 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 def test_a_token_that_does_not_exist_is_refused() -> None:
     with pytest.raises(RequestError, match="has 269"):
         TINY.token_bytes(TINY.vocab_size)
-
-
-def test_json_is_the_same_tokenizer() -> None:
-    other = HuggingFaceTokenizer.from_str(TINY.to_json())
-    assert other.get_vocab_size() == TINY.vocab_size
-    assert other.encode("the user, 12").ids == TINY.encode("the user, 12")
-    assert other.encode("<|im_end|>").ids == [2] and other.decode(TINY.encode("né 🙂")) == "né 🙂"
 
 
 def test_bos_is_added_as_the_file_or_else_its_kind_says() -> None:

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.text.tool_calls import (
-    Parsed,
-    ParsedCallArguments,
-    ParsedCallStart,
-    ParsedText,
-    ToolCallParser,
-    tool_system_prompt,
-)
+from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
+from brise.text.tool_calls import ToolCallParser, tool_system_prompt
 
 CALL = '<tool_call>\n{"name": "w", "arguments": {"city": "São \\"P\\" {}"}}\n</tool_call>'
 PARSED = [ParsedCallStart("w"), ParsedCallArguments('{"city": "São \\"P\\" {}"}')]

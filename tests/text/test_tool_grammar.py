@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
+from brise.engine.grammar import trie
+from brise.engine.request import Grammar
 from brise.errors import RequestError
+from brise.text import tool_grammar as grammars
+from brise.text.answer_format import AnswerFormat
 from brise.text.tokenizer import Tokenizer
-from brise.text.tool_calls import tool_grammar
 from tests.text.vocabulary import tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/Name"}}, "required": ["city"],
@@ -21,6 +25,11 @@ NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 WRONG = WEATHER.replace("weather", "whether")
 ONE = {"type": "function", "function": {"name": "now"}}
 TINY, WITH_TOKEN = tokenizer(), tokenizer(user_defined=("<tool_call>", "</tool_call>"))
+
+
+def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | dict[str, object], *, parallel: bool = True,
+                 tok: Tokenizer = TINY) -> Grammar | None:
+    return grammars.tool_grammar(tools, choice, AnswerFormat.of(tok, "tags"), parallel=parallel)
 
 
 @pytest.mark.parametrize(("choice", "parallel", "accepted", "refused"), [
@@ -39,9 +48,10 @@ def test_each_choice_allows_what_it_says(choice: str | dict[str, object], parall
 
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_the_tags_may_be_tokens_of_their_own(choice: str) -> None:
-    grammar = tool_grammar(TOOLS, choice)
+    grammar = tool_grammar(TOOLS, choice, tok=WITH_TOKEN)
     assert grammar is not None and allows(grammar.text, WITH_TOKEN, WEATHER, parse_control=True)
-    assert allows(grammar.text, WITH_TOKEN, WEATHER) and not allows(grammar.text, WITH_TOKEN, WRONG, parse_control=True)
+    assert not allows(grammar.text, WITH_TOKEN, WRONG, parse_control=True)
+    assert allows(grammar.text, WITH_TOKEN, WRONG) is (choice == "auto")  # letter by letter it is text
 
 
 def test_arguments_follow_the_schema_and_pythons_spacing() -> None:
@@ -51,8 +61,15 @@ def test_arguments_follow_the_schema_and_pythons_spacing() -> None:
         assert not allows(grammar.text, TINY, WEATHER.replace('{"city": "Paris"}', wrong))
 
 
-def test_none_and_no_tools_need_no_grammar() -> None:
-    assert tool_grammar(TOOLS, "none") is None and tool_grammar([], "auto") is None
+def test_no_tools_need_no_grammar() -> None:
+    assert tool_grammar([], "auto") is None and tool_grammar([], "none") is None
+
+
+@pytest.mark.parametrize("tok", [TINY, WITH_TOKEN])
+def test_none_allows_all_but_calls(tok: Tokenizer) -> None:
+    grammar = tool_grammar(TOOLS, "none", tok=tok)
+    assert grammar is not None and all(allows(grammar.text, tok, text) for text in ("", "hi <tool_cal", "{}"))
+    assert not allows(grammar.text, tok, f"hi {NOW}", parse_control=True)
 
 
 @pytest.mark.parametrize("parameters", [
@@ -81,7 +98,7 @@ def test_a_name_is_quoted_whatever_it_is() -> None:
 
 def allows(lark: str, tok: Tokenizer, text: str, *, parse_control: bool = False) -> bool:
     """Whether the grammar lets a model write the text and end there."""
-    matcher = LLMatcher(LLTokenizer(tok.to_json(), eos_token=sorted(tok.end_ids)), LLMatcher.grammar_from_lark(lark))
+    matcher = LLMatcher(trie(tok), LLMatcher.grammar_from_lark(lark))
     assert not matcher.is_error(), matcher.get_error()
     ids = tok.encode(text, parse_control=parse_control)
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()

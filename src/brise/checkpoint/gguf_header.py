@@ -89,6 +89,11 @@ class StringArray(Sequence[str]):
     def __len__(self) -> int:
         return len(self._starts)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all strings."""
+        return len(self._data) - 8 * len(self._starts)
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
@@ -102,6 +107,11 @@ class StringArray(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.decode())
+
+    @property
+    def encoded(self) -> bytes:
+        """The strings as they lie in the file: 8-byte lengths, UTF-8."""
+        return self._data
 
     def decode(self) -> list[str]:
         """All strings: one decoding of the whole, four times as fast as one each."""

@@ -74,6 +74,12 @@ class Keys:
             raise wrong(key, value, "a finite number " + ("of at least 0" if may_be_zero else "over 0"))
         return float(value)
 
+    def flag(self, name: str, *, default: bool) -> bool:
+        key, value = self._find((name,), default)
+        if not isinstance(value, bool):
+            raise wrong(key, value, "true or false")
+        return value
+
     def text(self, name: str, *, default: str) -> str:
         key, value = self._find((name,), default)
         if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Configuration and weights of a dense decoder from a GGUF file.
+"""Configuration and weights of a decoder from a GGUF file.
 
 Sources: llama.cpp's naming of keys and tensors; for mistral3 also the other spellings that Ollama writes.
 """
@@ -12,20 +12,21 @@ from typing import Literal
 
 import numpy as np
 
-from brise.checkpoint.gguf import GgufFile, GgufTensor, StringArray
+from brise.checkpoint import gguf_latent
+from brise.checkpoint.gguf import GgufFile, StringArray
 from brise.checkpoint.gguf_header import wrong
 from brise.checkpoint.gguf_keys import Keys
-from brise.errors import CheckpointError, UnsupportedError
+from brise.checkpoint.gguf_tensors import Tensors, missing
+from brise.errors import UnsupportedError
 from brise.models.config import Config, Family, QueryTemperature
 from brise.models.rope import Factors, Layout, Linear, Rope, Scaling, Yarn
-from brise.models.weights import Attention, Dense, FeedForward, Layer, Quant, Weight, Weights
-from brise.quant.formats import FORMATS
+from brise.models.weights import Attention, FeedForward, Layer, Weights
 
-Architecture = Literal["llama", "mistral3", "qwen2", "qwen3"]
+Architecture = Literal["llama", "mistral3", "deepseek2", "qwen2", "qwen3"]
 
 # Converters permute q and k of Llama and Mistral so that rotated pairs are neighbours; Qwen's stay.
 LAYOUTS: Mapping[Architecture, Layout] = MappingProxyType({
-    "llama": "interleaved", "mistral3": "interleaved", "qwen2": "half", "qwen3": "half"})
+    "llama": "interleaved", "mistral3": "interleaved", "deepseek2": "interleaved", "qwen2": "half", "qwen3": "half"})
 
 # The vision tower that Ollama packs into the same file; brise reads the text model.
 VISION_KEYS = ("vision.", "mm.", "image_token_index", "spatial_merge_size")
@@ -38,6 +39,8 @@ def read_config(gguf: GgufFile) -> Config:
     """The decoder's sizes; UnsupportedError names an architecture or key that brise does not run."""
     architecture = _architecture(gguf)
     keys = Keys(gguf.metadata, architecture)
+    if architecture == "deepseek2":
+        return _latent_config(gguf, keys)
     width, num_heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
     head_dim = _head_dim(keys, width, num_heads)
     num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
@@ -58,12 +61,13 @@ def read_config(gguf: GgufFile) -> Config:
 
 def read_weights(gguf: GgufFile, config: Config) -> Weights:
     """All weights as views over the file; a missing, misshapen or unknown tensor is an error naming it."""
-    tensors = _Tensors(gguf)
+    tensors = Tensors(gguf)
+    read_layer = _layer if config.latent is None else gguf_latent.read_layer
     table = tensors.matrix("token_embd.weight", config.vocab_size, config.width)
     tied = "output.weight" not in gguf.tensors
     weights = Weights(
         tok_embeddings=table,
-        layers=tuple(_layer(tensors, config, f"blk.{index}") for index in range(config.num_layers)),
+        layers=tuple(read_layer(tensors, config, index) for index in range(config.num_layers)),
         norm=tensors.vector("output_norm.weight", config.width),
         output=table if tied else tensors.matrix("output.weight", config.vocab_size, config.width))
     tensors.refuse_rest(ROPE_FACTORS, *(VISION_TENSORS if config.family == "ministral3" else ()))
@@ -84,12 +88,27 @@ def _architecture(gguf: GgufFile) -> Architecture:
     raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(LAYOUTS)}")
 
 
+def _latent_config(gguf: GgufFile, keys: Keys) -> Config:
+    num_layers, num_heads = keys.integer("block_count"), keys.integer("attention.head_count")
+    read = gguf_latent.read_keys(keys, num_layers, num_heads)
+    config = Config(
+        family="mistral4", vocab_size=_vocab_size(gguf, keys), width=keys.integer("embedding_length"),
+        num_layers=num_layers, num_heads=num_heads, num_kv_heads=1, head_dim=read.head_dim,
+        ffn_width=keys.integer("feed_forward_length"), norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
+        rope=read.rope, max_context=keys.integer("context_length"), query_temperature=read.query_temperature,
+        latent=read.latent, experts=read.experts, softmax_scale=read.softmax_scale)
+    keys.refuse_rest()
+    return config
+
+
 def _family(architecture: Architecture, window: int | None) -> Family:
     match architecture:
         case "llama":
             return "llama" if window is None else "mistral"
         case "mistral3":
             return "ministral3"
+        case "deepseek2":
+            return "mistral4"
         case "qwen2" | "qwen3":
             return architecture
 
@@ -111,7 +130,7 @@ def _head_dim(keys: Keys, width: int, num_heads: int) -> int:
 def _vocab_size(gguf: GgufFile, keys: Keys) -> int:
     """Rows of the embedding; the key and the tokenizer must agree where they are there."""
     if "token_embd.weight" not in gguf.tensors:
-        raise _missing("token_embd.weight")
+        raise missing("token_embd.weight")
     rows = gguf.tensors["token_embd.weight"].shape[0]
     if keys.integer("vocab_size", default=rows) != rows:
         raise wrong("vocab_size", keys.integer("vocab_size"), f"{rows}, the rows of token_embd.weight")
@@ -200,7 +219,8 @@ def _rope_factors(gguf: GgufFile, count: int) -> tuple[float, ...]:
     return factors
 
 
-def _layer(tensors: _Tensors, config: Config, name: str) -> Layer:
+def _layer(tensors: Tensors, config: Config, index: int) -> Layer:
+    name = f"blk.{index}"
     width, ffn_width = config.width, config.ffn_width
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     has_bias, has_norms = config.family == "qwen2", config.family == "qwen3"
@@ -221,42 +241,3 @@ def _layer(tensors: _Tensors, config: Config, name: str) -> Layer:
             w1=tensors.matrix(f"{name}.ffn_gate.weight", ffn_width, width),
             w2=tensors.matrix(f"{name}.ffn_down.weight", width, ffn_width),
             w3=tensors.matrix(f"{name}.ffn_up.weight", ffn_width, width)))
-
-
-class _Tensors:
-    """Takes tensors by name with the shape that the config asks for, and remembers which were taken."""
-
-    def __init__(self, gguf: GgufFile) -> None:
-        self._gguf = gguf
-        self._taken: set[str] = set()
-
-    def matrix(self, name: str, rows: int, cols: int) -> Weight:
-        tensor = self._take(name, (rows, cols))
-        if FORMATS[tensor.format].is_plain:
-            return Dense(tensor.format, tensor.shape, self._gguf.array(name))
-        return Quant(tensor.format, (rows, cols), self._gguf.array(name))
-
-    def vector(self, name: str, size: int) -> Weight:
-        tensor = self._take(name, (size,))
-        if not FORMATS[tensor.format].is_plain:
-            raise UnsupportedError(
-                f"tensor {name} has the format {tensor.format}, allowed are F32, F16 and BF16")
-        return Dense(tensor.format, tensor.shape, self._gguf.array(name))
-
-    def refuse_rest(self, *ignored: str) -> None:
-        for name in self._gguf.tensors:
-            if name not in self._taken and not name.startswith(ignored):
-                raise UnsupportedError(f"the model has a tensor {name}, which brise does not implement")
-
-    def _take(self, name: str, shape: tuple[int, ...]) -> GgufTensor:
-        if name not in self._gguf.tensors:
-            raise _missing(name)
-        tensor = self._gguf.tensors[name]
-        if tensor.shape != shape:
-            raise wrong(f"shape of {name}", tensor.shape, shape)
-        self._taken.add(name)
-        return tensor
-
-
-def _missing(name: str) -> CheckpointError:
-    return CheckpointError(f"the tensor {name} is missing", field=name, limit="a tensor of this name")

@@ -1,12 +1,14 @@
 """The model store: files named by their SHA-256, and one small manifest for each model name.
 
 ROOT/blobs/sha256-HEX        model files, read-only
-ROOT/manifests/NAME.json     which blob a name means, and where it came from
+ROOT/folders/sha256-HEX/     links to the blobs of a model of several files, under the files' own names
+ROOT/manifests/NAME.json     which blob or folder a name means, and where it came from
 ROOT/partial/KEY/            downloads under way; they stay for the next try
 ROOT/locks/KEY               held (flock) by whoever works on KEY
 
-A file gets its final name by one rename after fsync, so that a crash leaves the old state or the new one.
-A blob without a manifest is harmless: the next change of the store sweeps it away.
+A file gets its final name by one rename after fsync, so that a crash leaves the old state or the new one. A folder is
+complete before its manifest is written. A blob or folder without a manifest is harmless: the next change of the store
+sweeps it away.
 """
 
 from __future__ import annotations
@@ -19,33 +21,47 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from brise.errors import StoreError, UnsupportedError
+from brise.checkpoint.layout import find_layout
+from brise.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
-MAX_MANIFEST_BYTES = 1 << 16
+MAX_MANIFEST_BYTES = 1 << 20  # of a model of thousands of files
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
+class StoredFile:
+    """One file of a model that has several."""
+
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One model of the store. `digest` is the SHA-256 of its file, `source` what was pulled."""
+    """One model of the store. `digest` is the SHA-256 of its file, `source` what was pulled.
+
+    A model of several files has them in `files`; its digest is that of the list of theirs.
+    """
 
     name: str
     digest: str
     size: int
     source: str
     added: str  # UTC, ISO 8601
+    files: tuple[StoredFile, ...] = ()
 
 
 @dataclass(frozen=True)
 class Located:
-    """A model file on disk, the name to show for it, and its SHA-256 if it lies in the store."""
+    """A model file or folder on disk, the name to show for it, and its SHA-256 if it lies in the store."""
 
     name: str
     path: Path
@@ -53,7 +69,7 @@ class Located:
 
 
 def locate(model: str, store: Store) -> Located:
-    """The file that a user's `model` means: a name in the store, a .gguf, or a folder with one .gguf.
+    """What a user's `model` means: a name in the store, a .gguf, or a folder with one .gguf or with safetensors.
 
     A bare word is a name first, so that a folder of the same name does not hide the store (./WORD does).
     """
@@ -64,7 +80,10 @@ def locate(model: str, store: Store) -> Located:
     if model.startswith("hf:"):
         raise StoreError(f"{model!r} is on the Hugging Face hub, not on this machine",
                          hint=f"brise pull {model}, then give the name that it gets in the store")
-    file = gguf_file(path)
+    layout = find_layout(path)
+    if layout.kind != "gguf":
+        return Located(path.resolve().name, path)
+    file = layout.files[0]
     return Located(path.stem if file == path else path.resolve().name, file)
 
 
@@ -72,31 +91,8 @@ def path_of(text: str) -> Path:
     """The path that a user wrote; of an empty one (an unset variable) Path would make the folder we are in."""
     if not text:
         raise StoreError("an empty MODEL is given",
-                         hint="give a name that `brise models` lists, or the path of a .gguf file")
+                         hint="give a name that `brise models` lists, or the path of a .gguf file or of a folder")
     return Path(os.path.expanduser(text))  # Path.expanduser raises RuntimeError where there is no such user
-
-
-def gguf_file(path: Path) -> Path:
-    """`path` itself, or the single .gguf in the folder `path`."""
-    try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError as error:  # a name too long, a folder that is not ours
-        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    if is_file:
-        return path
-    if not is_folder:
-        raise StoreError(f"there is no model file {str(path)!r}",
-                         hint="give a name that `brise models` lists, or the path of a .gguf file")
-    found = sorted(path.glob("*.gguf"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise StoreError(f"the folder {str(path)!r} holds {len(found)} .gguf files, 1 is allowed",
-                         hint="name one of them: " + ", ".join(file.name for file in found[:8]))
-    if any(path.glob("*.safetensors")):
-        raise UnsupportedError(f"the folder {str(path)!r} holds a safetensors checkpoint; this version reads "
-                               "GGUF files only", hint="pull a GGUF file of the same model")
-    raise StoreError(f"the folder {str(path)!r} holds no .gguf file")
 
 
 def is_name(text: str) -> bool:
@@ -127,17 +123,19 @@ class Store:
         return _parse_manifest(name, path, text)
 
     def path(self, entry: Entry) -> Path:
-        """The model file of an entry, checked to be there and as long as it should be."""
-        path = self.blob(entry.digest)
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry.size:
-            found = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
-            raise StoreError(f"the file of model {entry.name!r} {found}: {path}",
-                             hint=f"pull it again: brise pull {entry.source} --name {entry.name}")
-        return path
+        """The file of an entry, or the folder of its files, checked to be there and as long as they should be."""
+        if not entry.files:
+            return self._checked(entry, self.blob(entry.digest), entry.size)
+        folder = self.folder(entry.digest)
+        for file in entry.files:
+            self._checked(entry, folder / file.name, file.size)
+        return folder
 
     def blob(self, digest: str) -> Path:
         return self.root / "blobs" / f"sha256-{digest}"
+
+    def folder(self, digest: str) -> Path:
+        return self.root / "folders" / f"sha256-{digest}"
 
     def add(self, name: str, staged: Path, digest: str, source: str) -> Entry:
         """Takes over the complete file `staged` (it must lie in `partial`) under `name`."""
@@ -148,6 +146,21 @@ class Store:
             os.chmod(staged, 0o444)
             _sync(staged)
             _rename(staged, self.blob(digest))
+            self._write_manifest(entry)
+            self._sweep()
+        return entry
+
+    def add_folder(self, name: str, staged: Path, files: Sequence[StoredFile], source: str) -> Entry:
+        """Takes over the complete `files` in the folder `staged` (it must lie in `partial`) under `name`."""
+        check_name(name)
+        entry = Entry(name, list_digest(files), sum(file.size for file in files), source,
+                      time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), tuple(files))
+        with self.lock("store"), disk_errors(self.root):
+            for file in files:
+                os.chmod(staged / file.name, 0o444)
+                _sync(staged / file.name)
+                _rename(staged / file.name, self.blob(file.digest))
+            self._link(entry)
             self._write_manifest(entry)
             self._sweep()
         return entry
@@ -189,6 +202,28 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _checked(self, entry: Entry, path: Path, expected: int) -> Path:
+        size = path.stat().st_size if path.is_file() else None
+        if size != expected:
+            found = "is missing" if size is None else f"has {size} bytes instead of {expected}"
+            raise StoreError(f"the file of model {entry.name!r} {found}: {path}",
+                             hint=f"pull it again: brise pull {entry.source} --name {entry.name}")
+        return path
+
+    def _link(self, entry: Entry) -> None:
+        """Makes the folder of links. It is named by its content: one that is there is the same, unless damaged."""
+        folder = self.folder(entry.digest)
+        if all((folder / file.name).is_file() for file in entry.files):
+            return
+        staged = _folder(self.root / "partial") / f"folder-{entry.digest}"
+        for path in (staged, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        staged.mkdir()
+        for file in entry.files:
+            (staged / file.name).symlink_to(Path("..", "..", "blobs", self.blob(file.digest).name))
+        _sync(staged)
+        _rename(staged, folder)
+
     def _manifest(self, name: str) -> Path:
         return self.root / "manifests" / f"{name}.json"
 
@@ -200,14 +235,19 @@ class Store:
         _rename(staged, path)
 
     def _sweep(self) -> None:
-        """Deletes blobs that no manifest names. With a damaged manifest nobody knows: then nothing goes."""
+        """Deletes blobs and folders that no manifest names. With a damaged one nobody knows: then nothing goes."""
         try:
-            used = {self.blob(self.get(name).digest).name for name in self.names()}
+            entries = [self.get(name) for name in self.names()]
         except StoreError:
             return
+        blobs = {self.blob(file.digest) for entry in entries for file in entry.files or (entry,)}
         for path in (self.root / "blobs").glob("sha256-*"):
-            if path.name not in used:
+            if path not in blobs:
                 path.unlink()
+        folders = {self.folder(entry.digest) for entry in entries if entry.files}
+        for path in (self.root / "folders").glob("sha256-*"):
+            if path not in folders:
+                shutil.rmtree(path)
 
 
 def check_name(name: str) -> None:
@@ -216,6 +256,12 @@ def check_name(name: str) -> None:
         raise StoreError(f"{name!r} cannot name a model",
                          hint="a name is 1 to 100 letters, digits, '.', '_' and '-', starts with a letter or "
                               "digit and does not end in .gguf")
+
+
+def list_digest(files: Sequence[StoredFile]) -> str:
+    """SHA-256 of a model of several files: of their digests and names, as sha256sum lists them."""
+    lines = sorted(f"{file.digest}  {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -255,15 +301,22 @@ def _parse_manifest(name: str, path: Path, text: bytes) -> Entry:
         raise StoreError(f"the manifest {path} is longer than {MAX_MANIFEST_BYTES} bytes", hint=hint)
     try:
         fields = json.loads(text)
-        entry = Entry(name, fields["digest"], fields["size"], fields["source"], fields["added"])
-    except (ValueError, KeyError, TypeError) as error:
+        files = tuple(StoredFile(file["name"], file["digest"], file["size"]) for file in fields.get("files", ()))
+        entry = Entry(name, fields["digest"], fields["size"], fields["source"], fields["added"], files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"the manifest {path} is damaged: {error!r}", hint=hint) from error
-    texts = (entry.digest, entry.source, entry.added)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(entry.size, int):
+    texts = (entry.digest, entry.source, entry.added, *(text for file in files for text in (file.name, file.digest)))
+    sizes = (entry.size, *(file.size for file in files))
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(size, int) for size in sizes):
         raise StoreError(f"the manifest {path} is damaged: a value has the wrong type", hint=hint)
-    if not DIGEST.fullmatch(entry.digest):
-        raise StoreError(f"the manifest {path} has the digest {entry.digest!r}, "
-                         "64 hexadecimal digits are allowed", hint=hint)
+    for digest in (entry.digest, *(file.digest for file in files)):
+        if not DIGEST.fullmatch(digest):
+            raise StoreError(f"the manifest {path} has the digest {digest!r}, "
+                             "64 hexadecimal digits are allowed", hint=hint)
+    for file in files:
+        if Path(file.name).name != file.name or file.name == "..":
+            raise StoreError(f"the manifest {path} has the file {file.name!r}, names without folders are allowed",
+                             hint=hint)
     return entry
 
 

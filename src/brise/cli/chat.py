@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from types import FrameType
 
 from brise import settings
-from brise.checkpoint.store import Store, locate
-from brise.cli import chat_options, terminal
+from brise.checkpoint.store import Located, Store, locate
+from brise.cli import chat_options, memory_options, terminal
 from brise.cli.chat_commands import Said, Session, execute, names
 from brise.cli.chat_input import Reader
 from brise.cli.conversation import DEFAULT_MAX_TOKENS, Answer, Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
 from brise.errors import BriseError, RequestError
+from brise.text.parsed import Parsed, ParsedReasoning, ParsedText
 
 # A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
 DEFAULT_CONTEXT = 8192
 PAGE_SIZE = 16
+FEATURE_BYTES = EngineSettings().feature_bytes
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,16 +35,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "chat", help="talk to a model in the terminal", allow_abbrev=False,
         description="Talk to a model. With words, or with text on stdin, it answers once and ends.",
         epilog="examples: brise chat smollm2 | brise chat smollm2 'What is a breeze?' | "
-               "git diff | brise chat smollm2 'Summarise:' -")
+               "git diff | brise chat smollm2 'Summarise:' - | "
+               "brise chat ministral3 --image photo.jpg 'What is on it?'")
     parser.add_argument("model", metavar="MODEL",
                         help="a name that `brise models` lists, or the path of a .gguf file")
     parser.add_argument("words", metavar="WORD", nargs="*",
                         help="the question; a word - stands for the text on stdin")
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt; @model: the one beside the model")
+    parser.add_argument("--image", metavar="PATH", action="append", default=[],
+                        help="an image for the (first) question; may be given several times")
     chat_options.add_arguments(parser)
     parser.add_argument("--context", metavar="N", type=chat_options.count,
                         help="tokens that the conversation may have "
                              f"(default: what the model allows, at most {DEFAULT_CONTEXT})")
+    memory_options.add_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
 
@@ -51,12 +57,10 @@ def run(args: argparse.Namespace) -> int:
     question = _question(args.words)
     settings_ = settings.read()
     located = locate(args.model, Store(settings_.home))
-    model = load(located.path, threads=args.threads or settings_.threads,
-                 name=located.name, digest=located.digest)
-    context = args.context or min(DEFAULT_CONTEXT, model.config.max_context)
-    engine = Engine(model, EngineSettings(max_context=context, num_pages=-(-context // PAGE_SIZE),
-                                          page_size=PAGE_SIZE, max_sequences=1))
-    session = Session(Conversation(model, engine, args.system), chat_options.from_arguments(args))
+    engine = _engine(located, args, args.threads or settings_.threads)
+    session = Session(Conversation(engine.model, engine, args.system), chat_options.from_arguments(args))
+    for path in args.image:
+        session.conversation.attach(path)
     if question is not None:
         _answer(session, question, Stop())
         return 0
@@ -67,6 +71,26 @@ def run(args: argparse.Namespace) -> int:
     finally:
         reader.close()
     return 0
+
+
+def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> Engine:
+    """The model with its cache; under a promise, planned first and held to it."""
+    made = None
+    if args.memory is not None:
+        from brise.engine import plan, promise  # noqa: PLC0415 - only a promise needs them
+
+        made = promise.make(located.path, located.name, plan.Wish(
+            args.memory, args.context, cache=args.cache, image_size=args.image_size, serves=False,
+            usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts), weights=args.weights, threads=threads)
+    model = load(located.path, threads=threads, name=located.name, digest=located.digest, weights=args.weights,
+                 expert_bytes=args.experts)
+    model = model.with_image_size(args.image_size)
+    if made is not None:
+        promise.hold(made, model)
+    context = made.context if made else args.context or min(DEFAULT_CONTEXT, model.config.max_context)
+    return Engine(model, EngineSettings(max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE,
+                                        max_sequences=1, cache_format=args.cache,
+                                        feature_bytes=made.feature_bytes if made else FEATURE_BYTES))
 
 
 @dataclass
@@ -135,13 +159,40 @@ def _converse(session: Session, reader: Reader) -> None:
 
 
 def _answer(session: Session, question: str, stop: Stop) -> None:
-    write = terminal.stream_safely if sys.stdout.isatty() else terminal.stream
-    answer = session.conversation.ask(question, session.options, write, lambda: stop.is_pressed)
+    screen = Screen(session.options.thinking == "show")
+    answer = session.conversation.ask(question, session.options, screen.write, lambda: stop.is_pressed)
+    screen.finish()
     terminal.stream("" if answer.text.endswith("\n") else "\n")
     session.last = answer
     _explain(session, answer)
     if session.options.stats:
         terminal.note(answer.stats)
+
+
+class Screen:
+    """Writes an answer as it comes: the text to stdout, what the model thinks to stderr, between two lines."""
+
+    def __init__(self, shows_thinking: bool) -> None:
+        self._shows_thinking, self._is_thinking = shows_thinking, False
+        self._write = terminal.stream_safely if sys.stdout.isatty() else terminal.stream
+
+    def write(self, item: Parsed) -> None:
+        match item:
+            case ParsedReasoning(text):
+                if self._shows_thinking:
+                    terminal.aside(text if self._is_thinking else f"[thinking]\n{text}")
+                    self._is_thinking = True
+            case ParsedText(text):
+                self.finish()
+                self._write(text)
+            case _:
+                pass  # no functions were offered, so none is called
+
+    def finish(self) -> None:
+        """Closes what was thought."""
+        if self._is_thinking:
+            self._is_thinking = False
+            terminal.aside("\n[/thinking]\n")
 
 
 def _explain(session: Session, answer: Answer) -> None:

@@ -36,7 +36,8 @@ def help_lines() -> Mapping[str, str]:
     return {
         "/help": "list the commands",
         "/clear": "forget what was said; the system prompt stays",
-        "/system [TEXT]": "set the system prompt, or show it; /system - takes it away",
+        "/system [TEXT]": "set the system prompt, or show it; @model is the model's own, - takes it away",
+        "/image PATH": "show the model an image with the next question",
         "/set [NAME VALUE]": "change a setting, or show all of them",
         "/stats": "show the speed of the last answer",
         "/save FILE": "write the conversation to a new JSON file",
@@ -56,20 +57,18 @@ def execute(session: Session, line: str) -> Said:
     argument = argument.strip()
     if argument and name in ("/help", "/clear", "/stats", "/retry", "/exit"):
         raise RequestError(f"{name} takes nothing after it, got {argument!r}")
+    takers = {"/system": _system, "/image": _image, "/set": _set, "/save": _save}
+    if name in takers:
+        takers[name](session, argument)
+        return Said()
     match name:
         case "/help":
             _help()
         case "/clear":
-            session.conversation.turns.clear()
+            session.conversation.clear()
             terminal.note("forgotten; a new conversation begins")
-        case "/system":
-            _system(session, argument)
-        case "/set":
-            _set(session, argument)
         case "/stats":
             terminal.note(session.last.stats if session.last else "nothing was answered so far")
-        case "/save":
-            _save(session, argument)
         case "/retry":
             return _retry(session)
         case "/exit":
@@ -95,8 +94,15 @@ def _help() -> None:
 def _system(session: Session, argument: str) -> None:
     conversation = session.conversation
     if argument:
-        conversation.system = None if argument == "-" else argument
+        conversation.set_system(None if argument == "-" else argument)
     terminal.note(f"system prompt: {conversation.system or '(the default of the model)'}")
+
+
+def _image(session: Session, argument: str) -> None:
+    if not argument:
+        raise RequestError("/image needs the path of an image", hint="/image photo.jpg")
+    session.conversation.attach(argument)
+    terminal.note(f"{len(session.conversation.attached)} image(s) go with the next question")
 
 
 def _set(session: Session, argument: str) -> None:
@@ -113,7 +119,7 @@ def _save(session: Session, argument: str) -> None:
     if not argument:
         raise RequestError("/save needs the name of a file", hint="/save chat.json")
     path = Path(os.path.expanduser(argument))  # Path.expanduser fails where there is no such user
-    content = {"model": session.conversation.model, "messages": session.conversation.messages}
+    content = {"model": session.conversation.model, "messages": session.conversation.saved}
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

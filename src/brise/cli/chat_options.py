@@ -12,7 +12,7 @@ from brise.engine.request import Sampling
 from brise.errors import RequestError
 from brise.settings import MAX_THREADS
 
-Value = float | int | bool | None
+Value = float | int | bool | str | None
 T = TypeVar("T")
 
 
@@ -32,6 +32,7 @@ class ChatOptions:
     repetition_penalty: float = 1.0
     seed: int | None = None
     max_tokens: int | None = None
+    thinking: str = "show"
     stats: bool = False
 
     @property
@@ -94,6 +95,7 @@ def options() -> tuple[Option, ...]:
         Option("repetition_penalty", "R", _number(0.01, 10), "over 1: repeats get rarer"),
         Option("seed", "N", _whole(0), "same seed, same answer (default: another one each time)"),
         Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context holds)"),
+        Option("thinking", "show|hide", _one_of("show", "hide"), "what a model thinks first goes to stderr"),
         Option("stats", "on|off", _switch, "after each answer, print its speed to stderr"),
     )
 
@@ -137,6 +139,15 @@ def _whole(low: int, high: int = (1 << 63) - 1) -> Callable[[str], int]:
         if not text.isascii() or not text.isdigit() or not low <= int(text[:20]) <= high:
             raise ValueError(f"a whole number from {low} to {high} is allowed")
         return int(text)
+
+    return read
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(" or ".join(map(repr, allowed)) + " is allowed")
+        return text
 
     return read
 

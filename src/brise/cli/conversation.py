@@ -7,23 +7,32 @@ and values of all that was said before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
 from brise.cli.chat_options import ChatOptions
 from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
 from brise.engine.request import FinishReason, Request
-from brise.errors import BriseError, ContextLengthError, UnsupportedError
+from brise.errors import BriseError, ContextLengthError, RequestError, UnsupportedError
+from brise.text import images
+from brise.text.answer_format import AnswerParser
+from brise.text.parsed import Parsed, ParsedReasoning, ParsedText
+from brise.text.protocols import parts_of
+from brise.text.system_prompt import suggested
 
-Message = dict[str, str]
+Message = Mapping[str, object]
+SUGGESTED = "@model"  # as a system prompt: the one that lies beside the model
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said, why it ended, and how fast it came."""
+    """What was said and thought, why it ended, and how fast it came."""
 
     text: str
+    reasoning: str
     finish: FinishReason
     prompt_tokens: int
     cached_tokens: int
@@ -54,32 +63,74 @@ class Conversation:
         self.chat = model.chat
         self.engine = engine
         self.max_context = model.config.max_context
-        self.system = system
+        self._suggested = model.system_prompt
+        self.system: str | None = None
+        self.set_system(system)
         self.turns: list[Message] = []  # user and assistant by turns
+        self.vision = model.vision
+        self.attached: list[Message] = []  # parts that are images, for the next question
+
+    def attach(self, path: str) -> None:
+        """Puts an image before the next question."""
+        if self.vision is None:
+            raise RequestError(f"the model {self.model!r} sees no images: it has no vision tower", code="no_vision",
+                               hint="GGUF models have theirs in a second file, mmproj*.gguf, in the same folder")
+        image = images.prepare(images.from_path(Path(path).expanduser()), self.vision.settings, path)
+        self.attached.append({"type": "image", "image": image, "path": path})
+
+    def clear(self) -> None:
+        """Forgets what was said and shown."""
+        self.turns.clear()
+        self.attached.clear()
+
+    @property
+    def saved(self) -> list[Message]:
+        """The messages for a file: an image is its path."""
+        return [{**message, "content": [{key: value for key, value in part.items() if key != "image"}
+                                        for part in parts_of(message["content"])]}
+                if isinstance(message["content"], list) else message for message in self.messages]
+
+    def set_system(self, text: str | None) -> None:
+        """Sets the system prompt; `@model` is the one that the model's makers suggest."""
+        if text == SUGGESTED and self._suggested is None:
+            raise RequestError(f"the model {self.model!r} has no SYSTEM_PROMPT.txt beside it", param="system",
+                               hint="write one: --system TEXT")
+        self.system = text
 
     @property
     def messages(self) -> list[Message]:
-        return ([{"role": "system", "content": self.system}] if self.system else []) + self.turns
+        if not self.system:
+            return [*self.turns]
+        content: object = self.system
+        if self.system == SUGGESTED and self._suggested is not None:
+            content = suggested(self._suggested, self.model, date.today(), can_think=self.chat.format.can_think)
+        return [{"role": "system", "content": content}, *self.turns]
 
-    def ask(self, text: str, options: ChatOptions, write: Callable[[str], None],
+    def ask(self, text: str, options: ChatOptions, write: Callable[[Parsed], None],
             is_stopped: Callable[[], bool]) -> Answer:
         """Answers `text`, and `write`s the answer piece by piece until it ends or `is_stopped`.
 
         A refused question leaves no trace; an answer that was stopped stays, as far as it came.
         """
-        question = {"role": "user", "content": text}
-        tokens = self.chat.encode([*self.messages, question], add_generation_prompt=True)
+        content = [*self.attached, {"type": "text", "text": text}] if self.attached else text
+        question: Message = {"role": "user", "content": content}
+        encoded = self.chat.prompt([*self.messages, question])
+        tokens = encoded.tokens
+        parser = self.chat.format.parser(is_thinking=self.chat.format.thinks_at_end_of(tokens))
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(DEFAULT_MAX_TOKENS, room) if room > 0 else None)
-        request = Request(prompt=tuple(tokens), max_tokens=max_tokens, sampling=options.sampling)
+        request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
+                          marks=self.chat.format.marks, images=encoded.images)
         try:
             request_id = self.engine.submit(request)
         except ContextLengthError as error:
             error.hint = self._how_to_fit(room)
             raise
-        answer = self._stream(request_id, len(tokens), write, is_stopped)
+        answer = self._stream(request_id, len(tokens), parser, write, is_stopped)
         if answer.text:
-            self.turns += [question, {"role": "assistant", "content": answer.text}]
+            self.attached = []
+            thought = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+            self.turns += [question, {"role": "assistant", "content": answer.text, **thought}]
         return answer
 
     def _how_to_fit(self, room: int) -> str:
@@ -94,16 +145,16 @@ class Conversation:
         return "; ".join(ways)
 
     def take_back(self) -> str | None:
-        """Forgets the last question and its answer, and returns the question."""
+        """Forgets the last question and its answer, and returns the question; its images are attached again."""
         if not self.turns:
             return None
-        question = self.turns[-2]["content"]
+        *self.attached, question = parts_of(self.turns[-2]["content"])
         del self.turns[-2:]
-        return question
+        return str(question["text"])
 
-    def _stream(self, request_id: str, prompt_tokens: int, write: Callable[[str], None],
-                is_stopped: Callable[[], bool]) -> Answer:
-        pieces: list[str] = []
+    def _stream(self, request_id: str, prompt_tokens: int, parser: AnswerParser,
+                write: Callable[[Parsed], None], is_stopped: Callable[[], bool]) -> Answer:
+        pieces: list[Parsed] = []
         start_s = first_s = last_s = time.perf_counter()
         cached = completion = 0
         finish: FinishReason | None = None
@@ -115,10 +166,14 @@ class Conversation:
                 first_s = first_s if completion else last_s
                 cached = max(cached, delta.cached_tokens)
                 completion = max(completion, delta.completion_tokens)
-                pieces.append(delta.text)
-                write(delta.text)
+                news = parser.push(delta.text) + (parser.finish() if delta.finish is not None else [])
+                pieces += news
+                for item in news:
+                    write(item)
                 finish = delta.finish or finish
                 if delta.finish == "error":
                     raise BriseError(f"the answer broke off: {delta.error}")
-        return Answer("".join(pieces), finish or "cancelled", prompt_tokens, cached, completion,
+        text = "".join(item.text for item in pieces if isinstance(item, ParsedText))
+        reasoning = "".join(item.text for item in pieces if isinstance(item, ParsedReasoning))
+        return Answer(text, reasoning, finish or "cancelled", prompt_tokens, cached, completion,
                       first_s - start_s, last_s - first_s)

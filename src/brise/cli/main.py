@@ -18,8 +18,11 @@ from brise.errors import BriseError
 COMMANDS: Mapping[str, str] = {
     "pull": "get a model into the local store",
     "models": "list, show and remove models of the store",
+    "plan": "say what a model takes in memory",
     "chat": "talk to a model in the terminal",
     "serve": "serve models over the OpenAI HTTP API",
+    "quantize": "write a model in fewer bits",
+    "export": "write a model for other programs",
     "bench": "measure a model on this machine",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it

@@ -8,8 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 
 from brise import settings
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_model import read_config
+from brise.checkpoint.source import num_parameters, open_checkpoint
 from brise.checkpoint.store import Entry, Store
 from brise.cli import terminal
 from brise.errors import BriseError, StoreError
@@ -76,27 +75,19 @@ def _list(store: Store, as_json: bool) -> int:
 def _show(store: Store, name: str, as_json: bool) -> int:
     entry = store.get(name)
     path = store.path(entry)
-    with closing(open_gguf(path)) as gguf:
-        config = read_config(gguf)
-        formats = sorted({tensor.format for tensor in gguf.tensors.values()})
-        num_values = sum(_count(tensor.shape) for tensor in gguf.tensors.values())
+    with closing(open_checkpoint(path)) as checkpoint:
+        config, formats, num_values = checkpoint.config, sorted(checkpoint.formats()), num_parameters(checkpoint)
     fields: dict[str, object] = {**asdict(entry), "path": str(path), "parameters": num_values,
                                  "formats": formats, "config": _config_fields(config)}
     if as_json:
         terminal.result(json.dumps(fields, indent=1))
         return 0
-    fields.update(_config_fields(config), formats=", ".join(formats))
+    fields.update(_config_fields(config), formats=", ".join(formats),
+                  files=", ".join(file.name for file in entry.files) or "1")
     del fields["config"]
     for key, value in fields.items():
         terminal.result(f"{key:<12}  {value}")
     return 0
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
 
 
 def _config_fields(config: Config) -> dict[str, object]:

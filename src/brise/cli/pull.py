@@ -12,9 +12,8 @@ import rich.progress
 
 from brise import settings
 from brise.checkpoint.download import Progress
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_model import read_config
 from brise.checkpoint.pull import Puller, pull
+from brise.checkpoint.source import open_checkpoint
 from brise.checkpoint.store import Store
 from brise.cli import terminal
 
@@ -25,8 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Get a model into the local store. A pull that was cut off goes on where it stopped.",
         epilog="example: brise pull smollm2")
     parser.add_argument("model", metavar="MODEL",
-                        help="smollm2, the path of a .gguf file or of a folder with one, "
-                             "or hf:OWNER/REPO[/FILE.gguf]")
+                        help="smollm2, the path of a .gguf file or of a folder with one or with "
+                             "safetensors, or hf:OWNER/REPO[/FILE.gguf]")
     parser.add_argument("--name", help="name in the store (default: made from MODEL)")
 
 
@@ -41,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _admit(path: Path) -> None:
-    """Raises if the file is damaged or of a model that we do not run: better before the copy than after."""
-    with closing(open_gguf(path)) as gguf:
-        read_config(gguf)
+    """Raises if a file is damaged or of a model that we do not run: better before the copy than after."""
+    with closing(open_checkpoint(path)) as checkpoint:
+        checkpoint.weights()
 
 
 def _waiting() -> None:

@@ -8,14 +8,20 @@ from pathlib import Path
 
 from brise import settings
 from brise.checkpoint.store import Located, Store, is_name, locate
-from brise.cli import chat_options, terminal
+from brise.cli import chat_options, memory_options, terminal
+from brise.engine import plan, promise
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
+from brise.engine.plan import Wish
 from brise.engine.runner import EngineThread
-from brise.errors import RequestError
+from brise.errors import RequestError, UnsupportedError
 from brise.serve.access import check_bind
 from brise.serve.app import run_server
-from brise.serve.serving import ServeSettings
+from brise.serve.serving import SEEING_BODY_BYTES, TEXT_BODY_BYTES, ServeSettings
+
+# Under a promise: a body is text of so many bytes a token and some options, and an image in base64; it is there as
+# bytes, as text and as values at the same time.
+BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,10 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              f"(default: {defaults.max_waiting})")
     parser.add_argument("--context", metavar="N", type=chat_options.count,
                         help="tokens of a prompt and its answer (default: what the model allows)")
-    parser.add_argument("--cache", choices=("f16", "q8"), default="f16",
-                        help="number format of keys and values; q8 needs half the memory (default: f16)")
+    memory_options.add_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+    parser.add_argument("--allow-image-urls", action="store_true",
+                        help="fetch images that clients name by http(s) URLs, from public addresses only")
     parser.add_argument("--log-level", choices=("info", "warning"), default="info",
                         help="info writes a line for each request to stderr (default: info)")
 
@@ -55,23 +62,55 @@ def run(args: argparse.Namespace) -> int:
     # Before a large model is loaded: a refusal should come at once.
     check_bind(args.host, args.api_keys is not None, args.allow_insecure_bind)
     settings_ = settings.read()
-    engine_settings = EngineSettings(max_context=args.context, max_sequences=args.parallel,
-                                     max_waiting=args.queue, cache_format=args.cache)
     workers: dict[str, EngineThread] = {}
-    for located in _locate_all(args.models, Store(settings_.home)):
-        terminal.note(f"loading {located.name} from {located.path}")
-        model = load(located.path, threads=args.threads or settings_.threads,
-                     name=located.name, digest=located.digest)
-        workers[located.name] = EngineThread(Engine(model, engine_settings))
+    models = _locate_all(args.models, Store(settings_.home))
+    if args.memory is not None and len(models) > 1:
+        raise UnsupportedError(f"--memory is for one model, here are {len(models)}",
+                               hint="start one server for each, with a promise of its own")
+    for located in models:
+        workers[located.name] = EngineThread(_engine(located, args, args.threads or settings_.threads))
     for worker in workers.values():
         worker.start()
+    sees = any(worker.model.vision is not None for worker in workers.values())
     try:
-        return run_server(workers, ServeSettings(
+        serving = ServeSettings(
             host=args.host, port=args.port, api_keys_path=args.api_keys,
-            allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info"))
+            allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
+            allow_image_urls=args.allow_image_urls,
+            max_body_bytes=SEEING_BODY_BYTES if sees else TEXT_BODY_BYTES)
+        return run_server(workers, serving if args.memory is None else _bounded(serving, *workers.values()))
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)
+
+
+def _bounded(serving: ServeSettings, worker: EngineThread) -> ServeSettings:
+    """Bodies as long as the context asks for, and no more of them at one time than the plan has room for."""
+    body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
+    body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
+    return replace(serving, max_body_bytes=body_bytes,
+                   max_requests=max(plan.REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
+
+
+def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> Engine:
+    """The model with its cache; under a promise, planned first and held to it."""
+    made = None if args.memory is None else promise.make(
+        located.path, located.name, Wish(args.memory, args.context, cache=args.cache, image_size=args.image_size,
+                                           answers=args.parallel, expert_bytes=args.experts),
+        weights=args.weights, threads=threads)
+    terminal.note(f"loading {located.name} from {located.path}")
+    model = load(located.path, threads=threads, name=located.name, digest=located.digest,
+                 weights=args.weights, expert_bytes=args.experts).with_image_size(args.image_size)
+    engine_settings = EngineSettings(max_context=args.context, max_sequences=args.parallel,
+                                     max_waiting=args.queue, cache_format=args.cache)
+    if made is not None:
+        made = made.filled(args.parallel)
+        promise.hold(made, model)
+        terminal.note(f"memory: {terminal.size(made.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
+                      f"{made.context} tokens, {made.num_pages * plan.PAGE_SIZE} tokens at one time")
+        engine_settings = replace(engine_settings, max_context=made.context, num_pages=made.num_pages,
+                                  feature_bytes=made.feature_bytes)
+    return Engine(model, engine_settings)
 
 
 def _locate_all(specs: list[str], store: Store) -> list[Located]:

@@ -8,8 +8,8 @@ from brise.engine import sampler
 from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
 from brise.engine.sequence import Sequence
 from brise.models.weights import Array
+from brise.text.protocols import TextTokenizer
 from brise.text.stream import TextStream
-from brise.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
     from brise.engine.grammar import Constraint
@@ -19,7 +19,7 @@ class Answer:
     """Answer `index` of a request. What it draws depends on its logits, seed, index and position only."""
 
     def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,
-                 tokenizer: Tokenizer, seed: int, max_tokens: int, constraint: Constraint | None) -> None:
+                 tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: Constraint | None) -> None:
         self.sequence = sequence
         self.index = index
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # told with the next delta
@@ -30,7 +30,7 @@ class Answer:
         self._end_ids: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.end_ids
         self._adjust = sampler.adjustments(request.sampling, sequence.tokens[:sequence.num_prompt],
                                            tokenizer.vocab_size)
-        self._stream = TextStream(request.stop)
+        self._stream = TextStream(request.stop, has_marks=bool(request.marks))
         self._num_tokens = 0
 
     def take(self, logits_V: Array) -> Delta:
@@ -63,7 +63,8 @@ class Answer:
 
     def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> Delta:
         stream = self._stream
-        text = stream.push(self._tokenizer.token_bytes(token, show_control=self._request.show_control))
+        mark = self._request.marks.get(token)
+        text = stream.push(self._tokenizer.token_bytes(token)) if mark is None else stream.mark(mark)
         finish = self._finish(token)
         if finish is not None and stream.stopped is None:
             text += stream.finish()
@@ -83,7 +84,7 @@ class Answer:
         return told
 
 
-def token_logprob(tokenizer: Tokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:
+def token_logprob(tokenizer: TextTokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:
     """A token's log-probability and its best rivals'. Control tokens are named, so that one can tell them."""
     logprob, top = sampler.score(logits_V, token, num_top)
     return TokenLogprob(

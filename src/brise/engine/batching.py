@@ -11,9 +11,12 @@ from brise.models.batch import Batch
 from brise.models.weights import Array
 
 
-def pack(chunks: Seq[Chunk], page_size: int) -> Batch:
-    """The batch of one step. Its rows come chunk by chunk, in the chunks' order."""
-    if all(chunk.end - chunk.start == 1 for chunk in chunks):
+def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> Batch:
+    """The batch of one step. Its rows come chunk by chunk, in the chunks' order.
+
+    `break_row` is the vision tower's own row for breaks between rows of an image, if it has one.
+    """
+    if all(chunk.end - chunk.start == 1 and not chunk.sequence.has_features for chunk in chunks):
         return _pack_decodes(chunks, page_size)
     lengths = [chunk.end - chunk.start for chunk in chunks]
     query_starts = np.zeros(len(chunks) + 1, np.int32)
@@ -29,7 +32,9 @@ def pack(chunks: Seq[Chunk], page_size: int) -> Batch:
         slots[own] = sequence.table[place // page_size] * page_size + place % page_size
         rows.append(np.arange(at + first_row - start, at + length, dtype=np.int32))
         at += length
-    return Batch(tokens, positions, query_starts, np.concatenate(rows), _page_table(chunks, page_size), slots)
+    features, feature_rows = _features(chunks, len(tokens), break_row)
+    return Batch(tokens, positions, query_starts, np.concatenate(rows), _page_table(chunks, page_size), slots,
+                 features, feature_rows)
 
 
 def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
@@ -42,6 +47,29 @@ def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
     rows = np.array([row for row, chunk in enumerate(chunks) if chunk.first_row < chunk.end], np.int32)
     query_starts = np.arange(len(chunks) + 1, dtype=np.int32)
     return Batch(tokens, positions, query_starts, rows, table, pages * page_size + positions % page_size)
+
+
+def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> tuple[Array | None, Array | None]:
+    """The rows of images that the step's tokens take, and which token takes which; None where there is no image."""
+    parts: list[Array] = []
+    feature_rows = np.full(num_tokens, -1, np.int32)
+    at = count = 0
+    for chunk in chunks:
+        for span in chunk.sequence.spans:
+            first, last = max(chunk.start, span.start), min(chunk.end, span.end)
+            if first >= last:
+                continue
+            assert span.features is not None, "an image is computed before it is encoded"
+            wanted = span.rows[first - span.start:last - span.start]
+            places = np.flatnonzero(wanted != -1)
+            part = span.features[np.maximum(wanted[places], 0)]
+            if break_row is not None:
+                part[wanted[places] == -2] = break_row
+            feature_rows[at + first - chunk.start + places] = count + np.arange(len(places), dtype=np.int32)
+            parts.append(part)
+            count += len(places)
+        at += chunk.end - chunk.start
+    return (np.concatenate(parts), feature_rows) if parts else (None, None)
 
 
 def _page_table(chunks: Seq[Chunk], page_size: int) -> Array:

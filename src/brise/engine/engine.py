@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from brise.engine import batching, embedding, memory, validate
+from brise.engine import batching, embedding, features, memory, validate
 from brise.engine.answer import Answer, token_logprob
+from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages
 from brise.engine.request import Delta, FinishReason, Grammar, Request, TokenLogprob
@@ -36,6 +37,7 @@ class EngineSettings:
     max_sequences: int = 64
     max_waiting: int = 256
     prefix_cache: bool = True
+    feature_bytes: int = 128 << 20  # encoded images that are kept: about four of the largest
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class EngineStats:
     completion_tokens: int
     preemptions: int
     failures: int
+    images: int = 0  # encoded; those that were found again do not count
 
 
 @dataclass(eq=False)
@@ -81,6 +84,8 @@ class Engine:
         self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
         self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences)
+        self._features = None if model.vision is None else Features(model.vision, self.settings.feature_bytes)
+        self._break_row = None if model.vision is None else model.vision.break_row
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self._arrivals = count()
         self._jobs: dict[int, Job] = {}  # by arrival
@@ -97,6 +102,7 @@ class Engine:
     def prepare(self, request: Request) -> Job:
         """Everything about a request that needs no turn on the engine; any thread may do it."""
         max_tokens = validate.check(request, self._vocab_size, self.max_context)
+        spans = features.spans(request, self.model.vision, self.model.name)
         seed = request.sampling.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(8), "little", signed=True)
@@ -105,7 +111,8 @@ class Engine:
         answers = [
             Answer(request_id, index, request,
                    Sequence((arrival, index), request.prompt,
-                            scores_prompt=request.prompt_logprobs is not None and index == 0),
+                            scores_prompt=request.prompt_logprobs is not None and index == 0,
+                            spans=tuple(replace(span) for span in spans)),
                    tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
                    constraint=self._constraint(request.grammar))
             for index in range(request.n)]
@@ -143,12 +150,14 @@ class Engine:
     def step(self) -> list[Delta]:
         """Runs the model once on everything that can move on. Never raises for what one request did."""
         deltas, self._news = self._news, []
+        deltas += self._encode_images()
         chunks = self._scheduler.schedule()
         if not chunks:
             return deltas
         self._num_steps += 1
         try:
-            logits_RV = self._runner.logits(batching.pack(chunks, self._pages.page_size), self._cache)
+            batch = batching.pack(chunks, self._pages.page_size, self._break_row)
+            logits_RV = self._runner.logits(batch, self._cache)
         except Exception as error:  # whatever it is: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
                 deltas += self._fail(self._jobs[arrival], error)
@@ -200,7 +209,7 @@ class Engine:
             pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
             prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
             completion_tokens=self._completion_tokens, preemptions=self._scheduler.num_preemptions,
-            failures=self._num_failures)
+            failures=self._num_failures, images=0 if self._features is None else self._features.num_encoded)
 
     def check(self) -> None:
         """Asserts that pages and sequences agree; for tests, after each step."""
@@ -215,6 +224,14 @@ class Engine:
             from brise.engine.grammar import Grammars  # noqa: PLC0415 - see answer.py
             self._grammars = Grammars(self.model.tokenizer)
         return self._grammars.constraint(grammar)
+
+    def _encode_images(self) -> list[Delta]:
+        """A piece of work on the image that a sequence waits for; one that fails ends the requests that have it."""
+        failure = None if self._features is None else self._features.advance(self._scheduler.running)
+        if failure is None:
+            return []
+        arrivals = {sequence.order[0] for sequence in failure.sequences}
+        return [delta for arrival in sorted(arrivals) for delta in self._fail(self._jobs[arrival], failure.error)]
 
     def _read(self, job: Job, chunk: Chunk, logits_RV: Array) -> list[Delta]:
         """What the rows of one chunk say: of the prompt, of the next token, or of both."""

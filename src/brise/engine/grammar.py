@@ -9,12 +9,12 @@ from collections import OrderedDict
 from threading import Lock
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from brise.engine.request import Grammar
 from brise.errors import RequestError
 from brise.models.weights import Array
-from brise.text.tokenizer import Tokenizer
+from brise.text.protocols import TextTokenizer
 
 # Small models love to write line breaks for ever where JSON allows them; this is room for a deep indentation.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
@@ -24,7 +24,7 @@ _NUM_KEPT = 64  # compiled grammars; a workflow sends the same few again and aga
 class Grammars:
     """Compiles grammars for one tokenizer. Safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._trie: LLTokenizer | None = None
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
@@ -43,7 +43,7 @@ class Grammars:
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if self._trie is None:
-            self._trie = LLTokenizer(self._tokenizer.to_json(), n_vocab=self._tokenizer.vocab_size,
+            self._trie = LLTokenizer(TokenizerWrapper(_Words(self._tokenizer)), n_vocab=self._tokenizer.vocab_size,
                                      eos_token=sorted(self._tokenizer.end_ids))
         matcher = LLMatcher(self._trie, _source(grammar), log_level=0)
         if matcher.is_error():
@@ -54,6 +54,28 @@ class Grammars:
         if trial.is_error():
             raise _refused(grammar, trial.get_error())
         return matcher
+
+
+class _Words:
+    """Our tokenizer as llguidance asks it: a tokenizer.json would have it build a second one, with thrice the memory.
+
+    User-defined tokens (<tool_call> in Qwen's files) are ordinary text here: a grammar that asks for the text
+    allows the token too. Control tokens are not, whatever text they look like.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        ids = range(tokenizer.vocab_size)
+        self.eos_token_id, self.bos_token_id = min(tokenizer.end_ids, default=0), tokenizer.bos_id
+        self.tokens = [tokenizer.token_bytes(token, show_control=True) for token in ids]
+        self.special_token_ids = [token for token in ids if tokenizer.is_control(token)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of text that a grammar demands; none where the model has no tokens for it."""
+        try:
+            return self._tokenizer.encode(text)
+        except RequestError:
+            return []
 
 
 class Constraint:
@@ -84,6 +106,33 @@ class Constraint:
     def _raise_error(self) -> None:
         if self._matcher.is_error():
             raise ArithmeticError(f"the grammar cannot go on: {self._matcher.get_error()}")
+
+
+def trie(tokenizer: TextTokenizer) -> LLTokenizer:
+    """The vocabulary as llguidance wants it."""
+    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocab_size,
+                       eos_token=sorted(tokenizer.end_ids))
+
+
+class _Vocabulary:
+    """Every token's bytes. Control strings, shown ones (<tool_call> in Qwen's files) too, are kept apart from text:
+
+    a grammar asks for them by number, as <[9]>.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.bos_token_id = tokenizer.bos_id
+        self.eos_token_id = min(tokenizer.end_ids, default=0)
+        self.tokens = [tokenizer.token_bytes(token, show_control=True) for token in range(tokenizer.vocab_size)]
+        control = {*tokenizer.control.values()}
+        self.special_token_ids = [token for token in range(tokenizer.vocab_size)
+                                  if token in control or tokenizer.is_control(token)]
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("only text is encoded")  # llguidance asks once whether bytes are
+        return self._tokenizer.encode(text)
 
 
 def _source(grammar: Grammar) -> str:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from brise.checkpoint.gguf import GgufFile, open_gguf
-from brise.checkpoint.gguf_model import read_config, read_weights
+from brise.checkpoint.requantize import requantized
+from brise.checkpoint.source import Checkpoint, open_checkpoint
+from brise.engine import experts
+from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.weights import Dense, Quant, Weight, Weights, place
+from brise.models.weights import Dense, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.ops.contract import Backend
-from brise.text.chat import ChatTemplate
-from brise.text.tokenizer import Tokenizer
+from brise.text.load import tokens_for
+from brise.text.protocols import Chat, TextTokenizer
 
 Pooling = Literal["mean", "cls", "last"]
+T = TypeVar("T")
 
 # llama.cpp's numbers of `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
 _POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "cls", "last")
@@ -32,43 +36,85 @@ class LoadedModel:
     config: Config
     backend: Backend
     weights: Weights
-    tokenizer: Tokenizer
-    chat: ChatTemplate | None
+    tokenizer: TextTokenizer
+    chat: Chat | None
     pooling: Pooling | None
     name: str
     path: Path
     digest: str | None = None
+    system_prompt: str | None = None  # the one that its makers suggest; nobody gets it unasked
+    vision: LoadedVision | None = None
+
+    def with_image_size(self, image_size: int | None) -> LoadedModel:
+        """The same model with another longest side for its images, in pixels; None: the model's own."""
+        if image_size is None:
+            return self
+        if self.vision is None:
+            raise UnsupportedError(f"an image size is asked for, and {self.name} has no vision")
+        return replace(self, vision=self.vision.with_image_size(image_size))
 
 
 def load(path: Path | str, *, backend: Literal["native", "reference"] = "native", threads: int | None = None,
-         name: str | None = None, digest: str | None = None) -> LoadedModel:
-    """Opens a GGUF file and places its weights; anything that the backend cannot run is refused here."""
-    path = Path(path)
-    gguf = open_gguf(path)
-    config = read_config(gguf)
-    tokenizer = Tokenizer.from_gguf(gguf.metadata)
-    pooling = _pooling(gguf.metadata)
+         name: str | None = None, digest: str | None = None, weights: str | None = None,
+         expert_bytes: int | None = None) -> LoadedModel:
+    """Opens a .gguf or a folder and places its weights; anything that the backend cannot run is refused here.
+
+    With `weights` (Q4_0, Q4_K_M, ... as `brise quantize` has them), matrices in FP8 or plain formats are quantised
+    while they are read. With `expert_bytes`, experts stay in the file: the ones that tokens need are packed when they
+    need them, and at most that many bytes of them are kept.
+    """
+    checkpoint = open_checkpoint(path)
+    tokens = tokens_for(checkpoint)
+    pooling = _pooling(checkpoint.metadata)
     target = _backend(backend, threads)
-    weights = _place(gguf, read_weights(gguf, config), target)
-    return LoadedModel(config, target, weights, tokenizer, ChatTemplate.from_gguf(gguf.metadata, tokenizer),
-                       pooling, name or _name(gguf.metadata, path), path, digest)
+    stored = checkpoint.weights()
+    behind = _Behind(checkpoint)
+    vision = None if checkpoint.vision is None else open_vision(*checkpoint.vision, target, behind)
+    checkpoint.forget()
+    if weights is not None:
+        stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())
+    put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, behind)
+    placed = _placed(stored, put, behind)
+    if expert_bytes is not None:
+        experts.check_room(placed, expert_bytes)
+    return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
+                       pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision)
 
 
-def _place(gguf: GgufFile, weights: Weights, target: Backend) -> Weights:
+def _placed(tree: T, put: experts.Put, behind: _Behind) -> T:
     """Places one weight after the other, and lets go of the file's pages behind it: the model is in memory once."""
-    num_read = 0
-
-    def put(name: str, weight: Weight) -> Weight:
-        nonlocal num_read
-        placed = target.place(name, weight)
-        num_read += weight.data.nbytes if isinstance(weight, Dense | Quant) else 0
-        if num_read >= _READ_AHEAD:
-            for tensor in gguf.tensors:
-                gguf.forget(tensor)
-            num_read = 0
+    def put_and_forget(name: str, weight: Weight) -> Weight:
+        placed = put(name, weight)
+        behind(weight)
         return placed
 
-    return place(weights, put)
+    return place(tree, put_and_forget)
+
+
+class _Behind:
+    """Hears of every weight that was read, and lets go of the files' pages now and then."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._num_read = checkpoint, 0
+
+    def __call__(self, weight: Weight) -> None:
+        self._num_read += _stored_bytes(weight)
+        if self._num_read >= _READ_AHEAD:
+            self._checkpoint.forget()
+            self._num_read = 0
+
+
+def _stored_bytes(weight: Weight) -> int:
+    """About what was read of the files for it."""
+    match weight:
+        case Dense() | Quant():
+            return int(weight.data.nbytes)
+        case Stored():
+            return 2 * prod(weight.shape)
+        case Stack():
+            return sum(_stored_bytes(matrix) for matrix in weight.matrices)
+        case Placed():
+            return 0
 
 
 def _backend(name: Literal["native", "reference"], threads: int | None) -> Backend:
@@ -76,13 +122,13 @@ def _backend(name: Literal["native", "reference"], threads: int | None) -> Backe
     if name == "native":
         from brise.ops.native import NativeBackend  # noqa: PLC0415
 
-        return NativeBackend(threads or _num_cores())
+        return NativeBackend(threads or num_cores())
     from brise.ops.reference import ReferenceBackend  # noqa: PLC0415
 
     return ReferenceBackend()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Physical cores that this process may run on: two threads on one core only wait for each other."""
     cpus = os.sched_getaffinity(0)
     siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
@@ -98,6 +144,8 @@ def _pooling(metadata: Mapping[str, object]) -> Pooling | None:
     return _POOLINGS[kind]
 
 
-def _name(metadata: Mapping[str, object], path: Path) -> str:
-    name = metadata.get("general.name")
-    return name if isinstance(name, str) and name else path.stem
+def _name(checkpoint: Checkpoint) -> str:
+    name = checkpoint.metadata.get("general.name")
+    if isinstance(name, str) and name:
+        return name
+    return checkpoint.path.stem if checkpoint.path.is_file() else checkpoint.folder.resolve().name

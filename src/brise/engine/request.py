@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from brise.models.weights import Array
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -33,6 +35,16 @@ class Grammar:
 
 
 @dataclass(frozen=True)
+class ImageInput:
+    """An image in a prompt: the tokens that stand for it, and its pixels, float32 (3, height, width) as the tower
+    takes them, which are made when its turn has come. Equal digests mean equal pixels."""
+
+    digest: bytes
+    tokens: tuple[int, ...]
+    pixels: Callable[[], Array]
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt, `n` answers. `logprobs` is how many alternatives each token comes with (None: no logprobs)."""
 
@@ -45,7 +57,8 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False  # benchmarks
-    show_control: bool = False  # write control tokens into the text
+    marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/marks.py)
+    images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
 
 
 @dataclass(frozen=True)

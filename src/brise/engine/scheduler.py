@@ -3,7 +3,8 @@
 Decodes and prefill chunks share one token budget: what runs goes first (oldest first), then who waits is let
 in, strictly in order of arrival. A sequence takes the pages of all its tokens when it is let in, and one more
 whenever it has filled its last one; if there is none, the youngest running sequence gives up its pages and
-will be computed anew (its finished pages may still be found in the prefix cache).
+will be computed anew (its finished pages may still be found in the prefix cache). A sequence that has come to an
+image goes on when the image is encoded; until then it is in no step.
 """
 
 from __future__ import annotations
@@ -55,16 +56,18 @@ class Scheduler:
         self.pages.release(sequence.let_go())
 
     def schedule(self) -> list[Chunk]:
-        """The next step. Not empty if anything runs or waits, given that each alone fits into the pages."""
+        """The next step. Not empty if anything runs or waits, given that each alone fits into the pages, unless all
+        that run wait for images."""
         self._grow()
         chunks: list[Chunk] = []
         # A decode is one token and one row: those are set aside before prefills divide the rest.
-        num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)
+        num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)  # or an image's last token
         tokens, rows = self.max_step_tokens - num_decodes, self.max_rows - num_decodes
         for sequence in self.running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:
-                chunks.append(Chunk(sequence, start, end, start))
+                if not sequence.spans or sequence.limit == end:
+                    chunks.append(Chunk(sequence, start, end, start))
             elif tokens > 0:
                 chunk = _prefill(sequence, tokens, rows)
                 tokens -= chunk.end - chunk.start
@@ -79,7 +82,7 @@ class Scheduler:
         """The step has been run: its keys and values are in the cache, and its full pages can be found."""
         page_size = self.pages.page_size
         for sequence, _, end, _ in chunks:
-            sequence.num_computed = end
+            sequence.compute(end)
             for index in range(sequence.num_registered, end // page_size if self.pages.prefix_cache else 0):
                 self.pages.register(int(sequence.table[index]), sequence.key(index, page_size))
                 sequence.num_registered = index + 1
@@ -146,7 +149,7 @@ class Scheduler:
 def _prefill(sequence: Sequence, tokens: int, rows: int) -> Chunk:
     """As many of the next tokens as the budgets of tokens and of rows allow."""
     start = sequence.num_computed
-    end = min(sequence.num_tokens, start + tokens)
+    end = min(sequence.limit, start + tokens)
     if sequence.wants_scores:
         first_row = max(start, sequence.num_scored)
         end = min(end, first_row + rows)

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import numpy as np
 
 from brise.engine.pages import chained_key
+from brise.engine.request import ImageInput
 from brise.models.weights import Array
+
+
+@dataclass(eq=False)
+class Span:
+    """Tokens start to end of a prompt are an image; `rows` says which row of its features each of them takes.
+
+    The features are there from when they are needed until the span has been computed.
+    """
+
+    start: int
+    end: int
+    image: ImageInput
+    rows: Array  # (end - start,); -1: none, -2: the tower's own row for a break
+    features: Array | None = None
 
 
 class Sequence:
@@ -15,14 +31,16 @@ class Sequence:
 
     `order` is (arrival, index): older is more important. Tokens before `num_computed` have their keys and
     values in the cache. With `scores_prompt`, the logits of every prompt position are wanted, those before
-    `num_scored` have been had.
+    `num_scored` have been had. `spans` are the prompt's images, in order.
     """
 
     __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
-                 "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "_keys")
+                 "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "spans", "_keys")
 
-    def __init__(self, order: tuple[int, int], prompt: Seq[int], *, scores_prompt: bool = False) -> None:
+    def __init__(self, order: tuple[int, int], prompt: Seq[int], *, scores_prompt: bool = False,
+                 spans: tuple[Span, ...] = ()) -> None:
         self.order = order
+        self.spans = spans
         self.num_prompt = self.num_tokens = len(prompt)
         self.tokens: Array = np.empty(self.num_prompt + 64, np.int32)
         self.tokens[:self.num_prompt] = prompt
@@ -40,6 +58,34 @@ class Sequence:
     def wants_scores(self) -> bool:
         """Whether logits inside the prompt are still to come: its pages cannot be taken from the cache."""
         return self.scores_prompt and self.num_scored < self.num_prompt
+
+    @property
+    def limit(self) -> int:
+        """How far its tokens can be computed: to the first image whose features are not there."""
+        for span in self.spans:
+            if span.end > self.num_computed and span.features is None:
+                return max(span.start, self.num_computed)
+        return self.num_tokens
+
+    @property
+    def awaited(self) -> Span | None:
+        """The image without whose features nothing more can be computed."""
+        for span in self.spans:
+            if span.end > self.num_computed:
+                return span if span.features is None and span.start <= self.num_computed else None
+        return None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features of an image are there and not used up."""
+        return any(span.features is not None for span in self.spans)
+
+    def compute(self, end: int) -> None:
+        """Tokens before `end` have been computed: features of images among them are not needed any more."""
+        self.num_computed = end
+        for span in self.spans:
+            if span.end <= end:
+                span.features = None
 
     def append(self, token: int) -> None:
         if self.num_tokens == len(self.tokens):
@@ -61,6 +107,8 @@ class Sequence:
         """Forgets all pages, and with them what was computed; returns them."""
         held: list[int] = self.table[:self.num_pages].tolist()
         self.num_pages = self.num_computed = self.num_registered = 0
+        for span in self.spans:
+            span.features = None
         return held
 
     def keys(self, count: int, page_size: int) -> list[bytes]:
@@ -68,7 +116,8 @@ class Sequence:
         while len(self._keys) < count:
             start = len(self._keys) * page_size
             parent = self._keys[-1] if self._keys else b""
-            self._keys.append(chained_key(parent, self.tokens[start:start + page_size]))
+            images = [span.image.digest for span in self.spans if span.start < start + page_size and start < span.end]
+            self._keys.append(chained_key(parent, self.tokens[start:start + page_size], images))
         return self._keys[:count]
 
     def key(self, index: int, page_size: int) -> bytes:

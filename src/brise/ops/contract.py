@@ -73,10 +73,6 @@ class Ops(Protocol):
     def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
         """(T, E) table, E/2 cosines then E/2 sines of positions * turns, times magnitude; angles in float64."""
 
-    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
-        """(T, E) table of places on a grid, for the E/2 frequencies `turns`: those of even index turn with the
-        row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
-
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         """Rotates the first table-width numbers of each head of x (T, H, E)."""
 
@@ -117,6 +113,27 @@ class Ops(Protocol):
 
     def named(self, x: Array, name: str) -> Array:
         """x itself; a tracing backend keeps a copy under `name`."""
+
+
+class ImageOps(Ops, Protocol):
+    """What a vision tower asks for besides: it runs op by op, on arrays, and no program is recorded."""
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        """(T, E) table of places on a grid, for the E/2 frequencies `turns`: those of even index turn with the
+        row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
+
+    def slice_rows(self, x: Array, first: int, last: int) -> Array:
+        """Rows first to last of x."""
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        """The rows of all parts, one after the other."""
+
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        """Squares of merge x merge neighbours of each image of x (N, C) as one row: (N / merge^2, merge^2 * C).
+
+        x has the images one after the other, of grids[i] = (rows, columns) patches, row by row; so has the result.
+        Number c * merge^2 + y * merge + x of a row is number c of the neighbour at (y, x).
+        """
 
 
 Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]

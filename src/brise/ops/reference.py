@@ -204,9 +204,10 @@ class ReferenceOps:
         return out.reshape(q.shape)[..., :rank]
 
     def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        # Picked by logits: distinct ones may have equal shares once they are rounded.
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :per_token]
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
-        best = np.argsort(-shares, axis=1, kind="stable")[:, :per_token]
         gates = np.zeros_like(shares)
         np.put_along_axis(gates, best, np.take_along_axis(shares, best, 1), 1)
         return gates / (gates.sum(axis=1, keepdims=True) + self.precision(1e-20)) * self.precision(scale)
@@ -215,6 +216,8 @@ class ReferenceOps:
         out = np.zeros_like(x)
         for index, (gate, down, up) in enumerate(zip(_stack(w1), _stack(w2), _stack(w3), strict=True)):
             chosen = np.flatnonzero(gates[:, index])
+            if not len(chosen):
+                continue
             y = self.linear(self.silu_mul(*self.linears(x[chosen], (gate, up))), down)
             out[chosen] += gates[chosen, index, None] * y
         return out
@@ -226,10 +229,29 @@ class ReferenceOps:
         with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is the right answer: 0
             return gate / (1 + np.exp(-gate)) * up
 
+    def slice_rows(self, x: Array, first: int, last: int) -> Array:
+        return x[first:last]
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts)
+
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        return merged_patches(x, grids, merge)
+
     def named(self, x: Array, name: str) -> Array:
         if self.trace is not None:
             self.trace[name] = x.copy()
         return x
+
+
+def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+    """The contract's `merge_patches`, which only moves numbers: every backend on arrays shares it."""
+    width, first, parts = x.shape[1], 0, []
+    for rows, columns in grids:
+        image = x[first:first + rows * columns].reshape(rows // merge, merge, columns // merge, merge, width)
+        parts.append(image.transpose(0, 2, 4, 1, 3).reshape(-1, width * merge**2))
+        first += rows * columns
+    return np.concatenate(parts)
 
 
 def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: ReferenceCache, layer: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,8 +13,9 @@ from brise.serve.body import read_json
 from brise.serve.chat_answer import ChatChoice
 from brise.serve.envelope import Envelope, collect, stream
 from brise.serve.generation import Job
+from brise.serve.images import fetched
 from brise.serve.openai_chat import parse_chat
-from brise.serve.prompts import chat_request
+from brise.serve.prompts import chat_job
 from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, unless_gone
 
@@ -29,10 +31,10 @@ async def complete(serving: Serving, request: Request) -> Response:
     worker = serving.find(options.model)
     ticket = request.scope["brise.ticket"]
     ticket.model = options.model
-    engine_request = await asyncio.to_thread(chat_request, wanted, worker.model)
-    job = Job(worker, (engine_request,), ticket, TOOL_NAMES if tooling.active else NAMES)
-    names = [tool.name for tool in tooling.tools] if tooling.active else []
-    choices = [ChatChoice(index, worker.model.tokenizer, names, with_logprobs=wanted.logprobs is not None)
+    messages = await fetched(wanted.messages, allows_urls=settings.allow_image_urls)
+    prepared = await asyncio.to_thread(chat_job, replace(wanted, messages=messages), worker.model)
+    job = Job(worker, (prepared.request,), ticket, TOOL_NAMES if tooling.tools else NAMES)
+    choices = [ChatChoice(index, worker.model.tokenizer, prepared, with_logprobs=wanted.logprobs is not None)
                for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
     if options.stream:

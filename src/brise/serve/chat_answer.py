@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
-from brise.engine.request import Delta
+from brise.engine.request import Delta, FinishReason
 from brise.serve.envelope import Entry
 from brise.serve.generation import logprob_entries
-from brise.text.tokenizer import Tokenizer
-from brise.text.tool_calls import ParsedCallArguments, ParsedCallStart, ParsedText, ToolCallParser
+from brise.serve.prompts import ChatJob
+from brise.text.json_pieces import is_object
+from brise.text.parsed import ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
+from brise.text.protocols import TextTokenizer
 
 
 class ChatChoice:
     """Turns the deltas of one answer into the entries of OpenAI's chunks, and remembers the whole."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, tool_names: Collection[str], *,
-                 with_logprobs: bool) -> None:
+    def __init__(self, index: int, tokenizer: TextTokenizer, job: ChatJob, *, with_logprobs: bool) -> None:
         self._index, self._tokenizer, self._with_logprobs = index, tokenizer, with_logprobs
-        self._parser = ToolCallParser(tool_names) if tool_names else None
+        self._parser, self._may_call, self._new_id = job.parser(), bool(job.tool_names), job.format.new_call_id
         self._held_space = ""  # white space around calls is no answer; it waits for text that follows
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: list[_Call] = []
         self._logprobs: list[Entry] = []
         self._has_begun = False
@@ -31,7 +32,7 @@ class ChatChoice:
         if self._with_logprobs and delta.logprobs:
             self._add_logprobs(entries, delta)
         if delta.finish is not None:
-            self._finish = "tool_calls" if self._calls and delta.finish != "length" else delta.finish
+            self._finish = self._reason(delta.finish)
             entries.append(self._entry({}) | {"finish_reason": self._finish})
         if entries and not self._has_begun:
             self._has_begun = True
@@ -42,6 +43,8 @@ class ChatChoice:
         text = "".join(self._texts)
         content = text if text or not self._calls else None
         message: Entry = {"role": "assistant", "content": content, "refusal": None}
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
         if self._calls:
             message["tool_calls"] = [call.whole() for call in self._calls]
         return {"index": self._index, "message": message, "finish_reason": self._finish,
@@ -59,20 +62,18 @@ class ChatChoice:
         entries[-1]["logprobs"] = {"content": items, "refusal": None}
 
     def _pieces(self, delta: Delta) -> Iterator[Entry]:
-        if self._parser is None:
-            if delta.text:
-                self._texts.append(delta.text)
-                yield {"content": delta.text}
-            return
         news = self._parser.push(delta.text)
         if delta.finish is not None:
-            news = [*news, *self._parser.finish()]
+            news = [*news, *self._parser.finish(was_cut=delta.finish == "length")]
         for item in news:
             match item:
                 case ParsedText(text):
                     yield from self._spoken(text)
-                case ParsedCallStart(name):
-                    yield self._start(name)
+                case ParsedReasoning(text):
+                    self._reasoning.append(text)
+                    yield {"reasoning_content": text}
+                case ParsedCallStart(name, call_id):
+                    yield self._start(name, call_id)
                 case ParsedCallArguments(text):
                     call = self._calls[-1]
                     call.arguments.append(text)
@@ -81,7 +82,16 @@ class ChatChoice:
             self._texts.append(self._held_space)
             yield {"content": self._held_space}
 
+    def _reason(self, finish: FinishReason) -> str:
+        """Calls are only announced if all of them are whole: a client would make them."""
+        are_whole = all(is_object("".join(call.arguments)) for call in self._calls)
+        return "tool_calls" if self._calls and are_whole and finish != "length" else finish
+
     def _spoken(self, text: str) -> Iterator[Entry]:
+        if not self._may_call:
+            self._texts.append(text)
+            yield {"content": text}
+            return
         text = self._held_space + text
         shown = text.rstrip()
         self._held_space = text[len(shown):]
@@ -89,8 +99,9 @@ class ChatChoice:
             self._texts.append(shown)
             yield {"content": shown}
 
-    def _start(self, name: str) -> Entry:
-        call = _Call(name)
+    def _start(self, name: str, call_id: str | None) -> Entry:
+        is_new = call_id is not None and len(call_id) == 9 and call_id not in {call.id for call in self._calls}
+        call = _Call(call_id if call_id is not None and is_new else self._new_id(), name)
         self._calls.append(call)
         self._held_space = ""
         return {"tool_calls": [{"index": len(self._calls) - 1, **call.head()}]}
@@ -99,8 +110,8 @@ class ChatChoice:
 class _Call:
     """A function call whose arguments grow."""
 
-    def __init__(self, name: str) -> None:
-        self.id, self.name, self.arguments = f"call_{uuid.uuid4().hex}", name, list[str]()
+    def __init__(self, call_id: str, name: str) -> None:
+        self.id, self.name, self.arguments = call_id, name, list[str]()
 
     def head(self) -> Entry:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": ""}}

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from brise.engine.request import Delta, TokenLogprob
 from brise.serve.envelope import Entry
-from brise.text.tokenizer import Tokenizer
+from brise.text.protocols import TextTokenizer
 
 
 class CompletionChoice:
     """Turns the deltas of one answer into entries; `echo` is the prompt's text to begin with."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, prompt: Sequence[int], echo: str | None, *,
+    def __init__(self, index: int, tokenizer: TextTokenizer, prompt: Sequence[int], echo: str | None, *,
                  with_logprobs: bool) -> None:
         self._index, self._prompt, self._echo = index, prompt, echo
         self._logprobs = _Logprobs(tokenizer) if with_logprobs else None
@@ -47,7 +47,7 @@ class CompletionChoice:
 class _Logprobs:
     """Parallel lists, as the old API has them: tokens, log-probabilities, best others, places in the text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0

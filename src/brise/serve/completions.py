@@ -17,7 +17,7 @@ from brise.serve.openai_completions import CompletionRequest, Prompt, parse_comp
 from brise.serve.prompts import completion_requests
 from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, unless_gone
-from brise.text.tokenizer import Tokenizer
+from brise.text.protocols import TextTokenizer
 
 NAMES: Mapping[str, str] = {"messages": "prompt"}
 
@@ -39,7 +39,7 @@ async def complete(serving: Serving, request: Request) -> Response:
     return JSONResponse(await unless_gone(request.receive, collect(job, envelope, choices)))
 
 
-def _choices(wanted: CompletionRequest, requests: tuple[EngineRequest, ...], tokenizer: Tokenizer,
+def _choices(wanted: CompletionRequest, requests: tuple[EngineRequest, ...], tokenizer: TextTokenizer,
              ) -> list[CompletionChoice]:
     count = wanted.options.n
     return [CompletionChoice(number * count + index, tokenizer, request.prompt,
@@ -49,5 +49,5 @@ def _choices(wanted: CompletionRequest, requests: tuple[EngineRequest, ...], tok
             for index in range(count)]
 
 
-def _text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+def _text(prompt: Prompt, tokenizer: TextTokenizer) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)

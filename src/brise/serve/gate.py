@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from brise.errors import RequestError
+from brise.errors import QueueFullError, RequestError
 from brise.serve.access import LOCAL_NAMES, host_name
 from brise.serve.refusal import (
     ForeignHostError,
@@ -65,6 +65,9 @@ class Gate:
                 return UnauthorizedError()
         if serving.traffic.closed and method == "POST":
             return UnavailableError("the server is shutting down", code="shutting_down")
+        limit = serving.settings.max_requests
+        if limit is not None and serving.traffic.num_running > limit and method == "POST":
+            return QueueFullError(serving.traffic.num_running - 1, limit)
         return None
 
     async def _fail(self, scope: Scope, receive: Receive, answer: _Answer) -> None:

@@ -12,7 +12,7 @@ from brise.engine.runner import EngineThread
 from brise.errors import RequestError
 from brise.serve.refusal import GenerationError, UnavailableError
 from brise.serve.traffic import Ticket
-from brise.text.tokenizer import Tokenizer
+from brise.text.protocols import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def usage(ticket: Ticket) -> dict[str, object]:
             "prompt_tokens_details": {"cached_tokens": ticket.cached_tokens}}
 
 
-def logprob_entries(tokenizer: Tokenizer, items: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+def logprob_entries(tokenizer: TextTokenizer, items: Sequence[TokenLogprob]) -> list[dict[str, object]]:
     """Chat's form: text, bytes and log-probability of each token, and the alternatives."""
     return [_entry(tokenizer, item.token, item.text, item.logprob) | {
         "top_logprobs": [_entry(tokenizer, *other) for other in item.top]} for item in items]
 
 
-def _entry(tokenizer: Tokenizer, token: int, text: bytes, logprob: float) -> dict[str, object]:
+def _entry(tokenizer: TextTokenizer, token: int, text: bytes, logprob: float) -> dict[str, object]:
     """A control token goes by its name, and has no bytes: it is not in the text."""
     return {"token": text.decode(errors="replace"), "logprob": logprob,
             "bytes": None if tokenizer.is_control(token) else list(text)}

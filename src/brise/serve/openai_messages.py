@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from brise.engine.request import ImageInput
 from brise.errors import RequestError
 from brise.serve.body import Json, parse_json
 from brise.serve.fields import Fields
@@ -24,14 +25,60 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A part of a message that is text."""
+
+    text: str
+
+    def as_part(self) -> Mapping[str, object]:
+        return {"type": "text", "text": self.text}
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A part of a message that shows how to think, or what was thought. Open, the model goes on with it."""
+
+    text: str
+    closed: bool = True
+
+    def as_part(self) -> Mapping[str, object]:
+        return {"type": "thinking", "thinking": self.text, "closed": self.closed}
+
+
+@dataclass(frozen=True)
+class Image:
+    """A part that is an image: its URL; when it was fetched its bytes; when it was looked at what the engine takes.
+
+    `name` is the field that the client knows it by.
+    """
+
+    name: str
+    source: str | bytes | ImageInput
+    detail: str = "auto"
+
+    def as_part(self) -> Mapping[str, object]:
+        assert isinstance(self.source, ImageInput), "images are prepared before the conversation is rendered"
+        return {"type": "image", "image": self.source}
+
+
+Part = Text | Thinking | Image
+DETAILS = ("auto", "low", "high", "original")  # low is made smaller, all others are as large as the model allows
+
+
+@dataclass(frozen=True)
 class Message:
-    """One message; `content` is None only where an assistant did nothing but call functions."""
+    """One message; `content` is None only where an assistant did nothing but call functions.
+
+    Content with other parts than text keeps its parts. `is_open`: the answer goes on with this message.
+    """
 
     role: str
-    content: str | None
+    content: str | tuple[Part, ...] | None
     name: str | None = None
     calls: tuple[Call, ...] = ()
     call_id: str | None = None
+    reasoning: str | None = None
+    is_open: bool = False
 
 
 def parse_messages(fields: Fields) -> tuple[Message, ...]:
@@ -48,6 +95,8 @@ def parse_messages(fields: Fields) -> tuple[Message, ...]:
         if message.call_id is not None and message.call_id not in known_calls:
             raise message_fields.error("tool_call_id", "answers no tool call of an earlier assistant message")
         known_calls.update(call.id for call in message.calls)
+        if messages and messages[-1].is_open:
+            raise fields.error("messages", "has a 'prefix' that is not in the last message")
         messages.append(message)
     return tuple(messages)
 
@@ -55,7 +104,11 @@ def parse_messages(fields: Fields) -> tuple[Message, ...]:
 def template_message(message: Message) -> dict[str, object]:
     """What a chat template reads. Templates know no `developer`: it is OpenAI's newer word for `system`."""
     role = "system" if message.role == "developer" else message.role
-    view: dict[str, object] = {"role": role, "content": message.content or ""}
+    content = message.content or ""
+    view: dict[str, object] = {
+        "role": role, "content": content if isinstance(content, str) else [part.as_part() for part in content]}
+    if message.reasoning is not None:
+        view["reasoning_content"] = message.reasoning
     if message.name is not None:
         view["name"] = message.name
     if message.call_id is not None:
@@ -70,34 +123,51 @@ def template_message(message: Message) -> dict[str, object]:
 def plain_message(message: Message) -> dict[str, object]:
     """The same for a template that knows no tools: calls and results are written out in the hermes format."""
     if message.role == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
+        return {"role": "user", "content": f"<tool_response>\n{plain_text(message.content)}\n</tool_response>"}
     view = template_message(message)
     view.pop("tool_calls", None)
     calls = [json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
              for call in message.calls]
     if calls:
         written = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
-        view["content"] = f"{message.content}\n{written}" if message.content else written
+        view["content"] = f"{plain_text(message.content)}\n{written}" if message.content else written
     return view
+
+
+def plain_text(content: str | Sequence[Part] | None) -> str:
+    """The text of a message's content, without what was thought."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content if isinstance(part, Text))
 
 
 def _message(fields: Fields) -> Message:
     if fields.raw("role") == "function":
         raise fields.unsupported("role", "'function' is OpenAI's old way; use 'tool'")
     role = fields.required_choice("role", ROLES)
-    content = _content(fields)
+    content = _content(fields, role)
     name = fields.text("name")
-    calls: tuple[Call, ...] = ()
-    call_id = None
+    message = Message(role, content, name)
     if role == "assistant":
-        calls = tuple(_call(call) for call in fields.objects("tool_calls"))
+        message = Message(role, content, name, tuple(_call(call) for call in fields.objects("tool_calls")),
+                          reasoning=_reasoning(fields, content), is_open=fields.flag("prefix") or False)
         _assistant_leftovers(fields)
     elif role == "tool":
-        call_id = fields.required_text("tool_call_id")
-    if content is None and not calls:
+        message = Message(role, content, name, call_id=fields.required_text("tool_call_id"))
+    if content is None and not message.calls:
         raise fields.missing("content")
+    if message.is_open and (message.calls or not content):
+        raise fields.error("prefix", "is only allowed with 'content' and without 'tool_calls'")
     fields.done()
-    return Message(role, content, name, calls, call_id)
+    return message
+
+
+def _reasoning(fields: Fields, content: str | tuple[Part, ...] | None) -> str | None:
+    """What the model thought; this server's answers carry it under this name."""
+    reasoning = fields.text("reasoning_content")
+    if reasoning and isinstance(content, tuple):
+        raise fields.error("reasoning_content", "cannot be combined with parts of type 'thinking'")
+    return reasoning or None
 
 
 def _assistant_leftovers(fields: Fields) -> None:
@@ -108,22 +178,46 @@ def _assistant_leftovers(fields: Fields) -> None:
     fields.only("annotations", ([],), "this server makes none")
 
 
-def _content(fields: Fields) -> str | None:
-    """A string, or text parts joined by newlines."""
+def _content(fields: Fields, role: str) -> str | tuple[Part, ...] | None:
+    """A string, text parts joined by newlines, or parts of several kinds as they are."""
     value = fields.raw("content")
     if value is None or isinstance(value, str):
         return value
-    texts = []
-    for part in fields.objects("content"):
-        kind = part.required_text("type")
-        if kind != "text":
-            raise part.unsupported("type", f"a part of type {kind[:32]!r}; this server reads 'text'")
-        texts.append(part.required_text("text"))
-        part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
-        part.done()
-    if not texts:
+    parts = [_part(part, role) for part in fields.objects("content")]
+    if not parts:
         raise fields.error("content", "has no parts")
-    return "\n".join(texts)
+    return joined(parts)
+
+
+def joined(parts: Sequence[Part]) -> str | tuple[Part, ...]:
+    """Neighbouring texts with a newline between; a string if there is nothing else."""
+    out: list[Part] = []
+    for part in parts:
+        last = out[-1] if out else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            out[-1] = Text(f"{last.text}\n{part.text}")
+        else:
+            out.append(part)
+    return out[0].text if len(out) == 1 and isinstance(out[0], Text) else tuple(out)
+
+
+def _part(part: Fields, role: str) -> Part:
+    kind = part.required_text("type")
+    read: Part
+    if kind == "text":
+        read = Text(part.required_text("text"))
+    elif kind == "thinking" and role in ("system", "developer", "assistant"):
+        read = Thinking(part.required_text("thinking"), part.flag("closed") is not False)
+    elif kind == "image_url" and role == "user":
+        url = part.required_child("image_url")
+        read = Image(url.path("url"), url.required_text("url"), url.choice("detail", DETAILS) or "auto")
+        url.done()
+    else:
+        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; this server reads 'text', and "
+                                       "'image_url' from 'user'")
+    part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
+    part.done()
+    return read
 
 
 def _call(fields: Fields) -> Call:

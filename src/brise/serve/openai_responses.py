@@ -9,7 +9,7 @@ from brise.engine.request import Grammar, Sampling
 from brise.serve.body import Json
 from brise.serve.fields import Fields
 from brise.serve.openai_chat import ChatRequest, check_service
-from brise.serve.openai_messages import Message
+from brise.serve.openai_messages import DETAILS, Image, Message, Part, Text, joined
 from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
 from brise.serve.openai_tools import Tooling, schema_grammar
 
@@ -74,24 +74,31 @@ def _message(fields: Fields) -> Message:
     fields.text("phase")
     content = fields.raw("content")
     if not isinstance(content, str):
-        content = _parts(fields)
+        parts = [_part(part, role) for part in fields.objects("content")]
+        if not parts:
+            raise fields.missing("content")
+        fields.done()
+        return Message(role, joined(parts))
     fields.done()
     return Message(role, content)
 
 
-def _parts(fields: Fields) -> str:
-    texts = []
-    for part in fields.objects("content"):
-        kind = part.required_text("type")
-        if kind not in ("input_text", "output_text"):
-            raise part.unsupported("type", f"a part of type {kind[:32]!r}; this server reads text")
-        texts.append(part.required_text("text"))
+def _part(part: Fields, role: str) -> Part:
+    kind = part.required_text("type")
+    read: Part
+    if kind in ("input_text", "output_text"):
+        read = Text(part.required_text("text"))
         part.only("annotations", ([],), "this server makes none")
         part.only("logprobs", ([],), "this server gives none here")
-        part.done()
-    if not texts:
-        raise fields.missing("content")
-    return "\n".join(texts)
+    elif kind == "input_image" and role == "user":
+        part.refuse("file_id", "this server stores no files; send 'image_url'")
+        read = Image(part.path("image_url"), part.required_text("image_url"), part.choice("detail", DETAILS) or "auto")
+    else:
+        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; this server reads text, and "
+                                       "'input_image' from 'user'")
+    part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
+    part.done()
+    return read
 
 
 def _format(fields: Fields) -> Grammar | None:

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from brise.engine.model import LoadedModel
 from brise.engine.request import Grammar, Request
+from brise.serve import images
 from brise.serve.openai_chat import ChatRequest
 from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.openai_messages import Message, plain_message, template_message
 from brise.serve.openai_tools import Tooling
+from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
-from brise.text.tokenizer import Tokenizer
-from brise.text.tool_calls import tool_grammar, tool_system_prompt
-
-CALL_BEGIN = "<tool_call>"
+from brise.text.protocols import Chat, Encoded, TextTokenizer, parts_of
+from brise.text.tool_calls import tool_system_prompt
 
 
-def chat_request(chat: ChatRequest, model: LoadedModel) -> Request:
+@dataclass(frozen=True)
+class ChatJob:
+    """A conversation for the engine, and how its answers are to be read."""
+
+    request: Request
+    format: AnswerFormat
+    tool_names: tuple[str, ...]
+    is_thinking: bool  # from the first token on
+
+    def parser(self) -> AnswerParser:
+        """A reader for one answer."""
+        return self.format.parser(self.tool_names, is_thinking=self.is_thinking)
+
+
+def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     """Renders the conversation. It may take long for a long one, so it is called off the event loop."""
-    options = chat.options
-    hides_calls = chat.tooling.active and _hides_calls(model.tokenizer)
-    return Request(
-        prompt=tuple(_render(chat.messages, chat.tooling, model)), max_tokens=chat.max_tokens,
-        sampling=options.sampling, n=options.n, grammar=_grammar(chat), logprobs=chat.logprobs,
-        stop=options.stop + (_end_texts(model.tokenizer) if hides_calls else ()), show_control=hides_calls,
-        ignore_eos=options.ignore_eos)
-
-
-def _hides_calls(tokenizer: Tokenizer) -> bool:
-    """Where <tool_call> is a control token, it would be left out of the text, and with it the call."""
-    token = tokenizer.control.get(CALL_BEGIN)
-    return token is not None and tokenizer.is_control(token)
-
-
-def _end_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """With control tokens shown, those that end the answer would be too."""
-    return tuple(tokenizer.token_text(token) for token in sorted(tokenizer.end_ids))
+    options, tooling = chat.options, chat.tooling
+    template = require(model.chat)
+    grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # names a wrong schema
+    encoded = _render(images.prepared(chat.messages, model), tooling, template)
+    # A response_format holds from the first token on: there is no thinking before it.
+    is_thinking = chat.grammar is None and template.format.thinks_at_end_of(encoded.tokens)
+    if is_thinking:
+        grammar = _tool_grammar(tooling, template.format, is_thinking=True)
+    request = Request(
+        prompt=encoded.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
+        grammar=grammar, logprobs=chat.logprobs,
+        stop=options.stop, marks=template.format.marks, ignore_eos=options.ignore_eos, images=encoded.images)
+    names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
+    return ChatJob(request, template.format, names, is_thinking)
 
 
 def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tuple[Request, ...]:
@@ -50,7 +61,7 @@ def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tu
         ignore_eos=options.ignore_eos) for prompt in completion.prompts)
 
 
-def prompt_tokens(prompt: Prompt, tokenizer: Tokenizer, *, parse_control: bool = False) -> tuple[int, ...]:
+def prompt_tokens(prompt: Prompt, tokenizer: TextTokenizer, *, parse_control: bool = False) -> tuple[int, ...]:
     """A text gets the model's bos, tokens are taken as they are."""
     if not isinstance(prompt, str):
         return prompt
@@ -58,25 +69,26 @@ def prompt_tokens(prompt: Prompt, tokenizer: Tokenizer, *, parse_control: bool =
     return (*bos, *tokenizer.encode(prompt, parse_control=parse_control))
 
 
-def _render(messages: Sequence[Message], tooling: Tooling, model: LoadedModel) -> list[int]:
-    template = require(model.chat)
+def _render(messages: Sequence[Message], tooling: Tooling, template: Chat) -> Encoded:
     tools = [tool.as_json() for tool in tooling.tools] if tooling.active else []
+    goes_on = messages[-1].is_open
     if template.knows_tools:
-        return template.encode([template_message(message) for message in messages], tools=tools or None)
+        return template.prompt([template_message(message) for message in messages], tools=tools or None,
+                               continue_final=goes_on)
     views = [plain_message(message) for message in messages]
-    return template.encode(_with_system(views, tool_system_prompt(tools)) if tools else views)
+    return template.prompt(_with_system(views, tool_system_prompt(tools)) if tools else views, continue_final=goes_on)
 
 
 def _with_system(views: Sequence[Mapping[str, object]], text: str) -> list[Mapping[str, object]]:
     """Behind what the first message says if it is a system message: most templates take only one."""
     if views[0]["role"] == "system":
-        return [{**views[0], "content": f"{views[0]['content']}\n\n{text}"}, *views[1:]]
+        added = [*parts_of(views[0]["content"]), {"type": "text", "text": f"\n\n{text}"}]
+        is_plain = isinstance(views[0]["content"], str)
+        return [{**views[0], "content": f"{views[0]['content']}\n\n{text}" if is_plain else added}, *views[1:]]
     return [{"role": "system", "content": text}, *views]
 
 
-def _grammar(chat: ChatRequest) -> Grammar | None:
-    tooling = chat.tooling
-    if not tooling.active:
-        return chat.grammar
+def _tool_grammar(tooling: Tooling, format: AnswerFormat, *, is_thinking: bool) -> Grammar | None:
     choice = tooling.name if tooling.name is not None else tooling.mode
-    return tool_grammar([tool.as_json() for tool in tooling.tools], choice, parallel=tooling.parallel)
+    return format.grammar([tool.as_json() for tool in tooling.tools], choice, parallel=tooling.parallel,
+                          is_thinking=is_thinking)

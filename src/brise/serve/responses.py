@@ -7,18 +7,22 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import Job, deltas
+from brise.serve.images import fetched
 from brise.serve.openai_responses import ResponseRequest, parse_response
-from brise.serve.prompts import chat_request
+from brise.serve.prompts import chat_job
 from brise.serve.serving import Serving
 from brise.serve.sse import EventStream, event, unless_gone
 from brise.serve.traffic import Ticket
+from brise.text.answer_format import AnswerParser
+from brise.text.parsed import ParsedText
 
 NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
 Entry = dict[str, object]
@@ -32,9 +36,10 @@ async def create(serving: Serving, request: Request) -> Response:
     worker = serving.find(options.model)
     ticket = request.scope["brise.ticket"]
     ticket.model = options.model
-    engine_request = await asyncio.to_thread(chat_request, wanted.chat, worker.model)
-    job = Job(worker, (engine_request,), ticket, NAMES)
-    reply = _Reply(wanted, ticket)
+    messages = await fetched(wanted.chat.messages, allows_urls=settings.allow_image_urls)
+    prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), worker.model)
+    job = Job(worker, (prepared.request,), ticket, NAMES)
+    reply = _Reply(wanted, ticket, prepared.parser())
     if options.stream:
         return EventStream(_stream(job, reply))
     return JSONResponse(await unless_gone(request.receive, _collect(job, reply)))
@@ -43,8 +48,7 @@ async def create(serving: Serving, request: Request) -> Response:
 async def _collect(job: Job, reply: _Reply) -> Entry:
     async with aclosing(deltas(job)) as news:
         async for _, delta in news:
-            reply.text.append(delta.text)
-            reply.was_cut = delta.finish == "length"
+            reply.take(delta)
     return reply.whole(reply.end)
 
 
@@ -59,10 +63,9 @@ async def _stream(job: Job, reply: _Reply) -> AsyncGenerator[bytes, None]:
                 yield reply.event("response.output_item.added", output_index=0,
                                   item=reply.message("in_progress", []))
                 yield reply.event("response.content_part.added", **place, part=reply.part(""))
-            if delta.text:
-                reply.text.append(delta.text)
-                yield reply.event("response.output_text.delta", **place, delta=delta.text, logprobs=[])
-            reply.was_cut = delta.finish == "length"
+            text = reply.take(delta)
+            if text:
+                yield reply.event("response.output_text.delta", **place, delta=text, logprobs=[])
     text = "".join(reply.text)
     yield reply.event("response.output_text.done", **place, text=text, logprobs=[])
     yield reply.event("response.content_part.done", **place, part=reply.part(text))
@@ -77,6 +80,7 @@ class _Reply:
 
     wanted: ResponseRequest
     ticket: Ticket
+    parser: AnswerParser
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     message_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -91,6 +95,16 @@ class _Reply:
     @property
     def end(self) -> str:
         return "incomplete" if self.was_cut else "completed"
+
+    def take(self, delta: Delta) -> str:
+        """The text that this delta brings; what the model thinks is not sent."""
+        self.was_cut = delta.finish == "length"
+        news = self.parser.push(delta.text)
+        if delta.finish is not None:
+            news += self.parser.finish(was_cut=self.was_cut)
+        text = "".join(item.text for item in news if isinstance(item, ParsedText))
+        self.text.append(text)
+        return text
 
     def event(self, kind: str, **fields: object) -> bytes:
         number, self.num_events = self.num_events, self.num_events + 1

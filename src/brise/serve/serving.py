@@ -15,6 +15,10 @@ from brise.serve.refusal import UnknownModelError
 from brise.serve.traffic import Traffic
 
 
+TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
+SEEING_BODY_BYTES = 32 << 20  # a few photographs, base64 included
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """How to serve. Without keys the server listens on this machine only, unless `allow_insecure_bind`."""
@@ -23,10 +27,12 @@ class ServeSettings:
     port: int = 8080
     api_keys_path: Path | None = None
     allow_insecure_bind: bool = False
-    max_body_bytes: int = 8 << 20  # 8 MiB of text is 2 million tokens, over any context
+    max_body_bytes: int = TEXT_BODY_BYTES
+    max_requests: int | None = None  # in flight, bodies that are being read included; the next one gets status 429
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 60.0
     access_log: bool = True
+    allow_image_urls: bool = False  # fetch images that clients name by http(s) URLs
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ the template's own; the text between them is put back as it was and encoded as p
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
+from brise.engine.request import ImageInput
 from brise.errors import RequestError
-from brise.text.control import beginnings
+from brise.text.answer_format import AnswerFormat, calls_of_template
+from brise.text.control import beginnings, splitter
+from brise.text.images import arranged, images_of
+from brise.text.protocols import Chat, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
-from brise.text.tokenizer import Tokenizer
 
 # Templates write the role between control tokens, some into one ('<|' + role + '|>'): it may not be any text.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -25,36 +28,59 @@ _CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
 
 
 class ChatTemplate:
-    """A model's chat format. `knows_tools`: the template writes tools out, in the <tool_call> format."""
+    """A model's chat format, as its template writes it. `knows_tools`: it writes tools out."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: str, tokenizer: TextTokenizer) -> None:
         self.source, self._tokenizer = source, tokenizer
-        # Other formats for calls exist, but only <tool_call> is parsed; those models get our description.
-        self.knows_tools = "<tool_call>" in source and re.search(r"\btools\b", source) is not None
+        # Models with another format for calls than those we parse get our own description of the tools.
+        calls, self.knows_tools = calls_of_template(source, tokenizer)
+        self.format = AnswerFormat.of(tokenizer, calls)
         self._shows_reasoning = "reasoning_content" in source
+        self._knows_thinking_parts = re.search(r"""['"]thinking['"]""", source) is not None
         self._splits_reasoning = re.search(r"""split\(['"]</think>['"]\)""", source) is not None
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The file's template; ChatML if it has none but ChatML's tokens; else None, as base models are."""
+    def from_gguf(cls, metadata: Mapping[str, object], tokenizer: TextTokenizer) -> ChatTemplate | None:
+        """The file's template, or what `or_chatml` finds."""
         source = metadata.get("tokenizer.chat_template")
-        if isinstance(source, str):
+        return cls.or_chatml(source if isinstance(source, str) else None, tokenizer)
+
+    @classmethod
+    def or_chatml(cls, source: str | None, tokenizer: TextTokenizer) -> ChatTemplate | None:
+        """This template; ChatML if there is none but ChatML's tokens; else None, as for base models."""
+        if source is not None:
             return cls(source, tokenizer)
         is_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.control.keys()
         return cls(_CHATML, tokenizer) if is_chatml else None
 
-    def encode(self, messages: Sequence[Mapping[str, object]], *,
-               tools: Sequence[Mapping[str, object]] | None = None, add_generation_prompt: bool = True,
-               continue_final: bool = False) -> list[int]:
+    def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
+               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+        """See Chat.prompt."""
+        images = [part["image"] for message in messages for part in images_of(message)]
+        given = [image for image in images if isinstance(image, ImageInput)]
+        assert len(given) == len(images), "an image part holds an ImageInput"
+        tokens = self._encode(messages, given, tools=tools, add_generation_prompt=add_generation_prompt,
+                              continue_final=continue_final)
+        return Encoded(tuple(tokens), tuple(given))
+
+    def encode(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
+               add_generation_prompt: bool = True, continue_final: bool = False) -> list[int]:
         """Tokens of a conversation. With continue_final the last message, an assistant's, stays open."""
+        return self._encode(messages, [], tools=tools, add_generation_prompt=add_generation_prompt,
+                            continue_final=continue_final)
+
+    def _encode(self, messages: Sequence[Message], images: Sequence[ImageInput], *,
+                tools: Sequence[Mapping[str, object]] | None, add_generation_prompt: bool,
+                continue_final: bool) -> list[int]:
         _check_roles(messages)
         if tools and not self.knows_tools:
             raise RequestError("the model's chat template knows no tools", param="tools", code="no_tools",
                                hint="describe them in a system message: tool_calls.tool_system_prompt")
         if self._splits_reasoning:
             messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
+        messages = [self.format.with_call_ids(self._with_known_parts(message)) for message in messages]
         disguise = _Disguise(self._control, (messages, tools), self.source)
-        shown = [disguise.hide_message(message) for message in messages]
+        shown = [disguise.hide_message(_with_image_marks(message, disguise.image_mark)) for message in messages]
         if continue_final:
             shown[-1] = _with_end_mark(shown[-1], disguise.end_mark)
         text = self._program.render({
@@ -66,7 +92,23 @@ class ChatTemplate:
             if not mark:
                 raise RequestError("the model's chat template leaves out the message that is to be continued",
                                    param="messages", code="chat_template_error")
-        return self._tokens(text, disguise)
+        if text.count(disguise.image_mark) != len(images):
+            raise RequestError("the model's chat template leaves out an image", param="messages",
+                               code="chat_template_error")
+        return self._tokens(text, disguise, images)
+
+    def _with_known_parts(self, message: Message) -> Message:
+        """Thinking in the form that the template knows; a template that knows none never gets to see it."""
+        reasoning = message.get("reasoning_content")
+        if reasoning and not self._shows_reasoning:
+            message = {key: value for key, value in message.items() if key != "reasoning_content"}
+            if self._knows_thinking_parts:
+                thinking = {"type": "thinking", "thinking": reasoning}
+                message = {**message, "content": [thinking, *parts_of(message.get("content"))]}
+        if "thinking" not in kinds_of(message.get("content")) or self._knows_thinking_parts:
+            return message
+        parts = [part for part in parts_of(message["content"]) if part["type"] != "thinking"]
+        return {**message, "content": "".join(str(part.get("text", "")) for part in parts)}
 
     @cached_property
     def _program(self) -> TemplateProgram:
@@ -79,18 +121,26 @@ class ChatTemplate:
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._tokenizer.token_text(token)
 
-    def _tokens(self, text: str, disguise: _Disguise) -> list[int]:
+    @cached_property
+    def _splitter(self) -> re.Pattern[str]:
+        return splitter(self._tokenizer.control)
+
+    def _tokens(self, text: str, disguise: _Disguise, images: Sequence[ImageInput]) -> list[int]:
         ids: list[int] = []
-        for index, piece in enumerate(self._tokenizer.control_splitter.split(text)):
+        rest = iter(images)
+        for index, piece in enumerate(self._splitter.split(text)):
             if index % 2:
                 ids.append(self._tokenizer.control[piece])
-            else:
-                ids.extend(self._tokenizer.encode(disguise.reveal(piece)))
+                continue
+            for number, words in enumerate(piece.split(disguise.image_mark)):
+                if number:
+                    ids.extend(next(rest).tokens)
+                ids.extend(self._tokenizer.encode(disguise.reveal(words)))
         return ids
 
 
-def require(chat: ChatTemplate | None) -> ChatTemplate:
-    """The template, or a refusal for a model that has none."""
+def require(chat: Chat | None) -> Chat:
+    """The chat format, or a refusal for a model that has none."""
     if chat is None:
         raise RequestError("this model has no chat template", param="model", code="no_chat_template",
                            hint="it continues text: use /v1/completions, or take an instruct model")
@@ -111,8 +161,8 @@ class _Disguise:
     """Hides the control strings in what a client wrote, and puts them back."""
 
     def __init__(self, control: _ControlStrings, written: object, source: str) -> None:
-        free = _unused_characters({*source}.union(*_strings(written)), len(control.firsts) + 1)
-        self.end_mark = free.pop()
+        free = _unused_characters({*source}.union(*texts_of(written)), len(control.firsts) + 2)
+        self.end_mark, self.image_mark = free.pop(), free.pop()
         self._control = control
         self._standin = dict(zip(control.firsts, free, strict=True))
         self._original = {ord(standin): first for first, standin in self._standin.items()}
@@ -148,20 +198,8 @@ class _Disguise:
 
 
 # Words of the protocol that templates compare with; control tokens that begin with their last letters exist.
-_TYPES = frozenset({"text", "function", "object", "string", "number", "integer", "boolean", "array", "null"})
-
-
-def _strings(value: object) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case Mapping():
-            for key, item in value.items():
-                yield from _strings(key)
-                yield from _strings(item)
-        case list() | tuple():
-            for item in value:
-                yield from _strings(item)
+_TYPES = frozenset({"text", "thinking", "image", "image_url", "function", "object", "string", "number", "integer",
+                    "boolean", "array", "null"})
 
 
 def _unused_characters(used: set[str], count: int) -> list[str]:
@@ -197,8 +235,21 @@ def _with_reasoning_apart(message: Mapping[str, object], shows_reasoning: bool) 
     return {"reasoning_content": reasoning, **message, "content": answer}
 
 
+def _with_image_marks(message: Message, mark: str) -> Message:
+    """A message with images as text with a mark for each: templates for text alone can write it too."""
+    if not images_of(message):
+        return message
+    parts = arranged(parts_of(message["content"]))
+    return {**message, "content": "".join(mark if part["type"] == "image" else str(part["text"]) for part in parts)}
+
+
 def _with_end_mark(message: dict[str, object], mark: str) -> dict[str, object]:
     content = message.get("content")
-    if message["role"] != "assistant" or not isinstance(content, str):
+    if message["role"] != "assistant" or content == [] or not isinstance(content, str | list):
         raise RequestError("only an assistant's message with text can be continued", param="messages")
-    return {**message, "content": content + mark}
+    if isinstance(content, str):
+        return {**message, "content": content + mark}
+    *before, last = content
+    if last["type"] != "text":
+        raise RequestError("only an assistant's message that ends with text can be continued", param="messages")
+    return {**message, "content": [*before, {**last, "text": last["text"] + mark}]}

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os.path import commonprefix
 
 
 def splitter(control: Iterable[str]) -> re.Pattern[str]:
     """`split` with it gives text and control strings in turn; if one begins another, the longest counts."""
     return re.compile(f"({_any_of(control)})")
+
+
+def encode(text: str, control: Mapping[str, int], splitter: re.Pattern[str],
+           plain: Callable[[str], list[int]]) -> list[int]:
+    """Ids of text in which control strings are control tokens; `plain` encodes what is between them."""
+    ids: list[int] = []
+    for index, piece in enumerate(splitter.split(text)):
+        if index % 2:
+            ids.append(control[piece])
+        elif piece:
+            ids.extend(plain(piece))
+    return ids
 
 
 def beginnings(control: Iterable[str]) -> re.Pattern[str]:

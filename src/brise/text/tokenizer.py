@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE from the metadata of a GGUF file.
+"""Text to token ids and back: byte-level BPE from the metadata of a GGUF file, or from a tokenizer.json.
 
 GGUF keys read here, all under `tokenizer.ggml.`: model, pre, tokens (in GPT-2's byte alphabet), merges ("left
 right", best first), token_type (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte),
@@ -7,10 +7,10 @@ bos_token_id, eos_token_id, eot_token_id, eom_token_id, add_bos_token, add_eos_t
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 
 from tokenizers import Tokenizer as BpeTokenizer
@@ -18,10 +18,10 @@ from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
 from brise.text import control as control_strings
-from brise.text import splits
+from brise.text import hf_tokenizer, splits
 from brise.text.splits import Splitting
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _MAX_TOKENS = 1 << 21  # the largest vocabularies in use have 2^18; a lying header must not eat the memory
 
 # Tokens that end an answer whatever the file says: many files name only one (llama.cpp does so too).
@@ -32,9 +32,9 @@ _END_TEXTS = frozenset({"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot
 class Tokenizer:
     """Byte-level BPE. Control strings such as <|im_end|> never arise from plain text."""
 
-    def __init__(self, tokens: Sequence[str], merges: Sequence[str], types: Sequence[int],
-                 splitting: Splitting, *, bos_id: int | None = None, eos_id: int | None = None,
-                 add_bos: bool = False, end_ids: Iterable[int] = ()) -> None:
+    def __init__(self, tokens: Sequence[str], types: Sequence[int],
+                 build: Callable[[dict[str, int]], BpeTokenizer], *, bos_id: int | None = None,
+                 eos_id: int | None = None, add_bos: bool = False, end_ids: Iterable[int] = ()) -> None:
         # One pass in Python over the types; the rest of the vocabulary is handled at C speed (cold start).
         special = {index: kind for index, kind in enumerate(types) if kind != _NORMAL}
         control = {tokens[index]: index for index, kind in special.items()
@@ -47,7 +47,7 @@ class Tokenizer:
         self._bytes = _byte_alphabet()
         vocab = _text_vocabulary(tokens, special, self._bytes)
         self._missing = bytes(byte for char, byte in self._bytes.items() if char not in vocab)
-        self._bpe = _build(vocab, merges, splitting)
+        self._bpe = build(vocab)
         self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
         self.end_ids = frozenset(end_ids) | {index for token, index in control.items() if token in _END_TEXTS}
         self.vocab_size = len(tokens)
@@ -70,20 +70,27 @@ class Tokenizer:
         bos_id, eos_id = _id(metadata, "bos", len(tokens)), _id(metadata, "eos", len(tokens))
         add_bos = bool(metadata.get(_key("add_bos_token"), splitting.add_bos))
         ends = (eos_id, _id(metadata, "eot", len(tokens)), _id(metadata, "eom", len(tokens)))
-        return cls(tokens, merges, types, splitting, bos_id=bos_id, eos_id=eos_id,
+        return cls(tokens, types, lambda vocab: _build(vocab, merges, splitting), bos_id=bos_id, eos_id=eos_id,
                    add_bos=add_bos and bos_id is not None, end_ids=(end for end in ends if end is not None))
+
+    @classmethod
+    def from_hf(cls, path: Path, settings: Mapping[str, object], end_ids: Iterable[int] = ()) -> Tokenizer:
+        """That of a tokenizer.json; `settings` is what tokenizer_config.json says, `end_ids` end answers too."""
+        read = hf_tokenizer.read(path, settings)
+        types = [_NORMAL] * len(read.tokens)
+        for index, is_special in read.added.items():
+            types[index] = _CONTROL if is_special else _USER_DEFINED
+        for index in read.gaps:
+            types[index] = _UNUSED
+        ends = {*end_ids, read.eos_id} - {None}
+        return cls(read.tokens, types, read.build, bos_id=read.bos_id, eos_id=read.eos_id,
+                   add_bos=read.add_bos, end_ids=[end for end in ends if end is not None and end < len(types)])
 
     def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
         """Ids of the text, without bos. With parse_control, control strings in it become control tokens."""
         if not parse_control:
             return self._encode_plain(text)
-        ids: list[int] = []
-        for index, piece in enumerate(self.control_splitter.split(text)):
-            if index % 2:
-                ids.append(self.control[piece])
-            elif piece:
-                ids.extend(self._encode_plain(piece))
-        return ids
+        return control_strings.encode(text, self.control, self.control_splitter, self._encode_plain)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -113,24 +120,6 @@ class Tokenizer:
     def control_splitter(self) -> re.Pattern[str]:
         """`split` with it gives text and control strings in turn."""
         return control_strings.splitter(self.control)
-
-    def to_json(self) -> str:
-        """The same tokenizer as a Hugging Face tokenizer.json, for llguidance.
-
-        User-defined tokens (<tool_call> in Qwen's files) are ordinary there: a grammar that asks for the text
-        allows the token too. As added tokens llguidance would keep them apart from text.
-        """
-        letters = {byte: letter for letter, byte in self._bytes.items()}
-        document = json.loads(self._bpe.to_str())
-        document["model"]["vocab"] = {
-            "".join(letters[byte] for byte in token.encode()) if index in self._shown else token: index
-            for index, token in enumerate(self._tokens)}
-        document["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                               "use_regex": True}
-        document["added_tokens"] = [
-            {"id": index, "content": self._tokens[index], "single_word": False, "lstrip": False,
-             "rstrip": False, "normalized": False, "special": True} for index in sorted(self._hidden)]
-        return json.dumps(document, ensure_ascii=False)
 
     def _encode_plain(self, text: str) -> list[int]:
         try:

@@ -3,58 +3,104 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from llguidance import LLMatcher
 
 from brise.engine.request import Grammar
 from brise.errors import RequestError
-
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+from brise.text.answer_format import AnswerFormat
+from brise.text.marks import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.tool_calls import CLOSE, OPEN
 
 # The spacing of Python's json.dumps, in which models have seen calls; with free white space small models
 # may write it without end.
 _SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# Without no_forcing the only way to write the tags would be letter by letter, also where they are tokens.
-_AUTO = """%llguidance {{"no_forcing": true}}
-start: {calls}
-call: begin body
-begin[lazy]: TEXT {open}
-TEXT: /(.|\\n)*/
+# Without no_forcing the only way to write a tag would be letter by letter, also where it is a token.
+_HEAD = """%llguidance {"no_forcing": true}
+TEXT: /(.|\\n)+/
 """
-_REQUIRED = """%llguidance {{"no_forcing": true}}
-start: {calls}
-call: {open} body
-"""
+Function = tuple[str, dict[str, object]]  # name and schema
 
 
-def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], *,
-                 parallel: bool = True) -> Grammar | None:
+def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], format: AnswerFormat,
+                 *, parallel: bool = True, is_thinking: bool = False) -> Grammar | None:
     """What `tool_choice` allows: "auto" (text and calls), "required" (only calls), one function, or "none".
 
     One function is named as OpenAI does, {"type": "function", "function": {"name": ...}}, or by its name.
+    `is_thinking`: the prompt ends within a thinking part.
     """
-    if choice == "none" or (choice == "auto" and not tools):
+    if not tools and choice in ("none", "auto"):
         return None
     functions = [_function(tool, index) for index, tool in enumerate(tools)]
-    if choice == "auto":
-        head = _AUTO.format(calls="call* TEXT" if parallel else "TEXT | call", open=json.dumps(OPEN))
+    if choice not in ("none", "auto", "required"):
+        functions, parallel = [_chosen(functions, choice)], False
+    if not functions:
+        raise RequestError("tool_choice is 'required', but there are no tools", param="tool_choice")
+    if choice == "none":
+        body, rules = _no_call(format)
+    elif format.calls == "tags":
+        body, rules = _tag_calls(functions, format, parallel=parallel, is_auto=choice == "auto")
     else:
-        if choice != "required":
-            functions, parallel = [_chosen(functions, choice)], False
-        if not functions:
-            raise RequestError("tool_choice is 'required', but there are no tools", param="tool_choice")
-        head = _REQUIRED.format(calls='call ("\\n" call)*' if parallel else "call", open=json.dumps(OPEN))
+        body, rules = _mistral_calls(functions, format, parallel=parallel, is_auto=choice == "auto")
+    start = f"start: {_thinking(format, is_thinking)}{body}"
+    return Grammar("lark", _HEAD + "\n".join([start, *rules]) + "\n")
+
+
+def _thinking(format: AnswerFormat, is_thinking: bool) -> str:
+    """The part before the answer. Its end is a token, so what is thought about calls is no call."""
+    if not format.can_think:
+        return ""
+    opened, closed = (f"<[{format.tokens[mark]}]>" for mark in (THINK, END_THINK))
+    return f"TEXT? {closed} " if is_thinking else f"({opened} TEXT? {closed})? "
+
+
+def _no_call(format: AnswerFormat) -> tuple[str, list[str]]:
+    if CALL in format.tokens:
+        return "TEXT?", []  # text holds no control token
+    return "NO_CALL?", [f"NO_CALL: TEXT & ~/(.|\\n)*{re.escape(OPEN)}(.|\\n)*/"]
+
+
+def _tag_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel: bool,
+               is_auto: bool) -> tuple[str, list[str]]:
     options = " | ".join(f"function_{index}" for index in range(len(functions)))
-    lines = [f'body: "\\n" ({options}) {json.dumps(chr(10) + CLOSE)}']
+    has_tokens = CALL in format.tokens
+    opening, closing = ((f"<[{format.tokens[CALL]}]>", f"<[{format.tokens[END_CALL]}]>") if has_tokens
+                        else (json.dumps(OPEN), json.dumps(CLOSE)))
+    rules = [f'body: "\\n" ({options}) "\\n" {closing}']
     for index, (name, schema) in enumerate(functions):
         begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
-        lines.append(f'function_{index}: {begin} %json {json.dumps(schema)} "}}"')
-    return Grammar("lark", head + "\n".join(lines) + "\n")
+        rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} "}}"')
+    if not is_auto:
+        return ('call ("\\n" call)*' if parallel else "call"), [f"call: {opening} body", *rules]
+    if has_tokens:
+        return ("(TEXT | call)*" if parallel else "TEXT? call?"), [f"call: {opening} body", *rules]
+    begin_rules = ["call: begin body", f"begin[lazy]: ANY {opening}", "ANY: /(.|\\n)*/"]
+    return ("call* ANY" if parallel else "(ANY | call)"), [*begin_rules, *rules]
 
 
-def _function(tool: Mapping[str, object], index: int) -> tuple[str, dict[str, object]]:
+def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel: bool,
+                   is_auto: bool) -> tuple[str, list[str]]:
+    token = f"<[{format.tokens[CALL]}]>"
+    options = " | ".join(f"function_{index}" for index in range(len(functions)))
+    many = {True: ("call+", '(", " call)*'), False: ("call", "")}[parallel]
+    if format.calls == "named":
+        call_id = f"(<[{format.tokens[CALL_ID]}]> ID)? " if CALL_ID in format.tokens else ""
+        rules = [f"calls: {many[0]}", f"call: {token} ({options})", "ID: /[a-zA-Z0-9]{9}/"]
+        rules += [f"function_{index}: {json.dumps(name)} {call_id}<[{format.tokens[ARGS]}]> %json {json.dumps(schema)}"
+                  for index, (name, schema) in enumerate(functions)]
+    else:
+        rules = [f'calls: {token} "[" call {many[1]} "]"', f"call: ({options})", 'ID: /[a-zA-Z0-9]{9}/']
+        for index, (name, schema) in enumerate(functions):
+            begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
+            call_id = '(", \\"id\\": \\"" ID "\\"")?'
+            rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} {call_id} "}}"')
+    return ("TEXT? calls?" if is_auto else "calls"), rules
+
+
+def _function(tool: Mapping[str, object], index: int) -> Function:
     """Name and schema of a tool; the arguments are always an object."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
@@ -74,8 +120,7 @@ def _function(tool: Mapping[str, object], index: int) -> tuple[str, dict[str, ob
     return name, schema
 
 
-def _chosen(functions: Sequence[tuple[str, dict[str, object]]],
-            choice: str | Mapping[str, object]) -> tuple[str, dict[str, object]]:
+def _chosen(functions: Sequence[Function], choice: str | Mapping[str, object]) -> Function:
     function = choice.get("function") if isinstance(choice, Mapping) else {"name": choice}
     name = function.get("name") if isinstance(function, Mapping) else None
     for candidate in functions:

@@ -1,0 +1,149 @@
+"""A decoder (and its vision tower) as a config.json that transformers reads; hf_config.py is the other direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from brise.errors import UnsupportedError
+from brise.models.config import Config, Experts, Family, Latent
+from brise.models.pixtral import NUM_CHANNELS, VisionConfig
+from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
+
+CLASSES: Mapping[Family, str] = MappingProxyType({
+    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCausalLM",
+    "mistral4": "Mistral4ForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"})
+DTYPES: Mapping[str, str] = MappingProxyType({"BF16": "bfloat16", "F16": "float16", "F32": "float32"})
+# Of every Llama 3 whose rope has factors; the original context is 8192, others are looked for.
+_LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
+_LLAMA3_CONTEXTS = tuple(1 << power for power in range(4, 21))
+
+
+def description(config: Config, vision: VisionConfig | None, dtype: str, tokens: Mapping[str, int | None], *,
+                tied: bool) -> dict[str, object]:
+    """config.json; `tokens` has bos, eos and padding ids."""
+    ids = {"bos_token_id": tokens["bos"], "eos_token_id": tokens["eos"], "pad_token_id": tokens["padding"]}
+    text = _text(config, tied=tied) | ids
+    if vision is None:
+        return {"architectures": [CLASSES[config.family]], "dtype": DTYPES[dtype]} | text
+    return {
+        "architectures": ["Mistral3ForConditionalGeneration"], "dtype": DTYPES[dtype], "model_type": "mistral3",
+        "image_token_index": vision.image_token, "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
+        "spatial_merge_size": vision.merge, "vision_feature_layer": -1, "tie_word_embeddings": tied,
+        "text_config": text, "vision_config": _vision(vision)}
+
+
+def _text(config: Config, *, tied: bool) -> dict[str, object]:
+    keys: dict[str, object] = {
+        "model_type": config.family, "vocab_size": config.vocab_size, "hidden_size": config.width,
+        "intermediate_size": config.ffn_width, "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
+        "hidden_act": "silu", "max_position_embeddings": config.max_context, "rms_norm_eps": _short(config.norm_eps),
+        "tie_word_embeddings": tied, "attention_dropout": 0.0}
+    if config.latent is None:
+        keys["head_dim"] = config.head_dim
+    else:
+        keys |= _latent(config, config.latent)
+    if config.experts is not None:
+        keys |= _experts(config.experts)
+    match config.family:
+        case "llama":
+            keys |= {"attention_bias": False, "mlp_bias": False}
+        case "mistral" | "ministral3":
+            keys["sliding_window"] = config.sliding_window
+        case "qwen2" | "qwen3":
+            keys["use_sliding_window"] = False
+        case _:
+            pass
+    return keys | {"rope_parameters": _rope(config)}
+
+
+def _latent(config: Config, latent: Latent) -> dict[str, object]:
+    if config.softmax_scale is not None:
+        raise UnsupportedError(f"the model's softmax scale is {config.softmax_scale:g}; a config.json has no "
+                               "key for it")
+    return {"num_key_value_heads": config.num_heads, "q_lora_rank": latent.query_rank, "kv_lora_rank": latent.rank,
+            "qk_nope_head_dim": latent.nope_dim, "qk_rope_head_dim": config.rope.dim, "v_head_dim": latent.value_dim,
+            "rope_interleave": True, "attention_bias": False}
+
+
+def _experts(experts: Experts) -> dict[str, object]:
+    shared = experts.shared_width // experts.width
+    if shared * experts.width != experts.shared_width:
+        raise UnsupportedError(f"the shared expert is {experts.shared_width} wide; a config.json holds multiples "
+                               f"of the experts' {experts.width}")
+    return {"n_routed_experts": experts.count, "num_experts_per_tok": experts.per_token, "n_shared_experts": shared,
+            "moe_intermediate_size": experts.width, "first_k_dense_replace": experts.num_dense_layers,
+            "routed_scaling_factor": _short(experts.scale), "norm_topk_prob": True, "n_group": 1, "topk_group": 1}
+
+
+def _rope(config: Config) -> dict[str, object]:
+    rope = config.rope
+    keys: dict[str, object] = {"rope_theta": _short(rope.theta)}
+    match rope.scaling:
+        case None:
+            keys["rope_type"] = "default"
+        case Linear(factor):
+            keys |= {"rope_type": "linear", "factor": _short(factor)}
+        case Llama3():
+            keys |= _llama3(rope.scaling)
+        case Factors(factors):
+            keys |= _llama3(_recovered(rope, factors))
+        case Yarn():
+            keys |= _yarn(config, rope.scaling)
+    temperature = config.query_temperature
+    if config.family in ("ministral3", "mistral4"):
+        keys["llama_4_scaling_beta"] = 0.0 if temperature is None else _short(temperature.beta)
+        keys.setdefault("original_max_position_embeddings", temperature.period if temperature else config.max_context)
+    if temperature is not None and keys["original_max_position_embeddings"] != temperature.period:
+        raise UnsupportedError(f"the queries' temperature has the period {temperature.period}; a config.json takes "
+                               f"YaRN's original context of {keys['original_max_position_embeddings']} for it")
+    return keys
+
+
+def _yarn(config: Config, yarn: Yarn) -> dict[str, object]:
+    keys: dict[str, object] = {
+        "rope_type": "yarn", "factor": _short(yarn.factor), "original_max_position_embeddings": yarn.original_context,
+        "beta_fast": _short(yarn.beta_fast), "beta_slow": _short(yarn.beta_slow)}
+    if config.family == "mistral4":  # transformers would square mscale_all_dim into the softmax scale
+        return keys | {"mscale": 1.0, "mscale_all_dim": 0.0, "attention_factor": frequencies(config.rope)[1]}
+    if config.family == "ministral3":
+        keys |= {"mscale": _short(yarn.mscale), "mscale_all_dim": _short(yarn.mscale_all_dim)}
+    elif (yarn.mscale, yarn.mscale_all_dim) != (1.0, 0.0):
+        keys["attention_factor"] = frequencies(config.rope)[1]
+    if yarn.attention_factor is not None:
+        keys["attention_factor"] = _short(yarn.attention_factor)
+    return keys
+
+
+def _llama3(scaling: Llama3) -> dict[str, object]:
+    return {"rope_type": "llama3", "factor": _short(scaling.factor), "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor, "original_max_position_embeddings": scaling.original_context}
+
+
+def _recovered(rope: Rope, factors: tuple[float, ...]) -> Llama3:
+    """The rule behind the factors of a GGUF file; they are the only form that it has there."""
+    by_file, _ = frequencies(rope)
+    for context in _LLAMA3_CONTEXTS:
+        scaling = Llama3(max(factors), context, _LLAMA3_LOW, _LLAMA3_HIGH)
+        by_rule, _ = frequencies(Rope(rope.theta, rope.dim, rope.layout, scaling))
+        if np.allclose(by_rule, by_file, rtol=1e-5, atol=0):
+            return scaling
+    raise UnsupportedError("the model's rope has factors (rope_freqs.weight) that are not Llama 3's; a config.json has "
+                           "no key for them")
+
+
+def _vision(vision: VisionConfig) -> dict[str, object]:
+    return {"model_type": "pixtral", "hidden_size": vision.width, "intermediate_size": vision.ffn_width,
+            "num_hidden_layers": vision.num_layers, "num_attention_heads": vision.num_heads,
+            "head_dim": vision.head_dim, "num_channels": NUM_CHANNELS, "image_size": vision.image_size,
+            "patch_size": vision.patch_size, "hidden_act": "silu", "attention_dropout": 0.0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": _short(vision.rope_theta)}}
+
+
+def _short(value: float) -> float:
+    """0.00001 for the float32 nearest to it, as GGUF files have it."""
+    single = np.float32(value)
+    return float(str(single)) if float(single) == value else value

@@ -1,0 +1,69 @@
+"""Weights in fewer bits while they are loaded: each block of rows is read, quantised and let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from brise.checkpoint.gguf_names import gguf_name
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights, place
+from brise.quant.formats import FORMATS
+from brise.quant.recipe import MIXES, choose
+from brise.quant.rows import encode_rows, float_rows, format_of
+
+BLOCK_NUMBERS = 1 << 21  # numbers at a time: 8 MB as float32
+READ_AHEAD = 8 << 20  # bytes that are read before the files' pages are let go
+
+
+def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[], None], threads: int = 1) -> Weights:
+    """Every plain matrix in the format that `brise quantize` would give it in `mix`; Q4_0, Q4_K_M and so on.
+
+    What is quantised in blocks already stays as it is, and so does what the mix leaves in a plain format: norms,
+    biases, routers, rows that are no multiple of 32. `forget` lets go of the pages that were read.
+    """
+    if mix not in MIXES:
+        raise UnsupportedError(f"weights in {mix!r} are asked for, allowed are {', '.join(MIXES)}")
+    reader = _Reader(mix, forget, threads)
+    is_tied = weights.output is weights.tok_embeddings
+
+    def put(path: str, weight: Weight) -> Weight:
+        if isinstance(weight, Placed) or len(weight.shape) == 1:
+            return weight
+        name, source = gguf_name(path, weight), format_of(weight)
+        format = choose(mix, name, weight.shape, source, config.num_layers, tied=is_tied)
+        if isinstance(weight, Stack):
+            return Stack(tuple(reader.stored(f"{name} {index}", matrix, format)
+                               for index, matrix in enumerate(weight.matrices)))
+        return reader.stored(name, weight, format)
+
+    return place(weights, put)
+
+
+class _Reader:
+    """Makes weights of files, and lets go of the files' pages behind them."""
+
+    def __init__(self, mix: str, forget: Callable[[], None], threads: int) -> None:
+        self._keeps_plain = not FORMATS[MIXES[mix]].is_plain
+        self._forget, self._threads, self._num_read = forget, threads, 0
+
+    def stored(self, name: str, weight: Dense | Quant | Stored, format: str) -> Dense | Quant | Stored:
+        if not FORMATS[weight.format].is_plain or format == weight.format:
+            return weight
+        if self._keeps_plain and FORMATS[format].is_plain:
+            return weight
+        return Stored(format, weight.shape, lambda first, last: self._rows(name, weight, format, first, last))
+
+    def _rows(self, name: str, weight: Dense | Quant | Stored, format: str, first: int, last: int) -> Array:
+        step = max(BLOCK_NUMBERS // weight.shape[-1], 1)
+        parts = []
+        for start in range(first, last, step):
+            rows = float_rows(weight, start, min(start + step, last))
+            parts.append(encode_rows(name, format, rows, threads=self._threads))
+            self._num_read += rows.nbytes // 2
+            if self._num_read >= READ_AHEAD:
+                self._forget()
+                self._num_read = 0
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all: written beside under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from brise.errors import OutputError
+
+
+@contextmanager
+def staged_file(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A file to write `size` bytes to, which gets its name at the end; an error leaves nothing behind.
+
+    After a power cut or SIGKILL the unfinished file `.NAME.part` may stay; the next try writes over it.
+    """
+    refuse_existing(path)
+    part = path.with_name(f".{path.name}.part")
+    with output_errors(path):
+        _check_space(path, size)
+        with part.open("ab") as file:
+            _lock(file, path)
+            try:
+                file.truncate(0)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.rename(part, path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        _sync(path.parent)
+
+
+@contextmanager
+def staged_folder(path: Path, size: int) -> Iterator[Path]:
+    """A folder to fill with about `size` bytes, which gets its name at the end; an error leaves nothing behind."""
+    refuse_existing(path)
+    part = path.with_name(f".{path.name}.part")
+    with output_errors(path):
+        _check_space(path, size)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+            for file in part.iterdir():
+                _sync(file)
+            _sync(part)
+            os.rename(part, path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        _sync(path.parent)
+
+
+def refuse_existing(path: Path) -> None:
+    """OutputError if there is something, or no folder to write into."""
+    with output_errors(path):
+        if os.path.lexists(path):
+            raise OutputError(f"{str(path)!r} is there already", hint="remove it first, or give another name")
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns what a disk refuses into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"no space left on the disk while writing {str(path)!r}; nothing of it was kept",
+                              hint="make room, or write to another disk") from error
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _check_space(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise OutputError(f"{str(path)!r} needs {size} bytes, its disk has {free} free",
+                          hint="make room, or write to another disk")
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"another brise is writing {str(path)!r}") from None
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,169 @@
+"""`brise plan`: what a model will take in memory, from its header alone; and what would fit if it does not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from brise import settings
+from brise.checkpoint.store import Store, locate
+from brise.cli import chat_options, memory_options, terminal
+from brise.engine import plan as plans
+from brise.engine import plan_ways
+from brise.engine.model import num_cores
+from brise.engine.plan import Plan, Wish
+from brise.engine.plan_ways import Way
+from brise.engine.subject import describe
+from brise.ops.native import NativeBackend
+
+BAR_WIDTH = 60
+LONGEST_BAR = 76  # with what is over the promise
+ROW_BAR_WIDTH = 18
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "plan", help="say what a model takes in memory", allow_abbrev=False,
+        description="Say what a model takes in memory before a byte of its weights is read, and what would fit if it "
+                    "does not. Exit status 1 if it does not fit.",
+        epilog="examples: brise plan smollm2 --memory 500MB | brise plan ./mine.gguf --memory 4GB --context 16384")
+    parser.add_argument("model", metavar="MODEL",
+                        help="a name that `brise models` lists, a .gguf file, or a folder with a model")
+    memory_options.add_arguments(parser)
+    parser.add_argument("--context", metavar="N", type=chat_options.count,
+                        help="tokens of a prompt and its answer (default: the most that fits; without --memory "
+                             f"{plans.DEFAULT_CONTEXT}, or what the model allows)")
+    parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=1,
+                        help="answers at one time, each with a full context (default: 1)")
+    parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
+                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings_ = settings.read()
+    located = locate(args.model, Store(settings_.home))
+    subject = describe(located.path, located.name, args.weights)
+    backend = NativeBackend(args.threads or settings_.threads or num_cores())
+    wish = Wish(args.memory, args.context, args.parallel, args.cache, args.image_size, expert_bytes=args.experts)
+    plan = plans.make(subject, wish, backend)
+    ways = plan_ways.find(subject, wish, plan, backend)
+    if args.json:
+        terminal.result(json.dumps(document(plan, ways), indent=2))
+    else:
+        show(plan, ways, Console(highlight=False))
+    return 0 if plan.fits else 1
+
+
+def document(plan: Plan, ways: Sequence[Way]) -> dict[str, object]:
+    """The plan as JSON; docs/memory.md says what the fields are, and a test that they stay."""
+    return {
+        "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
+        "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
+            {"name": part.name, "formats": list(part.formats), "parameters": part.parameters, "bytes": part.nbytes}
+            for part in plan.parts]},
+        "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // plans.PAGE_SIZE,
+                  "tokens": plan.num_pages * plans.PAGE_SIZE, "bytes": plan.cache_bytes},
+        "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
+                    "model": plan.max_context},
+        "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
+        "answers": plan.answers_bytes, "process": plan.base_bytes, "loading": plan.loading_bytes,
+        "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
+        "ways": [asdict(way) for way in ways]}
+
+
+def show(plan: Plan, ways: Sequence[Way], console: Console) -> None:
+    """Tables and bars, with letters in the bar, so that it can be read without colours."""
+    rows = _rows(plan)
+    whole = plan.limit or plan.total_bytes
+    console.print(Text(_headline(plan), style="bold"))
+    console.print(_stacked(rows, whole))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, justify in (("", "left"), ("part", "left"), ("format", "left"), ("size", "right"), ("share", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    for letter, name, kind, nbytes in rows:
+        table.add_row(letter, name, kind, _size(nbytes), _bar(nbytes / whole, ROW_BAR_WIDTH))
+    console.print(table)
+    console.print(Text(_contexts(plan)))
+    if ways:
+        console.print(Text("what fits:", style="bold"))
+        for way in ways:
+            console.print(Text(f"  {way.text(plan)}  ({_size(way.total_bytes)})"), soft_wrap=True)
+    elif not plan.fits:
+        console.print(Text(plan_ways.hint(ways, plan)))
+
+
+def _headline(plan: Plan) -> str:
+    total = _size(plan.total_bytes)
+    if plan.limit is None:
+        return f"{plan.model}: {total}"
+    limit, rest = _size(plan.limit), _size(abs(plan.limit - plan.total_bytes))
+    if plan.fits:
+        return f"{plan.model}: {total} of {limit}, fits with {rest} to spare"
+    return f"{plan.model}: {total}, does NOT fit into {limit}: {rest} too much"
+
+
+def _rows(plan: Plan) -> list[tuple[str, str, str, int]]:
+    """Letter, name, format and bytes of everything in the sum."""
+    tied = {"embedding": " = head"} if plan.is_tied else {}
+    rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
+             " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
+    running = [("C", "cache", f"{plan.cache}, {plan.num_pages * plans.PAGE_SIZE} tokens", plan.cache_bytes),
+               ("W", "work space", "", plan.work_bytes), ("I", "image work", "", plan.vision_bytes),
+               ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
+    if plan.loading_bytes > plan.running_bytes:
+        running = [("L", "loading", "more than cache and work", plan.loading_bytes)]
+    rows += [*running, ("T", "adapters", "", plan.adapters_bytes), ("B", "process", "", plan.base_bytes)]
+    return [row for row in rows if row[3]]
+
+
+def _contexts(plan: Plan) -> str:
+    per_token = _size(plan.page_bytes // plans.PAGE_SIZE)
+    each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
+    asked = f"context {plan.context}{each}, {per_token} a token in the cache"
+    if plan.limit is None:
+        return f"{asked}; the model allows {plan.max_context}"
+    fitting = f"at most {plan.largest_context} fit" if plan.largest_context else "no context fits"
+    return f"{asked}; {fitting}, the model allows {plan.max_context}"
+
+
+def _stacked(rows: Sequence[tuple[str, str, str, int]], whole: int) -> Text:
+    """One bar of letters; what is over the promise stands behind its end."""
+    text, done, at = Text("["), 0, 0
+    for letter, _, _, nbytes in rows:
+        done += nbytes
+        end = round(done / whole * BAR_WIDTH)
+        cells = letter * max(end - at, 0)
+        inside = cells[:max(BAR_WIDTH - at, 0)]
+        text.append(inside)
+        if len(inside) < len(cells):
+            if at + len(inside) == BAR_WIDTH:
+                text.append("]")
+            over = min(end, LONGEST_BAR) - max(at, BAR_WIDTH)
+            text.append(letter * max(over, 0), style="red")
+        at = max(at, end)
+    if at <= BAR_WIDTH:
+        text.append("." * (BAR_WIDTH - at) + "]")
+    return text
+
+
+def _bar(share: float, width: int) -> str:
+    block, rest = ("\u2588", "\u00b7") if _has_blocks() else ("#", ".")
+    full = min(round(share * width), width)
+    return f"{block * full}{rest * (width - full)} {share:4.0%}"
+
+
+def _size(nbytes: int) -> str:
+    """Two digits more than elsewhere: what is left over may be small."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 995_000_000 else terminal.size(nbytes)
+
+
+def _has_blocks() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

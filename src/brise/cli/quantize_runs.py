@@ -1,0 +1,138 @@
+"""The model runs of `brise quantize`: calibration of the original, and its comparison with the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from brise.checkpoint.gguf_names import named_weights
+from brise.checkpoint.originals import Original, open_original
+from brise.cli import terminal
+from brise.cli.progress_bar import bar
+from brise.engine.footprint import resident_bytes
+from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, Scored, calibrate, compare, cut
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Array, Weights, place
+from brise.ops.eager import EagerOps
+from brise.ops.native import NativeBackend
+from brise.quant.importance import Importance
+from brise.quant.quality import Quality
+from brise.quant.rows import format_of, matrix_shape, row_bytes
+from brise.text import corpus
+from brise.text.chat import ChatTemplate
+from brise.text.tokenizer import Tokenizer
+
+# Logits of both models and what comparing them takes, beside everything else.
+_COMPARING_BYTES = 150_000_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as windows of tokens; `total_tokens` is how many the file has, of which not all may be used."""
+
+    path: Path
+    windows: tuple[Array, ...]
+    total_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.windows))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """`memory` is the promise in bytes, if there is one."""
+
+    original: Original
+    num_threads: int
+    memory: int | None
+
+    def text(self, path: Path, max_tokens: int) -> Text:
+        """A file as the model reads it, up to about `max_tokens`."""
+        tokenizer = self._tokenizer
+        texts = corpus.read(path, tokenizer.encode, _conversations(self.original, tokenizer))
+        windows = cut(texts, tokenizer.bos_id if tokenizer.add_bos else None, max_tokens)
+        return Text(path, tuple(windows), sum(map(len, texts)))
+
+    def calibrate(self, text: Text) -> Importance:
+        """The importance of the original's weights on a text."""
+        machine = self._machine([self.original.weights], with_heads=False)
+        terminal.note(f"calibrating with {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
+        with bar("calibrating", text.num_tokens, "tokens") as advance:
+            return calibrate(machine, _scored(self.original), list(named_weights(self.original.weights)), text.windows,
+                             text.path.name, advance)
+
+    def evaluate(self, text: Text, result: Path) -> Quality:
+        """The quality of the file that was written, on a text."""
+        quantised = open_original(result)
+        machine = self._machine([self.original.weights, quantised.weights], with_heads=True)
+        terminal.note(f"comparing on {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
+        with bar("comparing", text.num_tokens, "tokens") as advance:
+            return compare(machine, _scored(self.original), _scored(quantised), text.windows, advance)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_gguf(self.original.metadata)
+
+    def _machine(self, models: Sequence[Weights], *, with_heads: bool) -> Machine:
+        """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""
+        backend = NativeBackend(self.num_threads)
+        needed = 2 * max(map(_largest_matrix, models)) + _COMPARING_BYTES
+        if with_heads:
+            needed += sum(_nbytes_of_output(weights) for weights in models)
+        pass_tokens = PASS_TOKENS
+        if self.memory is not None:
+            left = self.memory - resident_bytes() - needed
+            pass_tokens = min(pass_tokens, left // _token_bytes(self.original.config))
+            if pass_tokens < WINDOW:
+                least = resident_bytes() + needed + WINDOW * _token_bytes(self.original.config)
+                raise UnsupportedError(
+                    f"running the model needs {terminal.size(least)}, --memory allows {terminal.size(self.memory)}",
+                    hint="leave --evaluate and --calibration away, or calibrate on a larger machine: "
+                         "--save-importance there, --calibration FILE.gguf here")
+        return Machine(backend, EagerOps(backend), pass_tokens)
+
+
+def _conversations(original: Original,
+                   tokenizer: Tokenizer) -> Callable[[Sequence[Mapping[str, object]]], list[int]] | None:
+    chat = ChatTemplate.from_gguf(original.metadata, tokenizer)
+    if chat is None:
+        return None
+
+    def encode(messages: Sequence[Mapping[str, object]]) -> list[int]:
+        tokens = list(chat.prompt(messages, add_generation_prompt=False).tokens)
+        return tokens[1:] if tokenizer.add_bos and tokens[:1] == [tokenizer.bos_id] else tokens
+
+    return encode
+
+
+def _scored(original: Original) -> Scored:
+    return Scored(original.config, original.weights, original.forget)
+
+
+def _largest_matrix(weights: Weights) -> int:
+    """Bytes of the largest matrix in a layer."""
+    sizes: list[int] = []
+
+    def note(name: str, weight: Array) -> Array:
+        rows, cols = matrix_shape(weight.shape[-2:])
+        sizes.append(rows * row_bytes(format_of(weight), cols))
+        return weight
+
+    place(weights.layers, note)
+    return max(sizes)
+
+
+def _nbytes_of_output(weights: Weights) -> int:
+    """Of the head in memory, twice: as it lies in the file and as the kernels want it."""
+    rows, cols = matrix_shape(weights.output.shape)
+    return 2 * rows * row_bytes(format_of(weights.output), cols)
+
+
+def _token_bytes(config: Config) -> int:
+    """Activations of a token while a layer runs op by op, with the copies at the seams between ops."""
+    widest = max(config.ffn_width, config.num_heads * config.head_dim, config.width)
+    return 4 * (8 * config.width + 8 * widest)

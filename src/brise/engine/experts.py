@@ -1,0 +1,59 @@
+"""Experts that stay in the file: a model that is larger than the memory runs slowly rather than not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from brise.errors import UnsupportedError
+from brise.models.weights import Mixture, Stack, Weight, Weights
+from brise.ops.contract import Backend
+
+Put = Callable[[str, Weight], Weight]
+
+
+def put_on_demand(weights: Weights, target: Backend, expert_bytes: int, behind: Callable[[Weight], None]) -> Put:
+    """`target.place`, but experts are packed when a token needs them, and at most `expert_bytes` of them are kept.
+
+    `behind` hears of every matrix that was read for it, so that the file's pages can be let go of.
+    """
+    # The native backend needs its compiled library; whoever asks for the other one may not have it.
+    from brise.ops.native import NativeBackend  # noqa: PLC0415
+    from brise.ops.native_experts import new_store  # noqa: PLC0415
+
+    stacks = {id(stack) for stack in routed(weights)}
+    if not stacks:
+        raise UnsupportedError(f"expert_bytes is {expert_bytes}, and the model has no experts: all of it is needed for "
+                               "every token")
+    if not isinstance(target, NativeBackend):
+        raise UnsupportedError(f"expert_bytes is for the native backend; the backend {target.name} keeps all experts")
+    native, store = target, new_store(expert_bytes)
+
+    def put(name: str, weight: Weight) -> Weight:
+        if isinstance(weight, Stack) and id(weight) in stacks:
+            return native.place_experts(name, weight, store, behind)
+        return native.place(name, weight)
+
+    return put
+
+
+def routed(weights: Weights) -> Iterator[Stack]:
+    """The stacks of experts that a router picks from; shared experts are not among them."""
+    for layer in weights.layers:
+        if isinstance(layer.feed_forward, Mixture):
+            for stack in (layer.feed_forward.w1, layer.feed_forward.w2, layer.feed_forward.w3):
+                assert isinstance(stack, Stack), "placed already"
+                yield stack
+
+
+def check_room(placed: Weights, expert_bytes: int) -> None:
+    """Refuses a budget that does not hold one whole expert of every layer."""
+    from brise.ops.native_experts import expert_stack  # noqa: PLC0415 - as above
+
+    for index, layer in enumerate(placed.layers):
+        if not isinstance(layer.feed_forward, Mixture):
+            continue
+        parts = (layer.feed_forward.w1, layer.feed_forward.w2, layer.feed_forward.w3)
+        one = sum(expert_stack(part).matrix_bytes for part in parts)
+        if one > expert_bytes:
+            raise UnsupportedError(f"expert_bytes is {expert_bytes}, an expert of layers.{index} takes {one}",
+                                   hint=f"give at least {one} bytes; experts that stay in memory are not read again")

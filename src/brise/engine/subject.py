@@ -1,0 +1,42 @@
+"""What there is to plan: a model's header, without a byte of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brise.checkpoint.gguf import StringArray
+from brise.checkpoint.requantize import requantized
+from brise.checkpoint.source import Checkpoint, open_checkpoint
+from brise.engine.footprint import MISTRAL_BYTES, Vocabulary
+from brise.engine.plan import Subject
+
+# A tokenizer.json has its merges and tokens as JSON text, with quotes, commas and numbers: bytes for one of either.
+_JSON_TOKEN_BYTES, _JSON_MERGE_BYTES = 25, 30
+
+_POOLING = "{}.pooling_type"
+
+
+def describe(path: Path, name: str, weights: str | None = None) -> Subject:
+    """The model at `path`, with `weights` as `load` would quantise it."""
+    checkpoint = open_checkpoint(path)
+    tree = checkpoint.weights()
+    if weights is not None:
+        tree = requantized(tree, checkpoint.config, weights, checkpoint.forget)
+    return Subject(name, checkpoint.config, tree, _vocabulary(checkpoint), checkpoint.vision,
+                   makes_embeddings=bool(checkpoint.metadata.get(_POOLING.format(
+                       checkpoint.metadata.get("general.architecture")), 0)))
+
+
+def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+    """The tokenizer's size: from the GGUF's lists, or from the size of its file."""
+    size = checkpoint.config.vocab_size
+    tekken, document = checkpoint.folder / "tekken.json", checkpoint.folder / "tokenizer.json"
+    if tekken.is_file():
+        return Vocabulary(size, 0, 0, library_bytes=MISTRAL_BYTES)
+    texts = [value for key, value in checkpoint.metadata.items()
+             if key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges") and isinstance(value, StringArray)]
+    if texts:
+        return Vocabulary(size, sum(map(len, texts)) - size, sum(text.nbytes for text in texts))
+    nbytes = document.stat().st_size if document.is_file() else 0
+    merges = max(nbytes - _JSON_TOKEN_BYTES * size, 0) // _JSON_MERGE_BYTES
+    return Vocabulary(size, merges, nbytes)

@@ -1,0 +1,129 @@
+"""A model's vision tower ready to run: pixels of an image in, rows of the text model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+import numpy as np
+
+from brise.errors import UnsupportedError
+from brise.models import pixtral
+from brise.models.batch import Batch
+from brise.models.pixtral import Patches, VisionConfig, VisionWeights
+from brise.models.weights import Array, Weight, place
+from brise.ops.contract import Backend, ImageOps
+from brise.text.images import MAX_PIXELS, WORK_BYTES_PER_PIXEL, ImageSettings
+
+
+@dataclass(frozen=True)
+class LoadedVision:
+    """A tower whose weights are placed in the backend that `ops` runs.
+
+    `break_row` is the embedding (D,) of the break token where the tower's file brings one.
+    """
+
+    config: VisionConfig
+    weights: VisionWeights
+    ops: ImageOps
+    break_row: Array | None = None
+    # Who looks at an image of a request holds it: decoding takes memory, and is planned once.
+    decoding: Lock = field(default_factory=Lock, compare=False)
+
+    @property
+    def settings(self) -> ImageSettings:
+        """How its images are prepared."""
+        config = self.config
+        return ImageSettings(config.cell_size, config.image_size, config.image_token, config.break_token,
+                             config.end_token)
+
+    def with_image_size(self, image_size: int | None) -> LoadedVision:
+        """The same tower with another longest side for its images, in pixels; None: the model's."""
+        if image_size is None:
+            return self
+        if not self.config.cell_size <= image_size <= self.config.image_size:
+            raise UnsupportedError(f"an image size of {image_size} pixels is asked for; the model allows "
+                                   f"{self.config.cell_size} to {self.config.image_size}")
+        return replace(self, config=replace(self.config, image_size=image_size))
+
+    def steps(self, image: Array) -> Iterator[Array | None]:
+        """Works on an image (3, height, width) piece by piece; the last step gives its features (M, D)."""
+        return pixtral.steps(self.ops, self.config, self.weights, pack(self.config, [image]))
+
+    def encode(self, images: Sequence[Array]) -> list[Array]:
+        """Features (M, D) of each image (3, height, width), all at once."""
+        patches = pack(self.config, images)
+        features = pixtral.forward(self.ops, self.config, self.weights, patches)
+        counts = [rows * columns // self.config.merge**2 for rows, columns in patches.grids]
+        return np.split(features, np.cumsum(counts)[:-1])
+
+    def rows(self, tokens: Sequence[int]) -> Array:
+        """Which row of an image's features each of its tokens takes, -1 for none; -2 for `break_row`."""
+        tokens_T = np.array(tokens, np.int32)
+        is_image = tokens_T == self.config.image_token
+        rows_T = np.where(is_image, np.cumsum(is_image) - 1, -1)
+        if self.break_row is not None:
+            rows_T[tokens_T == self.config.break_token] = -2
+        return rows_T.astype(np.int32)
+
+
+def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,
+                behind: Callable[[Weight], None] = lambda weight: None) -> LoadedVision:
+    """The tower in a backend, which refuses weights that it cannot run; `behind` hears of each that was read."""
+    def put(name: str, weight: Weight) -> Weight:
+        placed = backend.place(f"vision.{name}", weight)
+        behind(weight)
+        return placed
+
+    break_row = None if weights.break_row is None else _numbers(weights.break_row)
+    return LoadedVision(config, place(replace(weights, break_row=None), put), image_ops(backend), break_row)
+
+
+def planned_bytes(config: VisionConfig, image_size: int | None = None) -> int:
+    """The most memory that one image takes on its way: decoded, prepared, or in the tower.
+
+    The largest square of `image_size` pixels (None: the model's own) is the worst that the tower gets. While the engine
+    decodes one image, or works on it, another request's is decoded to see whether it can be.
+    """
+    side = -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
+    pixels = 4 * pixtral.NUM_CHANNELS * side**2
+    tower = pixtral.work_bytes(config, (side // config.patch_size) ** 2) + pixels
+    decoding = MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
+    return max(tower, decoding) + decoding
+
+
+def image_ops(backend: Backend) -> ImageOps:
+    """The backend's ops on arrays."""
+    # As in model.py: each is imported only if it is used.
+    if backend.name == "reference":
+        from brise.ops.reference import ReferenceOps  # noqa: PLC0415
+
+        return ReferenceOps()
+    from brise.ops.eager import EagerOps  # noqa: PLC0415
+    from brise.ops.native import NativeBackend  # noqa: PLC0415
+
+    assert isinstance(backend, NativeBackend), "a third backend needs ops on arrays"
+    return EagerOps(backend)
+
+
+def pack(config: VisionConfig, images: Sequence[Array]) -> Patches:
+    """The patches of images (3, height, width) whose sides are multiples of the cell's."""
+    size = config.patch_size
+    grids = tuple((image.shape[1] // size, image.shape[2] // size) for image in images)
+    values = [image.reshape(pixtral.NUM_CHANNELS, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
+              .reshape(rows * columns, config.patch_values)
+              for image, (rows, columns) in zip(images, grids, strict=True)]
+    counts = [rows * columns for rows, columns in grids]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    places = [np.indices(grid).reshape(2, -1) for grid in grids]
+    rows, columns = np.concatenate(places, axis=1).astype(np.int32)
+    batch = Batch(tokens=np.zeros_like(rows), positions=np.repeat(np.array(counts, np.int32) - 1, counts),
+                  query_starts=starts, rows=np.zeros(0, np.int32))
+    return Patches(np.concatenate(values).astype(np.float32, copy=False), rows, columns, grids, batch)
+
+
+def _numbers(weight: Weight) -> Array:
+    from brise.ops.reference import numbers  # noqa: PLC0415 - only files from llama.cpp have such a row
+
+    return numbers(weight, np.float32)

@@ -1,0 +1,148 @@
+"""Pixtral's vision tower and the projector that makes rows of the text model from it, written over the ops.
+
+Legend: N patches of all images, C width of the tower, H heads, E numbers a head, X numbers of a patch, M merged
+patches (N / merge^2), D width of the text model. Source: Pixtral 12B (2410.07073).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from brise.models.batch import Batch
+from brise.models.mixture import swiglu
+from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
+from brise.ops.contract import ImageOps
+
+NUM_CHANNELS = 3
+# Rows that go through the feed-forward and the projector at once: their inner values are wide, and an image has
+# up to 12 100 patches.
+BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the tower. `image_size` bounds an image's longest side in pixels; rope is interleaved."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    ffn_width: int
+    patch_size: int
+    image_size: int
+    merge: int  # merge x merge patches become one row of the text model
+    norm_eps: float
+    projector_norm_eps: float  # the text model's
+    rope_theta: float
+    text_width: int
+    image_token: int
+    break_token: int  # ends each row of patches but the last
+    end_token: int
+
+    @property
+    def patch_values(self) -> int:
+        return NUM_CHANNELS * self.patch_size**2
+
+    @property
+    def cell_size(self) -> int:
+        """Pixels, along one side, that become one image token."""
+        return self.patch_size * self.merge
+
+
+@dataclass(frozen=True)
+class VisionWeights:
+    """The tower and the projector; names are Mistral's. Layers have plain attention (no norms, no biases)."""
+
+    patch_conv: Weight  # (C, X), X in the order channel, row, column
+    ln_pre: Weight  # (C,)
+    layers: tuple[Layer, ...]
+    norm: Weight  # (C,), pre_mm_projector_norm
+    merging_layer: Weight  # (C, merge^2 C), columns in the order c * merge^2 + row * merge + column
+    w_in: Weight  # (D, C)
+    w_out: Weight  # (D, D)
+    break_row: Weight | None = None  # (D,), the embedding of `break_token` where the file has it beside the tower
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches of one or several images, image after image, each row by row.
+
+    In `batch` every image is a sequence, and all of its patches stand at the position of the last one: causal
+    attention then shows each of them the whole image.
+    """
+
+    values: Array  # (N, X) float32, normalised pixels
+    rows: Array  # (N,) where the patch lies in its image
+    columns: Array  # (N,)
+    grids: tuple[tuple[int, int], ...]  # (rows, columns) of each image, multiples of `merge`
+    batch: Batch
+
+
+def forward(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Array:
+    """Features (M, D) of all images, image after image, each row by row."""
+    for features in steps(ops, config, weights, patches):
+        if features is not None:
+            return features
+    raise AssertionError("the last step gives the features")
+
+
+def steps(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
+    """The same in as many steps as there are layers, for a caller who has other work between: None until the last."""
+    turns = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
+    table_NE = ops.rope_table_2d(patches.rows, patches.columns, turns)
+    num_patches = sum(rows * columns for rows, columns in patches.grids)
+    x_NC = _by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
+    x_NC = ops.rms_norm(x_NC, weights.ln_pre, config.norm_eps)
+    for index, layer in enumerate(weights.layers):
+        x_NC = ops.add(x_NC, _attend(ops, config, layer, x_NC, table_NE, patches.batch))
+        x_NC = ops.add(x_NC, _by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer)))
+        x_NC = ops.named(x_NC, f"vision.layers.{index}")
+        if index + 1 < len(weights.layers):
+            yield None
+    x_NC = ops.rms_norm(x_NC, weights.norm, config.projector_norm_eps)
+    m_MC = ops.merge_patches(x_NC, patches.grids, config.merge)
+    num_merged = num_patches // config.merge**2
+    yield ops.named(_by_rows(ops, m_MC, num_merged, _project(ops, weights)), "vision.features")
+
+
+def work_bytes(config: VisionConfig, num_patches: int) -> int:
+    """About the most memory that `forward` takes for one image, run op by op; its result is in it.
+
+    Eight values (N, C) at one time: x, its norm, q, k and v while attention makes its output of copies of a head each;
+    or three of them, and six blocks of the feed-forward's inner values. And the patches all the time.
+    """
+    value, wide = num_patches * config.width, min(num_patches, BLOCK_ROWS) * config.ffn_width
+    features = num_patches // config.merge**2 * config.text_width
+    return 4 * (num_patches * config.patch_values + max(8 * value, 3 * value + 6 * wide, 2 * value + 3 * features))
+
+
+def _attend(ops: ImageOps, config: VisionConfig, layer: Layer, x_NC: Array, table_NE: Array,
+            batch: Batch) -> Array:
+    weights = layer.attention
+    assert isinstance(weights, Attention), "the tower has plain attention"
+    h_NC = ops.rms_norm(x_NC, layer.attention_norm, config.norm_eps)
+    # One after the other, and no name for what lies between: with 12 100 patches, each value is 50 MB.
+    q_NHE = ops.rope(ops.heads(ops.linear(h_NC, weights.wq), config.num_heads), table_NE, "interleaved")
+    k_NHE = ops.rope(ops.heads(ops.linear(h_NC, weights.wk), config.num_heads), table_NE, "interleaved")
+    v_NHE = ops.heads(ops.linear(h_NC, weights.wv), config.num_heads)
+    o_NC = ops.attend(q_NHE, k_NHE, v_NHE, batch, None, 0, config.head_dim**-0.5, None)
+    del h_NC, q_NHE, k_NHE, v_NHE
+    return ops.linear(o_NC, weights.wo)
+
+
+def _feed_forward(ops: ImageOps, config: VisionConfig, layer: Layer) -> Callable[[Array], Array]:
+    weights = layer.feed_forward
+    assert isinstance(weights, FeedForward), "the tower has no experts"
+    return lambda x: swiglu(ops, weights, ops.rms_norm(x, layer.ffn_norm, config.norm_eps))
+
+
+def _project(ops: ImageOps, weights: VisionWeights) -> Callable[[Array], Array]:
+    return lambda m: ops.linear(ops.gelu(ops.linear(ops.linear(m, weights.merging_layer), weights.w_in)),
+                                weights.w_out)
+
+
+def _by_rows(ops: ImageOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
+    """`compute` on blocks of rows, one after the other: it treats each row for itself."""
+    return ops.join_rows([compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows)))
+                          for first in range(0, num_rows, BLOCK_ROWS)])

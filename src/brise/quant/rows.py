@@ -1,0 +1,118 @@
+"""Rows of any weight as float32, and float32 rows in any format: what quantising and exporting stand on.
+
+A weight is seen as a matrix: a vector is one row, a stack its matrices one below the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brise.errors import CheckpointError, UnsupportedError
+from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight
+from brise.quant.dequantize import dequantize
+from brise.quant.formats import FORMATS
+from brise.quant.quantize import LARGEST, quantize
+
+Floats = NDArray[np.float32]
+
+PLAIN = ("F32", "F16", "BF16")
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns): all but the last dimension are rows."""
+    rows = 1
+    for length in shape[:-1]:
+        rows *= length
+    return rows, shape[-1]
+
+
+def format_of(weight: Weight) -> str:
+    """The format of a weight; a stack has that of its matrices."""
+    match weight:
+        case Dense() | Quant() | Stored():
+            return weight.format
+        case Stack():
+            formats = {matrix.format for matrix in weight.matrices}
+            if len(formats) > 1:
+                raise UnsupportedError(f"the matrices of a stack have the formats {', '.join(sorted(formats))}; "
+                                       "one is allowed")
+            return formats.pop()
+        case Placed():
+            raise UnsupportedError("a weight has been placed in a backend; its numbers cannot be read back")
+
+
+def raw_rows(weight: Weight, first: int, last: int) -> Array:
+    """Rows first to last as bytes in the weight's own format, uint8 (rows, bytes of a row)."""
+    match weight:
+        case Dense() | Quant():
+            rows, _ = matrix_shape(weight.shape)
+            return _bytes(np.asarray(weight.data).reshape(rows, -1)[first:last])
+        case Stored(shape=(_,)):
+            return _bytes(np.asarray(weight.rows(0, weight.shape[0])).reshape(1, -1))[first:last]
+        case Stored():
+            return _bytes(np.asarray(weight.rows(first, last)))
+        case Stack():
+            height = weight.shape[1]
+            parts = [raw_rows(weight.matrices[index], max(first - index * height, 0),
+                              min(last - index * height, height))
+                     for index in range(first // height, -(-last // height))]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        case Placed():
+            raise UnsupportedError("a weight has been placed in a backend; its numbers cannot be read back")
+
+
+def float_rows(weight: Weight, first: int, last: int) -> Floats:
+    """Rows first to last as float32 (rows, columns)."""
+    return dequantize(format_of(weight), raw_rows(weight, first, last), weight.shape[-1])
+
+
+def take_rows(weight: Weight, rows: Array) -> Floats:
+    """These rows as float32, in their order: an embedding without its whole table."""
+    wanted, places = np.unique(np.asarray(rows), return_inverse=True)
+    parts = [float_rows(weight, int(row), int(row) + 1) for row in wanted]
+    return np.concatenate(parts)[places] if parts else np.zeros((0, weight.shape[-1]), np.float32)
+
+
+def encode_rows(name: str, format: str, rows: Floats, importance: Array | None = None, threads: int = 1) -> Array:
+    """float32 rows as bytes of `format`; CheckpointError for numbers that are not finite or too large for it."""
+    if not np.isfinite(rows).all():
+        raise CheckpointError(f"{name} has a number that is not finite", field=name,
+                              value=float(rows[~np.isfinite(rows)][0]), limit="finite numbers",
+                              hint="the source is damaged, or was made by a training that diverged")
+    match format:
+        case "F32":
+            return _bytes(rows)
+        case "F16":
+            _refuse_large(name, rows)
+            return _bytes(rows.astype(np.float16))
+        case "BF16":
+            return _bytes(bfloat16(rows))
+        case _:
+            _refuse_large(name, rows)
+            return quantize(format, rows, importance, threads)
+
+
+def bfloat16(rows: Floats) -> NDArray[np.uint16]:
+    """Finite float32 rounded to BF16, halves to even, as uint16."""
+    bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def row_bytes(format: str, cols: int) -> int:
+    """Bytes of a row of `cols` numbers."""
+    return FORMATS[format].row_bytes(cols)
+
+
+def _refuse_large(name: str, rows: Floats) -> None:
+    """F16 holds numbers up to 65504, and so do the scales of blocks."""
+    largest = max(float(rows.max(initial=0)), -float(rows.min(initial=0)))
+    if largest > LARGEST:
+        raise CheckpointError(f"{name} has the number {largest:g}, F16 and blocks hold up to {LARGEST:g}", field=name,
+                              value=largest, limit=LARGEST, hint="take BF16 or F32")
+
+
+def _bytes(rows: Array) -> Array:
+    """uint8 (rows, bytes of a row)."""
+    contiguous = np.ascontiguousarray(rows)
+    return contiguous.view(np.uint8).reshape(len(contiguous), -1)

@@ -1,0 +1,172 @@
+"""What a model's answers look like: which control tokens mark reasoning and function calls, and who reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from brise.text.marks import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.mistral_calls import ListCallParser, NamedCallParser
+from brise.text.parsed import CallParser, Parsed, ParsedReasoning, ParsedText, changed, joined
+from brise.text.protocols import Message, TextTokenizer
+from brise.text.tool_calls import CLOSE, OPEN, ToolCallParser
+
+if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
+    from brise.engine.request import Grammar
+
+# How calls are written. tags: <tool_call> JSON </tool_call>; list: Mistral's v3 and v7; named: v11 and later.
+CallStyle = Literal["tags", "list", "named"]
+
+_THINK_TEXTS = (("[THINK]", "[/THINK]"), ("<think>", "</think>"))
+_ID_LETTERS = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """`tokens` are those of the marks that this model has."""
+
+    calls: CallStyle
+    tokens: Mapping[str, int]  # by mark
+    texts: Mapping[int, str]  # what each mark is called, by its character's number
+    strips_lines: bool = False  # <think> stands on lines of its own; [THINK] does not
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer, calls: CallStyle) -> AnswerFormat:
+        """The format of a model with this vocabulary."""
+        think, end_think = next((pair for pair in _THINK_TEXTS if tokenizer.control.keys() >= {*pair}), ("", ""))
+        names = {THINK: think, END_THINK: end_think}
+        match calls:
+            case "tags":
+                names |= {CALL: OPEN, END_CALL: CLOSE} if tokenizer.control.keys() >= {OPEN, CLOSE} else {}
+            case "list":
+                names[CALL] = "[TOOL_CALLS]"
+            case "named":
+                names |= {CALL: "[TOOL_CALLS]", CALL_ID: "[CALL_ID]", ARGS: "[ARGS]"}
+        known = {mark: name for mark, name in names.items() if name in tokenizer.control}
+        return cls(calls, {mark: tokenizer.control[name] for mark, name in known.items()},
+                   {ord(mark): name for mark, name in known.items()}, strips_lines=think == "<think>")
+
+    @property
+    def marks(self) -> Mapping[int, str]:
+        """For the engine's request."""
+        return {token: mark for mark, token in self.tokens.items()}
+
+    @property
+    def can_think(self) -> bool:
+        """Whether there is a thinking part that messages may have too."""
+        return THINK in self.tokens
+
+    def thinks_at_end_of(self, tokens: Sequence[int]) -> bool:
+        """Whether the prompt ends within a thinking part, so that the answer goes on with it."""
+        if not self.can_think:
+            return False
+        opened, closed = self.tokens[THINK], self.tokens[END_THINK]
+        return next((token == opened for token in reversed(tokens) if token in (opened, closed)), False)
+
+    def parser(self, names: Collection[str] = (), *, is_thinking: bool = False) -> AnswerParser:
+        """Reads one answer; `names` are the functions that it may call."""
+        return AnswerParser(self._call_parser(names), self, is_thinking=is_thinking)
+
+    def grammar(self, tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], *,
+                parallel: bool = True, is_thinking: bool = False) -> Grammar | None:
+        """What `tool_choice` allows, as a constraint."""
+        from brise.text.tool_grammar import tool_grammar  # noqa: PLC0415 - see above
+
+        return tool_grammar(tools, choice, self, parallel=parallel, is_thinking=is_thinking)
+
+    def new_call_id(self) -> str:
+        """An id for a call. Mistral's models have seen nine letters and digits, and their templates insist."""
+        if self.calls == "tags":
+            return f"call_{secrets.token_hex(16)}"
+        return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
+
+    def with_call_ids(self, message: Message) -> Message:
+        """The message with ids that this model's template takes: any other becomes the same nine letters always."""
+        if self.calls == "tags" or not {"tool_calls", "tool_call_id"} & message.keys():
+            return message
+        changed = dict(message)
+        calls = message.get("tool_calls")
+        if isinstance(calls, Sequence):
+            changed["tool_calls"] = [{**call, "id": _short_id(str(call.get("id")))} for call in calls]
+        if "tool_call_id" in message:
+            changed["tool_call_id"] = _short_id(str(message["tool_call_id"]))
+        return changed
+
+    def _call_parser(self, names: Collection[str]) -> CallParser | None:
+        match self.calls:
+            case "tags" if names:
+                return ToolCallParser(names, (CALL, END_CALL) if CALL in self.tokens else (OPEN, CLOSE))
+            case "named" if names:
+                return NamedCallParser(names)
+            case "list" if names:
+                return ListCallParser(names)
+            case _:
+                return None
+
+
+def _short_id(call_id: str) -> str:
+    if len(call_id) == 9 and all(letter in _ID_LETTERS for letter in call_id):
+        return call_id
+    digest = hashlib.sha256(call_id.encode(errors="surrogatepass")).digest()
+    return "".join(_ID_LETTERS[byte % len(_ID_LETTERS)] for byte in digest[:9])
+
+
+class AnswerParser:
+    """Tells reasoning, text and calls apart, however the text is cut; marks that mean nothing become text."""
+
+    def __init__(self, calls: CallParser | None, format: AnswerFormat, *, is_thinking: bool) -> None:
+        self._calls, self._texts, self._strips = calls, format.texts, format.strips_lines
+        self._is_thinking = is_thinking
+        self._at_start = self._strips  # of a part, where line breaks do not count
+        self._held_lines = ""  # at the end of the reasoning, where they do not count either
+
+    def push(self, text: str) -> list[Parsed]:
+        """What the text makes certain."""
+        return self._named([item for part in _PARTS.split(text) for item in self._read(part)])
+
+    def finish(self, *, was_cut: bool = False) -> list[Parsed]:
+        """The rest. `was_cut`: by a limit of length, so half a call is the beginning of one."""
+        return self._named(self._calls.finish(was_cut=was_cut) if self._calls is not None else [])
+
+    def _read(self, part: str) -> list[Parsed]:
+        if part == THINK and not self._is_thinking:
+            self._is_thinking, self._at_start = True, self._strips
+            return []
+        if part == END_THINK and self._is_thinking:
+            self._is_thinking, self._at_start, self._held_lines = False, self._strips, ""
+            return []
+        if part == CALL and self._is_thinking:  # it forgot to say that it has thought enough
+            self._is_thinking, self._held_lines = False, ""
+        if self._at_start:
+            part = part.lstrip("\n")
+            self._at_start = not part
+        if self._is_thinking:
+            return [ParsedReasoning(self._without_last_lines(part))]
+        return [ParsedText(part)] if self._calls is None else self._calls.push(part)
+
+    def _without_last_lines(self, part: str) -> str:
+        if not self._strips:
+            return part
+        part = self._held_lines + part
+        shown = part.rstrip("\n")
+        self._held_lines = part[len(shown):]
+        return shown
+
+    def _named(self, items: Sequence[Parsed]) -> list[Parsed]:
+        return joined(changed(item, lambda text: text.translate(self._texts)) for item in items)
+
+
+_PARTS = re.compile(f"([{THINK}{END_THINK}{CALL}])")
+
+
+def calls_of_template(source: str, tokenizer: TextTokenizer) -> tuple[CallStyle, bool]:
+    """How a model with this chat template calls functions, and whether the template can be given tools."""
+    tools = re.search(r"\btools\b", source) is not None
+    if "[TOOL_CALLS]" in source and "[TOOL_CALLS]" in tokenizer.control:
+        return ("named" if "[ARGS]" in source and "[ARGS]" in tokenizer.control else "list"), tools
+    return "tags", tools and OPEN in source

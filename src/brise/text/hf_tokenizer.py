@@ -1,0 +1,152 @@
+"""Reads a Hugging Face tokenizer.json: a byte-level BPE, cut into words the way the file itself says.
+
+`model` has `vocab` (token in GPT-2's byte alphabet: id) and `merges` ("left right", or pairs); `added_tokens`
+are the control tokens (`special`) and others that are never cut; `pre_tokenizer` and `normalizer` are built by
+the library that wrote them. What is no byte-level BPE is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as BpeTokenizer
+from tokenizers.models import BPE
+
+from brise.errors import CheckpointError, UnsupportedError
+
+MAX_FILE_BYTES = 1 << 28  # the largest in use has 34 MB
+_MAX_TOKENS = 1 << 21
+
+
+@dataclass(frozen=True)
+class HfTokenizer:
+    """What a tokenizer.json says."""
+
+    tokens: Sequence[str]
+    added: Mapping[int, bool]  # id to whether it is a control token
+    gaps: Sequence[int]  # ids without a token
+    build: Callable[[dict[str, int]], BpeTokenizer]
+    bos_id: int | None
+    eos_id: int | None
+    add_bos: bool
+
+
+def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
+    """The file, with the names of bos and eos from tokenizer_config.json."""
+    document = read_json(path)
+    model = _mapping(document, "model", path)
+    _refuse_other_kinds(document, model, path)
+    vocab, added = _vocab(model, path), dict(_added(document, path))
+    texts = {index: text for text, index in vocab.items()} | {index: text for index, (text, _) in added.items()}
+    size = max(texts, default=-1) + 1
+    if not 0 < size <= _MAX_TOKENS or min(texts) < 0:
+        raise CheckpointError(f"{path.name} has ids up to {size - 1}; 0 to {_MAX_TOKENS - 1} are allowed",
+                              field="model.vocab", value=size, limit=_MAX_TOKENS)
+    gaps = [index for index in range(size) if index not in texts]
+    tokens = [texts.get(index, f"<|gap {index}|>") for index in range(size)]
+    ids = {text: index for index, text in texts.items()}
+    bos_id, eos_id = (ids.get(_name(settings.get(f"{name}_token")) or "") for name in ("bos", "eos"))
+    add_bos = settings.get("add_bos_token")
+    return HfTokenizer(tokens, {index: special for index, (_, special) in added.items()}, gaps,
+                       lambda words: _build(words, model, document, path), bos_id, eos_id,
+                       bos_id is not None and (add_bos is True or (add_bos is None and _begins_with(document, bos_id))))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON file that holds an object, with a bound on its size."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path.name} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES}",
+                              field=path.name, value=path.stat().st_size, limit=MAX_FILE_BYTES)
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is no JSON: {error}", field=path.name) from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path.name} holds no JSON object", field=path.name, value=type(document).__name__)
+    return document
+
+
+def _refuse_other_kinds(document: Mapping[str, object], model: Mapping[str, object], path: Path) -> None:
+    kind = model.get("type", "BPE")
+    if kind != "BPE":
+        raise UnsupportedError(f"{path.name} is a {kind!r} tokenizer; this build reads byte-level BPE")
+    if model.get("byte_fallback") or '"ByteLevel"' not in json.dumps(document.get("decoder")):
+        raise UnsupportedError(f"{path.name} is a SentencePiece tokenizer; this build reads byte-level BPE",
+                               hint="take a model with tekken.json or a byte-level BPE: Llama 3, Qwen 2 or 3, "
+                                    "Mistral Nemo, Ministral 3")
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise UnsupportedError(f"{path.name} has model.{name} = {model[name]!r}; only an empty one is supported")
+
+
+def _vocab(model: Mapping[str, object], path: Path) -> dict[str, int]:
+    vocab = _mapping(model, "vocab", path)
+    if len(vocab) > _MAX_TOKENS or not all(type(index) is int for index in vocab.values()):
+        raise CheckpointError(f"model.vocab of {path.name} must map at most {_MAX_TOKENS} tokens to their ids",
+                              field="model.vocab", value=len(vocab), limit=_MAX_TOKENS)
+    return {text: index for text, index in vocab.items() if isinstance(index, int)}
+
+
+def _added(document: Mapping[str, object], path: Path) -> Iterator[tuple[int, tuple[str, bool]]]:
+    added = document.get("added_tokens") or []
+    for entry in added if isinstance(added, list) else [added]:
+        match entry:
+            case {"id": int(index), "content": str(text), **rest} if text and not isinstance(index, bool):
+                yield index, (text, bool(rest.get("special")))
+            case _:
+                raise CheckpointError(f"added_tokens of {path.name} has an entry without id and content",
+                                      field="added_tokens", value=str(entry)[:80])
+
+
+def _build(vocab: dict[str, int], model: Mapping[str, object], document: Mapping[str, object],
+           path: Path) -> BpeTokenizer:
+    try:
+        steps = BpeTokenizer.from_str(json.dumps({
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
+            "normalizer": document.get("normalizer"), "pre_tokenizer": document.get("pre_tokenizer"),
+            "decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}}))
+        bpe = BpeTokenizer(BPE(vocab=vocab, merges=_merges(model), ignore_merges=bool(model.get("ignore_merges"))))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(f"{path.name} cannot be used: {error}", field="model.merges") from error
+    bpe.pre_tokenizer, bpe.normalizer = steps.pre_tokenizer, steps.normalizer
+    return bpe
+
+
+def _merges(model: Mapping[str, object]) -> list[tuple[str, str]]:
+    merges = model.get("merges") or []
+    if not isinstance(merges, list):
+        raise ValueError("model.merges is no list")
+    pairs = []
+    for merge in merges:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        pairs.append((str(left), str(right)))
+    return pairs
+
+
+def _begins_with(document: Mapping[str, object], bos_id: int) -> bool:
+    """Whether the file's post-processor puts bos before a text, as Llama 3's does."""
+    processor = document.get("post_processor")
+    steps = [processor, *processor.get("processors", [])] if isinstance(processor, dict) else []
+    for step in steps:
+        match step:
+            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(name)}}, *_],
+                  "special_tokens": dict(known)}:
+                entry = known.get(name)
+                return isinstance(entry, dict) and entry.get("ids") == [bos_id]
+    return False
+
+
+def _name(token: object) -> str | None:
+    """A token's text: tokenizer_config.json has it alone, or within an object."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _mapping(document: Mapping[str, object], name: str, path: Path) -> dict[str, object]:
+    value = document.get(name)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} has no {name!r}", field=name, value=type(value).__name__)
+    return value

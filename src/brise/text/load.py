@@ -1,0 +1,121 @@
+"""A model's tokenizer and chat format, from whichever of its files has them.
+
+In this order: tekken.json (mistral-common decides); tokenizer.json with the template of chat_template.jinja,
+chat_template.json or tokenizer_config.json; the metadata of the GGUF file. SYSTEM_PROMPT.txt beside them is
+kept for those who ask for it; nobody gets a system prompt that they did not ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from brise.errors import CheckpointError, MissingExtraError, UnsupportedError
+from brise.text.chat import ChatTemplate
+from brise.text.hf_tokenizer import read_json
+from brise.text.protocols import Chat, TextTokenizer
+from brise.text.tokenizer import Tokenizer
+
+_MAX_TEXT_BYTES = 1 << 22  # of a template or a system prompt
+
+
+class Files(Protocol):
+    """What is asked of a checkpoint: the folder in which it lies, and a GGUF file's metadata."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint's other files lie."""
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """Keys of the GGUF file; empty for safetensors."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`system_prompt` is the text of SYSTEM_PROMPT.txt, as it lies there."""
+
+    tokenizer: TextTokenizer
+    chat: Chat | None
+    system_prompt: str | None = None
+
+
+def tokens_for(checkpoint: Files) -> Tokens:
+    """Tokenizer and chat format of a checkpoint, or an error that says what is missing."""
+    folder, metadata = checkpoint.folder, checkpoint.metadata
+    system_prompt = _text(folder / "SYSTEM_PROMPT.txt")
+    has_own = "tokenizer.ggml.model" in metadata
+    if (folder / "tekken.json").is_file() and (not has_own or metadata.get("tokenizer.ggml.pre") == "tekken"):
+        return _tekken(folder / "tekken.json", metadata, system_prompt)
+    if has_own:
+        tokenizer = Tokenizer.from_gguf(metadata)
+        return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer), system_prompt)
+    if (folder / "tokenizer.json").is_file():
+        return _hf(folder, system_prompt)
+    for name in sorted(path.name for path in folder.glob("tokenizer.model*")):
+        raise UnsupportedError(f"{name} is a SentencePiece tokenizer; this build reads tekken.json and byte-level "
+                               "BPE", hint="take a model of the family from Mistral Nemo on")
+    raise CheckpointError(f"{folder} has no tokenizer: neither tekken.json nor tokenizer.json",
+                          field="tokenizer.json", hint="copy it from the model's repository")
+
+
+def _tekken(path: Path, metadata: Mapping[str, object], system_prompt: str | None) -> Tokens:
+    try:
+        # Two thirds of a second, and no other model needs it.
+        from brise.text.mistral import MistralTokenizer  # noqa: PLC0415
+        from brise.text.mistral_chat import MistralChat  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("mistral-common[image]", "mistral", f"the tokenizer {path.name}") from error
+    tokenizer = MistralTokenizer(path)
+    own = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(own, list | tuple):
+        _check_same(tokenizer, own, path)
+    return Tokens(tokenizer, MistralChat(tokenizer), system_prompt)
+
+
+def _check_same(tokenizer: TextTokenizer, own: list[object] | tuple[object, ...], path: Path) -> None:
+    """A tekken.json beside a GGUF file may be another model's."""
+    differing = [name for name, token in tokenizer.control.items()
+                 if "<SPECIAL_" not in name and (token >= len(own) or own[token] != name)]
+    if len(own) != tokenizer.vocab_size or differing:
+        raise CheckpointError(f"{path} is not this model's: it has {tokenizer.vocab_size} tokens, the GGUF file "
+                              f"{len(own)}, and they differ in {', '.join(differing[:4]) or 'no control token'}",
+                              field=path.name, hint="move one of the two files away")
+
+
+def _hf(folder: Path, system_prompt: str | None) -> Tokens:
+    settings = _optional_json(folder / "tokenizer_config.json")
+    end_ids = _optional_json(folder / "generation_config.json").get("eos_token_id")
+    ends = [end for end in (end_ids if isinstance(end_ids, list) else [end_ids]) if isinstance(end, int)]
+    tokenizer = Tokenizer.from_hf(folder / "tokenizer.json", settings, ends)
+    template = _text(folder / "chat_template.jinja")
+    if template is None:
+        template = _template(_optional_json(folder / "chat_template.json").get("chat_template")
+                             or settings.get("chat_template"))
+    return Tokens(tokenizer, ChatTemplate.or_chatml(template, tokenizer), system_prompt)
+
+
+def _template(value: object) -> str | None:
+    """tokenizer_config.json has one template, or several of which one is called default."""
+    if isinstance(value, list):
+        named = [entry.get("template") for entry in value
+                 if isinstance(entry, dict) and entry.get("name") == "default"]
+        value = named[0] if named else None
+    return value if isinstance(value, str) else None
+
+
+def _optional_json(path: Path) -> dict[str, object]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise CheckpointError(f"{path.name} has {path.stat().st_size} bytes; at most {_MAX_TEXT_BYTES}",
+                              field=path.name, value=path.stat().st_size, limit=_MAX_TEXT_BYTES)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path.name} is not UTF-8: {error}", field=path.name) from error

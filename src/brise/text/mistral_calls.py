@@ -1,0 +1,184 @@
+"""Function calls as Mistral's models write them, behind control tokens that come as marks (text/marks.py).
+
+    v11, v13   [TOOL_CALLS]name[CALL_ID]id[ARGS]{"city": "Paris"}   once for each call; v13 has no [CALL_ID]
+    v3, v7     [TOOL_CALLS][{"name": "name", "arguments": {"city": "Paris"}, "id": "id"}, ...]
+
+A call is told as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or
+calls a function that there is not, comes back as text, its marks in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Literal
+
+from brise.text.json_pieces import WHITE, ObjectEnd, call_head, whole_call
+from brise.text.marks import ARGS, CALL, CALL_ID
+from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText, joined
+
+_WORD = f"[^{CALL_ID}{ARGS}]*"
+_HEAD = re.compile(f"({_WORD})(?:{CALL_ID}({_WORD}))?{ARGS}[{WHITE}]*(?=[^{WHITE}])")
+_NAME = re.compile(f"({_WORD})([{CALL_ID}{ARGS}]?)")
+
+
+class NamedCallParser:
+    """The calls of v11 and v13."""
+
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        self._names = names
+        self._held = ""  # begins with the mark of a call whose name is not certain
+        self._arguments: _Arguments | None = None
+
+    def push(self, text: str) -> list[Parsed]:
+        self._held += text
+        return joined(self._read())
+
+    def finish(self, *, was_cut: bool = False) -> list[Parsed]:
+        """Half a name is text. Cut behind the name, the call is there, and its arguments are empty."""
+        held, self._held = self._held, ""
+        head = _HEAD.match(held[1:] + "{") if was_cut else None
+        if head is not None and head.end() == len(held) - 1 and self._is_known(head[1]):
+            return [_start(head)]
+        return joined([ParsedText(held)])
+
+    def _read(self) -> Iterator[Parsed]:
+        while self._held:
+            if self._arguments is not None:
+                taken, self._held, is_over = self._arguments.take(self._held)
+                yield ParsedCallArguments(taken)
+                self._arguments = None if is_over else self._arguments
+                continue
+            plain, mark, rest = self._held.partition(CALL)
+            yield ParsedText(plain)
+            self._held = mark + rest
+            if not mark:
+                return
+            body, next_call, _ = rest.partition(CALL)
+            head = _HEAD.match(body)
+            if head is not None and self._is_known(head[1]) and body[head.end()] == "{":
+                yield _start(head)
+                self._arguments, self._held = _Arguments(), rest[head.end():]
+            elif head is None and not next_call and self._may_be_head(body):
+                return
+            else:
+                yield ParsedText(CALL)
+                self._held = rest
+
+    def _is_known(self, name: str) -> bool:
+        return bool(name.strip()) and (self._names is None or name.strip() in self._names)
+
+    def _may_be_head(self, body: str) -> bool:
+        """Whether more text could make this the head of a call that can be made."""
+        found = _NAME.match(body)
+        assert found is not None
+        if found[2]:
+            return self._is_known(found[1])
+        return self._names is None or any(name.startswith(found[1].strip()) for name in self._names)
+
+
+class ListCallParser:
+    """The calls of v3 and v7: one JSON list."""
+
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        self._names = names
+        self._held = ""
+        self._opening = ""  # mark and bracket, until the first call has come
+        self._phase: Literal["text", "list", "arguments", "rest"] = "text"  # rest: of a call behind its arguments
+        self._object = ObjectEnd()
+        self._arguments = _Arguments()
+
+    def push(self, text: str) -> list[Parsed]:
+        self._held += text
+        return joined(self._read())
+
+    def finish(self, *, was_cut: bool = False) -> list[Parsed]:
+        """What was held is text; of a list whose calls are out, nothing is left but brackets."""
+        held, self._held = self._opening + self._held, ""
+        return joined([ParsedText(held if held.strip(WHITE + ",") else "")])
+
+    def _read(self) -> Iterator[Parsed]:
+        while self._held:
+            before = self._phase, len(self._held)
+            match self._phase:
+                case "text":
+                    yield from self._read_text()
+                case "list":
+                    yield from self._read_list()
+                case "arguments":
+                    taken, self._held, is_over = self._arguments.take(self._held)
+                    yield ParsedCallArguments(taken)
+                    if is_over:
+                        self._phase = "text" if self._arguments.is_broken else "rest"
+                        self._object = ObjectEnd(depth=1)
+                case "rest":
+                    self._skip_rest()
+            if before == (self._phase, len(self._held)):
+                return  # nothing is certain before there is more
+
+    def _read_text(self) -> Iterator[Parsed]:
+        plain, mark, rest = self._held.partition(CALL)
+        yield ParsedText(plain)
+        inner = rest.lstrip(WHITE)
+        may_be_list = self._names is None or len(self._names) > 0
+        if mark and may_be_list and inner.startswith("["):
+            self._opening = mark + rest[:len(rest) - len(inner) + 1]
+            self._held, self._phase, self._object = inner[1:], "list", ObjectEnd()
+        elif mark and (inner or not may_be_list):
+            yield ParsedText(mark)
+            self._held = rest
+        else:
+            self._held = mark + rest
+
+    def _read_list(self) -> Iterator[Parsed]:
+        inner = self._held.lstrip(WHITE + ",")
+        if inner.startswith("]") and not self._opening:
+            self._held, self._phase = inner[1:], "text"
+            return
+        head = call_head(inner)
+        if head is not None and (self._names is None or head[0] in self._names):
+            self._opening = ""
+            self._held, self._phase, self._arguments = inner[head[1]:], "arguments", _Arguments()
+            yield ParsedCallStart(head[0])
+            return
+        end = self._object.find(inner) if head is None else 0
+        if end is None:
+            return
+        call = whole_call(inner[:end], self._names) if end else None
+        if call is None:
+            yield ParsedText(self._opening)
+            self._phase = "text"
+        else:
+            yield from call
+            self._held = inner[end:]
+        self._opening, self._object = "", ObjectEnd()
+
+    def _skip_rest(self) -> None:
+        end = self._object.feed(self._held)
+        if end == 0:
+            self._held, self._phase = self._held[self._object.broken_at:], "text"
+        elif end is None:
+            self._held = ""
+        else:
+            self._held, self._phase, self._object = self._held[end:], "list", ObjectEnd()
+
+
+class _Arguments:
+    """A JSON object that streams. What is broken in it does not end it; only the next call does."""
+
+    def __init__(self) -> None:
+        self._object = ObjectEnd()
+        self.is_broken = False
+
+    def take(self, text: str) -> tuple[str, str, bool]:
+        """What of the text belongs to the arguments, what follows, and whether they are over."""
+        own, mark, rest = text.partition(CALL)
+        end = None if self.is_broken else self._object.feed(own)
+        if end:
+            return own[:end], own[end:] + mark + rest, True
+        self.is_broken = self.is_broken or end == 0 or bool(mark)
+        return own, mark + rest, bool(mark)
+
+
+def _start(head: re.Match[str]) -> ParsedCallStart:
+    return ParsedCallStart(head[1].strip(), head[2].strip() if head[2] else None)

@@ -1,0 +1,171 @@
+"""Messages to tokens as mistral-common does it for each version of Mistral's chat format (extra `mistral`).
+
+Users' text is encoded as text, so no text becomes a control token. No system prompt is added. What
+mistral-common refuses is refused in its words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from mistral_common.exceptions import (
+    InvalidToolException,
+    InvalidToolSchemaException,
+    MistralCommonException,
+)
+from mistral_common.protocol.instruct.chunk import ContentChunk, ImageChunk, ImageURLChunk, TextChunk, ThinkChunk
+from mistral_common.protocol.instruct.messages import (
+    AssistantMessage,
+    ChatMessage,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
+from mistral_common.protocol.instruct.normalize import get_normalizer
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
+from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
+from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding
+
+from brise.engine.request import ImageInput
+from brise.errors import RequestError
+from brise.text.answer_format import AnswerFormat
+from brise.text.mistral import CommonTokenizer, MistralTokenizer, check_unicode
+from brise.text.protocols import Encoded, Message, kinds_of, parts_of, texts_of
+
+
+class MistralChat:
+    """The chat format of a tekken.json."""
+
+    def __init__(self, tokenizer: MistralTokenizer) -> None:
+        self.knows_tools = True
+        self.format = AnswerFormat.of(tokenizer, "list" if tokenizer.version in ("v3", "v7") else "named")
+        self._tokenizer = tokenizer
+        self._shows_thinking = self.format.can_think and tokenizer.version in ("v13", "v15")
+
+    def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
+               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+        """See Chat.prompt."""
+        for text in texts_of((list(messages), list(tools or []))):
+            check_unicode(text)
+        is_finished = bool(messages) and messages[-1].get("role") == "assistant" and not continue_final
+        if continue_final and (not messages or messages[-1].get("role") != "assistant"):
+            raise RequestError("only an assistant's message with text can be continued", param="messages")
+        # A conversation that is complete is only checked as one that a model is trained on.
+        mode = ValidationMode.finetuning if is_finished and not add_generation_prompt else ValidationMode.serving
+        images = _Images()
+        with _errors_named():
+            converted = [self._message(self.format.with_call_ids(message), index,
+                                       continue_final and index == len(messages) - 1, images)
+                         for index, message in enumerate(messages)]
+            request: ChatCompletionRequest[ChatMessage] = ChatCompletionRequest(
+                model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None)
+            tokens = _encoder(self._tokenizer, mode, images).encode_chat_completion(request).tokens
+        return Encoded(tuple(tokens), tuple(images.placed))
+
+    def _message(self, message: Message, index: int, is_open: bool, images: _Images) -> ChatMessage:
+        content = message.get("content")
+        match message.get("role"):
+            case "system" | "developer":
+                return SystemMessage(content=self._content(content, index, images))
+            case "user":
+                return UserMessage(content=self._content(content, index, images))
+            case "tool":
+                name = message.get("name")
+                return ToolMessage(content=self._content(content, index, images), name=str(name) if name else None,
+                                   tool_call_id=str(message.get("tool_call_id")))
+            case "assistant":
+                reasoning = message.get("reasoning_content")
+                if reasoning and "thinking" not in kinds_of(content):
+                    content = [{"type": "thinking", "thinking": reasoning}, *parts_of(content)]
+                return AssistantMessage(content=self._content(content, index, images) or None, prefix=is_open,
+                                        tool_calls=_calls(message.get("tool_calls")))
+            case role:
+                raise RequestError(f"messages[{index}].role is {role!r}; allowed are assistant, developer, system, "
+                                   "tool, user", param=f"messages[{index}].role")
+
+    def _content(self, content: object, index: int, images: _Images) -> str | list[ContentChunk]:
+        """Text stays text; a model that cannot think does not get to see what another one thought."""
+        if isinstance(content, str):
+            return content
+        chunks: list[ContentChunk] = []
+        for part in parts_of(content):
+            match part:
+                case {"type": "text", "text": str(text)}:
+                    chunks.append(TextChunk(text=text))
+                case {"type": "thinking", "thinking": str(thinking)}:
+                    if self._shows_thinking:
+                        chunks.append(ThinkChunk(thinking=thinking, closed=part.get("closed") is not False))
+                case {"type": "image", "image": ImageInput() as image}:
+                    chunks.append(images.chunk(image))
+                case _:
+                    raise RequestError(f"messages[{index}].content has a part of type {part.get('type')!r}",
+                                       param=f"messages[{index}].content", code="unsupported_parameter")
+        if not all(isinstance(chunk, TextChunk) for chunk in chunks):
+            return chunks
+        return "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk))
+
+
+class _Images(ImageEncoder):
+    """Stands in for mistral-common's image encoder: the images are prepared already, their tokens known."""
+
+    def __init__(self) -> None:
+        self._images: list[ImageInput] = []
+        self.placed: list[ImageInput] = []  # in the order of the prompt
+
+    def chunk(self, image: ImageInput) -> ImageURLChunk:
+        self._images.append(image)
+        return ImageURLChunk(image_url=str(len(self._images) - 1))
+
+    def __call__(self, content: ImageChunk | ImageURLChunk) -> ImageEncoding:
+        assert isinstance(content, ImageURLChunk), "made by `chunk`"
+        image = self._images[int(content.get_url())]
+        self.placed.append(image)
+        return ImageEncoding(tokens=list(image.tokens), image=np.empty(0, np.float32))
+
+
+def _encoder(tokenizer: MistralTokenizer, mode: ValidationMode, images: _Images) -> CommonTokenizer:
+    """mistral-common's encoder of the file's version, with checks of that mode and these images."""
+    common = tokenizer.common.instruct_tokenizer
+    version = common.tokenizer.version
+    instruct = type(common)(common.tokenizer, images, None)
+    return CommonTokenizer(instruct, get_validator(version, mode),
+                           get_normalizer(version, common.tokenizer.model_settings_builder))
+
+
+def _tool(tool: Mapping[str, object]) -> Tool:
+    function = tool["function"]
+    assert isinstance(function, Mapping)
+    return Tool(function=Function(name=function["name"], description=function.get("description") or "",
+                                  parameters=dict(function.get("parameters") or {})))
+
+
+def _calls(calls: object) -> list[ToolCall] | None:
+    if not isinstance(calls, Sequence) or not calls:
+        return None
+    return [ToolCall(id=call["id"], function=FunctionCall(name=call["function"]["name"],
+                                                          arguments=_arguments(call["function"]["arguments"])))
+            for call in calls]
+
+
+def _arguments(arguments: object) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+@contextmanager
+def _errors_named() -> Iterator[None]:
+    try:
+        yield
+    except RequestError:
+        raise
+    except (InvalidToolException, InvalidToolSchemaException) as error:
+        raise RequestError(f"a tool cannot be used: {error.message}", param="tools") from error
+    except MistralCommonException as error:
+        raise RequestError(f"the model's chat format refuses these messages: {error.message}", param="messages",
+                           code="chat_template_error") from error
+    except (ValueError, TypeError, KeyError, AssertionError, RecursionError) as error:
+        raise RequestError(f"the model's chat format refuses these messages: {str(error)[:300]}", param="messages",
+                           code="chat_template_error") from error

@@ -1,0 +1,115 @@
+"""The same weights through every file layout give the same logits, bit for bit, and those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brise.checkpoint.source import open_checkpoint
+from brise.models import dense
+from brise.models.batch import Batch
+from brise.models.pixtral import VisionWeights
+from brise.models.weights import Array, Weight, place
+from brise.ops.reference import numbers
+from tests import tolerances
+from tests.backends import UnderTest, open_backend
+from tests.checkpoint import make_folder as make
+from tests.goldens import golden
+from tests.goldens.vision import read_vision
+
+LAYOUTS: dict[str, Callable[[Path, make.Tiny], Path]] = {
+    "hf-text": lambda folder, model: make.write_hf(folder, model),
+    "hf-old": lambda folder, model: make.write_hf(folder, model, "old"),
+    "hf-new": lambda folder, model: make.write_hf(folder, model, "new", num_shards=3),
+    "native": lambda folder, model: make.write_native(folder, model),
+    "native-sharded": lambda folder, model: make.write_native(folder, model, num_shards=4),
+    "gguf": lambda folder, model: make.write_gguf(folder.parent / "model.gguf", model)}
+MINISTRAL = ["ministral3_yarn0_tied", "ministral3_yarn0_untied", "ministral3_yarn1_tied"]
+OTHERS = ["llama_tied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
+          "ministral3_yarn2_untied", "large3", "large3_all_experts"]
+NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts"]
+
+
+@pytest.fixture(scope="module", params=["reference", "native"])
+def under_test(request: pytest.FixtureRequest) -> UnderTest:
+    if request.param == "reference":
+        return open_backend("reference")
+    native = pytest.importorskip("brise.ops.native")
+    return open_backend(f"native-{native.NativeBackend.available_isas()[0]}")
+
+
+@pytest.mark.parametrize("name", MINISTRAL)
+def test_every_layout_gives_the_same_logits(under_test: UnderTest, tmp_path: Path, name: str) -> None:
+    model, expected = make.tiny(name), golden.read(name, "interleaved")
+    found = {layout: logits_of(under_test, write(tmp_path / layout, model), expected.tokens)
+             for layout, write in LAYOUTS.items()}
+    assert np.abs(found["native"] - expected.logits).max() < tolerances.GOLDEN_LOGITS
+    for layout, logits in found.items():
+        assert np.array_equal(logits, found["native"]), layout
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_hugging_face_folders_give_the_golden_logits(under_test: UnderTest, tmp_path: Path, name: str) -> None:
+    expected = golden.read(name, "interleaved")
+    logits = logits_of(under_test, make.write_hf(tmp_path, make.tiny(name)), expected.tokens)
+    assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_folders_give_the_golden_logits(under_test: UnderTest, tmp_path: Path, name: str) -> None:
+    expected = golden.read(name, "interleaved")
+    logits = logits_of(under_test, make.write_native(tmp_path, make.tiny(name)), expected.tokens)
+    assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_half_precision_is_the_same_in_both_layouts(under_test: UnderTest, tmp_path: Path, dtype: str) -> None:
+    model, tokens = make.tiny(MINISTRAL[1]), golden.read(MINISTRAL[1], "half").tokens
+    hf = logits_of(under_test, make.write_hf(tmp_path / "hf", model, "old", dtype), tokens)
+    native = logits_of(under_test, make.write_native(tmp_path / "native", model, dtype), tokens)
+    assert np.array_equal(hf, native)
+
+
+@pytest.mark.parametrize("write", [
+    lambda folder, model: make.write_hf(folder, model, "old"),
+    lambda folder, model: make.write_hf(folder, model, "new", num_shards=5), make.write_native],
+    ids=["hf-old", "hf-new", "native"])
+def test_the_vision_tower_is_the_same_in_every_layout(
+        tmp_path: Path, write: Callable[[Path, make.Tiny], Path]) -> None:
+    expected = read_vision()
+    checkpoint = open_checkpoint(write(tmp_path, make.tiny("vision")))
+    assert checkpoint.vision is not None
+    config, weights = checkpoint.vision
+    assert config == expected.config
+    found, wanted = numbers_of(weights), numbers_of(expected.weights)
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    checkpoint.weights()  # nothing of the tower is left over
+
+
+def test_a_text_only_copy_keeps_its_vision_config(tmp_path: Path) -> None:
+    model = make.tiny("vision")
+    folder = make.write_hf(tmp_path, make.Tiny(model.config, model.arrays, model.vision), "old")
+    assert open_checkpoint(folder).vision is None
+
+
+def numbers_of(weights: VisionWeights) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+
+    def note(name: str, weight: Weight) -> Weight:
+        found[name] = numbers(weight, np.float32)
+        return weight
+
+    place(weights, note)
+    return found
+
+
+def logits_of(under_test: UnderTest, path: Path, tokens: Array) -> Array:
+    checkpoint = open_checkpoint(path)
+    weights = place(checkpoint.weights(), under_test.backend.place)
+    count = len(tokens)
+    batch = Batch(tokens, np.arange(count, dtype=np.int32), np.array([0, count], np.int32),
+                  np.arange(count, dtype=np.int32))
+    return dense.forward(under_test.ops, checkpoint.config, weights, batch)

@@ -1,0 +1,72 @@
+"""`brise plan`: the sum of its parts, the refusal, the pictures, and the JSON that others rely on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brise.cli import memory_options
+from brise.cli.main import main
+from tests.checkpoint.make_gguf import write_tiny
+
+FIELDS = {"version", "model", "fits", "memory", "total", "weights", "cache", "context", "work", "vision_work",
+          "image_size", "answers", "experts", "process", "loading", "adapters", "ways"}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    write_tiny(tmp_path / "tiny.gguf", "llama")
+    return str(tmp_path / "tiny.gguf")
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    main(["plan", *words, "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_total_is_the_sum_of_what_is_shown(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = document(capsys, tiny)
+    assert set(plan) == FIELDS and plan["version"] == 1
+    running = plan["cache"]["bytes"] + sum(plan[name] for name in ("work", "vision_work", "answers", "experts"))
+    fixed = plan["process"] + plan["adapters"] + plan["weights"]["total"]
+    assert plan["total"] == fixed + max(plan["loading"], running)
+
+
+def test_what_fits_exactly_fits_and_a_byte_less_does_not(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    total = document(capsys, tiny, "--context", "32")["total"]
+    assert main(["plan", tiny, "--context", "32", "--memory", str(total)]) == 0
+    assert main(["plan", tiny, "--context", "32", "--memory", f"{total - 1}B"]) == 1
+    assert "does NOT fit" in capsys.readouterr().out
+
+
+def test_a_smaller_cache_is_offered(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--context", "64", "--parallel", "60")
+    total = document(capsys, tiny, *asked)["total"]
+    ways = document(capsys, tiny, *asked, "--memory", str(total - 1))["ways"]
+    assert isinstance(ways, list) and any(way["cache"] == "q8" for way in ways)
+    assert any(way["parallel"] for way in ways)
+
+
+def test_the_picture_fits_80_columns(tiny: str, capsys: pytest.CaptureFixture[str],
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["plan", tiny, "--memory", "10MB"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:12])) <= 80 and "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("text", "value"), [("4GB", 4_000_000_000), ("3.5GiB", 3_758_096_384), ("800MB", 800_000_000),
+                                             ("1024", 1024), ("12 kB", 12_000)])
+def test_sizes(text: str, value: int) -> None:
+    assert memory_options.size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "GB", "-1GB", "4 giga", "1e9", "0GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="4GB"):
+        memory_options.size(text)

@@ -1,0 +1,112 @@
+"""Images by URL: fetched from public addresses only, within their limits, and an error that the client understands."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from brise.errors import RequestError
+from brise.serve import fetch
+from brise.serve.fetch import is_public
+
+
+class Site(BaseHTTPRequestHandler):
+    """A few pages, and what the last request's Host header was."""
+
+    hosts: list[str] = []  # noqa: RUF012 - one server in this module
+
+    def do_GET(self) -> None:
+        self.hosts.append(self.headers["Host"])
+        match self.path:
+            case "/image":
+                self._send(200, b"an image")
+            case "/moved":
+                self._send(302, b"", Location="/image")
+            case "/elsewhere":
+                self._send(302, b"", Location="http://10.0.0.1/image")
+            case "/ftp":
+                self._send(302, b"", Location="ftp://example.com/image")
+            case "/loop":
+                self._send(307, b"", Location="/loop")
+            case "/large":
+                self._send(200, b"x" * 2000)
+            case _:
+                self._send(404, b"nothing")
+
+    def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing to stderr."""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def get(url: str) -> bytes:
+    """Allows this machine, and nothing else that is not public."""
+    return asyncio.run(fetch.fetch(url, "url", lambda address: address in ("127.0.0.1", "::1") or is_public(address)))
+
+
+def test_an_image_comes_under_its_own_host(site: str) -> None:
+    assert get(f"{site}/image") == b"an image"
+    assert Site.hosts[-1] == site.removeprefix("http://")
+
+
+def test_a_redirect_is_followed(site: str) -> None:
+    assert get(f"{site}/moved") == b"an image"
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("/nothing", "status 404"), ("/elsewhere", "10.0.0.1', which is no public address"),
+    ("/ftp", "neither http nor https"), ("/loop", "redirected more than 3 times")])
+def test_what_leads_nowhere_is_refused(site: str, path: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        get(f"{site}{path}")
+    assert (refused.value.code, refused.value.param) == ("invalid_image", "url")
+
+
+def test_a_body_that_is_too_large(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
+    with pytest.raises(RequestError, match="more than 1000 bytes"):
+        get(f"{site}/large")
+
+
+@pytest.mark.parametrize("url", [
+    "http://127.0.0.1/", "http://localhost/", "http://10.1.2.3/", "http://169.254.169.254/latest/meta-data/",
+    "http://192.168.0.1/", "http://[::1]/", "http://[fe80::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/",
+    "http://2130706433/", "http://[2002:7f00:1::]/"])
+def test_private_addresses_are_refused(url: str) -> None:
+    with pytest.raises(RequestError, match="no public address|could not be fetched"):
+        asyncio.run(fetch.fetch(url, "url"))
+
+
+@pytest.mark.parametrize(("address", "expected"), [
+    ("8.8.8.8", True), ("2606:4700:4700::1111", True), ("127.0.0.1", False), ("10.0.0.1", False), ("::1", False),
+    ("169.254.169.254", False), ("fd00::1", False), ("100.64.0.1", False), ("224.0.0.1", False),
+    ("::ffff:192.168.0.1", False), ("fe80::1%eth0", False), ("0.0.0.0", False), ("255.255.255.255", False)])
+def test_public_addresses(address: str, expected: bool) -> None:
+    assert is_public(address) == expected
+
+
+@pytest.mark.parametrize("url", ["http://", "https:///x", "http://exa mple/", "http://[::1", "http://a:99999/"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(RequestError):
+        asyncio.run(fetch.fetch(url, "url"))
