@@ -100,7 +100,8 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
 @pytest.mark.parametrize("module", ["brise", "brise.cli.main", "brise.ops.reference", "brise.engine.model"])
 def test_import_loads_no_heavy_package(module: str) -> None:
     check = (f"import sys, {module}; "
-             "print([name for name in ('torch', 'transformers', 'gguf', 'pydantic', 'mistral_common') if name in sys.modules])")
+             "heavy = ('torch', 'transformers', 'gguf', 'pydantic', 'mistral_common'); "
+             "print([name for name in heavy if name in sys.modules])")
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False,
                             env={"PYTHONPATH": str(ROOT / "src")} if runs_from_source() else None)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr

@@ -35,8 +35,9 @@ SILU_MUL_CLAMP = 2e-38
 # sum is of numbers over 0: relative to itself), two divisions and a product: relative to the gate.
 ROUTE = (128 + 8) * U
 
-# gelu: the argument of erf is off by 2 u of itself, which moves erf by at most 2 u * 2 z exp(-z^2) / sqrt(pi) < u; erf
-# itself 2 u, 1 + erf u of at most 2, two products u each: 7 u of |x| / 2 * 2. Relative to |x|, not to gelu, which vanishes.
+# gelu: the argument of erf is off by 2 u of itself, which moves erf by at most 2 u * 2 z exp(-z^2) / sqrt(pi) < u;
+# erf itself 2 u, 1 + erf u of at most 2, two products u each: 7 u of |x| / 2 * 2. Relative to |x|, not to gelu, which
+# vanishes.
 GELU = 7 * U
 # A product of numbers this small loses bits, or all of them.
 SUBNORMAL = 2.0**-126

@@ -9,9 +9,10 @@ import numpy as np
 from brise.checkpoint.gguf_names import gguf_name
 from brise.errors import UnsupportedError
 from brise.models.config import Config
+from brise.models.pixtral import VisionWeights
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.quant.formats import FORMATS
-from brise.quant.recipe import MIXES, choose
+from brise.quant.recipe import MIXES, choose, fitting
 from brise.quant.rows import encode_rows, float_rows, format_of
 
 BLOCK_NUMBERS = 1 << 21  # numbers at a time: 8 MB as float32
@@ -38,6 +39,20 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
             return Stack(tuple(reader.stored(f"{name} {index}", matrix, format)
                                for index, matrix in enumerate(weight.matrices)))
         return reader.stored(name, weight, format)
+
+    return place(weights, put)
+
+
+def requantized_tower(weights: VisionWeights, mix: str, forget: Callable[[], None], threads: int = 1) -> VisionWeights:
+    """The vision tower beside it: its plain matrices in Q8_0 whatever the mix of blocks, for its errors add up."""
+    if mix not in MIXES or FORMATS[MIXES[mix]].is_plain:
+        return weights
+    reader = _Reader("Q8_0", forget, threads)
+
+    def put(path: str, weight: Weight) -> Weight:
+        if isinstance(weight, Placed | Stack) or len(weight.shape) == 1:
+            return weight
+        return reader.stored(path, weight, fitting("Q8_0", weight.shape[-1]))
 
     return place(weights, put)
 

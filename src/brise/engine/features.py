@@ -68,7 +68,9 @@ class Features:
         try:
             if self._work is None:
                 image = _awaited(next(iter(waiting.values()))[0]).image
-                self._work = _Work(image.digest, self._vision.steps(image.pixels()))
+                with self._vision.decoding:
+                    pixels = image.pixels()
+                self._work = _Work(image.digest, self._vision.steps(pixels))
             features = next(self._work.steps)
         except Exception as error:  # it must not reach other requests
             failed = next(iter(waiting)) if self._work is None else self._work.digest

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from brise.checkpoint.requantize import requantized
+from brise.checkpoint.requantize import requantized, requantized_tower
 from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.engine import experts
 from brise.engine.vision import LoadedVision, open_vision
@@ -60,8 +60,8 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     """Opens a .gguf or a folder and places its weights; anything that the backend cannot run is refused here.
 
     With `weights` (Q4_0, Q4_K_M, ... as `brise quantize` has them), matrices in FP8 or plain formats are quantised
-    while they are read. With `expert_bytes`, experts stay in the file: the ones that tokens need are packed when they
-    need them, and at most that many bytes of them are kept.
+    while they are read, and those of a vision tower to Q8_0. With `expert_bytes`, experts stay in the file: the ones
+    that tokens need are packed when they need them, and at most that many bytes of them are kept.
     """
     checkpoint = open_checkpoint(path)
     tokens = tokens_for(checkpoint)
@@ -69,7 +69,12 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     target = _backend(backend, threads)
     stored = checkpoint.weights()
     behind = _Behind(checkpoint)
-    vision = None if checkpoint.vision is None else open_vision(*checkpoint.vision, target, behind)
+    vision = None
+    if checkpoint.vision is not None:
+        sizes, tower = checkpoint.vision
+        if weights is not None:
+            tower = requantized_tower(tower, weights, checkpoint.forget, threads or num_cores())
+        vision = open_vision(sizes, tower, target, behind)
     checkpoint.forget()
     if weights is not None:
         stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())

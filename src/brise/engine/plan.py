@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import prod
 
-from brise.engine import footprint
+from brise.engine import footprint, vision
 from brise.engine.experts import routed
 from brise.engine.footprint import Vocabulary
 from brise.errors import MemoryPromiseError, UnsupportedError
@@ -168,7 +168,7 @@ def make(subject: Subject, wish: Wish, backend: NativeBackend) -> Plan:
         model=subject.name, parts=parts, is_tied=subject.weights.output is subject.weights.tok_embeddings,
         max_context=config.max_context, context=PAGE_SIZE, parallel=wish.parallel, cache=wish.cache,
         page_bytes=page_bytes, work_bytes=_work_bytes(subject, weights, rows, backend),
-        vision_bytes=0 if subject.vision is None else vision_bytes(subject.vision[0], wish.image_size),
+        vision_bytes=0 if subject.vision is None else vision_bytes(subject.vision[0], wish),
         requests_bytes=_SAMPLER_COPIES * 4 * config.vocab_size + (
             REQUESTS_BYTES if wish.serves else _QUESTION_BYTES),
         base_bytes=footprint.base_bytes(subject.vocabulary, serves=wish.serves),
@@ -200,13 +200,10 @@ def numbers(plan: Plan) -> str:
     return ", ".join(f"{name} {nbytes / 1e6:.1f} MB" for name, nbytes in shown.items() if nbytes)
 
 
-def vision_bytes(config: VisionConfig, image_size: int | None) -> int:
-    """Work space of one square image of the largest size: pixels, patches, and what the tower makes of them."""
-    side = _side(config, image_size)
-    patches = (side // config.patch_size) ** 2
-    wide = min(patches, 1024) * max(3 * config.ffn_width, 2 * config.width * config.merge**2, 2 * config.text_width)
-    pixels = 3 * 3 * side * side
-    return 4 * (pixels + 9 * patches * config.width + wide) + (1 + NUM_FEATURES) * feature_bytes(config, image_size)
+def vision_bytes(config: VisionConfig, wish: Wish) -> int:
+    """Work space of one square image of the largest size, and the encoded images that are kept."""
+    return (vision.planned_bytes(config, wish.image_size, serves=wish.serves)
+            + (1 + NUM_FEATURES) * feature_bytes(config, wish.image_size))
 
 
 def feature_bytes(config: VisionConfig, image_size: int | None) -> int:
@@ -249,7 +246,7 @@ def _weigh(subject: Subject, backend: NativeBackend, *,
     placed = unread = peak = 0
     in_file = set() if keeps_experts else {id(stack) for stack in routed(subject.weights)}
 
-    def put(prefix: str, read_ahead: float) -> Callable[[str, Weight], Weight]:
+    def put(prefix: str) -> Callable[[str, Weight], Weight]:
         def one(name: str, weight: Weight) -> Weight:
             nonlocal placed, unread, peak
             phantom = backend.phantom(prefix + name, weight)
@@ -257,14 +254,14 @@ def _weigh(subject: Subject, backend: NativeBackend, *,
             found[_part(prefix + name, subject.weights)].append((weight, nbytes))
             placed, unread = placed + nbytes, unread + (_read_bytes(weight) if nbytes else 0)
             peak = max(peak, placed + unread)
-            unread = 0 if unread >= read_ahead else unread
+            unread = 0 if unread >= READ_AHEAD else unread
             return phantom
         return one
 
-    if subject.vision is not None:  # as `load` does it: first, and whole before its pages are let go
-        place(subject.vision[1], put("vision.", inf))
+    if subject.vision is not None:  # as `load` does it: first
+        place(subject.vision[1], put("vision."))
         unread = 0
-    weights = place(subject.weights, put("", READ_AHEAD))
+    weights = place(subject.weights, put(""))
     loading = max(peak, subject.vocabulary.building_bytes) - placed  # the tokenizer is built before
     return weights, tuple(_sum(name, items) for name, items in found.items() if items), max(loading, 0)
 

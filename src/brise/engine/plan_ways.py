@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from brise.checkpoint.gguf_names import gguf_name
@@ -49,7 +49,7 @@ def find(subject: Subject, wish: Wish, asked: Plan, backend: NativeBackend) -> l
     return list(dict.fromkeys(way for way in _tries(subject, replace(wish, context=asked.context), backend) if way))
 
 
-def hint(ways: list[Way], asked: Plan) -> str:
+def hint(ways: Sequence[Way], asked: Plan) -> str:
     """One line for an error."""
     if not ways:
         least = replace(asked, context=_LEAST_CONTEXT, parallel=1).total_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from brise.checkpoint.gguf import StringArray
-from brise.checkpoint.requantize import requantized
+from brise.checkpoint.requantize import requantized, requantized_tower
 from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.engine.footprint import MISTRAL_BYTES, Vocabulary
 from brise.engine.plan import Subject
@@ -19,10 +19,12 @@ _POOLING = "{}.pooling_type"
 def describe(path: Path, name: str, weights: str | None = None) -> Subject:
     """The model at `path`, with `weights` as `load` would quantise it."""
     checkpoint = open_checkpoint(path)
-    tree = checkpoint.weights()
+    tree, vision = checkpoint.weights(), checkpoint.vision
     if weights is not None:
         tree = requantized(tree, checkpoint.config, weights, checkpoint.forget)
-    return Subject(name, checkpoint.config, tree, _vocabulary(checkpoint), checkpoint.vision,
+        if vision is not None:
+            vision = vision[0], requantized_tower(vision[1], weights, checkpoint.forget)
+    return Subject(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
                    makes_embeddings=bool(checkpoint.metadata.get(_POOLING.format(
                        checkpoint.metadata.get("general.architecture")), 0)))
 

@@ -28,7 +28,7 @@ class LoadedVision:
     weights: VisionWeights
     ops: ImageOps
     break_row: Array | None = None
-    # Who looks at an image of a request holds it: decoding takes memory, and is planned once.
+    # Who decodes an image holds it: that takes memory, and is planned once.
     decoding: Lock = field(default_factory=Lock, compare=False)
 
     @property
@@ -80,17 +80,17 @@ def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,
     return LoadedVision(config, place(replace(weights, break_row=None), put), image_ops(backend), break_row)
 
 
-def planned_bytes(config: VisionConfig, image_size: int | None = None) -> int:
-    """The most memory that one image takes on its way: decoded, prepared, or in the tower.
+def planned_bytes(config: VisionConfig, image_size: int | None = None, *, serves: bool = True) -> int:
+    """The most memory that images take on their way: decoded, prepared, in the tower.
 
-    The largest square of `image_size` pixels (None: the model's own) is the worst that the tower gets. While the engine
-    decodes one image, or works on it, another request's is decoded to see whether it can be.
+    The largest square of `image_size` pixels (None: the model's own) is the worst that the tower gets. One image is
+    decoded at a time; a server may do that for one request while the engine works on the image of another.
     """
     side = -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
     pixels = 4 * pixtral.NUM_CHANNELS * side**2
     tower = pixtral.work_bytes(config, (side // config.patch_size) ** 2) + pixels
     decoding = MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
-    return max(tower, decoding) + decoding
+    return tower + decoding if serves else max(tower, decoding)
 
 
 def image_ops(backend: Backend) -> ImageOps:

@@ -169,7 +169,8 @@ def _half(blocks: Bytes, offset: int) -> Floats:
 
 def _nibbles(packed: Bytes) -> Floats:
     """Low nibbles of all bytes, then the high ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
+    codes: Bytes = np.concatenate([packed & 15, packed >> 4], axis=1)
+    return codes.astype(np.float32)
 
 
 def _fifth_bits(packed: Bytes) -> Floats:

@@ -41,6 +41,7 @@ def _relative(importance: Array, cols: int) -> NDArray[np.float32]:
     """Shares of the largest, none of them 0: a column that was never used still has to be something."""
     values = np.asarray(importance, np.float64)
     if values.shape != (cols,) or not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(f"importance of shape {values.shape} for {cols} columns; allowed are {cols} finite numbers >= 0")
+        raise ValueError(f"importance of shape {values.shape} for {cols} columns; "
+                         f"allowed are {cols} finite numbers >= 0")
     largest = float(values.max())
     return np.maximum(values / largest if largest else np.ones(cols), 1e-6).astype(np.float32)

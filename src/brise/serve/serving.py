@@ -14,7 +14,6 @@ from brise.serve.metrics import Metrics
 from brise.serve.refusal import UnknownModelError
 from brise.serve.traffic import Traffic
 
-
 TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
 SEEING_BODY_BYTES = 32 << 20  # a few photographs, base64 included
 
