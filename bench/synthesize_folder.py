@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--vocab", type=int, default=16384)
+    parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     parser.add_argument("--dtype", choices=["BF16", "FP8"], default="BF16")
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
@@ -57,6 +58,8 @@ def tensors(sizes: argparse.Namespace) -> Iterator[tuple[str, str, tuple[int, ..
             if sizes.dtype == "FP8":
                 yield f"{prefix}{name}.weight_scale_inv", "BF16", ()
     yield "model.norm.weight", "BF16", (width,)
+    if sizes.untied:
+        yield "lm_head.weight", "BF16", (sizes.vocab, width)
 
 
 def write_shards(folder: Path, found: list[tuple[str, str, tuple[int, ...]]]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.source import open_checkpoint
+from brise.errors import CheckpointError
 from brise.models import dense
 from brise.models.batch import Batch
 from brise.models.pixtral import VisionWeights
@@ -113,3 +114,9 @@ def logits_of(under_test: UnderTest, path: Path, tokens: Array) -> Array:
     batch = Batch(tokens, np.arange(count, dtype=np.int32), np.array([0, count], np.int32),
                   np.arange(count, dtype=np.int32))
     return dense.forward(under_test.ops, checkpoint.config, weights, batch)
+
+
+def test_an_image_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    folder = make.write_hf(tmp_path / "hf", make.tiny("vision"), "old", extra={"image_token_index": 97})
+    with pytest.raises(CheckpointError, match="the image token of .* is 97, allowed is 0 to 96"):
+        open_checkpoint(folder)

@@ -93,6 +93,7 @@ def test_set_changes_what_the_next_answer_uses(session: Session, capsys: pytest.
     ("/set stats maybe", "'on' or 'off'"), ("/set wings 2", "there is no setting"),
     ("/set seed", "seed is ''"), ("/save", "needs the name of a file"), ("/retry", "no question"),
     ("/stats now", "takes nothing after it"),
+    ("/image", "needs the path"), ("/image ~nobody-of-that-name/x", "sees no images"),
     ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write"),
     ("/save ~nobody-of-that-name/x", "cannot write")])
 def test_a_wrong_command_says_what_is_allowed_and_the_chat_goes_on(
@@ -107,6 +108,16 @@ def test_retry_asks_the_last_question_again(session: Session, capsys: pytest.Cap
     turns = session.conversation.turns
     assert [turn["content"] for turn in turns[::2]] == ["one", "two"]
     assert "the answer will be the same" in capsys.readouterr().err
+
+
+def test_a_retry_that_is_refused_or_stopped_keeps_the_old_answer(
+        session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(session, "one", "two")
+    before = [*session.conversation.turns]
+    converse(session, "/set max_tokens 100000", "/retry")
+    assert "context_length" not in capsys.readouterr().err and session.conversation.turns == before
+    session.conversation.ask_again(ChatOptions(temperature=0), lambda item: None, lambda: True)
+    assert session.conversation.turns == before
 
 
 def test_save_writes_the_messages_and_never_over_a_file(

@@ -57,7 +57,9 @@ def test_the_picture_fits_80_columns(tiny: str, capsys: pytest.CaptureFixture[st
     monkeypatch.setenv("COLUMNS", "80")
     main(["plan", tiny, "--memory", "10MB"])
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines[:12])) <= 80 and "\x1b" not in "".join(lines)
+    main(["plan", tiny, "--memory", "1B"])
+    lines += capsys.readouterr().out.splitlines()[:3]
+    assert max(map(len, lines[:12] + lines[-3:])) <= 80 and "\x1b" not in "".join(lines)
 
 
 @pytest.mark.parametrize(("text", "value"), [("4GB", 4_000_000_000), ("3.5GiB", 3_758_096_384), ("800MB", 800_000_000),

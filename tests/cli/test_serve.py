@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_what_cannot_be_served_is_an_error_before_anything_listens(
         return
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_keys_and_port_are_looked_at_before_a_model_is_loaded(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "damaged.gguf").write_bytes(b"GGUF")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(tmp_path / "damaged.gguf"), "--port", port]) == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "damaged.gguf"), "--api-keys", str(tmp_path / "none")]) == 1
+    assert "cannot read the API keys" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "damaged.gguf"), "--port", "0"]) == 1
+    assert "damaged.gguf: version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--port", "65536"], ["--port", "-1"], ["--parallel", "0"], ["--cache", "f64"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_a_model_compared_with_itself_and_with_its_copy_in_few_bits(under_test: 
     other = compare(on, scored(original), scored(open_original(tmp_path / "b.gguf")), WINDOWS, lambda tokens: None)
     assert 0 < other.kl_mean < other.kl_max and other.kl_error is not None
     assert other.perplexity_original == pytest.approx(same.perplexity_original)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_of_the_output_compare_as_all_of_it_does(under_test: UnderTest, tmp_path: Path, tied: bool) -> None:
+    original = open_original(write_tiny(tmp_path / "a.gguf", "llama", tied=tied))
+    write_mix(original, tmp_path / "b.gguf", "Q4_0")
+    quantised = open_original(tmp_path / "b.gguf")
+    whole, blocks = (compare(Machine(under_test.backend, under_test.ops, 30, output_numbers, logits),
+                             scored(original), scored(quantised), WINDOWS, lambda tokens: None)
+                     for output_numbers, logits in ((1 << 24, 1 << 22), (48 * original.config.width, 48 * 5)))
+    assert (blocks.num_tokens, blocks.num_windows) == (whole.num_tokens, whole.num_windows)
+    for name in ("perplexity_original", "perplexity_quantised", "kl_mean", "kl_error", "kl_max", "top1_agreement"):
+        assert asdict(blocks)[name] == pytest.approx(asdict(whole)[name], rel=1e-5), name
 
 
 def test_perplexity_is_that_of_the_runner(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brise.quant.quality import Comparison, log_softmax
+from brise.quant.quality import Comparison, Predictions
 
 
 def logits(*probabilities: tuple[float, ...]) -> np.ndarray:
@@ -40,6 +40,26 @@ def test_agreement_counts_equal_best_tokens() -> None:
     assert comparison.finish().top1_agreement == 0.5
 
 
-def test_log_softmax_of_large_logits_is_finite() -> None:
-    found = log_softmax(np.array([[1e4, 0, -1e4]], np.float32))
-    assert found[0, 0] == 0 and np.isfinite(found).all()
+def test_large_logits_have_finite_measures() -> None:
+    predictions, large = Predictions(np.array([0])), np.array([[1e4, 0, -1e4]], np.float32)
+    predictions.add(slice(0, 1), 0, large, large[:, ::-1])
+    assert predictions.nll.tolist() == [[0], [2e4]] and predictions.divergences.tolist() == [2e4]
+    assert not predictions.agreements.any()
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 300])
+def test_blocks_of_the_vocabulary_give_what_all_of_it_gives(block: int) -> None:
+    """And both what float64 gives: exponentials and differences are rounded a few times, relative to themselves."""
+    random = np.random.default_rng(1)
+    p, q = (random.normal(0, 4, (20, 300)).astype(np.float32) + shift for shift in (5, -30))
+    q = 0.9 * p + 0.1 * q
+    targets = random.integers(0, 300, 20)
+    predictions = Predictions(targets)
+    for first in range(0, 300, block):
+        for tokens in (slice(0, 13), slice(13, 20)):
+            predictions.add(tokens, first, p[tokens, first:first + block], q[tokens, first:first + block])
+    log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (np.float64(p), np.float64(q)))
+    at = np.arange(20)
+    assert np.allclose(predictions.nll, -np.stack([log_p[at, targets], log_q[at, targets]]), rtol=0, atol=1e-6)
+    assert np.allclose(predictions.divergences, (np.exp(log_p) * (log_p - log_q)).sum(axis=1), rtol=0, atol=1e-6)
+    assert (predictions.agreements == (log_p.argmax(axis=1) == log_q.argmax(axis=1))).all()

@@ -151,7 +151,7 @@ def test_a_body_too_large_is_413_declared_or_not(server: Live) -> None:
 def test_a_body_that_does_not_come_is_408(server: Live) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"{"
-        wait_until(lambda: "408" in server.log.getvalue())
+        wait_until(lambda: " 408 " in server.log.getvalue())  # an id may have those digits too
 
     assert error(server.post(CHAT, content=chunks(), headers=JSON_TYPE))[0] == 408
 
@@ -240,6 +240,19 @@ def test_an_engine_that_stops_tells_its_readers() -> None:
         with pytest.raises(openai.APIError, match="shut down before the answer was complete"):
             list(stream)
         assert error(server.chat())[:2] == (503, "shutting_down")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_fails_when_an_engine_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise SystemExit
+
+    with live(stub_model("x")) as server:
+        assert server.get("/health").json() == {"status": "ok"}
+        monkeypatch.setattr(server.worker, "_deliver", broken)
+        assert error(server.chat())[0] == 503
+        health = server.get("/health")
+        assert (health.status_code, health.json()) == (503, {"status": "failed"})
 
 
 def test_a_model_without_chat_template_says_what_to_use_instead() -> None:

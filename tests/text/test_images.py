@@ -124,6 +124,12 @@ def test_a_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, tm
         from_path(tmp_path / "image.png")
 
 
+def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(RequestError, match="/dev/zero has 101 bytes, allowed are 100"):
+        from_path(Path("/dev/zero"))
+
+
 @given(data=st.one_of(st.binary(max_size=200), st.integers(0, 2**32).map(
     lambda seed: damaged(random.Random(seed)))))
 @settings(max_examples=150, deadline=None)

@@ -23,7 +23,7 @@ from brise.checkpoint.safetensors_model import read_weights as read_safetensors
 from brise.checkpoint.safetensors_tensors import Tensors
 from brise.checkpoint.shards import Shards, open_shards
 from brise.checkpoint.tensor_names import NATIVE, NATIVE_VISION, Names, has_vision, hf_names, hf_vision_names
-from brise.errors import BriseError
+from brise.errors import BriseError, CheckpointError
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Weight, Weights, place
@@ -171,5 +171,9 @@ class _Safetensors:
         tensors = self._shards.tensors
         if description.vision is None or not has_vision(tensors):
             return None
+        token, vocab_size = description.vision.image_token, self.config.vocab_size
+        if token >= vocab_size:
+            raise CheckpointError(f"the image token of {self.folder} is {token}, allowed is 0 to {vocab_size - 1}",
+                                  field="image_token", value=token, limit=vocab_size - 1)
         names: Names = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
         return description.vision, read_vision(self._tensors, names, description.vision)

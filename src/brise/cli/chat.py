@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 from brise import settings
@@ -151,16 +152,18 @@ def _converse(session: Session, reader: Reader) -> None:
             said = execute(session, typed.text) if is_command else Said(_checked(typed.text))
             if said.is_end:
                 return
-            if said.question is not None and said.question.strip():
+            if said.is_retry or said.question is not None and said.question.strip():
                 with _ctrl_c_stops() as stop:
                     _answer(session, said.question, stop)
         except BriseError as error:
             terminal.note(f"brise: error: {error}")
 
 
-def _answer(session: Session, question: str, stop: Stop) -> None:
-    screen = Screen(session.options.thinking == "show")
-    answer = session.conversation.ask(question, session.options, screen.write, lambda: stop.is_pressed)
+def _answer(session: Session, question: str | None, stop: Stop) -> None:
+    """Asks, without a question the last one again, and shows what comes."""
+    screen, talk = Screen(session.options.thinking == "show"), session.conversation
+    ask = talk.ask_again if question is None else partial(talk.ask, question)
+    answer = ask(session.options, screen.write, lambda: stop.is_pressed)
     screen.finish()
     terminal.stream("" if answer.text.endswith("\n") else "\n")
     session.last = answer

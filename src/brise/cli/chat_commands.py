@@ -25,9 +25,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Said:
-    """What a command leads to: a question to ask, or the end of the chat, or neither."""
+    """What a command leads to: a question to ask, or the last one once more, or the end of the chat, or nothing."""
 
     question: str | None = None
+    is_retry: bool = False
     is_end: bool = False
 
 
@@ -129,9 +130,8 @@ def _save(session: Session, argument: str) -> None:
 
 
 def _retry(session: Session) -> Said:
-    question = session.conversation.take_back()
-    if question is None:
+    if not session.conversation.turns:
         raise RequestError("there is no question to ask again")
     if session.options.seed is not None or session.options.temperature == 0:
         terminal.note("with a fixed seed or temperature 0 the answer will be the same")
-    return Said(question=question)
+    return Said(is_retry=True)

@@ -6,6 +6,7 @@ and values of all that was said before.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Conversation:
         if self.vision is None:
             raise RequestError(f"the model {self.model!r} sees no images: it has no vision tower", code="no_vision",
                                hint="GGUF models have theirs in a second file, mmproj*.gguf, in the same folder")
-        image = images.prepare(images.from_path(Path(path).expanduser()), self.vision.settings, path)
+        image = images.prepare(images.from_path(Path(os.path.expanduser(path))), self.vision.settings, path)
         self.attached.append({"type": "image", "image": image, "path": path})
 
     def clear(self) -> None:
@@ -144,13 +145,18 @@ class Conversation:
             ways.append(f"a longer context is set with --context N (this model: up to {self.max_context})")
         return "; ".join(ways)
 
-    def take_back(self) -> str | None:
-        """Forgets the last question and its answer, and returns the question; its images are attached again."""
-        if not self.turns:
-            return None
-        *self.attached, question = parts_of(self.turns[-2]["content"])
+    def ask_again(self, options: ChatOptions, write: Callable[[Parsed], None],
+                  is_stopped: Callable[[], bool]) -> Answer:
+        """Asks the last question once more; where no new answer comes, the old one stays."""
+        turns, attached = [*self.turns], self.attached
+        *self.attached, question = parts_of(turns[-2]["content"])
         del self.turns[-2:]
-        return str(question["text"])
+        try:
+            return self.ask(str(question["text"]), options, write, is_stopped)
+        finally:
+            self.attached = attached
+            if len(self.turns) < len(turns):
+                self.turns = turns
 
     def _stream(self, request_id: str, prompt_tokens: int, parser: AnswerParser,
                 write: Callable[[Parsed], None], is_stopped: Callable[[], bool]) -> Answer:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="SIZE", type=size,
                         help="stay within this much memory, or refuse before loading: 4GB, 3.5GiB")
     parser.add_argument("--cache", choices=CACHES, default="f16",
-                        help="number format of keys and values; q8 needs half the memory, q4 a quarter (default: f16)")
+                        help="number format of keys and values; q8 needs half the memory, q4 a third (default: f16)")
     parser.add_argument("--weights", choices=tuple(MIXES), metavar="FORMAT",
                         help="quantise weights in plain formats or FP8 while loading: " + ", ".join(MIXES))
     parser.add_argument("--experts", metavar="SIZE", type=size,

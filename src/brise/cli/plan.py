@@ -139,14 +139,14 @@ def _stacked(rows: Sequence[tuple[str, str, str, int]], whole: int) -> Text:
     text, done, at = Text("["), 0, 0
     for letter, _, _, nbytes in rows:
         done += nbytes
-        end = round(done / whole * BAR_WIDTH)
+        end = min(round(done / whole * BAR_WIDTH), LONGEST_BAR)  # a promise of a byte would make billions of cells
         cells = letter * max(end - at, 0)
         inside = cells[:max(BAR_WIDTH - at, 0)]
         text.append(inside)
         if len(inside) < len(cells):
             if at + len(inside) == BAR_WIDTH:
                 text.append("]")
-            over = min(end, LONGEST_BAR) - max(at, BAR_WIDTH)
+            over = end - max(at, BAR_WIDTH)
             text.append(letter * max(over, 0), style="red")
         at = max(at, end)
     if at <= BAR_WIDTH:

@@ -11,8 +11,8 @@ from brise.checkpoint.gguf_names import named_weights
 from brise.checkpoint.originals import Original, open_original
 from brise.cli import terminal
 from brise.cli.progress_bar import bar
-from brise.engine.footprint import resident_bytes
-from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, Scored, calibrate, compare, cut
+from brise.engine.footprint import keep_small, resident_bytes
+from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, Scored, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.weights import Array, Weights, place
@@ -80,15 +80,14 @@ class Runs:
     def _machine(self, models: Sequence[Weights], *, with_heads: bool) -> Machine:
         """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""
         backend = NativeBackend(self.num_threads)
-        needed = 2 * max(map(_largest_matrix, models)) + _COMPARING_BYTES
-        if with_heads:
-            needed += sum(_nbytes_of_output(weights) for weights in models)
+        needed = needed_bytes(models, with_heads=with_heads)
         pass_tokens = PASS_TOKENS
         if self.memory is not None:
+            keep_small()
             left = self.memory - resident_bytes() - needed
-            pass_tokens = min(pass_tokens, left // _token_bytes(self.original.config))
+            pass_tokens = min(pass_tokens, left // token_bytes(self.original.config))
             if pass_tokens < WINDOW:
-                least = resident_bytes() + needed + WINDOW * _token_bytes(self.original.config)
+                least = resident_bytes() + needed + WINDOW * token_bytes(self.original.config)
                 raise UnsupportedError(
                     f"running the model needs {terminal.size(least)}, --memory allows {terminal.size(self.memory)}",
                     hint="leave --evaluate and --calibration away, or calibrate on a larger machine: "
@@ -113,6 +112,14 @@ def _scored(original: Original) -> Scored:
     return Scored(original.config, original.weights, original.forget)
 
 
+def needed_bytes(models: Sequence[Weights], *, with_heads: bool) -> int:
+    """What runs take beside the process and its tokens. A matrix is there twice: from the file and for the kernels."""
+    needed = max(map(_largest_matrix, models))
+    if with_heads:
+        needed = max(needed, sum(map(_nbytes_of_output_block, models)))
+    return 2 * needed + _COMPARING_BYTES
+
+
 def _largest_matrix(weights: Weights) -> int:
     """Bytes of the largest matrix in a layer."""
     sizes: list[int] = []
@@ -126,13 +133,12 @@ def _largest_matrix(weights: Weights) -> int:
     return max(sizes)
 
 
-def _nbytes_of_output(weights: Weights) -> int:
-    """Of the head in memory, twice: as it lies in the file and as the kernels want it."""
-    rows, cols = matrix_shape(weights.output.shape)
-    return 2 * rows * row_bytes(format_of(weights.output), cols)
+def _nbytes_of_output_block(weights: Weights) -> int:
+    num_rows, width = matrix_shape(weights.output.shape)
+    return output_rows(num_rows, width) * row_bytes(format_of(weights.output), width)
 
 
-def _token_bytes(config: Config) -> int:
+def token_bytes(config: Config) -> int:
     """Activations of a token while a layer runs op by op, with the copies at the seams between ops."""
     widest = max(config.ffn_width, config.num_heads * config.head_dim, config.width)
     return 4 * (8 * config.width + 8 * widest)

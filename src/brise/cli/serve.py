@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from socket import socket
 
 from brise import settings
 from brise.checkpoint.store import Located, Store, is_name, locate
@@ -15,9 +17,9 @@ from brise.engine.model import load
 from brise.engine.plan import Wish
 from brise.engine.runner import EngineThread
 from brise.errors import RequestError, UnsupportedError
-from brise.serve.access import check_bind
-from brise.serve.app import run_server
-from brise.serve.serving import SEEING_BODY_BYTES, TEXT_BODY_BYTES, ServeSettings
+from brise.serve.access import check_bind, read_keys
+from brise.serve.app import bind, run_server
+from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings
 
 # Under a promise: a body is text of so many bytes a token and some options, and an image in base64; it is there as
 # bytes, as text and as values at the same time.
@@ -61,24 +63,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     # Before a large model is loaded: a refusal should come at once.
     check_bind(args.host, args.api_keys is not None, args.allow_insecure_bind)
+    if args.api_keys is not None:
+        read_keys(args.api_keys)
     settings_ = settings.read()
-    workers: dict[str, EngineThread] = {}
     models = _locate_all(args.models, Store(settings_.home))
     if args.memory is not None and len(models) > 1:
         raise UnsupportedError(f"--memory is for one model, here are {len(models)}",
                                hint="start one server for each, with a promise of its own")
-    for located in models:
-        workers[located.name] = EngineThread(_engine(located, args, args.threads or settings_.threads))
+    serving = ServeSettings(
+        host=args.host, port=args.port, api_keys_path=args.api_keys,
+        allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
+        allow_image_urls=args.allow_image_urls)
+    with bind(serving) as bound:
+        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads))
+                   for located in models}
+        if args.memory is not None:
+            serving = _bounded(serving, *workers.values())
+        elif any(worker.model.vision is not None for worker in workers.values()):
+            serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
+        return _run(workers, serving, bound)
+
+
+def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket) -> int:
     for worker in workers.values():
         worker.start()
-    sees = any(worker.model.vision is not None for worker in workers.values())
     try:
-        serving = ServeSettings(
-            host=args.host, port=args.port, api_keys_path=args.api_keys,
-            allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
-            allow_image_urls=args.allow_image_urls,
-            max_body_bytes=SEEING_BODY_BYTES if sees else TEXT_BODY_BYTES)
-        return run_server(workers, serving if args.memory is None else _bounded(serving, *workers.values()))
+        return run_server(workers, serving, bound=bound)
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)

@@ -73,6 +73,11 @@ class EngineThread:
     def max_context(self) -> int:
         return self._engine.max_context
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: not after a shutdown, nor after a fault that ended its thread."""
+        return not self._is_closed
+
     def stats(self) -> EngineStats:
         return self._engine.stats()
 

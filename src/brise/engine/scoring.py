@@ -1,7 +1,8 @@
 """Runs models over texts: to see what matters in their weights, and to compare two of them.
 
 A text is cut into windows of at most WINDOW tokens, which do not see each other; every token of a window but the first
-is predicted. Models run one weight at a time (streamed.py), a pass of several windows after the other.
+is predicted. Models run one weight at a time (streamed.py), a pass of several windows after the other, and two of them
+are compared with a block of the output's rows at a time.
 """
 
 from __future__ import annotations
@@ -18,23 +19,30 @@ from brise.models.config import Config
 from brise.models.weights import Array, Weight, Weights
 from brise.ops.contract import Backend, Ops
 from brise.quant.importance import Collector, Importance
-from brise.quant.quality import Comparison, Quality
+from brise.quant.quality import Comparison, Predictions, Quality
+from brise.quant.rows import part
 
 WINDOW = 512
 PASS_TOKENS = 2048
-# Logits of both models that are in memory at a time.
-_LOGITS = 1 << 22
+# Numbers of each model's output matrix that are in memory at a time, and of each model's logits.
+OUTPUT_NUMBERS, LOGITS = 1 << 24, 1 << 22
+_TILE_ROWS = 16  # that kernels pack together: blocks are multiples
 
 Progress = Callable[[int], None]  # tokens done
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where models run: a backend, and its ops on arrays; `pass_tokens` go through a weight at a time."""
+    """Where models run: a backend, and its ops on arrays; `pass_tokens` go through a weight at a time.
+
+    `output_numbers` and `logits` limit what a comparison has in memory of each model.
+    """
 
     backend: Backend
     ops: Ops
     pass_tokens: int = PASS_TOKENS
+    output_numbers: int = OUTPUT_NUMBERS
+    logits: int = LOGITS
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def calibrate(machine: Machine, model: Scored, names: Sequence[tuple[str, Weight
         collector.add(name, x, matrix, num_matrices)
 
     for group in _groups(windows, machine.pass_tokens):
-        hidden_TD = _hidden(machine, model, group, seen)
+        hidden_TD = _hidden(machine, model, group, seen, np.arange(sum(map(len, group)), dtype=np.int32))
         seen(model.weights.output, 0, hidden_TD)
         progress(sum(map(len, group)))
     return collector.finish(sum(map(len, windows)), source)
@@ -80,40 +88,50 @@ def calibrate(machine: Machine, model: Scored, names: Sequence[tuple[str, Weight
 def compare(machine: Machine, original: Scored, quantised: Scored, windows: Sequence[Array],
             progress: Progress) -> Quality:
     """How the second model's predictions differ from the first's, token by token over the full vocabulary."""
-    heads = [machine.backend.place("output", model.weights.output) for model in (original, quantised)]
     comparison = Comparison()
     number = 0
     for group in _groups(windows, machine.pass_tokens):
-        both = [_hidden(machine, model, group, ignore) for model in (original, quantised)]
-        for model in (original, quantised):
-            model.forget()
-        start = 0
-        for window in group:
-            _add_window(machine, comparison, number, window,
-                        [hidden_TD[start:start + len(window)] for hidden_TD in both], heads)
-            start, number = start + len(window), number + 1
-        progress(start)
+        lengths = [len(window) for window in group]
+        ends = np.cumsum(lengths, dtype=np.int32)
+        rows = np.delete(np.arange(ends[-1], dtype=np.int32), ends - 1)  # a window's last token predicts nothing
+        hidden = [_hidden(machine, model, group, ignore, rows) for model in (original, quantised)]
+        predictions = Predictions(np.concatenate([window[1:] for window in group]))
+        _predict(machine, predictions, (original, quantised), hidden)
+        comparison.take(np.repeat(np.arange(number, number + len(group)), np.array(lengths) - 1), predictions)
+        number += len(group)
+        progress(sum(lengths))
     return comparison.finish()
 
 
-def _add_window(machine: Machine, comparison: Comparison, number: int, window: Array, hidden: Sequence[Array],
-                heads: Sequence[Weight]) -> None:
-    step = max(1, _LOGITS // heads[0].shape[0])
-    for first in range(0, len(window) - 1, step):
-        last = min(first + step, len(window) - 1)
-        original, quantised = (machine.ops.linear(np.ascontiguousarray(hidden_TD[first:last]), head)
-                               for hidden_TD, head in zip(hidden, heads, strict=True))
-        comparison.add(number, original, quantised, window[first + 1:last + 1])
+def _predict(machine: Machine, predictions: Predictions, models: Sequence[Scored], hidden: Sequence[Array]) -> None:
+    """Both models' logits of all tokens, block by block of the vocabulary, and few enough tokens at a time."""
+    num_rows, width = models[0].weights.output.shape
+    block = output_rows(num_rows, width, machine.output_numbers)
+    step = max(1, machine.logits // block)
+    for first in range(0, num_rows, block):
+        heads = [machine.backend.place("output", part(model.weights.output, first, min(first + block, num_rows)))
+                 for model in models]
+        for model in models:
+            model.forget()
+        for start in range(0, len(hidden[0]), step):
+            tokens = slice(start, min(start + step, len(hidden[0])))
+            original, quantised = (machine.ops.linear(hidden_TD[tokens], head)
+                                   for hidden_TD, head in zip(hidden, heads, strict=True))
+            predictions.add(tokens, first, original, quantised)
 
 
-def _hidden(machine: Machine, model: Scored, group: Sequence[Array], seen: Seen) -> Array:
-    """Normalised last hidden states of all tokens of several windows."""
+def output_rows(num_rows: int, width: int, output_numbers: int = OUTPUT_NUMBERS) -> int:
+    """Rows of an output matrix in a block."""
+    return min(num_rows, max(output_numbers // width // _TILE_ROWS, 1) * _TILE_ROWS)
+
+
+def _hidden(machine: Machine, model: Scored, group: Sequence[Array], seen: Seen, rows: Array) -> Array:
+    """Normalised last hidden states of these tokens of several windows."""
     ops = StreamedOps(machine.ops, machine.backend.place, seen, model.forget)
     lengths = [len(window) for window in group]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
-    batch = Batch(np.concatenate(group), positions, starts, np.arange(starts[-1], dtype=np.int32))
-    return dense.hidden(ops, model.config, model.weights, batch)
+    return dense.hidden(ops, model.config, model.weights, Batch(np.concatenate(group), positions, starts, rows))
 
 
 def _groups(windows: Sequence[Array], max_tokens: int) -> Iterator[list[Array]]:

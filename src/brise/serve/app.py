@@ -6,7 +6,8 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TextIO, TypeVar
 
@@ -29,16 +30,21 @@ from brise.serve.serving import ServeSettings, Serving, prepare
 T = TypeVar("T")
 # After the engines were told to stop, so that their last words ("shutting down") reach the clients.
 LAST_WORDS_S = 5
+BACKLOG = 2048  # connections that wait to be accepted
 
 
-def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None) -> int:
+def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
+               bound: socket.socket | None = None) -> int:
     """Serves until SIGINT or SIGTERM, lets what runs finish, and shuts the engines down. Returns the status.
 
     A second signal, or `drain_timeout_s`, ends what still runs with an error that its client sees.
+    `bound` is the socket of an earlier `bind`.
     """
     serving = prepare(models, settings, log or sys.stderr)
     check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
-    with _listen(settings) as listener:
+    with bound or bind(settings) as listener:
+        with _port_errors(settings):
+            listener.listen(BACKLOG)
         asyncio.run(_serve(serving, listener))
     for worker in models.values():
         worker.shutdown(drain=False)
@@ -111,10 +117,26 @@ def _address(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
 
-def _listen(settings: ServeSettings) -> socket.socket:
+def bind(settings: ServeSettings) -> socket.socket:
+    """Takes the port, so that one in use is known before a model is loaded. Nobody is let in before it listens."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _port_errors(settings):
+            bound.bind((settings.host, settings.port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+@contextmanager
+def _port_errors(settings: ServeSettings) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise BriseError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
                          hint="another program may have the port; choose one with --port") from None

@@ -23,9 +23,11 @@ async def model(serving: Serving, request: Request) -> Response:
 
 
 async def health(serving: Serving, request: Request) -> Response:
-    """200 as long as new requests are let in; needs no key, so it names no models."""
+    """200 as long as new requests are let in and can be answered; needs no key, so it names no models."""
     if serving.traffic.closed:
         return JSONResponse({"status": "draining"}, 503, {"Retry-After": "1"})
+    if not all(worker.is_open for worker in serving.models.values()):
+        return JSONResponse({"status": "failed"}, 503)
     return JSONResponse({"status": "ok"})
 
 

@@ -102,13 +102,15 @@ def from_data_url(url: str, name: str) -> bytes:
 def from_path(path: Path) -> bytes:
     """The bytes of an image file."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise _wrong(str(path), f"has {size} bytes, allowed are {MAX_BYTES}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # a device has no size, and may have no end
+            size = max(len(data), path.stat().st_size)
     except OSError as error:
         raise RequestError(f"the image {str(path)!r} cannot be read: {error.strerror or error}",
                            code="invalid_image") from None
+    if size > MAX_BYTES:
+        raise _wrong(str(path), f"has {size} bytes, allowed are {MAX_BYTES}")
+    return data
 
 
 def images_of(message: Message) -> list[Mapping[str, object]]:
