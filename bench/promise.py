@@ -30,11 +30,13 @@ def main() -> int:
     arguments.add_argument("--memory", default="4GB")
     arguments.add_argument("--context", type=int, default=16384)
     arguments.add_argument("--cache", default="f16")
+    arguments.add_argument("--weights", help="a mix to quantise plain weights to while loading, the tower to Q8_0")
     arguments.add_argument("--image", type=Path)
     arguments.add_argument("--image-size", type=int)
     arguments.add_argument("--fill", type=float, default=0.97, help="share of the context that the prompt takes")
     options = arguments.parse_args()
     words = [options.model, "--memory", options.memory, "--context", str(options.context), "--cache", options.cache]
+    words += ["--weights", options.weights] if options.weights else []
     words += ["--image-size", str(options.image_size)] if options.image_size else []
     planned = json.loads(subprocess.run([sys.executable, "-m", "brise", "plan", *words, "--json"], check=False,
                                         capture_output=True, text=True).stdout)

@@ -232,6 +232,8 @@ def test_locate_takes_a_name_a_file_and_a_folder(store: Store, tmp_path: Path) -
     assert locate("m", store).name == "m"
     assert (locate(str(file), store).name, locate(str(file), store).path) == ("tiny", file)
     assert (locate(str(file.parent), store).name, locate(str(file.parent), store).path) == ("folder", file)
+    (file.parent / "mmproj-tiny.gguf").write_bytes(b"GGUF")
+    assert (locate(str(file), store).path, locate(str(file.parent), store).path) == (file, file.parent)
 
 
 def test_a_bare_word_is_a_name_before_it_is_a_folder(
@@ -273,7 +275,7 @@ def test_a_folder_with_several_models_is_refused(store: Store, tmp_path: Path) -
     (tmp_path / "a.gguf").write_bytes(b"")
     assert locate(str(tmp_path), store).path.name == "a.gguf"
     (tmp_path / "mmproj-a.gguf").write_bytes(b"")
-    assert locate(str(tmp_path), store).path.name == "a.gguf"
+    assert locate(str(tmp_path), store).path == tmp_path
     (tmp_path / "b.gguf").write_bytes(b"")
     with pytest.raises(StoreError, match=r"2 \.gguf files(.|\n)*a\.gguf, b\.gguf"):
         locate(str(tmp_path), store)

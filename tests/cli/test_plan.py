@@ -11,6 +11,7 @@ import pytest
 
 from brise.cli import memory_options
 from brise.cli.main import main
+from tests.checkpoint import make_folder
 from tests.checkpoint.make_gguf import write_tiny
 
 FIELDS = {"version", "model", "fits", "memory", "total", "weights", "cache", "context", "work", "vision_work",
@@ -50,6 +51,23 @@ def test_a_smaller_cache_is_offered(tiny: str, capsys: pytest.CaptureFixture[str
     ways = document(capsys, tiny, *asked, "--memory", str(total - 1))["ways"]
     assert isinstance(ways, list) and any(way["cache"] == "q8" for way in ways)
     assert any(way["parallel"] for way in ways)
+
+
+def test_smaller_images_are_offered_alone_and_with_a_smaller_cache(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder.write_hf(tmp_path / "seeing", make_folder.tiny("vision"), "old")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["image_size"] = 1540
+    config["text_config"]["max_position_embeddings"] = 1 << 20
+    (folder / "config.json").write_text(json.dumps(config))
+    asked = (str(folder), "--context", "100000")
+    for cache, size in (("f16", 784), ("q4", 560)):
+        limit = document(capsys, *asked, "--image-size", str(size), "--cache", cache)["total"]
+        ways = document(capsys, *asked, "--memory", str(limit))["ways"]
+        assert any((way["image_size"], way["cache"], way["context"]) == (size, cache, 100000) for way in ways)
+    least = document(capsys, str(folder), "--context", "2000", "--image-size", "280")["total"]
+    ways = document(capsys, *asked, "--memory", str(least))["ways"]
+    assert any(way["image_size"] == 280 and 2000 <= way["context"] < 100000 for way in ways)
 
 
 def test_the_picture_fits_80_columns(tiny: str, capsys: pytest.CaptureFixture[str],

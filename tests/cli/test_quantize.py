@@ -69,12 +69,15 @@ def test_conversations_calibrate_too(tiny_path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--calibration", "absent.txt"], "cannot read"), (["--save-importance", "i.gguf"], "needs --calibration"),
-    (["--memory", "1MB"], "--memory allows 1.0 MB"), (["--evaluate", "bad.jsonl"], "line 1 has neither text")])
+    (["--memory", "1MB"], "--memory allows 1.0 MB"),
+    (["--memory", "1MB", "--evaluate", "text.txt"], "running the model needs"),
+    (["--evaluate", "bad.jsonl"], "line 1 has neither text")])
 def test_what_is_wrong_is_said_and_nothing_stays(tiny_path: Path, tmp_path: Path, words: list[str], message: str,
                                                  capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.jsonl").write_text('{"other": 1}')
+    Path("text.txt").write_text(TEXT)
     assert main(["quantize", str(tiny_path), "out.gguf", *words]) == 1
     assert message in capsys.readouterr().err
     assert not Path("out.gguf").exists()

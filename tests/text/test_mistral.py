@@ -84,6 +84,7 @@ def config(**values: object) -> Callable[[dict[str, Any]], None]:
     (config(default_num_special_tokens=1 << 60), CheckpointError),
     (config(default_vocab_size=1 << 60), CheckpointError),
     (config(default_vocab_size="9"), CheckpointError), (config(default_vocab_size=9000), CheckpointError),
+    (config(default_vocab_size=50), CheckpointError),
     (config(pattern="("), CheckpointError), (config(pattern=5), CheckpointError), (change(config=[]), CheckpointError),
     (change(vocab={}), CheckpointError), (change(vocab=[{}] * 2000), CheckpointError),
     (change(special_tokens=None), CheckpointError),

@@ -81,10 +81,11 @@ def locate(model: str, store: Store) -> Located:
         raise StoreError(f"{model!r} is on the Hugging Face hub, not on this machine",
                          hint=f"brise pull {model}, then give the name that it gets in the store")
     layout = find_layout(path)
-    if layout.kind != "gguf":
-        return Located(path.resolve().name, path)
-    file = layout.files[0]
-    return Located(path.stem if file == path else path.resolve().name, file)
+    if path.is_file():
+        return Located(path.stem, path)
+    # Of a folder all files are meant: an mmproj file of another model is an error there, and not passed over.
+    is_one = layout.kind == "gguf" and len(layout.files) == 1
+    return Located(path.resolve().name, layout.files[0] if is_one else path)
 
 
 def path_of(text: str) -> Path:

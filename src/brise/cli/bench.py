@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import __version__, settings
+from brise.checkpoint.layout import find_layout
 from brise.checkpoint.store import Located, Store, locate
 from brise.cli import chat_options, terminal
 from brise.cli.bench_runs import Rate, Start, Subject, cold_start, peak_bytes, repeat
@@ -96,7 +97,8 @@ def _report(args: argparse.Namespace, backend: Backend, located: Located,
             results: Results) -> dict[str, object]:
     """What goes into the JSON line; rates in tokens per second."""
     return {
-        "model": located.name, "file_bytes": located.path.stat().st_size, "brise": __version__,
+        "model": located.name, "brise": __version__,
+        "file_bytes": sum(file.stat().st_size for file in find_layout(located.path).files),
         **_backend(backend), "machine": _machine(),
         "runs": args.runs, "prompt": args.prompt, "decode": args.decode, "depth": args.depth,
         "prefill_tokens_per_s": _median(results.prefill), "prefill_runs": _rounded(results.prefill),

@@ -17,7 +17,7 @@ from brise.checkpoint.store import Store, locate
 from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, write_mix
 from brise.cli import chat_options, memory_options, progress_bar, quantize_report, terminal
 from brise.cli.quantize_runs import Runs, Text
-from brise.engine.footprint import resident_bytes
+from brise.engine.footprint import keep_small, resident_bytes
 from brise.engine.model import num_cores
 from brise.engine.scoring import WINDOW
 from brise.errors import OutputError, UnsupportedError
@@ -75,10 +75,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     _check_outputs(args)
+    if args.memory is not None:
+        keep_small()
     original = open_original(locate(args.model, Store(settings_.home)).path)
     runs = Runs(original, args.threads or settings_.threads or num_cores(), args.memory)
     started = time.perf_counter()
-    text = None if args.evaluate is None else runs.text(args.evaluate, args.evaluation_tokens)
+    text = None
+    if args.evaluate is not None:
+        text = runs.text(args.evaluate, args.evaluation_tokens)
+        runs.check_evaluation()
     importance = _importance(args, runs)
     written = _write(args, original, importance, runs.num_threads)
     quality = None if text is None else runs.evaluate(text, written.path)

@@ -11,7 +11,7 @@ from brise.checkpoint.gguf_names import named_weights
 from brise.checkpoint.originals import Original, open_original
 from brise.cli import terminal
 from brise.cli.progress_bar import bar
-from brise.engine.footprint import keep_small, resident_bytes
+from brise.engine.footprint import resident_bytes
 from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, Scored, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
 from brise.models.config import Config
@@ -65,6 +65,10 @@ class Runs:
             return calibrate(machine, _scored(self.original), list(named_weights(self.original.weights)), text.windows,
                              text.path.name, advance)
 
+    def check_evaluation(self) -> None:
+        """Refuses before anything is written what `evaluate` would refuse; the result is taken to be no larger."""
+        self._pass_tokens([self.original.weights] * 2, with_heads=True)
+
     def evaluate(self, text: Text, result: Path) -> Quality:
         """The quality of the file that was written, on a text."""
         quantised = open_original(result)
@@ -78,21 +82,22 @@ class Runs:
         return Tokenizer.from_gguf(self.original.metadata)
 
     def _machine(self, models: Sequence[Weights], *, with_heads: bool) -> Machine:
-        """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""
         backend = NativeBackend(self.num_threads)
-        needed = needed_bytes(models, with_heads=with_heads)
-        pass_tokens = PASS_TOKENS
-        if self.memory is not None:
-            keep_small()
-            left = self.memory - resident_bytes() - needed
-            pass_tokens = min(pass_tokens, left // token_bytes(self.original.config))
-            if pass_tokens < WINDOW:
-                least = resident_bytes() + needed + WINDOW * token_bytes(self.original.config)
-                raise UnsupportedError(
-                    f"running the model needs {terminal.size(least)}, --memory allows {terminal.size(self.memory)}",
-                    hint="leave --evaluate and --calibration away, or calibrate on a larger machine: "
-                         "--save-importance there, --calibration FILE.gguf here")
-        return Machine(backend, EagerOps(backend), pass_tokens)
+        return Machine(backend, EagerOps(backend), self._pass_tokens(models, with_heads=with_heads))
+
+    def _pass_tokens(self, models: Sequence[Weights], *, with_heads: bool) -> int:
+        """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""
+        if self.memory is None:
+            return PASS_TOKENS
+        needed = resident_bytes() + needed_bytes(models, with_heads=with_heads)
+        pass_tokens = (self.memory - needed) // token_bytes(self.original.config)
+        if pass_tokens < WINDOW:
+            least = needed + WINDOW * token_bytes(self.original.config)
+            raise UnsupportedError(
+                f"running the model needs {terminal.size(least)}, --memory allows {terminal.size(self.memory)}",
+                hint="leave --evaluate and --calibration away, or calibrate on a larger machine: "
+                     "--save-importance there, --calibration FILE.gguf here")
+        return min(pass_tokens, PASS_TOKENS)
 
 
 def _conversations(original: Original,

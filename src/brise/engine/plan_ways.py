@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from brise.checkpoint.gguf_names import gguf_name
 from brise.engine import plan as plans
+from brise.engine.experts import routed
 from brise.engine.plan import Plan, Subject, Wish
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place
 from brise.ops.contract import CacheFormat
@@ -30,6 +31,7 @@ class Way:
     weights: str | None = None
     image_size: int | None = None
     parallel: int | None = None
+    experts: int | None = None  # bytes of a mixture's experts that are kept, the others stay in the file
 
     def text(self, asked: Plan) -> str:
         """The options to give."""
@@ -37,6 +39,7 @@ class Way:
         changes += [f"--image-size {self.image_size}"] if self.image_size is not None else []
         changes += [f"--cache {self.cache}"] if self.cache != asked.cache else []
         changes += [f"--context {self.context}"] if self.context != asked.context else []
+        changes += [f"--experts {self.experts // 10**6}MB"] if self.experts is not None else []
         changes += [f"weights in {self.weights}"] if self.weights is not None else []
         return " with ".join((" ".join(changes[:-1]), changes[-1])) if self.weights and changes[:-1] else (
             " ".join(changes))
@@ -64,14 +67,12 @@ def _tries(subject: Subject, wish: Wish, backend: NativeBackend) -> Iterator[Way
         pages = plans.make(subject, wish, backend).pages_within // -(-(wish.context or 1) // plans.PAGE_SIZE)
         if pages:
             yield _way(subject, replace(wish, parallel=pages), backend, parallel=pages)
-    if subject.vision is not None:
-        sizes = (size for size in _IMAGE_SIZES if size < (wish.image_size or subject.vision[0].image_size))
-        yield next((way for size in sizes if (way := _way(
-            subject, replace(wish, image_size=size), backend, image_size=size))), None)
+    yield from _with_smaller_images(subject, wish, backend)
     for cache in (wish.cache, _CACHES[-1]):
         longest = plans.make(subject, replace(wish, cache=cache), backend).largest_context
         if longest >= min(_LEAST_CONTEXT, subject.config.max_context):
             yield _way(subject, replace(wish, cache=cache, context=longest), backend)
+    yield _with_experts_in_file(subject, wish, backend)
     for cache in (wish.cache, _CACHES[-1]):
         ways = (_way(_in_mix(subject, mix), replace(wish, cache=cache), backend, weights=mix)
                 for mix in _smaller_mixes(subject, backend))
@@ -82,6 +83,36 @@ def _way(subject: Subject, wish: Wish, backend: NativeBackend, *, weights: str |
          image_size: int | None = None, parallel: int | None = None) -> Way | None:
     plan = plans.make(subject, wish, backend)
     return Way(plan.total_bytes, plan.context, plan.cache, weights, image_size, parallel) if plan.fits else None
+
+
+def _with_smaller_images(subject: Subject, wish: Wish, backend: NativeBackend) -> Iterator[Way | None]:
+    """The largest images that fit, alone or with the smallest cache, and else with the longest context beside them."""
+    if subject.vision is None:
+        return
+    least = min(_LEAST_CONTEXT, subject.config.max_context)
+    sizes = [size for size in _IMAGE_SIZES if size < (wish.image_size or subject.vision[0].image_size)]
+    for cache in (wish.cache, _CACHES[-1]):
+        smaller = [replace(wish, cache=cache, image_size=size) for size in sizes]
+        ways = (_way(subject, one, backend, image_size=one.image_size) for one in smaller)
+        yield (found := next((way for way in ways if way), None))
+        if found is None:
+            lengths = ((one, plans.make(subject, one, backend).largest_context) for one in smaller)
+            yield next((_way(subject, replace(one, context=longest), backend, image_size=one.image_size)
+                        for one, longest in lengths if longest >= least), None)
+
+
+def _with_experts_in_file(subject: Subject, wish: Wish, backend: NativeBackend) -> Way | None:
+    """All the room that is left for experts, if a whole one of the largest layer has a place in it."""
+    if subject.config.experts is None or wish.expert_bytes is not None or wish.limit is None:
+        return None
+    sizes = [backend.nbytes(backend.phantom("experts", stack)) // len(stack.matrices)
+             for stack in routed(subject.weights)]
+    spare = wish.limit - plans.make(subject, replace(wish, expert_bytes=0), backend).total_bytes
+    experts = spare // 10**6 * 10**6
+    if experts < max((sum(sizes[first:first + 3]) for first in range(0, len(sizes), 3)), default=0):
+        return None
+    plan = plans.make(subject, replace(wish, expert_bytes=experts), backend)
+    return Way(plan.total_bytes, plan.context, plan.cache, experts=experts) if plan.fits else None
 
 
 def _smaller(cache: CacheFormat) -> tuple[CacheFormat, ...]:

@@ -98,9 +98,14 @@ def _read_pieces(path: Path) -> list[bytes]:
     assert isinstance(vocab, list) and isinstance(config, dict), "checked above"
     count = config["default_vocab_size"] - config["default_num_special_tokens"]
     try:
-        return [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocab[:count]]
+        pieces = [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocab[:count]]
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path.name} has a token of text without its bytes: {error}", field="vocab") from error
+    num_bytes = len({piece for piece in pieces if len(piece) == 1})
+    if num_bytes < 256:  # tiktoken panics at text that holds one of the others
+        raise CheckpointError(f"{path.name} has tokens for {num_bytes} single bytes, allowed are all 256",
+                              field="vocab", value=num_bytes, limit=256)
+    return pieces
 
 
 def _open(path: Path) -> tuple[CommonTokenizer, Tekkenizer]:
