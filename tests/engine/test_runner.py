@@ -203,3 +203,28 @@ def test_embeddings_come_while_answers_run(thread: EngineThread) -> None:
 
 def test_an_unstarted_engine_can_be_shut_down() -> None:
     EngineThread(stub_engine()).shutdown()
+
+
+def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken() -> None:
+    def die(batch: Batch) -> None:
+        gate(batch)
+        raise SystemExit  # what no handler of ours catches; threading keeps quiet about it
+
+    gate, refusals = Gate(), list[Exception]()
+    thread = started(stub_engine("a reply", num_pages=512, on_step=die))
+    first = thread.generate(LONG)
+    assert gate.reached.wait(30)
+
+    def ask() -> None:
+        try:
+            list(thread.generate(LONG))
+        except EngineStoppedError as error:
+            refusals.append(error)
+
+    late = Thread(target=ask)
+    late.start()
+    gate.opened.set()
+    late.join(30)
+    assert len(refusals) == 1
+    with pytest.raises(EngineStoppedError):
+        list(first)

@@ -178,8 +178,18 @@ class EngineThread:
         finally:
             with self._lock:
                 self._is_closed = True
-            for _, inbox in self._inboxes.values():  # none, unless the lines above have a bug
-                _refuse(inbox, EngineStoppedError())
+            self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Nobody waits for ever, even if `_run` has a bug: what was posted is taken in, and all of it refused."""
+        while not self._calls.empty():
+            with suppress(Exception):
+                self._calls.get()()
+        for embed in self._embeddings:
+            with suppress(Exception):
+                embed()
+        for _, inbox in self._inboxes.values():
+            _refuse(inbox, EngineStoppedError())
 
     @property
     def _is_idle(self) -> bool:
