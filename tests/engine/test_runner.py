@@ -205,6 +205,7 @@ def test_an_unstarted_engine_can_be_shut_down() -> None:
     EngineThread(stub_engine()).shutdown()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken() -> None:
     def die(batch: Batch) -> None:
         gate(batch)
