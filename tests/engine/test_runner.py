@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from threading import Event, Thread
@@ -205,11 +206,12 @@ def test_an_unstarted_engine_can_be_shut_down() -> None:
     EngineThread(stub_engine()).shutdown()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken() -> None:
+def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+
     def die(batch: Batch) -> None:
         gate(batch)
-        raise SystemExit  # what no handler of ours catches; threading keeps quiet about it
+        raise SystemExit  # what no handler of ours catches
 
     gate, refusals = Gate(), list[Exception]()
     thread = started(stub_engine("a reply", num_pages=512, on_step=die))
