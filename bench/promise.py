@@ -70,14 +70,14 @@ def measure(words: list[str], options: argparse.Namespace, planned: dict[str, in
 
 def ask(url: str, name: str, options: argparse.Namespace) -> None:
     with httpx.Client(base_url=url, timeout=3600) as client:
-        def chat(text: str, *, may_be_sent_away: bool = False) -> dict[str, int]:
+        def chat(text: str, *, tokens: int = ANSWER_TOKENS, may_be_sent_away: bool = False) -> dict[str, int]:
             content: list[dict[str, object]] = [{"type": "text", "text": text}]
             if options.image is not None:
                 data = base64.b64encode(options.image.read_bytes()).decode()
                 kind = options.image.suffix[1:].replace("jpg", "jpeg")
                 content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}})
             answer = client.post("chat/completions", json={
-                "model": name, "max_tokens": ANSWER_TOKENS,
+                "model": name, "max_tokens": tokens,
                 "messages": [{"role": "user", "content": content if options.image else text}]})
             if answer.status_code == 429 and may_be_sent_away:
                 return {"completion_tokens": 0}  # under a promise only so many requests may wait
@@ -86,12 +86,26 @@ def ask(url: str, name: str, options: argparse.Namespace) -> None:
             usage: dict[str, int] = answer.json()["usage"]
             return usage
 
+        def per_token(text: str) -> float:
+            """Seconds of a token when the prompt is in the prefix cache: what 32 more take."""
+            times = []
+            for tokens in (8, 40):
+                begin = time.perf_counter()
+                answered = chat(text, tokens=tokens)["completion_tokens"]
+                times.append((time.perf_counter() - begin, answered))
+            (first, few), (second, many) = times
+            return (second - first) / (many - few) if many > few else float("nan")
+
+        begin = time.perf_counter()
         one = chat(SENTENCE)["prompt_tokens"]
+        print(f"first answer, {one} tokens of prompt, after {time.perf_counter() - begin:.1f} s", flush=True)
         each = chat(SENTENCE * 11)["prompt_tokens"] - one
         count = int((options.fill * options.context - one - ANSWER_TOKENS) / each * 10)
         begin = time.perf_counter()
         usage = chat(SENTENCE * count)
         print(f"{usage['prompt_tokens']} tokens of prompt answered in {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"a token takes {1000 * per_token(SENTENCE * 11):.0f} ms behind {one + each} tokens, "
+              f"{1000 * per_token(SENTENCE * count):.0f} ms behind {usage['prompt_tokens']}", flush=True)
         with ThreadPoolExecutor(8) as threads:
             answers = threads.map(lambda n: chat(f"{n} {SENTENCE}", may_be_sent_away=True), range(8))
             print(f"8 at once, 0 for status 429: {[usage['completion_tokens'] for usage in answers]}", flush=True)
