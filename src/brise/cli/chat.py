@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     reader = Reader(settings_.home / "chat_history", names())
     try:
         _converse(session, reader)
+    except KeyboardInterrupt:  # pressed again before the prompt was back, or twice during an answer
+        terminal.note("\nleft")
     finally:
         reader.close()
     return 0
