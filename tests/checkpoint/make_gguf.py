@@ -84,7 +84,7 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
     writer = GGUFWriter(path, family)
     for key, value in (_hyperparameters(family, shape, vocab, format) | dict(extra_metadata or {})).items():
         if value is not None:
-            _add(writer, key, value)
+            add_key(writer, key, value)
     if tokenizer:
         _add_tokenizer(writer, family, vocab)
     random = np.random.default_rng(seed)
@@ -202,7 +202,7 @@ def _latent_keys(shape: Sizes, latent: LatentSizes) -> dict[str, object]:
             "attention.temperature_length": 16}
 
 
-def _add(writer: GGUFWriter, key: str, value: object) -> None:
+def add_key(writer: GGUFWriter, key: str, value: object) -> None:
     match value:
         case bool():
             writer.add_bool(key, value)

@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 from brise.models.weights import Attention, Dense, FeedForward, Weight
 from brise.text.images import DEVIATION, MEAN
+from tests.checkpoint.make_gguf import add_key
 from tests.goldens.vision import VisionGolden
 
 TOKENS = [f"<{index}>" for index in range(97)]
@@ -105,17 +106,8 @@ def _data(weight: Weight) -> np.ndarray:
 
 def _add_keys(writer: GGUFWriter, keys: Mapping[str, object]) -> None:
     for key, value in keys.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case list():
-                writer.add_array(key, value)
+        if value is not None:  # a key that is left out
+            add_key(writer, key, value)
 
 
 def _add(writer: GGUFWriter, name: str, data: np.ndarray, format: str) -> None:

@@ -11,8 +11,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from brise.checkpoint.fields import errors_of
 from brise.checkpoint.gguf_header import GgufTensor, Header, StringArray, Value, read_header
-from brise.errors import CheckpointError, UnsupportedError
+from brise.checkpoint.mapped import map_file
+from brise.errors import BriseError
 from brise.quant.formats import FORMATS
 
 __all__ = ["GgufFile", "GgufTensor", "StringArray", "Value", "open_gguf"]
@@ -21,27 +23,13 @@ __all__ = ["GgufFile", "GgufTensor", "StringArray", "Value", "open_gguf"]
 def open_gguf(path: Path | str) -> GgufFile:
     """Maps the file and checks its whole header; CheckpointError says which field lies."""
     path = Path(path)
-    data = _map(path)
+    data = map_file(path, 24)
     try:
-        return GgufFile(path, data, read_header(data))
-    except CheckpointError as error:
+        with errors_of(path.name):
+            return GgufFile(path, data, read_header(data))
+    except BriseError:
         data.close()
-        raise CheckpointError(f"{path.name}: {error.args[0]}", field=error.field, value=error.value,
-                              limit=error.limit, hint=error.hint) from None
-    except UnsupportedError as error:
-        data.close()
-        raise UnsupportedError(f"{path.name}: {error.args[0]}", hint=error.hint) from None
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:  # an empty file cannot be mapped
-                raise CheckpointError(f"{path.name}: the file is empty", field="size of the file", value=0,
-                                      limit="at least 24 bytes", hint="download it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(f"cannot open {path}: {error.strerror}", field="path", value=path) from error
+        raise
 
 
 class GgufFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from brise.checkpoint.gguf_header import wrong
-from brise.models.weights import Array, Dense, Quant, Stack, Stored
+from brise.models.weights import Array, Dense, Quant, Stack, Stored, part
 from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS
 
@@ -24,27 +24,14 @@ def split(wkv_b: Dense | Quant | Stored, num_heads: int, nope_dim: int, value_di
     if wkv_b.shape[0] != num_heads * both:
         raise wrong("rows of wkv_b", wkv_b.shape[0], f"{num_heads} heads of {nope_dim} + {value_dim}")
     keys = [_turned(wkv_b, head * both, nope_dim) for head in range(num_heads)]
-    values = [_rows(wkv_b, head * both + nope_dim, value_dim) for head in range(num_heads)]
+    values = [part(wkv_b, head * both + nope_dim, (head + 1) * both) for head in range(num_heads)]
     return Stack(tuple(keys)), Stack(tuple(values))
-
-
-def _rows(weight: Dense | Quant | Stored, first: int, count: int) -> Dense | Quant | Stored:
-    """Rows `first` to first + count as a weight of their own, of the same format; nothing is copied."""
-    shape = (count, weight.shape[1])
-    match weight:
-        case Dense():
-            return Dense(weight.format, shape, weight.data[first:first + count])
-        case Quant():
-            return Quant(weight.format, shape, weight.data[first:first + count])
-        case Stored():
-            read = weight.rows
-            return Stored(weight.format, shape, lambda a, b: read(first + a, first + b))
 
 
 def _turned(weight: Dense | Quant | Stored, first: int, count: int) -> Stored:
     """Rows `first` to first + count, transposed: (columns, count)."""
     format = weight.format if FORMATS[weight.format].is_plain else TURNED_BLOCKS
-    return Stored(format, (weight.shape[1], count), _Turned(_rows(weight, first, count)))
+    return Stored(format, (weight.shape[1], count), _Turned(part(weight, first, first + count)))
 
 
 class _Turned:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from brise.checkpoint.fields import errors_of
 from brise.checkpoint.gguf_header import wrong
 from brise.checkpoint.json_file import parse_json
-from brise.errors import BriseError, CheckpointError, UnsupportedError
+from brise.checkpoint.mapped import map_file
+from brise.errors import BriseError, UnsupportedError
 
 # Limits of ours: Mistral Large 3 has 46 000 tensors, and headers of 6 MB in all.
 MAX_HEADER_BYTES = 1 << 25
@@ -52,7 +53,7 @@ class Tensor:
 def open_safetensors(path: Path | str) -> SafetensorsFile:
     """Maps the file and checks its whole header; CheckpointError says which field lies."""
     path = Path(path)
-    data = _map(path)
+    data = map_file(path, 8)
     try:
         with errors_of(path.name):
             return SafetensorsFile(path, data, read_header(data))
@@ -109,17 +110,6 @@ def _check_extent(tensors: list[Tensor], start: int, size: int) -> None:
         position, before = tensor.offset + tensor.nbytes, tensor.name
     if position != size:
         raise wrong("size of the file", size, f"{position}, the end of {before}", hint="download it again")
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) == 0:  # an empty file cannot be mapped
-                raise CheckpointError(f"{path.name}: the file is empty", field="size of the file", value=0,
-                                      limit="at least 8 bytes", hint="download it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(f"cannot open {path}: {error.strerror}", field="path", value=path) from error
 
 
 class SafetensorsFile:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from brise.checkpoint.latent_split import split
-from brise.checkpoint.safetensors_tensors import Matrix, Tensors, part
+from brise.checkpoint.safetensors_tensors import Matrix, Tensors
 from brise.checkpoint.tensor_names import Names
 from brise.models.config import Config, Experts, Latent
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
-from brise.models.weights import Attention, FeedForward, LatentAttention, Layer, Mixture, Stack, Weights
+from brise.models.weights import Attention, FeedForward, LatentAttention, Layer, Mixture, Stack, Weights, part
 
 
 def read_weights(tensors: Tensors, names: Names, config: Config) -> Weights:
@@ -106,7 +106,7 @@ def _fused_experts(tensors: Tensors, module: str, width: int, experts: Experts) 
     both = tensors.stacked(f"{module}.gate_up_proj", experts.count, 2 * experts.width, width)
     down = tensors.stacked(f"{module}.down_proj", experts.count, width, experts.width)
     gates = tuple(part(matrix, 0, experts.width) for matrix in both)
-    ups = tuple(part(matrix, experts.width, experts.width) for matrix in both)
+    ups = tuple(part(matrix, experts.width, 2 * experts.width) for matrix in both)
     return Stack(gates), Stack(tuple(down)), Stack(ups)
 
 

@@ -142,15 +142,6 @@ def interleaved(rows: int, num_heads: int) -> Order:
     return np.arange(rows).reshape(num_heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
-def part(weight: Matrix, first: int, count: int) -> Matrix:
-    """Rows `first` to first + count as a weight of their own; nothing is copied."""
-    shape = (count, weight.shape[1])
-    if isinstance(weight, Dense):
-        return Dense(weight.format, shape, weight.data[first:first + count])
-    read = weight.rows
-    return Stored(weight.format, shape, lambda a, b: read(first + a, first + b))
-
-
 def _ordered(weight: Dense, order: Order | None) -> Matrix:
     if order is None:
         return weight

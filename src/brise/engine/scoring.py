@@ -16,11 +16,10 @@ from brise.engine.streamed import Seen, StreamedOps, ignore
 from brise.models import dense
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.weights import Array, Weight, Weights
+from brise.models.weights import Array, Weight, Weights, part
 from brise.ops.contract import Backend, Ops
 from brise.quant.importance import Collector, Importance
 from brise.quant.quality import Comparison, Predictions, Quality
-from brise.quant.rows import part
 
 WINDOW = 512
 PASS_TOKENS = 2048

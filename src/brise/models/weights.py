@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from brise.errors import UnsupportedError
+
 Array = Any  # models/ knows no array library
 T = TypeVar("T")
 
@@ -158,3 +160,16 @@ def place(tree: T, put: Callable[[str, Weight], Weight]) -> T:
 
     placed: T = walk("", tree)
     return placed
+
+
+def part(weight: Weight, first: int, last: int) -> Dense | Quant | Stored:
+    """Rows first to last of a matrix as a weight of their own; nothing is read or copied."""
+    match weight:
+        case Dense(format, (_, cols), data):
+            return Dense(format, (last - first, cols), data[first:last])
+        case Quant(format, (_, cols), data):
+            return Quant(format, (last - first, cols), data[first:last])
+        case Stored(format, (_, cols), read):
+            return Stored(format, (last - first, cols), lambda start, end: read(first + start, first + end))
+    raise UnsupportedError(f"a {type(weight).__name__} of {len(weight.shape)} dimensions has no rows of its own; "
+                           "matrices have")

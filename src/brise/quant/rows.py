@@ -42,19 +42,6 @@ def format_of(weight: Weight) -> str:
             raise UnsupportedError("a weight has been placed in a backend; its numbers cannot be read back")
 
 
-def part(weight: Weight, first: int, last: int) -> Weight:
-    """Rows first to last of a matrix as a weight of their own; nothing is read or copied."""
-    match weight:
-        case Dense(format, (rows, cols), data):
-            return Dense(format, (last - first, cols), np.asarray(data).reshape(rows, -1)[first:last])
-        case Quant(format, (_, cols), data):
-            return Quant(format, (last - first, cols), data[first:last])
-        case Stored(format, (_, cols), read):
-            return Stored(format, (last - first, cols), lambda start, end: read(first + start, first + end))
-    raise UnsupportedError(f"a {type(weight).__name__} of {len(weight.shape)} dimensions has no rows of its own; "
-                           "matrices have")
-
-
 def raw_rows(weight: Weight, first: int, last: int) -> Array:
     """Rows first to last as bytes in the weight's own format, uint8 (rows, bytes of a row)."""
     match weight:
