@@ -10,7 +10,7 @@ from brise.checkpoint.gguf_names import gguf_name
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.pixtral import VisionWeights
-from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights, place
+from brise.models.weights import Array, Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.quant.formats import FORMATS
 from brise.quant.recipe import MIXES, choose, fitting
 from brise.quant.rows import encode_rows, float_rows, format_of
@@ -31,7 +31,7 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
     is_tied = weights.output is weights.tok_embeddings
 
     def put(path: str, weight: Weight) -> Weight:
-        if isinstance(weight, Placed) or len(weight.shape) == 1:
+        if isinstance(weight, Placed | Lora) or len(weight.shape) == 1:
             return weight
         name, source = gguf_name(path, weight), format_of(weight)
         format = choose(mix, name, weight.shape, source, config.num_layers, tied=is_tied)
@@ -50,7 +50,7 @@ def requantized_tower(weights: VisionWeights, mix: str, forget: Callable[[], Non
     reader = _Reader("Q8_0", forget, threads)
 
     def put(path: str, weight: Weight) -> Weight:
-        if isinstance(weight, Placed | Stack) or len(weight.shape) == 1:
+        if isinstance(weight, Placed | Stack | Lora) or len(weight.shape) == 1:
             return weight
         return reader.stored(path, weight, fitting("Q8_0", weight.shape[-1]))
 

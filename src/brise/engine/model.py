@@ -15,7 +15,7 @@ from brise.engine import experts
 from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.weights import Dense, Placed, Quant, Stack, Stored, Weight, Weights, place
+from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.ops.contract import Backend
 from brise.text.load import tokens_for
 from brise.text.protocols import Chat, TextTokenizer
@@ -118,6 +118,8 @@ def _stored_bytes(weight: Weight) -> int:
             return 2 * prod(weight.shape)
         case Stack():
             return sum(_stored_bytes(matrix) for matrix in weight.matrices)
+        case Lora():
+            return _stored_bytes(weight.base)
         case Placed():
             return 0
 

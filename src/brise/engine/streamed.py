@@ -12,7 +12,7 @@ import numpy as np
 
 from brise.models.batch import Batch
 from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Quant, Stack, Stored, Weight
+from brise.models.weights import Array, Dense, Layer, Quant, Stack, Stored, Weight
 from brise.ops.contract import Cache, Ops
 from brise.quant.rows import take_rows
 
@@ -109,6 +109,9 @@ class StreamedOps:
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         return self._ops.silu_mul(gate, up)
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        return body(x, layer)
 
     def named(self, x: Array, name: str) -> Array:
         return x

@@ -4,6 +4,9 @@ Legend: T tokens in the step, S sequences, R rows whose outputs are wanted, P pa
 Sequence s owns the tokens query_starts[s] to query_starts[s + 1]. Token t stands at absolute position
 positions[t] of its sequence; its key and value are written to slot slots[t] = page * page_size + offset;
 the key of position p of sequence s lies in page page_table[s, p // page_size].
+
+Without a cache, sequence s may go on where sequence parents[s] ends (a prompt that several share, computed once): its
+tokens also see all of the parent's, whose positions are lower. A parent has no parent itself, and comes first.
 """
 
 from __future__ import annotations
@@ -25,3 +28,5 @@ class Batch:
     slots: Array | None = None  # (T,)
     features: Array | None = None  # (N, D) float32: rows of images that take the place of tokens' embeddings
     feature_rows: Array | None = None  # (T,): which row of `features` is this token's, -1 for none
+    parents: Array | None = None  # (S,), -1 for none; only without a cache
+    adapters: Array | None = None  # (T,): which adapter a token goes through, -1 for none; None: no adapters

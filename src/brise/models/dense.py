@@ -25,10 +25,13 @@ def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cach
     x_TD = ops.embed(weights.tok_embeddings, batch.tokens)
     x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
     for index, layer in enumerate(weights.layers):
-        name = f"layers.{index}"
-        a_TD = _attend(ops, config, layer, x_TD, table_TE, batch, cache, index)
-        x_TD = ops.add(x_TD, ops.named(a_TD, f"{name}.attention.out"))
-        x_TD = ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"{name}.feed_forward.out"))
+        def block(x_TD: Array, layer: Layer, index: int = index) -> Array:
+            name = f"layers.{index}"
+            a_TD = _attend(ops, config, layer, x_TD, table_TE, batch, cache, index)
+            x_TD = ops.add(x_TD, ops.named(a_TD, f"{name}.attention.out"))
+            return ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"{name}.feed_forward.out"))
+
+        x_TD = ops.layer(block, x_TD, layer)
     return ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
 
 

@@ -62,7 +62,36 @@ class Placed:
     handle: Any
 
 
-Weight = Dense | Quant | Stored | Stack | Placed
+@dataclass(frozen=True)
+class LowRank:
+    """What one adapter adds to a matrix W: y = W x + scale * B (A x) (LoRA, 2106.09685).
+
+    With a `magnitude` m (O,) the result is multiplied by m / |rows of W + scale * B A| (DoRA, 2402.09353).
+    """
+
+    a: Array  # (r, in)
+    b: Array  # (out, r)
+    scale: float
+    magnitude: Array | None = None
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A matrix with adapters, None where an adapter leaves it as it is; `base` keeps its own format.
+
+    `tokens` (T,) says which adapter each row of x goes through, -1 for none; without it all go through the first.
+    """
+
+    base: Dense | Quant | Stored | Placed
+    adapters: tuple[LowRank | None, ...]
+    tokens: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+
+Weight = Dense | Quant | Stored | Stack | Placed | Lora
 
 
 @dataclass(frozen=True)
@@ -146,7 +175,7 @@ def place(tree: T, put: Callable[[str, Weight], Weight]) -> T:
 
     def walk(name: str, node: Any) -> Any:
         match node:
-            case Dense() | Quant() | Stored() | Stack() | Placed():
+            case Dense() | Quant() | Stored() | Stack() | Placed() | Lora():
                 if id(node) not in done:
                     done[id(node)] = put(name, node)
                 return done[id(node)]

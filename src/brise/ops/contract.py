@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Weight, Weights
+from brise.models.weights import Array, Layer, Weight, Weights
 
 CacheFormat = Literal["f16", "q8", "q4", "f32"]
 
@@ -41,7 +41,7 @@ class Ops(Protocol):
         """x (T, D) with row t replaced by features[rows[t]] where rows[t] >= 0; x itself without features."""
 
     def linear(self, x: Array, w: Weight) -> Array:
-        """x (T, D) times w (O, D) transposed: (T, O)."""
+        """x (T, D) times w (O, D) transposed: (T, O). A Lora adds what its adapters say (models/weights.py)."""
 
     def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
         """Several linears of one x, so that a backend quantises x once."""
@@ -85,7 +85,8 @@ class Ops(Protocol):
 
         With a cache, k and v are first written to batch.slots of `layer`, then every query sees the keys of
         its own sequence at positions <= its own (and > its own - window). Without one, the keys are the
-        packed tokens themselves. Head h uses key/value head h // (H // K). Softmax in float32.
+        packed tokens themselves, and those of the sequence's parent in batch.parents. Head h uses key/value head
+        h // (H // K). Softmax in float32.
         """
 
     def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
@@ -110,6 +111,10 @@ class Ops(Protocol):
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         """gate * sigmoid(gate) * up."""
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        """body(x, layer): one decoder block. A backend for training may compute it again for the gradient, or fetch
+        the layer's weights from other machines first."""
 
     def named(self, x: Array, name: str) -> Array:
         """x itself; a tracing backend keeps a copy under `name`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from brise.models.batch import Batch
 from brise.models.rope import Layout
-from brise.models.weights import Array, Weight
+from brise.models.weights import Array, Layer, Weight
 from brise.ops import _native
 from brise.ops.contract import Cache
 from brise.ops.native import PAGE_SIZE, NativeBackend, Recorder, Value, packed_pages
@@ -145,6 +145,9 @@ class EagerOps:
 
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        return body(x, layer)
 
     def named(self, x: Array, name: str) -> Array:
         if self.trace is not None:

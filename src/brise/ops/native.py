@@ -16,7 +16,7 @@ from brise.models import dense
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
+from brise.models.weights import Array, Dense, Layer, Placed, Quant, Stack, Stored, Weight, Weights
 from brise.ops import _native
 from brise.ops.contract import Cache, CacheFormat, Forward
 from brise.ops.native_experts import expert_stack, place_loaded
@@ -170,6 +170,8 @@ class NativeRunner:
 
 def packed_pages(batch: Batch) -> tuple[Batch, int]:
     """The batch with pages for exactly its own tokens, and how many: attention without a cache is this."""
+    if batch.parents is not None:
+        raise UnsupportedError("a batch with shared prompts (parents) is for training; the native backend has pages")
     starts = np.asarray(batch.query_starts)
     counts = -(-np.diff(starts) // PAGE_SIZE)
     table = np.zeros((len(counts), int(counts.max(initial=0))), np.int32)
@@ -282,6 +284,9 @@ class Recorder:
 
     def silu_mul(self, gate: Value, up: Value) -> Value:
         return Value(self.program.silu_mul(gate.id, up.id), gate.heads)
+
+    def layer(self, body: Callable[[Value, Layer], Value], x: Value, layer: Layer) -> Value:
+        return body(x, layer)
 
     def named(self, x: Value, name: str) -> Value:
         return x

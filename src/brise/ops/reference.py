@@ -7,7 +7,7 @@ sequence, V vocabulary. Slow on purpose: nothing here is clever, so that it can 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from brise.models import dense
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Quant, Stack, Stored, Weight, Weights
+from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.ops.contract import Cache, CacheFormat, Ops
 from brise.ops.reference_cache import ReferenceCache
 from brise.quant.dequantize import dequantize
@@ -100,7 +100,24 @@ class ReferenceOps:
         return np.where((rows >= 0)[:, None], features[np.maximum(rows, 0)].astype(self.precision), x)
 
     def linear(self, x: Array, w: Weight) -> Array:
+        if isinstance(w, Lora):
+            return self._adapted(x, w)
         return x @ numbers(w, self.precision).T
+
+    def _adapted(self, x: Array, w: Lora) -> Array:
+        """Each token through the adapter that is its own."""
+        y = self.linear(x, w.base)
+        tokens = np.zeros(len(x), np.int32) if w.tokens is None else w.tokens
+        for index, adapter in enumerate(w.adapters):
+            own = np.flatnonzero(tokens == index)
+            if adapter is None or not len(own):
+                continue
+            a, b = np.asarray(adapter.a, self.precision), np.asarray(adapter.b, self.precision)
+            y[own] += self.precision(adapter.scale) * (x[own] @ a.T @ b.T)
+            if adapter.magnitude is not None:
+                whole = numbers(w.base, self.precision) + self.precision(adapter.scale) * b @ a
+                y[own] *= np.asarray(adapter.magnitude, self.precision) / np.linalg.norm(whole, axis=1)
+        return y
 
     def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
         return tuple(self.linear(x, w) for w in weights)
@@ -172,7 +189,8 @@ class ReferenceOps:
                 continue
             positions = batch.positions[own]
             if cache is None:
-                keys, values, key_positions = k[own], v[own], positions
+                places = _with_parent(batch, sequence)
+                keys, values, key_positions = k[places], v[places], batch.positions[places]
             else:
                 keys, values, key_positions = _cached_keys(batch, sequence, positions, cache, layer, window)
             seen = key_positions[None, :] <= positions[:, None]
@@ -238,6 +256,9 @@ class ReferenceOps:
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
 
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        return body(x, layer)
+
     def named(self, x: Array, name: str) -> Array:
         if self.trace is not None:
             self.trace[name] = x.copy()
@@ -252,6 +273,16 @@ def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Ar
         parts.append(image.transpose(0, 2, 4, 1, 3).reshape(-1, width * merge**2))
         first += rows * columns
     return np.concatenate(parts)
+
+
+def _with_parent(batch: Batch, sequence: int) -> Array:
+    """Indices of the tokens of a sequence, and before them those of the one that it goes on from."""
+    def own(index: int) -> Array:
+        return np.arange(batch.query_starts[index], batch.query_starts[index + 1])
+
+    if batch.parents is None or batch.parents[sequence] < 0:
+        return own(sequence)
+    return np.concatenate([own(int(batch.parents[sequence])), own(sequence)])
 
 
 def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: ReferenceCache, layer: int,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.errors import CheckpointError, UnsupportedError
-from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight
+from brise.models.weights import Array, Dense, Lora, Placed, Quant, Stack, Stored, Weight
 from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS
 from brise.quant.quantize import LARGEST, quantize
@@ -38,6 +38,8 @@ def format_of(weight: Weight) -> str:
                 raise UnsupportedError(f"the matrices of a stack have the formats {', '.join(sorted(formats))}; "
                                        "one is allowed")
             return formats.pop()
+        case Lora():
+            return format_of(weight.base)
         case Placed():
             raise UnsupportedError("a weight has been placed in a backend; its numbers cannot be read back")
 
@@ -58,6 +60,8 @@ def raw_rows(weight: Weight, first: int, last: int) -> Array:
                               min(last - index * height, height))
                      for index in range(first // height, -(-last // height))]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        case Lora():
+            raise UnsupportedError("a weight has adapters; merged, it has rows")
         case Placed():
             raise UnsupportedError("a weight has been placed in a backend; its numbers cannot be read back")
 
