@@ -130,6 +130,19 @@ void quantize_rows(Backend& backend, const std::string& format_name, Rows x, Flo
   });
 }
 
+// data (rows, bytes of a row) into out (rows, 4 or 2 bytes a column).
+void decode_blocks(const std::string& format_name, Bytes data, int cols, bool is_bf16, int threads, Output out) {
+  const Format format = format_named(format_name);
+  check_shape(format_name, format, data.shape(0), cols);
+  if (block_columns(format) == 1) throw std::invalid_argument(format_name + " has no blocks");
+  if (threads < 1 || threads > 256) throw std::invalid_argument("threads is " + std::to_string(threads) + ", allowed are 1 to 256");
+  if (data.shape(1) != source_row_bytes(format, cols) || out.shape(0) != data.shape(0) || out.shape(1) != (size_t)cols * (is_bf16 ? 2 : 4))
+    throw std::invalid_argument("rows of " + std::to_string(data.shape(1)) + " bytes into rows of " + std::to_string(out.shape(1)) + " for " + std::to_string(cols) + " columns");
+  const Kernels& kernels = **available_kernels();
+  nb::gil_scoped_release release;
+  decode_rows(kernels, format, data.data(), data.shape(0), cols, is_bf16, threads, out.data());
+}
+
 std::shared_ptr<Weight> pack_vector(Floats data) {
   check_length(data.shape(0));
   auto out = std::make_shared<Weight>();
@@ -232,6 +245,7 @@ NB_MODULE(_native, m) {
   nb::class_<Weight>(m, "Weight")
       .def_prop_ro("nbytes", &Weight::nbytes);
   m.def("vector", &pack_vector);
+  m.def("decode", &decode_blocks, nb::arg("format"), nb::arg("data"), nb::arg("cols"), nb::arg("is_bf16"), nb::arg("threads"), nb::arg("out"));
   m.def("empty", &empty_weight, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def("phantom", &make_phantom, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def("weight_bytes", &weight_bytes, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));

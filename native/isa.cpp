@@ -1,5 +1,6 @@
 // One instruction set's kernels: compiled once for each, with its own flags and namespace.
 #include "attend.h"
+#include "decode.h"
 #include "latent.h"
 #include "linear.h"
 #include "quantize.h"
@@ -9,6 +10,7 @@ namespace BRISE_ISA {
 
 extern const brise::Kernels KERNELS;
 const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, rms_norm, gelu, silu_mul, add,
-                                scale,    rope,       write_cache,  attend,   attend_latent, attend_scratch, fit};
+                                scale,    rope,       write_cache,  attend,   attend_latent, attend_scratch, fit,
+                                decode,       round_bf16};
 
 }  // namespace BRISE_ISA

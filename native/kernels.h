@@ -115,6 +115,8 @@ struct Kernels {
   size_t (*attend_scratch)(int head_dim);  // floats
   // Codes for up to sixteen groups (16 or 32 numbers, as the format has them) that lie one after the other.
   void (*fit)(Format format, const float* x, const float* importance, int groups, Fitted& out);
+  void (*decode)(Format format, const uint8_t* block, float* out);  // one block of a file as numbers
+  void (*round_bf16)(const float* x, int n, uint16_t* out);
 };
 
 // Those compiled into this build and runnable on this processor, best first; ends with nullptr.
@@ -129,5 +131,8 @@ void unpack_row(const Matrix& w, int row, float* out);
 
 // quantize.cpp: a row in a block format, weighted by importance (cols) where there is one.
 void encode_row(const Kernels& kernels, Format format, const float* x, const float* importance, int cols, uint8_t* out);
+
+// decode.cpp: rows of blocks, as a file has them, as float32 or bfloat16.
+void decode_rows(const Kernels& kernels, Format format, const uint8_t* data, size_t rows, int cols, bool is_bf16, int threads, uint8_t* out);
 
 }  // namespace brise

@@ -30,11 +30,12 @@ ARROWS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "checkpoint": ("models", "quant", "text", "settings"),
     "text": ("engine.request",),
     "engine": BESIDE,
-    "tune": BESIDE,
+    "tune": (*BESIDE, "engine"),
     "proof": BESIDE,
+    "evals": (*BESIDE, "engine", "proof", "tune"),
     "gateway": (*BESIDE, "engine", "tune", "proof"),
-    "serve": (*BESIDE, "engine", "tune", "proof", "gateway", "settings"),
-    "cli": (*BESIDE, "engine", "tune", "proof", "gateway", "serve", "settings"),
+    "serve": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "settings"),
+    "cli": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "serve", "settings"),
     "fleet": (*BESIDE, "engine"),
     "": tuple(sorted(path.name for path in SOURCE.iterdir())),  # brise/__init__.py: the public names
 })
@@ -97,7 +98,8 @@ def test_environment_is_read_in_settings_only(path: Path) -> None:
     assert not reads
 
 
-@pytest.mark.parametrize("module", ["brise", "brise.cli.main", "brise.ops.reference", "brise.engine.model"])
+@pytest.mark.parametrize("module", ["brise", "brise.cli.main", "brise.ops.reference", "brise.engine.model",
+                                    "brise.tune.prepare"])
 def test_import_loads_no_heavy_package(module: str) -> None:
     check = (f"import sys, {module}; "
              "heavy = ('torch', 'transformers', 'gguf', 'pydantic', 'mistral_common'); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import shlex
 import sys
@@ -113,8 +114,11 @@ def test_examples_are_valid(example: str, tmp_path: Path, monkeypatch: pytest.Mo
         return
     parse(words)
     is_parsed_only = example in ("brise chat smollm2", "brise pull smollm2") or "hf:" in example or "--image" in example
-    if is_parsed_only or words[0] in ("serve", "bench"):
+    if is_parsed_only or words[0] in ("serve", "bench", "parity", "eval"):
         return
+    (tmp_path / "tickets.jsonl").write_text("".join(
+        json.dumps({"prompt": f"ticket {number}", "completion": "yes" if number % 2 else "no"}) + "\n"
+        for number in range(20)))
     write_tiny(tmp_path / "mine.gguf", "llama")
     make_folder.write_hf(tmp_path / "mine", make_folder.tiny("llama_tied"))
     assert main(["pull", "mine.gguf", "--name", "smollm2"]) == 0

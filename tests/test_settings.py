@@ -24,6 +24,13 @@ def test_threads_and_index() -> None:
     assert (settings.read({}).threads, settings.read({"BRISE_INDEX_URL": ""}).index_url) == (None, None)
 
 
+def test_a_secret_is_in_the_variable_that_the_user_names() -> None:
+    assert settings.secret("KEY", {"KEY": " abc\n"}) == "abc"
+    for environment in ({}, {"KEY": " "}):
+        with pytest.raises(UnsupportedError, match="'KEY' is not set, or empty"):
+            settings.secret("KEY", environment)
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "257", "9" * 5000, "²"])
 def test_a_wrong_number_of_threads_names_the_variable(value: str) -> None:
     with pytest.raises(UnsupportedError, match="BRISE_THREADS"):

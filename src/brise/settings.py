@@ -37,6 +37,16 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         index_url=values.get("BRISE_INDEX_URL") or None)
 
 
+def secret(variable: str, environment: Mapping[str, str] | None = None) -> str:
+    """The value of a variable that the user named, such as an API key; it stands on no command line."""
+    values = os.environ if environment is None else environment
+    found = values.get(variable, "").strip()
+    if not found:
+        raise UnsupportedError(f"the environment variable {variable!r} is not set, or empty",
+                               hint=f"export {variable}=...")
+    return found
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `changes`, for a program that we start."""
     return {**os.environ, **changes}

@@ -15,13 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brise.checkpoint.adapters import AdapterFile
+from brise.checkpoint.gguf_adapter import write_gguf_adapter
 from brise.checkpoint.originals import open_original
 from brise.checkpoint.transcode import write_mix
 from brise.models import dense
+from brise.models.adapters import adapted
 from brise.models.batch import Batch
-from brise.models.weights import Array
+from brise.models.config import Config
+from brise.models.weights import Array, Weights
 from brise.ops.reference import ReferenceOps
 from brise.text.tokenizer import Tokenizer
+from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.checkpoint.test_export import write_source
 from tests.checkpoint.test_gguf_vocabulary import TEXTS
@@ -78,6 +83,24 @@ def test_large_3_with_its_softmax_scale(llama_python: str, tmp_path: Path) -> No
     assert distance(ours, theirs) < 0.002
 
 
+@pytest.mark.parametrize("name", ["llama_untied", "qwen3", "ministral3_yarn0_untied"])
+def test_an_adapter(llama_python: str, tmp_path: Path, name: str) -> None:
+    """A matrix of another rank, one of another scale, and one without."""
+    original = open_original(write_source(tmp_path / "source", name))
+    write_mix(original, tmp_path / "a.gguf", "F32")
+    low_ranks = random_low_ranks(original.config, 1)
+    low_ranks |= {path: replace(low_rank, scale=0.5) for path, low_rank in low_ranks.items() if path.endswith("wk")}
+    low_ranks |= random_low_ranks(original.config, 2, rank=5, modules=("up_proj",))
+    del low_ranks["layers.0.attention.wv"]
+    write_gguf_adapter(tmp_path / "b.gguf", AdapterFile(low_ranks, 3, 6.0), LINEAGE, original.config, "F32")
+    tokens = np.arange(14, 54, dtype=np.int32)
+    weights = adapted(original.weights, low_ranks)
+    ours = logits(original.config, weights, tokens)
+    theirs = their_logits(llama_python, tmp_path / "a.gguf", tokens, str(tmp_path / "b.gguf"))
+    assert distance(our_logits(tmp_path / "a.gguf", tokens), ours) > 0.1
+    assert distance(ours, theirs) < 0.002
+
+
 def test_tokens_of_a_text(llama_python: str, tmp_path: Path) -> None:
     write_mix(open_original(write_tiny(tmp_path / "a.gguf", "mistral3")), tmp_path / "b.gguf", "Q8_0")
     tokenizer = Tokenizer.from_gguf(open_original(tmp_path / "b.gguf").metadata)
@@ -88,14 +111,18 @@ def test_tokens_of_a_text(llama_python: str, tmp_path: Path) -> None:
 
 def our_logits(path: Path, tokens: Array) -> Array:
     original = open_original(path)
+    return logits(original.config, original.weights, tokens)
+
+
+def logits(config: Config, weights: Weights, tokens: Array) -> Array:
     positions = np.arange(len(tokens), dtype=np.int32)
-    return dense.forward(ReferenceOps(), original.config, original.weights,
+    return dense.forward(ReferenceOps(), config, weights,
                          Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
 
 
-def their_logits(python: str, path: Path, tokens: Array) -> Array:
+def their_logits(python: str, path: Path, tokens: Array, *adapters: str) -> Array:
     out = path.with_suffix(".npy")
-    run(python, path, out, ",".join(map(str, tokens)))
+    run(python, path, out, ",".join(map(str, tokens)), *adapters)
     return np.load(out)
 
 

@@ -86,7 +86,7 @@ def _ministral3(name: str, tied: bool, mscale: float, mscale_all_dim: float) -> 
 
 def make_tiny(golden: Golden, seed: int) -> dict[str, Any]:
     """The arrays of one golden file."""
-    model = _build(golden)
+    model = build(golden)
     weights = _randomise(model, golden, np.random.default_rng(seed))
     tokens = np.random.default_rng(seed + 1000).integers(PADDING_ID + 1, VOCAB_SIZE, NUM_TOKENS)
     with torch.no_grad():
@@ -95,7 +95,8 @@ def make_tiny(golden: Golden, seed: int) -> dict[str, Any]:
             "logits": logits.numpy().astype(np.float32), **weights}
 
 
-def _build(golden: Golden) -> Any:
+def build(golden: Golden) -> Any:
+    """The transformers model of a golden, its parameters not set yet."""
     num_heads, num_kv_heads, _ = golden.heads
     config_class = getattr(transformers, f"{golden.model}Config")
     config = config_class(

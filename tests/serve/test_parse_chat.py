@@ -10,7 +10,7 @@ from openai.resources.chat.completions import Completions
 from brise.engine.request import Grammar, Sampling
 from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, parse_chat
-from brise.serve.openai_messages import plain_message, template_message
+from brise.text.openai_messages import template_message
 
 USER = [{"role": "user", "content": "hi"}]
 NUMBERS = {"type": "object", "properties": {"x": {"type": "number"}}}
@@ -159,15 +159,6 @@ def test_a_whole_conversation_with_tools_is_read() -> None:
     assert views[2]["tool_calls"] == [{"id": "c1", "type": "function",
                                        "function": {"name": "add", "arguments": {"x": 1}}}]
     assert views[3] == {"role": "tool", "content": "2", "tool_call_id": "c1"}
-
-
-def test_a_template_without_tools_gets_calls_as_text() -> None:
-    messages = [*USER, {"role": "assistant", "content": "so", "tool_calls": [CALL]},
-                {"role": "tool", "tool_call_id": "c1", "content": "2"}]
-    views = [plain_message(message) for message in parse(messages=messages).messages]
-    assert views[1] == {"role": "assistant", "content":
-                        'so\n<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'}
-    assert views[2] == {"role": "user", "content": "<tool_response>\n2\n</tool_response>"}
 
 
 @pytest.mark.parametrize("stop", [5, True, {}, [""], [1]])

@@ -19,8 +19,8 @@ from brise.serve.openai_responses import parse_response
 from brise.serve.refusal import error_body
 from tests.engine.stub import stub_model
 from tests.serve.live import Live, live
-from tests.serve.test_body import JSON
 from tests.serve.test_parse_chat import CALL, TOOL, USER
+from tests.text.test_json_text import JSON
 
 CHAT = {"model": "m", "messages": [
     *USER, {"role": "assistant", "tool_calls": [CALL], "content": [{"type": "text", "text": "x"}]},

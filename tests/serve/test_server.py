@@ -21,7 +21,7 @@ from brise.models.batch import Batch
 from brise.serve.serving import ServeSettings
 from tests.engine.stub import stub_model
 from tests.serve.live import Live, live, wait_until
-from tests.serve.test_body import JSON
+from tests.text.test_json_text import JSON
 
 HI = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"

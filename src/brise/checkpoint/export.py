@@ -13,6 +13,8 @@ from brise.checkpoint.gguf_writer import Outgoing
 from brise.checkpoint.hf_description import description
 from brise.checkpoint.hf_vocabulary import token_ids, tokenizer_files
 from brise.checkpoint.hf_weights import text_tensors, vision_tensors
+from brise.checkpoint.lineage import FILE as LINEAGE_FILE
+from brise.checkpoint.merge import LINEAGE_KEY
 from brise.checkpoint.originals import Named, Original
 from brise.checkpoint.safetensors_writer import write_safetensors
 from brise.checkpoint.staged import staged_folder
@@ -25,7 +27,8 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json")
 # From folders of any kind.
-OTHER_FILES = ("tekken.json", "SYSTEM_PROMPT.txt", "processor_config.json", "preprocessor_config.json", "LICENSE")
+OTHER_FILES = (
+    "tekken.json", "SYSTEM_PROMPT.txt", "processor_config.json", "preprocessor_config.json", "LICENSE", LINEAGE_FILE)
 
 
 def plain_format(original: Original) -> str:
@@ -51,6 +54,8 @@ def write_hf(original: Original, path: Path, dtype: str, wrote: Callable[[int], 
         config = description(original.config, vision, dtype, token_ids(original.metadata), tied=original.is_tied)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _write_tokenizer(original, folder)
+        if LINEAGE_KEY in original.metadata:  # after the source's own file
+            (folder / LINEAGE_FILE).write_text(str(original.metadata[LINEAGE_KEY]), encoding="utf-8")
     return total
 
 

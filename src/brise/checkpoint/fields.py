@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -54,7 +54,7 @@ class Fields:
         name, value = self._find(names, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong(self._full(name), value, "a number")
-        if not (0 < value < math.inf or (may_be_zero and value == 0)):
+        if not (0 < value <= sys.float_info.max or (may_be_zero and value == 0)):  # an int of JSON may be larger
             raise wrong(self._full(name), value, "a finite number " + ("of at least 0" if may_be_zero else "over 0"))
         return float(value)
 

@@ -7,14 +7,31 @@ a multiple of 8; the tensors one after the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from brise.checkpoint.gguf_writer import Outgoing
+from brise.models.weights import Array
 
 SHARD_BYTES = 5 * 10**9  # what Hugging Face's own tools write
+
+
+class Tensor(Protocol):
+    """What is written: an Outgoing, or anything like it with a format that only safetensors knows."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def pieces(self) -> Callable[[], Iterator[Array]]: ...
 
 
 def write_safetensors(folder: Path, tensors: Sequence[Outgoing], wrote: Callable[[int], None] | None = None) -> int:
@@ -23,7 +40,7 @@ def write_safetensors(folder: Path, tensors: Sequence[Outgoing], wrote: Callable
     names = ["model.safetensors"] if len(shards) == 1 else [
         f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        _write(folder / name, shard, wrote)
+        write_file(folder / name, shard, wrote)
     total = sum(tensor.nbytes for tensor in tensors)
     if len(shards) > 1:
         places = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
@@ -43,7 +60,8 @@ def _shards(tensors: Sequence[Outgoing]) -> list[list[Outgoing]]:
     return shards
 
 
-def _write(path: Path, tensors: Sequence[Outgoing], wrote: Callable[[int], None] | None) -> None:
+def write_file(path: Path, tensors: Sequence[Tensor], wrote: Callable[[int], None] | None = None) -> None:
+    """One file of these tensors."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:

@@ -6,7 +6,7 @@ Memory is that of one block of rows and what quantising it takes, whatever the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,24 +47,30 @@ class Written:
 def write_mix(original: Original, path: Path, mix: str, importance: Importance | None = None, *,
               requantize: bool = False, threads: int = 1, wrote: Callable[[int], None] | None = None) -> Written:
     """Writes the model as GGUF in one of recipe.MIXES. Blocks are quantised anew only with `requantize`."""
-    plan = [(tensor, choose(mix, tensor.name, tensor.weight.shape, format_of(tensor.weight),
-                            original.config.num_layers, tied=original.is_tied)) for tensor in original.tensors]
     if not requantize:
-        _refuse_blocks(plan)
-    tensors = [outgoing(tensor, format, original.forget, importance, threads) for tensor, format in plan]
+        refuse_blocks(original, mix)
+    tensors = [outgoing(tensor, format, original.forget, importance, threads)
+               for tensor, format in _plan(original, mix)]
     size = write_gguf(path, _metadata(original, mix, importance), tensors, wrote)
     return Written(path, size, sum(_count(tensor.shape) for tensor in tensors),
                    sum(tensor.nbytes for tensor in tensors), dict(Counter(tensor.format for tensor in tensors)))
 
 
+def refuse_blocks(original: Original, mix: str) -> None:
+    """UnsupportedError if a tensor is quantised already, in another format than it would get in this mix."""
+    for tensor, format in _plan(original, mix):
+        before = format_of(tensor.weight)
+        if before != format and not FORMATS[before].is_plain:
+            raise UnsupportedError(
+                f"the source is quantised already: {tensor.name} has the format {before}",
+                hint="take the BF16, F16 or F32 original, or give --requantize, which loses more than it had to")
+
+
 def planned_bytes(original: Original, mix: str) -> int:
     """Bytes of all tensors in this mix."""
     total = 0
-    for tensor in original.tensors:
-        shape = tensor.weight.shape
-        format = choose(mix, tensor.name, shape, format_of(tensor.weight), original.config.num_layers,
-                        tied=original.is_tied)
-        rows, cols = matrix_shape(shape)
+    for tensor, format in _plan(original, mix):
+        rows, cols = matrix_shape(tensor.weight.shape)
         total += rows * FORMATS[format].row_bytes(cols)
     return total
 
@@ -91,13 +97,10 @@ def outgoing(tensor: Named, format: str, forget: Callable[[], None], importance:
     return Outgoing(name, format, weight.shape, pieces)
 
 
-def _refuse_blocks(plan: Sequence[tuple[Named, str]]) -> None:
-    for tensor, format in plan:
-        before = format_of(tensor.weight)
-        if before != format and not FORMATS[before].is_plain:
-            raise UnsupportedError(
-                f"the source is quantised already: {tensor.name} has the format {before}",
-                hint="take the BF16, F16 or F32 original, or give --requantize, which loses more than it had to")
+def _plan(original: Original, mix: str) -> list[tuple[Named, str]]:
+    """Each tensor and the format that it gets."""
+    return [(tensor, choose(mix, tensor.name, tensor.weight.shape, format_of(tensor.weight),
+                            original.config.num_layers, tied=original.is_tied)) for tensor in original.tensors]
 
 
 def _metadata(original: Original, mix: str, importance: Importance | None) -> dict[str, object]:

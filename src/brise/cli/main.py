@@ -23,6 +23,9 @@ COMMANDS: Mapping[str, str] = {
     "serve": "serve models over the OpenAI HTTP API",
     "quantize": "write a model in fewer bits",
     "export": "write a model for other programs",
+    "tune": "train a model on your examples",
+    "parity": "compare what is served with what was trained",
+    "eval": "measure a model's answers on your data",
     "bench": "measure a model on this machine",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it

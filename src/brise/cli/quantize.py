@@ -14,8 +14,8 @@ from brise.checkpoint.imatrix import load_importance, save_importance
 from brise.checkpoint.originals import Original, open_original
 from brise.checkpoint.staged import refuse_existing
 from brise.checkpoint.store import Store, locate
-from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, write_mix
-from brise.cli import chat_options, memory_options, progress_bar, quantize_report, terminal
+from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
+from brise.cli import adapter_options, chat_options, memory_options, progress_bar, quantize_report, terminal
 from brise.cli.quantize_runs import Runs, Text
 from brise.engine.footprint import keep_small, resident_bytes
 from brise.engine.model import num_cores
@@ -65,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help=f"tokens of it to use (default: {EVALUATION_TOKENS})")
     parser.add_argument("--requantize", action="store_true",
                         help="take a source that is quantised already, which loses more than it had to")
+    adapter_options.add_arguments(parser, "an adapter, which is merged into the model before it is quantised")
     parser.add_argument("--threads", metavar="N", type=chat_options.count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--memory", metavar="SIZE", type=memory_options.size,
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     if args.memory is not None:
         keep_small()
-    original = open_original(locate(args.model, Store(settings_.home)).path)
+    original = _open(args, settings_.home)
     runs = Runs(original, args.threads or settings_.threads or num_cores(), args.memory)
     started = time.perf_counter()
     text = None
@@ -94,6 +95,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         quantize_report.show(report)
     return 0
+
+
+def _open(args: argparse.Namespace, home: Path) -> Original:
+    """A source of blocks is refused before an adapter is merged, which makes float32 of its matrices."""
+    located = locate(args.model, Store(home))
+    original = open_original(located.path)
+    if not args.requantize:
+        refuse_blocks(original, args.to if args.adapter is None else "F32")
+    return adapter_options.with_adapter(args, original, located)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

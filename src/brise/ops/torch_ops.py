@@ -1,12 +1,13 @@
 """The ops in torch: for training (autograd) on a CPU or a CUDA device. Needs the extra `tune`.
 
-Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, O outputs, R rows.
-The residual stream is float32; norms hand `dtype` (float32 or bfloat16) to the linears.
+Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, O outputs, R rows, X experts.
+The residual stream is float32; norms hand `dtype` (float32 or bfloat16) to the linears. With float64, all is float64:
+that is how gradients are checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch.nn import functional
 from brise.models.batch import Batch
 from brise.models.rope import Layout
 from brise.models.weights import Array, Layer, Weight
+from brise.ops import torch_experts, torch_functions
 from brise.ops.contract import Cache
 from brise.ops.torch_attend import attend
-from brise.ops.torch_weights import linear, rows_of, vector
+from brise.ops.torch_linear import linears
+from brise.ops.torch_weights import rows_of, tensor_of
 
 Tensor = torch.Tensor
 LayerRunner = Callable[[Callable[[Tensor, Layer], Tensor], Tensor, Layer], Tensor]
@@ -37,9 +40,16 @@ class TorchOps:
     run_layer: LayerRunner = _plain
     dropout: Callable[[Tensor], Tensor] | None = None  # of the input of adapters, while training
     trace: dict[str, Tensor] | None = field(default=None)
+    guide: Mapping[str, Tensor] | None = None  # values to go on from in place of the own, by name
+    squares: MutableMapping[int, Tensor] = field(default_factory=dict)  # of rows of frozen matrices, for DoRA
+
+    @property
+    def wide(self) -> torch.dtype:
+        """What sums, norms and the residual stream are kept in."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def embed(self, table: Weight, tokens: Array) -> Tensor:
-        return rows_of(table, self._tensor(tokens)).float()
+        return rows_of(table, self._tensor(tokens), self.wide)
 
     def take_rows(self, x: Tensor, rows: Array) -> Tensor:
         return x[self._tensor(rows)]
@@ -48,30 +58,29 @@ class TorchOps:
         if features is None or rows is None:
             return x
         index = self._tensor(rows)
-        given = self._tensor(features).to(x.dtype)[index.clamp(min=0)]
+        given = torch.as_tensor(features, dtype=x.dtype, device=self.device)[index.clamp(min=0)]
         return torch.where((index >= 0)[:, None], given, x)
 
     def linear(self, x: Tensor, w: Weight) -> Tensor:
-        return linear(x.to(self.dtype), w, self.dropout)
+        return self.linears(x, (w,))[0]
 
     def linears(self, x: Tensor, weights: Sequence[Weight]) -> tuple[Tensor, ...]:
-        return tuple(self.linear(x, w) for w in weights)
+        return linears(x.to(self.dtype), weights, self.dropout, self.squares)
 
     def bias(self, x: Tensor, b: Weight) -> Tensor:
-        return x + vector(b).to(x.dtype)
+        return x + tensor_of(b).to(x.dtype)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:
-        x = x.float()
-        return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * vector(w)).to(self.dtype)
+        return torch_functions.rms_norm(x, tensor_of(w), eps, self.dtype)
 
     def heads(self, x: Tensor, num_heads: int) -> Tensor:
-        return x.view(len(x), num_heads, -1)
+        return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
 
     def flat(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1)
+        return x.reshape(len(x), x.shape[1] * x.shape[2])
 
     def columns(self, x: Tensor, first: int, last: int) -> Tensor:
         return x[..., first:last]
@@ -79,37 +88,60 @@ class TorchOps:
     def concat(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([x, y], dim=-1)
 
+    def heads_linear(self, x: Tensor, w: Weight) -> Tensor:
+        return torch_experts.heads_linear(x.to(self.dtype), w)
+
     def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Tensor:
         angles = np.outer(np.asarray(positions, np.float64), np.asarray(turns, np.float64))
         table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * magnitude
-        return self._tensor(table.astype(np.float32))
+        return self._tensor(table).to(self.wide)
 
     def rope(self, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
-        width = table.shape[1]
-        cos, sin = table[:, None, :width // 2].to(x.dtype), table[:, None, width // 2:].to(x.dtype)
-        turned, rest = x[..., :width], x[..., width:]
-        if layout == "half":
-            a, b = turned[..., :width // 2], turned[..., width // 2:]
-            out = torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
-            return out
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
-        return torch.cat([pairs, rest], dim=-1) if rest.shape[-1] else pairs
+        return torch_functions.turn(x, table, layout)
 
     def scale_queries(self, x: Tensor, positions: Array, beta: float, period: int) -> Tensor:
         scales = 1.0 + beta * np.log1p((np.asarray(positions) // period).astype(np.float64))
-        return x * self._tensor(scales.astype(np.float32)).to(x.dtype)[:, None, None]
+        return (x * self._tensor(scales).to(self.wide)[:, None, None]).to(x.dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, batch: Batch, cache: Cache | None, layer: int, scale: float,
                window: int | None) -> Tensor:
         assert cache is None, "the torch backend runs without a cache"
         return attend(q, k, v, batch, scale, window)
 
+    def attend_latent(self, q: Tensor, kv: Tensor, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Tensor:
+        assert cache is None, "the torch backend runs without a cache"
+        return self.heads(attend(q, kv, kv[..., :rank], batch, scale, None), q.shape[1])
+
+    def route(self, logits: Tensor, per_token: int, scale: float) -> Tensor:
+        return torch_experts.route(torch_functions.widened(logits), per_token, scale)
+
+    def experts(self, x: Tensor, gates: Tensor, w1: Weight, w2: Weight, w3: Weight) -> Tensor:
+        return torch_experts.experts(x.to(self.dtype), gates, w1, w2, w3)
+
     def gelu(self, x: Tensor) -> Tensor:
         return functional.gelu(x)
 
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
-        return functional.silu(gate) * up
+        return torch_functions.silu_mul(gate, up)
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Tensor:
+        turns_E = np.asarray(turns, np.float64)
+        angles = np.concatenate([np.outer(rows, turns_E[::2]), np.outer(columns, turns_E[1::2])], axis=1)
+        return self._tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1)).to(self.wide)
+
+    def slice_rows(self, x: Tensor, first: int, last: int) -> Tensor:
+        return x[first:last]
+
+    def join_rows(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
+    def merge_patches(self, x: Tensor, grids: Sequence[tuple[int, int]], merge: int) -> Tensor:
+        parts = torch.split(x, [rows * columns for rows, columns in grids])
+        return torch.cat([
+            part.reshape(rows // merge, merge, columns // merge, merge, -1).permute(0, 2, 4, 1, 3).reshape(
+                -1, x.shape[1] * merge**2)
+            for part, (rows, columns) in zip(parts, grids, strict=True)])
 
     def layer(self, body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
         return self.run_layer(body, x, layer)
@@ -117,7 +149,7 @@ class TorchOps:
     def named(self, x: Tensor, name: str) -> Tensor:
         if self.trace is not None:
             self.trace[name] = x.detach().clone()
-        return x
+        return x if self.guide is None else self.guide[name]
 
     def _tensor(self, x: Array) -> Tensor:
         return torch.as_tensor(np.asarray(x), device=self.device)

@@ -9,8 +9,8 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import ImageInput
 from brise.errors import MissingExtraError, RequestError
 from brise.serve.fetch import fetch
-from brise.serve.openai_messages import Image, Message, Part
 from brise.text import images
+from brise.text.openai_messages import Image, Message, Part
 
 MAX_IMAGES = 64
 LOW_DETAIL_SIZE = 512  # OpenAI's own for "detail": "low"

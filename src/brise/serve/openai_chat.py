@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.engine.request import Grammar
-from brise.serve.body import Json
-from brise.serve.fields import Fields
-from brise.serve.openai_messages import Message, parse_messages
 from brise.serve.openai_options import MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
 from brise.serve.openai_tools import Tooling, parse_response_format, parse_tooling, refuse_both
+from brise.text.fields import Fields
+from brise.text.json_text import Json
+from brise.text.openai_messages import Message, parse_messages
 
 
 @dataclass(frozen=True)

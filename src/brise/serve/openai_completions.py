@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.serve.body import Json
-from brise.serve.fields import Fields
 from brise.serve.openai_options import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
+from brise.text.fields import Fields
+from brise.text.json_text import Json
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's; a client that relies on it gets short answers, not endless ones
 Prompt = str | tuple[int, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from brise.serve.body import Json
-from brise.serve.fields import Fields
 from brise.serve.openai_completions import Prompt, parse_prompts
+from brise.text.fields import Fields
+from brise.text.json_text import Json
 
 MAX_INPUTS = 2048  # OpenAI's limit
 

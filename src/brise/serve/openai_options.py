@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brise.engine.request import Sampling
-from brise.serve.fields import Fields
+from brise.text.fields import Fields
 
 # OpenAI's own limits, except for stops (OpenAI: 4; more cost us nothing).
 MAX_CHOICES = 128

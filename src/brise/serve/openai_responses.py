@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brise.engine.request import Grammar, Sampling
-from brise.serve.body import Json
-from brise.serve.fields import Fields
 from brise.serve.openai_chat import ChatRequest, check_service
-from brise.serve.openai_messages import DETAILS, Image, Message, Part, Text, joined
 from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
 from brise.serve.openai_tools import Tooling, schema_grammar
+from brise.text.fields import Fields
+from brise.text.json_text import Json
+from brise.text.openai_messages import DETAILS, Image, Message, Part, Text, joined
 
 STATE = "this server keeps no state between requests; send the conversation in 'input'"
 FOREIGN: Mapping[str, str] = {

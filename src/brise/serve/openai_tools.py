@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from brise.engine.request import Grammar
 from brise.errors import RequestError
-from brise.serve.body import Json
-from brise.serve.fields import Fields
-
-MAX_TOOLS = 128
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A function the model may call."""
-
-    name: str
-    description: str | None = None
-    parameters: Mapping[str, Json] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, object]:
-        """OpenAI's shape, which chat templates and the tool grammar read."""
-        function: dict[str, object] = {"name": self.name}
-        if self.description is not None:
-            function["description"] = self.description
-        function["parameters"] = dict(self.parameters) or {"type": "object", "properties": {}}
-        return {"type": "function", "function": function}
+from brise.text.fields import Fields
+from brise.text.openai_tools import NAME, Tool, parse_tools
 
 
 @dataclass(frozen=True)
@@ -51,7 +29,7 @@ class Tooling:
 def parse_tooling(fields: Fields) -> Tooling:
     """Reads `tools`, `tool_choice` and `parallel_tool_calls`."""
     parallel = fields.flag("parallel_tool_calls")
-    tools = _tools(fields)
+    tools = parse_tools(fields)
     if not tools:
         if fields.raw("tool_choice") not in (None, "none", "auto"):
             raise fields.error("tool_choice", "is only allowed with 'tools'")
@@ -88,30 +66,6 @@ def schema_grammar(fields: Fields) -> Grammar:
     if schema is None:
         raise fields.missing("schema")
     return Grammar("json_schema", json.dumps(schema))
-
-
-def _tools(fields: Fields) -> tuple[Tool, ...]:
-    items = fields.items("tools") or []
-    if len(items) > MAX_TOOLS:
-        raise fields.error("tools", f"has {len(items)} tools, allowed are {MAX_TOOLS}")
-    tools = tuple(_tool(tool) for tool in fields.objects("tools"))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise fields.error("tools", "has two functions of one name")
-    return tools
-
-
-def _tool(fields: Fields) -> Tool:
-    if fields.required_text("type") != "function":
-        raise fields.unsupported("type", "only tools of type 'function' are")
-    function = fields.required_child("function")
-    name = function.required_text("name")
-    if not NAME.fullmatch(name):
-        raise function.error("name", "must be 1 to 64 letters, digits, '_' or '-'")
-    function.flag("strict")  # a call's arguments always follow the schema
-    tool = Tool(name, function.text("description"), function.mapping("parameters") or {})
-    function.done()
-    fields.done()
-    return tool
 
 
 def _choose(fields: Fields, tools: tuple[Tool, ...], parallel: bool) -> Tooling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brise.engine.model import LoadedModel
@@ -10,12 +10,12 @@ from brise.engine.request import Grammar, Request
 from brise.serve import images
 from brise.serve.openai_chat import ChatRequest
 from brise.serve.openai_completions import CompletionRequest, Prompt
-from brise.serve.openai_messages import Message, plain_message, template_message
 from brise.serve.openai_tools import Tooling
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
-from brise.text.protocols import Chat, Encoded, TextTokenizer, parts_of
-from brise.text.tool_calls import tool_system_prompt
+from brise.text.conversation import encoded
+from brise.text.openai_messages import Message, template_message
+from brise.text.protocols import Chat, Encoded, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
     grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # names a wrong schema
-    encoded = _render(images.prepared(chat.messages, model), tooling, template)
+    prompt = _render(images.prepared(chat.messages, model), tooling, template)
     # A response_format holds from the first token on: there is no thinking before it.
-    is_thinking = chat.grammar is None and template.format.thinks_at_end_of(encoded.tokens)
+    is_thinking = chat.grammar is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
         grammar = _tool_grammar(tooling, template.format, is_thinking=True)
     request = Request(
-        prompt=encoded.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
+        prompt=prompt.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
         grammar=grammar, logprobs=chat.logprobs,
-        stop=options.stop, marks=template.format.marks, ignore_eos=options.ignore_eos, images=encoded.images)
+        stop=options.stop, marks=template.format.marks, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking)
 
@@ -71,21 +71,8 @@ def prompt_tokens(prompt: Prompt, tokenizer: TextTokenizer, *, parse_control: bo
 
 def _render(messages: Sequence[Message], tooling: Tooling, template: Chat) -> Encoded:
     tools = [tool.as_json() for tool in tooling.tools] if tooling.active else []
-    goes_on = messages[-1].is_open
-    if template.knows_tools:
-        return template.prompt([template_message(message) for message in messages], tools=tools or None,
-                               continue_final=goes_on)
-    views = [plain_message(message) for message in messages]
-    return template.prompt(_with_system(views, tool_system_prompt(tools)) if tools else views, continue_final=goes_on)
-
-
-def _with_system(views: Sequence[Mapping[str, object]], text: str) -> list[Mapping[str, object]]:
-    """Behind what the first message says if it is a system message: most templates take only one."""
-    if views[0]["role"] == "system":
-        added = [*parts_of(views[0]["content"]), {"type": "text", "text": f"\n\n{text}"}]
-        is_plain = isinstance(views[0]["content"], str)
-        return [{**views[0], "content": f"{views[0]['content']}\n\n{text}" if is_plain else added}, *views[1:]]
-    return [{"role": "system", "content": text}, *views]
+    return encoded(template, [template_message(message) for message in messages], tools,
+                   continue_final=messages[-1].is_open)
 
 
 def _tool_grammar(tooling: Tooling, format: AnswerFormat, *, is_thinking: bool) -> Grammar | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brise.engine.request import ImageInput
 from brise.errors import RequestError
-from brise.serve.body import Json, parse_json
-from brise.serve.fields import Fields
+from brise.text.fields import Fields
+from brise.text.json_text import Json, parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 8192
@@ -120,27 +119,6 @@ def template_message(message: Message) -> dict[str, object]:
     return view
 
 
-def plain_message(message: Message) -> dict[str, object]:
-    """The same for a template that knows no tools: calls and results are written out in the hermes format."""
-    if message.role == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{plain_text(message.content)}\n</tool_response>"}
-    view = template_message(message)
-    view.pop("tool_calls", None)
-    calls = [json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
-             for call in message.calls]
-    if calls:
-        written = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
-        view["content"] = f"{plain_text(message.content)}\n{written}" if message.content else written
-    return view
-
-
-def plain_text(content: str | Sequence[Part] | None) -> str:
-    """The text of a message's content, without what was thought."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part.text for part in content if isinstance(part, Text))
-
-
 def _message(fields: Fields) -> Message:
     if fields.raw("role") == "function":
         raise fields.unsupported("role", "'function' is OpenAI's old way; use 'tool'")
@@ -163,7 +141,7 @@ def _message(fields: Fields) -> Message:
 
 
 def _reasoning(fields: Fields, content: str | tuple[Part, ...] | None) -> str | None:
-    """What the model thought; this server's answers carry it under this name."""
+    """What the model thought; answers carry it under this name."""
     reasoning = fields.text("reasoning_content")
     if reasoning and isinstance(content, tuple):
         raise fields.error("reasoning_content", "cannot be combined with parts of type 'thinking'")
@@ -172,10 +150,10 @@ def _reasoning(fields: Fields, content: str | tuple[Part, ...] | None) -> str | 
 
 def _assistant_leftovers(fields: Fields) -> None:
     """Fields of OpenAI's answers that clients send back; empty they mean nothing."""
-    fields.refuse("refusal", "this server's models write no refusals apart from their text")
-    fields.refuse("audio", "this server has no audio")
+    fields.refuse("refusal", "models write no refusals apart from their text")
+    fields.refuse("audio", "audio is not read")
     fields.refuse("function_call", "it is OpenAI's old way; use 'tool_calls'")
-    fields.only("annotations", ([],), "this server makes none")
+    fields.only("annotations", ([],), "none are made")
 
 
 def _content(fields: Fields, role: str) -> str | tuple[Part, ...] | None:
@@ -213,7 +191,7 @@ def _part(part: Fields, role: str) -> Part:
         read = Image(url.path("url"), url.required_text("url"), url.choice("detail", DETAILS) or "auto")
         url.done()
     else:
-        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; this server reads 'text', and "
+        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; read are 'text', and "
                                        "'image_url' from 'user'")
     part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
     part.done()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from brise.errors import RequestError
-from brise.serve.body import Json
+from brise.text.json_text import Json
 
 
 class Fields:
@@ -106,12 +106,12 @@ class Fields:
             yield Fields(value, f"{self.path(name)}[{index}]")
 
     def refuse(self, name: str, why: str) -> None:
-        """A field of OpenAI's API that this server does not have."""
+        """A field of OpenAI's API that we do not have."""
         if self.raw(name) is not None:
             raise self.unsupported(name, why)
 
     def only(self, name: str, allowed: Sequence[object], why: str) -> None:
-        """A field that is accepted with the values that say what this server does anyway."""
+        """A field that is accepted with the values that say what is done anyway."""
         value = self.raw(name)
         if value is not None and not any(type(value) is type(each) and value == each for each in allowed):
             raise self.unsupported(name, f"{why}; accepted is {_listed(allowed)}")

@@ -1,4 +1,4 @@
-"""Request bodies: what is no JSON for us is refused before a field is read."""
+"""JSON from strangers: what is no JSON for us is refused before a field is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.errors import RequestError
-from brise.serve.body import MAX_DEPTH, parse_json
+from brise.text.json_text import MAX_DEPTH, parse_json
 
 SCALARS = (st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
            | st.text())

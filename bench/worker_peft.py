@@ -1,0 +1,85 @@
+"""transformers + PEFT as a measured trainer, for tune_peft.py: a plain loop over padded batches, float32."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from tune_work import TARGETS, Settings, Work, first_a, read
+from worker import answer, peak_bytes
+
+
+class Peer:
+    """The model with its adapter, the optimiser, and how far the work is done."""
+
+    def __init__(self, folder: Path, work: Work, settings: Settings) -> None:
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        base.config.use_cache = False
+        self.model: Any = peft.get_peft_model(base, peft.LoraConfig(
+            r=settings.rank, lora_alpha=int(settings.alpha), lora_dropout=0.0, target_modules=list(TARGETS),
+            task_type="CAUSAL_LM"))
+        for name, parameter in self.model.named_parameters():
+            if ".lora_A." in name:
+                parts = name.split(".")
+                layer, target = int(parts[parts.index("layers") + 1]), parts[parts.index("lora_A") - 1]
+                parameter.data = torch.from_numpy(first_a(layer, target, *parameter.shape))
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=settings.betas,
+                                           eps=settings.eps, weight_decay=0.0)
+        self.work, self.done = work, 0
+        self.model.train()
+
+    def train(self, steps: int) -> dict[str, object]:
+        losses: list[float] = []
+        tokens = padded = 0
+        start = time.perf_counter()
+        for chosen in self.work.order[self.done:self.done + steps]:
+            batch = self._batch([self.work.rows[index] for index in chosen])
+            loss = self.model(**batch).loss
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.append(float(loss.detach()))
+            tokens += int(batch["attention_mask"].sum())
+            padded += batch["attention_mask"].numel()
+        self.done += steps
+        return {"seconds": time.perf_counter() - start, "tokens": tokens, "padded": padded,
+                "examples": steps * self.work.order.shape[1], "losses": losses, "peak_bytes": peak_bytes()}
+
+    @staticmethod
+    def _batch(rows: list[Any]) -> dict[str, torch.Tensor]:
+        longest = max(len(tokens) for tokens, _ in rows)
+        ids = np.zeros((len(rows), longest), np.int64)
+        labels, mask = np.full_like(ids, -100), np.zeros_like(ids)
+        for index, (tokens, is_target) in enumerate(rows):
+            ids[index, :len(tokens)], mask[index, :len(tokens)] = tokens, 1
+            labels[index, :len(tokens)] = np.where(is_target, tokens, -100)
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask),
+                "labels": torch.from_numpy(labels)}
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("work", type=Path)
+    arguments.add_argument("--threads", type=int, required=True)
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    peer = Peer(given.model, read(given.work), Settings())
+    answer({"ready": True, "version": f"{transformers.__version__} + peft {peft.__version__}",
+            "loaded_bytes": peak_bytes()})
+    for line in sys.stdin:
+        answer(peer.train(int(line)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

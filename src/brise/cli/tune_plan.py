@@ -1,0 +1,148 @@
+"""What a run of `brise tune` is going to take: settings that fit, and the table that says so."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from brise.checkpoint.source import Checkpoint
+from brise.checkpoint.store import Located
+from brise.cli import terminal, tune_options, tune_show
+from brise.engine import footprint
+from brise.engine import plan as engine_plan
+from brise.engine.plan import Wish
+from brise.engine.subject import describe
+from brise.errors import UnsupportedError
+from brise.ops import torch_attend
+from brise.ops.native import NativeBackend
+from brise.tune import plan as plans
+from brise.tune import probe, sides, speed
+from brise.tune.estimate import Estimator
+from brise.tune.plan import Choice, Plan
+from brise.tune.prepare import Dataset
+from brise.tune.recipe import Recipe
+from brise.tune.run_folder import Plain
+from brise.tune.speed import Speed
+from brise.tune.train import Machinery
+
+# Arrays that live at one time while models are compared: of the logits of both, and of a layer's numbers.
+_LOGITS, _HIDDEN = 12, 4
+_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options say, with what was measured or recorded where they say nothing."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    machinery: Machinery
+    choice: Choice
+    longest: int  # row
+    may_shrink: bool
+    may_checkpoint: bool
+    speed: Speed | None  # None: nothing was measured
+
+    def memory(self) -> int:
+        """What is taken now."""
+        device = self.machinery.device
+        return footprint.resident_bytes() if device.type == "cpu" else torch.cuda.memory_reserved(device)
+
+    def peak(self) -> int:
+        """The most that was taken."""
+        device = self.machinery.device
+        return footprint.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_reserved(device)
+
+
+def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, found: Mapping[str, Plain]) -> Asked:
+    """The options of a run; `found` are the settings of the run that goes on."""
+    recipe, device = tune_options.recipe_of(args), _device(args)
+    longest = max(len(row.tokens) for row in (*dataset.train, *dataset.held_out))
+    measured = None
+    name = args.dtype if args.dtype != "auto" else found.get("dtype")
+    if name not in _DTYPES:
+        measured = speed.measure(checkpoint.weights().layers[0], device)
+    dtype = measured.dtype if measured is not None else _DTYPES[str(name)]
+    recorded = found.get("batch_tokens")
+    tokens = args.batch_tokens or (recorded if type(recorded) is int else None)
+    again = found.get("checkpointing") if args.checkpointing == "auto" else args.checkpointing == "on"
+    choice = Choice(tokens or max(tune_options.BATCH_TOKENS, longest), again is True,
+                    "packed" if args.method == "qlora" else "dense", 8 if args.optimizer == "adamw8" else 32,
+                    0 if args.method == "full" else args.rank)
+    if choice.num_tokens < longest:
+        raise UnsupportedError(f"--batch-tokens is {choice.num_tokens}, the longest row has {longest} tokens",
+                               hint=f"give at least {longest}, or leave long rows out with --max-length")
+    return Asked(checkpoint, recipe, Machinery(device, dtype), choice, longest, may_shrink=tokens is None,
+                 may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured)
+
+
+def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -> Plan:
+    """The plan of the fastest settings that fit; MemoryPromiseError if none do."""
+    checkpoint, machinery = asked.checkpoint, asked.machinery
+    weights = checkpoint.weights()
+    # Once before the process is measured: what torch loads when it first computes is there then.
+    probe.measure(checkpoint.config, weights, asked.recipe, machinery, asked.choice.keep)
+    process = footprint.resident_bytes() + plans.LATER_BYTES
+    if machinery.device.type == "cuda":
+        process, free = 0, torch.cuda.mem_get_info(machinery.device)[0]
+        limit = free if limit is None else min(limit, free)
+    proving = _proving(located, asked) if proves and asked.choice.rank else 0
+    estimator = Estimator(located.name, checkpoint.config, weights, asked.recipe, machinery, process, proving, limit,
+                          asked.longest)
+    return plans.settle(asked.choice, may_shrink=asked.may_shrink, may_checkpoint=asked.may_checkpoint,
+                        longest=asked.longest, count=estimator)
+
+
+def _proving(located: Located, asked: Asked) -> int:
+    """What the engine takes at the end, with the adapter and without it, while the trained model is there, too."""
+    subject = describe(located.path, located.name)
+    wish = Wish(context=min(sides.GROUP_TOKENS, subject.config.max_context), serves=False)
+    served = engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+    hidden = 4 * _HIDDEN * sides.GROUP_TOKENS * (subject.config.width + subject.config.ffn_width)
+    logits = 4 * _LOGITS * min(sides.LOGITS, sides.GROUP_TOKENS * subject.config.vocab_size)
+    file = probe.weights_bytes(subject.weights, asked.recipe, asked.machinery, "packed")  # read twice, then let go
+    scores = 16 * torch_attend.BLOCK_SCORES
+    return file + scores + 2 * served.weights_bytes + served.cache_bytes + served.work_bytes + logits + hidden
+
+
+def say(args: argparse.Namespace, plan: Plan, asked: Asked) -> None:
+    """The plan, to whom it may concern."""
+    dtype = str(asked.machinery.dtype).removeprefix("torch.")
+    if args.json:
+        tune_show.print_event(
+            "plan", total=plan.total, memory=plan.limit, dtype=dtype, **asdict(plan.choice),
+            rates=None if asked.speed is None else dict(asked.speed.rates),
+            parts=[{"name": name, "note": note, "bytes": nbytes} for name, note, nbytes in plan.rows()])
+        return
+    console = Console(stderr=not args.dry_run, highlight=False)
+    fits = "" if plan.limit is None else f" of {terminal.size(plan.limit)}, fits"
+    console.print(Text(f"{plan.model}: {terminal.size(plan.total)}{fits}", style="bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for column in ("part", "size", "note"):
+        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
+    for name, note, nbytes in plan.rows():
+        table.add_row(f"  {name}", terminal.size(nbytes), note)
+    console.print(table)
+    console.print(Text(f"computes in {dtype if asked.speed is None else asked.speed}, on {asked.machinery.device}"),
+                  soft_wrap=True)
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    if args.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"--device is {args.device!r}, allowed are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnsupportedError(f"--device is {args.device!r}; this machine has {torch.cuda.device_count()} GPUs that "
+                               "torch can use")
+    return device

@@ -1,0 +1,94 @@
+"""The options of `brise tune` about an open teacher, and its rows: what it predicts for every token that is learned."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brise import settings
+from brise.checkpoint import lineage
+from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.store import Store, file_digest, locate
+from brise.cli import chat_options, progress_bar
+from brise.errors import UnsupportedError
+from brise.models.weights import place
+from brise.ops.native import NativeBackend
+from brise.text.load import Tokens, tokens_for
+from brise.tune import absorb, teacher
+from brise.tune.example import Row
+from brise.tune.prepare import DataOptions
+from brise.tune.sides import NativeSide
+from brise.tune.teacher import Recording
+
+if TYPE_CHECKING:
+    from brise.tune.run_folder import Plain
+
+TOP = 32
+FOLDER = "teacher"  # of a run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--teacher and what belongs to it."""
+    parser.add_argument("--teacher", metavar="MODEL",
+                        help="learn from what this model predicts: a name, a .gguf file, or a folder; it must have the "
+                             "same tokens")
+    parser.add_argument("--teacher-adapter", metavar="FOLDER", type=Path, help="an adapter of the teacher")
+    parser.add_argument("--teacher-top", metavar="K", type=chat_options.count, default=TOP,
+                        help=f"likeliest tokens of the teacher that are recorded (default: {TOP})")
+    parser.add_argument("--teacher-weight", metavar="SHARE", type=share, default=1.0,
+                        help="of its predictions in the loss; the rest is cross entropy (default: 1)")
+    parser.add_argument("--teacher-temperature", metavar="T", type=float, default=1.0,
+                        help="temperature at which both are compared (default: 1)")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Plain]:
+    """What of the teacher decides about the weights that come out."""
+    if args.teacher is None:
+        if args.teacher_adapter is not None:
+            raise UnsupportedError("--teacher-adapter needs --teacher MODEL")
+        return {}
+    located = locate(args.teacher, Store(settings.read().home))
+    own: dict[str, Plain] = {"teacher": lineage.base_digest(located), "teacher_top": args.teacher_top}
+    if args.teacher_adapter is not None:
+        own["teacher_adapter"] = file_digest(args.teacher_adapter / WEIGHTS_FILE)
+    return own
+
+
+def taught(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, options: DataOptions, folder: Path,
+           threads: int, known: Mapping[str, Plain]) -> Sequence[Row]:
+    """The rows with what the teacher says of them, recorded in the run's folder; the rows themselves without one."""
+    if args.teacher is None:
+        return rows
+    checkpoint = open_checkpoint(locate(args.teacher, Store(settings.read().home)).path)
+    own = tokens_for(checkpoint)
+    recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), args.teacher_top,
+                          args.teacher_temperature)
+    asked = absorb.aligned(rows, absorb.teacher_rows(args.data, own, replace(options, skip_bad=True)))
+    backend, stored = NativeBackend(threads), checkpoint.weights()
+    if args.teacher_adapter is None:
+        weights = place(stored, backend.place)
+    else:
+        from brise.tune.parity_sides import with_adapter  # noqa: PLC0415 - torch, which `settings_of` does without
+
+        weights = with_adapter(stored, read_adapter(args.teacher_adapter, checkpoint.config).low_ranks, backend)
+    checkpoint.forget()
+    side = NativeSide.of(backend, checkpoint.config, weights)
+    digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
+    with progress_bar.bar("asking the teacher", len(rows), "rows") as advance:
+        found = teacher.recorded(side, asked, recording, folder / FOLDER, digest, advance)
+    return teacher.taught(rows, found)
+
+
+def share(text: str) -> float:
+    """The type of an option that is a share."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is allowed")
+    return value

@@ -1,0 +1,132 @@
+"""What costs nothing to run: the most frequent answer, and TF-IDF with a linear model or the nearest neighbour.
+
+A language model that does not beat them is not worth its memory. They are answerers like any model, so that their
+answers go through the same scorer on the same rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, Literal
+
+from brise.errors import EvidenceError, MissingExtraError
+from brise.evals.example import Answer, Example
+from brise.text.conversation import plain_text
+
+Kind = Literal["majority", "tfidf"]
+# Words and pairs of them, and pieces of words of 2 to 5 characters: the usual ones for short texts.
+WORDS, CHARACTERS = (1, 2), (2, 5)
+
+
+class BaselineAnswerer:
+    """Learns from `train` what it answers. For a classification TF-IDF trains a linear model.
+
+    For any other task it copies the answer of the training example with the most similar prompt.
+    """
+
+    parallel = 1
+
+    def __init__(self, kind: Kind, train: Sequence[Example], *, classifies: bool) -> None:
+        self._kind, self._train, self._classifies = kind, train, classifies
+        self._answers: Mapping[str, Answer] = {}
+        self.name: str = kind
+        if kind == "tfidf":
+            self.name = "TF-IDF + linear" if classifies else "TF-IDF + nearest neighbour"
+
+    def identity(self) -> Mapping[str, object]:
+        """The method and the digest of what it learns from."""
+        rows = hashlib.sha256("".join(example.digest for example in self._train).encode()).hexdigest()
+        return {"baseline": self.name, "train": rows}
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Trains, and answers all of them at once."""
+        if self._kind == "majority":
+            chosen = [majority(self._train)] * len(examples)
+        elif self._classifies:
+            chosen = _classified(self._train, examples)
+        else:
+            chosen = _nearest(self._train, examples)
+        self._answers = {example.digest: answer for example, answer in zip(examples, chosen, strict=True)}
+
+    def answer(self, example: Example) -> Answer:
+        """What `prepare` found."""
+        return self._answers[example.digest]
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def without(train: Sequence[Example], evaluated: Sequence[Example]) -> tuple[Example, ...]:
+    """The training rows of conversations that are not evaluated; EvidenceError if none is left."""
+    seen = {example.conversation for example in evaluated}
+    kept = tuple(example for example in train if example.conversation not in seen)
+    if not kept:
+        raise EvidenceError(f"all {len(train)} rows of --train are of conversations that are evaluated",
+                            hint="give the part of the data that the model was tuned on")
+    return kept
+
+
+def majority(train: Sequence[Example]) -> Answer:
+    """The most frequent answer, of equally frequent ones the first."""
+    return Counter(example.reference for example in train).most_common(1)[0][0]
+
+
+def texts_of(train: Sequence[Example], examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+    """What each example says, for both parts; system messages only if they differ between training rows."""
+    systems = {_written(example, is_system=True) for example in train}
+
+    def text(example: Example) -> str:
+        own = _written(example, is_system=False)
+        return f"{_written(example, is_system=True)}\n{own}" if len(systems) > 1 else own
+
+    return [text(example) for example in train], [text(example) for example in examples]
+
+
+def _written(example: Example, *, is_system: bool) -> str:
+    return "\n".join(plain_text(message.get("content")) for message in example.prompt
+                     if (message["role"] in ("system", "developer")) == is_system)
+
+
+def _classified(train: Sequence[Example], examples: Sequence[Example]) -> list[Answer]:
+    labels = [example.reference.text.strip() for example in train]
+    if len(set(labels)) == 1:
+        return [Answer(labels[0])] * len(examples)
+    known, asked = _features(*texts_of(train, examples))
+    model = _sklearn("svm").LinearSVC(random_state=0)
+    model.fit(known, labels)
+    return [Answer(str(label)) for label in model.predict(asked)]
+
+
+def _nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Answer]:
+    known, asked = _features(*texts_of(train, examples))
+    copied = [replace(example.reference) for example in train]
+    return [copied[at] for at in _most_similar(known, asked)]
+
+
+def _most_similar(known: Any, asked: Any) -> Iterator[int]:
+    """Rows have the same length, so the greatest product is the greatest cosine; some hundred at a time."""
+    for start in range(0, asked.shape[0], 256):
+        products = (asked[start:start + 256] @ known.T).toarray()
+        yield from (int(at) for at in products.argmax(1))
+
+
+def _features(train: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
+    vectorizer: Callable[..., Any] = _sklearn("feature_extraction.text").TfidfVectorizer
+    union = _sklearn("pipeline").FeatureUnion([
+        ("words", vectorizer(ngram_range=WORDS, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")),
+        ("characters", vectorizer(analyzer="char_wb", ngram_range=CHARACTERS, sublinear_tf=True))])
+    try:
+        return union.fit_transform(train), union.transform(texts)
+    except ValueError as error:  # no word in any prompt
+        raise EvidenceError(f"the training rows have no text to learn from: {error}") from None
+
+
+def _sklearn(name: str) -> Any:
+    try:
+        return import_module(f"sklearn.{name}")
+    except ImportError:
+        raise MissingExtraError("scikit-learn", "eval", "the TF-IDF baseline") from None

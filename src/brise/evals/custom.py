@@ -1,0 +1,77 @@
+"""A scorer of the user's own: FILE.py:FUNCTION, called with (example, answer), gives a number or a dict of numbers.
+
+    def score(example: dict, answer: dict) -> float | dict[str, float]
+
+`example` has messages (the prompt), reference, tools, meta and place; `answer` has text, calls, finish and error.
+References and answers have the same form.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.evals.data import as_json
+from brise.evals.example import Answer, Example
+from brise.evals.measure import Measure, ratio
+from brise.evals.scorers import Scorer
+
+Score = Callable[[Mapping[str, object], Mapping[str, object]], object]
+
+
+def load(spec: str) -> Scorer:
+    """The scorer that `spec` names; its file is run."""
+    file, colon, function = spec.rpartition(":")
+    if not colon or not file.endswith(".py") or not function.isidentifier():
+        raise EvidenceError(f"the scorer is {spec!r}, allowed is FILE.py:FUNCTION")
+    score = _function(Path(file), function)
+
+    def whole(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measure]:
+        rows = [_numbers(score, example, answer) for example, answer in zip(examples, answers, strict=True)]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return [_measure(name, rows) for name in names]
+
+    return Scorer(function, f"{function} of {Path(file).name}, the mean over examples", (), lambda *_: {}, whole)
+
+
+def _function(path: Path, name: str) -> Score:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "it ends with .py"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        raise EvidenceError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    found = vars(module).get(name)
+    if not callable(found):
+        raise EvidenceError(f"{path} has no function {name!r}")
+    function: Score = found
+    return function
+
+
+def _numbers(score: Score, example: Example, answer: Answer) -> Mapping[str, float]:
+    shown = {"messages": [dict(message) for message in example.prompt], "reference": as_json(example.reference),
+             "tools": list(example.tools), "meta": dict(example.meta), "place": example.place}
+    try:
+        found = score(shown, as_json(answer))
+    except Exception as error:  # whatever the user's own code raises
+        raise EvidenceError(f"the scorer failed at {example.place}: {type(error).__name__}: {error}") from error
+    values = found if isinstance(found, Mapping) else {"score": found}
+    return {str(name): _number(name, value, example.place) for name, value in values.items()}
+
+
+def _number(name: object, value: object, place: str) -> float:
+    if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise EvidenceError(f"the scorer gave {name!r}: {value!r} at {place}; a finite number, or a dict of names and "
+                            "such numbers is allowed")
+    return float(value)
+
+
+def _measure(name: str, rows: Sequence[Mapping[str, float]]) -> Measure:
+    counts = np.array([(row[name], 1.0) if name in row else (0.0, 0.0) for row in rows], np.float64)
+    return Measure(name, counts, ratio, is_share=bool(((counts[:, 0] >= 0) & (counts[:, 0] <= 1)).all()))

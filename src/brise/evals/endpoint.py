@@ -1,0 +1,207 @@
+"""An endpoint answers: any server with OpenAI's /chat/completions, with retries where waiting helps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from threading import Lock, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from brise.errors import NetworkError, UnsupportedError
+from brise.evals.answerer import Asked
+from brise.evals.example import Answer, Call, Example
+from brise.text.protocols import Message, parts_of
+
+Wait = Callable[[float], Awaitable[object]]
+
+RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)  # 529: overloaded, as Anthropic says it
+OF_THE_ROW = (400, 413, 422)  # too long, not allowed: other rows may pass
+ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 1.0, 300.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and whom to ask. `url` is what stands before /chat/completions, as in OpenAI's clients; `key` is secret."""
+
+    url: str
+    model: str
+    key: str | None = None
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UnsupportedError(f"the endpoint is {self.url!r}, allowed is http(s)://HOST/PATH",
+                                   hint="such as http://127.0.0.1:8080/v1")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine; then no proxy stands between."""
+        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r}, {self.model!r})"
+
+
+class EndpointAnswerer:
+    """Requests run in an event loop of their own, so that Ctrl-C ends them at once and waits for no slow server.
+
+    `transport` is for tests, and so is `wait`, which sleeps.
+    """
+
+    def __init__(self, endpoint: Endpoint, asked: Asked, *, parallel: int = 16,
+                 transport: httpx.AsyncBaseTransport | None = None, wait: Wait = asyncio.sleep) -> None:
+        if asked.scores:
+            raise UnsupportedError("perplexity needs the model itself: endpoints tell no likelihood of a given answer",
+                                   hint="--model MODEL")
+        self._endpoint, self._asked, self._wait = endpoint, asked, wait
+        headers = {} if endpoint.key is None else {"Authorization": f"Bearer {endpoint.key}"}
+        limits = httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel)
+        self._client = httpx.AsyncClient(timeout=endpoint.timeout_s, headers=headers, limits=limits,
+                                         transport=transport, trust_env=not endpoint.is_here)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = Lock()  # nothing is started in a loop that ends
+        self.name, self.parallel = endpoint.model, parallel
+
+    def identity(self) -> Mapping[str, object]:
+        """Where the model runs, and what is asked of it."""
+        return {"endpoint": self._endpoint.url, "model": self._endpoint.model, **self._asked.identity()}
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Refuses what cannot be sent before anything is."""
+        for example in examples:
+            for message in example.prompt:
+                _sent(message, example.place)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="brise-eval-endpoint", daemon=True)
+        self._thread.start()
+
+    def answer(self, example: Example) -> Answer:
+        """One request, again while the server is busy; NetworkError if it cannot be had at all."""
+        with self._lock:
+            if self._loop is None:
+                raise NetworkError("the run was stopped")
+            future = asyncio.run_coroutine_threadsafe(self._answer(example), self._loop)
+        return future.result()
+
+    def close(self) -> None:
+        """Cancels what runs, and ends the connections."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._client.aclose()
+
+    async def _answer(self, example: Example) -> Answer:
+        body, busy = self._body(example), _Busy("it was not asked")
+        for attempt in range(ATTEMPTS):
+            outcome = await self._ask(body)
+            if isinstance(outcome, Answer):
+                return outcome
+            busy = outcome
+            wait_s = FIRST_WAIT_S * 2**attempt if busy.wait_s is None else busy.wait_s
+            if attempt == ATTEMPTS - 1 or wait_s > LONGEST_WAIT_S:
+                break
+            await self._wait(wait_s)
+        raise NetworkError(f"{self._endpoint.url} did not answer in {attempt + 1} attempts: {busy.reason}",
+                           hint="the answers so far are kept with --out; try again later, or with --parallel 1")
+
+    def _body(self, example: Example) -> dict[str, object]:
+        body: dict[str, object] = {
+            "model": self._endpoint.model, "messages": [_sent(message, example.place) for message in example.prompt],
+            "temperature": 0, "max_tokens": self._asked.max_tokens}
+        if example.tools:
+            body["tools"] = [dict(tool) for tool in example.tools]
+        if self._asked.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {
+                "name": "answer", "strict": True, "schema": json.loads(self._asked.schema)}}
+        return body
+
+    async def _ask(self, body: Mapping[str, object]) -> Answer | _Busy:
+        try:
+            response = await self._client.post(f"{self._endpoint.url.rstrip('/')}/chat/completions", json=body)
+        except httpx.TransportError as error:
+            return _Busy(f"{type(error).__name__}: {error}")
+        if response.status_code == 200:
+            return _read(response, self._endpoint.url)
+        reason = _reason(response)
+        if response.status_code in RETRIED:
+            return _Busy(reason, _retry_after(response.headers.get("retry-after")))
+        if response.status_code in OF_THE_ROW:
+            return Answer(finish="error", error=reason)
+        raise NetworkError(f"{self._endpoint.url} refuses: {reason}",
+                           hint="is the URL right (it ends in /v1), and the key (--key-env)?")
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """Why there is no answer yet, and how long the server wants us to wait."""
+
+    reason: str
+    wait_s: float | None = None
+
+
+def _sent(message: Message, place: str) -> dict[str, object]:
+    """The message in OpenAI's form; UnsupportedError for what it has no form for."""
+    sent: dict[str, object] = {**message}
+    if not isinstance(message["content"], str):
+        parts = parts_of(message["content"])
+        if any(part["type"] != "text" for part in parts):
+            kinds = ", ".join(sorted({str(part["type"]) for part in parts} - {"text"}))
+            raise UnsupportedError(f"{place} has parts of type {kinds}; only text is sent to an endpoint")
+        sent["content"] = [dict(part) for part in parts]
+    calls: Any = message.get("tool_calls")
+    if calls:
+        sent["tool_calls"] = [{**call, "function": {**call["function"], "arguments": json.dumps(
+            call["function"]["arguments"], ensure_ascii=False)}} for call in calls]
+    return sent
+
+
+def _read(response: httpx.Response, url: str) -> Answer:
+    try:
+        body = response.json()
+        choice = body["choices"][0]
+        message, usage = choice["message"], body.get("usage") or {}
+        calls = tuple(Call(str(call["function"]["name"]), str(call["function"]["arguments"]))
+                      for call in message.get("tool_calls") or ())
+        return Answer(str(message.get("content") or ""), calls, str(choice.get("finish_reason") or "stop"), None,
+                      int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise NetworkError(f"{url} gave no chat completion: {type(error).__name__} at {error}",
+                           hint="the endpoint must speak OpenAI's /chat/completions") from None
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text
+    return f"status {response.status_code}: {str(message)[:300]}"
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds, or a date."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return None

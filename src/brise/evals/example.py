@@ -1,0 +1,50 @@
+"""What is evaluated: a prompt with its reference answer, and what a model answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from brise.text.protocols import Message
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function call of an answer. `arguments` is JSON text as it was written, maybe wrong."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said. `error` says why there is no answer; it counts as a wrong one.
+
+    For perplexity `nll` is the reference's negative log-likelihood in nats over `scored_tokens` tokens.
+    """
+
+    text: str = ""
+    calls: tuple[Call, ...] = ()
+    finish: str = "stop"
+    error: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    nll: float | None = None
+    scored_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `place` is file:line; rows of one `conversation` are no independent observations.
+
+    `digest` is that of prompt, tools and reference: the key in a file of answers.
+    """
+
+    prompt: tuple[Message, ...]
+    reference: Answer
+    place: str
+    conversation: str
+    digest: str
+    tools: tuple[Mapping[str, object], ...] = ()
+    provider: str | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)

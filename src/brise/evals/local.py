@@ -1,0 +1,149 @@
+"""A model on this machine answers: through the engine that serves it, many examples in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.model import LoadedModel
+from brise.engine.request import Delta, Grammar, Request, Sampling
+from brise.engine.runner import EngineThread
+from brise.errors import EvidenceError, RequestError
+from brise.evals import prompts
+from brise.evals.answerer import Asked
+from brise.evals.example import Answer, Call, Example
+from brise.evals.prompts import Scored
+from brise.text.answer_format import AnswerParser
+from brise.text.chat import require
+from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
+from brise.text.protocols import Encoded
+
+PAGE_SIZE = 16
+GREEDY = Sampling(temperature=0.0, seed=0)
+
+
+class LocalAnswerer:
+    """`digest` is that of the model and what was put on it; `context` limits prompt and answer together."""
+
+    def __init__(self, model: LoadedModel, asked: Asked, digest: str, *, parallel: int = 16,
+                 context: int | None = None) -> None:
+        self._chat = require(model.chat)
+        self._model, self._asked, self._digest, self._context = model, asked, digest, context
+        self._prompts: dict[str, Encoded | Scored | RequestError] = {}
+        self._worker: EngineThread | None = None
+        self.name, self.parallel = model.name, parallel
+
+    def identity(self) -> Mapping[str, object]:
+        """The model's digest and what is asked of it."""
+        return {"model": self._digest, **self._asked.identity()}
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Renders all prompts, and makes an engine with room for the longest ones."""
+        self._prompts = {example.digest: self._rendered(example) for example in examples}
+        lengths = [_length(prompt) for prompt in self._prompts.values() if not isinstance(prompt, RequestError)]
+        if not lengths:
+            errors = [str(error) for error in self._prompts.values()]
+            raise EvidenceError(f"no example can be asked of {self.name}; the first: {errors[0]}")
+        self._worker = EngineThread(Engine(self._model, self._settings(max(lengths))))
+        self._worker.start()
+
+    def answer(self, example: Example) -> Answer:
+        """The greedy answer, or the likelihood of the reference."""
+        try:
+            match self._prompts[example.digest]:
+                case RequestError() as error:
+                    return Answer(finish="error", error=error.args[0])
+                case Scored() as scored:
+                    return self._score(scored)
+                case prompt:
+                    return self._generate(example, prompt)
+        except RequestError as error:
+            if error.status == 503:  # the engine shuts down: no other example could be answered either
+                raise
+            return Answer(finish="error", error=error.args[0])
+
+    def close(self) -> None:
+        """Cancels what runs and ends the engine."""
+        if self._worker is not None:
+            self._worker.shutdown(drain=False)
+
+    def _rendered(self, example: Example) -> Encoded | Scored | RequestError:
+        try:
+            prompt = prompts.prompt(self._model, example)
+            return prompts.scored(self._model, example, prompt) if self._asked.scores else prompt
+        except RequestError as error:  # this row cannot be asked; others can
+            return error
+
+    def _settings(self, longest: int) -> EngineSettings:
+        """Room for `parallel` of the longest prompts with their answers, within what the model allows."""
+        most = min(self._context or self._model.config.max_context, self._model.config.max_context)
+        context = min(longest + (0 if self._asked.scores else self._asked.max_tokens), most)
+        return EngineSettings(max_context=context, page_size=PAGE_SIZE,
+                              num_pages=self.parallel * -(-context // PAGE_SIZE), max_sequences=self.parallel,
+                              max_waiting=2 * self.parallel)
+
+    def _generate(self, example: Example, prompt: Encoded) -> Answer:
+        format, schema = self._chat.format, self._asked.schema
+        is_thinking = schema is None and format.thinks_at_end_of(prompt.tokens)
+        parser = format.parser(prompts.tool_names(example), is_thinking=is_thinking)
+        spoken, last = _Spoken(parser), Delta("", 0)
+        for last in self._deltas(Request(
+                prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, marks=format.marks,
+                images=prompt.images, grammar=None if schema is None else Grammar("json_schema", schema))):
+            spoken.push(last)
+        return Answer(spoken.text, spoken.calls, last.finish or "error", last.error,
+                      last.prompt_tokens, last.completion_tokens)
+
+    def _score(self, scored: Scored) -> Answer:
+        """One pass over prompt and reference; nothing is generated."""
+        request = Request(prompt=scored.whole.tokens, max_tokens=0, sampling=GREEDY, prompt_logprobs=0,
+                          images=scored.whole.images)
+        found = [delta for delta in self._deltas(request) if delta.prompt_logprobs is not None]
+        logprobs = found[0].prompt_logprobs if found else None
+        if logprobs is None:
+            return Answer(finish="error", error="the engine gave no log-probabilities")
+        own = [item.logprob for item in logprobs[scored.start:] if item is not None]
+        return Answer(nll=-sum(own), scored_tokens=len(own), prompt_tokens=scored.start)
+
+    def _deltas(self, request: Request) -> list[Delta]:
+        assert self._worker is not None, "prepared before"
+        with self._worker.generate(request) as deltas:
+            found = list(deltas)
+        if found[-1].finish == "cancelled":
+            raise EvidenceError("the run was stopped")
+        return found
+
+
+def _length(prompt: Encoded | Scored) -> int:
+    return len(prompt.whole.tokens if isinstance(prompt, Scored) else prompt.tokens)
+
+
+class _Spoken:
+    """Text and calls of one answer; what was thought before them is left out."""
+
+    def __init__(self, parser: AnswerParser) -> None:
+        self._parser, self._texts = parser, list[str]()
+        self._calls: list[tuple[str, list[str]]] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(Call(name, "".join(arguments)) for name, arguments in self._calls)
+
+    def push(self, delta: Delta) -> None:
+        self._take(self._parser.push(delta.text))
+        if delta.finish is not None:
+            self._take(self._parser.finish(was_cut=delta.finish == "length"))
+
+    def _take(self, items: Sequence[Parsed]) -> None:
+        for item in items:
+            match item:
+                case ParsedText(text):
+                    self._texts.append(text)
+                case ParsedCallStart(name, _):
+                    self._calls.append((name, []))
+                case ParsedCallArguments(text):
+                    self._calls[-1][1].append(text)

@@ -1,0 +1,82 @@
+"""Asks an answerer for all examples, several at once, and keeps what is done whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from brise.errors import EvidenceError
+from brise.evals import answers_file
+from brise.evals.answerer import Answerer
+from brise.evals.example import Answer, Example
+
+MOST_FAILURES = 20
+Progress = Callable[[int], None]  # examples done
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers in the order of the examples. `num_kept` came from the file, `num_asked` took `seconds`."""
+
+    answers: tuple[Answer, ...]
+    num_kept: int
+    num_asked: int
+    seconds: float
+
+
+def answer_all(answerer: Answerer, examples: Sequence[Example], out: Path | None, progress: Progress) -> Answered:
+    """One answer for each example. With `out` each is written as it comes, and those that are there are not asked.
+
+    Equal examples are asked once, and those that got an error in an earlier run again. The answerer is closed at the
+    end, also of a run that is broken off. If none of the first MOST_FAILURES gets an answer, the others are not asked.
+    """
+    with ExitStack() as stack:
+        file = None if out is None else stack.enter_context(
+            answers_file.continued(out, answerer.name, answerer.identity()))
+        kept = {} if file is None else file.answers
+        found = {digest: answer for digest, answer in kept.items() if answer.error is None}
+        wanted = {example.digest: example for example in examples}
+        missing = [example for digest, example in wanted.items() if digest not in found]
+        num_kept = len(wanted) - len(missing)
+        progress(num_kept)
+        start, failures = perf_counter(), 0
+
+        def take(example: Example, answer: Answer) -> None:
+            nonlocal failures
+            found[example.digest] = answer
+            if file is not None:
+                file.append(example, answer)
+            progress(1)
+            failures += answer.error is not None
+            if failures == len(found) >= MOST_FAILURES:
+                raise EvidenceError(f"none of the first {failures} examples got an answer; the last: {answer.error}")
+
+        if missing:
+            _ask(answerer, missing, take)
+        return Answered(tuple(found[example.digest] for example in examples), num_kept, len(missing),
+                        perf_counter() - start)
+
+
+def _ask(answerer: Answerer, examples: Sequence[Example], take: Callable[[Example, Answer], None]) -> None:
+    """At most twice as many wait as are answered at once: Ctrl-C has little to undo."""
+    pool = ThreadPoolExecutor(answerer.parallel, "brise-eval")
+    try:
+        answerer.prepare(examples)
+        pending: dict[Future[Answer], Example] = {}
+        rest = iter(examples)
+        while True:
+            while len(pending) < 2 * answerer.parallel and (example := next(rest, None)) is not None:
+                pending[pool.submit(answerer.answer, example)] = example
+            if not pending:
+                return
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                take(pending.pop(future), future.result())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        answerer.close()
+        pool.shutdown()

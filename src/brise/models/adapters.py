@@ -1,0 +1,92 @@
+"""Low-rank adapters on a decoder: which matrices they may change, and the weights with them on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Lora, LowRank, Stack, Weight, Weights, place
+
+# PEFT's short names of the matrices, and what follows `layers.N.` in brise.
+MODULES: Mapping[str, str] = MappingProxyType({
+    "q_proj": "attention.wq", "k_proj": "attention.wk", "v_proj": "attention.wv", "o_proj": "attention.wo",
+    "gate_proj": "feed_forward.w1", "up_proj": "feed_forward.w3", "down_proj": "feed_forward.w2"})
+
+LowRanks = Mapping[str, LowRank]  # by path: layers.3.attention.wq
+
+
+def targets(config: Config, modules: tuple[str, ...] = tuple(MODULES)) -> Mapping[str, tuple[int, int]]:
+    """Path -> (out, in) of every matrix that these modules name; UnsupportedError where the model has none of one.
+
+    Latent attention and routed experts take no adapters; the dense layers before experts do.
+    """
+    shapes = _shapes(config)
+    out: dict[str, tuple[int, int]] = {}
+    for index in range(config.num_layers):
+        for module in modules:
+            if module not in MODULES:
+                raise UnsupportedError(f"an adapter is asked for on {module!r}, allowed are {', '.join(MODULES)}")
+            if _has(config, index, MODULES[module]):
+                out[f"layers.{index}.{MODULES[module]}"] = shapes[MODULES[module]]
+    for module in modules:
+        if not any(path.endswith(MODULES[module]) for path in out):
+            what = "experts" if MODULES[module].startswith("feed_forward") else "latent attention"
+            raise UnsupportedError(f"an adapter is asked for on {module!r}, and this model has {what} there, which "
+                                   "takes none")
+    return MappingProxyType(out)
+
+
+def module_of(path: str) -> str:
+    """PEFT's short name of a matrix: q_proj for layers.3.attention.wq."""
+    tail = path.split(".", 2)[2]
+    return next(module for module, own in MODULES.items() if own == tail)
+
+
+def adapted(weights: Weights, *adapters: LowRanks) -> Weights:
+    """The same weights, unplaced or placed, with every matrix that an adapter names as a Lora.
+
+    With several adapters a Lora has one place for each, in this order, None where one leaves the matrix as it is.
+    """
+    left = {path for adapter in adapters for path in adapter}
+
+    def put(path: str, weight: Weight) -> Weight:
+        own = tuple(adapter.get(path) for adapter in adapters)
+        if all(low_rank is None for low_rank in own):
+            return weight
+        left.discard(path)
+        if isinstance(weight, Lora | Stack):
+            raise UnsupportedError(f"{path} is a {type(weight).__name__}; an adapter goes on a single plain matrix")
+        for low_rank in own:
+            if low_rank is not None:
+                check_shape(path, low_rank, weight.shape)
+        return Lora(weight, own)
+
+    out = place(weights, put)
+    if left:
+        raise UnsupportedError(f"the adapter changes {min(left)}, which this model does not have",
+                               hint="it was made for another model")
+    return out
+
+
+def check_shape(path: str, low_rank: LowRank, shape: tuple[int, ...]) -> None:
+    """UnsupportedError unless the adapter fits a matrix of this shape."""
+    a, b = tuple(low_rank.a.shape), tuple(low_rank.b.shape)
+    fits = len(a) == len(b) == 2 and a[0] == b[1] and (b[0], a[1]) == shape
+    if not fits or (low_rank.magnitude is not None and tuple(low_rank.magnitude.shape) != shape[:1]):
+        raise UnsupportedError(f"{path} has the shape {shape}, an adapter for it has A {a} and B {b}",
+                               hint="it was made for another model")
+
+
+def _shapes(config: Config) -> Mapping[str, tuple[int, int]]:
+    width, q, kv = config.width, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {"attention.wq": (q, width), "attention.wk": (kv, width), "attention.wv": (kv, width),
+            "attention.wo": (width, q), "feed_forward.w1": (config.ffn_width, width),
+            "feed_forward.w3": (config.ffn_width, width), "feed_forward.w2": (width, config.ffn_width)}
+
+
+def _has(config: Config, index: int, tail: str) -> bool:
+    if tail.startswith("attention."):
+        return config.latent is None
+    return config.experts is None or index < config.experts.num_dense_layers

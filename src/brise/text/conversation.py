@@ -1,0 +1,55 @@
+"""A conversation as the model reads it, in training as in serving, also where its template knows no tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from brise.text.protocols import Chat, Encoded, Message, parts_of
+from brise.text.tool_calls import CLOSE, OPEN, tool_system_prompt
+
+
+def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = (), *,
+            add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+    """Tokens of the conversation; `tools` are described in the system message where the template knows none."""
+    if not chat.knows_tools:
+        messages = [written_out(message) for message in messages]
+        messages, tools = (with_system(messages, tool_system_prompt(tools)) if tools else messages), ()
+    return chat.prompt(messages, tools=tools or None, add_generation_prompt=add_generation_prompt,
+                       continue_final=continue_final)
+
+
+def written_out(message: Message) -> Message:
+    """The message for a template that knows no tools: calls and results as text, in the hermes format."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{plain_text(content)}\n</tool_response>"}
+    if not isinstance(calls, Sequence) or not calls:
+        return message
+    functions = [call["function"] for call in calls]
+    written = "\n".join(f"{OPEN}\n{_call(function)}\n{CLOSE}" for function in functions)
+    view = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**view, "content": f"{plain_text(content)}\n{written}" if content else written}
+
+
+def with_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """Behind what the first message says if it is a system message: most templates take only one."""
+    if messages and messages[0]["role"] == "system":
+        first = messages[0]
+        added = [*parts_of(first["content"]), {"type": "text", "text": f"\n\n{text}"}]
+        is_plain = isinstance(first["content"], str)
+        return [{**first, "content": f"{first['content']}\n\n{text}" if is_plain else added}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def plain_text(content: object) -> str:
+    """The text of a message's content, without what was thought."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(str(part["text"]) for part in parts_of(content) if part["type"] == "text")
+
+
+def _call(function: Mapping[str, object]) -> str:
+    arguments = function["arguments"]
+    assert isinstance(arguments, Mapping)
+    return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)

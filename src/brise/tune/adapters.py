@@ -1,0 +1,104 @@
+"""What is trained: new adapters on a placed model, or all of its weights.
+
+Parameters go by the path of their matrix: `layers.3.attention.wq.a`, `.b` and `.magnitude`, or the matrix' own path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+
+from brise.errors import UnsupportedError
+from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights, place
+from brise.ops.torch_weights import Packed, handle_of, row_norms, tensor_of
+from brise.tune.recipe import Recipe
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model to run, and the tensors of it that are trained, in a fixed order."""
+
+    weights: Weights
+    parameters: Mapping[str, torch.nn.Parameter]
+
+    def low_ranks(self) -> dict[str, LowRank]:
+        """The adapter as it stands, by path: NumPy copies in float32."""
+        found: dict[str, LowRank] = {}
+
+        def look(name: str, weight: Weight) -> Weight:
+            if isinstance(weight, Lora) and weight.adapters[0] is not None:
+                adapter = weight.adapters[0]
+                found[name] = LowRank(_array(adapter.a), _array(adapter.b), adapter.scale,
+                                      None if adapter.magnitude is None else _array(adapter.magnitude))
+            return weight
+
+        place(self.weights, look)
+        return found
+
+
+def new(weights: Weights, recipe: Recipe) -> Trained:
+    """Adapters that change nothing yet (B is 0), or for `full` the weights themselves, in float32."""
+    return _full(weights) if recipe.method == "full" else _adapters(weights, recipe)
+
+
+def _adapters(weights: Weights, recipe: Recipe) -> Trained:
+    parameters: dict[str, torch.nn.Parameter] = {}
+
+    def put(name: str, weight: Weight) -> Weight:
+        if not _is_target(name, recipe):
+            return weight
+        if not isinstance(weight, Placed) or len(weight.shape) != 2:
+            raise UnsupportedError(f"{name} is no plain matrix; adapters are trained on plain matrices",
+                                   hint="models with experts or latent attention can be served, not trained here")
+        adapter = _new_adapter(name, weight, recipe)
+        parameters[f"{name}.a"], parameters[f"{name}.b"] = adapter.a, adapter.b
+        if adapter.magnitude is not None:
+            parameters[f"{name}.magnitude"] = adapter.magnitude
+        return Lora(weight, (adapter,))
+
+    adapted = place(weights, put)
+    if not parameters:
+        raise UnsupportedError(f"the model has none of the target modules {', '.join(recipe.targets)}")
+    return Trained(adapted, parameters)
+
+
+def _new_adapter(name: str, weight: Placed, recipe: Recipe) -> LowRank:
+    """A uniform in +-1/sqrt(in), as PEFT begins; every matrix has its own random numbers, whatever else is trained."""
+    rows, cols = weight.shape
+    handle = handle_of(weight)
+    device = handle.data.device if isinstance(handle, Packed) else handle.device
+    seed = int.from_bytes(blake2b(f"{recipe.seed} {name}".encode(), digest_size=7).digest(), "little")
+    generator = torch.Generator().manual_seed(seed)
+    a = (torch.rand(recipe.rank, cols, generator=generator) * 2 - 1) / math.sqrt(cols)
+    magnitude = None
+    if recipe.method == "dora":
+        magnitude = torch.nn.Parameter(row_norms(weight).float().to(device))
+    return LowRank(torch.nn.Parameter(a.to(device)), torch.nn.Parameter(torch.zeros(rows, recipe.rank, device=device)),
+                   recipe.scale, magnitude)
+
+
+def _full(weights: Weights) -> Trained:
+    parameters: dict[str, torch.nn.Parameter] = {}
+
+    def put(name: str, weight: Weight) -> Weight:
+        parameter = torch.nn.Parameter(tensor_of(weight).float())
+        parameters[name] = parameter
+        return Placed(weight.shape, parameter)
+
+    return Trained(place(weights, put), parameters)
+
+
+def _is_target(name: str, recipe: Recipe) -> bool:
+    """Names are layers.3.attention.wq."""
+    words = name.split(".")
+    return words[0] == "layers" and ".".join(words[2:]) in recipe.paths
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().float().cpu().numpy().copy()

@@ -1,0 +1,129 @@
+"""The two moments that AdamW keeps of a parameter: float32, or 8 bits in blocks of 256 numbers. Needs the extra `tune`.
+
+8 bits, after "8-bit Optimizers via Block-wise Quantization" (2110.02861): each block is divided by its largest
+magnitude, and what remains is one of 256 values that lie dense near 1 and ever wider towards 0, over seven decades.
+Of the second moment the root is kept: it is what a step divides by, and its decades are half as many. A root that is
+not 0 never becomes 0, or a step would divide by eps alone.
+
+Rounding is up or down by chance, in proportion: the moments move by a thousandth a step, less than the distance of two
+values, and rounding to the nearest would hold them where they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+
+Tensor = torch.Tensor
+Bits = Literal[8, 32]
+
+BLOCK = 256
+MIN_8BIT = 4096  # numbers; smaller parameters (norms, biases) keep float32 moments: they are few, and each counts
+_DECADES = 7
+
+
+class Moments(Protocol):
+    """Both moments of one parameter, as flat float32 numbers to whoever updates them."""
+
+    def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Mean and mean square of a part, to be changed in place."""
+    def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
+        """Takes what was changed."""
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+
+
+def new_moments(parameter: Tensor, bits: Bits) -> Moments:
+    """Moments of a parameter before its first step."""
+    if bits == 8 and parameter.numel() >= MIN_8BIT:
+        return BlockMoments(parameter)
+    return PlainMoments(parameter)
+
+
+def state_bytes(count: int, bits: Bits) -> int:
+    """What the moments of a parameter of `count` numbers take."""
+    if bits == 8 and count >= MIN_8BIT:
+        return 2 * count + 2 * 4 * -(-count // BLOCK)
+    return 8 * count
+
+
+class PlainMoments:
+    """float32."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self._mean = torch.zeros(parameter.numel(), device=parameter.device)
+        self._square = torch.zeros(parameter.numel(), device=parameter.device)
+
+    def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        return self._mean[first:first + count], self._square[first:first + count]
+
+    def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
+        """They are views: nothing is left to do."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"mean": self._mean, "square": self._square}
+
+
+class BlockMoments:
+    """Codes and, for each block, what they are multiplied by."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        count, device = parameter.numel(), parameter.device
+        num_blocks = -(-count // BLOCK)
+        self._signed, self._unsigned = values(signed=True).to(device), values(signed=False).to(device)
+        zero = int((self._signed == 0).nonzero())
+        self._mean = torch.full((count,), zero, dtype=torch.uint8, device=device)
+        self._root = torch.zeros(count, dtype=torch.uint8, device=device)
+        self._mean_scales = torch.zeros(num_blocks, device=device)
+        self._root_scales = torch.zeros(num_blocks, device=device)
+
+    def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        blocks = slice(first // BLOCK, -(-(first + count) // BLOCK))
+        mean = _decode(self._mean[first:first + count], self._mean_scales[blocks], self._signed)
+        return mean, _decode(self._root[first:first + count], self._root_scales[blocks], self._unsigned).square_()
+
+    def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
+        numbers, blocks = slice(first, first + len(mean)), slice(first // BLOCK, -(-(first + len(mean)) // BLOCK))
+        for x, codes, scales, table in ((mean, self._mean, self._mean_scales, self._signed),
+                                        (square.sqrt(), self._root, self._root_scales, self._unsigned)):
+            codes[numbers], scales[blocks] = encode(x, table, generator)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"mean": self._mean, "mean_scales": self._mean_scales,
+                "root": self._root, "root_scales": self._root_scales}
+
+
+def values(*, signed: bool) -> Tensor:
+    """The 256 values in order: 0, 1, and in each decade below 1 twice as many as in the decade below that.
+
+    With signs, 127 on either side of 0, and 1 without a counterpart.
+    """
+    halves = []
+    for decade in range(_DECADES):
+        count = 2 ** (decade if signed else decade + 1)
+        edges = torch.linspace(0.1, 1.0, count + 1, dtype=torch.float64)
+        halves.append((edges[:-1] + edges[1:]) / 2 * 10.0 ** (decade + 1 - _DECADES))
+    above = torch.cat(halves)
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    table = torch.cat([-above.flip(0), zero, above, one] if signed else [zero, above, one])
+    return table.float()
+
+
+def encode(x: Tensor, table: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Codes of flat numbers, and the largest magnitude of each block."""
+    padded = torch.nn.functional.pad(x, (0, -len(x) % BLOCK)).view(-1, BLOCK)
+    scales = padded.abs().amax(1)
+    share = (padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).flatten()[:len(x)]
+    upper = torch.bucketize(share, table).clamp_(1, len(table) - 1)  # table[upper - 1] < share <= table[upper]
+    low, high = table[upper - 1], table[upper]
+    chance = torch.rand(len(x), generator=generator).to(x.device)
+    codes = torch.where(chance * (high - low) < share - low, upper, upper - 1)
+    if table[0] == 0:  # magnitudes: what is there stays there
+        codes = torch.where(share > 0, codes.clamp(min=1), 0)
+    return codes.to(torch.uint8), scales
+
+
+def _decode(codes: Tensor, scales: Tensor, table: Tensor) -> Tensor:
+    x = table[codes.int()]
+    return x.mul_(scales.repeat_interleave(BLOCK)[:len(x)])

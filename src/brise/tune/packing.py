@@ -1,0 +1,155 @@
+"""Rows into microbatches without padding; a prompt's beginning that several rows share is computed once.
+
+A step's rows are put in order of their beginnings, so that those that share one come together, and cut where a
+microbatch would hold more than `max_tokens`. Rows that agree in their first MIN_SHARED tokens form a group: what all of
+its rows have in common, and none of them learns, becomes one sequence that each goes on from (models/batch.py,
+`parents`). The loss and its gradient are those of the rows one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from brise.errors import UnsupportedError
+from brise.models.batch import Batch
+from brise.models.weights import Array
+from brise.tune.example import Row, Teacher
+
+MIN_SHARED = 16  # a shorter common beginning saves less than its own sequence costs
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A microbatch. The token `targets[i]` comes after the token `batch.rows[i]`; `owners[i]` is its row in `rows`."""
+
+    batch: Batch
+    targets: Array  # (R,) int32
+    owners: Array  # (R,) int32
+    rows: tuple[Row, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are computed."""
+        return len(self.batch.tokens)
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """What the teacher predicts for each target, if all rows have one."""
+        given = [row.teacher for row in self.rows]
+        if any(teacher is None for teacher in given):
+            return None
+        return Teacher(np.concatenate([teacher.tokens for teacher in given if teacher is not None]),
+                       np.concatenate([teacher.logprobs for teacher in given if teacher is not None]))
+
+
+FeaturesOf = Callable[[Row], tuple[Array, Array]]  # (N, D) rows of its images, (T,) which of them a token is, or -1
+
+
+def packs(rows: Sequence[Row], max_tokens: int, *, shares: bool = True,
+          features_of: FeaturesOf | None = None) -> Iterator[Pack]:
+    """All rows in microbatches of at most `max_tokens` computed tokens each; without `shares`, nothing is shared."""
+    ordered = sorted(rows, key=lambda row: (row.tokens[:MIN_SHARED].tolist(), len(row.tokens)))
+    group: list[Row] = []
+    for row in ordered:
+        if len(row.tokens) > max_tokens:
+            raise UnsupportedError(f"{row.place} has {len(row.tokens)} tokens, a microbatch holds {max_tokens}",
+                                   hint="allow more tokens a microbatch, or leave long examples out")
+        if group and num_computed([*group, row], shares=shares) > max_tokens:
+            yield pack(group, shares=shares, features_of=features_of)
+            group = []
+        group.append(row)
+    if group:
+        yield pack(group, shares=shares, features_of=features_of)
+
+
+def num_computed(rows: Sequence[Row], *, shares: bool = True) -> int:
+    """Tokens that a microbatch of these rows computes."""
+    return sum(length + sum(len(row.tokens) - length for row in group)
+               for group, length in _groups(rows, shares=shares))
+
+
+def pack(rows: Sequence[Row], *, shares: bool = True, features_of: FeaturesOf | None = None) -> Pack:
+    """One microbatch of all these rows, in their order but for what groups them."""
+    tokens: list[Array] = []
+    positions: list[Array] = []
+    places: list[Array] = []  # of targets: the token before each
+    owners: list[int] = []
+    parents: list[int] = []
+    images: list[tuple[Array, Array]] = []
+    ordered: list[Row] = []
+    total = 0
+
+    def add(row: Row, first: int, last: int, parent: int) -> None:
+        nonlocal total
+        tokens.append(row.tokens[first:last])
+        positions.append(np.arange(first, last))
+        parents.append(parent)
+        if features_of is not None:
+            features, indices = features_of(row)
+            images.append((features, indices[first:last]))
+        total += last - first
+
+    for group, length in _groups(rows, shares=shares):
+        parent, start = -1, total
+        if length:
+            parent = len(parents)
+            add(group[0], 0, length, -1)
+        for row in group:
+            own = total - length  # where its token 0 would be if it lay before its own tokens
+            add(row, length, len(row.tokens), parent)
+            before = np.flatnonzero(row.is_target) - 1
+            places.append(np.where(before < length, start + before, own + before))
+            owners.extend([len(ordered)] * len(before))
+            ordered.append(row)
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in tokens])])
+    features, feature_rows = _joined(images)
+    batch = Batch(np.concatenate(tokens).astype(np.int32), np.concatenate(positions).astype(np.int32),
+                  starts.astype(np.int32), np.concatenate(places).astype(np.int64), features=features,
+                  feature_rows=feature_rows, parents=np.array(parents, np.int32) if max(parents) >= 0 else None)
+    targets = np.concatenate([row.tokens[row.is_target] for row in ordered]).astype(np.int64)
+    return Pack(batch, targets, np.array(owners, np.int32), tuple(ordered))
+
+
+def _joined(images: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array | None]:
+    """Features of all sequences one after the other, and where each token finds its own."""
+    if not any(len(features) for features, _ in images):
+        return None, None
+    offsets = np.concatenate([[0], np.cumsum([len(features) for features, _ in images])])
+    rows = [np.where(indices >= 0, indices + offset, -1) for (_, indices), offset in zip(images, offsets, strict=False)]
+    return np.concatenate([features for features, _ in images]), np.concatenate(rows).astype(np.int32)
+
+
+def _groups(rows: Sequence[Row], *, shares: bool) -> Iterator[tuple[list[Row], int]]:
+    """Rows that go on from one beginning, and its length; 0 for a row by itself."""
+    if not shares:
+        yield from (([row], 0) for row in rows)
+        return
+    by_start: dict[bytes, list[Row]] = {}
+    for row in rows:
+        by_start.setdefault(row.tokens[:MIN_SHARED].tobytes(), []).append(row)
+    for group in by_start.values():
+        length = _common(group)
+        if len(group) > 1 and length >= MIN_SHARED:
+            yield group, length
+        else:
+            yield from (([row], 0) for row in group)
+
+
+def _common(group: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, none of which is learned, part of an image, or the last of its row."""
+    first = group[0]
+    length = min(min(len(row.tokens) - 1, _learned(row)) for row in group)
+    if any(row.images for row in group):
+        return 0
+    for row in group[1:]:
+        (differs,) = np.nonzero(row.tokens[:length] != first.tokens[:length])
+        length = int(differs[0]) if len(differs) else length
+    return length
+
+
+def _learned(row: Row) -> int:
+    """The first token that the row learns."""
+    return int(row.is_target.argmax()) if row.is_target.any() else len(row.tokens)

@@ -1,0 +1,92 @@
+"""Both sides of parity from files: the base with its adapter as it was trained, and the model that is served."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from brise.checkpoint.merge import merged
+from brise.checkpoint.source import Checkpoint, open_checkpoint
+from brise.errors import UnsupportedError
+from brise.models.adapters import LowRanks, adapted
+from brise.models.config import Config
+from brise.models.weights import Lora, LowRank, Weight, Weights, place
+from brise.ops import torch_weights
+from brise.ops.native import NativeBackend
+from brise.text.load import Tokens, tokens_for
+from brise.tune.parity import Pair
+from brise.tune.sides import NativeSide
+from brise.tune.trained_side import TorchSide
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is compared: with the adapter and without it; `served` encodes conversations as the server does."""
+
+    config: Config
+    adapted: Pair
+    base: Pair
+    trained_tokens: Tokens
+    served_tokens: Tokens
+
+
+def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int) -> Replay:
+    """The base `model` with an adapter; served is that by the engine, or a model that the adapter was merged into."""
+    checkpoint = open_checkpoint(model)
+    backend = NativeBackend(threads)
+    stored, cpu = checkpoint.weights(), torch.device("cpu")
+    trained = place(stored, lambda name, weight: torch_weights.place(name, weight, cpu, torch.float32, keep="packed"))
+    base = place(stored, backend.place)
+    other = checkpoint if served is None else open_checkpoint(served)
+    if served is not None:
+        _check_same(checkpoint.config, other.config, served)
+    weights = with_adapter(stored, low_ranks, backend) if served is None else place(other.weights(), backend.place)
+    checkpoint.forget()
+    on = adapted(trained, {path: on_tensors(low_rank) for path, low_rank in low_ranks.items()})
+    return Replay(
+        checkpoint.config,
+        Pair(TorchSide(checkpoint.config, on), NativeSide.of(backend, other.config, weights)),
+        Pair(TorchSide(checkpoint.config, trained), NativeSide.of(backend, checkpoint.config, base)),
+        tokens_for(checkpoint), tokens_for(other))
+
+
+def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowRanks, tokens: Tokens,
+                     threads: int) -> Replay:
+    """The model as it lies in the trainer, and the base with its adapter by the engine."""
+    def bare(name: str, weight: Weight) -> Weight:
+        return weight.base if isinstance(weight, Lora) else weight
+
+    backend, stored, config = NativeBackend(threads), checkpoint.weights(), checkpoint.config
+    base = place(stored, backend.place)
+    weights = with_adapter(stored, low_ranks, backend)
+    checkpoint.forget()
+    without = replace(trained, weights=place(trained.weights, bare))
+    return Replay(config, Pair(trained, NativeSide.of(backend, config, weights)),
+                  Pair(without, NativeSide.of(backend, config, base)), tokens, tokens)
+
+
+def on_tensors(low_rank: LowRank) -> LowRank:
+    """An adapter's arrays as torch has them."""
+    magnitude = None if low_rank.magnitude is None else torch.from_numpy(np.array(low_rank.magnitude))
+    return replace(low_rank, a=torch.from_numpy(np.array(low_rank.a)), b=torch.from_numpy(np.array(low_rank.b)),
+                   magnitude=magnitude)
+
+
+def with_adapter(stored: Weights, low_ranks: LowRanks, backend: NativeBackend) -> Weights:
+    """Placed weights with an adapter, as the engine has them."""
+    def put(name: str, weight: Weight) -> Weight:
+        return backend.place(name, merged(name, weight, low_ranks[name]) if name in low_ranks else weight)
+
+    return place(stored, put)
+
+
+def _check_same(config: Config, served: Config, path: Path) -> None:
+    """A served model of other sizes is not this one with an adapter in it."""
+    own, other = asdict(config), asdict(served)
+    for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width"):
+        if own[name] != other[name]:
+            raise UnsupportedError(f"{str(path)!r} has a {name} of {other[name]}, the base one of {own[name]}",
+                                   hint="give the model that the adapter was merged into")

@@ -1,0 +1,176 @@
+"""What a training run takes in memory, before a weight of its model is read; and which settings fit into a promise.
+
+    peak = process + weights + the larger of
+             loading:   what is in memory besides while a weight is read
+             training:  moments + gradients + activations of a microbatch + the head's piece of logits
+             proving:   the model as it is served, beside the trained one (brise parity)
+
+`process` is measured: the interpreter with torch, tokenizer and data as they are when the plan is made. Activations are
+those of the trainer itself (probe.py). On a GPU the same sum is made without the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from brise.errors import MemoryPromiseError
+
+Keep = Literal["dense", "packed"]
+
+# What comes to a process that has probed: threads' stacks, matplotlib, a checkpoint's pages while they are written.
+LATER_BYTES = 60_000_000
+# Pieces that malloc keeps between tensors, measured on SmolLM2: a share of what lives at one time.
+FRAGMENTS = 0.12
+TOKENS: Sequence[int] = (2048, 1024, 512, 256, 128)  # of a microbatch; more than the first is hardly faster on a CPU
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides about memory, and may be changed for it."""
+
+    num_tokens: int  # computed tokens of a microbatch
+    checkpointing: bool
+    keep: Keep  # of the base's weights
+    bits: int  # of the optimiser's moments: 8 or 32
+    rank: int  # 0: no adapters
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of a choice, as the trainer's own parts count them."""
+
+    weights: int
+    loading: int
+    moments: int
+    gradients: int
+    activations: int
+    head: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The bytes of everything. `limit` is the promise, None if there is none."""
+
+    model: str
+    choice: Choice
+    needs: Needs
+    process: int
+    proving: int
+    limit: int | None
+
+    @property
+    def fragments(self) -> int:
+        """Of memory that is taken and given back all the time."""
+        return int(FRAGMENTS * (self.needs.activations + self.needs.head))
+
+    @property
+    def training(self) -> int:
+        needs = self.needs
+        return needs.moments + needs.gradients + needs.activations + needs.head + self.fragments
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.process + self.needs.weights + max(self.needs.loading, self.training, self.proved)
+
+    @property
+    def proved(self) -> int:
+        """What proving takes, while the optimiser is still there."""
+        return self.proving + self.needs.moments if self.proving else 0
+
+    @property
+    def fits(self) -> bool:
+        return self.limit is None or self.total <= self.limit
+
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Name, note and bytes of everything in the sum."""
+        choice, needs = self.choice, self.needs
+        is_again = " (layers computed again for the gradient)" if choice.checkpointing else ""
+        rows = [("weights", "as in the file" if choice.keep == "packed" else "", needs.weights),
+                ("moments", f"{choice.bits} bits", needs.moments), ("gradients", "", needs.gradients),
+                ("activations", f"{choice.num_tokens} tokens{is_again}", needs.activations),
+                ("head", "a piece of logits", needs.head), ("fragments", "", self.fragments)]
+        most = max(needs.loading, self.training, self.proved)
+        if most > self.training:
+            name = "loading" if most == needs.loading else "proving"
+            rows = [rows[0], (name, "more than training", most)]
+        return [*rows, ("process", "Python, torch, tokenizer, data", self.process)]
+
+
+Count = Callable[[Choice], Plan]
+Change = tuple[str, Mapping[str, int | bool | str]]  # options, and the fields that they change
+
+
+def settle(asked: Choice, *, may_shrink: bool, may_checkpoint: bool, longest: int, count: Count) -> Plan:
+    """The plan of the fastest choice that fits; MemoryPromiseError with what would fit if none does.
+
+    Without a promise it is what was asked. `may_shrink`: microbatches may get smaller, down to the `longest` row;
+    `may_checkpoint`: layers may be computed again.
+    """
+    plan = count(asked)
+    tries = [replace(asked, num_tokens=tokens, checkpointing=again)
+             for again in ((False, True) if may_checkpoint else (asked.checkpointing,))
+             for tokens in (_smaller(asked.num_tokens, longest) if may_shrink else (asked.num_tokens,))]
+    plan = next((found for found in map(count, tries) if found.fits), plan)
+    if not plan.fits:
+        raise_promise(plan, ways(asked, longest, count))
+    return plan
+
+
+def raise_promise(plan: Plan, found: Sequence[tuple[str, Plan]]) -> None:
+    """MemoryPromiseError with the numbers and what would fit."""
+    assert plan.limit is not None
+    numbers = ", ".join(f"{name} {nbytes / 1e6:.1f} MB" for name, _, nbytes in plan.rows() if nbytes)
+    least = "nothing that brise can change makes it fit: promise more, or take a smaller model"
+    fitting = "; or ".join(f"{text} ({way.total / 1e6:.0f} MB)" for text, way in found)
+    raise MemoryPromiseError(plan.total, plan.limit, numbers, hint=f"what fits: {fitting}" if fitting else least)
+
+
+def ways(asked: Choice, longest: int, count: Count) -> list[tuple[str, Plan]]:
+    """Options that make it fit, in order of what they cost: first each alone, then one after the other together."""
+    unproved = replace(count(asked), proving=0)
+    if unproved.fits:
+        return [("--parity-rows 0", unproved)]
+    changes = list(_changes(asked, longest))
+    found = [(text, plan) for text, fields in changes if (plan := count(_changed(asked, fields))).fits]
+    if found:
+        first: dict[str, tuple[str, Plan]] = {}
+        for text, plan in found:
+            first.setdefault(text.split()[0], (text, plan))
+        return list(first.values())[:3]
+    names: dict[str, str] = {}
+    choice = asked
+    for text, fields in changes:
+        choice = _changed(choice, fields)
+        names[text.split()[0]] = text
+        plan = count(choice)
+        if plan.fits:
+            return [(" ".join(names.values()), plan)]
+    return []
+
+
+def _changes(asked: Choice, longest: int) -> Iterator[Change]:
+    for tokens in _smaller(asked.num_tokens, longest)[1:]:
+        yield f"--batch-tokens {tokens}", {"num_tokens": tokens}
+    if not asked.checkpointing:
+        yield "--checkpointing on", {"checkpointing": True}
+    if asked.bits != 8:
+        yield "--optimizer adamw8", {"bits": 8}
+    if asked.rank and asked.keep != "packed":
+        yield "--method qlora", {"keep": "packed"}
+    for rank in (8, 4):
+        if asked.rank > rank:
+            yield f"--rank {rank}", {"rank": rank}
+
+
+def _changed(choice: Choice, fields: Mapping[str, int | bool | str]) -> Choice:
+    return replace(choice, **fields)  # type: ignore[arg-type]
+
+
+def _smaller(num_tokens: int, longest: int) -> list[int]:
+    """Sizes of a microbatch from the one that was asked for down to the longest row."""
+    least = max(longest, 1)
+    return [num_tokens, *(tokens for tokens in TOKENS if least <= tokens < num_tokens),
+            *([least] if least < num_tokens and least not in TOKENS else [])]

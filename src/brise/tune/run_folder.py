@@ -1,0 +1,282 @@
+"""The folder of a training run: what it is, its log, and checkpoints from which it goes on to the same bits.
+
+    run.json                            settings, digests of base and data
+    log.jsonl                           one line a step
+    checkpoints/step-00000120/
+        tensors.safetensors             what is trained, and the optimiser's moments
+        state.json                      {"format": 1, "step", "sha256" of the tensors, "state": the trainer's own}
+    .lock                               held while a run is on
+
+A checkpoint appears whole or not at all; older ones go only when it is there. Lines of the log after the step of the
+checkpoint that a run goes on from are dropped: the run makes them again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from brise.checkpoint.fields import Fields, errors_of
+from brise.checkpoint.json_file import parse_json, read_json
+from brise.checkpoint.safetensors import open_safetensors
+from brise.checkpoint.safetensors_writer import write_file
+from brise.checkpoint.staged import output_errors, staged_file, staged_folder
+from brise.errors import CheckpointError, OutputError
+from brise.models.weights import Array
+
+FORMAT = 1
+RUN, LOG, CHECKPOINTS, TENSORS, STATE, LOCK = (
+    "run.json", "log.jsonl", "checkpoints", "tensors.safetensors", "state.json", ".lock")
+_STEP = re.compile(r"step-(\d{8})")
+_REMOVED = ".removed"
+_MAX_LOG_LINE = 1 << 16
+
+Plain = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the weights that come out. A run goes on only as what it began."""
+
+    settings: Mapping[str, Plain]
+    base: str  # digests
+    data: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stood after `step` steps. `state` is JSON, whatever the trainer put there."""
+
+    step: int
+    tensors: Mapping[str, Array]
+    state: Mapping[str, object]
+
+
+class RunFolder:
+    """A run's folder, locked for as long as it is open; `create` and `reopen` make it."""
+
+    def __init__(self, path: Path, identity: Identity, lock: BinaryIO, num_kept: int) -> None:
+        self.path, self.identity = path, identity
+        self._lock, self._num_kept = lock, num_kept
+        self._log: BinaryIO | None = None
+
+    def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> None:
+        """Writes a checkpoint, then removes all but the last ones and that of `best_step`.
+
+        OutputError (a full disk) leaves the checkpoints before it as they are.
+        """
+        if self._log is not None:
+            with output_errors(self.path / LOG):
+                os.fsync(self._log.fileno())
+        path = self._path(checkpoint.step)
+        if path.exists():
+            _remove(path)  # of a run that went on from before it
+        outgoing = [_Numbers(name, np.ascontiguousarray(array)) for name, array in checkpoint.tensors.items()]
+        with staged_folder(path, sum(numbers.nbytes for numbers in outgoing)) as part:
+            write_file(part / TENSORS, outgoing)
+            state = {"format": FORMAT, "step": checkpoint.step, "sha256": _sha256(part / TENSORS),
+                     "state": dict(checkpoint.state)}
+            (part / STATE).write_text(json.dumps(state, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+        for step in self.steps()[:-self._num_kept]:
+            if step != best_step:
+                _remove(self._path(step))
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there."""
+        folder = self.path / CHECKPOINTS
+        return sorted(int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name)))
+
+    def newest(self) -> Checkpoint | None:
+        """The last checkpoint, None before the first."""
+        steps = self.steps()
+        return self.read(steps[-1]) if steps else None
+
+    def read(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; CheckpointError says what is wrong with it."""
+        path = self._path(step)
+        with errors_of(f"{CHECKPOINTS}/{path.name}"):
+            fields = Fields(read_json(path / STATE), "")
+            if fields.value("format") != FORMAT or fields.integer("step", least=0) != step:
+                raise CheckpointError(f"{STATE} is of format {fields.value('format')!r} and step "
+                                      f"{fields.value('step')!r}, allowed is {FORMAT} and {step}", field=STATE)
+            if _sha256(path / TENSORS) != fields.text("sha256"):
+                raise CheckpointError(f"{TENSORS} is damaged: its SHA-256 is not the one in {STATE}", field=TENSORS,
+                                      hint=f"remove {path} to go on from the checkpoint before it")
+            state = fields.value("state")
+            if not isinstance(state, dict):
+                raise CheckpointError(f"state of {STATE} is {type(state).__name__}, allowed is an object", field=STATE)
+            return Checkpoint(step, _arrays(path / TENSORS), state)
+
+    def begin_log(self, step: int) -> None:
+        """Opens the log behind its line of `step`; what comes after it is dropped."""
+        lines = [line for line in read_log(self.path) if _step_of(line) <= step]
+        with output_errors(self.path / LOG):
+            part = self.path / f".{LOG}.part"
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            os.rename(part, self.path / LOG)
+            self._log = (self.path / LOG).open("ab", buffering=0)
+
+    def log(self, line: Mapping[str, Plain]) -> None:
+        """Adds a line; it has a `step`."""
+        assert self._log is not None and "step" in line
+        with output_errors(self.path / LOG):
+            self._log.write(json.dumps(dict(line), allow_nan=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """Gives the folder free for another run."""
+        if self._log is not None:
+            self._log.close()
+        self._lock.close()
+
+    def _path(self, step: int) -> Path:
+        return self.path / CHECKPOINTS / f"step-{step:08}"
+
+
+def create(path: Path, identity: Identity, *, num_kept: int = 2) -> RunFolder:
+    """A new folder; OutputError if something is there."""
+    with output_errors(path):
+        if (path / RUN).exists():
+            raise OutputError(f"there is a run in {str(path)!r} already",
+                              hint="go on with it (--resume), or give another folder (--out)")
+        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - {
+                LOCK, CHECKPOINTS, f".{RUN}.part"}):
+            raise OutputError(f"{str(path)!r} is there already", hint="remove it first, or give another name")
+        path.mkdir(exist_ok=True)
+        lock = _locked(path)
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
+    text = json.dumps({"format": FORMAT, "settings": dict(identity.settings), "base": identity.base,
+                       "data": identity.data}, allow_nan=False, indent=1).encode() + b"\n"
+    try:
+        with staged_file(path / RUN, len(text)) as file:
+            file.write(text)
+    except BaseException:
+        lock.close()
+        raise
+    return RunFolder(path, identity, lock, num_kept)
+
+
+def reopen(path: Path, *, num_kept: int = 2) -> RunFolder | None:
+    """The folder of a run that goes on; None if none was begun there."""
+    if not (path / RUN).is_file():
+        return None
+    with output_errors(path):
+        lock = _locked(path)
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
+    try:
+        for left in (path / CHECKPOINTS).glob(".step-*"):  # half written, or half removed
+            shutil.rmtree(left, ignore_errors=True)
+        return RunFolder(path, read_identity(path), lock, num_kept)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def read_identity(path: Path) -> Identity:
+    """What run.json says."""
+    with errors_of(RUN):
+        fields = Fields(read_json(path / RUN), "")
+        settings = fields.value("settings")
+        if fields.value("format") != FORMAT or not isinstance(settings, dict) or not all(
+                isinstance(value, Plain) for value in settings.values()):
+            raise CheckpointError(f"it is of format {fields.value('format')!r}, or its settings are no plain values; "
+                                  f"allowed is {FORMAT}", field="format")
+        return Identity(settings, fields.text("base"), fields.text("data"))
+
+
+def check_same(begun: Identity, asked: Identity) -> None:
+    """OutputError that names what differs, if it is another run that is asked for."""
+    names = [*begun.settings, *(name for name in asked.settings if name not in begun.settings)]
+    differing = [f"{name} was {begun.settings.get(name)}, is {asked.settings.get(name)}" for name in names
+                 if begun.settings.get(name) != asked.settings.get(name)]
+    differing += [f"the {what} {'was' if what != 'data' else 'were'} {old[:12]}, {'is' if what != 'data' else 'are'} "
+                  f"{new[:12]} (SHA-256)" for what, old, new in (
+                      ("base model", begun.base, asked.base), ("data", begun.data, asked.data)) if old != new]
+    if differing:
+        raise OutputError(f"this is another run than the one begun: {'; '.join(differing)}",
+                          hint="give what it was begun with, or another folder (--out)")
+
+
+def read_log(path: Path) -> Iterator[Mapping[str, object]]:
+    """The lines of a run's log; a last one that was cut off does not count."""
+    if not (path / LOG).is_file():
+        return
+    with (path / LOG).open("rb") as file:
+        while line := file.readline(_MAX_LOG_LINE):
+            if not line.endswith(b"\n"):
+                return
+            yield parse_json(line, LOG)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """An array as write_safetensors takes it."""
+
+    name: str
+    array: Array
+
+    @property
+    def format(self) -> str:
+        return {"float32": "F32", "uint8": "U8", "int64": "I64"}[self.array.dtype.name]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.array.nbytes)
+
+    def pieces(self) -> Iterator[Array]:
+        yield self.array
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    file = open_safetensors(path)
+    try:
+        return {name: file.array(name).copy() for name in file.tensors}
+    finally:
+        file.close()
+
+
+def _locked(path: Path) -> BinaryIO:
+    file = (path / LOCK).open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError(f"another brise is training in {str(path)!r}") from None
+    return file
+
+
+def _remove(path: Path) -> None:
+    """Under another name first: what is half gone is no checkpoint."""
+    aside = path.with_name(f".{path.name}{_REMOVED}")
+    with output_errors(path):
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        shutil.rmtree(aside)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot open {path}: {error.strerror}", field="path", value=path) from error
+
+
+def _step_of(line: Mapping[str, object]) -> int:
+    step = line.get("step")
+    if type(step) is not int:
+        raise CheckpointError(f"a line of {LOG} has the step {step!r}, a number is allowed", field=LOG)
+    return step

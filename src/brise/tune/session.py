@@ -1,0 +1,203 @@
+"""One run from where it stands to its end: steps, evaluations, checkpoints; it can stop anywhere and go on the same.
+
+Needs the extra `tune`. All that decides about a step is in the checkpoint before it: what is trained, the optimiser's
+moments, the number of the step, and what evaluation found. Time is not: it decides about nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from brise.errors import CheckpointError, EvidenceError
+from brise.models.weights import Array
+from brise.tune.run_folder import Checkpoint, Plain
+from brise.tune.train import Step, Trainer
+
+MAX_SKIPPED = 10  # steps one after the other without finite gradients: the run is lost, not unlucky
+_TRAINED, _MOMENTS = "trained.", "moments."
+
+End = Literal["done", "early", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss on the held-out rows after `step` steps."""
+
+    step: int
+    loss: float
+
+
+class Watcher(Protocol):
+    """Who shows what happens."""
+
+    def stepped(self, step: Step, seconds: float) -> None:
+        """A step is done, and took so long."""
+    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
+        """The held-out rows were gone through."""
+    def saved(self, step: int) -> None:
+        """A checkpoint is on disk."""
+
+
+class Folder(Protocol):
+    """What a session asks of its run_folder.RunFolder; of several ranks only one has it (tune/spread.py)."""
+
+    def newest(self) -> Checkpoint | None: ...
+    def read(self, step: int) -> Checkpoint: ...
+    def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> None: ...
+    def begin_log(self, step: int) -> None: ...
+    def log(self, line: Mapping[str, Plain]) -> None: ...
+
+
+@dataclass
+class Session:
+    """A trainer and its folder. `is_stopped` is asked after each step, `check` may raise (a broken promise)."""
+
+    trainer: Trainer
+    folder: Folder
+    watcher: Watcher
+    save_every: int
+    is_stopped: Callable[[], bool] = lambda: False
+    check: Callable[[], None] = lambda: None
+    best: Evaluation | None = None
+    num_worse: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between evaluations: an epoch, if nothing else was said."""
+        return self.trainer.recipe.eval_every or self.trainer.steps_an_epoch
+
+    @property
+    def is_early(self) -> bool:
+        """Whether evaluation got no better for as long as the recipe's patience."""
+        return 0 < self.trainer.recipe.patience <= self.num_worse
+
+    def restore(self) -> bool:
+        """Goes to the newest checkpoint of the folder; False if there is none."""
+        found = self.folder.newest()
+        self.folder.begin_log(0 if found is None else found.step)
+        if found is None:
+            return False
+        self._take(found)
+        return True
+
+    def run(self) -> End:
+        """Runs to the end, or until it is stopped; the last thing it does is a checkpoint."""
+        while not self.trainer.is_done and not self.is_early:
+            self._step()
+            is_stopped = self.trainer.ranks.total(float(self.is_stopped())) > (0.0,)  # where one is, all are
+            is_last = self.trainer.is_done or self.is_early or is_stopped
+            if is_last or self.trainer.step % self.save_every == 0 or self._is_best_now:
+                self._save()
+            if is_stopped and not (self.trainer.is_done or self.is_early):
+                return "interrupted"
+        return "early" if self.is_early else "done"
+
+    def take_best(self) -> None:
+        """Puts the parameters back that evaluated best; without evaluation the last ones stay."""
+        if self.best is not None and self.best.step != self.trainer.step:
+            self._take_parameters(self.folder.read(self.best.step))
+
+    @property
+    def _is_best_now(self) -> bool:
+        return self.best is not None and self.best.step == self.trainer.step
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        step = self.trainer.run_step()
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.tokens += step.tokens
+        self.check()
+        self.watcher.stepped(step, seconds)
+        found = None
+        if self.trainer.held_out and (step.number % self.eval_every == 0 or self.trainer.is_done):
+            found = self._evaluate()
+        self.folder.log({
+            "step": step.number, "loss": _plain(step.loss), "rate": step.learning_rate,
+            "norm": _plain(step.gradient_norm), "tokens": step.tokens, "computed": step.computed,
+            "targets": step.targets, "examples": step.examples, "skipped": step.is_skipped,
+            "seconds": round(seconds, 4), "held_out": None if found is None else _plain(found.loss)})
+        if self.trainer.num_skipped >= MAX_SKIPPED:
+            raise EvidenceError(f"the gradients' norm was {step.gradient_norm} in {MAX_SKIPPED} steps one after the "
+                                "other", hint="take a lower --lr, or --dtype float32")
+
+    def _evaluate(self) -> Evaluation:
+        start = time.perf_counter()
+        found = Evaluation(self.trainer.step, self.trainer.evaluate())
+        is_best = self.best is None or found.loss < self.best.loss
+        self.best = found if is_best else self.best
+        self.num_worse = 0 if is_best else self.num_worse + 1
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.watcher.evaluated(found, is_best=is_best, seconds=seconds)
+        return found
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        whole = trainer.ranks.whole
+        tensors = {f"{_TRAINED}{name}": _array(whole(parameter.detach()))
+                   for name, parameter in trainer.trained.parameters.items()}
+        tensors |= {f"{_MOMENTS}{name}": _array(whole(tensor)) for name, tensor in trainer.optimizer.tensors().items()}
+        best = None if self.best is None else {"step": self.best.step, "loss": self.best.loss}
+        state = {"optimizer_steps": trainer.optimizer.num_steps, "num_skipped": trainer.num_skipped, "best": best,
+                 "num_worse": self.num_worse, "seconds": round(self.seconds, 3), "tokens": self.tokens}
+        self.folder.save(Checkpoint(trainer.step, tensors, state), None if self.best is None else self.best.step)
+        self.watcher.saved(trainer.step)
+
+    def _take(self, found: Checkpoint) -> None:
+        state = found.state
+        self._take_parameters(found)
+        own = self.trainer.optimizer.tensors()
+        moments = {name.removeprefix(_MOMENTS): torch.from_numpy(array)
+                   for name, array in found.tensors.items() if name.startswith(_MOMENTS)}
+        self.trainer.optimizer.load({name: self.trainer.ranks.share(tensor, own[name]) if name in own else tensor
+                                     for name, tensor in moments.items()}, _count(state, "optimizer_steps"))
+        self.trainer.step, self.trainer.num_skipped = found.step, _count(state, "num_skipped")
+        self.num_worse, self.tokens = _count(state, "num_worse"), _count(state, "tokens")
+        self.seconds = _number(state, "seconds")
+        best = state.get("best")
+        if isinstance(best, dict):
+            self.best = Evaluation(_count(best, "step"), _number(best, "loss"))
+
+    @torch.no_grad()
+    def _take_parameters(self, found: Checkpoint) -> None:
+        for name, parameter in self.trainer.trained.parameters.items():
+            array = found.tensors.get(_TRAINED + name)
+            share = None
+            if array is not None and array.dtype.name == "float32" and array.ndim == parameter.ndim:
+                share = self.trainer.ranks.share(torch.from_numpy(array), parameter)
+            if share is None or share.shape != parameter.shape:
+                raise CheckpointError(f"the checkpoint of step {found.step} has no float32 {_TRAINED}{name} of shape "
+                                      f"{tuple(parameter.shape)}", field=name)
+            parameter.copy_(share)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return tensor.detach().cpu().numpy()
+
+
+def _plain(value: float) -> float | None:
+    """JSON has neither infinity nor NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _count(state: object, name: str) -> int:
+    value = state.get(name) if isinstance(state, dict) else None
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"the state's {name} is {value!r}, a number of at least 0 is allowed", field=name)
+    return value
+
+
+def _number(state: object, name: str) -> float:
+    value = state.get(name) if isinstance(state, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"the state's {name} is {value!r}, a number is allowed", field=name)
+    return value

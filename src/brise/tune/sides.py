@@ -1,0 +1,89 @@
+"""A model as parity sees it: hidden states, logits and named values of a batch. Here: the model as it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from brise.models import dense
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.weights import Array, Weights
+from brise.ops.contract import CacheFormat
+from brise.ops.eager import EagerOps
+from brise.ops.native import PAGE_SIZE, NativeBackend, NativeRunner, packed_pages
+from brise.tune.example import Row
+
+GROUP_TOKENS = 2048  # tokens of several rows that go through a model together
+LOGITS = 1 << 23  # numbers of logits at a time
+
+
+class Side(Protocol):
+    """What is compared. Arrays are NumPy's, float32."""
+
+    @property
+    def config(self) -> Config: ...
+    def hidden(self, batch: Batch) -> Array:
+        """Normalised last hidden states (R, D) of the tokens in batch.rows."""
+    def logits(self, hidden_RD: Array) -> Array:
+        """(R, V)."""
+    def trace(self, batch: Batch) -> dict[str, Array]:
+        """Every value that the model names (ops.named), in order."""
+
+
+class GuidedSide(Side, Protocol):
+    """A side that can go on from another's values, so that no error goes on into what comes after it."""
+
+    def guided_trace(self, batch: Batch, guide: Mapping[str, Array]) -> dict[str, Array]:
+        """`trace`, each value computed from those of `guide` that stand before it."""
+
+
+def groups(rows: Sequence[Row], max_tokens: int = GROUP_TOKENS) -> Iterator[list[Row]]:
+    """Rows in order, as many together as `max_tokens` allow; a longer one by itself."""
+    group: list[Row] = []
+    for row in rows:
+        if group and sum(len(own.tokens) for own in group) + len(row.tokens) > max_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def pieces(num_rows: int, vocab_size: int) -> Iterator[slice]:
+    """Rows of hidden states, few enough for their logits."""
+    step = max(1, LOGITS // vocab_size)
+    for first in range(0, num_rows, step):
+        yield slice(first, min(first + step, num_rows))
+
+
+@dataclass(frozen=True)
+class NativeSide:
+    """A model as the engine runs it: recorded, its keys and values in pages of the engine's format."""
+
+    backend: NativeBackend
+    config: Config
+    weights: Weights
+    runner: NativeRunner
+    cache_format: CacheFormat = "f16"
+
+    @classmethod
+    def of(cls, backend: NativeBackend, config: Config, weights: Weights) -> NativeSide:
+        """Of placed weights."""
+        return cls(backend, config, weights, NativeRunner(backend, config, weights))
+
+    def hidden(self, batch: Batch) -> Array:
+        """See Side."""
+        paged, num_pages = packed_pages(batch)
+        return self.runner.hidden(paged, self.backend.new_cache(self.config, num_pages, PAGE_SIZE, self.cache_format))
+
+    def logits(self, hidden_RD: Array) -> Array:
+        """See Side."""
+        return EagerOps(self.backend).linear(hidden_RD, self.weights.output)
+
+    def trace(self, batch: Batch) -> dict[str, Array]:
+        """See Side."""
+        found: dict[str, Array] = {}
+        dense.forward(EagerOps(self.backend, found), self.config, self.weights, batch)
+        return found

@@ -1,0 +1,177 @@
+"""The training loop: steps that are functions of (seed, step), so that a run can stop anywhere and go on the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from brise.errors import UnsupportedError
+from brise.models import dense
+from brise.models.config import Config
+from brise.models.weights import Layer, Weights
+from brise.ops.torch_ops import TorchOps
+from brise.tune import losses, schedule
+from brise.tune.adapters import Trained
+from brise.tune.distill import Blend, lumped_kl
+from brise.tune.example import Row
+from brise.tune.moments import Bits
+from brise.tune.optimizer import AdamW
+from brise.tune.packing import FeaturesOf, Pack, pack, packs
+from brise.tune.ranks import Alone, Ranks
+from brise.tune.recipe import Recipe
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """How the same numbers are computed: nothing here changes what comes out but for rounding."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    max_tokens: int = 2048  # computed tokens of a microbatch
+    checkpointing: bool = False  # layers are computed again for the gradient, so that less is kept
+    shares_prompts: bool = True
+    features_of: FeaturesOf | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did. `tokens` are those of its rows, `computed` those that the model ran on."""
+
+    number: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    computed: int
+    targets: int
+    examples: int
+    is_skipped: bool = False  # the gradient was not finite
+
+
+@dataclass
+class Trainer:
+    """A model, what is trained of it, and where the run stands: `step` is the number of steps done."""
+
+    config: Config
+    trained: Trained
+    recipe: Recipe
+    machinery: Machinery
+    rows: Sequence[Row]
+    held_out: Sequence[Row] = ()
+    ranks: Ranks = field(default_factory=Alone)
+    step: int = 0
+    num_skipped: int = 0
+    optimizer: AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise UnsupportedError("there is no example to train on")
+        bits: Bits = 8 if self.recipe.optimizer == "adamw8" else 32
+        self.optimizer = AdamW(self.trained.parameters, betas=self.recipe.betas, eps=self.recipe.eps,
+                               weight_decay=self.recipe.weight_decay, bits=bits)
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return -(-len(self.rows) // self.recipe.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole run."""
+        return self.recipe.steps or max(1, math.ceil(self.recipe.epochs * self.steps_an_epoch))
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.num_steps
+
+    def run_step(self) -> Step:
+        """One step of the optimiser."""
+        rows = self.rows_of(self.step)
+        num_targets = max(1, sum(row.num_targets for row in rows))
+        total, computed = 0.0, 0.0
+        for number, (part, counts) in enumerate(self._packs(rows)):
+            draw = number * self.ranks.count + self.ranks.rank
+            torch.manual_seed(_seed(self.recipe.seed, self.step, draw))  # of dropout
+            loss = self._loss(self._ops(trains=True), part) / num_targets
+            (loss if counts else loss * 0).backward()  # type: ignore[no-untyped-call]
+            if counts:
+                total += float(loss.detach())
+                computed += part.num_tokens
+        norm = self.ranks.clip(self.trained.parameters, self.recipe.clip)
+        total, computed = self.ranks.total(total, computed)
+        rate = schedule.learning_rate(self.recipe, self.step, self.num_steps)
+        is_finite = math.isfinite(norm)
+        if is_finite:
+            self.optimizer.step(rate)
+        self.optimizer.zero_grad()
+        self.num_skipped = 0 if is_finite else self.num_skipped + 1
+        self.step += 1
+        return Step(self.step, total, rate, norm, sum(len(row.tokens) for row in rows), int(computed), num_targets,
+                    len(rows), not is_finite)
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean loss over the learned tokens of the held-out rows."""
+        total = 0.0
+        for part, counts in self._packs(self.held_out):
+            loss = float(self._loss(self._ops(trains=False), part))
+            total += loss if counts else 0.0
+        (total,) = self.ranks.total(total)
+        return total / max(1, sum(row.num_targets for row in self.held_out))
+
+    def rows_of(self, step: int) -> list[Row]:
+        """The examples of a step: each epoch is an order of its own, drawn from (seed, epoch)."""
+        epoch, place = divmod(step, self.steps_an_epoch)
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.rows))
+        size = self.recipe.batch_size
+        return [self.rows[int(index)] for index in order[place * size:(place + 1) * size]]
+
+    def _packs(self, rows: Sequence[Row]) -> Iterator[tuple[Pack, bool]]:
+        """Microbatches of this rank, and whether they count: ranks that compute together all have as many."""
+        own = packs(self.ranks.own(rows), self.machinery.max_tokens, shares=self.machinery.shares_prompts,
+                    features_of=self.machinery.features_of)
+        return self.ranks.even(own, lambda: pack(rows[:1], features_of=self.machinery.features_of))
+
+    def _loss(self, ops: TorchOps, pack: Pack) -> Tensor:
+        """Sum over the pack's targets."""
+        return self.ranks.loss(self.trained.weights, lambda weights: self._loss_with(weights, ops, pack))
+
+    def _loss_with(self, weights: Weights, ops: TorchOps, pack: Pack) -> Tensor:
+        hidden_RD = dense.hidden(ops, self.config, weights, pack.batch)
+        targets = torch.from_numpy(pack.targets).to(self.machinery.device)
+        teacher = pack.teacher
+        if teacher is None:
+            return losses.cross_entropy(hidden_RD, weights.output, targets)
+        blend = Blend(self.recipe.distill_weight, self.recipe.distill_temperature, self.recipe.distill_direction)
+        tokens, logprobs = (torch.from_numpy(array).to(self.machinery.device)
+                            for array in (teacher.tokens, teacher.logprobs))
+        return lumped_kl(hidden_RD, weights.output, targets, tokens, logprobs, blend)
+
+    def _ops(self, *, trains: bool) -> TorchOps:
+        rate = self.recipe.dropout
+        dropout: Callable[[Tensor], Tensor] | None = None
+        if trains and rate > 0:
+            def dropout(x: Tensor) -> Tensor:
+                return torch.nn.functional.dropout(x, rate)
+        run = self.ranks.runner(_again if trains and self.machinery.checkpointing else _plain)
+        return TorchOps(self.machinery.device, self.machinery.dtype, run, dropout)
+
+
+def _plain(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
+    return body(x, layer)
+
+
+def _again(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
+    """The layer keeps its input only; dropout draws the same numbers the second time."""
+    out: Tensor = checkpoint(body, x, layer, use_reentrant=False)
+    return out
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.default_rng(list(numbers)).integers(1 << 62))

@@ -1,0 +1,164 @@
+"""`brise tune` on a tiny model, from its options to an adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from brise.checkpoint.adapters import read_adapter
+from brise.checkpoint.lineage import read_lineage
+from brise.checkpoint.source import open_checkpoint
+from brise.cli.main import main
+from brise.quant.rows import float_rows
+from brise.tune import run_folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "tickets.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"ticket {number} {'abc' * (number % 5)}",
+                                        "completion": "yes" if number % 2 else "no"}) + "\n" for number in range(30)))
+    return path
+
+
+def tune(data: Path, model: Path, out: Path, *options: str) -> int:
+    return main(["tune", str(data), "--model", str(model), "--out", str(out), "--threads", "1", "--dtype", "float32",
+                 "--batch-size", "8", "--rank", "4", *options])
+
+
+def events(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def weights(out: Path) -> bytes:
+    return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_ends_in_an_adapter_and_says_how_to_serve_it(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert tune(data, tiny_path, out, "--epochs", "2") == 0
+    shown = capsys.readouterr()
+    assert f"serve:   brise serve {tiny_path} --adapter run={out}/adapter" in shown.out
+    assert "held-out loss" in shown.out and "weights" in shown.err and "tokens/s" in shown.err
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    adapter = read_adapter(out / "adapter", open_checkpoint(tiny_path).config)
+    lineage = read_lineage(out / "adapter")
+    assert adapter.rank == 4 and lineage is not None and lineage.settings["dtype"] == "float32"
+    assert lineage.metrics["steps"] == 8 and lineage.data_digest == run_folder.read_identity(out).data
+
+
+def test_machines_get_a_json_line_for_everything(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", "--steps", "3", "--json", "--save-every", "2") == 0
+    found = events(capsys.readouterr().out)
+    names = [event["event"] for event in found]
+    assert names[:3] == ["data", "plan", "start"] and names[-1] == "done"
+    assert names.count("step") == 3 and "eval" in names and "checkpoint" in names
+    step = next(event for event in found if event["event"] == "step")
+    assert {"step", "steps", "loss", "tokens_per_s", "memory", "left_s"} <= step.keys()
+    assert found[-1]["adapter"] == str(tmp_path / "run" / "adapter")
+
+
+def test_a_run_cut_off_goes_on_to_the_same_adapter(data: Path, tiny_path: Path, tmp_path: Path) -> None:
+    assert tune(data, tiny_path, tmp_path / "whole", "--steps", "6", "--save-every", "2") == 0
+    assert tune(data, tiny_path, tmp_path / "cut", "--steps", "6", "--save-every", "2") == 0
+    # As SIGKILL after the checkpoint of step 4 would leave it.
+    for path in sorted((tmp_path / "cut" / "checkpoints").glob("step-*"))[1:]:
+        path.rename(path.with_name(".step-x.removed"))
+    (tmp_path / "cut" / "adapter").rename(tmp_path / "gone")
+    assert tune(data, tiny_path, tmp_path / "cut", "--steps", "6", "--save-every", "2", "--resume") == 0
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_resuming_another_run_is_refused_by_what_differs(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert tune(data, tiny_path, out, "--steps", "2") == 0
+    assert tune(data, tiny_path, out, "--steps", "2") == 1
+    assert "--resume" in capsys.readouterr().err
+    assert tune(data, tiny_path, out, "--steps", "2", "--resume", "--lr", "0.5") == 1
+    assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+    data.write_text(data.read_text() + json.dumps({"prompt": "more", "completion": "no"}) + "\n")
+    assert tune(data, tiny_path, out, "--steps", "2", "--resume") == 1
+    assert "the data were" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["qlora", "dora"])
+def test_other_adapters_are_trained_and_proved(method: str, data: Path, tiny_path: Path, tmp_path: Path) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", "--steps", "2", "--method", method, "--optimizer", "adamw8") == 0
+    adapter = read_adapter(tmp_path / "run" / "adapter", open_checkpoint(tiny_path).config)
+    assert adapter.use_dora == (method == "dora")
+
+
+def test_a_model_trained_whole_is_a_model_file(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert tune(data, tiny_path, out, "--steps", "2", "--method", "full", "--lr", "0.01") == 0
+    assert f"serve:   brise serve {out}/model.gguf" in capsys.readouterr().out
+    before, after = open_checkpoint(tiny_path).weights(), open_checkpoint(out / "model.gguf").weights()
+    for old, new in ((before.norm, after.norm), (before.layers[1].attention_norm, after.layers[1].attention_norm)):
+        moved = abs(float_rows(new, 0, 1) - float_rows(old, 0, 1))
+        assert 0 < moved.max() < 0.05
+    assert main(["chat", str(out / "model.gguf"), "hi", "--max-tokens", "2"]) == 0
+
+
+def test_a_dry_run_tells_of_data_and_memory_and_writes_nothing(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "train: " in shown and "activations" in shown and not (tmp_path / "run").exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", "--memory", "50MB") == 1
+    assert re.search(r"takes \d+\.\d MB, \d+\.\d MB more than the 50\.0 MB promised: weights", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tiny_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["tune", str(data), "--model", str(tiny_path), "--out", str(out), "--threads", "1", "--steps", "100000",
+             "--json", "--dtype", "float32"]
+    with subprocess.Popen([sys.executable, "-m", "brise", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "step":
+                break
+        os.kill(process.pid, signal.SIGINT)
+        rest, said = process.communicate()
+    assert process.returncode == 130 and "--resume" in said
+    last = events(rest)[-1]
+    assert last["event"] == "interrupted"
+    assert (out / "checkpoints" / f"step-{last['step']:08}").is_dir()
+
+
+@pytest.mark.parametrize(("options", "named"), [
+    (("--targets", "lm_head"), "lm_head"), (("--device", "tpu"), "tpu"), (("--batch-tokens", "2"), "longest row"),
+    (("--rank", "5000"), "5000")])
+def test_options_that_cannot_be_are_refused_by_name(
+        options: tuple[str, ...], named: str, data: Path, tiny_path: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", *options) == 1
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_torch_the_error_has_the_pip_line(
+        data: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("brise.cli.tune_run")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("brise.cli.tune_run", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert tune(data, tiny_path, tmp_path / "run") == 1
+    assert "pip install 'brise[tune]'" in capsys.readouterr().err

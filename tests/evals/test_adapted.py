@@ -1,0 +1,59 @@
+"""A model with an adapter on it, against the reference ops with the adapter beside the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brise.checkpoint.adapters import AdapterFile, write_adapter
+from brise.checkpoint.source import open_checkpoint
+from brise.engine.model import load
+from brise.evals.adapted import with_adapter
+from brise.evals.answerer import Asked
+from brise.evals.example import Answer
+from brise.evals.local import LocalAnswerer
+from brise.evals.run import answer_all
+from brise.models import dense
+from brise.models.adapters import adapted, targets
+from brise.models.batch import Batch
+from brise.models.weights import LowRank
+from brise.ops.reference import ReferenceOps
+from brise.text.chat import require
+from tests.checkpoint.make_gguf import write_tiny
+from tests.evals.rows import example
+from tests.evals.test_run import ignore
+
+
+def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", "llama")
+    checkpoint, draws = open_checkpoint(path), np.random.default_rng(0)
+    low_ranks = {name: LowRank(draws.standard_normal((4, width)).astype(np.float32),
+                               0.02 * draws.standard_normal((rows, 4)).astype(np.float32), 2.0, None)
+                 for name, (rows, width) in targets(checkpoint.config).items()}
+    write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 4, 8.0), None, checkpoint.config)
+    base = load(path, backend="reference")
+    model = with_adapter(base, tmp_path / "adapter")
+    row = example("the answer", "hi")
+    found = [answer_all(LocalAnswerer(one, Asked(scores=True), "digest"), [row], None, ignore).answers[0]
+             for one in (base, model)]
+    chat = require(base.chat)
+    tokens = np.array(chat.prompt([*row.prompt, {"role": "assistant", "content": "the answer"}],
+                                  add_generation_prompt=False).tokens, np.int32)
+    start = len(chat.prompt(row.prompt).tokens)
+    end = start + found[0].scored_tokens
+    places = np.arange(len(tokens), dtype=np.int32)
+    weights = adapted(checkpoint.weights(), low_ranks)
+    logits = dense.forward(ReferenceOps(), checkpoint.config, weights, Batch(
+        tokens, places, np.array([0, len(tokens)], np.int32), places)).astype(np.float64)
+    logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    expected = -sum(logprobs[at - 1, tokens[at]] for at in range(start, end))
+    assert nll(found[1]) == pytest.approx(expected, rel=1e-3), "the engine's cache is f16"
+    assert abs(nll(found[0]) - expected) > 0.1, "the adapter changes something"
+    assert model.name == f"{base.name} + adapter"
+
+
+def nll(answer: Answer) -> float:
+    assert answer.nll is not None
+    return answer.nll

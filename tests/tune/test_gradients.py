@@ -1,0 +1,126 @@
+"""Loss and gradients against transformers and PEFT: tiny models of every family, each matrix by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from brise.errors import UnsupportedError
+from brise.models import dense
+from brise.models.rope import Layout
+from brise.models.weights import Array
+from brise.ops.torch_ops import TorchOps
+from brise.tune import adapters, losses
+from brise.tune.adapters import Trained
+from brise.tune.example import Row
+from brise.tune.packing import pack
+from brise.tune.recipe import Recipe
+from tests.goldens import golden, make
+from tests.tune import families
+from tests.tune.families import FAMILIES, Pair, relative_error
+
+# Both sides compute in float32, in other orders of summation and with other formulas. A logit is off by 5e-5
+# (tests/tolerances.py, GOLDEN_LOGITS), so a probability by 5e-5 of itself, and so is the slope that goes back; on its
+# way it meets the same two layers again, whose own errors are as large: twice 5e-5. Relative to the norm of a matrix'
+# gradient, of which parts may cancel. Measured: at most 3e-6; a wrong sign, scale or row order is off by more than 0.1.
+GRADIENT = 1e-4
+LOSS = 1e-5  # of the mean over targets, about 6: the logits' errors have both signs
+
+
+def run(pair: Pair, given: list[Row]) -> tuple[float, dict[str, float]]:
+    """|difference of losses| / loss, and each parameter's relative error; both models have gone back."""
+    wanted = families.peer_loss(pair.peer, given)
+    wanted.backward()
+    loss = backward(pair.trained, pair, given)
+    theirs = named_gradients(pair)
+    ours = families.gradients(pair.trained)
+    assert theirs.keys() == ours.keys()
+    errors = {path: relative_error(families.from_brise(path, grad, pair.config), theirs[path])
+              for path, grad in ours.items()}
+    return abs(loss / float(wanted.detach()) - 1), errors
+
+
+def backward(trained: Trained, pair: Pair, given: list[Row]) -> float:
+    packed = pack(given)
+    hidden = dense.hidden(TorchOps(), pair.config, trained.weights, packed.batch)
+    loss = losses.cross_entropy(hidden, trained.weights.output, torch.from_numpy(packed.targets)) / len(packed.targets)
+    loss.backward()
+    return float(loss.detach())
+
+
+def named_gradients(pair: Pair) -> dict[str, Array]:
+    """transformers' gradients by brise's path."""
+    adapted = {path: parameter.grad.numpy() for path, parameter in families.adapter_parameters(pair.peer)
+               if parameter.grad is not None}
+    if adapted:
+        return adapted
+    return {path_of(make.brise_name(name)): parameter.grad.numpy() for name, parameter in pair.peer.named_parameters()}
+
+
+def path_of(name: str) -> str:
+    """layers.0.attention.wq of the goldens' layers.0.wq."""
+    *front, tail = name.split(".")
+    part = {"wq": "attention", "wk": "attention", "wv": "attention", "wo": "attention", "bq": "attention",
+            "bk": "attention", "bv": "attention", "q_norm": "attention", "k_norm": "attention", "w1": "feed_forward",
+            "w2": "feed_forward", "w3": "feed_forward"}.get(tail)
+    return ".".join([*front, *([part] if part else []), tail])
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_lora_gradients_are_pefts(name: str, layout: Layout) -> None:
+    pair = families.with_adapters(name, layout, Recipe(rank=4, alpha=8))
+    loss, errors = run(pair, families.rows(3))
+    assert len(errors) == 2 * 7 * 2
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2", "ministral3_yarn2_untied"])
+def test_dora_gradients_are_pefts(name: str) -> None:
+    pair = families.with_adapters(name, "half", Recipe(method="dora", rank=4, alpha=8))
+    loss, errors = run(pair, families.rows(3))
+    assert len(errors) == 2 * 7 * 3
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_all_weights_are_transformers(name: str) -> None:
+    pair = families.full(name, "half")
+    loss, errors = run(pair, families.rows(3))
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
+def test_a_shared_prompt_has_pefts_gradients() -> None:
+    pair = families.with_adapters("mistral_window", "half", Recipe(rank=4, alpha=8))
+    given = families.rows(3, shared=20)
+    assert pack(given).batch.parents is not None
+    loss, errors = run(pair, given)
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
+def test_one_target_module_leaves_the_others_alone() -> None:
+    pair = families.with_adapters("llama_tied", "half", Recipe(rank=4, alpha=8, targets=("down_proj",)))
+    _, errors = run(pair, families.rows(2))
+    assert {path.split(".", 2)[2] for path in errors} == {"feed_forward.w2.a", "feed_forward.w2.b"}
+    assert max(errors.values()) < GRADIENT, errors
+
+
+def test_the_oracle_sees_a_wrong_row_order() -> None:
+    pair = families.with_adapters("llama_tied", "interleaved", Recipe(rank=4, alpha=8))
+    path = "layers.0.attention.wq.b"
+    moved = pair.trained.parameters[path]
+    moved.data = torch.from_numpy(np.ascontiguousarray(golden.halves(moved.detach().numpy(), pair.config.num_heads)))
+    _, errors = run(pair, families.rows(3))
+    assert errors[path] > 0.1
+
+
+@pytest.mark.parametrize("target", ["q_proj", "gate_proj"])
+def test_latent_attention_and_experts_take_no_adapters(target: str) -> None:
+    weights = families.placed(golden.read("large3", "interleaved").weights)
+    with pytest.raises(UnsupportedError, match="adapters|none of the target modules q_proj"):
+        adapters.new(weights, Recipe(targets=(target,)))

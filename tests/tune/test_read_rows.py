@@ -1,0 +1,88 @@
+"""Files and folders of rows: bad rows are kept with their line, and nothing in a folder is passed over unsaid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brise.errors import EvidenceError
+from brise.tune.parse_row import RowRules
+from brise.tune.read_rows import BadRow, BadRowsError, Columns, Rows, read_rows
+from tests.tune.rows import chat, write
+
+GOOD = json.dumps(chat("hi", "ho")).encode()
+
+
+def read(*paths: Path, columns: Columns | None = None) -> Rows:
+    return read_rows(paths, RowRules(), columns)
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    (b"{", "not JSON"), (b'{"messages": "\xff"}', "not UTF-8: byte 14"), (b"[1, 2", "not JSON"),
+    (b'{"a": 1, "a": 2}', "given twice"), (b'{"a": NaN}', "NaN"), (b'{"a": "\\ud800"}', "lone surrogate"),
+    (b"[" * 100 + b"]" * 100, "nested deeper"), (b"{}", "neither 'messages'")])
+def test_a_bad_line_is_kept_with_its_number(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\n" + line + b"\n" + GOOD)
+    rows = read(path)
+    assert [example.place for example in rows.examples] == [f"{path}:1", f"{path}:4"]
+    assert [bad.place for bad in rows.bad] == [f"{path}:3"] and reason in rows.bad[0].reason
+    assert rows.files == {str(path): 3}
+
+
+def test_a_folder_is_read_in_order_and_the_rest_is_named(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl"):
+        write(tmp_path / name, [chat("hi", name)])
+    (tmp_path / "labels.json").write_text("[]")
+    (tmp_path / "c.csv").write_text("prompt,completion\nhi,c\n")
+    rows = read(tmp_path)
+    assert [example.messages[-1]["content"] for example in rows.examples] == ["a.jsonl", "b.jsonl", "c"]
+    assert rows.passed_over == [str(tmp_path / "labels.json")]
+
+
+@pytest.mark.parametrize(("name", "text", "problem"), [
+    ("a.json", "[]", "is no data file"), ("a.jsonl", "\n", "there is no row"), ("none.jsonl", None, "cannot read"),
+    ("a.csv", "", "no column 'prompt'"), ("a.csv", "prompt,completion,prompt\n", "two columns")])
+def test_what_is_no_data_is_refused(tmp_path: Path, name: str, text: str | None, problem: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(EvidenceError, match=problem):
+        read(tmp_path / name)
+
+
+def test_an_empty_folder_and_a_file_given_twice_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match="has no data file"):
+        read(tmp_path)
+    path = write(tmp_path / "a.jsonl", [chat("hi", "ho")])
+    with pytest.raises(EvidenceError, match="given twice"):
+        read(path, tmp_path)
+
+
+def test_a_table_is_read_by_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeffask,say,who,note\n"hi, ""you""",ho,7,x\n"two\nlines",é,,y\n'.encode())
+    rows = read(path, columns=Columns("ask", "say", conversation="who"))
+    first, second = rows.examples
+    assert [message["content"] for message in first.messages] == ['hi, "you"', "ho"]
+    assert (first.conversation, first.meta, first.place) == ("7", {"note": "x"}, f"{path}:2")
+    assert second.messages[0]["content"] == "two\nlines" and second.place == f"{path}:4"
+    assert second.conversation.startswith("opening:")
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    (b"only one", "1 cells, the table 2 columns"), (b"hi,\xff", "not UTF-8"), (b"hi,", "is empty"),
+    (b'"hi"x,ho', "broken from here on")])
+def test_a_bad_line_of_a_table_is_kept(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"prompt,completion\nhi,ho\n" + line + b"\n")
+    rows = read(path)
+    assert len(rows.examples) == 1 and rows.bad[0].place == f"{path}:3" and reason in rows.bad[0].reason
+
+
+def test_the_error_lists_twenty_rows_and_counts_the_rest() -> None:
+    with pytest.raises(BadRowsError) as caught:
+        raise BadRowsError([BadRow(f"a:{number}", "why") for number in range(1, 26)], 100)
+    text = str(caught.value)
+    assert "25 of 100 rows" in text and "a:20: why" in text and "a:21" not in text and "and 5 more" in text
