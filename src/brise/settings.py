@@ -47,6 +47,16 @@ def secret(variable: str, environment: Mapping[str, str] | None = None) -> str:
     return found
 
 
+def share_cores() -> None:
+    """Lets torch's threads sleep soon while they wait for each other, unless the user has set it otherwise.
+
+    GCC's OpenMP library spins for milliseconds by default. On a machine that does something else besides, the one
+    thread that waits for a core is then waited for by all others at full speed: steps of 3 s took 8 to 70 s. It reads
+    this when it is loaded, so this is to be called before torch is imported.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `changes`, for a program that we start."""
     return {**os.environ, **changes}

@@ -20,7 +20,7 @@ from brise.quant.quantize import quantize
 from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
 from brise.tune.example import Row
-from brise.tune.packing import MIN_SHARED, Pack, num_computed, pack, packs
+from brise.tune.packing import MIN_SHARED, TILE, Pack, num_computed, pack, packs
 from brise.tune.recipe import Recipe
 from brise.tune.train import Machinery, Trainer
 from tests.goldens import golden
@@ -203,3 +203,11 @@ def test_a_batch_without_parents_is_a_plain_batch() -> None:
     batch: Batch = pack(families.rows(3)).batch
     assert batch.parents is None
     assert batch.positions[batch.query_starts[:-1]].tolist() == [0, 0, 0]
+
+
+def test_microbatches_are_whole_tiles_where_there_is_room() -> None:
+    rows = families.rows(20)
+    assert [part.num_tokens % TILE for part in packs(rows, 4 * TILE)] == [0] * len(list(packs(rows, 4 * TILE)))
+    batch = next(packs(rows[:1], len(rows[0].tokens) + 1)).batch
+    assert len(batch.tokens) == len(rows[0].tokens) + 1, "no further than allowed"
+    assert batch.query_starts[-2] == len(rows[0].tokens), "what fills is a sequence of its own"

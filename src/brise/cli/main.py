@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, cast
 
-from brise import __version__
+from brise import __version__, settings
 from brise.cli import terminal
 from brise.errors import BriseError
 
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a model may write what a locale cannot
+    settings.share_cores()
     try:
         args = parse(words)  # leaves here on --help, --version and wrong usage
         status = _load(args.command).run(args)

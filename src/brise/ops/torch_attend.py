@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.weights import Array
 
@@ -43,10 +44,20 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: flo
     starts = np.asarray(batch.query_starts)
     if not starts[-1]:
         return q_THE.new_zeros(0, q_THE.shape[1] * v_TKF.shape[2])
+    _check_causal(np.asarray(batch.positions), starts)
     parents = np.full(len(starts) - 1, -1) if batch.parents is None else np.asarray(batch.parents)
     groups = list(_groups(starts, parents))
     out: Tensor = _Attend.apply(q_THE, k_TKE, v_TKF, groups, scale, window)  # type: ignore[no-untyped-call]
     return out
+
+
+def _check_causal(positions: Array, starts: Array) -> None:
+    """The patches of an image see one another: their positions say so, and would be taken for a text's."""
+    steps = np.diff(positions)
+    steps[starts[(starts > 0) & (starts < len(positions))] - 1] = 1  # from one sequence to the next
+    if (steps != 1).any():
+        raise UnsupportedError("positions of a sequence do not follow on one another; the torch backend trains text "
+                               "models, and leaves vision towers to the others")
 
 
 def _groups(starts: Array, parents: Array) -> Iterator[Group]:
@@ -69,22 +80,28 @@ def _groups(starts: Array, parents: Array) -> Iterator[Group]:
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps q, k and v only."""
+    """Keeps q, k and v only; computes in float32 (or float64).
+
+    In bfloat16 the products would be faster, but oneDNN builds a kernel for each shape that it meets and keeps it with
+    its memory, and every batch has shapes of its own here: 0.7 MB each, a gigabyte after a hundred steps.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: list[Group], scale: float,
                 window: int | None) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.settings = groups, scale, window
-        outs = [_forward(*_taken(q, k, v, group), scale, window) for group in groups]
-        return _put_back([_by_token(out, group) for out, group in zip(outs, groups, strict=True)], groups)
+        wide = _wide(q, k, v)
+        outs = [_forward(*_taken(*wide, group), scale, window) for group in groups]
+        return _put_back([_by_token(out, group) for out, group in zip(outs, groups, strict=True)], groups).to(q.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_THF: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        kept = ctx.saved_tensors
+        q, k, v = _wide(*kept)
         groups, scale, window = ctx.settings
-        grad = grad_THF.view(len(q), q.shape[1], v.shape[2])
+        grad = grad_THF.to(q.dtype).view(len(q), q.shape[1], v.shape[2])
         parts: list[list[Tensor]] = [[], [], []]
         shared: list[tuple[Array, Tensor, Tensor]] = []
         for group in groups:
@@ -102,7 +119,11 @@ class _Attend(torch.autograd.Function):
         for prompt, *sums in shared:
             for d, of_prompt in zip(whole[1:], sums, strict=True):
                 d[int(prompt[0]):int(prompt[-1]) + 1] += of_prompt
-        return *whole, None, None, None
+        return *(d.to(like.dtype) for d, like in zip(whole, kept, strict=True)), None, None, None
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
 
 
 def _taken(q: Tensor, k: Tensor, v: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,8 +194,7 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
         rows = torch.arange(past + first, past + last, device=q.device)[:, None]
         columns = torch.arange(begin, past + last, device=q.device)[None, :]
         hidden = columns > rows if window is None else (columns > rows) | (columns <= rows - window)
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=q.device).masked_fill_(hidden, -torch.inf)
+        mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
         yield slice(first, last), slice(begin, past + last), mask
 
 
@@ -184,9 +204,8 @@ def _rows(x: Tensor, part: slice) -> Tensor:
 
 
 def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Softmax of the scores (N * K, G, rows, keys) in float32; scores in bfloat16 would be off by whole percents."""
-    scores = torch.bmm(q.to(mask.dtype).mul_(scale) if q.dtype != mask.dtype else q * scale,
-                       k.to(mask.dtype).transpose(1, 2))
+    """Softmax of the scores (N * K, G, rows, keys)."""
+    scores = torch.bmm(q * scale, k.transpose(1, 2))
     scores = scores.view(len(scores), -1, *mask.shape).add_(mask)
     return torch.softmax(scores, dim=-1)
 
@@ -196,7 +215,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) 
     outs = []
     for queries, keys, mask in _blocks(q, k, window):
         weights = _weights(_rows(q, queries), _rows(k, keys), mask, scale)
-        out = torch.bmm(weights.to(v.dtype).flatten(1, 2), _rows(v, keys))
+        out = torch.bmm(weights.flatten(1, 2), _rows(v, keys))
         outs.append(out.view(*q.shape[:3], -1, v.shape[-1]))
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=3)
 
@@ -205,16 +224,15 @@ def _backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float,
               window: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     d_qs = []
-    d_k, d_v = (torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+    d_k, d_v = torch.zeros_like(k), torch.zeros_like(v)
     for queries, keys, mask in _blocks(q, k, window):
         q_rows, k_rows, v_rows, d_rows = _rows(q, queries), _rows(k, keys), _rows(v, keys), _rows(grad, queries)
         weights = _weights(q_rows, k_rows, mask, scale)
-        flat = weights.to(v.dtype).flatten(1, 2)
+        flat = weights.flatten(1, 2)
         d_v[..., keys, :] += torch.bmm(flat.transpose(1, 2), d_rows).view(*v.shape[:3], -1, v.shape[-1])
-        d_weights = torch.bmm(d_rows, v_rows.transpose(1, 2)).to(mask.dtype).view(weights.shape)
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, mask.dtype)
-        d_scores = d_scores.mul_(scale).to(q.dtype).flatten(1, 2)
+        d_weights = torch.bmm(d_rows, v_rows.transpose(1, 2)).view(weights.shape)
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(scale).flatten(1, 2)
         d_qs.append(torch.bmm(d_scores, k_rows).view(*q.shape[:3], -1, q.shape[-1]))
         d_k[..., keys, :] += torch.bmm(d_scores.transpose(1, 2), q_rows).view(*k.shape[:3], -1, k.shape[-1])
     d_q = d_qs[0] if len(d_qs) == 1 else torch.cat(d_qs, dim=3)
-    return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
+    return d_q, d_k, d_v

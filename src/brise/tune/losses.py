@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from brise.models.weights import Weight
 from brise.ops.torch_weights import handle_of, numbers_of
 
 LOGITS = 1 << 23  # numbers of logits at a time: 32 MB in float32
+TILE = 32  # their rows are whole tiles: see packing.TILE
 
 Tensor = torch.Tensor
 
@@ -26,30 +28,43 @@ def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The gradient by hidden states is made in the forward pass, while the logits are there."""
+    """The gradient by hidden states is made in the forward pass, while the logits are there.
+
+    Two arrays are used for all pieces, and every step over them is done in place: at this size fresh memory costs more
+    than what is computed in it.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, targets_R: Tensor) -> Tensor:
         wants_hidden, wants_head, _ = ctx.needs_input_grad
-        loss = torch.zeros((), dtype=torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32,
-                           device=hidden_RD.device)
+        precision = torch.promote_types(hidden_RD.dtype, torch.float32)
+        loss = torch.zeros((), dtype=precision, device=hidden_RD.device)
+        num_rows, step = len(hidden_RD), max(1, LOGITS // len(head_VD))
+        if step > TILE:  # whole tiles, see packing.TILE
+            step -= step % TILE
+            hidden_RD = functional.pad(hidden_RD, (0, 0, 0, -num_rows % TILE))
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
-        step = max(1, LOGITS // len(head_VD))
         compute_VD = head_VD.to(hidden_RD.dtype)
+        products = hidden_RD.new_empty(min(step, len(hidden_RD)), len(head_VD))
+        numbers = products if products.dtype == precision else products.new_empty(products.shape, dtype=precision)
         for first in range(0, len(hidden_RD), step):
-            rows = slice(first, first + step)
-            logits_RV = (hidden_RD[rows] @ compute_VD.t()).to(loss.dtype)
-            places = targets_R[rows, None]
-            loss += logits_RV.logsumexp(1).sum() - logits_RV.gather(1, places).sum()
+            own_RD, places = hidden_RD[first:first + step], targets_R[first:first + step, None]
+            products_RV, z_RV = products[:len(own_RD)], numbers[:len(own_RD)]
+            torch.mm(own_RD, compute_VD.t(), out=products_RV)
+            if numbers is not products:
+                z_RV.copy_(products_RV)
+            loss += _softmax_(z_RV[:len(places)], places)
             if grad_RD is None and grad_VD is None:
                 continue
-            slope_RV = logits_RV.softmax(1).scatter_add_(1, places, torch.full_like(places, -1, dtype=loss.dtype))
-            slope_RV = slope_RV.to(hidden_RD.dtype)
+            z_RV[:len(places)].scatter_add_(1, places, torch.full_like(places, -1, dtype=precision))
+            z_RV[len(places):] = 0  # what fills the tile
+            slope_RV = z_RV if numbers is products else products_RV.copy_(z_RV)
             if grad_RD is not None:
-                grad_RD[rows] = slope_RV @ compute_VD
+                torch.mm(slope_RV, compute_VD, out=grad_RD[first:first + step])
             if grad_VD is not None:
-                grad_VD += (slope_RV.t() @ hidden_RD[rows]).to(grad_VD.dtype)
+                grad_VD += (slope_RV.t() @ own_RD).to(grad_VD.dtype)
+        grad_RD = None if grad_RD is None else grad_RD[:num_rows]
         ctx.save_for_backward(grad_RD, grad_VD)
         return loss
 
@@ -58,3 +73,12 @@ class _CrossEntropy(torch.autograd.Function):
         grad_RD, grad_VD = ctx.saved_tensors
         return (None if grad_RD is None else grad_RD * slope.to(grad_RD.dtype),
                 None if grad_VD is None else grad_VD * slope.to(grad_VD.dtype), None)
+
+
+def _softmax_(z_RV: Tensor, places: Tensor) -> Tensor:
+    """Turns logits into probabilities where they lie; the sum over rows of -log p[place]."""
+    z_RV -= z_RV.amax(1, keepdim=True)
+    picked = z_RV.gather(1, places)
+    sums = z_RV.exp_().sum(1, keepdim=True)
+    z_RV /= sums
+    return (sums.log() - picked).sum()

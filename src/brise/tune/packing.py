@@ -18,6 +18,9 @@ from brise.models.batch import Batch
 from brise.models.weights import Array
 from brise.tune.example import Row, Teacher
 
+# A microbatch is filled up to a multiple of this with tokens that nobody learns, in a sequence of their own: a matrix
+# product's kernel is made and kept for each number of rows that comes along.
+TILE = 64
 MIN_SHARED = 16  # a shorter common beginning saves less than its own sequence costs
 
 
@@ -58,11 +61,11 @@ def packs(rows: Sequence[Row], max_tokens: int, *, shares: bool = True,
             raise UnsupportedError(f"{row.place} has {len(row.tokens)} tokens, a microbatch holds {max_tokens}",
                                    hint="allow more tokens a microbatch, or leave long examples out")
         if group and num_computed([*group, row], shares=shares) > max_tokens:
-            yield pack(group, shares=shares, features_of=features_of)
+            yield pack(group, max_tokens, shares=shares, features_of=features_of)
             group = []
         group.append(row)
     if group:
-        yield pack(group, shares=shares, features_of=features_of)
+        yield pack(group, max_tokens, shares=shares, features_of=features_of)
 
 
 def num_computed(rows: Sequence[Row], *, shares: bool = True) -> int:
@@ -71,8 +74,12 @@ def num_computed(rows: Sequence[Row], *, shares: bool = True) -> int:
                for group, length in _groups(rows, shares=shares))
 
 
-def pack(rows: Sequence[Row], *, shares: bool = True, features_of: FeaturesOf | None = None) -> Pack:
-    """One microbatch of all these rows, in their order but for what groups them."""
+def pack(rows: Sequence[Row], max_tokens: int | None = None, *, shares: bool = True,
+         features_of: FeaturesOf | None = None) -> Pack:
+    """One microbatch of all these rows, in their order but for what groups them.
+
+    With `max_tokens` it is filled up to whole tiles, or to that many tokens.
+    """
     tokens: list[Array] = []
     positions: list[Array] = []
     places: list[Array] = []  # of targets: the token before each
@@ -88,7 +95,7 @@ def pack(rows: Sequence[Row], *, shares: bool = True, features_of: FeaturesOf | 
         positions.append(np.arange(first, last))
         parents.append(parent)
         if features_of is not None:
-            features, indices = features_of(row)
+            features, indices = features_of(row)  # nothing for padding, which has no images
             images.append((features, indices[first:last]))
         total += last - first
 
@@ -104,6 +111,9 @@ def pack(rows: Sequence[Row], *, shares: bool = True, features_of: FeaturesOf | 
             places.append(np.where(before < length, start + before, own + before))
             owners.extend([len(ordered)] * len(before))
             ordered.append(row)
+    padding = 0 if max_tokens is None else min(-total % TILE, max_tokens - total)
+    if padding:
+        add(Row(np.zeros(padding, np.int32), np.zeros(padding, bool), ""), 0, padding, -1)
     starts = np.concatenate([[0], np.cumsum([len(part) for part in tokens])])
     features, feature_rows = _joined(images)
     batch = Batch(np.concatenate(tokens).astype(np.int32), np.concatenate(positions).astype(np.int32),
