@@ -4,7 +4,9 @@
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -22,6 +24,7 @@ using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatOutput = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Kernels count rows, and columns times the rows of a tile, in int.
@@ -203,14 +206,16 @@ void check_features(const Program& program, size_t tokens, const std::optional<R
 }
 
 void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
-                 std::optional<Rows> features, std::optional<Ints> feature_rows) {
+                 std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters) {
   const Program::Use use(program);  // given back after Python's lock is taken again
   check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
   check_features(program, tokens.shape(0), features, feature_rows);
+  if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
   program.check(cache, (int)tokens.shape(0));
   const Step step = {tokens.data(), positions.data(), starts.data(), rows.data(), pages.data(), slots.data(),
                      (int)tokens.shape(0), (int)starts.shape(0) - 1, (int)rows.shape(0), (int)pages.shape(1), cache,
-                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr};
+                     features ? features->data() : nullptr, feature_rows ? feature_rows->data() : nullptr,
+                     adapters ? adapters->data() : nullptr};
   nb::gil_scoped_release release;
   program.run(step);
 }
@@ -224,6 +229,46 @@ nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(Program& program, in
   // The array owns a share of the memory: a larger step takes new memory.
   nb::capsule owner(new std::shared_ptr<Memory>(memory), [](void* p) noexcept { delete (std::shared_ptr<Memory>*)p; });
   return {memory->data(), {rows, width}, owner};
+}
+
+// Rows of a matrix as numbers, from `first` as many as `out` has.
+void weight_rows(const Weight& weight, size_t first, FloatOutput out) {
+  const Matrix& m = weight.matrix;
+  if (weight.is_phantom || out.shape(1) != (size_t)m.cols || first > (size_t)m.rows || out.shape(0) > (size_t)m.rows - first)
+    throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + out.shape(0)) + " of " + std::to_string(out.shape(1)) +
+                                " columns of a matrix of " + std::to_string(weight.is_phantom ? 0 : m.rows) + " and " + std::to_string(m.cols));
+  nb::gil_scoped_release release;
+  for (size_t row = 0; row < out.shape(0); row++) unpack_row(m, (int)(first + row), out.data() + row * (size_t)m.cols);
+}
+
+void make_table(LoraTable* self, const std::vector<std::pair<int, int>>& shapes, int num_slots, int max_rank) {
+  if (num_slots < 1 || max_rank < 1 || max_rank > MAX_COLUMNS)
+    throw std::invalid_argument("a table of " + std::to_string(num_slots) + " adapters of a rank up to " + std::to_string(max_rank) + ", wanted at least 1");
+  std::vector<MatrixShape> own;
+  for (const auto& [rows, cols] : shapes) {
+    check_shape("F32", Format::F32, (size_t)std::max(rows, 0), cols);
+    own.push_back({rows, cols});
+  }
+  new (self) LoraTable(std::move(own), num_slots, max_rank);
+}
+
+// Of each target: its number, a, b, scale, gain. Packing holds no lock: steps and Python go on.
+void make_adapter(Adapter* self, const LoraTable& table, const std::vector<std::tuple<int, Rows, Rows, float, std::optional<Floats>>>& parts) {
+  std::vector<LowRankSource> sources;
+  std::vector<bool> seen(table.shapes.size());
+  for (const auto& [target, a, b, scale, gain] : parts) {
+    const std::string name = "target " + std::to_string(target);
+    if (target < 0 || target >= (int)seen.size() || seen[(size_t)target]) throw std::invalid_argument(name + " is not in the table, or twice in the adapter");
+    seen[(size_t)target] = true;
+    const auto [rows, cols] = table.shapes[(size_t)target];
+    const size_t rank = a.shape(0);
+    if (!rank || rank > (size_t)table.max_rank) throw std::invalid_argument(name + " has rank " + std::to_string(rank) + ", allowed are 1 to " + std::to_string(table.max_rank));
+    if (a.shape(1) != (size_t)cols || b.shape(0) != (size_t)rows || b.shape(1) != rank || (gain && gain->shape(0) != (size_t)rows))
+      throw std::invalid_argument(name + " has " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns, its adapter does not fit");
+    sources.push_back({target, (int)rank, a.data(), b.data(), gain ? gain->data() : nullptr, scale});
+  }
+  nb::gil_scoped_release release;
+  new (self) Adapter(table.shapes, sources);
 }
 
 }  // namespace
@@ -243,6 +288,7 @@ NB_MODULE(_native, m) {
       .def("quantize", &quantize_rows, nb::arg("format"), nb::arg("x"), nb::arg("importance"), nb::arg("out"))
       .def("program", [](const Backend& b) { return new Program(b.pool, b.kernels); }, nb::rv_policy::take_ownership);
   nb::class_<Weight>(m, "Weight")
+      .def("rows", &weight_rows, nb::arg("first"), nb::arg("out"))
       .def_prop_ro("nbytes", &Weight::nbytes);
   m.def("vector", &pack_vector);
   m.def("decode", &decode_blocks, nb::arg("format"), nb::arg("data"), nb::arg("cols"), nb::arg("is_bf16"), nb::arg("threads"), nb::arg("out"));
@@ -262,6 +308,14 @@ NB_MODULE(_native, m) {
       .def("__init__", &make_loaded_stack, nb::arg("store"), nb::arg("count"), nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("load"))
       .def_ro("count", &Stack::count)
       .def_prop_ro("matrix_bytes", &Stack::matrix_bytes);
+  nb::class_<LoraTable>(m, "LoraTable")
+      .def("__init__", &make_table, nb::arg("shapes"), nb::arg("num_slots"), nb::arg("max_rank"))
+      .def_ro("num_slots", &LoraTable::num_slots)
+      .def_ro("max_rank", &LoraTable::max_rank)
+      .def("put", &LoraTable::put, nb::arg("slot"), nb::arg("adapter").none());
+  nb::class_<Adapter>(m, "Adapter")
+      .def("__init__", &make_adapter, nb::arg("table"), nb::arg("parts"))
+      .def_prop_ro("nbytes", &Adapter::nbytes);
   nb::class_<Cache>(m, "Cache")
       .def("__init__", [](Cache* self, int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
         if (page_size < TILE || page_size % TILE) throw std::invalid_argument("page_size is " + std::to_string(page_size) + ", it must be a multiple of 16");
@@ -277,6 +331,7 @@ NB_MODULE(_native, m) {
       .def("embed", &Program::embed)
       .def("take_rows", &Program::take_rows)
       .def("linears", &Program::linears)
+      .def("adapted_linears", &Program::adapted_linears, nb::arg("x"), nb::arg("weights"), nb::arg("table"), nb::arg("targets"))
       .def("bias", &Program::bias)
       .def("add", &Program::add)
       .def("rms_norm", &Program::rms_norm)
@@ -301,7 +356,7 @@ NB_MODULE(_native, m) {
       })
       .def("run", &run_program, nb::arg("tokens"), nb::arg("positions"), nb::arg("query_starts"), nb::arg("rows"),
            nb::arg("page_table"), nb::arg("slots"), nb::arg("cache").none(),
-           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none())
+           nb::arg("features").none() = nb::none(), nb::arg("feature_rows").none() = nb::none(), nb::arg("adapters").none() = nb::none())
       .def("read", &read_value)
       .def("width", &Program::width)
       .def_prop_ro("work_bytes", &Program::work_bytes)

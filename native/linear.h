@@ -174,9 +174,40 @@ template <Format FORMAT> BRISE_INLINE F load_weights(const uint8_t* tile, size_t
   else return f_load_bf16((const uint16_t*)tile + column * TILE);
 }
 
+// What becomes of sums: they are the outputs, or an adapter's part of them.
+struct Store {
+  template <int R, int T> BRISE_INLINE void take(const F (&acc)[R][T], int row, int rows, float* out, size_t ld) const {
+    store_tiles<R, T>(acc, row, rows, out, ld);
+  }
+};
+
+// out = (out + scale * sum) * gain; `gain` is as long as whole tiles, or null.
+struct AddLowRank {
+  F scale;
+  const float* gain;
+  BRISE_INLINE F sum(F y, F acc, int row) const {
+    const F added = f_fma(scale, acc, y);
+    return gain ? f_mul(added, f_load(gain + row)) : added;
+  }
+  template <int R, int T> BRISE_INLINE void take(const F (&acc)[R][T], int row, int rows, float* out, size_t ld) const {
+    for (int r = 0; r < R; r++, row += TILE)
+      for (int t = 0; t < T; t++) {
+        float* y = out + (size_t)t * ld + row;
+        if (rows - row >= TILE) {
+          f_store(y, sum(f_load(y), acc[r][t], row));
+        } else {
+          float part[TILE] = {};
+          std::memcpy(part, y, sizeof(float) * (size_t)(rows - row));
+          f_store(part, sum(f_load(part), acc[r][t], row));
+          std::memcpy(y, part, sizeof(float) * (size_t)(rows - row));
+        }
+      }
+  }
+};
+
 // R tiles from `tile` for T tokens: each sum runs over the columns from first to last.
-template <Format FORMAT, int R, int T>
-void block_f(const Matrix& w, int tile, const float* x, size_t ldx, float* out, size_t ld) {
+template <Format FORMAT, int R, int T, class Taker>
+void block_f(const Matrix& w, int tile, const float* x, size_t ldx, float* out, size_t ld, const Taker& taker) {
   const uint8_t* p[R];
   for (int r = 0; r < R; r++) p[r] = w.data + (size_t)(tile + r) * w.tile_bytes;
   F acc[R][T];
@@ -190,31 +221,37 @@ void block_f(const Matrix& w, int tile, const float* x, size_t ldx, float* out, 
       for (int t = 0; t < T; t++) acc[r][t] = f_fma(weights, f_set(x[(size_t)t * ldx + (size_t)c]), acc[r][t]);
     }
   }
-  store_tiles<R, T>(acc, tile * TILE, w.rows, out, ld);
+  taker.template take<R, T>(acc, tile * TILE, w.rows, out, ld);
 }
 
-template <Format FORMAT, int R, int T>
-void tiles_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, float* out, size_t ld) {
+template <Format FORMAT, int R, int T, class Taker>
+void tiles_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, float* out, size_t ld, const Taker& taker) {
   int tile = tile0;
-  for (; tile + R <= tile1; tile += R) block_f<FORMAT, R, T>(w, tile, x, ldx, out, ld);
-  for (; tile < tile1; tile++) block_f<FORMAT, 1, T>(w, tile, x, ldx, out, ld);
+  for (; tile + R <= tile1; tile += R) block_f<FORMAT, R, T>(w, tile, x, ldx, out, ld, taker);
+  for (; tile < tile1; tile++) block_f<FORMAT, 1, T>(w, tile, x, ldx, out, ld, taker);
 }
 
 // Tokens outside, tiles inside: a few tokens' activations stay in L1 while the tiles, which fit L2, go by. A token
 // alone takes tiles together, for one sum waits four cycles for each of its products.
-template <Format FORMAT>
-void run_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+template <Format FORMAT, class Taker>
+void run_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld, const Taker& taker) {
   int t = t0;
   for (; t + FLOAT_TOKENS <= t1; t += FLOAT_TOKENS)
-    tiles_f<FORMAT, 1, FLOAT_TOKENS>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
-  for (; t + 2 <= t1; t += 2) tiles_f<FORMAT, 1, 2>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
-  for (; t < t1; t++) tiles_f<FORMAT, GEMV_TILES, 1>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld);
+    tiles_f<FORMAT, 1, FLOAT_TOKENS>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld, taker);
+  for (; t + 2 <= t1; t += 2) tiles_f<FORMAT, 1, 2>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld, taker);
+  for (; t < t1; t++) tiles_f<FORMAT, GEMV_TILES, 1>(w, x + (size_t)t * ldx, ldx, tile0, tile1, out + (size_t)t * ld, ld, taker);
 }
 
 void linear_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
-  if (w.format == Format::F32) run_f<Format::F32>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
-  else if (w.format == Format::F16) run_f<Format::F16>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
-  else run_f<Format::BF16>(w, x, ldx, tile0, tile1, t0, t1, out, ld);
+  if (w.format == Format::F32) run_f<Format::F32>(w, x, ldx, tile0, tile1, t0, t1, out, ld, Store{});
+  else if (w.format == Format::F16) run_f<Format::F16>(w, x, ldx, tile0, tile1, t0, t1, out, ld, Store{});
+  else run_f<Format::BF16>(w, x, ldx, tile0, tile1, t0, t1, out, ld, Store{});
+}
+
+void add_low_rank(const Matrix& b, const float* h, size_t ldh, float scale, const float* gain, int tile0, int tile1, int t0, int t1, float* out, size_t ld) {
+  const AddLowRank add{f_set(scale), gain};
+  if (b.format == Format::F32) run_f<Format::F32>(b, h, ldh, tile0, tile1, t0, t1, out, ld, add);
+  else run_f<Format::BF16>(b, h, ldh, tile0, tile1, t0, t1, out, ld, add);
 }
 
 }  // namespace BRISE_ISA

@@ -92,6 +92,22 @@ std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const
   return op.out;
 }
 
+std::vector<int> Program::adapted_linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights, std::shared_ptr<const LoraTable> table, std::vector<int> targets) {
+  check_value(x, 0);
+  check_rows(x, false);
+  if (!table || targets.size() != weights.size()) throw error("a table of adapters and a target for each matrix wanted");
+  for (size_t i = 0; i < targets.size(); i++) {
+    if (targets[i] < -1 || targets[i] >= (int)table->shapes.size()) throw error("no target " + std::to_string(targets[i]) + " in the table");
+    if (targets[i] < 0) continue;
+    const auto [rows, cols] = table->shapes[(size_t)targets[i]];
+    if (weights[i]->matrix.rows != rows || weights[i]->matrix.cols != cols)
+      throw error("target " + std::to_string(targets[i]) + " has " + std::to_string(rows) + " rows and " + std::to_string(cols) + " columns, the weight has others");
+  }
+  std::vector<int> out = linears(x, weights);
+  ops_.back().lora = lora_.include(std::move(table), std::move(targets));
+  return out;
+}
+
 int Program::bias(int x, std::shared_ptr<const Weight> b) {
   if (b->vector.empty()) throw error("a bias needs a vector, got a matrix");
   check_value(x, (int)b->vector.size());

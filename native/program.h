@@ -16,6 +16,7 @@
 
 #include "experts.h"
 #include "kernels.h"
+#include "lora.h"
 #include "threads.h"
 
 namespace brise {
@@ -67,6 +68,7 @@ struct Step {
   const Cache* cache;
   const float* features;        // (num_features, width), or null: no image in this step
   const int32_t* feature_rows;  // (num_tokens,), -1: none
+  const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
 };
 
 enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
@@ -81,6 +83,7 @@ struct Op {
   int first = 0;                  // COLUMNS
   bool interleaved = false;
   AttendShape shape{};
+  LoraTargets lora{};             // LINEAR
   Experts experts{};              // EXPERTS, SUM_EXPERTS; its per_token also ROUTE
 };
 
@@ -93,6 +96,8 @@ class Program : public Job {
   int embed(std::shared_ptr<const Weight> table);
   int take_rows(int x);
   std::vector<int> linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights);
+  // The same with adapters: targets of the table, -1 for a matrix that takes none.
+  std::vector<int> adapted_linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights, std::shared_ptr<const LoraTable> table, std::vector<int> targets);
   int bias(int x, std::shared_ptr<const Weight> b);
   int add(int x, int y);
   int rms_norm(int x, std::shared_ptr<const Weight> w, double eps);
@@ -172,7 +177,7 @@ class Program : public Job {
   // Bytes of everything that a step of some size needs.
   struct Room {
     std::vector<size_t> buffers;
-    size_t quantized = 0, scratch = 0, experts = 0;  // scratch: of each thread
+    size_t quantized = 0, scratch = 0, experts = 0, lora = 0;  // scratch: of each thread
   };
   Room room(int num_tokens, int num_rows) const;
   void make_room();
@@ -182,6 +187,7 @@ class Program : public Job {
   void run_unit(const Phase& phase, int unit, int thread);
   void run_row(const Op& op, int row);
   void run_linear(const Op& op, int unit);
+  void run_tiles(const Op& op, size_t which, int begin, int end);
   void run_attend(const Op& op, int unit, float* scratch);
   void run_experts(const Op& op, ExpertWork::Stage stage, int unit);
   void run_phases(size_t first, size_t last);
@@ -197,6 +203,7 @@ class Program : public Job {
   std::unique_ptr<Units[]> progress_;  // by phase
   std::atomic<size_t> first_{0}, last_{0};  // the phases of this run; a late thread of another may look
   ExpertWork experts_;
+  LoraWork lora_;
   Step step_{};
   std::unique_ptr<Memory> quantized_;
   std::vector<std::unique_ptr<Memory>> scratch_;

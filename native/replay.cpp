@@ -32,6 +32,7 @@ Program::Room Program::room(int num_tokens, int num_rows) const {
   const size_t rows = (size_t)std::max(num_tokens, num_rows);
   room.quantized = (rows + TOKEN_BLOCK) * (size_t)max_groups_ * sizeof(QBlock);
   room.experts = experts_.bytes(num_tokens);
+  room.lora = lora_.bytes(num_tokens);
   room.scratch = max_head_dim_ ? kernels_->attend_scratch(max_head_dim_) * sizeof(float) : 0;
   return room;
 }
@@ -39,14 +40,14 @@ Program::Room Program::room(int num_tokens, int num_rows) const {
 size_t Program::planned_bytes(int num_tokens, int num_rows) const {
   if (!is_finished_) throw std::invalid_argument("the program is not finished");
   const Room wanted = room(num_tokens, num_rows);
-  size_t sum = wanted.quantized + wanted.experts + wanted.scratch * scratch_.size();
+  size_t sum = wanted.quantized + wanted.experts + wanted.lora + wanted.scratch * scratch_.size();
   for (const size_t bytes : wanted.buffers) sum += bytes;
   return sum;
 }
 
 void Program::make_room() {
   const Room wanted = room(step_.num_tokens, step_.num_rows);
-  size_t sum = reserve(quantized_, wanted.quantized) + experts_.reserve(step_.num_tokens);
+  size_t sum = reserve(quantized_, wanted.quantized) + experts_.reserve(step_.num_tokens) + lora_.reserve(step_.num_tokens);
   for (size_t i = 0; i < buffers_.size(); i++)
     if (wanted.buffers[i]) sum += reserve(buffers_[i].memory, wanted.buffers[i]);
   for (auto& scratch : scratch_)
@@ -79,6 +80,7 @@ void Program::make_units() {
 }
 
 void Program::run(const Step& step) {
+  lora_.begin(step);
   step_ = step;
   experts_.end_groups();  // an error may have ended the last step between them
   make_room();
@@ -95,6 +97,7 @@ void Program::run(const Step& step) {
     first = i + 3;
   }
   run_phases(first, phases_.size());
+  lora_.end();
 }
 
 bool Program::needs_loading(const Phase& phase) const {
@@ -108,7 +111,10 @@ void Program::run_phases(size_t first, size_t last) {
 }
 
 void Program::begin(uint32_t run) {
-  for (size_t i = first_; i < last_; i++) progress_[i].begin(run, num_units(phases_[i]));
+  for (size_t i = first_; i < last_; i++) {
+    if (phases_[i].kind == PhaseKind::LINEAR) lora_.begin_phase(ops_[(size_t)phases_[i].ops[0]].lora);
+    progress_[i].begin(run, num_units(phases_[i]));
+  }
 }
 
 void Program::work(int thread, uint32_t run) {
@@ -134,7 +140,7 @@ int Program::num_units(const Phase& phase) const {
   const Op& op = ops_[(size_t)phase.ops[0]];
   if (!rows_of(values_[(size_t)op.in[0]].per_output_row)) return 0;
   const int chunk = chunk_of(op);
-  int units = 0;
+  int units = lora_.num_downs(op.lora);
   for (const auto& w : op.weights) units += (w->matrix.tiles() + chunk - 1) / chunk;
   return units;
 }
@@ -226,16 +232,26 @@ void Program::run_row(const Op& op, int row) {
   }
 }
 
-// All tokens of a group of tiles: activations stay in cache while the tiles go by. The matrix of a head reads and
-// writes that head's part of a row; its part of a quantised row is as many groups further on.
+// The units of a linear: its adapters' h first, then the base's tiles.
 void Program::run_linear(const Op& op, int unit) {
+  const int downs = lora_.num_downs(op.lora), chunk = chunk_of(op);
   const Value& x = values_[(size_t)op.in[0]];
-  const int tokens = rows_of(x.per_output_row), chunk = chunk_of(op);
+  if (unit < downs) return lora_.down(*kernels_, op.lora, unit, x.data, (size_t)x.width);
+  unit -= downs;
   const auto units = [chunk](const Matrix& w) { return (w.tiles() + chunk - 1) / chunk; };
   size_t which = 0;
   while (unit >= units(op.weights[which]->matrix)) unit -= units(op.weights[which++]->matrix);
+  const int begin = unit * chunk, end = std::min(begin + chunk, op.weights[which]->matrix.tiles());
+  run_tiles(op, which, begin, end);
+  if (op.kind == Kind::LINEAR) lora_.up(*kernels_, op.lora, which, begin, end, values_[(size_t)op.out[which]].data, (size_t)values_[(size_t)op.out[which]].width);
+}
+
+// All tokens of a group of tiles: activations stay in cache while the tiles go by. The matrix of a head reads and
+// writes that head's part of a row; its part of a quantised row is as many groups further on.
+void Program::run_tiles(const Op& op, size_t which, int begin, int end) {
+  const Value& x = values_[(size_t)op.in[0]];
+  const int tokens = rows_of(x.per_output_row);
   const Matrix& w = op.weights[which]->matrix;
-  const int begin = unit * chunk, end = std::min(begin + chunk, w.tiles());
   const bool by_head = op.kind == Kind::HEADS_LINEAR;
   const Value& y = values_[(size_t)op.out[by_head ? 0 : which]];
   const size_t head = by_head ? which : 0;

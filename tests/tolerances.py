@@ -143,3 +143,12 @@ def rounded_activations(w: Array, steps: Array, group: int) -> Array:
     worst = np.einsum("tg,og->to", steps / 2, grouped.sum(-1))
     variance = np.einsum("tg,og->to", steps**2 / 12, (grouped**2).sum(-1))
     return np.minimum(worst, SIGMAS * np.sqrt(variance))
+
+
+def low_rank(x: Array, a: Array, b: Array, scale: float, y: Array) -> Array:
+    """Absolute (T, O), before the gain: what scale * B (A x), added to y, may be off by. A sum over the width, then one
+    over the rank of numbers so made; the product with scale and the addition round once or twice, and so does the
+    gain: 3 u of the result."""
+    size = abs(scale) * (np.abs(x) @ np.abs(a).T @ np.abs(b).T)
+    bound: Array = (float_linear(a.shape[1]) + float_linear(a.shape[0])) * size + 3 * U * (np.abs(y) + size)
+    return bound

@@ -187,6 +187,40 @@ void check_format(Report& report, const Kernels& kernels, const Source& source, 
   }
 }
 
+// An adapter's part: out + scale * b h times a gain, where the sums are linear_f's of a token alone; in any company the
+// same bits, and nothing beyond the outputs is touched.
+void check_low_rank(Report& report, const Kernels& kernels, const Source& source) {
+  Tally tally(report, kernels.name, std::string("add_low_rank ") + source.name);
+  Random random(11);
+  for (int rank : {1, 16, 23}) {
+    Case one{kernels, source.format, rank, std::vector<uint8_t>(source_row_bytes(source.format, rank) * ROWS), random.normals((size_t)TOKENS * rank), {}};
+    fill_floats(random, source.format, one.source);
+    const Packed packed = pack(one, ROWS);
+    const std::vector<float> base = random.normals((size_t)TOKENS * ROWS), gain = random.normals((size_t)packed.matrix.tiles() * TILE);
+    std::vector<float> sums((size_t)TOKENS * ROWS);
+    kernels.linear_f(packed.matrix, one.x.data(), (size_t)rank, 0, packed.matrix.tiles(), 0, TOKENS, sums.data(), ROWS);
+    for (const float* by : {(const float*)nullptr, gain.data()}) {
+      std::vector<float> alone = base, together((size_t)TOKENS * (ROWS + 3), MARK);
+      for (int t = 0; t < TOKENS; t++) {
+        kernels.add_low_rank(packed.matrix, &one.x[(size_t)t * rank], (size_t)rank, 0.75f, by, 0, packed.matrix.tiles(), 0, 1, &alone[(size_t)t * ROWS], ROWS);
+        std::copy_n(&base[(size_t)t * ROWS], ROWS, &together[(size_t)t * (ROWS + 3)]);
+      }
+      kernels.add_low_rank(packed.matrix, one.x.data(), (size_t)rank, 0.75f, by, 0, 2, 0, TOKENS, together.data(), ROWS + 3);
+      kernels.add_low_rank(packed.matrix, one.x.data(), (size_t)rank, 0.75f, by, 2, packed.matrix.tiles(), 0, TOKENS, together.data(), ROWS + 3);
+      for (int t = 0; t < TOKENS; t++) {
+        tally.begin("rank %d token %d", rank, t);
+        for (int row = 0; row < ROWS; row++) {
+          const size_t i = (size_t)t * ROWS + (size_t)row;
+          const double expected = (base[i] + 0.75 * sums[i]) * (by ? by[row] : 1.0);
+          tally.near(alone[i], expected, 3 * U * (std::fabs(base[i]) + std::fabs(sums[i])) * (by ? std::fabs(by[row]) : 1.0), row);
+        }
+        tally.same_bits(&together[(size_t)t * (ROWS + 3)], &alone[(size_t)t * ROWS], ROWS);
+        for (int i = 0; i < 3; i++) tally.holds(together[(size_t)t * (ROWS + 3) + ROWS + i] == MARK, "inside its memory");
+      }
+    }
+  }
+}
+
 // One column, one token of 1: each output is a weight, so that all 65,536 of a format are read.
 void check_all_numbers(Report& report, const Kernels& kernels, Format format, double (*value)(uint16_t)) {
   Tally tally(report, kernels.name, format == Format::F16 ? "all of F16" : "all of BF16");
@@ -213,6 +247,8 @@ void check_linear(Report& report, const Kernels& kernels) {
     else if (block_columns(source.format) == 256) check_format(report, kernels, source, {256, 512});
     else check_format(report, kernels, source, {32, 64, 160});
   }
+  for (const Source& source : SOURCES)
+    if (source.format == Format::BF16 || source.format == Format::F32) check_low_rank(report, kernels, source);
   check_all_numbers(report, kernels, Format::F16, half_value);
   check_all_numbers(report, kernels, Format::BF16, bfloat_value);
 }

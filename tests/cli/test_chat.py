@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from brise.checkpoint.source import open_checkpoint
 from brise.cli import chat
 from brise.cli.main import main
+from tests.checkpoint.make_adapter import written
 
 QUICK = ["--max-tokens", "4", "--temperature", "0"]
 
@@ -32,6 +34,21 @@ def test_one_question_prints_only_the_answer_to_stdout(
     assert ask(str(tiny_path), *QUICK, "what", "is", "it", monkeypatch=monkeypatch) == 0
     out, err = capsys.readouterr()
     assert out.endswith("\n") and len(out) > 1 and err == "[cut after 4 tokens, as --max-tokens says]\n"
+
+
+def test_an_adapter_answers_and_one_of_another_model_does_not(
+        tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = str(written(tmp_path / "adapter", open_checkpoint(tiny_path).config))
+    said = []
+    for words in ((), ("--adapter", adapter, "--any-base"),
+                  ("--adapter", adapter, "--any-base", "--memory", "400MB", "--context", "128")):
+        assert ask(str(tiny_path), "--max-tokens", "16", "--temperature", "0", *words, "what is it",
+                   monkeypatch=monkeypatch) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1] == said[2]
+    for words, message in ((("--adapter", adapter), "was trained on smollm2"), (("--any-base",), "needs --adapter")):
+        assert ask(str(tiny_path), *words, "hi", monkeypatch=monkeypatch) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_a_pipe_a_word_and_both_ask_the_same(

@@ -45,6 +45,13 @@ def test_what_fits_exactly_fits_and_a_byte_less_does_not(tiny: str, capsys: pyte
     assert "does NOT fit" in capsys.readouterr().out
 
 
+def test_adapters_are_in_the_sum(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    without, plan = document(capsys, tiny), document(capsys, tiny, "--adapter-memory", "5MB", "--adapter-rank", "32")
+    assert (without["adapters"], plan["adapters"]) == (0, 5_000_000)
+    assert plan["work"] > without["work"], "room for what goes through them in a step"
+    assert plan["total"] == without["total"] + 5_000_000 + plan["work"] - without["work"]
+
+
 def test_a_smaller_cache_is_offered(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--context", "64", "--parallel", "60")
     total = document(capsys, tiny, *asked)["total"]

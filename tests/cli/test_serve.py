@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from brise.checkpoint.source import open_checkpoint
 from brise.cli.main import main, parse
+from tests.checkpoint.make_adapter import written
 
 
 def test_it_serves_under_the_given_name_and_ends_at_ctrl_c(tiny_path: Path) -> None:
@@ -30,6 +32,55 @@ def test_it_serves_under_the_given_name_and_ends_at_ctrl_c(tiny_path: Path) -> N
         assert answer["usage"]["completion_tokens"] <= 3
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
+
+
+def test_adapters_are_served_under_their_names_within_the_promise(tiny_path: Path, tmp_path: Path) -> None:
+    adapter = adapter_in(tmp_path / "adapter", tiny_path)
+    words = ["serve", f"small={tiny_path}", "--adapter", f"one={adapter}", "--any-base", "--port", "0", "--context",
+             "128", "--memory", "400MB", "--parallel", "2", "--max-adapters", "2", "--adapter-rank", "4"]
+    with subprocess.Popen([sys.executable, "-m", "brise", *words], stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            url = next(match[1] for line in lines if (match := re.search(r"(http://\S+)/v1", line)))
+            with httpx.Client(base_url=url, timeout=20) as client:
+                cards = client.get("/v1/models").json()["data"]
+                answers = [client.post("/v1/completions", json={
+                    "model": card["id"], "prompt": "the wind", "max_tokens": 16, "temperature": 0}).json()
+                    for card in cards]
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+    assert [(card["id"], card.get("parent")) for card in cards] == [("small", None), ("one", "small")]
+    assert [answer["model"] for answer in answers] == ["small", "one"]
+    assert answers[0]["choices"][0]["text"] != answers[1]["choices"][0]["text"]
+
+
+def adapter_in(folder: Path, model: Path) -> str:
+    return str(written(folder, open_checkpoint(model).config))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--adapter", "one={}"], "no adapter can be loaded"), (["--adapter", "tiny=ADAPTER"], "'tiny' is taken"),
+    (["--adapter", "a=ADAPTER", "--adapter", "a=ADAPTER"], "'a' is taken"), (["--adapter", "a/b=ADAPTER"], "'a/b'"),
+    (["--adapter", "a=ADAPTER"], "was trained on smollm2"), (["again={}", "--adapter", "a=ADAPTER"], "for one model"),
+    (["--adapter", "a=ADAPTER", "--any-base", "--adapter-rank", "2"], "rank 3, allowed is 1 to 2"),
+    (["--adapter", "a=ADAPTER", "--max-adapters", "0"], "--max-adapters is 0"),
+    (["--adapter", "a=ADAPTER", "--any-base", "--adapter-memory", "1kB"], "adapters have 1000")])
+def test_adapters_that_cannot_be_served_are_errors(tiny_path: Path, tmp_path: Path, words: list[str], message: str,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = adapter_in(tmp_path / "adapter", tiny_path)
+    words = [word.replace("ADAPTER", adapter).replace("{}", str(tiny_path)) for word in words]
+    assert main(["serve", str(tiny_path), *words, "--port", "0", "--context", "64"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["one", "=x", "one="])
+def test_an_adapter_needs_a_name_and_a_folder(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "m", "--adapter", text])
+    assert left.value.code == 2 and "NAME=FOLDER is wanted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -18,6 +18,7 @@ from brise.checkpoint.source import open_checkpoint
 from brise.cli.main import main
 from brise.quant.rows import float_rows
 from brise.tune import run_folder
+from tests.checkpoint.make_gguf import write_tiny
 
 
 @pytest.fixture
@@ -112,9 +113,32 @@ def test_a_model_trained_whole_is_a_model_file(
 
 def test_a_dry_run_tells_of_data_and_memory_and_writes_nothing(
         data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune(data, tiny_path, tmp_path / "run", "--dry-run") == 0
+    assert tune(data, tiny_path, tmp_path / "run", "--dry-run", "--parity-rows", "0") == 0
     shown = capsys.readouterr().out
     assert "train: " in shown and "activations" in shown and not (tmp_path / "run").exists()
+
+
+def test_a_number_of_examples_is_held_out_and_a_column_tells_conversations_apart(
+        tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text("prompt,completion,case\n" + "".join(
+        f"ticket {number},{'yes' if number % 2 else 'no'},{number // 3}\n" for number in range(30)))
+    assert tune(path, tiny_path, tmp_path / "run", "--dry-run", "--held-out-count", "6", "--conversation-column",
+                "case", "--json") == 0
+    data = events(capsys.readouterr().out)[0]
+    assert data["held_out"]["examples"] == 6 and data["conversations"] == 10  # type: ignore[index]
+
+
+def test_what_a_teacher_takes_is_in_the_plan(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = write_tiny(tmp_path / "teacher.gguf", "llama", vocab=60_000)
+    totals = []
+    for options in ((), ("--teacher", str(teacher))):
+        assert tune(data, tiny_path, tmp_path / "run", "--dry-run", "--json", "--parity-rows", "0", "--batch-tokens",
+                    "64", *options) == 0
+        totals.append(events(capsys.readouterr().out)[1])
+    names = [part["name"] for part in totals[1]["parts"]]  # type: ignore[attr-defined]
+    assert "teaching" in names and totals[1]["total"] > totals[0]["total"]  # type: ignore[operator]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(

@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 
 from brise.cli.main import main
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
 from brise.engine.request import Request, Sampling
-from brise.models.weights import Dense
 from brise.text import images
-from tests.checkpoint import make_gguf
-from tests.checkpoint.make_gguf_vision import write_mmproj
+from tests.checkpoint.make_seeing import picture, write_seeing
 from tests.engine.stub import answer, tokens_of
-from tests.goldens.vision import read_vision
 
-PILImage = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL.Image")
 pytest.importorskip("cv2")
-WIDTH = make_gguf.sizes("mistral3").width
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("seeing")
-    golden = read_vision()
-    rng = np.random.default_rng(5)
-
-    def draw(*shape: int) -> Dense:
-        return Dense("F32", shape, rng.normal(0, 0.2, shape).astype(np.float32))
-
-    wide = replace(golden, config=replace(golden.config, text_width=WIDTH),
-                   weights=replace(golden.weights, w_in=draw(WIDTH, 64), w_out=draw(WIDTH, WIDTH)),
-                   text=replace(golden.text, weights=replace(golden.text.weights, tok_embeddings=draw(97, WIDTH))))
-    write_mmproj(folder / "mmproj-tiny.gguf", wide)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_gguf, "CONTROL", (*make_gguf.CONTROL, "[IMG]", "[IMG_BREAK]", "[IMG_END]"))
-        make_gguf.write_tiny(folder / "tiny.gguf", "mistral3", vocab=make_gguf.VOCAB_SIZE + 3)
-    return folder / "tiny.gguf"
-
-
-def picture(seed: int = 0) -> bytes:
-    numbers = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    PILImage.fromarray(numbers).save(out, "PNG")
-    return out.getvalue()
+    return write_seeing(tmp_path_factory.mktemp("seeing"))
 
 
 def continued(path: Path, backend: Literal["native", "reference"], seed: int, max_step_tokens: int) -> list[int]:

@@ -10,10 +10,9 @@ import pytest
 from brise.checkpoint.adapters import AdapterFile, write_adapter
 from brise.checkpoint.source import open_checkpoint
 from brise.engine.model import load
-from brise.evals.adapted import with_adapter
 from brise.evals.answerer import Asked
 from brise.evals.example import Answer
-from brise.evals.local import LocalAnswerer
+from brise.evals.local import LocalAnswerer, OnTop
 from brise.evals.run import answer_all
 from brise.models import dense
 from brise.models.adapters import adapted, targets
@@ -34,10 +33,10 @@ def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
                  for name, (rows, width) in targets(checkpoint.config).items()}
     write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 4, 8.0), None, checkpoint.config)
     base = load(path, backend="reference")
-    model = with_adapter(base, tmp_path / "adapter")
     row = example("the answer", "hi")
-    found = [answer_all(LocalAnswerer(one, Asked(scores=True), "digest"), [row], None, ignore).answers[0]
-             for one in (base, model)]
+    asked = [LocalAnswerer(base, Asked(scores=True), "digest", adapter=one)
+             for one in (None, OnTop(tmp_path / "adapter"))]
+    found = [answer_all(each, [row], None, ignore).answers[0] for each in asked]
     chat = require(base.chat)
     tokens = np.array(chat.prompt([*row.prompt, {"role": "assistant", "content": "the answer"}],
                                   add_generation_prompt=False).tokens, np.int32)
@@ -51,7 +50,7 @@ def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
     expected = -sum(logprobs[at - 1, tokens[at]] for at in range(start, end))
     assert nll(found[1]) == pytest.approx(expected, rel=1e-3), "the engine's cache is f16"
     assert abs(nll(found[0]) - expected) > 0.1, "the adapter changes something"
-    assert model.name == f"{base.name} + adapter"
+    assert asked[1].name == f"{base.name} + adapter"
 
 
 def nll(answer: Answer) -> float:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from brise.checkpoint.merge import merged
 from brise.engine import model as engine_model
 from brise.engine.model import LoadedModel
-from brise.models.weights import Array
+from brise.models.weights import Array, place
 from brise.ops.native import NativeBackend
 from brise.tune import adapters, on_policy, parity, teacher
 from brise.tune.distill import Direction
 from brise.tune.example import Row
 from brise.tune.on_policy import Plan
 from brise.tune.parity import Pair
-from brise.tune.parity_sides import with_adapter
 from brise.tune.recipe import Recipe
 from brise.tune.teacher import Recording
 from brise.tune.train import Machinery, Trainer
@@ -81,7 +81,9 @@ class Student:
     def sample(self, prompts: Sequence[Array], seed: int) -> list[Array]:
         backend = self.loaded.backend
         assert isinstance(backend, NativeBackend)
-        weights = with_adapter(self.model.stored, self.trainer.trained.low_ranks(), backend)
+        low_ranks = self.trainer.trained.low_ranks()
+        weights = place(self.model.stored, lambda name, weight: backend.place(
+            name, merged(name, weight, low_ranks[name]) if name in low_ranks else weight))
         answers = on_policy.sampled(replace(self.loaded, weights=weights), prompts, seed, PLAN)
         self.answers += [answer.tolist() for answer in answers]
         return answers

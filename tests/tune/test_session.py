@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,25 @@ def test_a_checkpoint_of_other_shapes_is_refused_by_name(opened: Open, tmp_path:
     run.folder.close()
     with pytest.raises(CheckpointError, match="layers.0.attention.wq.a"):
         opened(tmp_path / "run", rank=8)
+
+
+def test_what_dora_needs_of_frozen_matrices_is_computed_once_a_run() -> None:
+    trainer = small_run.trainer(small_run.recipe(method="dora"))
+    trainer.run_step()
+    first = {key: squares for key, (_, squares) in trainer._squares.items()}
+    trainer.run_step()
+    assert len(first) == len([name for name in trainer.trained.parameters if name.endswith(".magnitude")])
+    assert all(squares is first[key] for key, (_, squares) in trainer._squares.items())
+
+
+def test_the_optimiser_rounds_by_the_seed_of_the_recipe() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        made = small_run.trainer(small_run.recipe(optimizer="adamw8", rank=64))  # tensors large enough for 8 bits
+        trainer = replace(made, recipe=replace(made.recipe, seed=seed))
+        for parameter in trainer.trained.parameters.values():
+            parameter.grad = torch.linspace(-1.0, 1.0, parameter.numel()).view(parameter.shape)
+        trainer.optimizer.step(0.1)
+        found.append(trainer.optimizer.tensors())
+    same, other = ([torch.equal(found[0][name], each[name]) for name in found[0]] for each in found[1:])
+    assert all(same) and not all(other)

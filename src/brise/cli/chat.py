@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from brise import settings
@@ -28,6 +29,7 @@ from brise.text.parsed import Parsed, ParsedReasoning, ParsedText
 # A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
 DEFAULT_CONTEXT = 8192
 PAGE_SIZE = 16
+ADAPTER = "adapter"  # its name in an engine that has no other
 FEATURE_BYTES = EngineSettings().feature_bytes
 
 
@@ -45,6 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--system", metavar="TEXT", help="the system prompt; @model: the one beside the model")
     parser.add_argument("--image", metavar="PATH", action="append", default=[],
                         help="an image for the (first) question; may be given several times")
+    parser.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="an adapter to put on the model, as `brise tune` and PEFT write them")
+    parser.add_argument("--any-base", action="store_true",
+                        help="take the adapter although its lineage names another model")
     chat_options.add_arguments(parser)
     parser.add_argument("--context", metavar="N", type=chat_options.count,
                         help="tokens that the conversation may have "
@@ -56,10 +62,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     question = _question(args.words)
+    if args.any_base and args.adapter is None:
+        raise RequestError("--any-base needs --adapter FOLDER")
     settings_ = settings.read()
     located = locate(args.model, Store(settings_.home))
     engine = _engine(located, args, args.threads or settings_.threads)
-    session = Session(Conversation(engine.model, engine, args.system), chat_options.from_arguments(args))
+    adapter = None if args.adapter is None else ADAPTER
+    session = Session(Conversation(engine.model, engine, args.system, adapter), chat_options.from_arguments(args))
     for path in args.image:
         session.conversation.attach(path)
     if question is not None:
@@ -78,22 +87,32 @@ def run(args: argparse.Namespace) -> int:
 
 def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> Engine:
     """The model with its cache; under a promise, planned first and held to it."""
-    made = None
+    made, slots, rank, adapters_bytes = None, 0, 0, 0
+    if args.adapter is not None:
+        from brise.engine import adapter_loading  # noqa: PLC0415 - only an adapter needs it
+
+        slots, rank = 1, adapter_loading.rank_in(args.adapter)
+        adapters_bytes = adapter_loading.reading_bytes(args.adapter)
     if args.memory is not None:
         from brise.engine import plan, promise  # noqa: PLC0415 - only a promise needs them
 
         made = promise.make(located.path, located.name, plan.Wish(
             args.memory, args.context, cache=args.cache, image_size=args.image_size, serves=False,
-            usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts), weights=args.weights, threads=threads)
+            usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts, adapter_slots=slots, adapter_rank=rank,
+            adapters_bytes=adapters_bytes), weights=args.weights, threads=threads)
     model = load(located.path, threads=threads, name=located.name, digest=located.digest, weights=args.weights,
                  expert_bytes=args.experts)
     model = model.with_image_size(args.image_size)
     if made is not None:
         promise.hold(made, model)
     context = made.context if made else args.context or min(DEFAULT_CONTEXT, model.config.max_context)
-    return Engine(model, EngineSettings(max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE,
-                                        max_sequences=1, cache_format=args.cache,
-                                        feature_bytes=made.feature_bytes if made else FEATURE_BYTES))
+    engine = Engine(model, EngineSettings(
+        max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE, max_sequences=1,
+        cache_format=args.cache, feature_bytes=made.feature_bytes if made else FEATURE_BYTES, max_adapters=slots,
+        max_rank=rank))
+    if engine.adapters is not None:
+        engine.adapters.add(ADAPTER, args.adapter, any_base=args.any_base)
+    return engine
 
 
 @dataclass

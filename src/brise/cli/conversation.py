@@ -56,13 +56,13 @@ DEFAULT_MAX_TOKENS = 1024
 class Conversation:
     """Messages and the engine that answers them. The engine steps in the caller's thread."""
 
-    def __init__(self, model: LoadedModel, engine: Engine, system: str | None) -> None:
+    def __init__(self, model: LoadedModel, engine: Engine, system: str | None, adapter: str | None = None) -> None:
         if model.chat is None:
             raise UnsupportedError(f"the model {model.name!r} has no chat template, it only completes text",
                                    hint="choose a model whose name says Instruct or Chat")
         self.model = model.name
         self.chat = model.chat
-        self.engine = engine
+        self.engine, self.adapter = engine, adapter
         self.max_context = model.config.max_context
         self._suggested = model.system_prompt
         self.system: str | None = None
@@ -121,7 +121,7 @@ class Conversation:
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(DEFAULT_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
-                          marks=self.chat.format.marks, images=encoded.images)
+                          marks=self.chat.format.marks, images=encoded.images, adapter=self.adapter)
         try:
             request_id = self.engine.submit(request)
         except ContextLengthError as error:

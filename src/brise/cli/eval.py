@@ -16,21 +16,21 @@ from brise.cli import eval_options, eval_report, progress_bar, terminal
 from brise.engine.model import LoadedModel, load
 from brise.errors import EvidenceError, RequestError
 from brise.evals import answers_file, baseline, classify, custom, data, report, scorers
-from brise.evals.adapted import with_adapter
 from brise.evals.answerer import Answerer, Asked
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import Example
-from brise.evals.local import LocalAnswerer
+from brise.evals.local import LocalAnswerer, OnTop
 from brise.evals.report import Judged
 from brise.evals.run import Answered, answer_all
 
 
 @dataclass(frozen=True)
 class _Local:
-    """A loaded model and the digest of all that makes its answers."""
+    """A loaded model, the digest of all that makes its answers, and an adapter of it."""
 
     model: LoadedModel
     digest: str
+    adapter: OnTop | None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     asked = Asked(args.max_tokens, _schema(args.json_schema), judged.scorer.name == "perplexity", reading.absorb_system)
     if local is not None:
         answerer: Answerer = LocalAnswerer(local.model, asked, local.digest, parallel=args.parallel,
-                                           context=args.context)
+                                           context=args.context, adapter=local.adapter)
     elif args.endpoint is not None:
         answerer = _endpoint(args, asked)
     else:
@@ -99,8 +99,9 @@ def _load(args: argparse.Namespace) -> _Local:
     model = load(located.path, threads=args.threads or settings_.threads, name=located.name, digest=located.digest)
     digest = lineage.base_digest(located)
     if args.adapter is None:
-        return _Local(model, digest)
-    return _Local(with_adapter(model, args.adapter), f"{digest} + {file_digest(args.adapter / WEIGHTS_FILE)}")
+        return _Local(model, digest, None)
+    # Its base was looked at above, before the model was loaded.
+    return _Local(model, f"{digest} + {file_digest(args.adapter / WEIGHTS_FILE)}", OnTop(args.adapter, any_base=True))
 
 
 def _endpoint(args: argparse.Namespace, asked: Asked) -> Answerer:

@@ -14,11 +14,12 @@ from brise.checkpoint.adapters import read_adapter
 from brise.checkpoint.lineage import check_base, read_lineage
 from brise.checkpoint.source import open_checkpoint
 from brise.checkpoint.store import Store, locate
-from brise.cli import progress_bar, terminal, tune_options
+from brise.cli import progress_bar, terminal, tune_images, tune_options
 from brise.engine.model import num_cores
 from brise.quant.quality import Quality
 from brise.tune import parity, templates
 from brise.tune.example import Row
+from brise.tune.packing import FeaturesOf
 from brise.tune.parity import Report, Tolerance
 from brise.tune.parity_sides import Replay, open_replay
 from brise.tune.prepare import DataOptions, Dataset, prepare
@@ -32,14 +33,15 @@ def run(args: argparse.Namespace) -> int:
     base = locate(args.model, store)
     served = None if args.served is None else locate(args.served, store).path
     check_base(read_lineage(args.adapter), base, any_base=args.any_base)
-    low_ranks = read_adapter(args.adapter, open_checkpoint(base.path).config).low_ranks
+    checkpoint = open_checkpoint(base.path)
+    low_ranks = read_adapter(args.adapter, checkpoint.config).low_ranks
     replay = open_replay(base.path, low_ranks, served, threads)
     options = tune_options.data_options_of(args, replay.config.max_context)
-    dataset = prepare(args.data, replay.trained_tokens, options)
+    dataset = prepare(args.data, replay.trained_tokens, options, images=tune_images.settings_of(checkpoint))
     # A merged model was rounded anew: that its base differs less says nothing.
     times_base = None if args.served is not None else args.max_times_base
     tolerance = Tolerance(args.max_mean_kl, args.min_agreement, times_base)
-    report = compare(replay, dataset, args.rows, tolerance, options)
+    report = compare(replay, dataset, args.rows, tolerance, options, tune_images.load(checkpoint, dataset, threads))
     if args.json:
         terminal.result(json.dumps(report.as_json(), indent=1))
     else:
@@ -47,14 +49,16 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def compare(replay: Replay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions) -> Report:
+def compare(replay: Replay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
+            features_of: FeaturesOf | None = None) -> Report:
     """Replays about `num_rows` held-out rows; rows that were trained on where nothing is held out."""
     rows = _picked(dataset, num_rows)
     faults = templates.check(replay.served_tokens, dataset.held_out_examples or dataset.train_examples, rows,
                              targets=options.targets, as_text=options.as_text or replay.trained_tokens.chat is None)
     with progress_bar.bar("replaying", 2 * len(rows), "rows") as advance:
         return parity.run(replay.adapted, replay.base, rows, template_faults=faults, tolerance=tolerance,
-                          num_templates=len({row.place for row in rows}), progress=advance)
+                          num_templates=len({row.place for row in rows}), features_of=features_of,
+                          progress=advance)
 
 
 def _picked(dataset: Dataset, num_rows: int) -> list[Row]:

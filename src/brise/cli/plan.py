@@ -14,7 +14,7 @@ from rich.text import Text
 
 from brise import settings
 from brise.checkpoint.store import Store, locate
-from brise.cli import chat_options, memory_options, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, terminal
 from brise.engine import plan as plans
 from brise.engine import plan_ways
 from brise.engine.model import num_cores
@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              f"{plans.DEFAULT_CONTEXT}, or what the model allows)")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=1,
                         help="answers at one time, each with a full context (default: 1)")
+    serve_adapters.add_room_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     located = locate(args.model, Store(settings_.home))
     subject = describe(located.path, located.name, args.weights)
     backend = NativeBackend(args.threads or settings_.threads or num_cores())
-    wish = Wish(args.memory, args.context, args.parallel, args.cache, args.image_size, expert_bytes=args.experts)
+    wish = Wish(args.memory, args.context, args.parallel, args.cache, args.image_size, expert_bytes=args.experts,
+                adapters_bytes=args.adapter_memory or 0, adapter_rank=args.adapter_rank,
+                adapter_slots=args.max_adapters if args.adapter_memory else 0)
     plan = plans.make(subject, wish, backend)
     ways = plan_ways.find(subject, wish, plan, backend)
     if args.json:

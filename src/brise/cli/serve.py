@@ -10,7 +10,8 @@ from socket import socket
 
 from brise import settings
 from brise.checkpoint.store import Located, Store, is_name, locate
-from brise.cli import chat_options, memory_options, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, terminal
+from brise.cli.serve_adapters import Room
 from brise.engine import plan, promise
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
@@ -52,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--context", metavar="N", type=chat_options.count,
                         help="tokens of a prompt and its answer (default: what the model allows)")
     memory_options.add_arguments(parser)
+    serve_adapters.add_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--allow-image-urls", action="store_true",
@@ -74,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
         host=args.host, port=args.port, api_keys_path=args.api_keys,
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls)
+    room = serve_adapters.check(args, [located.name for located in models])
     with bind(serving) as bound:
-        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads))
+        workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
                    for located in models}
         if args.memory is not None:
             serving = _bounded(serving, *workers.values())
@@ -102,17 +105,19 @@ def _bounded(serving: ServeSettings, worker: EngineThread) -> ServeSettings:
                    max_requests=max(plan.REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
 
 
-def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> Engine:
+def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: Room) -> Engine:
     """The model with its cache; under a promise, planned first and held to it."""
     made = None if args.memory is None else promise.make(
         located.path, located.name, Wish(args.memory, args.context, cache=args.cache, image_size=args.image_size,
-                                           answers=args.parallel, expert_bytes=args.experts),
+                                         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots,
+                                         adapter_rank=room.rank, answers=args.parallel, expert_bytes=args.experts),
         weights=args.weights, threads=threads)
     terminal.note(f"loading {located.name} from {located.path}")
     model = load(located.path, threads=threads, name=located.name, digest=located.digest,
                  weights=args.weights, expert_bytes=args.experts).with_image_size(args.image_size)
     engine_settings = EngineSettings(max_context=args.context, max_sequences=args.parallel,
-                                     max_waiting=args.queue, cache_format=args.cache)
+                                     max_waiting=args.queue, cache_format=args.cache, max_adapters=room.slots,
+                                     max_rank=room.rank, adapter_bytes=room.nbytes)
     if made is not None:
         made = made.filled(args.parallel)
         promise.hold(made, model)
@@ -120,7 +125,10 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> 
                       f"{made.context} tokens, {made.num_pages * plan.PAGE_SIZE} tokens at one time")
         engine_settings = replace(engine_settings, max_context=made.context, num_pages=made.num_pages,
                                   feature_bytes=made.feature_bytes)
-    return Engine(model, engine_settings)
+    engine = Engine(model, engine_settings)
+    for name, path in args.adapter:
+        serve_adapters.load(engine, name, path, any_base=args.any_base)
+    return engine
 
 
 def _locate_all(specs: list[str], store: Store) -> list[Located]:

@@ -80,7 +80,7 @@ def _parity(args: argparse.Namespace, done: Finished) -> Report | None:
     side = TorchSide(done.checkpoint.config, trainer.trained.weights, TorchOps(machinery.device, machinery.dtype))
     replay = replay_in_memory(done.checkpoint, side, trainer.trained.low_ranks(), done.tokens, torch.get_num_threads())
     options = tune_options.data_options_of(args, done.checkpoint.config.max_context)
-    return parity_run.compare(replay, done.dataset, args.parity_rows, Tolerance(), options)
+    return parity_run.compare(replay, done.dataset, args.parity_rows, Tolerance(), options, machinery.features_of)
 
 
 def _write(done: Finished, path: Path) -> None:

@@ -62,10 +62,12 @@ def data_options_of(args: argparse.Namespace, max_tokens: int) -> DataOptions:
     if args.absorb_system is not None:
         absorb = args.absorb_system or True
     return DataOptions(
-        seed=args.seed, columns=Columns(args.prompt_column, args.completion_column, args.system_column),
+        seed=args.seed,
+        columns=Columns(args.prompt_column, args.completion_column, args.system_column, args.conversation_column),
         conversation=tuple(args.conversation or ()), provider=args.provider,
         rights=Rights() if args.rights is None else read_rights(args.rights), skip_bad=args.skip_bad,
-        held_out_share=args.held_out_share, held_out=tuple(args.held_out or ()), allow_leakage=args.allow_leakage,
+        held_out_share=args.held_out_share, held_out_count=args.held_out_count,
+        held_out=tuple(args.held_out or ()), allow_leakage=args.allow_leakage,
         max_tokens=min(args.max_length or max_tokens, max_tokens),
         too_long="refuse" if args.refuse_long else "leave_out", targets=args.learn, absorb_system=absorb,
         as_text=args.as_text)
@@ -116,7 +118,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
                         help="tokens computed at a time; a step adds up as many microbatches as it needs (default: "
                              f"{BATCH_TOKENS}, or fewer under --memory)")
     parser.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto",
-                        help="compute layers again for the gradient, which needs less memory and a third more time; "
+                        help="compute layers again for the gradient: less memory, and the forward pass twice; "
                              "auto: only if --memory asks for it (default: auto)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                         help="numbers in which is computed; auto: what is faster here, by measurement (default: auto)")
@@ -139,6 +141,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
                         help="rows to evaluate on, in place of a share of DATA; may be given several times")
     parser.add_argument("--held-out-share", metavar="SHARE", type=number(0.0), default=0.1,
                         help="share of the conversations that is held out (default: 0.1)")
+    parser.add_argument("--held-out-count", metavar="N", type=chat_options.count,
+                        help="so many examples are held out, in place of a share")
     parser.add_argument("--conversation", metavar="FIELD", action="append",
                         help="field that tells conversations apart, such as meta.seed; may be given several times")
     parser.add_argument("--learn", choices=("assistant", "all"), default="assistant",
@@ -162,6 +166,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--completion-column", metavar="NAME", default="completion",
                         help="of a CSV (default: completion)")
     parser.add_argument("--system-column", metavar="NAME", help="of a CSV (default: it has none)")
+    parser.add_argument("--conversation-column", metavar="NAME",
+                        help="of a CSV: rows with the same one stay on one side of the split (default: it has none)")
 
 
 def number(least: float) -> Callable[[str], float]:

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from brise import settings
 from brise.checkpoint.source import Checkpoint
-from brise.checkpoint.store import Located
-from brise.cli import terminal, tune_options, tune_show
+from brise.checkpoint.store import Located, Store, locate
+from brise.cli import terminal, tune_images, tune_options, tune_show
 from brise.engine import footprint
 from brise.engine import plan as engine_plan
-from brise.engine.plan import Wish
+from brise.engine.plan import Subject, Wish
 from brise.engine.subject import describe
 from brise.errors import UnsupportedError
 from brise.ops import torch_attend
@@ -48,16 +49,18 @@ class Asked:
     may_shrink: bool
     may_checkpoint: bool
     speed: Speed | None  # None: nothing was measured
+    images: int = 0  # bytes that the images of rows take
+    teaching: int = 0  # and a teacher
 
-    def memory(self) -> int:
-        """What is taken now."""
-        device = self.machinery.device
-        return footprint.resident_bytes() if device.type == "cpu" else torch.cuda.memory_reserved(device)
 
-    def peak(self) -> int:
-        """The most that was taken."""
-        device = self.machinery.device
-        return footprint.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_reserved(device)
+def memory(device: torch.device) -> int:
+    """What is taken now."""
+    return footprint.resident_bytes() if device.type == "cpu" else torch.cuda.memory_reserved(device)
+
+
+def peak(device: torch.device) -> int:
+    """The most that was taken."""
+    return footprint.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_reserved(device)
 
 
 def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, found: Mapping[str, Plain]) -> Asked:
@@ -79,7 +82,10 @@ def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, foun
         raise UnsupportedError(f"--batch-tokens is {choice.num_tokens}, the longest row has {longest} tokens",
                                hint=f"give at least {longest}, or leave long rows out with --max-length")
     return Asked(checkpoint, recipe, Machinery(device, dtype), choice, longest, may_shrink=tokens is None,
-                 may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured)
+                 may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured,
+                 images=tune_images.planned_bytes(checkpoint, args.model, dataset, choice.num_tokens,
+                                                  torch.get_num_threads()),
+                 teaching=0 if args.teacher is None else _teaching(args.teacher))
 
 
 def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -> Plan:
@@ -94,21 +100,36 @@ def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -
         limit = free if limit is None else min(limit, free)
     proving = _proving(located, asked) if proves and asked.choice.rank else 0
     estimator = Estimator(located.name, checkpoint.config, weights, asked.recipe, machinery, process, proving, limit,
-                          asked.longest)
+                          asked.longest, asked.images, asked.teaching)
     return plans.settle(asked.choice, may_shrink=asked.may_shrink, may_checkpoint=asked.may_checkpoint,
                         longest=asked.longest, count=estimator)
 
 
 def _proving(located: Located, asked: Asked) -> int:
     """What the engine takes at the end, with the adapter and without it, while the trained model is there, too."""
+    served, work = _served(located)
+    file = probe.weights_bytes(served.weights, asked.recipe, asked.machinery, "packed")  # read twice, then let go
+    scores = 16 * torch_attend.BLOCK_SCORES
+    return file + scores + 2 * work.weights_bytes + _running(served, work)
+
+
+def _teaching(model: str) -> int:
+    """A teacher by the engine, and its file while it is read."""
+    served, work = _served(locate(model, Store(settings.read().home)))
+    return 2 * work.weights_bytes + _running(served, work)
+
+
+def _served(located: Located) -> tuple[Subject, engine_plan.Plan]:
     subject = describe(located.path, located.name)
     wish = Wish(context=min(sides.GROUP_TOKENS, subject.config.max_context), serves=False)
-    served = engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+    return subject, engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+
+
+def _running(subject: Subject, served: engine_plan.Plan) -> int:
+    """Of a model whose predictions are asked for, besides its weights."""
     hidden = 4 * _HIDDEN * sides.GROUP_TOKENS * (subject.config.width + subject.config.ffn_width)
     logits = 4 * _LOGITS * min(sides.LOGITS, sides.GROUP_TOKENS * subject.config.vocab_size)
-    file = probe.weights_bytes(subject.weights, asked.recipe, asked.machinery, "packed")  # read twice, then let go
-    scores = 16 * torch_attend.BLOCK_SCORES
-    return file + scores + 2 * served.weights_bytes + served.cache_bytes + served.work_bytes + logits + hidden
+    return served.cache_bytes + served.work_bytes + logits + hidden
 
 
 def say(args: argparse.Namespace, plan: Plan, asked: Asked) -> None:

@@ -16,8 +16,18 @@ from brise import settings
 from brise.checkpoint import lineage
 from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.checkpoint.store import Located, Store, locate
-from brise.cli import terminal, tune_finish, tune_options, tune_plan, tune_show, tune_teacher
+from brise.cli import (
+    terminal,
+    tune_finish,
+    tune_images,
+    tune_options,
+    tune_plan,
+    tune_ranks,
+    tune_show,
+    tune_teacher,
+)
 from brise.cli.tune_finish import Finished
+from brise.cli.tune_ranks import Company
 from brise.engine import footprint
 from brise.engine.model import num_cores
 from brise.errors import BriseError, MemoryPromiseError, OutputError
@@ -26,57 +36,92 @@ from brise.ops import torch_weights
 from brise.text.load import Tokens, tokens_for
 from brise.tune import adapters, run_folder
 from brise.tune.example import Row
-from brise.tune.plan import Plan
+from brise.tune.plan import Keep, Plan
 from brise.tune.prepare import Dataset, prepare
+from brise.tune.ranks import FirstFailedError
+from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity, Plain, RunFolder
 from brise.tune.session import Session
-from brise.tune.train import Trainer
+from brise.tune.train import Machinery, Trainer
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 _READ_AHEAD = 32 << 20  # bytes of the model's file, before its pages are let go
 
 
 @dataclass(frozen=True)
-class Start:
-    """What was read before anything is planned."""
+class Decided:
+    """What the first process decides for all of them."""
 
+    dataset: Dataset
+    recipe: Recipe
+    machinery: Machinery
+    keep: Keep
+    threads: int
+    settings: Mapping[str, Plain]
+
+
+@dataclass
+class Desk:
+    """Where the first process decides: what it has read, and the folder of the run."""
+
+    args: argparse.Namespace
+    company: Company
     located: Located
     checkpoint: Checkpoint
-    tokens: Tokens
-    dataset: Dataset
+    tokens: Tokens | None = None
+    folder: RunFolder | None = None
+
+    def decide(self) -> Decided | None:
+        """Reads the data, plans, and opens the folder; None after a dry run."""
+        args, checkpoint = self.args, self.checkpoint
+        self.folder = _begun(args)
+        found: Mapping[str, Plain] = {} if self.folder is None else self.folder.identity.settings
+        threads = _threads(args, found, self.company.local_count)
+        torch.set_num_threads(threads)
+        self.tokens = tokens_for(checkpoint)
+        dataset = prepare(args.data, self.tokens, tune_options.data_options_of(args, checkpoint.config.max_context),
+                          images=tune_images.settings_of(checkpoint))
+        _say_data(args, dataset)
+        asked = tune_plan.ask(args, checkpoint, dataset, found)
+        self.company.check(args, asked.recipe)
+        plan = tune_plan.settle(asked, self.located, args.memory, proves=args.parity_rows > 0)
+        tune_plan.say(args, plan, asked)
+        if args.dry_run:
+            return None
+        machinery = replace(asked.machinery, max_tokens=plan.choice.num_tokens, checkpointing=plan.choice.checkpointing)
+        decided = Decided(dataset, asked.recipe, machinery, plan.choice.keep, threads,
+                          _settings(args, asked, plan, self.company.count))
+        identity = Identity(decided.settings, lineage.base_digest(self.located), dataset.digest)
+        if self.folder is None:
+            self.folder = run_folder.create(_out(args), identity)
+        run_folder.check_same(self.folder.identity, identity)
+        return decided
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0; 130 if Ctrl-C ended it."""
-    try:
-        return _run(args)
-    except BriseError as error:
-        if args.json:
-            tune_show.print_event("error", message=error.args[0], hint=error.hint)
-        raise
+    with tune_ranks.joined(args) as company:
+        try:
+            return _run(args, company)
+        except FirstFailedError:
+            return 0  # the first says why, and its exit status counts
+        except BriseError as error:
+            if args.json and company.is_first:
+                tune_show.print_event("error", message=error.args[0], hint=error.hint)
+            raise
 
 
-def _run(args: argparse.Namespace) -> int:
-    begun = _begun(args)
+def _run(args: argparse.Namespace, company: Company) -> int:
+    if args.memory is not None:
+        footprint.keep_small()
+    located = company.first(lambda: locate(args.model, Store(settings.read().home)))
+    desk = Desk(args, company, located, open_checkpoint(located.path))
     try:
-        found: Mapping[str, Plain] = {} if begun is None else begun.identity.settings
-        torch.set_num_threads(_threads(args, found))
-        if args.memory is not None:
-            footprint.keep_small()
-        start = _start(args)
-        _say_data(args, start.dataset)
-        asked = tune_plan.ask(args, start.checkpoint, start.dataset, found)
-        plan = tune_plan.settle(asked, start.located, args.memory, proves=args.parity_rows > 0)
-        tune_plan.say(args, plan, asked)
-        if args.dry_run:
-            return 0
-        identity = Identity(_settings(args, asked, plan), lineage.base_digest(start.located), start.dataset.digest)
-        if begun is None:
-            begun = run_folder.create(_out(args), identity)
-        run_folder.check_same(begun.identity, identity)
-        return _train(args, start, asked, plan, begun)
+        decided = company.first(desk.decide)
+        return 0 if decided is None else _train(args, desk, decided)
     finally:
-        if begun is not None:
-            begun.close()
+        if desk.folder is not None:
+            desk.folder.close()
 
 
 def _begun(args: argparse.Namespace) -> RunFolder | None:
@@ -99,17 +144,10 @@ def _out(args: argparse.Namespace) -> Path:
     return Path(f"{args.data[0].resolve().stem}-{model.stem if model.suffix == '.gguf' else model.name}")
 
 
-def _threads(args: argparse.Namespace, found: Mapping[str, Plain]) -> int:
+def _threads(args: argparse.Namespace, found: Mapping[str, Plain], processes: int) -> int:
     recorded = found.get("threads")
-    return args.threads or (recorded if type(recorded) is int else None) or settings.read().threads or num_cores()
-
-
-def _start(args: argparse.Namespace) -> Start:
-    located = locate(args.model, Store(settings.read().home))
-    checkpoint = open_checkpoint(located.path)
-    tokens = tokens_for(checkpoint)
-    options = tune_options.data_options_of(args, checkpoint.config.max_context)
-    return Start(located, checkpoint, tokens, prepare(args.data, tokens, options))
+    usual = settings.read().threads or max(1, num_cores() // processes)
+    return args.threads or (recorded if type(recorded) is int else None) or usual
 
 
 def _say_data(args: argparse.Namespace, dataset: Dataset) -> None:
@@ -120,51 +158,73 @@ def _say_data(args: argparse.Namespace, dataset: Dataset) -> None:
         (terminal.result if args.dry_run else terminal.note)(line)
 
 
-def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan) -> dict[str, Plain]:
+def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan, processes: int) -> dict[str, Plain]:
     """Everything that decides about the weights that come out, to the last bit."""
     recipe = asdict(asked.recipe)
     (beta1, beta2), targets = recipe.pop("betas"), recipe.pop("targets")
+    spread: dict[str, Plain] = {"processes": processes} if processes > 1 else {}
     return {**recipe, "beta1": beta1, "beta2": beta2, "targets": ",".join(targets), "keep": plan.choice.keep,
             "batch_tokens": plan.choice.num_tokens, "checkpointing": plan.choice.checkpointing,
             "dtype": str(asked.machinery.dtype).removeprefix("torch."), "device": str(asked.machinery.device),
-            "threads": torch.get_num_threads(), "eval_rows": args.eval_rows, **tune_teacher.settings_of(args)}
+            "threads": torch.get_num_threads(), "eval_rows": args.eval_rows, **tune_teacher.settings_of(args), **spread}
 
 
-def _train(args: argparse.Namespace, start: Start, asked: tune_plan.Asked, plan: Plan, folder: RunFolder) -> int:
-    rows = tune_teacher.taught(args, start.dataset.train, start.tokens,
-                               tune_options.data_options_of(args, start.checkpoint.config.max_context), folder.path,
-                               torch.get_num_threads(), folder.identity.settings)
-    trainer = _trainer(args, start, asked, plan, rows)
-    with _stop_on_interrupt() as stop:
-        session = Session(trainer, folder, tune_show.Silent(), args.save_every, is_stopped=lambda: stop.is_asked,
-                          check=lambda: _check(args, asked))
+def _train(args: argparse.Namespace, desk: Desk, decided: Decided) -> int:
+    company, folder = desk.company, desk.folder
+    torch.set_num_threads(decided.threads)
+    trainer = _trainer(args, desk, decided)
+    device = trainer.machinery.device
+    with _stop_on_interrupt(says=company.is_first) as stop:
+        session = Session(trainer, company.folder(folder), tune_show.Silent(), args.save_every,
+                          is_stopped=lambda: stop.is_asked, check=lambda: _check(args, device))
         session.restore()
         clock = tune_show.Clock(trainer.num_steps, session.eval_every)
-        with tune_show.shown(clock, asked.memory, trainer.step, as_json=args.json) as show:
+        with tune_show.shown(clock, lambda: tune_plan.memory(device), trainer.step, as_json=args.json,
+                             is_first=company.is_first) as show:
             session.watcher = show
-            show.event("start", folder=str(folder.path), steps=trainer.num_steps, step=trainer.step,
-                       settings=dict(folder.identity.settings))
+            show.event("start", folder=str(_out(args)), steps=trainer.num_steps, step=trainer.step,
+                       settings=dict(decided.settings))
             end = session.run()
     if end == "interrupted":
-        if args.json:
-            tune_show.print_event("interrupted", step=trainer.step)
-        terminal.note(f"stopped after step {trainer.step}, which is saved in {folder.path}\n"
-                      "hint: the same command with --resume goes on from there")
-        raise KeyboardInterrupt
+        if company.is_first:
+            _say_interrupted(args, trainer.step)
+        return _INTERRUPTED
     session.take_best()
-    done = Finished(start.located, start.checkpoint, start.tokens, start.dataset, session, folder, end)
+    company.gather(trainer)
+    if folder is None:
+        return 0
+    assert desk.tokens is not None
+    done = Finished(desk.located, desk.checkpoint, desk.tokens, decided.dataset, session, folder, end)
     return tune_finish.finish(args, done)
 
 
-def _trainer(args: argparse.Namespace, start: Start, asked: tune_plan.Asked, plan: Plan,
-             rows: Sequence[Row]) -> Trainer:
-    checkpoint, machinery = start.checkpoint, asked.machinery
-    machinery = replace(machinery, max_tokens=plan.choice.num_tokens, checkpointing=plan.choice.checkpointing)
+def _say_interrupted(args: argparse.Namespace, step: int) -> None:
+    if args.json:
+        tune_show.print_event("interrupted", step=step)
+    terminal.note(f"stopped after step {step}, which is saved in {_out(args)}\n"
+                  "hint: the same command with --resume goes on from there")
+
+
+def _rows(args: argparse.Namespace, desk: Desk, decided: Decided) -> Sequence[Row]:
+    """What is trained on, with what a teacher says of it: one process alone has a teacher."""
+    if args.teacher is None:
+        return decided.dataset.train
+    assert desk.folder is not None and desk.tokens is not None
+    return tune_teacher.taught(args, decided.dataset.train, desk.tokens,
+                               tune_options.data_options_of(args, desk.checkpoint.config.max_context),
+                               desk.folder.path, decided.threads, decided.settings)
+
+
+def _trainer(args: argparse.Namespace, desk: Desk, decided: Decided) -> Trainer:
+    rows = _rows(args, desk, decided)
+    checkpoint, company = desk.checkpoint, desk.company
+    machinery = replace(decided.machinery, device=company.device(decided.machinery.device),
+                        features_of=tune_images.load(checkpoint, decided.dataset, decided.threads))
     num_read = 0
 
     def put(name: str, weight: Weight) -> Weight:
         nonlocal num_read
-        placed = torch_weights.place(name, weight, machinery.device, machinery.dtype, plan.choice.keep)
+        placed = torch_weights.place(name, weight, machinery.device, machinery.dtype, decided.keep)
         num_read += torch.Size(weight.shape).numel()
         if num_read >= _READ_AHEAD:
             checkpoint.forget()
@@ -173,9 +233,9 @@ def _trainer(args: argparse.Namespace, start: Start, asked: tune_plan.Asked, pla
 
     weights = place(checkpoint.weights(), put)
     checkpoint.forget()
-    held_out = _spread(start.dataset.held_out, args.eval_rows)
-    return Trainer(checkpoint.config, adapters.new(weights, asked.recipe), asked.recipe, machinery,
-                   rows, held_out)
+    trained, ranks = company.around(adapters.new(weights, decided.recipe), machinery.device)
+    held_out = _spread(decided.dataset.held_out, args.eval_rows)
+    return Trainer(checkpoint.config, trained, decided.recipe, machinery, rows, held_out, ranks)
 
 
 def _spread(rows: tuple[Row, ...], count: int) -> tuple[Row, ...]:
@@ -183,9 +243,9 @@ def _spread(rows: tuple[Row, ...], count: int) -> tuple[Row, ...]:
     return rows if len(rows) <= count else tuple(rows[index * len(rows) // count] for index in range(count))
 
 
-def _check(args: argparse.Namespace, asked: tune_plan.Asked) -> None:
+def _check(args: argparse.Namespace, device: torch.device) -> None:
     """The promise is kept, or the run ends: nobody runs into a limit that was stated."""
-    if args.memory is not None and (peak := asked.peak()) > args.memory:
+    if args.memory is not None and (peak := tune_plan.peak(device)) > args.memory:
         raise MemoryPromiseError(peak, args.memory, "the most that was measured while training",
                                  hint="begin again with a smaller --batch-tokens or --checkpointing on")
 
@@ -194,19 +254,21 @@ def _check(args: argparse.Namespace, asked: tune_plan.Asked) -> None:
 class _Stop:
     """Whether Ctrl-C was pressed."""
 
+    says: bool
     is_asked: bool = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True
-        terminal.note("\nstopping after this step; Ctrl-C again leaves at once, and loses what came after the last "
-                      "checkpoint")
+        if self.says:
+            terminal.note("\nstopping after this step; Ctrl-C again leaves at once, and loses what came after the last "
+                          "checkpoint")
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[_Stop]:
-    stop = _Stop()
+def _stop_on_interrupt(*, says: bool) -> Iterator[_Stop]:
+    stop = _Stop(says)
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield stop

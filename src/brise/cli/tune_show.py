@@ -66,6 +66,9 @@ class Silent:
     def saved(self, step: int) -> None:
         """See Watcher."""
 
+    def event(self, name: str, **values: object) -> None:
+        """See Show."""
+
 
 class Lines:
     """JSON on stdout, one object a line."""
@@ -148,8 +151,12 @@ class Bar:
 
 
 @contextmanager
-def shown(clock: Clock, memory: Callable[[], int], first: int, *, as_json: bool) -> Iterator[Show]:
-    """Whoever shows the steps after `first`."""
+def shown(clock: Clock, memory: Callable[[], int], first: int, *, as_json: bool,
+          is_first: bool = True) -> Iterator[Show]:
+    """Whoever shows the steps after `first`; of several processes only the first shows any."""
+    if not is_first:
+        yield Silent()
+        return
     if as_json:
         yield Lines(clock, memory)
         return

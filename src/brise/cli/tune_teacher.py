@@ -63,20 +63,19 @@ def taught(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, option
     """The rows with what the teacher says of them, recorded in the run's folder; the rows themselves without one."""
     if args.teacher is None:
         return rows
+    if (seen := next((row for row in rows if row.images), None)) is not None:
+        raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
+                               hint="leave rows with images out, or learn from the teacher's texts")
     checkpoint = open_checkpoint(locate(args.teacher, Store(settings.read().home)).path)
     own = tokens_for(checkpoint)
     recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), args.teacher_top,
                           args.teacher_temperature)
     asked = absorb.aligned(rows, absorb.teacher_rows(args.data, own, replace(options, skip_bad=True)))
-    backend, stored = NativeBackend(threads), checkpoint.weights()
-    if args.teacher_adapter is None:
-        weights = place(stored, backend.place)
-    else:
-        from brise.tune.parity_sides import with_adapter  # noqa: PLC0415 - torch, which `settings_of` does without
-
-        weights = with_adapter(stored, read_adapter(args.teacher_adapter, checkpoint.config).low_ranks, backend)
+    backend = NativeBackend(threads)
+    side = NativeSide.of(backend, checkpoint.config, place(checkpoint.weights(), backend.place))
     checkpoint.forget()
-    side = NativeSide.of(backend, checkpoint.config, weights)
+    if args.teacher_adapter is not None:
+        side = side.with_adapter(read_adapter(args.teacher_adapter, checkpoint.config).low_ranks)
     digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
     with progress_bar.bar("asking the teacher", len(rows), "rows") as advance:
         found = teacher.recorded(side, asked, recording, folder / FOLDER, digest, advance)

@@ -34,7 +34,7 @@ def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> 
         at += length
     features, feature_rows = _features(chunks, len(tokens), break_row)
     return Batch(tokens, positions, query_starts, np.concatenate(rows), _page_table(chunks, page_size), slots,
-                 features, feature_rows)
+                 features, feature_rows, adapters=_adapters(chunks, lengths))
 
 
 def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
@@ -46,7 +46,14 @@ def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
     pages = table[np.arange(len(chunks)), positions // page_size]
     rows = np.array([row for row, chunk in enumerate(chunks) if chunk.first_row < chunk.end], np.int32)
     query_starts = np.arange(len(chunks) + 1, dtype=np.int32)
-    return Batch(tokens, positions, query_starts, rows, table, pages * page_size + positions % page_size)
+    return Batch(tokens, positions, query_starts, rows, table, pages * page_size + positions % page_size,
+                 adapters=_adapters(chunks, [1] * len(chunks)))
+
+
+def _adapters(chunks: Seq[Chunk], lengths: Seq[int]) -> Array | None:
+    """Which adapter each token goes through; None if none goes through any, as most steps do."""
+    slots = [chunk.sequence.adapter for chunk in chunks]
+    return None if max(slots) < 0 else np.repeat(np.array(slots, np.int32), lengths)
 
 
 def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> tuple[Array | None, Array | None]:

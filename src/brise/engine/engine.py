@@ -21,6 +21,7 @@ from brise.models.weights import Array
 from brise.ops.contract import CacheFormat
 
 if TYPE_CHECKING:  # see answer.py
+    from brise.engine.adapters import Adapters, Lease
     from brise.engine.grammar import Constraint, Grammars
 
 
@@ -38,6 +39,9 @@ class EngineSettings:
     max_waiting: int = 256
     prefix_cache: bool = True
     feature_bytes: int = 128 << 20  # encoded images that are kept: about four of the largest
+    max_adapters: int = 0  # in memory at one time
+    max_rank: int = 64  # of an adapter
+    adapter_bytes: int | None = None  # of memory for adapters, what loading one takes included; None: not bounded
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class EngineStats:
     preemptions: int
     failures: int
     images: int = 0  # encoded; those that were found again do not count
+    adapters: int = 0  # in memory
+    adapter_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -69,6 +75,7 @@ class Job:
     open: set[int]
     held_back: list[Answer]  # they start when the first one has put the prompt into the prefix cache
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+    lease: Lease | None = None  # of its adapter, until the last answer has ended
 
 
 class Engine:
@@ -80,7 +87,9 @@ class Engine:
         self.max_context = min(_max_context(model, self.settings), num_pages * self.settings.page_size)
         self._cache = model.backend.new_cache(model.config, num_pages, self.settings.page_size,
                                               self.settings.cache_format)
-        self._runner = model.backend.runner(model.config, model.weights, self.settings.max_step_tokens)
+        self.adapters = _adapters(model, self.settings)
+        tables = () if self.adapters is None else (self.adapters.table,)
+        self._runner = model.backend.runner(model.config, model.weights, self.settings.max_step_tokens, *tables)
         self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
         self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences)
@@ -100,7 +109,10 @@ class Engine:
         return self.accept(self.prepare(request))
 
     def prepare(self, request: Request) -> Job:
-        """Everything about a request that needs no turn on the engine; any thread may do it."""
+        """Everything about a request that needs no turn on the engine; any thread may do it.
+
+        It may read the request's adapter from disk. `accept` or `drop` has to follow.
+        """
         max_tokens = validate.check(request, self._vocab_size, self.max_context)
         spans = features.spans(request, self.model.vision, self.model.name)
         seed = request.sampling.seed
@@ -116,12 +128,21 @@ class Engine:
                    tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
                    constraint=self._constraint(request.grammar))
             for index in range(request.n)]
-        return Job(request_id, request, answers, set(range(request.n)), answers[1:])
+        job = Job(request_id, request, answers, set(range(request.n)), answers[1:])
+        if request.adapter is not None:
+            if self.adapters is None:
+                from brise.engine.adapters import AdapterNotFoundError  # noqa: PLC0415 - see _adapters
+                raise AdapterNotFoundError(request.adapter)
+            job.lease = self.adapters.acquire(request.adapter)
+            for answer in answers:
+                answer.sequence.adapter, answer.sequence.root = job.lease.slot, job.lease.digest
+        return job
 
     def accept(self, job: Job) -> str:
         """Puts a prepared request into the queue; QueueFullError if that is full."""
         waiting = self._scheduler.num_unstarted
         if waiting >= self.settings.max_waiting:
+            self.drop(job)
             raise QueueFullError(waiting, self.settings.max_waiting)
         first = job.answers[0].sequence
         self._jobs[first.order[0]] = job
@@ -129,6 +150,11 @@ class Engine:
         self._prompt_tokens += first.num_prompt
         self._scheduler.add(first)
         return job.request_id
+
+    def drop(self, job: Job) -> None:
+        """Gives back what a prepared request holds, if it will not be accepted; any thread may do it."""
+        if job.lease is not None and self.adapters is not None:
+            self.adapters.release(job.lease)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request's answers; nothing happens if it has ended already."""
@@ -145,11 +171,13 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a `step` would bring anything."""
-        return bool(self._jobs or self._news)
+        return bool(self._jobs or self._news or (self.adapters is not None and self.adapters.has_changes))
 
     def step(self) -> list[Delta]:
         """Runs the model once on everything that can move on. Never raises for what one request did."""
         deltas, self._news = self._news, []
+        if self.adapters is not None:
+            self.adapters.settle()
         deltas += self._encode_images()
         chunks = self._scheduler.schedule()
         if not chunks:
@@ -209,13 +237,17 @@ class Engine:
             pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
             prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
             completion_tokens=self._completion_tokens, preemptions=self._scheduler.num_preemptions,
-            failures=self._num_failures, images=0 if self._features is None else self._features.num_encoded)
+            failures=self._num_failures, images=0 if self._features is None else self._features.num_encoded,
+            adapters=0 if self.adapters is None else self.adapters.num_resident,
+            adapter_bytes=0 if self.adapters is None else self.adapters.nbytes)
 
     def check(self) -> None:
         """Asserts that pages and sequences agree; for tests, after each step."""
         sequences = [*self._scheduler.running, *self._scheduler.waiting]
         self._pages.check(sequence.table[:sequence.num_pages].tolist() for sequence in sequences)
         assert {sequence.order[0] for sequence in sequences} == set(self._jobs), "a request is lost"
+        if self.adapters is not None:
+            self.adapters.check()
 
     def _constraint(self, grammar: Grammar | None) -> Constraint | None:
         if grammar is None:
@@ -292,6 +324,15 @@ class Engine:
         job.open.discard(answer.index)
         if not job.open:
             del self._jobs[self._arrival_of.pop(job.request_id)]
+            self.drop(job)
+
+
+def _adapters(model: LoadedModel, settings: EngineSettings) -> Adapters | None:
+    if not settings.max_adapters:
+        return None
+    from brise.engine.adapters import Adapters  # noqa: PLC0415 - an engine without them starts sooner
+
+    return Adapters(model, settings.max_adapters, settings.max_rank, settings.adapter_bytes)
 
 
 def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:

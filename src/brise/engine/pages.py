@@ -2,7 +2,8 @@
 
 A page is free (nothing of worth in it), held (sequences refer to it) or idle (nobody refers to it, but it
 is registered under the key of its contents and may be found again; the one idle longest is taken first). A
-key is a digest chained over all tokens and images up to the end of the page, so equal keys mean equal contents.
+key is a digest chained over all tokens and images up to the end of the page, and the adapter that they went through, so
+equal keys mean equal contents.
 """
 
 from __future__ import annotations
@@ -101,10 +102,11 @@ class Pages:
 
 
 def chained_key(parent: bytes, tokens: Array, images: Sequence[bytes] = ()) -> bytes:
-    """The key of a page that holds `tokens` (int32) after the page with key `parent` (b"" for the first).
+    """The key of a page that holds `tokens` (int32) after the page with key `parent`.
 
-    `images` are the digests of the images that its tokens belong to. A cryptographic digest: a collision would answer
-    one user from another's prompt. The count keeps what is hashed apart from every other way to cut it.
+    The first page's parent is the digest of the adapter, b"" without one. `images` are the digests of the images that
+    its tokens belong to. A cryptographic digest: a collision would answer one user from another's prompt. The count
+    keeps what is hashed apart from every other way to cut it.
     """
     return blake2b(b"".join((len(images).to_bytes(4, "little"), parent, tokens.tobytes(), *images)),
                    digest_size=16).digest()

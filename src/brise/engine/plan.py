@@ -59,7 +59,9 @@ class Wish:
     parallel: int = 1
     cache: CacheFormat = "f16"
     image_size: int | None = None
-    adapters_bytes: int = 0
+    adapters_bytes: int = 0  # of memory for adapters, in so many slots and of ranks up to that
+    adapter_slots: int = 0
+    adapter_rank: int = 0
     answers: int = 1  # at one time, in whatever cache there is
     usual_context: int | None = None  # where none is asked for, no more than this
     serves: bool = True  # over HTTP, with grammars; a chat needs neither
@@ -167,7 +169,7 @@ def make(subject: Subject, wish: Wish, backend: NativeBackend) -> Plan:
     plan = Plan(
         model=subject.name, parts=parts, is_tied=subject.weights.output is subject.weights.tok_embeddings,
         max_context=config.max_context, context=PAGE_SIZE, parallel=wish.parallel, cache=wish.cache,
-        page_bytes=page_bytes, work_bytes=_work_bytes(subject, weights, rows, backend),
+        page_bytes=page_bytes, work_bytes=_work_bytes(subject, weights, rows, wish, backend),
         vision_bytes=0 if subject.vision is None else vision_bytes(subject.vision[0], wish),
         requests_bytes=_SAMPLER_COPIES * 4 * config.vocab_size + (
             REQUESTS_BYTES if wish.serves else _QUESTION_BYTES),
@@ -305,10 +307,11 @@ def _formats(weight: Weight) -> Iterator[str]:
             yield weight.format
 
 
-def _work_bytes(subject: Subject, weights: Weights, rows: int, backend: NativeBackend) -> int:
+def _work_bytes(subject: Subject, weights: Weights, rows: int, wish: Wish, backend: NativeBackend) -> int:
     """Buffers of the program, twice the logits (the engine reads a copy), and the rows of images in a batch."""
     config = subject.config
-    runner: NativeRunner = backend.runner(config, weights, STEP_TOKENS)
+    table = backend.adapters(config, weights, wish.adapter_slots, wish.adapter_rank) if wish.adapter_slots else None
+    runner: NativeRunner = backend.runner(config, weights, STEP_TOKENS, table)
     work = runner.planned_bytes(STEP_TOKENS, rows) + 4 * rows * config.vocab_size
     if subject.makes_embeddings:  # a program of its own, whose outputs are hidden states
         work += runner.planned_bytes(STEP_TOKENS, 1) + 8 * STEP_TOKENS * config.width

@@ -27,7 +27,7 @@ def hold(made: Plan, model: LoadedModel) -> None:
     assert made.limit is not None
     footprint.keep_small()
     resident = footprint.resident_bytes()
-    needed = resident + made.running_bytes + made.to_come_bytes
+    needed = resident + made.adapters_bytes + made.running_bytes + made.to_come_bytes
     if needed > made.limit:
         raise MemoryPromiseError(needed, made.limit, f"{resident / 1e6:.1f} MB of {model.name} measured after loading, "
                                  f"and {plan.numbers(made)}", hint="ask for a shorter context or fewer answers")

@@ -59,6 +59,7 @@ class Request:
     ignore_eos: bool = False  # benchmarks
     marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/marks.py)
     images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
+    adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from brise.models.weights import Array
 
 if TYPE_CHECKING:  # `brise chat` has no event loop and does not wait for 40 ms of import
     import asyncio
+    from pathlib import Path
+
+    from brise.engine.adapters import AdapterInfo
 
 News = Delta | Exception
 
@@ -34,6 +37,14 @@ class EngineStoppedError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("the engine is shutting down and takes no more requests", code="shutting_down")
+
+
+class AdaptersOffError(RequestError):
+    """The engine was made without room for adapters."""
+
+    def __init__(self) -> None:
+        super().__init__("this model was loaded without room for adapters", code="adapters_off",
+                         hint="start with --max-adapters above 0 and, under --memory, with --adapter-memory")
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class EngineThread:
         job = self._engine.prepare(request)
         inbox: SimpleQueue[News] = SimpleQueue()
         verdict: SimpleQueue[Exception | None] = SimpleQueue()
-        self._post(partial(self._accept, job, inbox, verdict.put))
+        self._hand_over(job, inbox, verdict.put)
         error = verdict.get()
         if error is not None:
             raise error
@@ -114,11 +125,11 @@ class EngineThread:
         """The same for an event loop; a refusal is raised by the first step. Leaving it (aclose) cancels."""
         import asyncio  # noqa: PLC0415 - whoever awaits this has imported it
 
-        # A grammar may take a second to compile; all else is quick.
-        job = (self._engine.prepare(request) if request.grammar is None
-               else await asyncio.to_thread(self._engine.prepare, request))
+        # A grammar may take a second to compile, and an adapter to be read; all else is quick.
+        job = (self._engine.prepare(request) if request.grammar is None and request.adapter is None
+               else await self._prepare_elsewhere(request))
         inbox = LoopInbox(asyncio.get_running_loop(), asyncio.Queue())
-        self._post(partial(self._accept, job, inbox, inbox.refuse))
+        self._hand_over(job, inbox, inbox.refuse)
         num_open = len(job.answers)
         try:
             while num_open:
@@ -131,6 +142,53 @@ class EngineThread:
         finally:
             if num_open:
                 self._cancel(job)
+
+    async def _prepare_elsewhere(self, request: Request) -> Job:
+        """In another thread; a consumer that goes away before it is done leaves nothing held."""
+        import asyncio  # noqa: PLC0415 - see agenerate
+
+        preparing = asyncio.get_running_loop().run_in_executor(None, self._engine.prepare, request)
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(self._drop_prepared)
+            raise
+
+    def _drop_prepared(self, preparing: asyncio.Future[Job]) -> None:
+        if not preparing.cancelled() and preparing.exception() is None:
+            self._engine.drop(preparing.result())
+
+    def _hand_over(self, job: Job, inbox: Inbox, answer: Callable[[Exception | None], None]) -> None:
+        try:
+            self._post(partial(self._accept, job, inbox, answer))
+        except EngineStoppedError:
+            self._engine.drop(job)
+            raise
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name."""
+        return () if self._engine.adapters is None else self._engine.adapters.list()
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether requests may name this adapter."""
+        return self._engine.adapters is not None and name in self._engine.adapters
+
+    def add_adapter(self, name: str, path: Path, *, any_base: bool = False) -> AdapterInfo:
+        """Reads an adapter in the thread that asks; requests go through it from now on."""
+        if self._engine.adapters is None:
+            raise AdaptersOffError
+        info = self._engine.adapters.add(name, path, any_base=any_base)
+        self._post(_wake)
+        return info
+
+    def remove_adapter(self, name: str) -> AdapterInfo:
+        """No new request may name it; what runs finishes."""
+        if self._engine.adapters is None:
+            raise AdaptersOffError
+        info = self._engine.adapters.remove(name)
+        self._post(_wake)
+        return info
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[Array]:
         """Vectors of the texts, computed between the steps of what runs."""
@@ -273,6 +331,10 @@ class Answers(Iterator[Delta]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _wake() -> None:
+    """An idle engine that gets a call looks whether there is anything else to do."""
 
 
 def _refuse(inbox: Inbox, error: Exception) -> None:

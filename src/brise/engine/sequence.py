@@ -31,11 +31,13 @@ class Sequence:
 
     `order` is (arrival, index): older is more important. Tokens before `num_computed` have their keys and
     values in the cache. With `scores_prompt`, the logits of every prompt position are wanted, those before
-    `num_scored` have been had. `spans` are the prompt's images, in order.
+    `num_scored` have been had. `spans` are the prompt's images, in order. `adapter` is the slot of the adapter that
+    its tokens go through (-1: none) and `root` that adapter's digest, as it changes keys and values.
     """
 
     __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
-                 "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "spans", "_keys")
+                 "num_pages", "num_registered", "was_admitted", "scores_prompt", "num_scored", "spans",
+                 "adapter", "root", "_keys")
 
     def __init__(self, order: tuple[int, int], prompt: Seq[int], *, scores_prompt: bool = False,
                  spans: tuple[Span, ...] = ()) -> None:
@@ -52,6 +54,7 @@ class Sequence:
         self.was_admitted = False
         self.scores_prompt = scores_prompt
         self.num_scored = 0
+        self.adapter, self.root = -1, b""
         self._keys: list[bytes] = []  # of full pages; they outlive preemption
 
     @property
@@ -115,7 +118,7 @@ class Sequence:
         """The keys of the first `count` pages."""
         while len(self._keys) < count:
             start = len(self._keys) * page_size
-            parent = self._keys[-1] if self._keys else b""
+            parent = self._keys[-1] if self._keys else self.root
             images = [span.image.digest for span in self.spans if span.start < start + page_size and start < span.end]
             self._keys.append(chained_key(parent, self.tokens[start:start + page_size], images))
         return self._keys[:count]

@@ -34,9 +34,7 @@ class LoadedVision:
     @property
     def settings(self) -> ImageSettings:
         """How its images are prepared."""
-        config = self.config
-        return ImageSettings(config.cell_size, config.image_size, config.image_token, config.break_token,
-                             config.end_token)
+        return image_settings(self.config)
 
     def with_image_size(self, image_size: int | None) -> LoadedVision:
         """The same tower with another longest side for its images, in pixels; None: the model's."""
@@ -66,6 +64,11 @@ class LoadedVision:
         if self.break_row is not None:
             rows_T[tokens_T == self.config.break_token] = -2
         return rows_T.astype(np.int32)
+
+
+def image_settings(config: VisionConfig) -> ImageSettings:
+    """How images for a tower are prepared."""
+    return ImageSettings(config.cell_size, config.image_size, config.image_token, config.break_token, config.end_token)
 
 
 def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,

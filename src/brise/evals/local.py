@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from brise.engine.adapter_loading import rank_in
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Grammar, Request, Sampling
@@ -19,19 +22,29 @@ from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, Pars
 from brise.text.protocols import Encoded
 
 PAGE_SIZE = 16
+ADAPTER = "adapter"  # its name in an engine that has no other
 GREEDY = Sampling(temperature=0.0, seed=0)
 
 
+@dataclass(frozen=True)
+class OnTop:
+    """The folder of an adapter to ask through."""
+
+    folder: Path
+    any_base: bool = False
+
+
 class LocalAnswerer:
-    """`digest` is that of the model and what was put on it; `context` limits prompt and answer together."""
+    """`digest` is that of the model and its adapter; `context` limits prompt and answer together."""
 
     def __init__(self, model: LoadedModel, asked: Asked, digest: str, *, parallel: int = 16,
-                 context: int | None = None) -> None:
+                 context: int | None = None, adapter: OnTop | None = None) -> None:
         self._chat = require(model.chat)
         self._model, self._asked, self._digest, self._context = model, asked, digest, context
         self._prompts: dict[str, Encoded | Scored | RequestError] = {}
         self._worker: EngineThread | None = None
-        self.name, self.parallel = model.name, parallel
+        self._adapter, self.parallel = adapter, parallel
+        self.name = model.name if adapter is None else f"{model.name} + {adapter.folder.resolve().name}"
 
     def identity(self) -> Mapping[str, object]:
         """The model's digest and what is asked of it."""
@@ -44,7 +57,10 @@ class LocalAnswerer:
         if not lengths:
             errors = [str(error) for error in self._prompts.values()]
             raise EvidenceError(f"no example can be asked of {self.name}; the first: {errors[0]}")
-        self._worker = EngineThread(Engine(self._model, self._settings(max(lengths))))
+        engine = Engine(self._model, self._settings(max(lengths)))
+        if engine.adapters is not None and self._adapter is not None:
+            engine.adapters.add(ADAPTER, self._adapter.folder, any_base=self._adapter.any_base)
+        self._worker = EngineThread(engine)
         self._worker.start()
 
     def answer(self, example: Example) -> Answer:
@@ -80,7 +96,8 @@ class LocalAnswerer:
         context = min(longest + (0 if self._asked.scores else self._asked.max_tokens), most)
         return EngineSettings(max_context=context, page_size=PAGE_SIZE,
                               num_pages=self.parallel * -(-context // PAGE_SIZE), max_sequences=self.parallel,
-                              max_waiting=2 * self.parallel)
+                              max_waiting=2 * self.parallel, max_adapters=0 if self._adapter is None else 1,
+                              max_rank=0 if self._adapter is None else rank_in(self._adapter.folder))
 
     def _generate(self, example: Example, prompt: Encoded) -> Answer:
         format, schema = self._chat.format, self._asked.schema
@@ -107,7 +124,7 @@ class LocalAnswerer:
 
     def _deltas(self, request: Request) -> list[Delta]:
         assert self._worker is not None, "prepared before"
-        with self._worker.generate(request) as deltas:
+        with self._worker.generate(replace(request, adapter=None if self._adapter is None else ADAPTER)) as deltas:
             found = list(deltas)
         if found[-1].finish == "cancelled":
             raise EvidenceError("the run was stopped")

@@ -6,13 +6,13 @@ argument that the model does not use again, so a model never relies on identity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Layer, Weight, Weights
+from brise.models.weights import Array, Layer, LowRank, Weight, Weights
 
 CacheFormat = Literal["f16", "q8", "q4", "f32"]
 
@@ -145,13 +145,44 @@ Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]
 
 
 class Runner(Protocol):
-    """A loaded model: numpy in, numpy out."""
+    """A loaded model: numpy in, numpy out.
+
+    Of a runner with an AdapterTable, token t goes through the adapter in slot batch.adapters[t] (-1: none); ValueError
+    names a token whose slot the table does not have, or that is empty.
+    """
 
     def logits(self, batch: Batch, cache: Any) -> Array:
         """float32 (R, V)."""
 
     def hidden(self, batch: Batch, cache: Any) -> Array:
         """float32 (R, D), normalised."""
+
+
+class AdapterTable(Protocol):
+    """Adapters that the steps of one model may go through: Batch.adapters (T,) holds slots of it, -1 for none."""
+
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def max_rank(self) -> int: ...
+
+    def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> Any:
+        """An adapter packed for `put`, from its matrices by path ("layers.3.attention.wq"); on any thread, also while
+        steps run.
+
+        `gains` has the paths with a magnitude, and no others: (O,) float32, magnitude / |rows of W + scale * B A|.
+        UnsupportedError for a path that the model does not have or that takes no adapter, a matrix that does not fit,
+        and a rank over max_rank.
+        """
+
+    def rows(self, path: str, first: int, last: int) -> Array:
+        """Rows first to last of one of the model's own matrices as float32, to work gains out; on any thread."""
+
+    def nbytes(self, prepared: Any) -> int:
+        """Memory of a prepared adapter."""
+
+    def put(self, slot: int, prepared: Any | None) -> None:
+        """Fills a slot, or with None empties it: for the steps that begin from now on. Between steps."""
 
 
 class Backend(Protocol):
@@ -161,5 +192,9 @@ class Backend(Protocol):
     def name(self) -> str: ...
     def place(self, name: str, weight: Weight) -> Weight: ...
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache: ...
-    def runner(self, config: Config, weights: Weights, max_tokens: int) -> Runner:
-        """`max_tokens` is the largest T of a step; work space is sized by it."""
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> AdapterTable:
+        """A table of empty slots for the model of these placed weights."""
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int, adapters: Any | None = None) -> Runner:
+        """`max_tokens` is the largest T of a step; work space is sized by it. `adapters` is a table that this backend
+        made for the same weights."""

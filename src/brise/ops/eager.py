@@ -12,10 +12,11 @@ import numpy as np
 
 from brise.models.batch import Batch
 from brise.models.rope import Layout
-from brise.models.weights import Array, Layer, Weight
+from brise.models.weights import Array, Layer, Lora, Weight
 from brise.ops import _native
 from brise.ops.contract import Cache
 from brise.ops.native import PAGE_SIZE, NativeBackend, Recorder, Value, packed_pages
+from brise.ops.native_lora import on_slots
 from brise.ops.reference import ReferenceOps, merged_patches
 
 
@@ -26,7 +27,7 @@ class EagerOps:
         self.backend, self.trace = backend, trace
 
     def _run(self, arrays: Sequence[Array], record: Callable[[Recorder, list[Value]], Sequence[Value]],
-             batch: Batch | None = None, cache: Cache | None = None) -> list[Array]:
+             batch: Batch | None = None, cache: Cache | None = None, adapters: Array | None = None) -> list[Array]:
         """Runs one op on arrays (T, ...); results are (T, width)."""
         recorder = Recorder(self.backend)
         inputs = []
@@ -36,7 +37,7 @@ class EagerOps:
         recorder.finish(record(recorder, [value for value, _ in inputs]))
         for value, flat in inputs:
             recorder.program.set_input(value.id, flat)
-        batch = batch or _plain(len(arrays[0]))
+        batch = replace(batch or _plain(len(arrays[0])), adapters=adapters)
         recorder.step(batch, cache)
         return [recorder.program.read(value.id, len(batch.tokens)) for value in recorder.outputs]
 
@@ -54,7 +55,11 @@ class EagerOps:
         return self.linears(x, (w,))[0]
 
     def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
-        return tuple(self._run([x], lambda ops, v: ops.linears(v[0], weights)))
+        if not any(isinstance(w, Lora) for w in weights):
+            return tuple(self._run([x], lambda ops, v: ops.linears(v[0], weights)))
+        targets, tokens = on_slots(weights)
+        own = np.zeros(len(x), np.int32) if tokens is None else np.array(tokens, np.int32)
+        return tuple(self._run([x], lambda ops, v: ops.linears(v[0], targets), adapters=own))
 
     def bias(self, x: Array, b: Weight) -> Array:
         return self._run([x], lambda ops, v: [ops.bias(v[0], b)])[0]

@@ -20,6 +20,7 @@ from brise.models.weights import Array, Dense, Layer, Placed, Quant, Stack, Stor
 from brise.ops import _native
 from brise.ops.contract import Cache, CacheFormat, Forward
 from brise.ops.native_experts import expert_stack, place_loaded
+from brise.ops.native_lora import NativeAdapterTable, Target, handle_of, record_linears
 
 PAGE_SIZE = 16  # the smallest the kernels take
 TILE = 16  # rows of a weight that are packed together
@@ -127,8 +128,14 @@ class NativeBackend:
         return _native.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim,
                                    format, _sides(config))
 
-    def runner(self, config: Config, weights: Weights, max_tokens: int) -> NativeRunner:
-        return NativeRunner(self, config, weights)
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> NativeAdapterTable:
+        """A table of empty slots; of phantoms one that can be planned with."""
+        return NativeAdapterTable(config, weights, num_slots, max_rank)
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int,
+               adapters: NativeAdapterTable | None = None) -> NativeRunner:
+        """One program runs steps with adapters and steps without, which cost what they cost without a table."""
+        return NativeRunner(self, config, weights if adapters is None else adapters.weights)
 
 
 class NativeRunner:
@@ -213,7 +220,7 @@ class Recorder:
         pages = NO_PAGES if batch.page_table is None else batch.page_table
         slots = NO_INTS if batch.slots is None else batch.slots
         self.program.run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache,
-                         batch.features, batch.feature_rows)
+                         batch.features, batch.feature_rows, batch.adapters)
 
     def embed(self, table: Weight, tokens: Array) -> Value:
         return Value(self.program.embed(_handle(table)))
@@ -228,7 +235,7 @@ class Recorder:
         return self.linears(x, (w,))[0]
 
     def linears(self, x: Value, weights: Sequence[Weight]) -> tuple[Value, ...]:
-        return tuple(Value(id) for id in self.program.linears(x.id, [_handle(w) for w in weights]))
+        return tuple(Value(id) for id in record_linears(self.program, x.id, weights))
 
     def bias(self, x: Value, b: Weight) -> Value:
         return Value(self.program.bias(x.id, _handle(b)), x.heads)
@@ -293,10 +300,8 @@ class Recorder:
 
 
 def _handle(weight: Weight) -> _native.Weight:
-    if not isinstance(weight, Placed):
-        raise UnsupportedError(f"a {type(weight).__name__} weight was not placed in the native backend")
-    handle: _native.Weight = weight.handle
-    return handle
+    handle = handle_of(weight)
+    return handle.base if isinstance(handle, Target) else handle
 
 
 def _handles(weight: Weight) -> list[_native.Weight]:

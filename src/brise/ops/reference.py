@@ -20,7 +20,9 @@ from brise.models.config import Config
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.ops.contract import Cache, CacheFormat, Ops
+from brise.ops.lora import check_table
 from brise.ops.reference_cache import ReferenceCache
+from brise.ops.reference_lora import ReferenceAdapterTable
 from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS
 
@@ -56,9 +58,16 @@ class ReferenceBackend:
         return ReferenceCache(config.num_layers, config.cache_heads, config.cache_dim,
                               num_pages, page_size, format, 2 if config.latent is None else 1)
 
-    def runner(self, config: Config, weights: Weights, max_tokens: int) -> ReferenceRunner:
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> ReferenceAdapterTable:
+        """A table of empty slots."""
+        check_table(num_slots, max_rank)
+        return ReferenceAdapterTable(config, weights, num_slots, max_rank)
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int,
+               adapters: ReferenceAdapterTable | None = None) -> ReferenceRunner:
         """NumPy allocates as it goes, so `max_tokens` sizes nothing here."""
-        return ReferenceRunner(ReferenceOps(self.trace), config, weights, max_tokens)
+        table = adapters or ReferenceAdapterTable(config, weights, 0, 0)
+        return ReferenceRunner(ReferenceOps(self.trace), config, table, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -67,18 +76,18 @@ class ReferenceRunner:
 
     ops: Ops
     config: Config
-    weights: Weights
+    adapters: ReferenceAdapterTable  # has the weights
     max_tokens: int
 
     def logits(self, batch: Batch, cache: Any) -> Array:
         """float32 (R, V)."""
         assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
-        return dense.forward(self.ops, self.config, self.weights, batch, cache)
+        return dense.forward(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
 
     def hidden(self, batch: Batch, cache: Any) -> Array:
         """float32 (R, D), normalised."""
         assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
-        return dense.hidden(self.ops, self.config, self.weights, batch, cache)
+        return dense.hidden(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
 
 
 @dataclass(frozen=True)

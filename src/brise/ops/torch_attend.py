@@ -91,9 +91,10 @@ class _Attend(torch.autograd.Function):
                 window: int | None) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.settings = groups, scale, window
-        wide = _wide(q, k, v)
-        outs = [_forward(*_taken(*wide, group), scale, window) for group in groups]
-        return _put_back([_by_token(out, group) for out, group in zip(outs, groups, strict=True)], groups).to(q.dtype)
+        dtype = q.dtype
+        q, k, v = _wide(q, k, v)
+        outs = [_forward(*_taken(q, k, v, group), scale, window) for group in groups]
+        return _put_back([_by_token(out, group) for out, group in zip(outs, groups, strict=True)], groups).to(dtype)
 
     @staticmethod
     @once_differentiable

@@ -17,9 +17,12 @@ from brise.ops.torch_weights import Handle, handle_of, numbers_of, parts_of
 Tensor = torch.Tensor
 Dropout = Callable[[Tensor], Tensor]
 
+# Of rows of frozen matrices by their id: beside it the matrix, as an id is another's once its owner is gone.
+Squares = MutableMapping[int, tuple[Handle, Tensor]]
+
 
 def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
-            squares: MutableMapping[int, Tensor]) -> tuple[Tensor, ...]:
+            squares: Squares) -> tuple[Tensor, ...]:
     """x W^T of each weight, with what its first adapter adds. `squares` keeps what DoRA needs of frozen matrices."""
     if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
         return tuple(linears(x, (w,), dropout, squares)[0] for w in weights)  # a dropout of its own for each adapter
@@ -119,14 +122,14 @@ def _back(grads: Sequence[Tensor], handles: Sequence[Handle]) -> Tensor:
     return total
 
 
-def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, squares: MutableMapping[int, Tensor]) -> Tensor:
+def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, squares: Squares) -> Tensor:
     """magnitude / |rows of W + scale B A|; the norm counts as a constant in the gradient (2402.09353, section 4.3)."""
     with torch.no_grad():
         a, b = adapter.a.detach(), adapter.b.detach() * adapter.scale
         whole = numbers_of(handle, dtype)
         if id(handle) not in squares:
-            squares[id(handle)] = torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
+            squares[id(handle)] = handle, torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
         cross = (whole @ a.to(dtype).t()).to(a.dtype)
-        norm = torch.sqrt(squares[id(handle)] + 2 * (cross * b).sum(1) + ((b @ (a @ a.t())) * b).sum(1))
+        norm = torch.sqrt(squares[id(handle)][1] + 2 * (cross * b).sum(1) + ((b @ (a @ a.t())) * b).sum(1))
     magnitude: Tensor = adapter.magnitude  # type: ignore[assignment]
     return magnitude / norm

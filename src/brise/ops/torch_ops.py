@@ -7,7 +7,7 @@ that is how gradients are checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from brise.models.weights import Array, Layer, Weight
 from brise.ops import torch_experts, torch_functions
 from brise.ops.contract import Cache
 from brise.ops.torch_attend import attend
-from brise.ops.torch_linear import linears
+from brise.ops.torch_linear import Squares, linears
 from brise.ops.torch_weights import rows_of, tensor_of
 
 Tensor = torch.Tensor
@@ -41,7 +41,7 @@ class TorchOps:
     dropout: Callable[[Tensor], Tensor] | None = None  # of the input of adapters, while training
     trace: dict[str, Tensor] | None = field(default=None)
     guide: Mapping[str, Tensor] | None = None  # values to go on from in place of the own, by name
-    squares: MutableMapping[int, Tensor] = field(default_factory=dict)  # of rows of frozen matrices, for DoRA
+    squares: Squares = field(default_factory=dict)  # what DoRA needs of frozen matrices; may outlive the ops
 
     @property
     def wide(self) -> torch.dtype:

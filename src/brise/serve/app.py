@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from brise.engine.runner import EngineThread
 from brise.errors import BriseError, RequestError
-from brise.serve import catalog, chat, completions, embeddings, responses
+from brise.serve import adapters, catalog, chat, completions, embeddings, responses
 from brise.serve.access import check_bind
 from brise.serve.gate import Gate
 from brise.serve.refusal import MethodError, NotFoundError, respond
@@ -61,6 +61,8 @@ def create_app(serving: Serving) -> Starlette:
             Route("/v1/responses", partial(responses.create, serving), methods=["POST"]),
             Route("/v1/models", partial(catalog.models, serving), methods=["GET"]),
             Route("/v1/models/{name:path}", partial(catalog.model, serving), methods=["GET"]),
+            Route("/v1/adapters", partial(adapters.adapters, serving), methods=["GET", "POST"]),
+            Route("/v1/adapters/{name}", partial(adapters.remove, serving), methods=["DELETE"]),
             Route("/health", partial(catalog.health, serving), methods=["GET"]),
             Route("/metrics", partial(catalog.metrics, serving), methods=["GET"]),
         ],

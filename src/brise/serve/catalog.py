@@ -6,20 +6,19 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from brise.engine.runner import EngineThread
 from brise.serve.serving import Serving
 
 
 async def models(serving: Serving, request: Request) -> Response:
-    """All models."""
-    return JSONResponse({"object": "list", "data": [_card(serving, name, worker)
-                                                    for name, worker in serving.models.items()]})
+    """All models, and their adapters."""
+    names = [name for model, worker in serving.models.items()
+             for name in (model, *(info.name for info in worker.adapters))]
+    return JSONResponse({"object": "list", "data": [_card(serving, name) for name in names]})
 
 
 async def model(serving: Serving, request: Request) -> Response:
     """One model, or 404."""
-    name = request.path_params["name"]
-    return JSONResponse(_card(serving, name, serving.find(name)))
+    return JSONResponse(_card(serving, request.path_params["name"]))
 
 
 async def health(serving: Serving, request: Request) -> Response:
@@ -36,7 +35,11 @@ async def metrics(serving: Serving, request: Request) -> Response:
     return Response(serving.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _card(serving: Serving, name: str, worker: EngineThread) -> dict[str, object]:
-    """OpenAI's four fields, and how long a context may be."""
-    return {"id": name, "object": "model", "created": serving.created, "owned_by": "brise",
-            "max_context": worker.max_context}
+def _card(serving: Serving, name: str) -> dict[str, object]:
+    """OpenAI's four fields, how long a context may be, and of an adapter the model that it is on."""
+    served = serving.find(name)
+    card: dict[str, object] = {"id": name, "object": "model", "created": serving.created, "owned_by": "brise",
+                               "max_context": served.worker.max_context}
+    if served.adapter is not None:
+        card["parent"] = next(model for model, worker in serving.models.items() if worker is served.worker)
+    return card

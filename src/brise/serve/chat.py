@@ -28,12 +28,13 @@ async def complete(serving: Serving, request: Request) -> Response:
     settings = serving.settings
     wanted = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
     options, tooling = wanted.options, wanted.tooling
-    worker = serving.find(options.model)
+    served = serving.find(options.model)
+    worker = served.worker
     ticket = request.scope["brise.ticket"]
     ticket.model = options.model
     messages = await fetched(wanted.messages, allows_urls=settings.allow_image_urls)
     prepared = await asyncio.to_thread(chat_job, replace(wanted, messages=messages), worker.model)
-    job = Job(worker, (prepared.request,), ticket, TOOL_NAMES if tooling.tools else NAMES)
+    job = Job(served, (prepared.request,), ticket, TOOL_NAMES if tooling.tools else NAMES)
     choices = [ChatChoice(index, worker.model.tokenizer, prepared, with_logprobs=wanted.logprobs is not None)
                for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)

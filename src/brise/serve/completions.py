@@ -27,11 +27,12 @@ async def complete(serving: Serving, request: Request) -> Response:
     settings = serving.settings
     wanted = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
     options = wanted.options
-    worker = serving.find(options.model)
+    served = serving.find(options.model)
+    worker = served.worker
     ticket = request.scope["brise.ticket"]
     ticket.model = options.model
     engine_requests = await asyncio.to_thread(completion_requests, wanted, worker.model)
-    job = Job(worker, engine_requests, ticket, NAMES)
+    job = Job(served, engine_requests, ticket, NAMES)
     choices = _choices(wanted, engine_requests, worker.model.tokenizer)
     envelope = Envelope("cmpl", "text_completion", "text_completion", options.model)
     if options.stream:

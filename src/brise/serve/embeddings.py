@@ -15,7 +15,7 @@ from brise.models.weights import Array
 from brise.serve.body import read_json
 from brise.serve.openai_embeddings import EmbeddingRequest, parse_embedding
 from brise.serve.prompts import prompt_tokens
-from brise.serve.serving import Serving
+from brise.serve.serving import Served, Serving
 from brise.serve.sse import unless_gone
 
 
@@ -23,8 +23,9 @@ async def embed(serving: Serving, request: Request) -> Response:
     """Refuses models that were not made for it: their hidden states are vectors, but no embeddings."""
     settings = serving.settings
     wanted = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    worker = serving.find(wanted.model)
-    _check(wanted, worker.model)
+    served = serving.find(wanted.model)
+    worker = served.worker
+    _check(wanted, served)
     prompts = await asyncio.to_thread(_tokens, wanted, worker.model)
     ticket = request.scope["brise.ticket"]
     ticket.model, ticket.prompt_tokens = wanted.model, sum(map(len, prompts))
@@ -36,7 +37,11 @@ async def embed(serving: Serving, request: Request) -> Response:
         "usage": {"prompt_tokens": ticket.prompt_tokens, "total_tokens": ticket.prompt_tokens}})
 
 
-def _check(wanted: EmbeddingRequest, model: LoadedModel) -> None:
+def _check(wanted: EmbeddingRequest, served: Served) -> None:
+    model = served.worker.model
+    if served.adapter is not None:
+        raise RequestError(f"{wanted.model!r} is an adapter, and embeddings come from a model itself", param="model",
+                           code="model_not_embedding", hint=f"ask {model.name!r}")
     if model.pooling is None:
         raise RequestError(f"the model {wanted.model!r} makes no embeddings: its file names no pooling",
                            param="model", code="model_not_embedding", hint="serve an embedding model")

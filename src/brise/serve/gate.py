@@ -25,7 +25,8 @@ from brise.serve.sse import ClientGoneError
 from brise.serve.traffic import Ticket
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
-                       "/v1/models", "/health", "/metrics"})
+                       "/v1/models", "/v1/adapters", "/health", "/metrics"})
+PARENTS = ("/v1/models", "/v1/adapters")  # of paths that end in a name
 GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
 
@@ -80,8 +81,11 @@ class Gate:
     def _record(self, scope: Scope, answer: _Answer, ticket: Ticket) -> None:
         seconds = time.monotonic() - ticket.started_s
         path = scope["path"]
-        endpoint = path if path in ENDPOINTS else "/v1/models" if path.startswith("/v1/models/") else "other"
-        self._serving.metrics.record(endpoint, answer.status, seconds, ticket)
+        parent = next((parent for parent in PARENTS if path.startswith(f"{parent}/")), "other")
+        endpoint = path if path in ENDPOINTS else parent
+        # Bounded: an adapter that was removed meanwhile does not bring its label back.
+        label = None if ticket.model is None else ticket.model if self._serving.is_taken(ticket.model) else "removed"
+        self._serving.metrics.record(endpoint, answer.status, seconds, ticket, label)
         if not self._serving.settings.access_log:
             return
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

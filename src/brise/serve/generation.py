@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brise.engine.request import Delta, Request, TokenLogprob
-from brise.engine.runner import EngineThread
 from brise.errors import RequestError
 from brise.serve.refusal import GenerationError, UnavailableError
+from brise.serve.serving import Served
 from brise.serve.traffic import Ticket
 from brise.text.protocols import TextTokenizer
 
@@ -19,7 +19,7 @@ from brise.text.protocols import TextTokenizer
 class Job:
     """Engine requests of one HTTP request: one for a chat, one for each prompt of a completion."""
 
-    worker: EngineThread
+    served: Served
     requests: tuple[Request, ...]
     ticket: Ticket
     names: Mapping[str, str]  # what the endpoint calls the engine's fields, for its errors
@@ -64,7 +64,7 @@ async def _checked(job: Job, request: Request) -> AsyncGenerator[Delta, None]:
     """The deltas of one engine request; a failed answer is raised, for there is no such finish_reason."""
     is_first = True
     try:
-        async with aclosing(job.worker.agenerate(request)) as news:
+        async with aclosing(job.served.worker.agenerate(replace(request, adapter=job.served.adapter))) as news:
             async for delta in news:
                 if is_first:
                     is_first = False

@@ -21,7 +21,9 @@ GAUGES: tuple[Reading, ...] = (
     ("pages", "Pages of the key/value cache.", lambda stats: stats.pages),
     ("pages_free", "Pages that a new request could take.", lambda stats: stats.pages_free),
     ("pages_cached", "Free pages that hold a prefix for reuse.", lambda stats: stats.pages_cached),
-    ("cache_bytes", "Size of the key/value cache.", lambda stats: stats.cache_bytes))
+    ("cache_bytes", "Size of the key/value cache.", lambda stats: stats.cache_bytes),
+    ("adapters", "Adapters in memory.", lambda stats: stats.adapters),
+    ("adapter_bytes", "Memory that they take.", lambda stats: stats.adapter_bytes))
 COUNTERS: tuple[Reading, ...] = (
     ("steps", "Runs of the model.", lambda stats: stats.steps),
     ("preemptions", "Answers put back because pages ran out.", lambda stats: stats.preemptions),
@@ -46,17 +48,22 @@ class Metrics:
                                    registry=self._registry)
         self._registry.register(_EngineMetrics(stats))
 
-    def record(self, endpoint: str, status: int, seconds: float, ticket: Ticket) -> None:
-        """One request is over."""
+    def record(self, endpoint: str, status: int, seconds: float, ticket: Ticket, model: str | None) -> None:
+        """One request is over; `model` is the label of what answered, if anything did."""
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
-        if ticket.model is None:
+        if model is None:
             return
-        self._prompt.labels(ticket.model).inc(ticket.prompt_tokens)
-        self._cached.labels(ticket.model).inc(ticket.cached_tokens)
-        self._completion.labels(ticket.model).inc(ticket.completion_tokens)
+        self._prompt.labels(model).inc(ticket.prompt_tokens)
+        self._cached.labels(model).inc(ticket.cached_tokens)
+        self._completion.labels(model).inc(ticket.completion_tokens)
         if ticket.first_token_s is not None:
-            self._first.labels(ticket.model).observe(ticket.first_token_s)
+            self._first.labels(model).observe(ticket.first_token_s)
+
+    def forget(self, model: str) -> None:
+        """Takes a label out: an adapter was removed, and names that come and go must not pile up."""
+        for metric in (self._first, self._prompt, self._cached, self._completion):
+            metric.remove(model)
 
     def render(self) -> bytes:
         """Prometheus' text format."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
+from brise.engine.adapters import AdaptersBusyError
 from brise.errors import QueueFullError, RequestError
 
 RETRY_AFTER_S = 1
@@ -81,7 +82,7 @@ def error_body(error: RequestError, param: str | None = None) -> dict[str, objec
 def respond(error: RequestError) -> JSONResponse:
     """The whole answer, with the headers that its status needs."""
     headers: dict[str, str] = {}
-    if isinstance(error, QueueFullError):
+    if isinstance(error, QueueFullError | AdaptersBusyError):
         headers["Retry-After"] = str(error.retry_after_s)
     elif error.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -33,12 +33,13 @@ async def create(serving: Serving, request: Request) -> Response:
     settings = serving.settings
     wanted = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
     options = wanted.chat.options
-    worker = serving.find(options.model)
+    served = serving.find(options.model)
+    worker = served.worker
     ticket = request.scope["brise.ticket"]
     ticket.model = options.model
     messages = await fetched(wanted.chat.messages, allows_urls=settings.allow_image_urls)
     prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), worker.model)
-    job = Job(worker, (prepared.request,), ticket, NAMES)
+    job = Job(served, (prepared.request,), ticket, NAMES)
     reply = _Reply(wanted, ticket, prepared.parser())
     if options.stream:
         return EventStream(_stream(job, reply))

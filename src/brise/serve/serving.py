@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,14 @@ class ServeSettings:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a request's `model` means: an engine, and an adapter of it or None."""
+
+    worker: EngineThread
+    adapter: str | None
+
+
+@dataclass(frozen=True)
 class Serving:
     """One server's parts; make it with `prepare`."""
 
@@ -44,6 +53,7 @@ class Serving:
     metrics: Metrics
     log: TextIO
     traffic: Traffic = field(default_factory=Traffic)
+    adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # names are looked at and taken in one piece
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -51,11 +61,24 @@ class Serving:
         """Answers only to this machine's own names: no key protects it from a web page's tricks."""
         return self.keys is None and not self.settings.allow_insecure_bind
 
-    def find(self, name: str) -> EngineThread:
-        worker = self.models.get(name)
-        if worker is None:
+    def find(self, name: str) -> Served:
+        """A model or an adapter by its name, or UnknownModelError."""
+        if name in self.models:
+            return Served(self.models[name], None)
+        for worker in self.models.values():
+            if worker.has_adapter(name):
+                return Served(worker, name)
+        raise UnknownModelError(name, self.models)
+
+    def base(self, name: str) -> EngineThread:
+        """A model by its name, or UnknownModelError."""
+        if name not in self.models:
             raise UnknownModelError(name, self.models)
-        return worker
+        return self.models[name]
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a model or an adapter has this name."""
+        return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO) -> Serving:

@@ -34,6 +34,8 @@ class Estimator:
     proving: int
     limit: int | None
     longest: int  # row
+    images: int = 0
+    teaching: int = 0
     _costs: dict[tuple[Keep, bool, int], probe.Costs] = field(default_factory=dict)
 
     def __call__(self, choice: Choice) -> Plan:
@@ -48,7 +50,8 @@ class Estimator:
             loading=_READ_AHEAD + 8 * BLOCK_NUMBERS,
             moments=sum(state_bytes(size, 8 if choice.bits == 8 else 32) for size in sizes), gradients=4 * sum(sizes),
             activations=costs.bytes(self.config.num_layers, choice.num_tokens) + 4 * _SCORES * scores, head=head)
-        return Plan(self.name, choice, needs, self.process, self.proving, self.limit)
+        return Plan(self.name, choice, needs, self.process, self.proving, self.limit, self.images,
+                    self.teaching)
 
     def _probed(self, recipe: Recipe, machinery: Machinery, choice: Choice) -> probe.Costs:
         key = choice.keep, choice.checkpointing, choice.rank

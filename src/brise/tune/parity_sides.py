@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brise.checkpoint.merge import merged
 from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.errors import UnsupportedError
 from brise.models.adapters import LowRanks, adapted
 from brise.models.config import Config
-from brise.models.weights import Lora, LowRank, Weight, Weights, place
+from brise.models.weights import Lora, LowRank, Weight, place
 from brise.ops import torch_weights
 from brise.ops.native import NativeBackend
 from brise.text.load import Tokens, tokens_for
@@ -43,13 +42,14 @@ def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: 
     other = checkpoint if served is None else open_checkpoint(served)
     if served is not None:
         _check_same(checkpoint.config, other.config, served)
-    weights = with_adapter(stored, low_ranks, backend) if served is None else place(other.weights(), backend.place)
+    own = NativeSide.of(backend, checkpoint.config, base)
+    answers = own.with_adapter(low_ranks) if served is None else NativeSide.of(
+        backend, other.config, place(other.weights(), backend.place))
     checkpoint.forget()
     on = adapted(trained, {path: on_tensors(low_rank) for path, low_rank in low_ranks.items()})
     return Replay(
         checkpoint.config,
-        Pair(TorchSide(checkpoint.config, on), NativeSide.of(backend, other.config, weights)),
-        Pair(TorchSide(checkpoint.config, trained), NativeSide.of(backend, checkpoint.config, base)),
+        Pair(TorchSide(checkpoint.config, on), answers), Pair(TorchSide(checkpoint.config, trained), own),
         tokens_for(checkpoint), tokens_for(other))
 
 
@@ -59,13 +59,11 @@ def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowR
     def bare(name: str, weight: Weight) -> Weight:
         return weight.base if isinstance(weight, Lora) else weight
 
-    backend, stored, config = NativeBackend(threads), checkpoint.weights(), checkpoint.config
-    base = place(stored, backend.place)
-    weights = with_adapter(stored, low_ranks, backend)
+    backend, config = NativeBackend(threads), checkpoint.config
+    own = NativeSide.of(backend, config, place(checkpoint.weights(), backend.place))
     checkpoint.forget()
     without = replace(trained, weights=place(trained.weights, bare))
-    return Replay(config, Pair(trained, NativeSide.of(backend, config, weights)),
-                  Pair(without, NativeSide.of(backend, config, base)), tokens, tokens)
+    return Replay(config, Pair(trained, own.with_adapter(low_ranks)), Pair(without, own), tokens, tokens)
 
 
 def on_tensors(low_rank: LowRank) -> LowRank:
@@ -73,14 +71,6 @@ def on_tensors(low_rank: LowRank) -> LowRank:
     magnitude = None if low_rank.magnitude is None else torch.from_numpy(np.array(low_rank.magnitude))
     return replace(low_rank, a=torch.from_numpy(np.array(low_rank.a)), b=torch.from_numpy(np.array(low_rank.b)),
                    magnitude=magnitude)
-
-
-def with_adapter(stored: Weights, low_ranks: LowRanks, backend: NativeBackend) -> Weights:
-    """Placed weights with an adapter, as the engine has them."""
-    def put(name: str, weight: Weight) -> Weight:
-        return backend.place(name, merged(name, weight, low_ranks[name]) if name in low_ranks else weight)
-
-    return place(stored, put)
 
 
 def _check_same(config: Config, served: Config, path: Path) -> None:

@@ -1,10 +1,12 @@
 """What a training run takes in memory, before a weight of its model is read; and which settings fit into a promise.
 
-    peak = process + weights + the larger of
+    peak = process + the larger of teaching and
+           weights + images + the larger of
              loading:   what is in memory besides while a weight is read
              training:  moments + gradients + activations of a microbatch + the head's piece of logits
              proving:   the model as it is served, beside the trained one (brise parity)
 
+`teaching` is the open teacher, if there is one, which is gone before the student is read.
 `process` is measured: the interpreter with torch, tokenizer and data as they are when the plan is made. Activations are
 those of the trainer itself (probe.py). On a GPU the same sum is made without the process.
 """
@@ -59,6 +61,8 @@ class Plan:
     process: int
     proving: int
     limit: int | None
+    images: int = 0  # the vision tower, its work, and features of images
+    teaching: int = 0  # a teacher, which is asked before the student is read
 
     @property
     def fragments(self) -> int:
@@ -73,7 +77,11 @@ class Plan:
     @property
     def total(self) -> int:
         """The peak."""
-        return self.process + self.needs.weights + max(self.needs.loading, self.training, self.proved)
+        return self.process + max(self.teaching, self._after_teaching)
+
+    @property
+    def _after_teaching(self) -> int:
+        return self.images + self.needs.weights + max(self.needs.loading, self.training, self.proved)
 
     @property
     def proved(self) -> int:
@@ -96,6 +104,10 @@ class Plan:
         if most > self.training:
             name = "loading" if most == needs.loading else "proving"
             rows = [rows[0], (name, "more than training", most)]
+        if self.teaching > self._after_teaching:
+            rows = [("teaching", "more than all of training", self.teaching)]
+        elif self.images:
+            rows.append(("images", "vision tower and features", self.images))
         return [*rows, ("process", "Python, torch, tokenizer, data", self.process)]
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from brise.errors import BriseError
 from brise.models.weights import Weights
 from brise.ops.torch_ops import LayerRunner
 from brise.tune.adapters import Trained
@@ -17,6 +18,10 @@ from brise.tune.optimizer import clip_gradients
 
 Tensor = torch.Tensor
 T = TypeVar("T")
+
+
+class FirstFailedError(BriseError):
+    """Rank 0, which does something for all, could not; it says itself why."""
 
 
 class Ranks(Protocol):

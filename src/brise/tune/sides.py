@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
+from brise.engine.adapter_loading import dora_gains
 from brise.models import dense
+from brise.models.adapters import LowRanks, adapted
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.weights import Array, Weights
@@ -60,22 +64,37 @@ def pieces(num_rows: int, vocab_size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class NativeSide:
-    """A model as the engine runs it: recorded, its keys and values in pages of the engine's format."""
+    """A model as the engine runs it: recorded, its keys and values in pages of the engine's format.
+
+    `is_adapted`: every token goes through the adapter in slot 0 of the runner's table.
+    """
 
     backend: NativeBackend
     config: Config
     weights: Weights
     runner: NativeRunner
     cache_format: CacheFormat = "f16"
+    is_adapted: bool = False
 
     @classmethod
     def of(cls, backend: NativeBackend, config: Config, weights: Weights) -> NativeSide:
         """Of placed weights."""
         return cls(backend, config, weights, NativeRunner(backend, config, weights))
 
+    def with_adapter(self, low_ranks: LowRanks) -> NativeSide:
+        """The same model with an adapter on it, as requests go through one; the base's weights are shared."""
+        if not low_ranks:
+            return self
+        table = self.backend.adapters(self.config, self.weights, 1, max(len(low.a) for low in low_ranks.values()))
+        table.put(0, table.prepare(low_ranks, dora_gains(table, low_ranks)))
+        return replace(self, weights=adapted(self.weights, low_ranks), is_adapted=True,
+                       runner=self.backend.runner(self.config, self.weights, GROUP_TOKENS, table))
+
     def hidden(self, batch: Batch) -> Array:
         """See Side."""
         paged, num_pages = packed_pages(batch)
+        if self.is_adapted:
+            paged = replace(paged, adapters=np.zeros(len(paged.tokens), np.int32))
         return self.runner.hidden(paged, self.backend.new_cache(self.config, num_pages, PAGE_SIZE, self.cache_format))
 
     def logits(self, hidden_RD: Array) -> Array:

@@ -8,6 +8,7 @@ learned tokens of all ranks, and gradients are added up: what comes out is what 
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -25,6 +26,7 @@ from brise.ops.torch_ops import LayerRunner
 from brise.ops.torch_weights import Packed
 from brise.tune.adapters import Trained
 from brise.tune.optimizer import clip_gradients
+from brise.tune.ranks import FirstFailedError
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Checkpoint, Plain
 from brise.tune.session import Folder
@@ -42,6 +44,9 @@ def join(device: torch.device) -> torch.device:
     """Meets the other ranks (gloo on CPUs, nccl on CUDA devices); gives this rank's own device."""
     if device.type == "cuda":
         device = torch.device("cuda", dist.get_node_local_rank())
+        if device.index >= torch.cuda.device_count():
+            raise UnsupportedError(f"torchrun started rank {device.index} on a machine with "
+                                   f"{torch.cuda.device_count()} GPUs", hint="give --nproc-per-node that number")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
@@ -57,13 +62,29 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def on_this_machine() -> int:
+    """How many of the ranks run here."""
+    names: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(names, socket.gethostname())
+    return names.count(socket.gethostname())
+
+
 def first(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, where alone it is called; on every rank."""
+    """What `make` gives on rank 0, where alone it is called; on every rank.
+
+    What it raises is raised on rank 0, and FirstFailedError on the others: nobody is left waiting.
+    """
     if not dist.is_initialized():
         return make()
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    given: list[Any] = [make() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(given, src=0, device=device)
+    given: list[Any] = [None, False]
+    try:
+        if dist.get_rank() == 0:
+            given = [make(), True]
+    finally:
+        dist.broadcast_object_list(given, src=0, device=device)
+    if not given[1]:
+        raise FirstFailedError("rank 0 has failed")
     return cast(T, given[0])
 
 

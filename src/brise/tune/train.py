@@ -14,6 +14,7 @@ from brise.errors import UnsupportedError
 from brise.models import dense
 from brise.models.config import Config
 from brise.models.weights import Layer, Weights
+from brise.ops.torch_linear import Squares
 from brise.ops.torch_ops import TorchOps
 from brise.tune import losses, schedule
 from brise.tune.adapters import Trained
@@ -69,13 +70,14 @@ class Trainer:
     step: int = 0
     num_skipped: int = 0
     optimizer: AdamW = field(init=False)
+    _squares: Squares = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise UnsupportedError("there is no example to train on")
         bits: Bits = 8 if self.recipe.optimizer == "adamw8" else 32
         self.optimizer = AdamW(self.trained.parameters, betas=self.recipe.betas, eps=self.recipe.eps,
-                               weight_decay=self.recipe.weight_decay, bits=bits)
+                               weight_decay=self.recipe.weight_decay, bits=bits, seed=self.recipe.seed)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -160,7 +162,9 @@ class Trainer:
             def dropout(x: Tensor) -> Tensor:
                 return torch.nn.functional.dropout(x, rate)
         run = self.ranks.runner(_again if trains and self.machinery.checkpointing else _plain)
-        return TorchOps(self.machinery.device, self.machinery.dtype, run, dropout)
+        # Weights that are gathered for each layer are other objects each time.
+        squares = self._squares if isinstance(self.ranks, Alone) else {}
+        return TorchOps(self.machinery.device, self.machinery.dtype, run, dropout, squares=squares)
 
 
 def _plain(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:

@@ -1,0 +1,99 @@
+// Low-rank adapters beside a model's matrices, and their part of a step: y = (W x + scale * B (A x)) * gain.
+//
+// A table has slots, and a step names one for each token. What an adapter has on a matrix is kept as two matrices in
+// tiles, without loss: in bfloat16 if every number is one, in float32 if not. A matrix that takes adapters is a target.
+//
+// A linear's phase begins with the units that make h = A x (a few tokens of one adapter, one target). A unit of the
+// base's tiles, once it is done with them, waits for these and adds scale * B h to its own outputs. It never waits long
+// nor for ever: units are claimed in order, so those it waits for are at work already, and wait for nothing. Hence an
+// adapter costs no phase of its own, and a step without one nothing. A sum runs over the columns of A and B from first
+// to last: a token's numbers do not depend on which others, or which adapters, are in the step.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace brise {
+
+class Memory;
+struct Step;
+
+struct MatrixShape { int rows, cols; };
+
+// What an adapter has on one target, as it comes: a (rank, cols), b (rows, rank), gain (rows) or null.
+struct LowRankSource {
+  int target, rank;
+  const float *a, *b, *gain;
+  float scale;
+};
+
+class Adapter {
+ public:
+  // Checked by who calls: a source fits its shape, and a target is there once.
+  Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRankSource>& sources);
+  struct LowRank {
+    Matrix a, b;  // a.rows is 0 where the adapter leaves the target as it is
+    float scale;
+    std::vector<float> gain;  // as long as b's tiles, or empty
+  };
+  const LowRank* at(int target) const { return parts_[(size_t)target].a.rows ? &parts_[(size_t)target] : nullptr; }
+  size_t num_targets() const { return parts_.size(); }
+  size_t nbytes() const;
+
+ private:
+  std::vector<LowRank> parts_;  // by target
+  std::shared_ptr<Memory> memory_;
+};
+
+class LoraTable {
+ public:
+  LoraTable(std::vector<MatrixShape> shapes, int slots, int max_rank);
+  const std::vector<MatrixShape> shapes;
+  const int num_slots, max_rank;
+  void put(int slot, std::shared_ptr<const Adapter> adapter);  // for the steps that begin from now on
+  std::vector<std::shared_ptr<const Adapter>> slots() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<const Adapter>> slots_;
+};
+
+// Of a linear: the target of each of its matrices, -1 for none. Without an index it takes no adapters.
+struct LoraTargets {
+  std::vector<int> targets{};
+  int index = -1;  // in LoraWork
+};
+
+// The adapters of the step that runs, and its work space; the linears of a program take turns.
+class LoraWork {
+ public:
+  LoraTargets include(std::shared_ptr<const LoraTable> table, std::vector<int> targets);  // at recording
+  size_t bytes(int tokens) const;
+  size_t reserve(int tokens);
+  void begin(const Step& step);  // checks step.adapters, and holds what they name until `end`
+  void end();
+  void begin_phase(const LoraTargets& op);  // before the first of its units
+
+  int num_downs(const LoraTargets& op) const { return op.index < 0 ? 0 : (int)(runs_.size() * op.targets.size()); }
+  void down(const Kernels& kernels, const LoraTargets& op, int unit, const float* x, size_t ldx);
+  // Tiles [begin, end) of the op's matrix `which`, whose rows of y are ld apart.
+  void up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld);
+
+ private:
+  struct Run { const Adapter* adapter; int begin, end; };  // neighbours that go through one adapter
+  size_t width() const { return widest_ * (size_t)(table_ ? table_->max_rank : 0); }  // of a row of h
+
+  std::shared_ptr<const LoraTable> table_;
+  std::vector<std::shared_ptr<const Adapter>> slots_;
+  std::vector<Run> runs_;
+  std::unique_ptr<Memory> h_;  // (tokens, targets of the op, max_rank)
+  size_t widest_ = 0;          // targets of an op, at most
+  int num_ops_ = 0;
+  std::unique_ptr<Units[]> downs_;  // by op
+};
+
+}  // namespace brise

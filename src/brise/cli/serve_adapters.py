@@ -1,0 +1,92 @@
+"""Adapters of `brise serve` and of other commands that run an engine: options, names, and the memory they get."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise.checkpoint.store import path_of
+from brise.cli import chat_options, memory_options, terminal
+from brise.engine.adapter_loading import reading_bytes
+from brise.engine.adapters import AdapterExistsError, check_name
+from brise.engine.engine import Engine
+from brise.errors import UnsupportedError
+
+MAX_ADAPTERS, MAX_RANK = 8, 64
+
+
+@dataclass(frozen=True)
+class Room:
+    """Slots for adapters of ranks up to `rank`, and memory; None: not bounded."""
+
+    slots: int
+    rank: int
+    nbytes: int | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--adapter, --any-base, and those of `add_room_arguments`."""
+    parser.add_argument("--adapter", metavar="NAME=FOLDER", type=_named, action="append", default=[],
+                        help="an adapter, as `brise tune` and PEFT write them, that requests choose by this name as "
+                             "their model; may be given several times")
+    parser.add_argument("--any-base", action="store_true",
+                        help="take adapters although their lineage names another model")
+    add_room_arguments(parser)
+
+
+def add_room_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much room adapters have."""
+    parser.add_argument("--max-adapters", metavar="N", type=_slots, default=MAX_ADAPTERS,
+                        help="adapters in memory at one time; the one unused for longest makes room, and is read again "
+                             f"when it is asked for (default: {MAX_ADAPTERS})")
+    parser.add_argument("--adapter-rank", metavar="R", type=chat_options.count, default=MAX_RANK,
+                        help=f"largest rank of an adapter (default: {MAX_RANK})")
+    parser.add_argument("--adapter-memory", metavar="SIZE", type=memory_options.size,
+                        help="memory for adapters, what loading one takes included (default of `brise serve`: no "
+                             "bound; under --memory what the given ones need)")
+
+
+def check(args: argparse.Namespace, models: Sequence[str]) -> Room:
+    """Looks at names and folders before a model is loaded, and says how much room adapters get."""
+    if args.adapter and len(models) > 1:
+        raise UnsupportedError(f"--adapter is for one model, here are {len(models)}",
+                               hint="POST /v1/adapters has a field 'model'")
+    names = set(models)
+    for name, _ in args.adapter:
+        check_name(name)
+        if name in names:
+            raise AdapterExistsError(name)
+        names.add(name)
+    return room(args, [path for _, path in args.adapter])
+
+
+def room(args: argparse.Namespace, paths: Sequence[Path]) -> Room:
+    """What the options say, and under a promise without --adapter-memory what these adapters need."""
+    needed = sum(map(reading_bytes, paths))
+    nbytes = args.adapter_memory if args.adapter_memory is not None or args.memory is None else needed
+    slots = 0 if nbytes == 0 else args.max_adapters
+    if args.adapter and not slots:
+        raise UnsupportedError("--max-adapters is 0, and adapters are given")
+    return Room(slots, args.adapter_rank, nbytes)
+
+
+def load(engine: Engine, name: str, path: Path, *, any_base: bool) -> None:
+    """Loads an adapter into an engine that does not run yet."""
+    assert engine.adapters is not None, "there is room for those that are given"
+    info = engine.adapters.add(name, path, any_base=any_base)
+    terminal.note(f"adapter {name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {path}")
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=FOLDER is wanted")
+    return name, path_of(path)
+
+
+def _slots(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of adapters from 0 to 1000 is allowed")
+    return int(text)

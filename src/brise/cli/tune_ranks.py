@@ -1,0 +1,136 @@
+"""The processes of one `brise tune`: one, or those that torchrun started. The first decides, all of them train."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed
+
+from brise.errors import UnsupportedError
+from brise.tune.adapters import Trained
+from brise.tune.ranks import Alone, Ranks
+from brise.tune.recipe import Recipe
+from brise.tune.session import Folder
+from brise.tune.train import Trainer
+
+T = TypeVar("T")
+
+
+class Company(Protocol):
+    """Every process calls the same in the same order."""
+
+    count: int
+    local_count: int  # on this machine
+    is_first: bool
+
+    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
+        """UnsupportedError for what these processes cannot do."""
+
+    def device(self, asked: torch.device) -> torch.device:
+        """This process' own."""
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, where alone it is called."""
+
+    def folder(self, own: Folder | None) -> Folder:
+        """The run's folder, which the first has."""
+
+    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+        """What each process trains in place of `trained`, which is to be let go."""
+
+    def gather(self, trainer: Trainer) -> None:
+        """The trainer of the first gets the whole model, by itself."""
+
+
+class Single:
+    """One process."""
+
+    count = local_count = 1
+    is_first = True
+
+    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
+        """See Company."""
+
+    def device(self, asked: torch.device) -> torch.device:
+        return asked
+
+    def first(self, make: Callable[[], T]) -> T:
+        return make()
+
+    def folder(self, own: Folder | None) -> Folder:
+        assert own is not None
+        return own
+
+    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+        return trained, Alone()
+
+    def gather(self, trainer: Trainer) -> None:
+        """See Company."""
+
+
+@dataclass
+class Launched:
+    """The processes of torchrun, which have met."""
+
+    own_device: torch.device
+    count: int
+    local_count: int
+    is_first: bool
+
+    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
+        from brise.tune import spread  # noqa: PLC0415 - as in `joined`
+
+        if args.teacher is not None:
+            raise UnsupportedError("--teacher and torchrun do not go together",
+                                   hint="train on one machine, or on the teacher's texts")
+        spread.check(recipe)
+
+    def device(self, asked: torch.device) -> torch.device:
+        return self.own_device
+
+    def first(self, make: Callable[[], T]) -> T:
+        from brise.tune import spread  # noqa: PLC0415
+
+        return spread.first(make)
+
+    def folder(self, own: Folder | None) -> Folder:
+        from brise.tune import spread  # noqa: PLC0415
+
+        return spread.SharedFolder(own)
+
+    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+        from brise.tune import spread  # noqa: PLC0415
+
+        ranks = spread.Spread(trained, device)
+        return ranks.trained, ranks
+
+    def gather(self, trainer: Trainer) -> None:
+        from brise.tune import spread  # noqa: PLC0415
+
+        ranks = trainer.ranks
+        assert isinstance(ranks, spread.Spread)
+        whole = ranks.gathered()
+        if whole is not None:
+            trainer.trained, trainer.ranks = whole, Alone()
+
+
+@contextmanager
+def joined(args: argparse.Namespace) -> Iterator[Company]:
+    """Meets the other processes, if there are any, and parts from them in the end."""
+    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+        yield Single()
+        return
+    # A second of imports: only who has several processes pays it.
+    from brise.tune import spread  # noqa: PLC0415
+
+    wants_gpu = args.device == "auto" or args.device.startswith("cuda")
+    device = spread.join(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
+    try:
+        yield Launched(device, torch.distributed.get_world_size(), spread.on_this_machine(), spread.is_first())
+    finally:
+        spread.leave()

@@ -1,0 +1,132 @@
+"""An adapter from its folder to what a backend's table takes: read, checked against the base, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.lineage import base_digest, check_base, read_lineage
+from brise.checkpoint.safetensors import open_safetensors
+from brise.checkpoint.store import Located
+from brise.engine.model import LoadedModel
+from brise.errors import CheckpointError, RequestError, UnsupportedError
+from brise.models.adapters import LowRanks
+from brise.models.weights import Array
+from brise.ops.contract import AdapterTable
+from brise.ops.lora import gain
+
+_TILE = 16  # backends round sides of matrices up to it
+_MAGNITUDE, _GAIN_BYTES = ".lora_magnitude_vector", 24 << 20  # for gains, rows of the base are looked at in float64
+
+
+class AdapterInvalidError(RequestError):
+    """The folder is no adapter of this model."""
+
+
+@dataclass(frozen=True)
+class ReadAdapter:
+    """A packed adapter. Equal digests mean equal numbers."""
+
+    digest: bytes
+    rank: int
+    nbytes: int
+    prepared: Any
+
+
+class Reader:
+    """Reads adapters for one model; any thread may, also several."""
+
+    def __init__(self, model: LoadedModel, table: AdapterTable) -> None:
+        self._model, self._table, self._lock = model, table, Lock()
+        self._base = Located(model.name, model.path, model.digest)
+
+    def read(self, path: Path, *, any_base: bool = False) -> ReadAdapter:
+        """AdapterInvalidError with the reason if it cannot go on this model."""
+        try:
+            self._check_base(path, any_base=any_base)
+            adapter = read_adapter(path, self._model.config)
+            gains = dora_gains(self._table, adapter.low_ranks)
+            prepared = self._table.prepare(adapter.low_ranks, gains)
+        except (CheckpointError, UnsupportedError) as error:
+            raise _invalid(path, str(error.args[0]), error.hint) from None
+        except OSError as error:
+            raise _invalid(path, error.strerror or str(error)) from None
+        rank = max(len(low_rank.a) for low_rank in adapter.low_ranks.values())
+        return ReadAdapter(digest_of(adapter.low_ranks), rank, self._table.nbytes(prepared), prepared)
+
+    def _check_base(self, path: Path, *, any_base: bool) -> None:
+        """The base's digest is worked out when the first lineage asks for it, and kept."""
+        lineage = None if any_base else read_lineage(path)
+        if lineage is None:
+            return
+        with self._lock:
+            if self._base.digest is None:
+                self._base = replace(self._base, digest=base_digest(self._base))
+        check_base(lineage, self._base)
+
+
+def reading_bytes(path: Path) -> int:
+    """The most that is in memory while an adapter is read: its file, its numbers as float32, and the packed ones."""
+    nbytes, shapes = _header(path)
+    numbers = sum(prod(shape) for shape in shapes.values())
+    packed = sum(prod(-(-side // _TILE) * _TILE for side in shape) for shape in shapes.values())
+    return nbytes + 4 * (numbers + packed) + (_GAIN_BYTES if any(_MAGNITUDE in name for name in shapes) else 0)
+
+
+def rank_in(path: Path) -> int:
+    """The largest rank in the folder of an adapter, by its shapes alone."""
+    return max((shape[0] for name, shape in _header(path)[1].items() if ".lora_A" in name and shape), default=1)
+
+
+def _header(path: Path) -> tuple[int, Mapping[str, tuple[int, ...]]]:
+    """The size of the file, and the shapes of its tensors."""
+    try:
+        file = open_safetensors(path / WEIGHTS_FILE)
+    except CheckpointError as error:
+        raise _invalid(path, str(error.args[0]), error.hint) from None
+    except OSError as error:
+        raise _invalid(path, error.strerror or str(error)) from None
+    try:
+        return file.nbytes, {name: tensor.shape for name, tensor in file.tensors.items()}
+    finally:
+        file.close()
+
+
+def digest_of(low_ranks: LowRanks) -> bytes:
+    """A digest of all that changes an answer: matrices, scales and magnitudes by path."""
+    digest = blake2b(digest_size=16)
+    for path in sorted(low_ranks):
+        low_rank = low_ranks[path]
+        arrays = [array for array in (low_rank.a, low_rank.b, low_rank.magnitude) if array is not None]
+        digest.update(repr((path, float(low_rank.scale), [tuple(array.shape) for array in arrays])).encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+    return digest.digest()
+
+
+def dora_gains(table: AdapterTable, low_ranks: LowRanks) -> Mapping[str, Array]:
+    """magnitude / |rows of W + scale * B A| by path, float32, where there is a magnitude."""
+    gains = {}
+    for path, low_rank in low_ranks.items():
+        if low_rank.magnitude is None:
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gains[path] = gain(partial(table.rows, path), low_rank)
+        if not np.isfinite(gains[path]).all():
+            raise CheckpointError(f"{path} has a row of zeros, which has no direction that a magnitude could scale",
+                                  field=path, value=0, limit="rows with a length over 0")
+    return gains
+
+
+def _invalid(path: Path, why: str, hint: str | None = None) -> AdapterInvalidError:
+    return AdapterInvalidError(f"no adapter can be loaded from {str(path)!r}: {why}", param="path",
+                               code="adapter_invalid", hint=hint)
