@@ -182,6 +182,7 @@ class Engine:
         chunks = self._scheduler.schedule()
         if not chunks:
             return deltas
+        chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter's numbers are read once a step
         self._num_steps += 1
         try:
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
