@@ -20,7 +20,6 @@ from brise.models.weights import LowRank
 from brise.tune import run_folder
 from tests.checkpoint.make_gguf import write_tiny
 
-FOLDER = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "brise")
 OPTIONS = ("--threads", "1", "--dtype", "float32", "--batch-size", "8", "--rank", "4", "--save-every", "2")
 WEIGHTS = 5e-5  # as in tests/tune/test_spread.py; measured: 1e-6
@@ -49,7 +48,7 @@ def words(place: Path, out: str, *options: str) -> list[str]:
 
 
 def environment(place: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(FOLDER / "src"), "OMP_NUM_THREADS": "1",
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
             "BRISE_HOME": str(place / "home")}
 
 

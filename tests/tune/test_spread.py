@@ -40,7 +40,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Mappin
 
 
 def _run(command: list[str]) -> None:
-    path = os.pathsep.join([str(FOLDER), str(FOLDER / "src")])
+    path = os.pathsep.join([str(FOLDER), *sys.path])
     done = subprocess.run(command, cwd=FOLDER, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
                           capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
