@@ -41,7 +41,7 @@ def test_an_adapter_answers_and_one_of_another_model_does_not(
     adapter = str(written(tmp_path / "adapter", open_checkpoint(tiny_path).config))
     said = []
     for words in ((), ("--adapter", adapter, "--any-base"),
-                  ("--adapter", adapter, "--any-base", "--memory", "8GB", "--context", "128")):  # other tests fill this process, too
+                  ("--adapter", adapter, "--any-base", "--memory", "8GB", "--context", "128")):  # of all tests
         assert ask(str(tiny_path), "--max-tokens", "16", "--temperature", "0", *words, "what is it",
                    monkeypatch=monkeypatch) == 0
         said.append(capsys.readouterr().out)
