@@ -13,11 +13,12 @@ import torch
 
 from brise import __version__
 from brise.checkpoint.source import open_checkpoint
+from brise.models.adapters import MODULES
 from brise.models.weights import Weight, place
 from brise.ops import torch_weights
 from brise.tune import adapters
 from brise.tune.example import Row
-from brise.tune.recipe import TARGETS, Recipe
+from brise.tune.recipe import Recipe
 from brise.tune.train import Machinery, Trainer
 from tune_work import Settings, Work, first_a, read
 from worker import answer, peak_bytes
@@ -48,7 +49,7 @@ def trainer(model: Path, work: Work, settings: Settings, machinery: Machinery, k
                     schedule="constant", warmup=0.0, betas=settings.betas, eps=settings.eps, clip=0.0,
                     batch_size=batch, steps=steps)
     trained = adapters.new(weights, recipe)
-    targets = {path: name for name, path in TARGETS}
+    targets = {path: name for name, path in MODULES.items()}
     for name, parameter in trained.parameters.items():
         _, layer, path = name.split(".", 2)
         if path.endswith(".a"):

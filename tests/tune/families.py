@@ -15,6 +15,7 @@ import numpy as np
 import peft
 import torch
 
+from brise.models.adapters import MODULES
 from brise.models.config import Config
 from brise.models.rope import Layout
 from brise.models.weights import Array, Weights, place
@@ -22,10 +23,9 @@ from brise.ops import torch_weights
 from brise.tune import adapters
 from brise.tune.adapters import Trained
 from brise.tune.example import Row
-from brise.tune.recipe import TARGETS, Recipe
+from brise.tune.recipe import Recipe
 from tests.goldens import golden, make
 
-PATHS = dict(TARGETS)
 TURNED = ("attention.wq", "attention.wk")
 FAMILIES = ("llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window",
             "ministral3_yarn0_tied", "ministral3_yarn2_untied", "qwen2", "qwen3")
@@ -91,7 +91,7 @@ def adapter_parameters(peer: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
         kind = next((kind for kind in kinds if kind in words), None)
         if kind is not None:
             layer, module = words[words.index("layers") + 1], words[words.index(kind) - 1]
-            yield f"layers.{layer}.{PATHS[module]}.{kinds[kind]}", parameter
+            yield f"layers.{layer}.{MODULES[module]}.{kinds[kind]}", parameter
 
 
 def to_brise(path: str, rows: Array, config: Config) -> Array:

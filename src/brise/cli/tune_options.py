@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from brise.cli import chat_options, memory_options, tune_teacher
+from brise.models.adapters import MODULES
 from brise.tune.prepare import DataOptions
 from brise.tune.read_rows import Columns
-from brise.tune.recipe import TARGETS, Recipe
+from brise.tune.recipe import Recipe
 from brise.tune.rights import Rights, read_rights
 
 METHODS = ("lora", "qlora", "dora", "full")
@@ -83,9 +84,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
                         help="what they are scaled by, times 1/R (default: twice the rank)")
     parser.add_argument("--dropout", metavar="P", type=number(0.0), default=0.0,
                         help="share of an adapter's inputs that a step leaves out (default: 0)")
-    parser.add_argument("--targets", metavar="NAMES", default=",".join(name for name, _ in TARGETS),
+    parser.add_argument("--targets", metavar="NAMES", default=",".join(MODULES),
                         help="matrices that get adapters, separated by commas (default: "
-                             f"{','.join(name for name, _ in TARGETS)})")
+                             f"{','.join(MODULES)})")
     parser.add_argument("--lr", metavar="RATE", type=number(0.0),
                         help=f"learning rate (default: {_RATE:g} for adapters, {_FULL_RATE:g} for full)")
     parser.add_argument("--min-lr", metavar="SHARE", type=number(0.0), default=0.0,

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brise.errors import UnsupportedError
+from brise.models.adapters import MODULES
 
 Method = Literal["lora", "dora", "full"]
-
-# PEFT's names of a decoder's matrices, and where they are in models.weights.Layer.
-TARGETS = (("q_proj", "attention.wq"), ("k_proj", "attention.wk"), ("v_proj", "attention.wv"),
-           ("o_proj", "attention.wo"), ("gate_proj", "feed_forward.w1"), ("up_proj", "feed_forward.w3"),
-           ("down_proj", "feed_forward.w2"))
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class Recipe:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = tuple(name for name, _ in TARGETS)
+    targets: tuple[str, ...] = tuple(MODULES)
     learning_rate: float = 1e-3
     min_learning_rate: float = 0.0  # where the schedule ends, as a share of learning_rate
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -48,10 +44,9 @@ class Recipe:
     distill_direction: Literal["forward", "reverse"] = "forward"  # reverse: for answers of the student's own
 
     def __post_init__(self) -> None:
-        known = [name for name, _ in TARGETS]
         for name in self.targets:
-            if name not in known:
-                raise UnsupportedError(f"the target module is {name!r}, allowed are {', '.join(known)}")
+            if name not in MODULES:
+                raise UnsupportedError(f"the target module is {name!r}, allowed are {', '.join(MODULES)}")
         _check("rank", self.rank, 1, 1024)
         _check("alpha", self.alpha, 1e-3, 1e5)
         _check("dropout", self.dropout, 0.0, 0.95)
@@ -73,7 +68,7 @@ class Recipe:
     @property
     def paths(self) -> tuple[str, ...]:
         """The targets as fields of a layer: attention.wq, ..."""
-        return tuple(path for name, path in TARGETS if name in self.targets)
+        return tuple(path for name, path in MODULES.items() if name in self.targets)
 
 
 def _check(name: str, value: float, lowest: float, highest: float) -> None:
