@@ -1,0 +1,56 @@
+"""Where captured traffic lies: what every store can do, and which one a URL means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from brise.gateway.records import Answer, Body, Entry, Exchange, Label, Mode, Pending, Role
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which exchanges. None means any; times are seconds since the epoch, `until_s` is not included."""
+
+    task: str | None = None
+    model: str | None = None
+    modes: Sequence[Mode] | None = None
+    conversation: str | None = None
+    subject: str | None = None
+    label: tuple[str, str] | None = None  # a header x-brise-label-NAME and its value
+    since_s: float | None = None
+    until_s: float | None = None
+    text: str | None = None  # anywhere in the bodies, without regard to case
+    has_answer: Role | None = None
+    newest_first: bool = False
+    limit: int | None = None
+
+
+class Store(Protocol):
+    """All methods may be called from any thread; those that write are durable when they return."""
+
+    def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[Answer] = (), labels: Iterable[Label] = (),
+            pending: Iterable[Pending] = ()) -> None:
+        """Writes all of it in one transaction. An id that is there already is left as it is."""
+    def exchanges(self, query: Query = Query()) -> Iterator[Exchange]:
+        """In the order of time. One whose subject was forgotten comes without its bodies."""
+    def exchange(self, id: str) -> Exchange | None: ...
+    def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[Answer]: ...
+    def labels(self, exchanges: Sequence[str]) -> Iterator[Label]: ...
+    def count(self, query: Query = Query()) -> int: ...
+    def pending(self, limit: int = 100) -> list[Pending]:
+        """The oldest requests that wait for the hosted model's answer."""
+    def settle(self, exchange: str) -> None:
+        """Takes a request out of those that wait."""
+    def postpone(self, exchange: str) -> None:
+        """Counts one more attempt that did not answer it."""
+    def append(self, kind: str, body: Body) -> Entry:
+        """Adds a line to the ledger, behind the newest one, whoever wrote that."""
+    def ledger(self, after: int = 0) -> Iterator[Entry]:
+        """Lines with a number over `after`, in order."""
+    def forget(self, subject: str) -> int:
+        """Destroys the key of a subject: its bodies can be read no more, by anybody. Returns the rows concerned."""
+    def expire(self, before_s: float) -> int:
+        """Deletes exchanges before this time, with their answers and labels. The ledger is never deleted."""
+    def close(self) -> None: ...
