@@ -33,9 +33,11 @@ ARROWS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "tune": (*BESIDE, "engine"),
     "proof": BESIDE,
     "evals": (*BESIDE, "engine", "proof", "tune"),
-    "gateway": (*BESIDE, "engine", "tune", "proof"),
+    "gateway": (*BESIDE, "engine", "tune", "proof", "evals"),
+    "evidence": (*BESIDE, "engine", "tune", "proof", "evals", "gateway"),
     "serve": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "settings"),
-    "cli": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "serve", "settings"),
+    "demo": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "evidence", "serve", "settings"),
+    "cli": (*BESIDE, "engine", "tune", "proof", "evals", "gateway", "evidence", "serve", "demo", "settings"),
     "fleet": (*BESIDE, "engine"),
     "": tuple(sorted(path.name for path in SOURCE.iterdir())),  # brise/__init__.py: the public names
 })
