@@ -1,0 +1,92 @@
+"""A request as it came to the gateway: what is sent on, and what it says of itself in its headers and its body."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from brise.gateway.records import Body, Kind, new_id
+
+Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
+
+KINDS: Mapping[str, Kind] = {
+    "/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/embeddings": "embedding",
+    "/v1/responses": "responses", "/v1/messages": "messages"}
+OWN, LABEL = b"x-brise-", b"x-brise-label-"  # of headers that are for the gateway: none of them goes upstream
+MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value that is kept, labels that are kept
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request. `fields` is its JSON body, None where the body is no JSON object."""
+
+    id: str  # of its exchange
+    method: str
+    path: str
+    target: bytes  # percent-encoded path, and the query with its question mark
+    headers: Headers
+    body: bytes
+    fields: Body | None
+    kind: Kind
+    model: str  # "" where none is named
+    task: str
+    conversation: str | None = None  # as the client calls it
+    subject: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_captured: bool = True
+    at_s: float = field(default_factory=time.time)
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is wanted as server-sent events."""
+        return self.fields is not None and self.fields.get("stream") is True
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header; the first, if there are several."""
+        return next((value.decode("latin-1") for known, value in self.headers if known == name), None)
+
+
+def read(method: str, path: str, target: bytes, headers: Headers, body: bytes) -> Asked:
+    """Never fails: what is no JSON is passed on all the same, and the hosted model may say what is wrong with it."""
+    kind: Kind = KINDS.get(path, "other") if method == "POST" else "other"
+    fields = _object(body) if kind != "other" else None
+    model = fields.get("model") if fields is not None else None
+    model = model if isinstance(model, str) else ""
+    own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
+    labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
+    return Asked(new_id(), method, path, target, headers, body, fields, kind, model, own.get("task") or model or path,
+                 own.get("conversation"), own.get("subject"), dict(labels[:MAX_LABELS]),
+                 own.get("capture", "on").lower() != "off")
+
+
+def context_digest(fields: Body | None) -> str | None:
+    """SHA-256 of what surrounds every request of a workflow: its system prompt and tools. None if there are none."""
+    if fields is None:
+        return None
+    messages = fields.get("messages")
+    around: list[Any] = [message for message in messages if isinstance(message, dict)
+                         and message.get("role") in ("system", "developer")] if isinstance(messages, list) else []
+    around += [fields.get(name) for name in ("system", "instructions", "tools", "functions") if fields.get(name)]
+    if not around:
+        return None
+    text = json.dumps(around, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(body: bytes) -> Body | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: bytes) -> str:
+    """A header's value; text that is not ASCII comes percent-encoded."""
+    return unquote(value.decode("latin-1").strip())[:MAX_NAME]

@@ -1,0 +1,57 @@
+"""What goes wrong with a hosted model, and how far its answer had come by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from brise.gateway.progress import Progress
+
+# refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
+# cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, or no events.
+# status: an answer that says "not now" (429, 5xx). error_event: a stream that says so. open: not even tried, because
+# the circuit breaker is open.
+FailureKind = Literal["refused", "connect_timeout", "first_byte_timeout", "stalled", "cut", "malformed", "status",
+                      "error_event", "open"]
+STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody else answers
+    "refused": 502, "connect_timeout": 504, "first_byte_timeout": 504, "stalled": 504, "cut": 502, "malformed": 502,
+    "error_event": 502, "open": 503}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the hosted model did not answer."""
+
+    kind: FailureKind
+    detail: str
+    status: int | None = None  # of its answer, if it gave one
+    retry_after_s: float | None = None
+
+    @property
+    def client_status(self) -> int:
+        """The status that the client sees."""
+        return self.status if self.status is not None and self.kind == "status" else STATUS[self.kind]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+class UpstreamError(Exception):
+    """The hosted model did not answer, or not to the end. It stays in the gateway: a client sees an answer of ours."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An attempt that failed for good, at the moment when somebody else may go on.
+
+    `progress` is what the client has read of the hosted model's stream, all of it in whole events. It is None if the
+    answer has not begun: then status and headers are still to be sent.
+    """
+
+    failure: Failure
+    progress: Progress | None = None

@@ -1,0 +1,46 @@
+"""Which headers go on to the hosted model, and which come back."""
+
+from __future__ import annotations
+
+from brise.gateway.asked import OWN, Headers
+
+# Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
+OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
+                      b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+# Made anew: the host and length of the new message; what we can read of encodings; we answer `Expect` ourselves.
+MADE_ANEW = frozenset({b"host", b"content-length", b"accept-encoding", b"expect"})
+KEYS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+# alt-svc would send the client past the gateway; the server writes a date of its own.
+NOT_OURS = frozenset({b"alt-svc", b"date"})
+ENCODED = (b"gzip", b"deflate", b"br", b"zstd")
+
+
+def upstream(headers: Headers, host: bytes, key: Headers | None, *, is_read: bool) -> list[tuple[bytes, bytes]]:
+    """Headers of a request. `key` stands in for the client's own keys, None leaves those.
+
+    An answer that `is_read` here has to come as it is: compressed, its events could not be told apart.
+    """
+    dropped = OF_A_HOP | MADE_ANEW | _named(headers) | (KEYS if key is not None else frozenset())
+    kept = [(b"host", host), *((name, value) for name, value in headers
+                               if name not in dropped and not name.startswith(OWN))]
+    encodings = b"identity" if is_read else next((value for name, value in headers if name == b"accept-encoding"), b"")
+    if encodings:
+        kept.append((b"accept-encoding", encodings))
+    return kept + list(key or ())
+
+
+def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer, with names in lower case."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = OF_A_HOP | NOT_OURS | _named(lowered)
+    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(OWN)]
+
+
+def find(headers: Headers, name: bytes) -> bytes:
+    """The value of a header, b"" if it is not there. Names are compared without regard to case."""
+    return next((value for known, value in headers if known.lower() == name), b"")
+
+
+def _named(headers: Headers) -> frozenset[bytes]:
+    return frozenset(word.strip().lower() for name, value in headers if name == b"connection"
+                     for word in value.split(b","))

@@ -1,0 +1,87 @@
+"""The parts that a gateway is put together from, as it sees them: who decides, who stands in, who writes down.
+
+All of them may be left out. None of them may block the event loop, for every client waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from starlette.types import Send
+
+from brise.gateway.asked import Asked
+from brise.gateway.failure import Broken
+from brise.gateway.records import Answer, Body, Exchange, Mode, Pending, Usage
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a request was answered, by whom ever."""
+
+    mode: Mode
+    status: int
+    served_by: str | None = None
+    response: Body | None = None  # a stream's put together
+    usage: Usage | None = None
+    fingerprint: str | None = None
+    error: str | None = None
+    first_token_s: float | None = None  # since the request came
+    cost_usd: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    audit_probability: float | None = None
+    answers: Sequence[Answer] = ()  # others that belong to the request, such as a draft
+    pending: bool = False  # the hosted model is to answer it later
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who is to answer. `small` is the local model (or adapter) that stands in for the hosted one."""
+
+    where: Literal["hosted", "small"] = "hosted"
+    small: str | None = None
+    step: str = ""  # why, for the record: the number of the switch that decided, say
+
+
+@dataclass(frozen=True)
+class Escalated:
+    """The small model was unsure, or could not answer: nothing has been sent, the hosted one is to answer."""
+
+    draft: Answer | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+class Router(Protocol):
+    """Decides from the state of the task's switch (gateway/route.py)."""
+
+    def decide(self, asked: Asked) -> Decision: ...
+
+
+class Small(Protocol):
+    """Answers from the local model where a switch says so (gateway/cascade.py)."""
+
+    async def answer(self, asked: Asked, decision: Decision, send: Send) -> Served | Escalated:
+        """Sends the whole answer, or nothing."""
+
+
+class Fallback(Protocol):
+    """Answers where the hosted model cannot (gateway/fallback.py)."""
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether it could answer this request at all."""
+    async def answer(self, asked: Asked, broken: Broken, send: Send) -> Served | None:
+        """Sends a whole answer, or the rest of a stream that has begun. None: it cannot after all, and sent nothing."""
+
+
+class Observer(Protocol):
+    """Is told of every answered request when its client has the answer: the shadow, the audit."""
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """Called in the event loop, so it only takes note; what there is to do is done in the background."""
+
+
+class Capture(Protocol):
+    """Writes down (gateway/capture.py). Never blocks, never raises: what cannot be kept is counted as dropped."""
+
+    def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None: ...

@@ -1,0 +1,53 @@
+"""Server-sent events, as a hosted model sends them: where one ends, and what is in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from brise.gateway.records import Body
+
+ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+DONE = "[DONE]"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; a comment alone is none."""
+
+    name: str
+    data: str
+
+    @property
+    def fields(self) -> Body | None:
+        """The data as a JSON object, None if they are none."""
+        try:
+            value = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+
+def whole(stream: bytes) -> int:
+    """How many bytes of `stream` are whole events: the rest may still grow."""
+    return max(found + len(end) if (found := stream.rfind(end)) >= 0 else 0 for end in ENDS)
+
+
+def events(stream: bytes) -> Iterator[Event]:
+    """The events in a piece of a stream that begins with one; what is not text is replaced."""
+    name, data = "", list[str]()
+    for line in stream.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        if not line:
+            if data:
+                yield Event(name, "\n".join(data))
+            name, data = "", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data.append(value)
+        elif field == "event":
+            name = value
+    if data:  # the last event, without the blank line that ends it
+        yield Event(name, "\n".join(data))
