@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from brise.errors import UnsupportedError
 
@@ -45,6 +47,14 @@ def secret(variable: str, environment: Mapping[str, str] | None = None) -> str:
         raise UnsupportedError(f"the environment variable {variable!r} is not set, or empty",
                                hint=f"export {variable}=...")
     return found
+
+
+def proxy(url: str) -> str | None:
+    """The HTTP proxy that the environment names for this URL (HTTPS_PROXY and so on), or None."""
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.hostname in ("localhost", "127.0.0.1", "::1") or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def share_cores() -> None:

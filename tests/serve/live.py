@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
 import threading
@@ -12,10 +13,12 @@ from dataclasses import dataclass, replace
 
 import httpx
 import openai
+import uvicorn
 
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel
 from brise.engine.runner import EngineThread
+from brise.gateway.gateway import Gateway
 from brise.serve.app import new_server
 from brise.serve.serving import ServeSettings, Serving, prepare
 from tests.engine.stub import stub_model
@@ -57,16 +60,16 @@ class Live:
 
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
-         engine_settings: EngineSettings = ENGINE) -> Iterator[Live]:
+         engine_settings: EngineSettings = ENGINE, gateway: Gateway | None = None) -> Iterator[Live]:
     """Serves until the block ends; afterwards nothing may be left running."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log)
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, gateway)
     server = new_server(serving)
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=asyncio.run, args=(run_until_told(server, serving, listener),))
     thread.start()
     try:
         wait_until(lambda: server.started)
@@ -77,6 +80,12 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
         thread.join(20)
         listener.close()
     assert not thread.is_alive()
+
+
+async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket) -> None:
+    await server.serve(sockets=[listener])
+    if serving.gateway is not None:
+        await serving.gateway.aclose()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

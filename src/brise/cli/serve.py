@@ -10,7 +10,7 @@ from socket import socket
 
 from brise import settings
 from brise.checkpoint.store import Located, Store, is_name, locate
-from brise.cli import chat_options, memory_options, serve_adapters, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, terminal
 from brise.cli.serve_adapters import Room
 from brise.engine import plan, promise
 from brise.engine.engine import Engine, EngineSettings
@@ -18,6 +18,7 @@ from brise.engine.model import load
 from brise.engine.plan import Wish
 from brise.engine.runner import EngineThread
 from brise.errors import RequestError, UnsupportedError
+from brise.gateway.gateway import Gateway
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings
@@ -34,10 +35,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Serve models over the OpenAI HTTP API. Ctrl-C lets running answers finish, "
                     "a second one stops at once.",
         epilog="examples: brise serve smollm2 | "
-               "brise serve small=smollm2 mine=./mine.gguf --api-keys keys.txt")
-    parser.add_argument("models", metavar="MODEL", nargs="+",
+               "brise serve small=smollm2 mine=./mine.gguf --api-keys keys.txt | "
+               "brise serve smollm2 --upstream https://api.openai.com/v1")
+    parser.add_argument("models", metavar="MODEL", nargs="*",
                         help="a name that `brise models` lists or the path of a .gguf file; "
                              "NAME=MODEL serves it under another name")
+    serve_gateway.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
@@ -67,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
     check_bind(args.host, args.api_keys is not None, args.allow_insecure_bind)
     if args.api_keys is not None:
         read_keys(args.api_keys)
+    if not args.models and args.upstream is None:
+        raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
+    gateway = serve_gateway.make(args)
     settings_ = settings.read()
     models = _locate_all(args.models, Store(settings_.home))
-    if args.memory is not None and len(models) > 1:
+    if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, here are {len(models)}",
                                hint="start one server for each, with a promise of its own")
     serving = ServeSettings(
@@ -82,16 +88,16 @@ def run(args: argparse.Namespace) -> int:
                    for located in models}
         if args.memory is not None:
             serving = _bounded(serving, *workers.values())
-        elif any(worker.model.vision is not None for worker in workers.values()):
+        elif gateway is not None or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
-        return _run(workers, serving, bound)
+        return _run(workers, serving, bound, gateway)
 
 
-def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket) -> int:
+def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None) -> int:
     for worker in workers.values():
         worker.start()
     try:
-        return run_server(workers, serving, bound=bound)
+        return run_server(workers, serving, bound=bound, gateway=gateway)
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)

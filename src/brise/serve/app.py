@@ -21,8 +21,10 @@ from starlette.routing import Route
 
 from brise.engine.runner import EngineThread
 from brise.errors import BriseError, RequestError
+from brise.gateway.gateway import Gateway
 from brise.serve import adapters, catalog, chat, completions, embeddings, responses
 from brise.serve.access import check_bind
+from brise.serve.front import Front
 from brise.serve.gate import Gate
 from brise.serve.refusal import MethodError, NotFoundError, respond
 from brise.serve.serving import ServeSettings, Serving, prepare
@@ -34,13 +36,13 @@ BACKLOG = 2048  # connections that wait to be accepted
 
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
-               bound: socket.socket | None = None) -> int:
+               bound: socket.socket | None = None, gateway: Gateway | None = None) -> int:
     """Serves until SIGINT or SIGTERM, lets what runs finish, and shuts the engines down. Returns the status.
 
     A second signal, or `drain_timeout_s`, ends what still runs with an error that its client sees.
     `bound` is the socket of an earlier `bind`.
     """
-    serving = prepare(models, settings, log or sys.stderr)
+    serving = prepare(models, settings, log or sys.stderr, gateway)
     check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
     with bound or bind(settings) as listener:
         with _port_errors(settings):
@@ -53,6 +55,9 @@ def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log:
 
 def create_app(serving: Serving) -> Starlette:
     """The ASGI application; it neither starts nor stops engines."""
+    middleware = [Middleware(Gate, serving=serving)]
+    if serving.gateway is not None:
+        middleware.append(Middleware(Front, serving=serving, gateway=serving.gateway))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
@@ -66,7 +71,7 @@ def create_app(serving: Serving) -> Starlette:
             Route("/health", partial(catalog.health, serving), methods=["GET"]),
             Route("/metrics", partial(catalog.metrics, serving), methods=["GET"]),
         ],
-        middleware=[Middleware(Gate, serving=serving)],
+        middleware=middleware,
         exception_handlers={RequestError: _request_error, HTTPException: _http_error})
     app.router.redirect_slashes = False
     return app
@@ -88,11 +93,14 @@ async def _serve(serving: Serving, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own would stop listening at once
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = _address(serving.settings.host, listener)
-    print(f"brise serves {', '.join(serving.models)} at {address}", file=serving.log, flush=True)
+    names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.upstream.settings.url])]
+    print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
     if await _signalled(running, signals):
         await _stop(serving, signals)
         server.should_exit = True
     await running
+    if serving.gateway is not None:
+        await serving.gateway.aclose()
 
 
 async def _stop(serving: Serving, signals: asyncio.Queue[int]) -> None:

@@ -1,4 +1,4 @@
-"""The bytes of a request body as JSON: its type, size and time are checked first."""
+"""The bytes of a request body, as they are or as JSON: type, size and time are checked first."""
 
 from __future__ import annotations
 
@@ -35,13 +35,17 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float) -> Json:
         # A web page may send other types to any address without asking first (CORS), JSON it may not.
         raise MediaTypeError(f"the content type is {media_type!r}, it must be 'application/json'",
                              code="unsupported_media_type", hint="curl -H 'Content-Type: application/json'")
+    return parse_json(await read_bytes(request, max_bytes, timeout_s))
+
+
+async def read_bytes(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """The body as it is, of whatever type."""
     try:
         async with asyncio.timeout(timeout_s):
-            body = await _read(request, max_bytes)
+            return await _read(request, max_bytes)
     except TimeoutError:
         message = f"the body did not arrive within {timeout_s:g} s"
         raise BodyTimeoutError(message, code="request_timeout") from None
-    return parse_json(body)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

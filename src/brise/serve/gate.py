@@ -92,6 +92,8 @@ class Gate:
         # The raw path is percent-encoded, so a client cannot write lines of its own; its query is not shown.
         shown = scope["raw_path"].decode("ascii", "replace")[:200]
         line = f"{stamp} {scope['method']} {shown} {answer.status} {seconds:.3f}s"
+        if ticket.mode is not None:
+            line += f" mode={ticket.mode}"
         if ticket.model is not None:
             line += (f" model={ticket.model} prompt={ticket.prompt_tokens} cached={ticket.cached_tokens}"
                      f" completion={ticket.completion_tokens}")
@@ -109,7 +111,8 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            # An answer that comes from an upstream has its id, by which that server's makers know it.
+            MutableHeaders(scope=message).setdefault("x-request-id", self.request_id)
         await self._send(message)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from brise.engine.runner import EngineThread
+from brise.gateway.gateway import Gateway
 from brise.serve.access import Keys, read_keys
 from brise.serve.metrics import Metrics
 from brise.serve.refusal import UnknownModelError
@@ -52,6 +53,7 @@ class Serving:
     keys: Keys | None
     metrics: Metrics
     log: TextIO
+    gateway: Gateway | None = None
     traffic: Traffic = field(default_factory=Traffic)
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # names are looked at and taken in one piece
     created: int = field(default_factory=lambda: int(time.time()))
@@ -81,8 +83,9 @@ class Serving:
         return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())
 
 
-def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO) -> Serving:
+def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
+            gateway: Gateway | None = None) -> Serving:
     """Reads the keys, and sets up the metrics."""
     keys = None if settings.api_keys_path is None else read_keys(settings.api_keys_path)
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
-    return Serving(models, settings, keys, metrics, log)
+    return Serving(models, settings, keys, metrics, log, gateway)

@@ -17,6 +17,7 @@ class Ticket:
 
     started_s: float = field(default_factory=time.monotonic)
     model: str | None = None
+    mode: str | None = None  # who answered, where a gateway decides that
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -1,0 +1,46 @@
+"""Errors that the gateway itself answers with, in the shape of the dialect that was asked in."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.types import Send
+
+from brise.gateway.asked import Headers
+from brise.gateway.failure import Failure
+from brise.gateway.records import Body, Kind
+
+
+def message_of(failure: Failure) -> str:
+    """What the client reads."""
+    return f"the upstream model did not answer ({failure})"
+
+
+async def send(kind: Kind, failure: Failure, added: Headers, send: Send) -> None:
+    """A whole answer: nothing has been sent yet."""
+    body = json.dumps(_body(kind, failure)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *added]
+    if failure.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(round(failure.retry_after_s), 1)).encode()))
+    await send({"type": "http.response.start", "status": failure.client_status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def end_stream(kind: Kind, failure: Failure, send: Send) -> None:
+    """The last event of a stream that nobody goes on with: an error, so that no client takes it for complete."""
+    data = json.dumps(_event(kind, failure), separators=(",", ":"))
+    await send({"type": "http.response.body", "body": f"event: error\ndata: {data}\n\n".encode(),
+                "more_body": False})
+
+
+def _body(kind: Kind, failure: Failure) -> Body:
+    if kind == "messages":
+        return {"type": "error", "error": {"type": "api_error", "message": message_of(failure)}}
+    return {"error": {"message": message_of(failure), "type": "server_error", "param": None,
+                      "code": f"upstream_{failure.kind}"}}
+
+
+def _event(kind: Kind, failure: Failure) -> Body:
+    if kind == "responses":
+        return {"type": "error", "code": f"upstream_{failure.kind}", "message": message_of(failure), "param": None}
+    return _body(kind, failure)

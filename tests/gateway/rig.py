@@ -1,0 +1,55 @@
+"""A gateway as a user has it: brise's server on a real socket, in front of a fake hosted model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.records import Answer, Exchange, Pending
+from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+from brise.serve.serving import ServeSettings
+from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
+from tests.serve.live import Live, live, wait_until
+
+
+@dataclass
+class Memory:
+    """A capture that keeps everything where a test can look at it."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+
+    def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None:
+        self.answers += answers
+        self.pending += pending
+        self.exchanges.append(exchange)
+
+    def wait(self, number: int = 1) -> list[Exchange]:
+        """Everything, as soon as there are so many: a row is written when its client has the answer already."""
+        wait_until(lambda: len(self.exchanges) >= number)
+        return self.exchanges
+
+
+@dataclass(frozen=True)
+class Rig:
+    """The fake, the gateway's server, and what was captured."""
+
+    fake: FakeUpstream
+    live: Live
+    captured: Memory
+
+
+@contextmanager
+def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
+        key: str | None = None, path: str = "/v1") -> Iterator[Rig]:
+    """Runs until the block ends. The local model is called "stub"; every other name is the fake's."""
+    captured, settings = Memory(), settings or ServeSettings()
+    with fake_upstream() as fake:
+        url = f"http://127.0.0.1:{fake.port}{path}"
+        upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
+        gateway = Gateway(upstream, replace(parts or Parts(), capture=captured))
+        with live(settings=settings, gateway=gateway) as running:
+            yield Rig(fake, running, captured)
