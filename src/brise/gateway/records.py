@@ -119,6 +119,16 @@ class Pending:
 
 
 @dataclass(frozen=True)
+class Thread:
+    """How the next request of a conversation is recognised: by a digest of the messages up to its answer."""
+
+    digest: str
+    exchange: str
+    conversation: str
+    at_s: float
+
+
+@dataclass(frozen=True)
 class Entry:
     """A line of the ledger. `digest` is the SHA-256 over the line before's digest and this line's own content."""
 

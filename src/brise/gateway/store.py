@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from brise.gateway.records import Answer, Body, Entry, Exchange, Label, Mode, Pending, Role
+from brise.errors import StoreError
+from brise.gateway.records import Answer, Body, Entry, Exchange, Label, Mode, Pending, Role, Thread
+
+
+class UnknownExchangeError(StoreError):
+    """An answer, a label or a waiting request belongs to an exchange that the store does not have."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +32,38 @@ class Query:
     limit: int | None = None
 
 
+EVERYTHING = Query()
+
+
 class Store(Protocol):
     """All methods may be called from any thread; those that write are durable when they return."""
 
     def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[Answer] = (), labels: Iterable[Label] = (),
-            pending: Iterable[Pending] = ()) -> None:
-        """Writes all of it in one transaction. An id that is there already is left as it is."""
-    def exchanges(self, query: Query = Query()) -> Iterator[Exchange]:
+            pending: Iterable[Pending] = (), threads: Iterable[Thread] = ()) -> None:
+        """Writes all of it in one transaction. An id that is there already is left as it is.
+
+        UnknownExchangeError, and nothing is written, if something belongs to an exchange that is not there.
+        """
+    def exchanges(self, query: Query = EVERYTHING) -> Iterator[Exchange]:
         """In the order of time. One whose subject was forgotten comes without its bodies."""
     def exchange(self, id: str) -> Exchange | None: ...
     def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[Answer]: ...
     def labels(self, exchanges: Sequence[str]) -> Iterator[Label]: ...
-    def count(self, query: Query = Query()) -> int: ...
+    def count(self, query: Query = EVERYTHING) -> int: ...
     def pending(self, limit: int = 100) -> list[Pending]:
         """The oldest requests that wait for the hosted model's answer."""
     def settle(self, exchange: str) -> None:
         """Takes a request out of those that wait."""
     def postpone(self, exchange: str) -> None:
         """Counts one more attempt that did not answer it."""
+    def threads(self, digests: Sequence[str]) -> Sequence[Thread]:
+        """What is known by these digests, newest first."""
+    def recent_threads(self, limit: int) -> Sequence[Thread]:
+        """The newest, newest first."""
+    def skip(self, counts: Iterable[tuple[float, str, int]]) -> None:
+        """Counts requests of which nothing else is written: when (by the hour), why, how many."""
+    def skipped(self) -> Mapping[str, int]:
+        """Their numbers by reason."""
     def append(self, kind: str, body: Body) -> Entry:
         """Adds a line to the ledger, behind the newest one, whoever wrote that."""
     def ledger(self, after: int = 0) -> Iterator[Entry]:

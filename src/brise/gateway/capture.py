@@ -1,0 +1,315 @@
+"""What the gateway saw, on its way to the store: a bounded queue and one thread that writes.
+
+`record` only puts into the queue. It never waits and never raises: a request is answered whether or not its traffic
+can be kept. What could not be kept is counted by reason (`stats`):
+
+    full         the queue was full, because the disk, or whoever locks the database, was slower than the traffic
+    unwritable   the store refused this row itself, and would again
+    orphan       it belongs to an exchange that was dropped, or is no longer there
+    closed       it came after `drain`, or `drain` ran out of time
+
+Several rows go into one transaction. If that fails for a reason that may pass (a lock, a full disk, a database that
+restarts), it is tried again, ever more seldom, while the queue takes what comes meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from brise.errors import StoreError
+from brise.gateway.records import Answer, Exchange, Label, Pending, Thread
+from brise.gateway.store import Store, UnknownExchangeError
+
+Reason = Literal["full", "unwritable", "orphan", "closed"]
+Skipped = Literal["off", "sampled"]
+RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+EXPIRE_EVERY_S = 600.0
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """`share` of conversations is kept, each whole or not at all; `content`: bodies too, not only what surrounds them.
+
+    `ttl_s`: exchanges older than this are deleted while the gateway runs. `max_rows` and `max_bytes` bound the queue;
+    `batch_rows` go into one transaction at most.
+    """
+
+    share: float = 1.0
+    content: bool = True
+    ttl_s: float | None = None
+    max_rows: int = 20_000
+    max_bytes: int = 256_000_000
+    batch_rows: int = 256
+
+
+@dataclass(frozen=True)
+class CaptureStats:
+    """Rows so far. `written` ones are durable; `skipped` counts requests that were not to be kept."""
+
+    written: int
+    waiting: int
+    waiting_bytes: int
+    retries: int
+    dropped: Mapping[str, int]
+    skipped: Mapping[str, int]
+    expired: int
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What belongs together and is written together."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    labels: tuple[Label, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    threads: tuple[Thread, ...] = ()
+    skipped: tuple[tuple[float, str], ...] = ()
+    size: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.exchanges) + len(self.answers) + len(self.labels) + len(self.pending)
+
+
+@dataclass
+class _Counts:
+    written: int = 0
+    retries: int = 0
+    expired: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    last_error: str | None = None
+
+
+class Resolver(Protocol):
+    """Looks for a conversation that only the store knows: another gateway's, or one of before a restart."""
+
+    def resolve(self, exchange: Exchange) -> Exchange: ...
+
+
+class Capture:
+    """Takes records from any thread and writes them on its own. End it with `drain`."""
+
+    def __init__(self, store: Store, options: CaptureOptions = CaptureOptions(), *, resolver: Resolver | None = None,
+                 clock: Callable[[], float] = time.time) -> None:
+        self._store, self._options, self._resolver, self._clock = store, options, resolver, clock
+        self._queue: deque[_Batch] = deque()
+        self._waiting_rows = self._waiting_bytes = 0
+        self._counts = _Counts()
+        self._news = threading.Condition()
+        self._is_closed = False
+        self._deadline: float | None = None  # of `drain`, by time.monotonic
+        self._thread = threading.Thread(target=self._run, name="brise-capture", daemon=True)
+        self._thread.start()
+
+    def keeps(self, conversation: str) -> bool:
+        """Whether a conversation is of the share that is kept. It depends on its name only, for every gateway alike."""
+        if self._options.share >= 1.0:
+            return True
+        digest = hashlib.sha256(conversation.encode(errors="surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < self._options.share * 2**64
+
+    def record(self, exchange: Exchange | None = None, answers: Iterable[Answer] = (),
+               pending: Iterable[Pending] = (), labels: Iterable[Label] = (),
+               threads: Iterable[Thread] = ()) -> None:
+        """An exchange, or what came later to one. What waits for an answer or was drawn for an audit is always kept:
+        leaving it out by chance would bias what is estimated from it."""
+        batch = _Batch(() if exchange is None else (exchange,), tuple(answers), tuple(labels), tuple(pending),
+                       tuple(threads))
+        is_needed = bool(batch.pending) or exchange is not None and exchange.audit_probability is not None
+        if exchange is not None and not is_needed and not self.keeps(exchange.conversation):
+            self.skip("sampled")
+            return
+        self._put(replace(batch, size=_size(batch)))
+
+    def skip(self, reason: Skipped) -> None:
+        """Counts a request of which nothing else is to be written: the client said so, or chance did."""
+        self._put(_Batch(skipped=((self._clock(), reason),), size=64))
+
+    def stats(self) -> CaptureStats:
+        """The counters at this moment."""
+        with self._news:
+            counts = self._counts
+            return CaptureStats(counts.written, self._waiting_rows, self._waiting_bytes, counts.retries,
+                                dict(counts.dropped), dict(counts.skipped), counts.expired, counts.last_error)
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Waits until all that was recorded so far is written or dropped; False if that took longer."""
+        with self._news:
+            return self._news.wait_for(lambda: not self._waiting_bytes, timeout_s)
+
+    def drain(self, timeout_s: float = 10.0) -> CaptureStats:
+        """Takes nothing more, writes what waits for at most `timeout_s`, and ends the thread."""
+        with self._news:
+            self._is_closed = True
+            self._deadline = time.monotonic() + timeout_s
+            self._news.notify_all()
+        self._thread.join(timeout_s + 10.0)  # a transaction that has begun may wait for a lock beyond the deadline
+        return self.stats()
+
+    def _put(self, batch: _Batch) -> None:
+        with self._news:
+            if self._is_closed:
+                self._drop(batch, "closed")
+            elif (self._waiting_rows + batch.rows > self._options.max_rows
+                  or self._waiting_bytes + batch.size > self._options.max_bytes):
+                self._drop(batch, "full")
+            else:
+                self._queue.append(batch)
+                self._waiting_rows += batch.rows
+                self._waiting_bytes += batch.size
+                self._news.notify_all()
+            self._counts.skipped.update(reason for _, reason in batch.skipped)
+
+    def _drop(self, batch: _Batch, reason: Reason) -> None:
+        self._counts.dropped[reason] += batch.rows
+
+    # The rest runs on the writer's thread.
+
+    def _run(self) -> None:
+        next_expiry = time.monotonic()
+        while True:
+            wait_s = None if self._options.ttl_s is None else max(next_expiry - time.monotonic(), 0.0)
+            with self._news:
+                self._news.wait_for(lambda: self._queue or self._is_closed, wait_s)
+                batches = self._take()
+                if not batches and self._is_closed:
+                    return
+            if batches:
+                self._write(batches)
+            if self._options.ttl_s is not None and time.monotonic() >= next_expiry:
+                self._expire(self._options.ttl_s)
+                next_expiry = time.monotonic() + EXPIRE_EVERY_S
+
+    def _take(self) -> list[_Batch]:
+        taken, rows = list[_Batch](), 0
+        while self._queue and (not taken or rows + self._queue[0].rows <= self._options.batch_rows):
+            taken.append(self._queue.popleft())
+            rows += taken[-1].rows
+        return taken
+
+    def _write(self, batches: list[_Batch]) -> None:
+        """Writes them together. If one of them cannot be written at all, each goes alone, so that only that one is
+        lost."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._settle(batches, "closed", None)
+            return
+        try:
+            self._insist(batches)
+        except Exception as error:  # whatever it is: a gateway answers requests also if its traffic cannot be kept
+            if len(batches) > 1:
+                for batch in batches:
+                    self._write([batch])
+                return
+            self._settle(batches, "orphan" if isinstance(error, UnknownExchangeError) else "unwritable", error)
+
+    def _insist(self, batches: list[_Batch]) -> None:
+        """Tries until it is written, fails for good, or the time of `drain` is over."""
+        wait_s = RETRY_S
+        while True:
+            try:
+                self._add([self._prepared(batch) for batch in batches])
+            except UnknownExchangeError:
+                raise
+            except StoreError as error:
+                if not self._pause(wait_s, error):
+                    self._settle(batches, "closed", error)
+                    return
+                wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+            else:
+                self._settle(batches, None, None)
+                return
+
+    def _prepared(self, batch: _Batch) -> _Batch:
+        """With conversations that only the store knows, and without content where none is to be kept."""
+        exchanges = batch.exchanges
+        if self._resolver is not None:
+            exchanges = tuple(self._resolver.resolve(exchange) for exchange in exchanges)
+        threads = batch.threads
+        for before, after in zip(batch.exchanges, exchanges, strict=True):
+            threads = tuple(replace(thread, conversation=after.conversation) if thread.exchange == before.id else thread
+                            for thread in threads)
+        if self._options.content:
+            return replace(batch, exchanges=exchanges, threads=threads)
+        return replace(
+            batch, threads=threads, exchanges=tuple(replace(each, request=None, response=None) for each in exchanges),
+            answers=tuple(replace(each, response=None) for each in batch.answers))
+
+    def _add(self, batches: list[_Batch]) -> None:
+        if any(batch.rows for batch in batches):
+            self._store.add(
+                [item for batch in batches for item in batch.exchanges],
+                [item for batch in batches for item in batch.answers],
+                [item for batch in batches for item in batch.labels],
+                [item for batch in batches for item in batch.pending],
+                [item for batch in batches for item in batch.threads])
+        counted = Counter((at_s // 3600 * 3600, reason) for batch in batches for at_s, reason in batch.skipped)
+        if counted:
+            self._store.skip([(at_s, reason, number) for (at_s, reason), number in counted.items()])
+
+    def _pause(self, wait_s: float, error: StoreError) -> bool:
+        """Waits before the next try; False if there will be none."""
+        with self._news:
+            self._counts.retries += 1
+            self._counts.last_error = str(error)
+            deadline = self._deadline
+            if deadline is not None:
+                wait_s = min(wait_s, deadline - time.monotonic())
+            if wait_s <= 0:
+                return False
+            self._news.wait_for(lambda: self._deadline is not deadline, wait_s)  # `drain` may come meanwhile
+            return True
+
+    def _settle(self, batches: list[_Batch], dropped: Reason | None, error: Exception | None) -> None:
+        """They no longer wait: written, or dropped for a reason."""
+        with self._news:
+            for batch in batches:
+                self._waiting_rows -= batch.rows
+                self._waiting_bytes -= batch.size
+                if dropped is None:
+                    self._counts.written += batch.rows
+                else:
+                    self._drop(batch, dropped)
+            if error is not None:
+                self._counts.last_error = str(error)
+            self._news.notify_all()
+
+    def _expire(self, ttl_s: float) -> None:
+        try:
+            expired = self._store.expire(self._clock() - ttl_s)
+        except StoreError as error:
+            with self._news:
+                self._counts.last_error = str(error)
+        else:
+            with self._news:
+                self._counts.expired += expired
+
+
+def _size(batch: _Batch) -> int:
+    """About how much memory the bodies take: the lengths of their strings, and something for each value."""
+    size, pending = 256 * batch.rows, list[object]()
+    for exchange in batch.exchanges:
+        pending += (exchange.request, exchange.response)
+    pending += (answer.response for answer in batch.answers)
+    while pending:
+        value = pending.pop()
+        match value:
+            case str():
+                size += 50 + len(value)
+            case dict() | Mapping():  # the type that it nearly always is comes first: asking an ABC takes longer
+                size += 100 * len(value)
+                pending += value.values()
+            case list() | tuple():
+                size += 56
+                pending += value
+            case _:
+                size += 16
+    return size

@@ -1,0 +1,44 @@
+"""Which store a path or a URL means, and where it lies by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brise.errors import MissingExtraError, StoreError, UnsupportedError
+from brise.gateway.keys import KeyRing
+from brise.gateway.schema import KEY_TABLES, TABLES
+from brise.gateway.seal import load_or_create_master_key
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.sqlite_store import SqliteDatabase
+
+POSTGRES = ("postgresql://", "postgres://")
+
+
+def default_place(home: Path) -> Path:
+    """The file in which traffic lies unless the user names another."""
+    return home / "gateway" / "traffic.sqlite"
+
+
+def keys_folder(home: Path) -> Path:
+    """Where the keys of this machine lie, whatever the store."""
+    return home / "gateway" / "keys"
+
+
+def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False) -> SqlStore:
+    """The store at a path or postgresql:// URL, by default the one in `home`; made if it is not there.
+
+    `must_exist`: for commands that only look; a mistyped path is an error then, and no new empty file.
+    """
+    folder = keys_folder(home)
+    if isinstance(place, str) and "://" in place:
+        if not place.startswith(POSTGRES):
+            raise UnsupportedError(f"the store {place.partition('://')[0]}://... is of no kind that is known; allowed "
+                                   "are a path and postgresql://...")
+        raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL")
+    path = Path(place) if place is not None else default_place(home)
+    if must_exist and not path.is_file():
+        raise StoreError(f"there is no store at {str(path)!r}",
+                         hint="brise serve --upstream URL makes it and fills it; or brise log import FILE")
+    master = load_or_create_master_key(folder)
+    keys = KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master)
+    return SqlStore(SqliteDatabase(path, TABLES), keys)

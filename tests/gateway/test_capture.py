@@ -1,0 +1,159 @@
+"""Capture never makes a request wait or fail, and counts what it could not keep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from brise.errors import StoreError
+from brise.gateway.capture import Capture, CaptureOptions
+from brise.gateway.records import Answer, Exchange, Label, Pending, Thread
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.stores import open_store
+from tests.gateway.records import answer, exchange
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    opened = open_store(tmp_path / "traffic.sqlite", tmp_path)
+    yield opened
+    opened.close()
+
+
+class Moody:
+    """A store that fails as long as `error` is set, and can be held up."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store, self.error = store, None  # type: SqlStore, Exception | None
+        self.go, self.tries = threading.Event(), 0
+        self.go.set()
+
+    def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[Answer] = (), labels: Iterable[Label] = (),
+            pending: Iterable[Pending] = (), threads: Iterable[Thread] = ()) -> None:
+        self.tries += 1
+        assert self.go.wait(30)
+        if self.error is not None:
+            raise self.error
+        self._store.add(exchanges, answers, labels, pending, threads)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
+def make(store: object, **options: object) -> Capture:
+    return Capture(store, CaptureOptions(**options))  # type: ignore[arg-type]
+
+
+def test_what_is_drained_is_in_the_store(store: SqlStore) -> None:
+    capture = make(store)
+    for number in range(1000):
+        capture.record(exchange(f"{number:04d}"), [answer(f"s{number}", f"{number:04d}")])
+    stats = capture.drain()
+    assert stats.written == 2000 and stats.waiting == stats.waiting_bytes == 0 and not stats.dropped
+    assert store.count() == 1000 and len(list(store.answers([f"{number:04d}" for number in range(1000)]))) == 1000
+
+
+def test_a_full_queue_drops_and_counts_and_never_waits(store: SqlStore) -> None:
+    moody = Moody(store)
+    moody.go.clear()
+    capture = make(moody, max_rows=10)
+    for number in range(25):
+        capture.record(exchange(str(number)))
+    assert capture.stats().dropped == {"full": 15}
+    moody.go.set()
+    assert capture.drain().written == 10 and store.count() == 10
+
+
+def test_bodies_are_bounded_by_their_size_too(store: SqlStore) -> None:
+    moody = Moody(store)
+    moody.go.clear()
+    capture = make(moody, max_bytes=100_000)
+    for number in range(5):
+        capture.record(exchange(str(number), request={"messages": [{"content": "x" * 40_000}]}))
+    assert capture.stats().dropped == {"full": 3}
+    moody.go.set()
+    capture.drain()
+
+
+def test_a_lock_that_passes_costs_nothing(store: SqlStore) -> None:
+    moody = Moody(store)
+    moody.error = StoreError("database is locked")
+    capture = make(moody)
+    capture.record(exchange("a"))
+    while capture.stats().retries == 0:
+        assert not capture.flush(0.01)
+    assert capture.stats().last_error == "database is locked" and capture.stats().waiting == 1
+    moody.error = None
+    assert capture.flush(10) and capture.stats().written == 1 and store.exchange("a") is not None
+    capture.drain()
+
+
+def test_a_store_that_never_comes_back_ends_with_the_time_of_draining(store: SqlStore) -> None:
+    moody = Moody(store)
+    moody.error = StoreError("disk full")
+    capture = make(moody)
+    capture.record(exchange("a"))
+    stats = capture.drain(0.2)
+    assert stats.dropped == {"closed": 1} and stats.written == 0 and stats.last_error == "disk full"
+    capture.record(exchange("b"))
+    assert capture.stats().dropped == {"closed": 2}
+
+
+def test_one_bad_row_takes_no_other_with_it(store: SqlStore) -> None:
+    moody = Moody(store)
+    moody.go.clear()
+    capture = make(moody)
+    capture.record(exchange("first"))
+    capture.record(exchange("bad", request={"messages": {1, 2}}))
+    capture.record(answers=[answer("lost", "nowhere")])
+    capture.record(exchange("last"))
+    moody.go.set()
+    stats = capture.drain()
+    assert stats.dropped == {"unwritable": 1, "orphan": 1} and stats.written == 2
+    assert [found.id for found in store.exchanges()] == ["first", "last"]
+
+
+def test_without_content_only_what_surrounds_it_is_written(store: SqlStore) -> None:
+    capture = make(store, content=False)
+    capture.record(exchange("a"), [answer("s", "a")])
+    capture.drain()
+    found = store.exchange("a")
+    assert found is not None and found.request is None and found.response is None and found.task == "t"
+    assert [each.response for each in store.answers(["a"])] == [None]
+
+
+def test_a_share_keeps_whole_conversations_and_counts_the_others(store: SqlStore) -> None:
+    capture = make(store, share=0.3)
+    for number in range(1000):
+        capture.record(exchange(str(number), conversation=str(number // 2)))
+    stats = capture.drain()
+    kept = [found.conversation for found in store.exchanges()]
+    assert 240 < len(kept) < 360 and all(kept.count(name) == 2 for name in kept)
+    assert stats.skipped == store.skipped() == {"sampled": 1000 - len(kept)}
+
+
+def test_what_is_drawn_for_an_audit_or_waits_is_always_kept(store: SqlStore) -> None:
+    capture = make(store, share=0.0)
+    capture.record(exchange("a", audit_probability=0.1))
+    capture.record(exchange("b"), pending=[Pending("b", 1.0)])
+    capture.record(exchange("c"))
+    capture.drain()
+    assert [found.id for found in store.exchanges()] == ["a", "b"]
+
+
+def test_a_request_that_is_not_to_be_kept_leaves_its_count(store: SqlStore) -> None:
+    capture = make(store)
+    capture.skip("off")
+    capture.drain()
+    assert store.count() == 0 and store.skipped() == {"off": 1}
+
+
+def test_old_exchanges_go_while_the_gateway_runs(store: SqlStore) -> None:
+    store.add([exchange("old", at_s=100.0), exchange("new", at_s=900.0)])
+    capture = Capture(store, CaptureOptions(ttl_s=500.0), clock=lambda: 1000.0)
+    capture.record(exchange("now", at_s=1000.0))
+    capture.drain()
+    assert [found.id for found in store.exchanges()] == ["new", "now"] and capture.stats().expired == 1
