@@ -11,7 +11,8 @@ BriseError
 ├── EvidenceError        data that cannot carry the claim asked of them
 └── RequestError         one request is wrong; the server answers 4xx
     ├── ContextLengthError   prompt and max_tokens do not fit
-    └── QueueFullError       try again later
+    ├── QueueFullError       try again later
+    └── PreemptedError       an answer that nobody waits for made room
 """
 
 from __future__ import annotations
@@ -105,3 +106,12 @@ class QueueFullError(RequestError):
     def __init__(self, waiting: int, limit: int, retry_after_s: int = 1) -> None:
         super().__init__(f"{waiting} requests are waiting, the queue holds {limit}", code="queue_full")
         self.retry_after_s = retry_after_s
+
+
+class PreemptedError(RequestError):
+    """A request in the background made room for one that somebody waits for."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the model has an answer to write that somebody waits for", code="preempted")

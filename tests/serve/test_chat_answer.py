@@ -38,7 +38,7 @@ def texts(format: AnswerFormat, tok: Tokenizer, tokens: Sequence[int]) -> list[s
 
 
 def run(tok: Tokenizer, job: ChatJob, pieces: Sequence[str], finish: FinishReason) -> tuple[list[Entry], Entry]:
-    choice = ChatChoice(0, tok, job, with_logprobs=False)
+    choice = ChatChoice(0, tok, job, logprobs=None)
     entries = [entry for piece in pieces for entry in choice.push(Delta("r", 0, piece))]
     entries += choice.push(Delta("r", 0, finish=finish))
     return entries, choice.final()

@@ -16,13 +16,15 @@ from brise.engine.pages import Pages
 from brise.engine.request import Delta, FinishReason, Grammar, Request, TokenLogprob
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
-from brise.errors import ContextLengthError, QueueFullError, UnsupportedError
+from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
 from brise.models.weights import Array
 from brise.ops.contract import CacheFormat
 
 if TYPE_CHECKING:  # see answer.py
     from brise.engine.adapters import Adapters, Lease
     from brise.engine.grammar import Constraint, Grammars
+
+BACKGROUND_STEP_TOKENS = 32  # of prompts that nobody waits for: who comes meanwhile waits for the step that runs
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class EngineStats:
     images: int = 0  # encoded; those that were found again do not count
     adapters: int = 0  # in memory
     adapter_bytes: int = 0
+    background: int = 0  # of the answers that run or wait: nobody waits for them
 
 
 @dataclass(eq=False)
@@ -99,6 +102,7 @@ class Engine:
         self._arrivals = count()
         self._jobs: dict[int, Job] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
+        self._background: set[str] = set()  # ids of requests that nobody waits for; beside them there are no others
         self._news: list[Delta] = []  # ends that came between steps
         self._grammars: Grammars | None = None
         self._num_steps = self._num_failures = 0
@@ -139,7 +143,16 @@ class Engine:
         return job
 
     def accept(self, job: Job) -> str:
-        """Puts a prepared request into the queue; QueueFullError if that is full."""
+        """Puts a prepared request into the queue; QueueFullError if that is full.
+
+        One in the background finds no room beside others, and makes room for them.
+        """
+        if job.request.background and len(self._background) < len(self._jobs):
+            self.drop(job)
+            raise PreemptedError
+        if not job.request.background:
+            for request_id in tuple(self._background):
+                self._news.extend(self._end_job(self._jobs[self._arrival_of[request_id]], "preempted"))
         waiting = self._scheduler.num_unstarted
         if waiting >= self.settings.max_waiting:
             self.drop(job)
@@ -147,6 +160,8 @@ class Engine:
         first = job.answers[0].sequence
         self._jobs[first.order[0]] = job
         self._arrival_of[job.request_id] = first.order[0]
+        if job.request.background:
+            self._background.add(job.request_id)
         self._prompt_tokens += first.num_prompt
         self._scheduler.add(first)
         return job.request_id
@@ -179,7 +194,7 @@ class Engine:
         if self.adapters is not None:
             self.adapters.settle()
         deltas += self._encode_images()
-        chunks = self._scheduler.schedule()
+        chunks = self._scheduler.schedule(BACKGROUND_STEP_TOKENS if self._background else None)
         if not chunks:
             return deltas
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter's numbers are read once a step
@@ -232,8 +247,9 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Numbers for metrics; from another thread they may be a step apart from each other."""
+        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
         return EngineStats(
-            running=len(self._scheduler.running), waiting=len(self._scheduler.waiting),
+            running=running, waiting=waiting, background=running + waiting if self._background else 0,
             pages=self._pages.num_pages, pages_free=self._pages.num_available,
             pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
             prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
@@ -325,6 +341,7 @@ class Engine:
         job.open.discard(answer.index)
         if not job.open:
             del self._jobs[self._arrival_of.pop(job.request_id)]
+            self._background.discard(job.request_id)
             self.drop(job)
 
 

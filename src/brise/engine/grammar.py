@@ -6,6 +6,7 @@ The tokenizer's trie takes a few tenths of a second to build, so it is made when
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -32,14 +33,19 @@ class Grammars:
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """A fresh answer's place in `grammar`; RequestError if it is none."""
+        whole = replace(grammar, begun="")
         with self._lock:
-            matcher = self._compiled.get(grammar)
+            matcher = self._compiled.get(whole)
             if matcher is None:
-                matcher = self._compiled[grammar] = self._compile(grammar)
+                matcher = self._compiled[whole] = self._compile(whole)
                 if len(self._compiled) > _NUM_KEPT:
                     self._compiled.popitem(last=False)
-            self._compiled.move_to_end(grammar)
-            return Constraint(matcher.deep_copy())
+            self._compiled.move_to_end(whole)
+            place = matcher.deep_copy()
+        if grammar.begun and not place.consume_tokens(self._tokenizer.encode(grammar.begun)):
+            raise RequestError(f"the answer begins with {grammar.begun[:40]!r}, which does not fit its {grammar.kind}",
+                               param="grammar", code="invalid_grammar")
+        return Constraint(place)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if self._trie is None:

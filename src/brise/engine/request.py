@@ -8,7 +8,7 @@ from typing import Literal
 
 from brise.models.weights import Array
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "preempted", "error"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Grammar:
-    """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar."""
+    """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
+
+    `begun` is what of the answer stands in the prompt already.
+    """
 
     kind: Literal["json_schema", "json_object", "lark"]
     text: str = ""
+    begun: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Request:
     ignore_eos: bool = False  # benchmarks
     marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/marks.py)
     images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
+    background: bool = False  # nobody waits for it: taken in when there is nothing else, ended when there is
     adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)
 
 

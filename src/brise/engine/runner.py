@@ -85,6 +85,11 @@ class EngineThread:
         return self._engine.max_context
 
     @property
+    def max_sequences(self) -> int:
+        """Answers that it writes at one time."""
+        return self._engine.settings.max_sequences
+
+    @property
     def is_open(self) -> bool:
         """Whether it takes requests: not after a shutdown, nor after a fault that ended its thread."""
         return not self._is_closed

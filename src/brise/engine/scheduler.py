@@ -55,14 +55,15 @@ class Scheduler:
             self.waiting.remove(sequence)
         self.pages.release(sequence.let_go())
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self, max_tokens: int | None = None) -> list[Chunk]:
         """The next step. Not empty if anything runs or waits, given that each alone fits into the pages, unless all
-        that run wait for images."""
+        that run wait for images. With `max_tokens` prompts move on in smaller pieces."""
         self._grow()
         chunks: list[Chunk] = []
         # A decode is one token and one row: those are set aside before prefills divide the rest.
         num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)  # or an image's last token
-        tokens, rows = self.max_step_tokens - num_decodes, self.max_rows - num_decodes
+        budget = self.max_step_tokens if max_tokens is None else min(max_tokens, self.max_step_tokens)
+        tokens, rows = budget - num_decodes, self.max_rows - num_decodes
         for sequence in self.running:
             start, end = sequence.num_computed, sequence.num_tokens
             if end - start == 1:

@@ -14,10 +14,13 @@ from brise.text.protocols import TextTokenizer
 
 
 class ChatChoice:
-    """Turns the deltas of one answer into the entries of OpenAI's chunks, and remembers the whole."""
+    """Turns the deltas of one answer into the entries of OpenAI's chunks, and remembers the whole.
 
-    def __init__(self, index: int, tokenizer: TextTokenizer, job: ChatJob, *, with_logprobs: bool) -> None:
-        self._index, self._tokenizer, self._with_logprobs = index, tokenizer, with_logprobs
+    `logprobs` is how many alternatives are shown (None: no log-probabilities), whatever the deltas bring.
+    """
+
+    def __init__(self, index: int, tokenizer: TextTokenizer, job: ChatJob, *, logprobs: int | None) -> None:
+        self._index, self._tokenizer, self._num_top = index, tokenizer, logprobs
         self._parser, self._may_call, self._new_id = job.parser(), bool(job.tool_names), job.format.new_call_id
         self._held_space = ""  # white space around calls is no answer; it waits for text that follows
         self._texts: list[str] = []
@@ -29,8 +32,8 @@ class ChatChoice:
 
     def push(self, delta: Delta) -> list[Entry]:
         entries = [self._entry(piece) for piece in self._pieces(delta)]
-        if self._with_logprobs and delta.logprobs:
-            self._add_logprobs(entries, delta)
+        if self._num_top is not None and delta.logprobs:
+            self._add_logprobs(entries, delta, self._num_top)
         if delta.finish is not None:
             self._finish = self._reason(delta.finish)
             entries.append(self._entry({}) | {"finish_reason": self._finish})
@@ -48,14 +51,14 @@ class ChatChoice:
         if self._calls:
             message["tool_calls"] = [call.whole() for call in self._calls]
         return {"index": self._index, "message": message, "finish_reason": self._finish,
-                "logprobs": {"content": self._logprobs, "refusal": None} if self._with_logprobs else None}
+                "logprobs": {"content": self._logprobs, "refusal": None} if self._num_top is not None else None}
 
     def _entry(self, delta: Entry) -> Entry:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def _add_logprobs(self, entries: list[Entry], delta: Delta) -> None:
+    def _add_logprobs(self, entries: list[Entry], delta: Delta, num_top: int) -> None:
         """They go with the last of the entries; tokens whose text is still held back get one of their own."""
-        items = logprob_entries(self._tokenizer, delta.logprobs)
+        items = logprob_entries(self._tokenizer, delta.logprobs, num_top)
         self._logprobs += items
         if not entries:
             entries.append(self._entry({"content": ""}))

@@ -11,12 +11,15 @@ from brise.text.protocols import TextTokenizer
 
 
 class CompletionChoice:
-    """Turns the deltas of one answer into entries; `echo` is the prompt's text to begin with."""
+    """Turns the deltas of one answer into entries; `echo` is the prompt's text to begin with.
+
+    `logprobs` is how many alternatives are shown (None: no log-probabilities), whatever the deltas bring.
+    """
 
     def __init__(self, index: int, tokenizer: TextTokenizer, prompt: Sequence[int], echo: str | None, *,
-                 with_logprobs: bool) -> None:
+                 logprobs: int | None) -> None:
         self._index, self._prompt, self._echo = index, prompt, echo
-        self._logprobs = _Logprobs(tokenizer) if with_logprobs else None
+        self._logprobs = None if logprobs is None else _Logprobs(tokenizer, logprobs)
         self._has_begun = False
         self._texts: list[str] = []
         self._finish: str | None = None
@@ -47,8 +50,8 @@ class CompletionChoice:
 class _Logprobs:
     """Parallel lists, as the old API has them: tokens, log-probabilities, best others, places in the text."""
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: TextTokenizer, num_top: int) -> None:
+        self._tokenizer, self._num_top = tokenizer, num_top
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
         self._rows: list[tuple[str, float | None, dict[str, float] | None, int]] = []
@@ -64,7 +67,7 @@ class _Logprobs:
 
     def add(self, logprobs: Iterable[TokenLogprob]) -> None:
         for item in logprobs:
-            best = {_shown(text): value for _, text, value in item.top}
+            best = {_shown(text): value for _, text, value in item.top[:self._num_top]}
             best.setdefault(_shown(item.text), item.logprob)
             self._append(item.token, item.text, item.logprob, best)
 

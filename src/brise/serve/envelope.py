@@ -41,31 +41,56 @@ class Envelope:
                 "model": self.model}
 
 
-async def collect(job: Job, envelope: Envelope, choices: Sequence[Choice]) -> Entry:
-    """Waits for all answers. `choices` has the `n` answers of the first prompt, then the second's, ..."""
-    async with aclosing(_entries(job, choices)) as entries:
+@dataclass(frozen=True)
+class Answering:
+    """A request that was read, on its way. `choices` has the `n` answers of the first prompt, then the second's, ..."""
+
+    job: Job
+    envelope: Envelope
+    choices: Sequence[Choice]
+    include_usage: bool  # in a stream; a body always has it
+
+
+async def collect(answering: Answering) -> Entry:
+    """Waits for all answers."""
+    async with aclosing(_entries(answering)) as entries:
         async for _ in entries:
             pass
-    return {**envelope.fields(envelope.kind), "choices": [choice.final() for choice in choices],
-            "usage": usage(job.ticket)}
+    envelope = answering.envelope
+    return {**envelope.fields(envelope.kind), "choices": [choice.final() for choice in answering.choices],
+            "usage": usage(answering.job.ticket)}
 
 
-async def stream(job: Job, envelope: Envelope, choices: Sequence[Choice], include_usage: bool,
-                 ) -> AsyncGenerator[bytes, None]:
+async def chunks(answering: Answering) -> AsyncGenerator[Entry, None]:
+    """The same piece by piece, as the objects that a stream's events hold."""
+    fields, more = _chunk_fields(answering), {"usage": None} if answering.include_usage else {}
+    async with aclosing(_entries(answering)) as entries:
+        async for entry in entries:
+            yield {**fields, "choices": [entry], **more}
+    if answering.include_usage:
+        yield {**fields, "choices": [], "usage": usage(answering.job.ticket)}
+
+
+async def stream(answering: Answering) -> AsyncGenerator[bytes, None]:
     """The same as server-sent events. What is equal in all chunks is encoded once."""
-    head = encode(envelope.fields(envelope.chunk_kind))[:-1]
-    before, after = f"data: {head},\"choices\":[", ("],\"usage\":null}\n\n" if include_usage else "]}\n\n")
-    async with aclosing(_entries(job, choices)) as entries:
+    head = encode(_chunk_fields(answering))[:-1]
+    before = f"data: {head},\"choices\":["
+    after = "],\"usage\":null}\n\n" if answering.include_usage else "]}\n\n"
+    async with aclosing(_entries(answering)) as entries:
         async for entry in entries:
             yield f"{before}{encode(entry)}{after}".encode()
-    if include_usage:
-        yield event({**envelope.fields(envelope.chunk_kind), "choices": [], "usage": usage(job.ticket)})
+    if answering.include_usage:
+        yield event({**_chunk_fields(answering), "choices": [], "usage": usage(answering.job.ticket)})
     yield DONE
 
 
-async def _entries(job: Job, choices: Sequence[Choice]) -> AsyncGenerator[Entry, None]:
-    num_answers = job.requests[0].n
-    async with aclosing(deltas(job)) as news:
+def _chunk_fields(answering: Answering) -> Entry:
+    return answering.envelope.fields(answering.envelope.chunk_kind)
+
+
+async def _entries(answering: Answering) -> AsyncGenerator[Entry, None]:
+    num_answers = answering.job.requests[0].n
+    async with aclosing(deltas(answering.job)) as news:
         async for prompt, delta in news:
-            for entry in choices[prompt * num_answers + delta.index].push(delta):
+            for entry in answering.choices[prompt * num_answers + delta.index].push(delta):
                 yield entry

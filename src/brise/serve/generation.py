@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from brise.engine.request import Delta, Request, TokenLogprob
-from brise.errors import RequestError
+from brise.errors import PreemptedError, RequestError
 from brise.serve.refusal import GenerationError, UnavailableError
 from brise.serve.serving import Served
 from brise.serve.traffic import Ticket
@@ -23,6 +23,7 @@ class Job:
     requests: tuple[Request, ...]
     ticket: Ticket
     names: Mapping[str, str]  # what the endpoint calls the engine's fields, for its errors
+    watch: Callable[[Delta], None] | None = None  # sees every delta first; what it raises ends the answer
 
 
 async def deltas(job: Job) -> AsyncGenerator[tuple[int, Delta], None]:
@@ -71,11 +72,15 @@ async def _checked(job: Job, request: Request) -> AsyncGenerator[Delta, None]:
                     job.ticket.prompt_tokens += delta.prompt_tokens
                     job.ticket.cached_tokens += delta.cached_tokens
                 job.ticket.saw(delta)
+                if job.watch is not None:
+                    job.watch(delta)
                 if delta.finish == "error":
                     raise GenerationError(delta.error or "the engine failed", code="generation_failed")
                 if delta.finish == "cancelled":
                     raise UnavailableError("the server shut down before the answer was complete",
                                            code="shutting_down")
+                if delta.finish == "preempted":
+                    raise PreemptedError
                 yield delta
     except RequestError as error:
         if error.param is None or error.param not in job.names:
@@ -91,10 +96,11 @@ def usage(ticket: Ticket) -> dict[str, object]:
             "prompt_tokens_details": {"cached_tokens": ticket.cached_tokens}}
 
 
-def logprob_entries(tokenizer: TextTokenizer, items: Sequence[TokenLogprob]) -> list[dict[str, object]]:
-    """Chat's form: text, bytes and log-probability of each token, and the alternatives."""
+def logprob_entries(tokenizer: TextTokenizer, items: Sequence[TokenLogprob], num_top: int,
+                    ) -> list[dict[str, object]]:
+    """Chat's form: text, bytes and log-probability of each token, and the best `num_top` alternatives."""
     return [_entry(tokenizer, item.token, item.text, item.logprob) | {
-        "top_logprobs": [_entry(tokenizer, *other) for other in item.top]} for item in items]
+        "top_logprobs": [_entry(tokenizer, *other) for other in item.top[:num_top]]} for item in items]
 
 
 def _entry(tokenizer: TextTokenizer, token: int, text: bytes, logprob: float) -> dict[str, object]:

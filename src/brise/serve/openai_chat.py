@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from brise.engine.request import Grammar
 from brise.serve.openai_options import MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
 from brise.serve.openai_tools import Tooling, parse_response_format, parse_tooling, refuse_both
-from brise.text.fields import Fields
+from brise.text.fields import Fields, Ignored
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, parse_messages
 
@@ -24,9 +24,9 @@ class ChatRequest:
     tooling: Tooling
 
 
-def parse_chat(body: Json) -> ChatRequest:
+def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body)
+    fields = Fields(body, ignored=ignored)
     tooling = parse_tooling(fields)
     grammar = parse_response_format(fields.child("response_format"))
     refuse_both(grammar, tooling)

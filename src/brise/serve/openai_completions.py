@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.serve.openai_options import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
-from brise.text.fields import Fields
+from brise.text.fields import Fields, Ignored
 from brise.text.json_text import Json
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's; a client that relies on it gets short answers, not endless ones
@@ -24,9 +24,9 @@ class CompletionRequest:
     parse_control: bool  # control tokens written out in a text prompt become tokens
 
 
-def parse_completion(body: Json) -> CompletionRequest:
+def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body)
+    fields = Fields(body, ignored=ignored)
     options = parse_options(fields)
     max_tokens = fields.whole("max_tokens", 0, MAX_TOKENS)
     request = CompletionRequest(

@@ -9,7 +9,7 @@ from brise.engine.request import Grammar, Sampling
 from brise.serve.openai_chat import ChatRequest, check_service
 from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
 from brise.serve.openai_tools import Tooling, schema_grammar
-from brise.text.fields import Fields
+from brise.text.fields import Fields, Ignored
 from brise.text.json_text import Json
 from brise.text.openai_messages import DETAILS, Image, Message, Part, Text, joined
 
@@ -29,9 +29,9 @@ class ResponseRequest:
     echoed: Mapping[str, object]
 
 
-def parse_response(body: Json) -> ResponseRequest:
+def parse_response(body: Json, ignored: Ignored | None = None) -> ResponseRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body)
+    fields = Fields(body, ignored=ignored)
     model, stream = fields.required_text("model"), fields.flag("stream") or False
     instructions = fields.text("instructions")
     messages = _input(fields)

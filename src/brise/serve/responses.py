@@ -32,31 +32,42 @@ async def create(serving: Serving, request: Request) -> Response:
     """One answer. Nothing is stored, so `previous_response_id` does not exist."""
     settings = serving.settings
     wanted = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    options = wanted.chat.options
-    served = serving.find(options.model)
-    worker = served.worker
-    ticket = request.scope["brise.ticket"]
-    ticket.model = options.model
-    messages = await fetched(wanted.chat.messages, allows_urls=settings.allow_image_urls)
-    prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), worker.model)
+    responding = await prepare(serving, wanted, request.scope["brise.ticket"])
+    if wanted.chat.options.stream:
+        return EventStream(_encoded(chunks(responding)))
+    return JSONResponse(await unless_gone(request.receive, collect(responding)))
+
+
+async def prepare(serving: Serving, wanted: ResponseRequest, ticket: Ticket) -> Responding:
+    """Everything up to the first token; the engine has not heard of it yet."""
+    served = serving.find(wanted.chat.options.model)
+    ticket.model = wanted.chat.options.model
+    messages = await fetched(wanted.chat.messages, allows_urls=serving.settings.allow_image_urls)
+    prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), served.worker.model)
     job = Job(served, (prepared.request,), ticket, NAMES)
-    reply = _Reply(wanted, ticket, prepared.parser())
-    if options.stream:
-        return EventStream(_stream(job, reply))
-    return JSONResponse(await unless_gone(request.receive, _collect(job, reply)))
+    return Responding(job, Reply(wanted, ticket, prepared.parser()))
 
 
-async def _collect(job: Job, reply: _Reply) -> Entry:
-    async with aclosing(deltas(job)) as news:
+async def collect(responding: Responding) -> Entry:
+    """Waits for the answer."""
+    reply = responding.reply
+    async with aclosing(deltas(responding.job)) as news:
         async for _, delta in news:
             reply.take(delta)
     return reply.whole(reply.end)
 
 
-async def _stream(job: Job, reply: _Reply) -> AsyncGenerator[bytes, None]:
+async def _encoded(events: AsyncGenerator[Entry, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for each in events:
+            yield event(each, str(each["type"]))
+
+
+async def chunks(responding: Responding) -> AsyncGenerator[Entry, None]:
     """OpenAI's sequence: response, message and text part open, the text in pieces, and all three close."""
+    reply = responding.reply
     place = {"item_id": reply.message_id, "output_index": 0, "content_index": 0}
-    async with aclosing(deltas(job)) as news:
+    async with aclosing(deltas(responding.job)) as news:
         async for _, delta in news:
             if not reply.has_begun:
                 yield reply.event("response.created", response=reply.whole("in_progress"))
@@ -76,7 +87,7 @@ async def _stream(job: Job, reply: _Reply) -> AsyncGenerator[bytes, None]:
 
 
 @dataclass
-class _Reply:
+class Reply:
     """The response as it grows."""
 
     wanted: ResponseRequest
@@ -107,9 +118,10 @@ class _Reply:
         self.text.append(text)
         return text
 
-    def event(self, kind: str, **fields: object) -> bytes:
+    def event(self, kind: str, **fields: object) -> Entry:
+        """The next event of the stream."""
         number, self.num_events = self.num_events, self.num_events + 1
-        return event({"type": kind, "sequence_number": number, **fields}, kind)
+        return {"type": kind, "sequence_number": number, **fields}
 
     def part(self, text: str) -> Entry:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
@@ -134,3 +146,11 @@ class _Reply:
                 "input_tokens_details": {"cached_tokens": ticket.cached_tokens, "cache_write_tokens": 0},
                 "output_tokens": ticket.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": ticket.prompt_tokens + ticket.completion_tokens}
+
+
+@dataclass(frozen=True)
+class Responding:
+    """A request that was read, on its way."""
+
+    job: Job
+    reply: Reply

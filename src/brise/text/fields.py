@@ -6,18 +6,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from brise.errors import RequestError
 from brise.text.json_text import Json
 
 
-class Fields:
-    """One object of the request at `path`; call `done` when all known fields are read."""
+@dataclass
+class Ignored:
+    """What is left out of a request that was written for another server: the path of each field, and why.
 
-    def __init__(self, value: Json, path: str = "") -> None:
+    Fields that nobody knows are, and those in `names` where what they ask for is not done here.
+    """
+
+    names: frozenset[str]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+class Fields:
+    """One object of the request at `path`; call `done` when all known fields are read.
+
+    With `ignored`, what is written there is not refused.
+    """
+
+    def __init__(self, value: Json, path: str = "", ignored: Ignored | None = None) -> None:
         if not isinstance(value, dict):
             raise _wrong_type(path or "the body", value, "an object", path)
-        self._fields, self._path, self._read = value, path, set[str]()
+        self._fields, self._path, self._read, self._ignored = value, path, set[str](), ignored
 
     def path(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -80,7 +95,7 @@ class Fields:
 
     def child(self, name: str) -> Fields | None:
         value = self.raw(name)
-        return None if value is None else Fields(value, self.path(name))
+        return None if value is None else Fields(value, self.path(name), self._ignored)
 
     def required_child(self, name: str) -> Fields:
         value = self.child(name)
@@ -103,24 +118,31 @@ class Fields:
 
     def objects(self, name: str) -> Iterator[Fields]:
         for index, value in enumerate(self.items(name) or []):
-            yield Fields(value, f"{self.path(name)}[{index}]")
+            yield Fields(value, f"{self.path(name)}[{index}]", self._ignored)
 
     def refuse(self, name: str, why: str) -> None:
         """A field of OpenAI's API that we do not have."""
         if self.raw(name) is not None:
-            raise self.unsupported(name, why)
+            self._leave_out(name, why, why)
 
     def only(self, name: str, allowed: Sequence[object], why: str) -> None:
         """A field that is accepted with the values that say what is done anyway."""
         value = self.raw(name)
         if value is not None and not any(type(value) is type(each) and value == each for each in allowed):
-            raise self.unsupported(name, f"{why}; accepted is {_listed(allowed)}")
+            self._leave_out(name, why, f"{why}; accepted is {_listed(allowed)}")
 
     def done(self) -> None:
         unknown = [name for name in self._fields if name not in self._read]
-        if unknown:
+        if unknown and self._ignored is not None:
+            self._ignored.reasons.update((self.path(name[:64]), "it is not known here") for name in unknown)
+        elif unknown:
             path = self.path(unknown[0][:64])
             raise RequestError(f"unknown field {path!r}", param=path, code="unknown_parameter")
+
+    def _leave_out(self, name: str, why: str, refusal: str) -> None:
+        if self._ignored is None or name not in self._ignored.names:
+            raise self.unsupported(name, refusal)
+        self._ignored.reasons[self.path(name)] = why
 
     def missing(self, name: str) -> RequestError:
         return RequestError(f"{self.path(name)!r} is missing", param=self.path(name),

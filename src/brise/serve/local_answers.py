@@ -1,0 +1,160 @@
+"""The small models of this server, asked from inside: the way of an HTTP request, without HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+from brise.engine.request import Delta, TokenLogprob
+from brise.engine.request import Request as EngineRequest
+from brise.errors import RequestError
+from brise.gateway.local import Load, LocalAnswer, LocalStream
+from brise.gateway.records import Body, Kind, Usage
+from brise.serve import chat, completions, envelope, responses
+from brise.serve.envelope import Answering, Entry
+from brise.serve.generation import Job
+from brise.serve.openai_chat import parse_chat
+from brise.serve.openai_completions import parse_completion
+from brise.serve.openai_responses import parse_response
+from brise.serve.responses import Responding
+from brise.serve.serving import Serving
+from brise.serve.traffic import Ticket
+from brise.text.fields import Ignored
+from brise.text.json_text import Json
+from brise.text.protocols import TextTokenizer
+
+# What these ask for is the hosted service's own way of working, and no part of a right answer.
+IGNORABLE = frozenset({
+    "service_tier", "store", "moderation", "prediction", "verbosity", "reasoning", "reasoning_effort", "include",
+    "prompt_cache_options", "prompt_cache_retention", "prompt_cache_breakpoint", "include_obfuscation", "annotations"})
+
+
+class LocalAnswers:
+    """Implements gateway.local.LocalModels."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    def names(self) -> Sequence[str]:
+        """Models and adapters that can be asked."""
+        return [name for model, worker in self._serving.models.items()
+                for name in (model, *(info.name for info in worker.adapters))]
+
+    def load(self, model: str) -> Load:
+        """What the model has to do for those that wait for it."""
+        worker = self._serving.find(model).worker
+        stats = worker.stats()
+        others = (0, 0) if stats.background else (stats.running, stats.waiting)
+        return Load(*others, worker.max_sequences)
+
+    async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
+                     background: bool = False) -> LocalAnswer:
+        """A whole answer, whatever `stream` in the body says."""
+        plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+        asked = await _ask(self._serving, model, kind, plain)
+        tokens: list[TokenLogprob] = []
+
+        def watch(delta: Delta) -> None:
+            tokens.extend(delta.logprobs)
+
+        has_tokens = logprobs is not None and len(asked.job.requests) == asked.job.requests[0].n == 1
+        asked = asked.changed(partial(_told, logprobs, background), watch if has_tokens else None)
+        whole = await asked.collect()
+        ticket = asked.job.ticket
+        return LocalAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
+                           time.monotonic() - ticket.started_s, asked.ignored)
+
+    async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
+        """The answer piece by piece; with `prefix` it goes on behind that text."""
+        if prefix is not None:
+            if kind != "chat":
+                raise RequestError(f"an answer of the kind {kind!r} cannot be gone on with", code="cannot_continue")
+            given = body.get("messages")
+            open_message = {"role": "assistant", "content": prefix, "prefix": True}
+            body = {**body, "messages": [*given, open_message] if isinstance(given, list) else given}
+        asked = await _ask(self._serving, model, kind, {**body, "stream": True})
+        if prefix is not None:
+            asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
+        return LocalStream(asked.chunks(), asked.ignored)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request that was read, and what of it was left out."""
+
+    answering: Answering | Responding
+    ignored: dict[str, str]
+
+    @property
+    def job(self) -> Job:
+        return self.answering.job
+
+    def changed(self, change: Callable[[EngineRequest], EngineRequest],
+                watch: Callable[[Delta], None] | None = None) -> _Asked:
+        job = replace(self.job, requests=tuple(map(change, self.job.requests)), watch=watch)
+        return replace(self, answering=replace(self.answering, job=job))
+
+    def collect(self) -> Coroutine[None, None, Entry]:
+        match self.answering:
+            case Answering():
+                return envelope.collect(self.answering)
+            case Responding():
+                return responses.collect(self.answering)
+
+    def chunks(self) -> AsyncGenerator[Entry, None]:
+        match self.answering:
+            case Answering():
+                return envelope.chunks(self.answering)
+            case Responding():
+                return responses.chunks(self.answering)
+
+
+async def _ask(serving: Serving, model: str, kind: Kind, body: Body) -> _Asked:
+    """Reads a body that was written for a hosted model."""
+    fields = cast(dict[str, Json], {**body, "model": model})
+    ignored, ticket = Ignored(IGNORABLE), Ticket()
+    if fields.pop("logit_bias", None):
+        ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
+    answering: Answering | Responding
+    match kind:
+        case "chat":
+            answering = await chat.prepare(serving, parse_chat(fields, ignored), ticket)
+        case "completion":
+            answering = await completions.prepare(serving, parse_completion(fields, ignored), ticket)
+        case "responses":
+            answering = await responses.prepare(serving, parse_response(fields, ignored), ticket)
+        case _:
+            raise RequestError(f"the small models do not answer requests of the kind {kind!r}", code="unsupported_kind")
+    asked = _Asked(answering, ignored.reasons)
+    return asked.changed(partial(_fitting, answering.job.served.worker.max_context, ignored.reasons))
+
+
+def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> EngineRequest:
+    """A hosted model's context is longer: a limit of the answer that goes over this one's is left out."""
+    room = context - len(request.prompt)
+    if request.max_tokens is None or request.max_tokens <= room or room < 1:
+        return request
+    ignored["max_tokens"] = f"it is {request.max_tokens}, the context of {context} has room for {room}"
+    return replace(request, max_tokens=None)
+
+
+def _told(logprobs: int | None, background: bool, request: EngineRequest) -> EngineRequest:
+    wanted = request.logprobs if logprobs is None else max(logprobs, request.logprobs or 0)
+    return replace(request, logprobs=wanted, background=background)
+
+
+def _begun(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) -> EngineRequest:
+    """The part of the answer that is there counts towards its length, and is held to its grammar."""
+    grammar, max_tokens = request.grammar, request.max_tokens
+    if grammar is not None and grammar.kind != "lark":  # those of tools allow text before a call
+        grammar = replace(grammar, begun=prefix)
+    if max_tokens is not None:
+        max_tokens = max(max_tokens - len(tokenizer.encode(prefix)), 1)
+    return replace(request, grammar=grammar, max_tokens=max_tokens)
+
+
+def _usage(ticket: Ticket) -> Usage:
+    return Usage(ticket.prompt_tokens, ticket.completion_tokens, ticket.cached_tokens)

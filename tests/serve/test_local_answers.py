@@ -1,0 +1,159 @@
+"""Small models asked from inside, with bodies that were written for a hosted one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from brise.engine.engine import Engine, EngineSettings
+from brise.engine.runner import EngineThread
+from brise.errors import ContextLengthError, RequestError
+from brise.gateway.local import Load, LocalModels
+from brise.gateway.records import Usage
+from brise.models.batch import Batch
+from brise.serve.local_answers import LocalAnswers
+from brise.serve.serving import ServeSettings, prepare
+from tests.engine.stub import stub_model
+from tests.serve.test_parse_chat import TOOL, USER
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": {
+    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+
+
+@contextmanager
+def small(reply: str | None = "Hello there!", on_step: Callable[[Batch], None] | None = None,
+          context: int = 1024) -> Iterator[LocalModels]:
+    worker = EngineThread(Engine(stub_model(reply, on_step=on_step), EngineSettings(num_pages=64, max_context=context)))
+    worker.start()
+    try:
+        yield LocalAnswers(prepare({"small": worker}, ServeSettings(), log=None))  # type: ignore[arg-type]
+    finally:
+        worker.shutdown(drain=False)
+
+
+def body(**fields: object) -> dict[str, Any]:
+    return {"model": "gpt-large", "messages": USER, "temperature": 0, **fields}
+
+
+def test_it_answers_in_its_own_name_whatever_the_body_says_of_model_and_stream() -> None:
+    with small() as local:
+        assert list(local.names()) == ["small"]
+        got = asyncio.run(local.answer("small", "chat", body(stream=True, stream_options={"include_usage": True})))
+    assert got.body["model"] == "small" and got.body["choices"][0]["message"]["content"] == "Hello there!"
+    assert got.usage == Usage(got.body["usage"]["prompt_tokens"], 13, 0) and got.usage.prompt_tokens > 0
+    assert got.first_token_s is not None and got.total_s >= got.first_token_s and not got.ignored
+
+
+def test_fields_about_the_hosted_service_are_left_out_and_named() -> None:
+    asked = body(store=True, service_tier="flex", reasoning_effort="high", user="u", made_up=1,
+                 logit_bias={"9999999": 5}, messages=[
+                     {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}])
+    with small() as local:
+        got = asyncio.run(local.answer("small", "chat", asked))
+    assert got.ignored.keys() == {"store", "service_tier", "reasoning_effort", "made_up", "logit_bias",
+                                  "messages[0].content[0].cache_control"}
+    assert got.ignored["made_up"] == "it is not known here"
+
+
+@pytest.mark.parametrize("fields, param", [
+    ({"modalities": ["text", "audio"]}, "modalities"), ({"web_search_options": {}}, "web_search_options"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"functions": []}, "functions"),
+    ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+     "messages[0].content[0].type")])
+def test_what_an_answer_is_judged_by_is_never_left_out(fields: dict[str, object], param: str) -> None:
+    with small() as local, pytest.raises(RequestError) as caught:
+        asyncio.run(local.answer("small", "chat", body(**fields)))
+    assert caught.value.param == param
+
+
+def test_a_limit_over_the_small_context_is_left_out_and_a_prompt_over_it_is_refused() -> None:
+    with small(context=64) as local:
+        got = asyncio.run(local.answer("small", "chat", body(max_tokens=4096)))
+        assert got.ignored.keys() == {"max_tokens"} and "4096" in got.ignored["max_tokens"]
+        with pytest.raises(ContextLengthError):
+            asyncio.run(local.answer("small", "chat", body(messages=[{"role": "user", "content": "x" * 80}])))
+
+
+def test_tokens_come_with_alternatives_that_the_client_did_not_ask_for() -> None:
+    with small() as local:
+        plain = asyncio.run(local.answer("small", "chat", body(), logprobs=3))
+        asked = asyncio.run(local.answer("small", "chat", body(logprobs=True, top_logprobs=1), logprobs=3))
+    assert [len(token.top) for token in plain.tokens] == [3] * 13
+    assert b"".join(token.text for token in plain.tokens[:-1]) == b"Hello there!"
+    assert plain.body["choices"][0]["logprobs"] is None
+    assert {len(item["top_logprobs"]) for item in asked.body["choices"][0]["logprobs"]["content"]} == {1}
+
+
+def test_a_stream_gives_the_objects_of_its_events() -> None:
+    async def read() -> list[Any]:
+        stream = await local.stream("small", "chat", body(store=True, stream_options={"include_usage": True}))
+        assert stream.ignored.keys() == {"store"}
+        return [chunk async for chunk in stream.chunks]
+
+    with small() as local:
+        chunks = asyncio.run(read())
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == "Hello there!"
+    assert chunks[-1]["usage"]["completion_tokens"] == 13 and {chunk["id"] for chunk in chunks} == {chunks[0]["id"]}
+
+
+def test_other_kinds_of_requests() -> None:
+    with small() as local:
+        completion = asyncio.run(local.answer("small", "completion", {"model": "x", "prompt": "a", "max_tokens": 5}))
+        response = asyncio.run(local.answer("small", "responses", {"model": "x", "input": "a", "reasoning": {}},
+                                            logprobs=0))
+        with pytest.raises(RequestError, match="embedding"):
+            asyncio.run(local.answer("small", "embedding", {"model": "x", "input": "a"}))
+    assert completion.body["choices"][0]["text"] == "Hello" and completion.body["object"] == "text_completion"
+    assert response.body["output"][0]["content"][0]["text"] == "Hello there!" and len(response.tokens) == 13
+    assert response.ignored.keys() == {"reasoning"}
+
+
+async def rest_of(local: LocalModels, prefix: str, **fields: object) -> list[Any]:
+    stream = await local.stream("small", "chat", body(**fields), prefix=prefix)
+    return [chunk async for chunk in stream.chunks]
+
+
+def content(chunks: list[Any]) -> str:
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+def test_an_answer_goes_on_behind_a_prefix_and_counts_it() -> None:
+    with small() as local:
+        rest = asyncio.run(rest_of(local, "Hello th"))
+        cut = asyncio.run(rest_of(local, "Hello th", max_tokens=10))
+    assert content(rest) == "ere!" and rest[-1]["choices"][0]["finish_reason"] == "stop"
+    assert content(cut) == "er" and cut[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_json_answer_goes_on_within_its_schema() -> None:
+    with small(reply=None) as local:
+        chunks = asyncio.run(rest_of(local, '{"city": "Par', response_format=SCHEMA, max_tokens=200))
+        value = '{"city": "Par' + content(chunks)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length" or json.loads(value)["city"].startswith("Par")
+        with pytest.raises(RequestError, match="does not fit"):
+            asyncio.run(rest_of(local, "Paris is", response_format=SCHEMA))
+
+
+def test_only_a_chat_can_be_gone_on_with() -> None:
+    with small() as local, pytest.raises(RequestError, match="cannot be gone on with"):
+        asyncio.run(local.stream("small", "completion", {"model": "x", "prompt": "a"}, prefix="b"))
+
+
+def test_tools_reach_the_small_model() -> None:
+    with small('<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>') as local:
+        got = asyncio.run(local.answer("small", "chat", body(tools=[TOOL])))
+    assert got.body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "add"
+
+
+def test_load_counts_those_that_wait_for_an_answer() -> None:
+    seen: list[Load] = []
+    with small(on_step=lambda _: seen.append(local.load("small"))) as local:
+        asyncio.run(local.answer("small", "chat", body(max_tokens=2), background=True))
+        in_background = list(seen)
+        asyncio.run(local.answer("small", "chat", body(max_tokens=2)))
+    assert {load.running for load in in_background} == {0} and seen[-1].running == 1
