@@ -1,0 +1,94 @@
+"""A gateway follows the ledger that it shares with others: what is written there holds here, too, soon after."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from brise.errors import BriseError
+from brise.gateway.records import Body
+from brise.gateway.store import Store
+from brise.gateway.switch import Action, Switches, TaskState, due, fold
+
+POLL_S = 0.25  # reading a ledger without news is one look into an index: tens of microseconds
+
+
+class Follower:
+    """Holds the state of all tasks. `refresh` reads what is new; `run` does so all the time, and writes what is due.
+
+    If the store cannot be read, the state stays as it was known last: the hosted model may be down as well.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time, log: TextIO | None = None) -> None:
+        self._store, self._clock, self._log = store, clock, log or sys.stderr
+        self._switches = Switches()
+        self._reading = asyncio.Lock()
+        self._noted: list[Action] = []
+        self._has_work = asyncio.Event()
+        self.failures = 0  # of reading or writing the ledger
+
+    @property
+    def switches(self) -> Switches:
+        return self._switches
+
+    def state(self, task: str) -> TaskState | None:
+        """As it is known here."""
+        return self._switches.tasks.get(task)
+
+    def write(self, action: Action) -> None:
+        """Notes a line for the ledger; it is written in the background, once if several requests bring it about."""
+        if action not in self._noted:
+            self._noted.append(action)
+            self._has_work.set()
+
+    async def refresh(self) -> None:
+        """Reads the lines that others have written since, and writes what follows from them."""
+        async with self._reading:
+            self._has_work.clear()
+            noted, self._noted = self._noted, []
+            await asyncio.to_thread(self._step, noted)
+
+    async def append(self, kind: str, body: Body) -> None:
+        """Writes a line, and looks at what it brings about. Raises what the store raises."""
+        await asyncio.to_thread(self._store.append, kind, body)
+        await self.refresh()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.refresh()
+            try:
+                await asyncio.wait_for(self._has_work.wait(), POLL_S)
+            except TimeoutError:
+                continue
+
+    def _step(self, noted: Sequence[Action]) -> None:
+        try:
+            self._read()
+            for action in noted:
+                self._write(action)
+            while any([self._write_due(state) for state in self._switches.tasks.values()]):
+                pass
+        except BriseError as error:
+            if not self.failures:
+                print(f"brise: the ledger cannot be followed: {error}", file=self._log, flush=True)
+            self.failures += 1
+
+    def _write_due(self, state: TaskState) -> bool:
+        action = due(state, self._clock())
+        if action is None:
+            return False
+        self._write(action)
+        return True
+
+    def _write(self, action: Action) -> None:
+        self._store.append(action.kind, action.body)
+        about = action.body
+        print(f"brise: task {about['task']!r}: {action.kind}: {about['reason']}", file=self._log, flush=True)
+        self._read()
+
+    def _read(self) -> None:
+        self._switches = fold(self._store.ledger(self._switches.number), self._switches)
