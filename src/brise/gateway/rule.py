@@ -67,11 +67,15 @@ class Rule:
     rung: str  # of the labels
     scorer: str
     baseline: Baseline
+    vetoes: tuple[str, ...] = (VETO,)  # signals that overrule all others where they are over 0
+    coverage: str = ""  # what `novelty` is measured from (gateway/coverage.py), if the rule looks at it
     digest: str = ""
 
     def confidence(self, signals: Mapping[str, float]) -> float | None:
         """Between 0 and 1, by a logistic curve; None if a signal is missing, or the answer was vetoed."""
-        if signals.get(VETO, 0.0) or any(term.signal not in signals for term in self.terms):
+        if any(signals.get(name, 0.0) > 0 for name in self.vetoes):
+            return None
+        if any(term.signal not in signals for term in self.terms):
             return None
         score = self.bias + sum(term.weight * (signals[term.signal] - term.mean) / term.scale for term in self.terms)
         return 1 / (1 + math.exp(-min(max(score, -700.0), 700.0)))
@@ -91,10 +95,11 @@ def to_body(rule: Rule) -> dict[str, Any]:
 def from_body(body: Body) -> Rule:
     """The rule of a ledger's line; StoreError if it is not the one that its digest was made of."""
     try:
-        plain = {name: value for name, value in body.items() if name not in ("terms", "baseline")}
+        plain = {name: value for name, value in body.items() if name not in ("terms", "baseline", "vetoes")}
         was = body["baseline"]
         baseline = Baseline(tuple(was["edges"]), tuple(was["shares"]), was["vetoed"], was["escalated"], was["units"])
-        rule = Rule(**plain, terms=tuple(Term(**term) for term in body["terms"]), baseline=baseline)
+        rule = Rule(**plain, terms=tuple(Term(**term) for term in body["terms"]), baseline=baseline,
+                    vetoes=tuple(body["vetoes"]))
     except (KeyError, TypeError) as error:
         raise StoreError(f"a rule of the ledger cannot be read: {error!r}") from None
     if rule.digest != _digest({name: value for name, value in body.items() if name != "digest"}):
