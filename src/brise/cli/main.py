@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "export": "write a model for other programs",
     "tune": "train a model on your examples",
     "parity": "compare what is served with what was trained",
+    "prove": "test whether the small model may take over",
     "eval": "measure a model's answers on your data",
     "bench": "measure a model on this machine",
 }

@@ -8,6 +8,7 @@ bets on it: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds: Howard et al
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -20,6 +21,9 @@ from brise.proof.units import Floats, require_clusters, scores
 
 # The stakes of eight gamblers; wealth is their mean, so none of them has to be the right one.
 STAKES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+
+BLOCK = 128  # units whose product of factors in [0.1, 2.8] stays far inside a double's range
+LARGEST = sys.float_info.max / len(STAKES)
 
 Verdict = Literal["promote", "not good enough", "undecided"]
 
@@ -82,14 +86,30 @@ def wealth_against(differences: Floats, delta: float) -> Floats:
 
 
 def _mixture(gains: Floats, largest_stake: float) -> Floats:
-    logs = [np.cumsum(_log1p(min(stake, largest_stake) * gains), axis=-1) for stake in STAKES]
-    mean: Floats = np.exp(np.logaddexp.reduce(logs, axis=0) - math.log(len(STAKES)))
+    """Sums and products only, in the order of time: IEEE gives their bits alike on every machine, which it does not
+    for logarithms. So a path can be replayed to the last bit.
+    """
+    total = np.zeros(gains.shape)
+    for stake in STAKES:
+        total += _products(1 + min(stake, largest_stake) * gains)
+    mean: Floats = np.minimum(total / len(STAKES), LARGEST)
     return mean
 
 
-def _log1p(x: Floats) -> Floats:
-    with np.errstate(divide="ignore"):  # a gambler who staked all and lost it has 0 from then on
-        out: Floats = np.log1p(np.maximum(x, -1.0))
+def _products(factors: Floats) -> Floats:
+    """Running products along the last axis. Powers of two are split off block by block, so that evidence which once
+    left the range of a double comes back as it was.
+    """
+    out = np.empty(factors.shape)
+    mantissa, exponent = np.ones(factors.shape[:-1]), np.zeros(factors.shape[:-1], np.int64)
+    with np.errstate(over="ignore", under="ignore"):
+        for start in range(0, factors.shape[-1], BLOCK):
+            block = np.maximum(factors[..., start:start + BLOCK], 0.0)
+            block[..., 0] *= mantissa
+            block = np.cumprod(block, axis=-1)
+            out[..., start:start + BLOCK] = np.minimum(np.ldexp(block, exponent[..., None]), LARGEST)
+            mantissa, taken = np.frexp(block[..., -1])
+            exponent = exponent + taken
     return out
 
 

@@ -1,0 +1,145 @@
+"""The options of `brise prove`."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from brise.cli import chat_options
+from brise.errors import EvidenceError
+from brise.evals import scorers
+from brise.evidence.guards import REFUSAL, Margins
+from brise.evidence.prove import Terms
+from brise.evidence.scoring import RUNGS
+
+GUARDS = ("latency", "valid", "refusals", "length")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All of them."""
+    _add_sources(parser)
+    _add_promise(parser)
+    _add_scoring(parser)
+    _add_guards(parser)
+    _add_output(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses what contradicts itself."""
+    if args.pairs is None:
+        raise EvidenceError("nothing says where the answers are", hint="--pairs FILE, a log that has both answers")
+    if args.score is not None and args.scorer is not None:
+        raise EvidenceError("--score and --scorer are both given, one is allowed")
+
+
+def terms_of(args: argparse.Namespace, candidate: int) -> Terms:
+    """The promise, from points to shares."""
+    off = frozenset(args.without or ())
+    margins = Margins(
+        None if "latency" in off else args.p95_margin, None if "valid" in off else args.valid_margin / 100,
+        None if "refusals" in off else args.refusal_margin / 100, None if "length" in off else args.length_ratio,
+        refusal_words=args.refusal or REFUSAL)
+    return Terms(args.delta / 100, args.alpha, candidate=candidate, power=args.power,
+                 slice_delta=args.slice_delta / 100, dimensions=None if args.slice is None else tuple(args.slice),
+                 margins=margins)
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", metavar="FILE", type=Path,
+                        help="a log that has both answers: JSON lines with prompt or messages, small and large")
+    parser.add_argument("--task", metavar="TASK", help="the workflow that is to be switched (default: the log's name)")
+    parser.add_argument("--since", metavar="TIME", type=_time,
+                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
+    parser.add_argument("--until", metavar="TIME", type=_time, help="only what was asked before")
+    parser.add_argument("--unit", metavar="LABEL",
+                        help="the label that tells independent units apart (default: the conversation)")
+    parser.add_argument("--any-context", action="store_true",
+                        help="system prompt and tools may change: the certificate is bound to none")
+
+
+def _add_promise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delta", metavar="POINTS", type=_points, default=2.0,
+                        help="points that the small model may be worse (default: 2)")
+    parser.add_argument("--alpha", metavar="SHARE", type=_share, default=0.05,
+                        help="how often a worse one may be promoted, over all candidates (default: 0.05)")
+    parser.add_argument("--power", metavar="SHARE", type=_share, default=0.9,
+                        help="how surely the plan wants to show an equal one (default: 0.9)")
+    parser.add_argument("--psi", metavar="SHARE", type=_share,
+                        help="for the plan: the share of answers that will differ (default: as in the data)")
+    parser.add_argument("--candidate", metavar="K", type=chat_options.count,
+                        help="this is the K-th small model that is tried on these data (default: 1)")
+    parser.add_argument("--slice", metavar="LABEL", action="append",
+                        help="prove each value of this label by itself, or of length or writing; may be given several "
+                             "times (default: every label of 2 to 20 values, length and writing)")
+    parser.add_argument("--slice-delta", metavar="POINTS", type=_points, default=5.0,
+                        help="points that it may be worse in a part (default: 5)")
+    parser.add_argument("--plan-only", action="store_true", help="say what it takes, and look at nothing")
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    names = tuple(name for name in scorers.built_in(()) if name != "perplexity")
+    parser.add_argument("--rung", choices=RUNGS, metavar="NAME",
+                        help=f"who says what an answer is worth: {', '.join(RUNGS)} (default: the best one that speaks "
+                             "of all pairs that differ)")
+    parser.add_argument("--score", choices=names, metavar="NAME",
+                        help=f"how answers are compared with references: {', '.join(names)} (default: by meta.task)")
+    parser.add_argument("--scorer", metavar="FILE.py:FUNCTION",
+                        help="compare with your own function, which gets (example, answer); its file is run")
+    parser.add_argument("--figure", metavar="NAME", help="the figure of the score that counts, such as slot_f1")
+    parser.add_argument("--train", metavar="FILE", action="append", type=Path,
+                        help="what the small model was tuned on: no pair may be among it, and the TF-IDF baseline "
+                             "learns from it; may be given several times")
+
+
+def _add_guards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--p95-margin", metavar="SECONDS", type=_seconds, default=1.0,
+                        help="how much slower the slowest twentieth may be (default: 1)")
+    parser.add_argument("--valid-margin", metavar="POINTS", type=_points, default=2.0,
+                        help="points that the share of valid answers may be lower (default: 2)")
+    parser.add_argument("--refusal-margin", metavar="POINTS", type=_points, default=2.0,
+                        help="points that the share of refusals may be higher (default: 2)")
+    parser.add_argument("--refusal", metavar="PATTERN",
+                        help="regular expression of a refusal's first words (default: usual ones of five languages)")
+    parser.add_argument("--length-ratio", metavar="R", type=_ratio, default=3.0,
+                        help="four of five answers must be within 1/R to R times the large one's length (default: 3)")
+    parser.add_argument("--without", choices=GUARDS, action="append", metavar="NAME",
+                        help=f"leave one out: {', '.join(GUARDS)}; may be given several times")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def _time(text: str) -> float:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a date, or a date and time in ISO 8601, is allowed") from None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _points(text: str) -> float:
+    return _number(text, 0, 100, "points over 0, under 100,")
+
+
+def _share(text: str) -> float:
+    return _number(text, 0, 1, "a share over 0, under 1,")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, -1e-9, 86400, "seconds from 0, under 86400,")
+
+
+def _ratio(text: str) -> float:
+    return _number(text, 1, 1000, "a ratio over 1, under 1000,")
+
+
+def _number(text: str, low: float, high: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = low
+    if not low < value < high:
+        raise argparse.ArgumentTypeError(f"{text!r}: {what} is allowed")
+    return value

@@ -1,0 +1,96 @@
+"""A proof as one JSON value: what --json prints, and what tables and pages are made of. docs/prove.md says what it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from brise.evals.measure import Bounded
+from brise.evidence import scoring
+from brise.evidence.baselines import Baseline
+from brise.evidence.changes import Change, teacher_of
+from brise.evidence.pairs import Pair
+from brise.evidence.prove import Planned, Proof
+
+MOST_POINTS = 2000  # of the path that is shown; the certificate has all
+
+
+@dataclass(frozen=True)
+class About:
+    """What stands around a proof: whose task, where the data lay, what was left out and why."""
+
+    task: str
+    source: str
+    student: str
+    teachers: tuple[str, ...]
+    since_s: float | None = None
+    until_s: float | None = None
+    unit: str = "conversation"
+    left_out: Sequence[tuple[int, str]] = ()
+    changes: Sequence[Change] = ()
+    notes: Sequence[str] = ()
+
+
+def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
+    """With the names and times that the pairs have."""
+    times = [pair.at_s for pair in pairs if pair.at_s is not None]
+    students = dict.fromkeys(pair.small.model for pair in pairs if pair.small.model)
+    teachers = tuple(dict.fromkeys(name for pair in pairs if (name := teacher_of(pair))))
+    return About(task, source, ", ".join(students) or "the small model", teachers, min(times, default=None),
+                 max(times, default=None), **rest)
+
+
+def planned(around: About, plan: Planned, proof_terms: Any) -> dict[str, Any]:
+    """Before anything is looked at."""
+    return {"version": 1, **_around(around), "verdict": None, "terms": _terms(proof_terms), "plan": asdict(plan)}
+
+
+def proven(around: About, proof: Proof, baselines: Sequence[Baseline]) -> dict[str, Any]:
+    """All of it."""
+    outcome, level = proof.outcome, proof.plan.level
+    kept = _thinned(len(outcome.path))
+    return {
+        "version": 1, **_around(around), "verdict": proof.verdict, "reason": proof.reason,
+        "terms": _terms(proof.terms), "plan": asdict(proof.plan),
+        "gate": {
+            "verdict": outcome.verdict, "level": level, "decided_at": outcome.decided_at,
+            "units": len(outcome.path), "rows": len(proof.units.rows), "waiting": proof.units.waiting,
+            "evidence": float(outcome.path[-1]), "most": float(outcome.path.max()),
+            "against": float(outcome.futility_path[-1]), "at": [int(at) + 1 for at in kept],
+            "path": [float(outcome.path[at]) for at in kept],
+            "futility_path": [float(outcome.futility_path[at]) for at in kept]},
+        "scores": {"small": _bounds(proof.small), "large": _bounds(proof.large),
+                   "difference": _bounds(proof.difference), "discordance": proof.discordance},
+        "labels": {"rung": proof.scored.rung, "source": scoring.WORDS[proof.scored.rung],
+                   "definition": proof.scored.definition},
+        "guards": [asdict(guard) for guard in proof.guards],
+        "slices": [asdict(one) | {"name": one.name} for one in proof.slices],
+        "baselines": [asdict(baseline) for baseline in baselines]}
+
+
+def _around(around: About) -> dict[str, Any]:
+    return {"task": around.task, "source": around.source, "student": around.student,
+            "teachers": list(around.teachers),
+            "window": {"since_s": around.since_s, "until_s": around.until_s, "unit": around.unit},
+            "left_out": [{"pairs": number, "why": why} for number, why in around.left_out],
+            "changes": [asdict(change) for change in around.changes], "notes": list(around.notes)}
+
+
+def _terms(terms: Any) -> dict[str, Any]:
+    return {**asdict(terms), "alpha_of_this": terms.gate.alpha}
+
+
+def _bounds(found: Bounded) -> dict[str, Any]:
+    return {"estimate": None if math.isnan(found.estimate) else found.estimate, "low": found.low, "high": found.high,
+            "interval": found.how}
+
+
+def _thinned(length: int) -> Sequence[int]:
+    if length <= MOST_POINTS:
+        return range(length)
+    return sorted({int(at) for at in np.linspace(0, length - 1, MOST_POINTS)})

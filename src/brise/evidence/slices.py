@@ -1,0 +1,91 @@
+"""Parts of the traffic that are proven by themselves: by a label, by length, by writing. An unproven part escalates."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from brise.evidence.pairs import Pair
+from brise.evidence.scoring import Scored
+from brise.evidence.units import Units, part
+from brise.proof import gate
+from brise.proof.units import MIN_CLUSTERS
+from brise.text.conversation import plain_text
+
+MOST_VALUES = 20  # of a label that is looked at by itself; one with more, such as a user's name, is none
+DERIVED = ("length", "writing")
+# Characters of the request's last message: fixed, so that a slice is the same in every look.
+LENGTHS: Mapping[str, int] = MappingProxyType({"to 200": 200, "to 1000": 1000, "to 5000": 5000})
+LONGEST = "over 5000"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One value of one dimension. `evidence` is the wealth after all of its units; 0 under 30 of them."""
+
+    dimension: str
+    value: str
+    rows: int
+    units: int
+    mean: float
+    evidence: float
+    is_proven: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.dimension}={self.value}"
+
+
+def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """What the pairs are parted by: those that are wanted, else every label of 2 to 20 values, length and writing."""
+    if wanted is not None:
+        return tuple(wanted)
+    found: dict[str, set[str]] = {}
+    for pair in pairs:
+        for name, value in pair.labels.items():
+            found.setdefault(name, set()).add(value)
+    return (*(name for name, values in sorted(found.items()) if 2 <= len(values) <= MOST_VALUES), *DERIVED)
+
+
+def slices(pairs: Sequence[Pair], scored: Scored, units: Units, names: Sequence[str], delta: float,
+           alpha: float) -> tuple[Slice, ...]:
+    """All of them with their evidence; those that pass e-BH together are proven, if the whole is."""
+    found = [one for name in names for one in _of(name, pairs, scored, units, delta)]
+    proven = gate.proven_slices({one.name: one.evidence for one in found}, alpha)
+    return tuple(Slice(one.dimension, one.value, one.rows, one.units, one.mean, one.evidence, one.name in proven)
+                 for one in found)
+
+
+def value_of(pair: Pair, dimension: str) -> str:
+    """The value of a label, or of what is derived from the request."""
+    if dimension in pair.labels or dimension not in DERIVED:
+        return pair.labels.get(dimension, "")
+    text = plain_text(pair.prompt[-1].get("content")) if pair.prompt else ""
+    return length_of(text) if dimension == "length" else writing_of(text)
+
+
+def length_of(text: str) -> str:
+    """The class of a text's length."""
+    return next((name for name, most in LENGTHS.items() if len(text) <= most), LONGEST)
+
+
+def writing_of(text: str) -> str:
+    """The script of most letters, such as Latin, Cyrillic or CJK: what can be told of a language without a model."""
+    scripts = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text[:2000] if letter.isalpha())
+    return scripts.most_common(1)[0][0].capitalize() if scripts else "none"
+
+
+def _of(name: str, pairs: Sequence[Pair], scored: Scored, units: Units, delta: float) -> list[Slice]:
+    values = np.array([value_of(pair, name) for pair in pairs], object)
+    found = []
+    for value in sorted({str(values[at]) for at in units.rows}):
+        own = part(units, values == value)
+        means = own.means(scored.differences)
+        evidence = float(gate.wealth(means, delta)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
+        found.append(Slice(name, value, len(own.rows), len(means), float(means.mean()), evidence, False))
+    return found

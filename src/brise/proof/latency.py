@@ -1,0 +1,37 @@
+"""Whether the small model's slow answers are slow by no more than a margin: the p95 of both, in pairs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.proof.gate import rate_wealth
+from brise.proof.units import Floats, unit_means
+
+# Seconds at which the large model's p95 may lie, 8 to a factor of 10: fixed before any data, as they must be.
+LIMITS_S: Sequence[float] = tuple(round(10 ** (k / 8), 4) for k in range(-16, 17))
+
+
+def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s: float,
+               quantile: float = 0.95) -> Floats:
+    """Evidence after each unit that the small model's p95 is at most `margin_s` above the large one's.
+
+    If it is more, then for every limit x either under 95 % of small answers come within x + margin, or over 95 % of
+    large ones within x. So the lesser of the two pieces of evidence against that is fair at each x, and so is their
+    mean over limits that were fixed before. Under the null it reaches 1 / alpha with probability alpha at most.
+    """
+    small, large = np.asarray(small_s, np.float64), np.asarray(large_s, np.float64)
+    if not (np.isfinite(small).all() and np.isfinite(large).all()) or min(small.min(), large.min()) < 0:
+        raise EvidenceError("a latency is not a number of seconds from 0 on")
+    if not margin_s >= 0:
+        raise EvidenceError(f"the margin is {margin_s} s, allowed is 0 and more")
+    total = np.zeros(len(dict.fromkeys(clusters)))
+    for limit in LIMITS_S:
+        is_fast = rate_wealth(unit_means(small <= limit + margin_s, clusters), quantile)
+        is_slow = rate_wealth(unit_means(large > limit, clusters), 1 - quantile)
+        total += np.minimum(is_fast, is_slow)
+    mean: Floats = total / len(LIMITS_S)
+    return mean

@@ -1,0 +1,117 @@
+"""`brise prove` from end to end on logs whose truth was planted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brise.cli.main import main
+from tests.evidence.logs import changed, rows, write
+
+
+def reported(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
+    status = main(["prove", *map(str, words), "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return status, found
+
+
+def test_an_equal_model_is_promoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(2500))
+    status, found = reported(capsys, "--pairs", log)
+    assert status == 0 and found["verdict"] == "promote" and found["task"] == "log"
+    assert found["gate"]["decided_at"] <= 2500 and found["gate"]["most"] >= found["gate"]["level"]
+    assert found["labels"]["rung"] == "outcome" and found["scores"]["difference"]["interval"] == "Tango, paired"
+    assert {guard["name"]: guard["verdict"] for guard in found["guards"]} == {
+        "p95 latency": "promote", "valid answers": "promote", "refusals": "promote", "length": "promote"}
+    assert {one["name"] for one in found["slices"] if one["is_proven"]} >= {"route=a", "route=b", "writing=Latin"}
+
+
+def test_a_worse_model_is_not_good_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(1500, better=0.02, worse=0.12))
+    status, found = reported(capsys, "--pairs", log)
+    assert status == 3 and found["verdict"] == "not good enough" and found["reason"] == "quality: refuted"
+    assert not any(one["is_proven"] for one in found["slices"])
+
+
+def test_too_few_units_leave_it_undecided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(60))
+    assert main(["prove", "--pairs", str(log)]) == 4
+    shown = capsys.readouterr().out
+    for text in ("UNDECIDED", "plan: for 90 % power at a margin of 2 points", "mini for big fp1", "Tango, paired",
+                 "labels: outcomes", "candidate 1"):
+        assert text in shown
+
+
+def test_a_slow_model_is_not_promoted_however_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = changed(rows(2500), lambda at, row: {"small": row["small"] | {"seconds": 4.0}})
+    status, found = reported(capsys, "--pairs", write(tmp_path / "log.jsonl", slow))
+    assert status == 4 and found["gate"]["verdict"] == "promote" and found["reason"] == "p95 latency: not shown yet"
+    assert reported(capsys, "--pairs", tmp_path / "log.jsonl", "--without", "latency")[0] == 0
+
+
+def test_the_plan_looks_at_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(100))
+    status, found = reported(capsys, "--pairs", log, "--plan-only", "--psi", "0.1")
+    assert status == 0 and found["verdict"] is None and "gate" not in found
+    assert found["plan"]["have_units"] == 100 and found["plan"]["is_stated"]
+    assert 2141 < found["plan"]["units"] < 3000, "this candidate has 0.03 of the shared 0.05"
+
+
+def test_the_third_candidate_needs_more_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(60))
+    first = reported(capsys, "--pairs", log)[1]["gate"]["level"]
+    third = reported(capsys, "--pairs", log, "--candidate", 3)[1]["gate"]["level"]
+    assert third == pytest.approx(9 * first)
+
+
+def test_only_what_came_after_a_change_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", changed(
+        rows(200), lambda at, row: {"large": row["large"] | {"fingerprint": "fp1" if at < 80 else "fp2"}}))
+    _, found = reported(capsys, "--pairs", log)
+    assert found["gate"]["units"] == 120 and found["changes"][0]["what"] == "the large model"
+    assert found["left_out"][0]["pairs"] == 80 and found["teachers"] == ["big fp2"]
+
+
+def test_what_was_trained_on_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", rows(60))
+    train = write(tmp_path / "train.jsonl", [{"prompt": "ticket 7", "completion": "yes"}])
+    assert main(["prove", "--pairs", str(log), "--train", str(train)]) == 1
+    assert "1 of 60 pairs are of what the small model was trained on" in capsys.readouterr().err
+
+
+def test_a_classifier_that_costs_nothing_stands_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", changed(rows(200), lambda at, row: {"prompt": f"say {row['reference']} {at}"}))
+    train = write(tmp_path / "train.jsonl", [{"prompt": f"say {word} please {at}", "completion": word}
+                                            for at in range(5) for word in ("yes", "no", "maybe")])
+    _, found = reported(capsys, "--pairs", log, "--train", train)
+    assert found["baselines"][0]["name"] == "TF-IDF + linear" and found["baselines"][0]["estimate"] == 1
+
+
+def test_the_large_model_against_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "log.jsonl", changed(
+        rows(100), lambda at, row: {"reference": None, "again": "other" if at % 4 == 0 else row["large"]["content"]}))
+    _, found = reported(capsys, "--pairs", log)
+    assert found["labels"]["rung"] == "fidelity" and "asked again in 100" in found["labels"]["definition"]
+    assert found["baselines"][0]["estimate"] == 0.75 and found["scores"]["difference"]["estimate"] > 0.1
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("", "nothing says where the answers are"), ("--pairs no.jsonl", "cannot read 'no.jsonl'"),
+    ("--pairs log.jsonl --score exact --scorer a.py:f", "one is allowed"),
+    ("--pairs log.jsonl --since 2030-01-01", "none of 40 pairs was asked between"),
+    ("--pairs log.jsonl --unit user", "there is no label 'user'"),
+    ("--pairs log.jsonl --figure macro_f1", "no share of each answer by itself"),
+    ("--pairs log.jsonl --figure f2", "no figure 'f2', it has accuracy"),
+    ("--pairs few.jsonl", "20 independent units, at least 30"),
+    ("--pairs twice.jsonl", "have an id that another one has")])
+def test_what_cannot_be_is_said(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("log.jsonl"), rows(40))
+    write(Path("few.jsonl"), rows(20))
+    write(Path("twice.jsonl"), rows(20) + rows(20))
+    assert main(["prove", *words.split()]) == 1
+    assert message in capsys.readouterr().err
