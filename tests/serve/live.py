@@ -85,7 +85,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
 async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket) -> None:
     await server.serve(sockets=[listener])
     if serving.gateway is not None:
-        await serving.gateway.aclose()
+        serving.gateway.close()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

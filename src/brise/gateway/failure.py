@@ -27,6 +27,7 @@ class Failure:
     detail: str
     status: int | None = None  # of its answer, if it gave one
     retry_after_s: float | None = None
+    is_stale: bool = False  # a connection that had waited was ended as we used it: that says nothing of the server
 
     @property
     def client_status(self) -> int:

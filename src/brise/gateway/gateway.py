@@ -54,9 +54,9 @@ class Gateway:
         finally:
             self._record(asked, served)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Ends the connections to the hosted model."""
-        await self.upstream.aclose()
+        self.upstream.close()
 
     async def _serve(self, asked: Asked, send: Send) -> Served:
         decision = Decision() if self.parts.router is None else self.parts.router.decide(asked)
@@ -85,7 +85,7 @@ class Gateway:
         try:
             await pass_on(reply, asked, send, added(asked, mode, asked.model), relayed, self._now)
         finally:
-            await reply.aclose()
+            reply.close()
 
     async def _replace(self, asked: Asked, send: Send, mode: Mode, relayed: Relayed, failure: Failure) -> Served:
         """The hosted model's answer did not come, or not to its end."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-import httpcore
+import h11
 import httpx
 
 from brise.errors import UnsupportedError
 from brise.gateway import headers
 from brise.gateway.asked import Asked, Headers
+from brise.gateway.connection import Address, Connection, LostError, NotHttpError, Pool
 from brise.gateway.failure import Failure, FailureKind, UpstreamError
 
-MAX_CONNECTIONS, KEPT_CONNECTIONS, KEPT_S = 1000, 100, 60.0
 PREFIX = b"/v1"  # what every path of OpenAI's API begins with: the clients' base URL has it, and so has the upstream's
 
 
@@ -53,48 +54,60 @@ class UpstreamSettings:
 class Upstream:
     """Sends requests to one server. It belongs to the event loop's thread."""
 
-    def __init__(self, settings: UpstreamSettings, now: Callable[[], float] = time.monotonic) -> None:
-        self.settings, self._now = settings, now
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self.settings = settings
         parts = urlsplit(settings.url)
-        assert parts.hostname is not None
-        self._origin = httpcore.Origin(parts.scheme.encode(), parts.hostname.encode("idna"),
-                                       parts.port or (443 if parts.scheme == "https" else 80))
+        self._is_plain_proxied = settings.proxy is not None and parts.scheme == "http"
         self.host = parts.netloc.rpartition("@")[2].encode("idna")
         self._path = parts.path.rstrip("/").encode()
-        self._pool = _pool(settings)
+        self._pool = Pool(_address(settings))
 
     async def open(self, asked: Asked) -> Reply:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
+        connection = self._pool.take() or await self._connect()
         limits = self.settings.limits
         wait_s = limits.first_byte_s if asked.streams else limits.answer_s
-        deadline = self._now() + wait_s
-        request = httpcore.Request(
-            asked.method, httpcore.URL(scheme=self._origin.scheme, host=self._origin.host, port=self._origin.port,
-                                       target=self._target(asked.target)),
-            headers=self._headers(asked), content=asked.body or None,
-            extensions={"timeout": {"connect": limits.connect_s, "write": limits.between_s}})
+        begun_s = time.monotonic()
         try:
             async with asyncio.timeout(wait_s):
-                response = await self._pool.handle_async_request(request)
-        except TimeoutError:
-            raise UpstreamError(Failure("first_byte_timeout", f"no answer within {wait_s:g} s")) from None
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError,
-                httpcore.ProxyError) as error:
-            raise UpstreamError(_failure(error, asked, limits)) from None
-        first_s = max(deadline - self._now(), 0.001) if asked.streams else limits.between_s
-        return Reply(response, first_s, limits.between_s)
+                connection.send(asked.method, self._target(asked.target), self._headers(asked), asked.body)
+                response = await connection.answer()
+        except BaseException as error:
+            connection.abort()
+            match error:
+                case TimeoutError():
+                    failure = Failure("first_byte_timeout", f"no answer within {wait_s:g} s")
+                case LostError():
+                    failure = Failure("cut", str(error), is_stale=connection.num_requests > 1)
+                case NotHttpError():
+                    failure = Failure("malformed", str(error))
+                case _:
+                    raise
+            raise UpstreamError(failure) from None
+        first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if asked.streams else limits.between_s
+        return Reply(self._pool, connection, response, first_s, limits.between_s)
 
-    async def aclose(self) -> None:
-        """Ends all connections."""
-        await self._pool.aclose()
+    def close(self) -> None:
+        """Ends the connections that wait for requests."""
+        self._pool.close()
+
+    async def _connect(self) -> Connection:
+        wait_s = self.settings.limits.connect_s
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._pool.connect()
+        except TimeoutError:
+            raise UpstreamError(Failure("connect_timeout", f"no connection within {wait_s:g} s")) from None
+        except OSError as error:  # those of TLS too
+            raise UpstreamError(Failure("refused", error.strerror or str(error) or type(error).__name__)) from None
 
     def _target(self, target: bytes) -> bytes:
         """The path of the client's base URL is /v1, that of the upstream's may be another."""
-        if not self._path:
-            return target
         if target == PREFIX or target.startswith((PREFIX + b"/", PREFIX + b"?")):
-            return self._path + target[len(PREFIX):]
-        return self._path.removesuffix(PREFIX) + target
+            target = (self._path or PREFIX) + target[len(PREFIX):]
+        else:
+            target = self._path.removesuffix(PREFIX) + target
+        return b"http://" + self.host + target if self._is_plain_proxied else target
 
     def _headers(self, asked: Asked) -> list[tuple[bytes, bytes]]:
         keys: Headers | None = None
@@ -110,16 +123,18 @@ class Upstream:
 
 
 class Reply:
-    """An answer that has begun. It has to be closed, in the task that opened it."""
+    """An answer that has begun. It has to be closed."""
 
-    def __init__(self, response: httpcore.Response, first_s: float, between_s: float) -> None:
-        self._response, self._first_s, self._between_s = response, first_s, between_s
-        self.status = response.status
-        self.headers: Headers = response.headers
+    def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float,
+                 between_s: float) -> None:
+        self._pool, self._connection = pool, connection
+        self._first_s, self._between_s = first_s, between_s
+        self.status = response.status_code
+        self.headers: Headers = [*response.headers]
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes, or UpstreamError where it stops coming."""
-        pieces, wait_s = self._response.aiter_stream(), self._first_s
+        pieces, wait_s = self._connection.body(), self._first_s
         kind: FailureKind = "first_byte_timeout"
         while True:
             try:
@@ -127,39 +142,31 @@ class Reply:
                     piece = await anext(pieces, None)
             except TimeoutError:
                 raise UpstreamError(Failure(kind, f"nothing came for {wait_s:g} s")) from None
-            except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-                raise UpstreamError(Failure("cut", str(error) or type(error).__name__)) from None
+            except LostError as error:
+                raise UpstreamError(Failure("cut", str(error))) from None
+            except NotHttpError as error:
+                raise UpstreamError(Failure("malformed", str(error))) from None
             if piece is None:
                 return
             kind, wait_s = "stalled", self._between_s
             yield piece
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Leaves the connection to the next request if the answer was read to its end, else ends it."""
-        await self._response.aclose()
+        self._pool.give_back(self._connection)
 
 
-def _pool(settings: UpstreamSettings) -> httpcore.AsyncConnectionPool:
-    context = httpx.create_ssl_context() if settings.url.startswith("https") else None
+def _address(settings: UpstreamSettings) -> Address:
+    parts = urlsplit(settings.url)
+    assert parts.hostname is not None
+    context = httpx.create_ssl_context() if parts.scheme == "https" else None  # certifi's roots, or SSL_CERT_FILE
     proxy = None
     if settings.proxy is not None:
-        named = httpx.Proxy(settings.proxy)  # takes name and password out of the URL
-        proxy = httpcore.Proxy(str(named.url), auth=named.raw_auth)
-    return httpcore.AsyncConnectionPool(ssl_context=context, proxy=proxy, max_connections=MAX_CONNECTIONS,
-                                        max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_S)
-
-
-def _failure(error: Exception, asked: Asked, limits: Limits) -> Failure:
-    """Of an attempt that ended before there was a status."""
-    text = str(error) or type(error).__name__
-    match error:
-        case httpcore.ConnectTimeout():
-            return Failure("connect_timeout", f"no connection within {limits.connect_s:g} s")
-        case httpcore.ConnectError() | httpcore.ProxyError():
-            return Failure("refused", text)
-        case httpcore.TimeoutException():
-            return Failure("stalled", f"the request of {len(asked.body)} bytes was not taken")
-        case httpcore.RemoteProtocolError() if "disconnected" not in text:
-            return Failure("malformed", text)
-        case _:
-            return Failure("cut", text)
+        through = urlsplit(settings.proxy if "//" in settings.proxy else f"//{settings.proxy}")
+        if through.scheme not in ("", "http") or through.hostname is None:
+            raise UnsupportedError(f"the proxy to the upstream is a {through.scheme!r} proxy, allowed is http://HOST:PORT",
+                                   hint="it is named by the environment: HTTPS_PROXY, HTTP_PROXY")
+        name = f"{unquote(through.username or '')}:{unquote(through.password or '')}"
+        key = b"" if name == ":" else b"Basic " + base64.b64encode(name.encode())
+        proxy = (through.hostname, through.port or 80, key)
+    return Address(parts.hostname, parts.port or (443 if context else 80), context, proxy)

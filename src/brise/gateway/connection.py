@@ -1,0 +1,239 @@
+"""A connection to the hosted model's server, and the pool of those that wait for the next request.
+
+httpcore's pool asks the kernel about every idle connection for every request, so under load it spends its time on that;
+here the event loop says when a connection is lost. What HTTP/1.1 means is h11's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+import h11
+
+from brise.gateway.asked import Headers
+
+MOST_IDLE, IDLE_S = 128, 55.0  # many servers end idle connections after a minute
+MAX_HEAD_BYTES = 256 << 10
+UNREAD_BYTES = 256 << 10  # received and not yet asked for; then the sender has to wait
+
+
+class LostError(Exception):
+    """The connection ended before its answer did."""
+
+
+class NotHttpError(Exception):
+    """What came is no HTTP/1.1."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to connect. `proxy` is host, port and the value of Proxy-Authorization, or b""."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    proxy: tuple[str, int, bytes] | None = None
+
+
+class Pool:
+    """Connections to one address. The one used last is used next, so that the others may grow old and end."""
+
+    def __init__(self, address: Address, now: Callable[[], float] = time.monotonic) -> None:
+        self._address, self._now = address, now
+        self._idle: list[Connection] = []
+
+    @property
+    def num_idle(self) -> int:
+        return len(self._idle)
+
+    def take(self) -> Connection | None:
+        """One that waits and is good still, or None."""
+        self._drop_old()
+        return self._idle.pop() if self._idle else None
+
+    async def connect(self) -> Connection:
+        """A new one; OSError if there is none to be had."""
+        address = self._address
+        loop = asyncio.get_running_loop()
+        host, port = (address.host, address.port) if address.proxy is None else address.proxy[:2]
+        tls = address.tls if address.proxy is None else None
+        transport, connection = await loop.create_connection(
+            lambda: Connection(self._forget), host, port, ssl=tls, happy_eyeballs_delay=0.25)
+        if address.proxy is not None and address.tls is not None:
+            try:
+                await connection.tunnel(f"{address.host}:{address.port}".encode(), address.proxy[2])
+                secured = await loop.start_tls(transport, connection, address.tls, server_hostname=address.host)
+                assert secured is not None
+                connection.connection_made(secured)
+            except BaseException:
+                transport.abort()
+                raise
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keeps it for the next request if it is in a state for one."""
+        if len(self._idle) < MOST_IDLE and connection.is_renewed():
+            connection.idle_since_s = self._now()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        """Ends those that wait."""
+        while self._idle:
+            self._idle.pop().abort()
+
+    def _drop_old(self) -> None:
+        while self._idle and self._now() - self._idle[0].idle_since_s > IDLE_S:
+            self._idle.pop(0).abort()
+
+    def _forget(self, connection: Connection) -> None:
+        """The other side ended it, or said something that nobody asked for."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+class Connection(asyncio.Protocol):
+    """One request after the other."""
+
+    def __init__(self, on_loss: Callable[[Connection], None]) -> None:
+        self._on_loss = on_loss
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._unread, self._is_lost, self._error = 0, False, ""
+        self.idle_since_s = 0.0
+        self.num_requests = 0
+
+    def is_renewed(self) -> bool:
+        """Makes it ready for another request, if its last answer was read to the end and it was not ended."""
+        http = self._http
+        if self._is_lost or http.our_state is not h11.DONE or http.their_state is not h11.DONE or http.trailing_data[0]:
+            return False
+        http.start_next_cycle()
+        self._unread = 0
+        return True
+
+    def send(self, method: str, target: bytes, headers: Headers, body: bytes) -> None:
+        """The whole request in one piece."""
+        self.num_requests += 1
+        head = self._http.send(h11.Request(method=method, target=target, headers=list(headers)))
+        assert head is not None and self._transport is not None
+        if body:
+            head += self._http.send(h11.Data(data=body)) or b""
+        self._transport.write(head + (self._http.send(h11.EndOfMessage()) or b""))
+
+    async def answer(self) -> h11.Response:
+        """Status and headers, when they come."""
+        while True:
+            event = await self._event()
+            if isinstance(event, h11.Response):
+                return event
+            if isinstance(event, h11.ConnectionClosed):
+                raise LostError("the server ended the connection and did not answer")
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The body's pieces; those that came together leave together."""
+        is_over = False
+        while not is_over:
+            event: h11.Event | h11.ConnectionClosed | None = await self._event()
+            pieces, fault = list[bytes](), None
+            while isinstance(event, h11.Data):
+                pieces.append(bytes(event.data))
+                try:
+                    event = self._ready()
+                except (LostError, NotHttpError) as error:
+                    event, fault = None, error
+            is_over = event is not None
+            if pieces:
+                yield b"".join(pieces)
+            if fault is not None:
+                raise fault
+
+    async def tunnel(self, target: bytes, authorization: bytes) -> None:
+        """Asks a proxy for the way to the server; then the connection is as new."""
+        headers = [(b"host", target), *([(b"proxy-authorization", authorization)] if authorization else [])]
+        self.send("CONNECT", target, headers, b"")
+        try:
+            answer = await self.answer()
+        except (LostError, NotHttpError) as error:
+            raise OSError(f"the proxy did not let us through: {error}") from None
+        if answer.status_code // 100 != 2:
+            raise OSError(f"the proxy did not let us through: status {answer.status_code}")
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.num_requests = 0
+
+    def abort(self) -> None:
+        """Ends it at once."""
+        self._is_lost = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _event(self) -> h11.Event | h11.ConnectionClosed:
+        while True:
+            event = self._ready()
+            if event is not None:
+                return event
+            if self._is_lost and self._error:
+                raise LostError(self._error)
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+
+    def _ready(self) -> h11.Event | h11.ConnectionClosed | None:
+        """The next event, if all of it is here."""
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            if self._is_lost:
+                raise LostError(self._error or "the server ended the connection in the middle of its answer") from None
+            raise NotHttpError(str(error)) from None
+        if not isinstance(event, type):  # NEED_DATA; PAUSED is for servers
+            return event
+        self._unread = 0
+        if not self._is_lost and self._transport is not None:
+            self._transport.resume_reading()
+        return None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._http.our_state is h11.IDLE:  # nothing was asked
+            self._on_loss(self)
+            self.abort()
+            return
+        self._http.receive_data(data)
+        self._unread += len(data)
+        if self._unread > UNREAD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._end("")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(str(error or ""))
+
+    def _end(self, error: str) -> None:
+        if self._is_lost:
+            return
+        self._is_lost, self._error = True, error
+        self._on_loss(self)
+        if not error:
+            self._http.receive_data(b"")
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
