@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from brise.gateway.breaker import Breaker
 from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.hosted import Hosted, Wait
 from brise.gateway.records import Answer, Exchange, Pending
+from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.serve.serving import ServeSettings
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
@@ -44,12 +48,18 @@ class Rig:
 
 @contextmanager
 def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
-        key: str | None = None, path: str = "/v1") -> Iterator[Rig]:
-    """Runs until the block ends. The local model is called "stub"; every other name is the fake's."""
+        key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
+        hedge_after_s: float | None = None, wait: Wait = asyncio.sleep) -> Iterator[Rig]:
+    """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
+
+    Nothing is sent again, unless `retries` says so.
+    """
     captured, settings = Memory(), settings or ServeSettings()
     with fake_upstream() as fake:
         url = f"http://127.0.0.1:{fake.port}{path}"
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
-        gateway = Gateway(upstream, replace(parts or Parts(), capture=captured))
+        hosted = Hosted(upstream, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
+                        hedge_after_s=hedge_after_s, wait=wait)
+        gateway = Gateway(hosted, replace(parts or Parts(), capture=captured))
         with live(settings=settings, gateway=gateway) as running:
             yield Rig(fake, running, captured)

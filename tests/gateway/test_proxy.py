@@ -24,6 +24,7 @@ def module_rig() -> Iterator[Rig]:
 
 @pytest.fixture
 def gateway(module_rig: Rig) -> Rig:
+    module_rig.live.wait_idle()  # the rows of the test before are written
     module_rig.fake.received.clear()
     module_rig.captured.exchanges.clear()
     return module_rig

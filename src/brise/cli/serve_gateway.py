@@ -7,6 +7,8 @@ import argparse
 from brise import settings
 from brise.errors import UnsupportedError
 from brise.gateway.gateway import Gateway
+from brise.gateway.hosted import Hosted
+from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 
 
@@ -28,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stall-timeout", metavar="S", type=_seconds, default=limits.between_s,
                         help="seconds from one piece of an answer to the next "
                              f"(default: {limits.between_s:g})")
+    parser.add_argument("--retries", metavar="N", type=_retries, default=RetrySettings().retries,
+                        help="how often a request that failed is sent again, where that does no harm and the client "
+                             f"has nothing of an answer; 0: never (default: {RetrySettings().retries})")
+    parser.add_argument("--hedge-after", metavar="S", type=_seconds,
+                        help="send a request a second time if it is not answered after so many seconds, and take the "
+                             "answer that comes first; it is paid twice (default: never)")
 
 
 def make(args: argparse.Namespace) -> Gateway | None:
@@ -38,8 +46,16 @@ def make(args: argparse.Namespace) -> Gateway | None:
         return None
     key = None if args.upstream_key_env is None else settings.secret(args.upstream_key_env)
     limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout)
-    return Gateway(Upstream(UpstreamSettings(args.upstream, key, args.api_keys is None, limits,
-                                             settings.proxy(args.upstream))))
+    upstream = Upstream(UpstreamSettings(args.upstream, key, args.api_keys is None, limits,
+                                         settings.proxy(args.upstream)))
+    hosted = Hosted(upstream, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
+    return Gateway(hosted)
+
+
+def _retries(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:3]) > 10:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 10 is allowed")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

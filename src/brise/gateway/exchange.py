@@ -8,9 +8,10 @@ from typing import Any
 
 from brise.gateway import headers
 from brise.gateway.asked import Asked, context_digest
+from brise.gateway.failure import Relayed
 from brise.gateway.parts import Served
 from brise.gateway.records import Body, Exchange, Mode, Usage
-from brise.gateway.relay import KEPT_BYTES, Relayed
+from brise.gateway.relay import KEPT_BYTES
 
 
 def exchange_of(asked: Asked, served: Served, total_s: float) -> Exchange:

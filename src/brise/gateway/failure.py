@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from brise.gateway.asked import Headers
 from brise.gateway.progress import Progress
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
@@ -20,6 +21,15 @@ STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody el
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """An answer of the hosted model that says "not now", as it came."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why the hosted model did not answer."""
 
@@ -27,6 +37,8 @@ class Failure:
     detail: str
     status: int | None = None  # of its answer, if it gave one
     retry_after_s: float | None = None
+    may_repeat: bool | None = None  # what the server says of that, if it does
+    refusal: Refusal | None = None
     is_stale: bool = False  # a connection that had waited was ended as we used it: that says nothing of the server
 
     @property
@@ -44,6 +56,20 @@ class UpstreamError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
+        self.relayed: Relayed | None = None  # what the client has of the answer, when it is given up
+
+
+@dataclass
+class Relayed:
+    """What went through to the client of an attempt's answer."""
+
+    status: int = 0
+    headers: Headers = ()
+    has_begun: bool = False  # status and headers are with the client
+    body: bytearray = field(default_factory=bytearray)
+    is_kept: bool = True  # False: it was too long for `body`
+    progress: Progress | None = None  # of a stream
+    first_s: float | None = None  # monotonic, of the first token or piece
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,12 @@ from starlette.types import Send
 from brise.gateway import refusal
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.exchange import exchange_of, served_of
-from brise.gateway.failure import Broken, Failure, UpstreamError
+from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
+from brise.gateway.hosted import Hosted
 from brise.gateway.parts import Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
 from brise.gateway.records import Answer, Mode, Pending
-from brise.gateway.relay import Relayed, pass_on
-from brise.gateway.upstream import Upstream
 
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
-BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})  # "not now"; 529 is Anthropic's
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,9 @@ class Parts:
 class Gateway:
     """Answers every request that it is given, and sees to it that it is written down. Of the event loop's thread."""
 
-    def __init__(self, upstream: Upstream, parts: Parts = Parts(), log: TextIO | None = None,
+    def __init__(self, hosted: Hosted, parts: Parts = Parts(), log: TextIO | None = None,
                  now: Callable[[], float] = time.monotonic) -> None:
-        self.upstream, self.parts, self._now = upstream, parts, now
+        self.hosted, self.parts, self._now = hosted, parts, now
         self._log = log or sys.stderr
         self.answered = Counter[Mode]()
 
@@ -56,7 +54,7 @@ class Gateway:
 
     def close(self) -> None:
         """Ends the connections to the hosted model."""
-        self.upstream.close()
+        self.hosted.upstream.close()
 
     async def _serve(self, asked: Asked, send: Send) -> Served:
         decision = Decision() if self.parts.router is None else self.parts.router.decide(asked)
@@ -72,22 +70,13 @@ class Gateway:
                 return replace(served, signals=outcome.signals, answers=(*served.answers, *drafts))
 
     async def _hosted(self, asked: Asked, send: Send, mode: Mode) -> Served:
-        relayed = Relayed(0, ())
         try:
-            await self._attempt(asked, send, mode, relayed)
+            relayed = await self.hosted.answer(asked, send, added(asked, mode, asked.model))
         except UpstreamError as error:
-            return await self._replace(asked, send, mode, relayed, error.failure)
-        return served_of(relayed, asked, "failed" if relayed.status in BUSY else mode)
+            return await self._replace(asked, send, error.failure, error.relayed or Relayed())
+        return served_of(relayed, asked, mode)
 
-    async def _attempt(self, asked: Asked, send: Send, mode: Mode, relayed: Relayed) -> None:
-        reply = await self.upstream.open(asked)
-        relayed.status, relayed.headers = reply.status, reply.headers
-        try:
-            await pass_on(reply, asked, send, added(asked, mode, asked.model), relayed, self._now)
-        finally:
-            reply.close()
-
-    async def _replace(self, asked: Asked, send: Send, mode: Mode, relayed: Relayed, failure: Failure) -> Served:
+    async def _replace(self, asked: Asked, send: Send, failure: Failure, relayed: Relayed) -> Served:
         """The hosted model's answer did not come, or not to its end."""
         broken = Broken(failure, relayed.progress if relayed.has_begun else None)
         fallback = self.parts.fallback

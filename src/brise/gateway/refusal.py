@@ -6,6 +6,7 @@ import json
 
 from starlette.types import Send
 
+from brise.gateway import headers
 from brise.gateway.asked import Headers
 from brise.gateway.failure import Failure
 from brise.gateway.records import Body, Kind
@@ -17,12 +18,18 @@ def message_of(failure: Failure) -> str:
 
 
 async def send(kind: Kind, failure: Failure, added: Headers, send: Send) -> None:
-    """A whole answer: nothing has been sent yet."""
+    """A whole answer: nothing has been sent yet. The hosted model's own refusal goes out as it came."""
+    refusal = failure.refusal
+    if refusal is not None:
+        kept = headers.downstream(refusal.headers)
+        await send({"type": "http.response.start", "status": refusal.status, "headers": [*kept, *added]})
+        await send({"type": "http.response.body", "body": refusal.body, "more_body": False})
+        return
     body = json.dumps(_body(kind, failure)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *added]
+    sent = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *added]
     if failure.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(round(failure.retry_after_s), 1)).encode()))
-    await send({"type": "http.response.start", "status": failure.client_status, "headers": headers})
+        sent.append((b"retry-after", str(max(round(failure.retry_after_s), 1)).encode()))
+    await send({"type": "http.response.start", "status": failure.client_status, "headers": sent})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

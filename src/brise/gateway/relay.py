@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 from starlette.types import Send
 
 from brise.gateway import headers, sse
 from brise.gateway.asked import Asked, Headers
-from brise.gateway.failure import Failure, UpstreamError
+from brise.gateway.failure import Failure, Relayed, UpstreamError
 from brise.gateway.progress import Progress
 from brise.gateway.upstream import Reply
 
@@ -19,18 +18,6 @@ COLLECTED_BYTES = 8 << 20  # an answer in one piece is held until it is complete
 KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, and not written down
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
-
-@dataclass
-class Relayed:
-    """What went through to the client."""
-
-    status: int
-    headers: Headers
-    has_begun: bool = False  # status and headers are with the client
-    body: bytearray = field(default_factory=bytearray)
-    is_kept: bool = True  # False: it was too long for `body`
-    progress: Progress | None = None  # of a stream
-    first_s: float | None = None  # monotonic, of the first token or piece
 
 
 async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relayed: Relayed,

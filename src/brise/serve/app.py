@@ -93,7 +93,7 @@ async def _serve(serving: Serving, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own would stop listening at once
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = _address(serving.settings.host, listener)
-    names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.upstream.settings.url])]
+    names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.hosted.upstream.settings.url])]
     print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
     if await _signalled(running, signals):
         await _stop(serving, signals)
@@ -130,8 +130,8 @@ def _address(host: str, listener: socket.socket) -> str:
 def bind(settings: ServeSettings) -> socket.socket:
     """Takes the port, so that one in use is known before a model is loaded. Nobody is let in before it listens."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named as TCP, for asyncio sends small pieces at once (TCP_NODELAY) on such sockets only: else an answer's body waits
-    # for the client to acknowledge its head, which takes Linux 40 ms.
+    # Named as TCP, for asyncio sends small pieces at once (TCP_NODELAY) on such sockets only: else an answer's body
+    # waits for the client to acknowledge its head, which takes Linux 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,87 @@
+"""The circuit breaker: after failures in a row the hosted model is left in peace, and asked again now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+BreakerState = Literal["closed", "open", "half-open"]
+
+
+@dataclass(frozen=True)
+class BreakerSettings:
+    """When it opens, and for how long. The pause doubles with every probe that fails."""
+
+    failures: int = 5  # in a row
+    pause_s: float = 5.0
+    longest_pause_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A request that was let through; it is given back with what became of it."""
+
+    is_probe: bool
+
+
+class Breaker:
+    """Closed: everything goes through. Open: nothing does. Half-open: one request at a time goes through, as a probe.
+
+    Time is that of a monotonic clock, so that setting the machine's clock opens and closes nothing.
+    """
+
+    def __init__(self, settings: BreakerSettings, now: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._now = settings, now
+        self._failures, self._pause_s = 0, settings.pause_s
+        self._open_until_s: float | None = None
+        self._probe: Turn | None = None
+        self.num_opened = 0
+
+    @property
+    def state(self) -> BreakerState:
+        """What the next request finds."""
+        if self._open_until_s is None:
+            return "closed"
+        return "open" if self._now() < self._open_until_s else "half-open"
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the next probe may go."""
+        return 0.0 if self._open_until_s is None else max(self._open_until_s - self._now(), 0.0)
+
+    def enter(self) -> Turn | None:
+        """Lets a request through, or not. One that was let through ends in `succeeded`, `failed` or `left`."""
+        if self._open_until_s is None:
+            return Turn(is_probe=False)
+        if self._probe is not None or self._now() < self._open_until_s:
+            return None
+        self._probe = Turn(is_probe=True)
+        return self._probe
+
+    def succeeded(self, turn: Turn) -> None:
+        """The hosted model answered: it is there again, whoever asked."""
+        self.left(turn)
+        self._failures, self._open_until_s, self._pause_s = 0, None, self._settings.pause_s
+
+    def failed(self, turn: Turn, wait_s: float | None = None) -> None:
+        """It did not; `wait_s` is after how long it says that it will."""
+        self.left(turn)
+        self._failures += 1
+        if self._open_until_s is None:
+            if self._failures >= self._settings.failures:
+                self._open(wait_s)
+        elif turn.is_probe:  # other requests are from before it opened, and say nothing new
+            self._pause_s = min(self._pause_s * 2, self._settings.longest_pause_s)
+            self._open(wait_s)
+
+    def left(self, turn: Turn) -> None:
+        """Nobody knows: the client went away before there was an answer."""
+        if turn is self._probe:
+            self._probe = None
+
+    def _open(self, wait_s: float | None) -> None:
+        pause_s = max(self._pause_s, min(wait_s or 0.0, self._settings.longest_pause_s))
+        self._open_until_s = self._now() + pause_s
+        self.num_opened += 1
