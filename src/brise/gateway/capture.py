@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -30,14 +30,19 @@ Reason = Literal["full", "unwritable", "orphan", "closed"]
 Skipped = Literal["off", "sampled"]
 RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
 EXPIRE_EVERY_S = 600.0
+# From the first row that waits until they are written: at 100 requests/s five go into one transaction, which costs a
+# fifth of the time, and of the interpreter's lock, that five would.
+GATHER_S = 0.05
+MOST_LEFT_OUT = 20_000  # ids, for what comes later to exchanges that were not sampled
 
 
 @dataclass(frozen=True)
 class CaptureOptions:
     """`share` of conversations is kept, each whole or not at all; `content`: bodies too, not only what surrounds them.
 
-    `ttl_s`: exchanges older than this are deleted while the gateway runs. `max_rows` and `max_bytes` bound the queue;
-    `batch_rows` go into one transaction at most.
+    What waits for an answer or was drawn for an audit is always kept: leaving it out by chance would bias what is
+    estimated from it. `ttl_s`: exchanges older than this are deleted while the gateway runs. `max_rows` and `max_bytes`
+    bound the queue; `batch_rows` go into one transaction at most.
     """
 
     share: float = 1.0
@@ -72,7 +77,9 @@ class _Batch:
     pending: tuple[Pending, ...] = ()
     threads: tuple[Thread, ...] = ()
     skipped: tuple[tuple[float, str], ...] = ()
-    size: int = 0
+    waiting_rows: int = 0  # as it was recorded; fewer are written where only a share of conversations is kept
+    waiting_bytes: int = 0
+    is_prepared: bool = False
 
     @property
     def rows(self) -> int:
@@ -89,18 +96,19 @@ class _Counts:
     last_error: str | None = None
 
 
-class Resolver(Protocol):
-    """Looks for a conversation that only the store knows: another gateway's, or one of before a restart."""
+class Threader(Protocol):
+    """Finds the conversation of an exchange (threads.py)."""
 
-    def resolve(self, exchange: Exchange) -> Exchange: ...
+    def place(self, exchange: Exchange) -> tuple[Exchange, tuple[Thread, ...]]: ...
 
 
 class Capture:
     """Takes records from any thread and writes them on its own. End it with `drain`."""
 
-    def __init__(self, store: Store, options: CaptureOptions = CaptureOptions(), *, resolver: Resolver | None = None,
+    def __init__(self, store: Store, options: CaptureOptions = CaptureOptions(), threads: Threader | None = None,
                  clock: Callable[[], float] = time.time) -> None:
-        self._store, self._options, self._resolver, self._clock = store, options, resolver, clock
+        self._store, self._options, self._threads, self._clock = store, options, threads, clock
+        self._left_out: OrderedDict[str, None] = OrderedDict()  # ids of exchanges that were not sampled
         self._queue: deque[_Batch] = deque()
         self._waiting_rows = self._waiting_bytes = 0
         self._counts = _Counts()
@@ -110,29 +118,15 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="brise-capture", daemon=True)
         self._thread.start()
 
-    def keeps(self, conversation: str) -> bool:
-        """Whether a conversation is of the share that is kept. It depends on its name only, for every gateway alike."""
-        if self._options.share >= 1.0:
-            return True
-        digest = hashlib.sha256(conversation.encode(errors="surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") < self._options.share * 2**64
-
     def record(self, exchange: Exchange | None = None, answers: Iterable[Answer] = (),
-               pending: Iterable[Pending] = (), labels: Iterable[Label] = (),
-               threads: Iterable[Thread] = ()) -> None:
-        """An exchange, or what came later to one. What waits for an answer or was drawn for an audit is always kept:
-        leaving it out by chance would bias what is estimated from it."""
-        batch = _Batch(() if exchange is None else (exchange,), tuple(answers), tuple(labels), tuple(pending),
-                       tuple(threads))
-        is_needed = bool(batch.pending) or exchange is not None and exchange.audit_probability is not None
-        if exchange is not None and not is_needed and not self.keeps(exchange.conversation):
-            self.skip("sampled")
-            return
-        self._put(replace(batch, size=_size(batch)))
+               pending: Iterable[Pending] = (), labels: Iterable[Label] = ()) -> None:
+        """An exchange, or what came later to one. If its conversation has no name (""), it is found on the way."""
+        batch = _Batch(() if exchange is None else (exchange,), tuple(answers), tuple(labels), tuple(pending))
+        self._put(replace(batch, waiting_rows=batch.rows, waiting_bytes=_size(batch)))
 
     def skip(self, reason: Skipped) -> None:
         """Counts a request of which nothing else is to be written: the client said so, or chance did."""
-        self._put(_Batch(skipped=((self._clock(), reason),), size=64))
+        self._put(_Batch(skipped=((self._clock(), reason),), waiting_bytes=64))
 
     def stats(self) -> CaptureStats:
         """The counters at this moment."""
@@ -158,19 +152,15 @@ class Capture:
     def _put(self, batch: _Batch) -> None:
         with self._news:
             if self._is_closed:
-                self._drop(batch, "closed")
-            elif (self._waiting_rows + batch.rows > self._options.max_rows
-                  or self._waiting_bytes + batch.size > self._options.max_bytes):
-                self._drop(batch, "full")
+                self._counts.dropped["closed"] += batch.rows
+            elif (self._waiting_rows + batch.waiting_rows > self._options.max_rows
+                  or self._waiting_bytes + batch.waiting_bytes > self._options.max_bytes):
+                self._counts.dropped["full"] += batch.rows
             else:
                 self._queue.append(batch)
-                self._waiting_rows += batch.rows
-                self._waiting_bytes += batch.size
+                self._waiting_rows += batch.waiting_rows
+                self._waiting_bytes += batch.waiting_bytes
                 self._news.notify_all()
-            self._counts.skipped.update(reason for _, reason in batch.skipped)
-
-    def _drop(self, batch: _Batch, reason: Reason) -> None:
-        self._counts.dropped[reason] += batch.rows
 
     # The rest runs on the writer's thread.
 
@@ -179,7 +169,9 @@ class Capture:
         while True:
             wait_s = None if self._options.ttl_s is None else max(next_expiry - time.monotonic(), 0.0)
             with self._news:
-                self._news.wait_for(lambda: self._queue or self._is_closed, wait_s)
+                if self._news.wait_for(lambda: self._queue or self._is_closed, wait_s):
+                    self._news.wait_for(lambda: self._waiting_rows >= self._options.batch_rows or self._is_closed,
+                                        GATHER_S)
                 batches = self._take()
                 if not batches and self._is_closed:
                     return
@@ -198,50 +190,72 @@ class Capture:
 
     def _write(self, batches: list[_Batch]) -> None:
         """Writes them together. If one of them cannot be written at all, each goes alone, so that only that one is
-        lost."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self._settle(batches, "closed", None)
-            return
+        lost. `batches` become prepared ones on the way."""
         try:
-            self._insist(batches)
+            is_written = self._insist(batches)
         except Exception as error:  # whatever it is: a gateway answers requests also if its traffic cannot be kept
             if len(batches) > 1:
                 for batch in batches:
                     self._write([batch])
-                return
-            self._settle(batches, "orphan" if isinstance(error, UnknownExchangeError) else "unwritable", error)
+            else:
+                self._settle(batches, "orphan" if isinstance(error, UnknownExchangeError) else "unwritable", error)
+        else:
+            self._settle(batches, None if is_written else "closed")
 
-    def _insist(self, batches: list[_Batch]) -> None:
-        """Tries until it is written, fails for good, or the time of `drain` is over."""
+    def _insist(self, batches: list[_Batch]) -> bool:
+        """Tries until it is written, or fails for good. False: the time of `drain` is over."""
         wait_s = RETRY_S
-        while True:
+        while self._deadline is None or time.monotonic() < self._deadline:
             try:
-                self._add([self._prepared(batch) for batch in batches])
+                for place, batch in enumerate(batches):
+                    batches[place] = batch if batch.is_prepared else self._prepared(batch)
+                self._add(batches)
             except UnknownExchangeError:
                 raise
             except StoreError as error:
-                if not self._pause(wait_s, error):
-                    self._settle(batches, "closed", error)
-                    return
+                self._pause(wait_s, error)
                 wait_s = min(2 * wait_s, LONGEST_RETRY_S)
             else:
-                self._settle(batches, None, None)
-                return
+                return True
+        return False
 
     def _prepared(self, batch: _Batch) -> _Batch:
-        """With conversations that only the store knows, and without content where none is to be kept."""
-        exchanges = batch.exchanges
-        if self._resolver is not None:
-            exchanges = tuple(self._resolver.resolve(exchange) for exchange in exchanges)
-        threads = batch.threads
-        for before, after in zip(batch.exchanges, exchanges, strict=True):
-            threads = tuple(replace(thread, conversation=after.conversation) if thread.exchange == before.id else thread
-                            for thread in threads)
-        if self._options.content:
-            return replace(batch, exchanges=exchanges, threads=threads)
-        return replace(
-            batch, threads=threads, exchanges=tuple(replace(each, request=None, response=None) for each in exchanges),
-            answers=tuple(replace(each, response=None) for each in batch.answers))
+        """As it is to be written: in its conversation, if that is of the share that is kept, and without content where
+        none is kept."""
+        content, exchanges, threads = self._options.content, list[Exchange](), list[Thread]()
+        for exchange in batch.exchanges:
+            placed, ends = self._place(exchange)
+            is_needed = bool(batch.pending) or exchange.audit_probability is not None
+            if is_needed or self._is_sampled(placed.conversation):
+                exchanges.append(placed if content else replace(placed, request=None, response=None))
+                threads += ends
+            else:
+                self._leave_out(exchange.id)
+        kept = replace(
+            batch, exchanges=tuple(exchanges), threads=tuple(threads),
+            answers=tuple(answer if content else replace(answer, response=None) for answer in batch.answers
+                          if answer.exchange not in self._left_out),
+            labels=tuple(label for label in batch.labels if label.exchange not in self._left_out))
+        missing = len(batch.exchanges) - len(exchanges)
+        return replace(kept, skipped=(*batch.skipped, *[(self._clock(), "sampled")] * missing), is_prepared=True)
+
+    def _place(self, exchange: Exchange) -> tuple[Exchange, tuple[Thread, ...]]:
+        if self._threads is None:
+            return (exchange if exchange.conversation else replace(exchange, conversation=exchange.id)), ()
+        return self._threads.place(exchange)
+
+    def _is_sampled(self, conversation: str) -> bool:
+        """Whether it is of the share that is kept: it depends on its name only, for every gateway alike."""
+        if self._options.share >= 1.0:
+            return True
+        digest = hashlib.sha256(conversation.encode(errors="surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < self._options.share * 2**64
+
+    def _leave_out(self, exchange: str) -> None:
+        """What comes later to this exchange, such as the shadow's answer, is left out too."""
+        self._left_out[exchange] = None
+        if len(self._left_out) > MOST_LEFT_OUT:
+            self._left_out.popitem(last=False)
 
     def _add(self, batches: list[_Batch]) -> None:
         if any(batch.rows for batch in batches):
@@ -255,29 +269,26 @@ class Capture:
         if counted:
             self._store.skip([(at_s, reason, number) for (at_s, reason), number in counted.items()])
 
-    def _pause(self, wait_s: float, error: StoreError) -> bool:
-        """Waits before the next try; False if there will be none."""
+    def _pause(self, wait_s: float, error: StoreError) -> None:
+        """Waits before the next try; `drain` may come meanwhile and shorten it."""
         with self._news:
             self._counts.retries += 1
             self._counts.last_error = str(error)
-            deadline = self._deadline
-            if deadline is not None:
-                wait_s = min(wait_s, deadline - time.monotonic())
-            if wait_s <= 0:
-                return False
-            self._news.wait_for(lambda: self._deadline is not deadline, wait_s)  # `drain` may come meanwhile
-            return True
+            self._news.wait_for(lambda: self._deadline is not None, wait_s)
+            if self._deadline is not None:
+                self._news.wait_for(lambda: False, max(0.0, min(wait_s, self._deadline - time.monotonic())))
 
-    def _settle(self, batches: list[_Batch], dropped: Reason | None, error: Exception | None) -> None:
+    def _settle(self, batches: Sequence[_Batch], dropped: Reason | None, error: Exception | None = None) -> None:
         """They no longer wait: written, or dropped for a reason."""
         with self._news:
             for batch in batches:
-                self._waiting_rows -= batch.rows
-                self._waiting_bytes -= batch.size
+                self._waiting_rows -= batch.waiting_rows
+                self._waiting_bytes -= batch.waiting_bytes
                 if dropped is None:
                     self._counts.written += batch.rows
+                    self._counts.skipped.update(reason for _, reason in batch.skipped)
                 else:
-                    self._drop(batch, dropped)
+                    self._counts.dropped[dropped] += batch.rows
             if error is not None:
                 self._counts.last_error = str(error)
             self._news.notify_all()

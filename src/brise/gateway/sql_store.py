@@ -102,11 +102,6 @@ class SqlStore:
             f"SELECT digest, exchange, conversation, at_s FROM threads WHERE digest IN ({_marks(part)})", part)]
         return sorted((Thread(*row) for row in rows), key=lambda item: (item.at_s, item.exchange), reverse=True)
 
-    def recent_threads(self, limit: int) -> Sequence[Thread]:
-        return [Thread(*row) for row in self._database.rows(
-            "SELECT digest, exchange, conversation, at_s FROM threads ORDER BY at_s DESC, exchange DESC LIMIT ?",
-            (limit,))]
-
     def skip(self, counts: Iterable[tuple[float, str, int]]) -> None:
         with self._database.transaction() as transaction:
             transaction.run_many(

@@ -58,8 +58,6 @@ class Store(Protocol):
         """Counts one more attempt that did not answer it."""
     def threads(self, digests: Sequence[str]) -> Sequence[Thread]:
         """What is known by these digests, newest first."""
-    def recent_threads(self, limit: int) -> Sequence[Thread]:
-        """The newest, newest first."""
     def skip(self, counts: Iterable[tuple[float, str, int]]) -> None:
         """Counts requests of which nothing else is written: when (by the hour), why, how many."""
     def skipped(self) -> Mapping[str, int]:
