@@ -233,8 +233,9 @@ def test_it_goes_on_from_a_real_store(tmp_path: Path) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=2), lambda inner: st.lists(
     inner, max_size=3) | st.dictionaries(st.sampled_from([
-        "messages", "role", "content", "type", "text", "tool_calls", "function", "arguments", "input", "output", "choices",
-        "message", "conversation", "id", "previous_response_id", "refusal"]), inner, max_size=4), max_leaves=15),
+        "messages", "role", "content", "type", "text", "tool_calls", "function", "arguments", "input", "output",
+        "choices", "message", "conversation", "id", "previous_response_id", "refusal"]), inner, max_size=4),
+    max_leaves=15),
     st.sampled_from(["chat", "completion", "embedding", "responses", "messages", "other"]))
 def test_any_body_is_placed(body: Any, kind: Any) -> None:
     fields = body if isinstance(body, dict) else {"messages": body, "choices": body, "output": body, "input": body}
