@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from brise.gateway.breaker import Breaker
 from brise.gateway.gateway import Gateway, Parts
@@ -25,11 +26,15 @@ class Memory:
     exchanges: list[Exchange] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None:
         self.answers += answers
         self.pending += pending
         self.exchanges.append(exchange)
+
+    def skip(self, reason: Literal["off", "sampled"]) -> None:
+        self.skipped.append(reason)
 
     def wait(self, number: int = 1) -> list[Exchange]:
         """Everything, as soon as there are so many: a row is written when its client has the answer already."""

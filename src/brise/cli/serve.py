@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         read_keys(args.api_keys)
     if not args.models and args.upstream is None:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
-    gateway = serve_gateway.make(args)
+    upstream = serve_gateway.check(args)
     settings_ = settings.read()
     models = _locate_all(args.models, Store(settings_.home))
     if args.memory is not None and len(models) != 1:
@@ -88,9 +88,12 @@ def run(args: argparse.Namespace) -> int:
                    for located in models}
         if args.memory is not None:
             serving = _bounded(serving, *workers.values())
-        elif gateway is not None or any(worker.model.vision is not None for worker in workers.values()):
+        elif upstream is not None or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
-        return _run(workers, serving, bound, gateway)
+        if upstream is None:
+            return _run(workers, serving, bound, None)
+        with serve_gateway.opened(args, upstream, settings_.home) as gateway:
+            return _run(workers, serving, bound, gateway)
 
 
 def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None) -> int:

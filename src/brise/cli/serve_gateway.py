@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from brise import settings
+from brise.cli import terminal
 from brise.errors import UnsupportedError
-from brise.gateway.gateway import Gateway
+from brise.gateway.capture import Capture, CaptureOptions
+from brise.gateway.gateway import Gateway, Parts
 from brise.gateway.hosted import Hosted
+from brise.gateway.prices import Prices, default_place, read_prices
 from brise.gateway.retry import Retries, RetrySettings
+from brise.gateway.stores import open_store
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+
+DAY_S = 86400.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,23 +43,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", metavar="N", type=_retries, default=RetrySettings().retries,
                         help="how often a request that failed is sent again, where that does no harm and the client "
                              f"has nothing of an answer; 0: never (default: {RetrySettings().retries})")
+    parser.add_argument("--store", metavar="PLACE",
+                        help="where traffic is written: a path or a postgresql:// URL (default: traffic.sqlite in "
+                             "BRISE_HOME's folder gateway)")
+    parser.add_argument("--capture", metavar="SHARE", type=_share, default=1.0,
+                        help="share of conversations that are written down, each whole or not at all (default: 1)")
+    parser.add_argument("--no-content", action="store_true",
+                        help="write down what surrounds requests and answers, and nothing of what they say")
+    parser.add_argument("--keep-days", metavar="N", type=_days,
+                        help="delete what is older than so many days (default: nothing is deleted)")
+    parser.add_argument("--prices", metavar="FILE", type=Path,
+                        help="what the upstream's tokens cost (default: prices.toml in BRISE_HOME's folder gateway, "
+                             "if it is there)")
     parser.add_argument("--hedge-after", metavar="S", type=_seconds,
                         help="send a request a second time if it is not answered after so many seconds, and take the "
                              "answer that comes first; it is paid twice (default: never)")
 
 
-def make(args: argparse.Namespace) -> Gateway | None:
-    """The gateway that the options ask for, None without --upstream."""
+def check(args: argparse.Namespace) -> UpstreamSettings | None:
+    """Looks at the options before a model is loaded; None without --upstream."""
     if args.upstream is None:
-        if args.upstream_key_env is not None:
-            raise UnsupportedError("--upstream-key-env is for a gateway, and there is none", hint="--upstream URL")
+        for option in ("upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
+            if vars(args)[option] is not None:
+                raise UnsupportedError(f"--{option.replace('_', '-')} is for a gateway, and there is none",
+                                       hint="--upstream URL")
         return None
     key = None if args.upstream_key_env is None else settings.secret(args.upstream_key_env)
     limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout)
-    upstream = Upstream(UpstreamSettings(args.upstream, key, args.api_keys is None, limits,
-                                         settings.proxy(args.upstream)))
-    hosted = Hosted(upstream, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
-    return Gateway(hosted)
+    return UpstreamSettings(args.upstream, key, args.api_keys is None, limits, settings.proxy(args.upstream))
+
+
+@contextmanager
+def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path) -> Iterator[Gateway]:
+    """The gateway, with its store, until the block ends: what it saw is then written."""
+    prices = _prices(args.prices, home)
+    store = open_store(args.store, home)
+    capture = Capture(store, CaptureOptions(
+        share=args.capture, content=not args.no_content,
+        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S))
+    try:
+        hosted = Hosted(Upstream(upstream), retries=Retries(RetrySettings(args.retries)),
+                        hedge_after_s=args.hedge_after)
+        yield Gateway(hosted, Parts(capture=capture, prices=prices))
+    finally:
+        stats = capture.drain()
+        store.close()
+        if dropped := sum(stats.dropped.values()):
+            terminal.note(f"captured {stats.written} rows; {dropped} could not be written: {stats.last_error}")
+
+
+def _prices(path: Path | None, home: Path) -> Prices | None:
+    """The file that was named, else the one that lies where it lies by default, if it does."""
+    if path is None:
+        path = default_place(home)
+        if not path.exists():
+            return None
+    return read_prices(path)
 
 
 def _retries(text: str) -> int:
@@ -58,11 +107,23 @@ def _retries(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    return _number(text, 0.0, 1.0, "a share from 0 to 1")
+
+
+def _days(text: str) -> float:
+    return _number(text, 0.001, 36500.0, "days over 0, up to 36500")
+
+
 def _seconds(text: str) -> float:
+    return _number(text, 0.001, 86400.0, "seconds over 0, up to 86400")
+
+
+def _number(text: str, least: float, most: float, allowed: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds over 0, up to 86400, are allowed")
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are {allowed}")
     return value

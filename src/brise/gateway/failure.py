@@ -12,12 +12,12 @@ from brise.gateway.progress import Progress
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
 # cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, or no events.
 # status: an answer that says "not now" (429, 5xx). error_event: a stream that says so. open: not even tried, because
-# the circuit breaker is open.
+# the circuit breaker is open. ended: this server shuts down.
 FailureKind = Literal["refused", "connect_timeout", "first_byte_timeout", "stalled", "cut", "malformed", "status",
-                      "error_event", "open"]
+                      "error_event", "open", "ended"]
 STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody else answers
     "refused": 502, "connect_timeout": 504, "first_byte_timeout": 504, "stalled": 504, "cut": 502, "malformed": 502,
-    "error_event": 502, "open": 503}
+    "error_event": 502, "open": 503, "ended": 503}
 
 
 @dataclass(frozen=True)

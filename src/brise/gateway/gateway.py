@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TextIO
+from typing import TextIO, get_args
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from brise.gateway import refusal
 from brise.gateway.asked import Asked, Headers
@@ -18,8 +18,10 @@ from brise.gateway.exchange import exchange_of, served_of
 from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
 from brise.gateway.hosted import Hosted
 from brise.gateway.parts import Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
+from brise.gateway.prices import Prices
 from brise.gateway.records import Answer, Mode, Pending
 
+MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
 
 
@@ -32,6 +34,7 @@ class Parts:
     fallback: Fallback | None = None
     observers: Sequence[Observer] = ()
     capture: Capture | None = None
+    prices: Prices | None = None
 
 
 class Gateway:
@@ -41,20 +44,50 @@ class Gateway:
                  now: Callable[[], float] = time.monotonic) -> None:
         self.hosted, self.parts, self._now = hosted, parts, now
         self._log = log or sys.stderr
-        self.answered = Counter[Mode]()
+        self._observers = list(parts.observers)
+        self._running = set[asyncio.Task[object]]()
+        self._is_ending = False
+
+    def watch(self, observer: Observer) -> None:
+        """Tells one more of every answered request."""
+        self._observers.append(observer)
 
     async def handle(self, asked: Asked, send: Send) -> Served:
         """Sends an answer, whatever happens. Cancel it where the client has gone."""
-        served = Served("hosted", CLIENT_GONE, error="the client went away")
+        task, out = asyncio.current_task(), _Out(send)
+        assert task is not None
+        self._running.add(task)
+        served = Served(out.mode, CLIENT_GONE, error="the client went away")
         try:
-            served = await self._serve(asked, send)
-            return served
+            served = await self._serve(asked, out.send)
+        except asyncio.CancelledError:
+            served = replace(served, mode=out.mode)
+            if not self._is_ending:
+                raise
+            task.uncancel()
+            served = await self._end(asked, out)
         finally:
+            self._running.discard(task)
             self._record(asked, served)
+        return served
+
+    def end(self) -> None:
+        """Ends what runs, with an error that its client sees: the server shuts down."""
+        self._is_ending = True
+        for task in self._running:
+            task.cancel()
 
     def close(self) -> None:
         """Ends the connections to the hosted model."""
         self.hosted.upstream.close()
+
+    async def _end(self, asked: Asked, out: _Out) -> Served:
+        failure = Failure("ended", "the server shut down before the answer was complete")
+        if not out.has_begun:
+            await refusal.send(asked.kind, failure, added(asked, "failed", None), out.send)
+        elif out.is_stream:
+            await refusal.end_stream(asked.kind, failure, out.send)
+        return Served("failed", out.status or failure.client_status, error=str(failure))
 
     async def _serve(self, asked: Asked, send: Send) -> Served:
         decision = Decision() if self.parts.router is None else self.parts.router.decide(asked)
@@ -95,17 +128,39 @@ class Gateway:
 
     def _record(self, asked: Asked, served: Served) -> None:
         """After the answer, and never in its way."""
+        if asked.kind == "other" and asked.method != "POST":
+            return
         try:
-            self.answered[served.mode] += 1
+            if served.cost_usd is None and self.parts.prices is not None and served.mode in ("hosted", "escalated"):
+                served = replace(served, cost_usd=self.parts.prices.cost(served.served_by, asked.model, served.usage))
             exchange = exchange_of(asked, served, self._now() - asked.started_s)
             if self.parts.capture is not None and asked.is_captured:
                 pending = (Pending(asked.id, asked.at_s),) if served.pending else ()
                 self.parts.capture.record(exchange, served.answers, pending)
-            for observer in self.parts.observers:
+            elif self.parts.capture is not None:
+                self.parts.capture.skip("off")
+            for observer in self._observers:
                 observer.after(asked, exchange)
         except Exception:
             print(f"{asked.id} was answered, but not written down:\n{traceback.format_exc()}", file=self._log,
                   flush=True)
+
+
+class _Out:
+    """The way to the client, which remembers what it has."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status, self.has_begun, self.is_stream = 0, False, False
+        self.mode: Mode = "hosted"  # of what was begun; the hosted model is asked first
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun, self.status = True, message["status"]
+            sent = dict(message["headers"])
+            self.is_stream = sent.get(b"content-type", b"").startswith(b"text/event-stream")
+            self.mode = MODES.get(sent.get(b"x-brise-mode", b""), self.mode)
+        await self._send(message)
 
 
 def added(asked: Asked, mode: Mode, model: str | None) -> Headers:

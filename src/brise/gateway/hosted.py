@@ -16,7 +16,7 @@ from brise.gateway import headers
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.exchange import served_of
-from brise.gateway.failure import Failure, FailureKind, Refusal, Relayed, UpstreamError
+from brise.gateway.failure import Failure, Refusal, Relayed, UpstreamError
 from brise.gateway.parts import Served
 from brise.gateway.relay import pass_on
 from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
@@ -35,7 +35,7 @@ class Hosted:
         self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)
         self.retries = retries or Retries(RetrySettings())
         self._hedge_after_s, self._now, self._wait = hedge_after_s, now, wait
-        self.failures = Counter[FailureKind]()
+        self.failures = Counter[str]()
         self.num_hedged = 0
 
     async def answer(self, asked: Asked, send: Send, added: Headers) -> Relayed:

@@ -85,3 +85,5 @@ class Capture(Protocol):
     """Writes down (gateway/capture.py). Never blocks, never raises: what cannot be kept is counted as dropped."""
 
     def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None: ...
+    def skip(self, reason: Literal["off", "sampled"]) -> None:
+        """Counts a request that is not to be written down."""

@@ -111,6 +111,8 @@ async def _stop(serving: Serving, signals: asyncio.Queue[int]) -> None:
     draining = asyncio.create_task(serving.traffic.drain(timeout_s))
     if await _signalled(draining, signals) or not await draining:
         draining.cancel()
+        if serving.gateway is not None:
+            serving.gateway.end()
         for worker in serving.models.values():
             await asyncio.to_thread(worker.shutdown, drain=False)
 

@@ -11,9 +11,7 @@ from brise.serve.serving import Serving
 
 async def models(serving: Serving, request: Request) -> Response:
     """All models, and their adapters."""
-    names = [name for model, worker in serving.models.items()
-             for name in (model, *(info.name for info in worker.adapters))]
-    return JSONResponse({"object": "list", "data": [_card(serving, name) for name in names]})
+    return JSONResponse({"object": "list", "data": cards(serving)})
 
 
 async def model(serving: Serving, request: Request) -> Response:
@@ -33,6 +31,12 @@ async def health(serving: Serving, request: Request) -> Response:
 async def metrics(serving: Serving, request: Request) -> Response:
     """Prometheus' text format."""
     return Response(serving.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def cards(serving: Serving) -> list[dict[str, object]]:
+    """What there is to say of every model and adapter."""
+    return [_card(serving, name) for model, worker in serving.models.items()
+            for name in (model, *(info.name for info in worker.adapters))]
 
 
 def _card(serving: Serving, name: str) -> dict[str, object]:

@@ -60,6 +60,10 @@ class Metrics:
         if ticket.first_token_s is not None:
             self._first.labels(model).observe(ticket.first_token_s)
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self._registry
+
     def forget(self, model: str) -> None:
         """Takes a label out: an adapter was removed, and names that come and go must not pile up."""
         for metric in (self._first, self._prompt, self._cached, self._completion):

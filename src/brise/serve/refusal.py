@@ -61,6 +61,16 @@ class ForeignHostError(RequestError):
                          hint="with API keys it answers to every name")
 
 
+class CrossSiteError(RequestError):
+    """A web page of somebody else's makes a browser ask, and the gateway would pay."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__("requests that another web site's page makes are refused: the gateway's own key would pay",
+                         code="cross_site", hint="with --api-keys every page that has a key may ask")
+
+
 class UnavailableError(RequestError):
     """The server shuts down, or its engine is gone."""
 

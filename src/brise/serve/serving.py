@@ -12,6 +12,7 @@ from typing import TextIO
 from brise.engine.runner import EngineThread
 from brise.gateway.gateway import Gateway
 from brise.serve.access import Keys, read_keys
+from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.metrics import Metrics
 from brise.serve.refusal import UnknownModelError
 from brise.serve.traffic import Traffic
@@ -88,4 +89,6 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     """Reads the keys, and sets up the metrics."""
     keys = None if settings.api_keys_path is None else read_keys(settings.api_keys_path)
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
+    if gateway is not None:
+        GatewayMetrics(gateway, metrics.registry)
     return Serving(models, settings, keys, metrics, log, gateway)

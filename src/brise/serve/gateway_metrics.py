@@ -1,0 +1,78 @@
+"""Prometheus metrics of the gateway: who answered, how fast the hosted model is, what was written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from brise.gateway.asked import Asked
+from brise.gateway.breaker import BreakerState
+from brise.gateway.capture import Capture
+from brise.gateway.gateway import Gateway
+from brise.gateway.records import Exchange
+from brise.serve.metrics import SECONDS
+
+
+class GatewayMetrics(Collector):
+    """Is told of each request, and asks the gateway's parts when a scrape comes."""
+
+    def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
+        self._gateway = gateway
+        self._requests = Counter("brise_gateway_requests", "Requests by who answered.", ("kind", "mode"),
+                                 registry=registry)
+        self._first = Histogram("brise_gateway_first_token_seconds", "From request to first token.", ("mode",),
+                                buckets=SECONDS, registry=registry)
+        self._seconds = Histogram("brise_gateway_seconds", "From request to last byte.", ("mode",), buckets=SECONDS,
+                                  registry=registry)
+        registry.register(self)
+        gateway.watch(self)
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """One request is over."""
+        self._requests.labels(asked.kind, exchange.mode).inc()
+        self._seconds.labels(exchange.mode).observe(exchange.total_s)
+        if exchange.first_token_s is not None:
+            self._first.labels(exchange.mode).observe(exchange.first_token_s)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        hosted = self._gateway.hosted
+        yield _counter("upstream_failures", "Attempts that the upstream did not answer.", hosted.failures, "kind")
+        yield _counter("retries", "Requests that were sent again.", hosted.retries.num_retries)
+        yield _counter("hedges", "Requests that were sent twice because the first was slow.", hosted.num_hedged)
+        yield _counter("breaker_opened", "How often the circuit breaker opened.", hosted.breaker.num_opened)
+        breaker = GaugeMetricFamily("brise_gateway_breaker", "1 at the state of the circuit breaker.",
+                                    labels=("state",))
+        for state in get_args(BreakerState):
+            breaker.add_metric((state,), hosted.breaker.state == state)
+        yield breaker
+        capture = self._gateway.parts.capture
+        if isinstance(capture, Capture):
+            yield from _capture(capture)
+
+
+def _capture(capture: Capture) -> Iterator[Metric]:
+    stats = capture.stats()
+    yield _counter("captured_rows", "Rows that are written and durable.", stats.written)
+    yield _counter("capture_dropped_rows", "Rows that could not be written, by reason.", stats.dropped, "reason")
+    yield _counter("capture_skipped", "Requests that were not to be written, by reason.", stats.skipped, "reason")
+    yield _counter("capture_retries", "Writes that were tried again.", stats.retries)
+    yield GaugeMetricFamily("brise_gateway_capture_waiting_rows", "Rows that wait to be written.",
+                            value=stats.waiting)
+
+
+def _counter(name: str, text: str, value: float | Mapping[str, int], label: str = "") -> CounterMetricFamily:
+    full = f"brise_gateway_{name}"
+    if not isinstance(value, Mapping):
+        return CounterMetricFamily(full, text, value=value)
+    family = CounterMetricFamily(full, text, labels=(label,))
+    for each, number in value.items():
+        family.add_metric((each,), number)
+    return family
