@@ -34,7 +34,7 @@ def switched(task: str = "calls", **changes: Any) -> dict[str, Any]:
 
 def certified(**changes: Any) -> dict[str, Any]:
     """What such a line holds of a certificate."""
-    return {"digest": "c" * 64, "expires_s": 2000.0, "teacher": None, "contexts": [], "dimensions": [],
+    return {"digest": "c" * 64, "expires_s": 2000.0, "teachers": [], "contexts": [], "dimensions": [],
             "proven": []} | changes
 
 

@@ -28,11 +28,11 @@ MIN_AUDITS = 30  # at the present share, before the next larger one
 
 @dataclass(frozen=True)
 class Warrant:
-    """What the switch holds of its certificate. No `contexts`: it is bound to none; no `dimensions`: not sliced."""
+    """What the switch holds of its certificate. Without `teachers` or `contexts` it is bound to none."""
 
     digest: str
     expires_s: float
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
     dimensions: tuple[str, ...] = ()
     proven: tuple[str, ...] = ()
@@ -174,8 +174,8 @@ def _after(switches: Switches, entry: Entry) -> Switches:
     if entry.kind == "switch":
         return _with(switches, _begun(switches, entry))
     state = switches.tasks.get(str(body["task"])) if entry.kind in _CHANGES else None
-    if state is None or state.ended is not None:
-        return switches
+    if state is None or state.ended is not None or body.get("switch", state.number) != state.number:
+        return switches  # an audit may come when the switch that it is of has ended
     return _with(switches, _changed(state, entry.kind, body))
 
 
@@ -193,8 +193,8 @@ def _begun(switches: Switches, entry: Entry) -> TaskState:
         task=str(body["task"]), candidate=str(body["candidate"]), share=float(body["share"]), number=entry.number,
         since_s=entry.at_s, user=str(body["user"]), alarm=Alarm.start(float(body["tolerance"])),
         warrant=None if warrant is None else Warrant(
-            str(warrant["digest"]), float(warrant["expires_s"]), warrant["teacher"], tuple(warrant["contexts"]),
-            tuple(warrant["dimensions"]), tuple(warrant["proven"])),
+            str(warrant["digest"]), float(warrant["expires_s"]), *(
+                tuple(map(str, warrant[name])) for name in ("teachers", "contexts", "dimensions", "proven"))),
         forced=body["forced"], rule=None if rule is None else switches.rules[rule], audit=float(body["audit"]),
         is_auto=bool(body["auto"]))
 

@@ -1,0 +1,133 @@
+"""Kept answers are audited: some of them, drawn with a known probability, are compared with the hosted model's.
+
+Nobody waits for an audit. The queue is bounded; while the hosted model is out of reach, audits wait. What comes of one
+is a line of the ledger, from which every gateway computes the alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+from brise.errors import BriseError
+from brise.gateway import answers
+from brise.gateway.asked import Asked
+from brise.gateway.follow import Follower
+from brise.gateway.records import Answer, Exchange
+from brise.gateway.route import draw
+from brise.gateway.switch import Action, TaskState
+
+MAX_WAITING = 512  # requests; at 64 kB each 32 MB
+RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
+LATER = frozenset({408, 429, 500, 502, 503, 504, 529})  # "not now": the audit waits
+
+Ask = Callable[[Asked, float], Awaitable[Answer]]  # the hosted model asked in the background; never raises
+Write = Callable[[Answer], None]
+
+
+@dataclass(frozen=True)
+class _Audit:
+    asked: Asked
+    exchange: Exchange
+    probability: float
+    switch: int  # the ledger's line of the switch under which the answer was kept
+
+
+class Auditor:
+    """Implements parts.Observer and parts.Background. `counts` says what became of the audits."""
+
+    def __init__(self, follower: Follower, ask: Ask, write: Write, max_waiting: int = MAX_WAITING,
+                 wait: Callable[[float], Awaitable[None]] = asyncio.sleep, log: TextIO | None = None) -> None:
+        self._follower, self._ask, self._write, self._max_waiting = follower, ask, write, max_waiting
+        self._wait, self._log = wait, log or sys.stderr
+        self._queue: deque[_Audit] = deque()
+        self._has_work = asyncio.Event()
+        self.counts = Counter[str]()
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """Draws whether this answer is audited; the draw knows nothing of how sure the answer was."""
+        probability, state = exchange.audit_probability, self._follower.state(exchange.task)
+        action = None if state is None else other_teacher(state, exchange)
+        if action is not None:
+            self._follower.write(action)
+        if exchange.mode != "small" or probability is None or state is None:
+            return
+        self.counts["kept"] += 1
+        if draw("audit", exchange.id) >= probability:
+            return
+        if len(self._queue) >= self._max_waiting:
+            self.counts["dropped"] += 1
+            return
+        self._queue.append(_Audit(asked, exchange, probability, state.number))
+        self._has_work.set()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def run(self) -> None:
+        """Until cancelled: one audit after the other."""
+        retry_s = RETRY_S
+        while True:
+            while not self._queue:
+                self._has_work.clear()
+                await self._has_work.wait()
+            if await self._audit(self._queue[0]):
+                self._queue.popleft()
+                retry_s = RETRY_S
+            else:
+                self.counts["postponed"] += 1
+                await self._wait(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+
+    async def _audit(self, audit: _Audit) -> bool:
+        """Whether it is done with; no audit may end the loop."""
+        try:
+            answer = await self._ask(audit.asked, audit.probability)
+            if answer.status in LATER:
+                return False
+            if audit.asked.is_captured:
+                self._write(answer)
+            if answer.error is not None or answer.response is None:
+                self.counts["unanswered"] += 1
+                return True
+            await self._follower.append("audit", self._line(audit, answer))
+            self.counts["audited"] += 1
+        except BriseError as error:
+            self.counts["unwritten"] += 1
+            if self.counts["unwritten"] == 1:
+                print(f"brise: audits cannot be written: {error}", file=self._log, flush=True)
+        except Exception:
+            self.counts["failed"] += 1
+            print(f"brise: the audit of {audit.exchange.id} failed:\n{traceback.format_exc()}", file=self._log,
+                  flush=True)
+        return True
+
+    def _line(self, audit: _Audit, answer: Answer) -> dict[str, object]:
+        """D is 0 where both say the same, -1 where they do not: the hosted model counts as right."""
+        state = self._follower.state(audit.exchange.task)
+        scorer = scorer_of(state)
+        same = answers.agreement(answers.of(audit.exchange.response), answers.of(answer.response), scorer)
+        return {"task": audit.exchange.task, "switch": audit.switch, "exchange": audit.exchange.id,
+                "answer": answer.id, "difference": same - 1.0, "probability": audit.probability, "scorer": scorer}
+
+
+def other_teacher(state: TaskState, exchange: Exchange) -> Action | None:
+    """The line that ends a switch when a hosted model answers that its certificate was not made with."""
+    if exchange.mode not in ("hosted", "escalated") or exchange.status != 200 or not exchange.served_by:
+        return None
+    teacher = " ".join(part for part in (exchange.served_by, exchange.fingerprint) if part)
+    if not state.is_on or state.warrant is None or not state.warrant.teachers or teacher in state.warrant.teachers:
+        return None
+    return Action("void", {"task": state.task, "by": "gateway", "reason": f"the hosted model is {teacher!r}, the "
+                           f"certificate was made with {', '.join(map(repr, state.warrant.teachers))}"})
+
+
+def scorer_of(state: TaskState | None) -> str:
+    """The scorer that the rule was certified with."""
+    return state.rule.scorer if state is not None and state.rule is not None else "auto"

@@ -1,0 +1,165 @@
+"""The small model answers where a switch says so, if it is sure enough; what it is unsure of goes to the hosted one.
+
+Until that is known nothing is sent, so a kept stream comes all at once at its end. Where no threshold is set there is
+nothing to wait for: a stream is passed on as it is written, and other answers are only vetoed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from starlette.types import Send
+
+from brise.errors import RequestError
+from brise.gateway import answers, coverage, route, signals
+from brise.gateway.asked import Asked, Headers
+from brise.gateway.follow import Follower
+from brise.gateway.gateway import added
+from brise.gateway.local import LocalAnswer, LocalModels
+from brise.gateway.parts import Decision, Escalated, Served
+from brise.gateway.reassemble import reassemble
+from brise.gateway.records import Answer, Body, new_id
+from brise.gateway.rule import VETO, Rule
+from brise.gateway.switch import TaskState
+from brise.gateway.watch import Seen, Watch
+from brise.proof.units import Floats
+
+DONE = b"data: [DONE]\n\n"
+STREAM_HEADERS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
+                           (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
+
+
+class SmallModel:
+    """Implements parts.Small. `watch` is told of every answer, kept or not."""
+
+    def __init__(self, local: LocalModels, follower: Follower, watch: Watch,
+                 clock: Callable[[], float] = time.time, now: Callable[[], float] = time.monotonic) -> None:
+        self._local, self._follower, self._watch, self._clock, self._now = local, follower, watch, clock, now
+        self._coverage: tuple[str, Floats] | None = None  # of the rule that was used last
+
+    async def answer(self, asked: Asked, decision: Decision, send: Send) -> Served | Escalated:
+        """Looks first at what other gateways have written: a roll-back holds from the next request on, everywhere."""
+        await self._follower.refresh()
+        state = self._follower.state(asked.task)
+        if state is None or asked.fields is None or not route.decide(state, asked, self._clock()).is_small:
+            return Escalated()
+        try:
+            if state.rule is None and asked.streams:
+                return await self._stream(state, asked, send)
+            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
+        except RequestError:  # no small model could: the hosted one may, or says what is wrong with the request
+            return Escalated()
+        return await self._judge(state, asked, asked.fields, found, send)
+
+    async def _judge(self, state: TaskState, asked: Asked, fields: Body, found: LocalAnswer,
+                     send: Send) -> Served | Escalated:
+        measured = self.measure(fields, found, state.rule)
+        rule = state.rule
+        keeps = not measured[VETO] if rule is None else rule.keeps(measured, is_tight=state.is_tight)
+        if rule is not None:
+            action = self._watch.after(state, Seen(rule.confidence(measured), keeps, measured[VETO] > 0))
+            if action is not None:
+                self._follower.write(action)
+        if not keeps:
+            return Escalated(self._draft(state, asked, found, measured), measured)
+        if asked.streams:
+            await _send(send, [*STREAM_HEADERS, *added(asked, "small", state.candidate)],
+                        b"".join(map(_event, chunks_of(found.body, fields))) + DONE)
+        else:
+            data = json.dumps(found.body, separators=(",", ":")).encode()
+            await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
+                               *added(asked, "small", state.candidate)], data)
+        return replace(self._served(state, asked, measured), response=found.body, usage=found.usage)
+
+    def measure(self, fields: Body, found: LocalAnswer, rule: Rule | None) -> dict[str, float]:
+        """All signals that the rule may look at."""
+        measured = signals.measure(fields, found.body, found.tokens)
+        if rule is not None and rule.coverage:
+            if self._coverage is None or self._coverage[0] != rule.digest:
+                self._coverage = rule.digest, coverage.unpack(rule.coverage)
+            measured["novelty"] = coverage.novelty(answers.asked_text(fields), self._coverage[1])
+        return measured
+
+    async def _stream(self, state: TaskState, asked: Asked, send: Send) -> Served:
+        """An error before the first chunk is raised, and the hosted model answers; a later one ends the stream."""
+        assert asked.fields is not None
+        stream = await self._local.stream(state.candidate, asked.kind, asked.fields)
+        sent = _Sent(send, [*STREAM_HEADERS, *added(asked, "small", state.candidate)])
+        error: str | None = None
+        async with aclosing(stream.chunks) as chunks:
+            await sent.write(await anext(chunks))
+            first_s = self._now() - asked.started_s
+            try:
+                await sent.rest(chunks)
+            except RequestError as failed:
+                error = str(failed.args[0])
+                await send({"type": "http.response.body", "more_body": False,
+                            "body": _event({"error": {"message": error, "type": "server_error", "param": None,
+                                                      "code": failed.code}})})
+        whole = reassemble(asked.kind, bytes(sent.data)).body
+        served = self._served(state, asked, {})
+        return replace(served, mode="small" if error is None else "failed", response=whole, error=error,
+                       first_token_s=first_s)
+
+    def _served(self, state: TaskState, asked: Asked, measured: Mapping[str, float]) -> Served:
+        return Served("small", 200, state.candidate, signals=measured, first_token_s=self._now() - asked.started_s,
+                      audit_probability=state.audit_probability)
+
+    def _draft(self, state: TaskState, asked: Asked, found: LocalAnswer, measured: Mapping[str, float]) -> Answer:
+        at_s = self._clock()
+        return Answer(new_id(at_s), asked.id, at_s, "draft", state.candidate, usage=found.usage,
+                      first_token_s=found.first_token_s, total_s=found.total_s, signals=measured, response=found.body)
+
+
+def chunks_of(body: Body, fields: Body) -> Iterator[Body]:
+    """The stream that would have made this body: each choice's message in one piece, and then its end."""
+    head = {"id": body.get("id"), "object": "chat.completion.chunk", "created": body.get("created"),
+            "model": body.get("model")}
+    options = fields.get("stream_options")
+    with_usage = isinstance(options, dict) and options.get("include_usage") is True
+    head |= {"usage": None} if with_usage else {}
+    for choice in body["choices"]:
+        message, index = choice["message"], choice["index"]
+        delta = {name: value for name, value in message.items() if value is not None}
+        if "tool_calls" in delta:
+            delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(delta["tool_calls"])]
+        yield {**head, "choices": [{"index": index, "delta": delta, "logprobs": choice.get("logprobs"),
+                                    "finish_reason": None}]}
+        yield {**head, "choices": [{"index": index, "delta": {}, "logprobs": None,
+                                    "finish_reason": choice["finish_reason"]}]}
+    if with_usage:
+        yield {**head, "choices": [], "usage": body.get("usage")}
+
+
+@dataclass
+class _Sent:
+    """A stream that goes to the client as it comes, and is remembered."""
+
+    send: Send
+    headers: Headers
+    data: bytearray = field(default_factory=bytearray)
+
+    async def write(self, chunk: Body) -> None:
+        if not self.data:
+            await self.send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        piece = _event(chunk)
+        self.data += piece
+        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def rest(self, chunks: AsyncGenerator[Body, None]) -> None:
+        async for chunk in chunks:
+            await self.write(chunk)
+        await self.send({"type": "http.response.body", "body": DONE, "more_body": False})
+
+
+async def _send(send: Send, headers: Headers, data: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+def _event(chunk: Body) -> bytes:
+    return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()
