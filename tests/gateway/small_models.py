@@ -56,5 +56,5 @@ def rule(threshold: float = 0.5, tight: float = 0.7, **changes: object) -> Rule:
                  threshold=threshold, tight=tight, risk=0.05,
                  delta=0.05, kept=0.8, bound=0.05, method="sgr", units=1000, clusters=1000,
                  since_s=0.0, until_s=1.0, rung="fidelity", scorer="auto",
-                 baseline=Baseline((0.3, 0.6), (0.2, 0.3, 0.5), 0.01, 0.2, 1000))
+                 baseline=Baseline((0.3, 0.6), (0.2, 0.3, 0.5), 0.01, 0.2, 0.03, 1000))
     return from_body(to_body(replace(plain, **changes)))  # type: ignore[arg-type]

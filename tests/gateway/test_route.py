@@ -75,6 +75,9 @@ def test_an_unproven_slice_goes_to_the_hosted_one() -> None:
     assert route.decide(sliced, asked(headers=german), NOW_S).is_small
     assert route.decide(sliced, asked(headers=polish), NOW_S).why == "no certificate for language=pl"
     assert not route.decide(sliced, asked(), NOW_S).is_small, "without the label nothing is proven"
+    short = state(certificate=certified(dimensions=["length"], proven=["length=to 200"]))
+    assert route.decide(short, asked("hi"), NOW_S).is_small
+    assert route.decide(short, asked("hi " * 100), NOW_S).why == "no certificate for length=to 1000"
 
 
 def test_a_certificate_is_bound_to_its_system_prompt() -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
 from brise.evidence.pairs import Pair
 from brise.evidence.scoring import Scored
 from brise.evidence.units import Units, part
+from brise.gateway import traits
 from brise.proof import gate
 from brise.proof.units import MIN_CLUSTERS
 from brise.text.conversation import plain_text
 
 MOST_VALUES = 20  # of a label that is looked at by itself; one with more, such as a user's name, is none
-DERIVED = ("length", "writing")
-# Characters of the request's last message: fixed, so that a slice is the same in every look.
-LENGTHS: Mapping[str, int] = MappingProxyType({"to 200": 200, "to 1000": 1000, "to 5000": 5000})
-LONGEST = "over 5000"
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str
     for pair in pairs:
         for name, value in pair.labels.items():
             found.setdefault(name, set()).add(value)
-    return (*(name for name, values in sorted(found.items()) if 2 <= len(values) <= MOST_VALUES), *DERIVED)
+    return (*(name for name, values in sorted(found.items()) if 2 <= len(values) <= MOST_VALUES), *traits.DERIVED)
 
 
 def slices(pairs: Sequence[Pair], scored: Scored, units: Units, names: Sequence[str], delta: float,
@@ -62,22 +56,9 @@ def slices(pairs: Sequence[Pair], scored: Scored, units: Units, names: Sequence[
 
 
 def value_of(pair: Pair, dimension: str) -> str:
-    """The value of a label, or of what is derived from the request."""
-    if dimension in pair.labels or dimension not in DERIVED:
-        return pair.labels.get(dimension, "")
+    """The value of a label, or of what is derived from the request; the gateway tells it in the same way."""
     text = plain_text(pair.prompt[-1].get("content")) if pair.prompt else ""
-    return length_of(text) if dimension == "length" else writing_of(text)
-
-
-def length_of(text: str) -> str:
-    """The class of a text's length."""
-    return next((name for name, most in LENGTHS.items() if len(text) <= most), LONGEST)
-
-
-def writing_of(text: str) -> str:
-    """The script of most letters, such as Latin, Cyrillic or CJK: what can be told of a language without a model."""
-    scripts = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text[:2000] if letter.isalpha())
-    return scripts.most_common(1)[0][0].capitalize() if scripts else "none"
+    return traits.value_of(pair.labels, text, dimension)
 
 
 def _of(name: str, pairs: Sequence[Pair], scored: Scored, units: Units, delta: float) -> list[Slice]:

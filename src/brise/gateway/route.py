@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from brise.gateway import asked as requests
+from brise.gateway import traits
 from brise.gateway.asked import Asked
 from brise.gateway.follow import Follower
 from brise.gateway.parts import Decision
@@ -52,7 +53,7 @@ def decide(state: TaskState, asked: Asked, now_s: float) -> Way:
         return Way(False, "only chat completions are switched")
     if state.is_expired(now_s):
         return Way(False, "the certificate has expired")
-    unproven = _unproven(state, asked.labels)
+    unproven = _unproven(state, asked.labels, asked.fields)
     if unproven is not None:
         return Way(False, f"no certificate for {unproven}")
     context = requests.context_digest(asked.fields) or "none"
@@ -80,11 +81,12 @@ def side_of(conversation: str | None, subject: str | None, fields: Body) -> str:
     return f"m:{subject or ''}:{json.dumps(first, sort_keys=True)}"
 
 
-def _unproven(state: TaskState, labels: Mapping[str, str]) -> str | None:
-    """A slice that the certificate looked at by this label, and did not prove for this value."""
-    if state.warrant is None:
+def _unproven(state: TaskState, labels: Mapping[str, str], fields: Body) -> str | None:
+    """A slice that the certificate looked at, and did not prove for this request's value."""
+    if state.warrant is None or not state.warrant.dimensions:
         return None
-    slices = (f"{name}={labels.get(name, '')}" for name in state.warrant.dimensions)
+    text = traits.last_text(fields)
+    slices = (f"{name}={traits.value_of(labels, text, name)}" for name in state.warrant.dimensions)
     return next((slice_ for slice_ in slices if slice_ not in state.warrant.proven), None)
 
 

@@ -39,6 +39,7 @@ class Baseline:
     shares: tuple[float, ...]
     vetoed: float
     escalated: float
+    disagreed: float  # of kept answers, with the hosted model's
     units: int
 
 
@@ -97,7 +98,8 @@ def from_body(body: Body) -> Rule:
     try:
         plain = {name: value for name, value in body.items() if name not in ("terms", "baseline", "vetoes")}
         was = body["baseline"]
-        baseline = Baseline(tuple(was["edges"]), tuple(was["shares"]), was["vetoed"], was["escalated"], was["units"])
+        baseline = Baseline(tuple(was["edges"]), tuple(was["shares"]), was["vetoed"], was["escalated"],
+                            was["disagreed"], was["units"])
         rule = Rule(**plain, terms=tuple(Term(**term) for term in body["terms"]), baseline=baseline,
                     vetoes=tuple(body["vetoes"]))
     except (KeyError, TypeError) as error:
