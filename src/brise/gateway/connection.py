@@ -178,8 +178,6 @@ class Connection(asyncio.Protocol):
             event = self._ready()
             if event is not None:
                 return event
-            if self._is_lost and self._error:
-                raise LostError(self._error)
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting
@@ -191,15 +189,27 @@ class Connection(asyncio.Protocol):
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            if self._is_lost:
-                raise LostError(self._error or "the server ended the connection in the middle of its answer") from None
             raise NotHttpError(str(error)) from None
-        if not isinstance(event, type):  # NEED_DATA; PAUSED is for servers
-            return event
-        self._unread = 0
-        if not self._is_lost and self._transport is not None:
-            self._transport.resume_reading()
-        return None
+        if isinstance(event, type):  # NEED_DATA; PAUSED is for servers
+            self._unread = 0
+            if self._is_lost:
+                return self._last()
+            if self._transport is not None:
+                self._transport.resume_reading()
+            return None
+        return event
+
+    def _last(self) -> h11.Event | h11.ConnectionClosed:
+        """What the end of the connection means: also an answer of no stated length ends so."""
+        if self._error:
+            raise LostError(self._error)
+        try:
+            self._http.receive_data(b"")
+            event = self._http.next_event()
+        except h11.RemoteProtocolError:
+            raise LostError("the server ended the connection in the middle of its answer") from None
+        assert not isinstance(event, type)
+        return event
 
     # What the event loop calls.
 
@@ -230,8 +240,6 @@ class Connection(asyncio.Protocol):
             return
         self._is_lost, self._error = True, error
         self._on_loss(self)
-        if not error:
-            self._http.receive_data(b"")
         self._wake()
 
     def _wake(self) -> None:

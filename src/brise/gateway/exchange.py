@@ -10,6 +10,7 @@ from brise.gateway import headers
 from brise.gateway.asked import Asked, context_digest
 from brise.gateway.failure import Relayed
 from brise.gateway.parts import Served
+from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Body, Exchange, Mode, Usage
 from brise.gateway.relay import KEPT_BYTES
 
@@ -27,16 +28,14 @@ def exchange_of(asked: Asked, served: Served, total_s: float) -> Exchange:
 
 def served_of(relayed: Relayed, asked: Asked, mode: Mode, error: str | None = None) -> Served:
     """What a hosted model's answer says of itself."""
-    body = _response(relayed)
-    progress = relayed.progress
+    body, fault = _response(relayed, asked)
+    error = error or fault
     if error is None and relayed.status >= 400:
         error = _error(body) or f"status {relayed.status}"
-    if error is None and progress is not None and progress.error is not None:
-        error = _error(progress.error) or "an error event"
     first_s = None if relayed.first_s is None else relayed.first_s - asked.started_s
     about = body or {}
-    return Served(mode, relayed.status, _text(about.get("model")) or (progress.model if progress else None), body,
-                  usage_of(about), _text(about.get("system_fingerprint")), error, first_s)
+    return Served(mode, relayed.status, _text(about.get("model")), body, usage_of(about),
+                  _text(about.get("system_fingerprint")), error, first_s)
 
 
 def usage_of(body: Body) -> Usage | None:
@@ -51,10 +50,14 @@ def usage_of(body: Body) -> Usage | None:
                  _number(usage.get("completion_tokens")) or _number(usage.get("output_tokens")), cached)
 
 
-def _response(relayed: Relayed) -> Body | None:
-    if not relayed.is_kept or relayed.progress is not None:
-        return None
-    return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding"))
+def _response(relayed: Relayed, asked: Asked) -> tuple[Body | None, str | None]:
+    """The body, a stream's put together, and what is wrong with it."""
+    if not relayed.is_kept:
+        return None, None
+    if relayed.progress is None:
+        return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding")), None
+    whole = reassemble(asked.kind, bytes(relayed.body))
+    return whole.body, whole.error
 
 
 def decoded(body: bytes, encoding: bytes) -> Body | None:
