@@ -6,7 +6,7 @@ Legend: T tokens, O outputs, R the ranks of all adapters of a call.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from brise.models.weights import Lora, LowRank, Weight
 from brise.ops.torch_weights import Handle, handle_of, numbers_of, parts_of
 
+T = TypeVar("T")
 Tensor = torch.Tensor
 Dropout = Callable[[Tensor], Tensor]
 
@@ -23,7 +24,10 @@ Squares = MutableMapping[int, tuple[Handle, Tensor]]
 
 def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
             squares: Squares) -> tuple[Tensor, ...]:
-    """x W^T of each weight, with what its first adapter adds. `squares` keeps what DoRA needs of frozen matrices."""
+    """x W^T of each weight, with what its first adapter adds. `squares` keeps what DoRA needs of frozen matrices.
+
+    DoRA's are float32 at least: a gain near 1 changes nothing of a number that is rounded to bfloat16 behind it.
+    """
     if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
         return tuple(linears(x, (w,), dropout, squares)[0] for w in weights)  # a dropout of its own for each adapter
     handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
@@ -35,8 +39,7 @@ def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
     z = dropout(x) if dropout is not None and low_ranks else x
     scales = [None if adapter is None else adapter.scale for adapter in adapters]
     ys = _Linears.apply(x, z, handles, scales, *(side for low in low_ranks for side in (low.a, low.b)))  # type: ignore[no-untyped-call]
-    return tuple(y if adapter is None or adapter.magnitude is None
-                 else (y * _gain(handle, adapter, x.dtype, squares)).to(x.dtype)
+    return tuple(y if adapter is None or adapter.magnitude is None else y * _gain(handle, adapter, x.dtype, squares)
                  for y, handle, adapter in zip(ys, handles, adapters, strict=True))
 
 
@@ -51,15 +54,20 @@ class _Linears(torch.autograd.Function):
     """Several matrices on one x. Keeps the adapters' input and its product with A; matrices stay as they are placed.
 
     `scales` has None where a matrix has no adapter; `sides` are the A and B of the others. z is x, or x with dropout.
+
+    What an adapter adds is computed first, and the large product goes upon it: a sum in float32 that is rounded once.
+    Added to a product that is in bfloat16 already, whatever is less than half of its last digit would vanish: in the
+    first steps, when every B is small, a large part of all that the adapters do.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, z: Tensor, handles: list[Handle], scales: list[float | None],
                 *sides: Tensor) -> tuple[Tensor, ...]:
-        ys = [_product(x, handle) for handle in handles]
         u_TR = z @ _stacked(sides, x.dtype).t() if sides else z.new_empty(len(z), 0)
-        for y, b, scale, own in _adapted(ys, scales, sides):
-            y.addmm_(u_TR[:, own], (b * scale).to(x.dtype).t())
+        added: list[Tensor | None] = [None] * len(handles)
+        for index, b, scale, own in _adapted(range(len(handles)), scales, sides):
+            added[index] = u_TR[:, own] @ (b * scale).to(x.dtype).t()
+        ys = [_product(x, handle, part) for handle, part in zip(handles, added, strict=True)]
         ctx.save_for_backward(z, u_TR, *sides)
         ctx.handles, ctx.scales, ctx.is_same = handles, scales, z is x
         return tuple(ys)
@@ -76,9 +84,7 @@ class _Linears(torch.autograd.Function):
         d_sides = [side for a, d_a, d_b in zip(sides[::2], d_as, d_bs, strict=True) for side in (d_a.to(a.dtype), d_b)]
         d_x = d_z = None
         if ctx.needs_input_grad[0]:
-            d_x = _back(grads, ctx.handles)
-            if ctx.is_same and sides:
-                d_x.addmm_(d_u_TR, _stacked(sides, d_u_TR.dtype))
+            d_x = _back(grads, ctx.handles, d_u_TR @ _stacked(sides, d_u_TR.dtype) if ctx.is_same and sides else None)
         if ctx.needs_input_grad[1] and not ctx.is_same:
             d_z = d_u_TR @ _stacked(sides, d_u_TR.dtype)
         return d_x, d_z, None, None, *d_sides
@@ -89,8 +95,8 @@ def _stacked(sides: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat([a.to(dtype) for a in sides[::2]]) if len(sides) > 2 else sides[0].to(dtype)
 
 
-def _adapted(values: Sequence[Tensor], scales: Sequence[float | None],
-             sides: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, float, slice]]:
+def _adapted(values: Sequence[T], scales: Sequence[float | None],
+             sides: Sequence[Tensor]) -> list[tuple[T, Tensor, float, slice]]:
     """Of every matrix with an adapter: its value, B, scale, and its columns among R."""
     found, first, index = [], 0, 1
     for value, scale in zip(values, scales, strict=True):
@@ -102,19 +108,22 @@ def _adapted(values: Sequence[Tensor], scales: Sequence[float | None],
     return found
 
 
-def _product(x: Tensor, handle: Handle) -> Tensor:
-    """x W^T."""
+def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
+    """x W^T, upon what an adapter adds."""
     if isinstance(handle, Tensor):
-        return x @ handle.to(x.dtype).t()
-    y = x.new_empty(len(x), len(handle.data))
+        w = handle.to(x.dtype).t()
+        return x @ w if added is None else added.addmm_(x, w)
+    y = x.new_empty(len(x), len(handle.data)) if added is None else added
     for rows, part in parts_of(handle, x.dtype):
-        torch.mm(x, part.t(), out=y[:, rows])
+        if added is None:
+            torch.mm(x, part.t(), out=y[:, rows])
+        else:
+            y[:, rows].addmm_(x, part.t())
     return y
 
 
-def _back(grads: Sequence[Tensor], handles: Sequence[Handle]) -> Tensor:
-    """The sum of grad W."""
-    total: Tensor | None = None
+def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | None) -> Tensor:
+    """The sum of grad W, upon `total`."""
     for grad, handle in zip(grads, handles, strict=True):
         for rows, part in parts_of(handle, grad.dtype):
             total = grad[:, rows] @ part if total is None else total.addmm_(grad[:, rows], part)
