@@ -1,7 +1,8 @@
-"""Runs of a tiny model, which kill themselves: `python -m tests.tune.small_run FOLDER KILL_AT BITS ...`.
+"""Runs of a tiny model, which kill themselves: `python -m tests.tune.small_run FOLDER KILL_AT KIND ...`.
 
 Each three words are a process of its own. KILL_AT counts its calls that change the disk or begin a step; at that call
-it kills itself, 0: never. What is printed is how each ended: the number of its calls, or -9.
+it kills itself, 0: never. KIND: 32 or 8 bits of the optimiser, or rounds of answers of the student's own. What is
+printed is how each ended: the number of its calls, or -9.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from brise.models.weights import place
+from brise.models.weights import Array, Lora, place
 from brise.ops import torch_weights
-from brise.tune import adapters, run_folder
+from brise.tune import adapters, on_policy, run_folder, teacher
 from brise.tune.example import Row
+from brise.tune.on_policy import Prompt, Rounds
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity
 from brise.tune.session import Evaluation, Session
+from brise.tune.teacher import Recording
 from brise.tune.train import Machinery, Step, Trainer
+from brise.tune.trained_side import TorchSide
 from tests.goldens import golden
 
 IDENTITY = Identity({"rank": 4}, "b", "d")
@@ -68,7 +73,34 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{"rank": 4, "batch_size": 8, "epochs": 3.0, "dropout": 0.2, "learning_rate": 0.01} | changes)
 
 
-def run_and_count(folder: Path, kill_at: int, bits: str) -> int:
+def feed(trainer: Trainer, folder: Path) -> Callable[[], bool]:
+    """Three rounds of three steps. The student answers with noise that depends on every bit of its weights."""
+    bare = place(trainer.trained.weights, lambda name, weight: weight.base if isinstance(weight, Lora) else weight)
+    side = TorchSide(trainer.config, bare)
+    asked = [Prompt(row.tokens[:3], row.tokens[:3], row.place, 9) for row in rows(20, 0)]
+
+    def sample(prompts: Sequence[Prompt], seed: int) -> list[Array]:
+        digest = blake2b(_bits(trainer), digest_size=8).digest()
+        rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
+        return [rng.integers(3, 60, int(rng.integers(1, 9))).astype(np.int32) for _ in prompts]
+
+    def ready() -> bool:
+        if trainer.step % 3 == 0 or trainer.rows[0].teacher is None:
+            found = Rounds(asked, sample, lambda own: teacher.recorded(
+                side, own, Recording(60, 8), folder / "teacher", "d", lambda count: None),
+                on_policy.Plan(3, 12, 3), folder / "answers", lambda answer: "").of(trainer.step // 3)
+            assert found is not None
+            trainer.rows = found.rows
+        return True
+
+    return ready
+
+
+def _bits(trainer: Trainer) -> bytes:
+    return b"".join(parameter.detach().numpy().tobytes() for parameter in trainer.trained.parameters.values())
+
+
+def run_and_count(folder: Path, kill_at: int, kind: str) -> int:
     """One run from where it stands; how many calls it made."""
     calls = 0
 
@@ -85,24 +117,25 @@ def run_and_count(folder: Path, kill_at: int, bits: str) -> int:
         setattr(os, name, killing(getattr(os, name)))
     Trainer.run_step = killing(Trainer.run_step)  # type: ignore[method-assign]
     # Of rank 64 some tensors are large enough for 8 bits.
-    made = trainer(recipe(optimizer="adamw8", rank=64) if bits == "8" else recipe())
-    assert (bits == "8") == any(name.endswith(".root") for name in made.optimizer.tensors())
+    made = trainer(recipe(optimizer="adamw8", rank=64) if kind == "8" else recipe(steps=9))
+    assert (kind == "8") == any(name.endswith(".root") for name in made.optimizer.tensors())
     run = run_folder.reopen(folder) or run_folder.create(folder, IDENTITY)
     session = Session(made, run, Silent(), save_every=2)
+    if kind == "rounds":
+        session.ready = feed(made, folder)
     session.restore()
     session.run()
-    weights = b"".join(parameter.detach().numpy().tobytes() for parameter in made.trained.parameters.values())
-    (folder / "weights.bin").write_bytes(weights)
+    (folder / "weights.bin").write_bytes(_bits(made))
     return calls
 
 
 def main(words: list[str]) -> None:
     """Importing torch takes seconds: each run is a fork, before anything has been computed."""
     torch.set_num_threads(1)
-    for folder, kill_at, bits in zip(words[0::3], words[1::3], words[2::3], strict=True):
+    for folder, kill_at, kind in zip(words[0::3], words[1::3], words[2::3], strict=True):
         child = os.fork()
         if not child:
-            print(run_and_count(Path(folder), int(kill_at), bits), flush=True)
+            print(run_and_count(Path(folder), int(kill_at), kind), flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from brise.checkpoint.merge import merged
-from brise.engine import model as engine_model
-from brise.engine.model import LoadedModel
-from brise.models.weights import Array, place
-from brise.ops.native import NativeBackend
+from brise.checkpoint.source import open_checkpoint
+from brise.errors import CheckpointError, UnsupportedError
+from brise.models.weights import Array
+from brise.text.load import tokens_for
 from brise.tune import adapters, on_policy, parity, teacher
-from brise.tune.distill import Direction
 from brise.tune.example import Row
-from brise.tune.on_policy import Plan
+from brise.tune.on_policy import Plan, Prompt, Round, Rounds
 from brise.tune.parity import Pair
-from brise.tune.recipe import Recipe
+from brise.tune.recipe import Direction, Method, Recipe
+from brise.tune.student import Student
 from brise.tune.teacher import Recording
 from brise.tune.train import Machinery, Trainer
 from brise.tune.trained_side import TorchSide
@@ -69,70 +69,133 @@ def test_all_of_the_teacher_or_a_share_of_it(model: Tiny) -> None:
     assert mixed == pytest.approx(0.25 * kl + 0.75 * plain, rel=1e-5)
 
 
-class Student:
-    """A tiny student that samples with the engine and learns with the trainer."""
+class Class:
+    """A tiny student that answers with the engine and learns with the trainer, and its teacher."""
 
-    def __init__(self, model: Tiny, direction: Direction) -> None:
-        self.trainer = trainer_of(model, model.rows, replace(GENTLE, distill_direction=direction))
-        self.loaded = engine_model.load(model.path, threads=1)
-        self.model = model
-        self.answers: list[list[int]] = []
+    def __init__(self, model: Tiny, folder: Path, direction: Direction = "reverse", method: Method = "lora") -> None:
+        self.recipe = replace(GENTLE, distill_direction=direction, method=method)
+        self.trainer = trainer_of(model, model.rows, self.recipe)
+        self.model, self.folder = model, folder
+        self.teacher = model.trained(model.adapter(size=NEAR))
+        checkpoint = open_checkpoint(model.path)
+        self.student = Student(checkpoint, tokens_for(checkpoint), self.recipe, folder / "scratch", 1, 1.0)
+        self.num_asked = 0
 
-    def sample(self, prompts: Sequence[Array], seed: int) -> list[Array]:
-        backend = self.loaded.backend
-        assert isinstance(backend, NativeBackend)
-        low_ranks = self.trainer.trained.low_ranks()
-        weights = place(self.model.stored, lambda name, weight: backend.place(
-            name, merged(name, weight, low_ranks[name]) if name in low_ranks else weight))
-        answers = on_policy.sampled(replace(self.loaded, weights=weights), prompts, seed, PLAN)
-        self.answers += [answer.tolist() for answer in answers]
-        return answers
+    def sample(self, prompts: Sequence[Prompt], seed: int) -> list[Array] | None:
+        self.num_asked += 1
+        return self.student.answers(self.trainer.trained, prompts, seed, lambda: False, lambda count: None)
 
-    def distance_on_own(self) -> float:
+    def rounds(self, plan: Plan = PLAN) -> Rounds:
+        return Rounds(prompts(self.model, plan), self.sample,
+                      lambda rows: list(teacher.record(self.teacher, rows, Recording(288, 64))), plan,
+                      self.folder / "answers", lambda answer: "")
+
+    def distance(self) -> float:
         """Mean KL(teacher || student) on new answers of its own."""
-        prompts = [prompt.tokens for prompt in on_policy.prompts_of(self.model.rows, self.model.rows)] * 4
-        rows = [Row(np.concatenate([prompt, answer]), np.arange(len(prompt) + len(answer)) >= len(prompt), "own")
-                for prompt, answer in zip(prompts, self.sample(prompts, seed=99), strict=True)]
-        return distance(self.model, self.trainer, self.model.trained(self.model.adapter(size=NEAR)), rows)
+        answers = self.sample(prompts(self.model, PLAN), 99)
+        assert answers is not None
+        rows = [Row(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
+            prompt.tokens), "own") for prompt, answer in zip(prompts(self.model, PLAN), answers, strict=True)]
+        return distance(self.model, self.trainer, self.teacher, rows)
 
-    def train(self, rows: Sequence[Row], steps: int) -> list[float]:
-        self.trainer.rows = rows
-        return [self.trainer.run_step().loss for _ in range(steps)]
+    def run(self) -> list[float]:
+        """All rounds; the losses of the steps."""
+        losses = []
+        for number in range(PLAN.rounds):
+            found = self.rounds().of(number)
+            assert found is not None and len(found.rows) == PLAN.prompts
+            self.trainer.rows = found.rows
+            losses += [self.trainer.run_step().loss for _ in range(PLAN.steps)]
+        return losses
 
 
-def rounds(model: Tiny, direction: Direction) -> tuple[Student, list[on_policy.Round]]:
-    side, student = model.trained(model.adapter(size=NEAR)), Student(model, direction)
-    prompts = on_policy.prompts_of(model.rows, model.rows) * 4
-    done = list(on_policy.run(prompts, student.sample,
-                              lambda rows: list(teacher.record(side, rows, Recording(288, 64))), student.train, PLAN))
-    return student, done
+def prompts(model: Tiny, plan: Plan) -> list[Prompt]:
+    return on_policy.prompts_of(model.rows * 4, model.rows * 4, plan, lambda own, theirs: 100)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_rounds_bring_the_student_nearer_to_the_teacher(model: Tiny, direction: Direction) -> None:
-    before = Student(model, direction).distance_on_own()
-    student, done = rounds(model, direction)
-    assert [one.number for one in done] == [0, 1, 2, 3] and all(len(one.losses) == 16 for one in done)
-    assert done[-1].losses[-1] < done[0].losses[0] / 2
-    assert student.distance_on_own() < 0.65 * before
+def test_rounds_bring_the_student_nearer_to_the_teacher(model: Tiny, direction: Direction, tmp_path: Path) -> None:
+    one = Class(model, tmp_path, direction)
+    before = one.distance()
+    losses = one.run()
+    assert losses[-1] < losses[0] / 2 and one.distance() < 0.65 * before
 
 
-def test_the_same_seed_gives_the_same_answers_and_losses(model: Tiny) -> None:
-    (one, first), (other, second) = rounds(model, "reverse"), rounds(model, "reverse")
-    assert one.answers == other.answers and first == second
-    assert len({tuple(answer) for answer in one.answers}) > 8
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_the_student_answers_as_it_stands(model: Tiny, method: Method, tmp_path: Path) -> None:
+    """Greedily: what the trainer's model finds the likeliest, before training and after it."""
+    one = Class(model, tmp_path, method=method)
+    one.student = replace(one.student, temperature=0.0)
+    one.trainer.recipe = replace(one.recipe, learning_rate=1e-3 if method == "full" else 3e-2)
+    for _ in range(2):
+        asked = prompts(model, PLAN)[:6]
+        answers = one.sample(asked, 0)
+        assert answers is not None
+        side = TorchSide(model.config, one.trainer.trained.weights)
+        rows = [Row(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
+            prompt.tokens), "own") for prompt, answer in zip(asked, answers, strict=True)]
+        found = teacher.taught(rows, list(teacher.record(side, rows, Recording(288, 2))))
+        agreed = [row.tokens[row.is_target] == row.teacher.tokens[:, 0] for row in found if row.teacher is not None]
+        assert np.concatenate(agreed).mean() > 0.9  # the engine multiplies 8-bit integers
+        for _ in range(5):
+            one.trainer.run_step()
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_the_same_weights_and_seed_give_the_same_rounds(model: Tiny, tmp_path: Path) -> None:
+    one, other = Class(model, tmp_path / "one"), Class(model, tmp_path / "other")
+    for which in (one, other):
+        which.folder.mkdir()
+    assert one.run() == other.run()
+    texts = [sorted((which.folder / "answers").iterdir()) for which in (one, other)]
+    assert [path.read_bytes() for path in texts[0]] == [path.read_bytes() for path in texts[1]]
+    assert len({tuple(row.tokens) for row in _round(one.rounds(), 0).rows}) > 8
+
+
+def test_a_round_that_was_begun_keeps_its_answers(model: Tiny, tmp_path: Path) -> None:
+    one = Class(model, tmp_path)
+    first = _round(one.rounds(), 0)
+    one.trainer.rows = first.rows
+    for _ in range(3):
+        one.trainer.run_step()
+    again = _round(one.rounds(), 0)
+    assert one.num_asked == 1
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(first.rows, again.rows, strict=True))
+
+
+@pytest.mark.parametrize("spoiled", [b"", b"{}\n" * 32, b"no JSON\n" * 32])
+def test_answers_that_are_none_are_refused(model: Tiny, spoiled: bytes, tmp_path: Path) -> None:
+    one = Class(model, tmp_path)
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "round-00000000.jsonl").write_bytes(spoiled)
+    with pytest.raises(CheckpointError, match="round-00000000"):
+        one.rounds().of(0)
 
 
 def test_prompts_end_where_the_last_answer_begins(model: Tiny) -> None:
-    for prompt, row in zip(on_policy.prompts_of(model.rows, model.rows), model.rows, strict=True):
+    found = on_policy.prompts_of(model.rows, model.rows, PLAN, lambda own, theirs: 100)
+    for prompt, row in zip(found, model.rows, strict=True):
         assert row.is_target[len(prompt.tokens)] and not row.is_target[:len(prompt.tokens)].any()
-        assert np.array_equal(prompt.tokens, row.tokens[:len(prompt.tokens)])
+        assert np.array_equal(prompt.tokens, row.tokens[:len(prompt.tokens)]) and prompt.room == PLAN.max_tokens
 
 
-def test_sampled_answers_stop_at_their_limit(model: Tiny) -> None:
-    loaded: LoadedModel = engine_model.load(model.path, threads=1)
-    answers = on_policy.sampled(loaded, [row.tokens[:10] for row in model.rows], 0, replace(PLAN, max_tokens=3))
-    assert all(1 <= len(answer) <= 3 for answer in answers)
+def test_a_prompt_that_leaves_no_room_is_named(model: Tiny) -> None:
+    with pytest.raises(UnsupportedError, match=f"the prompt of {model.rows[0].place} has"):
+        on_policy.prompts_of(model.rows, model.rows, PLAN, lambda own, theirs: 0)
+
+
+def test_answers_stop_at_their_limit_and_when_they_are_told(model: Tiny, tmp_path: Path) -> None:
+    one = Class(model, tmp_path)
+    asked = [replace(prompt, room=3) for prompt in prompts(model, PLAN)]
+    answers = one.sample(asked, 0)
+    assert answers is not None and all(1 <= len(answer) <= 3 for answer in answers)
+    assert one.student.answers(one.trainer.trained, asked, 0, lambda: True, lambda count: None) is None
+
+
+def _round(rounds: Rounds, number: int) -> Round:
+    found = rounds.of(number)
+    assert found is not None
+    return found
 
 
 def test_a_shared_prompt_changes_nothing_of_what_the_teacher_says(model: Tiny) -> None:

@@ -43,12 +43,12 @@ def weights(which: Session) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in which.trainer.trained.parameters.values()]
 
 
-@pytest.mark.parametrize("bits", ["32", "8"])
-def test_killed_and_resumed_runs_end_with_the_same_bits(bits: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["32", "8", "rounds"])
+def test_killed_and_resumed_runs_end_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     """Killed at a call of the disk or before a step, and again soon after it went on."""
     places = range(2, 64, 6)
     tasks = [(tmp_path / "whole", 0)] + [(tmp_path / str(place), at) for place in places for at in (place, 6, 0)]
-    words = [str(word) for folder, at in tasks for word in (folder, at, bits)]
+    words = [str(word) for folder, at in tasks for word in (folder, at, kind)]
     done = subprocess.run([sys.executable, "-m", "tests.tune.small_run", *words], capture_output=True, text=True,
                           cwd=ROOT)
     whole, *ends = map(int, done.stdout.split())
@@ -59,6 +59,13 @@ def test_killed_and_resumed_runs_end_with_the_same_bits(bits: str, tmp_path: Pat
         assert (tmp_path / str(place) / "weights.bin").read_bytes() == expected
         steps = [line["step"] for line in run_folder.read_log(tmp_path / str(place))]
         assert steps == list(range(1, 10))
+
+
+def test_a_run_that_is_stopped_before_its_rows_are_there_saves_where_it_is(opened: Open, tmp_path: Path) -> None:
+    parted = opened(tmp_path / "parted")
+    parted.ready = lambda: parted.trainer.step < 3
+    assert parted.run() == "interrupted"
+    assert parted.folder.steps()[-1] == parted.trainer.step == 3
 
 
 def test_an_interrupted_run_saves_where_it_is(opened: Open, tmp_path: Path) -> None:

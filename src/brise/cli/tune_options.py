@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from brise.cli import chat_options, memory_options, tune_teacher
+from brise.cli import chat_options, memory_options, tune_rounds, tune_teacher
 from brise.models.adapters import MODULES
 from brise.tune.prepare import DataOptions
 from brise.tune.read_rows import Columns
@@ -18,6 +18,7 @@ METHODS = ("lora", "qlora", "dora", "full")
 OPTIMIZERS = ("adamw", "adamw8")
 SCHEDULES = ("cosine", "linear", "constant")
 BATCH_TOKENS = 2048
+EPOCHS = 3.0
 EVAL_ROWS, PARITY_ROWS, SAVE_EVERY = 200, 20, 20
 _RATE, _FULL_RATE = 1e-3, 2e-5
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     _add_machine(parser)
     tune_teacher.add_arguments(parser)
+    tune_rounds.add_arguments(parser)
     add_data(parser)
 
 
@@ -47,14 +49,19 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """How to train; UnsupportedError names what is not allowed."""
     is_full = args.method == "full"
     rate = args.lr if args.lr is not None else _FULL_RATE if is_full else _RATE
+    rounds, steps, eval_every = tune_rounds.plan_of(args), args.steps, args.eval_every or 0
+    if rounds is not None:
+        steps = rounds.rounds * rounds.steps
+        eval_every = eval_every or max(1, steps // tune_rounds.EVALUATIONS)
     return Recipe(
         method="lora" if args.method == "qlora" else args.method, rank=args.rank,
         alpha=2.0 * args.rank if args.alpha is None else args.alpha, dropout=args.dropout,
         targets=tuple(args.targets.split(",")), learning_rate=rate, min_learning_rate=args.min_lr,
         schedule=args.schedule, warmup=args.warmup, weight_decay=args.weight_decay, clip=args.clip,
-        optimizer=args.optimizer, batch_size=args.batch_size, epochs=args.epochs, steps=args.steps, seed=args.seed,
-        eval_every=args.eval_every or 0, patience=args.patience or 0,
-        distill_weight=args.teacher_weight, distill_temperature=args.teacher_temperature)
+        optimizer=args.optimizer, batch_size=args.batch_size, epochs=EPOCHS if args.epochs is None else args.epochs,
+        steps=steps, seed=args.seed, eval_every=eval_every, patience=args.patience or 0,
+        distill_weight=args.teacher_weight, distill_temperature=args.teacher_temperature,
+        distill_direction=tune_teacher.direction_of(args))
 
 
 def data_options_of(args: argparse.Namespace, max_tokens: int) -> DataOptions:
@@ -103,13 +110,14 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
                         help="AdamW with moments in float32, or in 8 bits (default: adamw)")
     parser.add_argument("--batch-size", metavar="N", type=chat_options.count, default=32,
                         help="examples of a step (default: 32)")
-    parser.add_argument("--epochs", metavar="N", type=number(0.0), default=3.0,
-                        help="how often all examples are gone through (default: 3)")
+    parser.add_argument("--epochs", metavar="N", type=number(0.0),
+                        help=f"how often all examples are gone through (default: {EPOCHS:g})")
     parser.add_argument("--steps", metavar="N", type=chat_options.count, help="so many steps, in place of --epochs")
     parser.add_argument("--seed", metavar="N", type=seed, default=0,
                         help="same seed, same weights (default: 0)")
     parser.add_argument("--eval-every", metavar="N", type=chat_options.count,
-                        help="steps between evaluations on held-out rows (default: an epoch)")
+                        help="steps between evaluations on held-out rows (default: an epoch; with --on-policy a fifth "
+                             "of the run)")
     parser.add_argument("--patience", metavar="N", type=chat_options.count,
                         help="stop after so many evaluations without a better one (default: never)")
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from brise import settings
 from brise.checkpoint.source import Checkpoint
 from brise.checkpoint.store import Located, Store, locate
-from brise.cli import terminal, tune_images, tune_options, tune_show
+from brise.cli import terminal, tune_images, tune_options, tune_rounds, tune_show
 from brise.engine import footprint
 from brise.engine import plan as engine_plan
 from brise.engine.plan import Subject, Wish
@@ -22,9 +22,9 @@ from brise.engine.subject import describe
 from brise.errors import UnsupportedError
 from brise.ops import torch_attend
 from brise.ops.native import NativeBackend
+from brise.tune import on_policy, probe, sides, speed, student
 from brise.tune import plan as plans
-from brise.tune import probe, sides, speed
-from brise.tune.estimate import Estimator
+from brise.tune.estimate import Estimator, trained_sizes
 from brise.tune.plan import Choice, Plan
 from brise.tune.prepare import Dataset
 from brise.tune.recipe import Recipe
@@ -51,6 +51,7 @@ class Asked:
     speed: Speed | None  # None: nothing was measured
     images: int = 0  # bytes that the images of rows take
     teaching: int = 0  # and a teacher
+    rounds: on_policy.Plan | None = None
 
 
 def memory(device: torch.device) -> int:
@@ -67,6 +68,9 @@ def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, foun
     """The options of a run; `found` are the settings of the run that goes on."""
     recipe, device = tune_options.recipe_of(args), _device(args)
     longest = max(len(row.tokens) for row in (*dataset.train, *dataset.held_out))
+    rounds = tune_rounds.plan_of(args)
+    if rounds is not None:
+        longest = max(longest, tune_rounds.longest(dataset.train, rounds, checkpoint.config.max_context))
     measured = None
     name = args.dtype if args.dtype != "auto" else found.get("dtype")
     if name not in _DTYPES:
@@ -79,13 +83,14 @@ def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, foun
                     "packed" if args.method == "qlora" else "dense", 8 if args.optimizer == "adamw8" else 32,
                     0 if args.method == "full" else args.rank)
     if choice.num_tokens < longest:
+        less = "leave long rows out with --max-length"
         raise UnsupportedError(f"--batch-tokens is {choice.num_tokens}, the longest row has {longest} tokens",
-                               hint=f"give at least {longest}, or leave long rows out with --max-length")
+                               hint=f"give at least {longest}, or {less if rounds is None else 'less --round-tokens'}")
     return Asked(checkpoint, recipe, Machinery(device, dtype), choice, longest, may_shrink=tokens is None,
                  may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured,
                  images=tune_images.planned_bytes(checkpoint, args.model, dataset, choice.num_tokens,
                                                   torch.get_num_threads()),
-                 teaching=0 if args.teacher is None else _teaching(args.teacher))
+                 teaching=0 if args.teacher is None else _teaching(args.teacher), rounds=rounds)
 
 
 def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -> Plan:
@@ -100,7 +105,8 @@ def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -
         limit = free if limit is None else min(limit, free)
     proving = _proving(located, asked) if proves and asked.choice.rank else 0
     estimator = Estimator(located.name, checkpoint.config, weights, asked.recipe, machinery, process, proving, limit,
-                          asked.longest, asked.images, asked.teaching)
+                          asked.longest, asked.images, asked.teaching,
+                          _answering(located, asked))
     return plans.settle(asked.choice, may_shrink=asked.may_shrink, may_checkpoint=asked.may_checkpoint,
                         longest=asked.longest, count=estimator)
 
@@ -117,6 +123,21 @@ def _teaching(model: str) -> int:
     """A teacher by the engine, and its file while it is read."""
     served, work = _served(locate(model, Store(settings.read().home)))
     return 2 * work.weights_bytes + _running(served, work)
+
+
+def _answering(located: Located, asked: Asked) -> int:
+    """The student as the engine serves it, or its teacher where that takes more; 0 where there are no rounds."""
+    if asked.rounds is None:
+        return 0
+    numbers, rank = sum(trained_sizes(asked.checkpoint.weights(), asked.recipe)), asked.choice.rank
+    engine = student.settings_for(asked.longest, asked.rounds.prompts, rank)
+    wish = Wish(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
+                # The file, its numbers and what is made of them.
+                adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
+    subject = describe(located.path, located.name)
+    served = engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+    weights = served.weights_bytes if rank else 4 * numbers
+    return max(asked.teaching, weights + served.adapters_bytes + max(served.loading_bytes, served.running_bytes))
 
 
 def _served(located: Located) -> tuple[Subject, engine_plan.Plan]:

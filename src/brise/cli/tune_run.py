@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,14 +20,18 @@ from brise.cli import (
     terminal,
     tune_finish,
     tune_images,
+    tune_lesson,
     tune_options,
     tune_plan,
     tune_ranks,
+    tune_rounds,
     tune_show,
     tune_teacher,
 )
 from brise.cli.tune_finish import Finished
+from brise.cli.tune_lesson import Lesson
 from brise.cli.tune_ranks import Company
+from brise.cli.tune_rounds import Feed
 from brise.engine import footprint
 from brise.engine.model import num_cores
 from brise.errors import BriseError, MemoryPromiseError, OutputError
@@ -35,7 +39,6 @@ from brise.models.weights import Weight, place
 from brise.ops import torch_weights
 from brise.text.load import Tokens, tokens_for
 from brise.tune import adapters, run_folder
-from brise.tune.example import Row
 from brise.tune.plan import Keep, Plan
 from brise.tune.prepare import Dataset, prepare
 from brise.tune.ranks import FirstFailedError
@@ -166,22 +169,27 @@ def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan, proc
     return {**recipe, "beta1": beta1, "beta2": beta2, "targets": ",".join(targets), "keep": plan.choice.keep,
             "batch_tokens": plan.choice.num_tokens, "checkpointing": plan.choice.checkpointing,
             "dtype": str(asked.machinery.dtype).removeprefix("torch."), "device": str(asked.machinery.device),
-            "threads": torch.get_num_threads(), "eval_rows": args.eval_rows, **tune_teacher.settings_of(args), **spread}
+            "threads": torch.get_num_threads(), "eval_rows": args.eval_rows, **tune_teacher.settings_of(args),
+            **tune_rounds.settings_of(tune_rounds.plan_of(args)), **spread}
 
 
 def _train(args: argparse.Namespace, desk: Desk, decided: Decided) -> int:
     company, folder = desk.company, desk.folder
     torch.set_num_threads(decided.threads)
-    trainer = _trainer(args, desk, decided)
+    lesson = _lesson(args, desk, decided)
+    trainer = _trainer(desk, decided, lesson)
     device = trainer.machinery.device
     with _stop_on_interrupt(says=company.is_first) as stop:
         session = Session(trainer, company.folder(folder), tune_show.Silent(), args.save_every,
                           is_stopped=lambda: stop.is_asked, check=lambda: _check(args, device))
         session.restore()
-        clock = tune_show.Clock(trainer.num_steps, session.eval_every)
+        clock = tune_show.Clock(trainer.num_steps, session.eval_every,
+                                lesson.material.plan.steps if lesson.material is not None else None)
         with tune_show.shown(clock, lambda: tune_plan.memory(device), trainer.step, as_json=args.json,
                              is_first=company.is_first) as show:
             session.watcher = show
+            if lesson.material is not None:
+                session.ready = Feed(lesson.material, trainer, lambda: stop.is_asked, show).ready
             show.event("start", folder=str(_out(args)), steps=trainer.num_steps, step=trainer.step,
                        settings=dict(decided.settings))
             end = session.run()
@@ -205,18 +213,15 @@ def _say_interrupted(args: argparse.Namespace, step: int) -> None:
                   "hint: the same command with --resume goes on from there")
 
 
-def _rows(args: argparse.Namespace, desk: Desk, decided: Decided) -> Sequence[Row]:
-    """What is trained on, with what a teacher says of it: one process alone has a teacher."""
-    if args.teacher is None:
-        return decided.dataset.train
-    assert desk.folder is not None and desk.tokens is not None
-    return tune_teacher.taught(args, decided.dataset.train, desk.tokens,
-                               tune_options.data_options_of(args, desk.checkpoint.config.max_context),
-                               desk.folder.path, decided.threads, decided.settings)
+def _lesson(args: argparse.Namespace, desk: Desk, decided: Decided) -> Lesson:
+    if desk.folder is None or desk.tokens is None:  # one of several processes, which have no teacher
+        return Lesson(decided.dataset.train, tune_lesson.spread(decided.dataset.held_out, args.eval_rows))
+    return tune_lesson.prepared(args, tune_lesson.Run(
+        desk.checkpoint, desk.tokens, decided.dataset, decided.recipe, decided.machinery, desk.folder.path,
+        decided.threads, decided.settings))
 
 
-def _trainer(args: argparse.Namespace, desk: Desk, decided: Decided) -> Trainer:
-    rows = _rows(args, desk, decided)
+def _trainer(desk: Desk, decided: Decided, lesson: Lesson) -> Trainer:
     checkpoint, company = desk.checkpoint, desk.company
     machinery = replace(decided.machinery, device=company.device(decided.machinery.device),
                         features_of=tune_images.load(checkpoint, decided.dataset, decided.threads))
@@ -234,13 +239,7 @@ def _trainer(args: argparse.Namespace, desk: Desk, decided: Decided) -> Trainer:
     weights = place(checkpoint.weights(), put)
     checkpoint.forget()
     trained, ranks = company.around(adapters.new(weights, decided.recipe), machinery.device)
-    held_out = _spread(decided.dataset.held_out, args.eval_rows)
-    return Trainer(checkpoint.config, trained, decided.recipe, machinery, rows, held_out, ranks)
-
-
-def _spread(rows: tuple[Row, ...], count: int) -> tuple[Row, ...]:
-    """At most so many rows, evenly picked."""
-    return rows if len(rows) <= count else tuple(rows[index * len(rows) // count] for index in range(count))
+    return Trainer(checkpoint.config, trained, decided.recipe, machinery, lesson.rows, lesson.held_out, ranks)
 
 
 def _check(args: argparse.Namespace, device: torch.device) -> None:

@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 
 from brise.cli import terminal
+from brise.tune.on_policy import Round
 from brise.tune.session import Evaluation, Watcher
 from brise.tune.train import Step
 
@@ -27,13 +28,21 @@ class Show(Watcher, Protocol):
     def event(self, name: str, **values: object) -> None:
         """Something happened that machines may want to know."""
 
+    def answering(self, number: int, done: int, total: int) -> None:
+        """In round `number` so many answers of the student have ended."""
+
+    def rounded(self, found: Round, seconds: float) -> None:
+        """The round begins: student and teacher have spoken."""
+
 
 @dataclass
 class Clock:
-    """How long is left: `num_evaluations` are still to come over `num_steps`."""
+    """How long is left: evaluations and rounds are still to come over `num_steps`."""
 
     num_steps: int
     eval_every: int
+    round_steps: int | None = None  # on policy
+    round_s: float = 0.0
     step_s: float = 0.0
     eval_s: float = 0.0
     tokens_s: float = 0.0
@@ -51,7 +60,8 @@ class Clock:
         if self.num_seen < ESTIMATE_AFTER:
             return None
         evaluations = -(-self.num_steps // self.eval_every) - step // self.eval_every
-        return self.step_s * (self.num_steps - step) + self.eval_s * evaluations
+        rounds = 0 if self.round_steps is None else -(-self.num_steps // self.round_steps) + -step // self.round_steps
+        return self.step_s * (self.num_steps - step) + self.eval_s * evaluations + self.round_s * rounds
 
 
 class Silent:
@@ -67,6 +77,12 @@ class Silent:
         """See Watcher."""
 
     def event(self, name: str, **values: object) -> None:
+        """See Show."""
+
+    def answering(self, number: int, done: int, total: int) -> None:
+        """See Show."""
+
+    def rounded(self, found: Round, seconds: float) -> None:
         """See Show."""
 
 
@@ -97,6 +113,15 @@ class Lines:
     def event(self, name: str, **values: object) -> None:
         """See Show."""
         print_event(name, **values)
+
+    def answering(self, number: int, done: int, total: int) -> None:
+        """Machines hear of whole rounds."""
+
+    def rounded(self, found: Round, seconds: float) -> None:
+        """See Show."""
+        self._clock.round_s = seconds
+        self.event("round", round=found.number + 1, answers=len(found.rows), answer_tokens=found.answer_tokens,
+                   seconds=round(seconds, 3))
 
 
 class Bar:
@@ -142,6 +167,16 @@ class Bar:
 
     def event(self, name: str, **values: object) -> None:
         """People have been told in words."""
+
+    def answering(self, number: int, done: int, total: int) -> None:
+        """See Show."""
+        self.progress.update(self._task, figures=f"round {number + 1}: {done} of {total} answers")
+
+    def rounded(self, found: Round, seconds: float) -> None:
+        """See Show."""
+        self._clock.round_s = seconds
+        self._note(f"round {found.number + 1}: {len(found.rows)} answers of {found.answer_tokens} tokens in "
+                   f"{duration(seconds)}")
 
     def _note(self, text: str) -> None:
         if self._is_terminal:

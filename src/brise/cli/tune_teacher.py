@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brise import settings
 from brise.checkpoint import lineage
 from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.checkpoint.store import Store, file_digest, locate
 from brise.cli import chat_options, progress_bar
 from brise.errors import UnsupportedError
@@ -19,8 +19,9 @@ from brise.models.weights import place
 from brise.ops.native import NativeBackend
 from brise.text.load import Tokens, tokens_for
 from brise.tune import absorb, teacher
-from brise.tune.example import Row
+from brise.tune.example import Row, Teacher
 from brise.tune.prepare import DataOptions
+from brise.tune.recipe import Direction
 from brise.tune.sides import NativeSide
 from brise.tune.teacher import Recording
 
@@ -43,13 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of its predictions in the loss; the rest is cross entropy (default: 1)")
     parser.add_argument("--teacher-temperature", metavar="T", type=float, default=1.0,
                         help="temperature at which both are compared (default: 1)")
+    parser.add_argument("--teacher-divergence", choices=("forward", "reverse"),
+                        help="forward: KL(teacher || student), the student covers what the teacher says; reverse: "
+                             "KL(student || teacher), it keeps to what the teacher would say (default: forward, with "
+                             "--on-policy reverse)")
+
+
+def direction_of(args: argparse.Namespace) -> Direction:
+    """Which way the divergence is taken."""
+    usual: Direction = "reverse" if args.on_policy else "forward"
+    given: Direction | None = args.teacher_divergence
+    return given or usual
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Plain]:
     """What of the teacher decides about the weights that come out."""
     if args.teacher is None:
-        if args.teacher_adapter is not None:
-            raise UnsupportedError("--teacher-adapter needs --teacher MODEL")
+        for name, value in (("--teacher-adapter", args.teacher_adapter),
+                            ("--teacher-divergence", args.teacher_divergence)):
+            if value is not None:
+                raise UnsupportedError(f"{name} needs --teacher MODEL")
         return {}
     located = locate(args.teacher, Store(settings.read().home))
     own: dict[str, Plain] = {"teacher": lineage.base_digest(located), "teacher_top": args.teacher_top}
@@ -58,11 +72,30 @@ def settings_of(args: argparse.Namespace) -> dict[str, Plain]:
     return own
 
 
-def taught(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, options: DataOptions, folder: Path,
-           threads: int, known: Mapping[str, Plain]) -> Sequence[Row]:
-    """The rows with what the teacher says of them, recorded in the run's folder; the rows themselves without one."""
-    if args.teacher is None:
-        return rows
+@dataclass(frozen=True)
+class OpenTeacher:
+    """A teacher that is asked now and then, and in memory only while it is; `folder` keeps what it said."""
+
+    checkpoint: Checkpoint
+    recording: Recording
+    adapter: Path | None
+    digest: str
+    folder: Path
+    threads: int
+
+    def says(self, rows: Sequence[Row], progress: Callable[[int], None]) -> list[Teacher]:
+        """What it predicts for each row's targets, its own rows."""
+        backend, config = NativeBackend(self.threads), self.checkpoint.config
+        side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
+        self.checkpoint.forget()
+        if self.adapter is not None:
+            side = side.with_adapter(read_adapter(self.adapter, config).low_ranks)
+        return teacher.recorded(side, rows, self.recording, self.folder, self.digest, progress)
+
+
+def opened(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, options: DataOptions, folder: Path,
+           threads: int, known: Mapping[str, Plain]) -> tuple[OpenTeacher, list[Row]]:
+    """The teacher, and for each of the rows its own, which have the same answers."""
     if (seen := next((row for row in rows if row.images), None)) is not None:
         raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
                                hint="leave rows with images out, or learn from the teacher's texts")
@@ -70,16 +103,15 @@ def taught(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, option
     own = tokens_for(checkpoint)
     recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), args.teacher_top,
                           args.teacher_temperature)
-    asked = absorb.aligned(rows, absorb.teacher_rows(args.data, own, replace(options, skip_bad=True)))
-    backend = NativeBackend(threads)
-    side = NativeSide.of(backend, checkpoint.config, place(checkpoint.weights(), backend.place))
-    checkpoint.forget()
-    if args.teacher_adapter is not None:
-        side = side.with_adapter(read_adapter(args.teacher_adapter, checkpoint.config).low_ranks)
     digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
+    return (OpenTeacher(checkpoint, recording, args.teacher_adapter, digest, folder / FOLDER, threads),
+            absorb.aligned(rows, absorb.teacher_rows(args.data, own, replace(options, skip_bad=True))))
+
+
+def taught(asked: OpenTeacher, rows: Sequence[Row], own: Sequence[Row]) -> list[Row]:
+    """The rows with what the teacher says of them; `own` are the teacher's rows beside them."""
     with progress_bar.bar("asking the teacher", len(rows), "rows") as advance:
-        found = teacher.recorded(side, asked, recording, folder / FOLDER, digest, advance)
-    return teacher.taught(rows, found)
+        return teacher.taught(rows, asked.says(own, advance))
 
 
 def share(text: str) -> float:

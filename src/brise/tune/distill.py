@@ -12,16 +12,16 @@ temperature t, times t^2, mixed with the cross entropy of the targets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from brise.models.weights import Weight
 from brise.ops.torch_weights import handle_of, numbers_of
 from brise.tune.losses import LOGITS
+from brise.tune.recipe import Direction
 
 Tensor = torch.Tensor
-Direction = Literal["forward", "reverse"]
 
 # The least that reverse KL takes for the teacher's rest: float32 log-probabilities of a few dozen tokens sum to 1
 # within about this, and a teacher that rounds to "never" would cost infinitely much.

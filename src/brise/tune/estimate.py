@@ -36,6 +36,7 @@ class Estimator:
     longest: int  # row
     images: int = 0
     teaching: int = 0
+    answering: int = 0
     _costs: dict[tuple[Keep, bool, int], probe.Costs] = field(default_factory=dict)
 
     def __call__(self, choice: Choice) -> Plan:
@@ -51,7 +52,7 @@ class Estimator:
             moments=sum(state_bytes(size, 8 if choice.bits == 8 else 32) for size in sizes), gradients=4 * sum(sizes),
             activations=costs.bytes(self.config.num_layers, choice.num_tokens) + 4 * _SCORES * scores, head=head)
         return Plan(self.name, choice, needs, self.process, self.proving, self.limit, self.images,
-                    self.teaching)
+                    self.teaching, self.answering)
 
     def _probed(self, recipe: Recipe, machinery: Machinery, choice: Choice) -> probe.Costs:
         key = choice.keep, choice.checkpointing, choice.rank

@@ -1,25 +1,37 @@
 """On-policy distillation: the student answers, the teacher says what it would have said, the student learns that.
 
 Answers of others teach a student what to do where others have been; its own lead it where it goes itself (GKD,
-2306.13649). A round: sample answers to some prompts with the student as it stands, record the teacher on them, train
-for a few steps. All that is drawn is drawn from (seed, round, prompt), so a run can be repeated.
+2306.13649). A round: the student as it stands answers some of the prompts, the teacher is recorded on these answers,
+and the student trains on them for a few steps. All that is drawn is drawn from (seed, round, place among the prompts),
+so that the same weights give the same rounds.
+
+What is written of a round is its answers, before its first step, in a folder of the run:
+
+    round-00000003.jsonl        a line an answer: {"place", "tokens", "text"}
+
+A run that goes on from a checkpoint inside the round trains on them again; what the teacher said of them is found by
+its digest (teacher.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 
-from brise.engine.engine import Engine, EngineSettings
-from brise.engine.model import LoadedModel
-from brise.engine.request import Request, Sampling
-from brise.errors import EvidenceError
+from brise.checkpoint.fields import Fields, errors_of
+from brise.checkpoint.json_file import parse_json
+from brise.checkpoint.staged import output_errors, staged_file
+from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.models.weights import Array
 from brise.tune.example import Row, Teacher
 from brise.tune.teacher import taught
+
+_MAX_ANSWERS = 1 << 30  # bytes of a round's file
 
 
 @dataclass(frozen=True)
@@ -29,77 +41,126 @@ class Prompt:
     tokens: Array  # (T,)
     teacher_tokens: Array
     place: str
+    room: int  # most tokens of an answer
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much a round is. `temperature` is that of the student's answers."""
 
-    rounds: int = 8
+    rounds: int = 20
     prompts: int = 64
-    steps: int = 8
+    steps: int = 4
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise UnsupportedError(f"answers are sampled at a temperature of {self.temperature:g}, allowed is 0 to 100")
+
 
 @dataclass(frozen=True)
 class Round:
-    """What a round did: tokens that the student wrote, and the loss of its steps."""
+    """The answers of a round as rows, with what the teacher says of them."""
 
     number: int
-    answer_tokens: int
-    losses: tuple[float, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that the student wrote."""
+        return sum(row.num_targets for row in self.rows)
 
 
-Sample = Callable[[Sequence[Array], int], Sequence[Array]]  # prompts, seed: an answer to each
+Sample = Callable[[Sequence[Prompt], int], Sequence[Array] | None]  # prompts, seed: an answer to each; None: stopped
 Record = Callable[[Sequence[Row]], Sequence[Teacher]]
-Train = Callable[[Sequence[Row], int], Sequence[float]]  # rows, steps: the loss of each
+Rooms = Callable[[Row, Row], int]  # tokens that an answer may have behind these rows' prompts, as far as they know
 
 
-def prompts_of(students: Sequence[Row], teachers: Sequence[Row]) -> list[Prompt]:
+@dataclass(frozen=True)
+class Rounds:
+    """Makes the rounds of a run, or finds their answers in `folder`."""
+
+    prompts: Sequence[Prompt]
+    sample: Sample
+    record: Record
+    plan: Plan
+    folder: Path
+    text_of: Callable[[Array], str]
+
+    def of(self, number: int) -> Round | None:
+        """Round `number`; the student as it stands answers, if that was not done before. None: it was stopped."""
+        order = np.random.default_rng([self.plan.seed, number]).permutation(len(self.prompts))[:self.plan.prompts]
+        chosen = [self.prompts[int(index)] for index in order]
+        answers: Sequence[Array] | None = self._read(number, chosen)
+        if answers is None:
+            answers = self.sample(chosen, _seed(self.plan.seed, number))
+            if answers is None:
+                return None
+            self._write(number, chosen, answers)
+        pairs = list(zip(chosen, answers, strict=True))
+        said = self.record([_row(prompt.teacher_tokens, answer, prompt.place) for prompt, answer in pairs])
+        return Round(number, tuple(taught([_row(prompt.tokens, answer, prompt.place) for prompt, answer in pairs],
+                                          said)))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"round-{number:08}.jsonl"
+
+    def _write(self, number: int, chosen: Sequence[Prompt], answers: Sequence[Array]) -> None:
+        """Whole or not at all."""
+        with output_errors(self.folder):
+            self.folder.mkdir(exist_ok=True)
+        lines = [json.dumps({"place": prompt.place, "tokens": answer.tolist(), "text": self.text_of(answer)}) + "\n"
+                 for prompt, answer in zip(chosen, answers, strict=True)]
+        text = "".join(lines).encode()
+        with staged_file(self._path(number), len(text)) as file:
+            file.write(text)
+
+    def _read(self, number: int, chosen: Sequence[Prompt]) -> list[Array] | None:
+        """None if there is no such file."""
+        path = self._path(number)
+        if not path.exists():
+            return None
+        with errors_of(path.name), path.open("rb") as file:
+            lines = file.read(_MAX_ANSWERS).splitlines()
+            if len(lines) != len(chosen):
+                raise CheckpointError(f"it has {len(lines)} answers, the round {len(chosen)} prompts", field="lines",
+                                      hint=f"remove {path}, and the student answers again")
+            return [_answer(Fields(parse_json(line, path.name), ""), prompt, path)
+                    for line, prompt in zip(lines, chosen, strict=True)]
+
+
+def prompts_of(students: Sequence[Row], teachers: Sequence[Row], plan: Plan, room: Rooms) -> list[Prompt]:
     """The prompts of the rows' last answers; `teachers` are the teacher's rows beside them (absorb.aligned)."""
-    return [Prompt(row.tokens[:_last_answer(row)], other.tokens[:_last_answer(other)], row.place)
-            for row, other in zip(students, teachers, strict=True) if row.num_targets]
-
-
-def run(prompts: Sequence[Prompt], sample: Sample, record: Record, train: Train, plan: Plan) -> Iterator[Round]:
-    """Round after round; each is done when it comes out."""
+    prompts = []
+    for row, other in zip(students, teachers, strict=True):
+        own, theirs = before_last_answer(row), before_last_answer(other)
+        prompt = Prompt(own.tokens, theirs.tokens, row.place, min(plan.max_tokens, room(own, theirs)))
+        if prompt.room < 1:
+            raise UnsupportedError(f"the prompt of {row.place} has {len(own.tokens)} tokens for the student and "
+                                   f"{len(theirs.tokens)} for the teacher, which leaves no room for an answer",
+                                   hint="leave out long rows: --max-length")
+        prompts.append(prompt)
     if not prompts:
         raise EvidenceError("there is no prompt that the student could answer")
-    for number in range(plan.rounds):
-        order = np.random.default_rng([plan.seed, number]).permutation(len(prompts))[:plan.prompts]
-        chosen = [prompts[int(index)] for index in order]
-        answers = sample([prompt.tokens for prompt in chosen], _seed(plan.seed, number))
-        teachers = record([_row(prompt.teacher_tokens, answer, prompt.place)
-                           for prompt, answer in zip(chosen, answers, strict=True)])
-        rows = [_row(prompt.tokens, answer, prompt.place) for prompt, answer in zip(chosen, answers, strict=True)]
-        losses = train(taught(rows, teachers), plan.steps)
-        yield Round(number, sum(map(len, answers)), tuple(losses))
+    return prompts
 
 
-def sampled(model: LoadedModel, prompts: Sequence[Array], seed: int, plan: Plan) -> list[Array]:
-    """An answer to each prompt by the engine, with the token that ends it if it came to an end."""
-    longest = max(map(len, prompts)) + plan.max_tokens
-    engine = Engine(model, EngineSettings(max_context=min(longest, model.config.max_context),
-                                          max_waiting=len(prompts)))
-    answers: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        sampling = Sampling(temperature=plan.temperature, seed=_seed(seed, index))
-        limit = min(plan.max_tokens, engine.max_context - len(prompt))
-        answers[engine.submit(Request(tuple(map(int, prompt)), max_tokens=limit, sampling=sampling))] = []
-    while engine.has_work:
-        for delta in engine.step():
-            if delta.error is not None:
-                raise EvidenceError(f"the student could not answer: {delta.error}")
-            answers[delta.request_id].extend(delta.tokens)
-    return [np.array(answer, np.int32) for answer in answers.values()]
-
-
-def _last_answer(row: Row) -> int:
-    """Where the last run of targets begins."""
+def before_last_answer(row: Row) -> Row:
+    """The row up to where its last run of targets begins, which learns nothing."""
     begins = row.is_target & ~np.concatenate([[False], row.is_target[:-1]])
-    return int(np.flatnonzero(begins)[-1])
+    last = int(np.flatnonzero(begins)[-1])
+    return Row(row.tokens[:last], np.zeros(last, bool), row.place)
+
+
+def _answer(fields: Fields, prompt: Prompt, path: Path) -> Array:
+    tokens = fields.value("tokens")
+    if fields.text("place") != prompt.place or not isinstance(tokens, list) or not tokens or not all(
+            type(token) is int and 0 <= token < 1 << 31 for token in tokens):
+        raise CheckpointError(f"a line is no answer to {prompt.place}", field="tokens",
+                              hint=f"remove {path}, and the student answers again")
+    return np.array(tokens, np.int32)
 
 
 def _row(prompt: Array, answer: Array, place: str) -> Row:

@@ -4,6 +4,7 @@
            weights + images + the larger of
              loading:   what is in memory besides while a weight is read
              training:  moments + gradients + activations of a microbatch + the head's piece of logits
+             answering: moments + the student as it is served or, after that, its teacher (on-policy distillation)
              proving:   the model as it is served, beside the trained one (brise parity)
 
 `teaching` is the open teacher, if there is one, which is gone before the student is read.
@@ -63,6 +64,7 @@ class Plan:
     limit: int | None
     images: int = 0  # the vision tower, its work, and features of images
     teaching: int = 0  # a teacher, which is asked before the student is read
+    answering: int = 0  # student or teacher, whichever takes more in a round
 
     @property
     def fragments(self) -> int:
@@ -81,7 +83,12 @@ class Plan:
 
     @property
     def _after_teaching(self) -> int:
-        return self.images + self.needs.weights + max(self.needs.loading, self.training, self.proved)
+        return self.images + self.needs.weights + max(self.needs.loading, self.training, self.answered, self.proved)
+
+    @property
+    def answered(self) -> int:
+        """What a round takes before its steps; the optimiser is there."""
+        return self.answering + self.needs.moments if self.answering else 0
 
     @property
     def proved(self) -> int:
@@ -100,9 +107,9 @@ class Plan:
                 ("moments", f"{choice.bits} bits", needs.moments), ("gradients", "", needs.gradients),
                 ("activations", f"{choice.num_tokens} tokens{is_again}", needs.activations),
                 ("head", "a piece of logits", needs.head), ("fragments", "", self.fragments)]
-        most = max(needs.loading, self.training, self.proved)
+        parts = {"loading": needs.loading, "answering": self.answered, "proving": self.proved}
+        name, most = max(parts.items(), key=lambda item: item[1])
         if most > self.training:
-            name = "loading" if most == needs.loading else "proving"
             rows = [rows[0], (name, "more than training", most)]
         if self.teaching > self._after_teaching:
             rows = [("teaching", "more than all of training", self.teaching)]

@@ -9,6 +9,7 @@ from brise.errors import UnsupportedError
 from brise.models.adapters import MODULES
 
 Method = Literal["lora", "dora", "full"]
+Direction = Literal["forward", "reverse"]  # of a divergence: KL(teacher || student), or KL(student || teacher)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Recipe:
     patience: int = 0  # evaluations without progress before it stops; 0: never
     distill_weight: float = 1.0  # of the teacher's predictions, where rows have them; the rest is cross entropy
     distill_temperature: float = 1.0
-    distill_direction: Literal["forward", "reverse"] = "forward"  # reverse: for answers of the student's own
+    distill_direction: Direction = "forward"  # reverse: for answers of the student's own
 
     def __post_init__(self) -> None:
         for name in self.targets:

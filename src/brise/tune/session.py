@@ -64,6 +64,7 @@ class Session:
     save_every: int
     is_stopped: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
+    ready: Callable[[], bool] = lambda: True  # before each step; False: it was stopped while it made the step's rows
     best: Evaluation | None = None
     num_worse: int = 0
     seconds: float = 0.0
@@ -91,6 +92,9 @@ class Session:
     def run(self) -> End:
         """Runs to the end, or until it is stopped; the last thing it does is a checkpoint."""
         while not self.trainer.is_done and not self.is_early:
+            if not self._is_ready():
+                self._save()
+                return "interrupted"
             self._step()
             is_stopped = self.trainer.ranks.total(float(self.is_stopped())) > (0.0,)  # where one is, all are
             is_last = self.trainer.is_done or self.is_early or is_stopped
@@ -108,6 +112,13 @@ class Session:
     @property
     def _is_best_now(self) -> bool:
         return self.best is not None and self.best.step == self.trainer.step
+
+    def _is_ready(self) -> bool:
+        start = time.perf_counter()
+        is_ready = self.ready()
+        self.seconds += time.perf_counter() - start
+        self.check()
+        return is_ready
 
     def _step(self) -> None:
         start = time.perf_counter()

@@ -1,0 +1,81 @@
+"""What a run of `brise tune` trains on and evaluates on: rows of the data, with what a teacher says of them.
+
+Needs the extra `tune`. A teacher is asked before the student is read: both are never in memory together but where the
+student answers itself (tune_rounds.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise.checkpoint.source import Checkpoint
+from brise.cli import tune_options, tune_rounds, tune_teacher
+from brise.cli.tune_rounds import Material
+from brise.cli.tune_teacher import OpenTeacher
+from brise.text.load import Tokens
+from brise.tune import on_policy
+from brise.tune.example import Row
+from brise.tune.on_policy import Plan
+from brise.tune.prepare import Dataset
+from brise.tune.recipe import Recipe
+from brise.tune.run_folder import Plain
+from brise.tune.student import Student
+from brise.tune.train import Machinery
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """With `material`, the rows are only prompts: what is trained on is made of them in rounds."""
+
+    rows: Sequence[Row]
+    held_out: Sequence[Row]
+    material: Material | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What of a run decides about its lesson."""
+
+    checkpoint: Checkpoint
+    tokens: Tokens
+    dataset: Dataset
+    recipe: Recipe
+    machinery: Machinery
+    folder: Path
+    threads: int
+    settings: Mapping[str, Plain]
+
+
+def prepared(args: argparse.Namespace, run: Run) -> Lesson:
+    """The rows, after the teacher was asked where there is one."""
+    rows, held_out = run.dataset.train, spread(run.dataset.held_out, args.eval_rows)
+    if args.teacher is None:
+        return Lesson(rows, held_out)
+    options = tune_options.data_options_of(args, run.checkpoint.config.max_context)
+    plan = tune_rounds.plan_of(args)
+    asked, own = tune_teacher.opened(args, rows if plan is None else (*rows, *held_out), run.tokens, options,
+                                     run.folder, run.threads, run.settings)
+    if plan is None:
+        return Lesson(tune_teacher.taught(asked, rows, own), held_out)
+    prompts = on_policy.prompts_of(rows, own[:len(rows)], plan, lambda one, other: _room(run, asked, one, other))
+    return Lesson(rows, tune_teacher.taught(asked, held_out, own[len(rows):]) if held_out else (),
+                  Material(plan, _student(run, plan), asked, prompts, run.folder / tune_rounds.FOLDER))
+
+
+def spread(rows: tuple[Row, ...], count: int) -> tuple[Row, ...]:
+    """At most so many rows, evenly picked."""
+    return rows if len(rows) <= count else tuple(rows[index * len(rows) // count] for index in range(count))
+
+
+def _student(run: Run, plan: Plan) -> Student:
+    return Student(run.checkpoint, run.tokens, run.recipe, run.folder / tune_rounds.SCRATCH, run.threads,
+                   plan.temperature)
+
+
+def _room(run: Run, asked: OpenTeacher, prompt: Row, teachers: Row) -> int:
+    """What contexts and microbatches leave for an answer."""
+    own = min(run.checkpoint.config.max_context, run.machinery.max_tokens) - len(prompt.tokens)
+    return min(own, asked.checkpoint.config.max_context - len(teachers.tokens))
