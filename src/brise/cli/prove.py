@@ -9,17 +9,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from brise.cli import prove_options, prove_report, terminal
-from brise.evals import classify, custom, data, scorers
+from brise.cli import prove_certificate, prove_options, prove_report, prove_sources, prove_verify, terminal
+from brise.cli.prove_sources import Found
+from brise.evals import data
 from brise.evals.example import Example
 from brise.evals.scorers import Scorer
-from brise.evidence import baselines, document, pairs_log, scoring
+from brise.evidence import baselines, certificates, document, overlap, page, proof_page, scoring
 from brise.evidence.baselines import Baseline
 from brise.evidence.document import About
-from brise.evidence.overlap import require_none_trained_on
 from brise.evidence.pairs import Pair
 from brise.evidence.prove import Proof, plan, prove
-from brise.evidence.window import choose
+from brise.evidence.scorer import scorer_of
+from brise.gateway.store import Store
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
 
@@ -36,41 +37,52 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     prove_options.check(args)
-    chosen = choose(pairs_log.read(args.pairs, args.unit), args.since, args.until, any_context=args.any_context)
-    train = data.read(args.train) if args.train else ()
-    require_none_trained_on(chosen.pairs, train)
-    scorer = _scorer(args, chosen.pairs)
-    scored = scoring.score(chosen.pairs, args.rung, scorer, args.figure)
-    terms = prove_options.terms_of(args, args.candidate or 1)
-    around = document.about(args.task or args.pairs.stem, str(args.pairs), chosen.pairs, left_out=chosen.left_out,
-                            changes=chosen.changes, unit=args.unit or "conversation")
-    planned = plan(chosen.pairs, scored, terms, args.psi)
+    if args.verify is not None:
+        return prove_verify.run(args)
+    with prove_sources.opened(args) as store:
+        found = prove_sources.find(args, store, since_s=args.since, until_s=args.until, unit=args.unit,
+                                   any_context=args.any_context, settle_s=args.settle)
+        train = data.read(args.train) if args.train else ()
+        overlap.require_none_trained_on(found.chosen.pairs, train)
+        if args.adapter is not None:
+            overlap.require_newer_than(found.chosen.pairs, args.adapter)
+        return _proven(args, found, store, train)
+
+
+def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: Sequence[Example]) -> int:
+    pairs = found.chosen.pairs
+    scorer = scorer_of(args.score, args.scorer, pairs)
+    scored = scoring.score(pairs, args.rung, scorer, args.figure)
+    around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
+                            changes=found.chosen.changes, unit=args.unit or "conversation")
+    terms = prove_options.terms_of(args, _candidate(args, store, around))
+    planned = plan(pairs, scored, terms, args.psi)
     if args.plan_only:
-        return _show(args, document.planned(around, planned, terms))
-    proof = prove(chosen.pairs, scored, terms, planned)
-    beside, notes = _baselines(chosen.pairs, proof, scorer, train)
-    found = document.proven(_noted(around, notes), proof, beside)
-    _show(args, found)
+        _show(args, document.planned(around, planned, terms))
+        return 0
+    proof = prove(pairs, scored, terms, planned)
+    beside, notes = _baselines(pairs, proof, scorer, train)
+    place = prove_certificate.keep(args, found, around, proof, store)
+    report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
+    report["certificate"] = None if place is None else str(place)
+    _show(args, report)
+    if args.html is not None:
+        page.write(args.html, proof_page.render(report))
+        terminal.note(f"the page is in {args.html}")
     return STATUS[proof.verdict]
 
 
-def _show(args: argparse.Namespace, found: Mapping[str, Any]) -> int:
+def _candidate(args: argparse.Namespace, store: Store | None, around: About) -> int:
+    if store is None:
+        return args.candidate or 1
+    return certificates.candidate_number(store, around.task, around.student, around.since_s)
+
+
+def _show(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
     if args.json:
-        terminal.result(json.dumps(found, indent=2, allow_nan=False))
+        terminal.result(json.dumps(report, indent=2, allow_nan=False))
     else:
-        prove_report.show(found)
-    return 0
-
-
-def _scorer(args: argparse.Namespace, pairs: Sequence[Pair]) -> Scorer | None:
-    """The one that was asked for, or the one for these rows; none where no row has a reference."""
-    if args.scorer is not None:
-        return custom.load(args.scorer)
-    examples = [pair.example(pair.reference) for pair in pairs if pair.reference is not None]
-    if not examples and args.score is None:
-        return None
-    name = args.score or scorers.pick(examples)[0]
-    return scorers.built_in(classify.labels_of(examples))[name]
+        prove_report.show(report)
 
 
 def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
@@ -78,7 +90,3 @@ def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
     itself = baselines.itself(pairs, proof.units)
     classical, why_not = baselines.classical_if_it_can(pairs, proof.units, scorer, train, proof.terms.gate)
     return [found for found in (itself, classical) if found is not None], [] if why_not is None else [why_not]
-
-
-def _noted(around: About, notes: Sequence[str]) -> About:
-    return replace(around, notes=(*around.notes, *notes))

@@ -6,19 +6,21 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from brise.cli import chat_options
+from brise.cli import chat_options, prove_sources
 from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evidence.guards import REFUSAL, Margins
 from brise.evidence.prove import Terms
 from brise.evidence.scoring import RUNGS
 
+DAYS = 30
 GUARDS = ("latency", "valid", "refusals", "length")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All of them."""
     _add_sources(parser)
+    _add_student(parser)
     _add_promise(parser)
     _add_scoring(parser)
     _add_guards(parser)
@@ -27,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what contradicts itself."""
-    if args.pairs is None:
-        raise EvidenceError("nothing says where the answers are", hint="--pairs FILE, a log that has both answers")
+    if args.candidate is not None and (args.pairs is None or args.store is not None):
+        raise EvidenceError("--candidate is for a log: the store's ledger knows which candidates were tried")
+    if args.any_base and args.adapter is None:
+        raise EvidenceError("--any-base needs --adapter FOLDER")
     if args.score is not None and args.scorer is not None:
         raise EvidenceError("--score and --scorer are both given, one is allowed")
 
@@ -46,16 +50,27 @@ def terms_of(args: argparse.Namespace, candidate: int) -> Terms:
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pairs", metavar="FILE", type=Path,
-                        help="a log that has both answers: JSON lines with prompt or messages, small and large")
-    parser.add_argument("--task", metavar="TASK", help="the workflow that is to be switched (default: the log's name)")
+    prove_sources.add_arguments(parser)
     parser.add_argument("--since", metavar="TIME", type=_time,
                         help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
     parser.add_argument("--until", metavar="TIME", type=_time, help="only what was asked before")
     parser.add_argument("--unit", metavar="LABEL",
                         help="the label that tells independent units apart (default: the conversation)")
+    parser.add_argument("--settle", metavar="SECONDS", type=_seconds, default=prove_sources.SETTLE_S,
+                        help="of captured conversations only what was asked in their first SECONDS counts, and only "
+                             "when these are over: so no later look changes an earlier one (default: 3600)")
     parser.add_argument("--any-context", action="store_true",
                         help="system prompt and tools may change: the certificate is bound to none")
+
+
+def _add_student(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL",
+                        help="what the small model is: a name that `brise models` lists, a .gguf file, or a folder; its "
+                             "digests go into the certificate")
+    parser.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="and its adapter: no pair may be older than it")
+    parser.add_argument("--any-base", action="store_true",
+                        help="take the adapter although its lineage names another model")
 
 
 def _add_promise(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +123,13 @@ def _add_guards(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page, too")
+    parser.add_argument("--certificate", metavar="FILE", type=Path,
+                        help="where the certificate of a promotion is written (default: beside the store)")
+    parser.add_argument("--expires", metavar="DAYS", type=chat_options.count, default=DAYS,
+                        help=f"how long it is good for (default: {DAYS})")
+    parser.add_argument("--verify", metavar="CERTIFICATE", type=Path,
+                        help="replay a certificate instead, and say where it parts from the data")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from brise.evidence import document
 
 WIDTH = 110
 STYLES: Mapping[str, str] = {"promote": "bold green", "not good enough": "bold red", "undecided": "bold yellow"}
@@ -19,23 +20,12 @@ WORDS: Mapping[str, str] = {"promote": "PROMOTE: the small model may take over",
 TICKS = "▁▂▃▄▅▆▇█"
 
 
-def plan_line(found: Mapping[str, Any]) -> str:
-    """The plan in a line."""
-    plan, terms = found["plan"], found["terms"]
-    stated = "stated" if plan["is_stated"] else "as in the data"
-    return (f"plan: for {100 * terms['power']:g} % power at a margin of {100 * terms['delta']:g} points, with "
-            f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} units, about "
-            f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} units as the test may be looked at any "
-            f"time. There are {plan['have_units']:,} units, {plan['have_labels']:,} pairs that differ are judged, "
-            f"{plan['open_rows']:,} are open.")
-
-
 def show(found: Mapping[str, Any]) -> None:
     """Verdict first, then the numbers that it stands on."""
     console = Console(width=WIDTH, highlight=False)
     console.print(Text(f"{found['task']}: {found['student']} for {', '.join(found['teachers']) or 'the large model'}",
                        style="bold"))
-    console.print(Text(plan_line(found)), soft_wrap=True)
+    console.print(Text(document.plan_words(found)), soft_wrap=True)
     if found["verdict"] is None:
         return
     console.print(Text(WORDS[found["verdict"]], style=STYLES[found["verdict"]]))
@@ -108,20 +98,17 @@ def _table(*left: str, right: Sequence[str]) -> Table:
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
-    terms, window = found["terms"], found["window"]
+    window = found["window"]
     lines = [f"labels: {found['labels']['source']}", f"score: {found['labels']['definition']}",
-             f"promise: of models that are {100 * terms['delta']:g} points worse at most "
-             f"{100 * terms['alpha_of_this']:.2g} % are promoted, whenever one looks (candidate {terms['candidate']}; "
-             f"all candidates on these data share {100 * terms['alpha']:g} %)"]
+             f"promise: {document.promise_words(found)}"]
     if window["since_s"] is not None:
-        lines.append(f"window: {_time(window['since_s'])} to {_time(window['until_s'])}; a unit is a {window['unit']}")
+        lines.append(f"window: {document.time_words(window['since_s'])} to {document.time_words(window['until_s'])}; "
+                     f"a unit is a {window['unit']}")
     lines += [f"left out: {item['pairs']:,} pairs, {item['why']}" for item in found["left_out"]]
     lines += [f"change: {change['what']}, at {change['place']}" for change in found["changes"]]
+    if found["certificate"]:
+        lines.append(f"certificate: {found['certificate']}")
     return lines + list(found["notes"])
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
 def _number(value: float) -> str:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from brise.evidence import scoring
 from brise.evidence.baselines import Baseline
 from brise.evidence.changes import Change, teacher_of
 from brise.evidence.pairs import Pair
-from brise.evidence.prove import Planned, Proof
+from brise.evidence.prove import Planned, Proof, Terms
 
 MOST_POINTS = 2000  # of the path that is shown; the certificate has all
 
@@ -45,9 +46,9 @@ def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
                  max(times, default=None), **rest)
 
 
-def planned(around: About, plan: Planned, proof_terms: Any) -> dict[str, Any]:
+def planned(around: About, plan: Planned, terms: Terms) -> dict[str, Any]:
     """Before anything is looked at."""
-    return {"version": 1, **_around(around), "verdict": None, "terms": _terms(proof_terms), "plan": asdict(plan)}
+    return {"version": 1, **_around(around), "verdict": None, "terms": _terms(terms), "plan": asdict(plan)}
 
 
 def proven(around: About, proof: Proof, baselines: Sequence[Baseline]) -> dict[str, Any]:
@@ -73,6 +74,30 @@ def proven(around: About, proof: Proof, baselines: Sequence[Baseline]) -> dict[s
         "baselines": [asdict(baseline) for baseline in baselines]}
 
 
+def plan_words(found: Mapping[str, Any]) -> str:
+    """The plan in a sentence or two."""
+    plan, terms = found["plan"], found["terms"]
+    stated = "stated" if plan["is_stated"] else "as in the data"
+    return (f"Plan: for {100 * terms['power']:g} % power at a margin of {100 * terms['delta']:g} points, with "
+            f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} units, about "
+            f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} units as the test may be looked at any "
+            f"time. There are {plan['have_units']:,} units, {plan['have_labels']:,} pairs that differ are judged, "
+            f"{plan['open_rows']:,} are open.")
+
+
+def promise_words(found: Mapping[str, Any]) -> str:
+    """What the gate promises."""
+    terms = found["terms"]
+    return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % are "
+            f"promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data share "
+            f"{100 * terms['alpha']:g} %)")
+
+
+def time_words(seconds: float) -> str:
+    """A time in UTC, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def _around(around: About) -> dict[str, Any]:
     return {"task": around.task, "source": around.source, "student": around.student,
             "teachers": list(around.teachers),
@@ -81,7 +106,7 @@ def _around(around: About) -> dict[str, Any]:
             "changes": [asdict(change) for change in around.changes], "notes": list(around.notes)}
 
 
-def _terms(terms: Any) -> dict[str, Any]:
+def _terms(terms: Terms) -> dict[str, Any]:
     return {**asdict(terms), "alpha_of_this": terms.gate.alpha}
 
 

@@ -1,0 +1,89 @@
+"""Where `brise prove` and `brise label` find the pairs: in a log, or in the store of captured traffic."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise import settings
+from brise.checkpoint.store import file_digest
+from brise.errors import EvidenceError
+from brise.evidence import pairs_log, pairs_store
+from brise.evidence.pairs import Pair, settled
+from brise.evidence.window import Chosen, choose
+from brise.gateway import stores
+from brise.gateway.store import Store
+
+SETTLE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pairs that count, in the order of time, and all that the report says of where they come from."""
+
+    task: str
+    source: str
+    source_digest: str | None
+    chosen: Chosen
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those that both commands have."""
+    parser.add_argument("--pairs", metavar="FILE", type=Path,
+                        help="a log that has both answers: JSON lines with prompt or messages, small and large")
+    parser.add_argument("--task", metavar="TASK",
+                        help="the workflow that is to be switched, in the store of captured traffic; with --pairs its "
+                             "name (default: the log's)")
+    parser.add_argument("--store", metavar="STORE", help="the store: a path, or postgresql://... (default: the one of "
+                                                         "brise serve)")
+    parser.add_argument("--student", metavar="NAME",
+                        help="the small model that is meant, where several answered in the background")
+
+
+@contextmanager
+def opened(args: argparse.Namespace) -> Iterator[Store | None]:
+    """The store, for as long as it is needed; none for a log without --store."""
+    if args.pairs is not None and args.store is None:
+        yield None
+        return
+    with closing(stores.open_store(args.store, settings.read().home, must_exist=args.pairs is None)) as store:
+        yield store
+
+
+def find(args: argparse.Namespace, store: Store | None, *, since_s: float | None = None, until_s: float | None = None,
+         unit: str | None = None, any_context: bool = False, settle_s: float = SETTLE_S,
+         last_s: float | None = None) -> Found:
+    """All pairs of the source, and of these those that count; with `last_s` as they did when that was the newest."""
+    if args.pairs is not None:
+        if args.student is not None:
+            raise EvidenceError("--student is for captured traffic, --pairs is a log")
+        until_s = until_s if last_s is None else math.nextafter(last_s, math.inf)
+        chosen = choose(pairs_log.read(args.pairs, unit), since_s, until_s, any_context=any_context)
+        return Found(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
+    if args.task is None:
+        raise EvidenceError("nothing says where the answers are",
+                            hint="--task TASK in captured traffic, or --pairs FILE, a log that has both answers")
+    assert store is not None, "opened without a log"
+    captured = pairs_store.read(store, args.task, since_s, until_s, student=args.student, unit=unit)
+    quiet = _quiet(captured.pairs, until_s, settle_s if unit is None else 0.0)
+    quiet = tuple(pair for pair in quiet if last_s is None or pair.at_s is None or pair.at_s <= last_s)
+    chosen = choose(quiet, any_context=any_context)
+    grown = len(captured.pairs) - len(quiet)
+    late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
+    return Found(args.task, args.store or "captured traffic", None,
+                 Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
+
+
+def _quiet(pairs: tuple[Pair, ...], until_s: float | None, settle_s: float) -> tuple[Pair, ...]:
+    if settle_s == 0:
+        return pairs
+    found = settled(pairs, settle_s, min(time.time(), until_s or time.time()))
+    if not found:
+        raise EvidenceError(f"all {len(pairs)} pairs are of conversations that began in the last {settle_s:g} s and "
+                            "may still grow", hint="look again later, or give --settle a smaller number")
+    return found

@@ -1,0 +1,172 @@
+"""Certificates as files and as lines of the ledger: made, signed, kept, read back, and replayed.
+
+    {"certificate": {...}, "digest": SHA-256 of its canonical form, "public_key": Ed25519, "signature": over that form}
+
+All three are hexadecimal. The ledger's line has the certificate whole: a gateway that shares the store needs no file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from brise import __version__
+from brise.checkpoint.staged import staged_file
+from brise.errors import EvidenceError
+from brise.evidence.changes import teacher_of
+from brise.evidence.document import About
+from brise.evidence.pairs import NO_CONTEXT, Pair, digest_of_units
+from brise.evidence.prove import Proof
+from brise.gateway import seal
+from brise.gateway.ledger import check_chain
+from brise.gateway.records import Entry
+from brise.gateway.seal import SigningKey
+from brise.gateway.store import Store
+from brise.proof import certificate as forms
+from brise.proof.certificate import Certificate, Claim, Student, Window
+
+KIND, LOOK = "certificate", "proof"  # of lines of the ledger: a promotion, and every look at the data
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate with the signature over its canonical form."""
+
+    certificate: Certificate
+    public_key: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> str:
+        return forms.digest(self.certificate)
+
+    @property
+    def is_genuine(self) -> bool:
+        """Whether the holder of the key signed exactly this."""
+        return seal.verify(self.public_key, forms.canonical(self.certificate), self.signature)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"certificate": forms.to_json(self.certificate), "digest": self.digest,
+                "public_key": self.public_key.hex(), "signature": self.signature.hex()}
+
+
+def folder(home: Path) -> Path:
+    """Where certificates lie unless the user names a file."""
+    return home / "gateway" / "certificates"
+
+
+def make(proof: Proof, around: About, pairs: Sequence[Pair], student: Student, *, now_s: float, days: int,
+         any_context: bool, source_digest: str | None, selection: Mapping[str, str | float | bool | None]
+         ) -> Certificate:
+    """The certificate of a proof that promotes."""
+    assert proof.verdict == "promote" and proof.outcome.decided_at is not None
+    rows, terms = proof.units.of(pairs), proof.terms
+    times = [pair.at_s for pair in rows if pair.at_s is not None]
+    contexts = () if any_context else tuple(dict.fromkeys(pair.context or NO_CONTEXT for pair in rows))
+    proven = [one for one in proof.slices if one.is_proven]
+    return Certificate(
+        around.task, student, tuple(dict.fromkeys(name for pair in rows if (name := teacher_of(pair)))), contexts,
+        Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.unit,
+               len(rows), digest_of_units(proof.units.names)),
+        terms.delta, terms.gate.alpha, terms.alpha, terms.candidate, terms.futility, proof.discordance,
+        proof.scored.rung, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
+        tuple(one.name for one in proven),
+        tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),
+        tuple(map(float, proof.differences)), tuple(map(float, proof.outcome.path)), proof.outcome.decided_at, now_s,
+        now_s + 86400.0 * days, dict(selection), f"brise {__version__}")
+
+
+def sign(certificate: Certificate, key: SigningKey) -> Signed:
+    """The certificate, signed by this machine."""
+    return Signed(certificate, key.public, seal.sign(key, forms.canonical(certificate)))
+
+
+def place_of(signed: Signed, home: Path) -> Path:
+    """The file that it gets: the task's name as far as file systems take it, and when it was made."""
+    made = datetime.fromtimestamp(signed.certificate.made_at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", signed.certificate.task).strip("._")[:80] or "task"
+    return folder(home) / f"{name}-{made}-{signed.digest[:8]}.json"
+
+
+def write(signed: Signed, path: Path) -> None:
+    """Whole or not at all, and over no other file."""
+    text = json.dumps(signed.to_json(), indent=1, allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(path, len(text)) as file:
+        file.write(text)
+
+
+def read(path: Path) -> Signed:
+    """The certificate in a file; EvidenceError if it is none. Whether it is genuine is the caller's to ask."""
+    try:
+        return parse(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(f"{str(path)!r} is no JSON: {error}") from None
+
+
+def parse(value: object) -> Signed:
+    """The certificate of a file's or a ledger line's JSON."""
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError("it is no object")
+        return Signed(forms.from_json(value["certificate"]), bytes.fromhex(value["public_key"]),
+                      bytes.fromhex(value["signature"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"this is no signed certificate: {type(error).__name__}: {error}") from None
+
+
+def record(store: Store, signed: Signed, path: Path) -> Entry:
+    """The line of the ledger from which `brise switch` takes it."""
+    found = signed.certificate
+    return store.append(KIND, {
+        "task": found.task, "path": str(path), "digest": signed.digest, "verdict": "promote",
+        "student": found.student.name, "candidate": found.candidate, "delta": found.delta, "alpha": found.alpha,
+        "n": found.n, "expires_at_s": found.expires_at_s, **signed.to_json()})
+
+
+def record_look(store: Store, around: About, proof: Proof, student: str, since_s: float | None,
+                until_s: float | None) -> Entry:
+    """That somebody looked, and what the data said: later candidates pay for it."""
+    return store.append(LOOK, {
+        "task": around.task, "student": student, "candidate": proof.terms.candidate, "verdict": proof.verdict,
+        "reason": proof.reason, "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]),
+        "delta": proof.terms.delta, "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": since_s,
+        "until_s": until_s})
+
+
+def candidate_number(store: Store, task: str, student: str, since_s: float | None) -> int:
+    """Which candidate this is on these data: those before it that were looked at on data from `since_s` on, and one.
+
+    A model that was looked at before keeps its number while the data are the same.
+    """
+    others = dict[str, None]()
+    for entry in store.ledger():
+        body = entry.body
+        if entry.kind != LOOK or body.get("task") != task:
+            continue
+        until_s = body.get("until_s")
+        if since_s is not None and isinstance(until_s, int | float) and until_s < since_s:
+            continue  # all that was looked at then is older than these data
+        if body.get("student") == student:
+            return max(int(body["candidate"]), 1)
+        others[str(body.get("student"))] = None
+    return len(others) + 1
+
+
+def in_ledger(store: Store, signed: Signed) -> str | None:
+    """None if the chain is whole and holds this certificate; else what is wrong."""
+    entries = list(store.ledger())
+    broken = check_chain(entries)
+    if broken is not None:
+        return f"the ledger is broken: {broken.reason}"
+    if not any(entry.kind == KIND and entry.body.get("digest") == signed.digest for entry in entries):
+        return "the ledger does not have this certificate"
+    return None
