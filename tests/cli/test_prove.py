@@ -29,6 +29,23 @@ def test_an_equal_model_is_promoted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {one["name"] for one in found["slices"] if one["is_proven"]} >= {"route=a", "route=b", "writing=Latin"}
 
 
+def test_a_log_leaves_a_certificate_and_a_page_where_they_are_wanted(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, certificate, html = write(tmp_path / "log.jsonl", rows(1200)), tmp_path / "c.json", tmp_path / "p.html"
+    words = ["prove", "--pairs", str(log), "--certificate", str(certificate), "--html", str(html)]
+    assert main(words) == 0
+    text = html.read_text()
+    for part in ("Promote: the small model may take over", "promote at 32.9", "against: end at 20", "Tango, paired",
+                 "<svg", "prefers-color-scheme: dark", "width=device-width"):
+        assert part in text
+    assert "src=" not in text and "href=" not in text and "<script" not in text
+    assert main(["prove", "--verify", str(certificate), "--pairs", str(log)]) == 0
+    assert "data: ok: the same 1,200 units give the same differences" in capsys.readouterr().out
+    write(log, rows(1200, seed=2))
+    assert main(["prove", "--verify", str(certificate), "--pairs", str(log)]) == 3
+    assert main(words) == 1 and "is there already" in capsys.readouterr().err
+
+
 def test_a_worse_model_is_not_good_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write(tmp_path / "log.jsonl", rows(1500, better=0.02, worse=0.12))
     status, found = reported(capsys, "--pairs", log)
@@ -40,7 +57,7 @@ def test_too_few_units_leave_it_undecided(tmp_path: Path, capsys: pytest.Capture
     log = write(tmp_path / "log.jsonl", rows(60))
     assert main(["prove", "--pairs", str(log)]) == 4
     shown = capsys.readouterr().out
-    for text in ("UNDECIDED", "plan: for 90 % power at a margin of 2 points", "mini for big fp1", "Tango, paired",
+    for text in ("UNDECIDED", "Plan: for 90 % power at a margin of 2 points", "mini for big fp1", "Tango, paired",
                  "labels: outcomes", "candidate 1"):
         assert text in shown
 

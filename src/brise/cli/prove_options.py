@@ -65,8 +65,8 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL",
-                        help="what the small model is: a name that `brise models` lists, a .gguf file, or a folder; its "
-                             "digests go into the certificate")
+                        help="what the small model is: a name that `brise models` lists, a .gguf file, or a folder. "
+                             "Its digests go into the certificate")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="and its adapter: no pair may be older than it")
     parser.add_argument("--any-base", action="store_true",

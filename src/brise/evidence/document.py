@@ -88,9 +88,9 @@ def plan_words(found: Mapping[str, Any]) -> str:
 def promise_words(found: Mapping[str, Any]) -> str:
     """What the gate promises."""
     terms = found["terms"]
-    return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % are "
-            f"promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data share "
-            f"{100 * terms['alpha']:g} %)")
+    return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % "
+            f"are promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data "
+            f"share {100 * terms['alpha']:g} %)")
 
 
 def time_words(seconds: float) -> str:

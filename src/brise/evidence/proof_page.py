@@ -61,8 +61,8 @@ def _path(found: Mapping[str, Any]) -> Markup:
         [Reference(gate["level"], f"promote at {gate['level']:.1f}"),
          Reference(futility, f"against: end at {futility:g}")])
     return page.figure("Evidence after each unit", chart,
-                       "The wealth of a gambler who bets that the small model is within the margin, and of one who bets "
-                       "that it is not. Either may be looked at any time.")
+                       "The wealth of a gambler who bets that the small model is within the margin, and of one who "
+                       "bets that it is not. Either may be looked at any time.")
 
 
 def _gate_words(found: Mapping[str, Any]) -> list[Markup]:
@@ -83,8 +83,8 @@ def _quality(found: Mapping[str, Any]) -> list[Markup]:
     rows = [(name, figures.percent(scores[name]["estimate"]), figures.interval(scores[name]["low"],
              scores[name]["high"]), scores[name]["interval"]) for name in ("small", "large")]
     rows.append(("difference", figures.points(d["estimate"]), figures.interval(d["low"], d["high"]), d["interval"]))
-    return [page.figure("Difference of quality", chart, "An interval for a number of units fixed beforehand, to be read "
-                        "beside the evidence, not for it."),
+    about = "An interval for a number of units fixed beforehand, to be read beside the evidence, not for it."
+    return [page.figure("Difference of quality", chart, about),
             page.table(["", "estimate", "95 % interval", "how"], rows, numeric=(1, 2))]
 
 

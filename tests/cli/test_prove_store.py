@@ -1,0 +1,111 @@
+"""`brise prove` on captured traffic: certificates, the ledger, candidates, and what a replay finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brise.cli.main import main
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.stores import open_store
+from tests.evidence.logs import changed, rows
+from tests.evidence.traffic import TASK, fill
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[SqlStore]:
+    """The store of this machine."""
+    with closing(open_store(None, home)) as found:
+        yield found
+
+
+def reported(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
+    status = main(["prove", *map(str, words), "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return status, found
+
+
+def test_a_promotion_leaves_a_signed_certificate_that_replays(store: SqlStore, home: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(1200))
+    status, found = reported(capsys, "--task", TASK, "--without", "latency")
+    assert status == 0 and found["labels"]["rung"] == "outcome" and found["student"] == "mini"
+    path = Path(found["certificate"])
+    assert path.parent == home / "gateway" / "certificates" and path.name.startswith("tickets-")
+    entries = {entry.kind: entry.body for entry in store.ledger()}
+    assert entries["certificate"]["path"] == str(path) and entries["certificate"]["n"] == 1200
+    assert entries["proof"]["verdict"] == "promote"
+    fill(store, changed(rows(40, seed=2), lambda at, row: {"id": f"n{at}", "conversation": f"n{at}",
+                                                           "at": row["at"] + 1e6}))
+    status, again = reported(capsys, "--verify", path)
+    assert status == 0 and [(check["check"], check["passed"]) for check in again["checks"]] == [
+        ("signature", True), ("path", True), ("time", True), ("ledger", True), ("data", True)]
+
+
+def test_a_replay_says_where_it_parts(store: SqlStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(1200))
+    path = tmp_path / "certificate.json"
+    assert reported(capsys, "--task", TASK, "--certificate", path)[0] == 0
+    other = json.loads(path.read_text())
+    other["certificate"]["differences"][7] += 1
+    changed_path = tmp_path / "changed.json"
+    changed_path.write_text(json.dumps(other))
+    assert main(["prove", "--verify", str(changed_path)]) == 3
+    shown = capsys.readouterr().out
+    for text in ("signature: WRONG: the certificate was changed after it was signed", "path: WRONG: K after unit 8 was",
+                 "ledger: WRONG: the ledger does not have this certificate", "data: WRONG: unit 8 had D = 1.0"):
+        assert text in shown
+    store.expire(rows(1200)[400]["at"])
+    assert main(["prove", "--verify", str(path)]) == 3
+    assert "data: WRONG" in capsys.readouterr().out
+    store.expire(2e9)
+    assert main(["prove", "--verify", str(path)]) == 0
+    assert "data: not looked at: the pairs cannot be read any more" in capsys.readouterr().out
+
+
+def test_every_other_candidate_costs_alpha(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(60))
+    assert [reported(capsys, "--task", TASK)[1]["terms"]["candidate"] for _ in range(2)] == [1, 1]
+    later = changed(rows(60), lambda at, row: {"id": f"b{at}", "conversation": f"b{at}", "at": row["at"] + 7200,
+                                               "small": row["small"] | {"model": "other"}})
+    fill(store, later)
+    assert main(["prove", "--task", TASK]) == 1
+    assert "2 candidates answered 'tickets' in this time: mini, other" in capsys.readouterr().err
+    # Of the first one's data the newest is of the 60th minute, the second one's begin at the 120th.
+    assert reported(capsys, "--task", TASK, "--student", "other")[1]["terms"]["candidate"] == 1
+    store.append("proof", {"task": TASK, "student": "third", "candidate": 2, "until_s": later[-1]["at"]})
+    fill(store, changed(later, lambda at, row: {"id": f"c{at}", "small": row["small"] | {"model": "fourth"}}))
+    assert reported(capsys, "--task", TASK, "--student", "fourth")[1]["terms"]["candidate"] == 3
+
+
+def test_only_conversations_that_are_over_count(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    talks = changed(rows(80), lambda at, row: {"conversation": f"c{at // 2}", "at": row["at"] + (at % 2) * 5000})
+    fill(store, talks)
+    _, found = reported(capsys, "--task", TASK)
+    assert found["gate"]["units"] == 40 and found["gate"]["rows"] == 40
+    assert found["left_out"] == [{"pairs": 40, "why": "of conversations under 3600 s old, or asked later in one than "
+                                                      "that"}]
+    assert reported(capsys, "--task", TASK, "--settle", 9000)[1]["gate"]["rows"] == 80
+    assert reported(capsys, "--task", TASK, "--unit", "route", "--plan-only")[1]["plan"]["have_units"] == 2
+
+
+def test_without_labels_it_is_fidelity_and_says_so(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(200), labelled=False)
+    _, found = reported(capsys, "--task", TASK)
+    assert found["labels"]["rung"] == "fidelity" and "no correctness" in found["labels"]["source"]
+    assert found["scores"]["difference"]["estimate"] < 0
+    assert main(["prove", "--task", TASK, "--rung", "human"]) == 1
+    assert "pairs differ and nobody has said which answer is good" in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", "--task", TASK]) == 1
+    assert "there is no store at" in capsys.readouterr().err
+    with closing(open_store(None, home)):
+        assert main(["prove", "--task", TASK]) == 1
+    assert "no request of the task 'tickets' was answered by both models" in capsys.readouterr().err
