@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     prove_options.check(args)
     if args.verify is not None:
         return prove_verify.run(args)
+    prove_sources.check(args)
     with prove_sources.opened(args) as store:
         found = prove_sources.find(args, store, since_s=args.since, until_s=args.until, unit=args.unit,
                                    any_context=args.any_context, settle_s=args.settle)

@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the small model that is meant, where several answered in the background")
 
 
+def check(args: argparse.Namespace) -> None:
+    """EvidenceError if no source is named."""
+    if args.pairs is None and args.task is None:
+        raise EvidenceError("nothing says where the answers are",
+                            hint="--task TASK in captured traffic, or --pairs FILE, a log that has both answers")
+
+
 @contextmanager
 def opened(args: argparse.Namespace) -> Iterator[Store | None]:
     """The store, for as long as it is needed; none for a log without --store."""
@@ -65,10 +72,7 @@ def find(args: argparse.Namespace, store: Store | None, *, since_s: float | None
         until_s = until_s if last_s is None else math.nextafter(last_s, math.inf)
         chosen = choose(pairs_log.read(args.pairs, unit), since_s, until_s, any_context=any_context)
         return Found(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
-    if args.task is None:
-        raise EvidenceError("nothing says where the answers are",
-                            hint="--task TASK in captured traffic, or --pairs FILE, a log that has both answers")
-    assert store is not None, "opened without a log"
+    assert store is not None and args.task is not None, "checked before"
     captured = pairs_store.read(store, args.task, since_s, until_s, student=args.student, unit=unit)
     quiet = _quiet(captured.pairs, until_s, settle_s if unit is None else 0.0)
     quiet = tuple(pair for pair in quiet if last_s is None or pair.at_s is None or pair.at_s <= last_s)
