@@ -11,6 +11,8 @@ MODEL, FINGERPRINT = "hosted-1-2026-01-01", "fp_fake"
 
 def encode(data: object) -> bytes:
     """One event."""
+    if isinstance(data, bytes):
+        return data
     return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
 
 

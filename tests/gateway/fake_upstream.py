@@ -282,7 +282,10 @@ def chat(text: str = "", calls: Sequence[tuple[str, str]] = (), *, hold: Hold | 
 
 
 def events(data: Sequence[object], *, hold: Hold | None = None, hold_after: int = 1, ends: bool = True) -> Behaviour:
-    """A stream of server-sent events: objects as JSON, strings as they are. Without `ends` it is cut after the last."""
+    """A stream of server-sent events: objects as JSON, strings as they are, bytes without `data: ` before them.
+
+    Without `ends` it is cut after the last.
+    """
     async def behave(peer: Peer) -> None:
         await peer.start(200, {"content-type": "text/event-stream; charset=utf-8"})
         for number, each in enumerate(data):
