@@ -65,6 +65,7 @@ def rig(limits: Limits | None = None, parts: Parts | None = None, settings: Serv
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
         hosted = Hosted(upstream, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                         hedge_after_s=hedge_after_s, wait=wait)
-        gateway = Gateway(hosted, replace(parts or Parts(), capture=captured))
+        parts = parts or Parts()
+        gateway = Gateway(hosted, parts if parts.capture is not None else replace(parts, capture=captured))
         with live(settings=settings, gateway=gateway) as running:
             yield Rig(fake, running, captured)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 import openai
@@ -35,6 +35,11 @@ class Live:
     worker: EngineThread
     serving: Serving
     log: io.StringIO
+    loop: list[asyncio.AbstractEventLoop] = field(default_factory=list)  # once it runs
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """In the server's own thread."""
+        self.loop[0].call_soon_threadsafe(call)
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)
@@ -67,13 +72,13 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
     serving = prepare({"stub": worker}, settings or ServeSettings(), log, gateway)
-    server = new_server(serving)
+    server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=asyncio.run, args=(run_until_told(server, serving, listener),))
+    thread = threading.Thread(target=asyncio.run, args=(run_until_told(server, serving, listener, loop),))
     thread.start()
     try:
         wait_until(lambda: server.started)
-        yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, worker, serving, log)
+        yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, worker, serving, log, loop)
     finally:
         worker.shutdown(drain=False)
         server.should_exit = True
@@ -82,7 +87,9 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     assert not thread.is_alive()
 
 
-async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket) -> None:
+async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket,
+                         loop: list[asyncio.AbstractEventLoop]) -> None:
+    loop.append(asyncio.get_running_loop())
     await server.serve(sockets=[listener])
     if serving.gateway is not None:
         serving.gateway.close()

@@ -14,7 +14,14 @@ from brise.gateway.records import Body, Kind
 
 def message_of(failure: Failure) -> str:
     """What the client reads."""
+    if failure.kind == "ended":
+        return failure.detail
     return f"the upstream model did not answer ({failure})"
+
+
+def code_of(failure: Failure) -> str:
+    """The machine-readable reason."""
+    return "shutting_down" if failure.kind == "ended" else f"upstream_{failure.kind}"
 
 
 async def send(kind: Kind, failure: Failure, added: Headers, send: Send) -> None:
@@ -44,10 +51,10 @@ def _body(kind: Kind, failure: Failure) -> Body:
     if kind == "messages":
         return {"type": "error", "error": {"type": "api_error", "message": message_of(failure)}}
     return {"error": {"message": message_of(failure), "type": "server_error", "param": None,
-                      "code": f"upstream_{failure.kind}"}}
+                      "code": code_of(failure)}}
 
 
 def _event(kind: Kind, failure: Failure) -> Body:
     if kind == "responses":
-        return {"type": "error", "code": f"upstream_{failure.kind}", "message": message_of(failure), "param": None}
+        return {"type": "error", "code": code_of(failure), "message": message_of(failure), "param": None}
     return _body(kind, failure)

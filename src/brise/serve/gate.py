@@ -61,8 +61,7 @@ class Gate:
         if serving.local_only and host_name(headers.get("host", "localhost")) not in LOCAL_NAMES:
             return ForeignHostError(headers["host"])
         if serving.keys is not None and path != "/health":
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not serving.keys.accept(key.strip()):
+            if not serving.keys.accept(_key(headers)):
                 return UnauthorizedError()
         if serving.traffic.closed and method == "POST":
             return UnavailableError("the server is shutting down", code="shutting_down")
@@ -114,6 +113,12 @@ class _Answer:
             # An answer that comes from an upstream has its id, by which that server's makers know it.
             MutableHeaders(scope=message).setdefault("x-request-id", self.request_id)
         await self._send(message)
+
+
+def _key(headers: Headers) -> str:
+    """As OpenAI's clients send it, or as Anthropic's do."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def _request_id(headers: Headers) -> str:
