@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from brise.engine.model import LoadedModel
+from brise.engine.runner import EngineThread
 from brise.gateway.breaker import Breaker
 from brise.gateway.gateway import Gateway, Parts
 from brise.gateway.hosted import Hosted, Wait
+from brise.gateway.local import LocalModels
 from brise.gateway.records import Answer, Exchange, Pending
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+from brise.serve.local_answers import LocalAnswers
 from brise.serve.serving import ServeSettings
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
 from tests.serve.live import Live, live, wait_until
@@ -28,10 +32,15 @@ class Memory:
     pending: list[Pending] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None:
+    def record(self, exchange: Exchange | None = None, answers: Sequence[Answer] = (),
+               pending: Sequence[Pending] = ()) -> None:
         self.answers += answers
         self.pending += pending
-        self.exchanges.append(exchange)
+        self.exchanges += () if exchange is None else (exchange,)
+
+    def clear(self) -> None:
+        for rows in (self.exchanges, self.answers, self.pending):
+            rows.clear()
 
     def skip(self, reason: Literal["off", "sampled"]) -> None:
         self.skipped.append(reason)
@@ -51,10 +60,14 @@ class Rig:
     captured: Memory
 
 
+Around = Callable[[LocalModels, Hosted, Memory], Parts]  # parts that need the small model, the hosted one, the capture
+
+
 @contextmanager
 def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
-        hedge_after_s: float | None = None, wait: Wait = asyncio.sleep) -> Iterator[Rig]:
+        hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
+        model: LoadedModel | None = None) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
@@ -65,7 +78,10 @@ def rig(limits: Limits | None = None, parts: Parts | None = None, settings: Serv
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
         hosted = Hosted(upstream, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                         hedge_after_s=hedge_after_s, wait=wait)
-        parts = parts or Parts()
-        gateway = Gateway(hosted, parts if parts.capture is not None else replace(parts, capture=captured))
-        with live(settings=settings, gateway=gateway) as running:
+
+        def made(models: Mapping[str, EngineThread]) -> Gateway:
+            stand = parts or Parts() if around is None else around(LocalAnswers(models), hosted, captured)
+            return Gateway(hosted, stand if stand.capture is not None else replace(stand, capture=captured))
+
+        with live(model, settings, gateway=made) as running:
             yield Rig(fake, running, captured)

@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -63,15 +63,19 @@ class Live:
         self.engine.check()
 
 
+MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
+
+
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
-         engine_settings: EngineSettings = ENGINE, gateway: Gateway | None = None) -> Iterator[Live]:
+         engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None) -> Iterator[Live]:
     """Serves until the block ends; afterwards nothing may be left running."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log, gateway)
+    made = None if gateway is None else gateway({"stub": worker})
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, made)
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=asyncio.run, args=(run_until_told(server, serving, listener, loop),))
@@ -90,6 +94,8 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
 async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket,
                          loop: list[asyncio.AbstractEventLoop]) -> None:
     loop.append(asyncio.get_running_loop())
+    if serving.gateway is not None:
+        serving.gateway.start()
     await server.serve(sockets=[listener])
     if serving.gateway is not None:
         serving.gateway.close()

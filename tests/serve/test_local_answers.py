@@ -17,7 +17,6 @@ from brise.gateway.local import Load, LocalModels
 from brise.gateway.records import Usage
 from brise.models.batch import Batch
 from brise.serve.local_answers import LocalAnswers
-from brise.serve.serving import ServeSettings, prepare
 from tests.engine.stub import stub_model
 from tests.serve.test_parse_chat import TOOL, USER
 
@@ -31,7 +30,7 @@ def small(reply: str | None = "Hello there!", on_step: Callable[[Batch], None] |
     worker = EngineThread(Engine(stub_model(reply, on_step=on_step), EngineSettings(num_pages=64, max_context=context)))
     worker.start()
     try:
-        yield LocalAnswers(prepare({"small": worker}, ServeSettings(), log=None))  # type: ignore[arg-type]
+        yield LocalAnswers({"small": worker})
     finally:
         worker.shutdown(drain=False)
 
@@ -139,9 +138,15 @@ def test_a_json_answer_goes_on_within_its_schema() -> None:
             asyncio.run(rest_of(local, "Paris is", response_format=SCHEMA))
 
 
-def test_only_a_chat_can_be_gone_on_with() -> None:
-    with small() as local, pytest.raises(RequestError, match="cannot be gone on with"):
-        asyncio.run(local.stream("small", "completion", {"model": "x", "prompt": "a"}, prefix="b"))
+def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was_echoed() -> None:
+    async def read(**fields: object) -> str:
+        stream = await local.stream("small", "completion", {"model": "x", "prompt": "a", **fields}, prefix="Hel")
+        return "".join([chunk["choices"][0]["text"] async for chunk in stream.chunks])
+
+    with small() as local:
+        assert asyncio.run(read(max_tokens=100)) == "lo there!" and asyncio.run(read(max_tokens=5)) == "lo"
+        with pytest.raises(RequestError, match="cannot be gone on with"):
+            asyncio.run(read(echo=True))
 
 
 def test_tools_reach_the_small_model() -> None:

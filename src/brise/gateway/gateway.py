@@ -13,11 +13,12 @@ from typing import TextIO, get_args
 from starlette.types import Message, Send
 
 from brise.gateway import refusal
-from brise.gateway.asked import Asked, Headers
+from brise.gateway.asked import Asked
 from brise.gateway.exchange import exchange_of, served_of
 from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
+from brise.gateway.headers import added
 from brise.gateway.hosted import Hosted
-from brise.gateway.parts import Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
+from brise.gateway.parts import Background, Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
 from brise.gateway.prices import Prices
 from brise.gateway.records import Answer, Mode, Pending
 
@@ -33,6 +34,7 @@ class Parts:
     small: Small | None = None
     fallback: Fallback | None = None
     observers: Sequence[Observer] = ()
+    background: Sequence[Background] = ()
     capture: Capture | None = None
     prices: Prices | None = None
 
@@ -45,12 +47,17 @@ class Gateway:
         self.hosted, self.parts, self._now = hosted, parts, now
         self._log = log or sys.stderr
         self._observers = list(parts.observers)
+        self._background: list[asyncio.Task[None]] = []
         self._running = set[asyncio.Task[object]]()
         self._is_ending = False
 
     def watch(self, observer: Observer) -> None:
         """Tells one more of every answered request."""
         self._observers.append(observer)
+
+    def start(self) -> None:
+        """Begins what runs beside the requests; called in the event loop."""
+        self._background = [asyncio.create_task(self._beside(each)) for each in self.parts.background]
 
     async def handle(self, asked: Asked, send: Send) -> Served:
         """Sends an answer, whatever happens. Cancel it where the client has gone."""
@@ -78,7 +85,9 @@ class Gateway:
             task.cancel()
 
     def close(self) -> None:
-        """Ends the connections to the hosted model."""
+        """Ends what runs beside the requests, and the connections to the hosted model."""
+        for task in self._background:
+            task.cancel()
         self.hosted.upstream.close()
 
     async def _end(self, asked: Asked, out: _Out) -> Served:
@@ -115,9 +124,10 @@ class Gateway:
         fallback = self.parts.fallback
         can_go_on = not relayed.has_begun or relayed.progress is not None
         if fallback is not None and can_go_on and fallback.fits(asked):
-            served = await fallback.answer(asked, broken, send)
-            if served is not None:
-                return served
+            outcome = await fallback.answer(asked, broken, send)
+            if isinstance(outcome, Served):
+                return outcome
+            failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
         if not relayed.has_begun:
             await refusal.send(asked.kind, failure, added(asked, "failed", None), send)
             return Served("failed", failure.client_status, error=str(failure))
@@ -125,6 +135,13 @@ class Gateway:
             await refusal.end_stream(asked.kind, failure, send)
         # Else the answer stays incomplete, and the server ends the connection: so the client sees it too.
         return served_of(relayed, asked, "failed", str(failure))
+
+    async def _beside(self, part: Background) -> None:
+        """A defect of ours must not go unseen, and must not end the requests."""
+        try:
+            await part.run()
+        except Exception:
+            print(f"{type(part).__name__} ended:\n{traceback.format_exc()}", file=self._log, flush=True)
 
     def _record(self, asked: Asked, served: Served) -> None:
         """After the answer, and never in its way."""
@@ -161,11 +178,3 @@ class _Out:
             self.is_stream = sent.get(b"content-type", b"").startswith(b"text/event-stream")
             self.mode = MODES.get(sent.get(b"x-brise-mode", b""), self.mode)
         await self._send(message)
-
-
-def added(asked: Asked, mode: Mode, model: str | None) -> Headers:
-    """What the gateway says of an answer in its headers."""
-    name = (model or "").strip().encode("ascii", "replace")
-    named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
-    return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", asked.id.encode()), *named]
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from brise.gateway.asked import OWN, Headers
+from brise.gateway.asked import OWN, Asked, Headers
+from brise.gateway.records import Mode
 
 # Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
 OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
@@ -34,6 +35,13 @@ def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     lowered = [(name.lower(), value) for name, value in headers]
     dropped = OF_A_HOP | NOT_OURS | _named(lowered)
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(OWN)]
+
+
+def added(asked: Asked, mode: Mode, model: str | None) -> Headers:
+    """What the gateway says of an answer in its headers."""
+    name = (model or "").strip().encode("ascii", "replace")
+    named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
+    return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", asked.id.encode()), *named]
 
 
 def find(headers: Headers, name: bytes) -> bytes:

@@ -18,7 +18,7 @@ from brise.errors import RequestError
 from brise.gateway import answers, coverage, route, signals
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.follow import Follower
-from brise.gateway.gateway import added
+from brise.gateway.headers import added
 from brise.gateway.local import LocalAnswer, LocalModels
 from brise.gateway.parts import Decision, Escalated, Served
 from brise.gateway.reassemble import reassemble

@@ -68,4 +68,4 @@ class LocalModels(Protocol):
         """
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
-        """The same piece by piece. With `prefix` a chat's answer goes on behind that text, which is not repeated."""
+        """The same piece by piece. With `prefix` a chat's or a completion's answer goes on behind that text."""

@@ -36,6 +36,13 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """Nobody stood in: nothing was sent, and `why` is told to the client beside what the hosted model failed of."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """Who is to answer. `small` is the local model (or adapter) that stands in for the hosted one."""
 
@@ -70,8 +77,8 @@ class Fallback(Protocol):
 
     def fits(self, asked: Asked) -> bool:
         """Whether it could answer this request at all."""
-    async def answer(self, asked: Asked, broken: Broken, send: Send) -> Served | None:
-        """Sends a whole answer, or the rest of a stream that has begun. None: it cannot after all, and sent nothing."""
+    async def answer(self, asked: Asked, broken: Broken, send: Send) -> Served | Declined:
+        """Sends a whole answer, or the rest of a stream that has begun; or nothing."""
 
 
 class Observer(Protocol):
@@ -81,9 +88,18 @@ class Observer(Protocol):
         """Called in the event loop, so it only takes note; what there is to do is done in the background."""
 
 
+class Background(Protocol):
+    """Works beside the requests, as long as the gateway runs."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+
+
 class Capture(Protocol):
     """Writes down (gateway/capture.py). Never blocks, never raises: what cannot be kept is counted as dropped."""
 
-    def record(self, exchange: Exchange, answers: Sequence[Answer] = (), pending: Sequence[Pending] = ()) -> None: ...
+    def record(self, exchange: Exchange | None = None, answers: Sequence[Answer] = (),
+               pending: Sequence[Pending] = ()) -> None:
+        """An exchange and what belongs to it, or what came later to one."""
     def skip(self, reason: Literal["off", "sampled"]) -> None:
         """Counts a request that is not to be written down."""

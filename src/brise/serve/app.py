@@ -86,6 +86,8 @@ def new_server(serving: Serving) -> uvicorn.Server:
 
 async def _serve(serving: Serving, listener: socket.socket) -> None:
     server = new_server(serving)
+    if serving.gateway is not None:
+        serving.gateway.start()
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)

@@ -15,7 +15,7 @@ from brise.serve.envelope import Answering, Envelope, collect, stream
 from brise.serve.generation import Job
 from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
 from brise.serve.prompts import completion_requests
-from brise.serve.serving import Serving
+from brise.serve.serving import Served, Serving
 from brise.serve.sse import EventStream, unless_gone
 from brise.serve.traffic import Ticket
 from brise.text.protocols import TextTokenizer
@@ -27,16 +27,15 @@ async def complete(serving: Serving, request: Request) -> Response:
     """Prompts in, `n` answers to each out."""
     settings = serving.settings
     wanted = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    answering = await prepare(serving, wanted, request.scope["brise.ticket"])
+    answering = await prepare(serving.find(wanted.options.model), wanted, request.scope["brise.ticket"])
     if wanted.options.stream:
         return EventStream(stream(answering))
     return JSONResponse(await unless_gone(request.receive, collect(answering)))
 
 
-async def prepare(serving: Serving, wanted: CompletionRequest, ticket: Ticket) -> Answering:
+async def prepare(served: Served, wanted: CompletionRequest, ticket: Ticket) -> Answering:
     """Everything up to the first token; the engine has not heard of it yet."""
     options = wanted.options
-    served = serving.find(options.model)
     model = served.worker.model
     ticket.model = options.model
     engine_requests = await asyncio.to_thread(completion_requests, wanted, model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
+from brise.engine.runner import EngineThread
 from brise.errors import RequestError
 from brise.gateway.local import Load, LocalAnswer, LocalStream
 from brise.gateway.records import Body, Kind, Usage
@@ -20,7 +21,7 @@ from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
 from brise.serve.responses import Responding
-from brise.serve.serving import Serving
+from brise.serve.serving import find
 from brise.serve.traffic import Ticket
 from brise.text.fields import Ignored
 from brise.text.json_text import Json
@@ -35,17 +36,17 @@ IGNORABLE = frozenset({
 class LocalAnswers:
     """Implements gateway.local.LocalModels."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, models: Mapping[str, EngineThread], *, allow_image_urls: bool = False) -> None:
+        self._models, self._allows_urls = models, allow_image_urls
 
     def names(self) -> Sequence[str]:
         """Models and adapters that can be asked."""
-        return [name for model, worker in self._serving.models.items()
+        return [name for model, worker in self._models.items()
                 for name in (model, *(info.name for info in worker.adapters))]
 
     def load(self, model: str) -> Load:
         """What the model has to do for those that wait for it."""
-        worker = self._serving.find(model).worker
+        worker = find(self._models, model).worker
         stats = worker.stats()
         others = (0, 0) if stats.background else (stats.running, stats.waiting)
         return Load(*others, worker.max_sequences)
@@ -54,7 +55,7 @@ class LocalAnswers:
                      background: bool = False) -> LocalAnswer:
         """A whole answer, whatever `stream` in the body says."""
         plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
-        asked = await _ask(self._serving, model, kind, plain)
+        asked = await self._ask(model, kind, plain)
         tokens: list[TokenLogprob] = []
 
         def watch(delta: Delta) -> None:
@@ -69,16 +70,34 @@ class LocalAnswers:
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
         """The answer piece by piece; with `prefix` it goes on behind that text."""
-        if prefix is not None:
-            if kind != "chat":
-                raise RequestError(f"an answer of the kind {kind!r} cannot be gone on with", code="cannot_continue")
-            given = body.get("messages")
-            open_message = {"role": "assistant", "content": prefix, "prefix": True}
-            body = {**body, "messages": [*given, open_message] if isinstance(given, list) else given}
-        asked = await _ask(self._serving, model, kind, {**body, "stream": True})
+        begun = body if prefix is None else _with_prefix(kind, body, prefix)
+        asked = await self._ask(model, kind, {**begun, "stream": True})
         if prefix is not None:
             asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
         return LocalStream(asked.chunks(), asked.ignored)
+
+
+    async def _ask(self, model: str, kind: Kind, body: Body) -> _Asked:
+        """Reads a body that was written for a hosted model."""
+        fields = cast(dict[str, Json], {**body, "model": model})
+        ignored, ticket, served = Ignored(IGNORABLE), Ticket(), find(self._models, model)
+        if fields.pop("logit_bias", None):
+            ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
+        answering: Answering | Responding
+        match kind:
+            case "chat":
+                answering = await chat.prepare(served, parse_chat(fields, ignored), ticket,
+                                               allows_urls=self._allows_urls)
+            case "completion":
+                answering = await completions.prepare(served, parse_completion(fields, ignored), ticket)
+            case "responses":
+                answering = await responses.prepare(served, parse_response(fields, ignored), ticket,
+                                                    allows_urls=self._allows_urls)
+            case _:
+                raise RequestError(f"the small models do not answer requests of the kind {kind!r}",
+                                   code="unsupported_kind")
+        asked = _Asked(answering, ignored.reasons)
+        return asked.changed(partial(_fitting, served.worker.max_context, ignored.reasons))
 
 
 @dataclass(frozen=True)
@@ -112,24 +131,14 @@ class _Asked:
                 return responses.chunks(self.answering)
 
 
-async def _ask(serving: Serving, model: str, kind: Kind, body: Body) -> _Asked:
-    """Reads a body that was written for a hosted model."""
-    fields = cast(dict[str, Json], {**body, "model": model})
-    ignored, ticket = Ignored(IGNORABLE), Ticket()
-    if fields.pop("logit_bias", None):
-        ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
-    answering: Answering | Responding
-    match kind:
-        case "chat":
-            answering = await chat.prepare(serving, parse_chat(fields, ignored), ticket)
-        case "completion":
-            answering = await completions.prepare(serving, parse_completion(fields, ignored), ticket)
-        case "responses":
-            answering = await responses.prepare(serving, parse_response(fields, ignored), ticket)
-        case _:
-            raise RequestError(f"the small models do not answer requests of the kind {kind!r}", code="unsupported_kind")
-    asked = _Asked(answering, ignored.reasons)
-    return asked.changed(partial(_fitting, answering.job.served.worker.max_context, ignored.reasons))
+def _with_prefix(kind: Kind, body: Body, prefix: str) -> Body:
+    """The same request with the beginning of its answer at the end of its prompt."""
+    messages, prompt = body.get("messages"), body.get("prompt")
+    if kind == "chat" and isinstance(messages, list):
+        return {**body, "messages": [*messages, {"role": "assistant", "content": prefix, "prefix": True}]}
+    if kind == "completion" and isinstance(prompt, str) and not body.get("echo"):
+        return {**body, "prompt": prompt + prefix}
+    raise RequestError(f"an answer to this request of the kind {kind!r} cannot be gone on with", code="cannot_continue")
 
 
 def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> EngineRequest:

@@ -18,7 +18,7 @@ from brise.serve.generation import Job, deltas
 from brise.serve.images import fetched
 from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.serve.prompts import chat_job
-from brise.serve.serving import Serving
+from brise.serve.serving import Served, Serving
 from brise.serve.sse import EventStream, event, unless_gone
 from brise.serve.traffic import Ticket
 from brise.text.answer_format import AnswerParser
@@ -32,17 +32,17 @@ async def create(serving: Serving, request: Request) -> Response:
     """One answer. Nothing is stored, so `previous_response_id` does not exist."""
     settings = serving.settings
     wanted = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    responding = await prepare(serving, wanted, request.scope["brise.ticket"])
+    responding = await prepare(serving.find(wanted.chat.options.model), wanted, request.scope["brise.ticket"],
+                               allows_urls=settings.allow_image_urls)
     if wanted.chat.options.stream:
         return EventStream(_encoded(chunks(responding)))
     return JSONResponse(await unless_gone(request.receive, collect(responding)))
 
 
-async def prepare(serving: Serving, wanted: ResponseRequest, ticket: Ticket) -> Responding:
+async def prepare(served: Served, wanted: ResponseRequest, ticket: Ticket, *, allows_urls: bool) -> Responding:
     """Everything up to the first token; the engine has not heard of it yet."""
-    served = serving.find(wanted.chat.options.model)
     ticket.model = wanted.chat.options.model
-    messages = await fetched(wanted.chat.messages, allows_urls=serving.settings.allow_image_urls)
+    messages = await fetched(wanted.chat.messages, allows_urls=allows_urls)
     prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), served.worker.model)
     job = Job(served, (prepared.request,), ticket, NAMES)
     return Responding(job, Reply(wanted, ticket, prepared.parser()))

@@ -66,12 +66,7 @@ class Serving:
 
     def find(self, name: str) -> Served:
         """A model or an adapter by its name, or UnknownModelError."""
-        if name in self.models:
-            return Served(self.models[name], None)
-        for worker in self.models.values():
-            if worker.has_adapter(name):
-                return Served(worker, name)
-        raise UnknownModelError(name, self.models)
+        return find(self.models, name)
 
     def base(self, name: str) -> EngineThread:
         """A model by its name, or UnknownModelError."""
@@ -82,6 +77,16 @@ class Serving:
     def is_taken(self, name: str) -> bool:
         """Whether a model or an adapter has this name."""
         return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())
+
+
+def find(models: Mapping[str, EngineThread], name: str) -> Served:
+    """A model or an adapter by its name, or UnknownModelError."""
+    if name in models:
+        return Served(models[name], None)
+    for worker in models.values():
+        if worker.has_adapter(name):
+            return Served(worker, name)
+    raise UnknownModelError(name, models)
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,

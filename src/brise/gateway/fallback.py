@@ -1,0 +1,168 @@
+"""The small model answers where the hosted one cannot. Every such answer says so, and waits for the hosted model's.
+
+    not begun                     a whole answer or stream of the small model, `x-brise-mode: degraded`
+    begun, no token of content    the small model's stream under the id that the client has seen
+    begun, with content           the small model goes on behind the text that the client has read
+    calls, several choices, ...   nobody can go on: the gateway ends the stream with an error event
+
+In the body, or the last chunk of a stream, stands `"brise": {"mode": "degraded", "model", "reason", "ignored"}`:
+`reason` is the kind of the failure, `ignored` names the fields of the request that the small model has no use for.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from starlette.types import Send
+
+from brise.errors import RequestError
+from brise.gateway import continue_, refusal
+from brise.gateway.asked import Asked, Headers
+from brise.gateway.candidates import Candidates
+from brise.gateway.exchange import usage_of
+from brise.gateway.failure import Broken, Failure
+from brise.gateway.headers import added
+from brise.gateway.local import LocalModels, LocalStream
+from brise.gateway.parts import Declined, Served
+from brise.gateway.records import Body, Kind
+
+KINDS = frozenset({"chat", "completion", "responses"})  # an embedding of another model is of no use to anybody
+DONE = b"data: [DONE]\n\n"
+STREAM_HEADERS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
+                           (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
+
+
+class LocalFallback:
+    """Implements parts.Fallback. `counts` says how often it did what, and which fields were left out."""
+
+    def __init__(self, local: LocalModels, candidates: Candidates, now: Callable[[], float] = time.monotonic) -> None:
+        self._local, self._candidates, self._now = local, candidates, now
+        self.counts, self.ignored = Counter[str](), Counter[str]()
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether there is a small model for requests of this kind and task."""
+        return asked.kind in KINDS and asked.fields is not None and self._candidates.of(asked.task) is not None
+
+    async def answer(self, asked: Asked, broken: Broken, send: Send) -> Served | Declined:
+        """The whole answer, or the rest of it; or nothing, and why."""
+        model = self._candidates.of(asked.task)
+        assert model is not None and asked.fields is not None, "asked whether it fits"
+        answering = _Answering(self._local, model, asked, broken, send, self._now)
+        why = None if broken.progress is None else continue_.obstacle(asked, broken.progress)
+        try:
+            outcome = Declined(why) if why is not None else await answering.answer()
+        except RequestError as error:  # before anything was sent
+            outcome = Declined(f"the local model {model!r} cannot: {error.args[0]}")
+        self._count(broken, outcome, answering.ignored)
+        return outcome
+
+    def _count(self, broken: Broken, outcome: Served | Declined, ignored: Mapping[str, str]) -> None:
+        if isinstance(outcome, Declined):
+            self.counts["declined"] += 1
+            return
+        began = broken.progress is not None and broken.progress.has_content
+        self.counts["failed" if outcome.mode == "failed" else "continued" if began else "answered"] += 1
+        self.ignored.update(name.partition("[")[0] for name in ignored)
+
+
+@dataclass
+class _Answering:
+    """One request's answer from the small model."""
+
+    local: LocalModels
+    model: str
+    asked: Asked
+    broken: Broken
+    send: Send
+    now: Callable[[], float]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    first_s: float | None = None  # of the stream's first token
+    sent: bytearray = field(default_factory=bytearray)
+
+    async def answer(self) -> Served:
+        if self.asked.streams:
+            return await self._stream()
+        return await self._whole()
+
+    async def _whole(self) -> Served:
+        asked, fields = self.asked, self.asked.fields
+        assert fields is not None
+        answer = await self.local.answer(self.model, asked.kind, fields)
+        self.ignored = answer.ignored
+        body = {**answer.body, "brise": self._label()}
+        data = json.dumps(body, separators=(",", ":")).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
+                   *added(asked, "degraded", self.model)]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": data, "more_body": False})
+        return self._served(response=body)
+
+    async def _stream(self) -> Served:
+        """An error before the first chunk is raised; a later one ends the stream."""
+        progress = self.broken.progress
+        stream = await self._open()
+        self.ignored = stream.ignored
+        chunks = stream.chunks if progress is None else continue_.rest(stream, progress)
+        async with aclosing(chunks):
+            first = await anext(chunks)
+            if progress is None:
+                await self.send({"type": "http.response.start", "status": 200,
+                                 "headers": [*STREAM_HEADERS, *added(self.asked, "degraded", self.model)]})
+            self.first_s = self.now() - self.asked.started_s
+            try:
+                await self._write(first)
+                async for chunk in chunks:
+                    await self._write(chunk)
+            except RequestError as error:
+                return await self._break_off(error)
+        done = b"" if self.asked.kind == "responses" else DONE
+        await self.send({"type": "http.response.body", "body": done, "more_body": False})
+        return self._served()
+
+    async def _open(self) -> LocalStream:
+        fields, progress = self.asked.fields, self.broken.progress
+        assert fields is not None
+        prefix = None if progress is None else progress.text or None
+        return await self.local.stream(self.model, self.asked.kind, fields, prefix=prefix)
+
+    async def _write(self, chunk: Body) -> None:
+        if _is_last(self.asked.kind, chunk):
+            chunk = {**chunk, "brise": self._label()}
+        piece = _event(self.asked.kind, chunk)
+        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        self.sent += piece
+
+    async def _break_off(self, error: RequestError) -> Served:
+        failure = self.broken.failure
+        failure = Failure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
+        await refusal.end_stream(self.asked.kind, failure, self.send)
+        return replace(self._served(), mode="failed", error=str(failure), pending=False)
+
+    def _label(self) -> Body:
+        label: dict[str, object] = {"mode": "degraded", "model": self.model, "reason": self.broken.failure.kind}
+        if self.broken.progress is not None and self.broken.progress.has_content:
+            label["continued"] = True  # the beginning is the hosted model's
+        return label | ({"ignored": dict(self.ignored)} if self.ignored else {})
+
+    def _served(self, response: Body | None = None) -> Served:
+        seconds = self.first_s if response is None else self.now() - self.asked.started_s
+        return Served("degraded", 200, self.model, response, usage_of(response or {}), error=str(self.broken.failure),
+                      first_token_s=seconds, pending=self.asked.is_captured)
+
+
+def _is_last(kind: Kind, chunk: Body) -> bool:
+    """Whether it ends a choice or the stream, so that the label belongs to it."""
+    if kind == "responses":
+        return chunk["type"] in ("response.completed", "response.incomplete")
+    choices = chunk["choices"]
+    return not choices or any(choice.get("finish_reason") is not None for choice in choices)
+
+
+def _event(kind: Kind, chunk: Body) -> bytes:
+    name = f"event: {chunk['type']}\n" if kind == "responses" else ""
+    return f"{name}data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()

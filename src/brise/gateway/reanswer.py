@@ -1,0 +1,155 @@
+"""After an outage: the hosted model's answers to what the small one answered meanwhile, slowly and in the background.
+
+A request is asked again with the key it came with, which is held in memory only, or with the gateway's own. After a
+restart only the latter is left: without one, requests of before it stay pending, and `brise log` shows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from brise.errors import StoreError
+from brise.gateway.asked import Asked, read
+from brise.gateway.failure import UpstreamError
+from brise.gateway.hosted import Hosted
+from brise.gateway.records import Answer, Exchange
+from brise.gateway.shadow import again
+from brise.gateway.store import Store, UnknownExchangeError
+
+JSON_HEADERS = ((b"content-type", b"application/json"),)
+NOT_ALLOWED = frozenset({401, 403})  # the key, not the request: another time it may be good
+
+
+class Flushing(Protocol):
+    """The capture: what was recorded is in the store when `flush` returns True."""
+
+    def flush(self, timeout_s: float = 30.0) -> bool: ...
+
+
+@dataclass(frozen=True)
+class ReanswerOptions:
+    """At most one request every `every_s`, one at a time; after one that failed, none before somebody else had an
+    answer or `probe_s` are over. A request is asked `attempts` times at most. `max_held` keys are in memory."""
+
+    every_s: float = 1.0
+    probe_s: float = 60.0
+    attempts: int = 5
+    max_held: int = 1000
+    max_held_bytes: int = 64 << 20
+
+
+class Reanswer:
+    """An observer of the gateway, and its work in the background (`run`)."""
+
+    def __init__(self, hosted: Hosted, store: Store, capture: Flushing,
+                 options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time) -> None:
+        self._hosted, self._store, self._capture = hosted, store, capture
+        self._options, self._clock = options, clock
+        self.counts = Counter[str]()
+        self._held: OrderedDict[str, tuple[Asked, int]] = OrderedDict()  # and how often it was asked again
+        self._held_bytes = 0
+        self._is_up, self._news = asyncio.Event(), asyncio.Event()
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """Holds what was answered in an outage, and learns whether the hosted model is there."""
+        if exchange.mode == "degraded" and asked.is_captured:
+            self._hold(asked, 0)
+        if exchange.mode in ("degraded", "failed"):
+            self._is_up.clear()
+        elif exchange.mode in ("hosted", "escalated") and exchange.error is None:
+            self._is_up.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        options = self._options
+        self._news.set()  # an earlier process may have left some
+        while True:
+            await self._news.wait()
+            try:
+                await asyncio.wait_for(self._is_up.wait(), options.probe_s)
+            except TimeoutError:
+                pass  # nobody has asked for a while: this request finds out
+            if not await self._next():
+                self._news.clear()
+            await asyncio.sleep(options.every_s)
+
+    async def _next(self) -> bool:
+        """Asks for one answer; False if there is nothing to ask."""
+        try:
+            oldest = await self._oldest()
+            if oldest is None:
+                return False
+            asked, attempts = oldest
+            answer = await self._ask(asked)
+            if answer is None:
+                self._is_up.clear()
+                if attempts + 1 < self._options.attempts:
+                    self._hold(asked, attempts + 1)
+            await asyncio.to_thread(self._keep, asked.id, answer)
+        except StoreError:
+            self.counts["unwritten"] += 1  # it is pending still
+        return True
+
+    async def _ask(self, asked: Asked) -> Answer | None:
+        """The answer, which may be that the request is wrong; None if another attempt may bring one."""
+        started_s, at_s = time.monotonic(), self._clock()
+        try:
+            served = await self._hosted.ask(asked)
+        except UpstreamError:
+            self.counts["failed"] += 1
+            return None
+        if served.status in NOT_ALLOWED:
+            self.counts["not_allowed"] += 1
+            return None
+        self.counts["answered" if served.error is None else "refused"] += 1
+        return again(served, asked.id, "reanswer", at_s, time.monotonic() - started_s)
+
+    async def _oldest(self) -> tuple[Asked, int] | None:
+        if self._held:
+            _, (asked, attempts) = self._held.popitem(last=False)
+            self._held_bytes -= len(asked.body)
+            return asked, attempts
+        if self._hosted.upstream.settings.key is None:
+            return None
+        return await asyncio.to_thread(self._stored)
+
+    def _stored(self) -> tuple[Asked, int] | None:
+        """The oldest request that waits in the store and may be asked once more."""
+        for pending in self._store.pending(limit=1000):
+            if pending.attempts < self._options.attempts:
+                exchange = self._store.exchange(pending.exchange)
+                if exchange is not None and exchange.request is not None:
+                    return _asked(exchange), pending.attempts
+        return None
+
+    def _keep(self, exchange: str, answer: Answer | None) -> None:
+        self._capture.flush()  # the exchange may be on its way to the store
+        if answer is None:
+            self._store.postpone(exchange)
+            return
+        try:
+            self._store.add(answers=(answer,))
+        except UnknownExchangeError:
+            self.counts["orphan"] += 1  # it could not be written down, or was deleted
+            return
+        self._store.settle(answer.exchange)
+
+    def _hold(self, asked: Asked, attempts: int) -> None:
+        self._held[asked.id] = asked, attempts
+        self._held_bytes += len(asked.body)
+        while len(self._held) > self._options.max_held or self._held_bytes > self._options.max_held_bytes:
+            _, (dropped, _) = self._held.popitem(last=False)  # it stays pending in the store
+            self._held_bytes -= len(dropped.body)
+            self.counts["let_go"] += 1
+        self._news.set()
+
+
+def _asked(exchange: Exchange) -> Asked:
+    body = json.dumps(exchange.request).encode()
+    return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body), id=exchange.id)

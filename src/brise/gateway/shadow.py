@@ -1,0 +1,149 @@
+"""The small model answers, in the background, what the hosted one has answered: pairs for a proof.
+
+It never delays a user: it begins when no user's answer is being written by the small model, and ends at once when one
+comes (engine: `background`). Then it waits and begins anew, `ATTEMPTS` times. What finds no room in the queue is shed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from brise.engine.request import TokenLogprob
+from brise.errors import PreemptedError, QueueFullError, RequestError
+from brise.gateway.asked import Asked
+from brise.gateway.background import MAX_WAITING, Waiting, is_drawn
+from brise.gateway.candidates import Candidates
+from brise.gateway.failure import UpstreamError
+from brise.gateway.fallback import KINDS
+from brise.gateway.hosted import Hosted
+from brise.gateway.local import LocalAnswer, LocalModels
+from brise.gateway.parts import Capture, Served
+from brise.gateway.records import Answer, Body, Exchange, Role, new_id
+
+Measure = Callable[[Body, Body, Sequence[TokenLogprob]], Mapping[str, float]]  # request, answer, tokens: signals
+ATTEMPTS = 3
+LOOK_EVERY_S = 0.05  # whether the model has nothing else to do
+
+
+@dataclass(frozen=True)
+class ShadowOptions:
+    """`share` of the answered requests is drawn; `parallel` of them are answered at one time."""
+
+    share: float
+    parallel: int = 4
+    max_waiting: int = MAX_WAITING
+    num_top: int = 2  # alternatives to each token, for the signals
+
+
+class Shadow:
+    """An observer of the gateway, and its work in the background. `counts` says what became of what was drawn."""
+
+    def __init__(self, local: LocalModels, candidates: Candidates, options: ShadowOptions, capture: Capture,
+                 measure: Measure, now: Callable[[], float] = time.monotonic) -> None:
+        self._local, self._candidates, self._options = local, candidates, options
+        self._capture, self._measure, self._now = capture, measure, now
+        self.counts, self.ignored = Counter[str](), Counter[str]()
+        self._waiting = Waiting(self.counts, options.max_waiting)
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """Takes note of an answered request, if it is drawn."""
+        if (is_pair(asked, exchange) and self._candidates.of(asked.task) is not None
+                and is_drawn(asked.id, "shadow", self._options.share)):
+            self._waiting.put(asked)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._options.parallel):
+                group.create_task(self._run_one())
+
+    async def _run_one(self) -> None:
+        while True:
+            asked = await self._waiting.take()
+            model = self._candidates.of(asked.task)
+            assert model is not None, "only such are put in"
+            await self._answer(asked, model)
+
+    async def _answer(self, asked: Asked, model: str) -> None:
+        assert asked.fields is not None, "pairs have bodies"
+        started_s, at_s = self._now(), time.time()
+        for _ in range(ATTEMPTS):
+            try:
+                await self._idle(model)
+                answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=self._options.num_top,
+                                                  background=True)
+            except (PreemptedError, QueueFullError):
+                self.counts["preempted"] += 1
+                continue
+            except RequestError as error:  # the small model cannot answer this: that is an answer to be counted, too
+                self.counts["failed"] += 1
+                self._record(Answer(new_id(at_s), asked.id, at_s, "shadow", model, error.status, error.args[0],
+                                    total_s=self._now() - started_s, probability=self._options.share))
+                return
+            self.counts["answered"] += 1
+            self.ignored.update(name.partition("[")[0] for name in answer.ignored)
+            self._record(self._answered(asked.fields, asked.id, at_s, model, answer))
+            return
+        self.counts["shed"] += 1
+
+    async def _idle(self, model: str) -> None:
+        while (load := self._local.load(model)).running + load.waiting > 0:
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _answered(self, fields: Body, exchange: str, at_s: float, model: str, answer: LocalAnswer) -> Answer:
+        """What was left out of the request is kept in the body, and its number among the signals."""
+        signals, body = dict(self._measure(fields, answer.body, answer.tokens)), answer.body
+        if answer.ignored:
+            signals["ignored_fields"] = float(len(answer.ignored))
+            body = {**body, "brise": {"ignored": dict(answer.ignored)}}
+        return Answer(new_id(at_s), exchange, at_s, "shadow", model, usage=answer.usage,
+                      first_token_s=answer.first_token_s, total_s=answer.total_s, signals=signals,
+                      probability=self._options.share, response=body)
+
+    def _record(self, answer: Answer) -> None:
+        self._capture.record(answers=(answer,))
+
+
+class Reask:
+    """The hosted model is asked the same again, one request at a time: how far does it agree with itself?"""
+
+    def __init__(self, hosted: Hosted, share: float, capture: Capture) -> None:
+        self._hosted, self._share, self._capture = hosted, share, capture
+        self.counts = Counter[str]()
+        self._waiting = Waiting(self.counts)
+
+    def after(self, asked: Asked, exchange: Exchange) -> None:
+        """Takes note of an answered request, if it is drawn."""
+        if is_pair(asked, exchange) and is_drawn(asked.id, "reask", self._share):
+            self._waiting.put(asked)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            asked = await self._waiting.take()
+            started_s, at_s = time.monotonic(), time.time()
+            try:
+                served = await self._hosted.ask(asked)
+            except UpstreamError:  # an outage is no disagreement
+                self.counts["failed"] += 1
+                continue
+            self.counts["answered"] += 1
+            self._capture.record(answers=(again(served, asked.id, "reask", at_s, time.monotonic() - started_s,
+                                                self._share),))
+
+
+def again(served: Served, exchange: str, role: Role, at_s: float, total_s: float,
+          probability: float | None = None) -> Answer:
+    """What the hosted model said when it was asked once more."""
+    return Answer(new_id(at_s), exchange, at_s, role, served.served_by, served.status, served.error, served.usage,
+                  served.cost_usd, total_s=total_s, probability=probability, response=served.response)
+
+
+def is_pair(asked: Asked, exchange: Exchange) -> bool:
+    """Whether another answer to it could be held against the hosted model's."""
+    return (asked.kind in KINDS and asked.is_captured and asked.fields is not None and exchange.mode == "hosted"
+            and exchange.status == 200 and exchange.error is None)
