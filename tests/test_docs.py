@@ -114,7 +114,7 @@ def test_examples_are_valid(example: str, tmp_path: Path, monkeypatch: pytest.Mo
         return
     parse(words)
     is_parsed_only = example in ("brise chat smollm2", "brise pull smollm2") or "hf:" in example or "--image" in example
-    if is_parsed_only or words[0] in ("serve", "bench", "parity", "prove", "eval"):
+    if is_parsed_only or words[0] in ("serve", "bench", "parity", "prove", "label", "eval"):
         return
     (tmp_path / "tickets.jsonl").write_text("".join(
         json.dumps({"prompt": f"ticket {number}", "completion": "yes" if number % 2 else "no"}) + "\n"

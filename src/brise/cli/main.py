@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "tune": "train a model on your examples",
     "parity": "compare what is served with what was trained",
     "prove": "test whether the small model may take over",
+    "label": "say which of two answers is good",
     "eval": "measure a model's answers on your data",
     "bench": "measure a model on this machine",
 }

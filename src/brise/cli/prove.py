@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
         return prove_verify.run(args)
     prove_sources.check(args)
     with prove_sources.opened(args) as store:
-        found = prove_sources.find(args, store, since_s=args.since, until_s=args.until, unit=args.unit,
-                                   any_context=args.any_context, settle_s=args.settle)
+        found = prove_sources.find(args, store, unit=args.unit, settle_s=args.settle)
         train = data.read(args.train) if args.train else ()
         overlap.require_none_trained_on(found.chosen.pairs, train)
         if args.adapter is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 
 from brise.cli import chat_options, prove_sources
@@ -51,16 +50,11 @@ def terms_of(args: argparse.Namespace, candidate: int) -> Terms:
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
     prove_sources.add_arguments(parser)
-    parser.add_argument("--since", metavar="TIME", type=_time,
-                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
-    parser.add_argument("--until", metavar="TIME", type=_time, help="only what was asked before")
     parser.add_argument("--unit", metavar="LABEL",
                         help="the label that tells independent units apart (default: the conversation)")
     parser.add_argument("--settle", metavar="SECONDS", type=_seconds, default=prove_sources.SETTLE_S,
                         help="of captured conversations only what was asked in their first SECONDS counts, and only "
                              "when these are over: so no later look changes an earlier one (default: 3600)")
-    parser.add_argument("--any-context", action="store_true",
-                        help="system prompt and tools may change: the certificate is bound to none")
 
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
@@ -131,14 +125,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", metavar="CERTIFICATE", type=Path,
                         help="replay a certificate instead, and say where it parts from the data")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-
-
-def _time(text: str) -> float:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: a date, or a date and time in ISO 8601, is allowed") from None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _points(text: str) -> float:

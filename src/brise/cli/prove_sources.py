@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from brise import settings
 from brise.checkpoint.store import file_digest
 from brise.errors import EvidenceError
-from brise.evidence import pairs_log, pairs_store
+from brise.evidence import label_book, pairs_log, pairs_store
 from brise.evidence.pairs import Pair, settled
 from brise.evidence.window import Chosen, choose
 from brise.gateway import stores
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="NAME",
                         help="the small model that is meant, where several answered in the background")
 
+    parser.add_argument("--judgements", metavar="FILE", type=Path,
+                        help="with --pairs: what people said of them, as `brise label` writes it")
+    parser.add_argument("--since", metavar="TIME", type=_time,
+                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
+    parser.add_argument("--until", metavar="TIME", type=_time, help="only what was asked before")
+    parser.add_argument("--any-context", action="store_true",
+                        help="system prompt and tools may change: the certificate is bound to none")
+
 
 def check(args: argparse.Namespace) -> None:
     """EvidenceError if no source is named."""
@@ -62,25 +71,37 @@ def opened(args: argparse.Namespace) -> Iterator[Store | None]:
         yield store
 
 
-def find(args: argparse.Namespace, store: Store | None, *, since_s: float | None = None, until_s: float | None = None,
-         unit: str | None = None, any_context: bool = False, settle_s: float = SETTLE_S,
+def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = None, settle_s: float = SETTLE_S,
          last_s: float | None = None) -> Found:
     """All pairs of the source, and of these those that count; with `last_s` as they did when that was the newest."""
     if args.pairs is not None:
         if args.student is not None:
             raise EvidenceError("--student is for captured traffic, --pairs is a log")
-        until_s = until_s if last_s is None else math.nextafter(last_s, math.inf)
-        chosen = choose(pairs_log.read(args.pairs, unit), since_s, until_s, any_context=any_context)
+        until_s = args.until if last_s is None else math.nextafter(last_s, math.inf)
+        pairs = pairs_log.read(args.pairs, unit)
+        if args.judgements is not None:
+            pairs = label_book.with_verdicts(pairs, label_book.FileBook(args.judgements).verdicts())
+        chosen = choose(pairs, args.since, until_s, any_context=args.any_context)
         return Found(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
     assert store is not None and args.task is not None, "checked before"
-    captured = pairs_store.read(store, args.task, since_s, until_s, student=args.student, unit=unit)
-    quiet = _quiet(captured.pairs, until_s, settle_s if unit is None else 0.0)
+    if args.judgements is not None:
+        raise EvidenceError("--judgements goes with --pairs: verdicts on captured traffic are in its store")
+    captured = pairs_store.read(store, args.task, args.since, args.until, student=args.student, unit=unit)
+    quiet = _quiet(captured.pairs, args.until, settle_s if unit is None else 0.0)
     quiet = tuple(pair for pair in quiet if last_s is None or pair.at_s is None or pair.at_s <= last_s)
-    chosen = choose(quiet, any_context=any_context)
+    chosen = choose(quiet, any_context=args.any_context)
     grown = len(captured.pairs) - len(quiet)
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
     return Found(args.task, args.store or "captured traffic", None,
                  Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
+
+
+def _time(text: str) -> float:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a date, or a date and time in ISO 8601, is allowed") from None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _quiet(pairs: tuple[Pair, ...], until_s: float | None, settle_s: float) -> tuple[Pair, ...]:

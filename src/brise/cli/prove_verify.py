@@ -98,8 +98,8 @@ def _differences(args: argparse.Namespace, found: Certificate, store: Store | No
     settle_s = chosen["settle_s"]
     if not isinstance(settle_s, float) or not (unit is None or isinstance(unit, str)):
         raise EvidenceError("the certificate does not say how its pairs were selected")
-    source = prove_sources.find(args, store, since_s=found.window.since_s, unit=unit, settle_s=settle_s,
-                                any_context=not found.contexts, last_s=found.window.until_s)
+    args.since, args.until, args.any_context = found.window.since_s, None, not found.contexts
+    source = prove_sources.find(args, store, unit=unit, settle_s=settle_s, last_s=found.window.until_s)
     pairs = source.chosen.pairs
     names = {name: chosen[name] for name in ("score", "scorer", "figure", "rung")}
     scorer = scorer_of(_text(names["score"]), _text(names["scorer"]), pairs)

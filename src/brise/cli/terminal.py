@@ -18,10 +18,11 @@ def stream(text: str) -> None:
 
 def stream_safely(text: str) -> None:
     """`stream`, but a model cannot send commands to the terminal: control characters become visible signs."""
-    stream(_harmless(text))
+    stream(harmless(text))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Text that is no command to a terminal."""
     return "".join(chr(0x2400 + ord(char)) if char < " " and char not in "\n\t" else
                    "\ufffd" if "\x7f" <= char <= "\x9f" else char for char in text)
 
@@ -29,7 +30,7 @@ def _harmless(text: str) -> str:
 def aside(text: str) -> None:
     """A piece of what the model thinks: no result, dim where that can be seen."""
     sys.stdout.flush()
-    sys.stderr.write(f"\x1b[2m{_harmless(text)}\x1b[22m" if sys.stderr.isatty() else text)
+    sys.stderr.write(f"\x1b[2m{harmless(text)}\x1b[22m" if sys.stderr.isatty() else text)
     sys.stderr.flush()
 
 
