@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "label": "say which of two answers is good",
     "eval": "measure a model's answers on your data",
     "bench": "measure a model on this machine",
+    "report": "say what a task's models cost and are worth, and what to do",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE

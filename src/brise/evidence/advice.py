@@ -133,9 +133,9 @@ def _promoted(facts: Facts) -> Advice | None:
              + (f" (estimate {_gap(proven)})" if proven.gap is not None else "") + ".")
     if facts.saving_small is not None and facts.saving_small <= 0:
         return Advice("stay", "Stay on the large model: the small one is good enough, but saves nothing",
-                      (shown, f"With the machine that it needs, a request costs {figures.usd(-facts.saving_small)} more "
-                              "than the hosted model's tokens. Other reasons to switch (outages, data that may not "
-                              "leave) are yours to weigh."))
+                      (shown, f"With the machine that it needs, a request costs {figures.usd(-facts.saving_small)} "
+                              "more than the hosted model's tokens. Other reasons to switch (outages, data that may "
+                              "not leave) are yours to weigh."))
     saves = ("What it saves is not known: see what is missing below." if facts.saving_small is None else
              f"A request costs {figures.usd(facts.saving_small)} less, the machine included.")
     return Advice("switch", "Switch to the small model", (shown, saves), "brise switch")

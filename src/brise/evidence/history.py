@@ -1,0 +1,75 @@
+"""What the ledger says of a task: the newest proof, the newest rule of a cascade, the switch as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from brise.errors import StoreError
+from brise.evidence.advice import Kept, Proven, Switched
+from brise.gateway import switch
+from brise.gateway.records import Body, Entry
+
+PROOF, RULE = "proof", "cascade"
+
+
+@dataclass(frozen=True)
+class History:
+    """`proof` is the newest line as it was written, `alarms` counts switches that an alarm took back."""
+
+    proven: Proven | None
+    kept: Kept | None
+    switched: Switched | None
+    proof: Body | None = None
+    proof_at_s: float | None = None
+    certificate: str | None = None  # its digest
+    expires_s: float | None = None
+    alarms: int = 0
+    audits: tuple[tuple[float, float], ...] = ()  # difference and probability of each
+    steps: tuple[tuple[float, float], ...] = ()  # when, and the share from then on
+
+
+def history(ledger: Sequence[Entry], now_s: float) -> History:
+    """From the lines of one task, in order."""
+    proof = next((entry for entry in reversed(ledger) if entry.kind == PROOF), None)
+    rule = next((entry for entry in reversed(ledger) if entry.kind == RULE), None)
+    began = next((entry for entry in reversed(ledger) if entry.kind == "switch"), None)
+    kept = None if rule is None else Kept(float(rule.body["kept"]), float(rule.body["risk"]))
+    proven = None if proof is None else _proven(proof.body, now_s)
+    state = _switched(ledger)
+    if state is not None and state.ended is not None and proof is not None and began is not None:
+        ended_at = max((entry.at_s for entry in ledger if entry.kind in ("void", "back")), default=began.at_s)
+        state = None if proof.at_s > ended_at else state  # what was proven since says more
+    body: Body = {} if proof is None else proof.body
+    return History(
+        proven, kept, state, None if proof is None else body, None if proof is None else proof.at_s,
+        body.get("certificate"), body.get("expires_s"),
+        sum(entry.kind == "back" and str(entry.body.get("reason", "")).startswith("alarm") for entry in ledger),
+        tuple((float(entry.body["difference"]), float(entry.body["probability"])) for entry in ledger
+              if entry.kind == "audit"),
+        tuple((entry.at_s, 0.0 if entry.kind in ("void", "back") else float(entry.body["share"])) for entry in ledger
+              if entry.kind in ("switch", "step", "void", "back")))
+
+
+def _switched(ledger: Sequence[Entry]) -> Switched | None:
+    states = switch.fold(ledger).tasks
+    if not states:
+        return None
+    state = next(iter(states.values()))
+    return Switched(state.candidate, state.share, state.audits, state.forced is not None, state.ended)
+
+
+def _proven(body: Body, now_s: float) -> Proven:
+    try:
+        difference: Mapping[str, Any] = body["scores"]["difference"]
+        expires, plan = body.get("expires_s"), body["plan"]
+        missing = int(plan["anytime_units"]) - int(plan["have_units"])
+        return Proven(
+            body["verdict"], float(body["terms"]["delta"]), difference["estimate"], difference["low"],
+            difference["high"], str(body.get("reason", "")), expires is not None and now_s >= float(expires),
+            next((str(found["name"]) for found in body["baselines"] if found["verdict"] == "promote"), None),
+            missing if missing > 0 else None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"a proof in the ledger cannot be read: {error!r}",
+                         hint="brise audit says whether the ledger is as it was written") from None

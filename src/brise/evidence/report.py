@@ -1,0 +1,89 @@
+"""The report of a task: what is known of quality, cost, latency, reliability and control, what is not, and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from brise.evidence import advice as rules
+from brise.evidence.advice import Advice, Facts
+from brise.evidence.availability import REFERENCE, Availability, availability
+from brise.evidence.control import Control, Model, control
+from brise.evidence.costs import Costs, costs
+from brise.evidence.history import History, history
+from brise.evidence.quality import Qualities, qualities
+from brise.evidence.traffic import Traffic
+from brise.evidence.unknowns import Found, Unknown, unknowns
+from brise.evidence.waits import Waits, waits
+from brise.gateway.prices import Prices
+
+VERSION = 1
+SYSTEMS = ("hosted", "small", "cascade", "classical")
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it. `made_s` is when; everything else follows from the store, the prices and the model's files."""
+
+    made_s: float
+    traffic: Traffic
+    prices: Prices
+    qualities: Qualities
+    costs: Costs
+    waits: dict[str, Waits]
+    availability: Availability
+    control: Control
+    history: History
+    advice: Advice
+    unknowns: tuple[Unknown, ...]
+
+    @property
+    def classical(self) -> dict[str, Any] | None:
+        """The classical baseline of the newest proof."""
+        proof = self.history.proof
+        found = [] if proof is None else [one for one in proof["baselines"] if one["name"].startswith("TF-IDF")]
+        return dict(found[0]) if found else None
+
+
+def make(traffic: Traffic, prices: Prices, model: Model | None, now_s: float) -> Report:
+    """The report over this traffic."""
+    past = history(traffic.ledger, now_s)
+    found = Found(traffic, prices, qualities(traffic), costs(traffic, prices), dict(waits(traffic)),
+                  availability(traffic), control(traffic, model), past)
+    usd = {name: cost.usd for name, cost in found.costs.systems.items()}
+    hosted, small = usd.get("hosted"), usd.get("small")
+    cascade = rules.saving(hosted, usd.get("cascade"))
+    if cascade is None and past.kept is not None and hosted is not None and small is not None:
+        cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
+    facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade)
+    return Report(now_s, traffic, prices, found.qualities, found.costs, found.waits, found.availability, found.control,
+                  past, rules.advise(facts), unknowns(found))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """What --json prints. docs/report.md says what it has."""
+    traffic, past = report.traffic, report.history
+    return {
+        "version": VERSION, "made_s": report.made_s, "task": traffic.task,
+        "window": {"since_s": traffic.exchanges[0].at_s, "seconds": traffic.seconds,
+                   "requests": len(traffic.exchanges), "conversations": traffic.conversations},
+        "advice": asdict(report.advice),
+        "quality": {"rung": report.qualities.rung,
+                    "systems": {name: asdict(found) for name, found in report.qualities.systems.items()},
+                    "difference": None if report.qualities.difference is None else asdict(report.qualities.difference),
+                    "classical": report.classical},
+        "proof": None if past.proven is None else {
+            **asdict(past.proven), "at_s": past.proof_at_s, "certificate": past.certificate,
+            "expires_s": past.expires_s},
+        "switch": None if past.switched is None else {**asdict(past.switched), "alarms": past.alarms},
+        "cascade": None if past.kept is None else asdict(past.kept),
+        "cost": {"systems": {name: asdict(cost) for name, cost in report.costs.systems.items()},
+                 "break_even": [asdict(one) for one in report.costs.break_even], "per_day": report.costs.per_day,
+                 "without_price": list(report.costs.without_price), "without_tokens": report.costs.without_tokens,
+                 "prices": None if report.prices.path is None else str(report.prices.path),
+                 "hardware": None if report.prices.hardware is None else asdict(report.prices.hardware)},
+        "latency": {name: asdict(found) for name, found in report.waits.items()},
+        "reliability": {**asdict(report.availability), "reference": REFERENCE},
+        "control": asdict(report.control),
+        "unknown": [asdict(one) for one in report.unknowns]}
