@@ -64,17 +64,19 @@ class Planted:
               expires_s: float | None = None) -> None:
         """A line as brise prove writes it."""
         self.store.append("proof", {
-            "task": TASK, "verdict": verdict, "reason": "by test", "terms": {"delta": 0.02},
+            "task": TASK, "verdict": verdict, "reason": "by test", "delta": 0.02,
             "plan": {"anytime_units": 1000, "have_units": 400},
             "scores": {"difference": {"estimate": gap, "low": gap - 0.01, "high": gap + 0.01, "interval": "Tango"}},
             "gate": {"level": 20.0, "decided_at": 3, "at": [1, 2, 3], "path": [1.0, 5.0, 25.0],
                      "futility_path": [1.0, 0.5, 0.2]},
-            "baselines": list(baselines), "certificate": "ab" * 32, "expires_s": expires_s})
+            "baselines": list(baselines)})
+        if expires_s is not None:
+            self.store.append("certificate", {"task": TASK, "digest": "ab" * 32, "expires_at_s": expires_s})
 
     def rule(self, kept: float, risk: float = 0.05) -> None:
         """A line as brise cascade writes it, as far as a report reads it."""
         rule = Rule(TASK, "mine", (), 0.0, 0.5, 0.6, risk, 0.05, kept, risk, "sgr", 500, 500, START_S, self.now_s,
-                    "outcome", "call", Baseline((), (), 0.0, 1 - kept, 500))
+                    "outcome", "call", Baseline((), (), 0.0, 1 - kept, 0.0, 500))
         self.store.append("cascade", to_body(rule))
 
     def switch(self, share: float = 1.0, *, audits: int = 0, back: str | None = None) -> None:

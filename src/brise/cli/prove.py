@@ -62,8 +62,8 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
         return 0
     proof = prove(pairs, scored, terms, planned)
     beside, notes = _baselines(pairs, proof, scorer, train)
-    place = prove_certificate.keep(args, found, around, proof, store)
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
+    place = prove_certificate.keep(args, found, around, proof, store, report)
     report["certificate"] = None if place is None else str(place)
     _show(args, report)
     if args.html is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from brise import settings
 from brise.checkpoint import lineage, source
@@ -27,10 +29,11 @@ PROBE = ({"role": "user", "content": "One?"}, {"role": "assistant", "content": "
          {"role": "user", "content": "Three?"})
 
 
-def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, store: Store | None) -> Path | None:
+def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, store: Store | None,
+         report: Mapping[str, Any]) -> Path | None:
     """The certificate's file, if there is one. A log without --store leaves one only where --certificate says so."""
     if store is not None:
-        certificates.record_look(store, around, proof, around.student, around.since_s, around.until_s)
+        certificates.record_look(store, around, proof, around.student, around.since_s, around.until_s, report)
     if proof.verdict != "promote" or (store is None and args.certificate is None):
         return None
     home = settings.read().home

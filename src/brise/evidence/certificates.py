@@ -31,6 +31,7 @@ from brise.proof import certificate as forms
 from brise.proof.certificate import Certificate, Claim, Student, Window
 
 KIND, LOOK = "certificate", "proof"  # of lines of the ledger: a promotion, and every look at the data
+MOST_KEPT = 200  # points of a path in the ledger's line of a look
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,17 @@ def record(store: Store, signed: Signed, path: Path) -> Entry:
 
 
 def record_look(store: Store, around: About, proof: Proof, student: str, since_s: float | None,
-                until_s: float | None) -> Entry:
-    """That somebody looked, and what the data said: later candidates pay for it."""
+                until_s: float | None, report: Mapping[str, Any]) -> Entry:
+    """That somebody looked, and what the data said: later candidates pay for it.
+
+    Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
+    """
+    gate = report["gate"]
+    step = -(-len(gate["at"]) // MOST_KEPT) or 1
     return store.append(LOOK, {
+        "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
+        "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
+                 **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
         "task": around.task, "student": student, "candidate": proof.terms.candidate, "verdict": proof.verdict,
         "reason": proof.reason, "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]),
         "delta": proof.terms.delta, "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": since_s,

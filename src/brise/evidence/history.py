@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from brise.errors import StoreError
+from brise.evidence import certificates
 from brise.evidence.advice import Kept, Proven, Switched
 from brise.gateway import switch
 from brise.gateway.records import Body, Entry
 
-PROOF, RULE = "proof", "cascade"
+RULE = "cascade"
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,20 @@ class History:
 
 def history(ledger: Sequence[Entry], now_s: float) -> History:
     """From the lines of one task, in order."""
-    proof = next((entry for entry in reversed(ledger) if entry.kind == PROOF), None)
+    proof = next((entry for entry in reversed(ledger) if entry.kind == certificates.LOOK), None)
+    signed = next((entry for entry in reversed(ledger) if entry.kind == certificates.KIND), None)
     rule = next((entry for entry in reversed(ledger) if entry.kind == RULE), None)
     began = next((entry for entry in reversed(ledger) if entry.kind == "switch"), None)
     kept = None if rule is None else Kept(float(rule.body["kept"]), float(rule.body["risk"]))
-    proven = None if proof is None else _proven(proof.body, now_s)
+    expires_s = None if signed is None else float(signed.body["expires_at_s"])
+    proven = None if proof is None else _proven(proof.body, expires_s is not None and now_s >= expires_s)
     state = _switched(ledger)
     if state is not None and state.ended is not None and proof is not None and began is not None:
         ended_at = max((entry.at_s for entry in ledger if entry.kind in ("void", "back")), default=began.at_s)
         state = None if proof.at_s > ended_at else state  # what was proven since says more
-    body: Body = {} if proof is None else proof.body
     return History(
-        proven, kept, state, None if proof is None else body, None if proof is None else proof.at_s,
-        body.get("certificate"), body.get("expires_s"),
+        proven, kept, state, None if proof is None else proof.body, None if proof is None else proof.at_s,
+        None if signed is None else str(signed.body["digest"]), expires_s,
         sum(entry.kind == "back" and str(entry.body.get("reason", "")).startswith("alarm") for entry in ledger),
         tuple((float(entry.body["difference"]), float(entry.body["probability"])) for entry in ledger
               if entry.kind == "audit"),
@@ -60,16 +62,14 @@ def _switched(ledger: Sequence[Entry]) -> Switched | None:
     return Switched(state.candidate, state.share, state.audits, state.forced is not None, state.ended)
 
 
-def _proven(body: Body, now_s: float) -> Proven:
+def _proven(body: Body, is_expired: bool) -> Proven:
     try:
         difference: Mapping[str, Any] = body["scores"]["difference"]
-        expires, plan = body.get("expires_s"), body["plan"]
-        missing = int(plan["anytime_units"]) - int(plan["have_units"])
-        return Proven(
-            body["verdict"], float(body["terms"]["delta"]), difference["estimate"], difference["low"],
-            difference["high"], str(body.get("reason", "")), expires is not None and now_s >= float(expires),
-            next((str(found["name"]) for found in body["baselines"] if found["verdict"] == "promote"), None),
-            missing if missing > 0 else None)
+        missing = int(body["plan"]["anytime_units"]) - int(body["plan"]["have_units"])
+        classical = (str(found["name"]) for found in body["baselines"] if found["verdict"] == "promote")
+        return Proven(body["verdict"], float(body["delta"]), difference["estimate"], difference["low"],
+                      difference["high"], str(body["reason"]), is_expired, next(classical, None),
+                      missing if missing > 0 else None)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"a proof in the ledger cannot be read: {error!r}",
                          hint="brise audit says whether the ledger is as it was written") from None
