@@ -92,9 +92,9 @@ _PATTERNS: Sequence[_Pattern] = (
     _Pattern("PHONE", re.compile(
         r"(?<![\w+])(?:\+|00)\d{1,3}(?:[ .()/\u00a0-]{0,3}\d){6,12}(?:x\d{1,6})?(?!\w)"), _is_phone),
     _Pattern("PHONE", re.compile(  # within a country: in brackets, behind a nought, or 3-3-4 as in North America
-        r"(?<![\w.,/+-])(?:\(0?\d{2,4}\)[ -]?\d{3,4}[ -]?\d{3,4}"
+        r"(?<![\w./+-])(?<!\d,)(?:\(0?\d{2,4}\)[ -]?\d{3,4}[ -]?\d{3,4}"
         r"|0\d{1,4}(?:[ /-]\d{2,4}(?:[ -]?\d{2,4}){1,3}|(?:\.\d{2}){4})|[2-9]\d{2}([-. ])\d{3}\1\d{4})"
-        r"(?:x\d{1,6})?(?![\w-])"), _is_phone))
+        r"(?:x\d{1,6})?(?!\w|-\d)"), _is_phone))
 
 
 class Scrubber:
