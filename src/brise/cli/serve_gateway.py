@@ -16,7 +16,7 @@ from brise.gateway.gateway import Gateway, Parts
 from brise.gateway.hosted import Hosted
 from brise.gateway.prices import Prices, default_place, read_prices
 from brise.gateway.retry import Retries, RetrySettings
-from brise.gateway.stores import open_store
+from brise.gateway.stores import open_store, open_threads
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 
 DAY_S = 86400.0
@@ -80,7 +80,7 @@ def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path) -> 
     store = open_store(args.store, home)
     capture = Capture(store, CaptureOptions(
         share=args.capture, content=not args.no_content,
-        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S))
+        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), open_threads(store, home))
     try:
         hosted = Hosted(Upstream(upstream), retries=Retries(RetrySettings(args.retries)),
                         hedge_after_s=args.hedge_after)

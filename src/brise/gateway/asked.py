@@ -61,7 +61,7 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes) -
     own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
     return Asked(new_id(), method, path, target, headers, body, fields, kind, model, own.get("task") or model or path,
-                 own.get("conversation"), own.get("subject"), dict(labels[:MAX_LABELS]),
+                 own.get("conversation"), own.get("subject") or _user(fields), dict(labels[:MAX_LABELS]),
                  own.get("capture", "on").lower() != "off")
 
 
@@ -77,6 +77,16 @@ def context_digest(fields: Body | None) -> str | None:
         return None
     text = json.dumps(around, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _user(fields: Body | None) -> str | None:
+    """Whom the body itself names as the person behind the request, in the words of any of the dialects."""
+    if fields is None:
+        return None
+    metadata = fields.get("metadata")
+    named = [fields.get("user"), fields.get("safety_identifier"),
+             metadata.get("user_id") if isinstance(metadata, dict) else None]
+    return next((name[:MAX_NAME] for name in named if isinstance(name, str) and name), None)
 
 
 def _object(body: bytes) -> Body | None:

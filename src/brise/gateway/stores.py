@@ -7,9 +7,10 @@ from pathlib import Path
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.gateway.keys import KeyRing
 from brise.gateway.schema import KEY_TABLES, TABLES
-from brise.gateway.seal import load_or_create_master_key
+from brise.gateway.seal import derived, load_or_create_master_key
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.sqlite_store import SqliteDatabase
+from brise.gateway.threads import Threads
 
 POSTGRES = ("postgresql://", "postgres://")
 
@@ -42,3 +43,8 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     master = load_or_create_master_key(folder)
     keys = KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master)
     return SqlStore(SqliteDatabase(path, TABLES), keys)
+
+
+def open_threads(store: SqlStore, home: Path) -> Threads:
+    """What finds the conversations of exchanges that are to be written to this store."""
+    return Threads(store, derived(load_or_create_master_key(keys_folder(home)), "threads"))
