@@ -52,6 +52,14 @@ def test_exchanges_come_in_the_order_of_time_over_many_pages(store: SqlStore) ->
     assert ids(store, limit=PAGE + 1) == expected[:PAGE + 1] and store.count() == len(made)
 
 
+def test_without_content_it_is_the_same_without_bodies(store: SqlStore) -> None:
+    store.add([FULL, exchange("b", at_s=2000.0)])
+    bare = replace(FULL, request=None, response=None)
+    assert next(store.exchanges(Query(content=False))) == bare
+    assert list(store.exchanges(Query(content=False, text="grüsse"))) == []
+    assert list(store.exchanges(Query(content=False, text="grüße"))) == [bare]
+
+
 @pytest.mark.parametrize(("query", "expected"), [
     ({"task": "u"}, ["b"]), ({"model": "n"}, ["c"]), ({"modes": ["small", "failed"]}, ["b", "c"]), ({"modes": []}, []),
     ({"conversation": "a"}, ["a"]), ({"subject": "eva"}, ["c"]), ({"since_s": 2.0}, ["b", "c"]),

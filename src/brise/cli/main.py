@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "prove": "test whether the small model may take over",
     "label": "say which of two answers is good",
     "eval": "measure a model's answers on your data",
+    "log": "look at captured traffic, label, export and forget it",
     "bench": "measure a model on this machine",
     "report": "say what a task's models cost and are worth, and what to do",
 }

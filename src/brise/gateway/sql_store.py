@@ -65,7 +65,7 @@ class SqlStore:
             if query.text is not None and not holds(content, query.text):
                 continue
             left = None if left is None else left - 1
-            yield schema.exchange_of(row, content)
+            yield schema.exchange_of(row, content if query.content else {})
 
     def exchange(self, id: str) -> Exchange | None:
         rows = self._database.rows(f"SELECT {schema.EXCHANGE_COLUMNS} FROM exchanges WHERE id = ?", (id,))
@@ -182,14 +182,17 @@ class SqlStore:
     def _opened_pages(self, query: Query) -> Iterator[tuple[Row, Mapping[str, Any]]]:
         """Rows page by page, each from where the last one ended: no transaction stays open while they are used."""
         condition, values = _conditions(query)
+        columns, size = schema.EXCHANGE_COLUMNS, PAGE
+        if not query.content and query.text is None:
+            columns, size = columns.removesuffix("body") + "NULL", MOST_IDS
         order, sign = ("DESC", "<") if query.newest_first else ("ASC", ">")
         behind, last = "", tuple[object, ...]()
         while True:
             rows = self._database.rows(
-                f"SELECT {schema.EXCHANGE_COLUMNS} FROM exchanges WHERE {condition}{behind} "
-                f"ORDER BY at_s {order}, id {order} LIMIT ?", (*values, *last, PAGE))
+                f"SELECT {columns} FROM exchanges WHERE {condition}{behind} "
+                f"ORDER BY at_s {order}, id {order} LIMIT ?", (*values, *last, size))
             yield from self._opened("exchanges", rows)
-            if len(rows) < PAGE:
+            if len(rows) < size:
                 return
             behind, last = f" AND (at_s, id) {sign} (?, ?)", (rows[-1][1], rows[-1][0])
 

@@ -1,0 +1,157 @@
+"""`brise log`: captured traffic: look, search, label, export, import, forget."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from contextlib import closing
+
+from brise import settings
+from brise.cli import log_options, log_show, terminal
+from brise.cli.log_export import add_export, export
+from brise.cli.log_import import add_import, import_files
+from brise.errors import StoreError
+from brise.gateway.records import Label, new_id
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.stores import open_store
+
+LISTED = 20
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "log", help="look at captured traffic, label, export and forget it", allow_abbrev=False,
+        description="Look at what the gateway has captured, search it, label it, take it out, or forget it. "
+                    "Without an action: list.",
+        epilog="example: brise log list --task triage")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    _add_looks(actions)
+    _add_changes(actions)
+    add_export(actions)
+    add_import(actions)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action is None:
+        args = build_default()
+    must_exist = args.action != "import"
+    with closing(open_store(args.store, settings.read().home, must_exist=must_exist)) as store:
+        match args.action:
+            case "list":
+                return log_show.table(store, log_options.query(args, newest_first=True, limit=args.limit), args.json)
+            case "search":
+                return log_show.table(store, log_options.query(args, newest_first=True, limit=args.limit,
+                                                               text=args.text), args.json)
+            case "show":
+                return log_show.one(store, args.id, args.json)
+            case "stats":
+                return log_show.stats(store, log_options.query(args, content=False), args.json)
+            case "label":
+                return _label(store, args)
+            case "export":
+                return export(store, args)
+            case "import":
+                return import_files(store, args, settings.read().home)
+            case "forget":
+                concerned = store.forget(args.subject)
+                terminal.note(f"the key of {args.subject!r} is destroyed; {concerned} exchanges have no content any "
+                              "more, here and in every copy of the store")
+                return 0
+            case _:
+                deleted = store.expire(time.time() - args.older_than)
+                terminal.note(f"deleted {deleted} exchanges with their answers and labels; the ledger stays whole")
+                return 0
+
+
+def build_default() -> argparse.Namespace:
+    """What `brise log` alone means."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(["log", "list"])
+
+
+def _add_looks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = actions.add_parser("list", help="list exchanges", allow_abbrev=False,
+                                 description="List exchanges, the newest first.",
+                                 epilog="example: brise log list --mode degraded --since 2d")
+    _add_look(listing)
+    search = actions.add_parser("search", help="find exchanges by their text", allow_abbrev=False,
+                                description="Find exchanges whose request or answer holds a text, without regard to "
+                                            "case. Bodies are sealed, so every one of them is opened and read.",
+                                epilog="example: brise log search refund --task triage")
+    search.add_argument("text", metavar="TEXT", help="what to look for")
+    _add_look(search)
+    show = actions.add_parser("show", help="show one exchange", allow_abbrev=False,
+                              description="Show one exchange with its conversation's place, answers and labels.",
+                              epilog="example: brise log show 019ac2f4d1a0c0ffee00000000000001")
+    show.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
+    log_options.add_store(show)
+    log_options.add_json(show)
+    stats = actions.add_parser("stats", help="count and time what was captured", allow_abbrev=False,
+                               description="Count exchanges, conversations, tokens, costs and times for each task.",
+                               epilog="example: brise log stats --since 7d")
+    log_options.add_filters(stats)
+    log_options.add_store(stats)
+    log_options.add_json(stats)
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    log_options.add_filters(parser)
+    parser.add_argument("--limit", metavar="N", type=log_options.whole, default=LISTED,
+                        help=f"at most so many (default: {LISTED})")
+    log_options.add_store(parser)
+    log_options.add_json(parser)
+
+
+def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    label = actions.add_parser("label", help="say how good an answer is", allow_abbrev=False,
+                               description="Write down what a person, or an outcome, says of an exchange's answer.",
+                               epilog="example: brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1")
+    label.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
+    label.add_argument("--score", metavar="S", type=_score, help="of the answer that the client got: 0 wrong, 1 right")
+    label.add_argument("--answer", metavar="ID", help="another answer to it, as `brise log show` names it")
+    label.add_argument("--answer-score", metavar="S", type=_score, help="of that other answer: 0 wrong, 1 right")
+    label.add_argument("--rung", choices=("outcome", "human"), default="human",
+                       help="what says so: what happened in the world, or a person (default: human)")
+    label.add_argument("--who", metavar="NAME", default="me", help="who says so (default: me)")
+    label.add_argument("--note", metavar="TEXT", default="", help="why; it is sealed as the bodies are")
+    log_options.add_store(label)
+    forget = actions.add_parser("forget", help="forget a subject", allow_abbrev=False,
+                                description="Destroy the key of a subject: nobody can read its requests and answers "
+                                            "any more, in copies of the store neither.",
+                                epilog="example: brise log forget anna")
+    forget.add_argument("subject", metavar="SUBJECT", help="as the header x-brise-subject or the body's `user` had it")
+    log_options.add_store(forget)
+    expire = actions.add_parser("expire", help="delete what is old", allow_abbrev=False,
+                                description="Delete exchanges with their answers and labels.",
+                                epilog="example: brise log expire --older-than 30d")
+    expire.add_argument("--older-than", metavar="AGE", type=log_options.age, required=True,
+                        help="such as 12h, 30d or 2w")
+    log_options.add_store(expire)
+
+
+def _label(store: SqlStore, args: argparse.Namespace) -> int:
+    exchange = log_show.find(store, args.id)
+    if args.score is None and args.answer_score is None:
+        raise StoreError("there is nothing to write down", hint="--score 0..1, or --answer ID --answer-score 0..1")
+    if (args.answer is None) != (args.answer_score is None):
+        raise StoreError("--answer and --answer-score belong together")
+    known = [answer.id for answer in store.answers([exchange.id])]
+    if args.answer is not None and args.answer not in known:
+        raise StoreError(f"exchange {exchange.id} has no answer {args.answer!r}; it has: {', '.join(known) or 'none'}")
+    now = time.time()
+    store.add(labels=[Label(new_id(now), exchange.id, now, args.rung, args.who, args.score, args.answer,
+                            args.answer_score, args.note)])
+    terminal.note(f"labelled {exchange.id}")
+    return 0
+
+
+def _score(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is allowed")
+    return value

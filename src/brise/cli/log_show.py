@@ -1,0 +1,160 @@
+"""Captured traffic to look at: a table, one exchange, counts."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from brise.cli import terminal
+from brise.errors import StoreError
+from brise.gateway.records import Exchange, Usage
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.store import Query
+from brise.gateway.summary import Summary, summarise
+from brise.gateway.turns import turns_of
+
+WIDTH, MOST_LETTERS = 130, 48
+
+
+def find(store: SqlStore, id: str) -> Exchange:
+    """The exchange, or an error that names it."""
+    exchange = store.exchange(id)
+    if exchange is None:
+        raise StoreError(f"there is no exchange {id!r} in {store.place}", hint="brise log list shows what there is")
+    return exchange
+
+
+def table(store: SqlStore, query: Query, as_json: bool) -> int:
+    """One line an exchange, or a JSON object a line."""
+    found = list(store.exchanges(query))
+    if as_json:
+        for exchange in found:
+            terminal.result(json.dumps(asdict(exchange)))
+        return 0
+    if not found:
+        terminal.note("nothing was found")
+        return 0
+    shown = Table(box=None, pad_edge=False)
+    for name in ("id", "when", "task", "mode", "status", "tokens", "seconds", "asked"):
+        shown.add_column(name, justify="right" if name in ("status", "tokens", "seconds") else "left",
+                         no_wrap=name in ("id", "when"))
+    for exchange in found:
+        shown.add_row(*map(_safe, (
+            exchange.id, when(exchange.at_s), exchange.task, exchange.mode, str(exchange.status),
+            _tokens(exchange.usage), f"{exchange.total_s:.2f}", _shortened(asked(exchange)))))
+    _console().print(shown)
+    if query.text is None and (total := store.count(replace(query, limit=None))) > len(found):
+        terminal.note(f"{len(found)} of {total}; --limit shows more")
+    return 0
+
+
+def one(store: SqlStore, id: str, as_json: bool) -> int:
+    """Everything that is known of an exchange."""
+    exchange = find(store, id)
+    answers, labels = list(store.answers([id])), list(store.labels([id]))
+    if as_json:
+        terminal.result(json.dumps({**asdict(exchange), "answers": [asdict(answer) for answer in answers],
+                                    "labels": [asdict(label) for label in labels]}, indent=1))
+        return 0
+    facts: dict[str, Any] = {
+        "id": exchange.id, "when": when(exchange.at_s), "task": exchange.task, "path": exchange.path,
+        "asked for": exchange.model, "answered by": exchange.served_by, "fingerprint": exchange.fingerprint,
+        "mode": exchange.mode, "status": exchange.status, "error": exchange.error,
+        "conversation": exchange.conversation, "continues": exchange.parent, "subject": exchange.subject,
+        **{f"label {name}": value for name, value in exchange.labels.items()}, "tokens": _tokens(exchange.usage),
+        "cost": None if exchange.cost_usd is None else f"{exchange.cost_usd:.6f} USD", "seconds": _seconds(exchange)}
+    for name, value in facts.items():
+        if value is not None and value != "":
+            terminal.result(terminal.harmless(f"{name:<13}  {value}"))
+    for title, body in (("request", exchange.request), ("response", exchange.response)):
+        terminal.result(f"\n{title}")
+        terminal.result(_indented(body))
+    for answer in answers:
+        terminal.result(terminal.harmless(f"\n{answer.role} {answer.id} by {answer.served_by or '?'}"
+                                          f"{f', {answer.error}' if answer.error else ''}"))
+        terminal.result(_indented(answer.response))
+    for label in labels:
+        scores = [f"{name} {score:g}" for name, score in (("score", label.score), (
+            f"score of {label.answer}", label.answer_score)) if score is not None]
+        terminal.result(terminal.harmless(f"\nlabel ({label.rung}) by {label.who}: {', '.join(scores)}  {label.note}"))
+    return 0
+
+
+def stats(store: SqlStore, query: Query, as_json: bool) -> int:
+    """Counts and times of each task, and what was not written."""
+    summary, skipped, pending = summarise(store.exchanges(query)), dict(store.skipped()), len(store.pending(10_000))
+    if as_json:
+        terminal.result(json.dumps({**asdict(summary), "exchanges": summary.exchanges, "skipped": skipped,
+                                    "pending": pending}, indent=1))
+        return 0
+    _stats_table(summary)
+    terminal.result(f"{summary.exchanges} exchanges" + (
+        "" if summary.first_at_s is None or summary.last_at_s is None else
+        f" from {when(summary.first_at_s)} to {when(summary.last_at_s)}"))
+    for reason, number in skipped.items():
+        terminal.result(f"{number} requests were not written: {reason}")
+    if pending:
+        terminal.result(f"{pending} requests wait for the hosted model's answer")
+    return 0
+
+
+def _stats_table(summary: Summary) -> None:
+    shown = Table(box=None, pad_edge=False)
+    for name in ("task", "exchanges", "talks", "modes", "errors", "tokens in", "out", "USD", "p50 s", "p95 s",
+                 "first p50 s"):
+        shown.add_column(name, justify="left" if name in ("task", "modes") else "right")
+    for task in summary.tasks:
+        modes = ", ".join(f"{mode} {number}" for mode, number in sorted(task.modes.items()))
+        shown.add_row(*map(_safe, (
+            task.task, str(task.exchanges), str(task.conversations), modes, str(task.errors), str(task.prompt_tokens),
+            str(task.completion_tokens), "?" if task.cost_usd is None else f"{task.cost_usd:.4f}",
+            *("-" if value is None else f"{value:.2f}" for value in (task.p50_s, task.p95_s, task.first_p50_s)))))
+    _console().print(shown)
+
+
+def when(at_s: float) -> str:
+    """In this machine's time."""
+    return datetime.datetime.fromtimestamp(at_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def asked(exchange: Exchange) -> str:
+    """The last thing that was said in the request."""
+    if exchange.request is None:
+        return "(no content)"
+    turns = turns_of(exchange.kind, exchange.request)
+    said = json.loads(turns[-1].content) if turns else {"text": exchange.request.get("prompt", exchange.request.get(
+        "input", ""))}
+    return str(said.get("text") or said.get("answers") or said.get("output") or "")
+
+
+def _seconds(exchange: Exchange) -> str:
+    first = "" if exchange.first_token_s is None else f", first token after {exchange.first_token_s:.3f}"
+    return f"{exchange.total_s:.3f}{first}"
+
+
+def _tokens(usage: Usage | None) -> str:
+    return "" if usage is None else f"{usage.prompt_tokens}+{usage.completion_tokens}"
+
+
+def _indented(body: object) -> str:
+    text = "no content" if body is None else json.dumps(body, indent=1, ensure_ascii=False)
+    return terminal.harmless("\n".join(f"  {line}" for line in text.split("\n")))
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MOST_LETTERS else line[:MOST_LETTERS - 1] + "…"
+
+
+def _safe(text: str) -> Text:
+    return Text(terminal.harmless(text).replace("\n", " "))
+
+
+def _console() -> Console:
+    return Console(width=WIDTH, highlight=False)
