@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ import pytest
 from brise import settings
 from brise.cli import chat_commands, chat_options
 from brise.cli.main import build_parser, main, parse
+from brise.gateway.stores import open_store
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_gguf import write_tiny
+from tests.gateway.records import exchange
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -121,8 +124,18 @@ def test_examples_are_valid(example: str, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "tickets.jsonl").write_text("".join(
         json.dumps({"prompt": f"ticket {number}", "completion": "yes" if number % 2 else "no"}) + "\n"
         for number in range(20)))
+    if words[0] == "log":
+        write_traffic(tmp_path, tmp_path / "home")
     write_tiny(tmp_path / "mine.gguf", "llama")
     make_folder.write_hf(tmp_path / "mine", make_folder.tiny("llama_tied"))
     assert main(["pull", "mine.gguf", "--name", "smollm2"]) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n")))
     assert main([*words, *(["--max-tokens", "4"] if words[0] == "chat" else [])]) == 0
+
+
+def write_traffic(folder: Path, home: Path) -> None:
+    """A captured exchange by the ID that the examples name, and a file to import."""
+    (folder / "traces.jsonl").write_text(json.dumps({"messages": [
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}) + "\n")
+    with closing(open_store(None, home)) as store:
+        store.add([exchange("019ac2f4d1a0c0ffee00000000000001", task="triage", subject="anna")])

@@ -19,7 +19,7 @@ from brise.gateway.store import Query
 from brise.gateway.summary import Summary, summarise
 from brise.gateway.turns import turns_of
 
-WIDTH, MOST_LETTERS = 130, 48
+WIDTH, ID_LETTERS, MOST_LETTERS = 130, 32, 48
 
 
 def find(store: SqlStore, id: str) -> Exchange:
@@ -42,8 +42,8 @@ def table(store: SqlStore, query: Query, as_json: bool) -> int:
         return 0
     shown = Table(box=None, pad_edge=False)
     for name in ("id", "when", "task", "mode", "status", "tokens", "seconds", "asked"):
-        shown.add_column(name, justify="right" if name in ("status", "tokens", "seconds") else "left",
-                         no_wrap=name in ("id", "when"))
+        shown.add_column(name, justify="right" if name in ("status", "tokens", "seconds") else "left", no_wrap=True,
+                         overflow="ellipsis", min_width=ID_LETTERS if name == "id" else None)
     for exchange in found:
         shown.add_row(*map(_safe, (
             exchange.id, when(exchange.at_s), exchange.task, exchange.mode, str(exchange.status),

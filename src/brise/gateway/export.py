@@ -104,10 +104,10 @@ def _row(exchange: Exchange, answers: Sequence[Answer], labels: Sequence[Label],
 def _choose(exchange: Exchange, answers: Sequence[Answer], labels: Sequence[Label],
             options: ExportOptions) -> _Chosen:
     is_hosted = exchange.mode in HOSTED_MODES
-    served = _Chosen(exchange.response if exchange.status < 400 and exchange.error is None else None,
-                     exchange.served_by or exchange.model, is_hosted)
+    is_whole = exchange.status < 400 and exchange.error is None
+    served = _Chosen(exchange.response if is_whole else None, exchange.served_by or exchange.model, is_hosted)
     if options.whose == "served" or options.whose == "hosted" and is_hosted:
-        if served.response is None:
+        if not is_whole:
             raise ValueError("it was answered with an error, or in part")
         return served
     others = {answer.id: _Chosen(answer.response, answer.served_by, answer.role in HOSTED_ROLES)

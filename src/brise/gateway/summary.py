@@ -55,7 +55,8 @@ class _Task:
         if exchange.error is not None or exchange.status >= 400:
             self.errors += 1
         else:
-            self.totals.append(exchange.total_s)
+            if exchange.total_s > 0:  # imported rows may have none
+                self.totals.append(exchange.total_s)
             if exchange.first_token_s is not None:
                 self.firsts.append(exchange.first_token_s)
         if exchange.usage is not None:
