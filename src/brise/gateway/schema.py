@@ -4,8 +4,7 @@
     answers     other answers to it          labels    what is known of the quality of either
     pending     requests that wait           threads   digests by which the next request finds its conversation
     skipped     how many requests were not written, by hour and reason
-    ledger      the hash chain               meta      the schema's version
-    keys        a subject's wrapped key (in a database of its own where that is a file)
+    ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
 
 A body is zlib(JSON): of an exchange {"request", "response"}, of an answer {"response"}, of a label {"note"}.
 """
@@ -23,7 +22,6 @@ from brise.gateway.records import Answer, Exchange, Label, Usage
 VERSION = 1
 # Written for SQLite; where PostgreSQL has other words for a type, `postgres_store` puts them in.
 TABLES: Sequence[str] = (
-    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS exchanges (
         id TEXT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, task TEXT NOT NULL, kind TEXT NOT NULL,
         path TEXT NOT NULL, model TEXT NOT NULL, mode TEXT NOT NULL, status BIGINT NOT NULL,

@@ -35,7 +35,7 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
         if not place.startswith(POSTGRES):
             raise UnsupportedError(f"the store {place.partition('://')[0]}://... is of no kind that is known; allowed "
                                    "are a path and postgresql://...")
-        raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL")
+        return _postgres(place, load_or_create_master_key(folder))
     path = Path(place) if place is not None else default_place(home)
     if must_exist and not path.is_file():
         raise StoreError(f"there is no store at {str(path)!r}",
@@ -43,6 +43,18 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     master = load_or_create_master_key(folder)
     keys = KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master)
     return SqlStore(SqliteDatabase(path, TABLES), keys)
+
+
+def _postgres(url: str, master: bytes) -> SqlStore:
+    """Several gateways share the rows, the ledger and the wrapped keys; each of them has the same master key."""
+    try:
+        from brise.gateway.postgres_store import PostgresDatabase  # noqa: PLC0415, psycopg is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
+    database = PostgresDatabase(url, (*TABLES, *KEY_TABLES))
+    return SqlStore(database, KeyRing(database, master))
 
 
 def open_threads(store: SqlStore, home: Path) -> Threads:
