@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "parity": "compare what is served with what was trained",
     "prove": "test whether the small model may take over",
     "label": "say which of two answers is good",
+    "switch": "put a proven small model in a hosted one's place, and back",
     "eval": "measure a model's answers on your data",
     "log": "look at captured traffic, label, export and forget it",
     "bench": "measure a model on this machine",

@@ -1,0 +1,140 @@
+"""`brise switch` from end to end: what it refuses, what it writes into the ledger, what it shows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brise.cli.main import main
+from brise.evidence import certificates
+from brise.gateway.seal import SigningKey, load_or_create_signing_key
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.stores import keys_folder, open_store
+from brise.proof import gate
+from brise.proof.certificate import Certificate, Student, Window
+from tests.gateway.ledger_lines import audit
+
+FORCE = ("--force", "--reason", "a trial")
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[SqlStore]:
+    opened = open_store(None, home)
+    yield opened
+    opened.close()
+
+
+def switched(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["switch", "calls", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)[0]
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["switch", *words]) == 1
+    return capsys.readouterr().err
+
+
+def signed(home: Path, key: SigningKey | None = None, **changes: Any) -> certificates.Signed:
+    """A certificate of 200 units of which the small model was better in 20."""
+    differences = (1.0,) * 20 + (0.0,) * 180
+    outcome = gate.decide(differences, gate.Gate())
+    assert outcome.decided_at is not None
+    plain: dict[str, Any] = {
+        "task": "calls", "student": Student("small"), "teachers": ("hosted-1",), "contexts": ("none",),
+        "window": Window("a log", None, None, None, "conversation", 200, "d" * 64), "delta": 0.02, "alpha": 0.05,
+        "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "discordance": 0.1, "labels": "outcome",
+        "scoring": "equal", "dimensions": (), "proven": (), "claims": (), "differences": differences,
+        "path": tuple(map(float, outcome.path)), "decided_at": outcome.decided_at, "made_at_s": time.time(),
+        "expires_at_s": time.time() + 1e6, "selection": {}, "made_by": "a test"}
+    return certificates.sign(Certificate(**plain | changes), key or load_or_create_signing_key(keys_folder(home)))
+
+
+def write(home: Path, path: Path, **changes: Any) -> str:
+    certificates.write(signed(home, **changes), path)
+    return str(path)
+
+
+def test_without_a_certificate_only_force_switches(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no certificate for the task 'calls'" in refused(capsys, "calls", "--candidate", "small")
+    assert "--force needs --reason" in refused(capsys, "calls", "--candidate", "small", "--force")
+    found = switched(capsys, "--candidate", "small", *FORCE)
+    assert found["is_on"] and found["share"] == 0.01 and found["forced"] == "a trial" and found["certificate"] is None
+    line = list(store.ledger())[-1]
+    assert line.kind == "switch" and line.body["reason"] == "a trial" and line.body["user"]
+
+
+def test_a_certificate_switches(store: SqlStore, home: Path, tmp_path: Path,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(home, tmp_path / "c.json")
+    assert "a switch begins with 1 %" in refused(capsys, "calls", "--certificate", path, "--share", "50")
+    found = switched(capsys, "--certificate", path)
+    assert found["is_on"] and found["candidate"] == "small" and found["forced"] is None
+    assert found["certificate"]["contexts"] == ["none"] and found["tolerance"] == pytest.approx(0.12)
+
+
+def test_the_newest_certificate_of_the_ledger_is_taken_by_itself(
+        store: SqlStore, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proven = signed(home)
+    certificates.record(store, proven, home / "c.json")
+    assert switched(capsys, "--candidate", "small")["certificate"]["digest"] == proven.digest
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"task": "other"}, "is for the task 'other'"), ({"student": Student("large")}, "'large', not for"),
+    ({"expires_at_s": 1.0}, "expired"), ({"decided_at": 9}, "does not prove what it says"),
+    ({"key": SigningKey(b"7" * 32)}, "is not this machine's")])
+def test_a_certificate_that_does_not_fit_is_refused(
+        changes: dict[str, Any], says: str, store: SqlStore, home: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(home, tmp_path / "c.json", **changes)
+    assert says in refused(capsys, "calls", "--candidate", "small", "--certificate", path)
+    assert not list(store.ledger())
+
+
+def test_a_changed_certificate_is_refused(store: SqlStore, home: Path, tmp_path: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.json"
+    write(home, path)
+    path.write_text(path.read_text().replace('"discordance": 0.1', '"discordance": 0.2'))
+    assert "somebody changed it" in refused(capsys, "calls", "--certificate", str(path))
+
+
+def test_another_machines_certificate_counts_if_its_key_is_trusted(
+        store: SqlStore, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = SigningKey(b"7" * 32)
+    path = write(home, tmp_path / "c.json", key=key)
+    assert switched(capsys, "--certificate", path, "--trust", key.public.hex())["is_on"]
+
+
+def test_steps_go_up_only_if_audits_are_fine(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    switched(capsys, "--candidate", "small", *FORCE)
+    assert "0 answers were audited at this share, 30 are needed" in refused(capsys, "calls", "--share", "10")
+    for _ in range(30):
+        store.append("audit", audit(0.0))
+    assert switched(capsys, "--share", "10")["share"] == 0.1
+    assert "30 are needed" in refused(capsys, "calls", "--share", "50")
+    assert switched(capsys, "--share", "100", *FORCE)["share"] == 1.0
+    assert switched(capsys, "--share", "1")["share"] == 0.01, "down is always allowed"
+
+
+def test_back_and_status(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not switched" in refused(capsys, "calls", "--back")
+    switched(capsys, "--candidate", "small", *FORCE)
+    assert not switched(capsys, "--back", "--reason", "holidays")["is_on"]
+    assert main(["switch", "--status"]) == 0
+    shown = capsys.readouterr().out
+    assert "calls" in shown and "holidays" in shown and "hosted" in shown
+    assert main(["switch", "unknown"]) == 0 and "is not switched" in capsys.readouterr().err
+
+
+def test_contradictions_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "needs a TASK" in refused(capsys, "--candidate", "small")
+    assert "--status changes nothing" in refused(capsys, "calls", "--status", "--back")
+    assert "one is allowed" in refused(capsys, "calls", "--back", "--share", "10")
+    assert "there is no store" in refused(capsys, "--status")
