@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from brise.gateway.history import Tenure
 from brise.gateway.switch import TaskState
 
 WIDTH = 110
@@ -43,6 +44,26 @@ def show_states(states: Sequence[TaskState], now_s: float) -> None:
     console.print(table)
     for each in states:
         console.print(Text(f"{each.task}: {_next(each)}"), soft_wrap=True)
+
+
+def show_tenures(tenures: Sequence[Tenure]) -> None:
+    """What audits found, a line for each switch; D in points, 0 where the kept answer says what the hosted one says."""
+    console, table = Console(width=WIDTH, highlight=False), Table()
+    for name in ("task", "answered by", "since", "now", "audits", "audited mean", "95 % interval", "tolerated",
+                 "evidence, most"):
+        table.add_column(name)
+    for tenure in tenures:
+        found, mean = tenure.state, tenure.mean
+        table.add_row(
+            Text(found.task), Text(found.candidate), when(found.since_s),
+            f"{100 * found.share:g} %" if found.is_on else "ended", str(len(tenure.audits)),
+            "" if mean is None else f"{100 * mean.estimate:+.1f}",
+            "" if mean is None else f"{100 * mean.low:+.1f} to {100 * mean.high:+.1f}",
+            f"{-100 * found.alarm.delta:+.1f}", f"{found.alarm.evidence:.3g}, {tenure.highest:.3g}")
+    console.print(table)
+    console.print(Text("audited mean: of D over all kept answers, in points, each audit weighing 1 / its probability; "
+                       "D is 0 where the hosted model says the same, else -1. The alarm is at evidence of "
+                       f"{tenures[0].state.alarm.level:g}."), soft_wrap=True)
 
 
 def show_events(events: Sequence[Mapping[str, Any]]) -> None:

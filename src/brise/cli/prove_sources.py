@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--judgements", metavar="FILE", type=Path,
                         help="with --pairs: what people said of them, as `brise label` writes it")
-    parser.add_argument("--since", metavar="TIME", type=_time,
+    parser.add_argument("--since", metavar="TIME", type=moment,
                         help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
-    parser.add_argument("--until", metavar="TIME", type=_time, help="only what was asked before")
+    parser.add_argument("--until", metavar="TIME", type=moment, help="only what was asked before")
     parser.add_argument("--any-context", action="store_true",
                         help="system prompt and tools may change: the certificate is bound to none")
 
@@ -96,7 +96,8 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
                  Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
 
 
-def _time(text: str) -> float:
+def moment(text: str) -> float:
+    """A date or a time of day as seconds since the epoch; without a zone it is UTC."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

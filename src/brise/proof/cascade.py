@@ -46,6 +46,81 @@ def floor(error_rate: float, promise: Promise) -> float:
     return max(0.0, (error_rate - promise.risk) / (1 - promise.risk))
 
 
+def least_units(promise: Promise) -> int:
+    """Answers that must be kept, all of them right, before anything can be certified: (1 - risk)^n <= delta."""
+    return math.ceil(math.log(promise.delta) / math.log1p(-promise.risk))
+
+
+def auroc(confidences: Any, wrong: Any) -> float:
+    """How often a right answer is surer than a wrong one, ties counting half; 0.5 if all are alike."""
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    bad = int(mistakes.sum())
+    if not 0 < bad < len(mistakes):
+        return 0.5
+    _, inverse, counts = np.unique(confident, return_inverse=True, return_counts=True)
+    middles = np.cumsum(counts) - (counts - 1) / 2  # the rank of each value, ties sharing theirs
+    good = len(mistakes) - bad
+    return float((middles[inverse][mistakes == 0].sum() - good * (good + 1) / 2) / (good * bad))
+
+
+def oracle(confidences: Any, wrong: Any, promise: Promise) -> float:
+    """The share that could be kept if the error of each threshold were known: what no honest rule reaches."""
+    ranked, errors = _ranked(confidences, wrong)
+    fine = np.flatnonzero(errors <= promise.risk * np.arange(1, len(ranked) + 1))
+    return float(fine[-1] + 1) / len(ranked) if len(fine) else 0.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What so many labelled `units` would certify, were they like the data it is computed from."""
+
+    units: int
+    kept: float
+
+
+def expected(confidences: Any, wrong: Any, units: int, promise: Promise) -> Expected:
+    """By exact binomial tails at the data's own error of each share, and one error more."""
+    ranked, errors = _ranked(confidences, wrong)
+    for kept in sorted({*np.linspace(1, len(ranked), 100).astype(int).tolist()}, reverse=True):
+        number = round(units * kept / len(ranked))
+        mistakes = math.ceil(errors[kept - 1] * units / len(ranked)) + 1
+        if number and binomial_cdf(mistakes, number, promise.risk) <= promise.delta:
+            return Expected(units, kept / len(ranked))
+    return Expected(units, 0.0)
+
+
+def units_needed(confidences: Any, wrong: Any, promise: Promise, share: float = 0.8) -> Expected | None:
+    """The fewest of 100, 200, 500, ... units that would keep `share` of what the oracle keeps; None: not 100,000."""
+    wanted = share * oracle(confidences, wrong, promise)
+    if wanted == 0:
+        return None
+    sizes = (step * 10**power for power in (2, 3, 4) for step in (1, 2, 3, 5, 7))
+    return next((found for size in sizes
+                 if (found := expected(confidences, wrong, size, promise)).kept >= wanted), None)
+
+
+def sequence(confidences: Any, wrong: Any, units: int, promise: Promise, steps: int = 40) -> list[float]:
+    """Thresholds for `learn_then_test`, from other data than it will be given, which has so many `units`.
+
+    The first is where the test is likeliest to pass: a stricter one keeps too few answers to show anything.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    places = sorted({max(1, round(len(ranked) * step / steps)) for step in range(1, steps + 1)})
+    tails = [binomial_cdf(round((errors[kept - 1] + 0.5) * units / len(ranked)),
+                          max(1, round(units * kept / len(ranked))), promise.risk) for kept in places]
+    start = int(np.argmin(tails))
+    return [float(ranked[kept - 1]) for kept in places[start:]]
+
+
+def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
+            promise: Promise) -> tuple[Threshold | None, str]:
+    """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of what was done."""
+    if len(set(clusters)) == len(clusters):
+        return learn_then_test(confidences, wrong, thresholds, promise), "Learn then Test, exact binomial tails"
+    return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, promise),
+            "Learn then Test, betting on the means of clusters")
+
+
 def sgr(confidences: Any, wrong: Any, promise: Promise) -> Threshold | None:
     """The lowest threshold that a binary search with exact binomial bounds certifies; None: impossible here.
 
@@ -53,21 +128,22 @@ def sgr(confidences: Any, wrong: Any, promise: Promise) -> Threshold | None:
     """
     ranked, errors = _ranked(confidences, wrong)
     units = len(ranked)
+    require_clusters(units)
     steps = max(1, math.ceil(math.log2(units)))
-    low, high, found = 1, units, None
+    low, high, found = 1, units, 0
     for _ in range(steps):
-        kept = (low + high + 1) // 2
-        kept = _with_ties(ranked, kept)
-        bound = binomial_upper(int(errors[kept - 1]), kept, promise.delta / steps)
-        if bound <= promise.risk:
-            if found is None or kept / units > found.kept:
-                found = Threshold(float(ranked[kept - 1]), kept / units, bound)
-            low = kept
+        kept = _with_ties(ranked, (low + high + 1) // 2)
+        # That the bound is within the risk is the same as this, which costs one tail and no search.
+        if binomial_cdf(int(errors[kept - 1]), kept, promise.risk) <= promise.delta / steps:
+            found, low = max(found, kept), kept
         else:
             high = max((low + high + 1) // 2 - 1, 1)
         if low >= high:
             break
-    return found
+    if not found:
+        return None
+    return Threshold(float(ranked[found - 1]), found / units,
+                     binomial_upper(int(errors[found - 1]), found, promise.delta / steps))
 
 
 def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], promise: Promise) -> Threshold | None:
@@ -77,14 +153,17 @@ def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], p
     confidences on other data.
     """
     ranked, errors = _ranked(confidences, wrong)
-    found = None
+    require_clusters(len(ranked))
+    found: tuple[float, int, int] | None = None
     for threshold in sorted(thresholds, reverse=True):
         kept = int(np.searchsorted(-ranked, -threshold, side="right"))
         mistakes = int(errors[kept - 1]) if kept else 0
         if binomial_cdf(mistakes, kept, promise.risk) > promise.delta:
             break
-        found = Threshold(float(threshold), kept / len(ranked), binomial_upper(mistakes, kept, promise.delta))
-    return found
+        found = float(threshold), kept, mistakes
+    if found is None:
+        return None
+    return Threshold(found[0], found[1] / len(ranked), binomial_upper(found[2], found[1], promise.delta))
 
 
 def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],

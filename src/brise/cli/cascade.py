@@ -1,0 +1,150 @@
+"""`brise cascade`: which answers of a small model may be kept, with a promise about the kept ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from brise import settings
+from brise.cli import prove_sources, terminal
+from brise.gateway import answers, calibrate, shadowed
+from brise.gateway.calibrate import Calibration
+from brise.gateway.rule import to_body
+from brise.gateway.shadowed import Rows
+from brise.gateway.stores import open_store
+from brise.gateway.switch import AUDIT
+from brise.proof.cascade import Promise
+
+IMPOSSIBLE = 3  # the exit status, as of a proof that ends with "not good enough"
+LABELS = ("auto", *shadowed.LABELLED, "fidelity")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    promise = Promise()
+    parser = subparsers.add_parser(
+        "cascade", help="certify which answers of a small model may be kept", allow_abbrev=False,
+        description="From requests that both models answered, find the confidence from which on a small model's "
+                    "answers may be kept: of those at most --risk are wrong, and this itself fails with --delta. Says "
+                    "first what is possible at all. Exit status: 0 certified, 3 impossible on these data.",
+        epilog="example: brise cascade calls --risk 5 --delta 5")
+    parser.add_argument("task", metavar="TASK", help="the workflow, as requests name it")
+    parser.add_argument("--candidate", metavar="MODEL",
+                        help="the small model (default: the one that answered in the shadow)")
+    parser.add_argument("--risk", metavar="PERCENT", type=_percent, default=100 * promise.risk,
+                        help=f"of kept answers that may be wrong (default: {100 * promise.risk:g})")
+    parser.add_argument("--delta", metavar="PERCENT", type=_percent, default=100 * promise.delta,
+                        help="with which the promise itself may fail, by bad luck with these data "
+                             f"(default: {100 * promise.delta:g})")
+    parser.add_argument("--labels", choices=LABELS, default="auto",
+                        help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
+                             "the hosted model's (fidelity); auto: the best there is (default: auto)")
+    parser.add_argument("--score", choices=answers.SCORERS, default="auto",
+                        help="how answers are compared: calls, JSON, classes or texts; auto: as they look "
+                             "(default: auto)")
+    parser.add_argument("--signal", metavar="NAME", action="append",
+                        help="look at this signal only; may be repeated (default: the best one, or all if together "
+                             "they are better)")
+    parser.add_argument("--since", metavar="TIME", type=prove_sources.moment,
+                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
+    parser.add_argument("--until", metavar="TIME", type=prove_sources.moment, help="only what was asked before")
+    parser.add_argument("--dry-run", action="store_true", help="write no rule into the ledger")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument("--store", metavar="PLACE",
+                        help="path or postgresql:// URL of the traffic (default: in BRISE_HOME)")
+
+
+def run(args: argparse.Namespace) -> int:
+    promise = Promise(args.risk / 100, args.delta / 100)
+    with closing(open_store(args.store, settings.read().home, must_exist=True)) as store:
+        rows = shadowed.read(store, args.task, args.candidate, args.since, args.until, rung=args.labels,
+                             scorer=args.score)
+        found = calibrate.calibrate(rows, args.task, promise, scorer=args.score, audit=AUDIT, signals=args.signal)
+        if found.rule is not None and not args.dry_run:
+            store.append("cascade", to_body(found.rule))
+    if args.json:
+        terminal.result(json.dumps(_document(rows, found, promise), indent=2))
+    else:
+        _show(rows, found, promise, is_kept=not args.dry_run)
+    return 0 if found.rule is not None else IMPOSSIBLE
+
+
+def _document(rows: Rows, found: Calibration, promise: Promise) -> dict[str, Any]:
+    return {"task": found.draft.task, "candidate": rows.candidate, "risk": promise.risk, "delta": promise.delta,
+            "labels": rows.rung, "rows": len(rows.rows),
+            "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
+            "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
+            "vetoes": list(found.draft.vetoes), "rule": None if found.rule is None else to_body(found.rule),
+            "why_not": found.why or None, "saving_usd": found.saving_usd}
+
+
+def _show(rows: Rows, found: Calibration, promise: Promise, *, is_kept: bool) -> None:
+    console = Console(width=110, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    say(f"{found.draft.task}: {rows.candidate} beside the hosted model, {len(rows.rows)} answers")
+    say(f"wrong is: {_WRONG[rows.rung]}")
+    for number, reason in rows.left_out:
+        say(f"left out: {number} answers: {reason}")
+    console.print(_feasible(found))
+    terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
+    say(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}")
+    if found.rule is None:
+        say(f"this promise is impossible on your data: {found.why}")
+        return
+    rule = found.rule
+    say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most {_percents(promise.risk)} "
+        f"are wrong, with {_percents(1 - promise.delta)} certainty; {_percents(rule.kept)} of answers are kept "
+        f"({rule.units} answers of {rule.clusters} conversations, {rule.method})")
+    saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"
+    say(f"saving: about {_percents(rule.kept * (1 - AUDIT))} of hosted requests, audits of {_percents(AUDIT)} "
+        f"included{saving}")
+    say(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --candidate {rule.candidate} uses it"
+        if is_kept else "not written (--dry-run)")
+
+
+_WRONG = {"fidelity": "an answer that differs from the hosted model's (fidelity, not correctness)",
+          "outcome": "what a program found wrong; answers that are the hosted model's count as right",
+          "human": "what people found wrong; answers that are the hosted model's count as right",
+          "judge": "what a judge found wrong, uncorrected; answers that are the hosted model's count as right"}
+
+
+def _feasible(found: Calibration) -> Table:
+    """What can be expected, before anything is certified."""
+    what, table = found.feasibility, Table(title=f"from the {found.feasibility.rows} answers that began first, "
+                                                 f"{found.feasibility.units} conversations")
+    table.add_column("before certifying")
+    table.add_column("", justify="right")
+    needed = "more than 100,000" if what.needed is None else f"about {what.needed.units:,}"
+    for name, value in (("the candidate's answers that are wrong", _percents(what.error)),
+                        ("must escalate even with perfect ranking (the floor)", _percents(what.floor)),
+                        ("how well confidence ranks (AUROC)", f"{what.auroc:.3f}"),
+                        ("could be kept if all were known (oracle)", _percents(what.oracle)),
+                        ("answers that must be kept, all right, to show anything", str(what.least)),
+                        ("answers that are left to certify with", str(what.certifying)),
+                        ("expected to be kept with them", _percents(what.expected)),
+                        ("labelled answers for four fifths of the oracle", needed)):
+        table.add_row(name, value)
+    return table
+
+
+def _percents(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: over 0, under 100 is allowed")
+    return value

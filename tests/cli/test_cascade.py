@@ -1,0 +1,114 @@
+"""`brise cascade` and `brise audit` from end to end, over a store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brise.cli.main import main
+from brise.gateway.sql_store import SqlStore
+from brise.gateway.stores import default_place, open_store
+from tests.gateway.ledger_lines import audit, switched
+from tests.gateway.shadow_rows import put, shadowed
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[SqlStore]:
+    opened = open_store(None, home)
+    yield opened
+    opened.close()
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
+    assert main([*words, "--json"]) == status
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_threshold_is_certified_and_the_switch_uses_it(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(900))
+    assert main(["cascade", "calls"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("the floor") < shown.index("certified:") and "fidelity, not correctness" in shown
+    assert main(["switch", "calls", "--candidate", "small", "--force", "--reason", "a trial"]) == 0
+    assert "kept are answers with a confidence of" in capsys.readouterr().err
+    lines = list(store.ledger())
+    assert [line.kind for line in lines] == ["cascade", "switch"]
+    assert lines[1].body["rule"] == lines[0].body["digest"] and lines[1].body["tolerance"] >= 0.05
+
+
+def test_an_impossible_promise_is_an_answer(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(300, error=0.4, knows=False))
+    assert main(["cascade", "calls", "--risk", "1"]) == 3
+    assert "this promise is impossible on your data" in capsys.readouterr().out
+    found = document(capsys, "cascade", "calls", "--risk", "1", status=3)
+    assert found["rule"] is None and found["why_not"] and found["feasibility"]["floor"] > 0.3
+    assert not list(store.ledger())
+
+
+def test_a_dry_run_writes_nothing(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(900))
+    assert document(capsys, "cascade", "calls", "--dry-run")["rule"]["kept"] > 0.5
+    assert not list(store.ledger())
+
+
+def test_conversations_with_several_requests_are_certified_by_conversation(
+        store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(400, error=0.03, turns=3))
+    rule = document(capsys, "cascade", "calls")["rule"]
+    assert rule["method"].endswith("means of clusters") and rule["units"] == 3 * rule["clusters"]
+
+
+def test_errors_name_what_is_missing(store: SqlStore, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cascade", "calls"]) == 1
+    assert "brise serve MODEL --upstream URL --shadow" in capsys.readouterr().err
+    put(store, shadowed(50))
+    assert main(["cascade", "calls"]) == 1
+    assert "50 independent conversations" in capsys.readouterr().err
+    assert main(["cascade", "calls", "--store", str(home / "elsewhere.sqlite")]) == 1
+    assert "there is no store" in capsys.readouterr().err
+
+
+def write_history(store: SqlStore) -> None:
+    store.append("switch", switched(share=0.5))
+    for at in range(40):
+        store.append("audit", audit(-1.0 if at % 10 == 0 else 0.0, probability=0.5 if at % 2 else 0.1))
+    store.append("back", {"task": "calls", "by": "user", "user": "tester", "reason": "enough"})
+
+
+def test_an_audit_shows_quality_evidence_and_what_happened(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    write_history(store)
+    assert main(["audit"]) == 0
+    shown = capsys.readouterr().out
+    assert "42 lines, whole" in shown and "enough" in shown and "tester" in shown
+    found = document(capsys, "audit", "calls")
+    switch = found["tasks"][0]["switches"][0]
+    assert switch["audits"] == 40 and switch["audited_mean"]["estimate"] == pytest.approx(-40 / 240)
+    assert switch["audited_mean"]["low"] < switch["audited_mean"]["estimate"] < switch["audited_mean"]["high"]
+    assert [event["kind"] for event in found["events"]] == ["switch", "back"]
+    assert not found["tasks"][0]["is_on"] and switch["highest_evidence"] >= switch["evidence"]
+
+
+def test_a_changed_line_is_named(store: SqlStore, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_history(store)
+    store.close()
+    with sqlite3.connect(default_place(home)) as database:
+        database.execute("UPDATE ledger SET body = replace(body, '-1.0', '0.0') WHERE number = 12")
+    database.close()
+    assert main(["audit"]) == 1
+    shown = capsys.readouterr()
+    assert "broken at line 12" in shown.out and "line 12 was changed" in shown.err
+    assert document(capsys, "audit", status=1)["broken"]["number"] == 12
+
+
+def test_a_noted_digest_shows_that_lines_were_cut_off(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    write_history(store)
+    noted = document(capsys, "audit")["last_digest"]
+    assert document(capsys, "audit", "--expect", noted[:12])["is_whole"]
+    assert main(["audit", "--expect", "f" * 64]) == 1
+    assert "lines were cut off at the end" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""From shadowed traffic to a certified rule, on data whose truth was planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from brise.errors import EvidenceError
+from brise.gateway import calibrate, shadowed
+from brise.gateway.calibrate import Calibration
+from brise.gateway.rule import from_body, to_body
+from brise.gateway.shadowed import Row, Rows
+from brise.gateway.sql_store import SqlStore
+from brise.proof.cascade import Promise
+from tests.gateway.shadow_rows import judged, put
+from tests.gateway.shadow_rows import shadowed as traffic
+from tests.proof.planted import three_standard_errors
+from tests.proof.test_cascade_plan import APART
+
+PROMISE = Promise(0.05, 0.05)
+
+
+def planted(number: int, seed: int, error: float = 0.12, **more: float) -> Rows:
+    """Rows without a store: one signal that knows, one that does not, each a conversation of its own."""
+    rng, rows = np.random.default_rng(seed), list[Row]()
+    for at in range(number):
+        wrong = bool(rng.random() < error)
+        signals = {"veto": 0.0, "logprob": float(rng.normal() - APART * wrong), "length": float(rng.normal()), **more}
+        rows.append(Row(f"e{at}", f"c{at}", float(at), "text", signals, wrong, wrong, 0.01))
+    return Rows(tuple(rows), "small", "fidelity", ())
+
+
+def calibrated(rows: Rows) -> Calibration:
+    return calibrate.calibrate(rows, "calls", PROMISE)
+
+
+def test_a_rule_is_certified_and_computes_the_same_everywhere() -> None:
+    rows = planted(1500, 1)
+    found = calibrated(rows)
+    assert found.rule is not None and [term.signal for term in found.rule.terms] == ["logprob"]
+    assert 0.6 < found.rule.kept < 0.9 and found.rule.bound <= 0.05 and found.rule.units == 1000
+    assert found.rule == from_body(to_body(found.rule)) and found.rule.tight > found.rule.threshold
+    later = rows.rows[500:]
+    kept = [row for row in later if found.rule.keeps(row.signals)]
+    assert len(kept) / len(later) == pytest.approx(found.rule.kept)
+    assert found.rule.baseline.disagreed == np.mean([row.differs for row in kept])
+    assert sum(found.rule.baseline.shares) == pytest.approx(1) and len(found.rule.baseline.shares) == 10
+    assert found.saving_usd == pytest.approx(found.rule.kept * 0.95 * 10)
+
+
+def test_feasibility_is_said_from_the_earlier_conversations() -> None:
+    what = calibrated(planted(1500, 2)).feasibility
+    assert what.rows == 500 and what.certifying == 1000 and what.least == 59
+    assert what.floor == pytest.approx((what.error - 0.05) / 0.95)
+    assert what.auroc == pytest.approx(0.9, abs=0.04) and 0.5 < what.expected < what.oracle
+    assert what.needed is not None and what.needed.units <= 2000
+
+
+def test_the_promise_is_broken_as_seldom_as_it_says() -> None:
+    runs, broken, certified = 100, 0, 0
+    truth = planted(20_000, 7)
+    signals = [row.signals for row in truth.rows]
+    wrong = np.array([row.wrong for row in truth.rows])
+    for seed in range(runs):
+        rule = calibrated(planted(450, 100 + seed)).rule
+        if rule is not None:
+            certified += 1
+            odds = np.array([row["logprob"] for row in signals])
+            term = rule.terms[0]
+            chances = 1 / (1 + np.exp(-(rule.bias + term.weight * (odds - term.mean) / term.scale)))
+            if len(rule.terms) == 1:
+                broken += wrong[chances >= rule.threshold].mean() > 0.05
+    assert certified > runs / 2 and broken / runs <= three_standard_errors(0.05, runs)
+
+
+def test_what_cannot_be_told_apart_is_impossible() -> None:
+    rng = np.random.default_rng(3)
+    rows = tuple(Row(f"e{at}", f"c{at}", float(at), "", {"veto": 0.0, "logprob": float(rng.normal())}, wrong, wrong)
+                 for at, wrong in enumerate(rng.random(900) < 0.3))
+    found = calibrated(Rows(rows, "small", "fidelity", ()))
+    assert found.rule is None and "do not tell right answers from wrong ones" in found.why
+
+
+def test_too_few_answers_are_impossible_even_if_all_are_right() -> None:
+    found = calibrated(planted(90, 4, error=0.0))
+    assert found.rule is not None, "60 right ones are just enough for 5 %"
+    strict = calibrate.calibrate(planted(90, 4, error=0.0), "calls", Promise(0.01, 0.05))
+    assert strict.rule is None and "even if all were right, 299 are needed" in strict.why
+    with pytest.raises(EvidenceError, match="85 independent conversations, at least 90"):
+        calibrated(planted(85, 4))
+
+
+def test_several_signals_are_taken_only_if_they_are_better() -> None:
+    rng = np.random.default_rng(5)
+    rows = list[Row]()
+    for at in range(900):
+        wrong = bool(rng.random() < 0.3)
+        signals = {"veto": 0.0, **{name: float(rng.normal() - 1.2 * wrong) for name in ("logprob", "least", "q10")}}
+        rows.append(Row(f"e{at}", f"c{at}", float(at), f"text {at % 7}", signals, wrong, wrong))
+    draft = calibrated(Rows(tuple(rows), "small", "fidelity", ())).draft
+    assert {"logprob", "least", "q10"} <= {term.signal for term in draft.terms}
+
+
+def test_vetoed_answers_are_never_kept_and_values_said_by_nobody_become_a_veto() -> None:
+    rows = planted(1500, 6, error=0.05).rows
+    changed = tuple(Row(row.exchange, row.unit, row.at_s, row.text, {**row.signals, "absent": float(at % 10 == 0)},
+                        at % 10 == 0, at % 10 == 0) for at, row in enumerate(rows))
+    found = calibrated(Rows(changed, "small", "fidelity", ()))
+    assert found.rule is not None and "absent" in found.rule.vetoes
+    assert not found.rule.keeps({**rows[0].signals, "logprob": 9.0, "absent": 1.0})
+    assert not found.rule.keeps({**rows[0].signals, "logprob": 9.0, "veto": 1.0})
+
+
+def test_rows_come_from_the_store(store: SqlStore) -> None:
+    put(store, traffic(40))
+    rows = shadowed.read(store, "calls", None)
+    assert rows.candidate == "small" and rows.rung == "fidelity" and len(rows.rows) == 40
+    assert [row.unit for row in rows.rows] == [f"c{at}" for at in range(40)]
+    assert all(row.differs == row.wrong for row in rows.rows) and any(row.wrong for row in rows.rows)
+    with pytest.raises(EvidenceError, match="no request of the task 'other'"):
+        shadowed.read(store, "other", None)
+
+
+def test_labels_judge_what_differs(store: SqlStore) -> None:
+    written = traffic(40, error=0.5)
+    differing = [answer for answer in written[1] if "wrong" in answer.response["choices"][0]["message"]["content"]]  # type: ignore[index]
+    put(store, judged(written, {answer.id: float(at % 2) for at, answer in enumerate(differing)}))
+    rows = shadowed.read(store, "calls", None)
+    assert rows.rung == "human" and len(rows.rows) == 40
+    assert sum(row.wrong for row in rows.rows) == (len(differing) + 1) // 2 < sum(row.differs for row in rows.rows)
+    with pytest.raises(EvidenceError, match=r"0 of \d+ answers that differ have a label from outcome"):
+        shadowed.read(store, "calls", None, rung="outcome")
+
+
+def test_too_few_labels_are_no_labels(store: SqlStore) -> None:
+    written = traffic(40, error=0.5)
+    put(store, judged(written, {written[1][0].id: 1.0}))
+    assert shadowed.read(store, "calls", None).rung == "fidelity"
