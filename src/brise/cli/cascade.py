@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -111,7 +112,7 @@ def _show(rows: Rows, found: Calibration, promise: Promise, *, is_kept: bool) ->
         if is_kept else "not written (--dry-run)")
 
 
-_WRONG = {"fidelity": "an answer that differs from the hosted model's (fidelity, not correctness)",
+_WRONG: Mapping[str, str] = {"fidelity": "an answer that differs from the hosted model's (fidelity, not correctness)",
           "outcome": "what a program found wrong; answers that are the hosted model's count as right",
           "human": "what people found wrong; answers that are the hosted model's count as right",
           "judge": "what a judge found wrong, uncorrected; answers that are the hosted model's count as right"}
