@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,12 +104,24 @@ def test_a_model_trained_whole_is_a_model_file(
         data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert tune(data, tiny_path, out, "--steps", "2", "--method", "full", "--lr", "0.01") == 0
-    assert f"serve:   brise serve {out}/model.gguf" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"serve:   brise serve {out}/model.gguf" in said and "parity: passed" in said
     before, after = open_checkpoint(tiny_path).weights(), open_checkpoint(out / "model.gguf").weights()
     for old, new in ((before.norm, after.norm), (before.layers[1].attention_norm, after.layers[1].attention_norm)):
         moved = abs(float_rows(new, 0, 1) - float_rows(old, 0, 1))
         assert 0 < moved.max() < 0.05
     assert main(["chat", str(out / "model.gguf"), "hi", "--max-tokens", "2"]) == 0
+
+
+def test_another_file_than_what_was_trained_whole_fails_parity(
+        data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (data, tiny_path, tmp_path / "run", "--steps", "2", "--method", "full", "--lr", "0.05")
+    assert tune(*words, "--parity-rows", "0") == 0
+    assert "parity" not in capsys.readouterr().out
+    shutil.copyfile(tiny_path, tmp_path / "run" / "model.gguf")
+    assert tune(*words, "--resume") == 1
+    said = capsys.readouterr().out
+    assert "parity: FAILED" in said and "mean KL is" in said and "without the adapter" not in said
 
 
 def test_a_dry_run_tells_of_data_and_memory_and_writes_nothing(

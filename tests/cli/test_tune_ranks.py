@@ -22,6 +22,7 @@ from tests.checkpoint.make_gguf import write_tiny
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "brise")
 OPTIONS = ("--threads", "1", "--dtype", "float32", "--batch-size", "8", "--rank", "4", "--save-every", "2")
+HANGS_S = 1800  # the three processes of torchrun take 15 s of CPU, which is minutes of wall time beside ten others
 WEIGHTS = 5e-5  # as in tests/tune/test_spread.py; measured: 1e-6
 
 
@@ -54,7 +55,7 @@ def environment(place: Path) -> dict[str, str]:
 
 def launch(place: Path, out: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*TORCHRUN, *words(place, out, *options)], env=environment(place), capture_output=True,
-                          text=True, timeout=200)
+                          text=True, timeout=HANGS_S)
 
 
 def adapter(place: Path, out: str) -> dict[str, LowRank]:

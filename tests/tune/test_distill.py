@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from brise.models.weights import Placed
-from brise.tune import distill
+from brise.tune import distill, losses
 from brise.tune.distill import Blend, lumped_kl
+from brise.tune.recipe import Direction
 
 ROWS, WIDTH, VOCAB, K = 7, 12, 40, 5
 BLENDS = [Blend(weight, temperature, direction) for weight, temperature, direction in itertools.product(
@@ -51,7 +52,7 @@ def defined(hidden, head, targets, tokens, logprobs, blend: Blend):  # type: ign
 
 @pytest.mark.parametrize("blend", BLENDS, ids=str)
 def test_loss_and_gradients_are_those_of_the_definition(blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "LOGITS", 2 * 3 * VOCAB)  # three rows at a time
+    monkeypatch.setattr(losses, "LOGITS", 2 * 3 * VOCAB)  # three rows at a time
     hidden, head, targets, tokens, logprobs = problem()
     expected = defined(hidden, head, targets, tokens, logprobs, blend)
     expected_grads = torch.autograd.grad(expected, (hidden, head))
@@ -69,7 +70,7 @@ def test_gradcheck(blend: Blend) -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_a_teacher_of_the_whole_vocabulary_has_no_rest(direction: distill.Direction) -> None:
+def test_a_teacher_of_the_whole_vocabulary_has_no_rest(direction: Direction) -> None:
     hidden, head, targets, tokens, logprobs = problem(2, k=VOCAB)
     blend = Blend(direction=direction)
     log_q = (hidden @ head.t()).log_softmax(1).gather(1, tokens)
@@ -82,7 +83,7 @@ def test_a_teacher_of_the_whole_vocabulary_has_no_rest(direction: distill.Direct
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_a_certain_teacher_in_float32_gives_finite_numbers(direction: distill.Direction) -> None:
+def test_a_certain_teacher_in_float32_gives_finite_numbers(direction: Direction) -> None:
     hidden, head, targets, tokens, logprobs = problem(3, sharp=60.0)
     rounded = logprobs.float() + torch.full_like(logprobs, 1e-7).float()  # sums to a hair over 1
     small = hidden.detach().float().requires_grad_()
@@ -93,7 +94,7 @@ def test_a_certain_teacher_in_float32_gives_finite_numbers(direction: distill.Di
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_a_student_that_is_the_teacher_has_nothing_to_learn(direction: distill.Direction) -> None:
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(direction: Direction) -> None:
     hidden, head, targets, _, _ = problem(4)
     logprobs, tokens = (hidden @ head.t()).detach().log_softmax(1).topk(K, dim=1)
     loss = lumped_kl(hidden, Placed((VOCAB, WIDTH), head), targets, tokens, logprobs, Blend(direction=direction))

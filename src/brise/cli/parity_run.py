@@ -55,7 +55,8 @@ def compare(replay: Replay, dataset: Dataset, num_rows: int, tolerance: Toleranc
     rows = _picked(dataset, num_rows)
     faults = templates.check(replay.served_tokens, dataset.held_out_examples or dataset.train_examples, rows,
                              targets=options.targets, as_text=options.as_text or replay.trained_tokens.chat is None)
-    with progress_bar.bar("replaying", 2 * len(rows), "rows") as advance:
+    num_sides = 1 if replay.base is None else 2
+    with progress_bar.bar("replaying", num_sides * len(rows), "rows") as advance:
         return parity.run(replay.adapted, replay.base, rows, template_faults=faults, tolerance=tolerance,
                           num_templates=len({row.place for row in rows}), features_of=features_of,
                           progress=advance)
@@ -74,16 +75,17 @@ def show(report: Report) -> None:
     table = Table(title=f"parity: {'passed' if report.passed else 'FAILED'}", title_justify="left")
     table.add_column("")
     table.add_column("trained and served", justify="right")
-    table.add_column("without the adapter", justify="right")
     limits, quality, base = report.tolerance, report.quality, report.base
-    both = _cells(quality), ["", "", "", ""] if base is None else _cells(base)
+    if base is not None:
+        table.add_column("without the adapter", justify="right")
+    columns = [_cells(each) for each in (quality, base) if each is not None]
     names = (f"mean KL (at most {limits.max_mean_kl:g})", "largest KL",
              f"same likeliest token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
-    for cells in zip(names, *both, strict=True):
+    for cells in zip(names, *columns, strict=True):
         table.add_row(*cells)
-    table.add_row("tokens of answers", str(quality.num_tokens), "")
+    table.add_row("tokens of answers", str(quality.num_tokens))
     table.add_row("conversations with the same tokens",
-                  f"{report.num_templates - len(report.template_faults)} of {report.num_templates}", "")
+                  f"{report.num_templates - len(report.template_faults)} of {report.num_templates}")
     Console(width=100).print(table)
     for failure in report.failures:
         terminal.result(f"- {failure}")

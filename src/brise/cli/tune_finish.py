@@ -14,7 +14,7 @@ from brise.checkpoint.export import plain_format, write_hf
 from brise.checkpoint.gguf_projector import has_own_vision, projector_path, write_projector
 from brise.checkpoint.lineage import Lineage, versions
 from brise.checkpoint.originals import open_original
-from brise.checkpoint.source import Checkpoint
+from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.checkpoint.store import Located
 from brise.checkpoint.transcode import write_mix
 from brise.cli import parity_run, terminal, tune_options, tune_show
@@ -23,7 +23,7 @@ from brise.text.load import Tokens
 from brise.tune import run_folder
 from brise.tune.curve import Curve
 from brise.tune.parity import Report, Tolerance
-from brise.tune.parity_sides import replay_in_memory
+from brise.tune.parity_sides import replay_in_memory, replay_of_written
 from brise.tune.prepare import Dataset
 from brise.tune.run_folder import RunFolder
 from brise.tune.session import End, Session
@@ -54,7 +54,7 @@ def finish(args: argparse.Namespace, done: Finished) -> int:
     made = _made(done)
     if not made.exists():  # a run that had ended already
         _write(done, made)
-    report = _parity(args, done)
+    report = _parity(args, done, made)
     best = done.session.best
     if args.json:
         tune_show.print_event(
@@ -71,14 +71,18 @@ def finish(args: argparse.Namespace, done: Finished) -> int:
     return 0 if report is None or report.passed else 1
 
 
-def _parity(args: argparse.Namespace, done: Finished) -> Report | None:
+def _parity(args: argparse.Namespace, done: Finished, made: Path) -> Report | None:
     """What is served beside what was trained; None where nothing is to be replayed."""
     trainer = done.session.trainer
-    if not args.parity_rows or trainer.recipe.method == "full":
+    if not args.parity_rows:
         return None
     machinery = trainer.machinery
     side = TorchSide(done.checkpoint.config, trainer.trained.weights, TorchOps(machinery.device, machinery.dtype))
-    replay = replay_in_memory(done.checkpoint, side, trainer.trained.low_ranks(), done.tokens, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    if trainer.recipe.method == "full":
+        replay = replay_of_written(open_checkpoint(made), side, done.tokens, threads)
+    else:
+        replay = replay_in_memory(done.checkpoint, side, trainer.trained.low_ranks(), done.tokens, threads)
     options = tune_options.data_options_of(args, done.checkpoint.config.max_context)
     return parity_run.compare(replay, done.dataset, args.parity_rows, Tolerance(), options, machinery.features_of)
 

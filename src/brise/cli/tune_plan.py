@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
+from brise.checkpoint.export import plain_format
+from brise.checkpoint.originals import open_original
 from brise.checkpoint.source import Checkpoint
 from brise.checkpoint.store import Located, Store, locate
 from brise.cli import terminal, tune_images, tune_options, tune_rounds, tune_show
@@ -103,7 +105,7 @@ def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -
     if machinery.device.type == "cuda":
         process, free = 0, torch.cuda.mem_get_info(machinery.device)[0]
         limit = free if limit is None else min(limit, free)
-    proving = _proving(located, asked) if proves and asked.choice.rank else 0
+    proving = _proving(located, asked) if proves else 0
     estimator = Estimator(located.name, checkpoint.config, weights, asked.recipe, machinery, process, proving, limit,
                           asked.longest, asked.images, asked.teaching,
                           _answering(located, asked))
@@ -112,10 +114,16 @@ def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -
 
 
 def _proving(located: Located, asked: Asked) -> int:
-    """What the engine takes at the end, with the adapter and without it, while the trained model is there, too."""
+    """What the engine takes at the end, with the adapter and without it, while the trained model is there, too.
+
+    Of a model that was trained whole: as it was written, and the pages of its file.
+    """
     served, work = _served(located)
-    file = probe.weights_bytes(served.weights, asked.recipe, asked.machinery, "packed")  # read twice, then let go
     scores = 16 * torch_attend.BLOCK_SCORES
+    if not asked.choice.rank:
+        size = 4 if plain_format(open_original(located.path)) == "F32" else 2
+        return 2 * size * sum(trained_sizes(served.weights, asked.recipe)) + scores + _running(served, work)
+    file = probe.weights_bytes(served.weights, asked.recipe, asked.machinery, "packed")  # read twice, then let go
     return file + scores + 2 * work.weights_bytes + _running(served, work)
 
 

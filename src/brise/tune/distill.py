@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from brise.models.weights import Weight
 from brise.ops.torch_weights import handle_of, numbers_of
-from brise.tune.losses import LOGITS
+from brise.tune.losses import in_pieces
 from brise.tune.recipe import Direction
 
 Tensor = torch.Tensor
@@ -61,20 +62,23 @@ class _LumpedKl(torch.autograd.Function):
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
         kind = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), dtype=kind, device=hidden_RD.device)
+        num_rows = len(hidden_RD)
+        hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD), 2)  # a second array of them lies beside the logits
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
-        step = max(1, LOGITS // 2 // len(head_VD))  # a second array of them lies beside the logits
         compute_VD = head_VD.to(hidden_RD.dtype)
-        for first in range(0, len(hidden_RD), step):
-            rows = slice(first, first + step)
+        for rows in pieces:
+            targets = targets_R[rows]
             logits_RV = (hidden_RD[rows] @ compute_VD.t()).to(kind)
-            part, slope_RV = _blended(logits_RV, targets_R[rows], tokens_RK[rows], logprobs_RK[rows].to(kind), blend)
+            part, slope_RV = _blended(logits_RV[:len(targets)], targets, tokens_RK[rows], logprobs_RK[rows].to(kind),
+                                      blend)
             loss += part
-            slope_RV = slope_RV.to(hidden_RD.dtype)
+            slope_RV = functional.pad(slope_RV.to(hidden_RD.dtype), (0, 0, 0, len(logits_RV) - len(targets)))
             if grad_RD is not None:
                 grad_RD[rows] = slope_RV @ compute_VD
             if grad_VD is not None:
                 grad_VD += (slope_RV.t() @ hidden_RD[rows]).to(grad_VD.dtype)
+        grad_RD = None if grad_RD is None else grad_RD[:num_rows]
         ctx.save_for_backward(grad_RD, grad_VD)
         return loss
 

@@ -27,6 +27,17 @@ def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor) -> Tensor:
     return loss
 
 
+def in_pieces(hidden_RD: Tensor, vocab_size: int, num_arrays: int = 1) -> tuple[Tensor, list[slice]]:
+    """Rows few enough for `num_arrays` of their logits at one time, in whole tiles: the rows come filled up to one.
+
+    A slice of the last piece reaches over what lies beside the rows that were given, such as their targets."""
+    step = max(1, LOGITS // num_arrays // vocab_size)
+    if step > TILE:
+        step -= step % TILE
+        hidden_RD = functional.pad(hidden_RD, (0, 0, 0, -len(hidden_RD) % TILE))
+    return hidden_RD, [slice(first, first + step) for first in range(0, len(hidden_RD), step)]
+
+
 class _CrossEntropy(torch.autograd.Function):
     """The gradient by hidden states is made in the forward pass, while the logits are there.
 
@@ -39,17 +50,15 @@ class _CrossEntropy(torch.autograd.Function):
         wants_hidden, wants_head, _ = ctx.needs_input_grad
         precision = torch.promote_types(hidden_RD.dtype, torch.float32)
         loss = torch.zeros((), dtype=precision, device=hidden_RD.device)
-        num_rows, step = len(hidden_RD), max(1, LOGITS // len(head_VD))
-        if step > TILE:  # whole tiles, see packing.TILE
-            step -= step % TILE
-            hidden_RD = functional.pad(hidden_RD, (0, 0, 0, -num_rows % TILE))
+        num_rows = len(hidden_RD)
+        hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD))
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
         compute_VD = head_VD.to(hidden_RD.dtype)
-        products = hidden_RD.new_empty(min(step, len(hidden_RD)), len(head_VD))
+        products = hidden_RD.new_empty(max((len(hidden_RD[rows]) for rows in pieces), default=0), len(head_VD))
         numbers = products if products.dtype == precision else products.new_empty(products.shape, dtype=precision)
-        for first in range(0, len(hidden_RD), step):
-            own_RD, places = hidden_RD[first:first + step], targets_R[first:first + step, None]
+        for rows in pieces:
+            own_RD, places = hidden_RD[rows], targets_R[rows, None]
             products_RV, z_RV = products[:len(own_RD)], numbers[:len(own_RD)]
             torch.mm(own_RD, compute_VD.t(), out=products_RV)
             if numbers is not products:
@@ -61,7 +70,7 @@ class _CrossEntropy(torch.autograd.Function):
             z_RV[len(places):] = 0  # what fills the tile
             slope_RV = z_RV if numbers is products else products_RV.copy_(z_RV)
             if grad_RD is not None:
-                torch.mm(slope_RV, compute_VD, out=grad_RD[first:first + step])
+                torch.mm(slope_RV, compute_VD, out=grad_RD[rows])
             if grad_VD is not None:
                 grad_VD += (slope_RV.t() @ own_RD).to(grad_VD.dtype)
         grad_RD = None if grad_RD is None else grad_RD[:num_rows]

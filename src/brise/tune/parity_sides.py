@@ -23,11 +23,11 @@ from brise.tune.trained_side import TorchSide
 
 @dataclass(frozen=True)
 class Replay:
-    """What is compared: with the adapter and without it; `served` encodes conversations as the server does."""
+    """What is compared: with the adapter and, if there is one, without it; conversations are encoded by both."""
 
     config: Config
     adapted: Pair
-    base: Pair
+    base: Pair | None
     trained_tokens: Tokens
     served_tokens: Tokens
 
@@ -64,6 +64,14 @@ def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowR
     checkpoint.forget()
     without = replace(trained, weights=place(trained.weights, bare))
     return Replay(config, Pair(trained, own.with_adapter(low_ranks)), Pair(without, own), tokens, tokens)
+
+
+def replay_of_written(written: Checkpoint, trained: TorchSide, tokens: Tokens, threads: int) -> Replay:
+    """A model that was trained whole, as it lies in the trainer, and the file that was made of it by the engine."""
+    backend = NativeBackend(threads)
+    served = NativeSide.of(backend, written.config, place(written.weights(), backend.place))
+    written.forget()
+    return Replay(trained.config, Pair(trained, served), None, tokens, tokens_for(written))
 
 
 def on_tensors(low_rank: LowRank) -> LowRank:

@@ -20,7 +20,7 @@ from brise.ops.native import PAGE_SIZE, NativeBackend, NativeRunner, packed_page
 from brise.tune.example import Row
 
 GROUP_TOKENS = 2048  # tokens of several rows that go through a model together
-LOGITS = 1 << 23  # numbers of logits at a time
+LOGITS = 1 << 21  # numbers of logits at a time: comparing two models makes a dozen arrays of so many
 
 
 class Side(Protocol):
