@@ -56,8 +56,8 @@ def test_without_content_it_is_the_same_without_bodies(store: SqlStore) -> None:
     store.add([FULL, exchange("b", at_s=2000.0)])
     bare = replace(FULL, request=None, response=None)
     assert next(store.exchanges(Query(content=False))) == bare
-    assert list(store.exchanges(Query(content=False, text="grüsse"))) == []
-    assert list(store.exchanges(Query(content=False, text="grüße"))) == [bare]
+    assert list(store.exchanges(Query(content=False, text="grüner"))) == []
+    assert list(store.exchanges(Query(content=False, text="GRÜSSE"))) == [bare]
 
 
 @pytest.mark.parametrize(("query", "expected"), [

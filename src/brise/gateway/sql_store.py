@@ -150,9 +150,10 @@ class SqlStore:
             with self._database.transaction() as transaction:
                 ids = [row[0] for row in transaction.rows(
                     "SELECT id FROM exchanges WHERE at_s < ? ORDER BY at_s LIMIT ?", (before_s, EXPIRED_AT_ONCE))]
-                for table in ("answers", "labels", "pending", "threads"):
+                for table in ("answers", "labels", "pending", "threads") if ids else ():
                     transaction.run(f"DELETE FROM {table} WHERE exchange IN ({_marks(ids)})", ids)
-                transaction.run(f"DELETE FROM exchanges WHERE id IN ({_marks(ids)})", ids)
+                if ids:
+                    transaction.run(f"DELETE FROM exchanges WHERE id IN ({_marks(ids)})", ids)
             deleted += len(ids)
             if len(ids) < EXPIRED_AT_ONCE:
                 break

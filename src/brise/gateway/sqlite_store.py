@@ -58,7 +58,8 @@ class SqliteDatabase:
     def purge(self, table: str) -> None:
         """Deleted content was overwritten (`secure_delete`); here the log with older pages is cut, and the file too."""
         with self._errors(), self._writing:
-            self._writer.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+            # `execute` would step once, and each step frees one page.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
