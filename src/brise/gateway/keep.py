@@ -7,10 +7,13 @@ nothing to wait for: a stream is passed on as it is written, and other answers a
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import TextIO
 
 from starlette.types import Send
 
@@ -36,9 +39,11 @@ STREAM_HEADERS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"
 class SmallModel:
     """Implements parts.Small. `watch` is told of every answer, kept or not."""
 
-    def __init__(self, local: LocalModels, follower: Follower, watch: Watch,
-                 clock: Callable[[], float] = time.time, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, local: LocalModels, follower: Follower, watch: Watch, clock: Callable[[], float] = time.time,
+                 now: Callable[[], float] = time.monotonic, log: TextIO | None = None) -> None:
         self._local, self._follower, self._watch, self._clock, self._now = local, follower, watch, clock, now
+        self._log = log or sys.stderr
+        self.refused = Counter[tuple[str, str]]()  # task and reason: the small model could not be asked
         self._coverage: tuple[str, Floats] | None = None  # of the rule that was used last
 
     async def answer(self, asked: Asked, decision: Decision, send: Send) -> Served | Escalated:
@@ -51,9 +56,17 @@ class SmallModel:
             if state.rule is None and asked.streams:
                 return await self._stream(state, asked, send)
             found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
-        except RequestError:  # no small model could: the hosted one may, or says what is wrong with the request
+        except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
+            self._refuse(state, error)
             return Escalated()
         return await self._judge(state, asked, asked.fields, found, send)
+
+    def _refuse(self, state: TaskState, error: RequestError) -> None:
+        """Written to the log once: a model that is not served here would refuse every request."""
+        if not self.refused[state.task, error.code]:
+            print(f"brise: task {state.task!r}: the small model {state.candidate!r} could not answer, so the hosted "
+                  f"one does: {error.args[0]}", file=self._log, flush=True)
+        self.refused[state.task, error.code] += 1
 
     async def _judge(self, state: TaskState, asked: Asked, fields: Body, found: LocalAnswer,
                      send: Send) -> Served | Escalated:
