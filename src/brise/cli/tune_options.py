@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from brise.cli import chat_options, memory_options, tune_rounds, tune_teacher
+from brise.cli import chat_options, memory_options, tune_endpoint, tune_rounds, tune_teacher
 from brise.models.adapters import MODULES
 from brise.tune.prepare import DataOptions
 from brise.tune.read_rows import Columns
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
     tune_teacher.add_arguments(parser)
     tune_rounds.add_arguments(parser)
+    tune_endpoint.add_arguments(parser)
     add_data(parser)
 
 

@@ -18,6 +18,7 @@ from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.checkpoint.store import Located, Store, locate
 from brise.cli import (
     terminal,
+    tune_endpoint,
     tune_finish,
     tune_images,
     tune_lesson,
@@ -82,8 +83,9 @@ class Desk:
         threads = _threads(args, found, self.company.local_count)
         torch.set_num_threads(threads)
         self.tokens = tokens_for(checkpoint)
-        dataset = prepare(args.data, self.tokens, tune_options.data_options_of(args, checkpoint.config.max_context),
-                          images=tune_images.settings_of(checkpoint))
+        data, options = tune_endpoint.rows(
+            args, _out(args), tune_options.data_options_of(args, checkpoint.config.max_context))
+        dataset = prepare(data, self.tokens, options, images=tune_images.settings_of(checkpoint))
         _say_data(args, dataset)
         asked = tune_plan.ask(args, checkpoint, dataset, found)
         self.company.check(args, asked.recipe)
@@ -170,7 +172,7 @@ def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan, proc
             "batch_tokens": plan.choice.num_tokens, "checkpointing": plan.choice.checkpointing,
             "dtype": str(asked.machinery.dtype).removeprefix("torch."), "device": str(asked.machinery.device),
             "threads": torch.get_num_threads(), "eval_rows": args.eval_rows, **tune_teacher.settings_of(args),
-            **tune_rounds.settings_of(tune_rounds.plan_of(args)), **spread}
+            **tune_endpoint.settings_of(args), **tune_rounds.settings_of(tune_rounds.plan_of(args)), **spread}
 
 
 def _train(args: argparse.Namespace, desk: Desk, decided: Decided) -> int:

@@ -78,7 +78,7 @@ class EndpointAnswerer:
         """Refuses what cannot be sent before anything is."""
         for example in examples:
             for message in example.prompt:
-                _sent(message, example.place)
+                sent(message, example.place)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="brise-eval-endpoint", daemon=True)
         self._thread.start()
@@ -124,7 +124,7 @@ class EndpointAnswerer:
 
     def _body(self, example: Example) -> dict[str, object]:
         body: dict[str, object] = {
-            "model": self._endpoint.model, "messages": [_sent(message, example.place) for message in example.prompt],
+            "model": self._endpoint.model, "messages": [sent(message, example.place) for message in example.prompt],
             "temperature": 0, "max_tokens": self._asked.max_tokens}
         if example.tools:
             body["tools"] = [dict(tool) for tool in example.tools]
@@ -157,7 +157,7 @@ class _Busy:
     wait_s: float | None = None
 
 
-def _sent(message: Message, place: str) -> dict[str, object]:
+def sent(message: Message, place: str) -> dict[str, object]:
     """The message in OpenAI's form; UnsupportedError for what it has no form for."""
     sent: dict[str, object] = {**message}
     if not isinstance(message["content"], str):

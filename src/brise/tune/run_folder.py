@@ -5,6 +5,7 @@
     checkpoints/step-00000120/
         tensors.safetensors             what is trained, and the optimiser's moments
         state.json                      {"format": 1, "step", "sha256" of the tensors, "state": the trainer's own}
+    asked/                              what a teacher behind an API answered, before there was a run
     .lock                               held while a run is on
 
 A checkpoint appears whole or not at all; older ones go only when it is there. Lines of the log after the step of the
@@ -35,8 +36,8 @@ from brise.errors import CheckpointError, OutputError
 from brise.models.weights import Array
 
 FORMAT = 1
-RUN, LOG, CHECKPOINTS, TENSORS, STATE, LOCK = (
-    "run.json", "log.jsonl", "checkpoints", "tensors.safetensors", "state.json", ".lock")
+RUN, LOG, CHECKPOINTS, TENSORS, STATE, LOCK, ASKED = (
+    "run.json", "log.jsonl", "checkpoints", "tensors.safetensors", "state.json", ".lock", "asked")
 _STEP = re.compile(r"step-(\d{8})")
 _REMOVED = ".removed"
 _MAX_LOG_LINE = 1 << 16
@@ -149,7 +150,7 @@ def create(path: Path, identity: Identity, *, num_kept: int = 2) -> RunFolder:
             raise OutputError(f"there is a run in {str(path)!r} already",
                               hint="go on with it (--resume), or give another folder (--out)")
         if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - {
-                LOCK, CHECKPOINTS, f".{RUN}.part"}):
+                LOCK, CHECKPOINTS, ASKED, f".{RUN}.part"}):
             raise OutputError(f"{str(path)!r} is there already", hint="remove it first, or give another name")
         path.mkdir(exist_ok=True)
         lock = _locked(path)
