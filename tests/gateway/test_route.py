@@ -48,12 +48,12 @@ def test_other_kinds_of_requests_go_to_the_hosted_one() -> None:
 
 
 def test_a_share_holds_what_a_smaller_one_held() -> None:
-    texts = [f"request {number}" for number in range(4000)]
+    texts = [f"request {number}" for number in range(1500)]
     small = {share: {text for text in texts if route.decide(state(share=share), asked(text), NOW_S).is_small}
              for share in (0.01, 0.1, 0.5, 1.0)}
     assert small[0.01] < small[0.1] < small[0.5] < small[1.0] == set(texts)
     for share, found in small.items():
-        assert abs(len(found) / 4000 - share) < 0.03
+        assert abs(len(found) / 1500 - share) < 0.03
 
 
 def test_a_conversation_stays_on_one_side() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brise.errors import StoreError
 from brise.gateway import switch
@@ -102,3 +104,40 @@ def test_a_line_that_cannot_be_read_is_named() -> None:
         state_after(("switch", switched()), ("audit", audit(-3.0)))
     with pytest.raises(StoreError, match="line 1 of the ledger, 'switch'"):
         state_after(("switch", {"task": "calls"}))
+
+
+def test_two_gateways_may_write_the_same_line() -> None:
+    auto = [("switch", switched(share=0.01, auto=True)), *audits(30, 0.0)]
+    action = due(state_after(*auto), 0.0)
+    assert action is not None
+    step = (action.kind, dict(action.body))
+    twice = state_after(*auto, step, *audits(5, 0.0), step)
+    assert twice.share == 0.1 and twice.tally.count == 5, "the second one changes nothing"
+    begun_anew = state_after(*auto, ("back", {"task": "calls", "reason": "enough", "by": "user"}),
+                             ("switch", switched(share=0.01)), step)
+    assert begun_anew.share == 0.01
+
+
+LINES = st.one_of(
+    st.builds(lambda d, p: ("audit", audit(d, probability=p)), st.sampled_from([-1.0, -0.5, 0.0, 1.0]),
+              st.sampled_from([0.05, 0.5, 1.0])),
+    st.sampled_from([("step", {"task": "calls", "share": share, "reason": "", "by": "user"})
+                     for share in switch.SHARES]),
+    st.sampled_from([(kind, {"task": "calls", "reason": kind, "by": "gateway"})
+                     for kind in ("raise", "tighten", "back", "void", "unheard of")]),
+    st.just(("switch", switched())))
+
+
+@given(st.lists(LINES, max_size=60))
+def test_whatever_the_lines_are_what_ended_stays_ended_and_probabilities_are_some(
+        lines: list[tuple[str, dict[str, Any]]]) -> None:
+    ledger = Lines()
+    ledger.append("switch", switched())
+    state, ended = fold(ledger.ledger()), False
+    for kind, body in lines:
+        state = switch.after(state, ledger.append(kind, body))
+        task = state.tasks["calls"]
+        ended = kind != "switch" and (ended or kind in ("back", "void"))
+        assert (task.ended is not None) is ended and 0 < task.audit_probability <= 1
+        assert not (task.is_on and task.alarm.rings) and (due(task, 0.0) is None or not ended)
+    assert fold(ledger.ledger()) == state

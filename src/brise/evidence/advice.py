@@ -95,7 +95,7 @@ def _switched(facts: Facts) -> Advice | None:
                                  "model, the machine included."), "brise switch --back")
     if state.share < 1:
         return Advice("keep", f"Go on: the small model answers {figures.percent(state.share, 0)}, and may answer more",
-                      tuple(reasons), "brise switch --up")
+                      tuple(reasons), "brise switch TASK --share")
     return Advice("keep", "The small model has taken over, and it holds", tuple(reasons))
 
 

@@ -20,7 +20,7 @@ from brise.gateway.asked import Asked
 from brise.gateway.follow import Follower
 from brise.gateway.records import Answer, Exchange
 from brise.gateway.route import draw
-from brise.gateway.switch import Action, TaskState
+from brise.gateway.switch import Action, TaskState, said
 
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
@@ -124,8 +124,8 @@ def other_teacher(state: TaskState, exchange: Exchange) -> Action | None:
     teacher = " ".join(part for part in (exchange.served_by, exchange.fingerprint) if part)
     if not state.is_on or state.warrant is None or not state.warrant.teachers or teacher in state.warrant.teachers:
         return None
-    return Action("void", {"task": state.task, "by": "gateway", "reason": f"the hosted model is {teacher!r}, the "
-                           f"certificate was made with {', '.join(map(repr, state.warrant.teachers))}"})
+    return Action("void", said(state) | {"reason": f"the hosted model is {teacher!r}, the certificate was made with "
+                                                   f"{', '.join(map(repr, state.warrant.teachers))}"})
 
 
 def scorer_of(state: TaskState | None) -> str:

@@ -14,7 +14,7 @@ from brise.gateway.asked import Asked
 from brise.gateway.follow import Follower
 from brise.gateway.parts import Decision
 from brise.gateway.records import Body
-from brise.gateway.switch import Action, TaskState
+from brise.gateway.switch import Action, TaskState, said
 
 MAX_CONTEXTS = 16  # without a certificate, that are written down for one switch
 
@@ -93,5 +93,5 @@ def _unproven(state: TaskState, labels: Mapping[str, str], fields: Body) -> str 
 def _noted(state: TaskState, context: str) -> Action | None:
     if context in state.warned or len(state.warned) >= MAX_CONTEXTS:
         return None
-    return Action("context", {"task": state.task, "context": context, "by": "gateway",
-                              "reason": "the certificate is not of this system prompt and these tools"})
+    return Action("context", said(state) | {
+        "context": context, "reason": "the certificate is not of this system prompt and these tools"})

@@ -151,7 +151,7 @@ def due(state: TaskState, now_s: float) -> Action | None:
     """What follows from the state and is not written down yet. Two gateways may both write it: once is enough."""
     if state.ended is not None:
         return None
-    about: dict[str, Any] = {"task": state.task, "by": "gateway", "evidence": min(state.alarm.evidence, 1e300)}
+    about = said(state) | {"evidence": min(state.alarm.evidence, 1e300)}
     if state.alarm.rings:
         return Action("back", about | {"reason": f"alarm: the evidence that answers are worse than tolerated reached "
                                                  f"{state.alarm.evidence:.0f}"})
@@ -160,9 +160,15 @@ def due(state: TaskState, now_s: float) -> Action | None:
     if state.alarm.evidence >= CAUTION and not state.is_tight:
         return Action("tighten", about | {"reason": f"the evidence of harm reached {state.alarm.evidence:.0f}"})
     if state.is_auto and state.why_not_up() is None and (share := state.next_share()) is not None:
-        return Action("step", about | {"share": share, "reason": f"{state.tally.count} audits with a mean of "
-                                                                 f"{100 * state.tally.mean:+.1f} points"})
+        mean = f"{100 * state.tally.mean:+.1f} points"
+        return Action("step", about | {"share": share, "from": state.share,
+                                       "reason": f"{state.tally.count} audits with a mean of {mean}"})
     return None
+
+
+def said(state: TaskState) -> dict[str, Any]:
+    """What a gateway's line says of itself. It means this switch: one that comes when that has ended does nothing."""
+    return {"task": state.task, "switch": state.number, "by": "gateway"}
 
 
 def _after(switches: Switches, entry: Entry) -> Switches:
@@ -176,6 +182,8 @@ def _after(switches: Switches, entry: Entry) -> Switches:
     state = switches.tasks.get(str(body["task"])) if entry.kind in _CHANGES else None
     if state is None or state.ended is not None or body.get("switch", state.number) != state.number:
         return switches  # an audit may come when the switch that it is of has ended
+    if body.get("from", state.share) != state.share:
+        return switches  # another gateway took the same step, or a user another one
     return _with(switches, _changed(state, entry.kind, body))
 
 
@@ -217,6 +225,8 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
 
 
 def _audited(state: TaskState, difference: float, probability: float) -> TaskState:
+    if state.alarm.rings:  # it has been decided; what was under way then changes nothing
+        return state
     alarm = state.alarm.after(difference)
     left = state.raised_left
     if left:

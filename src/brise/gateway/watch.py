@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from brise.gateway.rule import Baseline, Rule
-from brise.gateway.switch import Action, TaskState
+from brise.gateway.switch import Action, TaskState, said
 
 BLOCK = 200  # answers; blocks do not overlap
 # So unlikely is a false sign from one block and one test: of 1,000 answers a day, one in some years.
@@ -49,7 +49,7 @@ class Watch:
             return None
         sign = next(signs(state.rule, block), None)
         block.clear()
-        return None if sign is None else Action("raise", {"task": state.task, "by": "gateway", "reason": sign})
+        return None if sign is None else Action("raise", said(state) | {"reason": sign})
 
 
 def signs(rule: Rule, block: Sequence[Seen] | deque[Seen]) -> Iterator[str]:
