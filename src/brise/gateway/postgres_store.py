@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
@@ -32,7 +31,11 @@ class PostgresDatabase:
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._reader: psycopg.Connection[tuple[object, ...]] | None = None
         self._writer: psycopg.Connection[tuple[object, ...]] | None = None
-        self._prepare(tables)
+        try:
+            self._prepare(tables)
+        except BaseException:
+            self.close()
+            raise
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
         with self._reading, self._errors():
@@ -113,11 +116,8 @@ class PostgresTransaction:
 
 def without_password(url: str) -> str:
     """A URL to be shown."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    shown = f"{user.partition(':')[0]}{at}{host}"
-    query = re.sub(r"(?i)((?:^|&)(?:password|sslpassword)=)[^&]*", r"\1...", parts.query)
-    return urlunsplit(parts._replace(netloc=shown, query=query))
+    without = re.sub(r"(://[^/?#:]*):[^/?#]*@", r"\1@", url)
+    return re.sub(r"(?i)([?&](?:ssl)?password=)[^&#]*", r"\1...", without)
 
 
 def _statement(sql: str) -> str:

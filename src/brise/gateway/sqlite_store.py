@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from brise.errors import StoreError
@@ -20,6 +20,8 @@ from brise.gateway.database import Row
 from brise.gateway.schema import VERSION
 
 BUSY_S = 5.0  # how long another process's transaction is waited for; ours take milliseconds
+SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
+            "trusted_schema = OFF")
 FREED_PAGES = 20_000  # given back to the disk after a deletion: 80 MB at most, so that nobody waits for long
 
 
@@ -30,11 +32,12 @@ class SqliteDatabase:
         self.place = str(path)
         self._busy_s = busy_s
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with self._errors():
+        with self._errors(), ExitStack() as opened:
             _make_private(path)
-            self._writer = self._connect(path)
-            self._reader = self._connect(path)
+            self._writer = opened.enter_context(closing(self._connect(path)))
+            self._reader = opened.enter_context(closing(self._connect(path)))
             self._prepare(tables)
+            opened.pop_all()  # all is well: they stay open
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
         with self._errors(), self._reading:
@@ -69,9 +72,12 @@ class SqliteDatabase:
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
-        for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
-                        "trusted_schema = OFF"):
-            connection.execute(f"PRAGMA {setting}").fetchall()
+        try:
+            for setting in SETTINGS:
+                connection.execute(f"PRAGMA {setting}").fetchall()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare(self, tables: Sequence[str]) -> None:

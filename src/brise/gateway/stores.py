@@ -41,8 +41,12 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
         raise StoreError(f"there is no store at {str(path)!r}",
                          hint="brise serve --upstream URL makes it and fills it; or brise log import FILE")
     master = load_or_create_master_key(folder)
-    keys = KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master)
-    return SqlStore(SqliteDatabase(path, TABLES), keys)
+    database = SqliteDatabase(path, TABLES)
+    try:
+        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master))
+    except BaseException:
+        database.close()
+        raise
 
 
 def _postgres(url: str, master: bytes) -> SqlStore:
