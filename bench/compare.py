@@ -15,15 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 
 from brise.checkpoint.gguf import GgufFile, open_gguf
 from brise.cli.bench_runs import cold_start
 from limits import Limits, Machine
+from measured import Worker
 
 FOLDER = Path(__file__).parent
 CALM = 0.9
@@ -55,39 +55,6 @@ class Row:
     num_disturbed: int
     of: str = ""
     shares: dict[str, float] = field(default_factory=dict)
-
-
-class Worker:
-    """A measured process that is up and waits for commands."""
-
-    def __init__(self, command: Iterable[str]) -> None:
-        self._process = subprocess.Popen(list(command), text=True, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE)
-        self.version = str(self._answer()["version"])  # its hello: the model is loaded
-
-    def rate(self, command: str) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        times = self._answer()
-        return times["tokens"] / times["seconds"]
-
-    def _answer(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"compare: error: a worker died, status {self._process.wait()}")
-        answer: dict[str, float] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def main() -> int:
@@ -149,8 +116,13 @@ def _commands(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _rate(worker: Worker, command: str) -> Callable[[], float]:
-    worker.rate(command)  # the first run of a shape touches its memory
-    return lambda: worker.rate(command)
+    worker.ask(command)  # the first run of a shape touches its memory
+
+    def rate() -> float:
+        times = worker.ask(command)
+        return float(times["tokens"]) / float(times["seconds"])
+
+    return rate
 
 
 def _alternate(options: argparse.Namespace, machine: Machine, name: str,

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -24,37 +23,11 @@ from typing import Any
 
 import tune_work
 from limits import Machine
+from measured import Worker
 
 FOLDER = Path(__file__).parent
 CALM = 0.9
 NAMES = ("brise", "peft")
-
-
-class Worker:
-    """A trainer that is loaded and waits to be told how many steps to do."""
-
-    def __init__(self, command: Iterable[str]) -> None:
-        self._process = subprocess.Popen(list(command), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.hello = self._answer()
-
-    def train(self, steps: int) -> Mapping[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> Mapping[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"tune_peft: error: a worker died, status {self._process.wait()}")
-        found: Mapping[str, Any] = json.loads(line)
-        return found
 
 
 @dataclass
@@ -89,20 +62,19 @@ def main() -> int:
         rows = tune_work.render(given.model, given.data, given.rows, system)
         tune_work.write(work, rows, windows * given.steps, given.batch, given.seed)
         base = [str(given.model), str(work), "--threads", str(given.threads)]
-        workers = {"brise": Worker([sys.executable, str(FOLDER / "worker_tune.py"), *base, *given.brise.split()]),
-                   "peft": Worker([sys.executable, str(FOLDER / "worker_peft.py"), *base])}
         series = {name: Series() for name in NAMES}
-        for number in range(windows):
-            for name in NAMES:
-                before = machine.calm()
-                series[name].windows.append(workers[name].train(given.steps))
-                series[name].calm.append(min(before, machine.calm()) >= CALM)
-                _note(number, windows, name, series[name])
-        for worker in workers.values():
-            worker.end()
+        with (Worker([sys.executable, str(FOLDER / "worker_tune.py"), *base, *given.brise.split()]) as ours,
+              Worker([sys.executable, str(FOLDER / "worker_peft.py"), *base]) as peers):
+            workers = {"brise": ours, "peft": peers}
+            for number in range(windows):
+                for name in NAMES:
+                    before = machine.calm()
+                    series[name].windows.append(workers[name].ask(str(given.steps)))
+                    series[name].calm.append(min(before, machine.calm()) >= CALM)
+                    _note(number, windows, name, series[name])
     report = _report(series)
     sys.stdout.write(_table(report) + "\n" + json.dumps(
-        report | {"versions": {name: workers[name].hello["version"] for name in NAMES}, "batch": given.batch,
+        report | {"versions": {name: workers[name].version for name in NAMES}, "batch": given.batch,
                   "mean_tokens": sum(len(tokens) for tokens, _ in rows) / len(rows), "threads": given.threads,
                   "losses": {name: series[name].losses for name in NAMES}}) + "\n")
     return 0

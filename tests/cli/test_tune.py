@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from brise.cli.main import main
 from brise.quant.rows import float_rows
 from brise.tune import run_folder
 from tests.checkpoint.make_gguf import write_tiny
+from tests.cli.interrupted import interrupted
 
 
 @pytest.fixture
@@ -165,18 +163,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, tiny_path: Path, tmp_pat
     out = tmp_path / "run"
     words = ["tune", str(data), "--model", str(tiny_path), "--out", str(out), "--threads", "1", "--steps", "100000",
              "--json", "--dtype", "float32"]
-    with subprocess.Popen([sys.executable, "-m", "brise", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            if json.loads(line)["event"] == "step":
-                break
-        os.kill(process.pid, signal.SIGINT)
-        rest, said = process.communicate()
-    assert process.returncode == 130 and "--resume" in said
-    last = events(rest)[-1]
-    assert last["event"] == "interrupted"
-    assert (out / "checkpoints" / f"step-{last['step']:08}").is_dir()
+    ended = interrupted([sys.executable, "-m", "brise", *words])
+    assert ended.status == 130 and ended.last["event"] == "interrupted" and "--resume" in ended.said
+    assert (out / "checkpoints" / f"step-{ended.last['step']:08}").is_dir()
 
 
 @pytest.mark.parametrize(("options", "named"), [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from brise.cli.main import main
 from brise.models.weights import LowRank
 from brise.tune import run_folder
 from tests.checkpoint.make_gguf import write_tiny
+from tests.cli.interrupted import interrupted
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "brise")
 OPTIONS = ("--threads", "1", "--dtype", "float32", "--batch-size", "8", "--rank", "4", "--save-every", "2")
@@ -101,15 +101,7 @@ def test_what_ranks_cannot_do_is_said_once(place: Path) -> None:
 
 def test_ctrl_c_stops_all_ranks_behind_a_checkpoint(place: Path) -> None:
     command = [*TORCHRUN, *words(place, "long", "--steps", "100000", "--json")]
-    with subprocess.Popen(command, env=environment(place), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            if json.loads(line)["event"] == "step":
-                break
-        os.kill(process.pid, signal.SIGINT)
-        rest, said = process.communicate()
-    last = json.loads(rest.splitlines()[-1])
-    assert process.returncode != 0 and last["event"] == "interrupted" and "--resume" in said
-    assert (place / "long" / "checkpoints" / f"step-{last['step']:08}").is_dir()
-    assert "terminate called" not in said
+    ended = interrupted(command, environment(place))
+    assert ended.status != 0 and ended.last["event"] == "interrupted" and "--resume" in ended.said
+    assert (place / "long" / "checkpoints" / f"step-{ended.last['step']:08}").is_dir()
+    assert "terminate called" not in ended.said
