@@ -67,13 +67,19 @@ def test_rows_of_one_session_must_be_fed_as_one_unit() -> None:
 def test_wealth_is_the_product_written_out(units: list[float], delta: float) -> None:
     expected = [math.fsum(math.prod(1 + min(stake, 1 / (1 - delta)) * (d + delta) for d in units[:n])
                           for stake in gate.STAKES) / len(gate.STAKES) for n in range(1, len(units) + 1)]
-    np.testing.assert_allclose(gate.wealth(np.array(units), delta), expected, rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(gate.wealth(np.array(units), delta), expected, rtol=1e-13, atol=1e-300)
 
 
 @given(DIFFERENCES, st.floats(0.001, 0.5))
 def test_a_concordant_pair_never_lowers_the_wealth(units: list[float], delta: float) -> None:
     before, after = gate.wealth(np.array([*units, 0.0]), delta)[-2:]
     assert after >= before * (1 - 1e-12)
+
+
+@given(DIFFERENCES, st.integers(0, 79), st.floats(0, 0.5))
+def test_a_better_answer_never_lowers_the_wealth(units: list[float], at: int, delta: float) -> None:
+    better = [min(d + 0.5, 1.0) if index == at else d for index, d in enumerate(units)]
+    assert (gate.wealth(np.array(better), delta) >= gate.wealth(np.array(units), delta) * (1 - 1e-12)).all()
 
 
 @given(DIFFERENCES, DIFFERENCES)

@@ -33,6 +33,25 @@ def test_tango_is_the_score_test_inverted(b: int, c: int, n: int) -> None:
     assert interval.estimate == (b - c) / n
 
 
+# By scipy 1.17.1: the nuisance rate by optimize.minimize_scalar on the likelihood, the ends by optimize.brentq.
+@pytest.mark.parametrize(("b", "c", "n", "low", "high"), [
+    (8, 12, 100, -0.13277495, 0.05072068), (0, 5, 60, -0.18068942, -0.01814716), (20, 3, 50, 0.16719317, 0.49659666),
+    (1, 1, 40, -0.10804975, 0.10804975), (30, 30, 80, -0.18678443, 0.18678443),
+    (86, 150, 1600, -0.05899803, -0.02136156), (16, 9, 94, -0.03130144, 0.18154586),
+    (107, 107, 2141, -0.01348724, 0.01348724)])
+def test_tango_equals_scipys_solution(b: int, c: int, n: int, low: float, high: float) -> None:
+    interval = intervals.tango(b, c, n)
+    assert interval.low == pytest.approx(low, abs=2e-8) and interval.high == pytest.approx(high, abs=2e-8)
+
+
+# Figures that others published of R's PropCIs::scoreci.mp(c, b, n), to the digits that they gave.
+@pytest.mark.parametrize(("b", "c", "n", "confidence", "low", "high"), [
+    (28, 25, 618, 0.9, -0.0148, 0.0247), (20, 60, 1000, 0.95, -0.0584, -0.0231), (48, 41, 549, 0.9, -0.0157, 0.0414)])
+def test_tango_equals_propcis(b: int, c: int, n: int, confidence: float, low: float, high: float) -> None:
+    interval = intervals.tango(b, c, n, confidence)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
+
+
 def test_tango_covers_a_planted_difference() -> None:
     units = differences(np.random.default_rng(1), 2000, 150, 0.12, -0.03)
     wins, losses = (units > 0).sum(axis=1), (units < 0).sum(axis=1)

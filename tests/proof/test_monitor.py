@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brise.errors import EvidenceError
-from brise.proof import labels, monitor
+from brise.proof import gate, labels, monitor
 from brise.proof.monitor import Alarm
 from tests.proof.planted import differences, three_standard_errors
 
@@ -62,6 +62,20 @@ def test_a_biased_judge_is_corrected_by_few_humans() -> None:
     assert abs(bias) < 0.004 and covered > 0.92 and naive > 0.03
 
 
+def test_a_test_on_corrected_opinions_keeps_its_promise_and_has_power() -> None:
+    rng, runs, share = np.random.default_rng(5), 200, 0.3
+    bound, promoted = labels.corrected_bound(share), {-0.05: 0, 0.05: 0}
+    for effect in promoted:
+        for _ in range(runs):
+            truth = differences(rng, 1, 2500, 0.2, effect)[0]
+            judge = np.where((truth < 0) & (rng.random(2500) < 0.6), 1.0, truth)  # it loves the small model
+            units = labels.corrected_units(judge, truth, rng.random(2500) < share, share)
+            assert np.abs(units).max() <= bound + 1e-12
+            promoted[effect] += gate.wealth(units, 0.05, bound).max() >= 20
+    assert promoted[-0.05] / runs <= three_standard_errors(0.05, runs)
+    assert promoted[0.05] / runs > 0.9
+
+
 def test_kappa_and_fidelity() -> None:
     assert labels.kappa("aabb", "aabb") == 1
     assert labels.kappa("aabb", "abab") == 0
@@ -75,5 +89,7 @@ def test_wrong_inputs_are_named() -> None:
         monitor.audited_mean([0, 0], [0.5, 0], 10)
     with pytest.raises(EvidenceError, match="the difference is 2"):
         Alarm.start(0.02).after(2)
+    with pytest.raises(EvidenceError, match="probability is 0"):
+        labels.corrected_units([0.0], [0.0], [True], 0)
     with pytest.raises(EvidenceError, match="1 labels"):
         labels.kappa("ab", "a")

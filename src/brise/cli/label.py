@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "-), skip or quit. Nobody sees which model wrote what; one in ten pairs comes twice.",
         epilog="example: brise label --task tickets")
     prove_sources.add_arguments(parser)
+    prove_sources.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
     parser.add_argument("--who", metavar="NAME", default="person", help="who judges (default: person)")
     parser.add_argument("--number", metavar="N", type=chat_options.count, help="end after N questions (default: all)")
 
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         pairs = found.chosen.pairs
         book: Book = FileBook(args.judgements) if store is None or args.pairs is not None else StoreBook(store, pairs)
         scored = scoring.score(pairs, "human", None)
-        questions = label_queue.queue(pairs, scored, book.verdicts())
+        questions = [question for question in label_queue.queue(pairs, scored, book.verdicts())
+                     if args.draw is None or scoring.is_drawn(question.pair, args.draw)]
         terminal.note(f"{len(questions)} questions; a, b, both, neither, skip or quit, then Enter")
         given = _ask(questions[:args.number], book, args.who)
         terminal.result(f"{given} verdicts given, {len(questions) - given} questions are left")

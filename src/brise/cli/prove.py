@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: Sequence[Example]) -> int:
     pairs = found.chosen.pairs
     scorer = scorer_of(args.score, args.scorer, pairs)
-    scored = scoring.score(pairs, args.rung, scorer, args.figure)
+    scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
     around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
                             changes=found.chosen.changes, unit=args.unit or "conversation")
     terms = prove_options.terms_of(args, _candidate(args, store, around))

@@ -16,7 +16,7 @@ from brise.checkpoint.store import Store as ModelStore
 from brise.checkpoint.store import file_digest, locate
 from brise.cli import terminal
 from brise.cli.prove_sources import Found
-from brise.evidence import certificates
+from brise.evidence import certificates, scoring
 from brise.evidence.document import About
 from brise.evidence.prove import Proof
 from brise.gateway import seal, stores
@@ -41,7 +41,8 @@ def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, st
         proof, around, found.chosen.pairs, student_of(args, around.student), now_s=time.time(), days=args.expires,
         any_context=args.any_context, source_digest=found.source_digest, selection={
             "rung": proof.scored.rung, "score": args.score, "scorer": args.scorer, "figure": args.figure,
-            "unit": args.unit, "settle_s": args.settle, "student": args.student})
+            "unit": args.unit, "settle_s": args.settle, "student": args.student,
+            "draw": args.draw or scoring.JUDGED_SHARE})
     signed = certificates.sign(certificate, seal.load_or_create_signing_key(stores.keys_folder(home)))
     path: Path = args.certificate or certificates.place_of(signed, home)
     certificates.write(signed, path)

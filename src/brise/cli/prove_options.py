@@ -10,7 +10,7 @@ from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evidence.guards import REFUSAL, Margins
 from brise.evidence.prove import Terms
-from brise.evidence.scoring import RUNGS
+from brise.evidence.scoring import JUDGED_SHARE, RUNGS
 
 DAYS = 30
 GUARDS = ("latency", "valid", "refusals", "length")
@@ -91,6 +91,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rung", choices=RUNGS, metavar="NAME",
                         help=f"who says what an answer is worth: {', '.join(RUNGS)} (default: the best one that speaks "
                              "of all pairs that differ)")
+    prove_sources.add_draw(parser, "with the rung judge: the share of its opinions that `brise label --draw` asked "
+                                   f"people about (default: {JUDGED_SHARE:g})")
     parser.add_argument("--score", choices=names, metavar="NAME",
                         help=f"how answers are compared with references: {', '.join(names)} (default: by meta.task)")
     parser.add_argument("--scorer", metavar="FILE.py:FUNCTION",

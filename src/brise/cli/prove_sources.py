@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="system prompt and tools may change: the certificate is bound to none")
 
 
+def add_draw(parser: argparse.ArgumentParser, text: str) -> None:
+    """--draw, which both commands must be told alike."""
+    parser.add_argument("--draw", metavar="SHARE", type=_share, help=text)
+
+
 def check(args: argparse.Namespace) -> None:
     """EvidenceError if no source is named."""
     if args.pairs is None and args.task is None:
@@ -94,6 +99,16 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
     return Found(args.task, args.store or "captured traffic", None,
                  Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a share over 0, up to 1, is allowed")
+    return value
 
 
 def moment(text: str) -> float:

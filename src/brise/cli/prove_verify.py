@@ -104,7 +104,10 @@ def _differences(args: argparse.Namespace, found: Certificate, store: Store | No
     names = {name: chosen[name] for name in ("score", "scorer", "figure", "rung")}
     scorer = scorer_of(_text(names["score"]), _text(names["scorer"]), pairs)
     rung = next(known for known in scoring.RUNGS if known == found.labels)
-    scored = scoring.score(pairs, rung, scorer, _text(names["figure"]))
+    draw = chosen["draw"]
+    if not isinstance(draw, float):
+        raise EvidenceError("the certificate does not say how pairs were drawn for people")
+    scored = scoring.score(pairs, rung, scorer, _text(names["figure"]), draw)
     units = complete(pairs, scored)
     return units.means(scored.differences).tolist(), units.names
 

@@ -16,7 +16,7 @@ from brise.evidence.pairs import Pair
 from brise.evidence.scoring import Scored
 from brise.evidence.slices import Slice
 from brise.evidence.units import Units, complete
-from brise.proof import gate
+from brise.proof import gate, intervals
 from brise.proof.gate import Gate, Outcome, Verdict
 from brise.proof.units import MIN_CLUSTERS, Floats, unit_means
 
@@ -108,7 +108,7 @@ def plan(pairs: Sequence[Pair], scored: Scored, terms: Terms, discordance: float
 
 def prove(pairs: Sequence[Pair], scored: Scored, terms: Terms, planned: Planned) -> Proof:
     """The verdict over all pairs, which are in the order of time and of one context and teacher."""
-    units, promise = complete(pairs, scored), terms.gate
+    units, promise = complete(pairs, scored), replace(terms.gate, bound=scored.bound)
     if len(units.names) < MIN_CLUSTERS and units.waiting:
         raise EvidenceError(
             f"{len(units.names)} units have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind them "
@@ -126,18 +126,22 @@ def prove(pairs: Sequence[Pair], scored: Scored, terms: Terms, planned: Planned)
                                                                        ("large", scored.large)))
     d = scored.differences[units.rows]
     return Proof(terms, planned, scored, units, differences, outcome, verdict, _reason(verdict, outcome, found, units),
-                 bounded(small, units.of_row), bounded(large, units.of_row), _difference(d, small, large, units),
+                 bounded(small, units.of_row), bounded(large, units.of_row), _difference(scored, small, large, units),
                  float((d != 0).mean()), found, parts)
 
 
-def _difference(d: Floats, small: Measure, large: Measure, units: Units) -> Bounded:
+def _difference(scored: Scored, small: Measure, large: Measure, units: Units) -> Bounded:
     """Of right and wrong, one row a unit: Tango's interval; else units are drawn again.
 
     Rows whose scores nobody gave, for their answers are the same, count as equal ones.
     """
+    if scored.rung == "judge":  # corrected differences are all there is: no answer has a score by itself
+        found = intervals.normal(units.means(scored.differences) / scored.bound)
+        return Bounded(scored.bound * found.estimate, scored.bound * found.low, scored.bound * found.high,
+                       "normal, of corrected units")
     missing = (small.counts[:, 1] == 0) | (large.counts[:, 1] == 0)
     if missing.any():
-        ones = np.ones(len(d))
+        ones = np.ones(len(missing))
         filled = [np.where(missing, 1.0, side.counts[:, 0]) for side in (small, large)]
         small, large = (Measure(side.name, np.column_stack([values, ones]), ratio)
                         for side, values in zip((small, large), filled, strict=True))

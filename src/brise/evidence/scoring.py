@@ -6,6 +6,7 @@ a pair that it does not speak of yet is open.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,6 +31,7 @@ WORDS: Mapping[Rung, str] = MappingProxyType({
     "judge": "a model's opinion, corrected by people on a random part",
     "fidelity": "agreement with the large model, against its agreement with itself: no correctness",
 })
+JUDGED_SHARE = 0.3  # of the pairs that a judge looked at, people look at
 # What a scorer's figures say of one answer as a whole; others may be chosen.
 FIGURES: Mapping[str, str] = MappingProxyType({
     "exact": "exact_squeezed", "json": "equal", "call": "call_exact", "class": "accuracy", "spans": "equal"})
@@ -48,6 +50,7 @@ class Scored:
     large: Floats
     differences: Floats
     differs: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    bound: float = 1.0  # of the differences
 
     @property
     def is_open(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -73,8 +76,12 @@ def rung_of(pairs: Sequence[Pair], differs: Sequence[bool]) -> Rung:
     return "fidelity"
 
 
-def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figure: str | None = None) -> Scored:
-    """Scores all pairs by one rung (None: the best one they have). `scorer` compares answers with references."""
+def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figure: str | None = None,
+          share: float = JUDGED_SHARE) -> Scored:
+    """Scores all pairs by one rung (None: the best one they have). `scorer` compares answers with references.
+
+    `share` of the pairs that differ are drawn for people, who correct a judge.
+    """
     differs = np.array([_differs(pair) for pair in pairs], np.bool_)
     rung = rung or rung_of(pairs, differs.tolist())
     match rung:
@@ -84,7 +91,7 @@ def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figur
             small, large = _judged(pairs, ("outcome", "human"))
             definition = "1 for a good answer, 0 for another; answers that are the same are equally good"
         case "judge":
-            raise EvidenceError("a judge's opinion alone proves nothing")
+            return _corrected(pairs, differs, share)
         case "fidelity":
             return _fidelity(pairs, differs)
     differences = np.where(np.isnan(small - large) & ~differs, 0.0, small - large)
@@ -148,6 +155,26 @@ def _fidelity(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np
     definition = (f"1 where an answer is the same as the large model's; of {len(pairs)} pairs the large model was "
                   f"asked again in {asked}{rest}")
     return Scored("fidelity", definition, small, large, labels.fidelity(small, large), differs)
+
+
+def is_drawn(pair: Pair, share: float) -> bool:
+    """Whether people are asked about a pair that a judge looked at: by its name only, so that nothing sways it."""
+    digest = hashlib.sha256(f"brise judge\0{pair.id}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64 < share
+
+
+def _corrected(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np.bool_]], share: float) -> Scored:
+    """A pair that differs is open until the judge has spoken, and where it was drawn, until people have."""
+    judge = np.subtract(*_judged(pairs, ("judge",)))
+    humans = np.subtract(*_judged(pairs, ("outcome", "human")))
+    judge, humans = (np.where(differs, side, 0.0) for side in (judge, humans))
+    drawn = np.array([is_drawn(pair, share) for pair in pairs], np.bool_)
+    is_open = np.isnan(judge) | (drawn & np.isnan(humans))
+    values = labels.corrected_units(np.nan_to_num(judge), np.nan_to_num(humans), drawn, share)
+    nobody = np.full(len(pairs), np.nan)
+    return Scored("judge", f"a judge's opinion of each pair that differs, and people's of {100 * share:g} % of them, "
+                           "drawn by chance, as a correction (prediction-powered)", nobody, nobody,
+                  np.where(is_open, np.nan, values), differs, labels.corrected_bound(share))
 
 
 def _differs(pair: Pair) -> bool:

@@ -67,6 +67,6 @@ def _of(name: str, pairs: Sequence[Pair], scored: Scored, units: Units, delta: f
     for value in sorted({str(values[at]) for at in units.rows}):
         own = part(units, values == value)
         means = own.means(scored.differences)
-        evidence = float(gate.wealth(means, delta)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
+        evidence = float(gate.wealth(means, delta, scored.bound)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
         found.append(Slice(name, value, len(own.rows), len(means), float(means.mean()), evidence, False))
     return found

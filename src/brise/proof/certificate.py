@@ -72,6 +72,7 @@ class Certificate:
     alpha_of_all: float
     candidate: int
     futility: float
+    bound: float
     discordance: float
     labels: str
     scoring: str
@@ -114,7 +115,7 @@ def replay(certificate: Certificate, differences: Sequence[float] | None = None)
         if len(differences) != certificate.n:
             at = min(len(differences), certificate.n) + 1
             return Replay(at, f"there were {certificate.n} units, there are {len(differences)}")
-    promise = Gate(certificate.delta, certificate.alpha, certificate.futility)
+    promise = Gate(certificate.delta, certificate.alpha, certificate.futility, certificate.bound)
     outcome = gate.decide(certificate.differences, promise)
     said_path = np.array(certificate.path)
     if len(said_path) != certificate.n:

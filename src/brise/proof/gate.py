@@ -32,12 +32,14 @@ Verdict = Literal["promote", "not good enough", "undecided"]
 class Gate:
     """The promise: at most `alpha` wrong promotions of a model that is `delta` or more worse.
 
-    Wealth of `futility` for the opposite claim ends the test with "not good enough".
+    Wealth of `futility` for the opposite claim ends the test with "not good enough". Each unit's D is within `bound`
+    of zero: 1, but more for a judge's opinions that are corrected by people (labels.corrected_units).
     """
 
     delta: float = 0.02
     alpha: float = 0.05
     futility: float = 20.0
+    bound: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.delta < 1:
@@ -46,6 +48,8 @@ class Gate:
             raise EvidenceError(f"alpha is {self.alpha}, allowed is over 0 and under 1")
         if not self.futility > 1:
             raise EvidenceError(f"futility is {self.futility}, it must be over 1")
+        if not self.bound >= 1:
+            raise EvidenceError(f"the bound is {self.bound}, it must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ class Outcome:
 
 def decide(differences: Any, gate: Gate) -> Outcome:
     """Runs the gate over units in the order in which they came; the first decision stands."""
-    units = scores(differences, "differences", -1.0, 1.0)
+    units = scores(differences, "differences", -gate.bound, gate.bound)
     require_clusters(len(units))
-    path, against = wealth(units, gate.delta), wealth_against(units, gate.delta)
+    path, against = wealth(units, gate.delta, gate.bound), wealth_against(units, gate.delta, gate.bound)
     promoted, stopped = _first(path >= 1 / gate.alpha), _first(against >= gate.futility)
     if promoted is not None and (stopped is None or promoted <= stopped):
         return Outcome("promote", promoted + 1, path, against)
@@ -71,18 +75,18 @@ def decide(differences: Any, gate: Gate) -> Outcome:
     return Outcome("undecided", None, path, against)
 
 
-def wealth(differences: Floats, delta: float) -> Floats:
+def wealth(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
     """K_t after each unit: the mean over stakes of prod(1 + stake (D + delta)); 1 / alpha of it is proof.
 
     Under E[D] <= -delta it reaches 1 / alpha with probability alpha at most, whenever one looks. Shape (..., n)
-    of units gives the same shape.
+    of units gives the same shape. With a larger `bound` of |D| the stakes are so much smaller.
     """
-    return _mixture(np.asarray(differences, np.float64) + delta, 1 / (1 - delta))
+    return _mixture((np.asarray(differences, np.float64) + delta) / bound, bound / (bound - delta))
 
 
-def wealth_against(differences: Floats, delta: float) -> Floats:
+def wealth_against(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
     """The mirror: evidence that E[D] < -delta."""
-    return _mixture(-np.asarray(differences, np.float64) - delta, 1 / (1 + delta))
+    return _mixture((-np.asarray(differences, np.float64) - delta) / bound, bound / (bound + delta))
 
 
 def _mixture(gains: Floats, largest_stake: float) -> Floats:
@@ -163,8 +167,11 @@ def proven_slices(evidence: Mapping[str, float], alpha: float = 0.05) -> frozens
 def rate_wealth(successes: Any, least: float) -> Floats:
     """Evidence after each unit that a rate (valid JSON, within the latency limit) is over `least`.
 
-    `successes` are in [0, 1]. For p95 latency: success is an answer within a limit stated before, least is 0.95.
+    `successes` are in [0, 1], shape (..., n). For p95 latency: success is an answer within a limit stated before, least
+    is 0.95; proof.latency compares two models.
     """
     if not 0 < least < 1:
         raise EvidenceError(f"the least rate is {least}, allowed is over 0 and under 1")
-    return _mixture(scores(successes, "successes") - least, 1 / least)
+    found = np.asarray(successes, np.float64)
+    scores(found.ravel(), "successes")
+    return _mixture(found - least, 1 / least)

@@ -9,6 +9,8 @@ from enum import IntEnum
 from statistics import NormalDist
 from typing import Any
 
+import numpy as np
+
 from brise.errors import EvidenceError
 from brise.proof.intervals import Interval
 from brise.proof.units import Floats, scores
@@ -40,6 +42,28 @@ def corrected(judged_rest: Any, judged: Any, labelled: Any, confidence: float = 
     spread = math.sqrt(_squared_error(rest) + _squared_error(errors))
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
     return Interval(estimate, estimate - half, estimate + half)
+
+
+def corrected_units(judged: Any, labelled: Any, is_drawn: Any, probability: float) -> Floats:
+    """The same for a test that goes on unit by unit: J, and (H - J) / probability more where people were asked.
+
+    Units were drawn for people with this `probability`, independently of everything else, so each value is the
+    humans' D on average, however biased the judge is. Of units that were not drawn `labelled` is not looked at.
+    """
+    if not 0 < probability <= 1:
+        raise EvidenceError(f"the probability is {probability}, allowed is over 0 to 1")
+    drawn = np.asarray(is_drawn, np.bool_)
+    judge = scores(judged, "judged", -1.0, 1.0)
+    humans = scores(np.where(drawn, np.asarray(labelled, np.float64), 0.0), "labelled", -1.0, 1.0)
+    if not len(judge) == len(humans) == len(drawn):
+        raise EvidenceError(f"there are {len(judge)} opinions, {len(humans)} labels and {len(drawn)} draws")
+    units: Floats = judge + np.where(drawn, (humans - judge) / probability, 0.0)
+    return units
+
+
+def corrected_bound(probability: float) -> float:
+    """The largest |D| that `corrected_units` can give: the judge and people of opposite opinions, and people drawn."""
+    return 2 / probability - 1
 
 
 def _squared_error(values: Floats) -> float:

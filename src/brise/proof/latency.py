@@ -28,10 +28,8 @@ def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s:
         raise EvidenceError("a latency is not a number of seconds from 0 on")
     if not margin_s >= 0:
         raise EvidenceError(f"the margin is {margin_s} s, allowed is 0 and more")
-    total = np.zeros(len(dict.fromkeys(clusters)))
-    for limit in LIMITS_S:
-        is_fast = rate_wealth(unit_means(small <= limit + margin_s, clusters), quantile)
-        is_slow = rate_wealth(unit_means(large > limit, clusters), 1 - quantile)
-        total += np.minimum(is_fast, is_slow)
-    mean: Floats = total / len(LIMITS_S)
+    is_fast = np.stack([unit_means(small <= limit + margin_s, clusters) for limit in LIMITS_S])
+    is_slow = np.stack([unit_means(large > limit, clusters) for limit in LIMITS_S])
+    lesser = np.minimum(rate_wealth(is_fast, quantile), rate_wealth(is_slow, 1 - quantile))
+    mean: Floats = lesser.mean(axis=0)
     return mean
