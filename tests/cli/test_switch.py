@@ -48,10 +48,10 @@ def signed(home: Path, key: SigningKey | None = None, **changes: Any) -> certifi
     plain: dict[str, Any] = {
         "task": "calls", "student": Student("small"), "teachers": ("hosted-1",), "contexts": ("none",),
         "window": Window("a log", None, None, None, "conversation", 200, "d" * 64), "delta": 0.02, "alpha": 0.05,
-        "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "discordance": 0.1, "labels": "outcome",
-        "scoring": "equal", "dimensions": (), "proven": (), "claims": (), "differences": differences,
-        "path": tuple(map(float, outcome.path)), "decided_at": outcome.decided_at, "made_at_s": time.time(),
-        "expires_at_s": time.time() + 1e6, "selection": {}, "made_by": "a test"}
+        "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "bound": 1.0, "discordance": 0.1,
+        "labels": "outcome", "scoring": "equal", "dimensions": (), "proven": (), "claims": (),
+        "differences": differences, "path": tuple(map(float, outcome.path)), "decided_at": outcome.decided_at,
+        "made_at_s": time.time(), "expires_at_s": time.time() + 1e6, "selection": {}, "made_by": "a test"}
     return certificates.sign(Certificate(**plain | changes), key or load_or_create_signing_key(keys_folder(home)))
 
 
