@@ -98,7 +98,7 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
     if read.bad and not options.skip_bad:
         raise BadRowsError(read.bad, num_rows)
     too_long = _take_long(rendered, options)
-    sides = _sides(students, rendered, num_own, options)
+    sides = _sides(students, rendered, num_own, options, too_long)
     repeats, leakage = inspect(students, sides)
     _refuse_leakage(leakage, options)
     used = [*sides.train, *sides.held_out]
@@ -169,7 +169,7 @@ def _take_long(rendered: list[tuple[Row, ...]], options: DataOptions) -> list[Ba
 
 
 def _sides(examples: Sequence[Example], rendered: Sequence[tuple[Row, ...]], num_own: int,
-           options: DataOptions) -> Split:
+           options: DataOptions, too_long: Sequence[BadRow]) -> Split:
     """Of the examples that have become rows. What is too long keeps its place in the split: limits do not move it."""
     if options.held_out:
         sides = Split(tuple(range(num_own)), tuple(range(num_own, len(examples))))
@@ -178,7 +178,8 @@ def _sides(examples: Sequence[Example], rendered: Sequence[tuple[Row, ...]], num
     train, held_out, left_out = (tuple(index for index in side if rendered[index])
                                  for side in (sides.train, sides.held_out, sides.left_out))
     if not train:
-        raise EvidenceError("no row is left to train on",
+        long = f": {len(too_long)} are too long, {too_long[0].place} {too_long[0].reason}" if too_long else ""
+        raise EvidenceError(f"no row is left to train on{long}",
                             hint="hold out less, name more conversations, or allow longer rows")
     return Split(train, held_out, left_out)
 
