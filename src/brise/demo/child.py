@@ -1,0 +1,139 @@
+"""The real commands, as processes of their own: what the demo runs is what a user would type."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from brise import settings
+from brise.errors import BriseError
+
+_READY_S, _STOP_S = 120.0, 20.0
+
+
+class ChildError(BriseError):
+    """A command of the demo ended otherwise than it should."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    notes: str
+
+
+@dataclass
+class Brise:
+    """Runs `brise WORD...` with its own home; what they say goes to files in `logs`, too."""
+
+    home: Path
+    logs: Path
+    _running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def run(self, *words: str, allowed: Sequence[int] = (0,)) -> Done:
+        """Waits for the end; ChildError if the status is none of the `allowed`."""
+        process = self._start(words, subprocess.PIPE, subprocess.PIPE)
+        out, notes = process.communicate()
+        self._running.remove(process)
+        self._write(words, out + notes)
+        self._check(words, process.returncode, notes, allowed)
+        return Done(process.returncode, out, notes)
+
+    def lines(self, *words: str, allowed: Sequence[int] = (0,)) -> Iterator[str]:
+        """Lines of stdout as they come; ChildError at the end if the status is none of the `allowed`."""
+        notes = self._place(words)
+        with notes.open("a") as file:
+            process = self._start(words, subprocess.PIPE, file)
+            assert process.stdout is not None, "it is a pipe"
+            with process.stdout:
+                yield from process.stdout
+            process.wait()
+        self._running.remove(process)
+        self._check(words, process.returncode, notes.read_text("utf-8", "replace"), allowed)
+
+    @contextlib.contextmanager
+    def server(self, *words: str) -> Iterator[str]:
+        """`brise serve WORD...` on a free port, until the block ends; gives what stands before /chat/completions."""
+        port = free_port()
+        words = ("serve", *words, "--port", str(port), "--log-level", "warning")
+        with self._place(words).open("a") as file:
+            process = self._start(words, file, file)
+            try:
+                self._wait_ready(words, process, port)
+                yield f"http://127.0.0.1:{port}/v1"
+            finally:
+                self._stop(process)
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        for process in list(self._running):
+            self._stop(process)
+
+    def _start(self, words: Sequence[str], out: object, notes: object) -> subprocess.Popen[str]:
+        # In a session of its own: Ctrl-C is for the demo, which ends its children one after the other.
+        process: subprocess.Popen[str] = subprocess.Popen(
+            [sys.executable, "-m", "brise", *words], stdout=out, stderr=notes,  # type: ignore[call-overload]
+            stdin=subprocess.DEVNULL, text=True, start_new_session=True, cwd=self.logs,
+            env=settings.child_environment({"BRISE_HOME": str(self.home)}))
+        self._running.append(process)
+        return process
+
+    def _stop(self, process: subprocess.Popen[str]) -> None:
+        """Asks it to end, then ends it."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_S)
+        if process in self._running:
+            self._running.remove(process)
+
+    def _wait_ready(self, words: Sequence[str], process: subprocess.Popen[str], port: int) -> None:
+        end = time.monotonic() + _READY_S
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            while time.monotonic() < end:
+                if process.poll() is not None:
+                    self._check(words, process.returncode, self._place(words).read_text("utf-8", "replace"), ())
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                        return
+                time.sleep(0.1)
+        raise ChildError(f"brise serve did not answer within {_READY_S:g} s", hint=f"see {self._place(words)}")
+
+    def _check(self, words: Sequence[str], status: int, notes: str, allowed: Sequence[int]) -> None:
+        if status not in allowed:
+            last = "\n".join(notes.strip().splitlines()[-4:])
+            raise ChildError(f"`{shown(words)}` ended with status {status}: {last}", hint=f"see {self._place(words)}")
+
+    def _place(self, words: Sequence[str]) -> Path:
+        return self.logs / f"{words[0]}.log"
+
+    def _write(self, words: Sequence[str], text: str) -> None:
+        with self._place(words).open("a") as file:
+            file.write(f"$ {shown(words)}\n{text}\n")
+
+
+def shown(words: Sequence[str]) -> str:
+    """The command as one types it."""
+    return f"brise {shlex.join(words)}"
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

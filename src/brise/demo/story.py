@@ -1,0 +1,87 @@
+"""The demo from its first stage to its last: what fails is said, what stands on it is skipped, the report comes anyway.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from brise.demo import proofs, stages
+from brise.demo.child import Brise
+from brise.demo.size import Size
+from brise.demo.stages import Demo, Show, SkippedError
+from brise.errors import BriseError
+
+Ending = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the golden path."""
+
+    name: str
+    about: str
+    run: Callable[[Demo], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended, how long it took, and why it did not do what it should."""
+
+    name: str
+    ending: Ending
+    seconds: float
+    why: str = ""
+
+
+class Teller(Show, Protocol):
+    """Who shows the demo."""
+
+    def begin(self, number: int, of: int, stage: Stage) -> None:
+        """A stage begins."""
+
+    def end(self, ended: Ended) -> None:
+        """It ended."""
+
+
+STAGES: Sequence[Stage] = (
+    Stage("traffic", "cars talk to a simulated hosted model, through the gateway", stages.traffic),
+    Stage("tune", "a small model learns from the captured traffic, on this machine", stages.tune),
+    Stage("shadow", "it answers new traffic in the background, where nobody sees it", stages.shadow),
+    Stage("prove", "may it take over? a test that holds whenever one looks", proofs.prove),
+    Stage("cascade", "of which answers is it sure enough?", proofs.cascade),
+    Stage("switch", "it takes over in steps, audited at random", proofs.switch),
+    Stage("outage", "the hosted model is killed while cars drive", proofs.outage),
+    Stage("report", "what it is worth, what it costs, what is not known", proofs.report),
+)
+
+
+def tell(folder: Path, home: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES) -> list[Ended]:
+    """Runs all stages; whatever was started is ended on the way out, after Ctrl-C, too."""
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    brise, ended = Brise(home, logs), list[Ended]()
+    with ExitStack() as stack:
+        stack.callback(brise.close)
+        demo = Demo(folder, brise, size, teller, stack)
+        for number, stage in enumerate(stages, 1):
+            teller.begin(number, len(stages), stage)
+            ended.append(_ended(demo, stage))
+            teller.end(ended[-1])
+    return ended
+
+
+def _ended(demo: Demo, stage: Stage) -> Ended:
+    started_s = time.monotonic()
+    ending, why = "done", ""
+    try:
+        stage.run(demo)
+    except SkippedError as error:
+        ending, why = "skipped", str(error)
+    except BriseError as error:
+        ending, why = "failed", str(error)
+    return Ended(stage.name, ending, time.monotonic() - started_s, why)  # type: ignore[arg-type]
