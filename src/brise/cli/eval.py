@@ -25,7 +25,7 @@ from brise.evals.run import Answered, answer_all
 
 
 @dataclass(frozen=True)
-class _Local:
+class Local:
     """A loaded model, the digest of all that makes its answers, and an adapter of it."""
 
     model: LoadedModel
@@ -44,7 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     eval_options.check(args)
-    local = None if args.model is None else _load(args)
+    local = None if args.model is None else load_local(args.model, args.adapter, any_base=args.any_base,
+                                                       threads=args.threads)
     vision = None if local is None else local.model.vision
     reading = eval_options.reading_of(args, None if vision is None else vision.settings)
     examples = sample(data.read(args.data, reading), args.sample)
@@ -90,18 +91,19 @@ def _answered(answerer: Answerer, examples: Sequence[Example], out: Path | None)
         raise
 
 
-def _load(args: argparse.Namespace) -> _Local:
+def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int | None) -> Local:
+    """A model of this machine and its adapter; UnsupportedError if that was trained on another one."""
     settings_ = settings.read()
-    located = locate(args.model, Store(settings_.home))
-    if args.adapter is not None:
-        lineage.check_base(lineage.read_lineage(args.adapter), located, any_base=args.any_base)
+    located = locate(name, Store(settings_.home))
+    if adapter is not None:
+        lineage.check_base(lineage.read_lineage(adapter), located, any_base=any_base)
     terminal.note(f"loading {located.name} from {located.path}")
-    model = load(located.path, threads=args.threads or settings_.threads, name=located.name, digest=located.digest)
+    model = load(located.path, threads=threads or settings_.threads, name=located.name, digest=located.digest)
     digest = lineage.base_digest(located)
-    if args.adapter is None:
-        return _Local(model, digest, None)
+    if adapter is None:
+        return Local(model, digest, None)
     # Its base was looked at above, before the model was loaded.
-    return _Local(model, f"{digest} + {file_digest(args.adapter / WEIGHTS_FILE)}", OnTop(args.adapter, any_base=True))
+    return Local(model, f"{digest} + {file_digest(adapter / WEIGHTS_FILE)}", OnTop(adapter, any_base=True))
 
 
 def _endpoint(args: argparse.Namespace, asked: Asked) -> Answerer:

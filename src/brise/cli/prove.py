@@ -9,7 +9,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from brise.cli import prove_certificate, prove_options, prove_report, prove_sources, prove_verify, terminal
+from brise.cli import (
+    prove_certificate,
+    prove_live,
+    prove_options,
+    prove_report,
+    prove_sources,
+    prove_verify,
+    terminal,
+)
 from brise.cli.prove_sources import Found
 from brise.evals import data
 from brise.evals.example import Example
@@ -39,9 +47,11 @@ def run(args: argparse.Namespace) -> int:
     prove_options.check(args)
     if args.verify is not None:
         return prove_verify.run(args)
-    prove_sources.check(args)
-    with prove_sources.opened(args) as store:
-        found = prove_sources.find(args, store, unit=args.unit, settle_s=args.settle)
+    if not args.data:
+        prove_sources.check(args)
+    with prove_sources.opened(args, is_optional=bool(args.data)) as store:
+        found = prove_live.find(args) if args.data else prove_sources.find(
+            args, store, unit=args.unit, settle_s=args.settle)
         train = data.read(args.train) if args.train else ()
         overlap.require_none_trained_on(found.chosen.pairs, train)
         if args.adapter is not None:
@@ -54,7 +64,7 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
     scorer = scorer_of(args.score, args.scorer, pairs)
     scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
     around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
-                            changes=found.chosen.changes, unit=args.unit or "conversation")
+                            changes=found.chosen.changes, unit=args.unit or "conversation", notes=found.notes)
     terms = prove_options.terms_of(args, _candidate(args, store, around))
     planned = plan(pairs, scored, terms, args.psi)
     if args.plan_only:

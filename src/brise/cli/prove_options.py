@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from brise.cli import chat_options, prove_sources
+from brise.cli import chat_options, prove_live, prove_sources
 from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evidence.guards import REFUSAL, Margins
@@ -18,6 +18,7 @@ GUARDS = ("latency", "valid", "refusals", "length")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All of them."""
+    prove_live.add_arguments(parser)
     _add_sources(parser)
     _add_student(parser)
     _add_promise(parser)
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what contradicts itself."""
-    if args.candidate is not None and (args.pairs is None or args.store is not None):
+    prove_live.check(args)
+    if args.candidate is not None and ((args.pairs is None and not args.data) or args.store is not None):
         raise EvidenceError("--candidate is for a log: the store's ledger knows which candidates were tried")
     if args.any_base and args.adapter is None:
         raise EvidenceError("--any-base needs --adapter FOLDER")
@@ -60,7 +62,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 def _add_student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL",
                         help="what the small model is: a name that `brise models` lists, a .gguf file, or a folder. "
-                             "Its digests go into the certificate")
+                             "Its digests go into the certificate, and with DATA it answers")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="and its adapter: no pair may be older than it")
     parser.add_argument("--any-base", action="store_true",

@@ -31,6 +31,7 @@ class Found:
     source: str
     source_digest: str | None
     chosen: Chosen
+    notes: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,12 +68,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def opened(args: argparse.Namespace) -> Iterator[Store | None]:
-    """The store, for as long as it is needed; none for a log without --store."""
-    if args.pairs is not None and args.store is None:
+def opened(args: argparse.Namespace, *, is_optional: bool = False) -> Iterator[Store | None]:
+    """The store, for as long as it is needed; none for a log (or where it `is_optional`) without --store."""
+    if (args.pairs is not None or is_optional) and args.store is None:
         yield None
         return
-    with closing(stores.open_store(args.store, settings.read().home, must_exist=args.pairs is None)) as store:
+    must_exist = args.pairs is None and not is_optional
+    with closing(stores.open_store(args.store, settings.read().home, must_exist=must_exist)) as store:
         yield store
 
 
