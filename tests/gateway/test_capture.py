@@ -119,8 +119,10 @@ def test_one_bad_row_takes_no_other_with_it(store: SqlStore) -> None:
 def test_without_content_only_what_surrounds_it_is_written(store: SqlStore) -> None:
     capture = make(store, content=False)
     capture.record(exchange("a"), [answer("s", "a")])
+    capture.record(exchange("b", status=400, error="'messages[0]' says Rumpelstilzchen"))
     capture.drain()
-    found = store.exchange("a")
+    found, wrong = store.exchange("a"), store.exchange("b")
+    assert wrong is not None and wrong.error == "status 400"
     assert found is not None and found.request is None and found.response is None and found.task == "t"
     assert [each.response for each in store.answers(["a"])] == [None]
 

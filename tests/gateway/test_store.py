@@ -32,6 +32,16 @@ def test_answers_and_labels_come_back_as_they_were(store: SqlStore) -> None:
     assert list(store.labels(["full", "other"])) == [said]
 
 
+def test_the_text_of_an_error_is_sealed_as_bodies_are(store: SqlStore) -> None:
+    quoting = exchange("a", status=400, error="'x' is no city", request=None, response=None, subject="anna")
+    cut = answer("s", "a", error="cut after 'Bas'", response=None)
+    store.add([quoting], [cut])
+    assert store.exchange("a") == quoting and list(store.answers(["a"])) == [cut]
+    assert next(store.exchanges(Query(content=False))).error == "status 400"
+    store.forget("anna")
+    assert [each.error for each in (*store.exchanges(), *store.answers(["a"]))] == ["status 400", "incomplete"]
+
+
 def test_an_id_that_is_there_is_left_as_it_is(store: SqlStore) -> None:
     store.add([exchange("a", task="first")])
     store.add([exchange("a", task="second"), exchange("b")])

@@ -54,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
             case "import":
                 return import_files(store, args, settings.read().home)
             case "forget":
-                concerned = store.forget(args.subject)
-                terminal.note(f"the key of {args.subject!r} is destroyed; {concerned} exchanges have no content any "
-                              "more, here and in every copy of the store")
-                return 0
+                return _forget(store, args.subject)
             case _:
                 deleted = store.expire(time.time() - args.older_than)
                 terminal.note(f"deleted {deleted} exchanges with their answers and labels; the ledger stays whole")
@@ -144,6 +141,13 @@ def _label(store: SqlStore, args: argparse.Namespace) -> int:
     store.add(labels=[Label(new_id(now), exchange.id, now, args.rung, args.who, args.score, args.answer,
                             args.answer_score, args.note)])
     terminal.note(f"labelled {exchange.id}")
+    return 0
+
+
+def _forget(store: SqlStore, subject: str) -> int:
+    concerned = store.forget(subject)
+    terminal.note(f"the key of {subject!r} is destroyed; {concerned} exchanges have no content any more, here and in "
+                  "every copy of the store" if concerned else f"there is nothing of {subject!r} in {store.place}")
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 
 from brise.errors import StoreError
 from brise.gateway.records import Answer, Exchange, Label, Pending, Thread
+from brise.gateway.schema import brief
 from brise.gateway.store import Store, UnknownExchangeError
 
 Reason = Literal["full", "unwritable", "orphan", "closed"]
@@ -227,13 +228,15 @@ class Capture:
             placed, ends = self._place(exchange)
             is_needed = bool(batch.pending) or exchange.audit_probability is not None
             if is_needed or self._is_sampled(placed.conversation):
-                exchanges.append(placed if content else replace(placed, request=None, response=None))
+                exchanges.append(placed if content else replace(
+                    placed, request=None, response=None, error=brief(placed.error, placed.status)))
                 threads += ends
             else:
                 self._leave_out(exchange.id)
         kept = replace(
             batch, exchanges=tuple(exchanges), threads=tuple(threads),
-            answers=tuple(answer if content else replace(answer, response=None) for answer in batch.answers
+            answers=tuple(answer if content else replace(
+                answer, response=None, error=brief(answer.error, answer.status)) for answer in batch.answers
                           if answer.exchange not in self._left_out),
             labels=tuple(label for label in batch.labels if label.exchange not in self._left_out))
         missing = len(batch.exchanges) - len(exchanges)

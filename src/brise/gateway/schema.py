@@ -6,7 +6,8 @@
     skipped     how many requests were not written, by hour and reason
     ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
 
-A body is zlib(JSON): of an exchange {"request", "response"}, of an answer {"response"}, of a label {"note"}.
+A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an answer {"response", "error"}, of a label
+{"note"}. An error's text may quote what was asked, so the column has only what kind of error it was.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
     return (exchange.id, exchange.at_s, _text(exchange.task), exchange.kind, _text(exchange.path),
             _text(exchange.model), exchange.mode, exchange.status, _text(exchange.conversation), exchange.parent,
             _text(exchange.subject), _json(exchange.labels), _text(exchange.served_by), _text(exchange.fingerprint),
-            exchange.context_digest, _text(exchange.error), int(exchange.streamed), *_usage_row(exchange.usage),
-            exchange.cost_usd, exchange.first_token_s, exchange.total_s, _json(exchange.signals),
-            exchange.audit_probability, key, body)
+            exchange.context_digest, brief(exchange.error, exchange.status), int(exchange.streamed),
+            *_usage_row(exchange.usage), exchange.cost_usd, exchange.first_token_s, exchange.total_s,
+            _json(exchange.signals), exchange.audit_probability, key, body)
 
 
 def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:
@@ -91,21 +92,22 @@ def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:
     named = dict(zip(EXCHANGE_COLUMNS.split(", "), row, strict=True))
     named |= {"labels": json.loads(named["labels"]), "signals": json.loads(named["signals"]),
               "streamed": bool(named["streamed"]), "request": content.get("request"),
-              "response": content.get("response")}
+              "response": content.get("response"), "error": content.get("error", named["error"])}
     return Exchange(**_with_usage(named))
 
 
 def answer_row(answer: Answer, key: str, body: bytes | None) -> Row:
     """In the order of ANSWER_COLUMNS."""
     return (answer.id, answer.exchange, answer.at_s, answer.role, _text(answer.served_by), answer.status,
-            _text(answer.error), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s, answer.total_s,
-            _json(answer.signals), answer.probability, key, body)
+            brief(answer.error, answer.status), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s,
+            answer.total_s, _json(answer.signals), answer.probability, key, body)
 
 
 def answer_of(row: Row, content: Mapping[str, Any]) -> Answer:
     """The record in a row, with the content of its opened body."""
     named = dict(zip(ANSWER_COLUMNS.split(", "), row, strict=True))
-    named |= {"signals": json.loads(named["signals"]), "response": content.get("response")}
+    named |= {"signals": json.loads(named["signals"]), "response": content.get("response"),
+              "error": content.get("error", named["error"])}
     return Answer(**_with_usage(named))
 
 
@@ -120,6 +122,13 @@ def label_of(row: Row, content: Mapping[str, Any]) -> Label:
     named = dict(zip(LABEL_COLUMNS.split(", "), row, strict=True))
     del named["key"], named["body"]
     return Label(**named, note=content.get("note", ""))
+
+
+def brief(error: str | None, status: int) -> str | None:
+    """What may be read of an error without opening the body."""
+    if error is None:
+        return None
+    return f"status {status}" if status >= 400 else "incomplete"
 
 
 def packed(content: Mapping[str, object]) -> bytes:

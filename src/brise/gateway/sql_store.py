@@ -36,8 +36,8 @@ class SqlStore:
         exchanges, answers, labels, pending = tuple(exchanges), tuple(answers), tuple(labels), tuple(pending)
         keys = self._keys.of_subjects({exchange.subject for exchange in exchanges})
         rows = [schema.exchange_row(exchange, keys[exchange.subject].id, _sealed(
-            keys[exchange.subject], f"exchanges:{exchange.id}", request=exchange.request,
-            response=exchange.response)) for exchange in exchanges]
+            keys[exchange.subject], f"exchanges:{exchange.id}", request=exchange.request, response=exchange.response,
+            error=exchange.error)) for exchange in exchanges]
         with self._database.transaction() as transaction:
             transaction.run_many(schema.insert("exchanges", schema.EXCHANGE_COLUMNS), rows)
             ids = self._key_ids(transaction, [*(answer.exchange for answer in answers),
@@ -46,7 +46,8 @@ class SqlStore:
             by_id = self._keys.by_id(ids.values())
             transaction.run_many(schema.insert("answers", schema.ANSWER_COLUMNS), [
                 schema.answer_row(answer, ids[answer.exchange], _sealed(
-                    by_id.get(ids[answer.exchange]), f"answers:{answer.id}", response=answer.response))
+                    by_id.get(ids[answer.exchange]), f"answers:{answer.id}", response=answer.response,
+                    error=answer.error))
                 for answer in answers])
             transaction.run_many(schema.insert("labels", schema.LABEL_COLUMNS), [
                 schema.label_row(label, ids[label.exchange], _sealed(
