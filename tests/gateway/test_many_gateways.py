@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from brise.errors import StoreError
 from brise.gateway import ledger
+from brise.gateway.seal import load_or_create_master_key
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store, open_threads
 from tests.gateway.conftest import Opener
 from tests.gateway.records import exchange
 
+T = TypeVar("T")
 
-def at_once(stores: Sequence[SqlStore], act: Callable[[int, SqlStore], None]) -> None:
+
+def at_once(stores: Sequence[T], act: Callable[[int, T], None]) -> None:
     start, failed = threading.Barrier(len(stores)), list[BaseException]()
 
-    def run(number: int, store: SqlStore) -> None:
+    def run(number: int, store: T) -> None:
         start.wait()
         try:
             act(number, store)
@@ -32,6 +36,20 @@ def at_once(stores: Sequence[SqlStore], act: Callable[[int, SqlStore], None]) ->
     for thread in threads:
         thread.join()
     assert not failed, failed
+
+
+def test_all_may_start_at_once(place: str, tmp_path: Path) -> None:
+    opened: list[SqlStore] = []
+
+    def start(number: int, _: None) -> None:
+        opened.append(open_store(place, tmp_path))
+        opened[-1].add([exchange(str(number))])
+
+    at_once([None] * 6, start)
+    assert [store.count() for store in opened] == [6] * 6
+    assert all(found.request is not None for found in opened[0].exchanges())
+    for store in opened:
+        store.close()
 
 
 def test_all_append_to_one_ledger_without_gaps(opener: Opener) -> None:
@@ -78,7 +96,7 @@ def test_without_the_same_master_key_bodies_do_not_open(place: str, opener: Open
     if place.startswith("postgresql"):
         other = open_store(place, tmp_path / "elsewhere")
     else:
-        (tmp_path / "elsewhere" / "gateway" / "keys").mkdir(parents=True, mode=0o700)
+        load_or_create_master_key(tmp_path / "elsewhere" / "gateway" / "keys")
         for name in ("subjects.sqlite", "subjects.sqlite-wal"):
             source = tmp_path / "gateway" / "keys" / name
             (tmp_path / "elsewhere" / "gateway" / "keys" / name).write_bytes(source.read_bytes())

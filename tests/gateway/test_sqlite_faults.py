@@ -115,10 +115,18 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"not a database, whatever its name says it is" * 20, b"SQLite format 3\0" * 40])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    open_store(tmp_path / "other.sqlite", tmp_path).close()  # so that the keys are there
     (tmp_path / "t.sqlite").write_bytes(content)
     with pytest.raises(StoreError, match=r"t.sqlite.*\nhint: the file is damaged"):
         open_store(tmp_path / "t.sqlite", tmp_path)
     assert (tmp_path / "t.sqlite").read_bytes() == content
+
+
+def test_a_store_without_its_keys_is_not_taken_for_a_forgotten_one(tmp_path: Path) -> None:
+    open_store(tmp_path / "t.sqlite", tmp_path).close()
+    with pytest.raises(StoreError, match="but not the key to it"):
+        open_store(tmp_path / "t.sqlite", tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_newer_layout_is_refused(tmp_path: Path) -> None:

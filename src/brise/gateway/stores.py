@@ -7,7 +7,7 @@ from pathlib import Path
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.gateway.keys import KeyRing
 from brise.gateway.schema import KEY_TABLES, TABLES
-from brise.gateway.seal import derived, load_or_create_master_key
+from brise.gateway.seal import MASTER_FILE, derived, load_or_create_master_key
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.sqlite_store import SqliteDatabase
 from brise.gateway.threads import Threads
@@ -40,6 +40,9 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     if must_exist and not path.is_file():
         raise StoreError(f"there is no store at {str(path)!r}",
                          hint="brise serve --upstream URL makes it and fills it; or brise log import FILE")
+    if path.is_file() and path.stat().st_size and not (folder / MASTER_FILE).exists():
+        raise StoreError(f"the store {str(path)!r} is there, but not the key to it, {str(folder / MASTER_FILE)!r}",
+                         hint="put the folder with the keys back, from where the store was filled")
     master = load_or_create_master_key(folder)
     database = SqliteDatabase(path, TABLES)
     try:
