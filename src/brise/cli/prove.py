@@ -72,6 +72,7 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
         return 0
     proof = prove(pairs, scored, terms, planned)
     beside, notes = _baselines(pairs, proof, scorer, train)
+    notes += _calibrated(store, around)
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
     place = prove_certificate.keep(args, found, around, proof, store, report)
     report["certificate"] = None if place is None else str(place)
@@ -86,6 +87,16 @@ def _candidate(args: argparse.Namespace, store: Store | None, around: About) -> 
     if store is None:
         return args.candidate or 1
     return certificates.candidate_number(store, around.task, around.student, around.since_s)
+
+
+def _calibrated(store: Store | None, around: About) -> list[str]:
+    """Whether these data are those on which a threshold for escalation was set: then they speak twice."""
+    until_s = None if store is None else certificates.calibrated_until(store, around.task, around.student)
+    if until_s is None or around.since_s is None or around.since_s >= until_s:
+        return []
+    time = document.time_words(until_s)
+    return [f"brise cascade set its threshold on data up to {time}, some of which are in this window; --since {time} "
+            "would keep them apart"]
 
 
 def _show(args: argparse.Namespace, report: Mapping[str, Any]) -> None:

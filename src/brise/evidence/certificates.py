@@ -30,7 +30,8 @@ from brise.gateway.store import Store
 from brise.proof import certificate as forms
 from brise.proof.certificate import Certificate, Claim, Student, Window
 
-KIND, LOOK = "certificate", "proof"  # of lines of the ledger: a promotion, and every look at the data
+# Of lines of the ledger: a promotion, every look at the data, and a rule of `brise cascade`.
+KIND, LOOK, RULE = "certificate", "proof", "cascade"
 MOST_KEPT = 200  # points of a path in the ledger's line of a look
 
 
@@ -169,6 +170,13 @@ def candidate_number(store: Store, task: str, student: str, since_s: float | Non
             return max(int(body["candidate"]), 1)
         others[str(body.get("student"))] = None
     return len(others) + 1
+
+
+def calibrated_until(store: Store, task: str, student: str) -> float | None:
+    """The end of the data on which a cascade's rule for this pair was fitted last; None: there is no rule."""
+    found = [entry.body for entry in store.ledger() if entry.kind == RULE
+             and (entry.body.get("task"), entry.body.get("candidate")) == (task, student)]
+    return max((float(body["until_s"]) for body in found), default=None)
 
 
 def in_ledger(store: Store, signed: Signed) -> str | None:

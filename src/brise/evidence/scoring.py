@@ -66,14 +66,17 @@ def same(one: Answer, other: Answer) -> bool:
 
 
 def rung_of(pairs: Sequence[Pair], differs: Sequence[bool]) -> Rung:
-    """The best rung that speaks of every pair that differs; else people, if they began; else fidelity."""
+    """The best rung that speaks of every pair that differs.
+
+    Else a judge that does, if people began to correct it; else people, if they began; else fidelity.
+    """
     apart = [pair for pair, is_apart in zip(pairs, differs, strict=True) if is_apart]
     if all(pair.reference is not None or _judgement(pair, ("outcome",)) for pair in apart):
         return "outcome"
-    if any(_judgement(pair, ("human",)) for pair in apart):
-        judged = sum(_judgement(pair, ("judge",)) is not None for pair in apart)
-        return "judge" if judged == len(apart) else "human"
-    return "fidelity"
+    people = sum(_judgement(pair, ("outcome", "human")) is not None for pair in apart)
+    if 0 < people < len(apart) and all(_judgement(pair, ("judge",)) for pair in apart):
+        return "judge"
+    return "human" if people else "fidelity"
 
 
 def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figure: str | None = None,
