@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from brise.gateway.candidates import Candidates
 from brise.gateway.fallback import LocalFallback
 from brise.gateway.gateway import Parts
 from brise.gateway.upstream import Limits
+from brise.models.batch import Batch
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Hold, answer, chat, cut, events, hang, raw, refuse
@@ -37,9 +39,9 @@ def gateway(module_rig: Rig) -> Rig:
     return module_rig
 
 
-def degrading(limits: Limits | None = None, says: str = SAYS) -> Any:
+def degrading(limits: Limits | None = None, on_step: Callable[[Batch], None] | None = None) -> Any:
     """A gateway whose small model stands in for every task."""
-    return rig(limits, model=stub_model(says), breaker=Breaker(BreakerSettings(failures=1_000_000)),
+    return rig(limits, model=stub_model(SAYS, on_step=on_step), breaker=Breaker(BreakerSettings(failures=1_000_000)),
                around=lambda local, hosted, captured: Parts(fallback=LocalFallback(local, Candidates("stub"))))
 
 
@@ -93,7 +95,9 @@ def test_a_stream_with_content_goes_on_behind_it_and_says_so(gateway: Rig) -> No
     assert said(chunks) == SAYS and {chunk["id"] for chunk in chunks} == {"chatcmpl-fake"}
     assert chunks[-1]["brise"] == {"mode": "degraded", "model": "stub", "reason": "cut", "continued": True}
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-    assert gateway.captured.wait()[0].mode == "degraded"
+    exchange, = gateway.captured.wait()
+    assert exchange.mode == "degraded" and exchange.usage is not None and exchange.response is not None
+    assert exchange.response["choices"][0]["message"]["content"] == SAYS
 
 
 @pytest.mark.parametrize("fields, sent", [
@@ -146,15 +150,25 @@ def test_a_completion_and_a_response_have(gateway: Rig) -> None:
     assert "event: response.completed" in stream and '"brise":{"mode":"degraded"' in stream and "[DONE]" not in stream
 
 
-def test_a_client_that_leaves_ends_the_small_models_answer(gateway: Rig) -> None:
-    gateway.fake.then(NONSENSE)
-    with gateway.live.client() as client:
-        stream = client.chat.completions.create(model="big", messages=[{"role": "user", "content": "hi"}], stream=True,
-                                                max_tokens=900, extra_body={"ignore_eos": True})
-        next(stream)
-        stream.close()
-    assert gateway.captured.wait()[0].status == 499
-    gateway.live.wait_idle()
+def test_a_client_that_leaves_ends_the_small_models_answer() -> None:
+    steps, go_on = list[Batch](), threading.Event()
+
+    def hold(batch: Batch) -> None:
+        steps.append(batch)
+        assert len(steps) < 4 or go_on.wait(10)
+
+    with degrading(on_step=hold) as gateway:
+        gateway.fake.then(NONSENSE)
+        with gateway.live.client() as client:
+            stream = client.chat.completions.create(model="big", stream=True, temperature=0,
+                                                    messages=[{"role": "user", "content": "hi"}])
+            next(stream)
+            stream.close()
+        exchange, = gateway.captured.wait()
+        assert (exchange.mode, exchange.status) == ("degraded", 499)
+        go_on.set()
+        gateway.live.wait_idle()
+        assert len(steps) < len(SAYS)
 
 
 def test_silence_counts_as_an_outage() -> None:

@@ -10,7 +10,7 @@ from socket import socket
 
 from brise import settings
 from brise.checkpoint.store import Located, Store, is_name, locate
-from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_small, terminal
 from brise.cli.serve_adapters import Room
 from brise.engine import plan, promise
 from brise.engine.engine import Engine, EngineSettings
@@ -21,6 +21,7 @@ from brise.errors import RequestError, UnsupportedError
 from brise.gateway.gateway import Gateway
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
+from brise.serve.local_answers import LocalAnswers
 from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings
 
 # Under a promise: a body is text of so many bytes a token and some options, and an image in base64; it is there as
@@ -41,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="a name that `brise models` lists or the path of a .gguf file; "
                              "NAME=MODEL serves it under another name")
     serve_gateway.add_arguments(parser)
+    serve_small.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls)
     room = serve_adapters.check(args, [located.name for located in models])
+    small = serve_small.check(args, [*(located.name for located in models), *(name for name, _ in args.adapter)])
     with bind(serving) as bound:
         workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
                    for located in models}
@@ -92,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
             serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
         if upstream is None:
             return _run(workers, serving, bound, None)
-        with serve_gateway.opened(args, upstream, settings_.home) as gateway:
+        local = LocalAnswers(workers, allow_image_urls=args.allow_image_urls)
+        with serve_gateway.opened(args, upstream, settings_.home, small, local) as gateway:
             return _run(workers, serving, bound, gateway)
 
 

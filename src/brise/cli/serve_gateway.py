@@ -6,14 +6,18 @@ import argparse
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from brise import settings
-from brise.cli import terminal
+from brise.cli import serve_small, terminal
+from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
+from brise.gateway import switching
 from brise.gateway.capture import Capture, CaptureOptions
-from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.gateway import Gateway
 from brise.gateway.hosted import Hosted
+from brise.gateway.local import LocalModels
 from brise.gateway.prices import Prices, default_place, read_prices
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.stores import open_store, open_threads
@@ -74,7 +78,8 @@ def check(args: argparse.Namespace) -> UpstreamSettings | None:
 
 
 @contextmanager
-def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path) -> Iterator[Gateway]:
+def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path, small: SmallOptions,
+           local: LocalModels) -> Iterator[Gateway]:
     """The gateway, with its store, until the block ends: what it saw is then written."""
     prices = _prices(args.prices, home)
     store = open_store(args.store, home)
@@ -84,7 +89,11 @@ def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path) -> 
     try:
         hosted = Hosted(Upstream(upstream), retries=Retries(RetrySettings(args.retries)),
                         hedge_after_s=args.hedge_after)
-        yield Gateway(hosted, Parts(capture=capture, prices=prices))
+        stand_ins = serve_small.parts(small, local, hosted, store, capture)
+        switches = switching.parts(local, hosted, store, capture)
+        yield Gateway(hosted, replace(
+            switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
+            background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))
     finally:
         stats = capture.drain()
         store.close()

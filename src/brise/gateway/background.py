@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter, deque
 
 from brise.gateway.asked import Asked
 
 MAX_WAITING, MAX_WAITING_BYTES = 256, 64 << 20
-
-
-def is_drawn(id: str, purpose: str, share: float) -> bool:
-    """Whether chance takes a request: the same for the same id, and independent between purposes."""
-    digest = hashlib.sha256(f"{purpose}:{id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 class Waiting:

@@ -82,3 +82,4 @@ class Broken:
 
     failure: Failure
     progress: Progress | None = None
+    read: bytes = b""  # the stream so far

@@ -24,12 +24,12 @@ from brise.errors import RequestError
 from brise.gateway import continue_, refusal
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.candidates import Candidates
-from brise.gateway.exchange import usage_of
 from brise.gateway.failure import Broken, Failure
 from brise.gateway.headers import added
 from brise.gateway.local import LocalModels, LocalStream
 from brise.gateway.parts import Declined, Served
-from brise.gateway.records import Body, Kind
+from brise.gateway.reassemble import reassemble
+from brise.gateway.records import Body, Kind, Usage
 
 KINDS = frozenset({"chat", "completion", "responses"})  # an embedding of another model is of no use to anybody
 DONE = b"data: [DONE]\n\n"
@@ -81,7 +81,6 @@ class _Answering:
     send: Send
     now: Callable[[], float]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    first_s: float | None = None  # of the stream's first token
     sent: bytearray = field(default_factory=bytearray)
 
     async def answer(self) -> Served:
@@ -100,7 +99,7 @@ class _Answering:
                    *added(asked, "degraded", self.model)]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.send({"type": "http.response.body", "body": data, "more_body": False})
-        return self._served(response=body)
+        return self._served(body, answer.usage, self.now() - self.asked.started_s)
 
     async def _stream(self) -> Served:
         """An error before the first chunk is raised; a later one ends the stream."""
@@ -113,16 +112,16 @@ class _Answering:
             if progress is None:
                 await self.send({"type": "http.response.start", "status": 200,
                                  "headers": [*STREAM_HEADERS, *added(self.asked, "degraded", self.model)]})
-            self.first_s = self.now() - self.asked.started_s
+            first_s = self.now() - self.asked.started_s
             try:
                 await self._write(first)
                 async for chunk in chunks:
                     await self._write(chunk)
             except RequestError as error:
-                return await self._break_off(error)
+                return await self._break_off(error, self._served(self._read(), stream.usage(), first_s))
         done = b"" if self.asked.kind == "responses" else DONE
         await self.send({"type": "http.response.body", "body": done, "more_body": False})
-        return self._served()
+        return self._served(self._read(), stream.usage(), first_s)
 
     async def _open(self) -> LocalStream:
         fields, progress = self.asked.fields, self.broken.progress
@@ -137,11 +136,11 @@ class _Answering:
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.sent += piece
 
-    async def _break_off(self, error: RequestError) -> Served:
+    async def _break_off(self, error: RequestError, served: Served) -> Served:
         failure = self.broken.failure
         failure = Failure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
         await refusal.end_stream(self.asked.kind, failure, self.send)
-        return replace(self._served(), mode="failed", error=str(failure), pending=False)
+        return replace(served, mode="failed", error=str(failure), pending=False)
 
     def _label(self) -> Body:
         label: dict[str, object] = {"mode": "degraded", "model": self.model, "reason": self.broken.failure.kind}
@@ -149,10 +148,13 @@ class _Answering:
             label["continued"] = True  # the beginning is the hosted model's
         return label | ({"ignored": dict(self.ignored)} if self.ignored else {})
 
-    def _served(self, response: Body | None = None) -> Served:
-        seconds = self.first_s if response is None else self.now() - self.asked.started_s
-        return Served("degraded", 200, self.model, response, usage_of(response or {}), error=str(self.broken.failure),
-                      first_token_s=seconds, pending=self.asked.is_captured)
+    def _read(self) -> Body | None:
+        """All that the client has read of the stream, put together."""
+        return reassemble(self.asked.kind, self.broken.read + bytes(self.sent)).body
+
+    def _served(self, response: Body | None, usage: Usage, first_s: float) -> Served:
+        return Served("degraded", 200, self.model, response, usage, error=str(self.broken.failure),
+                      first_token_s=first_s, pending=self.asked.is_captured)
 
 
 def _is_last(kind: Kind, chunk: Body) -> bool:

@@ -112,15 +112,19 @@ class Gateway:
                 return replace(served, signals=outcome.signals, answers=(*served.answers, *drafts))
 
     async def _hosted(self, asked: Asked, send: Send, mode: Mode) -> Served:
+        fallback = self.parts.fallback
         try:
-            relayed = await self.hosted.answer(asked, send, added(asked, mode, asked.model))
+            relayed = await self.hosted.answer(asked, send, added(asked, mode, asked.model),
+                                               stops_at_faults=fallback is not None and fallback.fits(asked))
         except UpstreamError as error:
             return await self._replace(asked, send, error.failure, error.relayed or Relayed())
         return served_of(relayed, asked, mode)
 
     async def _replace(self, asked: Asked, send: Send, failure: Failure, relayed: Relayed) -> Served:
         """The hosted model's answer did not come, or not to its end."""
-        broken = Broken(failure, relayed.progress if relayed.has_begun else None)
+        broken = Broken(failure)
+        if relayed.has_begun:
+            broken = Broken(failure, relayed.progress, bytes(relayed.body) if relayed.is_kept else b"")
         fallback = self.parts.fallback
         can_go_on = not relayed.has_begun or relayed.progress is not None
         if fallback is not None and can_go_on and fallback.fits(asked):

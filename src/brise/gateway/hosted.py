@@ -38,8 +38,8 @@ class Hosted:
         self.failures = Counter[str]()
         self.num_hedged = 0
 
-    async def answer(self, asked: Asked, send: Send, added: Headers) -> Relayed:
-        """Passes the hosted model's answer on, an error of the client's included.
+    async def answer(self, asked: Asked, send: Send, added: Headers, *, stops_at_faults: bool = False) -> Relayed:
+        """Passes the hosted model's answer on, an error of the client's included (`stops_at_faults`: see relay).
 
         UpstreamError if there is none; then `relayed` of the error says how much of one the client has.
         """
@@ -48,7 +48,7 @@ class Hosted:
         while True:
             relayed = Relayed()
             try:
-                await self._attempt(asked, send, added, relayed)
+                await self._attempt(asked, send, added, relayed, stops_at_faults)
                 return relayed
             except UpstreamError as error:
                 number += not error.failure.is_stale
@@ -69,7 +69,8 @@ class Hosted:
         relayed = await self.answer(whole, _nowhere, ())
         return served_of(relayed, whole, "hosted")
 
-    async def _attempt(self, asked: Asked, send: Send, added: Headers, relayed: Relayed) -> None:
+    async def _attempt(self, asked: Asked, send: Send, added: Headers, relayed: Relayed,
+                       stops_at_faults: bool) -> None:
         turn = self.breaker.enter()
         if turn is None:
             wait_s = self.breaker.wait_s
@@ -80,7 +81,7 @@ class Hosted:
                 if reply.status in BUSY:
                     raise UpstreamError(await _refused(reply))
                 relayed.status, relayed.headers = reply.status, reply.headers
-                await pass_on(reply, asked, send, added, relayed, self._now)
+                await pass_on(reply, asked, send, added, relayed, self._now, stops_at_faults=stops_at_faults)
         except UpstreamError as error:
             self.failures[error.failure.kind] += 1
             if self._is_outage(error.failure):

@@ -7,7 +7,7 @@ others, and for everything else that is wrong with a request, the call raises Re
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class LocalStream:
 
     chunks: AsyncGenerator[Body, None]
     ignored: Mapping[str, str] = field(default_factory=dict)
+    usage: Callable[[], Usage] = Usage  # so far
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from itertools import takewhile
 
 from starlette.types import Send
 
@@ -15,17 +16,22 @@ from brise.gateway.progress import Progress
 from brise.gateway.upstream import Reply
 
 COLLECTED_BYTES = 8 << 20  # an answer in one piece is held until it is complete, so that one cut short can be replaced
+OWN_FAULTS = frozenset({"invalid_request_error", "authentication_error", "permission_error", "not_found_error",
+                        "billing_error", "insufficient_quota"})  # types of errors that the next attempt gives again
 KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, and not written down
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
 
 async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relayed: Relayed,
-                  now: Callable[[], float] = time.monotonic) -> None:
+                  now: Callable[[], float] = time.monotonic, *, stops_at_faults: bool = False) -> None:
     """The whole answer, to its end; `relayed` says how far it came if this raises UpstreamError.
 
     A stream of events leaves event by event, since one that is cut in the middle could not be gone on with. JSON in one
     piece leaves when it is complete. Anything else leaves as it comes.
+
+    With `stops_at_faults` somebody else can answer: an event that is none, or that says that the server failed, does
+    not leave then, and ends the attempt.
     """
     out = _Out(send, relayed, [*headers.downstream(reply.headers), *added], now)
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
@@ -33,7 +39,7 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     length = headers.find(reply.headers, b"content-length")
     if asked.kind != "other" and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
         relayed.progress = Progress(asked.kind)
-        await _events(reply, out, relayed.progress)
+        await _events(reply, out, relayed.progress, stops_at_faults)
     elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
         await _whole(reply, out)
     else:
@@ -41,7 +47,7 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     await out.end()
 
 
-async def _events(reply: Reply, out: _Out, progress: Progress) -> None:
+async def _events(reply: Reply, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
     held = b""
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
@@ -52,19 +58,51 @@ async def _events(reply: Reply, out: _Out, progress: Progress) -> None:
                     raise UpstreamError(Failure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
                 continue
             piece, held = held[:end], held[end:]
-            for event in sse.events(piece):
-                progress.push(event)
-            if progress.has_content:
-                out.saw_token()
-            await out.pass_on(piece)
-    if held:
-        for event in sse.events(held):
-            progress.push(event)
-        await out.pass_on(held)
+            await _pass_piece(piece, out, progress, stops_at_faults)
+    if held:  # the last event, without the blank line that ends it; or a part of one, which is of no use to anybody
+        is_whole = progress.is_done or all(map(_is_readable, sse.events(held)))
+        await _pass_piece(held if is_whole else b"", out, progress, stops_at_faults)
     if not progress.num_events:
         raise UpstreamError(Failure("malformed", "the stream holds no event"))
     if not (progress.is_done or progress.finish or progress.error):
+        if held and is_whole:
+            await out.pass_on(b"\n\n")  # so that what follows is an event of its own
         raise UpstreamError(Failure("cut", "the stream ended before its answer did"))
+
+
+async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
+    events, failure = list(sse.events(piece)), None
+    if stops_at_faults and (failure := next(filter(None, map(_fault, events)), None)) is not None:
+        good = takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece))
+        piece = b"".join(good)
+        events = list(sse.events(piece))
+    for event in events:
+        progress.push(event)
+    if progress.has_content:
+        out.saw_token()
+    if piece:
+        await out.pass_on(piece)
+    if failure is not None:
+        raise UpstreamError(failure)
+
+
+def _is_readable(event: sse.Event) -> bool:
+    return event.data == sse.DONE or event.fields is not None
+
+
+def _fault(event: sse.Event) -> Failure | None:
+    """What is wrong with the server by this event. An error of the request is the client's own business."""
+    if not _is_readable(event):
+        return Failure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
+    fields = event.fields or {}
+    kind = str(fields.get("type") or event.name)
+    error = fields.get("error") or (fields if kind == "error" else None)
+    if not error:
+        return None
+    about = error if isinstance(error, dict) else {"message": error}
+    if str(about.get("type") or about.get("code")) in OWN_FAULTS:
+        return None
+    return Failure("error_event", str(about.get("message") or about.get("code") or "an error")[:200])
 
 
 async def _whole(reply: Reply, out: _Out) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from brise.engine.request import TokenLogprob
 from brise.errors import PreemptedError, QueueFullError, RequestError
 from brise.gateway.asked import Asked
-from brise.gateway.background import MAX_WAITING, Waiting, is_drawn
+from brise.gateway.background import MAX_WAITING, Waiting
 from brise.gateway.candidates import Candidates
 from brise.gateway.failure import UpstreamError
 from brise.gateway.fallback import KINDS
@@ -23,8 +22,9 @@ from brise.gateway.hosted import Hosted
 from brise.gateway.local import LocalAnswer, LocalModels
 from brise.gateway.parts import Capture, Served
 from brise.gateway.records import Answer, Body, Exchange, Role, new_id
+from brise.gateway.route import draw
+from brise.gateway.signals import NUM_RIVALS, measure
 
-Measure = Callable[[Body, Body, Sequence[TokenLogprob]], Mapping[str, float]]  # request, answer, tokens: signals
 ATTEMPTS = 3
 LOOK_EVERY_S = 0.05  # whether the model has nothing else to do
 
@@ -36,23 +36,22 @@ class ShadowOptions:
     share: float
     parallel: int = 4
     max_waiting: int = MAX_WAITING
-    num_top: int = 2  # alternatives to each token, for the signals
 
 
 class Shadow:
     """An observer of the gateway, and its work in the background. `counts` says what became of what was drawn."""
 
     def __init__(self, local: LocalModels, candidates: Candidates, options: ShadowOptions, capture: Capture,
-                 measure: Measure, now: Callable[[], float] = time.monotonic) -> None:
+                 now: Callable[[], float] = time.monotonic) -> None:
         self._local, self._candidates, self._options = local, candidates, options
-        self._capture, self._measure, self._now = capture, measure, now
+        self._capture, self._now = capture, now
         self.counts, self.ignored = Counter[str](), Counter[str]()
         self._waiting = Waiting(self.counts, options.max_waiting)
 
     def after(self, asked: Asked, exchange: Exchange) -> None:
         """Takes note of an answered request, if it is drawn."""
         if (is_pair(asked, exchange) and self._candidates.of(asked.task) is not None
-                and is_drawn(asked.id, "shadow", self._options.share)):
+                and draw("shadow", asked.id) < self._options.share):
             self._waiting.put(asked)
 
     async def run(self) -> None:
@@ -74,7 +73,7 @@ class Shadow:
         for _ in range(ATTEMPTS):
             try:
                 await self._idle(model)
-                answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=self._options.num_top,
+                answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=NUM_RIVALS,
                                                   background=True)
             except (PreemptedError, QueueFullError):
                 self.counts["preempted"] += 1
@@ -96,7 +95,7 @@ class Shadow:
 
     def _answered(self, fields: Body, exchange: str, at_s: float, model: str, answer: LocalAnswer) -> Answer:
         """What was left out of the request is kept in the body, and its number among the signals."""
-        signals, body = dict(self._measure(fields, answer.body, answer.tokens)), answer.body
+        signals, body = dict(measure(fields, answer.body, answer.tokens)), answer.body
         if answer.ignored:
             signals["ignored_fields"] = float(len(answer.ignored))
             body = {**body, "brise": {"ignored": dict(answer.ignored)}}
@@ -118,7 +117,7 @@ class Reask:
 
     def after(self, asked: Asked, exchange: Exchange) -> None:
         """Takes note of an answered request, if it is drawn."""
-        if is_pair(asked, exchange) and is_drawn(asked.id, "reask", self._share):
+        if is_pair(asked, exchange) and draw("reask", asked.id) < self._share:
             self._waiting.put(asked)
 
     async def run(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from brise.gateway.records import Body
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+BLOCK = re.compile(rb"(?s).*?(?:\n\n|\r\n\r\n|\r\r)")
 DONE = "[DONE]"
 
 
@@ -19,7 +22,7 @@ class Event:
     name: str
     data: str
 
-    @property
+    @cached_property
     def fields(self) -> Body | None:
         """The data as a JSON object, None if they are none."""
         try:
@@ -27,6 +30,11 @@ class Event:
         except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
+
+
+def blocks(stream: bytes) -> list[bytes]:
+    """Whole events apart, each with what ends it."""
+    return BLOCK.findall(stream)
 
 
 def whole(stream: bytes) -> int:

@@ -74,7 +74,7 @@ class LocalAnswers:
         asked = await self._ask(model, kind, {**begun, "stream": True})
         if prefix is not None:
             asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
-        return LocalStream(asked.chunks(), asked.ignored)
+        return LocalStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
 
 
     async def _ask(self, model: str, kind: Kind, body: Body) -> _Asked:
