@@ -64,6 +64,8 @@ def test_values_of_a_call_are_looked_for_in_the_conversation() -> None:
     assert absent({"city": "ulm"}) == 0 and absent({"city": "Bonn"}) == 1
     assert absent({"city": "Ulm", "day": "Sunday"}) == 0.5
     assert absent({"now": True}) is None, "yes and no are not said in so many words"
+    written = said('{"name": "weather", "arguments": {"city": "Bonn"}}')
+    assert signals.measure(fields(), written)["absent"] == 1, "a call may be written as text"
 
 
 def test_numbers_of_the_tokens() -> None:

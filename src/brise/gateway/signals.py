@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from brise.engine.request import TokenLogprob
-from brise.evals import compare
+from brise.evals import compare, scorers
 from brise.evals.example import Answer
 from brise.gateway import answers, fits, json_values
 from brise.gateway.records import Body
@@ -85,10 +85,9 @@ def _must_call(fields: Body) -> bool:
 
 
 def _called_values(given: Answer) -> Iterator[str]:
-    """The values of calls that somebody may have said: names and numbers, not yes or no."""
-    parsed = [compare.parse(call.arguments or "{}") for call in given.calls]
-    for arguments in parsed:
-        for _, value in compare.leaves(arguments if arguments is not compare.INVALID else {}):
+    """The values of calls, also of one written as text, that somebody may have said: not yes or no."""
+    for _, arguments in scorers.calls_of(given):
+        for _, value in compare.leaves(arguments):
             text = str(json.loads(value))
             if value not in ("true", "false", "null") and len(text) > 1:
                 yield text
