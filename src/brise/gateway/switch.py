@@ -210,7 +210,8 @@ def _begun(switches: Switches, entry: Entry) -> TaskState:
 def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
     match kind:
         case "step":
-            return replace(state, share=float(body["share"]), tally=Tally(),
+            share = float(body["share"])
+            return replace(state, share=share, tally=state.tally if share == state.share else Tally(),
                            is_auto=bool(body.get("auto", state.is_auto)))
         case "audit":
             return _audited(state, float(body["difference"]), float(body["probability"]))
