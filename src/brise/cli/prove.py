@@ -108,6 +108,6 @@ def _show(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
 
 def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
                train: Sequence[Example]) -> tuple[list[Baseline], list[str]]:
-    itself = baselines.itself(pairs, proof.units)
     classical, why_not = baselines.classical_if_it_can(pairs, proof.units, scorer, train, proof.terms.gate)
-    return [found for found in (itself, classical) if found is not None], [] if why_not is None else [why_not]
+    found = baselines.itself(pairs, proof.units) + ([] if classical is None else [classical])
+    return found, [] if why_not is None else [why_not]

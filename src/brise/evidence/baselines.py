@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from brise.errors import EvidenceError, MissingExtraError
 from brise.evals import baseline
 from brise.evals.example import Example
-from brise.evals.measure import Bounded, bounded, of_rows
+from brise.evals.measure import bounded, of_rows
 from brise.evals.scorers import Scorer
 from brise.evidence import scoring
 from brise.evidence.pairs import Pair
@@ -34,16 +34,22 @@ class Baseline:
     evidence: float | None = None
 
 
-def itself(pairs: Sequence[Pair], units: Units) -> Baseline | None:
-    """How often the large model repeats its own answer; None if it was asked again nowhere."""
-    asked = [pair for pair in units.of(pairs) if pair.again is not None]
-    if not asked:
-        return None
-    agrees = [float(pair.again is not None and scoring.same(pair.again.answer, pair.large.answer)) for pair in asked]
-    found: Bounded = bounded(of_rows([{"same": (value, 1.0)} for value in agrees], ["same"])[0],
-                             [pair.unit for pair in asked])
-    return Baseline("the large model, asked again", "the same answer", found.estimate, found.low, found.high,
-                    len(asked))
+def itself(pairs: Sequence[Pair], units: Units) -> list[Baseline]:
+    """How often the large model repeats its own answer, and what its second answers are worth, as far as either is
+    known.
+    """
+    rows = units.of(pairs)
+    same = {at: float(scoring.same(pair.again.answer, pair.large.answer)) for at, pair in enumerate(rows)
+            if pair.again is not None}
+    worth = {at: judgement.again for at, pair in enumerate(rows) for judgement in pair.judgements
+             if judgement.again is not None}
+    return [_again(what, values, rows) for what, values in (("the same answer", same), ("score", worth)) if values]
+
+
+def _again(what: str, values: Mapping[int, float], rows: Sequence[Pair]) -> Baseline:
+    found = bounded(of_rows([{what: (value, 1.0)} for value in values.values()], [what])[0],
+                    [rows[at].unit for at in values])
+    return Baseline("the large model, asked again", what, found.estimate, found.low, found.high, len(values))
 
 
 def classical(pairs: Sequence[Pair], units: Units, scorer: Scorer, train: Sequence[Example],

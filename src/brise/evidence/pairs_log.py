@@ -62,6 +62,8 @@ def read(path: Path, unit: str | None = None) -> tuple[Pair, ...]:
 
 
 def _pair(value: Json, place: str, unit: str | None) -> Pair:
+    if not isinstance(value, dict):
+        raise RequestError("the row is no object")
     fields = Fields(value)
     prompt, tools = _prompt(fields), tuple(tool.as_json() for tool in parse_tools(fields))
     number = place.rpartition(":")[2]
