@@ -7,14 +7,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from starlette.types import Message
 
+from brise.gateway import answers
 from brise.gateway import asked as requests
 from brise.gateway.audit import Auditor
 from brise.gateway.exchange import exchange_of
 from brise.gateway.follow import Follower
-from brise.gateway.keep import SmallModel
+from brise.gateway.keep import SmallModel, chunks_of
 from brise.gateway.parts import Decision, Escalated, Served
+from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Answer, Exchange
 from brise.gateway.route import SwitchRouter
 from brise.gateway.rule import to_body
@@ -105,6 +108,18 @@ def test_a_kept_stream_comes_whole_in_the_shape_of_a_stream() -> None:
     assert chunks[0]["choices"][0]["delta"]["content"] == "answer to easy one"  # type: ignore[index]
     assert chunks[1]["choices"][0]["finish_reason"] == "stop"  # type: ignore[index]
     assert chunks[2]["usage"]["prompt_tokens"] == 10  # type: ignore[index]
+
+
+@pytest.mark.parametrize("body", [
+    chat_body("two words"), chat_body(calls=[("weather", '{"city": "Ulm"}'), ("time", "{}")]),
+    {**chat_body("a"), "choices": [{**chat_body(text)["choices"][0], "index": at} for at, text in enumerate("ab")]}])
+def test_a_stream_made_of_a_body_makes_that_body(body: dict[str, Any]) -> None:
+    stream = b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks_of(body, {})) + b"data: [DONE]\n\n"
+    found = reassemble("chat", stream)
+    assert found.error is None and found.body is not None
+    for was, made in zip(body["choices"], found.body["choices"], strict=True):
+        assert made["finish_reason"] == was["finish_reason"]
+        assert answers.of({"choices": [made]}) == answers.of({"choices": [was]})
 
 
 def test_without_a_threshold_a_stream_is_passed_on_as_it_is_written() -> None:

@@ -106,6 +106,13 @@ def test_a_line_that_cannot_be_read_is_named() -> None:
         state_after(("switch", {"task": "calls"}))
 
 
+def test_a_gateway_goes_on_behind_such_a_line_with_all_switches_ended() -> None:
+    ledger, state = Lines(), switch.Switches()
+    for kind, body in (("switch", switched()), ("audit", audit(-3.0)), ("switch", switched("other"))):
+        state = switch.after_any(state, ledger.append(kind, body))
+    assert state.tasks["calls"].ended == "line 2 of the ledger cannot be read" and state.tasks["other"].is_on
+
+
 def test_two_gateways_may_write_the_same_line() -> None:
     auto = [("switch", switched(share=0.01, auto=True)), *audits(30, 0.0)]
     action = due(state_after(*auto), 0.0)

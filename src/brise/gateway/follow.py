@@ -11,7 +11,7 @@ from typing import TextIO
 from brise.errors import BriseError
 from brise.gateway.records import Body
 from brise.gateway.store import Store
-from brise.gateway.switch import Action, Switches, TaskState, due, fold
+from brise.gateway.switch import Action, Switches, TaskState, after_any, due
 
 POLL_S = 0.25  # reading a ledger without news is one look into an index: tens of microseconds
 
@@ -91,4 +91,5 @@ class Follower:
         self._read()
 
     def _read(self) -> None:
-        self._switches = fold(self._store.ledger(self._switches.number), self._switches)
+        for entry in self._store.ledger(self._switches.number):
+            self._switches = after_any(self._switches, entry)

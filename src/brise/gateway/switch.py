@@ -147,6 +147,17 @@ def after(switches: Switches, entry: Entry) -> Switches:
                          hint="brise audit says whether it is as it was written") from None
 
 
+def after_any(switches: Switches, entry: Entry) -> Switches:
+    """As a gateway goes on behind a line that it cannot read: whatever it said, all switches end, to be safe."""
+    try:
+        return after(switches, entry)
+    except StoreError:
+        reason = f"line {entry.number} of the ledger cannot be read"
+        return replace(switches, number=entry.number, tasks={
+            name: state if state.ended is not None else replace(state, ended=reason)
+            for name, state in switches.tasks.items()})
+
+
 def due(state: TaskState, now_s: float) -> Action | None:
     """What follows from the state and is not written down yet. Two gateways may both write it: once is enough."""
     if state.ended is not None:
