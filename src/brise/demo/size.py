@@ -11,19 +11,19 @@ from brise.demo.stand_in import Nature
 class Size:
     """Conversations of each stretch, and the recipe of the training.
 
-    In the stretches behind the training every second request has a phrasing or values that it never saw.
+    In the stretches behind the training every fourth request has a phrasing or values that it never saw.
     """
 
-    train: int = 1000
+    train: int = 1250
     calibrate: int = 300
-    gate: int = 520
+    gate: int = 600
     first_step: int = 40  # conversations at a share of 1 %
     half: int = 160  # at 50 %, until the audits allow 100 %
     whole: int = 80  # at 100 %
     outage: int = 80  # while the hosted model is down
-    held_out: float = 0.5
+    held_out: float = 0.25
     parallel: int = 24  # cars at a time while nothing else is to be done
-    steps: int = 60
+    steps: int = 80
     batch_size: int = 16
     rank: int = 16
     learning_rate: float = 2e-3

@@ -231,8 +231,8 @@ def shadow(demo: Demo) -> None:
     demo.label()
     time.sleep(max(demo.size.settle_s - (time.monotonic() - ended_s), 0.0))
     pairs = demo.count(since_s=demo.calibrate_s, has_answer="shadow")
-    demo.show.say(f"{pairs} requests have both answers; every second one has a phrasing or a value that was in no "
-                  "training row")
+    demo.show.say(f"{pairs} requests have both answers; every fourth one has a phrasing or values that no training "
+                  "row has")
 
 
 def _drained(demo: Demo, since_s: float) -> None:

@@ -33,7 +33,7 @@ class Nature:
     """How the simulated model is. Latencies are log-normal: `median_s`, and `spread` the sigma of their logarithm."""
 
     seed: int = 0
-    accuracy: float = 0.94
+    accuracy: float = 0.93
     median_s: float = 0.6
     spread: float = 0.45
     first_token_share: float = 0.4  # of an answer's time

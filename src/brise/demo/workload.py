@@ -40,7 +40,7 @@ message(contact, text)
 charge_limit(percent)
 none()"""
 
-FOLLOW_UP_SHARE = 0.15  # of conversations have a second request
+FOLLOW_UP_SHARE = 0.25  # of the conversations that can have a second request
 POLITE_SHARE, FILLER_SHARE, TYPO_SHARE = 0.35, 0.12, 0.12
 _BEFORE = ("please ", "hey, ", "could you please ", "hi, ", "okay, ", "listen, ", "car, ")
 _AFTER = (" please", ", please", ", thanks", " now", ", would you", ", thank you")
