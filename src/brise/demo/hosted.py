@@ -21,11 +21,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from brise.demo.child import ChildError
 from brise.demo.stand_in import FINGERPRINT, NAME, Nature, Spoken, StandIn
 from brise.demo.workload import Call
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 _PIECES = 4  # of a streamed answer
 
 
@@ -51,7 +52,8 @@ class Hosted:
         self.process.start()
         theirs.close()
         if not ours.poll(START_TIMEOUT_S):
-            raise TimeoutError(f"the simulated hosted model did not start within {START_TIMEOUT_S:g} s")
+            self.kill()
+            raise ChildError(f"the simulated hosted model did not start within {START_TIMEOUT_S:g} s")
         self.port = ours.recv()
 
     def kill(self) -> None:
