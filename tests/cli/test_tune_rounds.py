@@ -80,6 +80,14 @@ def test_what_rounds_take_is_in_the_plan(words: list[str], tmp_path: Path, capsy
     assert "less --round-tokens" in capsys.readouterr().err
 
 
+def test_a_teacher_of_other_tokens_is_refused_before_there_is_a_run(
+        words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_tiny(tmp_path / "other.gguf", "llama", vocab=400)
+    assert main([*words, "--teacher", str(other), "--out", str(tmp_path / "run")]) == 1
+    assert "the student has 288 tokens and the teacher 400" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("options", "named"), [
     (("--steps", "3"), "--steps and --on-policy"), (("--epochs", "3"), "--epochs and --on-policy"),
     (("--teacher-weight", "0.5"), "--teacher-weight is 0.5"), (("--learn", "all"), "--learn is all"),

@@ -82,7 +82,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Plain]:
 
 def rows(args: argparse.Namespace, out: Path, options: DataOptions) -> tuple[list[Path], DataOptions]:
     """The files to train on, and how they are read; those of DATA without an endpoint."""
-    check(args)
     if args.teacher_endpoint is None:
         return args.data, options
     examples = data.read(args.data, data.Reading(rules=RowRules(options.conversation), columns=options.columns))

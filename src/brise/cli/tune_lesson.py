@@ -14,7 +14,7 @@ from pathlib import Path
 from brise.checkpoint.source import Checkpoint
 from brise.cli import tune_options, tune_rounds, tune_teacher
 from brise.cli.tune_rounds import Material
-from brise.cli.tune_teacher import OpenTeacher
+from brise.cli.tune_teacher import Opened, OpenTeacher
 from brise.text.load import Tokens
 from brise.tune import on_policy
 from brise.tune.example import Row
@@ -41,6 +41,7 @@ class Run:
 
     checkpoint: Checkpoint
     tokens: Tokens
+    teacher: Opened | None
     dataset: Dataset
     recipe: Recipe
     machinery: Machinery
@@ -52,12 +53,12 @@ class Run:
 def prepared(args: argparse.Namespace, run: Run) -> Lesson:
     """The rows, after the teacher was asked where there is one."""
     rows, held_out = run.dataset.train, spread(run.dataset.held_out, args.eval_rows)
-    if args.teacher is None:
+    if run.teacher is None:
         return Lesson(rows, held_out)
     options = tune_options.data_options_of(args, run.checkpoint.config.max_context)
     plan = tune_rounds.plan_of(args)
-    asked, own = tune_teacher.opened(args, rows if plan is None else (*rows, *held_out), run.tokens, options,
-                                     run.folder, run.threads, run.settings)
+    asked = tune_teacher.ready(args, run.teacher, run.folder, run.threads, run.settings)
+    own = tune_teacher.own_rows(args, run.teacher, rows if plan is None else (*rows, *held_out), options)
     if plan is None:
         return Lesson(tune_teacher.taught(asked, rows, own), held_out)
     prompts = on_policy.prompts_of(rows, own[:len(rows)], plan, lambda one, other: _room(run, asked, one, other))

@@ -33,6 +33,7 @@ from brise.cli.tune_finish import Finished
 from brise.cli.tune_lesson import Lesson
 from brise.cli.tune_ranks import Company
 from brise.cli.tune_rounds import Feed
+from brise.cli.tune_teacher import Opened
 from brise.engine import footprint
 from brise.engine.model import num_cores
 from brise.errors import BriseError, MemoryPromiseError, OutputError
@@ -73,6 +74,7 @@ class Desk:
     located: Located
     checkpoint: Checkpoint
     tokens: Tokens | None = None
+    teacher: Opened | None = None
     folder: RunFolder | None = None
 
     def decide(self) -> Decided | None:
@@ -93,6 +95,7 @@ class Desk:
         tune_plan.say(args, plan, asked)
         if args.dry_run:
             return None
+        self.teacher = tune_teacher.opened(args, self.tokens, dataset.train)
         machinery = replace(asked.machinery, max_tokens=plan.choice.num_tokens, checkpointing=plan.choice.checkpointing)
         decided = Decided(dataset, asked.recipe, machinery, plan.choice.keep, threads,
                           _settings(args, asked, plan, self.company.count))
@@ -117,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, company: Company) -> int:
+    tune_options.recipe_of(args)  # options that cannot be are told before anything is read
+    tune_endpoint.check(args)
     if args.memory is not None:
         footprint.keep_small()
     located = company.first(lambda: locate(args.model, Store(settings.read().home)))
@@ -219,8 +224,8 @@ def _lesson(args: argparse.Namespace, desk: Desk, decided: Decided) -> Lesson:
     if desk.folder is None or desk.tokens is None:  # one of several processes, which have no teacher
         return Lesson(decided.dataset.train, tune_lesson.spread(decided.dataset.held_out, args.eval_rows))
     return tune_lesson.prepared(args, tune_lesson.Run(
-        desk.checkpoint, desk.tokens, decided.dataset, decided.recipe, decided.machinery, desk.folder.path,
-        decided.threads, decided.settings))
+        desk.checkpoint, desk.tokens, desk.teacher, decided.dataset, decided.recipe, decided.machinery,
+        desk.folder.path, decided.threads, decided.settings))
 
 
 def _trainer(desk: Desk, decided: Decided, lesson: Lesson) -> Trainer:

@@ -93,9 +93,19 @@ class OpenTeacher:
         return teacher.recorded(side, rows, self.recording, self.folder, self.digest, progress)
 
 
-def opened(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, options: DataOptions, folder: Path,
-           threads: int, known: Mapping[str, Plain]) -> tuple[OpenTeacher, list[Row]]:
-    """The teacher, and for each of the rows its own, which have the same answers."""
+@dataclass(frozen=True)
+class Opened:
+    """A teacher whose tokens are the student's; of its weights nothing is read yet."""
+
+    checkpoint: Checkpoint
+    tokens: Tokens
+    recording: Recording
+
+
+def opened(args: argparse.Namespace, tokens: Tokens, rows: Sequence[Row]) -> Opened | None:
+    """The teacher that is asked for, before anything of the run is written; UnsupportedError if it cannot teach."""
+    if args.teacher is None:
+        return None
     if (seen := next((row for row in rows if row.images), None)) is not None:
         raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
                                hint="leave rows with images out, or learn from the teacher's texts")
@@ -103,9 +113,19 @@ def opened(args: argparse.Namespace, rows: Sequence[Row], tokens: Tokens, option
     own = tokens_for(checkpoint)
     recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), args.teacher_top,
                           args.teacher_temperature)
+    return Opened(checkpoint, own, recording)
+
+
+def ready(args: argparse.Namespace, found: Opened, folder: Path, threads: int,
+          known: Mapping[str, Plain]) -> OpenTeacher:
+    """The teacher, to be asked."""
     digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
-    return (OpenTeacher(checkpoint, recording, args.teacher_adapter, digest, folder / FOLDER, threads),
-            absorb.aligned(rows, absorb.teacher_rows(args.data, own, replace(options, skip_bad=True))))
+    return OpenTeacher(found.checkpoint, found.recording, args.teacher_adapter, digest, folder / FOLDER, threads)
+
+
+def own_rows(args: argparse.Namespace, found: Opened, rows: Sequence[Row], options: DataOptions) -> list[Row]:
+    """For each of the student's rows the teacher's, which has the same answers."""
+    return absorb.aligned(rows, absorb.teacher_rows(args.data, found.tokens, replace(options, skip_bad=True)))
 
 
 def taught(asked: OpenTeacher, rows: Sequence[Row], own: Sequence[Row]) -> list[Row]:
