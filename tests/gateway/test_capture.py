@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brise.errors import StoreError
 from brise.gateway.capture import Capture, CaptureOptions
 from brise.gateway.records import Answer, Exchange, Label, Pending, Thread
 from brise.gateway.sql_store import SqlStore
+from brise.gateway.store import UnknownExchangeError
 from brise.gateway.stores import open_store
 from tests.gateway.records import answer, exchange
 
@@ -49,11 +53,11 @@ def make(store: object, **options: object) -> Capture:
 
 def test_what_is_drained_is_in_the_store(store: SqlStore) -> None:
     capture = make(store)
-    for number in range(1000):
+    for number in range(300):
         capture.record(exchange(f"{number:04d}"), [answer(f"s{number}", f"{number:04d}")])
     stats = capture.drain()
-    assert stats.written == 2000 and stats.waiting == stats.waiting_bytes == 0 and not stats.dropped
-    assert store.count() == 1000 and len(list(store.answers([f"{number:04d}" for number in range(1000)]))) == 1000
+    assert stats.written == 600 and stats.waiting == stats.waiting_bytes == 0 and not stats.dropped
+    assert store.count() == 300 and len(list(store.answers([f"{number:04d}" for number in range(300)]))) == 300
 
 
 def test_a_full_queue_drops_and_counts_and_never_waits(store: SqlStore) -> None:
@@ -114,6 +118,44 @@ def test_one_bad_row_takes_no_other_with_it(store: SqlStore) -> None:
     stats = capture.drain()
     assert stats.dropped == {"unwritable": 1, "orphan": 1} and stats.written == 2
     assert [found.id for found in store.exchanges()] == ["first", "last"]
+
+
+class Weather:
+    """A store that fails as a list says, one word a try, and keeps the ids of what it took."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self._faults, self.kept = list(faults), Counter[str]()
+
+    def add(self, exchanges: Sequence[Exchange], answers: Sequence[Answer], *_: object) -> None:
+        match self._faults.pop(0) if self._faults else "":
+            case "locked":
+                raise StoreError("database is locked")
+            case "broken":
+                raise RuntimeError("a defect")
+        if any(each.id.startswith("bad") for each in exchanges):
+            raise ValueError("cannot be written")
+        missing = [each for each in answers if each.exchange not in {*self.kept, *(one.id for one in exchanges)}]
+        if missing:
+            raise UnknownExchangeError(f"there is no exchange {missing[0].exchange!r}")
+        self.kept.update(each.id for each in (*exchanges, *answers))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from(["good", "bad", "orphan"]), max_size=30),
+       st.lists(st.sampled_from(["", "locked", "broken"]), max_size=4))
+def test_every_row_is_written_once_or_counted_as_dropped(rows: list[str], faults: list[str]) -> None:
+    weather = Weather(faults)
+    capture = make(weather)
+    for number, kind in enumerate(rows):
+        if kind == "orphan":
+            capture.record(answers=[answer(f"a{number}", "nowhere")])
+        else:
+            capture.record(exchange(f"{kind}{number}"), [answer(f"a{number}", f"{kind}{number}")])
+    stats = capture.drain(30)
+    recorded = sum(1 if kind == "orphan" else 2 for kind in rows)
+    assert stats.written + sum(stats.dropped.values()) == recorded and stats.waiting == stats.waiting_bytes == 0
+    assert stats.written == sum(weather.kept.values()) and set(weather.kept.values()) <= {1}
+    assert "broken" in faults or stats.written == 2 * rows.count("good")
 
 
 def test_without_content_only_what_surrounds_it_is_written(store: SqlStore) -> None:

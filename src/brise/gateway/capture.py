@@ -299,7 +299,7 @@ class Capture:
     def _expire(self, ttl_s: float) -> None:
         try:
             expired = self._store.expire(self._clock() - ttl_s)
-        except StoreError as error:
+        except Exception as error:  # as in `_write`: the thread goes on; the next time is in ten minutes
             with self._news:
                 self._counts.last_error = str(error)
         else:
