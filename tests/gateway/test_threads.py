@@ -231,6 +231,7 @@ def test_it_goes_on_from_a_real_store(tmp_path: Path) -> None:
     store.close()
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=2), lambda inner: st.lists(
     inner, max_size=3) | st.dictionaries(st.sampled_from([
         "messages", "role", "content", "type", "text", "tool_calls", "function", "arguments", "input", "output",
