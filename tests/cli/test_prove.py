@@ -26,6 +26,7 @@ def test_an_equal_model_is_promoted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert found["labels"]["rung"] == "outcome" and found["scores"]["difference"]["interval"] == "Tango, paired"
     assert {guard["name"]: guard["verdict"] for guard in found["guards"]} == {
         "p95 latency": "promote", "valid answers": "promote", "refusals": "promote", "length": "promote"}
+    assert not any("not looked at" in note for note in found["notes"])
     assert {one["name"] for one in found["slices"] if one["is_proven"]} >= {"route=a", "route=b", "writing=Latin"}
 
 
@@ -44,6 +45,23 @@ def test_a_log_leaves_a_certificate_and_a_page_where_they_are_wanted(
     write(log, rows(1200, seed=2))
     assert main(["prove", "--verify", str(certificate), "--pairs", str(log)]) == 3
     assert main(words) == 1 and "is there already" in capsys.readouterr().err
+
+
+def test_a_judge_that_loves_the_small_model_is_corrected_by_people(tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    told = rows(600, better=0.05, worse=0.35)
+    log = write(tmp_path / "log.jsonl", changed(told, lambda at, row: {
+        "reference": None, "small_score": 1, "large_score": 0.5, "rung": "judge"}))
+    verdicts = [{"id": row["id"], "rung": "human", "small_score": row["small"]["content"] == row["reference"],
+                 "large_score": row["large"]["content"] == row["reference"]} for row in told]
+    book = write(tmp_path / "book.jsonl", [
+        {**line, "small_score": float(line["small_score"]), "large_score": float(line["large_score"])}
+        for line, row in zip(verdicts, told, strict=True) if row["small"]["content"] != row["large"]["content"]])
+    status, found = reported(capsys, "--pairs", log, "--judgements", book, "--rung", "judge", "--draw", 0.5)
+    assert status == 3 and found["gate"]["units"] == 600 and found["labels"]["rung"] == "judge"
+    difference = found["scores"]["difference"]
+    assert difference["low"] < -0.3 < difference["high"] < 0, "the truth, not the judge's +0.2"
+    assert "corrected" in difference["interval"]
 
 
 def test_a_worse_model_is_not_good_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

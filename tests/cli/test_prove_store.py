@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
+from brise.gateway.records import Answer
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store
 from tests.evidence.logs import changed, rows
-from tests.evidence.traffic import TASK, fill
+from tests.evidence.traffic import TASK, body, fill
 
 
 @pytest.fixture
@@ -109,3 +110,16 @@ def test_what_is_not_there_is_said(home: Path, capsys: pytest.CaptureFixture[str
     with closing(open_store(None, home)):
         assert main(["prove", "--task", TASK]) == 1
     assert "no request of the task 'tickets' was answered by both models" in capsys.readouterr().err
+
+
+def test_a_second_shadow_counts_not_and_a_cascades_data_are_noted(store: SqlStore,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(60)
+    fill(store, found, labelled=False)
+    store.add(answers=[Answer("z-again", found[0]["id"], found[0]["at"] + 9, "shadow", "mini",
+                              response=body("other", "mini"))])
+    store.append("cascade", {"task": TASK, "candidate": "mini", "until_s": found[30]["at"]})
+    _, report = reported(capsys, "--task", TASK)
+    assert report["gate"]["rows"] == 60
+    assert any("brise cascade set its threshold on data up to 2023-11-14 22:43 UTC" in note
+               for note in report["notes"])

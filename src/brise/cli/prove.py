@@ -22,7 +22,7 @@ from brise.cli.prove_sources import Found
 from brise.evals import data
 from brise.evals.example import Example
 from brise.evals.scorers import Scorer
-from brise.evidence import baselines, certificates, document, overlap, page, proof_page, scoring
+from brise.evidence import baselines, certificates, document, guards, overlap, page, proof_page, scoring
 from brise.evidence.baselines import Baseline
 from brise.evidence.document import About
 from brise.evidence.pairs import Pair
@@ -72,7 +72,7 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
         return 0
     proof = prove(pairs, scored, terms, planned)
     beside, notes = _baselines(pairs, proof, scorer, train)
-    notes += _calibrated(store, around)
+    notes += guards.not_asked(proof.guards, terms.margins) + _calibrated(store, around)
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
     place = prove_certificate.keep(args, found, around, proof, store, report)
     report["certificate"] = None if place is None else str(place)

@@ -37,11 +37,12 @@ def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, st
     if proof.verdict != "promote" or (store is None and args.certificate is None):
         return None
     home = settings.read().home
+    student = None if args.pairs is not None or args.data else found.chosen.pairs[0].small.model
     certificate = certificates.make(
         proof, around, found.chosen.pairs, student_of(args, around.student), now_s=time.time(), days=args.expires,
         any_context=args.any_context, source_digest=found.source_digest, selection={
             "rung": proof.scored.rung, "score": args.score, "scorer": args.scorer, "figure": args.figure,
-            "unit": args.unit, "settle_s": args.settle, "student": args.student,
+            "unit": args.unit, "settle_s": args.settle, "student": student,
             "draw": args.draw or scoring.JUDGED_SHARE})
     signed = certificates.sign(certificate, seal.load_or_create_signing_key(stores.keys_folder(home)))
     path: Path = args.certificate or certificates.place_of(signed, home)

@@ -70,6 +70,15 @@ def guards(pairs: Sequence[Pair], units: Units, margins: Margins, promise: Gate)
     return tuple(guard for guard in found if guard is not None)
 
 
+def not_asked(found: Sequence[Guard], margins: Margins) -> list[str]:
+    """Those that were wanted and of which the data do not speak."""
+    wanted: dict[Name, object] = {"p95 latency": margins.latency_s, "valid answers": margins.valid,
+                                  "refusals": margins.refusals, "length": margins.length}
+    known = {guard.name for guard in found}
+    return [f"{name}: not looked at, the data do not say it of every pair" for name, margin in wanted.items()
+            if margin is not None and name not in known]
+
+
 def is_refusal(answer: Answer, words: str = REFUSAL) -> bool:
     """Whether the model declined, by its finish reason or its first words."""
     return answer.finish == "content_filter" or (not answer.calls and re.search(words, answer.text[:200]) is not None)

@@ -60,7 +60,6 @@ class Pair:
     labels: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, object] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
-    probability: float = 1.0  # with which this request was chosen to be compared
 
     def example(self, reference: Answer) -> Example:
         """The request as `brise eval` scores it, with this answer for the right one."""

@@ -39,7 +39,9 @@ def read(store: Store, task: str, since_s: float | None = None, until_s: float |
     exchanges = store.exchanges(query)
     while batch := list(islice(exchanges, BATCH)):
         for exchange, others, labels in _with_company(store, batch):
-            for answer in others.get("shadow", ()):
+            # One that answered twice, as after a crash, counts with its first answer.
+            shadows = {answer.served_by: answer for answer in reversed(others.get("shadow", []))}
+            for answer in shadows.values():
                 if student is not None and answer.served_by != student:
                     continue
                 reason = _unfit(exchange, answer, unit)
