@@ -15,6 +15,7 @@ from brise.gateway import switching
 from brise.gateway.gateway import Parts
 from brise.gateway.hosted import Hosted
 from brise.gateway.local import LocalModels
+from brise.gateway.records import Exchange
 from brise.gateway.rule import to_body
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store
@@ -59,6 +60,11 @@ def mode(running: Rig, text: str = "easy") -> str:
     return answer.headers["x-brise-mode"]
 
 
+def text_of(row: Exchange) -> str:
+    assert row.request is not None
+    return str(row.request["messages"][-1]["content"])
+
+
 def begin(store: SqlStore, **changes: Any) -> None:
     certified = rule()
     store.append("cascade", to_body(certified))
@@ -81,10 +87,11 @@ def test_what_was_kept_and_what_escalated_is_written_down(store: SqlStore) -> No
     begin(store)
     with gateway(store, FakeSmall(says)) as running:
         wait_until(lambda: mode(running) == "small")
-        running.captured.clear()
-        ask(running, "easy")
+        ask(running, "easily told")
         ask(running, "hard")
-        kept, escalated = running.captured.wait(2)
+        wait_until(lambda: {"easily told", "hard"} <= {text_of(row) for row in running.captured.exchanges})
+        rows = {text_of(row): row for row in running.captured.exchanges}
+        kept, escalated = rows["easily told"], rows["hard"]
         assert (kept.mode, kept.served_by, kept.audit_probability) == ("small", "small", 0.05)
         assert kept.signals["logprob"] == -0.1 and kept.response is not None
         assert escalated.mode == "escalated" and escalated.signals["logprob"] == -5.0
@@ -119,6 +126,21 @@ def test_audits_wait_for_an_outage_to_end_and_users_do_not(store: SqlStore) -> N
         running.fake.default = chat("small: easy")
         wait_until(lambda: sum(line.kind == "audit" for line in store.ledger()) >= 6)
         assert all(line.body["difference"] == 0.0 for line in store.ledger() if line.kind == "audit")
+
+
+def test_metrics_say_who_answers_and_what_audits_found(store: SqlStore) -> None:
+    begin(store, audit=1.0)
+    with gateway(store, FakeSmall(says)) as running:
+        running.fake.default = chat("small: easy")
+        wait_until(lambda: mode(running) == "small")
+        wait_until(lambda: any(line.kind == "audit" for line in store.ledger()))
+        wait_until(lambda: 'brise_audits_total{result="audited"}' in running.live.get("/metrics").text)
+        text = running.live.get("/metrics").text
+        assert 'brise_switch_share{candidate="small",task="calls"} 1.0' in text
+        assert 'brise_switch_audit_probability{task="calls"} 1.0' in text and "brise_ledger_failures_total 0.0" in text
+        store.append("back", {"task": "calls", "by": "user", "reason": "enough"})
+        wait_until(lambda: 'brise_switch_share{candidate="small",task="calls"} 0.0'
+                   in running.live.get("/metrics").text)
 
 
 def mode_or_status(running: Rig) -> str:

@@ -15,6 +15,7 @@ from brise.serve.access import Keys, read_keys
 from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.metrics import Metrics
 from brise.serve.refusal import UnknownModelError
+from brise.serve.switch_metrics import SwitchMetrics
 from brise.serve.traffic import Traffic
 
 TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
@@ -96,4 +97,5 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
+        SwitchMetrics(gateway.parts, metrics.registry)
     return Serving(models, settings, keys, metrics, log, gateway)

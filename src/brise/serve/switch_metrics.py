@@ -1,0 +1,65 @@
+"""Prometheus metrics of switched tasks: who answers how much, what audits find, and what does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from brise.gateway.audit import Auditor
+from brise.gateway.follow import Follower
+from brise.gateway.gateway import Parts
+from brise.gateway.keep import SmallModel
+
+
+class SwitchMetrics(Collector):
+    """Asks the parts of a gateway when a scrape comes."""
+
+    def __init__(self, parts: Parts, registry: CollectorRegistry) -> None:
+        self._parts = parts
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        for part in self._parts.background:
+            match part:
+                case Follower():
+                    yield from _states(part)
+                case Auditor():
+                    yield from _audits(part)
+        if isinstance(self._parts.small, SmallModel):
+            refused = CounterMetricFamily("brise_switch_refused", "Requests that the small model could not take, by "
+                                          "reason; the hosted one answered.", labels=("task", "reason"))
+            for (task, reason), number in self._parts.small.refused.items():
+                refused.add_metric((task, reason), number)
+            yield refused
+
+
+def _states(follower: Follower) -> Iterator[Metric]:
+    share = GaugeMetricFamily("brise_switch_share", "Share of conversations that the small model answers.",
+                              labels=("task", "candidate"))
+    evidence = GaugeMetricFamily("brise_switch_harm_evidence", "Evidence of harm from audits; the alarm is at 10,000.",
+                                 labels=("task",))
+    chance = GaugeMetricFamily("brise_switch_audit_probability", "With which a kept answer is audited.",
+                               labels=("task",))
+    for task, state in follower.switches.tasks.items():
+        share.add_metric((task, state.candidate), state.share if state.is_on else 0.0)
+        evidence.add_metric((task,), state.alarm.evidence)
+        chance.add_metric((task,), state.audit_probability if state.is_on else 0.0)
+    yield from (share, evidence, chance)
+    yield CounterMetricFamily("brise_ledger_failures", "Times that the ledger could not be read or written.",
+                              value=follower.failures)
+
+
+def _audits(auditor: Auditor) -> Iterator[Metric]:
+    family = CounterMetricFamily("brise_audits", "Kept answers and their audits, by what became of them.",
+                                 labels=("result",))
+    for result, number in auditor.counts.items():
+        family.add_metric((result,), number)
+    yield family
+    yield GaugeMetricFamily("brise_audits_waiting", "Audits that wait for the hosted model.", value=auditor.waiting)
