@@ -71,7 +71,7 @@ def _guards(guards: Sequence[Mapping[str, Any]]) -> Table:
     for guard in guards:
         show = _percent if guard["name"] in ("valid answers", "refusals") else _plain
         table.add_row(guard["name"], guard["claim"], show(guard["small"]), show(guard["large"]),
-                      f"{_number(guard['evidence'])} of {guard['level']:.1f}", guard["verdict"])
+                      f"{_number(guard['evidence'])} of {guard['level']:.1f}", document.SHOWN[guard["verdict"]])
     return table
 
 

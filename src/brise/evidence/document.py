@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from brise.evidence.changes import Change, teacher_of
 from brise.evidence.pairs import Pair
 from brise.evidence.prove import Planned, Proof, Terms
 
+# What a verdict is called where it is about one claim of several.
+SHOWN: Mapping[str, str] = MappingProxyType({"promote": "shown", "not good enough": "refuted",
+                                             "undecided": "not shown yet"})
 MOST_POINTS = 2000  # of the path that is shown; the certificate has all
 
 

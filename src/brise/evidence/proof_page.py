@@ -25,7 +25,7 @@ def render(found: Mapping[str, Any]) -> str:
     """The page of a document that has a verdict (document.proven)."""
     sections = [Section("Evidence", [_path(found), *_gate_words(found)]), Section("Quality", _quality(found))]
     if found["guards"]:
-        sections.append(Section("Also required", [_guards(found["guards"])]))
+        sections.append(Section("Also required", _guards(found["guards"])))
     if found["slices"]:
         sections.append(Section("Slices", _slices(found)))
     if found["baselines"]:
@@ -58,8 +58,9 @@ def _path(found: Mapping[str, Any]) -> Markup:
         "Evidence after each unit", f"Evidence for and against, after each of {gate['units']} units. It promotes at "
         f"{gate['level']:.1f} and ends at {futility:g}.", drawn, Axis("units", 0.0, max(xs)),
         Axis("evidence", LOWEST, min(most * 3, 1e9), is_log=True),
-        [Reference(gate["level"], f"promote at {gate['level']:.1f}"),
-         Reference(futility, f"against: end at {futility:g}")])
+        # The two lie close together, so the upper one says what both are.
+        [Reference(max(gate["level"], futility), f"promote at {gate['level']:.1f}; against: end at {futility:g}"),
+         Reference(min(gate["level"], futility), "")])
     return page.figure("Evidence after each unit", chart,
                        "The wealth of a gambler who bets that the small model is within the margin, and of one who "
                        "bets that it is not. Either may be looked at any time.")
@@ -88,16 +89,17 @@ def _quality(found: Mapping[str, Any]) -> list[Markup]:
             page.table(["", "estimate", "95 % interval", "how"], rows, numeric=(1, 2))]
 
 
-def _guards(guards: Sequence[Mapping[str, Any]]) -> Markup:
+def _guards(guards: Sequence[Mapping[str, Any]]) -> list[Markup]:
     def shown(guard: Mapping[str, Any], side: str) -> str:
         if guard["name"] == "p95 latency":
             return figures.seconds(guard[side])
         return f"{guard[side]:.0f} characters" if guard["name"] == "length" else figures.percent(guard[side])
 
-    return page.table(["", "claim", "small", "large", "evidence", "verdict"], [
-        (guard["name"], guard["claim"], shown(guard, "small"), shown(guard, "large"),
-         f"{figures.short(round(guard['evidence'], 2))} of {guard['level']:.1f}",
-         page.mark(STATUS[guard["verdict"]], guard["verdict"])) for guard in guards], numeric=(2, 3, 4))
+    rows = [(guard["name"], shown(guard, "small"), shown(guard, "large"), figures.short(round(guard["evidence"], 2)),
+             page.mark(STATUS[guard["verdict"]], document.SHOWN[guard["verdict"]])) for guard in guards]
+    return [page.table(["", "small", "large", "evidence", ""], rows, numeric=(1, 2, 3)),
+            page.bullets(f"{guard['name']}: {guard['claim']}" for guard in guards),
+            page.note(f"Each is shown at an evidence of {guards[0]['level']:.1f}.")]
 
 
 def _slices(found: Mapping[str, Any]) -> list[Markup]:
