@@ -54,7 +54,7 @@ def _response(relayed: Relayed, asked: Asked) -> tuple[Body | None, str | None]:
     """The body, a stream's put together, and what is wrong with it."""
     if not relayed.is_kept:
         return None, None
-    if relayed.progress is None:
+    if not relayed.is_stream:
         return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding")), None
     whole = reassemble(asked.kind, bytes(relayed.body))
     return whole.body, whole.error

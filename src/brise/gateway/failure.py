@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from brise.gateway.asked import Headers
-from brise.gateway.progress import Progress
+from brise.gateway.progress import Progress, so_far
+from brise.gateway.records import Kind
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
 # cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, or no events.
@@ -65,11 +66,15 @@ class Relayed:
 
     status: int = 0
     headers: Headers = ()
+    is_stream: bool = False
     has_begun: bool = False  # status and headers are with the client
     body: bytearray = field(default_factory=bytearray)
     is_kept: bool = True  # False: it was too long for `body`
-    progress: Progress | None = None  # of a stream
     first_s: float | None = None  # monotonic, of the first token or piece
+
+    def progress(self, kind: Kind) -> Progress | None:
+        """What the client has read of a stream; None if its answer has not begun, or is no stream that we know."""
+        return so_far(kind, bytes(self.body)) if self.has_begun and self.is_stream and self.is_kept else None
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,9 @@ class Gateway:
 
     async def _replace(self, asked: Asked, send: Send, failure: Failure, relayed: Relayed) -> Served:
         """The hosted model's answer did not come, or not to its end."""
-        broken = Broken(failure)
-        if relayed.has_begun:
-            broken = Broken(failure, relayed.progress, bytes(relayed.body) if relayed.is_kept else b"")
+        broken = Broken(failure, relayed.progress(asked.kind), bytes(relayed.body))
         fallback = self.parts.fallback
-        can_go_on = not relayed.has_begun or relayed.progress is not None
+        can_go_on = not relayed.has_begun or broken.progress is not None
         if fallback is not None and can_go_on and fallback.fits(asked):
             outcome = await fallback.answer(asked, broken, send)
             if isinstance(outcome, Served):
@@ -135,7 +133,7 @@ class Gateway:
         if not relayed.has_begun:
             await refusal.send(asked.kind, failure, added(asked, "failed", None), send)
             return Served("failed", failure.client_status, error=str(failure))
-        if relayed.progress is not None:
+        if relayed.is_stream:
             await refusal.end_stream(asked.kind, failure, send)
         # Else the answer stays incomplete, and the server ends the connection: so the client sees it too.
         return served_of(relayed, asked, "failed", str(failure))

@@ -12,13 +12,15 @@ from starlette.types import Send
 from brise.gateway import headers, sse
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.failure import Failure, Relayed, UpstreamError
-from brise.gateway.progress import Progress
+from brise.gateway.progress import Progress, so_far
+from brise.gateway.records import Kind
 from brise.gateway.upstream import Reply
 
 COLLECTED_BYTES = 8 << 20  # an answer in one piece is held until it is complete, so that one cut short can be replaced
 OWN_FAULTS = frozenset({"invalid_request_error", "authentication_error", "permission_error", "not_found_error",
                         "billing_error", "insufficient_quota"})  # types of errors that the next attempt gives again
 KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, and not written down
+DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
@@ -38,8 +40,8 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     encoding = headers.find(reply.headers, b"content-encoding")
     length = headers.find(reply.headers, b"content-length")
     if asked.kind != "other" and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
-        relayed.progress = Progress(asked.kind)
-        await _events(reply, out, relayed.progress, stops_at_faults)
+        relayed.is_stream = True
+        await _events(reply, out, asked.kind, stops_at_faults)
     elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
         await _whole(reply, out)
     else:
@@ -47,8 +49,8 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     await out.end()
 
 
-async def _events(reply: Reply, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
-    held = b""
+async def _events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) -> None:
+    held, progress = b"", Progress(kind)
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             held += chunk
@@ -59,27 +61,29 @@ async def _events(reply: Reply, out: _Out, progress: Progress, stops_at_faults: 
                 continue
             piece, held = held[:end], held[end:]
             await _pass_piece(piece, out, progress, stops_at_faults)
-    if held:  # the last event, without the blank line that ends it; or a part of one, which is of no use to anybody
-        is_whole = progress.is_done or all(map(_is_readable, sse.events(held)))
-        await _pass_piece(held if is_whole else b"", out, progress, stops_at_faults)
-    if not progress.num_events:
-        raise UpstreamError(Failure("malformed", "the stream holds no event"))
-    if not (progress.is_done or progress.finish or progress.error):
-        if held and is_whole:
+    # The last event, without the blank line that ends it; or a part of one, which is of no use to anybody.
+    is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
+    if is_whole:
+        await _pass_piece(held, out, progress, stops_at_faults)
+    failure = out.missing_end(kind)
+    if failure is not None:
+        if is_whole:
             await out.pass_on(b"\n\n")  # so that what follows is an event of its own
-        raise UpstreamError(Failure("cut", "the stream ended before its answer did"))
+        raise UpstreamError(failure)
 
 
 async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
-    events, failure = list(sse.events(piece)), None
-    if stops_at_faults and (failure := next(filter(None, map(_fault, events)), None)) is not None:
-        good = takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece))
-        piece = b"".join(good)
-        events = list(sse.events(piece))
-    for event in events:
-        progress.push(event)
-    if progress.has_content:
-        out.saw_token()
+    """Without `stops_at_faults`, events are looked into until the first that a client reads; the rest only pass."""
+    failure = None
+    if stops_at_faults:
+        failure = next(filter(None, map(_fault, sse.events(piece))), None)
+        if failure is not None:
+            piece = b"".join(takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece)))
+    if not progress.has_content:
+        for event in sse.events(piece):
+            progress.push(event)
+        if progress.has_content:
+            out.saw_token()
     if piece:
         await out.pass_on(piece)
     if failure is not None:
@@ -133,14 +137,25 @@ class _Out:
         if not relayed.has_begun:
             await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        if len(relayed.body) + len(piece) <= KEPT_BYTES:
+        relayed.is_kept = relayed.is_kept and len(relayed.body) + len(piece) <= KEPT_BYTES
+        if relayed.is_kept:
             relayed.body += piece
-        else:
-            relayed.is_kept = False
 
     def saw_token(self) -> None:
         if self._relayed.first_s is None:
             self._relayed.first_s = self._now()
+
+    def missing_end(self, kind: Kind) -> Failure | None:
+        """Why a stream that has ended is no answer, if it is none."""
+        body = self._relayed.body
+        if DONE in body[-TAIL_BYTES:] or not self._relayed.is_kept:
+            return None
+        progress = so_far(kind, bytes(body))
+        if not progress.num_events:
+            return Failure("malformed", "the stream holds no event")
+        if not (progress.is_done or progress.finish or progress.error):
+            return Failure("cut", "the stream ended before its answer did")
+        return None
 
     async def end(self) -> None:
         if not self._relayed.has_begun:
@@ -149,6 +164,6 @@ class _Out:
 
     async def _begin(self) -> None:
         self._relayed.has_begun = True
-        if self._relayed.progress is None:
+        if not self._relayed.is_stream:
             self.saw_token()
         await self._send({"type": "http.response.start", "status": self._relayed.status, "headers": self._headers})

@@ -69,16 +69,25 @@ class EventStream(Response):
 
 async def unless_gone(receive: Receive, work: Coroutine[object, object, T]) -> T:
     """The result of `work`, which is cancelled as soon as the client hangs up."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_gone(receive))
+    task, has_left = asyncio.current_task(), False
+    assert task is not None
+
+    def leave(gone: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        if not gone.cancelled():
+            has_left = True
+            task.cancel()
+    gone = asyncio.ensure_future(_wait_gone(receive))
+    gone.add_done_callback(leave)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await work
+    except asyncio.CancelledError:
+        if has_left and task.uncancel() == 0:  # as asyncio.timeout does: nobody else wants it cancelled
+            raise ClientGoneError from None
+        raise
     finally:
-        task.cancel()
+        gone.remove_done_callback(leave)
         gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _wait_gone(receive: Receive) -> None:
