@@ -24,7 +24,7 @@ from tests.gateway.test_breaker import Clock
 HI: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 BODY = {"model": "big", "messages": HI}
 STREAM = {**BODY, "stream": True}
-SHORT = Limits(connect_s=0.2, first_byte_s=0.2, answer_s=0.2, between_s=0.2)
+SHORT = Limits(connect_s=0.2, first_byte_s=0.2, answer_s=0.2)
 
 
 class Waits:
@@ -40,6 +40,13 @@ class Waits:
 @pytest.fixture(scope="module")
 def once() -> Iterator[Rig]:
     """Nothing is sent twice, and the breaker stays closed."""
+    with rig(breaker=Breaker(BreakerSettings(failures=1000))) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Rig]:
+    """The same, and it waits for next to no time until an answer begins."""
     with rig(SHORT, breaker=Breaker(BreakerSettings(failures=1000))) as made:
         yield made
 
@@ -67,17 +74,17 @@ def test_an_answer_that_breaks_before_it_begins(once: Rig, behaviour: Behaviour,
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-def test_a_server_that_takes_the_request_and_says_nothing(once: Rig, body: object) -> None:
+def test_a_server_that_takes_the_request_and_says_nothing(hasty: Rig, body: object) -> None:
     hold = Hold()
-    once.fake.then(hang(hold))
-    assert kind_of(ask(once, body)) == "504 upstream_first_byte_timeout"
+    hasty.fake.then(hang(hold))
+    assert kind_of(ask(hasty, body)) == "504 upstream_first_byte_timeout"
     hold.release()
 
 
-def test_a_stream_that_has_a_head_and_no_body(once: Rig) -> None:
+def test_a_stream_that_has_a_head_and_no_body(hasty: Rig) -> None:
     hold = Hold()
-    once.fake.then(events(chat_events("hello"), hold=hold, hold_after=0))
-    assert kind_of(ask(once, STREAM)) == "504 upstream_first_byte_timeout"
+    hasty.fake.then(events(chat_events("hello"), hold=hold, hold_after=0))
+    assert kind_of(ask(hasty, STREAM)) == "504 upstream_first_byte_timeout"
     hold.release()
 
 
@@ -98,12 +105,13 @@ def test_the_official_client_raises_where_a_stream_breaks(once: Rig) -> None:
         list(client.chat.completions.create(model="big", messages=HI, stream=True))
 
 
-def test_a_stream_that_stalls_ends_with_an_error_event(once: Rig) -> None:
+def test_a_stream_that_stalls_ends_with_an_error_event() -> None:
     hold = Hold()
-    once.fake.then(chat("one two three", hold=hold, hold_after=2))
-    text = ask(once, STREAM).text
-    assert "one" in text and "upstream_stalled" in text and "[DONE]" not in text
-    hold.release()
+    with rig(Limits(between_s=0.2)) as made:
+        made.fake.then(chat("one two three", hold=hold, hold_after=2))
+        text = ask(made, STREAM).text
+        assert "one" in text and "upstream_stalled" in text and "[DONE]" not in text
+        hold.release()
 
 
 def test_a_stream_of_no_events_is_malformed(once: Rig) -> None:
@@ -112,7 +120,7 @@ def test_a_stream_of_no_events_is_malformed(once: Rig) -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    with rig(SHORT) as made:
+    with rig() as made:
         made.fake.stop()
         assert kind_of(ask(made)) == "502 upstream_refused"
         made.fake.start()

@@ -1,7 +1,7 @@
 """A connection to the hosted model's server, and the pool of those that wait for the next request.
 
 httpcore's pool asks the kernel about every idle connection for every request, so under load it spends its time on that;
-here the event loop says when a connection is lost. What HTTP/1.1 means is h11's to say.
+here the event loop says when a connection is lost. What a head means is h11's to say, a body framing.py's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import h11
 
 from brise.gateway.asked import Headers
+from brise.gateway.framing import Body, FramingError
 
 MOST_IDLE, IDLE_S = 128, 55.0  # many servers end idle connections after a minute
 MAX_HEAD_BYTES = 256 << 10
@@ -102,57 +103,76 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, on_loss: Callable[[Connection], None]) -> None:
         self._on_loss = on_loss
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._transport: asyncio.Transport | None = None
+        self._head: h11.Connection | None = None  # of the request that runs, until its answer's head is read
+        self._body: Body | None = None
+        self._received, self._is_paused = bytearray(), False
         self._waiting: asyncio.Future[None] | None = None
-        self._unread, self._is_lost, self._error = 0, False, ""
+        self._is_lost, self._error, self._keeps_open = False, "", True
+        self._method = ""
         self.idle_since_s = 0.0
         self.num_requests = 0
 
     def is_renewed(self) -> bool:
         """Makes it ready for another request, if its last answer was read to the end and it was not ended."""
-        http = self._http
-        if self._is_lost or http.our_state is not h11.DONE or http.their_state is not h11.DONE or http.trailing_data[0]:
+        body = self._body
+        if self._is_lost or not self._keeps_open or body is None or not body.is_over or body.rest or self._received:
             return False
-        http.start_next_cycle()
-        self._unread = 0
+        self._head, self._body = None, None
         return True
 
     def send(self, method: str, target: bytes, headers: Headers, body: bytes) -> None:
         """The whole request in one piece."""
+        assert self._transport is not None and self._head is None
         self.num_requests += 1
-        head = self._http.send(h11.Request(method=method, target=target, headers=list(headers)))
-        assert head is not None and self._transport is not None
+        self._method = method
+        self._head = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        head = self._head.send(h11.Request(method=method, target=target, headers=list(headers)))
+        assert head is not None
         if body:
-            head += self._http.send(h11.Data(data=body)) or b""
-        self._transport.write(head + (self._http.send(h11.EndOfMessage()) or b""))
+            self._head.send(h11.Data(data=body))  # it checks the length
+        self._head.send(h11.EndOfMessage())
+        self._transport.write(head + body)
 
     async def answer(self) -> h11.Response:
         """Status and headers, when they come."""
+        head = self._head
+        assert head is not None
         while True:
-            event = await self._event()
+            if self._received:
+                head.receive_data(bytes(self._received))
+                self._received.clear()
+            try:
+                event = head.next_event()
+            except h11.RemoteProtocolError as error:
+                raise NotHttpError(str(error)) from None
             if isinstance(event, h11.Response):
-                return event
-            if isinstance(event, h11.ConnectionClosed):
-                raise LostError("the server ended the connection and did not answer")
+                return self._begun(head, event)
+            if isinstance(event, type):  # NEED_DATA
+                if self._is_lost:
+                    raise LostError(self._error or "the server ended the connection and did not answer")
+                await self._more()
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The body's pieces; those that came together leave together."""
-        is_over = False
-        while not is_over:
-            event: h11.Event | h11.ConnectionClosed | None = await self._event()
-            pieces, fault = list[bytes](), None
-            while isinstance(event, h11.Data):
-                pieces.append(bytes(event.data))
-                try:
-                    event = self._ready()
-                except (LostError, NotHttpError) as error:
-                    event, fault = None, error
-            is_over = event is not None
-            if pieces:
-                yield b"".join(pieces)
-            if fault is not None:
-                raise fault
+        body = self._body
+        assert body is not None
+        while True:
+            data = bytes(self._received)
+            self._received.clear()
+            try:
+                piece = body.feed(data)
+            except FramingError as error:
+                raise NotHttpError(str(error)) from None
+            if piece:
+                yield piece
+            if body.is_over:
+                return
+            if not self._received:
+                if self._is_lost:
+                    self._check_end(body)
+                    return
+                await self._more()
 
     async def tunnel(self, target: bytes, authorization: bytes) -> None:
         """Asks a proxy for the way to the server; then the connection is as new."""
@@ -164,8 +184,7 @@ class Connection(asyncio.Protocol):
             raise OSError(f"the proxy did not let us through: {error}") from None
         if answer.status_code // 100 != 2:
             raise OSError(f"the proxy did not let us through: status {answer.status_code}")
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self.num_requests = 0
+        self._head, self._body, self.num_requests = None, None, 0
 
     def abort(self) -> None:
         """Ends it at once."""
@@ -173,43 +192,37 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _event(self) -> h11.Event | h11.ConnectionClosed:
-        while True:
-            event = self._ready()
-            if event is not None:
-                return event
-            self._waiting = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-
-    def _ready(self) -> h11.Event | h11.ConnectionClosed | None:
-        """The next event, if all of it is here."""
+    def _begun(self, head: h11.Connection, response: h11.Response) -> h11.Response:
+        """From here on, what comes is the body."""
+        headers = [*response.headers]
+        named = b",".join(value for name, value in headers if name == b"connection").lower()
+        self._keeps_open = response.http_version >= b"1.1" and b"close" not in named
         try:
-            event = self._http.next_event()
-        except h11.RemoteProtocolError as error:
+            self._body = Body(headers, response.status_code, self._method)
+        except FramingError as error:
             raise NotHttpError(str(error)) from None
-        if isinstance(event, type):  # NEED_DATA; PAUSED is for servers
-            self._unread = 0
-            if self._is_lost:
-                return self._last()
-            if self._transport is not None:
-                self._transport.resume_reading()
-            return None
-        return event
+        self._received[:0] = head.trailing_data[0]
+        return response
 
-    def _last(self) -> h11.Event | h11.ConnectionClosed:
-        """What the end of the connection means: also an answer of no stated length ends so."""
+    def _check_end(self, body: Body) -> None:
+        """The end of the connection is the end of an answer of no stated length, and of no other."""
+        try:
+            body.end()
+        except FramingError:
+            raise LostError(self._error or "the server ended the connection in the middle of its answer") from None
         if self._error:
             raise LostError(self._error)
+
+    async def _more(self) -> None:
+        """Waits until something has come, or the connection has ended."""
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        self._waiting = asyncio.get_running_loop().create_future()
         try:
-            self._http.receive_data(b"")
-            event = self._http.next_event()
-        except h11.RemoteProtocolError:
-            raise LostError("the server ended the connection in the middle of its answer") from None
-        assert not isinstance(event, type)
-        return event
+            await self._waiting
+        finally:
+            self._waiting = None
 
     # What the event loop calls.
 
@@ -218,13 +231,13 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self._http.our_state is h11.IDLE:  # nothing was asked
+        if self._head is None:  # nothing was asked
             self._on_loss(self)
             self.abort()
             return
-        self._http.receive_data(data)
-        self._unread += len(data)
-        if self._unread > UNREAD_BYTES and self._transport is not None:
+        self._received += data
+        if len(self._received) > UNREAD_BYTES and not self._is_paused and self._transport is not None:
+            self._is_paused = True
             self._transport.pause_reading()
         self._wake()
 

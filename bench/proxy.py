@@ -1,0 +1,185 @@
+"""What the gateway adds to the time of an answer, beside LiteLLM's proxy, at a given rate of requests.
+
+Everything is a process of its own: the hosted model (proxy_upstream.py), the proxies, the load (proxy_load.py: Poisson
+arrivals, times counted from the moment that was meant). In each round the same load goes straight to the hosted model,
+and through each of the proxies; what a proxy adds is the difference of the quantiles in one round, and what is printed
+is the median over the rounds, with the smallest and the largest. The gateway writes down all that it sees.
+
+usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0]
+                             [--litellm-python VENV/bin/python] [--out FILE.json]
+
+LiteLLM's proxy is not needed by brise: python -m venv VENV && VENV/bin/pip install 'litellm[proxy]'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+Times = Mapping[str, list[float]]
+
+
+def main() -> None:
+    args = parse()
+    with ExitStack() as stack:
+        port = stack.enter_context(upstream(args.events, args.gap_ms))
+        direct = f"http://127.0.0.1:{port}/v1"
+        targets = {"direct": direct, "brise": stack.enter_context(brise(direct))}
+        if args.litellm_python:
+            targets["litellm"] = stack.enter_context(litellm(args.litellm_python, direct))
+        results = {way: measure(targets, args, streams=way == "stream") for way in ("whole", "stream")}
+        report = {"machine": machine(), "rate": args.rate, "seconds": args.seconds, "rounds": args.rounds,
+                  "events": args.events, "gap_ms": args.gap_ms, "results": results}
+    show(report)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Latency that the gateway adds")
+    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--gap-ms", type=float, default=0.0)
+    parser.add_argument("--litellm-python", type=Path)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def measure(targets: Mapping[str, str], args: argparse.Namespace, *, streams: bool) -> Mapping[str, object]:
+    """Added milliseconds by proxy, and the direct ones."""
+    rounds: list[Mapping[str, Mapping[str, float]]] = []
+    for number in range(args.rounds + 1):  # the first one is to warm up
+        seconds = args.seconds if number else min(args.seconds, 2.0)
+        rounds.append({name: quantiles(load(url, args.rate, seconds, number, streams))
+                       for name, url in targets.items()})
+    measured = rounds[1:]
+    keys = list(measured[0]["direct"])
+    shown: dict[str, object] = {"direct": {key: spread([each["direct"][key] for each in measured]) for key in keys}}
+    for name in targets:
+        if name != "direct":
+            shown[name] = {key: spread([each[name][key] - each["direct"][key] * (key != "failed")
+                                        for each in measured]) for key in keys}
+    return shown
+
+
+def load(url: str, rate: float, seconds: float, seed: int, streams: bool) -> Times:
+    command = [sys.executable, str(HERE / "proxy_load.py"), url, str(rate), str(seconds), str(seed)]
+    done = subprocess.run(command + ["--stream"] * streams, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def quantiles(times: Times) -> Mapping[str, float]:
+    """In milliseconds, of the first and of the last byte."""
+    found = {f"{part} {name}": 1000 * sorted(times[f"{part}_s"])[int(len(times[f"{part}_s"]) * share)]
+             for part in ("first", "last") for name, share in QUANTILES.items()}
+    return {**found, "failed": float(times["num_failed"])}  # type: ignore[arg-type]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(values), min(values), max(values)
+
+
+def show(report: Mapping[str, object]) -> None:
+    print(f"{report['machine']}\n{report['rate']:g} requests/s, {report['rounds']} rounds of {report['seconds']:g} s, "
+          f"streams of {report['events']} events, {report['gap_ms']:g} ms apart; milliseconds: median (least to most)")
+    for way, by_name in report["results"].items():  # type: ignore[attr-defined]
+        for name, values in by_name.items():
+            label = f"{way:6} {name if name == 'direct' else f'{name} adds':14}"
+            parts = [f"{key} {middle:6.2f} ({least:.2f} to {most:.2f})" for key, (middle, least, most) in values.items()
+                     if key != "failed" and (way == "stream" or key.startswith("last"))]
+            print(f"{label} {'  '.join(parts)}  failed {values['failed'][2]:g}")
+
+
+def machine() -> str:
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.processor())
+    return f"{cpu}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+
+
+@contextmanager
+def upstream(num_events: int, gap_ms: float) -> Iterator[int]:
+    with running([sys.executable, str(HERE / "proxy_upstream.py"), str(num_events), str(gap_ms)],
+                 stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+
+
+@contextmanager
+def brise(url: str) -> Iterator[str]:
+    """Our gateway, with its traffic written to a new store."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "brise", "serve", "--upstream", url, "--port", str(port),
+                   "--log-level", "warning"]
+        with running(command, env={**os.environ, "BRISE_HOME": home}):
+            wait_for(port, "/health")
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def litellm(python: Path, url: str) -> Iterator[str]:
+    """LiteLLM's proxy with one worker and one model, no database, no logging."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(json.dumps({"model_list": [{"model_name": "big", "litellm_params": {
+            "model": "openai/big", "api_base": url, "api_key": "sk-none"}}]}), encoding="utf-8")
+        command = [str(python.with_name("litellm")), "--config", str(config), "--port", str(port),
+                   "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False"]
+        environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        environment.pop("PYTHONPATH", None)
+        with running(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            wait_for(port, "/health/liveliness")
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def running(command: Sequence[str], **more: object) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, text=True, **more) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_for(port: int, path: str) -> None:
+    end = time.monotonic() + 180
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Where the body of an HTTP/1.1 answer ends (RFC 9112, 6.3): after a stated length, a last chunk, or the connection.
+
+h11 reads the heads. Of bodies it makes an event for each chunk, which took 0.37 ms for a stream of 22 events on the
+machine of dev/LOG.md, where this takes 0.03.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_LINE_BYTES = 16 << 10  # of a chunk's size with its extensions, and of the trailers
+HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+class FramingError(Exception):
+    """The body is not framed as HTTP says."""
+
+
+class Body:
+    """Takes what comes over the connection, gives what belongs to the body. `rest` is what came behind its end."""
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]], status: int, method: str) -> None:
+        self.is_over, self.rest = False, b""
+        self._buffer = bytearray()
+        self._left: int | None = 0  # bytes of the body or the chunk that are still to come; None: until the end
+        self._is_chunked, self._in_trailers, self._ends_chunk = False, False, False
+        encodings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+        lengths = {value.strip() for name, value in headers if name == b"content-length"}
+        if method == "HEAD" or status in (204, 304):
+            self.is_over = True
+        elif encodings:
+            if encodings != [b"chunked"]:
+                raise FramingError(f"the transfer encoding is {encodings}, allowed is chunked")
+            self._is_chunked = True
+        elif lengths:
+            text = lengths.pop()
+            if lengths or not text.isdigit() or len(text) > 18:
+                raise FramingError("the content length is no number, or several")
+            self._left = int(text)
+            self.is_over = self._left == 0
+        else:
+            self._left = None
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of the body in `data`, b"" if there is none (yet)."""
+        if self.is_over:
+            self.rest += data
+            return b""
+        if self._is_chunked:
+            self._buffer += data
+            return b"".join(self._chunks())
+        if self._left is None:
+            return data
+        self.rest, data = data[self._left:], data[:self._left]
+        self._left -= len(data)
+        self.is_over = self._left == 0
+        return data
+
+    def end(self) -> None:
+        """The connection has ended; FramingError if the body has not."""
+        if self._left is not None and not self.is_over:
+            raise FramingError("the body was cut")
+        self.is_over = True
+
+    def _chunks(self) -> list[bytes]:
+        pieces, buffer, at = list[bytes](), self._buffer, 0
+        while not self.is_over:
+            if self._left:
+                piece = bytes(buffer[at:at + self._left])
+                if not piece:
+                    break
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                self._ends_chunk = self._left == 0
+                continue
+            end = buffer.find(b"\r\n", at)
+            if end < 0:
+                if len(buffer) - at > MAX_LINE_BYTES:
+                    raise FramingError("a chunk's size or a trailer is too long")
+                break
+            line, at = bytes(buffer[at:end]), end + 2
+            self._line(line)
+        del buffer[:at]
+        if self.is_over:
+            self.rest = bytes(buffer)
+        return pieces
+
+    def _line(self, line: bytes) -> None:
+        """The line between two chunks: the end of one, the size of the next, or a trailer, which we have no use for."""
+        if self._in_trailers:
+            self.is_over = not line
+        elif self._ends_chunk:
+            if line:
+                raise FramingError("a chunk is longer than it says")
+            self._ends_chunk = False
+        else:
+            digits = line.partition(b";")[0].rstrip(b" \t")
+            if not digits or len(digits) > 15 or not HEX.issuperset(digits):
+                raise FramingError(f"a chunk's size is {line[:40]!r}")
+            self._left = int(digits, 16)
+            self._in_trailers = self._left == 0
