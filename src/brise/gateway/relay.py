@@ -24,7 +24,6 @@ DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
-
 async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relayed: Relayed,
                   now: Callable[[], float] = time.monotonic, *, stops_at_faults: bool = False) -> None:
     """The whole answer, to its end; `relayed` says how far it came if this raises UpstreamError.
@@ -78,7 +77,8 @@ async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faul
     if stops_at_faults:
         failure = next(filter(None, map(_fault, sse.events(piece))), None)
         if failure is not None:
-            piece = b"".join(takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece)))
+            good = takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece))
+            piece = b"".join(good)
     if not progress.has_content:
         for event in sse.events(piece):
             progress.push(event)
