@@ -58,15 +58,19 @@ def shadowing(on_step: Callable[[Batch], None] | None = None, **options: Any) ->
 
 def test_the_user_has_the_hosted_answer_and_the_store_both() -> None:
     with shadowing() as got:
-        response = got.rig.live.post("/v1/chat/completions", {**BODY, "service_tier": "flex"})
+        response = got.rig.live.post("/v1/chat/completions", {**BODY, "service_tier": "flex", "made_up": 1})
         assert response.json() == chat_body("hello") and response.headers["x-brise-mode"] == "hosted"
         shadow, = got.answers()
+        scraped = got.rig.live.get("/metrics").text
     exchange, = got.rig.captured.exchanges
     assert (shadow.role, shadow.exchange, shadow.served_by, shadow.probability) == ("shadow", exchange.id, "stub", 1.0)
     assert shadow.response is not None and shadow.response["choices"][0]["message"]["content"] == "small"
-    assert shadow.response["brise"]["ignored"].keys() == {"service_tier"} and shadow.signals["ignored_fields"] == 1
+    assert shadow.response["brise"]["ignored"].keys() == {"service_tier", "made_up"}
+    assert shadow.signals["ignored_fields"] == 2
     assert shadow.signals["logprob"] <= 0 and shadow.usage is not None and shadow.error is None
-    assert got.shadow.counts == {"answered": 1} and got.shadow.ignored == {"service_tier": 1}
+    assert got.shadow.counts == {"answered": 1} and got.shadow.ignored == {"service_tier": 1, "unknown": 1}
+    assert 'brise_gateway_shadow_total{outcome="answered"} 1.0' in scraped
+    assert 'brise_gateway_ignored_fields_total{field="unknown",part="shadow"} 1.0' in scraped
 
 
 def test_a_stream_is_shadowed_too() -> None:

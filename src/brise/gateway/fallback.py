@@ -26,7 +26,7 @@ from brise.gateway.asked import Asked, Headers
 from brise.gateway.candidates import Candidates
 from brise.gateway.failure import Broken, Failure
 from brise.gateway.headers import added
-from brise.gateway.local import LocalModels, LocalStream
+from brise.gateway.local import LocalModels, LocalStream, ignored_names
 from brise.gateway.parts import Declined, Served
 from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Body, Kind, Usage
@@ -67,7 +67,7 @@ class LocalFallback:
             return
         began = broken.progress is not None and broken.progress.has_content
         self.counts["failed" if outcome.mode == "failed" else "continued" if began else "answered"] += 1
-        self.ignored.update(name.partition("[")[0] for name in ignored)
+        self.ignored.update(ignored_names(ignored))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from brise.engine.request import TokenLogprob
 from brise.gateway.records import Body, Kind, Usage
+from brise.text.fields import NOT_KNOWN
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Load:
     running: int
     waiting: int
     slots: int  # answers that it writes at one time
+
+
+def ignored_names(ignored: Mapping[str, str]) -> list[str]:
+    """For counters: the fields' own names, without their place; clients' inventions under one name."""
+    return ["unknown" if why == NOT_KNOWN else path.rpartition(".")[2] for path, why in ignored.items()]
 
 
 class LocalModels(Protocol):

@@ -19,7 +19,7 @@ from brise.gateway.candidates import Candidates
 from brise.gateway.failure import UpstreamError
 from brise.gateway.fallback import KINDS
 from brise.gateway.hosted import Hosted
-from brise.gateway.local import LocalAnswer, LocalModels
+from brise.gateway.local import LocalAnswer, LocalModels, ignored_names
 from brise.gateway.parts import Capture, Served
 from brise.gateway.records import Answer, Body, Exchange, Role, new_id
 from brise.gateway.route import draw
@@ -84,7 +84,7 @@ class Shadow:
                                     total_s=self._now() - started_s, probability=self._options.share))
                 return
             self.counts["answered"] += 1
-            self.ignored.update(name.partition("[")[0] for name in answer.ignored)
+            self.ignored.update(ignored_names(answer.ignored))
             self._record(self._answered(asked.fields, asked.id, at_s, model, answer))
             return
         self.counts["shed"] += 1

@@ -13,8 +13,11 @@ from prometheus_client.registry import Collector
 from brise.gateway.asked import Asked
 from brise.gateway.breaker import BreakerState
 from brise.gateway.capture import Capture
-from brise.gateway.gateway import Gateway
+from brise.gateway.fallback import LocalFallback
+from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.reanswer import Reanswer
 from brise.gateway.records import Exchange
+from brise.gateway.shadow import Reask, Shadow
 from brise.serve.metrics import SECONDS
 
 
@@ -56,6 +59,29 @@ class GatewayMetrics(Collector):
         capture = self._gateway.parts.capture
         if isinstance(capture, Capture):
             yield from _capture(capture)
+        yield from _small_models(self._gateway.parts)
+
+
+def _small_models(parts: Parts) -> Iterator[Metric]:
+    """What small models and second questions did beside the upstream; parts that are not there are left out."""
+    ignored = CounterMetricFamily("brise_gateway_ignored_fields", "Fields of requests that a small model left out.",
+                                  labels=("part", "field"))
+    for part in (parts.fallback, *parts.background):
+        match part:
+            case LocalFallback():
+                yield _counter("fallback", "Requests that the upstream did not answer.", part.counts, "outcome")
+            case Shadow():
+                yield _counter("shadow", "Requests that were drawn for the candidate.", part.counts, "outcome")
+            case Reask():
+                yield _counter("reask", "Requests that the upstream was asked again.", part.counts, "outcome")
+            case Reanswer():
+                yield _counter("reanswer", "Requests of an outage that were asked again.", part.counts, "outcome")
+            case _:
+                continue
+        if isinstance(part, LocalFallback | Shadow):
+            for field, number in part.ignored.items():
+                ignored.add_metric(("fallback" if isinstance(part, LocalFallback) else "shadow", field), number)
+    yield ignored
 
 
 def _capture(capture: Capture) -> Iterator[Metric]:

@@ -95,7 +95,7 @@ class LocalAnswers:
                                                     allows_urls=self._allows_urls)
             case _:
                 raise RequestError(f"the small models do not answer requests of the kind {kind!r}",
-                                   code="unsupported_kind")
+                                   code="unsupported_parameter")
         asked = _Asked(answering, ignored.reasons)
         return asked.changed(partial(_fitting, served.worker.max_context, ignored.reasons))
 
@@ -138,7 +138,8 @@ def _with_prefix(kind: Kind, body: Body, prefix: str) -> Body:
         return {**body, "messages": [*messages, {"role": "assistant", "content": prefix, "prefix": True}]}
     if kind == "completion" and isinstance(prompt, str) and not body.get("echo"):
         return {**body, "prompt": prompt + prefix}
-    raise RequestError(f"an answer to this request of the kind {kind!r} cannot be gone on with", code="cannot_continue")
+    raise RequestError(f"an answer to this request of the kind {kind!r} cannot be gone on with",
+                       code="unsupported_parameter")
 
 
 def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> EngineRequest:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from brise.errors import RequestError
 from brise.text.json_text import Json
 
+NOT_KNOWN = "it is not known here"
+
 
 @dataclass
 class Ignored:
@@ -134,7 +136,7 @@ class Fields:
     def done(self) -> None:
         unknown = [name for name in self._fields if name not in self._read]
         if unknown and self._ignored is not None:
-            self._ignored.reasons.update((self.path(name[:64]), "it is not known here") for name in unknown)
+            self._ignored.reasons.update((self.path(name[:64]), NOT_KNOWN) for name in unknown)
         elif unknown:
             path = self.path(unknown[0][:64])
             raise RequestError(f"unknown field {path!r}", param=path, code="unknown_parameter")

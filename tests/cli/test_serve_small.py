@@ -1,0 +1,73 @@
+"""`brise serve --upstream` with small models that stand in: the options, and a process before a server that is gone."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from brise.cli import serve_small
+from brise.cli.main import main, parse
+from brise.gateway.candidates import Candidates
+
+NOBODY = "http://127.0.0.1:9/v1"  # the port of the service "discard"
+
+
+def options(*words: str, names: tuple[str, ...] = ("small",)) -> serve_small.SmallOptions:
+    return serve_small.check(parse(["serve", "small", *words]), names)
+
+
+def test_the_only_model_answers_in_the_shadow_and_nobody_stands_in_unasked() -> None:
+    found = options("--upstream", NOBODY, "--shadow", "0.2")
+    assert found.candidate == Candidates("small") and found.fallback == Candidates() and found.shadow == 0.2
+
+
+@pytest.mark.parametrize("words, message", [
+    (("--fallback", "small"), "--fallback is for a gateway, and there is none"),
+    (("--reask", "0.1"), "--reask is for a gateway, and there is none"),
+    (("--upstream", NOBODY, "--fallback", "big"), "--fallback 'big': 'big' is not served here; there is 'small'"),
+    (("--upstream", NOBODY, "--candidate", "t=big", "--shadow", "1"), "--candidate 't=big'")])
+def test_options_that_cannot_be_meant_are_errors(words: tuple[str, ...], message: str, tiny_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", f"small={tiny_path}", "--port", "0", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_shadow_needs_to_know_who_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--upstream", NOBODY, "--port", "0", "--shadow", "0.5"]) == 1
+    assert "it is not said which model answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "some", "nan"])
+def test_a_share_is_a_number_from_0_to_1(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["serve", "--upstream", NOBODY, "--shadow", share])
+    assert "a share from 0 to 1" in capsys.readouterr().err
+
+
+def test_before_a_server_that_is_gone_the_small_model_answers(tiny_path: Path, tmp_path: Path) -> None:
+    words = ["serve", f"small={tiny_path}", "--port", "0", "--context", "256", "--upstream", NOBODY, "--fallback",
+             "small", "--store", str(tmp_path / "traffic.sqlite")]
+    with subprocess.Popen([sys.executable, "-m", "brise", *words], stderr=subprocess.PIPE, text=True,
+                          restore_signals=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            url = next(match[1] for line in lines if (match := re.search(r" at (http://\S+)/v1", line)))
+            body = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+            with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+                whole = client.post("/v1/chat/completions", json=body)
+                stream = client.post("/v1/chat/completions", json={**body, "stream": True})
+                scraped = client.get("/metrics").text
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+    assert whole.json()["brise"] == {"mode": "degraded", "model": "small", "reason": "refused"}
+    assert stream.headers["x-brise-mode"] == "degraded" and stream.text.endswith("data: [DONE]\n\n")
+    assert 'brise_gateway_fallback_total{outcome="answered"} 2.0' in scraped
