@@ -219,6 +219,39 @@ def test_audits_wait_while_the_hosted_model_is_down_and_are_bounded() -> None:
     assert waits == [1.0, 2.0] and auditor.counts["audited"] == 2
 
 
+def test_a_request_that_the_hosted_model_never_answers_does_not_hold_up_the_others() -> None:
+    scene = Scene(audit=1.0)
+
+    async def ask(asked: requests.Asked, probability: float) -> Answer | None:
+        is_poison = "poison" in str(asked.fields)
+        return await hosted_says("answer to easy one", 500 if is_poison else 200)(asked, probability)
+
+    async def wait(seconds: float) -> None:
+        pass
+
+    auditor = Auditor(scene.follower, ask, lambda answer: None, wait=wait)
+    for number, text in enumerate(("easy poison", "easy one")):
+        auditor.after(*exchange(scene, text, number))
+    run_until_empty(auditor)
+    assert auditor.counts["audited"] == 1 and auditor.counts["unanswered"] == 1
+
+
+def test_an_audit_waits_as_long_as_the_hosted_model_is_out_of_reach() -> None:
+    scene, asks = Scene(audit=1.0), list[int]()
+
+    async def ask(asked: requests.Asked, probability: float) -> Answer | None:
+        asks.append(len(asks))
+        return None if len(asks) < 50 else await hosted_says("answer to easy one")(asked, probability)
+
+    async def wait(seconds: float) -> None:
+        assert seconds <= 60
+
+    auditor = Auditor(scene.follower, ask, lambda answer: None, wait=wait)
+    auditor.after(*exchange(scene, "easy one", 1))
+    run_until_empty(auditor)
+    assert len(asks) == 50 and auditor.counts["audited"] == 1
+
+
 def test_audits_are_drawn_with_their_probability() -> None:
     scene = Scene(audit=0.2)
     auditor = Auditor(scene.follower, hosted_says(""), lambda answer: None, max_waiting=10_000)

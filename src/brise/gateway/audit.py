@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from brise.errors import BriseError
@@ -24,9 +24,11 @@ from brise.gateway.switch import Action, TaskState, said
 
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
-LATER = frozenset({408, 429, 500, 502, 503, 504, 529})  # "not now": the audit waits
+LATER = frozenset({408, 500, 502, 503, 504, 529})  # the hosted model's, for this request: it goes to the queue's end
+MAX_ATTEMPTS = 8  # that end so: some requests are never answered, and must not hold up the others
 
-Ask = Callable[[Asked, float], Awaitable[Answer]]  # the hosted model asked in the background; never raises
+# The hosted model asked in the background, or None while it is out of reach; it never raises.
+Ask = Callable[[Asked, float], Awaitable[Answer | None]]
 Write = Callable[[Answer], None]
 
 
@@ -36,6 +38,7 @@ class _Audit:
     exchange: Exchange
     probability: float
     switch: int  # the ledger's line of the switch under which the answer was kept
+    attempts: int = 0
 
 
 class Auditor:
@@ -77,25 +80,32 @@ class Auditor:
             while not self._queue:
                 self._has_work.clear()
                 await self._has_work.wait()
-            if await self._audit(self._queue[0]):
-                self._queue.popleft()
+            left = await self._audit(self._queue[0])
+            self._queue.popleft()
+            if left is None:
                 retry_s = RETRY_S
+                continue
+            if left.attempts:
+                self._queue.append(left)
             else:
-                self.counts["postponed"] += 1
-                await self._wait(retry_s)
-                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+                self._queue.appendleft(left)
+            self.counts["postponed"] += 1
+            await self._wait(retry_s)
+            retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
-    async def _audit(self, audit: _Audit) -> bool:
-        """Whether it is done with; no audit may end the loop."""
+    async def _audit(self, audit: _Audit) -> _Audit | None:
+        """What is to be tried later, None if it is done with; no audit may end the loop."""
         try:
             answer = await self._ask(audit.asked, audit.probability)
-            if answer.status in LATER:
-                return False
+            if answer is None:
+                return replace(audit, attempts=0)
+            if answer.status in LATER and audit.attempts + 1 < MAX_ATTEMPTS:
+                return replace(audit, attempts=audit.attempts + 1)
             if audit.asked.is_captured:
                 self._write(answer)
             if answer.error is not None or answer.response is None:
                 self.counts["unanswered"] += 1
-                return True
+                return None
             await self._follower.append("audit", self._line(audit, answer))
             self.counts["audited"] += 1
         except BriseError as error:
@@ -106,7 +116,7 @@ class Auditor:
             self.counts["failed"] += 1
             print(f"brise: the audit of {audit.exchange.id} failed:\n{traceback.format_exc()}", file=self._log,
                   flush=True)
-        return True
+        return None
 
     def _line(self, audit: _Audit, answer: Answer) -> dict[str, object]:
         """D is 0 where both say the same, -1 where they do not: the hosted model counts as right."""

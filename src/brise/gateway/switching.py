@@ -20,6 +20,9 @@ from brise.gateway.shadow import again
 from brise.gateway.store import Store
 from brise.gateway.watch import Watch
 
+# Failures that say nothing of the request. The others, such as no answer in time, may be this request's own.
+OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
+
 
 def parts(local: LocalModels, hosted: Hosted, store: Store, capture: Capture, log: TextIO | None = None) -> Parts:
     """Router, small model, audits, and the follower of the ledger behind them."""
@@ -30,11 +33,13 @@ def parts(local: LocalModels, hosted: Hosted, store: Store, capture: Capture, lo
 
 
 def _asker(hosted: Hosted) -> Ask:
-    async def ask(asked: Asked, probability: float) -> Answer:
+    async def ask(asked: Asked, probability: float) -> Answer | None:
         started_s, at_s = time.monotonic(), time.time()
         try:
             served = await hosted.ask(asked)
         except UpstreamError as error:
+            if error.failure.kind in OUT_OF_REACH or error.failure.status == 429:
+                return None
             served = Served("failed", error.failure.client_status, error=str(error.failure))
         return again(served, asked.id, "audit", at_s, time.monotonic() - started_s, probability)
 
