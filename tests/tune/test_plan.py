@@ -63,6 +63,16 @@ def test_leaving_the_proof_out_is_proposed_where_that_is_enough() -> None:
         settle(ASKED, may_shrink=True, may_checkpoint=True, longest=100, count=count)
 
 
+def test_the_proof_is_what_is_too_much_where_smaller_steps_would_fit() -> None:
+    """The numbers are those of the smallest try, and training in it would keep the promise."""
+    def count(choice: Choice) -> Plan:
+        return replace(Counter(900 * MB)(choice), proving=500 * MB)
+
+    with pytest.raises(MemoryPromiseError, match=r"this takes 1316\.0 MB.*proving 516\.0 MB") as caught:
+        settle(ASKED, may_shrink=True, may_checkpoint=True, longest=100, count=count)
+    assert caught.value.hint == "what fits: --parity-rows 0 (889 MB)"
+
+
 def test_nothing_is_proposed_that_does_not_fit() -> None:
     with pytest.raises(MemoryPromiseError, match="nothing that brise can change"):
         settled(350 * MB)

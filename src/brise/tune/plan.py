@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 from brise.errors import MemoryPromiseError
 
@@ -128,17 +128,23 @@ def settle(asked: Choice, *, may_shrink: bool, may_checkpoint: bool, longest: in
     Without a promise it is what was asked. `may_shrink`: microbatches may get smaller, down to the `longest` row;
     `may_checkpoint`: layers may be computed again.
     """
-    plan = count(asked)
+    if (plan := count(asked)).fits:
+        return plan
     tries = [replace(asked, num_tokens=tokens, checkpointing=again)
              for again in ((False, True) if may_checkpoint else (asked.checkpointing,))
              for tokens in (_smaller(asked.num_tokens, longest) if may_shrink else (asked.num_tokens,))]
-    plan = next((found for found in map(count, tries) if found.fits), plan)
-    if not plan.fits:
-        raise_promise(plan, ways(asked, longest, count))
-    return plan
+    counted: list[Plan] = []
+    for choice in tries:
+        counted.append(count(choice))
+        if counted[-1].fits:
+            return counted[-1]
+    least = min(counted, key=lambda plan: plan.total)
+    # Training alone may fit, in one of these ways.
+    unproved = [alone for plan in counted if (alone := replace(plan, proving=0)).fits]
+    raise_promise(least, [("--parity-rows 0", unproved[0])] if unproved else ways(least.choice, longest, count))
 
 
-def raise_promise(plan: Plan, found: Sequence[tuple[str, Plan]]) -> None:
+def raise_promise(plan: Plan, found: Sequence[tuple[str, Plan]]) -> NoReturn:
     """MemoryPromiseError with the numbers and what would fit."""
     assert plan.limit is not None
     numbers = ", ".join(f"{name} {nbytes / 1e6:.1f} MB" for name, _, nbytes in plan.rows() if nbytes)
@@ -149,9 +155,6 @@ def raise_promise(plan: Plan, found: Sequence[tuple[str, Plan]]) -> None:
 
 def ways(asked: Choice, longest: int, count: Count) -> list[tuple[str, Plan]]:
     """Options that make it fit, in order of what they cost: first each alone, then one after the other together."""
-    unproved = replace(count(asked), proving=0)
-    if unproved.fits:
-        return [("--parity-rows 0", unproved)]
     changes = list(_changes(asked, longest))
     found = [(text, plan) for text, fields in changes if (plan := count(_changed(asked, fields))).fits]
     if found:
