@@ -111,10 +111,15 @@ def test_only_what_came_after_a_change_counts(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_what_was_trained_on_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = write(tmp_path / "log.jsonl", rows(60))
+    log = write(tmp_path / "log.jsonl", changed(rows(60), lambda at, row: {"at": None}))
     train = write(tmp_path / "train.jsonl", [{"prompt": "ticket 7", "completion": "yes"}])
-    assert main(["prove", "--pairs", str(log), "--train", str(train)]) == 1
+    words = ["prove", "--pairs", str(log), "--train", str(train)]
+    assert main(words) == 1
     assert "1 of 60 pairs are of what the small model was trained on" in capsys.readouterr().err
+    write(log, rows(60))  # asked at known times, after the training: users do ask the same again
+    assert main(words) == 4 and "1 of 60 pairs ask, word for word, what the" in capsys.readouterr().out
+    write(train, [{"prompt": "something else", "completion": "yes", "conversation": "c9"}])
+    assert main(words) == 1 and "1 of 60 pairs are of what" in capsys.readouterr().err
 
 
 def test_a_classifier_that_costs_nothing_stands_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,17 @@ def test_more_evidence_never_unproves_a_slice(evidence: dict[str, float], factor
     assert gate.proven_slices(evidence) <= gate.proven_slices({name: factor * e for name, e in evidence.items()})
 
 
+def test_of_the_proven_slices_at_most_alpha_are_wrong() -> None:
+    rng, shares = np.random.default_rng(9), []
+    for _ in range(200):
+        effects = {f"{at}": -0.05 if at < 10 else 0.03 for at in range(20)}
+        evidence = {name: float(gate.wealth(differences(rng, 1, 400, 0.15, effect)[0], 0.05)[-1])
+                    for name, effect in effects.items()}
+        proven = gate.proven_slices(evidence)
+        shares.append(sum(effects[name] < 0 for name in proven) / max(len(proven), 1))
+    assert np.mean(shares) <= 0.05 + 3 * float(np.std(shares)) / math.sqrt(200)
+
+
 def test_a_rate_under_its_least_is_not_proven() -> None:
     rng = np.random.default_rng(2)
     wrong = np.mean([gate.rate_wealth((rng.random(1500) < 0.95).astype(float), 0.95).max() >= 20 for _ in range(1000)])

@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
         found = prove_live.find(args) if args.data else prove_sources.find(
             args, store, unit=args.unit, settle_s=args.settle)
         train = data.read(args.train) if args.train else ()
-        overlap.require_none_trained_on(found.chosen.pairs, train)
+        notes = overlap.require_none_trained_on(found.chosen.pairs, train)
         if args.adapter is not None:
             overlap.require_newer_than(found.chosen.pairs, args.adapter)
-        return _proven(args, found, store, train)
+        return _proven(args, replace(found, notes=(*found.notes, *notes)), store, train)
 
 
 def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: Sequence[Example]) -> int:

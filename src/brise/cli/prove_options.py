@@ -101,8 +101,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
                         help="compare with your own function, which gets (example, answer); its file is run")
     parser.add_argument("--figure", metavar="NAME", help="the figure of the score that counts, such as slot_f1")
     parser.add_argument("--train", metavar="FILE", action="append", type=Path,
-                        help="what the small model was tuned on: no pair may be among it, and the TF-IDF baseline "
-                             "learns from it; may be given several times")
+                        help="what the small model was tuned on: no pair may be of it, and the TF-IDF baseline learns "
+                             "from it; may be given several times")
 
 
 def _add_guards(parser: argparse.ArgumentParser) -> None:

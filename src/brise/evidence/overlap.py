@@ -14,14 +14,20 @@ from brise.text.protocols import Message
 from brise.tune import identity
 
 
-def require_none_trained_on(pairs: Sequence[Pair], train: Sequence[Example]) -> None:
-    """EvidenceError if a pair's request is among these rows, or is of a conversation that is."""
-    seen = {_asked(example.prompt) for example in train}
+def require_none_trained_on(pairs: Sequence[Pair], train: Sequence[Example]) -> list[str]:
+    """EvidenceError if a pair is of a conversation that is among these rows, or asks the same as one of them.
+
+    Users do ask the same again. So where all pairs say when they were asked, the same question is no error but a note.
+    """
+    asked = {_asked(example.prompt) for example in train}
     conversations = {example.conversation for example in train if not identity.is_derived(example.conversation)}
-    found = [pair for pair in pairs if pair.unit in conversations or (pair.prompt and _asked(pair.prompt) in seen)]
+    known = [pair for pair in pairs if pair.unit in conversations]
+    again = [pair for pair in pairs if pair.prompt and _asked(pair.prompt) in asked]
+    found = known or ([] if all(pair.at_s is not None for pair in pairs) else again)
     if found:
         raise EvidenceError(f"{len(found)} of {len(pairs)} pairs are of what the small model was trained on; the first "
                             f"is {found[0].place}", hint="prove on what was asked after its training data were drawn")
+    return [f"{len(again)} of {len(pairs)} pairs ask, word for word, what the training data ask"] if again else []
 
 
 def require_newer_than(pairs: Sequence[Pair], adapter: Path) -> None:
