@@ -66,7 +66,7 @@ class Router(Protocol):
 
 
 class Small(Protocol):
-    """Answers from the local model where a switch says so (gateway/cascade.py)."""
+    """Answers from the local model where a switch says so (gateway/keep.py)."""
 
     async def answer(self, asked: Asked, decision: Decision, send: Send) -> Served | Escalated:
         """Sends the whole answer, or nothing."""
