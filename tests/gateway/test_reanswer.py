@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
 from brise.gateway.capture import Capture
 from brise.gateway.fallback import LocalFallback
@@ -62,7 +63,7 @@ def degrading(home: Path, key: str | None = None, options: ReanswerOptions = SOO
                      capture=capture)
 
     try:
-        with rig(around=around, key=key) as running:
+        with rig(around=around, key=key, breaker=Breaker(BreakerSettings(failures=1_000_000))) as running:
             yield Degrading(running, store, made[0])
     finally:
         capture.drain()
@@ -97,6 +98,16 @@ def test_a_failed_attempt_waits_for_the_next_sign_of_life_and_ends_after_some(tm
         gateway.ask(chat("back"), mode="hosted")
         assert [each.exchange for each in gateway.store.pending()] == [degraded]
         assert gateway.reanswer.counts == {"failed": 3} and len(gateway.rig.fake.received) == 8
+
+
+def test_finding_out_that_the_outage_goes_on_costs_no_attempt(tmp_path: Path) -> None:
+    with degrading(tmp_path, options=ReanswerOptions(every_s=0.001, probe_s=0.01, attempts=2)) as gateway:
+        gateway.rig.fake.default = NONSENSE
+        degraded = gateway.ask(mode="degraded")
+        wait_until(lambda: gateway.reanswer.counts["failed"] >= 5)
+        assert [pending.attempts for pending in gateway.store.pending()] == [0]
+        gateway.rig.fake.default = chat("the answer")
+        assert gateway.answer(degraded).response == chat_body("the answer")
 
 
 def test_a_request_that_the_hosted_model_refuses_has_its_answer(tmp_path: Path) -> None:

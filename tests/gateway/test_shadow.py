@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from brise.gateway.candidates import Candidates
 from brise.gateway.exchange import exchange_of
 from brise.gateway.gateway import Parts
 from brise.gateway.parts import Served
-from brise.gateway.records import Answer
+from brise.gateway.records import Answer, Body
 from brise.gateway.shadow import Reask, Shadow, ShadowOptions
 from brise.models.batch import Batch
 from tests.engine.stub import stub_model
@@ -135,6 +137,27 @@ def test_nothing_begins_while_a_users_answer_is_written() -> None:
         go_on.set()
         user.join(10)
         assert got.answers()[0].error is None and got.shadow.counts == {"answered": 1}
+
+
+def test_a_defect_is_written_down_and_ends_nothing_else() -> None:
+    calls: list[Body] = []
+
+    def says(body: Body) -> tuple[str, float]:
+        calls.append(body)
+        return ("x", -0.1) if len(calls) > 1 else (1 / 0, 0.0)  # type: ignore[return-value]
+
+    log, captured = io.StringIO(), Memory()
+    shadow = Shadow(FakeSmall(says), Candidates("small"), ShadowOptions(1.0), captured, log=log)
+
+    async def run() -> None:
+        note(shadow, [asked(), asked()])
+        running = asyncio.create_task(shadow.run())
+        while not captured.answers:
+            await asyncio.sleep(0)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert shadow.counts == {"defect": 1, "answered": 1} and "ZeroDivisionError" in log.getvalue()
 
 
 def shadow_of(share: float, max_waiting: int = 10_000) -> Shadow:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from starlette.types import Send
 
-from brise.errors import RequestError
+from brise.errors import BriseError
 from brise.gateway import continue_, refusal
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.candidates import Candidates
@@ -56,7 +56,7 @@ class LocalFallback:
         why = None if broken.progress is None else continue_.obstacle(asked, broken.progress)
         try:
             outcome = Declined(why) if why is not None else await answering.answer()
-        except RequestError as error:  # before anything was sent
+        except BriseError as error:  # before anything was sent
             outcome = Declined(f"the local model {model!r} cannot: {error.args[0]}")
         self._count(broken, outcome, answering.ignored)
         return outcome
@@ -117,7 +117,7 @@ class _Answering:
                 await self._write(first)
                 async for chunk in chunks:
                     await self._write(chunk)
-            except RequestError as error:
+            except BriseError as error:
                 return await self._break_off(error, self._served(self._read(), stream.usage(), first_s))
         done = b"" if self.asked.kind == "responses" else DONE
         await self.send({"type": "http.response.body", "body": done, "more_body": False})
@@ -136,7 +136,7 @@ class _Answering:
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.sent += piece
 
-    async def _break_off(self, error: RequestError, served: Served) -> Served:
+    async def _break_off(self, error: BriseError, served: Served) -> Served:
         failure = self.broken.failure
         failure = Failure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
         await refusal.end_stream(self.asked.kind, failure, self.send)

@@ -35,7 +35,8 @@ class Flushing(Protocol):
 @dataclass(frozen=True)
 class ReanswerOptions:
     """At most one request every `every_s`, one at a time; after one that failed, none before somebody else had an
-    answer or `probe_s` are over. A request is asked `attempts` times at most. `max_held` keys are in memory."""
+    answer or `probe_s` are over. A request is asked `attempts` times at most while others have answers: attempts that
+    find out that an outage goes on do not count. `max_held` keys are in memory."""
 
     every_s: float = 1.0
     probe_s: float = 60.0
@@ -86,12 +87,18 @@ class Reanswer:
             if oldest is None:
                 return False
             asked, attempts = oldest
+            was_up = self._is_up.is_set()
             answer = await self._ask(asked)
-            if answer is None:
-                self._is_up.clear()
-                if attempts + 1 < self._options.attempts:
-                    self._hold(asked, attempts + 1)
-            await asyncio.to_thread(self._keep, asked.id, answer)
+            if answer is not None:
+                self._is_up.set()
+                await asyncio.to_thread(self._keep, answer)
+                return True
+            self._is_up.clear()
+            attempts += was_up
+            if attempts < self._options.attempts:
+                self._hold(asked, attempts)
+            if was_up:
+                await asyncio.to_thread(self._postpone, asked.id)
         except StoreError:
             self.counts["unwritten"] += 1  # it is pending still
         return True
@@ -128,11 +135,12 @@ class Reanswer:
                     return _asked(exchange), pending.attempts
         return None
 
-    def _keep(self, exchange: str, answer: Answer | None) -> None:
-        self._capture.flush()  # the exchange may be on its way to the store
-        if answer is None:
-            self._store.postpone(exchange)
-            return
+    def _postpone(self, exchange: str) -> None:
+        self._capture.flush()  # it may be on its way to the store
+        self._store.postpone(exchange)
+
+    def _keep(self, answer: Answer) -> None:
+        self._capture.flush()
         try:
             self._store.add(answers=(answer,))
         except UnknownExchangeError:

@@ -7,10 +7,13 @@ comes (engine: `background`). Then it waits and begins anew, `ATTEMPTS` times. W
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TextIO
 
 from brise.errors import PreemptedError, QueueFullError, RequestError
 from brise.gateway.asked import Asked
@@ -42,7 +45,8 @@ class Shadow:
     """An observer of the gateway, and its work in the background. `counts` says what became of what was drawn."""
 
     def __init__(self, local: LocalModels, candidates: Candidates, options: ShadowOptions, capture: Capture,
-                 now: Callable[[], float] = time.monotonic) -> None:
+                 now: Callable[[], float] = time.monotonic, log: TextIO | None = None) -> None:
+        self._log = log or sys.stderr
         self._local, self._candidates, self._options = local, candidates, options
         self._capture, self._now = capture, now
         self.counts, self.ignored = Counter[str](), Counter[str]()
@@ -65,7 +69,11 @@ class Shadow:
             asked = await self._waiting.take()
             model = self._candidates.of(asked.task)
             assert model is not None, "only such are put in"
-            await self._answer(asked, model)
+            try:
+                await self._answer(asked, model)
+            except Exception:  # a defect of ours: it must not go unseen, and not end the shadow of the others
+                self.counts["defect"] += 1
+                traceback.print_exc(file=self._log)
 
     async def _answer(self, asked: Asked, model: str) -> None:
         assert asked.fields is not None, "pairs have bodies"
