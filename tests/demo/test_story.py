@@ -13,7 +13,7 @@ from brise.demo.stages import Demo, SkippedError
 from brise.demo.story import STAGES, Ended, Stage
 from brise.errors import EvidenceError
 
-TINY = Size(train=5, calibrate=5, gate=5, first_step=2, half=2, whole=2, outage=2)
+TINY = Size(train=5, calibrate=5, gate=5, first_step=2, half=2, whole=2, outage=2, after=1)
 
 
 class Told:
@@ -93,7 +93,8 @@ def test_stretches_of_traffic_share_no_conversation(tmp_path: Path) -> None:
     found: list[Demo] = []
     told(tmp_path, [Stage("look", "", found.append)])
     demo = found[0]
-    talks = [*demo.training, *demo.calibrating, *demo.gating, *demo.first, *demo.half, *demo.whole, *demo.outage]
-    assert len({talk.id for talk in talks}) == len(talks) == 23
+    talks = [*demo.training, *demo.calibrating, *demo.gating, *demo.first, *demo.half, *demo.whole, *demo.outage,
+             *demo.after]
+    assert len({talk.id for talk in talks}) == len(talks) == 24
     assert not any(turn.is_held_out for talk in demo.training for turn in talk.turns)
     assert stages.iso(0.5) == "1970-01-01T00:00:00.500000+00:00"

@@ -50,7 +50,7 @@ def test_every_function_comes_with_its_arguments_in_order() -> None:
         allowed = workload.ARGUMENTS[call["name"]]
         assert [name for name in allowed if name in call["arguments"]] == list(call["arguments"])
         assert set(allowed) - set(call["arguments"]) <= {"avoid"}
-        assert f"\n{call['name']}(" in workload.SYSTEM
+        assert f"{call['name']}(" in workload.SYSTEM
 
 
 def test_a_second_request_goes_on_from_the_first() -> None:

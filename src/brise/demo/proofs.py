@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from brise.demo.drive import TASK, Tally
-from brise.demo.stages import _RECOVERED_S, ADAPTER, MODEL, Demo, SkippedError, iso, until
+from brise.demo.stages import ADAPTER, MODEL, RECOVERED_S, Demo, SkippedError, iso, until
 from brise.evidence import figures
 
 PROMOTED, REFUTED, UNDECIDED = 0, 3, 4  # exit statuses of brise prove
@@ -94,10 +94,19 @@ def outage(demo: Demo) -> None:
     _told(demo, "no hosted model", found)
     demo.hosted.start()
     demo.show.say("the simulated hosted model is back")
-    if until(lambda: not _pending(demo), _RECOVERED_S):
-        demo.show.say("all requests of the outage were answered by it afterwards, for the record")
-    else:
-        demo.show.say(f"{_pending(demo)} requests of the outage still wait for its answer")
+    _told(demo, "its return", demo.drive(demo.after, 4, "hosted model back"))
+    waiting = _pending(demo)
+    if not waiting:
+        return
+    demo.show.say("what was answered without it is asked again in the background, one request a second")
+    if not until(lambda: _caught_up(demo, waiting), RECOVERED_S):
+        demo.show.say(f"{_pending(demo)} requests still wait for its answer")
+
+
+def _caught_up(demo: Demo, waiting: int) -> bool:
+    left = _pending(demo)
+    demo.show.progress(waiting - left, waiting, f"{left} requests wait for the hosted model's answer")
+    return left == 0
 
 
 def _pending(demo: Demo) -> int:

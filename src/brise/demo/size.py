@@ -14,16 +14,17 @@ class Size:
     In the stretches behind the training every fourth request has a phrasing or values that it never saw.
     """
 
-    train: int = 1250
-    calibrate: int = 300
-    gate: int = 600
+    train: int = 1350
+    calibrate: int = 280
+    gate: int = 560
     first_step: int = 40  # conversations at a share of 1 %
     half: int = 160  # at 50 %, until the audits allow 100 %
     whole: int = 80  # at 100 %
-    outage: int = 80  # while the hosted model is down
+    outage: int = 50  # while the hosted model is down
+    after: int = 12  # when it is back
     held_out: float = 0.25
     parallel: int = 24  # cars at a time while nothing else is to be done
-    steps: int = 80
+    steps: int = 90
     batch_size: int = 16
     rank: int = 16
     learning_rate: float = 2e-3
@@ -38,5 +39,5 @@ class Size:
 
 FULL = Size()
 # To see that everything works: too little training and traffic to prove anything.
-QUICK = Size(train=220, calibrate=50, gate=50, first_step=6, half=12, whole=10, outage=16, steps=8, eval_rows=12,
-             parity_rows=4, settle_s=3.0, nature=Nature(seed=1, median_s=0.3))
+QUICK = Size(train=220, calibrate=95, gate=50, first_step=6, half=12, whole=10, outage=16, after=4, steps=8,
+             eval_rows=12, parity_rows=4, settle_s=3.0, nature=Nature(seed=1, median_s=0.3))

@@ -29,7 +29,7 @@ from brise.gateway.stores import open_store
 MODEL, ADAPTER = "smollm2", "in-car"
 # Shadow answers that may be waited for at one time: the gateway's queue holds 256 and sheds what is over.
 _BACKLOG = 100
-_STALLED_S, _RECOVERED_S = 30.0, 60.0
+_STALLED_S, RECOVERED_S = 30.0, 75.0
 PRICES = f"""# Examples, edit them: USD a million tokens, and the machine of the small model.
 [models."{NAME}"]
 input = 2.50
@@ -92,11 +92,10 @@ class Demo:
     def __post_init__(self) -> None:
         size, workload = self.size, Workload(self.seed)
         self.training = workload.talks(size.train, held_out=0.0)
-        later = (size.calibrate, size.gate, size.first_step, size.half, size.whole, size.outage)
-        (self.calibrating, self.gating, self.first, self.half, self.whole,
-         self.outage) = (workload.talks(count, held_out=size.held_out) for count in later)
-        self.truth = truth_of([*self.training, *self.calibrating, *self.gating, *self.first, *self.half, *self.whole,
-                               *self.outage])
+        later = (size.calibrate, size.gate, size.first_step, size.half, size.whole, size.outage, size.after)
+        stretches = [workload.talks(count, held_out=size.held_out) for count in later]
+        (self.calibrating, self.gating, self.first, self.half, self.whole, self.outage, self.after) = stretches
+        self.truth = truth_of(talk for talks in (self.training, *stretches) for talk in talks)
         self.hosted = Hosted(self.truth, size.nature)
         self.store_path, self.prices = self.folder / "traffic.sqlite", self.folder / "prices.toml"
 

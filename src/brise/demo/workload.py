@@ -16,32 +16,22 @@ from dataclasses import dataclass
 from brise.demo.phrasings import FOLLOW_UPS, GROUPS
 from brise.demo.slots import SLOTS, Said, Slot
 
-# A request is of this function with this weight: what people want most in a car, and 8 % that no function does.
+# A request is of this function with this weight: what people want most in a car, and 10 % that no function does.
 SHARES: Mapping[str, int] = {"climate": 16, "seat_heating": 8, "window": 10, "light": 8, "ambient": 4, "navigate": 14,
-                             "find": 10, "play": 10, "volume": 6, "call": 7, "message": 6, "charge_limit": 4, "none": 8}
+                             "find": 10, "play": 10, "volume": 6, "call": 7, "message": 6, "charge_limit": 4,
+                             "none": 10}
 # In this order an answer gives them, always: a model has enough to learn without it.
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "climate": ("zone", "celsius"), "seat_heating": ("seat", "level"), "window": ("window", "position"),
     "light": ("light", "state"), "ambient": ("color",), "navigate": ("to", "avoid"), "find": ("kind", "where"),
     "play": ("what",), "volume": ("level",), "call": ("contact",), "message": ("contact", "text"),
     "charge_limit": ("percent",), "none": ()}
-SYSTEM = """You are the assistant of a car. Answer with one call as JSON.
-climate(zone: driver|passenger|rear|all, celsius)
-seat_heating(seat: driver|passenger|rear_left|rear_right, level: 0-3)
-window(window: driver|passenger|rear|all|roof, position: open|closed|half)
-light(light: reading|fog|high_beam|hazard, state: on|off)
-ambient(color)
-navigate(to, avoid?: tolls|highways|ferries)
-find(kind: charger|parking|restaurant|cafe|supermarket|pharmacy|toilet|hotel, where: nearby|on_route|at_destination)
-play(what)
-volume(level: 0-30)
-call(contact)
-message(contact, text)
-charge_limit(percent)
-none()"""
+SYSTEM = """You are the assistant of a car. Answer with one call as JSON: climate(zone, celsius),
+seat_heating(seat, level), window(window, position), light(light, state), ambient(color), navigate(to, avoid),
+find(kind, where), play(what), volume(level), call(contact), message(contact, text), charge_limit(percent), none()"""
 
 FOLLOW_UP_SHARE = 0.25  # of the conversations that can have a second request
-POLITE_SHARE, FILLER_SHARE, TYPO_SHARE = 0.35, 0.12, 0.12
+POLITE_SHARE, FILLER_SHARE, TYPO_SHARE = 0.35, 0.12, 0.08
 _BEFORE = ("please ", "hey, ", "could you please ", "hi, ", "okay, ", "listen, ", "car, ")
 _AFTER = (" please", ", please", ", thanks", " now", ", would you", ", thank you")
 _FILLERS = ("uh ", "um ", "well, ", "er ", "so ")

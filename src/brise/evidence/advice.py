@@ -172,7 +172,7 @@ def _undecided(facts: Facts) -> Advice:
 
 def _words(proven: Proven) -> str:
     gap = f" The estimate is {_gap(proven)}." if proven.gap is not None else ""
-    return f"{proven.verdict}{f', {proven.reason}' if proven.reason else ''}.{gap}"
+    return f"{proven.verdict}{f' ({proven.reason})' if proven.reason else ''}.{gap}"
 
 
 def _gap(proven: Proven) -> str:
