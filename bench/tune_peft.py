@@ -3,7 +3,9 @@
 Each trainer is a process of its own with the same rows in the same order, the same first matrices, rank, learning rate
 and AdamW. Windows of a few steps alternate A B A B. A fixed spin loop before and after each says whether the machine
 was ours; a window cannot be repeated without changing the curve, so those that were disturbed are counted, and medians
-are over calm ones if there are any.
+are over calm ones if there are any. A ratio is the median of the ratios of windows that stand side by side. Where
+others take the cores, rates a second of the process's own CPU time say more; they are fairest with --threads 1, as
+threads that wait for one another may spin.
 
     python bench/tune_peft.py FOLDER DATA.jsonl --threads 2
     python bench/tune_peft.py FOLDER DATA.jsonl --system-file tools.json --system-tokens 400
@@ -32,7 +34,7 @@ NAMES = ("brise", "peft")
 
 @dataclass
 class Series:
-    """The windows of one trainer, the first left out of speeds: it touches memory."""
+    """The windows of one trainer; the first is left out of speeds, as it touches memory."""
 
     windows: list[Mapping[str, Any]] = field(default_factory=list)
     calm: list[bool] = field(default_factory=list)
@@ -41,10 +43,9 @@ class Series:
     def losses(self) -> list[float]:
         return [loss for window in self.windows for loss in window["losses"]]
 
-    def rate(self, what: str) -> float:
-        pairs = list(zip(self.windows, self.calm, strict=True))[1:]
-        kept = [window for window, is_calm in pairs if is_calm] or [window for window, _ in pairs]
-        return median(window[what] / window["seconds"] for window in kept)
+    def rates(self, what: str, clock: str = "seconds") -> list[float]:
+        """Of every window that counts."""
+        return [window[what] / window[clock] for window in self.windows[1:]]
 
     @property
     def peak_bytes(self) -> int:
@@ -98,30 +99,41 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _report(series: Mapping[str, Series]) -> dict[str, Any]:
     differences = [abs(a - b) for a, b in zip(*(series[name].losses for name in NAMES), strict=True)]
+    rates = {f"{title}{suffix}": _rates(series, counts, clock)
+             for clock, suffix in (("seconds", "/s"), ("cpu_seconds", " a CPU second"))
+             for title, counts in (("tokens of the rows", ("tokens", "tokens")),
+                                   ("tokens computed, padding too", ("computed", "padded")),
+                                   ("examples", ("examples", "examples")))}
     return {
-        "tokens_per_s": {name: series[name].rate("tokens") for name in NAMES},
-        "computed_per_s": {"brise": series["brise"].rate("computed"), "peft": series["peft"].rate("padded")},
-        "examples_per_s": {name: series[name].rate("examples") for name in NAMES},
+        "rates": rates,
         "peak_bytes": {name: series[name].peak_bytes for name in NAMES},
         "disturbed": {name: series[name].calm[1:].count(False) for name in NAMES},
         "max_loss_difference": max(differences), "first_loss_difference": differences[0],
         "last_losses": {name: series[name].losses[-1] for name in NAMES}}
 
 
+def _rates(series: Mapping[str, Series], counts: tuple[str, str], clock: str) -> dict[str, float]:
+    """Medians over the windows that were calm for both, or over all if none was, and of their ratios."""
+    calm = [all(pair) for pair in zip(*(series[name].calm for name in NAMES), strict=True)][1:]
+    ours, theirs = (series[name].rates(count, clock) for name, count in zip(NAMES, counts, strict=True))
+    pairs = [(a, b) for a, b, is_calm in zip(ours, theirs, calm, strict=True) if is_calm or not any(calm)]
+    ratios = [a / b for a, b in pairs]
+    return {"brise": median(a for a, _ in pairs), "peft": median(b for _, b in pairs), "ratio": median(ratios),
+            "lowest": min(ratios), "highest": max(ratios), "windows": len(ratios)}
+
+
 def _table(report: Mapping[str, Any]) -> str:
     """Markdown; a ratio over 1 means that brise is better."""
-    lines = ["| | brise | PEFT | ratio | disturbed windows |", "|---|---|---|---|---|"]
-    disturbed = " / ".join(str(report["disturbed"][name]) for name in NAMES)
-    for key, name in (("tokens_per_s", "tokens/s of the rows"), ("computed_per_s", "tokens/s, computed (padding too)"),
-                      ("examples_per_s", "examples/s")):
-        ours, theirs = (report[key][name] for name in NAMES)
-        lines.append(f"| {name} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} | {disturbed} |")
+    lines = ["| | brise | PEFT | ratio | of single windows |", "|---|---|---|---|---|"]
+    lines += [f"| {name} | {rate['brise']:.2f} | {rate['peft']:.2f} | {rate['ratio']:.2f} | "
+              f"{rate['lowest']:.2f} to {rate['highest']:.2f} |" for name, rate in report["rates"].items()]
     ours, theirs = (report["peak_bytes"][name] for name in NAMES)
     lines.append(f"| peak memory, MB | {ours / 1e6:.0f} | {theirs / 1e6:.0f} | {theirs / ours:.2f} | |")
     first, last = (report["last_losses"][name] for name in NAMES)
     lines.append(f"| last loss | {first:.5f} | {last:.5f} | differ by at most "
                  f"{report['max_loss_difference']:.1e} over all steps | |")
-    return "\n".join(lines)
+    disturbed = " and ".join(str(report["disturbed"][name]) for name in NAMES)
+    return "\n".join([*lines, "", f"Windows that others disturbed: {disturbed}."])
 
 
 def _note(number: int, windows: int, name: str, series: Series) -> None:

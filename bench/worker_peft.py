@@ -40,7 +40,7 @@ class Peer:
     def train(self, steps: int) -> dict[str, object]:
         losses: list[float] = []
         tokens = padded = 0
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         for chosen in self.work.order[self.done:self.done + steps]:
             batch = self._batch([self.work.rows[index] for index in chosen])
             loss = self.model(**batch).loss
@@ -51,8 +51,9 @@ class Peer:
             tokens += int(batch["attention_mask"].sum())
             padded += batch["attention_mask"].numel()
         self.done += steps
-        return {"seconds": time.perf_counter() - start, "tokens": tokens, "padded": padded,
-                "examples": steps * self.work.order.shape[1], "losses": losses, "peak_bytes": peak_bytes()}
+        return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start,
+                "tokens": tokens, "padded": padded, "examples": steps * self.work.order.shape[1],
+                "losses": losses, "peak_bytes": peak_bytes()}
 
     @staticmethod
     def _batch(rows: list[Any]) -> dict[str, torch.Tensor]:
