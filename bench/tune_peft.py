@@ -65,7 +65,7 @@ def main() -> int:
         base = [str(given.model), str(work), "--threads", str(given.threads)]
         series = {name: Series() for name in NAMES}
         with (Worker([sys.executable, str(FOLDER / "worker_tune.py"), *base, *given.brise.split()]) as ours,
-              Worker([sys.executable, str(FOLDER / "worker_peft.py"), *base]) as peers):
+              Worker([sys.executable, str(FOLDER / "worker_peft.py"), *base, *given.peft.split()]) as peers):
             workers = {"brise": ours, "peft": peers}
             for number in range(windows):
                 for name in NAMES:
@@ -94,6 +94,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--system-file", type=Path, help="every row gets the beginning of this as its system prompt")
     arguments.add_argument("--system-tokens", type=int, default=400)
     arguments.add_argument("--brise", default="", metavar="OPTIONS", help="for worker_tune.py: '--no-sharing', ...")
+    arguments.add_argument("--peft", default="", metavar="OPTIONS", help="for worker_peft.py: '--microbatch 2'")
     return arguments
 
 
