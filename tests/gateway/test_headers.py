@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from brise.gateway.capture import Capture
-from brise.gateway.gateway import Parts
+from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.hosted import Hosted
 from brise.gateway.stores import open_store
+from brise.gateway.upstream import Upstream, UpstreamSettings
+from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.serving import ServeSettings
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import Hold, answer, chat
@@ -158,3 +163,14 @@ def test_a_server_that_ends_tells_the_clients_of_streams() -> None:
             list(stream)
         assert made.captured.wait()[0].error is not None
         hold.release()
+
+
+def test_every_metric_of_the_gateway_is_documented(made: Rig, tmp_path: Path) -> None:
+    capture = Capture(open_store(None, tmp_path))
+    registry = CollectorRegistry()
+    gateway = Gateway(Hosted(Upstream(UpstreamSettings("http://127.0.0.1:1/v1"))), Parts(capture=capture))
+    GatewayMetrics(gateway, registry)
+    names = set(re.findall(r"# TYPE (\w+) (?:counter|gauge|histogram)", generate_latest(registry).decode()))
+    capture.drain()
+    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(names) if f"`{name}`" not in text and not name.endswith("_created")] == []
