@@ -174,9 +174,11 @@ def _why_not(found: Feasibility, promise: Promise) -> str:
     if found.certifying < found.least:
         return (f"{found.certifying} answers are left to certify with; even if all were right, {found.least} are "
                 f"needed for a risk of {100 * promise.risk:g} % with {100 * (1 - promise.delta):g} % certainty")
-    if found.oracle * found.certifying < found.least:
-        return (f"even with perfect knowledge of these confidences only {100 * found.oracle:.0f} % could be kept: they "
-                f"do not tell right answers from wrong ones (AUROC {found.auroc:.2f})")
+    best = found.oracle * found.certifying
+    if best < found.least:
+        return (f"confidence tells right from wrong only so well (AUROC {found.auroc:.2f}) that, even if all were "
+                f"known, {100 * found.oracle:.0f} % could be kept at that risk: {best:.0f} answers, and {found.least} "
+                "that are all right are needed to show it")
     needed = "" if found.needed is None else f"; about {found.needed.units} labelled answers would"
     return f"{found.certifying} answers do not show it{needed}"
 
