@@ -128,8 +128,8 @@ def brise(url: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "brise", "serve", "--upstream", url, "--port", str(port),
                    "--log-level", "warning"]
-        with running(command, env={**os.environ, "BRISE_HOME": home}):
-            wait_for(port, "/health")
+        with running(command, env={**os.environ, "BRISE_HOME": home}) as process:
+            wait_for(process, port, "/health")
             yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -143,10 +143,11 @@ def litellm(python: Path, url: str) -> Iterator[str]:
             "model": "openai/big", "api_base": url, "api_key": "sk-none"}}]}), encoding="utf-8")
         command = [str(python.with_name("litellm")), "--config", str(config), "--port", str(port),
                    "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False"]
-        environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                       "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}  # it listens on this machine only
         environment.pop("PYTHONPATH", None)
-        with running(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-            wait_for(port, "/health/liveliness")
+        with running(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            wait_for(process, port, "/health/liveliness")
             yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -163,9 +164,11 @@ def running(command: Sequence[str], **more: object) -> Iterator[subprocess.Popen
                 process.kill()
 
 
-def wait_for(port: int, path: str) -> None:
+def wait_for(process: subprocess.Popen[str], port: int, path: str) -> None:
     end = time.monotonic() + 180
     while True:
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended with status {process.returncode} before it answered")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read()
             return
