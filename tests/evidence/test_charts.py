@@ -61,6 +61,15 @@ def test_a_reference_is_named_and_within_the_picture() -> None:
     assert all(0 <= number <= 480 for number in numbers_of(svg))
 
 
+@pytest.mark.parametrize("values", [(20.0, 32.9), (20.0, 20.0), (1e6, 1e5), (1e-3, 1e6)])
+def test_names_of_references_do_not_lie_on_each_other(values: tuple[float, float]) -> None:
+    svg = charts.lines("t", "d", [Series("k", [0, 1], [1e-3, 1e6])], UNITS, WEALTH,
+                       [Reference(value, f"at {value:g}") for value in values])
+    names = [float(attributes["y"] or 0) for tag, attributes in seen(svg).elements
+             if tag == "text" and attributes.get("class") == "halo strong"]
+    assert len(names) == 2 and abs(names[0] - names[1]) >= 12
+
+
 def test_series_differ_in_dashes_and_are_named() -> None:
     svg = charts.cumulative("t", "d", {"hosted": [1.0, 2.0], "small": [0.1, 0.2], "nobody": []}, WEALTH)
     dashes = {attributes.get("stroke-dasharray") for tag, attributes in seen(svg).elements if tag == "path"}

@@ -21,6 +21,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 12, 40  # room for labels around the plot
 _HEIGHT = 260  # of charts with two axes
 _MOST_POINTS = 400  # columns of a line; of what lies in one, the lowest and the highest are kept
 _DASHES: Sequence[str] = ("", "7 4", "2 4", "10 3 2 3", "1 6")
+_LETTERS = 12  # height of letters
 _ROW = 46  # units of height for a row of intervals or bars
 
 
@@ -74,7 +75,7 @@ def lines(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis,
             index % 5 + 1, _path(plot, line), _dashes(index)))
         if legend:
             parts.append(_legend_entry(index, line.name))
-    parts += [plot.reference(reference) for reference in references]
+    parts += plot.references(references)
     return _svg(title, about, plot.height, parts)
 
 
@@ -186,10 +187,17 @@ class _Plot:
         """Words at the edge stay within the picture."""
         return "start" if x < self.left + 12 and self.left < _LEFT else "end" if x > self.right - 12 else "middle"
 
-    def reference(self, reference: Reference) -> Markup:
-        """A line across, with its name above it, or below it at the top."""
-        y = self.y(reference.value)
-        words = y + 15 if y - 16 < self.top else y - 6
+    def references(self, references: Sequence[Reference]) -> list[Markup]:
+        """Lines across, each with its name above it; below it at the top, and where another's name is too near."""
+        out, highest = list[Markup](), self.top
+        for reference in sorted(references, key=lambda reference: self.y(reference.value)):
+            y = self.y(reference.value)
+            words = y - 6 if y - 6 - _LETTERS >= highest else max(y, highest) + _LETTERS + 1
+            highest = words + 3
+            out.append(self._reference(reference, y, words))
+        return out
+
+    def _reference(self, reference: Reference, y: float, words: float) -> Markup:
         return Markup('<line class="reference" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>'
                       '<text class="halo strong" x="{3}" y="{4:.1f}">{5}</text>').format(
                           self.left, self.right, y, self.left + 6, words, reference.name)
