@@ -168,8 +168,10 @@ def traffic(demo: Demo) -> None:
     with demo.brise.server(*words) as demo.url:
         found = demo.drive(demo.training, demo.size.parallel, "hosted")
     demo.label()
+    others = {mode: count for mode, count in found.modes.items() if mode != "hosted"}
     demo.show.say(f"{found.answered} of {found.asked} requests were answered, {_share(found.right, found.asked)} right "
-                  f"(the stand-in is set to {figures.percent(demo.size.nature.accuracy, 0)})")
+                  f"(the stand-in is set to {figures.percent(demo.size.nature.accuracy, 0)})"
+                  + (f"; {others}" if others else ""))
 
 
 def tune(demo: Demo) -> None:
