@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from brise.gateway.records import Body, Kind
@@ -33,6 +33,13 @@ class Progress:
     fingerprint: str | None = None
     error: Body | None = None  # an event that says so
     num_events: int = 0
+    finished: set[object] = field(default_factory=set)  # the choices that have come to their end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer is complete, or ended with an error: what comes behind it is none of it."""
+        is_finished = self.finish is not None and len(self.finished) in (0, self.num_choices)
+        return self.is_done or is_finished or self.error is not None
 
     def push(self, event: Event) -> None:
         """Takes one event in. What cannot be read changes nothing."""
@@ -68,7 +75,9 @@ class Progress:
                 self.text += text
             self.has_calls |= bool(piece.get("tool_calls") or piece.get("function_call"))
             self.has_content |= bool(text or piece.get("reasoning_content") or piece.get("reasoning")) or self.has_calls
-            self.finish = self.finish or _text(choice.get("finish_reason"))
+            if finish := _text(choice.get("finish_reason")):
+                self.finish = self.finish or finish
+                self.finished.add(index if isinstance(index, int) else 0)
 
     def _typed(self, kind: str, fields: Body) -> None:
         """An event of the Responses or the Messages API."""

@@ -40,6 +40,7 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     length = headers.find(reply.headers, b"content-length")
     if asked.kind != "other" and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
         relayed.is_stream = True
+        out.forget_length()
         await _events(reply, out, asked.kind, stops_at_faults)
     elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
         await _whole(reply, out)
@@ -49,6 +50,25 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
 
 
 async def _events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) -> None:
+    try:
+        held = await _whole_events(reply, out, kind, stops_at_faults)
+    except UpstreamError:
+        if out.has_all(kind):
+            return  # it was lost, or fell silent, behind the end of its answer
+        raise
+    # The last event, without the blank line that ends it; or a part of one, which is of no use to anybody.
+    is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
+    if is_whole:
+        await _pass_piece(held, out, Progress(kind), stops_at_faults)
+    failure = out.missing_end(kind)
+    if failure is not None:
+        if is_whole:
+            await out.pass_on(b"\n\n")  # so that what follows is an event of its own
+        raise UpstreamError(failure)
+
+
+async def _whole_events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) -> bytes:
+    """Passes them on, and gives what is left: less than one."""
     held, progress = b"", Progress(kind)
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
@@ -60,15 +80,7 @@ async def _events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) ->
                 continue
             piece, held = held[:end], held[end:]
             await _pass_piece(piece, out, progress, stops_at_faults)
-    # The last event, without the blank line that ends it; or a part of one, which is of no use to anybody.
-    is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
-    if is_whole:
-        await _pass_piece(held, out, progress, stops_at_faults)
-    failure = out.missing_end(kind)
-    if failure is not None:
-        if is_whole:
-            await out.pass_on(b"\n\n")  # so that what follows is an event of its own
-        raise UpstreamError(failure)
+    return held
 
 
 async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
@@ -141,9 +153,17 @@ class _Out:
         if relayed.is_kept:
             relayed.body += piece
 
+    def forget_length(self) -> None:
+        """A stream may end otherwise than its server thought."""
+        self._headers = [(name, value) for name, value in self._headers if name != b"content-length"]
+
     def saw_token(self) -> None:
         if self._relayed.first_s is None:
             self._relayed.first_s = self._now()
+
+    def has_all(self, kind: Kind) -> bool:
+        """Whether the client has a stream to the end of its answer."""
+        return self._relayed.is_kept and so_far(kind, bytes(self._relayed.body)).has_ended
 
     def missing_end(self, kind: Kind) -> Failure | None:
         """Why a stream that has ended is no answer, if it is none."""
@@ -153,7 +173,7 @@ class _Out:
         progress = so_far(kind, bytes(body))
         if not progress.num_events:
             return Failure("malformed", "the stream holds no event")
-        if not (progress.is_done or progress.finish or progress.error):
+        if not progress.has_ended:
             return Failure("cut", "the stream ended before its answer did")
         return None
 
