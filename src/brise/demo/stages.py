@@ -29,7 +29,7 @@ from brise.gateway.stores import open_store
 MODEL, ADAPTER = "smollm2", "in-car"
 # Shadow answers that may be waited for at one time: the gateway's queue holds 256 and sheds what is over.
 _BACKLOG = 100
-_STALLED_S, RECOVERED_S = 30.0, 75.0
+_STALLED_S, RECOVERED_S = 60.0, 75.0
 PRICES = f"""# Examples, edit them: USD a million tokens, and the machine of the small model.
 [models."{NAME}"]
 input = 2.50
