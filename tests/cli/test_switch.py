@@ -48,7 +48,7 @@ def signed(home: Path, key: SigningKey | None = None, **changes: Any) -> certifi
     plain: dict[str, Any] = {
         "task": "calls", "student": Student("small"), "teachers": ("hosted-1",), "contexts": ("none",),
         "window": Window("a log", None, None, None, "conversation", 200, "d" * 64), "delta": 0.02, "alpha": 0.05,
-        "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "bound": 1.0, "discordance": 0.1,
+        "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "bound": 1.0, "discordance": 0.1, "differing": 0.3,
         "labels": "outcome", "scoring": "equal", "dimensions": (), "proven": (), "claims": (),
         "differences": differences, "path": tuple(map(float, outcome.path)), "decided_at": outcome.decided_at,
         "made_at_s": time.time(), "expires_at_s": time.time() + 1e6, "selection": {}, "made_by": "a test"}
@@ -75,7 +75,7 @@ def test_a_certificate_switches(store: SqlStore, home: Path, tmp_path: Path,
     assert "a switch begins with 1 %" in refused(capsys, "calls", "--certificate", path, "--share", "50")
     found = switched(capsys, "--certificate", path)
     assert found["is_on"] and found["candidate"] == "small" and found["forced"] is None
-    assert found["certificate"]["contexts"] == ["none"] and found["tolerance"] == pytest.approx(0.12)
+    assert found["certificate"]["contexts"] == ["none"] and found["tolerance"] == pytest.approx(0.32)
 
 
 def test_the_newest_certificate_of_the_ledger_is_taken_by_itself(
@@ -83,6 +83,18 @@ def test_the_newest_certificate_of_the_ledger_is_taken_by_itself(
     proven = signed(home)
     certificates.record(store, proven, home / "c.json")
     assert switched(capsys, "--candidate", "small")["certificate"]["digest"] == proven.digest
+
+
+def test_a_certificate_whose_switch_an_alarm_took_back_is_used_up(
+        store: SqlStore, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(home, tmp_path / "c.json")
+    switched(capsys, "--certificate", path)
+    assert not switched(capsys, "--back")["is_on"]
+    assert switched(capsys, "--certificate", path)["is_on"], "what a user took back by hand may begin again"
+    line = list(store.ledger())[-1]
+    store.append("back", {"task": "calls", "switch": line.number, "by": "gateway", "reason": "alarm: it rang"})
+    assert "was taken back: alarm: it rang" in refused(capsys, "calls", "--certificate", path)
+    assert switched(capsys, "--certificate", path, *FORCE)["forced"] == "a trial"
 
 
 @pytest.mark.parametrize(("changes", "says"), [

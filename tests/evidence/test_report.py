@@ -53,7 +53,7 @@ def test_labels_of_different_rungs_are_not_mixed(planted: Planted) -> None:
 def test_people_who_saw_only_discordant_pairs_give_no_share(planted: Planted) -> None:
     planted.requests(60, right=0.5, shadow=0.5, rung="human")
     found = made(planted)
-    assert found.qualities.systems == {} and found.qualities.difference is not None
+    assert found.qualities.systems == {} and found.qualities.difference is None
     assert "people saw only answers that differ" in missing(found)
 
 

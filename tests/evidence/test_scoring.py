@@ -33,6 +33,8 @@ def test_the_best_rung_that_speaks_of_all_pairs_that_differ_is_taken() -> None:
     mixed = scoring.score([same, pair(1, "a", "b", outcome), pair(2, "a", "b", human), pair(3, "a", "b")], None, None)
     assert mixed.rung == "human" and mixed.differences[:3].tolist() == [0, 1, -1] and mixed.is_open.tolist()[3]
     assert scoring.score([same, pair(1, "a", "b")], None, None).rung == "fidelity"
+    assert scoring.score([same], None, None).rung == "fidelity", "no program looked, though nothing differs"
+    assert scoring.score([pair(0, "a", "a", outcome)], None, None).rung == "outcome"
 
 
 def test_units_behind_an_open_pair_wait() -> None:

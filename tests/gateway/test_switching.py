@@ -20,8 +20,9 @@ from brise.gateway.rule import to_body
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store
 from tests.engine.stub import stub_model
+from tests.gateway.fake_answers import FINGERPRINT, MODEL
 from tests.gateway.fake_upstream import FakeUpstream, chat, refuse
-from tests.gateway.ledger_lines import switched
+from tests.gateway.ledger_lines import certified, switched
 from tests.gateway.rig import Memory, Rig, rig
 from tests.gateway.small_models import FakeSmall, rule
 from tests.serve.live import wait_until
@@ -114,6 +115,24 @@ def test_an_alarm_in_one_gateway_switches_all_back(store: SqlStore) -> None:
         assert [line.kind for line in lines if line.kind in ("tighten", "back")][-1] == "back"
         assert "alarm" in next(line for line in lines if line.kind == "back").body["reason"]
         assert any(answer.role == "audit" for answer in first.captured.answers)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_another_hosted_model_is_seen_by_audits_where_it_answers_nobody(store: SqlStore, *, streams: bool) -> None:
+    def begun(teacher: str) -> None:
+        begin(store, audit=1.0, certificate=certified(expires_s=1e12, teachers=[teacher]))
+
+    with gateway(store, FakeSmall(says)) as running:
+        running.fake.default = chat("small: easy")
+        begun(f"{MODEL} {FINGERPRINT}")
+        wait_until(lambda: ask(running, stream=streams).headers["x-brise-mode"] == "small")
+        wait_until(lambda: any(line.kind == "audit" for line in store.ledger()))
+        assert not any(line.kind == "void" for line in store.ledger())
+        begun(f"{MODEL} before")
+        wait_until(lambda: ask(running, stream=streams).headers["x-brise-mode"] != "small")
+        wait_until(lambda: any(line.kind == "void" for line in store.ledger()))
+        line = next(line for line in store.ledger() if line.kind == "void")
+        assert f"the hosted model is '{MODEL} {FINGERPRINT}'" in line.body["reason"]
 
 
 def test_audits_wait_for_an_outage_to_end_and_users_do_not(store: SqlStore) -> None:

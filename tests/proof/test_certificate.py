@@ -29,7 +29,7 @@ def whole() -> Certificate:
     return Certificate(
         "tickets", Student("mini", "a" * 64), ("big fp1",), ("none",),
         Window("log.jsonl", None, 1.0, 2.5, "conversation", 3 * units, "b" * 64), delta, 0.05, 0.05, 1, 20.0, 1.0, 0.06,
-        "outcome", "exact", ("route",), ("route=a",), (Claim("length", "as long", 40.0),), tuple(values.tolist()),
+        0.08, "outcome", "exact", ("route",), ("route=a",), (Claim("length", "as long", 40.0),), tuple(values.tolist()),
         tuple(outcome.path.tolist()), outcome.decided_at, 3.0, 4.0, {"score": None}, "brise 0")
 
 

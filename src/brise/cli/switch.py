@@ -127,6 +127,8 @@ def _begin(args: argparse.Namespace, store: Store, found: Switches) -> None:
     own = load_or_create_signing_key(keys_folder(settings.read().home)).public
     warrant = None if signed is None else cutover.warrant(signed, args.task, candidate, time.time(),
                                                           {own, *args.trust})
+    if signed is not None and not args.force:
+        cutover.require_not_taken_back(store, signed.digest)
     rule = None if args.no_threshold else found.newest_rule(args.task, candidate)
     share = (args.share or SHARES[0]) / 100
     if share > switch.SHARES[0] and not args.force:

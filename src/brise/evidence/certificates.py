@@ -77,7 +77,7 @@ def make(proof: Proof, around: About, pairs: Sequence[Pair], student: Student, *
         Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.unit,
                len(rows), digest_of_units(proof.units.names)),
         terms.delta, terms.gate.alpha, terms.alpha, terms.candidate, terms.futility,
-        proof.scored.bound, proof.discordance,
+        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.units.rows].mean()),
         proof.scored.rung, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
         tuple(one.name for one in proven),
         tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),

@@ -49,14 +49,26 @@ def warrant(signed: Signed, task: str, candidate: str, now_s: float, trusted: Co
             "contexts": list(found.contexts), "dimensions": list(found.dimensions), "proven": list(found.proven)}
 
 
+def require_not_taken_back(store: Store, digest: str) -> None:
+    """EvidenceError if an alarm, or another hosted model, ended a switch by this certificate: it speaks of what was."""
+    by_it = set[int]()
+    for entry in store.ledger():
+        body = entry.body
+        if entry.kind == "switch" and body["certificate"] is not None and body["certificate"]["digest"] == digest:
+            by_it.add(entry.number)
+        if entry.kind in ("back", "void") and body.get("by") == "gateway" and body.get("switch") in by_it:
+            raise EvidenceError(f"a switch by this certificate was taken back: {body['reason']}",
+                                hint="brise prove, on traffic from after that; or --force --reason WHY")
+
+
 def tolerance(signed: Signed | None, rule: Rule | None) -> float:
     """How far the audited mean of D may fall before it is harm: D is -1 where the answer differs from the hosted one's.
 
     With a rule: its risk, or how often kept answers differed when it was certified, if that is more. With a certificate
-    alone: the discordance that was seen, and the margin that was allowed.
+    alone: how often answers differed, both right or not, and the margin that was allowed.
     """
     if rule is not None:
         return min(max(rule.risk, rule.baseline.disagreed + MARGIN), 0.99)
     if signed is not None:
-        return min(signed.certificate.discordance + signed.certificate.delta, 0.99)
+        return min(signed.certificate.differing + signed.certificate.delta, 0.99)
     return FORCED_TOLERANCE

@@ -119,7 +119,7 @@ def prove(pairs: Sequence[Pair], scored: Scored, terms: Terms, planned: Planned)
     found = guards.guards(pairs, units, terms.margins, promise)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
     parts = slices.slices(pairs, scored, units, slices.dimensions(pairs, terms.dimensions),
-                          max(terms.slice_delta, terms.delta), terms.alpha)
+                          max(terms.slice_delta, terms.delta), promise.alpha)
     if outcome.verdict != "promote":
         parts = tuple(replace(one, is_proven=False) for one in parts)
     small, large = (_measure(name, values, units) for name, values in (("small", scored.small),

@@ -67,8 +67,8 @@ def qualities(traffic: Traffic) -> Qualities:
                   for answer in shadows],
         "cascade": _stratified(traffic, own),
         "degraded": [_Scored(row.conversation, own[row.id]) for row in traffic.of("degraded") if row.id in own]}
-    if rung == "human":  # people see only the answers that differ: their mean is no mean of all answers
-        systems = {}
+    if rung == "human":  # people see only the answers that differ: neither mean nor difference is that of all answers
+        return Qualities(rung, {}, None)
     pairs = [(conversation[answer.exchange], others[answer.id], own[answer.exchange]) for answer in shadows
              if answer.exchange in own]
     return Qualities(rung, {name: _quality(rows) for name, rows in systems.items() if rows}, _difference(pairs))

@@ -66,11 +66,11 @@ def same(one: Answer, other: Answer) -> bool:
 
 
 def rung_of(pairs: Sequence[Pair], differs: Sequence[bool]) -> Rung:
-    """The best rung that speaks of every pair that differs.
+    """The best rung that speaks of every pair that differs; of all pairs, where none does.
 
     Else a judge that does, if people began to correct it; else people, if they began; else fidelity.
     """
-    apart = [pair for pair, is_apart in zip(pairs, differs, strict=True) if is_apart]
+    apart = [pair for pair, is_apart in zip(pairs, differs, strict=True) if is_apart] or pairs
     if all(pair.reference is not None or _judgement(pair, ("outcome",)) for pair in apart):
         return "outcome"
     people = sum(_judgement(pair, ("outcome", "human")) is not None for pair in apart)

@@ -52,8 +52,9 @@ def _of_quality(found: Found) -> list[Unknown]:
             out.append(Unknown("How good any answer is: nothing has a label",
                                "brise label, or outcomes from your own program"))
         case "human":
-            out.append(Unknown("The share of good answers of each model: people saw only answers that differ",
-                               "outcomes, or labels of a random sample"))
+            out.append(Unknown("The share of good answers of each model, and the difference over all requests: people "
+                               "saw only answers that differ",
+                               "the difference: brise prove; the shares: outcomes, or labels of a random sample"))
         case "judge":
             out.append(Unknown("What a judge gets wrong: no person's labels correct it", "brise label"))
         case "fidelity":

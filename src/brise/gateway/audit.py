@@ -25,6 +25,7 @@ from brise.gateway.switch import Action, TaskState, said
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 LATER = frozenset({408, 500, 502, 503, 504, 529})  # the hosted model's, for this request: it goes to the queue's end
+FINGERPRINT = "system_fingerprint"  # of a hosted model's version, in its answers
 MAX_ATTEMPTS = 8  # that end so: some requests are never answered, and must not hold up the others
 
 # The hosted model asked in the background, or None while it is out of reach; it never raises.
@@ -106,6 +107,10 @@ class Auditor:
             if answer.error is not None or answer.response is None:
                 self.counts["unanswered"] += 1
                 return None
+            state = self._follower.state(audit.exchange.task)
+            action = None if state is None else _void(state, answer.served_by, answer.response.get(FINGERPRINT))
+            if action is not None:  # at a share of 100 % nothing else says who the hosted model is
+                self._follower.write(action)
             await self._follower.append("audit", self._line(audit, answer))
             self.counts["audited"] += 1
         except BriseError as error:
@@ -129,9 +134,15 @@ class Auditor:
 
 def other_teacher(state: TaskState, exchange: Exchange) -> Action | None:
     """The line that ends a switch when a hosted model answers that its certificate was not made with."""
-    if exchange.mode not in ("hosted", "escalated") or exchange.status != 200 or not exchange.served_by:
+    if exchange.mode not in ("hosted", "escalated") or exchange.status != 200:
         return None
-    teacher = " ".join(part for part in (exchange.served_by, exchange.fingerprint) if part)
+    return _void(state, exchange.served_by, exchange.fingerprint)
+
+
+def _void(state: TaskState, model: str | None, fingerprint: object) -> Action | None:
+    if not model:
+        return None
+    teacher = " ".join(part for part in (model, fingerprint) if isinstance(part, str) and part)
     if not state.is_on or state.warrant is None or not state.warrant.teachers or teacher in state.warrant.teachers:
         return None
     return Action("void", said(state) | {"reason": f"the hosted model is {teacher!r}, the certificate was made with "

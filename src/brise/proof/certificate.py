@@ -57,9 +57,10 @@ class Claim:
 class Certificate:
     """The small model may take over this task, for these contexts and large models, until it expires.
 
-    `alpha` is this candidate's part of `alpha_of_all`. `contexts` is empty where it is bound to none. `proven` names
-    the slices of these `dimensions` that are shown; what else such a slice holds escalates. `path` is K_t after each
-    unit, which reached 1 / alpha at unit `decided_at`.
+    `alpha` is this candidate's part of `alpha_of_all`. `discordance` is P(S != T); answers that differ are the
+    share `differing`, which is more where both may be right. `contexts` is empty where it is bound to none. `proven`
+    names the slices of these `dimensions` that are shown; what else such a slice holds escalates. `path` is K_t after
+    each unit, which reached 1 / alpha at unit `decided_at`.
     """
 
     task: str
@@ -74,6 +75,7 @@ class Certificate:
     futility: float
     bound: float
     discordance: float
+    differing: float
     labels: str
     scoring: str
     dimensions: tuple[str, ...]
