@@ -71,3 +71,8 @@ def test_before_a_server_that_is_gone_the_small_model_answers(tiny_path: Path, t
     assert whole.json()["brise"] == {"mode": "degraded", "model": "small", "reason": "refused"}
     assert stream.headers["x-brise-mode"] == "degraded" and stream.text.endswith("data: [DONE]\n\n")
     assert 'brise_gateway_fallback_total{outcome="answered"} 2.0' in scraped
+
+
+def test_a_dialect_is_for_an_upstream(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", f"small={tiny_path}", "--port", "0", "--upstream-dialect", "anthropic"]) == 1
+    assert "--upstream-dialect is for a gateway, and there is none" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import Literal
 
 from brise.engine.model import LoadedModel
 from brise.engine.runner import EngineThread
+from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.breaker import Breaker
 from brise.gateway.gateway import Gateway, Parts
 from brise.gateway.hosted import Hosted, Wait
@@ -67,7 +68,7 @@ Around = Callable[[LocalModels, Hosted, Memory], Parts]  # parts that need the s
 def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
-        model: LoadedModel | None = None) -> Iterator[Rig]:
+        model: LoadedModel | None = None, is_anthropic: bool = False) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
@@ -76,7 +77,8 @@ def rig(limits: Limits | None = None, parts: Parts | None = None, settings: Serv
     with fake_upstream() as fake:
         url = f"http://127.0.0.1:{fake.port}{path}"
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
-        hosted = Hosted(upstream, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
+        server = AnthropicUpstream(upstream) if is_anthropic else upstream
+        hosted = Hosted(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                         hedge_after_s=hedge_after_s, wait=wait)
 
         def made(models: Mapping[str, EngineThread]) -> Gateway:

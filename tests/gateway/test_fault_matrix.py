@@ -82,7 +82,7 @@ def read(response: httpx.Response) -> Got:
 def read_stream(response: httpx.Response, mode: str) -> Got:
     """Strictly: each event is JSON under one id, and the stream ends with [DONE] or with an error, not with both."""
     text, ids, roles, label = "", set[str](), 0, None
-    *lines, last = [line for line in response.text.split("\n\n") if line]
+    *lines, last = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
     for line in lines if last == "data: [DONE]" or last.startswith("event: error") else [*lines, last]:
         chunk = json.loads(line.removeprefix("data: "))
         ids.add(chunk["id"])

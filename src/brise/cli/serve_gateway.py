@@ -14,6 +14,7 @@ from brise.cli import serve_small, terminal
 from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
 from brise.gateway import switching
+from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.capture import Capture, CaptureOptions
 from brise.gateway.gateway import Gateway
 from brise.gateway.hosted import Hosted
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream", metavar="URL",
                         help="base URL of a hosted model's server, as OpenAI's clients have it; requests for models "
                              "that are not served here go there")
+    parser.add_argument("--upstream-dialect", choices=("openai", "anthropic"),
+                        help="what the upstream speaks; anthropic: chat completions go to its Messages API, and their "
+                             "answers come back as chat completions (default: openai)")
     parser.add_argument("--upstream-key-env", metavar="VARIABLE",
                         help="environment variable with the key for the upstream (default: the clients' own keys go "
                              "on; with --api-keys none does)")
@@ -67,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> UpstreamSettings | None:
     """Looks at the options before a model is loaded; None without --upstream."""
     if args.upstream is None:
-        for option in ("upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
+        for option in ("upstream_dialect", "upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
             if vars(args)[option] is not None:
                 raise UnsupportedError(f"--{option.replace('_', '-')} is for a gateway, and there is none",
                                        hint="--upstream URL")
@@ -87,8 +91,8 @@ def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path, sma
         share=args.capture, content=not args.no_content,
         ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), open_threads(store, home))
     try:
-        hosted = Hosted(Upstream(upstream), retries=Retries(RetrySettings(args.retries)),
-                        hedge_after_s=args.hedge_after)
+        server = AnthropicUpstream(Upstream(upstream)) if args.upstream_dialect == "anthropic" else Upstream(upstream)
+        hosted = Hosted(server, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
         stand_ins = serve_small.parts(small, local, hosted, store, capture)
         switches = switching.parts(local, hosted, store, capture)
         yield Gateway(hosted, replace(

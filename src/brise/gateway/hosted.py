@@ -20,7 +20,7 @@ from brise.gateway.failure import Failure, Refusal, Relayed, UpstreamError
 from brise.gateway.parts import Served
 from brise.gateway.relay import pass_on
 from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
-from brise.gateway.upstream import Reply, Upstream
+from brise.gateway.upstream import Reply, Server
 
 REFUSAL_BYTES = 1 << 20  # of an error's body
 Wait = Callable[[float], Awaitable[object]]
@@ -29,7 +29,7 @@ Wait = Callable[[float], Awaitable[object]]
 class Hosted:
     """Of the event loop's thread. `now`, `wait` and `retries` are for tests."""
 
-    def __init__(self, upstream: Upstream, *, breaker: Breaker | None = None, retries: Retries | None = None,
+    def __init__(self, upstream: Server, *, breaker: Breaker | None = None, retries: Retries | None = None,
                  hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
                  wait: Wait = asyncio.sleep) -> None:
         self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)
@@ -44,6 +44,11 @@ class Hosted:
         UpstreamError if there is none; then `relayed` of the error says how much of one the client has.
         """
         self.retries.saw_request()
+        unfit = self.upstream.unfit(asked)
+        if unfit is not None:
+            relayed = Relayed(unfit.status, unfit.headers)
+            await pass_on(unfit, asked, send, added, relayed, self._now)
+            return relayed
         number = 0
         while True:
             relayed = Relayed()

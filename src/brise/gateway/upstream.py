@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import h11
@@ -51,16 +52,53 @@ class UpstreamSettings:
                                    hint="its base URL, as OpenAI's clients have it: https://api.openai.com/v1")
 
 
+class Reply(Protocol):
+    """An answer that has begun. It has to be closed."""
+
+    status: int
+    headers: Headers
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, or UpstreamError where it stops coming."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the connection to the next request if the answer was read to its end, else ends it."""
+        ...
+
+
+class Server(Protocol):
+    """A hosted model's server, in whatever dialect. It belongs to the event loop's thread."""
+
+    @property
+    def settings(self) -> UpstreamSettings: ...
+
+    def unfit(self, asked: Asked) -> Reply | None:
+        """The error for a request that its dialect cannot say; None if it can be sent."""
+        ...
+
+    async def open(self, asked: Asked) -> Reply:
+        """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
+        ...
+
+    def close(self) -> None:
+        """Ends the connections that wait for requests."""
+        ...
+
+
 class Upstream:
-    """Sends requests to one server. It belongs to the event loop's thread."""
+    """Sends requests to one server, as they are."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        self.settings = settings
+        self.settings: UpstreamSettings = settings
         parts = urlsplit(settings.url)
         self._is_plain_proxied = settings.proxy is not None and parts.scheme == "http"
         self.host = parts.netloc.rpartition("@")[2].encode("idna")
         self._path = parts.path.rstrip("/").encode()
         self._pool = Pool(_address(settings))
+
+    def unfit(self, asked: Asked) -> None:
+        """Every request is sent: the server may say what is wrong with it."""
 
     async def open(self, asked: Asked) -> Reply:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
@@ -85,7 +123,7 @@ class Upstream:
                     raise
             raise UpstreamError(failure) from None
         first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if asked.streams else limits.between_s
-        return Reply(self._pool, connection, response, first_s, limits.between_s)
+        return _HttpReply(self._pool, connection, response, first_s, limits.between_s)
 
     def close(self) -> None:
         """Ends the connections that wait for requests."""
@@ -122,8 +160,8 @@ class Upstream:
         return sent
 
 
-class Reply:
-    """An answer that has begun. It has to be closed."""
+class _HttpReply:
+    """An answer as it came."""
 
     def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float,
                  between_s: float) -> None:

@@ -1,0 +1,196 @@
+"""A server of Anthropic's Messages API, asked for chat completions: to the gateway it is one of OpenAI's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from brise.errors import RequestError
+from brise.gateway import headers, sse
+from brise.gateway.anthropic import messages_request
+from brise.gateway.anthropic_answers import Chunks, chat_completion, error_of
+from brise.gateway.asked import Asked, Headers
+from brise.gateway.failure import Failure, UpstreamError
+from brise.gateway.relay import KEPT_BYTES, MAX_EVENT_BYTES
+from brise.gateway.upstream import Reply, Upstream, UpstreamSettings
+
+PATH = "/v1/messages"  # with what is below it, it passes as it is
+VERSION = b"2023-06-01"
+# About an account at OpenAI, or written anew.
+DROPPED, OPENAI = frozenset({b"authorization", b"api-key", b"anthropic-version"}), b"openai-"
+
+
+class AnthropicUpstream:
+    """Says chats in Anthropic's words and their answers in OpenAI's; Messages pass. Of the event loop's thread."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    @property
+    def settings(self) -> UpstreamSettings:
+        return self._upstream.settings
+
+    def unfit(self, asked: Asked) -> Reply | None:
+        """The error for a request that cannot be said in this dialect."""
+        if asked.kind != "chat":
+            if asked.path == PATH or asked.path.startswith(f"{PATH}/"):
+                return None
+            return _Said(404, RequestError(
+                f"{asked.method} {asked.path}: the upstream's dialect is anthropic, which answers "
+                f"POST /v1/chat/completions and {PATH}", code="unsupported_path"))
+        try:
+            _sent(asked)
+        except RequestError as error:
+            return _Said(400, error)
+        return None
+
+    async def open(self, asked: Asked) -> Reply:
+        """Sends a request that is fit, and waits for status and headers of the answer, or raises UpstreamError."""
+        if asked.kind != "chat":
+            return await self._upstream.open(replace(asked, kind="messages"))  # whose key goes as x-api-key
+        body = json.dumps(_sent(asked), ensure_ascii=False).encode("utf-8", "replace")
+        target = PATH.encode() + b"".join(asked.target.partition(b"?")[1:])
+        wire = replace(asked, kind="messages", path=PATH, target=target, headers=_headers(asked), body=body)
+        reply = await self._upstream.open(wire)
+        try:
+            return _read(reply, asked)
+        except UpstreamError:
+            reply.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the connections that wait for requests."""
+        self._upstream.close()
+
+
+def _sent(asked: Asked) -> dict[str, object]:
+    if asked.fields is None:
+        raise RequestError("the body is no JSON object", code="invalid_json")
+    return messages_request(asked.fields)
+
+
+def _headers(asked: Asked) -> Headers:
+    """A client of OpenAI's has its key as bearer."""
+    kept = [(name, value) for name, value in asked.headers if name not in DROPPED and not name.startswith(OPENAI)]
+    scheme, _, key = (asked.header(b"authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and asked.header(b"x-api-key") is None:
+        kept.append((b"x-api-key", key.strip().encode("latin-1")))
+    return [*kept, (b"anthropic-version", VERSION)]
+
+
+def _read(reply: Reply, asked: Asked) -> Reply:
+    """The answer in OpenAI's words; one that is neither an answer nor an error of this API passes as it is."""
+    media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
+    is_readable = headers.find(reply.headers, b"content-encoding") in (b"", b"identity")
+    if reply.status >= 300:
+        return _Whole(reply, asked) if is_readable and media_type == b"application/json" else reply
+    if not is_readable:
+        raise UpstreamError(Failure("malformed", "the answer is compressed, and was asked for as it is"))
+    match media_type:
+        case b"application/json":
+            return _Whole(reply, asked)
+        case b"text/event-stream":
+            return _Stream(reply, asked)
+        case _:
+            raise UpstreamError(Failure("malformed", f"the answer is of type {media_type.decode('latin-1')[:40]!r}"))
+
+
+class _Whole:
+    """An answer in one piece, or an error."""
+
+    def __init__(self, reply: Reply, asked: Asked) -> None:
+        self._reply, self._created = reply, int(asked.at_s)
+        self.status, self.headers = reply.status, _answered(reply.headers)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body, when it is complete."""
+        body = bytearray()
+        async with aclosing(self._reply.chunks()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > KEPT_BYTES:
+                    raise UpstreamError(Failure("malformed", f"an answer of more than {KEPT_BYTES} bytes"))
+        try:
+            yield self._translated(bytes(body))
+        except (ValueError, RecursionError) as error:
+            if self.status < 300:
+                raise UpstreamError(Failure("malformed", f"no answer of the Messages API: {error}")) from None
+            yield bytes(body)  # some other server's error, between here and there
+
+    def close(self) -> None:
+        self._reply.close()
+
+    def _translated(self, body: bytes) -> bytes:
+        value = json.loads(body)
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        said = error_of(value) if self.status >= 300 else chat_completion(value, self._created)
+        return json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+
+
+class _Stream:
+    """An answer as it is written."""
+
+    def __init__(self, reply: Reply, asked: Asked) -> None:
+        options = (asked.fields or {}).get("stream_options")
+        self._reply = reply
+        self._chunks = Chunks(int(asked.at_s), with_usage=isinstance(options, dict)
+                              and options.get("include_usage") is True)
+        self.status, self.headers = reply.status, _answered(reply.headers)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The events that those which came together make; what was right before a wrong one leaves."""
+        held = b""
+        async with aclosing(self._reply.chunks()) as pieces:
+            async for piece in pieces:
+                held += piece
+                end = sse.whole(held)
+                if end == 0 and len(held) > MAX_EVENT_BYTES:
+                    raise UpstreamError(Failure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
+                made, wrong = self._made(held[:end])
+                held = held[end:]
+                if made:
+                    yield made
+                if wrong is not None:
+                    raise UpstreamError(wrong)
+        made, _ = self._made(held)  # the last event, without the blank line that ends it, or a part of one
+        if made:
+            yield made
+
+    def close(self) -> None:
+        self._reply.close()
+
+    def _made(self, stream: bytes) -> tuple[bytes, Failure | None]:
+        made = bytearray()
+        for event in sse.events(stream):
+            try:
+                made += self._chunks.push(event)
+            except ValueError as error:
+                return bytes(made), Failure("malformed", f"no stream of the Messages API: {error}")
+        return bytes(made), None
+
+
+class _Said:
+    """An error of our own: the upstream is not asked."""
+
+    def __init__(self, status: int, error: RequestError) -> None:
+        self._body = json.dumps({"error": {"message": str(error), "type": "invalid_request_error",
+                                           "param": error.param, "code": error.code}}).encode()
+        self.status = status
+        self.headers: Headers = [(b"content-type", b"application/json"),
+                                 (b"content-length", str(len(self._body)).encode())]
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        yield self._body
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def _answered(sent: Headers) -> Headers:
+    """Of another length than the upstream's, and with its name of the request under OpenAI's name."""
+    kept = [(name, value) for name, value in sent if name.lower() not in (b"content-length", b"x-request-id")]
+    request_id = headers.find(sent, b"request-id")
+    return [*kept, (b"x-request-id", request_id)] if request_id else kept
