@@ -79,6 +79,20 @@ def test_images_are_left_alone() -> None:
     assert Scrubber().scrub(image) == image
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("data: a@b.io", "data: [EMAIL_1]"), ("data:a@b.io", "data:[EMAIL_1]"),
+    ("data:text/plain,a@b.io", "data:text/plain,[EMAIL_1]"),
+    ("data:image/png;base64,AAAA and a@b.io", "data:image/png;base64,AAAA and [EMAIL_1]")])
+def test_a_text_that_begins_like_an_image_is_none(text: str, expected: str) -> None:
+    assert Scrubber().scrub(text) == expected
+
+
+def test_a_card_that_is_a_number_in_json() -> None:
+    assert Scrubber().scrub({"card": 4111111111111111, "count": 12, "at": 1767225600000}) == {
+        "card": "[CARD_1]", "count": 12, "at": 1767225600000}
+    assert json.loads(Scrubber().scrub('{"card": 4111111111111111, "n": 1}')) == {"card": "[CARD_1]", "n": 1}
+
+
 @settings(deadline=None)
 @given(st.text(alphabet="aB1@.:-+/ ()[]{}\"'=_%", max_size=80))
 def test_scrubbing_twice_changes_nothing_more(text: str) -> None:

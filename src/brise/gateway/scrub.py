@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _PLAIN_IPS = ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::", "::1")  # of no person and no machine in particular
+_IMAGE = re.compile(r"data:[\w.+/-]{1,80}(?:;[\w.+=-]{1,80}){0,4};base64,[A-Za-z0-9+/_-]*={0,2}")  # as a URL
+_LEAST_CARD = 10**11  # the least number with as many digits as a card
 _SEPARATORS = str.maketrans("", "", " -.()/\u00a0")
 
 
@@ -114,11 +116,14 @@ class Scrubber:
                 return {self._string(name): self.scrub(item) for name, item in value.items()}
             case list() | tuple():
                 return [self.scrub(item) for item in value]
+            case int() if abs(value) >= _LEAST_CARD and not isinstance(value, bool):
+                scrubbed = self._string(str(value))
+                return value if scrubbed == str(value) else scrubbed
             case _:
                 return value
 
     def _string(self, text: str) -> str:
-        if text.startswith("data:"):  # an image in base64 has no text, and by chance everything else
+        if _IMAGE.fullmatch(text):  # it has no text, and by chance everything else
             return text
         if text.lstrip()[:1] in ("{", "["):  # JSON within JSON: arguments of calls, results of tools, escaped in it
             try:
