@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -75,7 +76,8 @@ class Front:
     async def _models(self, wanted: Asked) -> JSONResponse:
         """The models that are here, and behind them the upstream's, as far as it tells."""
         answer = _Collected()
-        await self._gateway.handle(wanted, answer.send)
+        readable = [(name, value) for name, value in wanted.headers if name != b"accept-encoding"]
+        await self._gateway.handle(replace(wanted, headers=readable), answer.send)
         here = catalog.cards(self._serving)
         theirs = answer.json.get("data") if answer.status == 200 else None
         return JSONResponse({"object": "list", "data": [*here, *(theirs if isinstance(theirs, list) else ())]})
