@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
@@ -13,19 +15,23 @@ from brise.gateway.records import Body
 from brise.gateway.store import Store
 from brise.gateway.switch import Action, Switches, TaskState, after_any, due
 
+PATIENCE_S = 0.25  # for which a request waits for the store
 POLL_S = 0.25  # reading a ledger without news is one look into an index: tens of microseconds
 
 
 class Follower:
-    """Holds the state of all tasks. `refresh` reads what is new; `run` does so all the time, and writes what is due.
+    """Holds the state of all tasks. `look` reads what is new; `run` does so all the time, and writes what is due.
 
     If the store cannot be read, the state stays as it was known last: the hosted model may be down as well.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time, log: TextIO | None = None) -> None:
-        self._store, self._clock, self._log = store, clock, log or sys.stderr
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time, log: TextIO | None = None,
+                 patience_s: float = PATIENCE_S) -> None:
+        self._store, self._clock, self._log, self._patience_s = store, clock, log or sys.stderr, patience_s
         self._switches = Switches()
-        self._reading = asyncio.Lock()
+        self._folding = threading.Lock()  # a line counts once, whichever thread reads it
+        self._looking, self._refreshing = asyncio.Lock(), asyncio.Lock()
+        self._late: asyncio.Future[None] | None = None  # a look that the store has not answered yet
         self._noted: list[Action] = []
         self._has_work = asyncio.Event()
         self.failures = 0  # of reading or writing the ledger
@@ -44,12 +50,25 @@ class Follower:
             self._noted.append(action)
             self._has_work.set()
 
+    async def look(self) -> None:
+        """Reads the lines that others have written since. A request waits for it, so it writes nothing, does not wait
+        for who writes, and gives up on a store that hangs: then the state is as it was known last."""
+        try:
+            async with asyncio.timeout(self._patience_s), self._looking:
+                if self._late is not None and not self._late.done():
+                    return
+                self._late = asyncio.get_running_loop().run_in_executor(None, self._read_if_possible)
+                await asyncio.shield(self._late)
+        except TimeoutError:
+            pass
+
     async def refresh(self) -> None:
         """Reads the lines that others have written since, and writes what follows from them."""
-        async with self._reading:
+        async with self._refreshing:
             self._has_work.clear()
             noted, self._noted = self._noted, []
-            await asyncio.to_thread(self._step, noted)
+            left = await asyncio.to_thread(self._step, noted)
+            self._noted = [*left, *self._noted]
 
     async def append(self, kind: str, body: Body) -> None:
         """Writes a line, and looks at what it brings about. Raises what the store raises."""
@@ -65,17 +84,30 @@ class Follower:
             except TimeoutError:
                 continue
 
-    def _step(self, noted: Sequence[Action]) -> None:
+    def _step(self, noted: Sequence[Action]) -> Sequence[Action]:
+        """Gives back what could not be written."""
+        left = deque(noted)
         try:
             self._read()
-            for action in noted:
-                self._write(action)
+            while left:
+                self._write(left[0])
+                left.popleft()
             while any([self._write_due(state) for state in self._switches.tasks.values()]):
                 pass
         except BriseError as error:
-            if not self.failures:
-                print(f"brise: the ledger cannot be followed: {error}", file=self._log, flush=True)
-            self.failures += 1
+            self._failed(error)
+        return tuple(left)
+
+    def _read_if_possible(self) -> None:
+        try:
+            self._read()
+        except BriseError as error:
+            self._failed(error)
+
+    def _failed(self, error: BriseError) -> None:
+        if not self.failures:
+            print(f"brise: the ledger cannot be followed: {error}", file=self._log, flush=True)
+        self.failures += 1
 
     def _write_due(self, state: TaskState) -> bool:
         action = due(state, self._clock())
@@ -91,5 +123,6 @@ class Follower:
         self._read()
 
     def _read(self) -> None:
-        for entry in self._store.ledger(self._switches.number):
-            self._switches = after_any(self._switches, entry)
+        with self._folding:
+            for entry in self._store.ledger(self._switches.number):
+                self._switches = after_any(self._switches, entry)

@@ -48,7 +48,7 @@ class SmallModel:
 
     async def answer(self, asked: Asked, decision: Decision, send: Send) -> Served | Escalated:
         """Looks first at what other gateways have written: a roll-back holds from the next request on, everywhere."""
-        await self._follower.refresh()
+        await self._follower.look()
         state = self._follower.state(asked.task)
         if state is None or asked.fields is None or not route.decide(state, asked, self._clock()).is_small:
             return Escalated()
