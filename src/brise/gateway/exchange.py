@@ -52,7 +52,7 @@ def usage_of(body: Body) -> Usage | None:
 
 def _response(relayed: Relayed, asked: Asked) -> tuple[Body | None, str | None]:
     """The body, a stream's put together, and what is wrong with it."""
-    if not relayed.is_kept:
+    if not relayed.is_kept or asked.kind == "other":  # such as a session's secret, or a file: of no use to a proof
         return None, None
     if not relayed.is_stream:
         return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding")), None

@@ -46,8 +46,16 @@ class UpstreamSettings:
     proxy: str | None = field(default=None, repr=False)  # may hold a password
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(self.url)
+            has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        except ValueError:  # of ports, brackets and names
+            has_host = False
+        if has_host and "@" in parts.netloc:
+            raise UnsupportedError("the upstream's URL holds a user or a password, which would stand in logs",
+                                   hint="--upstream-key-env VARIABLE names where the key is")
+        is_plain = has_host and parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
+        if not is_plain or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             raise UnsupportedError(f"the upstream is {self.url!r}, allowed is http(s)://HOST/PATH",
                                    hint="its base URL, as OpenAI's clients have it: https://api.openai.com/v1")
 
