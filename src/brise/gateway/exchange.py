@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 from brise.gateway import headers
@@ -36,6 +37,14 @@ def served_of(relayed: Relayed, asked: Asked, mode: Mode, error: str | None = No
     about = body or {}
     return Served(mode, relayed.status, _text(about.get("model")), body, usage_of(about),
                   _text(about.get("system_fingerprint")), error, first_s)
+
+
+def read(served: Served, asked: Asked) -> Served:
+    """With what is still to be read of an answer. Of a long stream it takes milliseconds."""
+    if served.unread is None:
+        return served
+    known = served_of(served.unread, asked, served.mode, served.error)
+    return replace(known, signals=served.signals, answers=served.answers)
 
 
 def usage_of(body: Body) -> Usage | None:

@@ -1,7 +1,7 @@
 """Where the body of an HTTP/1.1 answer ends (RFC 9112, 6.3): after a stated length, a last chunk, or the connection.
 
-h11 reads the heads. Of bodies it makes an event for each chunk, which took 0.37 ms for a stream of 22 events on the
-machine of dev/LOG.md, where this takes 0.03.
+h11 reads the heads. Of bodies it makes an event for each chunk: for a stream of 23 chunks that come apart 0.36 to 0.44
+ms of CPU time, where this takes 0.08 to 0.13 (best of five, on two busy cores).
 """
 
 from __future__ import annotations

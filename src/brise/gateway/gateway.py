@@ -7,6 +7,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TextIO, get_args
 
@@ -14,16 +16,17 @@ from starlette.types import Message, Send
 
 from brise.gateway import refusal
 from brise.gateway.asked import Asked
-from brise.gateway.exchange import exchange_of, served_of
+from brise.gateway.exchange import exchange_of, read, served_of
 from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
 from brise.gateway.headers import added
 from brise.gateway.hosted import Hosted
 from brise.gateway.parts import Background, Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
 from brise.gateway.prices import Prices
-from brise.gateway.records import Answer, Mode, Pending
+from brise.gateway.records import Answer, Exchange, Mode, Pending
 
 MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
+MOST_UNREAD = 256  # streams that wait for the reader's thread; then the event loop does its work, and so slows down
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Gateway:
         self._background: list[asyncio.Task[None]] = []
         self._running = set[asyncio.Task[object]]()
         self._is_ending = False
+        self._reader, self._num_unread = ThreadPoolExecutor(1, "brise-reader"), 0
 
     def watch(self, observer: Observer) -> None:
         """Tells one more of every answered request."""
@@ -85,7 +89,9 @@ class Gateway:
             task.cancel()
 
     def close(self) -> None:
-        """Ends what runs beside the requests, and the connections to the hosted model."""
+        """Ends what runs beside the requests, and the connections to the hosted model. What was answered is with the
+        capture then."""
+        self._reader.shutdown()
         for task in self._background:
             task.cancel()
         self.hosted.upstream.close()
@@ -118,7 +124,7 @@ class Gateway:
                                                stops_at_faults=fallback is not None and fallback.fits(asked))
         except UpstreamError as error:
             return await self._replace(asked, send, error.failure, error.relayed or Relayed())
-        return served_of(relayed, asked, mode)
+        return Served(mode, relayed.status, unread=relayed)
 
     async def _replace(self, asked: Asked, send: Send, failure: Failure, relayed: Relayed) -> Served:
         """The hosted model's answer did not come, or not to its end."""
@@ -143,26 +149,57 @@ class Gateway:
         try:
             await part.run()
         except Exception:
-            print(f"{type(part).__name__} ended:\n{traceback.format_exc()}", file=self._log, flush=True)
+            self._complain(f"{type(part).__name__} ended")
 
     def _record(self, asked: Asked, served: Served) -> None:
-        """After the answer, and never in its way."""
+        """After the answer, and never in its way: a stream is put together beside the event loop, which would stand
+        still for it, and so is the request that asked for it."""
         if asked.kind == "other" and asked.method != "POST":
             return
+        total_s = self._now() - asked.started_s
+        if served.unread is None or not served.unread.is_stream or self._num_unread >= MOST_UNREAD:
+            self._tell(asked, self._keep(asked, served, total_s))
+        else:
+            self._num_unread += 1
+            self._reader.submit(self._read, asked, served, total_s, asyncio.get_running_loop())
+
+    def _read(self, asked: Asked, served: Served, total_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """On the reader's thread."""
+        exchange = self._keep(asked, served, total_s)
+        with suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
+            loop.call_soon_threadsafe(self._tell_read, asked, exchange)
+
+    def _tell_read(self, asked: Asked, exchange: Exchange | None) -> None:
+        self._num_unread -= 1
+        self._tell(asked, exchange)
+
+    def _keep(self, asked: Asked, served: Served, total_s: float) -> Exchange | None:
+        """The row, which is with the capture then. Runs on either thread; None after a defect of ours."""
         try:
+            served = read(served, asked)
             if served.cost_usd is None and self.parts.prices is not None and served.mode in ("hosted", "escalated"):
                 served = replace(served, cost_usd=self.parts.prices.cost(served.served_by, asked.model, served.usage))
-            exchange = exchange_of(asked, served, self._now() - asked.started_s)
+            exchange = exchange_of(asked, served, total_s)
             if self.parts.capture is not None and asked.is_captured:
                 pending = (Pending(asked.id, asked.at_s),) if served.pending else ()
                 self.parts.capture.record(exchange, served.answers, pending)
             elif self.parts.capture is not None:
                 self.parts.capture.skip("off")
-            for observer in self._observers:
-                observer.after(asked, exchange)
         except Exception:
-            print(f"{asked.id} was answered, but not written down:\n{traceback.format_exc()}", file=self._log,
-                  flush=True)
+            self._complain(f"{asked.id} was answered, but not written down")
+            return None
+        return exchange
+
+    def _tell(self, asked: Asked, exchange: Exchange | None) -> None:
+        try:
+            if exchange is not None:
+                for observer in self._observers:
+                    observer.after(asked, exchange)
+        except Exception:
+            self._complain(f"{asked.id} was answered, but not everybody was told")
+
+    def _complain(self, what: str) -> None:
+        print(f"{what}:\n{traceback.format_exc()}", file=self._log, flush=True)
 
 
 class _Out:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from starlette.types import Send
 
 from brise.gateway.asked import Asked
-from brise.gateway.failure import Broken
+from brise.gateway.failure import Broken, Relayed
 from brise.gateway.records import Answer, Body, Exchange, Mode, Pending, Usage
 
 
@@ -33,6 +33,7 @@ class Served:
     audit_probability: float | None = None
     answers: Sequence[Answer] = ()  # others that belong to the request, such as a draft
     pending: bool = False  # the hosted model is to answer it later
+    unread: Relayed | None = None  # what the client got, from which the rest is still to be read (exchange.read)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Fallback(Protocol):
 
 
 class Observer(Protocol):
-    """Is told of every answered request when its client has the answer: the shadow, the audit."""
+    """Is told of every answered request soon after its client has the answer: the shadow, the audit."""
 
     def after(self, asked: Asked, exchange: Exchange) -> None:
         """Called in the event loop, so it only takes note; what there is to do is done in the background."""
