@@ -61,3 +61,7 @@ def test_a_stale_connection_is_nothing_to_wait_for_and_costs_nothing() -> None:
     ("retry-after", "soon", None), ("retry-after", "nan", None), ("retry-after", "-3", 0.0), ("other", "7", None)])
 def test_retry_after_is_seconds_milliseconds_or_a_date(name: str, value: str, seconds: float | None) -> None:
     assert retry_after_s([(name.encode(), value.encode())], lambda: NOW_S) == seconds
+
+
+def test_a_server_that_says_never_says_nothing() -> None:
+    assert retry_after_s([(b"retry-after", b"inf")]) is None and retry_after_s([(b"retry-after", b"nan")]) is None

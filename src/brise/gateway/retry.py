@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> floa
         except ValueError:
             return None
         seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s()
-    return max(seconds, 0.0) if seconds == seconds else None  # NaN is a float too
+    return max(seconds, 0.0) if math.isfinite(seconds) else None  # NaN and infinity are floats too
 
 
 def is_safe(asked: Asked) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from brise.gateway.asked import context_digest
 from brise.gateway.records import Body, Exchange, Kind, Usage
+
+_YEAR_10000_S = 253_402_300_800.0  # no calendar of ours goes further
 
 
 class BadRowError(ValueError):
@@ -76,7 +79,7 @@ def parsed(value: object) -> Any:
 def seconds(value: object) -> float | None:
     """A time in any of the forms that exports have, as seconds since the epoch: ISO 8601 (UTC if it says nothing),
     or a number of seconds, milliseconds or nanoseconds."""
-    if isinstance(value, str) and not value.isdigit():
+    if isinstance(value, str) and not value.isdecimal():
         try:
             at = datetime.datetime.fromisoformat(value.strip())
         except ValueError:
@@ -84,18 +87,21 @@ def seconds(value: object) -> float | None:
         return (at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)).timestamp()
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         return None
-    number = float(value)
-    for unit in (1e9, 1e6, 1e3):  # after 2001 a time in seconds has ten digits, for three hundred years
-        if number >= 1e9 * unit:
-            return number / unit
-    return number
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    # After 2001 a time in seconds has ten digits, for three hundred years.
+    number /= next((unit for unit in (1e9, 1e6, 1e3) if number >= 1e9 * unit), 1.0)
+    return number if 0 <= number < _YEAR_10000_S else None
 
 
 def whole(value: object) -> int:
     """A count; 0 for what is none."""
-    if isinstance(value, str) and value.isdigit():
-        return int(value)
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
+    if isinstance(value, str) and value.isdecimal():
+        return int(value) if len(value) <= 18 else 0
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return int(value) if is_count else 0  # type: ignore[call-overload]
 
 
 def number(value: object) -> float | None:
