@@ -2,8 +2,9 @@
 
     python bench/soak_gateway.py MODEL.gguf --minutes 20 --rate 50 --faults 0.05
 
-It fails unless every request had an end that its client could read, memory and open files stayed flat after the first
-fifth of the time, and every request is accounted for by the gateway's own counters. The last line is JSON.
+It fails unless every request had an end that its client could read, memory and open files stayed flat once the caches
+were full, and every request is accounted for by the gateway's own counters. The last line is JSON. The largest cache
+holds the ends of the last conversations (threads.py): some 450 bytes for each request, until it is full after 20,000.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from statistics import median
 
 import httpx
 
+from brise.gateway.threads import MOST_DIGESTS
 from gateway_process import Gateway, Record, Upstream, load, metrics, percentile
 
-WARM_UP = 0.2  # of the time: caches fill, the allocator finds its level
+WARM_UP = 0.2  # of the time at least: the allocator finds its level
+FILLS = 1.2 * MOST_DIGESTS  # requests until the threads' cache is full; those that fail leave nothing in it
 MAX_GROWTH = 0.03  # of the memory, from the first quarter after the warm-up to the last
 SAMPLE_S = 2.0
 DEAD_EVERY_S, DEAD_S = 60.0, 5.0  # the hosted model dies once a minute
@@ -55,7 +58,7 @@ def main() -> int:
         finally:
             upstream.kill()
             status = gateway.stop()
-    problems = [*record.lost, *_growth(samples, 60 * options.minutes)]
+    problems = [*record.lost, *_growth(*_quarters(samples, options))]
     if status:
         problems.append(f"the gateway ended with status {status}")
     total = record.outcomes.total()
@@ -98,17 +101,18 @@ async def _watch(gateway: Gateway, samples: list[Sample], start_s: float) -> Non
         await asyncio.sleep(SAMPLE_S)
 
 
-def _quarters(samples: list[Sample], seconds: float) -> tuple[list[Sample], list[Sample]]:
-    """The first and the last quarter of the time after the warm-up."""
-    warm, quarter = WARM_UP * seconds, (1 - WARM_UP) * seconds / 4
+def _quarters(samples: list[Sample], options: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
+    """The first and the last quarter of the time after the warm-up; nothing if it ends before its caches are full."""
+    seconds = 60 * options.minutes
+    warm = max(WARM_UP * seconds, FILLS / options.rate)
+    quarter = max(seconds - warm, 0) / 4
     return ([sample for sample in samples if warm <= sample.at_s < warm + quarter],
             [sample for sample in samples if seconds - quarter <= sample.at_s < seconds])
 
 
-def _growth(samples: list[Sample], seconds: float) -> list[str]:
-    first, last = _quarters(samples, seconds)
+def _growth(first: list[Sample], last: list[Sample]) -> list[str]:
     if not first or not last:
-        return ["too short to judge memory"]
+        return [f"too short to judge memory: the caches are full after {FILLS:,.0f} requests"]
     before, after = (median(sample.memory_bytes for sample in part) for part in (first, last))
     problems = []
     if after > before * (1 + MAX_GROWTH):
@@ -121,7 +125,7 @@ def _growth(samples: list[Sample], seconds: float) -> list[str]:
 
 def _report(options: argparse.Namespace, record: Record, samples: list[Sample], counted: dict[str, float],
             problems: list[str]) -> int:
-    first, last = _quarters(samples, 60 * options.minutes)
+    first, last = _quarters(samples, options)
     summary = {
         "model": str(options.model), "minutes": options.minutes, "rate": options.rate, "faults": options.faults,
         "requests": record.outcomes.total(), "lost": len(record.lost), "outcomes": dict(record.outcomes),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -217,6 +219,29 @@ def test_a_foreign_host_header_is_refused_without_keys(server: Live) -> None:
     assert error(server.get("/v1/models", headers={"host": "evil.example:80"}))[:2] == (421, "wrong_host")
     for name in ("localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:9"):
         assert server.get("/health", headers={"host": name}).status_code == 200
+
+
+async def pass_time(seconds: float) -> None:
+    """Puts the loop's clock forward and lets everything happen that was due until then."""
+    loop = asyncio.get_running_loop()
+    over, now = loop.create_future(), loop.time
+    loop.call_later(seconds, over.set_result, None)
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+    await over
+
+
+def test_an_idle_connection_outlives_the_pools_of_clients_and_load_balancers() -> None:
+    with live() as server:
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+        ports = []
+        for idle_s in (6, 60, 80):
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b'{"status":"ok"}'
+            ports.append(connection.sock.getsockname()[1])
+            asyncio.run_coroutine_threadsafe(pass_time(idle_s), server.loop[0]).result(20)
+        assert len(set(ports)) == 1
+        assert connection.sock.recv(1) == b""  # after 75 s the server ends it, so that it does not wait for ever
+        connection.close()
 
 
 def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:

@@ -17,7 +17,6 @@ from brise.evals import compare
 TASK = "in-car"
 STREAM_EVERY = 3  # the third part of all requests asks for a stream
 _TIMEOUT_S = 120.0
-_IDLE_S = 2.0  # uvicorn closes what was idle for 5 s: a request just then would be lost with its connection
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ async def drive(url: str, talks: Sequence[Talk], *, parallel: int, on_reply: Cal
                     break
                 answers.append(text)
 
-    limits = httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel, keepalive_expiry=_IDLE_S)
+    limits = httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, limits=limits) as client:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(parallel, len(talks))):

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from brise.gateway.records import Body, Exchange, Kind, Thread
 from brise.gateway.turns import answers_of, turns_of
 
-MOST_DIGESTS = 50_000  # kept in memory, about 10 MB; older ones are asked of the store
+MOST_DIGESTS = 20_000  # kept in memory, at most 10 MB of it (bench/soak_gateway.py); older ones are asked of the store
 MOST_ENDS = 8  # exchanges kept for one digest
 MOST_ASKED = 64  # beginnings of one request that the store is asked for: the longest
 
@@ -32,7 +32,7 @@ class Known(Protocol):
     def threads(self, digests: Sequence[str]) -> Sequence[Thread]: ...
 
 
-@dataclass
+@dataclass(slots=True)  # there are many
 class _End:
     """An exchange after which a conversation may go on."""
 

@@ -35,6 +35,10 @@ T = TypeVar("T")
 # After the engines were told to stop, so that their last words ("shutting down") reach the clients.
 LAST_WORDS_S = 5
 BACKLOG = 2048  # connections that wait to be accepted
+# An idle connection is kept longer than its client keeps it, so that the client is the one who ends it. uvicorn ends it
+# without a word, and a request that is on its way just then is lost: most clients do not repeat a POST. OpenAI's client
+# keeps connections for 5 s, load balancers do so for 60 (nginx and AWS, unless they are set otherwise).
+KEEP_ALIVE_S = 75
 
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
@@ -83,7 +87,8 @@ def new_server(serving: Serving) -> uvicorn.Server:
     """uvicorn, quiet and without what we do not use."""
     return uvicorn.Server(uvicorn.Config(
         create_app(serving), http=JoinedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=LAST_WORDS_S))
+        server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_WORDS_S))
 
 
 async def _serve(serving: Serving, listener: socket.socket) -> None:
