@@ -155,3 +155,9 @@ def test_what_cannot_be_is_said(words: str, message: str, tmp_path: Path, monkey
     write(Path("twice.jsonl"), rows(20) + rows(20))
     assert main(["prove", *words.split()]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_pattern_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prove", "--pairs", "log.jsonl", "--refusal", "("])
+    assert "'(': no regular expression" in capsys.readouterr().err

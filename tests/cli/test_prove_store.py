@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.gateway.records import Answer
+from brise.evidence import pairs_store
+from brise.gateway.records import Answer, Label
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store
 from tests.evidence.logs import changed, rows
@@ -82,6 +83,29 @@ def test_every_other_candidate_costs_alpha(store: SqlStore, capsys: pytest.Captu
     store.append("proof", {"task": TASK, "student": "third", "candidate": 2, "until_s": later[-1]["at"]})
     fill(store, changed(later, lambda at, row: {"id": f"c{at}", "small": row["small"] | {"model": "fourth"}}))
     assert reported(capsys, "--task", TASK, "--student", "fourth")[1]["terms"]["candidate"] == 3
+
+
+def test_another_beginning_costs_alpha_and_fresh_data_do_not(store: SqlStore,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    def candidate(*words: object) -> object:
+        return reported(capsys, "--task", TASK, *words)[1]["terms"]["candidate"]
+
+    fill(store, rows(120))
+    begins = ("--since", "2023-11-14T22:43:20")  # the 30th minute
+    assert [candidate(), candidate(*begins), candidate(*begins), candidate()] == [1, 2, 2, 1]
+    fill(store, changed(rows(60), lambda at, row: {"id": f"b{at}", "conversation": f"b{at}", "at": row["at"] + 1e6}))
+    assert [candidate("--since", "2023-11-20"), candidate()] == [1, 1]
+
+
+def test_a_comparison_with_another_candidate_says_nothing_of_this_one(store: SqlStore) -> None:
+    found = rows(1, better=1.0)
+    fill(store, found, labelled=False)
+    at = found[0]["at"]
+    store.add(answers=[Answer("o-r0", "r0", at, "shadow", "other", response=body("both?", "other"))],
+              labels=[Label("1", "r0", at + 1, "human", "ann", 0.0, "s-r0", 1.0),
+                      Label("2", "r0", at + 2, "human", "ann", 1.0, "o-r0", 1.0)])
+    judged = pairs_store.read(store, TASK, student="mini").pairs[0].judgements
+    assert [(one.small, one.large) for one in judged] == [(1.0, 0.0)]
 
 
 def test_only_conversations_that_are_over_count(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:

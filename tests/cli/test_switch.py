@@ -135,6 +135,13 @@ def test_steps_go_up_only_if_audits_are_fine(store: SqlStore, capsys: pytest.Cap
     assert switched(capsys, "--share", "1")["share"] == 0.01, "down is always allowed"
 
 
+def test_a_tolerance_of_everything_never_gets_into_the_ledger(store: SqlStore,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["switch", "calls", "--candidate", "small", *FORCE, "--tolerance", "100"])
+    assert "under 100 is allowed" in capsys.readouterr().err and not list(store.ledger())
+
+
 def test_back_and_status(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not switched" in refused(capsys, "calls", "--back")
     switched(capsys, "--candidate", "small", *FORCE)

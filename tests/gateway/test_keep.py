@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from brise.errors import StoreError
 from brise.gateway import answers
 from brise.gateway import asked as requests
 from brise.gateway.audit import Auditor
@@ -18,10 +19,11 @@ from brise.gateway.follow import Follower
 from brise.gateway.keep import SmallModel, chunks_of
 from brise.gateway.parts import Decision, Escalated, Served
 from brise.gateway.reassemble import reassemble
-from brise.gateway.records import Answer, Exchange
+from brise.gateway.records import Answer, Body, Entry, Exchange
 from brise.gateway.route import SwitchRouter
 from brise.gateway.rule import to_body
 from brise.gateway.sse import events
+from brise.gateway.switch import Action
 from brise.gateway.watch import Watch
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.ledger_lines import Lines, switched
@@ -259,6 +261,23 @@ def test_audits_are_drawn_with_their_probability() -> None:
     for number in range(3000):
         auditor.after(asked, replace(kept, id=f"exchange {number}"))
     assert abs(auditor.waiting / 3000 - 0.2) < 0.03
+
+
+def test_what_a_locked_ledger_does_not_take_is_written_later() -> None:
+    scene = Scene()
+    append, action = scene.lines.append, Action("raise", {"task": "calls", "by": "gateway", "reason": "a sign"})
+
+    def locked(kind: str, body: Body) -> Entry:
+        raise StoreError("the store is locked")
+
+    scene.follower.write(action)
+    scene.lines.append = locked  # type: ignore[method-assign]
+    asyncio.run(scene.follower.refresh())
+    assert scene.follower.failures == 1
+    scene.lines.append = append  # type: ignore[method-assign]
+    for _ in range(2):
+        asyncio.run(scene.follower.refresh())
+    assert [line.kind for line in scene.lines.entries] == ["cascade", "switch", "raise"]
 
 
 def test_a_hosted_model_that_the_certificate_does_not_know_voids_it() -> None:

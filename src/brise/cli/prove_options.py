@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from brise.cli import chat_options, prove_live, prove_sources
@@ -112,7 +113,7 @@ def _add_guards(parser: argparse.ArgumentParser) -> None:
                         help="points that the share of valid answers may be lower (default: 2)")
     parser.add_argument("--refusal-margin", metavar="POINTS", type=_points, default=2.0,
                         help="points that the share of refusals may be higher (default: 2)")
-    parser.add_argument("--refusal", metavar="PATTERN",
+    parser.add_argument("--refusal", metavar="PATTERN", type=_pattern,
                         help="regular expression of a refusal's first words (default: usual ones of five languages)")
     parser.add_argument("--length-ratio", metavar="R", type=_ratio, default=3.0,
                         help="four of five answers must be within 1/R to R times the large one's length (default: 3)")
@@ -155,3 +156,11 @@ def _number(text: str, low: float, high: float, what: str) -> float:
     if not low < value < high:
         raise argparse.ArgumentTypeError(f"{text!r}: {what} is allowed")
     return value
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: no regular expression: {error}") from None
+    return text

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--audit", metavar="PERCENT", type=_percent, default=100 * switch.AUDIT,
                         help="of kept answers that are compared with the hosted model's, more at small shares "
                              f"(default: {100 * switch.AUDIT:g})")
-    parser.add_argument("--tolerance", metavar="POINTS", type=_percent,
+    parser.add_argument("--tolerance", metavar="POINTS", type=_points,
                         help="how far audits may fall before the alarm counts it as harm (default: what the rule or "
                              f"the certificate allows; without either {100 * cutover.FORCED_TOLERANCE:g})")
     parser.add_argument("--no-threshold", action="store_true",
@@ -173,6 +173,14 @@ def _percent(text: str) -> float:
         value = 0.0
     if not 0 < value <= 100:
         raise argparse.ArgumentTypeError(f"{text!r}: over 0, up to 100 is allowed")
+    return value
+
+
+def _points(text: str) -> float:
+    """A tolerance: 100 would be no alarm, and a line that no gateway reads."""
+    value = _percent(text)
+    if value == 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: over 0, under 100 is allowed")
     return value
 
 

@@ -156,9 +156,10 @@ def record_look(store: Store, around: About, proof: Proof, student: str, since_s
 def candidate_number(store: Store, task: str, student: str, since_s: float | None) -> int:
     """Which candidate this is on these data: those before it that were looked at on data from `since_s` on, and one.
 
-    A model that was looked at before keeps its number while the data are the same.
+    A model that was looked at before keeps its number while its data begin at the same request. A test that begins
+    elsewhere is another one: whoever may choose the beginning afterwards finds a lucky one.
     """
-    others = dict[str, None]()
+    others = dict[tuple[str, float | None], None]()
     for entry in store.ledger():
         body = entry.body
         if entry.kind != LOOK or body.get("task") != task:
@@ -166,9 +167,10 @@ def candidate_number(store: Store, task: str, student: str, since_s: float | Non
         until_s = body.get("until_s")
         if since_s is not None and isinstance(until_s, int | float) and until_s < since_s:
             continue  # all that was looked at then is older than these data
-        if body.get("student") == student:
+        test = str(body.get("student")), body.get("since_s")
+        if test == (student, since_s):
             return max(int(body["candidate"]), 1)
-        others[str(body.get("student"))] = None
+        others[test] = None
     return len(others) + 1
 
 

@@ -115,6 +115,8 @@ def _judgements(labels: Sequence[Label], answer: str) -> tuple[Judgement, ...]:
     for label in sorted(labels, key=lambda label: label.at_s):
         if label.rung == "fidelity" or label.note == SECOND_LOOK:
             continue
+        if label.rung != "outcome" and label.answer not in (None, answer):
+            continue  # who compared the large model's answer with another candidate's said nothing of this pair
         if label.score is not None:
             large[label.rung] = label.score
         if label.answer == answer and label.answer_score is not None:
