@@ -24,7 +24,7 @@ from tests.gateway.test_breaker import Clock
 HI: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 BODY = {"model": "big", "messages": HI}
 STREAM = {**BODY, "stream": True}
-SHORT = Limits(connect_s=0.2, first_byte_s=0.2, answer_s=0.2)
+SHORT = Limits(connect_s=0.5, first_byte_s=0.5, answer_s=0.5)
 
 
 class Waits:

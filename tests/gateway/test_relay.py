@@ -7,26 +7,28 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from brise.gateway.breaker import Breaker, BreakerSettings
+from brise.gateway.upstream import Limits
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, answer, events
 from tests.gateway.rig import Rig, rig
-from tests.gateway.test_fault_matrix import FOREVER, SHORT, ask, stand_in
+from tests.gateway.test_fault_matrix import FOREVER, ask, stand_in
 
 SAYS = "one two"
+QUIET = Limits(between_s=0.3)  # only silence is a subject here
 STREAM = chat_events(SAYS)
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Rig]:
-    with rig(SHORT, breaker=Breaker(BreakerSettings(failures=1000))) as made:
+    with rig(QUIET, breaker=Breaker(BreakerSettings(failures=1000))) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def standing_in() -> Iterator[Rig]:
     """The small model would say more."""
-    with rig(SHORT, model=stub_model(f"{SAYS} and more"), breaker=Breaker(BreakerSettings(failures=1000)),
+    with rig(QUIET, model=stub_model(f"{SAYS} and more"), breaker=Breaker(BreakerSettings(failures=1000)),
              around=stand_in) as made:
         yield made
 
