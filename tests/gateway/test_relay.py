@@ -12,11 +12,18 @@ from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, answer, events
 from tests.gateway.rig import Rig, rig
-from tests.gateway.test_fault_matrix import FOREVER, ask, stand_in
+from tests.gateway.test_fault_matrix import ask, stand_in
 
 SAYS = "one two"
+FOREVER = Hold()  # released when all tests of this file have looked
 QUIET = Limits(between_s=0.3)  # only silence is a subject here
 STREAM = chat_events(SAYS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _released() -> Iterator[None]:
+    yield
+    FOREVER.release()
 
 
 @pytest.fixture(scope="module")
