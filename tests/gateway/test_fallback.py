@@ -35,6 +35,7 @@ def module_rig() -> Iterator[Rig]:
 
 @pytest.fixture
 def gateway(module_rig: Rig) -> Rig:
+    module_rig.live.wait_idle()  # what the test before asked is written down by then
     module_rig.captured.clear()
     return module_rig
 
