@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from starlette.types import Send
 
 from brise.errors import BriseError
-from brise.gateway import continue_, refusal
-from brise.gateway.asked import Asked, Headers
+from brise.gateway import continue_, refusal, sse
+from brise.gateway.asked import Asked
 from brise.gateway.candidates import Candidates
 from brise.gateway.failure import Broken, Failure
 from brise.gateway.headers import added
@@ -32,9 +32,6 @@ from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Body, Kind, Usage
 
 KINDS = frozenset({"chat", "completion", "responses"})  # an embedding of another model is of no use to anybody
-DONE = b"data: [DONE]\n\n"
-STREAM_HEADERS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-                           (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
 
 
 class LocalFallback:
@@ -111,7 +108,7 @@ class _Answering:
             first = await anext(chunks)
             if progress is None:
                 await self.send({"type": "http.response.start", "status": 200,
-                                 "headers": [*STREAM_HEADERS, *added(self.asked, "degraded", self.model)]})
+                                 "headers": [*sse.HEADERS, *added(self.asked, "degraded", self.model)]})
             first_s = self.now() - self.asked.started_s
             try:
                 await self._write(first)
@@ -119,7 +116,7 @@ class _Answering:
                     await self._write(chunk)
             except BriseError as error:
                 return await self._break_off(error, self._served(self._read(), stream.usage(), first_s))
-        done = b"" if self.asked.kind == "responses" else DONE
+        done = b"" if self.asked.kind == "responses" else sse.END
         await self.send({"type": "http.response.body", "body": done, "more_body": False})
         return self._served(self._read(), stream.usage(), first_s)
 
@@ -166,5 +163,5 @@ def _is_last(kind: Kind, chunk: Body) -> bool:
 
 
 def _event(kind: Kind, chunk: Body) -> bytes:
-    name = f"event: {chunk['type']}\n" if kind == "responses" else ""
-    return f"{name}data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()
+    name = str(chunk["type"]) if kind == "responses" else None
+    return sse.written(chunk, name)

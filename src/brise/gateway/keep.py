@@ -18,7 +18,7 @@ from typing import TextIO
 from starlette.types import Send
 
 from brise.errors import RequestError
-from brise.gateway import answers, coverage, route, signals
+from brise.gateway import answers, coverage, route, signals, sse
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.follow import Follower
 from brise.gateway.headers import added
@@ -30,10 +30,6 @@ from brise.gateway.rule import VETO, Rule
 from brise.gateway.switch import TaskState
 from brise.gateway.watch import Seen, Watch
 from brise.proof.units import Floats
-
-DONE = b"data: [DONE]\n\n"
-STREAM_HEADERS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-                           (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
 
 
 class SmallModel:
@@ -80,8 +76,8 @@ class SmallModel:
         if not keeps:
             return Escalated(self._draft(state, asked, found, measured), measured)
         if asked.streams:
-            await _send(send, [*STREAM_HEADERS, *added(asked, "small", state.candidate)],
-                        b"".join(map(_event, chunks_of(found.body, fields))) + DONE)
+            await _send(send, [*sse.HEADERS, *added(asked, "small", state.candidate)],
+                        b"".join(map(sse.written, chunks_of(found.body, fields))) + sse.END)
         else:
             data = json.dumps(found.body, separators=(",", ":")).encode()
             await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
@@ -101,7 +97,7 @@ class SmallModel:
         """An error before the first chunk is raised, and the hosted model answers; a later one ends the stream."""
         assert asked.fields is not None
         stream = await self._local.stream(state.candidate, asked.kind, asked.fields)
-        sent = _Sent(send, [*STREAM_HEADERS, *added(asked, "small", state.candidate)])
+        sent = _Sent(send, [*sse.HEADERS, *added(asked, "small", state.candidate)])
         error: str | None = None
         async with aclosing(stream.chunks) as chunks:
             await sent.write(await anext(chunks))
@@ -111,7 +107,7 @@ class SmallModel:
             except RequestError as failed:
                 error = str(failed.args[0])
                 await send({"type": "http.response.body", "more_body": False,
-                            "body": _event({"error": {"message": error, "type": "server_error", "param": None,
+                            "body": sse.written({"error": {"message": error, "type": "server_error", "param": None,
                                                       "code": failed.code}})})
         whole = reassemble(asked.kind, bytes(sent.data)).body
         served = self._served(state, asked, {})
@@ -159,20 +155,16 @@ class _Sent:
     async def write(self, chunk: Body) -> None:
         if not self.data:
             await self.send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        piece = _event(chunk)
+        piece = sse.written(chunk)
         self.data += piece
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def rest(self, chunks: AsyncGenerator[Body, None]) -> None:
         async for chunk in chunks:
             await self.write(chunk)
-        await self.send({"type": "http.response.body", "body": DONE, "more_body": False})
+        await self.send({"type": "http.response.body", "body": sse.END, "more_body": False})
 
 
 async def _send(send: Send, headers: Headers, data: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": data, "more_body": False})
-
-
-def _event(chunk: Body) -> bytes:
-    return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()

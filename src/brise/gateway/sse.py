@@ -1,10 +1,10 @@
-"""Server-sent events, as a hosted model sends them: where one ends, and what is in it."""
+"""Server-sent events, as a hosted model sends them, where one ends and what is in it; and as we send them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,10 @@ from brise.gateway.records import Body
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BLOCK = re.compile(rb"(?s).*?(?:\n\n|\r\n\r\n|\r\r)")
 DONE = "[DONE]"
+END = f"data: {DONE}\n\n".encode()
+HEADERS: Sequence[tuple[bytes, bytes]] = (
+    (b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,9 @@ def events(stream: bytes) -> Iterator[Event]:
             name = value
     if data:  # the last event, without the blank line that ends it
         yield Event(name, "\n".join(data))
+
+
+def written(fields: Body, name: str | None = None) -> bytes:
+    """One event, as it goes to a client."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(fields, separators=(',', ':'))}\n\n".encode()
