@@ -12,6 +12,7 @@ import pytest
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import open_store
 from tests.gateway import postgres
+from tests.gateway.rig import Rig, rig
 
 KINDS = ("sqlite", pytest.param("postgres", marks=pytest.mark.skipif(
     not postgres.is_possible(), reason="PostgreSQL is not installed")))
@@ -60,3 +61,19 @@ def opener(place: str, tmp_path: Path) -> Iterator[Opener]:
 @pytest.fixture
 def store(opener: Opener) -> SqlStore:
     return opener()
+
+
+@pytest.fixture(scope="module")
+def module_rig() -> Iterator[Rig]:
+    """A gateway and its hosted model, started once for a file's tests."""
+    with rig() as made:
+        yield made
+
+
+@pytest.fixture
+def made(module_rig: Rig) -> Rig:
+    """The same, with nothing left of the tests before."""
+    module_rig.live.wait_idle()
+    module_rig.fake.received.clear()
+    module_rig.captured.exchanges.clear()
+    return module_rig

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -28,20 +27,6 @@ from tests.serve.live import Live
 BODY = {"model": "big", "messages": [{"role": "user", "content": "hi"}]}
 CHAT = "/v1/chat/completions"
 KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture(scope="module")
-def module_rig() -> Iterator[Rig]:
-    with rig() as made:
-        yield made
-
-
-@pytest.fixture
-def made(module_rig: Rig) -> Rig:
-    module_rig.live.wait_idle()
-    module_rig.fake.received.clear()
-    module_rig.captured.exchanges.clear()
-    return module_rig
 
 
 def ask(live: Live, headers: dict[str, str] | None = None, path: str = CHAT) -> httpx.Response:

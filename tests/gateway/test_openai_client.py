@@ -12,27 +12,13 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.gateway.fake_answers import MODEL, chat_body, chat_events
 from tests.gateway.fake_upstream import answer, chat, events, refuse
-from tests.gateway.rig import Rig, rig
+from tests.gateway.rig import Rig
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 PNG = "data:image/png;base64,iVBORw0KGgo="
 CALLS = [("set_temperature", '{"celsius": 21}'), ("play", '{"what": "Brel"}')]
 TOOLS: list[Any] = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
                     for name, _ in CALLS]
-
-
-@pytest.fixture(scope="module")
-def module_rig() -> Iterator[Rig]:
-    with rig() as made:
-        yield made
-
-
-@pytest.fixture
-def made(module_rig: Rig) -> Rig:
-    module_rig.live.wait_idle()
-    module_rig.fake.received.clear()
-    module_rig.captured.exchanges.clear()
-    return module_rig
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
-from brise.cli import prove_sources, terminal
+from brise.cli import number_types, prove_sources, terminal
 from brise.gateway import answers, calibrate, shadowed
 from brise.gateway.calibrate import Calibration
 from brise.gateway.rule import to_body
@@ -38,9 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("task", metavar="TASK", help="the workflow, as requests name it")
     parser.add_argument("--candidate", metavar="MODEL",
                         help="the small model (default: the one that answered in the shadow)")
-    parser.add_argument("--risk", metavar="PERCENT", type=_percent, default=100 * promise.risk,
+    parser.add_argument("--risk", metavar="PERCENT", type=number_types.percent, default=100 * promise.risk,
                         help=f"of kept answers that may be wrong (default: {100 * promise.risk:g})")
-    parser.add_argument("--delta", metavar="PERCENT", type=_percent, default=100 * promise.delta,
+    parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * promise.delta,
                         help="with which the promise itself may fail, by bad luck with these data "
                              f"(default: {100 * promise.delta:g})")
     parser.add_argument("--labels", choices=LABELS, default="auto",
@@ -139,13 +139,3 @@ def _feasible(found: Calibration) -> Table:
 
 def _percents(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text!r}: over 0, under 100 is allowed")
-    return value

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from brise.cli import chat_options
+from brise.cli import chat_options, number_types
 from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evals.data import Reading
@@ -77,7 +77,7 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="the model at the endpoint")
     parser.add_argument("--key-env", metavar="VARIABLE",
                         help="the environment variable that holds the endpoint's API key")
-    parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=TIMEOUT_S,
+    parser.add_argument("--timeout", metavar="SECONDS", type=number_types.seconds, default=TIMEOUT_S,
                         help=f"how long the endpoint may take for an answer (default: {TIMEOUT_S:g})")
     parser.add_argument("--train", metavar="FILE", action="append", type=Path,
                         help="what a baseline learns from; may be given several times. Conversations that are "
@@ -98,7 +98,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
                         help="which answers of a conversation are asked for (default: last)")
     parser.add_argument("--conversation", metavar="FIELD", action="append",
                         help="field that tells conversations apart, such as meta.seed; may be given several times")
-    parser.add_argument("--held-out-share", metavar="SHARE", type=_share,
+    parser.add_argument("--held-out-share", metavar="SHARE", type=number_types.some,
                         help="only the conversations that `brise tune` holds out of DATA with this share")
     parser.add_argument("--split-seed", metavar="N", type=int, default=0,
                         help="the seed that it was given (default: 0)")
@@ -132,21 +132,3 @@ def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 on is allowed")
     return int(text[:18])
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 86400, "seconds")
-
-
-def _share(text: str) -> float:
-    return _number(text, 1, "a share")
-
-
-def _number(text: str, most: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r}: {what} over 0, at most {most:g}, is allowed")
-    return value

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from contextlib import closing
 
 from brise import settings
-from brise.cli import log_options, log_show, terminal
+from brise.cli import log_options, log_show, number_types, terminal
 from brise.cli.log_export import add_export, export
 from brise.cli.log_import import add_import, import_files
 from brise.errors import StoreError
@@ -106,9 +105,11 @@ def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
                                description="Write down what a person, or an outcome, says of an exchange's answer.",
                                epilog="example: brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1")
     label.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
-    label.add_argument("--score", metavar="S", type=_score, help="of the answer that the client got: 0 wrong, 1 right")
+    label.add_argument("--score", metavar="S", type=number_types.share,
+                       help="of the answer that the client got: 0 wrong, 1 right")
     label.add_argument("--answer", metavar="ID", help="another answer to it, as `brise log show` names it")
-    label.add_argument("--answer-score", metavar="S", type=_score, help="of that other answer: 0 wrong, 1 right")
+    label.add_argument("--answer-score", metavar="S", type=number_types.share,
+                       help="of that other answer: 0 wrong, 1 right")
     label.add_argument("--rung", choices=("outcome", "human"), default="human",
                        help="what says so: what happened in the world, or a person (default: human)")
     label.add_argument("--who", metavar="NAME", default="me", help="who says so (default: me)")
@@ -149,13 +150,3 @@ def _forget(store: SqlStore, subject: str) -> int:
     terminal.note(f"the key of {subject!r} is destroyed; {concerned} exchanges have no content any more, here and in "
                   "every copy of the store" if concerned else f"there is nothing of {subject!r} in {store.place}")
     return 0
-
-
-def _score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is allowed")
-    return value

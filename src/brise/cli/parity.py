@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from brise.cli import chat_options, tune_options, tune_teacher
+from brise.cli import chat_options, number_types, tune_options
 from brise.errors import MissingExtraError
 from brise.tune.parity import Tolerance
 
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help=f"held-out rows to replay, at most (default: {ROWS})")
     parser.add_argument("--max-mean-kl", metavar="NATS", type=tune_options.number(0.0), default=limits.max_mean_kl,
                         help=f"largest mean KL divergence a token (default: {limits.max_mean_kl:g})")
-    parser.add_argument("--min-agreement", metavar="SHARE", type=tune_teacher.share,
+    parser.add_argument("--min-agreement", metavar="SHARE", type=number_types.share,
                         default=limits.min_agreement,
                         help="least share of the tokens of which both find the same the likeliest (default: "
                              f"{limits.min_agreement:g})")

@@ -6,7 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
-from brise.cli import chat_options, prove_live, prove_sources
+from brise.cli import chat_options, number_types, prove_live, prove_sources
+from brise.cli.number_types import Within
 from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evidence.guards import REFUSAL, Margins
@@ -15,6 +16,9 @@ from brise.evidence.scoring import JUDGED_SHARE, RUNGS
 
 DAYS = 30
 GUARDS = ("latency", "valid", "refusals", "length")
+OPEN_SHARE = Within(0, 1, "a share over 0, under 1,", above=True, below=True)
+SECONDS = Within(0, 86400, "a number of seconds from 0 to 86400")
+RATIO = Within(1, 1000, "a ratio over 1, under 1000,", above=True, below=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +59,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     prove_sources.add_arguments(parser)
     parser.add_argument("--unit", metavar="LABEL",
                         help="the label that tells independent units apart (default: the conversation)")
-    parser.add_argument("--settle", metavar="SECONDS", type=_seconds, default=prove_sources.SETTLE_S,
+    parser.add_argument("--settle", metavar="SECONDS", type=SECONDS, default=prove_sources.SETTLE_S,
                         help="of captured conversations only what was asked in their first SECONDS counts, and only "
                              "when these are over: so no later look changes an earlier one (default: 3600)")
 
@@ -71,20 +75,20 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_promise(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--delta", metavar="POINTS", type=_points, default=2.0,
+    parser.add_argument("--delta", metavar="POINTS", type=number_types.percent, default=2.0,
                         help="points that the small model may be worse (default: 2)")
-    parser.add_argument("--alpha", metavar="SHARE", type=_share, default=0.05,
+    parser.add_argument("--alpha", metavar="SHARE", type=OPEN_SHARE, default=0.05,
                         help="how often a worse one may be promoted, over all candidates (default: 0.05)")
-    parser.add_argument("--power", metavar="SHARE", type=_share, default=0.9,
+    parser.add_argument("--power", metavar="SHARE", type=OPEN_SHARE, default=0.9,
                         help="how surely the plan wants to show an equal one (default: 0.9)")
-    parser.add_argument("--psi", metavar="SHARE", type=_share,
+    parser.add_argument("--psi", metavar="SHARE", type=OPEN_SHARE,
                         help="for the plan: the share of answers that will differ (default: as in the data)")
     parser.add_argument("--candidate", metavar="K", type=chat_options.count,
                         help="this is the K-th small model that is tried on these data (default: 1)")
     parser.add_argument("--slice", metavar="LABEL", action="append",
                         help="prove each value of this label by itself, or of length or writing; may be given several "
                              "times (default: every label of 2 to 20 values, length and writing)")
-    parser.add_argument("--slice-delta", metavar="POINTS", type=_points, default=5.0,
+    parser.add_argument("--slice-delta", metavar="POINTS", type=number_types.percent, default=5.0,
                         help="points that it may be worse in a part (default: 5)")
     parser.add_argument("--plan-only", action="store_true", help="say what it takes, and look at nothing")
 
@@ -107,15 +111,15 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_guards(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--p95-margin", metavar="SECONDS", type=_seconds, default=1.0,
+    parser.add_argument("--p95-margin", metavar="SECONDS", type=SECONDS, default=1.0,
                         help="how much slower the slowest twentieth may be (default: 1)")
-    parser.add_argument("--valid-margin", metavar="POINTS", type=_points, default=2.0,
+    parser.add_argument("--valid-margin", metavar="POINTS", type=number_types.percent, default=2.0,
                         help="points that the share of valid answers may be lower (default: 2)")
-    parser.add_argument("--refusal-margin", metavar="POINTS", type=_points, default=2.0,
+    parser.add_argument("--refusal-margin", metavar="POINTS", type=number_types.percent, default=2.0,
                         help="points that the share of refusals may be higher (default: 2)")
     parser.add_argument("--refusal", metavar="PATTERN", type=_pattern,
                         help="regular expression of a refusal's first words (default: usual ones of five languages)")
-    parser.add_argument("--length-ratio", metavar="R", type=_ratio, default=3.0,
+    parser.add_argument("--length-ratio", metavar="R", type=RATIO, default=3.0,
                         help="four of five answers must be within 1/R to R times the large one's length (default: 3)")
     parser.add_argument("--without", choices=GUARDS, action="append", metavar="NAME",
                         help=f"leave one out: {', '.join(GUARDS)}; may be given several times")
@@ -130,32 +134,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", metavar="CERTIFICATE", type=Path,
                         help="replay a certificate instead, and say where it parts from the data")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-
-
-def _points(text: str) -> float:
-    return _number(text, 0, 100, "points over 0, under 100,")
-
-
-def _share(text: str) -> float:
-    return _number(text, 0, 1, "a share over 0, under 1,")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, -1e-9, 86400, "seconds from 0, under 86400,")
-
-
-def _ratio(text: str) -> float:
-    return _number(text, 1, 1000, "a ratio over 1, under 1000,")
-
-
-def _number(text: str, low: float, high: float, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = low
-    if not low < value < high:
-        raise argparse.ArgumentTypeError(f"{text!r}: {what} is allowed")
-    return value
 
 
 def _pattern(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from brise import settings
 from brise.checkpoint.store import file_digest
+from brise.cli import number_types
 from brise.errors import EvidenceError
 from brise.evidence import label_book, pairs_log, pairs_store
 from brise.evidence.pairs import Pair, settled
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_draw(parser: argparse.ArgumentParser, text: str) -> None:
     """--draw, which both commands must be told alike."""
-    parser.add_argument("--draw", metavar="SHARE", type=_share, help=text)
+    parser.add_argument("--draw", metavar="SHARE", type=number_types.some, help=text)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -101,16 +102,6 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
     return Found(args.task, args.store or "captured traffic", None,
                  Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a share over 0, up to 1, is allowed")
-    return value
 
 
 def moment(text: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from brise import settings
 from brise.checkpoint.store import Store, locate
-from brise.cli import report_tables, terminal
+from brise.cli import number_types, report_tables, terminal
 from brise.errors import UnsupportedError
 from brise.evidence import page, report, report_page, traffic
 from brise.evidence.control import Model, model_of
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "there)")
     parser.add_argument("--model", metavar="MODEL", help="the small model, for its licence and origin")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path, help="its adapter, for what it was trained on")
-    parser.add_argument("--days", metavar="N", type=_days, help="only the last N days (default: all)")
+    parser.add_argument("--days", metavar="N", type=number_types.days, help="only the last N days (default: all)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page, too")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
@@ -70,13 +70,3 @@ def _model(args: argparse.Namespace, home: Path) -> Model | None:
             raise UnsupportedError("--adapter is given without the model that it is for", hint="--model MODEL")
         return None
     return model_of(locate(args.model, Store(home)), args.adapter)
-
-
-def _days(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 36500:
-        raise argparse.ArgumentTypeError(f"{text!r}: days over 0, up to 36500, are allowed")
-    return value

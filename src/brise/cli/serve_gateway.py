@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from brise import settings
-from brise.cli import serve_small, terminal
+from brise.cli import number_types, serve_small, terminal
 from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
 from brise.gateway import switching
@@ -39,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream-key-env", metavar="VARIABLE",
                         help="environment variable with the key for the upstream (default: the clients' own keys go "
                              "on; with --api-keys none does)")
-    parser.add_argument("--connect-timeout", metavar="S", type=_seconds, default=limits.connect_s,
+    parser.add_argument("--connect-timeout", metavar="S", type=number_types.seconds, default=limits.connect_s,
                         help=f"seconds until the upstream is connected (default: {limits.connect_s:g})")
-    parser.add_argument("--first-byte-timeout", metavar="S", type=_seconds, default=limits.first_byte_s,
+    parser.add_argument("--first-byte-timeout", metavar="S", type=number_types.seconds, default=limits.first_byte_s,
                         help=f"seconds until a stream begins (default: {limits.first_byte_s:g})")
-    parser.add_argument("--answer-timeout", metavar="S", type=_seconds, default=limits.answer_s,
+    parser.add_argument("--answer-timeout", metavar="S", type=number_types.seconds, default=limits.answer_s,
                         help=f"seconds until an answer that is no stream begins (default: {limits.answer_s:g})")
-    parser.add_argument("--stall-timeout", metavar="S", type=_seconds, default=limits.between_s,
+    parser.add_argument("--stall-timeout", metavar="S", type=number_types.seconds, default=limits.between_s,
                         help="seconds from one piece of an answer to the next "
                              f"(default: {limits.between_s:g})")
     parser.add_argument("--retries", metavar="N", type=_retries, default=RetrySettings().retries,
@@ -54,16 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="PLACE",
                         help="where traffic is written: a path or a postgresql:// URL (default: traffic.sqlite in "
                              "BRISE_HOME's folder gateway)")
-    parser.add_argument("--capture", metavar="SHARE", type=_share, default=1.0,
+    parser.add_argument("--capture", metavar="SHARE", type=number_types.share, default=1.0,
                         help="share of conversations that are written down, each whole or not at all (default: 1)")
     parser.add_argument("--no-content", action="store_true",
                         help="write down what surrounds requests and answers, and nothing of what they say")
-    parser.add_argument("--keep-days", metavar="N", type=_days,
+    parser.add_argument("--keep-days", metavar="N", type=number_types.days,
                         help="delete what is older than so many days (default: nothing is deleted)")
     parser.add_argument("--prices", metavar="FILE", type=Path,
                         help="what the upstream's tokens cost (default: prices.toml in BRISE_HOME's folder gateway, "
                              "if it is there)")
-    parser.add_argument("--hedge-after", metavar="S", type=_seconds,
+    parser.add_argument("--hedge-after", metavar="S", type=number_types.seconds,
                         help="send a request a second time if it is not answered after so many seconds, and take the "
                              "answer that comes first; it is paid twice (default: never)")
 
@@ -118,25 +117,3 @@ def _retries(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text[:3]) > 10:
         raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 10 is allowed")
     return int(text)
-
-
-def _share(text: str) -> float:
-    return _number(text, 0.0, 1.0, "a share from 0 to 1")
-
-
-def _days(text: str) -> float:
-    return _number(text, 0.001, 36500.0, "days over 0, up to 36500")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.001, 86400.0, "seconds over 0, up to 86400")
-
-
-def _number(text: str, least: float, most: float, allowed: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are {allowed}")
-    return value

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brise.cli import number_types
 from brise.errors import UnsupportedError
 from brise.gateway import candidates
 from brise.gateway.candidates import Candidates
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fallback", metavar="[TASK=]MODEL", action="append", default=[],
                         help="a model or adapter that is served here answers where the upstream cannot, all tasks or "
                              "one; may be given several times (default: the client is told that nobody answers)")
-    parser.add_argument("--shadow", metavar="SHARE", type=_share, default=0.0,
+    parser.add_argument("--shadow", metavar="SHARE", type=number_types.share, default=0.0,
                         help="share of the upstream's answered requests that the candidate answers too, in the "
                              "background, for `brise prove` (default: 0)")
     parser.add_argument("--candidate", metavar="[TASK=]MODEL", action="append", default=[],
                         help="the model or adapter that answers in the shadow, for all tasks or one; may be given "
                              "several times (default: MODEL, if there is one and it has no adapters)")
-    parser.add_argument("--reask", metavar="SHARE", type=_share, default=0.0,
+    parser.add_argument("--reask", metavar="SHARE", type=number_types.share, default=0.0,
                         help="share of its answered requests that the upstream is asked once more in the background: "
                              "how far does it agree with itself? Each is paid (default: 0)")
 
@@ -71,13 +71,3 @@ def parts(options: SmallOptions, local: LocalModels, hosted: Hosted, store: Stor
     if options.reask:
         watching.append(Reask(hosted, options.reask, capture))
     return Parts(fallback=fallback, observers=watching, background=watching)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a share from 0 to 1")
-    return value

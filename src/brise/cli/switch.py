@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from brise import settings
-from brise.cli import ledger_report, terminal
+from brise.cli import ledger_report, number_types, terminal
+from brise.cli.number_types import Within
 from brise.errors import EvidenceError, UnsupportedError
 from brise.evidence import certificates, cutover
 from brise.evidence.certificates import Signed
@@ -21,6 +22,7 @@ from brise.gateway.store import Store
 from brise.gateway.stores import keys_folder, open_store
 from brise.gateway.switch import Switches, TaskState, fold
 
+UP_TO_ALL = Within(0, 100, "over 0, up to 100", above=True)
 SHARES = tuple(round(100 * share) for share in switch.SHARES)
 
 
@@ -40,10 +42,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="of conversations: 1, 10, 50 or 100; a larger one than before only if audits are fine "
                              "(default: 1 to begin with)")
     parser.add_argument("--auto", action="store_true", help="the gateway takes the next steps by itself")
-    parser.add_argument("--audit", metavar="PERCENT", type=_percent, default=100 * switch.AUDIT,
+    parser.add_argument("--audit", metavar="PERCENT", type=UP_TO_ALL, default=100 * switch.AUDIT,
                         help="of kept answers that are compared with the hosted model's, more at small shares "
                              f"(default: {100 * switch.AUDIT:g})")
-    parser.add_argument("--tolerance", metavar="POINTS", type=_points,
+    parser.add_argument("--tolerance", metavar="POINTS", type=number_types.percent,
                         help="how far audits may fall before the alarm counts it as harm (default: what the rule or "
                              f"the certificate allows; without either {100 * cutover.FORCED_TOLERANCE:g})")
     parser.add_argument("--no-threshold", action="store_true",
@@ -164,24 +166,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, such as in a container
         return "unknown"
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r}: over 0, up to 100 is allowed")
-    return value
-
-
-def _points(text: str) -> float:
-    """A tolerance: 100 would be no alarm, and a line that no gateway reads."""
-    value = _percent(text)
-    if value == 100:
-        raise argparse.ArgumentTypeError(f"{text!r}: over 0, under 100 is allowed")
-    return value
 
 
 def _key(text: str) -> bytes:

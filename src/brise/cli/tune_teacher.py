@@ -13,7 +13,7 @@ from brise.checkpoint import lineage
 from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.checkpoint.store import Store, file_digest, locate
-from brise.cli import chat_options, progress_bar
+from brise.cli import chat_options, number_types, progress_bar
 from brise.errors import UnsupportedError
 from brise.models.weights import place
 from brise.ops.native import NativeBackend
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-adapter", metavar="FOLDER", type=Path, help="an adapter of the teacher")
     parser.add_argument("--teacher-top", metavar="K", type=chat_options.count, default=TOP,
                         help=f"likeliest tokens of the teacher that are recorded (default: {TOP})")
-    parser.add_argument("--teacher-weight", metavar="SHARE", type=share, default=1.0,
+    parser.add_argument("--teacher-weight", metavar="SHARE", type=number_types.share, default=1.0,
                         help="of its predictions in the loss; the rest is cross entropy (default: 1)")
     parser.add_argument("--teacher-temperature", metavar="T", type=float, default=1.0,
                         help="temperature at which both are compared (default: 1)")
@@ -132,14 +132,3 @@ def taught(asked: OpenTeacher, rows: Sequence[Row], own: Sequence[Row]) -> list[
     """The rows with what the teacher says of them; `own` are the teacher's rows beside them."""
     with progress_bar.bar("asking the teacher", len(rows), "rows") as advance:
         return teacher.taught(rows, asked.says(own, advance))
-
-
-def share(text: str) -> float:
-    """The type of an option that is a share."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is allowed")
-    return value

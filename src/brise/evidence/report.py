@@ -8,14 +8,14 @@ from typing import Any
 
 from brise.evidence import advice as rules
 from brise.evidence.advice import Advice, Facts
-from brise.evidence.availability import REFERENCE, Availability, availability
-from brise.evidence.control import Control, Model, control
-from brise.evidence.costs import Costs, costs
-from brise.evidence.history import History, history
-from brise.evidence.quality import Qualities, qualities
+from brise.evidence.availability import REFERENCE, availability
+from brise.evidence.control import Model, control
+from brise.evidence.costs import costs
+from brise.evidence.history import history
+from brise.evidence.quality import qualities
 from brise.evidence.traffic import Traffic
 from brise.evidence.unknowns import Found, Unknown, unknowns
-from brise.evidence.waits import Waits, waits
+from brise.evidence.waits import waits
 from brise.gateway.prices import Prices
 
 VERSION = 1
@@ -23,18 +23,10 @@ SYSTEMS = ("hosted", "small", "cascade", "classical")
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Found):
     """All of it. `made_s` is when; everything else follows from the store, the prices and the model's files."""
 
     made_s: float
-    traffic: Traffic
-    prices: Prices
-    qualities: Qualities
-    costs: Costs
-    waits: dict[str, Waits]
-    availability: Availability
-    control: Control
-    history: History
     advice: Advice
     unknowns: tuple[Unknown, ...]
 
@@ -57,8 +49,7 @@ def make(traffic: Traffic, prices: Prices, model: Model | None, now_s: float) ->
     if cascade is None and past.kept is not None and hosted is not None and small is not None:
         cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
     facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade)
-    return Report(now_s, traffic, prices, found.qualities, found.costs, found.waits, found.availability, found.control,
-                  past, rules.advise(facts), unknowns(found))
+    return Report(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found))
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Found:
-    """All parts of a report, to be looked through for gaps."""
+    """What a report's sections say, to be looked through for gaps."""
 
     traffic: Traffic
     prices: Prices

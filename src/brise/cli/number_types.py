@@ -1,0 +1,35 @@
+"""Types of options that are numbers within limits."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Within:
+    """A number from `least` to `most`; `what` names in an error what is allowed. "nan" and words are refused."""
+
+    least: float
+    most: float
+    what: str
+    above: bool = False  # not `least` itself
+    below: bool = False  # not `most` itself
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not self.least <= value <= self.most or (self.above and value == self.least) or (
+                self.below and value == self.most):
+            raise argparse.ArgumentTypeError(f"{text!r}: {self.what} is allowed")
+        return value
+
+
+share = Within(0, 1, "a number from 0 to 1")
+some = Within(0, 1, "a share over 0, up to 1,", above=True)
+percent = Within(0, 100, "over 0, under 100", above=True, below=True)
+days = Within(0.001, 36500, "a number of days over 0, up to 36500,")
+seconds = Within(0.001, 86400, "a number of seconds over 0, up to 86400,")
