@@ -147,3 +147,24 @@ def test_a_second_shadow_counts_not_and_a_cascades_data_are_noted(store: SqlStor
     assert report["gate"]["rows"] == 60
     assert any("brise cascade set its threshold on data up to 2023-11-14 22:43 UTC" in note
                for note in report["notes"])
+
+
+def test_other_weights_under_the_same_name_are_another_candidate(store: SqlStore,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    def answered(fingerprint: str, number: int, after_s: float, seed: int) -> None:
+        fill(store, changed(rows(number, seed=seed), lambda at, row: {
+            "id": f"{fingerprint}{at}", "conversation": f"{fingerprint}{at}", "at": row["at"] + after_s}),
+            fingerprint=fingerprint)
+
+    answered("v1", 1200, 0.0, 0)
+    status, found = reported(capsys, "--task", TASK, "--without", "latency")
+    assert status == 0
+    path = Path(found["certificate"])
+    assert json.loads(path.read_text())["certificate"]["student"]["fingerprint"] == "v1"
+    answered("v2", 60, 1e6, 1)
+    status, found = reported(capsys, "--task", TASK, "--without", "latency")
+    assert status == 4 and found["gate"]["units"] == 60
+    assert found["left_out"] == [{"pairs": 1200, "why": "answered by another version of the candidate, with other "
+                                                        "weights or another adapter"}]
+    assert main(["prove", "--verify", str(path)]) == 0
+    assert "data: ok" in capsys.readouterr().out

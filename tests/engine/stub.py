@@ -49,7 +49,8 @@ def stub_model(reply: str | None = None, *, max_context: int = 4096, pooling: Po
                     rope=Rope(10000.0, WIDTH, "half"), max_context=max_context)
     ids = None if reply is None else [*tokenizer.encode(reply, parse_control=True), max(tokenizer.end_ids)]
     return LoadedModel(config, StubBackend(ids, on_step), Weights(empty, (), empty, empty), tokenizer, tokens.chat,
-                       pooling, name, Path("/nowhere/stub.gguf"), system_prompt=tokens.system_prompt, vision=vision)
+                       pooling, name, Path("/nowhere/stub.gguf"), "0" * 64, system_prompt=tokens.system_prompt,
+                       vision=vision)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -11,9 +11,10 @@ from tests.evidence.logs import Row
 TASK = "tickets"
 
 
-def fill(store: Store, rows: Sequence[Row], *, labelled: bool = True, task: str = TASK) -> None:
+def fill(store: Store, rows: Sequence[Row], *, labelled: bool = True, task: str = TASK,
+         fingerprint: str | None = None) -> None:
     """Exchanges with the large model's answer, shadows with the small one's; outcomes of both if `labelled`."""
-    store.add([_exchange(row, task) for row in rows], [_shadow(row) for row in rows],
+    store.add([_exchange(row, task) for row in rows], [_shadow(row, fingerprint) for row in rows],
               [label for row in rows for label in _outcomes(row)] if labelled else [])
 
 
@@ -33,10 +34,10 @@ def _exchange(row: Row, task: str) -> Exchange:
         response=body(large["content"], "big"))
 
 
-def _shadow(row: Row) -> Answer:
+def _shadow(row: Row, fingerprint: str | None) -> Answer:
     small = row["small"]
     return Answer(id=f"s-{row['id']}", exchange=row["id"], at_s=row["at"], role="shadow", served_by=small["model"],
-                  total_s=small["seconds"], response=body(small["content"], small["model"]))
+                  fingerprint=fingerprint, total_s=small["seconds"], response=body(small["content"], small["model"]))
 
 
 def _outcomes(row: Row) -> list[Label]:

@@ -21,10 +21,14 @@ class FakeSmall:
 
     says: Says
     error: str | None = None
+    version: str = "f1"
     asked: list[Body] = field(default_factory=list)
 
     def names(self) -> Sequence[str]:
         return ["small"]
+
+    def fingerprint(self, model: str) -> str:
+        return self.version
 
     def load(self, model: str) -> Load:
         return Load(0, 0, 1)

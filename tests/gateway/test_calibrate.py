@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,15 @@ def test_too_few_labels_are_no_labels(store: SqlStore) -> None:
     written = traffic(40, error=0.5)
     put(store, judged(written, {written[1][0].id: 1.0}))
     assert shadowed.read(store, "calls", None).rung == "fidelity"
+
+
+def test_a_rule_is_fitted_on_the_newest_version_of_the_candidate(store: SqlStore) -> None:
+    exchanges, answers, _ = traffic(1400)
+    store.add(exchanges, [replace(answer, fingerprint="old" if at < 200 else "new")
+                          for at, answer in enumerate(answers)])
+    found = shadowed.read(store, "calls", None)
+    assert len(found.rows) == 1200 and found.fingerprint == "new"
+    assert found.left_out == ((200, shadowed.OTHER_VERSION),)
+    rule = calibrated(found).rule
+    assert rule is not None and rule.fingerprint == "new"
+    assert from_body(to_body(rule)) == rule

@@ -29,6 +29,8 @@ from tests.gateway.fake_answers import chat_body
 from tests.gateway.ledger_lines import Lines, switched
 from tests.gateway.small_models import FakeSmall, rule
 
+WARRANT = {"digest": "d", "expires_s": 1e12, "teachers": [], "contexts": [], "dimensions": [], "proven": []}
+
 
 def sure_of_yes(body: Any) -> tuple[str, float]:
     text = body["messages"][-1]["content"]
@@ -145,6 +147,34 @@ def test_a_roll_back_by_another_gateway_holds_for_the_next_request() -> None:
     assert asyncio.run(run()) == Escalated()
 
 
+def test_another_model_under_the_certified_name_answers_nobody() -> None:
+    certified = rule(fingerprint="f1")
+    for changes in ({"certificate": WARRANT | {"fingerprint": "f1"}, "rule": None}, {"rule": certified.digest}):
+        lines = Lines()
+        lines.append("cascade", to_body(certified))
+        scene = Scene(lines=lines, **changes)
+        served = outcome(scene, "easy one")
+        assert isinstance(served, Served) and served.fingerprint == "f1"
+        scene.small.version = "f2"  # retrained, and loaded under the same name
+        assert outcome(scene, "easy one") == Escalated() and len(scene.small.asked) == 1
+        assert scene.keeper.refused["calls", "changed_model"] == 1
+        assert outcome(scene, "easy two", stream=True) == Escalated()
+        asyncio.run(scene.follower.refresh())
+        told = [entry.body for entry in scene.lines.entries if entry.kind == "changed"]
+        assert [body["fingerprint"] for body in told] == ["f2"] and "was certified" in told[0]["reason"]
+        scene.small.version = "f1"  # and back
+        assert isinstance(outcome(scene, "easy one"), Served)
+
+
+def test_a_model_that_is_replaced_while_it_answers_is_not_believed() -> None:
+    def say(body: Any) -> tuple[str, float]:
+        scene.small.version = "f2"
+        return "yes", -0.1
+
+    scene = Scene(FakeSmall(say), certificate=WARRANT | {"fingerprint": "f1"}, rule=None)
+    assert outcome(scene, "easy one") == Escalated() and not scene.sent
+
+
 def test_caution_keeps_surer_answers_only() -> None:
     scene = Scene(FakeSmall(lambda body: ("yes", -0.5)))
     assert isinstance(outcome(scene, "a"), Served)
@@ -163,7 +193,7 @@ def hosted_says(text: str, status: int = 200) -> Any:
     async def ask(asked: requests.Asked, probability: float) -> Answer:
         body = chat_body(text) if status == 200 else None
         error = None if status == 200 else f"status {status}"
-        return Answer(f"a-{asked.id}", asked.id, 0.0, "audit", "hosted", status, error, probability=probability,
+        return Answer(f"a-{asked.id}", asked.id, 0.0, "audit", "hosted", None, status, error, probability=probability,
                       response=body)
     return ask
 

@@ -9,7 +9,9 @@ import pytest
 from brise.gateway import ledger
 from brise.gateway.records import Exchange, Mode, Pending, Thread
 from brise.gateway.sql_store import PAGE, SqlStore
+from brise.gateway.sqlite_store import SqliteDatabase
 from brise.gateway.store import Query, UnknownExchangeError
+from tests.gateway.conftest import Opener
 from tests.gateway.records import FULL, PLAIN, answer, exchange, label
 
 
@@ -144,3 +146,17 @@ def test_text_that_a_database_would_refuse(store: SqlStore, text: str) -> None:
     store.add([exchange("a", model=text, error=text, request={"prompt": text})])
     found = store.exchange("a")
     assert found is not None and found.request == {"prompt": text} and "\0" not in found.model
+
+
+def test_a_store_of_the_layout_before_is_brought_to_ours(opener: Opener) -> None:
+    store = opener()
+    store.add([FULL], [answer("a", "full")])
+    with store._database.transaction() as transaction:
+        transaction.run("ALTER TABLE answers DROP COLUMN fingerprint")
+        transaction.run("PRAGMA user_version = 1" if isinstance(store._database, SqliteDatabase)
+                        else "UPDATE meta SET value = '1' WHERE name = 'version'")
+    store.close()
+    store = opener()
+    assert list(store.answers(["full"])) == [answer("a", "full")]
+    store.add(answers=[answer("b", "full", fingerprint="f1")])
+    assert [found.fingerprint for found in opener().answers(["full"])] == [None, "f1"]

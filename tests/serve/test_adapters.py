@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -12,8 +14,11 @@ import pytest
 
 from brise.checkpoint.adapters import AdapterFile, write_adapter
 from brise.checkpoint.source import open_checkpoint
-from brise.engine.engine import EngineSettings
+from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
+from brise.engine.runner import EngineThread
+from brise.serve.local_answers import LocalAnswers
+from brise.serve.refusal import UnknownModelError
 from brise.serve.serving import ServeSettings
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
@@ -192,3 +197,25 @@ def test_a_server_without_room_says_so(folders: Path) -> None:
         answer = server.post("/v1/adapters", {"name": "one", "path": str(folders / "one")})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "adapters_off")
         assert server.get("/v1/adapters").json() == {"object": "list", "data": []}
+
+
+def test_a_fingerprint_says_what_answers_and_not_how_it_is_called(server: Live, folders: Path) -> None:
+    local, worker = LocalAnswers({"stub": server.worker}), server.worker
+    base, one = local.fingerprint("stub"), local.fingerprint("one")
+    assert base != one and len(one) == 32
+    worker.remove_adapter("one")
+    with pytest.raises(UnknownModelError):
+        local.fingerprint("one")
+    worker.add_adapter("one", folders / "two")  # retrained, under the same name
+    assert local.fingerprint("one") not in (base, one)
+    worker.remove_adapter("one")
+    worker.add_adapter("one", folders / "one")
+    assert (local.fingerprint("stub"), local.fingerprint("one")) == (base, one)
+
+
+def test_other_forms_of_weights_or_cache_are_another_model(model: LoadedModel) -> None:
+    def fingerprint(made: LoadedModel, **options: Any) -> str:
+        return LocalAnswers({"m": EngineThread(Engine(made, EngineSettings(num_pages=8, **options)))}).fingerprint("m")
+
+    found = {fingerprint(model), fingerprint(model, cache_format="q8"), fingerprint(replace(model, requantized="Q4_0"))}
+    assert len(found) == 3 and fingerprint(replace(model, name="other")) in found

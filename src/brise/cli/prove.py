@@ -86,7 +86,7 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
 def _candidate(args: argparse.Namespace, store: Store | None, around: About) -> int:
     if store is None:
         return args.candidate or 1
-    return certificates.candidate_number(store, around.task, around.student, around.since_s)
+    return certificates.candidate_number(store, around.task, around.student, around.fingerprint, around.since_s)
 
 
 def _calibrated(store: Store | None, around: About) -> list[str]:

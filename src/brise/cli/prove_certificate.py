@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, st
     home = settings.read().home
     student = None if args.pairs is not None or args.data else found.chosen.pairs[0].small.model
     certificate = certificates.make(
-        proof, around, found.chosen.pairs, student_of(args, around.student), now_s=time.time(), days=args.expires,
+        proof, around, found.chosen.pairs, replace(student_of(args, around.student), fingerprint=around.fingerprint),
+        now_s=time.time(), days=args.expires,
         any_context=args.any_context, source_digest=found.source_digest, selection={
             "rung": proof.scored.rung, "score": args.score, "scorer": args.scorer, "figure": args.figure,
             "unit": args.unit, "settle_s": args.settle, "student": student,

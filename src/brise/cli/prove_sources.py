@@ -19,6 +19,7 @@ from brise.evidence import label_book, pairs_log, pairs_store
 from brise.evidence.pairs import Pair, settled
 from brise.evidence.window import Chosen, choose
 from brise.gateway import stores
+from brise.gateway.shadowed import NEWEST
 from brise.gateway.store import Store
 
 SETTLE_S = 3600.0
@@ -80,8 +81,9 @@ def opened(args: argparse.Namespace, *, is_optional: bool = False) -> Iterator[S
 
 
 def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = None, settle_s: float = SETTLE_S,
-         last_s: float | None = None) -> Found:
-    """All pairs of the source, and of these those that count; with `last_s` as they did when that was the newest."""
+         last_s: float | None = None, fingerprint: str | None = NEWEST) -> Found:
+    """All pairs of the source, and of these those that count; with `last_s` as they did when that was the newest, and
+    with `fingerprint` those of this version of the candidate."""
     if args.pairs is not None:
         if args.student is not None:
             raise EvidenceError("--student is for captured traffic, --pairs is a log")
@@ -94,7 +96,8 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
     assert store is not None and args.task is not None, "checked before"
     if args.judgements is not None:
         raise EvidenceError("--judgements goes with --pairs: verdicts on captured traffic are in its store")
-    captured = pairs_store.read(store, args.task, args.since, args.until, student=args.student, unit=unit)
+    captured = pairs_store.read(store, args.task, args.since, args.until, student=args.student, fingerprint=fingerprint,
+                                unit=unit)
     quiet = _quiet(captured.pairs, args.until, settle_s if unit is None else 0.0)
     quiet = tuple(pair for pair in quiet if last_s is None or pair.at_s is None or pair.at_s <= last_s)
     chosen = choose(quiet, any_context=args.any_context)

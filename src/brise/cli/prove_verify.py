@@ -99,7 +99,8 @@ def _differences(args: argparse.Namespace, found: Certificate, store: Store | No
     if not isinstance(settle_s, float) or not (unit is None or isinstance(unit, str)):
         raise EvidenceError("the certificate does not say how its pairs were selected")
     args.since, args.until, args.any_context = found.window.since_s, None, not found.contexts
-    source = prove_sources.find(args, store, unit=unit, settle_s=settle_s, last_s=found.window.until_s)
+    source = prove_sources.find(args, store, unit=unit, settle_s=settle_s, last_s=found.window.until_s,
+                                fingerprint=found.student.fingerprint)
     pairs = source.chosen.pairs
     names = {name: chosen[name] for name in ("score", "scorer", "figure", "rung")}
     scorer = scorer_of(_text(names["score"]), _text(names["scorer"]), pairs)

@@ -44,6 +44,7 @@ class LoadedModel:
     digest: str | None = None
     system_prompt: str | None = None  # the one that its makers suggest; nobody gets it unasked
     vision: LoadedVision | None = None
+    requantized: str | None = None  # the form in which matrices were put while they were read
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
@@ -83,7 +84,8 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     if expert_bytes is not None:
         experts.check_room(placed, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
-                       pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision)
+                       pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
+                       weights)
 
 
 def _placed(tree: T, put: experts.Put, behind: _Behind) -> T:

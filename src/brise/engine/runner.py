@@ -20,6 +20,7 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
 from brise.errors import RequestError
 from brise.models.weights import Array
+from brise.ops.contract import CacheFormat
 
 if TYPE_CHECKING:  # `brise chat` has no event loop and does not wait for 40 ms of import
     import asyncio
@@ -83,6 +84,10 @@ class EngineThread:
     @property
     def max_context(self) -> int:
         return self._engine.max_context
+
+    @property
+    def cache_format(self) -> CacheFormat:
+        return self._engine.settings.cache_format
 
     @property
     def max_sequences(self) -> int:

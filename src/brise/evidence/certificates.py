@@ -148,18 +148,20 @@ def record_look(store: Store, around: About, proof: Proof, student: str, since_s
         "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
                  **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
         "task": around.task, "student": student, "candidate": proof.terms.candidate, "verdict": proof.verdict,
-        "reason": proof.reason, "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]),
+        "fingerprint": around.fingerprint, "reason": proof.reason, "units": len(proof.differences),
+        "evidence": float(proof.outcome.path[-1]),
         "delta": proof.terms.delta, "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": since_s,
         "until_s": until_s})
 
 
-def candidate_number(store: Store, task: str, student: str, since_s: float | None) -> int:
+def candidate_number(store: Store, task: str, student: str, fingerprint: str | None, since_s: float | None) -> int:
     """Which candidate this is on these data: those before it that were looked at on data from `since_s` on, and one.
 
     A model that was looked at before keeps its number while its data begin at the same request. A test that begins
-    elsewhere is another one: whoever may choose the beginning afterwards finds a lucky one.
+    elsewhere is another one: whoever may choose the beginning afterwards finds a lucky one. So is other weights under
+    the same name.
     """
-    others = dict[tuple[str, float | None], None]()
+    others = dict[tuple[str, str | None, float | None], None]()
     for entry in store.ledger():
         body = entry.body
         if entry.kind != LOOK or body.get("task") != task:
@@ -167,8 +169,8 @@ def candidate_number(store: Store, task: str, student: str, since_s: float | Non
         until_s = body.get("until_s")
         if since_s is not None and isinstance(until_s, int | float) and until_s < since_s:
             continue  # all that was looked at then is older than these data
-        test = str(body.get("student")), body.get("since_s")
-        if test == (student, since_s):
+        test = str(body.get("student")), body.get("fingerprint"), body.get("since_s")
+        if test == (student, fingerprint, since_s):
             return max(int(body["candidate"]), 1)
         others[test] = None
     return len(others) + 1

@@ -46,7 +46,8 @@ def warrant(signed: Signed, task: str, candidate: str, now_s: float, trusted: Co
     if not replayed.is_equal:
         raise EvidenceError(f"the certificate does not prove what it says: {replayed.reason}")
     return {"digest": signed.digest, "expires_s": found.expires_at_s, "teachers": list(found.teachers),
-            "contexts": list(found.contexts), "dimensions": list(found.dimensions), "proven": list(found.proven)}
+            "contexts": list(found.contexts), "dimensions": list(found.dimensions), "proven": list(found.proven),
+            "fingerprint": found.student.fingerprint}
 
 
 def require_not_taken_back(store: Store, digest: str) -> None:

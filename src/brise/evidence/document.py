@@ -39,15 +39,17 @@ class About:
     left_out: Sequence[tuple[int, str]] = ()
     changes: Sequence[Change] = ()
     notes: Sequence[str] = ()
+    fingerprint: str | None = None  # of the student, if it is known and there is one
 
 
 def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
     """With the names and times that the pairs have."""
     times = [pair.at_s for pair in pairs if pair.at_s is not None]
+    fingerprints = {pair.small.fingerprint for pair in pairs}
     students = dict.fromkeys(pair.small.model for pair in pairs if pair.small.model)
     teachers = tuple(dict.fromkeys(name for pair in pairs if (name := teacher_of(pair))))
     return About(task, source, ", ".join(students) or "the small model", teachers, min(times, default=None),
-                 max(times, default=None), **rest)
+                 max(times, default=None), fingerprint=fingerprints.pop() if len(fingerprints) == 1 else None, **rest)
 
 
 def planned(around: About, plan: Planned, terms: Terms) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from brise.evidence.pairs import NO_CONTEXT, Judgement, Pair, Rung, Side
 from brise.gateway import answers as bodies
 from brise.gateway import records
 from brise.gateway.records import Body, Exchange, Label
+from brise.gateway.shadowed import NEWEST, OTHER_VERSION, newest_version
 from brise.gateway.store import Query, Store
 from brise.text.protocols import Message
 
@@ -29,10 +30,11 @@ class Captured:
 
 
 def read(store: Store, task: str, since_s: float | None = None, until_s: float | None = None, *,
-         student: str | None = None, unit: str | None = None) -> Captured:
+         student: str | None = None, fingerprint: str | None = NEWEST, unit: str | None = None) -> Captured:
     """All requests of the task that the hosted model answered for its user, and a candidate beside it.
 
-    EvidenceError if several candidates answered and `student` names none of them.
+    Only the answers of one version of the candidate: of this `fingerprint`, or of who answered last. EvidenceError if
+    several candidates answered and `student` names none of them.
     """
     found, without = list[Pair](), Counter[str]()
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
@@ -40,7 +42,8 @@ def read(store: Store, task: str, since_s: float | None = None, until_s: float |
     while batch := list(islice(exchanges, BATCH)):
         for exchange, others, labels in _with_company(store, batch):
             # One that answered twice, as after a crash, counts with its first answer.
-            shadows = {answer.served_by: answer for answer in reversed(others.get("shadow", []))}
+            shadows = {(answer.served_by, answer.fingerprint): answer
+                       for answer in reversed(others.get("shadow", []))}
             for answer in shadows.values():
                 if student is not None and answer.served_by != student:
                     continue
@@ -56,7 +59,11 @@ def read(store: Store, task: str, since_s: float | None = None, until_s: float |
     if not found:
         raise EvidenceError(f"no request of the task {task!r} was answered by both models in this time",
                             hint="brise serve --upstream URL --shadow SHARE: the candidate answers in the background")
-    return Captured(tuple(found), tuple((number, reason) for reason, number in without.most_common()))
+    if fingerprint == NEWEST:
+        fingerprint = newest_version([(pair.at_s or 0.0, pair.small.fingerprint) for pair in found])
+    kept = tuple(pair for pair in found if pair.small.fingerprint == fingerprint)
+    without[OTHER_VERSION] += len(found) - len(kept)
+    return Captured(kept, tuple((number, reason) for reason, number in without.most_common() if number))
 
 
 def _with_company(store: Store, batch: Sequence[Exchange]) -> Iterator[
@@ -99,7 +106,7 @@ def _pair(exchange: Exchange, answer: records.Answer, again: records.Answer | No
 def _side(answer: records.Answer) -> Side:
     failed = answer.error or (f"status {answer.status}" if answer.status >= 400 else None)
     said = Answer(finish="error", error=failed) if failed else bodies.of(answer.response)
-    return Side(said, answer.served_by, None, answer.total_s, answer.id)
+    return Side(said, answer.served_by, answer.fingerprint, answer.total_s, answer.id)
 
 
 def _messages(request: Body) -> tuple[Message, ...]:

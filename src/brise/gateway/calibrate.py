@@ -112,7 +112,7 @@ def _fit(rows: Sequence[Row], task: str, all_rows: Rows, promise: Promise, score
                   for at, name in enumerate(chosen))
     return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, promise.risk, promise.delta, 0.0, 1.0, "", 0, 0,
                 0.0, 0.0, all_rows.rung, scorer, Baseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
-                centres if "novelty" in chosen else "")
+                centres if "novelty" in chosen else "", all_rows.fingerprint)
 
 
 def _best(rows: Sequence[Row], names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from brise.gateway.switch import Switches, TaskState, after
 from brise.proof import monitor
 from brise.proof.intervals import Interval
 
-EVENTS = frozenset(("cascade", "switch", "step", "raise", "tighten", "context", "void", "back"))
+EVENTS = frozenset(("cascade", "switch", "step", "raise", "tighten", "context", "changed", "void", "back"))
 
 
 @dataclass(frozen=True)

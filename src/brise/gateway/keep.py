@@ -27,7 +27,7 @@ from brise.gateway.parts import Decision, Escalated, Served
 from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Answer, Body, new_id
 from brise.gateway.rule import VETO, Rule
-from brise.gateway.switch import TaskState
+from brise.gateway.switch import Action, TaskState, said
 from brise.gateway.watch import Seen, Watch
 from brise.proof.units import Floats
 
@@ -49,13 +49,27 @@ class SmallModel:
         if state is None or asked.fields is None or not route.decide(state, asked, self._clock()).is_small:
             return Escalated()
         try:
+            fingerprint = self._certified(state)
             if state.rule is None and asked.streams:
-                return await self._stream(state, asked, send)
+                return await self._stream(state, asked, fingerprint, send)
             found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
+            self._certified(state)  # it may have been replaced meanwhile
         except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
             self._refuse(state, error)
             return Escalated()
-        return await self._judge(state, asked, asked.fields, found, send)
+        return await self._judge(state, asked, asked.fields, replace(found, fingerprint=fingerprint), send)
+
+    def _certified(self, state: TaskState) -> str:
+        """The fingerprint of the candidate; RequestError if another one has its name now, which is in the ledger then.
+        """
+        fingerprint = self._local.fingerprint(state.candidate)
+        if state.fits(fingerprint):
+            return fingerprint
+        why = (f"{state.candidate!r} is not the model that was certified: its weights, its adapter or the forms in "
+               "which they are kept were replaced")
+        if fingerprint not in state.warned and len(state.warned) < route.MAX_CONTEXTS:
+            self._follower.write(Action("changed", said(state) | {"fingerprint": fingerprint, "reason": why}))
+        raise RequestError(why, code="changed_model", hint="brise prove and brise cascade certify it anew")
 
     def _refuse(self, state: TaskState, error: RequestError) -> None:
         """Written to the log once: a model that is not served here would refuse every request."""
@@ -82,7 +96,8 @@ class SmallModel:
             data = json.dumps(found.body, separators=(",", ":")).encode()
             await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
                                *added(asked, "small", state.candidate)], data)
-        return replace(self._served(state, asked, measured), response=found.body, usage=found.usage)
+        return replace(self._served(state, asked, found.fingerprint, measured), response=found.body,
+                       usage=found.usage)
 
     def measure(self, fields: Body, found: LocalAnswer, rule: Rule | None) -> dict[str, float]:
         """All signals that the rule may look at."""
@@ -93,7 +108,7 @@ class SmallModel:
             measured["novelty"] = coverage.novelty(answers.asked_text(fields), self._coverage[1])
         return measured
 
-    async def _stream(self, state: TaskState, asked: Asked, send: Send) -> Served:
+    async def _stream(self, state: TaskState, asked: Asked, fingerprint: str, send: Send) -> Served:
         """An error before the first chunk is raised, and the hosted model answers; a later one ends the stream."""
         assert asked.fields is not None
         stream = await self._local.stream(state.candidate, asked.kind, asked.fields)
@@ -110,17 +125,18 @@ class SmallModel:
                             "body": sse.written({"error": {"message": error, "type": "server_error", "param": None,
                                                       "code": failed.code}})})
         whole = reassemble(asked.kind, bytes(sent.data)).body
-        served = self._served(state, asked, {})
+        served = self._served(state, asked, fingerprint, {})
         return replace(served, mode="small" if error is None else "failed", response=whole, error=error,
                        first_token_s=first_s)
 
-    def _served(self, state: TaskState, asked: Asked, measured: Mapping[str, float]) -> Served:
-        return Served("small", 200, state.candidate, signals=measured, first_token_s=self._now() - asked.started_s,
-                      audit_probability=state.audit_probability)
+    def _served(self, state: TaskState, asked: Asked, fingerprint: str | None,
+                measured: Mapping[str, float]) -> Served:
+        return Served("small", 200, state.candidate, fingerprint=fingerprint, signals=measured,
+                      first_token_s=self._now() - asked.started_s, audit_probability=state.audit_probability)
 
     def _draft(self, state: TaskState, asked: Asked, found: LocalAnswer, measured: Mapping[str, float]) -> Answer:
         at_s = self._clock()
-        return Answer(new_id(at_s), asked.id, at_s, "draft", state.candidate, usage=found.usage,
+        return Answer(new_id(at_s), asked.id, at_s, "draft", state.candidate, found.fingerprint, usage=found.usage,
                       first_token_s=found.first_token_s, total_s=found.total_s, signals=measured, response=found.body)
 
 

@@ -30,6 +30,7 @@ class LocalAnswer:
     first_token_s: float | None = None
     total_s: float = 0.0
     ignored: Mapping[str, str] = field(default_factory=dict)  # path of a field, and why it was left out
+    fingerprint: str | None = None  # of who answered, where the caller looked
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class LocalModels(Protocol):
 
     def names(self) -> Sequence[str]:
         """Models and adapters that can be asked."""
+
+    def fingerprint(self, model: str) -> str:
+        """What answers under this name: a digest of the weights, the forms in which they and the cache are kept, and
+        the adapter. Another adapter under the same name has another; RequestError if nothing has this name."""
 
     def load(self, model: str) -> Load: ...
 

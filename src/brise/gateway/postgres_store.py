@@ -15,7 +15,7 @@ import psycopg
 
 from brise.errors import StoreError
 from brise.gateway.database import Row
-from brise.gateway.schema import VERSION
+from brise.gateway.schema import VERSION, steps_from
 
 CONNECT_S = 10
 LOCK_MS = 5000  # how long another transaction is waited for, as with SQLite
@@ -80,8 +80,8 @@ class PostgresDatabase:
                 raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {version}, this one "
                                  f"knows up to {VERSION}", hint="update brise")
             if version < VERSION:
-                for table in tables:
-                    transaction.run(table)
+                for statement in steps_from(version, tables):
+                    transaction.run(statement)
                 transaction.run("INSERT INTO meta (name, value) VALUES ('version', ?) ON CONFLICT (name) "
                                 "DO UPDATE SET value = excluded.value", (str(VERSION),))
 

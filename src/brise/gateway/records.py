@@ -56,7 +56,7 @@ class Exchange:
     subject: str | None = None  # whose data these are, to be forgotten together
     labels: Mapping[str, str] = field(default_factory=dict)  # headers x-brise-label-NAME
     served_by: str | None = None  # the model that answered, as it calls itself
-    fingerprint: str | None = None  # the hosted model's system_fingerprint
+    fingerprint: str | None = None  # a hosted model's system_fingerprint, or what LocalModels.fingerprint says
     context_digest: str | None = None
     error: str | None = None
     streamed: bool = False
@@ -79,6 +79,7 @@ class Answer:
     at_s: float
     role: Role
     served_by: str | None = None
+    fingerprint: str | None = None
     status: int = 200
     error: str | None = None
     usage: Usage | None = None

@@ -70,6 +70,7 @@ class Rule:
     baseline: Baseline
     vetoes: tuple[str, ...] = (VETO,)  # signals that overrule all others where they are over 0
     coverage: str = ""  # what `novelty` is measured from (gateway/coverage.py), if the rule looks at it
+    fingerprint: str | None = None  # of the candidate whose answers it was fitted on
     digest: str = ""
 
     def confidence(self, signals: Mapping[str, float]) -> float | None:
@@ -89,7 +90,8 @@ class Rule:
 
 def to_body(rule: Rule) -> dict[str, Any]:
     """What the ledger holds of a rule, its digest included."""
-    body = {name: value for name, value in asdict(rule).items() if name != "digest"}
+    body = {name: value for name, value in asdict(rule).items()
+            if name != "digest" and (name, value) != ("fingerprint", None)}  # older rules keep their digest
     return body | {"digest": _digest(body)}
 
 

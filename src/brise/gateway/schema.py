@@ -20,7 +20,9 @@ from typing import Any, cast
 from brise.gateway.database import Row
 from brise.gateway.records import Answer, Exchange, Label, Usage
 
-VERSION = 1
+VERSION = 2
+# From the version before to this one. A store that is new has it all from TABLES.
+MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE answers ADD COLUMN fingerprint TEXT",)}
 # Written for SQLite; where PostgreSQL has other words for a type, `postgres_store` puts them in.
 TABLES: Sequence[str] = (
     """CREATE TABLE IF NOT EXISTS exchanges (
@@ -39,7 +41,7 @@ TABLES: Sequence[str] = (
         id TEXT PRIMARY KEY, exchange TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL, role TEXT NOT NULL,
         served_by TEXT, status BIGINT NOT NULL, error TEXT, prompt_tokens BIGINT, completion_tokens BIGINT,
         cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
-        total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, probability DOUBLE PRECISION,
+        total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, probability DOUBLE PRECISION, fingerprint TEXT,
         key TEXT NOT NULL, body BLOB)""",
     "CREATE INDEX IF NOT EXISTS answers_exchange ON answers (exchange, role)",
     """CREATE TABLE IF NOT EXISTS labels (
@@ -66,9 +68,15 @@ EXCHANGE_COLUMNS = ("id, at_s, task, kind, path, model, mode, status, conversati
                     "served_by, fingerprint, context_digest, error, streamed, prompt_tokens, completion_tokens, "
                     "cached_tokens, cost_usd, first_token_s, total_s, signals, audit_probability, key, body")
 ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_tokens, completion_tokens, "
-                  "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, key, body")
+                  "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, fingerprint, key, body")
 LABEL_COLUMNS = "id, exchange, at_s, rung, who, score, answer, answer_score, key, body"
 MOST_COUNTED = 2**53  # a server may claim any number of tokens; a column holds 63 bits, JSON's readers 53
+
+
+def steps_from(version: int, tables: Sequence[str]) -> list[str]:
+    """The statements that bring a database of this layout (0: an empty one) with these tables to ours."""
+    later = [statement for step in range(max(version, 1) + 1, VERSION + 1) for statement in MIGRATIONS[step]]
+    return [*tables, *(later if version and tables is not KEY_TABLES else ())]
 
 
 def insert(table: str, columns: str) -> str:
@@ -100,7 +108,7 @@ def answer_row(answer: Answer, key: str, body: bytes | None) -> Row:
     """In the order of ANSWER_COLUMNS."""
     return (answer.id, answer.exchange, answer.at_s, answer.role, _text(answer.served_by), answer.status,
             brief(answer.error, answer.status), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s,
-            answer.total_s, _json(answer.signals), answer.probability, key, body)
+            answer.total_s, _json(answer.signals), answer.probability, _text(answer.fingerprint), key, body)
 
 
 def answer_of(row: Row, content: Mapping[str, Any]) -> Answer:

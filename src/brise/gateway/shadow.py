@@ -81,33 +81,45 @@ class Shadow:
         for _ in range(ATTEMPTS):
             try:
                 await self._idle(model)
+                fingerprint = self._local.fingerprint(model)
                 answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=NUM_RIVALS,
                                                   background=True)
+                if self._local.fingerprint(model) != fingerprint:  # it was replaced meanwhile: which one answered?
+                    self.counts["replaced"] += 1
+                    continue
             except (PreemptedError, QueueFullError):
                 self.counts["preempted"] += 1
                 continue
             except RequestError as error:  # the small model cannot answer this: that is an answer to be counted, too
                 self.counts["failed"] += 1
-                self._record(Answer(new_id(at_s), asked.id, at_s, "shadow", model, error.status, error.args[0],
-                                    total_s=self._now() - started_s, probability=self._options.share))
+                self._record(Answer(new_id(at_s), asked.id, at_s, "shadow", model, self._fingerprint(model),
+                                    error.status, error.args[0], total_s=self._now() - started_s,
+                                    probability=self._options.share))
                 return
             self.counts["answered"] += 1
             self.ignored.update(ignored_names(answer.ignored))
-            self._record(self._answered(asked.fields, asked.id, at_s, model, answer))
+            self._record(self._answered(asked.fields, asked.id, at_s, (model, fingerprint), answer))
             return
         self.counts["shed"] += 1
+
+    def _fingerprint(self, model: str) -> str | None:
+        try:
+            return self._local.fingerprint(model)
+        except RequestError:  # it is gone
+            return None
 
     async def _idle(self, model: str) -> None:
         while (load := self._local.load(model)).running + load.waiting > 0:
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _answered(self, fields: Body, exchange: str, at_s: float, model: str, answer: LocalAnswer) -> Answer:
+    def _answered(self, fields: Body, exchange: str, at_s: float, who: tuple[str, str],
+                  answer: LocalAnswer) -> Answer:
         """What was left out of the request is kept in the body, and its number among the signals."""
         signals, body = dict(measure(fields, answer.body, answer.tokens)), answer.body
         if answer.ignored:
             signals["ignored_fields"] = float(len(answer.ignored))
             body = {**body, "brise": {"ignored": dict(answer.ignored)}}
-        return Answer(new_id(at_s), exchange, at_s, "shadow", model, usage=answer.usage,
+        return Answer(new_id(at_s), exchange, at_s, "shadow", *who, usage=answer.usage,
                       first_token_s=answer.first_token_s, total_s=answer.total_s, signals=signals,
                       probability=self._options.share, response=body)
 
@@ -146,8 +158,9 @@ class Reask:
 def again(served: Served, exchange: str, role: Role, at_s: float, total_s: float,
           probability: float | None = None) -> Answer:
     """What the hosted model said when it was asked once more."""
-    return Answer(new_id(at_s), exchange, at_s, role, served.served_by, served.status, served.error, served.usage,
-                  served.cost_usd, total_s=total_s, probability=probability, response=served.response)
+    return Answer(new_id(at_s), exchange, at_s, role, served.served_by, served.fingerprint, served.status,
+                  served.error, served.usage, served.cost_usd, total_s=total_s, probability=probability,
+                  response=served.response)
 
 
 def is_pair(asked: Asked, exchange: Exchange) -> bool:

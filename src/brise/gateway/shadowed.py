@@ -20,6 +20,8 @@ from brise.gateway.store import Query, Store
 
 Rung = Literal["auto", "outcome", "human", "judge", "fidelity"]
 LABELLED: Sequence[Literal["outcome", "human", "judge"]] = ("outcome", "human", "judge")  # best first
+NEWEST = "newest"  # in place of a fingerprint
+OTHER_VERSION = "answered by another version of the candidate, with other weights or another adapter"
 BATCH = 500  # exchanges whose answers and labels are read at one time
 
 
@@ -45,6 +47,7 @@ class Rows:
     candidate: str
     rung: str
     left_out: tuple[tuple[int, str], ...]
+    fingerprint: str | None = None  # of the candidate
 
 
 def read(store: Store, task: str, candidate: str | None, since_s: float | None = None, until_s: float | None = None, *,
@@ -66,12 +69,23 @@ def read(store: Store, task: str, candidate: str | None, since_s: float | None =
                             hint="brise serve MODEL --upstream URL --shadow SHARE lets the small one answer beside")
     if len(names) > 1:
         raise EvidenceError(f"{len(names)} candidates answered {task!r}: {', '.join(names)}", hint="--candidate NAME")
+    newest = newest_version([(exchange.at_s, answer.fingerprint) for exchange, answer, _ in found])
+    by_others = [one for one in found if one[1].fingerprint != newest]
+    found = [one for one in found if one[1].fingerprint == newest]
+    if by_others:
+        without[OTHER_VERSION] += len(by_others)
     chosen = _rung(found, rung, scorer)
     rows = [row for one in found if (row := _row(*one, chosen, scorer)) is not None]
     if len(rows) < len(found):
         without[f"they differ, and have no {chosen} label (brise label asks for some)"] += len(found) - len(rows)
     return Rows(tuple(sorted(rows, key=lambda row: row.at_s)), names[0], chosen,
-                tuple((number, reason) for reason, number in without.most_common()))
+                tuple((number, reason) for reason, number in without.most_common()), newest)
+
+
+def newest_version(answers: Sequence[tuple[float, str | None]]) -> str | None:
+    """The fingerprint of what answered last, of answers with their times: what was shown of a model says nothing of
+    one that has its name now. None, of stores from before there were fingerprints, is a version like the others."""
+    return max(answers, key=lambda answer: answer[0], default=(0.0, None))[1]
 
 
 def _pairs(store: Store, batch: Sequence[Exchange], candidate: str | None) -> Iterator[

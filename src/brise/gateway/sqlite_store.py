@@ -17,7 +17,7 @@ from pathlib import Path
 
 from brise.errors import StoreError
 from brise.gateway.database import Row
-from brise.gateway.schema import VERSION
+from brise.gateway.schema import VERSION, steps_from
 
 BUSY_S = 5.0  # how long another process's transaction is waited for; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
@@ -88,8 +88,9 @@ class SqliteDatabase:
         if found == VERSION:
             return
         with self.transaction() as transaction:
-            for table in tables:
-                transaction.run(table)
+            found = int(transaction.rows("PRAGMA user_version")[0][0])  # another process may have been faster
+            for statement in steps_from(found, tables):
+                transaction.run(statement)
             transaction.run(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager

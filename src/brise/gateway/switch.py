@@ -2,7 +2,8 @@
 
 Kinds of lines, and what they do: `cascade` makes a rule known; `switch` puts a candidate in place; `step` changes its
 share; `audit` is one kept answer compared with the hosted model's; `raise` audits half of all for a while; `tighten`
-keeps surer answers only, for as long; `void` and `back` end the switch. Other kinds are none of ours.
+keeps surer answers only, for as long; `void` and `back` end the switch; `context` and `changed` note what a gateway met
+that has no certificate. Other kinds are none of ours.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Warrant:
     contexts: tuple[str, ...] = ()
     dimensions: tuple[str, ...] = ()
     proven: tuple[str, ...] = ()
+    fingerprint: str | None = None  # of the small model that it is for; None: known by its name alone
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class TaskState:
     audits: int = 0
     raised_left: int = 0  # audits until raised caution may end
     is_tight: bool = False
-    warned: frozenset[str] = frozenset()  # contexts without a certificate that were written down
+    warned: frozenset[str] = frozenset()  # contexts and candidates without a certificate that were written down
     ended: str | None = None
 
     @property
@@ -91,6 +93,12 @@ class TaskState:
 
     def is_expired(self, now_s: float) -> bool:
         return self.warrant is not None and now_s >= self.warrant.expires_s
+
+    def fits(self, fingerprint: str) -> bool:
+        """Whether the candidate is the one that was certified, and that the rule was fitted on."""
+        known = {None if self.warrant is None else self.warrant.fingerprint,
+                 None if self.rule is None else self.rule.fingerprint}
+        return known <= {None, fingerprint}
 
     def next_share(self) -> float | None:
         return next((share for share in SHARES if share > self.share), None)
@@ -198,7 +206,7 @@ def _after(switches: Switches, entry: Entry) -> Switches:
     return _with(switches, _changed(state, entry.kind, body))
 
 
-_CHANGES = frozenset(("step", "audit", "raise", "tighten", "context", "void", "back"))
+_CHANGES = frozenset(("step", "audit", "raise", "tighten", "context", "changed", "void", "back"))
 
 
 def _with(switches: Switches, state: TaskState) -> Switches:
@@ -211,11 +219,16 @@ def _begun(switches: Switches, entry: Entry) -> TaskState:
     return TaskState(
         task=str(body["task"]), candidate=str(body["candidate"]), share=float(body["share"]), number=entry.number,
         since_s=entry.at_s, user=str(body["user"]), alarm=Alarm.start(float(body["tolerance"])),
-        warrant=None if warrant is None else Warrant(
-            str(warrant["digest"]), float(warrant["expires_s"]), *(
-                tuple(map(str, warrant[name])) for name in ("teachers", "contexts", "dimensions", "proven"))),
+        warrant=None if warrant is None else _warrant(warrant),
         forced=body["forced"], rule=None if rule is None else switches.rules[rule], audit=float(body["audit"]),
         is_auto=bool(body["auto"]))
+
+
+def _warrant(body: Body) -> Warrant:
+    teachers, contexts, dimensions, proven = (
+        tuple(map(str, body[name])) for name in ("teachers", "contexts", "dimensions", "proven"))
+    return Warrant(str(body["digest"]), float(body["expires_s"]), teachers, contexts, dimensions, proven,
+                   body.get("fingerprint"))
 
 
 def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
@@ -232,6 +245,8 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
             return replace(state, raised_left=RAISED_UNITS, is_tight=True)
         case "context":
             return replace(state, warned=state.warned | {str(body["context"])})
+        case "changed":
+            return replace(state, warned=state.warned | {str(body["fingerprint"])})
         case _:
             return replace(state, ended=str(body["reason"]))
 

@@ -23,12 +23,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Student:
-    """The small model: the name that it answers by, and the digests of what makes its answers, as far as known."""
+    """The small model: the name that it answers by, and the digests of what makes its answers, as far as known.
+
+    `fingerprint` is what the gateway wrote beside its answers: it says what ran, the others what was named.
+    """
 
     name: str
     digest: str | None = None
     adapter: str | None = None
     template: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,10 @@ def digest(certificate: Certificate) -> str:
 
 def to_json(certificate: Certificate) -> dict[str, Any]:
     """The certificate as JSON has it, its number of units spelled out."""
-    return {"format": VERSION, "n": certificate.n} | asdict(certificate)
+    fields = {"format": VERSION, "n": certificate.n} | asdict(certificate)
+    if certificate.student.fingerprint is None:  # certificates from before there were any keep their digest
+        del fields["student"]["fingerprint"]
+    return fields
 
 
 def from_json(value: object) -> Certificate:

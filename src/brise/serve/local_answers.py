@@ -6,8 +6,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from typing import cast
 
+from brise.checkpoint.lineage import base_digest
+from brise.checkpoint.store import Located
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.engine.runner import EngineThread
@@ -20,6 +23,7 @@ from brise.serve.generation import Job
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
+from brise.serve.refusal import UnknownModelError
 from brise.serve.responses import Responding
 from brise.serve.serving import find
 from brise.serve.traffic import Ticket
@@ -38,11 +42,23 @@ class LocalAnswers:
 
     def __init__(self, models: Mapping[str, EngineThread], *, allow_image_urls: bool = False) -> None:
         self._models, self._allows_urls = models, allow_image_urls
+        self._bases = {worker: _base(worker) for worker in models.values()}
 
     def names(self) -> Sequence[str]:
         """Models and adapters that can be asked."""
         return [name for model, worker in self._models.items()
                 for name in (model, *(info.name for info in worker.adapters))]
+
+    def fingerprint(self, model: str) -> str:
+        """A digest of what answers; 32 hexadecimal digits."""
+        served = find(self._models, model)
+        parts = [self._bases[served.worker]]
+        if served.adapter is not None:
+            digests = {info.name: info.digest for info in served.worker.adapters}
+            if served.adapter not in digests:  # it was unloaded in this moment
+                raise UnknownModelError(model, self._models)
+            parts.append(digests[served.adapter])
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def load(self, model: str) -> Load:
         """What the model has to do for those that wait for it."""
@@ -98,6 +114,13 @@ class LocalAnswers:
                                    code="unsupported_parameter")
         asked = _Asked(answering, ignored.reasons)
         return asked.changed(partial(_fitting, served.worker.max_context, ignored.reasons))
+
+
+def _base(worker: EngineThread) -> str:
+    """What the model's answers depend on: its files, and the forms in which weights and cache are kept."""
+    model = worker.model
+    digest = base_digest(Located(model.name, model.path, model.digest))
+    return f"{digest} {model.requantized or 'as stored'} {worker.cache_format}"
 
 
 @dataclass(frozen=True)
