@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,9 @@ def test_a_threshold_is_certified_and_the_switch_uses_it(store: SqlStore, capsys
     assert main(["switch", "calls", "--candidate", "small", "--force", "--reason", "a trial"]) == 0
     assert "kept are answers with a confidence of" in capsys.readouterr().err
     lines = list(store.ledger())
-    assert [line.kind for line in lines] == ["cascade", "switch"]
-    assert lines[1].body["rule"] == lines[0].body["digest"] and lines[1].body["tolerance"] >= 0.05
+    assert [line.kind for line in lines] == ["certification", "cascade", "switch"]
+    assert lines[0].body["rule"] == lines[2].body["rule"] == lines[1].body["digest"]
+    assert lines[2].body["tolerance"] >= 0.05
 
 
 def test_an_impossible_promise_is_an_answer(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,13 +50,34 @@ def test_an_impossible_promise_is_an_answer(store: SqlStore, capsys: pytest.Capt
     assert "this promise is impossible on your data" in capsys.readouterr().out
     found = document(capsys, "cascade", "calls", "--risk", "1", status=3)
     assert found["rule"] is None and found["why_not"] and found["feasibility"]["floor"] > 0.3
-    assert not list(store.ledger())
+    assert [(line.kind, line.body["result"]) for line in store.ledger()] == [("certification", "impossible")] * 2
 
 
-def test_a_dry_run_writes_nothing(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_other_look_at_the_same_data_has_less_of_delta(store: SqlStore,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    def number(*words: str) -> int:
+        assert main(["cascade", "calls", *words, "--json"]) in (0, 3)
+        return int(json.loads(capsys.readouterr().out)["look"]["number"])
+
+    put(store, shadowed(900))
+    assert [number(), number("--risk", "4"), number("--risk", "1"), number(), number("--score", "exact")] == [
+        1, 2, 3, 1, 4]
+    lines = [line.body for line in store.ledger() if line.kind == "certification"]
+    assert lines[1]["delta"] == pytest.approx(0.05 * 6 / (2 * math.pi) ** 2) and lines[1]["delta_of_all"] == 0.05
+    assert main(["cascade", "calls", "--until", "1970-01-01T00:20"]) == 1, "20 conversations are too few"
+    assert number("--since", "1970-01-01T01:00") == 5, "a refusal costs nothing, another beginning does"
+    assert main(["cascade", "calls", "--risk", "4"]) == 3, "what may fail with 5 % is not shown with 0.76 %"
+    assert "look 2 at these data: it may fail with 0.76 %, all looks at them together with 5 %" in (
+        capsys.readouterr().out)
+    later = shadowed(1900)
+    put(store, tuple(part[900:] for part in later))  # type: ignore[arg-type]
+    assert [number("--since", "1970-01-01T02:46:40"), number()] == [1, 7]
+
+
+def test_a_dry_run_writes_a_look_and_no_rule(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, shadowed(900))
     assert document(capsys, "cascade", "calls", "--dry-run")["rule"]["kept"] > 0.5
-    assert not list(store.ledger())
+    assert [line.kind for line in store.ledger()] == ["certification"]
 
 
 def test_conversations_with_several_requests_are_certified_by_conversation(
@@ -70,6 +93,7 @@ def test_errors_name_what_is_missing(store: SqlStore, home: Path, capsys: pytest
     put(store, shadowed(50))
     assert main(["cascade", "calls"]) == 1
     assert "50 independent conversations" in capsys.readouterr().err
+    assert [line.body["result"] for line in store.ledger()] == ["refused"]
     assert main(["cascade", "calls", "--store", str(home / "elsewhere.sqlite")]) == 1
     assert "there is no store" in capsys.readouterr().err
 

@@ -15,10 +15,13 @@ from rich.text import Text
 
 from brise import settings
 from brise.cli import number_types, prove_sources, terminal
-from brise.gateway import answers, calibrate, shadowed
+from brise.errors import EvidenceError
+from brise.gateway import answers, calibrate, looks, shadowed
 from brise.gateway.calibrate import Calibration
+from brise.gateway.looks import Look
 from brise.gateway.rule import to_body
 from brise.gateway.shadowed import Rows
+from brise.gateway.store import Store
 from brise.gateway.stores import open_store
 from brise.gateway.switch import AUDIT
 from brise.proof.cascade import Promise
@@ -41,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--risk", metavar="PERCENT", type=number_types.percent, default=100 * promise.risk,
                         help=f"of kept answers that may be wrong (default: {100 * promise.risk:g})")
     parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * promise.delta,
-                        help="with which the promise itself may fail, by bad luck with these data "
+                        help="with which the promise itself may fail, by bad luck, over all looks at these data "
                              f"(default: {100 * promise.delta:g})")
     parser.add_argument("--labels", choices=LABELS, default="auto",
                         help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
@@ -55,7 +58,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--since", metavar="TIME", type=prove_sources.moment,
                         help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
     parser.add_argument("--until", metavar="TIME", type=prove_sources.moment, help="only what was asked before")
-    parser.add_argument("--dry-run", action="store_true", help="write no rule into the ledger")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="write no rule into the ledger; it is a look all the same")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument("--store", metavar="PLACE",
                         help="path or postgresql:// URL of the traffic (default: in BRISE_HOME)")
@@ -66,18 +70,32 @@ def run(args: argparse.Namespace) -> int:
     with closing(open_store(args.store, settings.read().home, must_exist=True)) as store:
         rows = shadowed.read(store, args.task, args.candidate, args.since, args.until, rung=args.labels,
                              scorer=args.score)
-        found = calibrate.calibrate(rows, args.task, promise, scorer=args.score, audit=AUDIT, signals=args.signal)
+        look = looks.look(store, rows, args.task, promise, args.score, args.signal)
+        found = _looked(store, rows, look, args)
         if found.rule is not None and not args.dry_run:
             store.append("cascade", to_body(found.rule))
     if args.json:
-        terminal.result(json.dumps(_document(rows, found, promise), indent=2))
+        terminal.result(json.dumps(_document(rows, found, look), indent=2))
     else:
-        _show(rows, found, promise, is_kept=not args.dry_run)
+        _show(rows, found, look, is_kept=not args.dry_run)
     return 0 if found.rule is not None else IMPOSSIBLE
 
 
-def _document(rows: Rows, found: Calibration, promise: Promise) -> dict[str, Any]:
-    return {"task": found.draft.task, "candidate": rows.candidate, "risk": promise.risk, "delta": promise.delta,
+def _looked(store: Store, rows: Rows, look: Look, args: argparse.Namespace) -> Calibration:
+    """What these data say, written into the ledger before it is told."""
+    try:
+        found = calibrate.calibrate(rows, args.task, look.share, scorer=args.score, audit=AUDIT, signals=args.signal)
+    except EvidenceError as error:
+        looks.record(store, look, looks.REFUSED, why=str(error.args[0]))
+        raise
+    looks.record(store, look, "impossible" if found.rule is None else "certified",
+                 rule=None if found.rule is None else found.rule.digest, why=found.why)
+    return found
+
+
+def _document(rows: Rows, found: Calibration, look: Look) -> dict[str, Any]:
+    return {"task": found.draft.task, "candidate": rows.candidate, "risk": look.promise.risk,
+            "delta": look.promise.delta, "look": {"number": look.number, "delta": look.share.delta},
             "labels": rows.rung, "rows": len(rows.rows),
             "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
             "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
@@ -85,7 +103,7 @@ def _document(rows: Rows, found: Calibration, promise: Promise) -> dict[str, Any
             "why_not": found.why or None, "saving_usd": found.saving_usd}
 
 
-def _show(rows: Rows, found: Calibration, promise: Promise, *, is_kept: bool) -> None:
+def _show(rows: Rows, found: Calibration, look: Look, *, is_kept: bool) -> None:
     console = Console(width=110, highlight=False)
 
     def say(text: str) -> None:
@@ -95,6 +113,8 @@ def _show(rows: Rows, found: Calibration, promise: Promise, *, is_kept: bool) ->
     say(f"wrong is: {_WRONG[rows.rung]}")
     for number, reason in rows.left_out:
         say(f"left out: {number} answers: {reason}")
+    say(f"look {look.number} at these data: it may fail with {100 * look.share.delta:.2g} %, all looks at them "
+        f"together with {100 * look.promise.delta:g} %")
     console.print(_feasible(found))
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
     say(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}")
@@ -102,9 +122,10 @@ def _show(rows: Rows, found: Calibration, promise: Promise, *, is_kept: bool) ->
         say(f"this promise is impossible on your data: {found.why}")
         return
     rule = found.rule
-    say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most {_percents(promise.risk)} "
-        f"are wrong, with {_percents(1 - promise.delta)} certainty; {_percents(rule.kept)} of answers are kept "
-        f"({rule.units} answers of {rule.clusters} conversations, {rule.method})")
+    say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
+        f"{_percents(look.promise.risk)} are wrong, with {100 * (1 - look.share.delta):.4g} % certainty; "
+        f"{_percents(rule.kept)} of answers are kept ({rule.units} answers of {rule.clusters} conversations, "
+        f"{rule.method})")
     saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"
     say(f"saving: about {_percents(rule.kept * (1 - AUDIT))} of hosted requests, audits of {_percents(AUDIT)} "
         f"included{saving}")

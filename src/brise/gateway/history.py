@@ -11,7 +11,8 @@ from brise.gateway.switch import Switches, TaskState, after
 from brise.proof import monitor
 from brise.proof.intervals import Interval
 
-EVENTS = frozenset(("cascade", "switch", "step", "raise", "tighten", "context", "changed", "void", "back"))
+EVENTS = frozenset(("certification", "cascade", "switch", "step", "raise", "tighten", "context", "changed", "void",
+                    "back"))
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def _event(entry: Entry) -> Event:
         case "cascade":
             what = (f"kept at confidence {body['threshold']:.4f}: {100 * body['kept']:.1f} %, at most "
                     f"{100 * body['risk']:g} % wrong, {body['units']} answers")
+        case "certification":
+            why = f": {body['reason']}" if body["reason"] else ""
+            what = f"look {body['number']} at the data of {body['candidate']}, {body['result']}{why}"
         case "switch":
             why = "forced: " + str(body["forced"]) if body["forced"] is not None else str(body["reason"])
             proof = body["certificate"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.proof.gate import STAKES
+from brise.proof.gate import STAKES, candidate_alpha
 from brise.proof.intervals import binomial_cdf, binomial_upper
 from brise.proof.units import Floats, require_clusters, scores
 
@@ -39,6 +39,11 @@ class Threshold:
     confidence: float
     kept: float
     bound: float
+
+
+def of_look(promise: Promise, k: int) -> Promise:
+    """What the k-th look (from 1) at one set of data may promise; all together fail with `delta` at most."""
+    return replace(promise, delta=candidate_alpha(promise.delta, k))
 
 
 def floor(error_rate: float, promise: Promise) -> float:
