@@ -94,7 +94,21 @@ def test_another_beginning_costs_alpha_and_fresh_data_do_not(store: SqlStore,
     begins = ("--since", "2023-11-14T22:43:20")  # the 30th minute
     assert [candidate(), candidate(*begins), candidate(*begins), candidate()] == [1, 2, 2, 1]
     fill(store, changed(rows(60), lambda at, row: {"id": f"b{at}", "conversation": f"b{at}", "at": row["at"] + 1e6}))
-    assert [candidate("--since", "2023-11-20"), candidate()] == [1, 1]
+    assert [candidate("--since", "2023-11-20"), candidate()] == [1, 3], "it grew into data that had begun anew"
+    assert [candidate(), candidate("--since", "2023-11-20")] == [3, 1]
+
+
+def test_another_definition_costs_alpha_and_more_data_do_not(store: SqlStore,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    def candidate(*words: object) -> object:
+        return reported(capsys, "--task", TASK, *words)[1]["terms"]["candidate"]
+
+    fill(store, rows(60))
+    tried = (), ("--rung", "fidelity"), ("--delta", 3), ("--without", "length"), ("--slice", "route"), ("--settle", 60)
+    assert [candidate(*words) for words in tried] == [1, 2, 3, 4, 5, 6]
+    assert candidate("--alpha", 0.1, "--power", 0.8, "--rung", "outcome") == 1, "the same claim, read otherwise"
+    fill(store, changed(rows(90), lambda at, row: {"id": f"b{at}", "conversation": f"b{at}", "at": row["at"] + 7200}))
+    assert [candidate(*words) for words in tried] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_comparison_with_another_candidate_says_nothing_of_this_one(store: SqlStore) -> None:

@@ -22,8 +22,9 @@ from brise.cli.prove_sources import Found
 from brise.evals import data
 from brise.evals.example import Example
 from brise.evals.scorers import Scorer
-from brise.evidence import baselines, certificates, document, guards, overlap, page, proof_page, scoring
+from brise.evidence import baselines, candidates, certificates, document, guards, overlap, page, proof_page, scoring
 from brise.evidence.baselines import Baseline
+from brise.evidence.candidates import Shown
 from brise.evidence.document import About
 from brise.evidence.pairs import Pair
 from brise.evidence.prove import Proof, plan, prove
@@ -65,7 +66,12 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
     scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
     around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
                             changes=found.chosen.changes, unit=args.unit or "conversation", notes=found.notes)
-    terms = prove_options.terms_of(args, _candidate(args, store, around))
+    terms = prove_options.terms_of(args, args.candidate or 1)
+    defined = candidates.definition(terms, scored, pairs, {
+        "unit": args.unit, "settle_s": args.settle, "any_context": args.any_context})
+    if store is not None:
+        terms = replace(terms, candidate=candidates.number(store.ledger(), Shown(
+            around.task, around.student, around.fingerprint, defined, around.since_s, around.until_s)))
     planned = plan(pairs, scored, terms, args.psi)
     if args.plan_only:
         _show(args, document.planned(around, planned, terms))
@@ -74,19 +80,13 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
     beside, notes = _baselines(pairs, proof, scorer, train)
     notes += guards.not_asked(proof.guards, terms.margins) + _calibrated(store, around)
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
-    place = prove_certificate.keep(args, found, around, proof, store, report)
+    place = prove_certificate.keep(args, found, around, proof, store, report, defined)
     report["certificate"] = None if place is None else str(place)
     _show(args, report)
     if args.html is not None:
         page.write(args.html, proof_page.render(report))
         terminal.note(f"the page is in {args.html}")
     return STATUS[proof.verdict]
-
-
-def _candidate(args: argparse.Namespace, store: Store | None, around: About) -> int:
-    if store is None:
-        return args.candidate or 1
-    return certificates.candidate_number(store, around.task, around.student, around.fingerprint, around.since_s)
 
 
 def _calibrated(store: Store | None, around: About) -> list[str]:

@@ -31,10 +31,10 @@ PROBE = ({"role": "user", "content": "One?"}, {"role": "assistant", "content": "
 
 
 def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, store: Store | None,
-         report: Mapping[str, Any]) -> Path | None:
+         report: Mapping[str, Any], definition: str) -> Path | None:
     """The certificate's file, if there is one. A log without --store leaves one only where --certificate says so."""
     if store is not None:
-        certificates.record_look(store, around, proof, around.student, around.since_s, around.until_s, report)
+        certificates.record_look(store, around, proof, definition, report)
     if proof.verdict != "promote" or (store is None and args.certificate is None):
         return None
     home = settings.read().home

@@ -18,6 +18,7 @@ from typing import Any
 from brise import __version__
 from brise.checkpoint.staged import staged_file
 from brise.errors import EvidenceError
+from brise.evidence import candidates
 from brise.evidence.changes import teacher_of
 from brise.evidence.document import About
 from brise.evidence.pairs import NO_CONTEXT, Pair, digest_of_units
@@ -31,7 +32,7 @@ from brise.proof import certificate as forms
 from brise.proof.certificate import Certificate, Claim, Student, Window
 
 # Of lines of the ledger: a promotion, every look at the data, and a rule of `brise cascade`.
-KIND, LOOK, RULE = "certificate", "proof", "cascade"
+KIND, LOOK, RULE = "certificate", candidates.LOOK, "cascade"
 MOST_KEPT = 200  # points of a path in the ledger's line of a look
 
 
@@ -135,8 +136,7 @@ def record(store: Store, signed: Signed, path: Path) -> Entry:
         "n": found.n, "expires_at_s": found.expires_at_s, **signed.to_json()})
 
 
-def record_look(store: Store, around: About, proof: Proof, student: str, since_s: float | None,
-                until_s: float | None, report: Mapping[str, Any]) -> Entry:
+def record_look(store: Store, around: About, proof: Proof, definition: str, report: Mapping[str, Any]) -> Entry:
     """That somebody looked, and what the data said: later candidates pay for it.
 
     Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
@@ -147,33 +147,11 @@ def record_look(store: Store, around: About, proof: Proof, student: str, since_s
         "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
         "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
                  **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
-        "task": around.task, "student": student, "candidate": proof.terms.candidate, "verdict": proof.verdict,
-        "fingerprint": around.fingerprint, "reason": proof.reason, "units": len(proof.differences),
-        "evidence": float(proof.outcome.path[-1]),
-        "delta": proof.terms.delta, "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": since_s,
-        "until_s": until_s})
-
-
-def candidate_number(store: Store, task: str, student: str, fingerprint: str | None, since_s: float | None) -> int:
-    """Which candidate this is on these data: those before it that were looked at on data from `since_s` on, and one.
-
-    A model that was looked at before keeps its number while its data begin at the same request. A test that begins
-    elsewhere is another one: whoever may choose the beginning afterwards finds a lucky one. So is other weights under
-    the same name.
-    """
-    others = dict[tuple[str, str | None, float | None], None]()
-    for entry in store.ledger():
-        body = entry.body
-        if entry.kind != LOOK or body.get("task") != task:
-            continue
-        until_s = body.get("until_s")
-        if since_s is not None and isinstance(until_s, int | float) and until_s < since_s:
-            continue  # all that was looked at then is older than these data
-        test = str(body.get("student")), body.get("fingerprint"), body.get("since_s")
-        if test == (student, fingerprint, since_s):
-            return max(int(body["candidate"]), 1)
-        others[test] = None
-    return len(others) + 1
+        "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
+        "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
+        "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
+        "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": around.since_s,
+        "until_s": around.until_s})
 
 
 def calibrated_until(store: Store, task: str, student: str) -> float | None:
