@@ -95,6 +95,26 @@ def test_a_lock_that_passes_costs_nothing(store: SqlStore) -> None:
     capture.drain()
 
 
+def test_flush_waits_for_what_was_there_and_not_for_what_came_later(store: SqlStore) -> None:
+    moody = Moody(store)
+    capture = make(moody, batch_rows=1)
+    after_first = threading.Event()
+
+    def add(exchanges: Sequence[Exchange], *others: object) -> None:
+        if exchanges[0].id == "a":
+            capture.record(exchange("b"))  # there is always one more
+        else:
+            assert after_first.wait(30)
+        store.add(exchanges)
+
+    moody.add = add  # type: ignore[method-assign, assignment]
+    capture.record(exchange("a"))
+    assert capture.flush(10) and store.exchange("a") is not None and capture.stats().waiting == 1
+    after_first.set()
+    assert capture.flush(10) and store.exchange("b") is not None
+    capture.drain()
+
+
 def test_a_store_that_never_comes_back_ends_with_the_time_of_draining(store: SqlStore) -> None:
     moody = Moody(store)
     moody.error = StoreError("disk full")
