@@ -12,6 +12,7 @@ from typing import get_args
 from brise.checkpoint.staged import staged_file
 from brise.cli import log_options, terminal
 from brise.errors import EvidenceError
+from brise.gateway import gates
 from brise.gateway.export import ExportOptions, Report, Whose, rows
 from brise.gateway.scrub import Scrubber
 from brise.gateway.sql_store import SqlStore
@@ -38,6 +39,9 @@ def add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--provider", metavar="NAME",
                         help="who wrote the hosted answers, for the teacher's rights; none: an open model, which "
                              "needs no rights (default: as the model's name says)")
+    parser.add_argument("--include-gate", action="store_true",
+                        help="conversations of an open gate, too: brise prove has looked at them and not decided yet. "
+                             "It is written into the ledger, and they prove nothing any more")
     parser.add_argument("--no-scrub", action="store_true", help="leave secrets and personal data as they are")
     log_options.add_store(parser)
 
@@ -47,17 +51,24 @@ def export(store: SqlStore, args: argparse.Namespace) -> int:
     if not 0 <= args.min_score <= 1:
         raise EvidenceError(f"--min-score is {args.min_score:g}; allowed is 0 to 1")
     provider = "" if args.provider == "none" else args.provider
-    options = ExportOptions(args.answer, provider, args.min_score)
+    options = ExportOptions(args.answer, provider, args.min_score, gates.held(store), args.include_gate)
     scrubber, report = None if args.no_scrub else Scrubber(), Report()
     query = log_options.query(args, text=args.text, limit=args.limit)
     with _output(args.out) as write:
-        for row in rows(store, query, options, scrubber, report):
-            write(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            for row in rows(store, query, options, scrubber, report):
+                write(json.dumps(row, ensure_ascii=False) + "\n")
+        finally:  # what has left has left, also if the reader went away
+            if args.include_gate:
+                gates.record(store, report.held)
         if not report.rows:
             raise EvidenceError("\n".join(["there is no row to export", *_left_out(report)]))
     terminal.note(f"exported {report.rows} rows" + ("" if args.out is None else f" to {args.out}"))
     for line in _left_out(report):
         terminal.note(line)
+    for task, names in report.held.items():
+        what = "exported: they prove nothing any more" if args.include_gate else "left out (--include-gate)"
+        terminal.note(f"{len(names)} conversations of the open gate of {task!r} are {what}")
     if scrubber is not None and scrubber.counts:
         terminal.note("replaced " + ", ".join(f"{number} {kind}" for kind, number in scrubber.counts.most_common()))
     return 0

@@ -29,6 +29,7 @@ from brise.evidence.document import About
 from brise.evidence.pairs import Pair
 from brise.evidence.prove import Proof, plan, prove
 from brise.evidence.scorer import scorer_of
+from brise.gateway import gates
 from brise.gateway.store import Store
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: Sequence[Example]) -> int:
     pairs = found.chosen.pairs
+    if store is not None:
+        gates.require_unexported(store, found.task, {pair.id for pair in pairs})
     scorer = scorer_of(args.score, args.scorer, pairs)
     scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
     around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,

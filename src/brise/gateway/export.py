@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,20 +34,27 @@ PAGE = 200
 class ExportOptions:
     """`provider` is written instead of what the model's name says; "" for none: an open model, a person.
 
-    `least_score`: of the best answer's label; lower ones are left out.
+    `least_score`: of the best answer's label; lower ones are left out. `held`: conversations of open gates and their
+    tasks (gates.py), left out but where `include_gate`.
     """
 
     whose: Whose = "hosted"
     provider: str | None = None
     least_score: float = 0.0
+    held: Mapping[str, str] = field(default_factory=dict)
+    include_gate: bool = False
 
 
 @dataclass
 class Report:
-    """What became of the exchanges: rows, and how many were left out for which reason."""
+    """What became of the exchanges: rows, and how many were left out for which reason.
+
+    `held` are the conversations of open gates, by task, that were left out or, if they were to be, exported.
+    """
 
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    held: dict[str, set[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ def rows(store: Store, query: Query, options: ExportOptions, scrubber: Scrubber 
         answers, labels = list(store.answers(ids)), list(store.labels(ids))
         for exchange in page:
             try:
+                _gate(exchange, options, report, is_out=False)
                 row = _row(exchange, [answer for answer in answers if answer.exchange == exchange.id],
                            [label for label in labels if label.exchange == exchange.id], options)
                 row = row if scrubber is None else scrubber.scrub(row)
@@ -77,7 +85,18 @@ def rows(store: Store, query: Query, options: ExportOptions, scrubber: Scrubber 
                 report.left_out[str(error)] += 1
             else:
                 report.rows += 1
+                _gate(exchange, options, report, is_out=True)
                 yield row
+
+
+def _gate(exchange: Exchange, options: ExportOptions, report: Report, *, is_out: bool) -> None:
+    """Notes a conversation of an open gate: as left out, or once a row of it `is_out`. ValueError if it may not be."""
+    name = exchange.conversation or exchange.id
+    task = options.held.get(name)
+    if task is not None and is_out == options.include_gate:
+        report.held.setdefault(task, set()).add(name)
+    if task is not None and not options.include_gate:
+        raise ValueError(f"of the open gate of {task!r}: not to be trained on until brise prove has decided")
 
 
 def _row(exchange: Exchange, answers: Sequence[Answer], labels: Sequence[Label],

@@ -11,8 +11,8 @@ from brise.gateway.switch import Switches, TaskState, after
 from brise.proof import monitor
 from brise.proof.intervals import Interval
 
-EVENTS = frozenset(("certification", "cascade", "switch", "step", "raise", "tighten", "context", "changed", "void",
-                    "back"))
+EVENTS = frozenset(("certification", "export", "cascade", "switch", "step", "raise", "tighten", "context", "changed",
+                    "void", "back"))
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def _event(entry: Entry) -> Event:
         case "certification":
             why = f": {body['reason']}" if body["reason"] else ""
             what = f"look {body['number']} at the data of {body['candidate']}, {body['result']}{why}"
+        case "export":
+            what = f"{len(body['conversations'])} conversations of an open gate: {body['reason']}"
         case "switch":
             why = "forced: " + str(body["forced"]) if body["forced"] is not None else str(body["reason"])
             proof = body["certificate"]
