@@ -131,6 +131,16 @@ def test_what_comes_late_for_a_forgotten_subject_has_no_content(store: SqlStore)
     assert store.exchange("new") == replace(FULL, id="new")  # new data of a subject that was forgotten once
 
 
+@pytest.mark.parametrize("subject", ["an\0na", "an\ud800na"])
+def test_a_subject_that_no_database_takes_is_forgotten_by_either_name(store: SqlStore, subject: str) -> None:
+    for id, name in (("by its name", subject), ("as it is shown", "an\ufffdna")):
+        store.add([exchange(id, subject=subject)])
+        assert ids(store, subject=subject) == [id]
+        assert store.forget(name) == 1
+        store.add(answers=[answer(f"late {id}", id)])  # would be sealed, if the key were still there
+        assert [each.response for each in store.answers([id])] == [None]
+
+
 def test_old_exchanges_go_with_all_that_belongs_to_them(store: SqlStore) -> None:
     store.add([exchange("a", 1.0), exchange("b", 2.0)], [answer("x", "a"), answer("y", "b")], [label("l", "a")],
               [Pending("a", 1.0)], [Thread("d", "a", "a", 1.0)])

@@ -87,9 +87,9 @@ def insert(table: str, columns: str) -> str:
 
 def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
     """In the order of EXCHANGE_COLUMNS."""
-    return (exchange.id, exchange.at_s, _text(exchange.task), exchange.kind, _text(exchange.path),
-            _text(exchange.model), exchange.mode, exchange.status, _text(exchange.conversation), exchange.parent,
-            _text(exchange.subject), _json(exchange.labels), _text(exchange.served_by), _text(exchange.fingerprint),
+    return (exchange.id, exchange.at_s, plain(exchange.task), exchange.kind, plain(exchange.path),
+            plain(exchange.model), exchange.mode, exchange.status, plain(exchange.conversation), exchange.parent,
+            plain(exchange.subject), _json(exchange.labels), plain(exchange.served_by), plain(exchange.fingerprint),
             exchange.context_digest, brief(exchange.error, exchange.status), int(exchange.streamed),
             *_usage_row(exchange.usage), exchange.cost_usd, exchange.first_token_s, exchange.total_s,
             _json(exchange.signals), exchange.audit_probability, key, body)
@@ -106,9 +106,9 @@ def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:
 
 def answer_row(answer: Answer, key: str, body: bytes | None) -> Row:
     """In the order of ANSWER_COLUMNS."""
-    return (answer.id, answer.exchange, answer.at_s, answer.role, _text(answer.served_by), answer.status,
+    return (answer.id, answer.exchange, answer.at_s, answer.role, plain(answer.served_by), answer.status,
             brief(answer.error, answer.status), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s,
-            answer.total_s, _json(answer.signals), answer.probability, _text(answer.fingerprint), key, body)
+            answer.total_s, _json(answer.signals), answer.probability, plain(answer.fingerprint), key, body)
 
 
 def answer_of(row: Row, content: Mapping[str, Any]) -> Answer:
@@ -121,7 +121,7 @@ def answer_of(row: Row, content: Mapping[str, Any]) -> Answer:
 
 def label_row(label: Label, key: str, body: bytes | None) -> Row:
     """In the order of LABEL_COLUMNS."""
-    return (label.id, label.exchange, label.at_s, label.rung, _text(label.who), label.score, label.answer,
+    return (label.id, label.exchange, label.at_s, label.rung, plain(label.who), label.score, label.answer,
             label.answer_score, key, body)
 
 
@@ -158,7 +158,7 @@ def label_pair(name: str, value: str) -> str:
     return _json({name: value})[1:-1]
 
 
-def _text(text: str | None) -> Any:
+def plain(text: str | None) -> Any:
     """Text as every database takes it: without NUL and half surrogate pairs."""
     return text if text is None or text.isascii() and "\0" not in text else (
         text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from brise.gateway import ledger, schema
@@ -33,7 +34,9 @@ class SqlStore:
 
     def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[Answer] = (), labels: Iterable[Label] = (),
             pending: Iterable[Pending] = (), threads: Iterable[Thread] = ()) -> None:
-        exchanges, answers, labels, pending = tuple(exchanges), tuple(answers), tuple(labels), tuple(pending)
+        # A subject's key goes by the name that stands in its rows, so that forgetting that name finds it.
+        exchanges = tuple(replace(exchange, subject=schema.plain(exchange.subject)) for exchange in exchanges)
+        answers, labels, pending = tuple(answers), tuple(labels), tuple(pending)
         keys = self._keys.of_subjects({exchange.subject for exchange in exchanges})
         rows = [schema.exchange_row(exchange, keys[exchange.subject].id, _sealed(
             keys[exchange.subject], f"exchanges:{exchange.id}", request=exchange.request, response=exchange.response,
@@ -132,6 +135,7 @@ class SqlStore:
 
     def forget(self, subject: str) -> int:
         """The key goes first: killed half-way, the bodies are lost already, and asking again finishes it."""
+        subject = schema.plain(subject)
         self._keys.destroy(subject)
         with self._database.transaction() as transaction:
             for table in ("answers", "labels"):
@@ -226,7 +230,7 @@ def _conditions(query: Query) -> tuple[str, Row]:
     parts, values = ["1 = 1"], list[object]()
     for column in ("task", "model", "conversation", "subject"):
         value = {"task": query.task, "model": query.model, "conversation": query.conversation,
-                 "subject": query.subject}[column]
+                 "subject": schema.plain(query.subject)}[column]
         if value is not None:
             parts.append(f"{column} = ?")
             values.append(value)
