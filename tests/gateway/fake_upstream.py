@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -119,6 +120,7 @@ class FakeUpstream:
     gone: list[Received] = field(default_factory=list)  # requests whose client went away before their answer was over
     default: Behaviour = field(default_factory=lambda: chat("hello"))
     num_connections: int = 0  # opened so far
+    tls: ssl.SSLContext | None = None
     _script: deque[Behaviour] = field(default_factory=deque)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -126,7 +128,7 @@ class FakeUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
 
     def then(self, *behaviours: Behaviour) -> None:
         """The next requests, in the order in which they come, are answered like this."""
@@ -145,7 +147,7 @@ class FakeUpstream:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        self._server = await asyncio.start_server(self._connection, sock=listener, backlog=1024)
+        self._server = await asyncio.start_server(self._connection, sock=listener, backlog=1024, ssl=self.tls)
 
     async def _stop(self) -> None:
         if self._server is not None:
@@ -236,9 +238,9 @@ async def _request(reader: asyncio.StreamReader, early: bytes) -> Received | Non
 
 
 @contextmanager
-def fake_upstream() -> Iterator[FakeUpstream]:
+def fake_upstream(tls: ssl.SSLContext | None = None) -> Iterator[FakeUpstream]:
     """A fake that runs, in an event loop and thread of its own, until the block ends."""
-    fake = FakeUpstream(0)
+    fake = FakeUpstream(0, tls=tls)
     thread = threading.Thread(target=fake._loop.run_forever, name="fake-upstream")
     thread.start()
     try:

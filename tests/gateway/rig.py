@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,15 +69,16 @@ Around = Callable[[LocalModels, Hosted, Memory], Parts]  # parts that need the s
 def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
-        model: LoadedModel | None = None, is_anthropic: bool = False) -> Iterator[Rig]:
+        model: LoadedModel | None = None, is_anthropic: bool = False, tls: ssl.SSLContext | None = None,
+        proxy: str | None = None) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
     """
     captured, settings = Memory(), settings or ServeSettings()
-    with fake_upstream() as fake:
-        url = f"http://127.0.0.1:{fake.port}{path}"
-        upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits()))
+    with fake_upstream(tls) as fake:
+        url = fake.url.removesuffix("/v1") + path
+        upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits(), proxy))
         server = AnthropicUpstream(upstream) if is_anthropic else upstream
         hosted = Hosted(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                         hedge_after_s=hedge_after_s, wait=wait)

@@ -14,9 +14,9 @@ class Size:
     In the stretches behind the training every fourth request has a phrasing or values that it never saw.
     """
 
-    train: int = 1350
+    train: int = 1900
     calibrate: int = 280
-    gate: int = 560
+    gate: int = 720
     first_step: int = 40  # conversations at a share of 1 %
     half: int = 160  # at 50 %, until the audits allow 100 %
     whole: int = 80  # at 100 %
@@ -24,8 +24,8 @@ class Size:
     after: int = 12  # when it is back
     held_out: float = 0.25
     parallel: int = 24  # cars at a time while nothing else is to be done
-    steps: int = 90
-    batch_size: int = 16
+    steps: int = 230
+    batch_size: int = 8
     rank: int = 16
     learning_rate: float = 2e-3
     eval_rows: int = 40
@@ -39,5 +39,5 @@ class Size:
 
 FULL = Size()
 # To see that everything works: too little training and traffic to prove anything.
-QUICK = Size(train=220, calibrate=95, gate=50, first_step=6, half=12, whole=10, outage=16, after=4, steps=8,
+QUICK = Size(train=220, calibrate=95, gate=50, first_step=6, half=12, whole=10, outage=16, after=4, steps=16,
              eval_rows=12, parity_rows=4, settle_s=3.0, nature=Nature(seed=1, median_s=0.3))

@@ -103,7 +103,9 @@ class Upstream:
         self._is_plain_proxied = settings.proxy is not None and parts.scheme == "http"
         self.host = parts.netloc.rpartition("@")[2].encode("idna")
         self._path = parts.path.rstrip("/").encode()
-        self._pool = Pool(_address(settings))
+        address = _address(settings)
+        self._proxy_key = address.proxy[2] if address.proxy is not None and self._is_plain_proxied else b""
+        self._pool = Pool(address)
 
     def unfit(self, asked: Asked) -> None:
         """Every request is sent: the server may say what is wrong with it."""
@@ -163,6 +165,8 @@ class Upstream:
         elif not self.settings.forwards_keys:
             keys = []
         sent = headers.upstream(asked.headers, self.host, keys, is_read=asked.kind != "other")
+        if self._proxy_key:
+            sent.append((b"proxy-authorization", self._proxy_key))
         if asked.body or asked.method in ("POST", "PUT", "PATCH"):
             sent.append((b"content-length", str(len(asked.body)).encode()))
         return sent

@@ -68,6 +68,9 @@ class Curve:
         axes.plot(*zip(*_smooth(self.train), strict=True), color="tab:blue", label="training, smoothed")
         if self.held_out:
             axes.plot(*zip(*self.held_out, strict=True), marker="o", color="tab:orange", label="held out")
+        losses = [loss for _, loss in (*self.train, *self.held_out)]
+        if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+            axes.set_yscale("log")  # else all but the first steps would lie on the axis
         axes.legend()
         axes.grid(alpha=0.3)
         with output_errors(path):
