@@ -31,5 +31,5 @@ class Within:
 share = Within(0, 1, "a number from 0 to 1")
 some = Within(0, 1, "a share over 0, up to 1,", above=True)
 percent = Within(0, 100, "over 0, under 100", above=True, below=True)
-days = Within(0.001, 36500, "a number of days over 0, up to 36500,")
+days = Within(0, 36500, "a number of days over 0, up to 36500,", above=True)
 seconds = Within(0.001, 86400, "a number of seconds over 0, up to 86400,")
