@@ -12,12 +12,14 @@ import pytest
 
 from brise.cli.main import main
 from brise.evidence import certificates
+from brise.gateway.rule import to_body
 from brise.gateway.seal import SigningKey, load_or_create_signing_key
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.stores import keys_folder, open_store
 from brise.proof import gate
 from brise.proof.certificate import Certificate, Student, Window
 from tests.gateway.ledger_lines import audit
+from tests.gateway.small_models import rule
 
 FORCE = ("--force", "--reason", "a trial")
 
@@ -157,3 +159,17 @@ def test_contradictions_are_refused(home: Path, capsys: pytest.CaptureFixture[st
     assert "--status changes nothing" in refused(capsys, "calls", "--status", "--back")
     assert "one is allowed" in refused(capsys, "calls", "--back", "--share", "10")
     assert "there is no store" in refused(capsys, "--status")
+
+
+def test_a_rule_of_another_version_does_not_go_with_the_certificate(store: SqlStore, home: Path, tmp_path: Path,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    of_v1, of_v2 = rule(fingerprint="v1"), rule(threshold=0.6, fingerprint="v2")
+    for known in (of_v1, of_v2):
+        store.append("cascade", to_body(known))
+    path = write(home, tmp_path / "v1.json", student=Student("small", fingerprint="v1"))
+    assert switched(capsys, "--certificate", path)["rule"]["digest"] == of_v1.digest
+    switched(capsys, "--back")
+    path = write(home, tmp_path / "named.json")
+    assert main(["switch", "calls", "--certificate", path, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["rule"]["digest"] == of_v2.digest and "by its name alone" in printed.err

@@ -131,7 +131,8 @@ def _begin(args: argparse.Namespace, store: Store, found: Switches) -> None:
                                                           {own, *args.trust})
     if signed is not None and not args.force:
         cutover.require_not_taken_back(store, signed.digest)
-    rule = None if args.no_threshold else found.newest_rule(args.task, candidate)
+    fingerprint = None if signed is None else signed.certificate.student.fingerprint
+    rule = None if args.no_threshold else found.newest_rule(args.task, candidate, fingerprint)
     share = (args.share or SHARES[0]) / 100
     if share > switch.SHARES[0] and not args.force:
         raise EvidenceError(f"a switch begins with {SHARES[0]} %, and goes up when audits are fine",
@@ -142,6 +143,8 @@ def _begin(args: argparse.Namespace, store: Store, found: Switches) -> None:
         "rule": None if rule is None else rule.digest, "tolerance": tolerance, "audit": args.audit / 100,
         "auto": args.auto, "user": _user(), "forced": args.reason if args.force else None,
         "reason": args.reason or "by hand"})
+    if signed is not None and fingerprint is None:
+        terminal.note(f"the certificate knows {candidate!r} by its name alone: whatever is served under it may answer")
     terminal.note(_about(rule))
 
 

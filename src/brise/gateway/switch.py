@@ -125,9 +125,11 @@ class Switches:
     tasks: Mapping[str, TaskState] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
-    def newest_rule(self, task: str, candidate: str) -> Rule | None:
-        """The rule that was certified last for this pair."""
-        found = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)]
+    def newest_rule(self, task: str, candidate: str, fingerprint: str | None = None) -> Rule | None:
+        """The rule that was certified last for this pair; with a fingerprint none of another version of the candidate.
+        """
+        found = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)
+                 and (fingerprint is None or rule.fingerprint in (None, fingerprint))]
         return found[-1] if found else None
 
 
