@@ -91,13 +91,13 @@ async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faul
         if failure is not None:
             good = takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece))
             piece = b"".join(good)
-    if not progress.has_content:
+    if piece:
+        await out.pass_on(piece)
+    if not progress.has_content:  # behind the client's back: nobody waits for our reading
         for event in sse.events(piece):
             progress.push(event)
         if progress.has_content:
             out.saw_token()
-    if piece:
-        await out.pass_on(piece)
     if failure is not None:
         raise UpstreamError(failure)
 
