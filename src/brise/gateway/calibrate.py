@@ -179,8 +179,12 @@ def _why_not(found: Feasibility, promise: Promise) -> str:
         return (f"confidence tells right from wrong only so well (AUROC {found.auroc:.2f}) that, even if all were "
                 f"known, {100 * found.oracle:.0f} % could be kept at that risk: {best:.0f} answers, and {found.least} "
                 "that are all right are needed to show it")
-    needed = "" if found.needed is None else f"; about {found.needed.units} labelled answers would"
-    return f"{found.certifying} answers do not show it{needed}"
+    said = f"{found.certifying} answers do not show it"
+    if found.needed is None:
+        return said
+    if found.needed.units <= found.certifying:
+        return f"{said}: more of them are wrong than of the earlier ones, by which {found.needed.units} were enough"
+    return f"{said}; about {found.needed.units} labelled answers would"
 
 
 def _saving(rows: Sequence[Row], found: Threshold, audit: float) -> float | None:
