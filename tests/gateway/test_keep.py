@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from dataclasses import replace
 from typing import Any
@@ -282,6 +283,34 @@ def test_an_audit_waits_as_long_as_the_hosted_model_is_out_of_reach() -> None:
     auditor.after(*exchange(scene, "easy one", 1))
     run_until_empty(auditor)
     assert len(asks) == 50 and auditor.counts["audited"] == 1
+
+
+def test_an_audit_that_a_locked_ledger_does_not_take_is_written_later() -> None:
+    scene, asks, waits, written = Scene(audit=1.0), list[int](), list[float](), list[Answer]()
+    append = scene.lines.append
+
+    def locked(kind: str, body: Body) -> Entry:
+        if len(waits) < 3:
+            raise StoreError("database is locked")
+        return append(kind, body)
+
+    async def ask(asked: requests.Asked, probability: float) -> Answer:
+        asks.append(1)
+        found: Answer = await hosted_says("answer to easy one")(asked, probability)
+        return found
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    log = io.StringIO()
+    auditor = Auditor(scene.follower, ask, written.append, wait=wait, log=log)
+    auditor.after(*exchange(scene, "easy one", 1))
+    scene.lines.append = locked  # type: ignore[method-assign]
+    run_until_empty(auditor)
+    lines = [entry for entry in scene.lines.entries if entry.kind == "audit"]
+    assert len(lines) == len(asks) == len(written) == 1 and waits == [1.0, 2.0, 4.0]
+    assert auditor.counts["audited"] == 1 and auditor.counts["unwritten"] == 3
+    assert log.getvalue().count("audits cannot be written") == 1
 
 
 def test_audits_are_drawn_with_their_probability() -> None:

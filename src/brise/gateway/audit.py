@@ -40,6 +40,7 @@ class _Audit:
     probability: float
     switch: int  # the ledger's line of the switch under which the answer was kept
     attempts: int = 0
+    answer: Answer | None = None  # the hosted model's, if only the line is still to be written
 
 
 class Auditor:
@@ -97,31 +98,39 @@ class Auditor:
     async def _audit(self, audit: _Audit) -> _Audit | None:
         """What is to be tried later, None if it is done with; no audit may end the loop."""
         try:
-            answer = await self._ask(audit.asked, audit.probability)
-            if answer is None:
-                return replace(audit, attempts=0)
-            if answer.status in LATER and audit.attempts + 1 < MAX_ATTEMPTS:
-                return replace(audit, attempts=audit.attempts + 1)
-            if audit.asked.is_captured:
-                self._write(answer)
-            if answer.error is not None or answer.response is None:
-                self.counts["unanswered"] += 1
-                return None
-            state = self._follower.state(audit.exchange.task)
-            action = None if state is None else _void(state, answer.served_by, answer.response.get(FINGERPRINT))
-            if action is not None:  # at a share of 100 % nothing else says who the hosted model is
-                self._follower.write(action)
-            await self._follower.append("audit", self._line(audit, answer))
+            if audit.answer is None:
+                answer = await self._ask(audit.asked, audit.probability)
+                if answer is None:
+                    return replace(audit, attempts=0)
+                if answer.status in LATER and audit.attempts + 1 < MAX_ATTEMPTS:
+                    return replace(audit, attempts=audit.attempts + 1)
+                if audit.asked.is_captured:
+                    self._write(answer)
+                if answer.error is not None or answer.response is None:
+                    self.counts["unanswered"] += 1
+                    return None
+                self._look_at(audit.exchange.task, answer.served_by, answer.response.get(FINGERPRINT))
+                audit = replace(audit, attempts=0, answer=answer)
+            assert audit.answer is not None
+            await self._follower.append("audit", self._line(audit, audit.answer))
             self.counts["audited"] += 1
-        except BriseError as error:
+        except BriseError as error:  # a locked ledger, a full disk: the line waits, and nobody is asked twice
             self.counts["unwritten"] += 1
             if self.counts["unwritten"] == 1:
                 print(f"brise: audits cannot be written: {error}", file=self._log, flush=True)
+            return audit if audit.answer is not None else None
         except Exception:
             self.counts["failed"] += 1
             print(f"brise: the audit of {audit.exchange.id} failed:\n{traceback.format_exc()}", file=self._log,
                   flush=True)
         return None
+
+    def _look_at(self, task: str, model: str | None, fingerprint: object) -> None:
+        """At a share of 100 % nothing else says who the hosted model is."""
+        state = self._follower.state(task)
+        action = None if state is None else _void(state, model, fingerprint)
+        if action is not None:
+            self._follower.write(action)
 
     def _line(self, audit: _Audit, answer: Answer) -> dict[str, object]:
         """D is 0 where both say the same, -1 where they do not: the hosted model counts as right."""
