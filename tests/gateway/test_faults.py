@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import socket
 from collections.abc import Iterator
@@ -16,8 +18,8 @@ from brise.gateway.failure import FailureKind
 from brise.gateway.hosted import Hosted
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
-from tests.gateway.fake_answers import chat_body, chat_events
-from tests.gateway.fake_upstream import Behaviour, Hold, answer, chat, cut, events, hang, raw, refuse
+from tests.gateway.fake_answers import chat_body, chat_events, encode
+from tests.gateway.fake_upstream import Behaviour, Hold, Peer, answer, chat, cut, events, hang, raw, refuse
 from tests.gateway.rig import Rig, rig
 from tests.gateway.test_breaker import Clock
 
@@ -103,6 +105,20 @@ def test_the_official_client_raises_where_a_stream_breaks(once: Rig) -> None:
     once.fake.then(cut(chat("one two three"), 900))
     with once.live.client() as client, pytest.raises(openai.APIError, match="did not answer"):
         list(client.chat.completions.create(model="big", messages=HI, stream=True))
+
+
+def test_a_stream_that_drips_for_ever_ends_with_an_error_event() -> None:
+    async def drip(peer: Peer) -> None:
+        await peer.start(200, {"content-type": "text/event-stream"})
+        for event in itertools.chain(chat_events("one")[:2], itertools.repeat(b": still here\n\n")):
+            await peer.send(encode(event))
+            await asyncio.sleep(0)
+
+    with rig(Limits(between_s=60.0, total_s=0.3)) as made:
+        made.fake.then(drip)
+        text = ask(made, STREAM).text
+        assert "one" in text and "upstream_stalled" in text and "not complete after 0.3 s" in text
+        assert "[DONE]" not in text and made.captured.wait()[0].mode == "failed"
 
 
 def test_a_stream_that_stalls_ends_with_an_error_event() -> None:

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stall-timeout", metavar="S", type=number_types.seconds, default=limits.between_s,
                         help="seconds from one piece of an answer to the next "
                              f"(default: {limits.between_s:g})")
+    parser.add_argument("--total-timeout", metavar="S", type=number_types.seconds, default=limits.total_s,
+                        help=f"seconds until an answer is complete (default: {limits.total_s:g})")
     parser.add_argument("--retries", metavar="N", type=_retries, default=RetrySettings().retries,
                         help="how often a request that failed is sent again, where that does no harm and the client "
                              f"has nothing of an answer; 0: never (default: {RetrySettings().retries})")
@@ -76,7 +78,8 @@ def check(args: argparse.Namespace) -> UpstreamSettings | None:
                                        hint="--upstream URL")
         return None
     key = None if args.upstream_key_env is None else settings.secret(args.upstream_key_env)
-    limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout)
+    limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout,
+                    args.total_timeout)
     return UpstreamSettings(args.upstream, key, args.api_keys is None, limits, settings.proxy(args.upstream))
 
 

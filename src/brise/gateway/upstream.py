@@ -30,6 +30,7 @@ class Limits:
     first_byte_s: float = 60.0  # of a stream, until its first piece
     answer_s: float = 600.0  # of an answer in one piece, which comes when it is complete
     between_s: float = 60.0  # from one piece to the next
+    total_s: float = 3600.0  # from the request to the last piece: a server may drip for ever
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Upstream:
                     raise
             raise UpstreamError(failure) from None
         first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if asked.streams else limits.between_s
-        return _HttpReply(self._pool, connection, response, first_s, limits.between_s)
+        return _HttpReply(self._pool, connection, response, first_s, limits, begun_s)
 
     def close(self) -> None:
         """Ends the connections that wait for requests."""
@@ -175,10 +176,10 @@ class Upstream:
 class _HttpReply:
     """An answer as it came."""
 
-    def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float,
-                 between_s: float) -> None:
+    def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float, limits: Limits,
+                 begun_s: float) -> None:
         self._pool, self._connection = pool, connection
-        self._first_s, self._between_s = first_s, between_s
+        self._first_s, self._limits, self._end_s = first_s, limits, begun_s + limits.total_s
         self.status = response.status_code
         self.headers: Headers = [*response.headers]
 
@@ -187,19 +188,27 @@ class _HttpReply:
         pieces, wait_s = self._connection.body(), self._first_s
         kind: FailureKind = "first_byte_timeout"
         while True:
+            left_s = self._end_s - time.monotonic()
+            if left_s <= 0:
+                raise UpstreamError(Failure("stalled", self._not_complete))
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(min(wait_s, left_s)):
                     piece = await anext(pieces, None)
             except TimeoutError:
-                raise UpstreamError(Failure(kind, f"nothing came for {wait_s:g} s")) from None
+                why = f"nothing came for {wait_s:g} s" if wait_s < left_s else self._not_complete
+                raise UpstreamError(Failure(kind, why)) from None
             except LostError as error:
                 raise UpstreamError(Failure("cut", str(error))) from None
             except NotHttpError as error:
                 raise UpstreamError(Failure("malformed", str(error))) from None
             if piece is None:
                 return
-            kind, wait_s = "stalled", self._between_s
+            kind, wait_s = "stalled", self._limits.between_s
             yield piece
+
+    @property
+    def _not_complete(self) -> str:
+        return f"it was not complete after {self._limits.total_s:g} s"
 
     def close(self) -> None:
         """Leaves the connection to the next request if the answer was read to its end, else ends it."""
