@@ -47,7 +47,7 @@ def test_a_shadow_needs_to_know_who_answers(capsys: pytest.CaptureFixture[str]) 
 def test_a_share_is_a_number_from_0_to_1(share: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["serve", "--upstream", NOBODY, "--shadow", share])
-    assert "a share from 0 to 1" in capsys.readouterr().err
+    assert "a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_before_a_server_that_is_gone_the_small_model_answers(tiny_path: Path, tmp_path: Path) -> None:

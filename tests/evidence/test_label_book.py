@@ -20,7 +20,7 @@ def pair(name: str) -> Pair:
 
 def test_a_line_that_a_crash_cut_is_left_out_and_written_over(tmp_path: Path) -> None:
     book = FileBook(tmp_path / "book.jsonl")
-    assert book.verdicts() == ()
+    assert not book.verdicts()
     book.write(pair("x"), Verdict("x", 1, 0, "ann", 5.0))
     with (tmp_path / "book.jsonl").open("a") as file:
         file.write('{"id": "y", "small_sc')

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from brise.cli import chat_options, prove_sources, terminal
+from brise.cli import chat_options, label_judge, prove_sources, terminal
 from brise.errors import EvidenceError
 from brise.evals.example import Answer
 from brise.evidence import label_queue, scoring
@@ -36,11 +36,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     prove_sources.add_arguments(parser)
     prove_sources.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
     parser.add_argument("--who", metavar="NAME", default="person", help="who judges (default: person)")
+    label_judge.add_arguments(parser)
     parser.add_argument("--number", metavar="N", type=chat_options.count, help="end after N questions (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
     prove_sources.check(args)
+    endpoint = label_judge.check(args)
     if args.pairs is not None and args.judgements is None:
         raise EvidenceError("--pairs needs --judgements FILE, in which the verdicts are kept")
     with prove_sources.opened(args) as store:
@@ -48,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         pairs = found.chosen.pairs
         book: Book = FileBook(args.judgements) if store is None or args.pairs is not None else StoreBook(store, pairs)
         scored = scoring.score(pairs, "human", None)
+        if endpoint is not None:
+            label_judge.ask(args, endpoint, pairs, scored, book)
+            return 0
         questions = [question for question in label_queue.queue(pairs, scored, book.verdicts())
                      if args.draw is None or scoring.is_drawn(question.pair, args.draw)]
         terminal.note(f"{len(questions)} questions; a, b, both, neither, skip or quit, then Enter")

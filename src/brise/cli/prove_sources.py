@@ -90,7 +90,8 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
         until_s = args.until if last_s is None else math.nextafter(last_s, math.inf)
         pairs = pairs_log.read(args.pairs, unit)
         if args.judgements is not None:
-            pairs = label_book.with_verdicts(pairs, label_book.FileBook(args.judgements).verdicts())
+            book = label_book.FileBook(args.judgements)
+            pairs = label_book.with_verdicts(pairs, [*book.verdicts(), *book.verdicts("judge")])
         chosen = choose(pairs, args.since, until_s, any_context=args.any_context)
         return Found(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
     assert store is not None and args.task is not None, "checked before"

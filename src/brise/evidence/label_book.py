@@ -1,6 +1,7 @@
-"""Where people's verdicts on pairs of answers are kept: as labels in the store, or in a file beside a log.
+"""Where verdicts on pairs of answers are kept, people's and a judge's: labels in the store, or a file beside a log.
 
-A file has a line each: {"id": of the pair, "small_score", "large_score", "rung": "human", "who", "at", "second_look"}.
+A file has a line each: {"id": of the pair, "small_score", "large_score", "rung": "human" or "judge", "who", "at",
+"second_look"}.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from brise.checkpoint.staged import output_errors
 from brise.errors import EvidenceError, RequestError
@@ -21,12 +22,14 @@ from brise.gateway.store import Store
 from brise.text.fields import Fields
 from brise.text.json_text import parse_json
 
+By = Literal["human", "judge"]
+RUNGS: Sequence[By] = ("human", "judge")
 BATCH = 500  # exchanges whose labels are read at one time
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a person made of the two answers of a pair: 1 for a good one. A second look tells how steady people are."""
+    """What somebody made of the two answers of a pair: 1 for a good one. A second look tells how steady people are."""
 
     pair: str
     small: float
@@ -34,38 +37,39 @@ class Verdict:
     who: str
     at_s: float
     is_second: bool = False
+    rung: By = "human"
 
 
 class Book(Protocol):
     """Keeps verdicts; what was written is there after a crash."""
 
-    def verdicts(self) -> Sequence[Verdict]:
-        """All so far, in the order in which they were given."""
+    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
+        """Those so far, in the order in which they were given."""
     def write(self, pair: Pair, verdict: Verdict) -> None: ...
 
 
 class StoreBook:
-    """Labels of the rung `human` in the store of captured traffic."""
+    """Labels in the store of captured traffic."""
 
     def __init__(self, store: Store, pairs: Sequence[Pair]) -> None:
         self._store, self._pairs = store, pairs
 
-    def verdicts(self) -> Sequence[Verdict]:
+    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
         """Those that speak of both answers of one of these pairs."""
         answers = {pair.id: pair.small.id for pair in self._pairs}
         ids = list(answers)
         labels = [label for start in range(0, len(ids), BATCH)
                   for label in self._store.labels(ids[start:start + BATCH])
-                  if label.rung == "human" and label.answer == answers[label.exchange]]
+                  if label.rung == rung and label.answer == answers[label.exchange]]
         return [Verdict(label.exchange, label.answer_score, label.score, label.who, label.at_s,
-                        label.note == SECOND_LOOK)
+                        label.note == SECOND_LOOK, rung)
                 for label in sorted(labels, key=lambda label: label.at_s)
                 if label.answer_score is not None and label.score is not None]
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
         """One label."""
         self._store.add(labels=[Label(
-            new_id(), pair.id, verdict.at_s, "human", verdict.who, verdict.large, pair.small.id, verdict.small,
+            new_id(), pair.id, verdict.at_s, verdict.rung, verdict.who, verdict.large, pair.small.id, verdict.small,
             SECOND_LOOK if verdict.is_second else "")])
 
 
@@ -75,14 +79,15 @@ class FileBook:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def verdicts(self) -> Sequence[Verdict]:
-        """All lines of the file; none if it is not there yet."""
-        return read(self._path) if self._path.exists() else ()
+    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
+        """The lines of the file; none if it is not there yet."""
+        return [verdict for verdict in read(self._path) if verdict.rung == rung] if self._path.exists() else []
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
         """One line, in one write."""
-        line = json.dumps({"id": pair.id, "small_score": verdict.small, "large_score": verdict.large, "rung": "human",
-                           "who": verdict.who, "at": verdict.at_s, "second_look": verdict.is_second})
+        line = json.dumps({"id": pair.id, "small_score": verdict.small, "large_score": verdict.large,
+                           "rung": verdict.rung, "who": verdict.who, "at": verdict.at_s,
+                           "second_look": verdict.is_second})
         with output_errors(self._path), self._path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -107,26 +112,26 @@ def read(path: Path) -> Sequence[Verdict]:
 
 
 def with_verdicts(pairs: Sequence[Pair], verdicts: Iterable[Verdict]) -> tuple[Pair, ...]:
-    """The pairs with what people said of them; EvidenceError if they spoke of pairs that are not there."""
+    """The pairs with what was said of them; EvidenceError if it was said of pairs that are not there."""
     known = {pair.id for pair in pairs}
-    newest: dict[str, Judgement] = {}
+    newest: dict[tuple[str, By], Judgement] = {}
     for verdict in verdicts:
         if verdict.pair not in known:
             raise EvidenceError(f"there is a verdict on the pair {verdict.pair[:64]!r}, which the log does not have",
                                 hint="is it the same log? A row's id is its line's number, unless it says another")
         if not verdict.is_second:
-            newest[verdict.pair] = Judgement("human", verdict.small, verdict.large, who=verdict.who)
-    return tuple(replace(pair, judgements=(*pair.judgements, newest[pair.id])) if pair.id in newest else pair
-                 for pair in pairs)
+            newest[verdict.pair, verdict.rung] = Judgement(verdict.rung, verdict.small, verdict.large, who=verdict.who)
+    return tuple(replace(pair, judgements=(*pair.judgements, *(newest[pair.id, rung] for rung in RUNGS
+                                                               if (pair.id, rung) in newest))) for pair in pairs)
 
 
 def _verdict(fields: Fields) -> Verdict:
     small, large = fields.number("small_score", 0, 1), fields.number("large_score", 0, 1)
     if small is None or large is None:
         raise fields.missing("small_score" if small is None else "large_score")
-    fields.required_choice("rung", ("human",))
+    rung = next(known for known in RUNGS if known == fields.required_choice("rung", RUNGS))
     verdict = Verdict(fields.required_text("id"), small, large, fields.text("who") or "",
-                      fields.number("at", 0, 1e11) or 0.0, fields.flag("second_look") or False)
+                      fields.number("at", 0, 1e11) or 0.0, fields.flag("second_look") or False, rung)
     fields.done()
     return verdict
 
