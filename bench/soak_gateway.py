@@ -110,6 +110,12 @@ def _quarters(samples: list[Sample], options: argparse.Namespace) -> tuple[list[
             [sample for sample in samples if seconds - quarter <= sample.at_s < seconds])
 
 
+def _tenths(samples: list[Sample], options: argparse.Namespace) -> list[list[Sample]]:
+    """The samples of each tenth of the run."""
+    length = 6 * options.minutes
+    return [[sample for sample in samples if at * length <= sample.at_s < (at + 1) * length] for at in range(10)]
+
+
 def _growth(first: list[Sample], last: list[Sample]) -> list[str]:
     if not first or not last:
         return [f"too short to judge memory: the caches are full after {FILLS:,.0f} requests"]
@@ -132,6 +138,8 @@ def _report(options: argparse.Namespace, record: Record, samples: list[Sample], 
         "p50_s": percentile(record.seconds, 0.5), "p99_s": percentile(record.seconds, 0.99),
         "memory_first_bytes": median(sample.memory_bytes for sample in first) if first else None,
         "memory_last_bytes": median(sample.memory_bytes for sample in last) if last else None,
+        "memory_by_tenth": [round(median(sample.memory_bytes for sample in part) / 1e6, 1)
+                            for part in _tenths(samples, options) if part],
         "files_first": median(sample.num_files for sample in first) if first else None,
         "files_last": median(sample.num_files for sample in last) if last else None,
         "counted": counted, "problems": problems[:20], "passed": not problems}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from brise.engine.last_hidden import WIDTH
 from brise.errors import StoreError
 from brise.gateway import answers
 from brise.gateway import asked as requests
@@ -22,7 +23,7 @@ from brise.gateway.parts import Decision, Escalated, Served
 from brise.gateway.reassemble import reassemble
 from brise.gateway.records import Answer, Body, Entry, Exchange
 from brise.gateway.route import SwitchRouter
-from brise.gateway.rule import to_body
+from brise.gateway.rule import Term, to_body
 from brise.gateway.sse import events
 from brise.gateway.switch import Action
 from brise.gateway.watch import Watch
@@ -174,6 +175,19 @@ def test_a_model_that_is_replaced_while_it_answers_is_not_believed() -> None:
 
     scene = Scene(FakeSmall(say), certificate=WARRANT | {"fingerprint": "f1"}, rule=None)
     assert outcome(scene, "easy one") == Escalated() and not scene.sent
+
+
+def test_a_rule_with_a_head_looks_at_the_hidden_state() -> None:
+    weights = (0.0, 1.0, *[0.0] * (WIDTH - 1))
+    certified = rule(terms=(Term("head", 0.0, 1.0, 1.0),), bias=0.0, head=weights)
+    lines = Lines()
+    lines.append("cascade", to_body(certified))
+    for first, kind in ((2.0, Served), (-2.0, Escalated)):
+        scene = Scene(FakeSmall(sure_of_yes, hidden=(first, *[0.0] * (WIDTH - 1))), lines, rule=certified.digest)
+        found = outcome(scene, "easy one")
+        assert isinstance(found, kind) and found.signals["head"] == first
+    scene = Scene(FakeSmall(sure_of_yes), lines, rule=certified.digest)
+    assert isinstance(outcome(scene, "easy one"), Escalated), "without a state there is no confidence"
 
 
 def test_caution_keeps_surer_answers_only() -> None:

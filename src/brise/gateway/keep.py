@@ -18,7 +18,7 @@ from typing import TextIO
 from starlette.types import Send
 
 from brise.errors import RequestError
-from brise.gateway import answers, coverage, route, signals, sse
+from brise.gateway import answers, coverage, head, route, signals, sse
 from brise.gateway.asked import Asked, Headers
 from brise.gateway.follow import Follower
 from brise.gateway.headers import added
@@ -52,7 +52,8 @@ class SmallModel:
             fingerprint = self._certified(state)
             if state.rule is None and asked.streams:
                 return await self._stream(state, asked, fingerprint, send)
-            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
+            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS,
+                                             hidden=state.rule is not None and bool(state.rule.head))
             self._certified(state)  # it may have been replaced meanwhile
         except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
             self._refuse(state, error)
@@ -106,6 +107,8 @@ class SmallModel:
             if self._coverage is None or self._coverage[0] != rule.digest:
                 self._coverage = rule.digest, coverage.unpack(rule.coverage)
             measured["novelty"] = coverage.novelty(answers.asked_text(fields), self._coverage[1])
+        if rule is not None and rule.head:
+            measured |= head.measured(rule.head, found.hidden)
         return measured
 
     async def _stream(self, state: TaskState, asked: Asked, fingerprint: str, send: Send) -> Served:

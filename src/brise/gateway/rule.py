@@ -71,6 +71,7 @@ class Rule:
     vetoes: tuple[str, ...] = (VETO,)  # signals that overrule all others where they are over 0
     coverage: str = ""  # what `novelty` is measured from (gateway/coverage.py), if the rule looks at it
     fingerprint: str | None = None  # of the candidate whose answers it was fitted on
+    head: tuple[float, ...] = ()  # bias and weights of `head` (gateway/head.py), if the rule looks at it
     digest: str = ""
 
     def confidence(self, signals: Mapping[str, float]) -> float | None:
@@ -91,19 +92,20 @@ class Rule:
 def to_body(rule: Rule) -> dict[str, Any]:
     """What the ledger holds of a rule, its digest included."""
     body = {name: value for name, value in asdict(rule).items()
-            if name != "digest" and (name, value) != ("fingerprint", None)}  # older rules keep their digest
+            if name != "digest" and (name, value) not in (("fingerprint", None), ("head", ()))}  # as older rules are
+    body |= {"head": list(rule.head)} if rule.head else {}
     return body | {"digest": _digest(body)}
 
 
 def from_body(body: Body) -> Rule:
     """The rule of a ledger's line; StoreError if it is not the one that its digest was made of."""
     try:
-        plain = {name: value for name, value in body.items() if name not in ("terms", "baseline", "vetoes")}
+        plain = {name: value for name, value in body.items() if name not in ("terms", "baseline", "vetoes", "head")}
         was = body["baseline"]
         baseline = Baseline(tuple(was["edges"]), tuple(was["shares"]), was["vetoed"], was["escalated"],
                             was["disagreed"], was["units"])
         rule = Rule(**plain, terms=tuple(Term(**term) for term in body["terms"]), baseline=baseline,
-                    vetoes=tuple(body["vetoes"]))
+                    vetoes=tuple(body["vetoes"]), head=tuple(map(float, body.get("head", ()))))
     except (KeyError, TypeError) as error:
         raise StoreError(f"a rule of the ledger cannot be read: {error!r}") from None
     if rule.digest != _digest({name: value for name, value in body.items() if name != "digest"}):

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Literal
 
 from brise.errors import EvidenceError
-from brise.gateway import answers, signals
+from brise.gateway import answers, head, signals
 from brise.gateway.records import Answer, Exchange, Label
 from brise.gateway.rule import VETO
 from brise.gateway.store import Query, Store
@@ -37,6 +37,7 @@ class Row:
     differs: bool
     wrong: bool
     cost_usd: float | None = None
+    hidden: tuple[float, ...] = ()  # the state behind the answer's last token, if it was kept
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def _row(exchange: Exchange, answer: Answer, labels: Sequence[Label], rung: str,
     measured = dict(answer.signals) if answer.signals else (
         {VETO: 1.0} if answer.response is None else signals.measure(exchange.request, answer.response))
     return Row(exchange.id, exchange.conversation or exchange.id, exchange.at_s, answers.asked_text(exchange.request),
-               measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd)
+               measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd,
+               head.hidden_of(answer.response))
 
 
 def _differs(exchange: Exchange, answer: Answer, scorer: str) -> bool:

@@ -30,7 +30,7 @@ class Fit:
         return found
 
 
-def fit(values: Any, outcomes: Any) -> Fit:
+def fit(values: Any, outcomes: Any, ridge: float = RIDGE) -> Fit:
     """By Newton's method, the bias not shrunk. `values` is (answers, signals), outcomes are in [0, 1]."""
     given, wanted = np.asarray(values, np.float64), scores(outcomes, "outcomes")
     if given.ndim != 2 or len(given) != len(wanted) or not len(given):
@@ -40,15 +40,15 @@ def fit(values: Any, outcomes: Any) -> Fit:
     means, scales = given.mean(axis=0), given.std(axis=0)
     scales = np.where(scales > 1e-12, scales, 1.0)
     design = np.column_stack([np.ones(len(given)), (given - means) / scales])
-    ridge = RIDGE * np.diag([1e-6, *[1.0] * given.shape[1]])
+    prior = ridge * np.diag([1e-6, *[1.0] * given.shape[1]])
     weights = np.zeros(design.shape[1])
-    loss = _loss(design, wanted, weights, ridge)
+    loss = _loss(design, wanted, weights, prior)
     for _ in range(MAX_STEPS):
         chances = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
-        slope = design.T @ (wanted - chances) - ridge @ weights
-        curve = (design * (chances * (1 - chances))[:, None]).T @ design + ridge
+        slope = design.T @ (wanted - chances) - prior @ weights
+        curve = (design * (chances * (1 - chances))[:, None]).T @ design + prior
         step = np.linalg.solve(curve, slope)
-        while (better := _loss(design, wanted, weights + step, ridge)) > loss + 1e-12 and np.abs(step).max() > 1e-10:
+        while (better := _loss(design, wanted, weights + step, prior)) > loss + 1e-12 and np.abs(step).max() > 1e-10:
             step = step / 2  # far from the optimum a full step may lead away
         weights, last, loss = weights + step, loss, better
         if last - loss < 1e-9:
@@ -56,6 +56,6 @@ def fit(values: Any, outcomes: Any) -> Fit:
     return Fit(float(weights[0]), weights[1:], means, scales)
 
 
-def _loss(design: Floats, wanted: Floats, weights: Floats, ridge: Floats) -> float:
+def _loss(design: Floats, wanted: Floats, weights: Floats, prior: Floats) -> float:
     odds = design @ weights
-    return float((np.logaddexp(0, odds) - wanted * odds).sum() + weights @ ridge @ weights / 2)
+    return float((np.logaddexp(0, odds) - wanted * odds).sum() + weights @ prior @ weights / 2)

@@ -68,21 +68,23 @@ class LocalAnswers:
         return Load(*others, worker.max_sequences)
 
     async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
-                     background: bool = False) -> LocalAnswer:
+                     hidden: bool = False, background: bool = False) -> LocalAnswer:
         """A whole answer, whatever `stream` in the body says."""
         plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
         asked = await self._ask(model, kind, plain)
-        tokens: list[TokenLogprob] = []
+        tokens, state = list[TokenLogprob](), list[float]()
 
         def watch(delta: Delta) -> None:
             tokens.extend(delta.logprobs)
+            state.extend(delta.last_hidden)
 
         has_tokens = logprobs is not None and len(asked.job.requests) == asked.job.requests[0].n == 1
-        asked = asked.changed(partial(_told, logprobs, background), watch if has_tokens else None)
+        told = partial(_told, logprobs, background, hidden and has_tokens)
+        asked = asked.changed(told, watch if has_tokens else None)
         whole = await asked.collect()
         ticket = asked.job.ticket
         return LocalAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
-                           time.monotonic() - ticket.started_s, asked.ignored)
+                           time.monotonic() - ticket.started_s, asked.ignored, hidden=tuple(state))
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
         """The answer piece by piece; with `prefix` it goes on behind that text."""
@@ -174,9 +176,9 @@ def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> E
     return replace(request, max_tokens=None)
 
 
-def _told(logprobs: int | None, background: bool, request: EngineRequest) -> EngineRequest:
+def _told(logprobs: int | None, background: bool, hidden: bool, request: EngineRequest) -> EngineRequest:
     wanted = request.logprobs if logprobs is None else max(logprobs, request.logprobs or 0)
-    return replace(request, logprobs=wanted, background=background)
+    return replace(request, logprobs=wanted, background=background, last_hidden=hidden)
 
 
 def _begun(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) -> EngineRequest:
