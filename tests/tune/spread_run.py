@@ -85,6 +85,8 @@ def main(words: list[str]) -> None:
         train(Path(path), method, keep, checkpointing=checkpointing == "on")  # type: ignore[arg-type]
     if spread.is_launched():
         spread.leave()
+        threads = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+        assert not [name for name in threads if "gloo" in name], threads
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ learned tokens of all ranks, and gradients are added up: what comes out is what 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import math
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -34,6 +36,8 @@ from brise.tune.session import Folder
 Tensor = torch.Tensor
 T = TypeVar("T")
 
+_meshes: list[DeviceMesh] = []
+
 
 def is_launched() -> bool:
     """Whether torchrun started this process as one of several."""
@@ -49,12 +53,21 @@ def join(device: torch.device) -> torch.device:
                                    f"{torch.cuda.device_count()} GPUs", hint="give --nproc-per-node that number")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(gc.collect)  # after an error its traceback has kept the model, and that its group
     return device
 
 
 def leave() -> None:
-    """Parts from the other ranks."""
+    """Parts from the other ranks.
+
+    The threads of gloo end with the last reference to their group: one that lets go of a tensor when Python has ended
+    aborts the process ("terminate called without an active exception"). DTensor's caches keep every mesh for good, and
+    a mesh keeps its groups.
+    """
     dist.destroy_process_group()
+    while _meshes:
+        _meshes.pop()._pg_registry.clear()
+    gc.collect()
 
 
 def is_first() -> bool:
@@ -105,6 +118,7 @@ class Spread:
         self.rank, self.count, self._device = dist.get_rank(), dist.get_world_size(), device
         self._root = _Root(trained.weights)
         mesh = init_device_mesh(device.type, (self.count,))
+        _meshes.append(mesh)
         for module in (*self._root.layers, self._root):
             sharded = cast(FSDPModule, fully_shard(module, mesh=mesh))
             # A sum, as each rank's loss is divided by everybody's tokens already.
