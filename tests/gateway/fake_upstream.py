@@ -204,9 +204,10 @@ def _has_left(next_byte: asyncio.Future[bytes]) -> bool:
 async def _cancelled(next_byte: asyncio.Future[bytes]) -> bytes:
     """The byte, if it was read before it could be cancelled."""
     next_byte.cancel()
-    with suppress(asyncio.CancelledError, OSError):
-        return await next_byte
-    return b""
+    await asyncio.wait((next_byte,))  # to await it itself would swallow the end of the one who waits
+    if next_byte.cancelled() or isinstance(next_byte.exception(), OSError):
+        return b""
+    return next_byte.result()
 
 
 async def _request(reader: asyncio.StreamReader, early: bytes) -> Received | None:

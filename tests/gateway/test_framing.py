@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brise.gateway.framing import Body, FramingError
@@ -66,6 +66,8 @@ def test_chunks(chunks: list[bytes], cuts: list[int], behind: bytes, extension: 
 
 @given(st.lists(st.sampled_from([b"0", b"3", b"a", b"\r\n", b"\r", b"\n", b"abc", b";", b" ", b"-1", b"\r\n0\r\n\r\n"]),
                 max_size=12), st.lists(st.integers(0, 50), max_size=5))
+@example([b"0", b"\r\n", b"\n"], [])
+@example([b"0", b"\r\n", b"a", b"\n", b"\n"], [])
 def test_what_is_no_chunk_is_refused_as_h11_refuses_it(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
     theirs = by_h11(CHUNKED, data)

@@ -74,13 +74,14 @@ class Body:
                 self._left -= len(piece)
                 self._ends_chunk = self._left == 0
                 continue
-            end = buffer.find(b"\r\n", at)
+            ending = b"\n" if self._in_trailers else b"\r\n"  # a header's line may end like this (RFC 9112, 2.2)
+            end = buffer.find(ending, at)
             if end < 0:
                 if len(buffer) - at > MAX_LINE_BYTES:
                     raise FramingError("a chunk's size or a trailer is too long")
                 break
-            line, at = bytes(buffer[at:end]), end + 2
-            self._line(line)
+            line, at = bytes(buffer[at:end]), end + len(ending)
+            self._line(line.removesuffix(b"\r") if self._in_trailers else line)
         del buffer[:at]
         if self.is_over:
             self.rest = bytes(buffer)
