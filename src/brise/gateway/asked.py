@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from brise.gateway import redact
 from brise.gateway.records import Body, Kind, new_id
 
 Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
@@ -39,6 +40,7 @@ class Asked:
     subject: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     is_captured: bool = True
+    secrets: Sequence[str] = field(default=(), repr=False)  # that must not be written down (redact.py)
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -52,8 +54,11 @@ class Asked:
         return next((value.decode("latin-1") for known, value in self.headers if known == name), None)
 
 
-def read(method: str, path: str, target: bytes, headers: Headers, body: bytes) -> Asked:
-    """Never fails: what is no JSON is passed on all the same, and the hosted model may say what is wrong with it."""
+def read(method: str, path: str, target: bytes, headers: Headers, body: bytes, secrets: Sequence[str] = ()) -> Asked:
+    """Never fails: what is no JSON is passed on all the same, and the hosted model may say what is wrong with it.
+
+    `secrets` of the gateway itself are added to those that the request came with.
+    """
     kind: Kind = KINDS.get(path, "other") if method == "POST" else "other"
     fields = _object(body) if kind != "other" else None
     model = fields.get("model") if fields is not None else None
@@ -62,7 +67,7 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes) -
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
     return Asked(new_id(), method, path, target, headers, body, fields, kind, model, own.get("task") or model or path,
                  own.get("conversation"), own.get("subject") or _user(fields), dict(labels[:MAX_LABELS]),
-                 own.get("capture", "on").lower() != "off")
+                 own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields), *secrets))
 
 
 def context_digest(fields: Body | None) -> str | None:

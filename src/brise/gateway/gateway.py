@@ -14,7 +14,7 @@ from typing import TextIO, get_args
 
 from starlette.types import Message, Send
 
-from brise.gateway import refusal
+from brise.gateway import redact, refusal
 from brise.gateway.asked import Asked
 from brise.gateway.exchange import exchange_of, read, served_of
 from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
@@ -179,10 +179,11 @@ class Gateway:
             served = read(served, asked)
             if served.cost_usd is None and self.parts.prices is not None and served.mode in ("hosted", "escalated"):
                 served = replace(served, cost_usd=self.parts.prices.cost(served.served_by, asked.model, served.usage))
-            exchange = exchange_of(asked, served, total_s)
+            exchange = redact.exchange(exchange_of(asked, served, total_s), asked.secrets)
             if self.parts.capture is not None and asked.is_captured:
                 pending = (Pending(asked.id, asked.at_s),) if served.pending else ()
-                self.parts.capture.record(exchange, served.answers, pending)
+                answers = [redact.answer(each, asked.secrets) for each in served.answers]
+                self.parts.capture.record(exchange, answers, pending)
             elif self.parts.capture is not None:
                 self.parts.capture.skip("off")
         except Exception:

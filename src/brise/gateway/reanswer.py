@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -115,7 +115,7 @@ class Reanswer:
             self.counts["not_allowed"] += 1
             return None
         self.counts["answered" if served.error is None else "refused"] += 1
-        return again(served, asked.id, "reanswer", at_s, time.monotonic() - started_s)
+        return again(served, asked, "reanswer", at_s, time.monotonic() - started_s)
 
     async def _oldest(self) -> tuple[Asked, int] | None:
         if self._held:
@@ -132,7 +132,7 @@ class Reanswer:
             if pending.attempts < self._options.attempts:
                 exchange = self._store.exchange(pending.exchange)
                 if exchange is not None and exchange.request is not None:
-                    return _asked(exchange), pending.attempts
+                    return _asked(exchange, self._hosted.upstream.settings.secrets), pending.attempts
         return None
 
     def _postpone(self, exchange: str) -> None:
@@ -158,6 +158,6 @@ class Reanswer:
         self._news.set()
 
 
-def _asked(exchange: Exchange) -> Asked:
+def _asked(exchange: Exchange, secrets: Sequence[str]) -> Asked:
     body = json.dumps(exchange.request).encode()
-    return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body), id=exchange.id)
+    return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets), id=exchange.id)

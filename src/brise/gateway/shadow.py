@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from brise.errors import PreemptedError, QueueFullError, RequestError
+from brise.gateway import redact
 from brise.gateway.asked import Asked
 from brise.gateway.background import MAX_WAITING, Waiting
 from brise.gateway.candidates import Candidates
@@ -92,13 +93,13 @@ class Shadow:
                 continue
             except RequestError as error:  # the small model cannot answer this: that is an answer to be counted, too
                 self.counts["failed"] += 1
-                self._record(Answer(new_id(at_s), asked.id, at_s, "shadow", model, self._fingerprint(model),
-                                    error.status, error.args[0], total_s=self._now() - started_s,
-                                    probability=self._options.share))
+                self._record(asked, Answer(new_id(at_s), asked.id, at_s, "shadow", model, self._fingerprint(model),
+                                           error.status, error.args[0], total_s=self._now() - started_s,
+                                           probability=self._options.share))
                 return
             self.counts["answered"] += 1
             self.ignored.update(ignored_names(answer.ignored))
-            self._record(self._answered(asked.fields, asked.id, at_s, (model, fingerprint), answer))
+            self._record(asked, self._answered(asked.fields, asked.id, at_s, (model, fingerprint), answer))
             return
         self.counts["shed"] += 1
 
@@ -128,8 +129,8 @@ class Shadow:
                       first_token_s=answer.first_token_s, total_s=answer.total_s, signals=signals,
                       probability=self._options.share, response=body)
 
-    def _record(self, answer: Answer) -> None:
-        self._capture.record(answers=(answer,))
+    def _record(self, asked: Asked, answer: Answer) -> None:
+        self._capture.record(answers=(redact.answer(answer, asked.secrets),))
 
 
 class Reask:
@@ -156,16 +157,17 @@ class Reask:
                 self.counts["failed"] += 1
                 continue
             self.counts["answered"] += 1
-            self._capture.record(answers=(again(served, asked.id, "reask", at_s, time.monotonic() - started_s,
+            self._capture.record(answers=(again(served, asked, "reask", at_s, time.monotonic() - started_s,
                                                 self._share),))
 
 
-def again(served: Served, exchange: str, role: Role, at_s: float, total_s: float,
+def again(served: Served, asked: Asked, role: Role, at_s: float, total_s: float,
           probability: float | None = None) -> Answer:
     """What the hosted model said when it was asked once more."""
-    return Answer(new_id(at_s), exchange, at_s, role, served.served_by, served.fingerprint, served.status,
-                  served.error, served.usage, served.cost_usd, total_s=total_s, probability=probability,
-                  response=served.response)
+    answer = Answer(new_id(at_s), asked.id, at_s, role, served.served_by, served.fingerprint, served.status,
+                    served.error, served.usage, served.cost_usd, total_s=total_s, probability=probability,
+                    response=served.response)
+    return redact.answer(answer, asked.secrets)
 
 
 def is_pair(asked: Asked, exchange: Exchange) -> bool:

@@ -41,6 +41,6 @@ def _asker(hosted: Hosted) -> Ask:
             if error.failure.kind in OUT_OF_REACH or error.failure.status == 429:
                 return None
             served = Served("failed", error.failure.client_status, error=str(error.failure))
-        return again(served, asked.id, "audit", at_s, time.monotonic() - started_s, probability)
+        return again(served, asked, "audit", at_s, time.monotonic() - started_s, probability)
 
     return ask

@@ -46,6 +46,12 @@ class UpstreamSettings:
     limits: Limits = Limits()
     proxy: str | None = field(default=None, repr=False)  # may hold a password
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What is to stand in no record: the key, and the password of the proxy."""
+        password = urlsplit(self.proxy or "").password
+        return tuple(secret for secret in (self.key, password and unquote(password)) if secret)
+
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.url)

@@ -65,7 +65,8 @@ class Front:
         body = await read_bytes(Request(scope, receive), settings.max_body_bytes, settings.body_timeout_s)
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        return asked.read(scope["method"], scope["path"], target, scope["headers"], body)
+        return asked.read(scope["method"], scope["path"], target, scope["headers"], body,
+                          self._gateway.hosted.upstream.settings.secrets)
 
     def _is_local(self, wanted: Asked) -> bool:
         if wanted.kind in LOCAL_KINDS:
