@@ -76,3 +76,11 @@ def test_before_a_server_that_is_gone_the_small_model_answers(tiny_path: Path, t
 def test_a_dialect_is_for_an_upstream(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", f"small={tiny_path}", "--port", "0", "--upstream-dialect", "anthropic"]) == 1
     assert "--upstream-dialect is for a gateway, and there is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value", "allowed"), [
+    ("--keep-days", "0.0005", "days from 0.001 to 36500"), ("--total-timeout", "0", "seconds from 0.001 to 86400")])
+def test_times_have_their_limits(option: str, value: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--upstream", NOBODY, option, value])
+    assert allowed in capsys.readouterr().err

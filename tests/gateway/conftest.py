@@ -75,5 +75,5 @@ def made(module_rig: Rig) -> Rig:
     """The same, with nothing left of the tests before."""
     module_rig.live.wait_idle()
     module_rig.fake.received.clear()
-    module_rig.captured.exchanges.clear()
+    module_rig.captured.clear()
     return module_rig

@@ -29,14 +29,6 @@ def module_rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def made(module_rig: Rig) -> Rig:
-    module_rig.live.wait_idle()
-    module_rig.fake.received.clear()
-    module_rig.captured.clear()
-    return module_rig
-
-
-@pytest.fixture
 def client(made: Rig) -> Iterator[openai.OpenAI]:
     with made.live.client("sk-secret") as opened:
         yield opened

@@ -14,7 +14,7 @@ import pytest
 from brise.errors import StoreError
 from brise.gateway import ledger
 from brise.gateway.capture import Capture
-from brise.gateway.schema import TABLES
+from brise.gateway.schema import TRAFFIC
 from brise.gateway.sqlite_store import SqliteDatabase
 from brise.gateway.stores import open_store
 from tests.gateway.records import exchange
@@ -88,7 +88,7 @@ def test_while_another_program_holds_the_lock_rows_wait_and_nobody_else(tmp_path
 
 def test_a_lock_that_stays_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
-    database = SqliteDatabase(path, TABLES, busy_s=0.01)
+    database = SqliteDatabase(path, TRAFFIC, busy_s=0.01)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match=r"database is locked\nhint: another program"), database.transaction():

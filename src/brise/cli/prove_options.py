@@ -17,7 +17,7 @@ from brise.evidence.scoring import JUDGED_SHARE, RUNGS
 DAYS = 30
 GUARDS = ("latency", "valid", "refusals", "length")
 OPEN_SHARE = Within(0, 1, "a share over 0, under 1,", above=True, below=True)
-SECONDS = Within(0, 86400, "a number of seconds from 0 to 86400")
+SECONDS = Within(0, 86400, "a number of seconds from 0, under 86400,", below=True)
 RATIO = Within(1, 1000, "a ratio over 1, under 1000,", above=True, below=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from brise import settings
 from brise.cli import number_types, serve_small, terminal
+from brise.cli.number_types import Within
 from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
 from brise.gateway import switching
@@ -24,6 +25,8 @@ from brise.gateway.stores import open_store, open_threads
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 
 DAY_S = 86400.0
+SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
+DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,16 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream-key-env", metavar="VARIABLE",
                         help="environment variable with the key for the upstream (default: the clients' own keys go "
                              "on; with --api-keys none does)")
-    parser.add_argument("--connect-timeout", metavar="S", type=number_types.seconds, default=limits.connect_s,
+    parser.add_argument("--connect-timeout", metavar="S", type=SECONDS, default=limits.connect_s,
                         help=f"seconds until the upstream is connected (default: {limits.connect_s:g})")
-    parser.add_argument("--first-byte-timeout", metavar="S", type=number_types.seconds, default=limits.first_byte_s,
+    parser.add_argument("--first-byte-timeout", metavar="S", type=SECONDS, default=limits.first_byte_s,
                         help=f"seconds until a stream begins (default: {limits.first_byte_s:g})")
-    parser.add_argument("--answer-timeout", metavar="S", type=number_types.seconds, default=limits.answer_s,
+    parser.add_argument("--answer-timeout", metavar="S", type=SECONDS, default=limits.answer_s,
                         help=f"seconds until an answer that is no stream begins (default: {limits.answer_s:g})")
-    parser.add_argument("--stall-timeout", metavar="S", type=number_types.seconds, default=limits.between_s,
+    parser.add_argument("--stall-timeout", metavar="S", type=SECONDS, default=limits.between_s,
                         help="seconds from one piece of an answer to the next "
                              f"(default: {limits.between_s:g})")
-    parser.add_argument("--total-timeout", metavar="S", type=number_types.seconds, default=limits.total_s,
+    parser.add_argument("--total-timeout", metavar="S", type=SECONDS, default=limits.total_s,
                         help=f"seconds until an answer is complete (default: {limits.total_s:g})")
     parser.add_argument("--retries", metavar="N", type=_retries, default=RetrySettings().retries,
                         help="how often a request that failed is sent again, where that does no harm and the client "
@@ -59,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="share of conversations that are written down, each whole or not at all (default: 1)")
     parser.add_argument("--no-content", action="store_true",
                         help="write down what surrounds requests and answers, and nothing of what they say")
-    parser.add_argument("--keep-days", metavar="N", type=number_types.days,
+    parser.add_argument("--keep-days", metavar="N", type=DAYS,
                         help="delete what is older than so many days (default: nothing is deleted)")
     parser.add_argument("--prices", metavar="FILE", type=Path,
                         help="what the upstream's tokens cost (default: prices.toml in BRISE_HOME's folder gateway, "
                              "if it is there)")
-    parser.add_argument("--hedge-after", metavar="S", type=number_types.seconds,
+    parser.add_argument("--hedge-after", metavar="S", type=SECONDS,
                         help="send a request a second time if it is not answered after so many seconds, and take the "
                              "answer that comes first; it is paid twice (default: never)")
 

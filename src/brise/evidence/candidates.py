@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from brise.evidence.pairs import Pair
 from brise.evidence.prove import Terms
 from brise.evidence.scoring import Scored
+from brise.gateway.gates import LOOK
 from brise.gateway.ledger import canonical
 from brise.gateway.records import Entry
-
-LOOK = "proof"  # the ledger's line of each look
 
 
 @dataclass(frozen=True)

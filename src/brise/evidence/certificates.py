@@ -18,12 +18,11 @@ from typing import Any
 from brise import __version__
 from brise.checkpoint.staged import staged_file
 from brise.errors import EvidenceError
-from brise.evidence import candidates
 from brise.evidence.changes import teacher_of
 from brise.evidence.document import About
 from brise.evidence.pairs import NO_CONTEXT, Pair, digest_of_units
 from brise.evidence.prove import Proof
-from brise.gateway import seal
+from brise.gateway import gates, looks, seal
 from brise.gateway.ledger import check_chain
 from brise.gateway.records import Entry
 from brise.gateway.seal import SigningKey
@@ -32,7 +31,7 @@ from brise.proof import certificate as forms
 from brise.proof.certificate import Certificate, Claim, Student, Window
 
 # Of lines of the ledger: a promotion, every look at the data, and a rule of `brise cascade`.
-KIND, LOOK, RULE = "certificate", candidates.LOOK, "cascade"
+KIND, LOOK, RULE = "certificate", gates.LOOK, looks.RULE
 MOST_KEPT = 200  # points of a path in the ledger's line of a look
 
 

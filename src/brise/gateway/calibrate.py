@@ -133,13 +133,8 @@ def _best(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 def _held_out(rows: Sequence[Row], names: Sequence[str]) -> float:
     """AUROC of the rule of many signals on the conversations of each fold, fitted on the others."""
-    folds = {name: at % FOLDS for at, name in enumerate(dict.fromkeys(row.unit for row in rows))}
-    part = np.array([folds[row.unit] for row in rows])
-    values, wrong, odds = _matrix(rows, names), _wrong(rows), np.zeros(len(rows))
-    for fold in range(FOLDS):
-        inside, outside = part == fold, part != fold
-        if inside.any() and outside.any():
-            odds[inside] = logistic.fit(values[outside], 1 - wrong[outside]).log_odds(values[inside])
+    wrong = _wrong(rows)
+    odds = logistic.out_of_fold(_matrix(rows, names), 1 - wrong, [row.unit for row in rows], FOLDS)
     return cascade.auroc(odds, wrong)
 
 

@@ -45,24 +45,10 @@ def crossed(hidden: Sequence[Sequence[float]], units: Sequence[str], right: Floa
     if not hidden or any(len(state) != WIDTH for state in hidden) or right.min() == right.max():
         return (), [{} for _ in hidden]
     states = np.array(hidden, np.float64)
-    number = {name: at % folds for at, name in enumerate(dict.fromkeys(units))}
-    part = np.array([number[name] for name in units])
-    found = [_out_of_fold(states, part, right, ridge) for ridge in RIDGES]
+    found = [logistic.out_of_fold(states, right, units, folds, ridge) for ridge in RIDGES]
     losses = [float((np.logaddexp(0, odds) - right * odds).mean()) for odds in found]
     best = int(np.argmin(losses))
     return _fitted(states, right, RIDGES[best]), [{SIGNAL: float(odds)} for odds in found[best]]
-
-
-def _out_of_fold(states: Floats, part: np.ndarray[tuple[int], np.dtype[np.int64]], right: Floats,
-                 ridge: float) -> Floats:
-    """Log-odds of each answer by a head of the other folds."""
-    odds = np.zeros(len(states))
-    for fold in np.unique(part):
-        inside = part == fold
-        if not inside.all():
-            weights = np.array(_fitted(states[~inside], right[~inside], ridge))
-            odds[inside] = weights[0] + states[inside] @ weights[1:]
-    return odds
 
 
 def _fitted(states: Floats, right: Floats, ridge: float) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ class SmallModel:
         except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
             self._refuse(state, error)
             return Escalated()
-        return await self._judge(state, asked, asked.fields, replace(found, fingerprint=fingerprint), send)
+        return await self._judge(state, asked, fingerprint, found, send)
 
     def _certified(self, state: TaskState) -> str:
         """The fingerprint of the candidate; RequestError if another one has its name now, which is in the ledger then.
@@ -79,8 +79,10 @@ class SmallModel:
                   f"one does: {error.args[0]}", file=self._log, flush=True)
         self.refused[state.task, error.code] += 1
 
-    async def _judge(self, state: TaskState, asked: Asked, fields: Body, found: LocalAnswer,
+    async def _judge(self, state: TaskState, asked: Asked, fingerprint: str, found: LocalAnswer,
                      send: Send) -> Served | Escalated:
+        fields = asked.fields
+        assert fields is not None, "only such are asked of it"
         measured = self.measure(fields, found, state.rule)
         rule = state.rule
         keeps = not measured[VETO] if rule is None else rule.keeps(measured, is_tight=state.is_tight)
@@ -89,7 +91,7 @@ class SmallModel:
             if action is not None:
                 self._follower.write(action)
         if not keeps:
-            return Escalated(self._draft(state, asked, found, measured), measured)
+            return Escalated(self._draft(state, asked, fingerprint, found, measured), measured)
         if asked.streams:
             await _send(send, [*sse.HEADERS, *added(asked, "small", state.candidate)],
                         b"".join(map(sse.written, chunks_of(found.body, fields))) + sse.END)
@@ -97,7 +99,7 @@ class SmallModel:
             data = json.dumps(found.body, separators=(",", ":")).encode()
             await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
                                *added(asked, "small", state.candidate)], data)
-        return replace(self._served(state, asked, found.fingerprint, measured), response=found.body,
+        return replace(self._served(state, asked, fingerprint, measured), response=found.body,
                        usage=found.usage)
 
     def measure(self, fields: Body, found: LocalAnswer, rule: Rule | None) -> dict[str, float]:
@@ -132,14 +134,15 @@ class SmallModel:
         return replace(served, mode="small" if error is None else "failed", response=whole, error=error,
                        first_token_s=first_s)
 
-    def _served(self, state: TaskState, asked: Asked, fingerprint: str | None,
+    def _served(self, state: TaskState, asked: Asked, fingerprint: str,
                 measured: Mapping[str, float]) -> Served:
         return Served("small", 200, state.candidate, fingerprint=fingerprint, signals=measured,
                       first_token_s=self._now() - asked.started_s, audit_probability=state.audit_probability)
 
-    def _draft(self, state: TaskState, asked: Asked, found: LocalAnswer, measured: Mapping[str, float]) -> Answer:
+    def _draft(self, state: TaskState, asked: Asked, fingerprint: str, found: LocalAnswer,
+               measured: Mapping[str, float]) -> Answer:
         at_s = self._clock()
-        return Answer(new_id(at_s), asked.id, at_s, "draft", state.candidate, found.fingerprint, usage=found.usage,
+        return Answer(new_id(at_s), asked.id, at_s, "draft", state.candidate, fingerprint, usage=found.usage,
                       first_token_s=found.first_token_s, total_s=found.total_s, signals=measured, response=found.body)
 
 

@@ -30,7 +30,6 @@ class LocalAnswer:
     first_token_s: float | None = None
     total_s: float = 0.0
     ignored: Mapping[str, str] = field(default_factory=dict)  # path of a field, and why it was left out
-    fingerprint: str | None = None  # of who answered, where the caller looked
     hidden: tuple[float, ...] = ()  # behind the last token (engine/last_hidden.py), if it was asked for
 
 
@@ -76,9 +75,9 @@ class LocalModels(Protocol):
                      hidden: bool = False, background: bool = False) -> LocalAnswer:
         """A chat, a completion or a response, whole, whatever `stream` in the body says.
 
-        `logprobs` asks for `tokens` with so many alternatives, `hidden` for the state behind the last of
-        them. With `background` it raises PreemptedError as soon as
-        somebody waits for another answer of the model. Cancelling the task cancels the answer.
+        `logprobs` asks for `tokens` with so many alternatives, `hidden` for the state behind the last of them. With
+        `background` it raises PreemptedError as soon as somebody waits for another answer of the model. Cancelling the
+        task cancels the answer.
         """
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:

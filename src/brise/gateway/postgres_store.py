@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 
 from brise.errors import StoreError
 from brise.gateway.database import Row
-from brise.gateway.schema import VERSION, steps_from
+from brise.gateway.schema import VERSION, Layout
 
 CONNECT_S = 10
 LOCK_MS = 5000  # how long another transaction is waited for, as with SQLite
@@ -23,16 +23,16 @@ ALONE = 0x6272697365  # "brise": the advisory lock of transactions that must be 
 
 
 class PostgresDatabase:
-    """One database. `tables` are made if they are not there."""
+    """One database, brought to `layout`."""
 
-    def __init__(self, url: str, tables: Sequence[str]) -> None:
+    def __init__(self, url: str, layout: Layout) -> None:
         self.place = without_password(url)
         self._url = url
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._reader: psycopg.Connection[tuple[object, ...]] | None = None
         self._writer: psycopg.Connection[tuple[object, ...]] | None = None
         try:
-            self._prepare(tables)
+            self._prepare(layout)
         except BaseException:
             self.close()
             raise
@@ -71,7 +71,7 @@ class PostgresDatabase:
         return psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_S, options=(
             f"-c lock_timeout={LOCK_MS} -c synchronous_commit=on -c client_encoding=UTF8"))
 
-    def _prepare(self, tables: Sequence[str]) -> None:
+    def _prepare(self, layout: Layout) -> None:
         with self.transaction(alone=True) as transaction:
             transaction.run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
             found = transaction.rows("SELECT value FROM meta WHERE name = 'version'")
@@ -80,7 +80,7 @@ class PostgresDatabase:
                 raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {version}, this one "
                                  f"knows up to {VERSION}", hint="update brise")
             if version < VERSION:
-                for statement in steps_from(version, tables):
+                for statement in layout.steps_from(version):
                     transaction.run(statement)
                 transaction.run("INSERT INTO meta (name, value) VALUES ('version', ?) ON CONFLICT (name) "
                                 "DO UPDATE SET value = excluded.value", (str(VERSION),))

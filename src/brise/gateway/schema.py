@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from brise.gateway.database import Row
@@ -64,6 +65,24 @@ TABLES: Sequence[str] = (
 KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",)
 
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tables of a database, and by version what leads to it from the one before."""
+
+    tables: Sequence[str]
+    migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def steps_from(self, version: int) -> list[str]:
+        """The statements that bring a database of this version (0: an empty one) to ours."""
+        later = range(version + 1, VERSION + 1) if version else ()
+        return [*self.tables, *(statement for step in later for statement in self.migrations.get(step, ()))]
+
+
+TRAFFIC, KEYS = Layout(TABLES, MIGRATIONS), Layout(KEY_TABLES)
+ALL = Layout((*TABLES, *KEY_TABLES), MIGRATIONS)  # in one database
+
 EXCHANGE_COLUMNS = ("id, at_s, task, kind, path, model, mode, status, conversation, parent, subject, labels, "
                     "served_by, fingerprint, context_digest, error, streamed, prompt_tokens, completion_tokens, "
                     "cached_tokens, cost_usd, first_token_s, total_s, signals, audit_probability, key, body")
@@ -71,12 +90,6 @@ ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_to
                   "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, fingerprint, key, body")
 LABEL_COLUMNS = "id, exchange, at_s, rung, who, score, answer, answer_score, key, body"
 MOST_COUNTED = 2**53  # a server may claim any number of tokens; a column holds 63 bits, JSON's readers 53
-
-
-def steps_from(version: int, tables: Sequence[str]) -> list[str]:
-    """The statements that bring a database of this layout (0: an empty one) with these tables to ours."""
-    later = [statement for step in range(max(version, 1) + 1, VERSION + 1) for statement in MIGRATIONS[step]]
-    return [*tables, *(later if version and tables is not KEY_TABLES else ())]
 
 
 def insert(table: str, columns: str) -> str:

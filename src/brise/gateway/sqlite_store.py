@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from brise.errors import StoreError
 from brise.gateway.database import Row
-from brise.gateway.schema import VERSION, steps_from
+from brise.gateway.schema import VERSION, Layout
 
 BUSY_S = 5.0  # how long another process's transaction is waited for; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
@@ -26,9 +26,9 @@ FREED_PAGES = 20_000  # given back to the disk after a deletion: 80 MB at most, 
 
 
 class SqliteDatabase:
-    """One file. `tables` are made if they are not there."""
+    """One file, brought to `layout`."""
 
-    def __init__(self, path: Path, tables: Sequence[str], busy_s: float = BUSY_S) -> None:
+    def __init__(self, path: Path, layout: Layout, busy_s: float = BUSY_S) -> None:
         self.place = str(path)
         self._busy_s = busy_s
         self._reading, self._writing = threading.Lock(), threading.Lock()
@@ -36,7 +36,7 @@ class SqliteDatabase:
             _make_private(path)
             self._writer = opened.enter_context(closing(self._connect(path)))
             self._reader = opened.enter_context(closing(self._connect(path)))
-            self._prepare(tables)
+            self._prepare(layout)
             opened.pop_all()  # all is well: they stay open
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
@@ -80,7 +80,7 @@ class SqliteDatabase:
             raise
         return connection
 
-    def _prepare(self, tables: Sequence[str]) -> None:
+    def _prepare(self, layout: Layout) -> None:
         found = self._reader.execute("PRAGMA user_version").fetchone()[0]
         if found > VERSION:
             raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {found}, "
@@ -89,7 +89,7 @@ class SqliteDatabase:
             return
         with self.transaction() as transaction:
             found = int(transaction.rows("PRAGMA user_version")[0][0])  # another process may have been faster
-            for statement in steps_from(found, tables):
+            for statement in layout.steps_from(found):
                 transaction.run(statement)
             transaction.run(f"PRAGMA user_version = {VERSION}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.gateway.keys import KeyRing
-from brise.gateway.schema import KEY_TABLES, TABLES
+from brise.gateway.schema import ALL, KEYS, TRAFFIC
 from brise.gateway.seal import MASTER_FILE, derived, load_or_create_master_key
 from brise.gateway.sql_store import SqlStore
 from brise.gateway.sqlite_store import SqliteDatabase
@@ -44,9 +44,9 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
         raise StoreError(f"the store {str(path)!r} is there, but not the key to it, {str(folder / MASTER_FILE)!r}",
                          hint="put the folder with the keys back, from where the store was filled")
     master = load_or_create_master_key(folder)
-    database = SqliteDatabase(path, TABLES)
+    database = SqliteDatabase(path, TRAFFIC)
     try:
-        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEY_TABLES), master))
+        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEYS), master))
     except BaseException:
         database.close()
         raise
@@ -60,7 +60,7 @@ def _postgres(url: str, master: bytes) -> SqlStore:
         if error.name != "psycopg":
             raise
         raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
-    database = PostgresDatabase(url, (*TABLES, *KEY_TABLES))
+    database = PostgresDatabase(url, ALL)
     return SqlStore(database, KeyRing(database, master))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,19 @@ def fit(values: Any, outcomes: Any, ridge: float = RIDGE) -> Fit:
         if last - loss < 1e-9:
             break
     return Fit(float(weights[0]), weights[1:], means, scales)
+
+
+def out_of_fold(values: Any, outcomes: Any, units: Sequence[str], folds: int, ridge: float = RIDGE) -> Floats:
+    """Log-odds of each answer by a fit on the other folds; the answers of a unit are in one. 0 where there is no other.
+    """
+    given, wanted = np.asarray(values, np.float64), np.asarray(outcomes, np.float64)
+    number = {name: at % folds for at, name in enumerate(dict.fromkeys(units))}
+    part, odds = np.array([number[name] for name in units]), np.zeros(len(given))
+    for fold in range(folds):
+        inside, outside = part == fold, part != fold
+        if inside.any() and outside.any():
+            odds[inside] = fit(given[outside], wanted[outside], ridge).log_odds(given[inside])
+    return odds
 
 
 def _loss(design: Floats, wanted: Floats, weights: Floats, prior: Floats) -> float:
