@@ -253,3 +253,18 @@ def test_what_is_no_secret(tmp_path: Path) -> None:
 def test_a_subject_may_not_be_a_key() -> None:
     found = exchange(subject=KEY, labels={"who": KEY}, conversation=KEY)
     assert (found.subject, found.labels, found.conversation) == ("[key]", {"who": "[key]"}, "[key]")
+
+
+@given(st.sampled_from([b"authorization", b"cookie", b"api-key"]),
+       st.sampled_from([b"", b"Basic ", b"Bearer ", b"Basic ,"]), st.binary(max_size=20), st.binary(max_size=20))
+def test_nothing_that_a_client_sends_is_an_error(name: bytes, scheme: bytes, value: bytes, query: bytes) -> None:
+    wanted = asked.read("POST", CHAT, CHAT.encode() + b"?key=" + query, [(name, scheme + value)], b'{"tools": [1, {}]}')
+    redact.exchange(records.exchange("a", response={"a": value.decode("latin-1")}), wanted.secrets)
+
+
+def test_a_body_nested_too_deep_to_be_cleaned_is_left_out() -> None:
+    deep: Any = KEY
+    for _ in range(900):
+        deep = [deep]
+    found = exchange(response={"a": deep}, error=KEY)
+    assert (found.response, found.error) == (None, "[key]")

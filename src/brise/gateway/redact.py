@@ -5,9 +5,9 @@ with [key] in its place: wherever it stands, whole or cut to more than half, and
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from brise.gateway.records import Answer, Body, Exchange
 
 MARK = "[key]"
 LEAST = 8  # characters: what is shorter is no secret, and as a part of words it would be everywhere
+MOST = 64  # of the beginning of a key by which it is known
 _SECRET = re.compile(r"(?:^|[-_.])(?:api|access|subscription)?[-_]?key$|token$|secret|signature$|passw|cookie"
                      r"|authorization|authentication|(?:^|[-_.])auth(?:$|[-_.])", re.IGNORECASE)
 _LISTS = ("tools", "mcp_servers", "data_sources")  # fields of a request whose entries may hold keys to other servers
@@ -74,8 +75,11 @@ def _record(whole: T, texts: Sequence[str], bodies: Sequence[str], secrets: Sequ
     for name in (*texts, *bodies):
         value = getattr(whole, name)
         if value is not None and _holds(value, secrets):
-            value = _without(value, secrets)
-            changed[name] = _unspelt(value) if name == "response" else value
+            try:
+                value = _without(value, secrets)
+                changed[name] = _unspelt(value) if name == "response" else value
+            except RecursionError:  # nested deeper than any model's answer
+                changed[name] = None
     return replace(whole, **changed) if changed else whole  # type: ignore[type-var]
 
 
@@ -139,17 +143,15 @@ def _inside(value: object) -> Iterator[str]:
 
 
 def _of_header(value: str) -> Iterator[str]:
-    """Secrets in a header's value: the words behind the scheme, the values of cookies, a password in base64."""
+    """Secrets in a header's value: the words behind the scheme, what follows a "=" in them, a password in base64."""
     scheme = _SCHEME.match(value)
     words = _WORD.findall(value[scheme.end():] if scheme is not None else value)
     for word in words:
         yield word
         yield word.partition("=")[2]
-    if scheme is not None and scheme[0].strip().lower() == "basic":
-        try:
-            yield base64.b64decode(words[-1], validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            pass
+        if scheme is not None and scheme[0].strip().lower() == "basic":
+            with suppress(ValueError):  # no base64, or no text in it
+                yield base64.b64decode(word, validate=True).decode().partition(":")[2]
 
 
 @lru_cache(1024)
@@ -158,7 +160,7 @@ def _is_secret(name: bytes) -> bool:
     return not name.startswith(_OWN) and _SECRET.search(name.decode("latin-1")) is not None
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _finder(secret: str) -> _Finder:
     return _Finder(secret)
 
@@ -167,7 +169,7 @@ class _Finder:
     """Finds one secret in texts."""
 
     def __init__(self, secret: str) -> None:
-        least = max(LEAST, -(-len(secret) // 2))
+        least = min(max(LEAST, -(-len(secret) // 2)), MOST)
         self._begin = re.compile("".join(map(_form, secret[:least])))
         self._rest = secret[least:]
         self._plain = max(_PLAIN.findall(secret[:least]), key=len, default="")  # is in every text that has it
