@@ -144,6 +144,11 @@ def test_the_key_is_not_shown() -> None:
     assert "secret" not in str(answerer.identity())
 
 
+def test_an_error_that_quotes_the_key_is_kept_without_it() -> None:
+    refused = httpx.Response(400, json={"error": {"message": "secret is no key for this model"}})
+    assert Server(refused).answer().error == "status 400: [key] is no key for this model"
+
+
 @pytest.mark.parametrize("url", ["teacher.test/v1", "ftp://teacher.test", "http://", ""])
 def test_a_wrong_url_is_refused(url: str) -> None:
     with pytest.raises(UnsupportedError, match="allowed is http"):

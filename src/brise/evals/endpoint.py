@@ -140,7 +140,7 @@ class EndpointAnswerer:
             return _Busy(f"{type(error).__name__}: {error}")
         if response.status_code == 200:
             return _read(response, self._endpoint.url)
-        reason = _reason(response)
+        reason = _reason(response, self._endpoint.key)
         if response.status_code in RETRIED:
             return _Busy(reason, _retry_after(response.headers.get("retry-after")))
         if response.status_code in OF_THE_ROW:
@@ -187,12 +187,14 @@ def _read(response: httpx.Response, url: str) -> Answer:
                            hint="the endpoint must speak OpenAI's /chat/completions") from None
 
 
-def _reason(response: httpx.Response) -> str:
+def _reason(response: httpx.Response, key: str | None) -> str:
+    """What the server says, without the key, which some quote: it stands in files of answers."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = response.text
-    return f"status {response.status_code}: {str(message)[:300]}"
+    said = str(message).replace(key, "[key]") if key else str(message)
+    return f"status {response.status_code}: {said[:300]}"
 
 
 def _retry_after(value: str | None) -> float | None:
