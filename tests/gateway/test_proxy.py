@@ -89,3 +89,10 @@ def test_capture_off_leaves_no_row(made: Rig) -> None:
     made.live.post("/v1/chat/completions", BODY, headers={"x-brise-capture": "off"})
     made.live.post("/v1/chat/completions", BODY)
     assert len(made.captured.wait()) == 1
+
+
+def test_a_name_too_long_for_an_index_is_kept_cut(made: Rig) -> None:
+    made.live.post("/v1/chat/completions", {**BODY, "model": "m" * 100_000})
+    exchange, = made.captured.wait()
+    assert exchange.model == exchange.task == "m" * 256
+    assert exchange.request is not None and len(exchange.request["model"]) == 100_000

@@ -19,7 +19,7 @@ KINDS: Mapping[str, Kind] = {
     "/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/embeddings": "embedding",
     "/v1/responses": "responses", "/v1/messages": "messages"}
 OWN, LABEL = b"x-brise-", b"x-brise-label-"  # of headers that are for the gateway: none of them goes upstream
-MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value that is kept, labels that are kept
+MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or a name that is kept, labels that are kept
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes, s
     model = model if isinstance(model, str) else ""
     own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
-    return Asked(new_id(), method, path, target, headers, body, fields, kind, model, own.get("task") or model or path,
+    task = (own.get("task") or model or path)[:MAX_NAME]
+    return Asked(new_id(), method, path, target, headers, body, fields, kind, model, task,
                  own.get("conversation"), own.get("subject") or _user(fields), dict(labels[:MAX_LABELS]),
                  own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields), *secrets))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from brise.gateway import headers
-from brise.gateway.asked import Asked, context_digest
+from brise.gateway.asked import MAX_NAME, Asked, context_digest
 from brise.gateway.failure import Relayed
 from brise.gateway.parts import Served
 from brise.gateway.reassemble import reassemble
@@ -19,9 +19,9 @@ from brise.gateway.relay import KEPT_BYTES
 def exchange_of(asked: Asked, served: Served, total_s: float) -> Exchange:
     """The row. The capture finds the conversation where the client names none."""
     return Exchange(
-        id=asked.id, at_s=asked.at_s, task=asked.task, kind=asked.kind, path=asked.path, model=asked.model,
-        mode=served.mode, status=served.status, conversation=asked.conversation or "", subject=asked.subject,
-        labels=asked.labels, served_by=served.served_by, fingerprint=served.fingerprint,
+        id=asked.id, at_s=asked.at_s, task=asked.task, kind=asked.kind, path=asked.path,
+        model=asked.model[:MAX_NAME], mode=served.mode, status=served.status, conversation=asked.conversation or "",
+        subject=asked.subject, labels=asked.labels, served_by=served.served_by, fingerprint=served.fingerprint,
         context_digest=context_digest(asked.fields), error=served.error, streamed=asked.streams, usage=served.usage,
         cost_usd=served.cost_usd, first_token_s=served.first_token_s, total_s=total_s, signals=served.signals,
         audit_probability=served.audit_probability, request=asked.fields, response=served.response)
