@@ -68,6 +68,7 @@ def test_a_whole_answer_stands_in_and_says_so(gateway: Rig) -> None:
     assert response.headers["x-brise-mode"] == "degraded" and response.headers["x-brise-model"] == "stub"
     exchange, = gateway.captured.wait()
     assert (exchange.mode, exchange.served_by, exchange.status) == ("degraded", "stub", 200)
+    assert len(exchange.fingerprint or "") == 32
     assert exchange.response == body and exchange.usage is not None and exchange.error is not None
     assert [pending.exchange for pending in gateway.captured.pending] == [exchange.id]
 

@@ -79,8 +79,10 @@ class _Answering:
     now: Callable[[], float]
     ignored: Mapping[str, str] = field(default_factory=dict)
     sent: bytearray = field(default_factory=bytearray)
+    fingerprint: str | None = None  # of the model, as it was when it began
 
     async def answer(self) -> Served:
+        self.fingerprint = self.local.fingerprint(self.model)
         if self.asked.streams:
             return await self._stream()
         return await self._whole()
@@ -150,8 +152,8 @@ class _Answering:
         return reassemble(self.asked.kind, self.broken.read + bytes(self.sent)).body
 
     def _served(self, response: Body | None, usage: Usage, first_s: float) -> Served:
-        return Served("degraded", 200, self.model, response, usage, error=str(self.broken.failure),
-                      first_token_s=first_s, pending=self.asked.is_captured)
+        return Served("degraded", 200, self.model, response, usage, self.fingerprint, str(self.broken.failure),
+                      first_s, pending=self.asked.is_captured)
 
 
 def _is_last(kind: Kind, chunk: Body) -> bool:
