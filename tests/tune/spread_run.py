@@ -40,22 +40,22 @@ def model(keep: Keep) -> tuple[golden.Golden, Weights]:
     return read, place(read.weights, put)
 
 
-def train(path: Path, method: Method, keep: Keep, *, checkpointing: bool) -> None:
+def train(path: Path, method: Method, keep: Keep, group: spread.Group | None, *, checkpointing: bool) -> None:
     read, weights = model(keep)
     # Five rows: two ranks get three and two, in microbatches of one or two, and the last batch has one row.
     recipe = Recipe(method=method, rank=RANK, alpha=6, learning_rate=0.01, batch_size=5, steps=STEPS, clip=0.5)
     trained = adapters.new(weights, recipe)
     machinery = Machinery(max_tokens=40, checkpointing=checkpointing)
     rows, held_out = families.rows(11), families.rows(3, seed=1)
-    if spread.is_launched():
-        ranks = spread.Spread(trained, torch.device("cpu"))
+    if group is not None:
+        ranks = spread.Spread(trained, group)
         trainer = Trainer(read.config, ranks.trained, recipe, machinery, rows, held_out, ranks)
     else:
         trainer = Trainer(read.config, trained, recipe, machinery, rows, held_out)
     steps = [trainer.run_step() for _ in range(STEPS)]
     evaluated = trainer.evaluate()
     found = {name: tensor.numpy() for name, tensor in whole_of(trainer.trained, trainer.ranks).items()}
-    if spread.is_launched():
+    if group is not None:
         _check_gathered(ranks, read, found)
     if trainer.ranks.rank == 0:
         np.savez(path, losses=[step.loss for step in steps], norms=[step.gradient_norm for step in steps],
@@ -79,12 +79,11 @@ def _check_gathered(ranks: spread.Spread, read: golden.Golden, found: Mapping[st
 
 def main(words: list[str]) -> None:
     torch.set_num_threads(1)
-    if spread.is_launched():
-        spread.join(torch.device("cpu"))
+    group = spread.Group(torch.device("cpu")) if spread.is_launched() else None
     for path, method, keep, checkpointing in zip(words[0::4], words[1::4], words[2::4], words[3::4], strict=True):
-        train(Path(path), method, keep, checkpointing=checkpointing == "on")  # type: ignore[arg-type]
-    if spread.is_launched():
-        spread.leave()
+        train(Path(path), method, keep, group, checkpointing=checkpointing == "on")  # type: ignore[arg-type]
+    if group is not None:
+        group.leave()
         threads = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
         assert not [name for name in threads if "gloo" in name], threads
 

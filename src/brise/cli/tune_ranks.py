@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 import torch.distributed
@@ -17,6 +17,9 @@ from brise.tune.ranks import Alone, Ranks
 from brise.tune.recipe import Recipe
 from brise.tune.session import Folder
 from brise.tune.train import Trainer
+
+if TYPE_CHECKING:  # as in `joined`
+    from brise.tune.spread import Group
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Company(Protocol):
     def folder(self, own: Folder | None) -> Folder:
         """The run's folder, which the first has."""
 
-    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+    def around(self, trained: Trained) -> tuple[Trained, Ranks]:
         """What each process trains in place of `trained`, which is to be let go."""
 
     def gather(self, trainer: Trainer) -> None:
@@ -66,7 +69,7 @@ class Single:
         assert own is not None
         return own
 
-    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+    def around(self, trained: Trained) -> tuple[Trained, Ranks]:
         return trained, Alone()
 
     def gather(self, trainer: Trainer) -> None:
@@ -77,7 +80,7 @@ class Single:
 class Launched:
     """The processes of torchrun, which have met."""
 
-    own_device: torch.device
+    group: Group
     count: int
     local_count: int
     is_first: bool
@@ -91,7 +94,7 @@ class Launched:
         spread.check(recipe)
 
     def device(self, asked: torch.device) -> torch.device:
-        return self.own_device
+        return self.group.device
 
     def first(self, make: Callable[[], T]) -> T:
         from brise.tune import spread  # noqa: PLC0415
@@ -103,10 +106,10 @@ class Launched:
 
         return spread.SharedFolder(own)
 
-    def around(self, trained: Trained, device: torch.device) -> tuple[Trained, Ranks]:
+    def around(self, trained: Trained) -> tuple[Trained, Ranks]:
         from brise.tune import spread  # noqa: PLC0415
 
-        ranks = spread.Spread(trained, device)
+        ranks = spread.Spread(trained, self.group)
         return ranks.trained, ranks
 
     def gather(self, trainer: Trainer) -> None:
@@ -129,8 +132,8 @@ def joined(args: argparse.Namespace) -> Iterator[Company]:
     from brise.tune import spread  # noqa: PLC0415
 
     wants_gpu = args.device == "auto" or args.device.startswith("cuda")
-    device = spread.join(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
+    group = spread.Group(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
     try:
-        yield Launched(device, torch.distributed.get_world_size(), spread.on_this_machine(), spread.is_first())
+        yield Launched(group, group.count, spread.on_this_machine(), spread.is_first())
     finally:
-        spread.leave()
+        group.leave()

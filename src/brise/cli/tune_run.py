@@ -245,7 +245,7 @@ def _trainer(desk: Desk, decided: Decided, lesson: Lesson) -> Trainer:
 
     weights = place(checkpoint.weights(), put)
     checkpoint.forget()
-    trained, ranks = company.around(adapters.new(weights, decided.recipe), machinery.device)
+    trained, ranks = company.around(adapters.new(weights, decided.recipe))
     return Trainer(checkpoint.config, trained, decided.recipe, machinery, lesson.rows, lesson.held_out, ranks)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -36,38 +36,38 @@ from brise.tune.session import Folder
 Tensor = torch.Tensor
 T = TypeVar("T")
 
-_meshes: list[DeviceMesh] = []
-
 
 def is_launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return dist.is_torchelastic_launched()
 
 
-def join(device: torch.device) -> torch.device:
-    """Meets the other ranks (gloo on CPUs, nccl on CUDA devices); gives this rank's own device."""
-    if device.type == "cuda":
-        device = torch.device("cuda", dist.get_node_local_rank())
-        if device.index >= torch.cuda.device_count():
-            raise UnsupportedError(f"torchrun started rank {device.index} on a machine with "
-                                   f"{torch.cuda.device_count()} GPUs", hint="give --nproc-per-node that number")
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(gc.collect)  # after an error its traceback has kept the model, and that its group
-    return device
+class Group:
+    """The ranks of torchrun, which have met: gloo on CPUs, nccl on CUDA devices. `device` is this rank's own."""
 
+    def __init__(self, asked: torch.device) -> None:
+        self.device = asked
+        if asked.type == "cuda":
+            self.device = torch.device("cuda", dist.get_node_local_rank())
+            if self.device.index >= torch.cuda.device_count():
+                raise UnsupportedError(f"torchrun started rank {self.device.index} on a machine with "
+                                       f"{torch.cuda.device_count()} GPUs", hint="give --nproc-per-node that number")
+            torch.cuda.set_device(self.device)
+        dist.init_process_group("nccl" if asked.type == "cuda" else "gloo")
+        atexit.register(gc.collect)  # after an error its traceback has kept the model, and that its group
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.mesh = init_device_mesh(asked.type, (self.count,))
 
-def leave() -> None:
-    """Parts from the other ranks.
+    def leave(self) -> None:
+        """Parts from the other ranks.
 
-    The threads of gloo end with the last reference to their group: one that lets go of a tensor when Python has ended
-    aborts the process ("terminate called without an active exception"). DTensor's caches keep every mesh for good, and
-    a mesh keeps its groups.
-    """
-    dist.destroy_process_group()
-    while _meshes:
-        _meshes.pop()._pg_registry.clear()
-    gc.collect()
+        The threads of gloo end with the last reference to their group: one that lets go of a tensor when Python has
+        ended aborts the process ("terminate called without an active exception"). DTensor's caches keep every mesh for
+        good, and a mesh keeps its groups.
+        """
+        dist.destroy_process_group()
+        self.mesh._pg_registry.clear()
+        gc.collect()
 
 
 def is_first() -> bool:
@@ -114,13 +114,11 @@ class Spread:
     Its parameters are this rank's rows of each; its weights have shapes only, the numbers are in the modules.
     """
 
-    def __init__(self, trained: Trained, device: torch.device) -> None:
-        self.rank, self.count, self._device = dist.get_rank(), dist.get_world_size(), device
+    def __init__(self, trained: Trained, group: Group) -> None:
+        self.rank, self.count, self._device = group.rank, group.count, group.device
         self._root = _Root(trained.weights)
-        mesh = init_device_mesh(device.type, (self.count,))
-        _meshes.append(mesh)
         for module in (*self._root.layers, self._root):
-            sharded = cast(FSDPModule, fully_shard(module, mesh=mesh))
+            sharded = cast(FSDPModule, fully_shard(module, mesh=group.mesh))
             # A sum, as each rank's loss is divided by everybody's tokens already.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
