@@ -121,7 +121,7 @@ def test_what_was_decoded_scores_the_same_as_a_prompt(max_step_tokens: int) -> N
 
 def test_prompt_logprobs_come_once_with_each_answer() -> None:
     engine = stub_engine()
-    request_id = engine.submit(Request(PROMPT, max_tokens=3, n=2, prompt_logprobs=0))
+    request_id = engine.submit(Request(PROMPT, max_tokens=3, n=2, prompt_logprobs=0, ignore_eos=True))
     for deltas in run_all(engine).values():
         assert [delta.prompt_logprobs is not None for delta in deltas] == [True, False, False]
         assert deltas[0].request_id == request_id
@@ -149,7 +149,7 @@ def test_a_frequency_penalty_ends_repetition() -> None:
 
 def test_cancelling_frees_the_pages_and_ends_all_answers() -> None:
     engine = stub_engine()
-    request_id = engine.submit(Request(PROMPT, n=2))
+    request_id = engine.submit(Request(PROMPT, n=2, ignore_eos=True))
     engine.step()
     engine.cancel(request_id)
     engine.cancel(request_id)
@@ -246,7 +246,7 @@ def test_the_cache_is_sized_by_its_budget() -> None:
 
 def test_abort_ends_everything() -> None:
     engine = stub_engine()
-    ids = [engine.submit(Request(PROMPT, n=2)) for _ in range(2)]
+    ids = [engine.submit(Request(PROMPT, n=2, ignore_eos=True)) for _ in range(2)]
     engine.step()
     engine.abort("broken")
     out = run_all(engine)
