@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from brise import settings
 from brise.checkpoint.store import Store
 from brise.errors import StoreError
+
+# The same examples in every run, so that nobody's change fails on what another one brought: new ones are looked for
+# with `--hypothesis-profile explore`. No deadlines: machines are shared.
+hypothesis.settings.register_profile("brise", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("brise")
 
 
 @pytest.fixture(scope="session")

@@ -106,5 +106,5 @@ class PagesMachine(RuleBasedStateMachine):
         self.pages.check(self.holders)
 
 
-PagesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+PagesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestRandomHolders = PagesMachine.TestCase

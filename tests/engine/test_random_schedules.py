@@ -37,7 +37,7 @@ arrivals = st.builds(Arrival, request=requests, steps_before=st.integers(0, 4),
                      cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 8)))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(schedule=st.lists(arrivals, min_size=1, max_size=10), num_pages=st.integers(9, 24),
        max_step_tokens=st.sampled_from([1, 3, 7, 64]), max_sequences=st.sampled_from([1, 3, 16]),
        prefix_cache=st.booleans())
@@ -62,7 +62,7 @@ def test_answers_are_those_of_a_request_alone(schedule: list[Arrival], num_pages
     assert stats.pages_free == num_pages and stats.running == stats.waiting == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(schedule=st.lists(arrivals, min_size=1, max_size=8), failing=st.sets(st.integers(0, 12), min_size=1))
 def test_failing_steps_lose_no_request(schedule: list[Arrival], failing: set[int]) -> None:
     steps = iter(range(10**6))

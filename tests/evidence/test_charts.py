@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.evidence import charts
@@ -103,7 +103,6 @@ def test_a_chart_says_what_it_shows_and_escapes_it() -> None:
     assert {"a <b>", "c & d", "<i>"} <= set(found.text)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(1e-300, 1e300)), max_size=30))
 def test_any_numbers_make_a_picture_of_finite_places(ys: list[float]) -> None:
     for y in (UNITS, WEALTH):

@@ -160,7 +160,7 @@ class Weather:
         self.kept.update(each.id for each in (*exchanges, *answers))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(["good", "bad", "orphan"]), max_size=30),
        st.lists(st.sampled_from(["", "locked", "broken"]), max_size=4))
 def test_every_row_is_written_once_or_counted_as_dropped(rows: list[str], faults: list[str]) -> None:

@@ -258,7 +258,7 @@ VALUES = st.recursive(
     max_leaves=20)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["messages", "custom_id", "body", "traceId", "input", "output", "startTime",
                                         "resourceSpans", "attributes", "spanId", "events", "type", "resourceLogs"]),
                        VALUES, max_size=6), st.sampled_from(["auto", "openai", "langfuse", "otel"]))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.gateway.reassemble import reassemble
@@ -45,7 +45,6 @@ def test_a_chat_is_the_body_without_stream(text: str, calls: Sequence[tuple[str,
     assert made.body == chat_body(text, calls) and made.error is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=5), max_size=8), st.lists(st.text(max_size=5), max_size=8))
 def test_however_texts_are_cut_into_pieces_they_are_the_same(first: list[str], second: list[str]) -> None:
     events = [chunk({"content": a}, {"content": b}) for a, b in zip(first, second, strict=False)]
@@ -57,7 +56,6 @@ def test_however_texts_are_cut_into_pieces_they_are_the_same(first: list[str], s
     assert texts == ["".join(first), "".join(second)]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_stream_cut_anywhere_gives_what_there_was(data: st.DataObject) -> None:
     whole = stream(chat_events("one two Genève", CALLS))
@@ -73,7 +71,6 @@ def test_a_stream_cut_anywhere_gives_what_there_was(data: st.DataObject) -> None
     assert finish is not None or made.error is not None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["chat", "completion", "responses", "messages", "other"]))
 def test_any_bytes_give_something_and_never_an_exception(noise: bytes, kind: Kind) -> None:
     for text in (noise, b"data: " + noise + b"\n\n", stream(chat_events("a b"))[:40] + noise):
@@ -87,13 +84,11 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-3, 3) | st.text(max
                         "logprobs", "name", "arguments", "text"]), inner, max_size=4), max_leaves=12)
 
 
-@settings(deadline=None)
 @given(st.lists(JSON, max_size=4), st.sampled_from(["chat", "completion", "responses", "messages"]))
 def test_any_json_gives_something_and_never_an_exception(events: list[Any], kind: Kind) -> None:
     reassemble(kind, stream(events))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([
     {"type": "message_start", "message": {"content": []}}, {"type": "content_block_stop", "index": 0},
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": None}},

@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqlStore]:
 STEPS = st.lists(st.tuples(st.sampled_from(["write", "expire", "forget"]), st.integers(0, 20)), max_size=12)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_a_store_does_what_a_plain_model_of_it_does(store: SqlStore, steps: list[tuple[str, int]]) -> None:
     store.expire(1e12)

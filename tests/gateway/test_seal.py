@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.errors import StoreError
@@ -14,7 +14,6 @@ from brise.gateway import seal
 from brise.gateway.seal import SealError
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=2000), st.text(max_size=30))
 def test_what_is_sealed_opens(plain: bytes, binding: str) -> None:
     key = seal.new_key()

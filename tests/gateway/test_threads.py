@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.gateway.records import Exchange, Thread
@@ -97,7 +97,6 @@ def interleaved(draw: st.DrawFn) -> tuple[list[list[str]], list[int]]:
     return talks, draw(st.lists(st.integers(0, 50), min_size=size, max_size=size))
 
 
-@settings(deadline=None)
 @given(interleaved())
 def test_interleaved_conversations_stay_apart_even_if_all_say_the_same(case: tuple[list[list[str]], list[int]]) -> None:
     talks, order = case
@@ -107,7 +106,6 @@ def test_interleaved_conversations_stay_apart_even_if_all_say_the_same(case: tup
     assert len({each.conversation for each in world.placed.values()}) == len(talks)
 
 
-@settings(deadline=None)
 @given(interleaved(), st.integers(1, 3))
 def test_neither_a_restart_nor_a_small_memory_loses_the_thread(case: tuple[list[list[str]], list[int]],
                                                                most: int) -> None:
@@ -231,7 +229,6 @@ def test_it_goes_on_from_a_real_store(tmp_path: Path) -> None:
     store.close()
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=2), lambda inner: st.lists(
     inner, max_size=3) | st.dictionaries(st.sampled_from([
         "messages", "role", "content", "type", "text", "tool_calls", "function", "arguments", "input", "output",

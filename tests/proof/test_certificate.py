@@ -39,7 +39,7 @@ def test_a_certificate_goes_through_json_and_replays_bit_for_bit(whole: Certific
     assert forms.replay(again).is_equal and forms.replay(again, whole.differences).is_equal
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(at=st.integers(0, 1999))
 def test_one_bit_of_the_path_or_of_a_difference_shows(whole: Certificate, at: int) -> None:
     path = list(whole.path)
@@ -63,7 +63,7 @@ def test_the_digest_is_of_every_field(whole: Certificate) -> None:
     assert len({forms.digest(one) for one in [whole, *others]}) == 6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=700), st.floats(0, 0.9))
 def test_a_path_does_not_depend_on_what_comes_behind_nor_beside(values: list[float], delta: float) -> None:
     units = np.array(values)

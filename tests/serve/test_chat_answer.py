@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.engine.request import Delta, FinishReason, Request
@@ -68,7 +68,6 @@ def in_whole(final: Entry) -> Entry:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(deadline=None)
 @given(st.lists(WORDS, max_size=10), st.booleans(), st.booleans(), st.sampled_from(["stop", "length"]), st.data())
 def test_any_cut_of_the_tokens_gives_one_message(kind: str, words: list[str], has_tools: bool, is_thinking: bool,
                                                  finish: FinishReason, draw: st.DataObject) -> None:

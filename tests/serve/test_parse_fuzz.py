@@ -94,7 +94,7 @@ def places(value: Any) -> Any:
         yield from places(value[key])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_one_damaged_place_over_http_is_never_our_fault(server: Live, data: st.DataObject) -> None:
     path, whole = data.draw(st.sampled_from(OVER_HTTP))

@@ -158,7 +158,7 @@ def test_a_body_that_does_not_come_is_408(server: Live) -> None:
     assert error(server.post(CHAT, content=chunks(), headers=JSON_TYPE))[0] == 408
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from([CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses"]),
        st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_random_bodies_are_the_clients_fault(server: Live, path: str, body: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Reference
@@ -54,7 +54,6 @@ def tok(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_hf(write(tmp_path_factory.mktemp("hf")), CONFIG)
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_text_gets_the_ids_of_the_library(tok: Tokenizer, text: str) -> None:
     assert tok.encode(text) == reference().encode(text, add_special_tokens=False).ids

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
@@ -30,7 +30,6 @@ def gguf() -> Tokenizer:
     return Tokenizer.from_gguf(tekken.gguf_metadata())
 
 
-@settings(deadline=None)
 @given(text=TEXTS)
 def test_decoding_is_the_inverse_and_plain_text_makes_no_control_token(tok: MistralTokenizer, text: str) -> None:
     ids = tok.encode(text)
@@ -38,7 +37,6 @@ def test_decoding_is_the_inverse_and_plain_text_makes_no_control_token(tok: Mist
     assert b"".join(map(tok.token_bytes, ids)) == text.encode()
 
 
-@settings(deadline=None)
 @given(text=TEXTS)
 def test_the_same_vocabulary_in_a_gguf_file_gives_the_same_ids(tok: MistralTokenizer, gguf: Tokenizer,
                                                                text: str) -> None:

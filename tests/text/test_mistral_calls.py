@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.text.answer_format import AnswerFormat
@@ -39,7 +39,6 @@ def parse(kind: str, pieces: list[str], *, was_cut: bool = False, names: tuple[s
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), st.booleans(), st.booleans(), st.data())
 def test_any_cutting_gives_the_same_and_nothing_raises(kind: str, text: str, was_cut: bool, is_thinking: bool,
                                                        draw: st.DataObject) -> None:
@@ -52,7 +51,6 @@ def test_any_cutting_gives_the_same_and_nothing_raises(kind: str, text: str, was
 
 
 @pytest.mark.parametrize("kind", ["named", "list"])
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
 def test_without_tools_nothing_but_thinking_is_taken_out(kind: str, text: str) -> None:
     news = parse(kind, list(text), names=())

@@ -40,7 +40,7 @@ def test_planted_ones_are_found_and_no_others() -> None:
     assert len(true) > 200 and found == true
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(alphabet="abcd ", max_size=30), max_size=12))
 def test_what_is_found_is_alike(texts: list[str]) -> None:
     for first, second in near_duplicates(texts).tolist():

@@ -60,7 +60,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(messages=conversations(), with_tools=st.booleans())
 def test_before_every_answer_stands_the_servers_prompt(formats: Mapping[str, Tokens], name: str,
                                                        messages: list[dict[str, object]], with_tools: bool) -> None:
