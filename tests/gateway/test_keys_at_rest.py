@@ -240,7 +240,7 @@ def test_a_short_key_is_no_secret() -> None:
     assert redact.secrets_of([(b"authorization", b"Bearer none")], b"/v1", None) == ()
 
 
-def test_what_is_no_secret(tmp_path: Path) -> None:
+def test_what_is_no_secret() -> None:
     headers = [(b"x-brise-label-key", b"0123456789"), (b"content-type", b"application/json"),
                (b"cookie", b"theme=darkmode; session=0123456789abcdefghij"), (b"x-max-tokens", b"0123456789")]
     fields = {"prompt_cache_key": "0123456789", "user": "0123456789", "tools": [

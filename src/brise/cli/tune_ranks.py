@@ -27,9 +27,16 @@ T = TypeVar("T")
 class Company(Protocol):
     """Every process calls the same in the same order."""
 
-    count: int
-    local_count: int  # on this machine
-    is_first: bool
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def local_count(self) -> int:
+        """On this machine."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
 
     def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
         """UnsupportedError for what these processes cannot do."""
@@ -81,9 +88,15 @@ class Launched:
     """The processes of torchrun, which have met."""
 
     group: Group
-    count: int
     local_count: int
-    is_first: bool
+
+    @property
+    def count(self) -> int:
+        return self.group.count
+
+    @property
+    def is_first(self) -> bool:
+        return self.group.rank == 0
 
     def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
         from brise.tune import spread  # noqa: PLC0415 - as in `joined`
@@ -134,6 +147,6 @@ def joined(args: argparse.Namespace) -> Iterator[Company]:
     wants_gpu = args.device == "auto" or args.device.startswith("cuda")
     group = spread.Group(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
     try:
-        yield Launched(group, group.count, spread.on_this_machine(), spread.is_first())
+        yield Launched(group, spread.on_this_machine())
     finally:
         group.leave()

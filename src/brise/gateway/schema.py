@@ -66,7 +66,6 @@ KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",)
 
 
-
 @dataclass(frozen=True)
 class Layout:
     """The tables of a database, and by version what leads to it from the one before."""

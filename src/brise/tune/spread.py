@@ -70,11 +70,6 @@ class Group:
         gc.collect()
 
 
-def is_first() -> bool:
-    """Whether this rank is the one that prints and writes: rank 0, or the only one."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def on_this_machine() -> int:
     """How many of the ranks run here."""
     names: list[Any] = [None] * dist.get_world_size()
