@@ -1,4 +1,4 @@
-"""docs/commands.md says what the command line says: commands, options, defaults, examples, and no more."""
+"""docs/reference/commands.md says what the command line says: commands, options, defaults, examples, and no more."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.checkpoint.make_gguf import write_tiny
 from tests.gateway.records import exchange
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 SECTIONS = tuple(re.findall(r"^## `(brise[^`]*)`\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 EXAMPLES = tuple(line for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
                  for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE))

@@ -157,5 +157,5 @@ def test_every_metric_of_the_gateway_is_documented(made: Rig, tmp_path: Path) ->
     GatewayMetrics(gateway, registry)
     names = set(re.findall(r"# TYPE (\w+) (?:counter|gauge|histogram)", generate_latest(registry).decode()))
     capture.drain()
-    text = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "gateway.md").read_text(encoding="utf-8")
     assert [name for name in sorted(names) if f"`{name}`" not in text and not name.endswith("_created")] == []

@@ -1,4 +1,4 @@
-"""The simulated figures that shared/STATISTICS.md and docs/prove.md quote, simulated again."""
+"""The simulated figures that shared/STATISTICS.md and docs/guides/prove.md quote, simulated again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/server.md names every field, every error code and every metric."""
+"""docs/guides/server.md names every field, every error code and every metric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.serve.live import live
 from tests.serve.test_parse_others import CLIENT_ONLY
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "guides" / "server.md").read_text(encoding="utf-8")
 SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/brise/serve").glob("*.py"))
 
 

@@ -105,7 +105,7 @@ def _provider(args: argparse.Namespace) -> str | None:
     hosted: str | None = given or known
     if args.teacher_open and hosted:
         raise UnsupportedError(f"--teacher-open is given, and {args.teacher_name} is hosted by {hosted}",
-                               hint="rights.toml records what may be trained on (docs/tune.md)")
+                               hint="rights.toml records what may be trained on (docs/guides/tune.md)")
     if not args.teacher_open and not hosted:
         raise UnsupportedError(f"it is not known who hosts {args.teacher_name}",
                                hint="--teacher-provider NAME, or --teacher-open for a model with open weights")

@@ -25,7 +25,7 @@ from brise.errors import UnsupportedError
 from brise.gateway.records import Usage
 
 FILE = "prices.toml"
-_HINT = "see docs/report.md, Prices"
+_HINT = "see docs/guides/report.md, Prices"
 _TOKENS = 1e6  # prices are for so many
 _HOUR_S = 3600.0
 _YEAR_S = 365.25 * 24 * _HOUR_S

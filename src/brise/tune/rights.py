@@ -23,7 +23,7 @@ from brise.errors import EvidenceError
 
 SCOPES = ("training", "evaluation")
 _FIELDS = ("provider", "basis", "date", "scope", "expires")
-_HINT = "see docs/tune.md, Teacher's rights"
+_HINT = "see docs/guides/tune.md, Teacher's rights"
 
 # Models that are only hosted, by the beginning of their name. Open weights of the same makers are no such models.
 _HOSTED: Sequence[tuple[str, str]] = (
