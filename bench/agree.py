@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.source import open_checkpoint
-from brise.models import dense
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.open import open_checkpoint
+from brise.models import decoder
 from brise.models.batch import Batch
-from brise.ops.reference import ReferenceOps
 from brise.text.load import tokens_for
 
 PROSE = ("A breeze is a light wind. In the Beaufort scale it is a wind of force two to six, which is felt on the face, "
@@ -40,8 +40,8 @@ def main() -> int:
     text = PROSE if given.text is None else given.text.read_text(encoding="utf-8")
     tokens = np.array(tokens_for(checkpoint).tokenizer.encode(text)[:256], np.int32)
     positions = np.arange(len(tokens), dtype=np.int32)
-    ours = dense.forward(ReferenceOps(), checkpoint.config, checkpoint.weights(),
-                         Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
+    ours = decoder.forward(ReferenceOps(), checkpoint.config, checkpoint.weights(),
+                           Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
     theirs = (by_transformers(given.path, tokens) if given.path.is_dir()
               else by_llama(given.peer_python, given.path, tokens))
     difference = ours - theirs

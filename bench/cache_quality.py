@@ -19,8 +19,8 @@ import numpy as np
 
 from brise.engine.model import LoadedModel, load
 from brise.models.batch import Batch
+from brise.models.ops import CacheFormat, Runner
 from brise.models.weights import Array
-from brise.ops.contract import CacheFormat, Runner
 from brise.quant.quality import Comparison
 
 FORMATS: tuple[CacheFormat, ...] = ("f16", "q8", "q4")

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from brise.checkpoint.gguf import GgufFile, open_gguf
+from brise.checkpoint.gguf.file import GgufFile, open_gguf
 from brise.cli.bench_runs import cold_start
 from limits import Limits, Machine
 from measured import Worker

@@ -23,9 +23,9 @@ from random import Random
 
 import httpx
 
-from brise.gateway.ledger import check_chain
-from brise.gateway.store import Store
-from brise.gateway.stores import open_store
+from brise.traffic.ledger import check_chain
+from brise.traffic.store import TrafficStore
+from brise.traffic.stores import open_store
 from gateway_process import Gateway, Record, Upstream, load, metrics
 
 RATE = 20.0  # requests a second
@@ -113,13 +113,13 @@ async def _live(gateway: Gateway, seconds: float, record: Record, seed: int) -> 
     return safe_s
 
 
-def _append(store: Store, number: int, lines: list[str], stop: threading.Event) -> None:
+def _append(store: TrafficStore, number: int, lines: list[str], stop: threading.Event) -> None:
     while not stop.is_set():
         lines.append(store.append("note", {"round": number, "line": len(lines)}).digest)
         stop.wait(0.02)
 
 
-def _check(store: Store, acknowledged: list[str], others: list[str], lines: list[str], found: Found, number: int,
+def _check(store: TrafficStore, acknowledged: list[str], others: list[str], lines: list[str], found: Found, number: int,
            ) -> None:
     missing = [id for id in acknowledged if store.exchange(id) is None]
     found.problems += [f"round {number}: row {id} is lost" for id in missing]

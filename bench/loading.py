@@ -18,7 +18,7 @@ LOAD = """
 import json, sys, time
 from brise.engine import model
 from brise.models.weights import place
-from brise.ops.native import NativeBackend  # its libraries are no part of a model
+from brise.backends.native.backend import NativeBackend  # its libraries are no part of a model
 
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024

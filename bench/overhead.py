@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from brise.cli.bench_runs import Subject
+from brise.cli.bench_runs import BenchEngine
 from brise.engine.model import load
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.ops import Backend, Cache, CacheFormat, Runner
 from brise.models.weights import Array, Weight, Weights
-from brise.ops.contract import Backend, Cache, CacheFormat, Runner
 
 
 @dataclass
@@ -79,7 +79,7 @@ def main() -> int:
     clock = Clock()
     model = load(options.path, threads=options.threads)
     model = replace(model, backend=TimedBackend(model.backend, clock))
-    report = {str(number): _share(Subject(model, number, options.depth + options.steps + 1), clock, number, options)
+    report = {str(number): _share(BenchEngine(model, number, options.depth + options.steps + 1), clock, number, options)
               for number in sorted({1, options.sequences})}
     for number, result in report.items():
         sys.stdout.write(f"{number} sequences: a step {1e3 * result['step_s']:.3f} ms, outside the model "
@@ -88,7 +88,7 @@ def main() -> int:
     return 0
 
 
-def _share(subject: Subject, clock: Clock, num_sequences: int, options: argparse.Namespace) -> dict[str, float]:
+def _share(subject: BenchEngine, clock: Clock, num_sequences: int, options: argparse.Namespace) -> dict[str, float]:
     """Medians over the runs, each a mean over its steps."""
     subject.decode(num_sequences, options.depth, options.steps)
     steps, inside = [], []

@@ -15,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from brise.checkpoint.store import Store, locate
 from brise.cli import serve_adapters
+from brise.dialects import answers
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import load
-from brise.engine.runner import EngineThread
-from brise.gateway import answers, calibrate, coverage, head, signals
-from brise.gateway.shadowed import Row
-from brise.proof import cascade
+from brise.hub.store import ModelStore, locate
+from brise.prove import calibrate
+from brise.prove.calibration_rows import CalibrationRow
 from brise.serve.local_answers import LocalAnswers
 from brise.settings import read
+from brise.stats import thresholds
+from brise.switch import head, novelty, signals
 
 AT_A_TIME = 4
 
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, help="only the first N rows")
     parser.add_argument("--max-tokens", type=int, default=80)
     args = parser.parse_args()
-    located = locate(args.model, Store(read().home))
+    located = locate(args.model, ModelStore(read().home))
     engine = Engine(load(located.path, name="base", digest=located.digest), EngineSettings(
         max_sequences=AT_A_TIME, max_adapters=1))
     if args.adapter is not None:
@@ -53,10 +55,11 @@ def main() -> None:
     report(rows)
 
 
-async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]], args: argparse.Namespace) -> list[Row]:
+async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]],
+              args: argparse.Namespace) -> list[CalibrationRow]:
     room = asyncio.Semaphore(AT_A_TIME)
 
-    async def one(number: int, line: dict[str, object]) -> Row:
+    async def one(number: int, line: dict[str, object]) -> CalibrationRow:
         messages = line["messages"]
         assert isinstance(messages, list)
         *prompt, wanted = messages
@@ -64,22 +67,23 @@ async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]], ar
         async with room:
             found = await local.answer(name, "chat", body, logprobs=signals.NUM_RIVALS, hidden=True)
         right = answers.of(found.body).text.strip() == str(wanted["content"]).strip()
-        return Row(str(number), str(line.get("conversation", number)), float(number), answers.asked_text(body),
-                   signals.measure(body, found.body, found.tokens), not right, not right, None, found.hidden)
+        return CalibrationRow(str(number), str(line.get("conversation", number)), float(number),
+                              answers.asked_text(body),
+                              signals.measure(body, found.body, found.tokens), not right, not right, None, found.hidden)
 
     return list(await asyncio.gather(*(one(number, line) for number, line in enumerate(lines))))
 
 
-def report(rows: list[Row]) -> None:
+def report(rows: list[CalibrationRow]) -> None:
     wrong = np.array([row.wrong for row in rows], np.float64)
     print(f"{len(rows)} answers, {100 * wrong.mean():.1f} % wrong")
     cut = len(rows) // 3
     _, values = head.crossed([row.hidden for row in rows], [row.unit for row in rows], 1 - wrong, calibrate.FOLDS)
-    rows = calibrate.with_novelty(rows, coverage.cover([row.text for row in rows[:cut]]))
+    rows = calibrate.with_novelty(rows, novelty.cover([row.text for row in rows[:cut]]))
     judged = [{**row.signals, **value} for row, value in zip(rows, values, strict=True)]
     for name in sorted(judged[0]):
         has = [at for at, found in enumerate(judged) if name in found]
-        found = cascade.auroc(np.array([judged[at][name] for at in has]), wrong[has])
+        found = thresholds.auroc(np.array([judged[at][name] for at in has]), wrong[has])
         print(f"{name:12} {max(found, 1 - found):.3f} {'' if found >= 0.5 else '(less is surer)'} of {len(has)}")
 
 

@@ -21,7 +21,7 @@ from statistics import median
 
 import httpx
 
-from brise.gateway.threads import MOST_DIGESTS
+from brise.traffic.conversations import MOST_DIGESTS
 from gateway_process import Gateway, Record, Upstream, load, metrics, percentile
 
 WARM_UP = 0.2  # of the time at least: the allocator finds its level

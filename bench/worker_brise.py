@@ -10,7 +10,7 @@ from worker import Times, serve
 
 STARTED = time.perf_counter()
 from brise import __version__  # noqa: E402  (its import is a part of the start: the clock starts before it)
-from brise.cli.bench_runs import Rate, Subject  # noqa: E402
+from brise.cli.bench_runs import BenchEngine, Rate  # noqa: E402
 from brise.engine.model import LoadedModel, load  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
@@ -21,7 +21,7 @@ class Measured:
 
     def __init__(self, model: LoadedModel, context: int) -> None:
         self.model, self.context = model, context
-        self.subjects: dict[int, Subject] = {}
+        self.subjects: dict[int, BenchEngine] = {}
 
     def prefill(self, length: int) -> Times:
         return _times(self._subject(1).prefill(length))
@@ -29,9 +29,9 @@ class Measured:
     def decode(self, sequences: int, depth: int, steps: int) -> Times:
         return _times(self._subject(sequences).decode(sequences, depth, steps))
 
-    def _subject(self, sequences: int) -> Subject:
+    def _subject(self, sequences: int) -> BenchEngine:
         if sequences not in self.subjects:
-            self.subjects[sequences] = Subject(self.model, sequences, self.context)
+            self.subjects[sequences] = BenchEngine(self.model, sequences, self.context)
             self.subjects[sequences].prefill(64)
         return self.subjects[sequences]
 

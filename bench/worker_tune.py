@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from brise import __version__
-from brise.checkpoint.source import open_checkpoint
-from brise.models.adapters import MODULES
+from brise.backends.torch import weights as torch_weights
+from brise.checkpoint.open import open_checkpoint
+from brise.models.lora import MODULES
 from brise.models.weights import Weight, place
-from brise.ops import torch_weights
 from brise.tune import adapters
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
 from brise.tune.recipe import Recipe
-from brise.tune.train import Machinery, Trainer
+from brise.tune.train import ComputeOptions, Trainer
 from tune_work import Settings, Work, first_a, read
 from worker import answer, peak_bytes
 
@@ -30,11 +30,11 @@ class Given(Trainer):
 
     work: Work = field(kw_only=True)
 
-    def rows_of(self, step: int) -> list[Row]:
+    def rows_of(self, step: int) -> list[EncodedRow]:
         return [self.rows[int(index)] for index in self.work.order[step]]
 
 
-def trainer(model: Path, work: Work, settings: Settings, machinery: Machinery, keep: torch_weights.Keep) -> Given:
+def trainer(model: Path, work: Work, settings: Settings, machinery: ComputeOptions, keep: torch_weights.Keep) -> Given:
     """Ready for the first step."""
     checkpoint = open_checkpoint(model)
 
@@ -54,7 +54,7 @@ def trainer(model: Path, work: Work, settings: Settings, machinery: Machinery, k
         _, layer, path = name.split(".", 2)
         if path.endswith(".a"):
             parameter.data = torch.from_numpy(first_a(int(layer), targets[path.removesuffix(".a")], *parameter.shape))
-    rows = [Row(tokens, is_target, f"work:{index}") for index, (tokens, is_target) in enumerate(work.rows)]
+    rows = [EncodedRow(tokens, is_target, f"work:{index}") for index, (tokens, is_target) in enumerate(work.rows)]
     return Given(checkpoint.config, trained, recipe, machinery, rows, work=work)
 
 
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bf16", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    machinery = Machinery(dtype=torch.bfloat16 if given.bf16 else torch.float32, max_tokens=given.max_tokens,
-                          checkpointing=given.checkpointing, shares_prompts=not given.no_sharing)
+    machinery = ComputeOptions(dtype=torch.bfloat16 if given.bf16 else torch.float32, max_tokens=given.max_tokens,
+                               checkpointing=given.checkpointing, shares_prompts=not given.no_sharing)
     ready = trainer(given.model, read(given.work), Settings(), machinery, "packed" if given.packed else "dense")
     answer({"ready": True, "version": __version__, "loaded_bytes": peak_bytes()})
     for line in sys.stdin:

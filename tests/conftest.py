@@ -9,8 +9,9 @@ import hypothesis
 import pytest
 
 from brise import settings
-from brise.checkpoint.store import Store
 from brise.errors import StoreError
+from brise.hub.store import ModelStore
+from tests.store_fixtures import opener, place, postgres_url, store  # noqa: F401  (fixtures)
 
 # The same examples in every run, so that nobody's change fails on what another one brought: new ones are looked for
 # with `--hypothesis-profile explore`. No deadlines: machines are shared.
@@ -25,8 +26,8 @@ def smollm2_path() -> Path:
     given = os.environ.get("BRISE_TEST_SMOLLM2")
     if given:
         return Path(given)
-    store = Store(settings.read().home)
+    models = ModelStore(settings.read().home)
     try:
-        return store.path(store.get("smollm2"))
+        return models.path(models.get("smollm2"))
     except StoreError:
         pytest.skip("needs the real model: brise pull smollm2, or set BRISE_TEST_SMOLLM2")

@@ -17,10 +17,10 @@ import pytest
 from brise import settings
 from brise.cli import chat_commands, chat_options
 from brise.cli.main import build_parser, main, parse
-from brise.gateway.stores import open_store
+from brise.traffic.stores import open_store
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_gguf import write_tiny
-from tests.gateway.records import exchange
+from tests.traffic.records import exchange
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")

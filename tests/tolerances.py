@@ -46,7 +46,7 @@ SUBNORMAL = 2.0**-126
 # (random blocks use the whole range of q); relative to that largest number.
 EMBED = 8 * U
 
-# Quantised linears against tests/ops/emulate.py, relative to sum |x w|: integer dots are exact; a group adds
+# Quantised linears against tests/backends/emulate.py, relative to sum |x w|: integer dots are exact; a group adds
 # d * s * dot (3 roundings) and an offset term up to 4 times as large (Q4_1 and the K formats subtract minima
 # from products of like size): 12 u; 24 groups of 768 numbers are summed one after the other: 24 u at worst.
 # Together 2.2e-6; the rest is for block formats whose numbers cancel more than that.

@@ -3,7 +3,7 @@
 BriseError
 ├── CheckpointError      a file lies, is cut short, or is of a kind we do not read
 ├── UnsupportedError     a model, weight format or option that this build does not run
-├── MemoryPromiseError   a model does not fit into the memory that was stated
+├── MemoryLimitError     a model does not fit into the memory that was stated
 ├── StoreError           the model store: a name unknown, a digest wrong, a disk full
 ├── OutputError          a file or folder cannot be written: it is there already, or the disk is full
 ├── MissingExtraError    an optional dependency is not installed
@@ -47,7 +47,7 @@ class UnsupportedError(BriseError):
     """A model, weight format or option that this build does not run."""
 
 
-class MemoryPromiseError(BriseError):
+class MemoryLimitError(BriseError):
     """The model would take `needed` bytes, `limit` are promised; `numbers` says what they are for."""
 
     def __init__(self, needed: int, limit: int, numbers: str, *, hint: str | None = None) -> None:
@@ -115,3 +115,12 @@ class PreemptedError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("the model has an answer to write that somebody waits for", code="preempted")
+
+
+def bad_value(field: str, value: object, limit: object, *, hint: str | None = None) -> CheckpointError:
+    """The error that says which field lies, its value, and what is allowed."""
+    shown = repr(value) if isinstance(value, str | bytes) else str(value)
+    if len(shown) > 100:
+        shown = f"{shown[:100]}..."
+    return CheckpointError(f"{field} is {shown}, allowed is {limit}",
+                           field=field, value=value, limit=limit, hint=hint)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from brise.checkpoint.adapters import AdapterFile, write_adapter
-from brise.checkpoint.lineage import Lineage
-from brise.models.adapters import targets
+from brise.checkpoint.adapters.lineage import Lineage
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.models.config import Config
+from brise.models.lora import targets
 from brise.models.weights import LowRank
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

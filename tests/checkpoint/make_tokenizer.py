@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from brise.checkpoint.gguf_vocabulary import byte_symbols
-from brise.text import splits
+from brise.checkpoint.gguf.write_tokenizer import byte_symbols
+from brise.text import pretokenizers
 
 CONTROL = {0: "<unk>", 1: "<s>", 2: "</s>", 10: "[IMG]", 11: "<pad>", 12: "[IMG_BREAK]", 13: "[IMG_END]"}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -17,7 +17,7 @@ def write_tokenizer(folder: Path, vocab_size: int, pre: str = "tekken") -> Path:
     folder.mkdir(exist_ok=True)
     letters = iter(byte_symbols()[33:127] + byte_symbols()[:33] + byte_symbols()[127:])
     tokens = [CONTROL.get(index) or next(letters, f"<unused{index}>") for index in range(vocab_size)]
-    splitting = splits.named(pre)
+    splitting = pretokenizers.named(pre)
     normalizer = splitting.normalizer()
     document = {
         "version": "1.0", "truncation": None, "padding": None,

@@ -13,13 +13,13 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from brise.checkpoint.source import open_checkpoint
-from brise.models import dense
-from brise.models.adapters import LowRanks, adapted
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.open import open_checkpoint
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.lora import LowRanks, adapted
 from brise.models.weights import Array, Weights
-from brise.ops.reference import ReferenceOps
 from tests.checkpoint.make_adapter import MODULES
 
 FAMILIES = ("llama", "qwen3", "qwen2", "ministral3")
@@ -115,4 +115,4 @@ def reference_logits(config: Config, weights: Weights) -> Array:
     size = len(TOKENS)
     batch = Batch(TOKENS, np.arange(size, dtype=np.int32), np.array([0, size], np.int32),
                   rows=np.arange(size, dtype=np.int32))
-    return dense.forward(ReferenceOps(precision=np.float64), config, weights, batch)
+    return decoder.forward(ReferenceOps(precision=np.float64), config, weights, batch)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.checkpoint.adapters import read_adapter
-from brise.checkpoint.json_file import MAX_JSON_BYTES
-from brise.checkpoint.lineage import FILE, read_lineage
+from brise.checkpoint.adapters.lineage import FILE, read_lineage
+from brise.checkpoint.adapters.peft import read_adapter
 from brise.errors import BriseError, CheckpointError, UnsupportedError
+from brise.files.json_file import MAX_JSON_BYTES
 from tests.checkpoint import make_folder as make
 from tests.checkpoint.make_adapter import LINEAGE, edit, written
 from tests.checkpoint.test_safetensors_fuzz import CHANGES, VALUES

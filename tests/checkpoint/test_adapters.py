@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, hf_rows, read_adapter, write_adapter
-from brise.checkpoint.originals import open_original
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.adapters.peft import AdapterFile, hf_rows, read_adapter, write_adapter
+from brise.checkpoint.convert_source import open_original
+from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.transcode import write_mix
 from brise.errors import CheckpointError, OutputError, UnsupportedError
-from brise.models.adapters import adapted, module_of, targets
 from brise.models.config import Config
+from brise.models.lora import adapted, module_of, targets
 from brise.models.weights import LowRank
 from tests.checkpoint import peft_models as tiny
 from tests.checkpoint.make_adapter import MODULES, random_low_ranks

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.export import plain_format, write_hf
-from brise.checkpoint.gguf_projector import projector_path, write_projector
-from brise.checkpoint.originals import Original, open_original
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.gguf.write_mmproj import projector_path, write_projector
+from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.transcode import write_mix
 from brise.errors import CheckpointError, OutputError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.weights import Array, Weight, place
-from brise.ops.reference import ReferenceOps
 from brise.quant.rows import float_rows, matrix_shape
 from tests.checkpoint import make_folder as make
 from tests.checkpoint.make_gguf import write_tiny
@@ -79,7 +79,7 @@ def test_the_vision_tower_goes_along(tmp_path: Path) -> None:
 
 
 def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brise.checkpoint.safetensors_writer.SHARD_BYTES", 30000)
+    monkeypatch.setattr("brise.checkpoint.safetensors.writer.SHARD_BYTES", 30000)
     source = write_source(tmp_path / "source", "llama_untied")
     write_hf(open_original(source), tmp_path / "out", "BF16")
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
@@ -143,4 +143,4 @@ def logits_of(path: Path, tokens: Array) -> Array:
     checkpoint = open_checkpoint(path)
     positions = np.arange(len(tokens), dtype=np.int32)
     batch = Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions)
-    return dense.forward(ReferenceOps(), checkpoint.config, checkpoint.weights(), batch)
+    return decoder.forward(ReferenceOps(), checkpoint.config, checkpoint.weights(), batch)

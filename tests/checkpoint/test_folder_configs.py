@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from brise.checkpoint.description import Description
-from brise.checkpoint.hf_config import read_config
-from brise.checkpoint.native_params import read_params
+from brise.checkpoint.safetensors.parsed_config import Description
+from brise.checkpoint.safetensors.read_hf_config import read_config
+from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import BriseError, CheckpointError, UnsupportedError
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.pixtral import VisionConfig

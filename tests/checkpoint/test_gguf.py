@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import GgufFile, StringArray, open_gguf
+from brise.checkpoint.gguf.file import GgufFile, StringArray, open_gguf
 from brise.errors import CheckpointError, UnsupportedError
 from tests.checkpoint import raw_gguf as raw
 from tests.checkpoint.make_gguf import CHATML, CONTROL, MERGES, VOCAB_SIZE, write_tiny

@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.checkpoint.gguf import StringArray, Value, open_gguf
-from brise.checkpoint.gguf_model import read_config, read_weights
+from brise.checkpoint.gguf.file import StringArray, Value, open_gguf
+from brise.checkpoint.gguf.read_model import read_config, read_weights
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.rope import frequencies
 from brise.models.weights import Quant

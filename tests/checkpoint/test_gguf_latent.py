@@ -9,15 +9,15 @@ import gguf
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_model import read_config, read_weights
+from brise.backends.reference.ops import ReferenceOps, numbers
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_model import read_config, read_weights
 from brise.errors import CheckpointError, UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.rope import Rope, Yarn
 from brise.models.weights import Array, FeedForward, LatentAttention, Mixture, Stack, Weights
-from brise.ops.reference import ReferenceOps, numbers
 from tests.checkpoint.make_gguf import write_tiny
 
 YARN = Yarn(32.0, 16, attention_factor=1.0)
@@ -43,7 +43,7 @@ def opened(path: Path) -> tuple[Config, Weights]:
 def logits(config: Config, weights: Weights) -> Array:
     positions = np.arange(24, dtype=np.int32)
     batch = Batch(positions + 5, positions, np.array([0, 24], np.int32), positions)
-    return dense.forward(ReferenceOps(), config, weights, batch)
+    return decoder.forward(ReferenceOps(), config, weights, batch)
 
 
 def test_config_has_the_sizes_of_the_file(tmp_path: Path) -> None:

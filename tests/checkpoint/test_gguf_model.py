@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_model import read_config, read_weights
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_model import read_config, read_weights
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.config import Config, QueryTemperature
 from brise.models.rope import Factors, Linear, Rope, Yarn

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_vision import open_vision
+from brise.backends.reference.ops import ReferenceBackend
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.engine.vision import LoadedVision
 from brise.engine.vision import open_vision as load_vision
 from brise.errors import BriseError, CheckpointError, UnsupportedError
 from brise.models.pixtral import VisionConfig, VisionWeights
-from brise.ops.reference import ReferenceBackend
 from tests import tolerances
 from tests.checkpoint.make_gguf_vision import break_row, write_mmproj, write_model
 from tests.goldens.vision import VisionGolden, read_vision

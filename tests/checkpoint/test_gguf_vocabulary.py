@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_vocabulary import PRE_NAMES, PROBE, vocabulary
-from brise.checkpoint.gguf_writer import write_gguf
-from brise.checkpoint.hf_vocabulary import tokenizer_files
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.write_tokenizer import PRE_NAMES, PROBE, vocabulary
+from brise.checkpoint.gguf.writer import write_gguf
+from brise.checkpoint.safetensors.write_hf_tokenizer import tokenizer_files
 from brise.errors import CheckpointError, UnsupportedError
 from brise.text.tokenizer import Tokenizer
 from tests.checkpoint.make_gguf import write_tiny

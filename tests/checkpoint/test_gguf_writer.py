@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import StringArray, open_gguf
-from brise.checkpoint.gguf_writer import Outgoing, write_gguf
+from brise.checkpoint.gguf.file import StringArray, open_gguf
+from brise.checkpoint.gguf.writer import Outgoing, write_gguf
 from brise.errors import OutputError
 
 METADATA: dict[str, object] = {

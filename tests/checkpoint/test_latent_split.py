@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brise.checkpoint.latent_split import split
+from brise.backends.reference.ops import numbers
+from brise.checkpoint.safetensors.latent_split import split
 from brise.errors import CheckpointError
 from brise.models.weights import Array, Dense, Quant, Stack, Stored
-from brise.ops.reference import numbers
-from tests.ops.inputs import weight
+from tests.backends.inputs import weight
 
 HEADS, NOPE, VALUE, RANK = 3, 8, 12, 64
 ROWS = HEADS * (NOPE + VALUE)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.source import open_checkpoint
+from brise.backends.reference.ops import numbers
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import CheckpointError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.pixtral import VisionWeights
 from brise.models.weights import Array, Weight, place
-from brise.ops.reference import numbers
 from tests import tolerances
-from tests.backends import UnderTest, open_backend
+from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint import make_folder as make
 from tests.goldens import golden
 from tests.goldens.vision import read_vision
@@ -38,7 +38,7 @@ NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts"]
 def under_test(request: pytest.FixtureRequest) -> UnderTest:
     if request.param == "reference":
         return open_backend("reference")
-    native = pytest.importorskip("brise.ops.native")
+    native = pytest.importorskip("brise.backends.native.backend")
     return open_backend(f"native-{native.NativeBackend.available_isas()[0]}")
 
 
@@ -113,7 +113,7 @@ def logits_of(under_test: UnderTest, path: Path, tokens: Array) -> Array:
     count = len(tokens)
     batch = Batch(tokens, np.arange(count, dtype=np.int32), np.array([0, count], np.int32),
                   np.arange(count, dtype=np.int32))
-    return dense.forward(under_test.ops, checkpoint.config, weights, batch)
+    return decoder.forward(under_test.ops, checkpoint.config, weights, batch)
 
 
 def test_an_image_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:

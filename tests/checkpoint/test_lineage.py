@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from brise.checkpoint.lineage import FILE, base_digest, check_base, lineage_text, read_lineage, versions
-from brise.checkpoint.store import Located, Store, locate
+from brise.checkpoint.adapters.lineage import FILE, base_digest, check_base, lineage_text, read_lineage, versions
 from brise.cli.main import main
 from brise.errors import CheckpointError, UnsupportedError
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_adapter import LINEAGE
 from tests.checkpoint.make_gguf import write_tiny
@@ -73,7 +74,7 @@ def test_the_store_knows_a_model_by_the_digest_of_its_path(tmp_path: Path, kind:
         path = tmp_path / "mine"
         make_folder.write_hf(path, make_folder.tiny("llama_tied"))
     assert main(["pull", str(path), "--name", "mine"]) == 0
-    store = Store(tmp_path / "home")
+    store = ModelStore(tmp_path / "home")
     assert base_digest(locate(str(path), store)) == locate("mine", store).digest == store.get("mine").digest
 
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile
-from brise.checkpoint.gguf_adapter import write_gguf_adapter
-from brise.checkpoint.originals import open_original
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.adapters.peft import AdapterFile
+from brise.checkpoint.convert_source import open_original
+from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
 from brise.checkpoint.transcode import write_mix
-from brise.models import dense
-from brise.models.adapters import adapted
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.lora import adapted
 from brise.models.weights import Array, Weights
-from brise.ops.reference import ReferenceOps
 from brise.text.tokenizer import Tokenizer
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
@@ -116,8 +116,8 @@ def our_logits(path: Path, tokens: Array) -> Array:
 
 def logits(config: Config, weights: Weights, tokens: Array) -> Array:
     positions = np.arange(len(tokens), dtype=np.int32)
-    return dense.forward(ReferenceOps(), config, weights,
-                         Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
+    return decoder.forward(ReferenceOps(), config, weights,
+                           Batch(tokens, positions, np.array([0, len(tokens)], np.int32), positions))
 
 
 def their_logits(python: str, path: Path, tokens: Array, *adapters: str) -> Array:

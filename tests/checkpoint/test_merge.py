@@ -8,20 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, read_adapter, write_adapter
+from brise.checkpoint.adapters.lineage import FILE, read_lineage
+from brise.checkpoint.adapters.merge import merge, merged
+from brise.checkpoint.adapters.peft import AdapterFile, read_adapter, write_adapter
+from brise.checkpoint.convert_source import Named, open_original
 from brise.checkpoint.export import write_hf
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_adapter import write_gguf_adapter
-from brise.checkpoint.lineage import FILE, read_lineage
-from brise.checkpoint.merge import merge, merged
-from brise.checkpoint.originals import Named, open_original
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.transcode import outgoing, write_mix
 from brise.cli.main import main
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.weights import Array, Dense, LowRank, Quant, Weight, Weights, place
-from brise.quant.quantize import quantize
-from brise.quant.rows import float_rows
+from brise.quant.rows import float_rows, quantize
 from tests.checkpoint import peft_models as tiny
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny

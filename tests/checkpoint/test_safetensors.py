@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brise.checkpoint.safetensors import MAX_HEADER_BYTES, open_safetensors
-from brise.checkpoint.shards import open_shards, shard_files
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
+from brise.checkpoint.safetensors.file import MAX_HEADER_BYTES, open_safetensors
+from brise.checkpoint.safetensors.shards import open_shards, shard_files
 from brise.errors import BriseError, CheckpointError, StoreError, UnsupportedError
 from tests.checkpoint import make_folder as make
 

@@ -14,10 +14,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.checkpoint.hf_config import read_config
-from brise.checkpoint.native_params import read_params
-from brise.checkpoint.safetensors import open_safetensors
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
+from brise.checkpoint.safetensors.file import open_safetensors
+from brise.checkpoint.safetensors.read_hf_config import read_config
+from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.rope import frequencies
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place

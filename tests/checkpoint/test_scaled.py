@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brise.checkpoint.scaled import e4m3_numbers, from_bf16, to_bf16
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
+from brise.checkpoint.safetensors.fp8_nvfp4 import e4m3_numbers, from_bf16, to_bf16
 from brise.errors import BriseError, CheckpointError, UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.weights import Attention, Mixture, Stack, Stored, Weight, place
-from tests.backends import open_backend
+from tests.backends.under_test import open_backend
 from tests.checkpoint import make_folder as make
 from tests.goldens import golden
 
@@ -255,10 +255,10 @@ def nearest(numbers: Array) -> Array:
 
 def logits_of(folder: Path, backend: str) -> Array:
     if backend == "native":
-        native = pytest.importorskip("brise.ops.native")
+        native = pytest.importorskip("brise.backends.native.backend")
         backend = f"native-{native.NativeBackend.available_isas()[0]}"
     under_test, checkpoint = open_backend(backend), open_checkpoint(folder)
     tokens = golden.read(NAME, "half").tokens
     weights = place(checkpoint.weights(), under_test.backend.place)
     batch = Batch(tokens, np.arange(40, dtype=np.int32), np.array([0, 40], np.int32), np.arange(40, dtype=np.int32))
-    return dense.forward(under_test.ops, checkpoint.config, weights, batch)
+    return decoder.forward(under_test.ops, checkpoint.config, weights, batch)

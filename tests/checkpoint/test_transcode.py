@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.imatrix import load_importance, save_importance
-from brise.checkpoint.originals import open_original
+from brise.checkpoint.convert_source import open_original
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.imatrix import load_importance, save_importance
 from brise.checkpoint.transcode import planned_bytes, write_mix
 from brise.errors import CheckpointError, UnsupportedError
 from brise.quant.dequantize import dequantize

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import default_place, open_store
-from tests.gateway.ledger_lines import audit, switched
-from tests.gateway.shadow_rows import put, shadowed
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import default_place, open_store
+from tests.switch.ledger_lines import audit, switched
+from tests.switch.shadow_rows import put, shadowed
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.cli import chat
 from brise.cli.main import main
 from tests.checkpoint.make_adapter import written
@@ -97,7 +97,7 @@ import sys
 from brise.cli import terminal
 from brise.cli.main import main
 heavy = ("torch", "transformers", "gguf", "rich", "starlette", "uvicorn", "httpx", "llguidance", "asyncio",
-         "prometheus_client", "huggingface_hub", "brise.engine.runner", "brise.checkpoint.pull")
+         "prometheus_client", "huggingface_hub", "brise.engine.engine_thread", "brise.hub.pull")
 def stream(text):
     print([name for name in heavy if name in sys.modules])
     raise SystemExit(0)

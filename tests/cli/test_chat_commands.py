@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from brise.cli import chat, chat_commands, chat_options
-from brise.cli.chat_commands import Session
-from brise.cli.chat_input import Reader, Typed
+from brise.cli.chat_commands import ChatSession
+from brise.cli.chat_input import LineReader, Typed
 from brise.cli.chat_options import ChatOptions
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.errors import ContextLengthError, RequestError, UnsupportedError
-from brise.text.parsed import Parsed, ParsedText, joined
+from brise.text.answer_events import Parsed, ParsedText, joined
 
 OPTIONS = ChatOptions(temperature=0, max_tokens=4)
 
@@ -29,15 +29,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 @pytest.fixture
-def session(model: LoadedModel) -> Session:
-    return Session(Conversation(model, Engine(model, EngineSettings(num_pages=32)), None), OPTIONS)
+def session(model: LoadedModel) -> ChatSession:
+    return ChatSession(Conversation(model, Engine(model, EngineSettings(num_pages=32)), None), OPTIONS)
 
 
-def converse(session: Session, *inputs: str | Typed | type[BaseException]) -> None:
+def converse(session: ChatSession, *inputs: str | Typed | type[BaseException]) -> None:
     """Runs a chat in which these are typed, and then Ctrl-D."""
     left = [Typed(item) if isinstance(item, str) else item for item in inputs]
 
-    class Typist(Reader):
+    class Typist(LineReader):
         def __init__(self) -> None:
             """Without readline."""
 
@@ -52,7 +52,7 @@ def converse(session: Session, *inputs: str | Typed | type[BaseException]) -> No
     chat._converse(session, Typist())
 
 
-def test_turns_are_kept_and_the_prefix_cache_has_them(session: Session) -> None:
+def test_turns_are_kept_and_the_prefix_cache_has_them(session: ChatSession) -> None:
     converse(session, "the first question is long enough for a page or two of the cache", "the second one")
     turns = session.conversation.turns
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
@@ -60,19 +60,19 @@ def test_turns_are_kept_and_the_prefix_cache_has_them(session: Session) -> None:
     session.conversation.engine.check()
 
 
-def test_help_names_every_command_and_setting(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command_and_setting(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/help")
     err = capsys.readouterr().err
     for name in (*chat_commands.names(), *(option.name for option in chat_options.options())):
         assert name in err
 
 
-def test_clear_forgets_the_turns_and_keeps_the_system_prompt(session: Session) -> None:
+def test_clear_forgets_the_turns_and_keeps_the_system_prompt(session: ChatSession) -> None:
     converse(session, "/system Be brief.", "hello", "/clear")
     assert session.conversation.messages == [{"role": "system", "content": "Be brief."}]
 
 
-def test_system_shows_sets_and_takes_away(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_system_shows_sets_and_takes_away(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/system", "/system Be brief.", "/system -")
     assert capsys.readouterr().err.splitlines()[:3] == [
         "system prompt: (the default of the model)", "system prompt: Be brief.",
@@ -80,7 +80,7 @@ def test_system_shows_sets_and_takes_away(session: Session, capsys: pytest.Captu
     assert session.conversation.messages == []
 
 
-def test_set_changes_what_the_next_answer_uses(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_changes_what_the_next_answer_uses(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/set max-tokens 2", "/set stats on", "hello")
     assert session.options == ChatOptions(temperature=0, max_tokens=2, stats=True)
     assert session.last is not None and session.last.completion_tokens == 2
@@ -97,13 +97,13 @@ def test_set_changes_what_the_next_answer_uses(session: Session, capsys: pytest.
     ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write"),
     ("/save ~nobody-of-that-name/x", "cannot write")])
 def test_a_wrong_command_says_what_is_allowed_and_the_chat_goes_on(
-        session: Session, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+        session: ChatSession, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
     converse(session, line, "hello")
     assert message in capsys.readouterr().err
     assert session.last is not None and session.options == OPTIONS
 
 
-def test_retry_asks_the_last_question_again(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_asks_the_last_question_again(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "one", "two", "/retry")
     turns = session.conversation.turns
     assert [turn["content"] for turn in turns[::2]] == ["one", "two"]
@@ -111,7 +111,7 @@ def test_retry_asks_the_last_question_again(session: Session, capsys: pytest.Cap
 
 
 def test_a_retry_that_is_refused_or_stopped_keeps_the_old_answer(
-        session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+        session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "one", "two")
     before = [*session.conversation.turns]
     converse(session, "/set max_tokens 100000", "/retry")
@@ -121,7 +121,7 @@ def test_a_retry_that_is_refused_or_stopped_keeps_the_old_answer(
 
 
 def test_save_writes_the_messages_and_never_over_a_file(
-        session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        session: ChatSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "chat.json"
     converse(session, "/system Be brief.", "hello", f"/save {file}", f"/save {file}")
     saved = json.loads(file.read_text())
@@ -130,29 +130,29 @@ def test_save_writes_the_messages_and_never_over_a_file(
     assert "File exists" in capsys.readouterr().err
 
 
-def test_stats_shows_the_last_answer(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_shows_the_last_answer(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/stats", "hello", "/stats")
     err = capsys.readouterr().err
     assert "nothing was answered so far" in err and "[4 tokens," in err
 
 
-def test_exit_leaves(session: Session) -> None:
+def test_exit_leaves(session: ChatSession) -> None:
     converse(session, "/exit", "never asked")
     assert session.last is None
 
 
-def test_a_block_and_an_empty_line_are_no_commands(session: Session) -> None:
+def test_a_block_and_an_empty_line_are_no_commands(session: ChatSession) -> None:
     converse(session, "", "  ", Typed("/exit is a command", is_block=True), "hello")
     assert [turn["content"] for turn in session.conversation.turns[::2]] == ["/exit is a command", "hello"]
 
 
-def test_ctrl_c_twice_at_the_prompt_leaves_but_not_with_something_between(session: Session) -> None:
+def test_ctrl_c_twice_at_the_prompt_leaves_but_not_with_something_between(session: ChatSession) -> None:
     converse(session, KeyboardInterrupt, "hello", KeyboardInterrupt, KeyboardInterrupt, "never asked")
     assert len(session.conversation.turns) == 2
 
 
 @pytest.mark.parametrize("num_pieces", [0, 3])
-def test_a_stopped_answer_stays_as_far_as_it_came(session: Session, num_pieces: int) -> None:
+def test_a_stopped_answer_stays_as_far_as_it_came(session: ChatSession, num_pieces: int) -> None:
     pieces: list[Parsed] = []
     stopped: Callable[[], bool] = lambda: len(pieces) >= num_pieces  # noqa: E731
     answer = session.conversation.ask("hello", ChatOptions(temperature=0), pieces.append, stopped)
@@ -162,7 +162,7 @@ def test_a_stopped_answer_stays_as_far_as_it_came(session: Session, num_pieces: 
     assert not session.conversation.engine.has_work
 
 
-def test_a_question_that_does_not_fit_leaves_no_trace(session: Session) -> None:
+def test_a_question_that_does_not_fit_leaves_no_trace(session: ChatSession) -> None:
     with pytest.raises(ContextLengthError, match="ask something shorter"):
         session.conversation.ask("long " * 400, OPTIONS, lambda text: None, lambda: False)
     assert session.conversation.turns == [] and not session.conversation.engine.has_work
@@ -172,7 +172,7 @@ def test_a_question_that_does_not_fit_leaves_no_trace(session: Session) -> None:
     (0, "hi", 100000, "--max-tokens N with N up to {room}"), (0, "long " * 600, None, "ask something shorter"),
     (1, "long " * 600, None, "/clear forgets what was said")])
 def test_the_hint_about_the_context_fits_the_case(
-        session: Session, turns: int, question: str, max_tokens: int | None, hint: str) -> None:
+        session: ChatSession, turns: int, question: str, max_tokens: int | None, hint: str) -> None:
     conversation = session.conversation
     for _ in range(turns):
         conversation.turns += [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -182,7 +182,7 @@ def test_the_hint_about_the_context_fits_the_case(
     assert (refused.value.hint or "").startswith(hint.format(room=room))
 
 
-def test_an_answer_cut_by_the_context_says_so(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_cut_by_the_context_says_so(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/set temperature 1", "/set max_tokens 100000")
     with pytest.raises(ContextLengthError):
         session.conversation.ask("hello", session.options, lambda text: None, lambda: False)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.store import Store
 from brise.cli import demo
 from brise.cli.main import main
 from brise.demo import story
@@ -16,6 +15,7 @@ from brise.demo.size import Size
 from brise.demo.stages import Demo
 from brise.demo.story import STAGES, Ended, Stage, Teller
 from brise.errors import EvidenceError
+from brise.hub.store import ModelStore
 from tests.checkpoint.make_gguf import write_tiny
 
 
@@ -45,7 +45,7 @@ def test_pages_stay_and_a_failure_is_the_exit_status(home: Path, monkeypatch: py
     real = story.tell
 
     def stage(running: Demo) -> None:
-        assert Store(running.brise.home).names() == ["smollm2"] and running.brise.home != home
+        assert ModelStore(running.brise.home).names() == ["smollm2"] and running.brise.home != home
         (running.folder / "report.html").write_text("a page")
         if fails:
             raise EvidenceError("too little traffic")

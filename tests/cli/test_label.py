@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.gateway.stores import open_store
-from tests.evidence.logs import changed, rows, write
-from tests.evidence.traffic import TASK, fill
+from brise.traffic.stores import open_store
+from tests.prove.logs import changed, rows, write
+from tests.report.traffic import TASK, fill
 
 Ask = Callable[..., str]
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.evals.example import Answer
-from brise.evidence.pairs import Pair, Side
-from brise.evidence.scoring import is_drawn
-from brise.gateway.stores import open_store
-from tests.evidence.logs import changed, rows, write
-from tests.evidence.traffic import TASK, fill
+from brise.evals.example import EvalAnswer
+from brise.prove.pairs import ModelAnswer, Pair
+from brise.prove.scoring import is_drawn
+from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import Behaviour, FakeUpstream, Peer, answer, fake_upstream
+from tests.prove.logs import changed, rows, write
+from tests.report.traffic import TASK, fill
 
-PAIR = Pair("", "", "", Side(Answer()), Side(Answer()))
+PAIR = Pair("", "", "", ModelAnswer(EvalAnswer()), ModelAnswer(EvalAnswer()))
 Says = Callable[[dict[str, Any]], str]  # from what the judge is shown to what it replies
 
 

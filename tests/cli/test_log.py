@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store
-from tests.gateway.records import FULL, answer, exchange, label
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
+from tests.traffic.records import FULL, answer, exchange, label
 
 FIRST, SECOND = "0" * 31 + "1", "0" * 31 + "2"
 

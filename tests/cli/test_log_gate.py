@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from brise.cli.main import main
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store
-from tests.evidence.logs import changed, rows
-from tests.evidence.traffic import TASK, fill
-from tests.gateway.records import exchange
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
+from tests.prove.logs import changed, rows
+from tests.report.traffic import TASK, fill
+from tests.traffic.records import exchange
 
 
 @pytest.fixture

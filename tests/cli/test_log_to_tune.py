@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.lineage import read_lineage
+from brise.checkpoint.adapters.lineage import read_lineage
 from brise.cli.main import main
 
 ALLOWED = '[[allow]]\nprovider = "openai"\nbasis = "contract 7"\ndate = 2026-01-01\nscope = "training"\n'

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.store import Store
 from brise.cli.main import main
+from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_tokenizer import write_tokenizer
 
@@ -38,7 +38,7 @@ def test_pull_refuses_what_is_no_model(
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + os.urandom(100))
     assert main(["pull", str(tmp_path / "bad.gguf")]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("brise: error: ") and Store(home).names() == []
+    assert out == "" and err.startswith("brise: error: ") and ModelStore(home).names() == []
 
 
 @pytest.mark.parametrize("words", [["models"], ["models", "list"]])
@@ -72,7 +72,7 @@ def test_remove_removes_what_it_can_and_reports_the_rest(
         pulled: None, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "remove", "absent", "tiny"]) == 1
     assert "no model 'absent'" in capsys.readouterr().err
-    assert Store(home).names() == [] and list((home / "blobs").iterdir()) == []
+    assert ModelStore(home).names() == [] and list((home / "blobs").iterdir()) == []
 
 
 def test_a_damaged_entry_does_not_hide_the_others(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, write_adapter
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.cli.main import main
 from tests.tune.parity_models import TOPICS, Tiny, tiny
 

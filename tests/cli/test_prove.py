@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from tests.evidence.logs import changed, rows, write
+from tests.prove.logs import changed, rows, write
 
 
 def reported(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:

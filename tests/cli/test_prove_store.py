@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.evidence import pairs_store
-from brise.gateway.records import Answer, Label
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store
-from tests.evidence.logs import changed, rows
-from tests.evidence.traffic import TASK, body, fill
+from brise.dialects.records import Label, RecordedAnswer
+from brise.prove import pairs_store
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
+from tests.prove.logs import changed, rows
+from tests.report.traffic import TASK, body, fill
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_comparison_with_another_candidate_says_nothing_of_this_one(store: Sql
     found = rows(1, better=1.0)
     fill(store, found, labelled=False)
     at = found[0]["at"]
-    store.add(answers=[Answer("o-r0", "r0", at, "shadow", "other", response=body("both?", "other"))],
+    store.add(answers=[RecordedAnswer("o-r0", "r0", at, "shadow", "other", response=body("both?", "other"))],
               labels=[Label("1", "r0", at + 1, "human", "ann", 0.0, "s-r0", 1.0),
                       Label("2", "r0", at + 2, "human", "ann", 1.0, "o-r0", 1.0)])
     judged = pairs_store.read(store, TASK, student="mini").pairs[0].judgements
@@ -154,8 +154,8 @@ def test_a_second_shadow_counts_not_and_a_cascades_data_are_noted(store: SqlStor
                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(60)
     fill(store, found, labelled=False)
-    store.add(answers=[Answer("z-again", found[0]["id"], found[0]["at"] + 9, "shadow", "mini",
-                              response=body("other", "mini"))])
+    store.add(answers=[RecordedAnswer("z-again", found[0]["id"], found[0]["at"] + 9, "shadow", "mini",
+                                      response=body("other", "mini"))])
     store.append("cascade", {"task": TASK, "candidate": "mini", "until_s": found[30]["at"]})
     _, report = reported(capsys, "--task", TASK)
     assert report["gate"]["rows"] == 60

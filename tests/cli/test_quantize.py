@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from tests.checkpoint.test_export import write_source
 

@@ -9,7 +9,7 @@ import pytest
 
 from brise.cli.main import main
 from tests.checkpoint.make_gguf import write_tiny
-from tests.evidence.planted import TASK, Planted
+from tests.prove.planted import TASK, Planted
 
 PRICES = """
 [models."big-1"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main, parse
 from tests.checkpoint.make_adapter import written
 

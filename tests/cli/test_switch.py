@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.evidence import certificates
-from brise.gateway.rule import to_body
-from brise.gateway.seal import SigningKey, load_or_create_signing_key
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import keys_folder, open_store
-from brise.proof import gate
-from brise.proof.certificate import Certificate, Student, Window
-from tests.gateway.ledger_lines import audit
-from tests.gateway.small_models import rule
+from brise.prove import certificates
+from brise.stats import sequential_test
+from brise.stats.certificate import Certificate, CertifiedModel, Window
+from brise.switch.rule import to_body
+from brise.traffic.seal import SigningKey, load_or_create_signing_key
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import keys_folder, open_store
+from tests.switch.ledger_lines import audit
+from tests.switch.small_models import rule
 
 FORCE = ("--force", "--reason", "a trial")
 
@@ -45,10 +45,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def signed(home: Path, key: SigningKey | None = None, **changes: Any) -> certificates.Signed:
     """A certificate of 200 units of which the small model was better in 20."""
     differences = (1.0,) * 20 + (0.0,) * 180
-    outcome = gate.decide(differences, gate.Gate())
+    outcome = sequential_test.decide(differences, sequential_test.NonInferiorityTest())
     assert outcome.decided_at is not None
     plain: dict[str, Any] = {
-        "task": "calls", "student": Student("small"), "teachers": ("hosted-1",), "contexts": ("none",),
+        "task": "calls", "student": CertifiedModel("small"), "teachers": ("hosted-1",), "contexts": ("none",),
         "window": Window("a log", None, None, None, "conversation", 200, "d" * 64), "delta": 0.02, "alpha": 0.05,
         "alpha_of_all": 0.05, "candidate": 1, "futility": 20.0, "bound": 1.0, "discordance": 0.1, "differing": 0.3,
         "labels": "outcome", "scoring": "equal", "dimensions": (), "proven": (), "claims": (),
@@ -100,7 +100,7 @@ def test_a_certificate_whose_switch_an_alarm_took_back_is_used_up(
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ({"task": "other"}, "is for the task 'other'"), ({"student": Student("large")}, "'large', not for"),
+    ({"task": "other"}, "is for the task 'other'"), ({"student": CertifiedModel("large")}, "'large', not for"),
     ({"expires_at_s": 1.0}, "expired"), ({"decided_at": 9}, "does not prove what it says"),
     ({"key": SigningKey(b"7" * 32)}, "is not this machine's")])
 def test_a_certificate_that_does_not_fit_is_refused(
@@ -166,7 +166,7 @@ def test_a_rule_of_another_version_does_not_go_with_the_certificate(store: SqlSt
     of_v1, of_v2 = rule(fingerprint="v1"), rule(threshold=0.6, fingerprint="v2")
     for known in (of_v1, of_v2):
         store.append("cascade", to_body(known))
-    path = write(home, tmp_path / "v1.json", student=Student("small", fingerprint="v1"))
+    path = write(home, tmp_path / "v1.json", student=CertifiedModel("small", fingerprint="v1"))
     assert switched(capsys, "--certificate", path)["rule"]["digest"] == of_v1.digest
     switched(capsys, "--back")
     path = write(home, tmp_path / "named.json")

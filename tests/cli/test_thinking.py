@@ -10,7 +10,7 @@ import pytest
 
 from brise.cli import chat
 from brise.cli.chat import Stop
-from brise.cli.chat_commands import Session, execute
+from brise.cli.chat_commands import ChatSession, execute
 from brise.cli.chat_options import ChatOptions, change
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
@@ -30,10 +30,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MistralTokenizer:
 
 
 def session(tokenizer: MistralTokenizer, reply: str, suggested: str | None = None,
-            system: str | None = None) -> Session:
+            system: str | None = None) -> ChatSession:
     model = stub_model(reply, tokens=Tokens(tokenizer, MistralChat(tokenizer), suggested))
     engine = Engine(model, EngineSettings(num_pages=64))
-    return Session(Conversation(model, engine, system), GREEDY)
+    return ChatSession(Conversation(model, engine, system), GREEDY)
 
 
 def test_thinking_goes_to_stderr_and_only_the_answer_to_stdout(

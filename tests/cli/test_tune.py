@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.adapters import read_adapter
-from brise.checkpoint.lineage import read_lineage
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.adapters.lineage import read_lineage
+from brise.checkpoint.adapters.peft import read_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from brise.quant.rows import float_rows
 from brise.tune import run_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.lineage import read_lineage
+from brise.checkpoint.adapters.lineage import read_lineage
 from brise.cli.main import main
 from tests.engine.stub import stub_model
 from tests.serve.live import live

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import read_adapter
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.adapters.peft import read_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from brise.models.weights import LowRank
 from brise.tune import run_folder
@@ -23,7 +23,7 @@ from tests.cli.interrupted import interrupted
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "brise")
 OPTIONS = ("--threads", "1", "--dtype", "float32", "--batch-size", "8", "--rank", "4", "--save-every", "2")
 HANGS_S = 1800  # the three processes of torchrun take 15 s of CPU, which is minutes of wall time beside ten others
-WEIGHTS = 5e-5  # as in tests/tune/test_spread.py; measured: 1e-6
+WEIGHTS = 5e-5  # as in tests/tune/test_fsdp.py; measured: 1e-6
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.lineage import read_lineage
+from brise.checkpoint.adapters.lineage import read_lineage
 from brise.cli.main import main
 from tests.checkpoint.make_gguf import write_tiny
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from brise.demo import drive
-from brise.demo.hosted import Hosted
+from brise.demo.large_model import LargeModelProcess
 from brise.demo.stand_in import Nature, truth_of
 from brise.demo.workload import Talk, Workload
 
@@ -16,18 +16,18 @@ TALKS = [talk for talk in Workload(3).talks(60, held_out=0.3)]
 
 
 @pytest.fixture(scope="module")
-def hosted() -> Iterator[Hosted]:
-    server = Hosted(truth_of(TALKS), Nature(accuracy=0.8, median_s=0.001))
+def hosted() -> Iterator[LargeModelProcess]:
+    server = LargeModelProcess(truth_of(TALKS), Nature(accuracy=0.8, median_s=0.001))
     server.start()
     yield server
     server.kill()
 
 
-def went(url: str, talks: list[Talk]) -> drive.Tally:
+def went(url: str, talks: list[Talk]) -> drive.DriveTally:
     return asyncio.run(drive.drive(url, talks, parallel=8))
 
 
-def test_all_are_answered_and_the_right_ones_are_counted(hosted: Hosted) -> None:
+def test_all_are_answered_and_the_right_ones_are_counted(hosted: LargeModelProcess) -> None:
     found = went(hosted.url, TALKS)
     assert found.answered == found.asked and found.modes == {"hosted": found.asked}
     assert 60 <= found.asked <= sum(len(talk.turns) for talk in TALKS)
@@ -39,7 +39,7 @@ def test_a_server_that_is_gone_is_no_answer() -> None:
     assert (found.asked, found.answered, found.right) == (3, 0, 0)
 
 
-def test_a_pause_is_made_before_each_conversation(hosted: Hosted) -> None:
+def test_a_pause_is_made_before_each_conversation(hosted: LargeModelProcess) -> None:
     pauses: list[int] = []
 
     async def pause() -> None:

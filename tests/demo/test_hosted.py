@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from brise.demo.hosted import Hosted
+from brise.demo.large_model import LargeModelProcess
 from brise.demo.stand_in import NAME, Nature, truth_of
 from brise.demo.workload import Workload
 
@@ -16,14 +16,14 @@ TALKS = Workload(1).talks(5, held_out=0.0)
 
 
 @pytest.fixture
-def hosted() -> Iterator[Hosted]:
-    server = Hosted(truth_of(TALKS), Nature(accuracy=1.0, median_s=0.001))
+def hosted() -> Iterator[LargeModelProcess]:
+    server = LargeModelProcess(truth_of(TALKS), Nature(accuracy=1.0, median_s=0.001))
     server.start()
     yield server
     server.kill()
 
 
-def test_it_answers_streams_and_can_be_killed_and_started_again(hosted: Hosted) -> None:
+def test_it_answers_streams_and_can_be_killed_and_started_again(hosted: LargeModelProcess) -> None:
     body = {"model": NAME, "messages": TALKS[0].messages(0, []), "stream_options": {"include_usage": True}}
     right = TALKS[0].turns[0].call.text()
     with httpx.Client(base_url=hosted.url, trust_env=False) as client:

@@ -10,8 +10,8 @@ from brise.demo import outcomes
 from brise.demo.drive import TASK
 from brise.demo.stand_in import truth_of
 from brise.demo.workload import Workload
-from brise.gateway.records import Answer, Exchange
-from brise.gateway.stores import open_store
+from brise.dialects.records import Exchange, RecordedAnswer
+from brise.traffic.stores import open_store
 
 TALK = next(talk for talk in Workload(1).talks(100, held_out=0.0) if len(talk.turns) > 1)
 
@@ -31,8 +31,8 @@ def test_own_and_other_answers_get_a_score_once(tmp_path: Path) -> None:
     right = [turn.call.text() for turn in TALK.turns]
     store.add([exchange("one", 0, right[0]), exchange("two", 1, "I am sorry"),
                exchange("other", 0, "x", {"messages": [{"role": "user", "content": "who are you"}]})],
-              [Answer("shadow-one", "one", 100.0, "shadow", response=said("{}")),
-               Answer("shadow-two", "two", 101.0, "shadow", response=said(right[1]))])
+              [RecordedAnswer("shadow-one", "one", 100.0, "shadow", response=said("{}")),
+               RecordedAnswer("shadow-two", "two", 101.0, "shadow", response=said(right[1]))])
     truth = truth_of([TALK])
     assert outcomes.write(store, truth, 0.0) == 4
     outcomes.write(store, truth, 0.0)

@@ -6,11 +6,11 @@ from hashlib import blake2b
 
 import numpy as np
 
-from brise.engine.request import ImageInput
+from brise.backends.reference.ops import ReferenceOps
 from brise.engine.vision import LoadedVision
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Weight
-from brise.ops.reference import ReferenceOps
+from brise.text.inputs import ImageInput
 from tests.engine.stub import WIDTH
 
 IMAGE, BREAK, END = 200, 201, 202

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.engine.adapter_loading import digest_of, dora_gains
 from brise.engine.model import LoadedModel, load
 from brise.errors import CheckpointError

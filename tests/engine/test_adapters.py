@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, read_adapter, write_adapter
-from brise.checkpoint.lineage import base_digest
-from brise.checkpoint.merge import merged
-from brise.checkpoint.source import open_checkpoint
-from brise.checkpoint.store import Located
+from brise.checkpoint.adapters.lineage import base_digest
+from brise.checkpoint.adapters.merge import merged
+from brise.checkpoint.adapters.peft import AdapterFile, read_adapter, write_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.engine import adapters as adapters_module
 from brise.engine.adapter_loading import AdapterInvalidError, reading_bytes
 from brise.engine.adapters import (
@@ -29,11 +28,12 @@ from brise.engine.adapters import (
     AdapterTooLargeError,
 )
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import AdaptersOffError, EngineThread
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
-from brise.engine.runner import AdaptersOffError, EngineThread
 from brise.errors import QueueFullError, RequestError
-from brise.models.adapters import LowRanks
+from brise.files.digests import Located
+from brise.models.lora import LowRanks
 from brise.models.weights import Lora, Weight, place
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny

@@ -12,7 +12,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import ContextLengthError, QueueFullError, RequestError, UnsupportedError
 from brise.models.batch import Batch
-from brise.text.marks import END_CALL
+from brise.text.sentinels import END_CALL
 from tests.engine.stub import (
     GREEDY,
     IM_END,

@@ -18,7 +18,7 @@ from brise.models.batch import Batch
 from brise.models.weights import Array, Mixture
 from tests.checkpoint.make_gguf import write_tiny
 
-native_experts = pytest.importorskip("brise.ops.native_experts")
+native_experts = pytest.importorskip("brise.backends.native.experts")
 ROOT = Path(__file__).parent.parent.parent
 TOKENS = np.arange(3, 43, dtype=np.int32)
 

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from brise.engine.engine import Engine
-from brise.engine.request import Grammar, Request, Sampling
+from brise.engine.request import Request, Sampling
 from brise.errors import RequestError
+from brise.text.inputs import Grammar
 from tests.engine.stub import IM_START, answer, run_all, stub_engine, text_of
 
 PROMPT = tuple(b"Give me JSON: ")

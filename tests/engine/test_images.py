@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.engine.engine import Engine
-from brise.engine.request import ImageInput, Request, Sampling
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
+from brise.engine.request import Request, Sampling
 from brise.errors import RequestError
 from brise.models.batch import Batch
+from brise.text.inputs import ImageInput
 from tests.engine.stub import answer, run_all, stub_engine, text_of, tokens_of
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision
 from tests.engine.test_random_schedules import Arrival, check_ends, play

@@ -15,7 +15,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import UnsupportedError
-from brise.ops.contract import CacheFormat
+from brise.models.ops import CacheFormat
 from tests.checkpoint.make_gguf import write_tiny
 from tests.engine.stub import answer, run_all, tokens_of
 from tests.tolerances import GOLDEN_LOGITS
@@ -29,7 +29,7 @@ TOLERANCE = {"native": 0.0, "reference": 2 * GOLDEN_LOGITS}
 @pytest.fixture(scope="module", params=["reference", "native"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     if request.param == "native":
-        pytest.importorskip("brise.ops._native")
+        pytest.importorskip("brise._native")
     path = write_tiny(tmp_path_factory.mktemp("tiny") / "qwen3.gguf", "qwen3", format="Q8_0")
     return load(path, backend=request.param, threads=1)
 
@@ -120,7 +120,7 @@ def test_an_unknown_pooling_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_real_model_scores_what_it_decoded_the_same(smollm2_path: Path) -> None:
-    pytest.importorskip("brise.ops._native")
+    pytest.importorskip("brise._native")
     model = load(smollm2_path, threads=1)
     engine = engine_on(model, 16, cache_format="f16")
     prompt = tuple(model.tokenizer.encode("The capital of France is"))

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf_names import named_weights
-from brise.checkpoint.originals import Original, open_original
+from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
+from brise.checkpoint.convert_source import Original, open_original
+from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.transcode import write_mix
-from brise.engine.scoring import Machine, Scored, calibrate, compare, cut
+from brise.engine.scoring import Machine, ScoringModel, calibrate, compare, cut
 from brise.engine.streamed import StreamedOps
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.weights import Weight, place
-from brise.ops.reference import ReferenceBackend, ReferenceOps
-from tests.backends import UnderTest, open_backend
+from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint.make_gguf import write_tiny
 from tests.checkpoint.test_export import write_source
 
@@ -28,7 +28,7 @@ WINDOWS = [np.arange(3, 30, dtype=np.int32), np.arange(40, 51, dtype=np.int32), 
 def under_test(request: pytest.FixtureRequest) -> UnderTest:
     if request.param == "reference":
         return open_backend("reference")
-    native = pytest.importorskip("brise.ops.native")
+    native = pytest.importorskip("brise.backends.native.backend")
     return open_backend(f"native-{native.NativeBackend.available_isas()[0]}")
 
 
@@ -37,8 +37,8 @@ def test_streamed_hidden_states_are_the_model_s(under_test: UnderTest, tmp_path:
     original = open_original(write_source(tmp_path / "source", name, "F32"))
     batch = Batch(WINDOWS[0], np.arange(27, dtype=np.int32), np.array([0, 27], np.int32), np.arange(27, dtype=np.int32))
     streamed = StreamedOps(under_test.ops, under_test.backend.place)
-    expected = dense.hidden(ReferenceOps(), original.config, original.weights, batch)
-    found = dense.hidden(streamed, original.config, original.weights, batch)
+    expected = decoder.hidden(ReferenceOps(), original.config, original.weights, batch)
+    found = decoder.hidden(streamed, original.config, original.weights, batch)
     assert np.abs(found - expected).max() < 1e-4
 
 
@@ -104,8 +104,8 @@ def test_perplexity_is_that_of_the_runner(tmp_path: Path) -> None:
     original = open_original(write_tiny(tmp_path / "a.gguf", "llama"))
     found = compare(machine(), scored(original), scored(original), WINDOWS[:1], lambda tokens: None)
     positions = np.arange(27, dtype=np.int32)
-    logits = dense.forward(ReferenceOps(), original.config, original.weights,
-                           Batch(WINDOWS[0], positions, np.array([0, 27], np.int32), positions)).astype(np.float64)
+    logits = decoder.forward(ReferenceOps(), original.config, original.weights,
+                             Batch(WINDOWS[0], positions, np.array([0, 27], np.int32), positions)).astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert found.perplexity_original == pytest.approx(np.exp(-log_p[np.arange(26), WINDOWS[0][1:]].mean()), rel=1e-5)
 
@@ -127,7 +127,7 @@ def test_weights_are_placed_one_at_a_time(tmp_path: Path) -> None:
 
     batch = Batch(WINDOWS[2], np.arange(4, dtype=np.int32), np.array([0, 4], np.int32), np.arange(4, dtype=np.int32))
     ops = StreamedOps(ReferenceOps(), note, forget=lambda: forgotten.append(1))
-    dense.hidden(ops, original.config, original.weights, batch)
+    decoder.hidden(ops, original.config, original.weights, batch)
     assert placed.count("matrix") == len(forgotten) == 14
 
 
@@ -135,5 +135,5 @@ def machine(pass_tokens: int = 100) -> Machine:
     return Machine(ReferenceBackend(), ReferenceOps(), pass_tokens)
 
 
-def scored(original: Original) -> Scored:
-    return Scored(original.config, place(original.weights, lambda name, weight: weight), original.forget)
+def scored(original: Original) -> ScoringModel:
+    return ScoringModel(original.config, place(original.weights, lambda name, weight: weight), original.forget)

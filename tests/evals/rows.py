@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 
 
-def example(reference: str | Answer, question: str = "?", number: int = 0, *, conversation: str | None = None,
-            task: str | None = None) -> Example:
+def example(reference: str | EvalAnswer, question: str = "?", number: int = 0, *, conversation: str | None = None,
+            task: str | None = None) -> EvalExample:
     """One question with its answer; `number` makes it differ from others."""
-    answer = Answer(reference) if isinstance(reference, str) else reference
-    return Example(({"role": "user", "content": question},), answer, f"data.jsonl:{number + 1}",
-                   conversation or f"conversation {number}", f"digest {number}",
-                   meta={} if task is None else {"task": task})
+    answer = EvalAnswer(reference) if isinstance(reference, str) else reference
+    return EvalExample(({"role": "user", "content": question},), answer, f"data.jsonl:{number + 1}",
+                       conversation or f"conversation {number}", f"digest {number}",
+                       meta={} if task is None else {"task": task})
 
 
-def examples(*references: str) -> list[Example]:
+def examples(*references: str) -> list[EvalExample]:
     """One conversation each."""
     return [example(reference, number=number) for number, reference in enumerate(references)]
 
 
-def called(name: str, arguments: str) -> Answer:
+def called(name: str, arguments: str) -> EvalAnswer:
     """An answer that is a tool call."""
-    return Answer(calls=(Call(name, arguments),))
+    return EvalAnswer(calls=(AnsweredCall(name, arguments),))
 
 
 def write(path: Path, *pairs: tuple[str, str], task: str | None = None, system: str | None = None) -> Path:

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, write_adapter
-from brise.checkpoint.source import open_checkpoint
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.engine.model import load
-from brise.evals.answerer import Asked
-from brise.evals.example import Answer
+from brise.evals.answerer import AnswerSettings
+from brise.evals.example import EvalAnswer
 from brise.evals.local import LocalAnswerer, OnTop
 from brise.evals.run import answer_all
-from brise.models import dense
-from brise.models.adapters import adapted, targets
+from brise.models import decoder
 from brise.models.batch import Batch
+from brise.models.lora import adapted, targets
 from brise.models.weights import LowRank
-from brise.ops.reference import ReferenceOps
 from brise.text.chat import require
 from tests.checkpoint.make_gguf import write_tiny
 from tests.evals.rows import example
@@ -34,7 +34,7 @@ def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 4, 8.0), None, checkpoint.config)
     base = load(path, backend="reference")
     row = example("the answer", "hi")
-    asked = [LocalAnswerer(base, Asked(scores=True), "digest", adapter=one)
+    asked = [LocalAnswerer(base, AnswerSettings(scores=True), "digest", adapter=one)
              for one in (None, OnTop(tmp_path / "adapter"))]
     found = [answer_all(each, [row], None, ignore).answers[0] for each in asked]
     chat = require(base.chat)
@@ -44,7 +44,7 @@ def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
     end = start + found[0].scored_tokens
     places = np.arange(len(tokens), dtype=np.int32)
     weights = adapted(checkpoint.weights(), low_ranks)
-    logits = dense.forward(ReferenceOps(), checkpoint.config, weights, Batch(
+    logits = decoder.forward(ReferenceOps(), checkpoint.config, weights, Batch(
         tokens, places, np.array([0, len(tokens)], np.int32), places)).astype(np.float64)
     logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     expected = -sum(logprobs[at - 1, tokens[at]] for at in range(start, end))
@@ -53,6 +53,6 @@ def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:
     assert asked[1].name == f"{base.name} + adapter"
 
 
-def nll(answer: Answer) -> float:
+def nll(answer: EvalAnswer) -> float:
     assert answer.nll is not None
     return answer.nll

@@ -12,7 +12,7 @@ import pytest
 from brise.errors import EvidenceError, MissingExtraError
 from brise.evals import baseline, classify, data, scorers
 from brise.evals.baseline import BaselineAnswerer, Kind
-from brise.evals.example import Example
+from brise.evals.example import EvalExample
 from brise.evals.run import answer_all
 from tests.evals.rows import example
 from tests.evals.test_run import ignore
@@ -20,7 +20,7 @@ from tests.evals.test_run import ignore
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
-def rows(first: int, *pairs: tuple[str, str]) -> list[Example]:
+def rows(first: int, *pairs: tuple[str, str]) -> list[EvalExample]:
     return [example(answer, question, first + number) for number, (question, answer) in enumerate(pairs)]
 
 
@@ -29,7 +29,7 @@ TRAIN = rows(0, ("play some jazz music", "play"), ("play a song", "play"), ("mus
 TEST = rows(100, ("play the song again", "play"), ("rain in Paris", "weather"))
 
 
-def texts(kind: Kind, train: Sequence[Example], test: Sequence[Example], *, classifies: bool) -> list[str]:
+def texts(kind: Kind, train: Sequence[EvalExample], test: Sequence[EvalExample], *, classifies: bool) -> list[str]:
     found = answer_all(BaselineAnswerer(kind, train, classifies=classifies), test, None, ignore)
     return [answer.text for answer in found.answers]
 
@@ -54,7 +54,7 @@ def test_the_nearest_neighbour_copies_calls() -> None:
 
 
 def test_system_messages_count_only_where_they_differ() -> None:
-    def with_system(row: Example, text: str) -> Example:
+    def with_system(row: EvalExample, text: str) -> EvalExample:
         return replace(row, prompt=({"role": "system", "content": text}, *row.prompt))
 
     same = [with_system(row, "task") for row in TRAIN]

@@ -7,14 +7,14 @@ import pytest
 from sklearn.metrics import f1_score
 
 from brise.evals import classify, scorers
-from brise.evals.example import Answer
+from brise.evals.example import EvalAnswer
 from tests.evals.rows import examples
 
 
 def figures(wanted: list[str], given: list[str]) -> dict[str, float]:
     rows = examples(*wanted)
     scorer = scorers.built_in(classify.labels_of(rows))["class"]
-    return {measure.name: measure.estimate for measure in scorer.measures(rows, [Answer(text) for text in given])}
+    return {measure.name: measure.estimate for measure in scorer.measures(rows, [EvalAnswer(text) for text in given])}
 
 
 def test_by_hand() -> None:
@@ -32,6 +32,6 @@ def test_macro_f1_is_scikit_learns_over_the_labels_of_references() -> None:
 
 def test_confusions_are_the_most_frequent_mistakes_first() -> None:
     rows = examples("a", "a", "b", "b", "c")
-    answers = [Answer(text) for text in ("b", "b", "b", "x" * 200, "a")]
+    answers = [EvalAnswer(text) for text in ("b", "b", "b", "x" * 200, "a")]
     assert classify.confusions(rows, answers) == [("a", "b", 2), ("b", "x" * 80, 1), ("c", "a", 1)]
     assert len(classify.confusions(rows, answers, most=1)) == 1

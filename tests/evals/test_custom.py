@@ -8,11 +8,11 @@ import pytest
 
 from brise.errors import EvidenceError
 from brise.evals import custom
-from brise.evals.example import Answer
+from brise.evals.example import EvalAnswer
 from tests.evals.rows import examples
 
 ROWS = examples("right", "left")
-ANSWERS = [Answer("right"), Answer("up")]
+ANSWERS = [EvalAnswer("right"), EvalAnswer("up")]
 
 
 def written(folder: Path, body: str) -> str:

@@ -10,10 +10,10 @@ import pytest
 from brise.errors import EvidenceError
 from brise.evals import data
 from brise.evals.data import Reading
-from brise.evals.example import Call
-from brise.tune.parse_row import RowRules
-from brise.tune.read_rows import read_rows
-from brise.tune.split import split
+from brise.evals.example import AnsweredCall
+from brise.tune.data.parse_row import RowRules
+from brise.tune.data.read_rows import read_rows
+from brise.tune.data.split import split
 from tests.evals.rows import write
 
 TALK = [{"role": "system", "content": "s"}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "1"},
@@ -49,7 +49,7 @@ def test_tool_calls_are_references(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     found, = data.read([jsonl(tmp_path / "a.jsonl", {"tools": [tool], "messages": [
         {"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]})])
-    assert found.reference.calls == (Call("f", '{"x": "ü"}'),) and len(found.tools) == 1
+    assert found.reference.calls == (AnsweredCall("f", '{"x": "ü"}'),) and len(found.tools) == 1
 
 
 def test_prompt_and_completion_and_tables(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from brise.errors import NetworkError, UnsupportedError
-from brise.evals.answerer import Asked
+from brise.evals.answerer import AnswerSettings
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.run import answer_all
 from tests.engine.stub import stub_model
 from tests.evals.rows import example, examples
@@ -45,14 +45,14 @@ class Server:
             raise response
         return response
 
-    def answerer(self, asked: Asked | None = None) -> EndpointAnswerer:
-        return EndpointAnswerer(Endpoint(URL, "teacher", "secret"), asked or Asked(64), wait=self.wait,
+    def answerer(self, asked: AnswerSettings | None = None) -> EndpointAnswerer:
+        return EndpointAnswerer(Endpoint(URL, "teacher", "secret"), asked or AnswerSettings(64), wait=self.wait,
                                 transport=httpx.MockTransport(self))
 
     async def wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def answer(self, row: Example | None = None, asked: Asked | None = None) -> Answer:
+    def answer(self, row: EvalExample | None = None, asked: AnswerSettings | None = None) -> EvalAnswer:
         answerer = self.answerer(asked)
         answerer.prepare([])
         try:
@@ -63,7 +63,7 @@ class Server:
 
 def test_what_is_sent() -> None:
     server = Server(said("yes"))
-    assert server.answer() == Answer("yes", prompt_tokens=3, completion_tokens=2)
+    assert server.answer() == EvalAnswer("yes", prompt_tokens=3, completion_tokens=2)
     request, = server.requests
     assert str(request.url) == f"{URL}/chat/completions" and request.headers["authorization"] == "Bearer secret"
     assert json.loads(request.content) == {"model": "teacher", "messages": [{"role": "user", "content": "hi"}],
@@ -76,7 +76,7 @@ def test_tools_calls_and_schemas_are_sent_in_openais_form() -> None:
         {"role": "user", "content": "hi"}, {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "1", "tool_call_id": "1"}))
     server = Server(said(None, tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]))
-    assert server.answer(row, Asked(9, '{"type": "object"}')).calls == (Call("f", "{}"),)
+    assert server.answer(row, AnswerSettings(9, '{"type": "object"}')).calls == (AnsweredCall("f", "{}"),)
     body = json.loads(server.requests[0].content)
     assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"x": "ü"}'
     assert body["tools"] == list(row.tools)
@@ -125,7 +125,7 @@ def test_what_no_row_would_survive_ends_the_run(response: httpx.Response) -> Non
 def test_closing_ends_what_waits_for_a_server_that_never_answers() -> None:
     """The request is on its way when the run is closed; it has a timeout of two minutes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        answerer = EndpointAnswerer(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "x"), Asked())
+        answerer = EndpointAnswerer(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "x"), AnswerSettings())
         answerer.prepare([])
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(answerer.answer, example("x"))
@@ -161,12 +161,12 @@ def test_pictures_and_perplexity_are_refused_before_anything_is_sent() -> None:
     with pytest.raises(UnsupportedError, match=r"data\.jsonl:1 has parts of type image"):
         answer_all(answerer, [picture], None, ignore)
     with pytest.raises(UnsupportedError, match="perplexity needs the model itself"):
-        Server().answerer(Asked(scores=True))
+        Server().answerer(AnswerSettings(scores=True))
 
 
 def test_our_own_server_answers_many_at_once(tmp_path: Path) -> None:
     with live(stub_model("Hello there!")) as server:
-        answerer = EndpointAnswerer(Endpoint(f"{server.url}/v1/", "stub"), Asked(64), parallel=4)
+        answerer = EndpointAnswerer(Endpoint(f"{server.url}/v1/", "stub"), AnswerSettings(64), parallel=4)
         found = answer_all(answerer, examples(*map(str, range(12))), tmp_path / "out.jsonl", ignore)
         server.wait_idle()
     assert {answer.text for answer in found.answers} == {"Hello there!"} and found.answers[0].completion_tokens == 13

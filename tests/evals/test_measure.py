@@ -7,8 +7,8 @@ import pytest
 
 from brise.errors import EvidenceError
 from brise.evals.measure import Measure, bounded, difference, of_rows, ratio
-from brise.proof.intervals import tango
-from brise.proof.units import Floats
+from brise.stats.clusters import Floats
+from brise.stats.intervals import tango
 
 
 def binary(values: list[int] | Floats) -> Measure:

@@ -10,7 +10,7 @@ import pytest
 
 from brise.errors import EvidenceError, NetworkError, OutputError
 from brise.evals import answers_file
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.run import answer_all
 from tests.evals.rows import example, examples
 
@@ -29,14 +29,14 @@ class Parrot:
     def identity(self) -> Mapping[str, object]:
         return {"max_tokens": self.max_tokens, "schema": None}
 
-    def prepare(self, examples: Sequence[Example]) -> None:
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
         self.prepared = [example.digest for example in examples]
 
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         self.asked.append(example.digest)
         if example.digest in self.breaks:
             raise self.breaks[example.digest]
-        return Answer(example.reference.text, (Call("f", "{}"),), nll=0.5)
+        return EvalAnswer(example.reference.text, (AnsweredCall("f", "{}"),), nll=0.5)
 
     def close(self) -> None:
         self.is_closed = True
@@ -79,9 +79,9 @@ def test_a_broken_run_keeps_what_it_has_and_the_next_asks_the_rest(tmp_path: Pat
 class Failing(Parrot):
     """Has no answer for the places in `breaks`."""
 
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         self.asked.append(example.digest)
-        return Answer(error="too long") if example.digest in self.breaks else Answer(example.reference.text)
+        return EvalAnswer(error="too long") if example.digest in self.breaks else EvalAnswer(example.reference.text)
 
 
 def test_errors_are_kept_for_comparisons_and_asked_again(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
 
 def test_every_field_of_an_answer_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    answer = Answer("ü\n", (Call("f", '{"a": 1}'),), "length", "too long", 3, 4, 1.5, 6)
+    answer = EvalAnswer("ü\n", (AnsweredCall("f", '{"a": 1}'),), "length", "too long", 3, 4, 1.5, 6)
     with answers_file.continued(out, "parrot", {}) as file:
         file.append(ROWS[0], answer)
     assert answers_file.read(out).answers == {"digest 0": answer}

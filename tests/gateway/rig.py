@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from brise.dialects.records import Exchange, Pending, RecordedAnswer
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
-from brise.engine.runner import EngineThread
 from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.breaker import Breaker
-from brise.gateway.gateway import Gateway, Parts
-from brise.gateway.hosted import Hosted, Wait
+from brise.gateway.gateway import Components, Gateway
+from brise.gateway.large_model import LargeModel, Wait
 from brise.gateway.local import LocalModels
-from brise.gateway.records import Answer, Exchange, Pending
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.serve.local_answers import LocalAnswers
@@ -30,11 +30,11 @@ class Memory:
     """A capture that keeps everything where a test can look at it."""
 
     exchanges: list[Exchange] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[RecordedAnswer] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def record(self, exchange: Exchange | None = None, answers: Sequence[Answer] = (),
+    def record(self, exchange: Exchange | None = None, answers: Sequence[RecordedAnswer] = (),
                pending: Sequence[Pending] = ()) -> None:
         self.answers += answers
         self.pending += pending
@@ -62,11 +62,12 @@ class Rig:
     captured: Memory
 
 
-Around = Callable[[LocalModels, Hosted, Memory], Parts]  # parts that need the small model, the hosted one, the capture
+Around = Callable[[LocalModels, LargeModel, Memory],
+                  Components]  # parts that need the small model, the hosted one, the capture
 
 
 @contextmanager
-def rig(limits: Limits | None = None, parts: Parts | None = None, settings: ServeSettings | None = None, *,
+def rig(limits: Limits | None = None, parts: Components | None = None, settings: ServeSettings | None = None, *,
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
         model: LoadedModel | None = None, is_anthropic: bool = False, tls: ssl.SSLContext | None = None,
@@ -80,11 +81,11 @@ def rig(limits: Limits | None = None, parts: Parts | None = None, settings: Serv
         url = fake.url.removesuffix("/v1") + path
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits(), proxy))
         server = AnthropicUpstream(upstream) if is_anthropic else upstream
-        hosted = Hosted(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
-                        hedge_after_s=hedge_after_s, wait=wait)
+        hosted = LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
+                            hedge_after_s=hedge_after_s, wait=wait)
 
         def made(models: Mapping[str, EngineThread]) -> Gateway:
-            stand = parts or Parts() if around is None else around(LocalAnswers(models), hosted, captured)
+            stand = parts or Components() if around is None else around(LocalAnswers(models), hosted, captured)
             return Gateway(hosted, stand if stand.capture is not None else replace(stand, capture=captured))
 
         with live(model, settings, gateway=made) as running:

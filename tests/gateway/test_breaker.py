@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.gateway.breaker import Breaker, BreakerSettings, Turn
+from brise.gateway.breaker import Breaker, BreakerSettings, Permit
 
 
 class Clock:
@@ -29,7 +29,7 @@ def breaker(clock: Clock) -> Breaker:
     return Breaker(BreakerSettings(failures=3, pause_s=5, longest_pause_s=12), clock)
 
 
-def turn_of(breaker: Breaker) -> Turn:
+def turn_of(breaker: Breaker) -> Permit:
     turn = breaker.enter()
     assert turn is not None
     return turn

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from brise.gateway.capture import Capture
-from brise.gateway.gateway import Parts
-from brise.gateway.records import Exchange
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store, open_threads
+from brise.dialects.records import Exchange
+from brise.gateway.gateway import Components
+from brise.traffic.capture import Capture
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store, open_threads
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import chat, refuse
 from tests.gateway.rig import Rig, rig
@@ -42,7 +42,7 @@ class Captured:
 def captured(tmp_path: Path) -> Iterator[Captured]:
     store = open_store(tmp_path / "t.sqlite", tmp_path)
     capture = Capture(store, threads=open_threads(store, tmp_path))
-    with rig(parts=Parts(capture=capture)) as running:
+    with rig(parts=Components(capture=capture)) as running:
         yield Captured(running, store, capture)
     capture.drain()
     store.close()

@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
+from brise.dialects.records import Mode
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
 from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Parts
-from brise.gateway.records import Mode
+from brise.gateway.gateway import Components
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits
 from tests.engine.stub import stub_model
@@ -61,8 +61,8 @@ def gateway(standing_in: Rig) -> Rig:
     return standing_in
 
 
-def stand_in(local: Any, hosted: Any, captured: Any) -> Parts:
-    return Parts(fallback=LocalFallback(local, Candidates("stub")))
+def stand_in(local: Any, hosted: Any, captured: Any) -> Components:
+    return Components(fallback=LocalFallback(local, Candidates("stub")))
 
 
 def ask(gateway: Rig, *, stream: bool, **fields: object) -> Got:

@@ -15,7 +15,7 @@ import pytest
 
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.failure import FailureKind
-from brise.gateway.hosted import Hosted
+from brise.gateway.large_model import LargeModel
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from tests.gateway.fake_answers import chat_body, chat_events, encode
@@ -147,7 +147,8 @@ def test_a_machine_that_does_not_answer_at_all() -> None:
     with rig(SHORT) as made, black_hole() as port:
         made.live.serving.gateway.hosted.upstream.close()  # type: ignore[union-attr]
         lost = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/v1", limits=SHORT))
-        made.live.serving.gateway.hosted = Hosted(lost, retries=Retries(RetrySettings(0)))  # type: ignore[union-attr]
+        made.live.serving.gateway.hosted = LargeModel(lost,
+                                                      retries=Retries(RetrySettings(0)))  # type: ignore[union-attr]
         assert kind_of(ask(made)) == "504 upstream_connect_timeout"
 
 

@@ -12,13 +12,13 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from brise.gateway.capture import Capture
-from brise.gateway.gateway import Gateway, Parts
-from brise.gateway.hosted import Hosted
-from brise.gateway.stores import open_store
+from brise.gateway.gateway import Components, Gateway
+from brise.gateway.large_model import LargeModel
 from brise.gateway.upstream import Upstream, UpstreamSettings
 from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.serving import ServeSettings
+from brise.traffic.capture import Capture
+from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import Hold, answer, chat
 from tests.gateway.rig import Rig, rig
@@ -95,7 +95,7 @@ def test_keys_of_this_server_never_go_on(tmp_path: Path) -> None:
 def test_no_key_is_written_down(tmp_path: Path) -> None:
     store = open_store(None, tmp_path)
     capture = Capture(store)
-    with rig(key=KEY, parts=Parts(capture=capture)) as made:
+    with rig(key=KEY, parts=Components(capture=capture)) as made:
         made.live.post(f"{CHAT}?key={KEY}", BODY, headers={"authorization": f"Bearer {KEY}2", "x-api-key": KEY})
         made.fake.stop()
         ask(made.live, {"authorization": f"Bearer {KEY}3"})
@@ -153,7 +153,7 @@ def test_a_server_that_ends_tells_the_clients_of_streams() -> None:
 def test_every_metric_of_the_gateway_is_documented(made: Rig, tmp_path: Path) -> None:
     capture = Capture(open_store(None, tmp_path))
     registry = CollectorRegistry()
-    gateway = Gateway(Hosted(Upstream(UpstreamSettings("http://127.0.0.1:1/v1"))), Parts(capture=capture))
+    gateway = Gateway(LargeModel(Upstream(UpstreamSettings("http://127.0.0.1:1/v1"))), Components(capture=capture))
     GatewayMetrics(gateway, registry)
     names = set(re.findall(r"# TYPE (\w+) (?:counter|gauge|histogram)", generate_latest(registry).decode()))
     capture.drain()

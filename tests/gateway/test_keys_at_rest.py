@@ -14,24 +14,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.gateway import asked, redact
+from brise.dialects.records import Exchange
+from brise.gateway import request as asked
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
-from brise.gateway.capture import Capture
+from brise.gateway.exchange import again
 from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Parts
-from brise.gateway.parts import Served
+from brise.gateway.gateway import Components
+from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.reanswer import Reanswer, ReanswerOptions
-from brise.gateway.records import Exchange
-from brise.gateway.shadow import Reask, Shadow, ShadowOptions, again
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store
+from brise.switch.shadow import Reask, Shadow, ShadowOptions
+from brise.traffic import redact
+from brise.traffic.capture import Capture
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
 from tests.engine.stub import stub_model
-from tests.gateway import records
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Behaviour, answer, chat, events, raw
 from tests.gateway.rig import Rig, rig
 from tests.serve.live import wait_until
+from tests.traffic import records
 
 KEY = "sk-very/secret+0123456789="
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "hi"}]}
@@ -49,7 +51,7 @@ def kept(home: Path, behaviours: Sequence[Behaviour], send: Callable[[Rig], obje
     """Every row that is written of the requests that `send` sends, decrypted."""
     store = open_store(None, home)
     capture = Capture(store)
-    with rig(key=key, parts=Parts(capture=capture)) as made:
+    with rig(key=key, parts=Components(capture=capture)) as made:
         made.fake.then(*behaviours)
         send(made)
     assert not capture.drain().dropped
@@ -159,9 +161,9 @@ def test_whoever_answers_the_request_once_more(tmp_path: Path) -> None:
     store = open_store(None, tmp_path)
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Parts:
+    def around(local: Any, hosted: Any, _: Any) -> Components:
         both = Shadow(local, Candidates("stub"), ShadowOptions(1.0), capture), Reask(hosted, 1.0, capture)
-        return Parts(observers=both, background=both, capture=capture)
+        return Components(observers=both, background=both, capture=capture)
 
     body = {"model": "big", "messages": [{"role": "user", "content": f"my key is {KEY}"}]}
     with rig(model=stub_model(f"it is {KEY}"), around=around) as made:
@@ -181,9 +183,9 @@ def test_answers_of_an_outage_and_after_it(tmp_path: Path) -> None:
     store, made = open_store(None, tmp_path), list[Reanswer]()
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Parts:
+    def around(local: Any, hosted: Any, _: Any) -> Components:
         made.append(Reanswer(hosted, store, capture, ReanswerOptions(every_s=0.001)))
-        return Parts(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
+        return Components(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
                      capture=capture)
 
     with rig(model=stub_model(f"it is {KEY}"), around=around,
@@ -201,7 +203,7 @@ def test_answers_of_an_outage_and_after_it(tmp_path: Path) -> None:
 
 def test_an_audits_answer() -> None:
     request = asked.read("POST", CHAT, CHAT.encode(), [(b"authorization", f"Bearer {KEY}".encode())], b"{}")
-    said = again(Served("hosted", 401, response=quoting(), error=f"no {KEY}"), request, "audit", 0.0, 0.0)
+    said = again(RequestOutcome("hosted", 401, response=quoting(), error=f"no {KEY}"), request, "audit", 0.0, 0.0)
     assert said.error == "no [key]" and KEY not in json.dumps(said.response)
 
 

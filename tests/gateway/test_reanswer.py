@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from brise.dialects.records import RecordedAnswer
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
-from brise.gateway.capture import Capture
 from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Parts
+from brise.gateway.gateway import Components
 from brise.gateway.reanswer import Reanswer, ReanswerOptions
-from brise.gateway.records import Answer
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.stores import open_store
+from brise.traffic.capture import Capture
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import Behaviour, chat, raw, refuse
 from tests.gateway.rig import Rig, rig
@@ -45,7 +45,7 @@ class Degrading:
         assert response.headers["x-brise-mode"] == mode
         return response.headers["x-brise-id"]
 
-    def answer(self, exchange: str) -> Answer:
+    def answer(self, exchange: str) -> RecordedAnswer:
         wait_until(lambda: bool(list(self.store.answers([exchange], "reanswer"))))
         wait_until(lambda: exchange not in [pending.exchange for pending in self.store.pending()])
         answer, = self.store.answers([exchange], "reanswer")
@@ -57,9 +57,9 @@ def degrading(home: Path, key: str | None = None, options: ReanswerOptions = SOO
     store, made = open_store(None, home), list[Reanswer]()
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Parts:
+    def around(local: Any, hosted: Any, _: Any) -> Components:
         made.append(Reanswer(hosted, store, capture, options))
-        return Parts(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
+        return Components(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
                      capture=capture)
 
     try:

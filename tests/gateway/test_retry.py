@@ -7,14 +7,14 @@ from email.utils import formatdate
 
 import pytest
 
-from brise.gateway import asked
-from brise.gateway.failure import Failure
+from brise.gateway import request
+from brise.gateway.failure import UpstreamFailure
 from brise.gateway.retry import BUDGET, Retries, RetrySettings, retry_after_s
 
-CHAT = asked.read("POST", "/v1/chat/completions", b"/v1/chat/completions", [], b'{"model": "big"}')
-UPLOAD = asked.read("POST", "/v1/files", b"/v1/files", [], b"...")
-LIST = asked.read("GET", "/v1/files", b"/v1/files", [], b"")
-CUT, REFUSED, BUSY = Failure("cut", "x"), Failure("refused", "x"), Failure("status", "x", 429)
+CHAT = request.read("POST", "/v1/chat/completions", b"/v1/chat/completions", [], b'{"model": "big"}')
+UPLOAD = request.read("POST", "/v1/files", b"/v1/files", [], b"...")
+LIST = request.read("GET", "/v1/files", b"/v1/files", [], b"")
+CUT, REFUSED, BUSY = UpstreamFailure("cut", "x"), UpstreamFailure("refused", "x"), UpstreamFailure("status", "x", 429)
 NOW_S = 1_767_225_600.0
 
 
@@ -34,10 +34,12 @@ def test_the_server_says_how_long() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "failure", "is_repeated"), [
-    (CHAT, BUSY, True), (CHAT, replace(BUSY, may_repeat=False), False), (CHAT, Failure("malformed", "x"), False),
-    (CHAT, Failure("first_byte_timeout", "x"), False), (CHAT, Failure("open", "x"), False),
+    (CHAT, BUSY, True), (CHAT, replace(BUSY, may_repeat=False), False), (CHAT, UpstreamFailure("malformed", "x"),
+                                                                         False),
+    (CHAT, UpstreamFailure("first_byte_timeout", "x"), False), (CHAT, UpstreamFailure("open", "x"), False),
     (UPLOAD, CUT, False), (UPLOAD, BUSY, False), (UPLOAD, REFUSED, True), (LIST, CUT, True)])
-def test_only_what_does_no_harm_is_repeated(wanted: asked.Asked, failure: Failure, is_repeated: bool) -> None:
+def test_only_what_does_no_harm_is_repeated(wanted: request.ClientRequest, failure: UpstreamFailure,
+                                            is_repeated: bool) -> None:
     assert (retries().wait_s(wanted, failure, 1) is not None) == is_repeated
 
 

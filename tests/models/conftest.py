@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends import NAMES, UnderTest, open_backend
+from tests.backends.under_test import NAMES, UnderTest, open_backend
 
 
 @pytest.fixture(scope="session", params=NAMES)

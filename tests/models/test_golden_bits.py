@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from brise.models import dense
+from brise.models import decoder
 from brise.models.weights import Array, place
-from tests.backends import UnderTest
+from tests.backends.under_test import UnderTest
 from tests.goldens.golden import NAMES, read
 from tests.goldens.vision import read_vision
 from tests.models.test_goldens import PREFILL_THEN_DECODE, in_chunks, packed
@@ -58,7 +58,7 @@ def digests(under_test: UnderTest, name: str) -> dict[str, str]:
         golden = read(name, layout)
         weights = place(golden.weights, under_test.backend.place)
         whole = packed(golden.tokens, 0, len(golden.tokens), cached=False)
-        found[f"{layout}, whole"] = _digest(dense.forward(under_test.ops, golden.config, weights, whole))
+        found[f"{layout}, whole"] = _digest(decoder.forward(under_test.ops, golden.config, weights, whole))
         found[f"{layout}, in chunks"] = _digest(in_chunks(under_test, golden, PREFILL_THEN_DECODE, "f32"))
     if name in SMALL_CACHES:
         for format in ("f16", "q8", "q4"):
@@ -77,7 +77,7 @@ def _vision_digests(under_test: UnderTest) -> dict[str, str]:
     golden = read_vision()
     features = np.concatenate(tower(golden, under_test).encode(golden.images))
     weights = place(golden.text.weights, under_test.backend.place)
-    logits = dense.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
+    logits = decoder.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
     return {"features": _digest(features), "logits": _digest(logits)}
 
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
+from brise.models.ops import CacheFormat
 from brise.models.rope import Layout
 from brise.models.weights import Array, place
-from brise.ops.contract import CacheFormat
 from tests import tolerances
-from tests.backends import UnderTest
+from tests.backends.under_test import UnderTest
 from tests.goldens.golden import NAMES, Golden, read
 
 PAGE_SIZE = 16
@@ -31,7 +31,7 @@ def test_forward_without_cache(under_test: UnderTest, name: str, layout: Layout)
     golden = read(name, layout)
     weights = place(golden.weights, under_test.backend.place)
     batch = packed(golden.tokens, 0, len(golden.tokens), cached=False)
-    logits = dense.forward(under_test.ops, golden.config, weights, batch)
+    logits = decoder.forward(under_test.ops, golden.config, weights, batch)
     assert_close(logits, golden, tolerances.GOLDEN_LOGITS)
 
 
@@ -65,7 +65,7 @@ def test_packed_sequences_do_not_see_each_other(under_test: UnderTest, name: str
     tokens = np.concatenate([golden.tokens[:n] for n in lengths])
     weights = place(golden.weights, under_test.backend.place)
     batch = Batch(tokens, positions, starts, np.arange(40, dtype=np.int32))
-    logits = dense.forward(under_test.ops, golden.config, weights, batch)
+    logits = decoder.forward(under_test.ops, golden.config, weights, batch)
     expected = np.concatenate([golden.logits[:n] for n in lengths])
     assert np.abs(logits - expected).max() < tolerances.GOLDEN_LOGITS
 

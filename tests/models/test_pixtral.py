@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from brise.engine.vision import LoadedVision
-from brise.models import dense, pixtral
+from brise.models import decoder, pixtral
 from brise.models.batch import Batch
 from brise.models.weights import Array, place
 from tests import tolerances
-from tests.backends import UnderTest
+from tests.backends.under_test import UnderTest
 from tests.goldens.vision import VisionGolden, read_vision
 
 
@@ -49,7 +49,7 @@ def test_row_blocks_change_nothing(under_test: UnderTest, golden: VisionGolden,
 def test_logits_of_a_prompt_with_two_images(under_test: UnderTest, golden: VisionGolden) -> None:
     features = np.concatenate(tower(golden, under_test).encode(golden.images))
     weights = place(golden.text.weights, under_test.backend.place)
-    logits = dense.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
+    logits = decoder.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
     assert np.abs(logits - golden.text.logits).max() < tolerances.VISION_LOGITS
 
 

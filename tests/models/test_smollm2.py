@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.gguf import open_gguf
-from brise.checkpoint.gguf_model import read_config, read_weights
-from brise.models import dense
+from brise.backends.reference.ops import ReferenceOps
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_model import read_config, read_weights
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.weights import Array, Weights, place
-from brise.ops.reference import ReferenceOps
 from tests import tolerances
-from tests.backends import UnderTest
+from tests.backends.emulate import RoundedActivationOps
+from tests.backends.under_test import UnderTest
 from tests.goldens.golden import FOLDER
-from tests.ops.emulate import RoundedActivationOps
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def stored() -> Stored:
 def emulated(model: tuple[Config, Weights], stored: Stored) -> Array:
     """Logits with activations rounded to int8 as the native backend does, and nothing else changed."""
     config, weights = model
-    return dense.forward(RoundedActivationOps(), config, weights, prompt(stored))
+    return decoder.forward(RoundedActivationOps(), config, weights, prompt(stored))
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def model(smollm2_path: Path) -> Iterator[tuple[Config, Weights]]:
 
 def test_reference_logits(model: tuple[Config, Weights], stored: Stored) -> None:
     config, weights = model
-    logits = dense.forward(ReferenceOps(), config, weights, prompt(stored))
+    logits = decoder.forward(ReferenceOps(), config, weights, prompt(stored))
     errors = np.take_along_axis(logits, stored.ids, 1) - stored.logits
     assert np.abs(errors).max() < tolerances.SMOLLM2_LOGITS
     assert (logits.argmax(axis=1) == stored.ids[:, 0]).all()

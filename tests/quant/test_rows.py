@@ -7,8 +7,7 @@ import pytest
 
 from brise.errors import UnsupportedError
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, part
-from brise.quant.quantize import quantize
-from brise.quant.rows import float_rows
+from brise.quant.rows import float_rows, quantize
 
 ROWS = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
 BLOCKS = quantize("Q8_0", ROWS)

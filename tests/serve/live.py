@@ -16,11 +16,11 @@ import openai
 import uvicorn
 
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
-from brise.engine.runner import EngineThread
 from brise.gateway.gateway import Gateway
 from brise.serve.app import new_server
-from brise.serve.serving import ServeSettings, Serving, prepare
+from brise.serve.serving import ServerState, ServeSettings, prepare
 from tests.engine.stub import stub_model
 
 ENGINE = EngineSettings(page_size=16, num_pages=512, max_step_tokens=512)
@@ -33,7 +33,7 @@ class Live:
     url: str
     engine: Engine
     worker: EngineThread
-    serving: Serving
+    serving: ServerState
     log: io.StringIO
     loop: list[asyncio.AbstractEventLoop] = field(default_factory=list)  # once it runs
 
@@ -49,7 +49,8 @@ class Live:
 
     def post(self, path: str, body: object = None, **more: object) -> httpx.Response:
         json_body = {} if "content" in more else {"json": body}
-        return httpx.post(f"{self.url}{path}", timeout=20, trust_env=False, **json_body, **more)  # type: ignore[arg-type]
+        return httpx.post(f"{self.url}{path}", timeout=20, trust_env=False, **json_body,
+                          **more)  # type: ignore[arg-type]
 
     def get(self, path: str, **more: object) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=20, trust_env=False, **more)  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     assert not thread.is_alive()
 
 
-async def run_until_told(server: uvicorn.Server, serving: Serving, listener: socket.socket,
+async def run_until_told(server: uvicorn.Server, serving: ServerState, listener: socket.socket,
                          loop: list[asyncio.AbstractEventLoop]) -> None:
     loop.append(asyncio.get_running_loop())
     if serving.gateway is not None:

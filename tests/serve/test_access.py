@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brise.errors import BriseError
-from brise.serve.access import Keys, check_bind, host_name, is_loopback, read_keys
+from brise.serve.access import AcceptedKeys, check_bind, host_name, is_loopback, read_keys
 from brise.serve.app import run_server
 from brise.serve.serving import ServeSettings
 
@@ -32,7 +32,7 @@ def test_a_server_does_not_start_where_it_may_not_listen() -> None:
 
 
 def test_keys_are_kept_as_digests_only() -> None:
-    keys = Keys(["sk-one", "sk-two"])
+    keys = AcceptedKeys(["sk-one", "sk-two"])
     assert keys.accept("sk-one") and keys.accept("sk-two")
     assert not keys.accept("sk-") and not keys.accept("") and not keys.accept("sk-one ")
     assert "sk-one" not in repr(vars(keys))

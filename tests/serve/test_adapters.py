@@ -12,13 +12,13 @@ import httpx
 import openai
 import pytest
 
-from brise.checkpoint.adapters import AdapterFile, write_adapter
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel, load
-from brise.engine.runner import EngineThread
+from brise.serve.error_response import UnknownModelError
 from brise.serve.local_answers import LocalAnswers
-from brise.serve.refusal import UnknownModelError
 from brise.serve.serving import ServeSettings
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.engine.request import Delta, FinishReason, Request
-from brise.serve.chat_answer import ChatChoice
+from brise.serve.chat import ChatChoice
 from brise.serve.envelope import Entry
 from brise.serve.prompts import ChatJob
 from brise.text.answer_format import AnswerFormat

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from brise.dialects.records import Usage
 from brise.engine.engine import Engine, EngineSettings
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
 from brise.errors import ContextLengthError, RequestError
 from brise.gateway.local import Load, LocalModels
-from brise.gateway.records import Usage
 from brise.models.batch import Batch
 from brise.serve.local_answers import LocalAnswers
 from tests.engine.stub import stub_model

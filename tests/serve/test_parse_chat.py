@@ -7,9 +7,10 @@ import inspect
 import pytest
 from openai.resources.chat.completions import Completions
 
-from brise.engine.request import Grammar, Sampling
+from brise.engine.request import Sampling
 from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, parse_chat
+from brise.text.inputs import Grammar
 from brise.text.openai_messages import template_message
 
 USER = [{"role": "user", "content": "hi"}]

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.errors import RequestError
+from brise.serve.embeddings import parse_embedding
+from brise.serve.error_response import error_body
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
-from brise.serve.openai_embeddings import parse_embedding
 from brise.serve.openai_responses import parse_response
-from brise.serve.refusal import error_body
 from tests.engine.stub import stub_model
 from tests.serve.live import Live, live
 from tests.serve.test_parse_chat import CALL, TOOL, USER

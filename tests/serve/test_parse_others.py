@@ -10,11 +10,11 @@ from openai.resources.completions import Completions
 from openai.resources.embeddings import Embeddings
 from openai.resources.responses import Responses
 
-from brise.engine.request import Grammar
 from brise.errors import RequestError
+from brise.serve.embeddings import EmbeddingRequest, parse_embedding
 from brise.serve.openai_completions import CompletionRequest, parse_completion
-from brise.serve.openai_embeddings import EmbeddingRequest, parse_embedding
 from brise.serve.openai_responses import ResponseRequest, parse_response
+from brise.text.inputs import Grammar
 
 CLIENT_ONLY = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 

@@ -19,7 +19,7 @@ from tests.serve.live import wait_until
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
 from brise.serve.app import run_server
 from brise.serve.serving import ServeSettings
 from tests.engine.stub import stub_engine

@@ -10,7 +10,7 @@ from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.prompts import chat_job, completion_requests
 from brise.text.chat import ChatTemplate
-from brise.text.marks import CALL, END_CALL
+from brise.text.sentinels import CALL, END_CALL
 from brise.text.tokenizer import Tokenizer
 from tests.engine.stub import CHATML, IM_END, IM_START, stub_model
 from tests.serve.test_parse_chat import TOOL, USER

@@ -17,7 +17,8 @@ CALL_TEXT = '<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
 
 def shown(template: str, **more: object) -> str:
     own = tokenizer()
-    tokens = encoded(ChatTemplate(template, own), [USER, CALLS, RESULT], [TOOL], **more).tokens  # type: ignore[arg-type]
+    tokens = encoded(ChatTemplate(template, own), [USER, CALLS, RESULT], [TOOL],
+                     **more).tokens  # type: ignore[arg-type]
     return own.decode(tokens, show_control=True)
 
 

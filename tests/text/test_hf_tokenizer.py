@@ -17,11 +17,11 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from brise.errors import BriseError, CheckpointError, UnsupportedError
-from brise.text import splits
+from brise.text import pretokenizers
 from brise.text.tokenizer import Tokenizer
 from tests.text.vocabulary import MERGES, byte_letters
 
-LLAMA3 = splits.named("llama-bpe").patterns[0]
+LLAMA3 = pretokenizers.named("llama-bpe").patterns[0]
 CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
 
 
@@ -29,15 +29,18 @@ CONFIG = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
 def reference() -> Reference:
     """Built as Llama 3's file: a split pattern, control tokens at the end, bos by the post-processor."""
     words = [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
-    made = Reference(BPE({word: index for index, word in enumerate(words)}, [tuple(m.split()) for m in MERGES],  # type: ignore[arg-type,misc]
+    made = Reference(BPE({word: index for index, word in enumerate(words)}, [tuple(m.split()) for m in MERGES],
+                          # type: ignore[arg-type,misc]
                          ignore_merges=True))
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+                                                   # type: ignore[assignment]
                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     made.normalizer = normalizers.NFC()  # type: ignore[assignment]
     made.decoder = ByteLevel()  # type: ignore[assignment]
     made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
     made.add_tokens([AddedToken("<think>", special=False, normalized=False)])
-    made.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])  # type: ignore[assignment]
+    made.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>",
+                                                                        made.token_to_id("<s>"))])  # type: ignore[assignment]
     return made
 
 

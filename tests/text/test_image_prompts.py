@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from brise.engine.request import ImageInput
 from brise.errors import RequestError
 from brise.text.chat import ChatTemplate
+from brise.text.inputs import ImageInput
 from tests.engine.stub import CHATML, byte_tokenizer
 from tests.engine.stub_vision import stub_image
 

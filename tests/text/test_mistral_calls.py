@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText, joined
 from brise.text.answer_format import AnswerFormat
-from brise.text.marks import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.mistral import MistralTokenizer
-from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText, joined
+from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.stream import TextStream
 from tests.text import tekken
 from tests.text.vocabulary import tokenizer

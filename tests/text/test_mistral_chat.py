@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 from mistral_common.integrations.chat_templates.chat_templates import convert_tokenizer_to_chat_template
 
-from brise.engine.request import ImageInput
 from brise.errors import RequestError
 from brise.text.chat import ChatTemplate
+from brise.text.inputs import ImageInput
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
 from brise.text.tokenizer import Tokenizer

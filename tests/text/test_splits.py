@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brise.errors import UnsupportedError
-from brise.text import splits
+from brise.text import pretokenizers
 from tests.text.vocabulary import byte_letters
 
 TEXT = "I'M you'll  2024 x=1;\n\n\tend"
@@ -32,16 +32,16 @@ def test_tekken_cuts_between_lower_and_upper_case_and_keeps_marks_with_letters()
 
 
 def test_qwen_composes_characters_first() -> None:
-    normalizer = splits.named("qwen2").normalizer()
+    normalizer = pretokenizers.named("qwen2").normalizer()
     assert normalizer is not None and normalizer.normalize_str("e\u0301") == "é"
 
 
 def test_an_unknown_name_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="'kimi-k2'"):
-        splits.named("kimi-k2")
+        pretokenizers.named("kimi-k2")
 
 
 def words(pre: str, text: str) -> list[str]:
     byte = {letter: number for number, letter in enumerate(byte_letters())}
-    pieces = splits.named(pre).pre_tokenizer().pre_tokenize_str(text)
+    pieces = pretokenizers.named(pre).pre_tokenizer().pre_tokenize_str(text)
     return [bytes(byte[letter] for letter in piece).decode() for piece, _ in pieces]

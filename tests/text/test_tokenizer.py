@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.checkpoint.gguf import open_gguf
+from brise.checkpoint.gguf.file import open_gguf
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
 from brise.text.tokenizer import Tokenizer
 from tests.text.vocabulary import CONTROL, metadata, tokenizer

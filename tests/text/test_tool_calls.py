@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
+from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
 from brise.text.tool_calls import ToolCallParser, tool_system_prompt
 
 CALL = '<tool_call>\n{"name": "w", "arguments": {"city": "São \\"P\\" {}"}}\n</tool_call>'

@@ -9,10 +9,10 @@ import pytest
 from llguidance import LLMatcher
 
 from brise.engine.grammar import trie
-from brise.engine.request import Grammar
 from brise.errors import RequestError
 from brise.text import tool_grammar as grammars
 from brise.text.answer_format import AnswerFormat
+from brise.text.inputs import Grammar
 from brise.text.tokenizer import Tokenizer
 from tests.text.vocabulary import tokenizer
 

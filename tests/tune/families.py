@@ -15,14 +15,14 @@ import numpy as np
 import peft
 import torch
 
-from brise.models.adapters import MODULES
+from brise.backends.torch import weights as torch_weights
 from brise.models.config import Config
+from brise.models.lora import MODULES
 from brise.models.rope import Layout
 from brise.models.weights import Array, Weights, place
-from brise.ops import torch_weights
 from brise.tune import adapters
 from brise.tune.adapters import Trained
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
 from brise.tune.recipe import Recipe
 from tests.goldens import golden, make
 
@@ -115,7 +115,7 @@ def _turned_heads(path: str, config: Config) -> int | None:
     return next((heads[word] for word in words if word in heads), None)
 
 
-def rows(count: int, *, seed: int = 0, shared: int = 0, vocab_size: int = make.VOCAB_SIZE) -> list[Row]:
+def rows(count: int, *, seed: int = 0, shared: int = 0, vocab_size: int = make.VOCAB_SIZE) -> list[EncodedRow]:
     """Random rows of 6 to 30 tokens after `shared` common ones; most of their own are learned, with gaps."""
     rng = np.random.default_rng(seed)
     common = rng.integers(make.PADDING_ID + 1, vocab_size, shared)
@@ -125,11 +125,11 @@ def rows(count: int, *, seed: int = 0, shared: int = 0, vocab_size: int = make.V
         is_target = np.zeros(shared + len(own), bool)
         is_target[shared + 3:] = rng.random(len(own) - 3) < 0.7
         is_target[-1] = True
-        made.append(Row(np.concatenate([common, own]).astype(np.int32), is_target, f"rows:{index + 1}"))
+        made.append(EncodedRow(np.concatenate([common, own]).astype(np.int32), is_target, f"rows:{index + 1}"))
     return made
 
 
-def peer_loss(peer: Any, given: list[Row]) -> torch.Tensor:
+def peer_loss(peer: Any, given: list[EncodedRow]) -> torch.Tensor:
     """The mean over all learned tokens of one padded batch, as transformers computes it."""
     longest = max(len(row.tokens) for row in given)
     ids = np.full((len(given), longest), make.PADDING_ID + 1, np.int64)

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brise.checkpoint.source import open_checkpoint
-from brise.models import dense
-from brise.models.adapters import MODULES, adapted, targets
+from brise.backends.native.backend import NativeBackend
+from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
+from brise.backends.torch import weights as torch_weights
+from brise.checkpoint.open import open_checkpoint
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.lora import MODULES, adapted, targets
 from brise.models.weights import Array, LowRank, Weights, place
-from brise.ops import torch_weights
-from brise.ops.native import NativeBackend
-from brise.ops.reference import ReferenceBackend, ReferenceOps
 from brise.text.load import Tokens, tokens_for
-from brise.tune.example import Example, Row
-from brise.tune.parity import Pair
-from brise.tune.render import rows_of
-from brise.tune.sides import NativeSide, Side
-from brise.tune.trained_side import TorchSide
+from brise.tune.data.example import EncodedRow, TrainingExample
+from brise.tune.data.render import rows_of
+from brise.tune.parity.parity import ParityPair
+from brise.tune.parity.served import NativeSide, ParitySide
+from brise.tune.parity.trained import TorchSide
 
 from ..checkpoint.make_gguf import write_tiny
 
@@ -39,14 +39,14 @@ class ReferenceSide:
     weights: Weights
 
     def hidden(self, batch: Batch) -> Array:
-        return dense.hidden(ReferenceOps(), self.config, self.weights, batch)
+        return decoder.hidden(ReferenceOps(), self.config, self.weights, batch)
 
     def logits(self, hidden_RD: Array) -> Array:
         return ReferenceOps().linear(hidden_RD, self.weights.output)
 
     def trace(self, batch: Batch) -> dict[str, Array]:
         found: dict[str, Array] = {}
-        dense.forward(ReferenceOps(found), self.config, self.weights, batch)
+        decoder.forward(ReferenceOps(found), self.config, self.weights, batch)
         return found
 
 
@@ -58,8 +58,8 @@ class Tiny:
     config: Config
     stored: Weights
     tokens: Tokens
-    examples: tuple[Example, ...]
-    rows: tuple[Row, ...]
+    examples: tuple[TrainingExample, ...]
+    rows: tuple[EncodedRow, ...]
 
     def adapter(self, seed: int = 0, size: float = 0.2, rank: int = 4,
                 modules: tuple[str, ...] = tuple(MODULES)) -> dict[str, LowRank]:
@@ -89,13 +89,13 @@ class Tiny:
         return NativeSide.of(backend, self.config, place(self.stored, backend.place))
 
     def pair(self, trained: Mapping[str, LowRank] | None = None,
-             served: Mapping[str, LowRank] | None = None) -> Pair:
+             served: Mapping[str, LowRank] | None = None) -> ParityPair:
         """Trainer and reference."""
-        return Pair(self.trained(trained), self.reference(served))
+        return ParityPair(self.trained(trained), self.reference(served))
 
-    def base(self, served: Side | None = None) -> Pair:
+    def base(self, served: ParitySide | None = None) -> ParityPair:
         """Both sides without an adapter."""
-        return Pair(self.trained(), served or self.reference())
+        return ParityPair(self.trained(), served or self.reference())
 
 
 def tiny(folder: Path, family: str = "llama", format: str = "F32", seed: int = 0) -> Tiny:
@@ -108,8 +108,10 @@ def tiny(folder: Path, family: str = "llama", format: str = "F32", seed: int = 0
     return Tiny(path, checkpoint.config, checkpoint.weights(), tokens, examples, rows)
 
 
-def conversation(number: int, topic: str) -> Example:
+def conversation(number: int, topic: str) -> TrainingExample:
     """A short one."""
-    return Example(({"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Say a word on {topic}."},
-                    {"role": "assistant", "content": f"There is {topic} in the air."}), f"data.jsonl:{number + 1}",
-                   str(number))
+    return TrainingExample(({"role": "system", "content": "Be brief."}, {"role": "user",
+                                                                         "content": f"Say a word on {topic}."},
+                            {"role": "assistant",
+                             "content": f"There is {topic} in the air."}), f"data.jsonl:{number + 1}",
+                           str(number))

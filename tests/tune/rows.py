@@ -12,8 +12,8 @@ from brise.serve.prompts import chat_job
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens
 from brise.text.protocols import TextTokenizer
-from brise.tune.example import Example, Row
-from brise.tune.parse_row import RowRules, parse_row
+from brise.tune.data.example import EncodedRow, TrainingExample
+from brise.tune.data.parse_row import RowRules, parse_row
 from tests.engine.stub import stub_model
 from tests.text.vocabulary import CHATML, CONTROL, tokenizer
 
@@ -48,7 +48,7 @@ def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     return path
 
 
-def example(row: Mapping[str, object], place: str = "data.jsonl:1", rules: RowRules | None = None) -> Example:
+def example(row: Mapping[str, object], place: str = "data.jsonl:1", rules: RowRules | None = None) -> TrainingExample:
     """The row as it is read."""
     return parse_row(json.loads(json.dumps(row)), place, Path(), rules or RowRules())
 
@@ -60,7 +60,7 @@ def served(tokens: Tokens, messages: Sequence[object], tools: Sequence[object] =
     return chat_job(parse_chat(body), model).request.prompt  # type: ignore[arg-type]
 
 
-def answers(row: Row) -> list[tuple[int, int]]:
+def answers(row: EncodedRow) -> list[tuple[int, int]]:
     """Where the learned answers begin and end."""
     edges = [0, *row.is_target.astype(int).tolist(), 0]
     starts = [at for at in range(len(edges) - 1) if edges[at] < edges[at + 1]]
@@ -68,6 +68,6 @@ def answers(row: Row) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
-def learned(row: Row, tokenizer: TextTokenizer) -> list[str]:
+def learned(row: EncodedRow, tokenizer: TextTokenizer) -> list[str]:
     """The text of each answer that is learned, with its control tokens."""
     return [tokenizer.decode(row.tokens[start:end].tolist(), show_control=True) for start, end in answers(row)]

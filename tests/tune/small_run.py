@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from brise.backends.torch import weights as torch_weights
 from brise.models.weights import Array, Lora, place
-from brise.ops import torch_weights
-from brise.tune import adapters, on_policy, run_folder, teacher
-from brise.tune.example import Row
-from brise.tune.on_policy import Prompt, Rounds
+from brise.tune import adapters, run_folder
+from brise.tune.data.example import EncodedRow
+from brise.tune.distill import on_policy, teacher
+from brise.tune.distill.on_policy import Prompt, Rounds
+from brise.tune.distill.teacher import Recording
+from brise.tune.parity.trained import TorchSide
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity
-from brise.tune.session import Evaluation, Session
-from brise.tune.teacher import Recording
-from brise.tune.train import Machinery, Step, Trainer
-from brise.tune.trained_side import TorchSide
+from brise.tune.session import Evaluation, TrainingSession
+from brise.tune.train import ComputeOptions, Step, Trainer
 from tests.goldens import golden
 
 IDENTITY = Identity({"rank": 4}, "b", "d")
@@ -52,12 +53,12 @@ class Silent:
         self.saves.append(step)
 
 
-def rows(count: int, seed: int) -> list[Row]:
+def rows(count: int, seed: int) -> list[EncodedRow]:
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
         tokens = rng.integers(3, 60, int(rng.integers(6, 20))).astype(np.int32)
-        made.append(Row(tokens, np.arange(len(tokens)) >= 3, f"rows:{index}"))
+        made.append(EncodedRow(tokens, np.arange(len(tokens)) >= 3, f"rows:{index}"))
     return made
 
 
@@ -65,7 +66,7 @@ def trainer(recipe: Recipe) -> Trainer:
     read = golden.read("llama_tied", "half")
     weights = place(read.weights, lambda name, weight: torch_weights.place(
         name, weight, torch.device("cpu"), torch.float32))
-    return Trainer(read.config, adapters.new(weights, recipe), recipe, Machinery(max_tokens=64), rows(20, 0),
+    return Trainer(read.config, adapters.new(weights, recipe), recipe, ComputeOptions(max_tokens=64), rows(20, 0),
                    rows(4, 1))
 
 
@@ -88,7 +89,7 @@ def feed(trainer: Trainer, folder: Path) -> Callable[[], bool]:
         if trainer.step % 3 == 0 or trainer.rows[0].teacher is None:
             found = Rounds(asked, sample, lambda own: teacher.recorded(
                 side, own, Recording(60, 8), folder / "teacher", "d", lambda count: None),
-                on_policy.Plan(3, 12, 3), folder / "answers", lambda answer: "").of(trainer.step // 3)
+                on_policy.RoundPlan(3, 12, 3), folder / "answers", lambda answer: "").of(trainer.step // 3)
             assert found is not None
             trainer.rows = found.rows
         return True
@@ -120,7 +121,7 @@ def run_and_count(folder: Path, kill_at: int, kind: str) -> int:
     made = trainer(recipe(optimizer="adamw8", rank=64) if kind == "8" else recipe(steps=9))
     assert (kind == "8") == any(name.endswith(".root") for name in made.optimizer.tensors())
     run = run_folder.reopen(folder) or run_folder.create(folder, IDENTITY)
-    session = Session(made, run, Silent(), save_every=2)
+    session = TrainingSession(made, run, Silent(), save_every=2)
     if kind == "rounds":
         session.ready = feed(made, folder)
     session.restore()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from brise.tune.check import inspect
-from brise.tune.example import Example
-from brise.tune.split import Split
+from brise.tune.data.check import inspect
+from brise.tune.data.example import TrainingExample
+from brise.tune.data.split import Split
 from tests.tune.rows import chat, example
 from tests.tune.test_near import sentences
 
 
-def distinct(count: int) -> list[Example]:
+def distinct(count: int) -> list[TrainingExample]:
     return [example(chat(text, f"answer {index}", "the same for all"), f"a:{index}")
             for index, text in enumerate(sentences(count, 12))]
 

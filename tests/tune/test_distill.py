@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from brise.models.weights import Placed
-from brise.tune import distill, losses
-from brise.tune.distill import Blend, lumped_kl
+from brise.tune import losses
+from brise.tune.distill import distill
+from brise.tune.distill.distill import Blend, lumped_kl
 from brise.tune.recipe import Direction
 
 ROWS, WIDTH, VOCAB, K = 7, 12, 40, 5

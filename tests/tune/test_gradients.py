@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from brise.backends.torch.ops import TorchOps
 from brise.errors import UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.rope import Layout
 from brise.models.weights import Array
-from brise.ops.torch_ops import TorchOps
 from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
 from tests.goldens import golden, make
@@ -28,7 +28,7 @@ GRADIENT = 1e-4
 LOSS = 1e-5  # of the mean over targets, about 6: the logits' errors have both signs
 
 
-def run(pair: Pair, given: list[Row]) -> tuple[float, dict[str, float]]:
+def run(pair: Pair, given: list[EncodedRow]) -> tuple[float, dict[str, float]]:
     """|difference of losses| / loss, and each parameter's relative error; both models have gone back."""
     wanted = families.peer_loss(pair.peer, given)
     wanted.backward()
@@ -41,9 +41,9 @@ def run(pair: Pair, given: list[Row]) -> tuple[float, dict[str, float]]:
     return abs(loss / float(wanted.detach()) - 1), errors
 
 
-def backward(trained: Trained, pair: Pair, given: list[Row]) -> float:
+def backward(trained: Trained, pair: Pair, given: list[EncodedRow]) -> float:
     packed = pack(given)
-    hidden = dense.hidden(TorchOps(), pair.config, trained.weights, packed.batch)
+    hidden = decoder.hidden(TorchOps(), pair.config, trained.weights, packed.batch)
     loss = losses.cross_entropy(hidden, trained.weights.output, torch.from_numpy(packed.targets)) / len(packed.targets)
     loss.backward()
     return float(loss.detach())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from brise.backends.torch import weights as torch_weights
 from brise.models.weights import place
-from brise.ops import torch_weights
 from brise.tune import adapters
 from brise.tune.recipe import Method, Recipe
-from brise.tune.train import Machinery, Trainer
+from brise.tune.train import ComputeOptions, Trainer
 from tests.goldens import golden
 from tests.tune import families
 
@@ -38,10 +38,11 @@ CURVE = 5e-5
 def curve(method: str) -> list[float]:
     """Losses of twenty steps, then the loss on held-out rows."""
     read = golden.read("qwen3", "half")
-    recipe = Recipe(method=method, rank=4, alpha=8, learning_rate=0.01, batch_size=4, steps=20, warmup=0.1,  # type: ignore[arg-type]
+    recipe = Recipe(method=method, rank=4, alpha=8, learning_rate=0.01, batch_size=4, steps=20, warmup=0.1,
+                     # type: ignore[arg-type]
                     weight_decay=0.01, seed=3)
     trainer = Trainer(read.config, adapters.new(families.placed(read.weights), recipe), recipe,
-                      Machinery(max_tokens=90), families.rows(12, shared=20), families.rows(3, seed=1, shared=20))
+                      ComputeOptions(max_tokens=90), families.rows(12, shared=20), families.rows(3, seed=1, shared=20))
     return [*(trainer.run_step().loss for _ in range(20)), trainer.evaluate()]
 
 
@@ -72,6 +73,6 @@ def first_losses(family: str, method: Method, dtype: torch.dtype) -> list[float]
     weights = place(read.weights, lambda name, weight: torch_weights.place(name, weight, torch.device("cpu"), dtype))
     recipe = Recipe(method=method, rank=4, alpha=8, learning_rate=1e-3, batch_size=12, steps=6, warmup=0.0,
                     schedule="constant", clip=0.0, seed=3)
-    trainer = Trainer(read.config, adapters.new(weights, recipe), recipe, Machinery(dtype=dtype),
+    trainer = Trainer(read.config, adapters.new(weights, recipe), recipe, ComputeOptions(dtype=dtype),
                       families.rows(12, shared=20))
     return [trainer.run_step().loss for _ in range(6)]

@@ -10,25 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.weights import Array
 from brise.text.load import tokens_for
-from brise.tune import adapters, on_policy, parity, teacher
-from brise.tune.example import Row
-from brise.tune.on_policy import Plan, Prompt, Round, Rounds
-from brise.tune.parity import Pair
+from brise.tune import adapters
+from brise.tune.data.example import EncodedRow
+from brise.tune.distill import on_policy, teacher
+from brise.tune.distill.on_policy import Prompt, Round, RoundPlan, Rounds
+from brise.tune.distill.student import Student
+from brise.tune.distill.teacher import Recording
+from brise.tune.parity import parity
+from brise.tune.parity.parity import ParityPair
+from brise.tune.parity.trained import TorchSide
 from brise.tune.recipe import Direction, Method, Recipe
-from brise.tune.student import Student
-from brise.tune.teacher import Recording
-from brise.tune.train import Machinery, Trainer
-from brise.tune.trained_side import TorchSide
+from brise.tune.train import ComputeOptions, Trainer
 
 from .parity_models import Tiny, tiny
 
 RECIPE = Recipe(rank=8, learning_rate=1e-2, batch_size=8, steps=60, warmup=0.0, schedule="constant")
 GENTLE = replace(RECIPE, learning_rate=3e-3, batch_size=16)
-PLAN = Plan(rounds=4, prompts=32, steps=16, max_tokens=8, seed=1)
+PLAN = RoundPlan(rounds=4, prompts=32, steps=16, max_tokens=8, seed=1)
 NEAR = 0.05  # the size of an adapter that makes a teacher not too far from the student
 
 
@@ -42,13 +44,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("distil"))
 
 
-def trainer_of(model: Tiny, rows: Sequence[Row], recipe: Recipe) -> Trainer:
-    return Trainer(model.config, adapters.new(model.trained().weights, recipe), recipe, Machinery(), rows)
+def trainer_of(model: Tiny, rows: Sequence[EncodedRow], recipe: Recipe) -> Trainer:
+    return Trainer(model.config, adapters.new(model.trained().weights, recipe), recipe, ComputeOptions(), rows)
 
 
-def distance(model: Tiny, trainer: Trainer, teacher_side: TorchSide, rows: Sequence[Row]) -> float:
+def distance(model: Tiny, trainer: Trainer, teacher_side: TorchSide, rows: Sequence[EncodedRow]) -> float:
     """Mean KL(teacher || student)."""
-    return parity.compare(Pair(teacher_side, TorchSide(model.config, trainer.trained.weights)), rows).kl_mean
+    return parity.compare(ParityPair(teacher_side, TorchSide(model.config, trainer.trained.weights)), rows).kl_mean
 
 
 def test_a_student_learns_a_teacher_s_logits(model: Tiny) -> None:
@@ -85,7 +87,7 @@ class Class:
         self.num_asked += 1
         return self.student.answers(self.trainer.trained, prompts, seed, lambda: False, lambda count: None)
 
-    def rounds(self, plan: Plan = PLAN) -> Rounds:
+    def rounds(self, plan: RoundPlan = PLAN) -> Rounds:
         return Rounds(prompts(self.model, plan), self.sample,
                       lambda rows: list(teacher.record(self.teacher, rows, Recording(288, 64))), plan,
                       self.folder / "answers", lambda answer: "")
@@ -94,7 +96,7 @@ class Class:
         """Mean KL(teacher || student) on new answers of its own."""
         answers = self.sample(prompts(self.model, PLAN), 99)
         assert answers is not None
-        rows = [Row(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
+        rows = [EncodedRow(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
             prompt.tokens), "own") for prompt, answer in zip(prompts(self.model, PLAN), answers, strict=True)]
         return distance(self.model, self.trainer, self.teacher, rows)
 
@@ -109,7 +111,7 @@ class Class:
         return losses
 
 
-def prompts(model: Tiny, plan: Plan) -> list[Prompt]:
+def prompts(model: Tiny, plan: RoundPlan) -> list[Prompt]:
     return on_policy.prompts_of(model.rows * 4, model.rows * 4, plan, lambda own, theirs: 100)
 
 
@@ -132,7 +134,7 @@ def test_the_student_answers_as_it_stands(model: Tiny, method: Method, tmp_path:
         answers = one.sample(asked, 0)
         assert answers is not None
         side = TorchSide(model.config, one.trainer.trained.weights)
-        rows = [Row(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
+        rows = [EncodedRow(np.concatenate([prompt.tokens, answer]), np.arange(len(prompt.tokens) + len(answer)) >= len(
             prompt.tokens), "own") for prompt, answer in zip(asked, answers, strict=True)]
         found = teacher.taught(rows, list(teacher.record(side, rows, Recording(288, 2))))
         agreed = [row.tokens[row.is_target] == row.teacher.tokens[:, 0] for row in found if row.teacher is not None]
@@ -201,7 +203,7 @@ def _round(rounds: Rounds, number: int) -> Round:
 def test_a_shared_prompt_changes_nothing_of_what_the_teacher_says(model: Tiny) -> None:
     side = model.trained(model.adapter())
     rows = teacher.taught(model.rows, list(teacher.record(side, model.rows, Recording(288, 32))))
-    shared, plain = (replace(trainer_of(model, rows, RECIPE), machinery=Machinery(shares_prompts=shares))
+    shared, plain = (replace(trainer_of(model, rows, RECIPE), machinery=ComputeOptions(shares_prompts=shares))
                      for shares in (True, False))
     one, other = shared.run_step(), plain.run_step()
     assert one.computed < other.computed

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brise.errors import CheckpointError
-from brise.tune.moments import BLOCK, encode, state_bytes, values
+from brise.tune.adamw_state import BLOCK, encode, state_bytes, values
 from brise.tune.optimizer import AdamW, clip_gradients
 
 SIZES = {"a": (40, 128), "b": (128, 40), "norm": (64,), "big": (1200, 1000)}  # the last one in two pieces

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from brise.backends.torch import weights as torch_weights
+from brise.backends.torch.ops import TorchOps
 from brise.errors import UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.weights import Array, Dense, Placed, Quant, Weight, Weights, place
-from brise.ops import torch_weights
-from brise.ops.torch_ops import TorchOps
 from brise.quant.dequantize import dequantize
-from brise.quant.quantize import quantize
+from brise.quant.rows import quantize
 from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
 from brise.tune.packing import MIN_SHARED, TILE, Pack, num_computed, pack, packs
 from brise.tune.recipe import Recipe
-from brise.tune.train import Machinery, Trainer
+from brise.tune.train import ComputeOptions, Trainer
 from tests.goldens import golden
 from tests.tune import families
 from tests.tune.families import relative_error
@@ -46,7 +46,7 @@ def ran(name: str, microbatches: Sequence[Pack]) -> tuple[float, Mapping[str, Ar
     made = trained(families.placed(read.weights))
     total = 0.0
     for part in microbatches:
-        hidden = dense.hidden(TorchOps(), read.config, made.weights, part.batch)
+        hidden = decoder.hidden(TorchOps(), read.config, made.weights, part.batch)
         loss = losses.cross_entropy(hidden, made.weights.output, torch.from_numpy(part.targets))
         loss.backward()
         total += float(loss.detach())
@@ -59,11 +59,12 @@ def assert_same(got: tuple[float, Mapping[str, Array]], wanted: tuple[float, Map
         assert relative_error(got[1][path], grad) < SAME, path
 
 
-def padded(rows: Sequence[Row]) -> Pack:
+def padded(rows: Sequence[EncodedRow]) -> Pack:
     """Every row as long as the longest, with tokens behind its end that nobody learns."""
     longest = max(len(row.tokens) for row in rows)
-    return pack([Row(np.pad(row.tokens, (0, longest - len(row.tokens)), constant_values=12),
-                     np.pad(row.is_target, (0, longest - len(row.tokens))), row.place) for row in rows], shares=False)
+    return pack([EncodedRow(np.pad(row.tokens, (0, longest - len(row.tokens)), constant_values=12),
+                            np.pad(row.is_target, (0, longest - len(row.tokens))),
+                            row.place) for row in rows], shares=False)
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "mistral_window", "ministral3_yarn2_untied", "qwen2", "qwen3"])
@@ -82,7 +83,7 @@ def test_a_shared_prompt_is_each_rows_own(name: str) -> None:
 
 
 def test_a_first_target_right_behind_the_shared_prompt_counts() -> None:
-    rows = [Row(row.tokens, np.arange(len(row.tokens)) >= 20, row.place) for row in families.rows(3, shared=20)]
+    rows = [EncodedRow(row.tokens, np.arange(len(row.tokens)) >= 20, row.place) for row in families.rows(3, shared=20)]
     packed = pack(rows)
     assert (packed.batch.rows < 20).sum() == 3  # the last token of the prompt predicts a first one for each
     assert_same(ran("llama_tied", [packed]), ran("llama_tied", [pack([row]) for row in rows]))
@@ -114,19 +115,19 @@ def test_a_row_that_fits_no_microbatch_is_refused() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_checkpointing_changes_no_bit(dropout: float) -> None:
-    plain, again = (_stepped(Machinery(checkpointing=on), dropout=dropout) for on in (False, True))
+    plain, again = (_stepped(ComputeOptions(checkpointing=on), dropout=dropout) for on in (False, True))
     for name, parameter in plain.trained.parameters.items():
         assert torch.equal(parameter, again.trained.parameters[name]), name
 
 
 def test_dropout_is_a_function_of_the_seed() -> None:
-    first, same, other = (_stepped(Machinery(), dropout=0.3, seed=seed) for seed in (1, 1, 2))
+    first, same, other = (_stepped(ComputeOptions(), dropout=0.3, seed=seed) for seed in (1, 1, 2))
     name = "layers.0.attention.wq.b"
     assert torch.equal(first.trained.parameters[name], same.trained.parameters[name])
     assert not torch.equal(first.trained.parameters[name], other.trained.parameters[name])
 
 
-def _stepped(machinery: Machinery, **changes: float) -> Trainer:
+def _stepped(machinery: ComputeOptions, **changes: float) -> Trainer:
     read = golden.read("llama_tied", "half")
     recipe = Recipe(rank=4, alpha=8, batch_size=4, steps=3, **changes)  # type: ignore[arg-type]
     made = Trainer(read.config, adapters.new(families.placed(read.weights), recipe), recipe,
@@ -145,7 +146,8 @@ def test_a_packed_base_is_its_dequantised_self(format: str) -> None:
     outs = []
     for base, keep in zip(bases, ("packed", "dense"), strict=True):
         given = x.clone().requires_grad_()
-        made = adapters.new(_one_layer(base, keep), Recipe(rank=4, alpha=8, targets=("q_proj",)))  # type: ignore[arg-type]
+        made = adapters.new(_one_layer(base, keep), Recipe(rank=4, alpha=8,
+                                                           targets=("q_proj",)))  # type: ignore[arg-type]
         weight = made.weights.layers[0].attention.wq  # type: ignore[union-attr]
         y = TorchOps().linear(given, weight)
         y.square().sum().backward()
@@ -168,8 +170,9 @@ def test_training_on_a_packed_model_is_training_on_its_dequantised_self() -> Non
     recipe = Recipe(rank=4, alpha=8, batch_size=4, steps=3)
     done = []
     for weights, keep in ((quantised, "packed"), (plain, "dense")):
-        made = Trainer(read.config, adapters.new(families.placed(weights, keep), recipe), recipe,  # type: ignore[arg-type]
-                       Machinery(), families.rows(8))
+        made = Trainer(read.config, adapters.new(families.placed(weights, keep), recipe), recipe,
+                        # type: ignore[arg-type]
+                       ComputeOptions(), families.rows(8))
         done.append(([made.run_step().loss for _ in range(3)], made.trained.parameters))
     assert done[0][0] == done[1][0]
     for name, parameter in done[0][1].items():

@@ -13,10 +13,12 @@ import torch
 
 from brise.errors import EvidenceError
 from brise.models.weights import LowRank
-from brise.quant.quality import Quality
+from brise.quant.quality import QuantQuality
 from brise.text.chat import ChatTemplate
-from brise.tune import parity, sides, templates
-from brise.tune.parity import Pair, ParityError, Report, Tolerance
+from brise.tune.data import templates
+from brise.tune.parity import parity
+from brise.tune.parity import served as sides
+from brise.tune.parity.parity import ParityError, ParityPair, ParityReport, Tolerance
 
 from .parity_models import Tiny, tiny
 
@@ -34,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("parity"))
 
 
-def compared(model: Tiny, trained: Mapping[str, LowRank], served: Mapping[str, LowRank]) -> Report:
+def compared(model: Tiny, trained: Mapping[str, LowRank], served: Mapping[str, LowRank]) -> ParityReport:
     return parity.run(model.pair(trained, served), model.base(), model.rows, tolerance=STRICT)
 
 
@@ -104,8 +106,8 @@ def test_without_a_base_the_jump_is_found_as_well(model: Tiny) -> None:
 def test_a_base_that_parts_by_itself_is_said(model: Tiny, tmp_path: Path) -> None:
     other = tiny(tmp_path, seed=1)
     adapter = model.adapter()
-    report = parity.run(Pair(model.trained(adapter), other.reference(adapter)),
-                        Pair(model.trained(), other.reference()), model.rows, tolerance=STRICT)
+    report = parity.run(ParityPair(model.trained(adapter), other.reference(adapter)),
+                        ParityPair(model.trained(), other.reference()), model.rows, tolerance=STRICT)
     assert "the base by itself is over the tolerance; they part in embedding" in str(report.where)
 
 
@@ -132,7 +134,7 @@ def test_another_template_is_named_with_its_tokens(model: Tiny) -> None:
 
 
 def test_few_tokens_leave_room_for_chance() -> None:
-    few = Quality(12, 4, 1.0, 1.0, 0.001, None, 0.01, 11 / 12)
+    few = QuantQuality(12, 4, 1.0, 1.0, 0.001, None, 0.01, 11 / 12)
     assert not Tolerance().exceeded(few)
     assert "less 1.61% for chance" in Tolerance().exceeded(replace(few, num_tokens=1000, top1_agreement=0.91))[0]
 
@@ -154,5 +156,5 @@ def test_rows_in_groups_are_rows_one_by_one(model: Tiny, monkeypatch: pytest.Mon
 
 def test_the_engine_s_kernels_agree_with_the_trainer(tmp_path: Path) -> None:
     model = tiny(tmp_path, format="Q8_0")
-    report = parity.run(Pair(model.trained(), model.native()), None, model.rows, tolerance=Tolerance(0.02, 0.9))
+    report = parity.run(ParityPair(model.trained(), model.native()), None, model.rows, tolerance=Tolerance(0.02, 0.9))
     assert report.passed, report.failures

@@ -9,7 +9,7 @@ import pytest
 
 from brise.errors import RequestError
 from brise.text.images import ImageSettings
-from brise.tune.parse_row import RowRules, parse_row
+from brise.tune.data.parse_row import RowRules, parse_row
 from tests.tune.rows import CALL, TOOL, chat, example
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
@@ -114,7 +114,8 @@ def test_conversations_are_told_by_name_by_fields_or_by_their_first_question() -
     rules = RowRules(conversation=("meta.env", "meta.seed"))
     assert example(chat("hi", "ho", meta={"env": "maze", "seed": 3}), rules=rules).conversation == "maze/3"
     assert "'meta.seed' is missing" in refused(chat("hi", "ho", meta={"env": "maze"}), conversation=rules.conversation)
-    later = {"messages": [*chat("hi", "ho")["messages"], {"role": "user", "content": "and?"}, ANSWER]}  # type: ignore[misc]
+    later = {"messages": [*chat("hi", "ho")["messages"], {"role": "user", "content": "and?"},
+                          ANSWER]}  # type: ignore[misc]
     assert example(chat("hi", "no")).conversation == example(later).conversation
     assert example(chat("hi", "ho")).conversation != example(chat("hi", "ho", "be")).conversation
 

@@ -10,10 +10,10 @@ import pytest
 
 from brise.errors import EvidenceError
 from brise.text.load import Tokens
-from brise.tune.prepare import DataOptions, Dataset, prepare
-from brise.tune.read_rows import BadRowsError
-from brise.tune.report import Histogram
-from brise.tune.rights import Right, Rights, RightsError
+from brise.tune.data.prepare import DataOptions, Dataset, prepare
+from brise.tune.data.read_rows import BadRowsError
+from brise.tune.data.report import Histogram
+from brise.tune.data.rights import Right, Rights, RightsError
 from tests.text.vocabulary import tokenizer
 from tests.tune.rows import chat, learned, tokens, write
 from tests.tune.test_near import sentences
@@ -24,7 +24,8 @@ ROWS = [chat(text, f"answer {index}", "be brief") for index, text in enumerate(T
 
 def prepared(folder: Path, rows: list[dict[str, object]], own: Tokens | None = None, **options: object) -> Dataset:
     path = write(folder / "data.jsonl", rows)
-    return prepare([path], own or tokens(), DataOptions(**options), today=lambda: date(2026, 6, 1))  # type: ignore[arg-type]
+    return prepare([path], own or tokens(), DataOptions(**options), today=lambda: date(2026, 6,
+                                                                                       1))  # type: ignore[arg-type]
 
 
 def test_rows_are_split_and_every_token_is_counted(tmp_path: Path) -> None:
@@ -138,7 +139,8 @@ def test_a_histogram_has_a_bar_for_each_bin() -> None:
 
 
 def test_a_conversation_of_very_many_rows_is_pointed_out(tmp_path: Path) -> None:
-    greeted = [{"messages": [*chat("hi", "hello", "be brief")["messages"], *row["messages"][1:]]}  # type: ignore[misc, index]
+    greeted = [{"messages": [*chat("hi", "hello", "be brief")["messages"],
+                             *row["messages"][1:]]}  # type: ignore[misc, index]
                for row in ROWS]
     lines = prepared(tmp_path, greeted, held_out_share=0.0).report.lines()
     assert "1 conversations, the largest with 60 rows" in lines

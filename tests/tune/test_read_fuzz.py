@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brise.errors import EvidenceError, RequestError
-from brise.tune.example import Example
-from brise.tune.parse_row import KEYS, RowRules, parse_row
-from brise.tune.read_rows import read_rows
+from brise.tune.data.example import TrainingExample
+from brise.tune.data.parse_row import KEYS, RowRules, parse_row
+from brise.tune.data.read_rows import read_rows
 from tests.tune.rows import CALL, TOOL
 
 SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.sampled_from(
@@ -26,7 +26,7 @@ ROW = {"messages": [{"role": "system", "content": "be"}, {"role": "user", "conte
        "tools": [TOOL], "conversation": "c", "provider": "acme", "meta": {"a": 1}}
 
 
-def read(value: object) -> Example | None:
+def read(value: object) -> TrainingExample | None:
     try:
         return parse_row(value, "a:1", Path(), RowRules())  # type: ignore[arg-type]
     except RequestError as error:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from brise.errors import EvidenceError
-from brise.tune.parse_row import RowRules
-from brise.tune.read_rows import BadRow, BadRowsError, Columns, Rows, read_rows
+from brise.tune.data.parse_row import RowRules
+from brise.tune.data.read_rows import BadRow, BadRowsError, Columns, FileRows, read_rows
 from tests.tune.rows import chat, write
 
 GOOD = json.dumps(chat("hi", "ho")).encode()
 
 
-def read(*paths: Path, columns: Columns | None = None) -> Rows:
+def read(*paths: Path, columns: Columns | None = None) -> FileRows:
     return read_rows(paths, RowRules(), columns)
 
 

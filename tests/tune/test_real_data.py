@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.text.load import Tokens, tokens_for
-from brise.tune.prepare import DataOptions, prepare
-from brise.tune.read_rows import BadRowsError
+from brise.tune.data.prepare import DataOptions, prepare
+from brise.tune.data.read_rows import BadRowsError
 from tests.test_architecture import ROOT
 from tests.tune.rows import answers, served
 

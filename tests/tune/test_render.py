@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import RequestError
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens, tokens_for
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
-from brise.tune.example import Example
-from brise.tune.render import rows_of
+from brise.tune.data.example import TrainingExample
+from brise.tune.data.render import rows_of
 from tests.engine.stub import byte_tokenizer
 from tests.engine.stub_vision import stub_image
 from tests.text import tekken
@@ -160,7 +160,7 @@ def test_text_is_prompt_completion_and_end() -> None:
 def test_the_tokens_of_an_image_are_never_learned() -> None:
     image, tokenizer = stub_image(1, 2), byte_tokenizer()
     content = [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]
-    asked = Example(({"role": "user", "content": content}, ANSWER), "a:1", "c")
+    asked = TrainingExample(({"role": "user", "content": content}, ANSWER), "a:1", "c")
     (row,) = rows_of(asked, Tokens(tokenizer, ChatTemplate(CHATML, tokenizer)), targets="all")
     is_image = np.isin(row.tokens, image.tokens)
     assert row.images == (image,) and is_image.sum() == 3

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from brise.checkpoint.adapters import read_adapter
-from brise.checkpoint.source import open_checkpoint
+from brise.backends.native.backend import NativeBackend
+from brise.backends.reference.ops import ReferenceOps, numbers
+from brise.backends.torch import weights as torch_weights
+from brise.checkpoint.adapters.peft import read_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from brise.engine import vision
 from brise.engine.vision import LoadedVision
 from brise.errors import UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.weights import Array, Dense, Weights, place
-from brise.ops import torch_weights
-from brise.ops.native import NativeBackend
-from brise.ops.reference import ReferenceOps, numbers
 from brise.text import images as text_images
 from brise.tune import adapters
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
+from brise.tune.data.row_images import RowImages, feature_bytes
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
-from brise.tune.row_images import RowImages, feature_bytes
-from brise.tune.train import Machinery, Trainer
+from brise.tune.train import ComputeOptions, Trainer
 from tests.checkpoint.make_seeing import picture, write_seeing
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision
 
@@ -44,12 +44,12 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_seeing(tmp_path_factory.mktemp("seeing"))
 
 
-def row_of(*parts: int | text_images.ImageInput, place: str = "a:1") -> Row:
+def row_of(*parts: int | text_images.ImageInput, place: str = "a:1") -> EncodedRow:
     """Tokens and images in this order; the last two tokens are learned."""
     tokens = np.array([token for part in parts for token in (part.tokens if not isinstance(part, int) else (part,))],
                       np.int32)
-    return Row(tokens, np.arange(len(tokens)) >= len(tokens) - 2, place,
-               tuple(part for part in parts if not isinstance(part, int)))
+    return EncodedRow(tokens, np.arange(len(tokens)) >= len(tokens) - 2, place,
+                      tuple(part for part in parts if not isinstance(part, int)))
 
 
 def test_each_image_token_takes_its_feature_and_breaks_the_row_of_the_tower() -> None:
@@ -91,16 +91,16 @@ def test_a_row_without_images_takes_none() -> None:
 def test_an_image_whose_tokens_are_not_in_the_row_is_refused_by_place() -> None:
     row = row_of(1, 2, 3)
     with pytest.raises(UnsupportedError, match="a:1"):
-        RowImages(stub_vision(), 0)(Row(row.tokens, row.is_target, row.place, (stub_image(1, 2),)))
+        RowImages(stub_vision(), 0)(EncodedRow(row.tokens, row.is_target, row.place, (stub_image(1, 2),)))
 
 
-def trainer_of(path: Path, rows: list[Row], tower: LoadedVision) -> Trainer:
+def trainer_of(path: Path, rows: list[EncodedRow], tower: LoadedVision) -> Trainer:
     checkpoint = open_checkpoint(path)
     weights = place(checkpoint.weights(), lambda name, weight: torch_weights.place(
         name, weight, torch.device("cpu"), torch.float32))
     recipe = Recipe(rank=4, learning_rate=0.01, batch_size=len(rows))
     return Trainer(checkpoint.config, adapters.new(weights, recipe), recipe,
-                   Machinery(features_of=RowImages(tower, 1 << 20)), rows, rows)
+                   ComputeOptions(features_of=RowImages(tower, 1 << 20)), rows, rows)
 
 
 def tower_of(path: Path) -> LoadedVision:
@@ -109,13 +109,13 @@ def tower_of(path: Path) -> LoadedVision:
     return vision.open_vision(*sizes, NativeBackend(1))
 
 
-def rows_of(tower: LoadedVision) -> list[Row]:
+def rows_of(tower: LoadedVision) -> list[EncodedRow]:
     one, two = (text_images.prepare(picture(seed), tower.settings, "image") for seed in (0, 1))
     return [row_of(3, one, 4, 5, 6, place="a:1"), row_of(3, 7, two, one, 8, 9, place="a:2"),
             row_of(3, 4, 5, 6, 7, place="a:3")]
 
 
-def reference_loss(path: Path, row: Row, tower: LoadedVision) -> float:
+def reference_loss(path: Path, row: EncodedRow, tower: LoadedVision) -> float:
     """Of a row by itself, through the specification of the ops."""
     checkpoint = open_checkpoint(path)
     tree: Weights = place(checkpoint.weights(), lambda name, weight: Dense(
@@ -125,7 +125,7 @@ def reference_loss(path: Path, row: Row, tower: LoadedVision) -> float:
     batch = Batch(row.tokens, np.arange(len(row.tokens), dtype=np.int32),
                   np.array([0, len(row.tokens)], np.int32), places, features=features if len(features) else None,
                   feature_rows=indices if len(features) else None)
-    logits = np.asarray(dense.forward(ReferenceOps(), checkpoint.config, tree, batch), np.float64)
+    logits = np.asarray(decoder.forward(ReferenceOps(), checkpoint.config, tree, batch), np.float64)
     top = logits.max(1)
     sums = top + np.log(np.exp(logits - top[:, None]).sum(1))
     return float((sums - logits[np.arange(len(places)), row.tokens[places + 1]]).sum())
@@ -136,7 +136,7 @@ def test_the_loss_of_rows_with_images_is_that_of_the_reference(seeing: Path) -> 
     rows = rows_of(tower)
     expected = sum(reference_loss(seeing, row, tower) for row in rows) / 6
     assert trainer_of(seeing, rows, tower).evaluate() == pytest.approx(expected, rel=LOSS)
-    swapped = [Row(row.tokens, row.is_target, row.place, row.images[::-1]) for row in rows]
+    swapped = [EncodedRow(row.tokens, row.is_target, row.place, row.images[::-1]) for row in rows]
     assert abs(trainer_of(seeing, swapped, tower).evaluate() - expected) > 100 * LOSS * expected
 
 

@@ -15,14 +15,14 @@ import pytest
 
 from brise.errors import CheckpointError, OutputError
 from brise.tune import run_folder
-from brise.tune.run_folder import CHECKPOINTS, STATE, TENSORS, Checkpoint, Identity, RunFolder
+from brise.tune.run_folder import CHECKPOINTS, STATE, TENSORS, Identity, RunFolder, TrainingCheckpoint
 
 IDENTITY = Identity({"rank": 16, "lr": 1e-3, "method": "lora"}, "b" * 64, "d" * 64)
 
 
-def checkpoint(step: int, size: int = 1000) -> Checkpoint:
-    return Checkpoint(step, {"w": np.full((size, 4), step, np.float32), "codes": np.arange(9, dtype=np.uint8)},
-                      {"best": 0.5, "nested": {"a": [1, 2]}})
+def checkpoint(step: int, size: int = 1000) -> TrainingCheckpoint:
+    return TrainingCheckpoint(step, {"w": np.full((size, 4), step, np.float32), "codes": np.arange(9, dtype=np.uint8)},
+                              {"best": 0.5, "nested": {"a": [1, 2]}})
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import math
 import pytest
 
 from brise.tune.recipe import Recipe
-from brise.tune.schedule import learning_rate
+from brise.tune.train import learning_rate
 
 
 def recipe(**changes: object) -> Recipe:
-    return Recipe(**({"learning_rate": 1.0, "warmup": 0.0, "min_learning_rate": 0.1} | changes))  # type: ignore[arg-type]
+    return Recipe(**({"learning_rate": 1.0, "warmup": 0.0,
+                      "min_learning_rate": 0.1} | changes))  # type: ignore[arg-type]
 
 
 def test_warm_up_rises_evenly_and_ends_at_the_peak() -> None:

@@ -14,23 +14,23 @@ import torch
 
 from brise.errors import CheckpointError, EvidenceError, OutputError
 from brise.tune import run_folder
-from brise.tune.run_folder import Checkpoint
-from brise.tune.session import MAX_SKIPPED, Session
+from brise.tune.run_folder import TrainingCheckpoint
+from brise.tune.session import MAX_SKIPPED, TrainingSession
 from tests.tune import small_run
 from tests.tune.small_run import IDENTITY, Silent
 
 ROOT = Path(__file__).parents[2]
-Open = Callable[..., Session]
+Open = Callable[..., TrainingSession]
 
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
     """Makes sessions, and closes their folders in the end."""
-    made: list[Session] = []
+    made: list[TrainingSession] = []
 
-    def session(folder: Path, **changes: object) -> Session:
+    def session(folder: Path, **changes: object) -> TrainingSession:
         run = run_folder.reopen(folder) or run_folder.create(folder, IDENTITY)
-        made.append(Session(small_run.trainer(small_run.recipe(**changes)), run, Silent(), save_every=2))
+        made.append(TrainingSession(small_run.trainer(small_run.recipe(**changes)), run, Silent(), save_every=2))
         made[-1].restore()
         return made[-1]
 
@@ -39,7 +39,7 @@ def opened() -> Iterator[Open]:
         each.folder.close()
 
 
-def weights(which: Session) -> list[torch.Tensor]:
+def weights(which: TrainingSession) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in which.trainer.trained.parameters.values()]
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(opened: Open, tmp_pa
     run = opened(tmp_path / "run")
     save = run.folder.save
 
-    def full(checkpoint: Checkpoint, best_step: int | None = None) -> None:
+    def full(checkpoint: TrainingCheckpoint, best_step: int | None = None) -> None:
         if checkpoint.step >= 4:
             raise OutputError("no space left")
         save(checkpoint, best_step)

@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.errors import EvidenceError
-from brise.tune import identity
-from brise.tune.example import Example
-from brise.tune.split import Split, split
+from brise.tune.data import identity
+from brise.tune.data.example import TrainingExample
+from brise.tune.data.split import Split, split
 from tests.tune.rows import chat, example
 
 ROWS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.none() | st.integers(0, 9)), min_size=1, max_size=30)
 
 
-def examples(rows: list[tuple[str, int | None]]) -> list[Example]:
+def examples(rows: list[tuple[str, int | None]]) -> list[TrainingExample]:
     return [example(chat(user, str(index), **({} if name is None else {"conversation": name})), f"a:{index}")
             for index, (user, name) in enumerate(rows)]
 
@@ -78,6 +78,6 @@ def test_a_row_between_the_sides_is_left_out() -> None:
     assert split(examples([("a", one), ("b", other), ("b", one)]), 0, 0.5) == Split((0,), (1,), (2,))
 
 
-def _plain(user: str) -> Example:
+def _plain(user: str) -> TrainingExample:
     messages = ({"role": "user", "content": user}, {"role": "assistant", "content": "ho"})
-    return Example(messages, "a:1", identity.derived_conversation(messages, ()))
+    return TrainingExample(messages, "a:1", identity.derived_conversation(messages, ()))

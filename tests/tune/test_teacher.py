@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from brise.checkpoint.source import open_checkpoint
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.models.weights import Array
 from brise.text.load import Tokens, tokens_for
-from brise.tune import absorb, teacher
-from brise.tune.example import Row
+from brise.tune.data.example import EncodedRow
+from brise.tune.data.prepare import DataOptions, Dataset, prepare
+from brise.tune.distill import prompt_distillation, teacher
+from brise.tune.distill.teacher import Recording
 from brise.tune.packing import pack
-from brise.tune.prepare import DataOptions, Dataset, prepare
-from brise.tune.teacher import Recording
 
 from .parity_models import Tiny, tiny
 
@@ -128,35 +128,35 @@ def conversations(folder: Path, system: str) -> Path:
     return path
 
 
-def both_rows(folder: Path, tokens: Tokens) -> tuple[Dataset, tuple[Row, ...], tuple[Row, ...]]:
+def both_rows(folder: Path, tokens: Tokens) -> tuple[Dataset, tuple[EncodedRow, ...], tuple[EncodedRow, ...]]:
     """The data without its system prompt, its rows, and the teacher's rows with it."""
     path = conversations(folder, "Answer in one sentence, and be kind to whoever asks. " * 8)
     options = DataOptions(absorb_system=True, held_out_share=0.25)
     dataset = prepare([path], tokens, options)
-    return dataset, (*dataset.train, *dataset.held_out), absorb.teacher_rows([path], tokens, options)
+    return dataset, (*dataset.train, *dataset.held_out), prompt_distillation.teacher_rows([path], tokens, options)
 
 
 def test_absorbed_prompts_are_aligned_answer_by_answer(model: Tiny, tmp_path: Path) -> None:
     dataset, students, teachers = both_rows(tmp_path, model.tokens)
     assert dataset.report.saved is not None and dataset.report.saved.share > 0.5
-    for row, other in zip(students, absorb.aligned(students, teachers), strict=True):
+    for row, other in zip(students, prompt_distillation.aligned(students, teachers), strict=True):
         assert row.place == other.place and len(other.tokens) > len(row.tokens) + 100
         assert np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target])
     taught = teacher.taught(students, list(teacher.record(
-        model.reference(), absorb.aligned(students, teachers), Recording(288, 4))))
+        model.reference(), prompt_distillation.aligned(students, teachers), Recording(288, 4))))
     assert all(row.teacher is not None and len(row.teacher.tokens) == row.num_targets for row in taught)
 
 
 def test_absorbing_on_the_real_chat_format(smollm2_path: Path, tmp_path: Path) -> None:
     _, students, teachers = both_rows(tmp_path, tokens_for(open_checkpoint(smollm2_path)))
-    for row, other in zip(students, absorb.aligned(students, teachers), strict=True):
+    for row, other in zip(students, prompt_distillation.aligned(students, teachers), strict=True):
         assert np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target])
 
 
 def test_rows_that_do_not_match_are_named(model: Tiny) -> None:
     row = model.rows[0]
     with pytest.raises(EvidenceError, match="data.jsonl:1 makes 1 rows for the student and 0"):
-        absorb.aligned([row], [])
+        prompt_distillation.aligned([row], [])
     other = replace(row, tokens=np.roll(row.tokens, 1))
     with pytest.raises(EvidenceError, match="other answer tokens"):
-        absorb.aligned([row], [other])
+        prompt_distillation.aligned([row], [other])

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from brise.checkpoint.gguf_writer import Outgoing
-from brise.checkpoint.hf_description import description
-from brise.checkpoint.hf_vocabulary import token_ids, tokenizer_files
-from brise.checkpoint.hf_weights import text_tensors, vision_tensors
-from brise.checkpoint.lineage import FILE as LINEAGE_FILE
-from brise.checkpoint.merge import LINEAGE_KEY
-from brise.checkpoint.originals import Named, Original
-from brise.checkpoint.safetensors_writer import write_safetensors
-from brise.checkpoint.staged import staged_folder
+from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
+from brise.checkpoint.adapters.merge import LINEAGE_KEY
+from brise.checkpoint.convert_source import Named, Original
+from brise.checkpoint.gguf.writer import Outgoing
+from brise.checkpoint.safetensors.write_hf_config import description
+from brise.checkpoint.safetensors.write_hf_tokenizer import token_ids, tokenizer_files
+from brise.checkpoint.safetensors.write_hf_weights import text_tensors, vision_tensors
+from brise.checkpoint.safetensors.writer import write_safetensors
 from brise.checkpoint.transcode import outgoing
+from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
 from brise.quant.rows import PLAIN, format_of, matrix_shape
 

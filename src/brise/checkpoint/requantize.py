@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from brise.checkpoint.gguf_names import gguf_name
+from brise.checkpoint.gguf.names import gguf_name
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.pixtral import VisionWeights

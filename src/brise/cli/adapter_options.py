@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from brise.checkpoint.adapters import AdapterFile, read_adapter
-from brise.checkpoint.lineage import Lineage, check_base, read_lineage
-from brise.checkpoint.merge import merge
-from brise.checkpoint.originals import Original
-from brise.checkpoint.store import Located
+from brise.checkpoint.adapters.lineage import Lineage, check_base, read_lineage
+from brise.checkpoint.adapters.merge import merge
+from brise.checkpoint.adapters.peft import AdapterFile, read_adapter
+from brise.checkpoint.convert_source import Original
 from brise.errors import OutputError
+from brise.files.digests import Located
 from brise.models.config import Config
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from brise import settings
 from brise.cli import ledger_report, terminal
-from brise.gateway import history
-from brise.gateway.history import History, Tenure
-from brise.gateway.ledger import Broken, check_chain
-from brise.gateway.records import Entry
-from brise.gateway.stores import open_store
+from brise.dialects.records import LedgerEntry
+from brise.switch import history
+from brise.switch.history import SwitchHistory, Tenure
+from brise.traffic.ledger import LedgerBreak, check_chain
+from brise.traffic.stores import open_store
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,14 +51,16 @@ def run(args: argparse.Namespace) -> int:
     return 0 if broken is None else 1
 
 
-def _missing(entries: Sequence[Entry], expected: str | None) -> Broken | None:
+def _missing(entries: Sequence[LedgerEntry], expected: str | None) -> LedgerBreak | None:
     if expected is None or any(entry.digest.startswith(expected.lower()) for entry in entries if len(expected) >= 8):
         return None
-    return Broken(len(entries) + 1, f"no line has the digest {expected} (at least 8 digits of it): lines were cut off "
+    return LedgerBreak(len(entries) + 1,
+                       f"no line has the digest {expected} (at least 8 digits of it): lines were cut off "
                                     "at the end")
 
 
-def _document(args: argparse.Namespace, entries: Sequence[Entry], broken: Broken | None, found: History,
+def _document(args: argparse.Namespace, entries: Sequence[LedgerEntry], broken: LedgerBreak | None,
+              found: SwitchHistory,
               tenures: Sequence[Tenure]) -> dict[str, Any]:
     return {"lines": len(entries), "last_digest": entries[-1].digest if entries else None,
             "is_whole": broken is None, "broken": None if broken is None else asdict(broken),
@@ -68,7 +70,7 @@ def _document(args: argparse.Namespace, entries: Sequence[Entry], broken: Broken
             "events": [asdict(event) for event in found.events if args.task in (None, event.task)]}
 
 
-def _show(args: argparse.Namespace, entries: Sequence[Entry], broken: Broken | None, found: History,
+def _show(args: argparse.Namespace, entries: Sequence[LedgerEntry], broken: LedgerBreak | None, found: SwitchHistory,
           tenures: Sequence[Tenure]) -> None:
     state = "whole" if broken is None else f"broken at line {broken.number}"
     last = f", the last digest is {entries[-1].digest[:16]}" if entries else ""

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import __version__, settings
-from brise.checkpoint.layout import find_layout
-from brise.checkpoint.store import Located, Store, locate
+from brise.backends.native.backend import NativeBackend
+from brise.checkpoint.model_files import find_layout
 from brise.cli import chat_options, terminal
-from brise.cli.bench_runs import Rate, Start, Subject, cold_start, peak_bytes, repeat
+from brise.cli.bench_runs import BenchEngine, Rate, Start, cold_start, peak_bytes, repeat
 from brise.engine.model import LoadedModel, load
 from brise.errors import ContextLengthError
-from brise.ops.contract import Backend
-from brise.ops.native import NativeBackend
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
+from brise.models.ops import Backend
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     threads = args.threads or settings_.threads
-    located = locate(args.model, Store(settings_.home))
+    located = locate(args.model, ModelStore(settings_.home))
     terminal.note(f"loading {located.name} from {located.path}")
     model = load(located.path, threads=threads)
     results = _measure(args, model, located.path, threads)
@@ -80,7 +81,7 @@ def _measure(args: argparse.Namespace, model: LoadedModel, path: Path, threads: 
     if model.chat is not None:
         terminal.note(f"cold start: {args.runs} processes")
         starts = [cold_start(path, threads) for _ in range(args.runs + 1)][1:]
-    subject = Subject(model, max(args.sequences), longest)
+    subject = BenchEngine(model, max(args.sequences), longest)
     terminal.note(f"prefill of {args.prompt} tokens")
     prefill = repeat(args.runs, lambda: subject.prefill(args.prompt))
 

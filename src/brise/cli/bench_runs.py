@@ -46,7 +46,7 @@ class Start:
     peak_bytes: int
 
 
-class Subject:
+class BenchEngine:
     """An engine with room for `num_sequences` of `max_tokens`, and no prefix cache to cheat with."""
 
     def __init__(self, model: LoadedModel, num_sequences: int, max_tokens: int) -> None:

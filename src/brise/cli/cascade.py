@@ -15,23 +15,24 @@ from rich.text import Text
 
 from brise import settings
 from brise.cli import number_types, prove_sources, terminal
+from brise.dialects import answers
 from brise.errors import EvidenceError
-from brise.gateway import answers, calibrate, looks, shadowed
-from brise.gateway.calibrate import Calibration
-from brise.gateway.looks import Look
-from brise.gateway.rule import to_body
-from brise.gateway.shadowed import Rows
-from brise.gateway.store import Store
-from brise.gateway.stores import open_store
-from brise.gateway.switch import AUDIT
-from brise.proof.cascade import Promise
+from brise.prove import calibrate, calibration_rows, interim
+from brise.prove.calibrate import Calibration
+from brise.prove.calibration_rows import CalibrationRows
+from brise.prove.interim import InterimAnalysis
+from brise.stats.thresholds import RiskClaim
+from brise.switch.rule import to_body
+from brise.switch.state import AUDIT
+from brise.traffic.store import TrafficStore
+from brise.traffic.stores import open_store
 
 IMPOSSIBLE = 3  # the exit status, as of a proof that ends with "not good enough"
-LABELS = ("auto", *shadowed.LABELLED, "fidelity")
+LABELS = ("auto", *calibration_rows.LABELLED, "fidelity")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    promise = Promise()
+    promise = RiskClaim()
     parser = subparsers.add_parser(
         "cascade", help="certify which answers of a small model may be kept", allow_abbrev=False,
         description="From requests that both models answered, find the confidence from which on a small model's "
@@ -66,11 +67,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    promise = Promise(args.risk / 100, args.delta / 100)
+    promise = RiskClaim(args.risk / 100, args.delta / 100)
     with closing(open_store(args.store, settings.read().home, must_exist=True)) as store:
-        rows = shadowed.read(store, args.task, args.candidate, args.since, args.until, rung=args.labels,
-                             scorer=args.score)
-        look = looks.look(store, rows, args.task, promise, args.score, args.signal)
+        rows = calibration_rows.read(store, args.task, args.candidate, args.since, args.until, rung=args.labels,
+                                     scorer=args.score)
+        look = interim.look(store, rows, args.task, promise, args.score, args.signal)
         found = _looked(store, rows, look, args)
         if found.rule is not None and not args.dry_run:
             store.append("cascade", to_body(found.rule))
@@ -81,19 +82,19 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.rule is not None else IMPOSSIBLE
 
 
-def _looked(store: Store, rows: Rows, look: Look, args: argparse.Namespace) -> Calibration:
+def _looked(store: TrafficStore, rows: CalibrationRows, look: InterimAnalysis, args: argparse.Namespace) -> Calibration:
     """What these data say, written into the ledger before it is told."""
     try:
         found = calibrate.calibrate(rows, args.task, look.share, scorer=args.score, audit=AUDIT, signals=args.signal)
     except EvidenceError as error:
-        looks.record(store, look, looks.REFUSED, why=str(error.args[0]))
+        interim.record(store, look, interim.REFUSED, why=str(error.args[0]))
         raise
-    looks.record(store, look, "impossible" if found.rule is None else "certified",
-                 rule=None if found.rule is None else found.rule.digest, why=found.why)
+    interim.record(store, look, "impossible" if found.rule is None else "certified",
+                   rule=None if found.rule is None else found.rule.digest, why=found.why)
     return found
 
 
-def _document(rows: Rows, found: Calibration, look: Look) -> dict[str, Any]:
+def _document(rows: CalibrationRows, found: Calibration, look: InterimAnalysis) -> dict[str, Any]:
     return {"task": found.draft.task, "candidate": rows.candidate, "risk": look.promise.risk,
             "delta": look.promise.delta, "look": {"number": look.number, "delta": look.share.delta},
             "labels": rows.rung, "rows": len(rows.rows),
@@ -103,7 +104,7 @@ def _document(rows: Rows, found: Calibration, look: Look) -> dict[str, Any]:
             "why_not": found.why or None, "saving_usd": found.saving_usd}
 
 
-def _show(rows: Rows, found: Calibration, look: Look, *, is_kept: bool) -> None:
+def _show(rows: CalibrationRows, found: Calibration, look: InterimAnalysis, *, is_kept: bool) -> None:
     console = Console(width=110, highlight=False)
 
     def say(text: str) -> None:

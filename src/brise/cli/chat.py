@@ -16,15 +16,16 @@ from pathlib import Path
 from types import FrameType
 
 from brise import settings
-from brise.checkpoint.store import Located, Store, locate
 from brise.cli import chat_options, memory_options, terminal
-from brise.cli.chat_commands import Said, Session, execute, names
-from brise.cli.chat_input import Reader
-from brise.cli.conversation import DEFAULT_MAX_TOKENS, Answer, Conversation
+from brise.cli.chat_commands import ChatSession, Said, execute, names
+from brise.cli.chat_input import LineReader
+from brise.cli.conversation import DEFAULT_MAX_TOKENS, Conversation, PrintedAnswer
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
 from brise.errors import BriseError, RequestError
-from brise.text.parsed import Parsed, ParsedReasoning, ParsedText
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
+from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
 # A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
 DEFAULT_CONTEXT = 8192
@@ -65,17 +66,17 @@ def run(args: argparse.Namespace) -> int:
     if args.any_base and args.adapter is None:
         raise RequestError("--any-base needs --adapter FOLDER")
     settings_ = settings.read()
-    located = locate(args.model, Store(settings_.home))
+    located = locate(args.model, ModelStore(settings_.home))
     engine = _engine(located, args, args.threads or settings_.threads)
     adapter = None if args.adapter is None else ADAPTER
-    session = Session(Conversation(engine.model, engine, args.system, adapter), chat_options.from_arguments(args))
+    session = ChatSession(Conversation(engine.model, engine, args.system, adapter), chat_options.from_arguments(args))
     for path in args.image:
         session.conversation.attach(path)
     if question is not None:
         _answer(session, question, Stop())
         return 0
     terminal.note(f"{located.name}: /help lists the commands, /exit or Ctrl-D leaves")
-    reader = Reader(settings_.home / "chat_history", names())
+    reader = LineReader(settings_.home / "chat_history", names())
     try:
         _converse(session, reader)
     except KeyboardInterrupt:  # pressed again before the prompt was back, or twice during an answer
@@ -94,9 +95,9 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> 
         slots, rank = 1, adapter_loading.rank_in(args.adapter)
         adapters_bytes = adapter_loading.reading_bytes(args.adapter)
     if args.memory is not None:
-        from brise.engine import plan, promise  # noqa: PLC0415 - only a promise needs them
+        from brise.memory import limit, serving_plan  # noqa: PLC0415 - only a promise needs them
 
-        made = promise.make(located.path, located.name, plan.Wish(
+        made = limit.make(located.path, located.name, serving_plan.MemoryRequest(
             args.memory, args.context, cache=args.cache, image_size=args.image_size, serves=False,
             usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts, adapter_slots=slots, adapter_rank=rank,
             adapters_bytes=adapters_bytes), weights=args.weights, threads=threads)
@@ -104,7 +105,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> 
                  expert_bytes=args.experts)
     model = model.with_image_size(args.image_size)
     if made is not None:
-        promise.hold(made, model)
+        limit.hold(made, model)
     context = made.context if made else args.context or min(DEFAULT_CONTEXT, model.config.max_context)
     engine = Engine(model, EngineSettings(
         max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE, max_sequences=1,
@@ -152,7 +153,7 @@ def _checked(text: str) -> str:
     return text
 
 
-def _converse(session: Session, reader: Reader) -> None:
+def _converse(session: ChatSession, reader: LineReader) -> None:
     """Reads and answers until the person leaves. Errors are shown and the chat goes on."""
     is_leaving = False
     while True:
@@ -180,9 +181,9 @@ def _converse(session: Session, reader: Reader) -> None:
             terminal.note(f"brise: error: {error}")
 
 
-def _answer(session: Session, question: str | None, stop: Stop) -> None:
+def _answer(session: ChatSession, question: str | None, stop: Stop) -> None:
     """Asks, without a question the last one again, and shows what comes."""
-    screen, talk = Screen(session.options.thinking == "show"), session.conversation
+    screen, talk = AnswerPrinter(session.options.thinking == "show"), session.conversation
     ask = talk.ask_again if question is None else partial(talk.ask, question)
     answer = ask(session.options, screen.write, lambda: stop.is_pressed)
     screen.finish()
@@ -193,7 +194,7 @@ def _answer(session: Session, question: str | None, stop: Stop) -> None:
         terminal.note(answer.stats)
 
 
-class Screen:
+class AnswerPrinter:
     """Writes an answer as it comes: the text to stdout, what the model thinks to stderr, between two lines."""
 
     def __init__(self, shows_thinking: bool) -> None:
@@ -219,7 +220,7 @@ class Screen:
             terminal.aside("\n[/thinking]\n")
 
 
-def _explain(session: Session, answer: Answer) -> None:
+def _explain(session: ChatSession, answer: PrintedAnswer) -> None:
     """Says why an answer is shorter than the model wanted."""
     if answer.finish == "cancelled":
         terminal.note("[stopped]")

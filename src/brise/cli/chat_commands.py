@@ -10,17 +10,17 @@ from pathlib import Path
 
 from brise.cli import chat_options, terminal
 from brise.cli.chat_options import ChatOptions
-from brise.cli.conversation import Answer, Conversation
+from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.errors import RequestError
 
 
 @dataclass
-class Session:
+class ChatSession:
     """One chat at the terminal."""
 
     conversation: Conversation
     options: ChatOptions
-    last: Answer | None = None
+    last: PrintedAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def names() -> tuple[str, ...]:
     return tuple(line.split()[0] for line in help_lines())
 
 
-def execute(session: Session, line: str) -> Said:
+def execute(session: ChatSession, line: str) -> Said:
     """Runs one line that begins with a slash; RequestError if it is no command."""
     name, _, argument = line.strip().partition(" ")
     argument = argument.strip()
@@ -92,21 +92,21 @@ def _help() -> None:
         terminal.note(f"  {option.name:<18} {option.help}")
 
 
-def _system(session: Session, argument: str) -> None:
+def _system(session: ChatSession, argument: str) -> None:
     conversation = session.conversation
     if argument:
         conversation.set_system(None if argument == "-" else argument)
     terminal.note(f"system prompt: {conversation.system or '(the default of the model)'}")
 
 
-def _image(session: Session, argument: str) -> None:
+def _image(session: ChatSession, argument: str) -> None:
     if not argument:
         raise RequestError("/image needs the path of an image", hint="/image photo.jpg")
     session.conversation.attach(argument)
     terminal.note(f"{len(session.conversation.attached)} image(s) go with the next question")
 
 
-def _set(session: Session, argument: str) -> None:
+def _set(session: ChatSession, argument: str) -> None:
     if argument:
         name, _, value = argument.partition(" ")
         session.options = chat_options.change(session.options, name, value.strip())
@@ -116,7 +116,7 @@ def _set(session: Session, argument: str) -> None:
         terminal.note(f"  {field.name:<18} {shown}")
 
 
-def _save(session: Session, argument: str) -> None:
+def _save(session: ChatSession, argument: str) -> None:
     if not argument:
         raise RequestError("/save needs the name of a file", hint="/save chat.json")
     path = Path(os.path.expanduser(argument))  # Path.expanduser fails where there is no such user
@@ -129,7 +129,7 @@ def _save(session: Session, argument: str) -> None:
     terminal.note(f"saved to {path}")
 
 
-def _retry(session: Session) -> Said:
+def _retry(session: ChatSession) -> Said:
     if not session.conversation.turns:
         raise RequestError("there is no question to ask again")
     if session.options.seed is not None or session.options.temperature == 0:

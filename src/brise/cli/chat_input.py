@@ -23,7 +23,7 @@ class Typed:
     is_block: bool = False
 
 
-class Reader:
+class LineReader:
     """Reads from the terminal, with the history of earlier chats; `close` writes it back."""
 
     def __init__(self, history: Path, words: Sequence[str]) -> None:

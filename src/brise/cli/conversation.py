@@ -19,8 +19,8 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import FinishReason, Request
 from brise.errors import BriseError, ContextLengthError, RequestError, UnsupportedError
 from brise.text import images
+from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 from brise.text.answer_format import AnswerParser
-from brise.text.parsed import Parsed, ParsedReasoning, ParsedText
 from brise.text.protocols import parts_of
 from brise.text.system_prompt import suggested
 
@@ -29,7 +29,7 @@ SUGGESTED = "@model"  # as a system prompt: the one that lies beside the model
 
 
 @dataclass(frozen=True)
-class Answer:
+class PrintedAnswer:
     """What was said and thought, why it ended, and how fast it came."""
 
     text: str
@@ -108,7 +108,7 @@ class Conversation:
         return [{"role": "system", "content": content}, *self.turns]
 
     def ask(self, text: str, options: ChatOptions, write: Callable[[Parsed], None],
-            is_stopped: Callable[[], bool]) -> Answer:
+            is_stopped: Callable[[], bool]) -> PrintedAnswer:
         """Answers `text`, and `write`s the answer piece by piece until it ends or `is_stopped`.
 
         A refused question leaves no trace; an answer that was stopped stays, as far as it came.
@@ -146,7 +146,7 @@ class Conversation:
         return "; ".join(ways)
 
     def ask_again(self, options: ChatOptions, write: Callable[[Parsed], None],
-                  is_stopped: Callable[[], bool]) -> Answer:
+                  is_stopped: Callable[[], bool]) -> PrintedAnswer:
         """Asks the last question once more; where no new answer comes, the old one stays."""
         turns, attached = [*self.turns], self.attached
         *self.attached, question = parts_of(turns[-2]["content"])
@@ -159,7 +159,7 @@ class Conversation:
                 self.turns = turns
 
     def _stream(self, request_id: str, prompt_tokens: int, parser: AnswerParser,
-                write: Callable[[Parsed], None], is_stopped: Callable[[], bool]) -> Answer:
+                write: Callable[[Parsed], None], is_stopped: Callable[[], bool]) -> PrintedAnswer:
         pieces: list[Parsed] = []
         start_s = first_s = last_s = time.perf_counter()
         cached = completion = 0
@@ -181,5 +181,5 @@ class Conversation:
                     raise BriseError(f"the answer broke off: {delta.error}")
         text = "".join(item.text for item in pieces if isinstance(item, ParsedText))
         reasoning = "".join(item.text for item in pieces if isinstance(item, ParsedReasoning))
-        return Answer(text, reasoning, finish or "cancelled", prompt_tokens, cached, completion,
-                      first_s - start_s, last_s - first_s)
+        return PrintedAnswer(text, reasoning, finish or "cancelled", prompt_tokens, cached, completion,
+                             first_s - start_s, last_s - first_s)

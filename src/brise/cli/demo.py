@@ -6,17 +6,25 @@ import argparse
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
+
+import rich.console
+import rich.progress
+from rich.table import Table
+from rich.text import Text
 
 from brise import settings
-from brise.checkpoint.store import Store
-from brise.cli import demo_show, pull
+from brise.cli import pull, terminal
 from brise.demo import size, story
 from brise.demo.stages import MODEL
+from brise.demo.story import Ended, Stage
 from brise.errors import MissingExtraError, OutputError
+from brise.hub.store import ModelStore
 
 PAGES = ("report.html", "proof.html")
 SHARED = ("blobs", "folders", "manifests")  # of the model store
@@ -40,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("torch") is None:
         raise MissingExtraError("torch", "tune", "brise demo")
     home = settings.read().home
-    if MODEL not in Store(home).names():  # the one step that needs a network
+    if MODEL not in ModelStore(home).names():  # the one step that needs a network
         pull.run(argparse.Namespace(model=MODEL, name=None))
     with _folder(args.keep) as folder:
         _share_models(home, folder / "home")
-        with demo_show.Screen() as screen:
+        with DemoProgress() as screen:
             ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
-        demo_show.close(ended, [page for page in pages if page.exists()], args.keep)
+        close(ended, [page for page in pages if page.exists()], args.keep)
     return 0 if all(one.ending != "failed" for one in ended) else 1
 
 
@@ -78,3 +86,83 @@ def _pages(folder: Path, kept: Path) -> list[Path]:
         if (folder / name).exists():
             shutil.copyfile(folder / name, kept / name)
     return [kept / name for name in PAGES]
+
+
+WIDTH = 110
+LINE_S = 10.0  # between lines of progress where there is no terminal
+_SIGNS = (("done", "\u2713", "green"), ("skipped", "-", "yellow"), ("failed", "\u2717", "red"))
+
+
+class DemoProgress:
+    """On a terminal a bar that moves; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._console = rich.console.Console(highlight=False)
+        self._bar = rich.progress.Progress(
+            rich.progress.SpinnerColumn(), rich.progress.BarColumn(bar_width=28), rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(), rich.progress.TextColumn("{task.description}"), console=self._console,
+            transient=True, disable=not self._console.is_terminal)
+        self._task: rich.progress.TaskID | None = None
+        self._last_s = 0.0
+
+    def __enter__(self) -> DemoProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def begin(self, number: int, of: int, stage: Stage) -> None:
+        """See Teller."""
+        self._print(Text(f"\n{number}/{of} {stage.name}: {stage.about}", style="bold"))
+        self._task = self._bar.add_task("", total=None)
+        self._last_s = time.monotonic()
+
+    def end(self, ended: Ended) -> None:
+        """See Teller."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        sign, style = next((sign, style) for name, sign, style in _SIGNS if name == ended.ending)
+        self._print(Text(f"  {sign} {ended.ending} in {ended.seconds:.0f} s" + (f": {ended.why}" if ended.why else ""),
+                         style=style))
+
+    def command(self, line: str) -> None:
+        """See Show."""
+        self._print(Text(f"  $ {line}", style="dim"))
+
+    def progress(self, done: float, total: float, note: str) -> None:
+        """See Show."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=note)
+        if not self._console.is_terminal and time.monotonic() - self._last_s >= LINE_S:
+            self._last_s = time.monotonic()
+            self._print(Text(f"  ... {done:.0f} of {total:.0f}, {note}"))
+
+    def say(self, line: str) -> None:
+        """See Show."""
+        self._print(Text(f"  {line}"))
+
+    def text(self, text: str) -> None:
+        """See Show."""
+        self._console.out(text, highlight=False)
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def close(ended: Sequence[Ended], pages: Sequence[Path], kept: Path | None) -> None:
+    """How long each stage took, and where the pages are."""
+    table = Table(title="The demo, stage by stage", title_justify="left")
+    for name in ("stage", "", "seconds"):
+        table.add_column(name, justify="right" if name == "seconds" else "left")
+    for one in ended:
+        table.add_row(one.name, one.ending, f"{one.seconds:.0f}")
+    table.add_row("all", "", f"{sum(one.seconds for one in ended):.0f}")
+    rich.console.Console(width=WIDTH, highlight=False).print(table)
+    for page in pages:
+        terminal.result(f"{page.stem}: {page}")
+    if kept is not None:
+        terminal.result(f"everything else: {kept.resolve()}")
+    terminal.note("The hosted model was simulated; all other numbers are measured on this machine.")

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from brise import settings
-from brise.checkpoint import lineage
-from brise.checkpoint.adapters import WEIGHTS_FILE
-from brise.checkpoint.store import Store, file_digest, locate
-from brise.cli import eval_options, eval_report, progress_bar, terminal
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE
+from brise.cli import eval_options, progress_bar, terminal
 from brise.engine.model import LoadedModel, load
 from brise.errors import EvidenceError, RequestError
 from brise.evals import answers_file, baseline, classify, custom, data, report, scorers
-from brise.evals.answerer import Answerer, Asked
+from brise.evals.answerer import Answerer, AnswerSettings
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
-from brise.evals.example import Example
+from brise.evals.example import EvalExample
 from brise.evals.local import LocalAnswerer, OnTop
 from brise.evals.report import Judged
 from brise.evals.run import Answered, answer_all
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     rehearsed = examples[:1] if args.scorer is not None else examples
     judged.scorer.measures(rehearsed, [example.reference for example in rehearsed])
     other = None if args.against is None else answers_file.read(args.against)
-    asked = Asked(args.max_tokens, _schema(args.json_schema), judged.scorer.name == "perplexity", reading.absorb_system)
+    asked = AnswerSettings(args.max_tokens, _schema(args.json_schema), judged.scorer.name == "perplexity",
+                           reading.absorb_system)
     if local is not None:
         answerer: Answerer = LocalAnswerer(local.model, asked, local.digest, parallel=args.parallel,
                                            context=args.context, adapter=local.adapter)
@@ -68,11 +75,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         terminal.result(json.dumps(document, indent=2))
     else:
-        eval_report.show(document)
+        show(document)
     return 0
 
 
-def sample(examples: Sequence[Example], number: int | None) -> Sequence[Example]:
+def sample(examples: Sequence[EvalExample], number: int | None) -> Sequence[EvalExample]:
     """`number` of them in their order; the lowest digests are as good as a draw, and the same in every run."""
     if number is None or number >= len(examples):
         return examples
@@ -80,7 +87,7 @@ def sample(examples: Sequence[Example], number: int | None) -> Sequence[Example]
     return [examples[at] for at in sorted(chosen)]
 
 
-def _answered(answerer: Answerer, examples: Sequence[Example], out: Path | None) -> Answered:
+def _answered(answerer: Answerer, examples: Sequence[EvalExample], out: Path | None) -> Answered:
     try:
         with progress_bar.bar(f"asking {answerer.name}", len({example.digest for example in examples}),
                               "examples") as advance:
@@ -94,7 +101,7 @@ def _answered(answerer: Answerer, examples: Sequence[Example], out: Path | None)
 def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int | None) -> Local:
     """A model of this machine and its adapter; UnsupportedError if that was trained on another one."""
     settings_ = settings.read()
-    located = locate(name, Store(settings_.home))
+    located = locate(name, ModelStore(settings_.home))
     if adapter is not None:
         lineage.check_base(lineage.read_lineage(adapter), located, any_base=any_base)
     terminal.note(f"loading {located.name} from {located.path}")
@@ -106,12 +113,12 @@ def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int 
     return Local(model, f"{digest} + {file_digest(adapter / WEIGHTS_FILE)}", OnTop(adapter, any_base=True))
 
 
-def _endpoint(args: argparse.Namespace, asked: Asked) -> Answerer:
+def _endpoint(args: argparse.Namespace, asked: AnswerSettings) -> Answerer:
     key = None if args.key_env is None else settings.secret(args.key_env)
     return EndpointAnswerer(Endpoint(args.endpoint, args.name, key, args.timeout), asked, parallel=args.parallel)
 
 
-def _baseline(args: argparse.Namespace, reading: data.Reading, examples: Sequence[Example],
+def _baseline(args: argparse.Namespace, reading: data.Reading, examples: Sequence[EvalExample],
               judged: Judged) -> Answerer:
     if judged.scorer.name == "perplexity":
         raise EvidenceError("a baseline has no perplexity: it gives answers, no probabilities")
@@ -124,7 +131,7 @@ def _baseline(args: argparse.Namespace, reading: data.Reading, examples: Sequenc
     return baseline.BaselineAnswerer(args.baseline, train, classifies=judged.scorer.name == "class")
 
 
-def _judged(args: argparse.Namespace, examples: Sequence[Example]) -> Judged:
+def _judged(args: argparse.Namespace, examples: Sequence[EvalExample]) -> Judged:
     """The scorer that was asked for, or the one for these rows."""
     if args.scorer is not None:
         return Judged(custom.load(args.scorer), "--scorer", args.seed)
@@ -155,3 +162,91 @@ def _json_text(path: Path) -> str:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{str(path)!r} is no JSON: {error}") from None
     return text
+
+
+MOST_FIELDS = 10
+# Figures that are no shares of 1: shown as they are.
+PLAIN = frozenset({"perplexity", "nll_per_answer", "tokens_per_answer"})
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Figures with intervals, beside another system's where there is one; then what one must know to read them."""
+    console, against = Console(width=110, highlight=False), report["against"]
+    console.print(Text(f"{report['system']}: {report['examples']} examples, {report['conversations']} conversations",
+                       style="bold"))
+    table = Table()
+    table.add_column("figure")
+    table.add_column("estimate", justify="right")
+    table.add_column("95 % interval", justify="right")
+    if against is not None:
+        table.add_column(Text(f"{against['system']}"), justify="right")
+        table.add_column("difference", justify="right")
+        table.add_column("95 % interval", justify="right")
+    for name, figure in report["figures"].items():
+        table.add_row(name, *_cells(name, figure), *_difference(name, against))
+    console.print(table)
+    if report["fields"]:
+        console.print(_fields(report["fields"]))
+    for line in _notes(report, against):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _fields(fields: Sequence[Mapping[str, Any]]) -> Table:
+    """The fields that references have most often."""
+    table = Table()
+    table.add_column(Text(f"field, {min(len(fields), MOST_FIELDS)} of {len(fields)}"))
+    for name in ("in references", "in answers", "right", "F1"):
+        table.add_column(name, justify="right")
+    for field in fields[:MOST_FIELDS]:
+        table.add_row(Text(field["name"]), str(field["wanted"]), str(field["given"]), str(field["right"]),
+                      _value("f1", field["f1"]))
+    return table
+
+
+def _difference(name: str, against: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if against is None:
+        return ()
+    found = against["figures"].get(name)
+    if found is None:
+        return "", "", ""
+    return (_value(name, found["other"]), *_cells(name, found["difference"], signed=True))
+
+
+def _cells(name: str, figure: Mapping[str, Any], *, signed: bool = False) -> tuple[str, str]:
+    low, high = figure["low"], figure["high"]
+    interval = figure["interval"] if low is None else f"{_value(name, low, signed)} to {_value(name, high, signed)}"
+    return _value(name, figure["estimate"], signed), interval
+
+
+def _value(name: str, value: float | None, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    sign = "+" if signed else ""
+    if name in PLAIN:
+        return f"{value:{sign}.3f}"
+    return f"{100 * value:{sign}.1f} %" if -1 <= value <= 1 else f"{value:{sign}.4g}"
+
+
+def _notes(report: Mapping[str, Any], against: Mapping[str, Any] | None) -> list[str]:
+    figures = [*report["figures"].values()]
+    if against is not None:
+        figures += [figure["difference"] for figure in against["figures"].values()]
+    methods = sorted({figure["interval"] for figure in figures if figure["low"] is not None})
+    lines = [f"score: {report['score']} ({report['chosen']}): {report['definition']}", f"labels: {report['labels']}",
+             f"intervals: {'; '.join(methods) or 'none'}"]
+    if against is not None:
+        lines.append(f"compared on {against['examples']} examples that both answered")
+    if report["errors"]["number"]:
+        counted = "are left out" if report["score"] == "perplexity" else "count as wrong"
+        lines.append(f"{report['errors']['number']} examples got no answer and {counted}:")
+        lines += [f"  {item['times']} x {item['reason']}" for item in report["errors"]["reasons"]]
+    if report["cut"]:
+        lines.append(f"{report['cut']} answers were cut by --max-tokens")
+    if report["confusions"]:
+        lines.append("most frequent mistakes (reference: answer):")
+        lines += [f"  {item['times']} x {item['reference']}: {item['answer']!r}" for item in report["confusions"]]
+    if report["kept"]:
+        lines.append(f"{report['kept']} answers are from an earlier run")
+    if report["asked"]:
+        lines.append(f"time: {report['seconds']:.1f} s for {report['asked']} answers")
+    return lines

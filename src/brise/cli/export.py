@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 
 from brise import settings
+from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.export import exported_bytes, plain_format, write_hf
-from brise.checkpoint.gguf_adapter import write_gguf_adapter
-from brise.checkpoint.gguf_projector import has_own_vision, projector_path, write_projector
-from brise.checkpoint.originals import open_original
-from brise.checkpoint.source import open_checkpoint
-from brise.checkpoint.staged import refuse_existing
-from brise.checkpoint.store import Located, Store, locate
+from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
+from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.transcode import planned_bytes, write_mix
 from brise.cli import adapter_options, progress_bar, terminal
 from brise.errors import OutputError
+from brise.files.atomic import refuse_existing
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
 
 FORMATS = ("hf", "gguf", "gguf-lora")
 DTYPES = ("bf16", "f16", "f32")
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format != "hf" and args.out.suffix != ".gguf":
         raise OutputError(f"OUT is {str(args.out)!r}, its name must end in .gguf")
     _check_adapter(args)
-    located = locate(args.model, Store(settings.read().home))
+    located = locate(args.model, ModelStore(settings.read().home))
     report: dict[str, object] = {"model": args.model, "out": str(args.out), "format": args.format}
     if args.adapter is not None:
         report["adapter"] = str(args.adapter)

@@ -6,21 +6,26 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.columns import Columns
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from brise.cli import chat_options, label_judge, prove_sources, terminal
+from brise import settings
+from brise.cli import chat_options, prove_sources, terminal
 from brise.errors import EvidenceError
-from brise.evals.example import Answer
-from brise.evidence import label_queue, scoring
-from brise.evidence.label_book import Book, FileBook, StoreBook, Verdict
-from brise.evidence.label_queue import Question
-from brise.evidence.pairs import Pair
-from brise.evidence.prove import Terms, plan
-from brise.evidence.scoring import Scored
+from brise.evals.answerer import AnswerSettings
+from brise.evals.endpoint import Endpoint, EndpointAnswerer
+from brise.evals.example import EvalAnswer
+from brise.prove import judge as judges
+from brise.prove import label_queue, scoring
+from brise.prove.label_book import Book, FileBook, StoreBook, Verdict
+from brise.prove.label_queue import Question
+from brise.prove.pairs import Pair
+from brise.prove.prove import Terms, plan
+from brise.prove.scoring import PairScores
 from brise.text.conversation import plain_text
 
 KEYS: Mapping[str, str] = {"a": "a", "b": "b", "both": "both", "+": "both", "neither": "neither", "-": "neither"}
@@ -36,13 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     prove_sources.add_arguments(parser)
     prove_sources.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
     parser.add_argument("--who", metavar="NAME", default="person", help="who judges (default: person)")
-    label_judge.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--number", metavar="N", type=chat_options.count, help="end after N questions (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
     prove_sources.check(args)
-    endpoint = label_judge.check(args)
+    endpoint = check(args)
     if args.pairs is not None and args.judgements is None:
         raise EvidenceError("--pairs needs --judgements FILE, in which the verdicts are kept")
     with prove_sources.opened(args) as store:
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         book: Book = FileBook(args.judgements) if store is None or args.pairs is not None else StoreBook(store, pairs)
         scored = scoring.score(pairs, "human", None)
         if endpoint is not None:
-            label_judge.ask(args, endpoint, pairs, scored, book)
+            ask(args, endpoint, pairs, scored, book)
             return 0
         questions = [question for question in label_queue.queue(pairs, scored, book.verdicts())
                      if args.draw is None or scoring.is_drawn(question.pair, args.draw)]
@@ -104,7 +109,7 @@ def _show(console: Console, question: Question, title: str) -> None:
                            for name, answer in (("A", question.a), ("B", question.b))], padding=(0, 0)))
 
 
-def _answer(answer: Answer) -> Text:
+def _answer(answer: EvalAnswer) -> Text:
     if answer.error is not None:
         return Text("(no answer)", style="dim")
     calls = [f"{call.name}({call.arguments})" for call in answer.calls]
@@ -117,7 +122,7 @@ def _plain(text: str) -> Text:
     return Text(shown if len(shown) <= SHOWN_CHARACTERS else f"...{shown[-SHOWN_CHARACTERS:]}")
 
 
-def _summary(pairs: Sequence[Pair], scored: Scored, verdicts: Sequence[Verdict]) -> None:
+def _summary(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]) -> None:
     first = {verdict.pair for verdict in verdicts if not verdict.is_second}
     differing = [pair.id for pair, differs in zip(pairs, scored.differs, strict=True) if differs]
     needed = plan(pairs, scored, Terms()).labels
@@ -128,3 +133,66 @@ def _summary(pairs: Sequence[Pair], scored: Scored, verdicts: Sequence[Verdict])
     if steady is not None:
         terminal.result(f"{steady.pairs} were judged twice: the same verdict in {100 * steady.same:.0f} %, kappa "
                         f"{steady.kappa:.2f}")
+
+
+PARALLEL = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who judges, by what, and how."""
+    parser.add_argument("--judge-endpoint", metavar="URL",
+                        help="ask a model at an OpenAI-compatible endpoint, instead of a person; its labels are of the "
+                             "rung judge")
+    parser.add_argument("--judge-model", metavar="NAME", help="the model at the endpoint")
+    parser.add_argument("--judge-key-env", metavar="VARIABLE", help="environment variable with the endpoint's key")
+    parser.add_argument("--rubric", metavar="FILE", type=Path,
+                        help="what the judge is told: it must reply with {\"good\": \"a\"}, b, both or neither "
+                             "(default: what was asked, correctly and completely)")
+    parser.add_argument("--send-traffic", action="store_true",
+                        help="the endpoint is not on this machine, and may see requests and answers")
+    parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=PARALLEL,
+                        help=f"pairs that the judge looks at at one time (default: {PARALLEL})")
+
+
+def check(args: argparse.Namespace) -> Endpoint | None:
+    """None: a person is asked."""
+    if args.judge_endpoint is None:
+        given = next((name for name in ("judge_model", "judge_key_env", "rubric", "send_traffic") if vars(args)[name]),
+                     None)
+        if given is not None:
+            raise EvidenceError(f"--{given.replace('_', '-')} is for a judge", hint="--judge-endpoint URL")
+        return None
+    if args.judge_model is None:
+        raise EvidenceError("--judge-endpoint needs --judge-model NAME")
+    if args.draw is not None:
+        raise EvidenceError("--draw is for people, a judge looks at every pair that differs")
+    key = None if args.judge_key_env is None else settings.secret(args.judge_key_env)
+    endpoint = Endpoint(args.judge_endpoint, args.judge_model, key)
+    if not endpoint.is_here and not args.send_traffic:
+        raise EvidenceError(f"the judge at {args.judge_endpoint} is not on this machine, and would see requests and "
+                            "answers", hint="--send-traffic allows it; brise serve MODEL is one on this machine")
+    return endpoint
+
+
+def ask(args: argparse.Namespace, endpoint: Endpoint, pairs: Sequence[Pair], scored: PairScores, book: Book) -> None:
+    """Every pair without a word of this judge; each verdict is kept as it comes."""
+    answerer = EndpointAnswerer(endpoint, AnswerSettings(judges.MOST_TOKENS), parallel=args.parallel)
+    judge = judges.Judge(answerer) if args.rubric is None else judges.Judge(answerer, _text(args.rubric))
+    waiting = judges.open_pairs(pairs, scored, book.verdicts("judge"), judge.who)[:args.number]
+    terminal.note(f"{len(waiting)} pairs, each twice; requests and answers go to {endpoint.url}")
+    given = 0
+    try:
+        for pair, verdict in judges.ask_all(judge, waiting):
+            if verdict is not None:
+                book.write(pair, verdict)
+                given += 1
+    finally:
+        answerer.close()
+    terminal.result(f"{given} verdicts of {judge.who}; {len(waiting) - given} pairs stay open: no clear answer")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"cannot read the rubric {str(path)!r}: {error}") from None

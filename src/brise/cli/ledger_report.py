@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise.gateway.history import Tenure
-from brise.gateway.switch import TaskState
+from brise.switch.history import Tenure
+from brise.switch.state import TaskState
 
 WIDTH = 110
 

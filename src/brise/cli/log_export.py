@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from brise.checkpoint.staged import staged_file
 from brise.cli import log_options, terminal
 from brise.errors import EvidenceError
-from brise.gateway import gates
-from brise.gateway.export import ExportOptions, Report, Whose, rows
-from brise.gateway.scrub import Scrubber
-from brise.gateway.sql_store import SqlStore
+from brise.files.atomic import staged_file
+from brise.prove import open_tests
+from brise.traffic.export import ExportOptions, ExportReport, Whose, rows
+from brise.traffic.scrub import Scrubber
+from brise.traffic.sql_store import SqlStore
 
 NUM_REASONS = 10
 
@@ -51,8 +51,8 @@ def export(store: SqlStore, args: argparse.Namespace) -> int:
     if not 0 <= args.min_score <= 1:
         raise EvidenceError(f"--min-score is {args.min_score:g}; allowed is 0 to 1")
     provider = "" if args.provider == "none" else args.provider
-    options = ExportOptions(args.answer, provider, args.min_score, gates.held(store), args.include_gate)
-    scrubber, report = None if args.no_scrub else Scrubber(), Report()
+    options = ExportOptions(args.answer, provider, args.min_score, open_tests.held(store), args.include_gate)
+    scrubber, report = None if args.no_scrub else Scrubber(), ExportReport()
     query = log_options.query(args, text=args.text, limit=args.limit)
     with _output(args.out) as write:
         try:
@@ -60,7 +60,7 @@ def export(store: SqlStore, args: argparse.Namespace) -> int:
                 write(json.dumps(row, ensure_ascii=False) + "\n")
         finally:  # what has left has left, also if the reader went away
             if args.include_gate:
-                gates.record(store, report.held)
+                open_tests.record(store, report.held)
         if not report.rows:
             raise EvidenceError("\n".join(["there is no row to export", *_left_out(report)]))
     terminal.note(f"exported {report.rows} rows" + ("" if args.out is None else f" to {args.out}"))
@@ -74,7 +74,7 @@ def export(store: SqlStore, args: argparse.Namespace) -> int:
     return 0
 
 
-def _left_out(report: Report) -> list[str]:
+def _left_out(report: ExportReport) -> list[str]:
     return [f"  left out {number}: {reason}" for reason, number in report.left_out.most_common(NUM_REASONS)]
 
 

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from brise.cli import terminal
+from brise.dialects.records import Exchange, Usage
+from brise.dialects.turns import turns_of
 from brise.errors import StoreError
-from brise.gateway.records import Exchange, Usage
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.store import Query
-from brise.gateway.summary import Summary, summarise
-from brise.gateway.turns import turns_of
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.store import Query
+from brise.traffic.summary import Summary, summarise
 
 WIDTH, ID_LETTERS, MOST_LETTERS = 130, 32, 48
 

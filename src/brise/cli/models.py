@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import asdict
 
 from brise import settings
-from brise.checkpoint.source import num_parameters, open_checkpoint
-from brise.checkpoint.store import Entry, Store
+from brise.checkpoint.open import num_parameters, open_checkpoint
 from brise.cli import terminal
 from brise.errors import BriseError, StoreError
+from brise.hub.store import ModelStore, StoredModel
 from brise.models.config import Config
 
 
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    store = Store(settings.read().home)
+    store = ModelStore(settings.read().home)
     match args.action:
         case None:
             return _list(store, as_json=False)
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
             return _remove(store, args.name)
 
 
-def _list(store: Store, as_json: bool) -> int:
+def _list(store: ModelStore, as_json: bool) -> int:
     """Lists what is whole; a damaged entry is reported and does not hide the others."""
-    entries: list[Entry] = []
+    entries: list[StoredModel] = []
     status = 0
     for name in store.names():
         try:
@@ -72,7 +72,7 @@ def _list(store: Store, as_json: bool) -> int:
     return status
 
 
-def _show(store: Store, name: str, as_json: bool) -> int:
+def _show(store: ModelStore, name: str, as_json: bool) -> int:
     entry = store.get(name)
     path = store.path(entry)
     with closing(open_checkpoint(path)) as checkpoint:
@@ -96,7 +96,7 @@ def _config_fields(config: Config) -> dict[str, object]:
             "ffn_width": config.ffn_width, "vocabulary": config.vocab_size, "max_context": config.max_context}
 
 
-def _remove(store: Store, names: list[str]) -> int:
+def _remove(store: ModelStore, names: list[str]) -> int:
     status = 0
     for name in names:
         try:

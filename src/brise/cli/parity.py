@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brise.cli import chat_options, number_types, tune_options
 from brise.errors import MissingExtraError
-from brise.tune.parity import Tolerance
+from brise.tune.parity.parity import Tolerance
 
 ROWS = 50
 

@@ -10,25 +10,26 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import settings
-from brise.checkpoint.adapters import read_adapter
-from brise.checkpoint.lineage import check_base, read_lineage
-from brise.checkpoint.source import open_checkpoint
-from brise.checkpoint.store import Store, locate
+from brise.checkpoint.adapters.lineage import check_base, read_lineage
+from brise.checkpoint.adapters.peft import read_adapter
+from brise.checkpoint.open import open_checkpoint
 from brise.cli import progress_bar, terminal, tune_images, tune_options
 from brise.engine.model import num_cores
-from brise.quant.quality import Quality
-from brise.tune import parity, templates
-from brise.tune.example import Row
+from brise.hub.store import ModelStore, locate
+from brise.quant.quality import QuantQuality
+from brise.tune.data import templates
+from brise.tune.data.example import EncodedRow
+from brise.tune.data.prepare import DataOptions, Dataset, prepare
 from brise.tune.packing import FeaturesOf
-from brise.tune.parity import Report, Tolerance
-from brise.tune.parity_sides import Replay, open_replay
-from brise.tune.prepare import DataOptions, Dataset, prepare
+from brise.tune.parity import parity
+from brise.tune.parity.parity import ParityReport, Tolerance
+from brise.tune.parity.replay import ParityReplay, open_replay
 
 
 def run(args: argparse.Namespace) -> int:
     """0 if both say the same, 1 if they part."""
     settings_ = settings.read()
-    store, threads = Store(settings_.home), args.threads or settings_.threads or num_cores()
+    store, threads = ModelStore(settings_.home), args.threads or settings_.threads or num_cores()
     torch.set_num_threads(threads)
     base = locate(args.model, store)
     served = None if args.served is None else locate(args.served, store).path
@@ -49,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def compare(replay: Replay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
-            features_of: FeaturesOf | None = None) -> Report:
+def compare(replay: ParityReplay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
+            features_of: FeaturesOf | None = None) -> ParityReport:
     """Replays about `num_rows` held-out rows; rows that were trained on where nothing is held out."""
     rows = _picked(dataset, num_rows)
     faults = templates.check(replay.served_tokens, dataset.held_out_examples or dataset.train_examples, rows,
@@ -62,7 +63,7 @@ def compare(replay: Replay, dataset: Dataset, num_rows: int, tolerance: Toleranc
                           progress=advance)
 
 
-def _picked(dataset: Dataset, num_rows: int) -> list[Row]:
+def _picked(dataset: Dataset, num_rows: int) -> list[EncodedRow]:
     """Evenly. An example is there with all of its rows or not at all, as templates are compared by example."""
     rows = dataset.held_out or dataset.train
     places = list(dict.fromkeys(row.place for row in rows))
@@ -70,7 +71,7 @@ def _picked(dataset: Dataset, num_rows: int) -> list[Row]:
     return [row for row in rows if row.place in chosen]
 
 
-def show(report: Report) -> None:
+def show(report: ParityReport) -> None:
     """The report as a table."""
     table = Table(title=f"parity: {'passed' if report.passed else 'FAILED'}", title_justify="left")
     table.add_column("")
@@ -93,7 +94,7 @@ def show(report: Report) -> None:
         terminal.result(report.where)
 
 
-def _cells(quality: Quality) -> list[str]:
+def _cells(quality: QuantQuality) -> list[str]:
     error = "" if quality.kl_error is None else f" ± {quality.kl_error:.5f}"
     return [f"{quality.kl_mean:.5f}{error}", f"{quality.kl_max:.4f}", f"{quality.top1_agreement:.2%}",
             f"{quality.perplexity_original:.4f}, {quality.perplexity_quantised:.4f}"]

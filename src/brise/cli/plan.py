@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
-from brise.checkpoint.store import Store, locate
+from brise.backends.native.backend import NativeBackend
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
-from brise.engine import plan as plans
-from brise.engine import plan_ways
 from brise.engine.model import num_cores
-from brise.engine.plan import Plan, Wish
-from brise.engine.plan_ways import Way
-from brise.engine.subject import describe
-from brise.ops.native import NativeBackend
+from brise.hub.store import ModelStore, locate
+from brise.memory import serving_plan as plans
+from brise.memory import suggestions
+from brise.memory.model_header import describe
+from brise.memory.serving_plan import MemoryRequest, ServingPlan
+from brise.memory.suggestions import Suggestion
 
 BAR_WIDTH = 60
 LONGEST_BAR = 76  # with what is over the promise
@@ -50,14 +50,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
-    located = locate(args.model, Store(settings_.home))
+    located = locate(args.model, ModelStore(settings_.home))
     subject = describe(located.path, located.name, args.weights)
     backend = NativeBackend(args.threads or settings_.threads or num_cores())
-    wish = Wish(args.memory, args.context, args.parallel, args.cache, args.image_size, expert_bytes=args.experts,
-                adapters_bytes=args.adapter_memory or 0, adapter_rank=args.adapter_rank,
-                adapter_slots=args.max_adapters if args.adapter_memory else 0)
+    wish = MemoryRequest(args.memory, args.context, args.parallel, args.cache, args.image_size,
+                         expert_bytes=args.experts,
+                         adapters_bytes=args.adapter_memory or 0, adapter_rank=args.adapter_rank,
+                         adapter_slots=args.max_adapters if args.adapter_memory else 0)
     plan = plans.make(subject, wish, backend)
-    ways = plan_ways.find(subject, wish, plan, backend)
+    ways = suggestions.find(subject, wish, plan, backend)
     if args.json:
         terminal.result(json.dumps(document(plan, ways), indent=2))
     else:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if plan.fits else 1
 
 
-def document(plan: Plan, ways: Sequence[Way]) -> dict[str, object]:
+def document(plan: ServingPlan, ways: Sequence[Suggestion]) -> dict[str, object]:
     """The plan as JSON; docs/memory.md says what the fields are, and a test that they stay."""
     return {
         "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
@@ -82,7 +83,7 @@ def document(plan: Plan, ways: Sequence[Way]) -> dict[str, object]:
         "ways": [asdict(way) for way in ways]}
 
 
-def show(plan: Plan, ways: Sequence[Way], console: Console) -> None:
+def show(plan: ServingPlan, ways: Sequence[Suggestion], console: Console) -> None:
     """Tables and bars, with letters in the bar, so that it can be read without colours."""
     rows = _rows(plan)
     whole = plan.limit or plan.total_bytes
@@ -100,10 +101,10 @@ def show(plan: Plan, ways: Sequence[Way], console: Console) -> None:
         for way in ways:
             console.print(Text(f"  {way.text(plan)}  ({_size(way.total_bytes)})"), soft_wrap=True)
     elif not plan.fits:
-        console.print(Text(plan_ways.hint(ways, plan)))
+        console.print(Text(suggestions.hint(ways, plan)))
 
 
-def _headline(plan: Plan) -> str:
+def _headline(plan: ServingPlan) -> str:
     total = _size(plan.total_bytes)
     if plan.limit is None:
         return f"{plan.model}: {total}"
@@ -113,7 +114,7 @@ def _headline(plan: Plan) -> str:
     return f"{plan.model}: {total}, does NOT fit into {limit}: {rest} too much"
 
 
-def _rows(plan: Plan) -> list[tuple[str, str, str, int]]:
+def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
     """Letter, name, format and bytes of everything in the sum."""
     tied = {"embedding": " = head"} if plan.is_tied else {}
     rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
@@ -127,7 +128,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str, int]]:
     return [row for row in rows if row[3]]
 
 
-def _contexts(plan: Plan) -> str:
+def _contexts(plan: ServingPlan) -> str:
     per_token = _size(plan.page_bytes // plans.PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
     asked = f"context {plan.context}{each}, {per_token} a token in the cache"

@@ -18,19 +18,19 @@ from brise.cli import (
     prove_verify,
     terminal,
 )
-from brise.cli.prove_sources import Found
+from brise.cli.prove_sources import PairSource
 from brise.evals import data
-from brise.evals.example import Example
+from brise.evals.example import EvalExample
 from brise.evals.scorers import Scorer
-from brise.evidence import baselines, candidates, certificates, document, guards, overlap, page, proof_page, scoring
-from brise.evidence.baselines import Baseline
-from brise.evidence.candidates import Shown
-from brise.evidence.document import About
-from brise.evidence.pairs import Pair
-from brise.evidence.prove import Proof, plan, prove
-from brise.evidence.scorer import scorer_of
-from brise.gateway import gates
-from brise.gateway.store import Store
+from brise.prove import baselines, candidates, certificates, guards, open_tests, overlap, scoring
+from brise.prove.about import About
+from brise.prove.baselines import BaselineResult
+from brise.prove.candidates import Shown
+from brise.prove.pairs import Pair
+from brise.prove.prove import Proof, plan, prove
+from brise.prove.scorer import scorer_of
+from brise.report import document, html, proof_page
+from brise.traffic.store import TrafficStore
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
 
@@ -61,10 +61,11 @@ def run(args: argparse.Namespace) -> int:
         return _proven(args, replace(found, notes=(*found.notes, *notes)), store, train)
 
 
-def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: Sequence[Example]) -> int:
+def _proven(args: argparse.Namespace, found: PairSource, store: TrafficStore | None,
+            train: Sequence[EvalExample]) -> int:
     pairs = found.chosen.pairs
     if store is not None:
-        gates.require_unexported(store, found.task, {pair.id for pair in pairs})
+        open_tests.require_unexported(store, found.task, {pair.id for pair in pairs})
     scorer = scorer_of(args.score, args.scorer, pairs)
     scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
     around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
@@ -87,12 +88,12 @@ def _proven(args: argparse.Namespace, found: Found, store: Store | None, train: 
     report["certificate"] = None if place is None else str(place)
     _show(args, report)
     if args.html is not None:
-        page.write(args.html, proof_page.render(report))
+        html.write(args.html, proof_page.render(report))
         terminal.note(f"the page is in {args.html}")
     return STATUS[proof.verdict]
 
 
-def _calibrated(store: Store | None, around: About) -> list[str]:
+def _calibrated(store: TrafficStore | None, around: About) -> list[str]:
     """Whether these data are those on which a threshold for escalation was set: then they speak twice."""
     until_s = None if store is None else certificates.calibrated_until(store, around.task, around.student)
     if until_s is None or around.since_s is None or around.since_s >= until_s:
@@ -110,7 +111,7 @@ def _show(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
 
 
 def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
-               train: Sequence[Example]) -> tuple[list[Baseline], list[str]]:
+               train: Sequence[EvalExample]) -> tuple[list[BaselineResult], list[str]]:
     classical, why_not = baselines.classical_if_it_can(pairs, proof.units, scorer, train, proof.terms.gate)
     found = baselines.itself(pairs, proof.units) + ([] if classical is None else [classical])
     return found, [] if why_not is None else [why_not]

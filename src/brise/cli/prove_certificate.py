@@ -11,26 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from brise import settings
-from brise.checkpoint import lineage, source
-from brise.checkpoint.adapters import WEIGHTS_FILE
-from brise.checkpoint.store import Store as ModelStore
-from brise.checkpoint.store import file_digest, locate
+from brise.checkpoint import open
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.cli import terminal
-from brise.cli.prove_sources import Found
-from brise.evidence import certificates, scoring
-from brise.evidence.document import About
-from brise.evidence.prove import Proof
-from brise.gateway import seal, stores
-from brise.gateway.store import Store
-from brise.proof.certificate import Student
+from brise.cli.prove_sources import PairSource
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
+from brise.prove import certificates, scoring
+from brise.prove.about import About
+from brise.prove.prove import Proof
+from brise.stats.certificate import CertifiedModel
 from brise.text.load import tokens_for
+from brise.traffic import seal, stores
+from brise.traffic.store import TrafficStore
 
 # Whoever writes these messages otherwise, with another template or tokenizer, is another model.
 PROBE = ({"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."},
          {"role": "user", "content": "Three?"})
 
 
-def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, store: Store | None,
+def keep(args: argparse.Namespace, found: PairSource, around: About, proof: Proof, store: TrafficStore | None,
          report: Mapping[str, Any], definition: str) -> Path | None:
     """The certificate's file, if there is one. A log without --store leaves one only where --certificate says so."""
     if store is not None:
@@ -55,20 +56,20 @@ def keep(args: argparse.Namespace, found: Found, around: About, proof: Proof, st
     return path
 
 
-def student_of(args: argparse.Namespace, name: str) -> Student:
+def student_of(args: argparse.Namespace, name: str) -> CertifiedModel:
     """Digests of what makes the small model's answers, as far as --model and --adapter say what it is."""
     adapter = None if args.adapter is None else file_digest(args.adapter / WEIGHTS_FILE)
     if args.model is None:
-        return Student(name, None, adapter)
+        return CertifiedModel(name, None, adapter)
     located = locate(args.model, ModelStore(settings.read().home))
     if args.adapter is not None:
         lineage.check_base(lineage.read_lineage(args.adapter), located, any_base=args.any_base)
-    return Student(name, lineage.base_digest(located), adapter, template_digest(located.path))
+    return CertifiedModel(name, lineage.base_digest(located), adapter, template_digest(located.path))
 
 
 def template_digest(path: Path) -> str | None:
     """The SHA-256 of a fixed conversation as this model reads it, in tokens; None for a model without a chat format."""
-    checkpoint = source.open_checkpoint(path)
+    checkpoint = open.open_checkpoint(path)
     try:
         chat = tokens_for(checkpoint).chat
         return None if chat is None else hashlib.sha256(repr(chat.prompt(PROBE).tokens).encode()).hexdigest()

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brise import settings
-from brise.checkpoint.store import StoredFile, file_digest, list_digest
 from brise.cli import chat_options, eval_options, progress_bar, terminal
 from brise.cli.eval import load_local
-from brise.cli.prove_sources import Found
+from brise.cli.prove_sources import PairSource
+from brise.dialects.kinds import context_digest
 from brise.errors import EvidenceError
 from brise.evals import data, report
-from brise.evals.answerer import Answerer, Asked
+from brise.evals.answerer import Answerer, AnswerSettings
 from brise.evals.data import Reading
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer
 from brise.evals.run import answer_all
-from brise.evidence.pairs import NO_CONTEXT, Pair, Side
-from brise.evidence.window import choose
-from brise.gateway.asked import context_digest
-from brise.tune.parse_row import RowRules
+from brise.files.digests import StoredFile, file_digest, list_digest
+from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair
+from brise.prove.time_window import choose
+from brise.tune.data.parse_row import RowRules
 
 NEEDED = (("teacher", "teacher_name"), ("endpoint", "name"))
 ONLY_LIVE = ("endpoint", "name", "key_env", "teacher", "teacher_name", "teacher_key_env", "reask", "answers",
@@ -78,11 +78,11 @@ def _check_live(args: argparse.Namespace) -> None:
             raise EvidenceError(f"--{needs} needs --{name.replace('_', '-')}")
 
 
-def find(args: argparse.Namespace) -> Found:
+def find(args: argparse.Namespace) -> PairSource:
     """Asks both models what is not answered yet. With --plan-only nobody is asked, and answers are empty."""
     examples = data.read(args.data, Reading(rules=RowRules(tuple(args.conversation or ()))))
     task = args.task or args.data[0].stem
-    nobody = [Answer()] * len(examples)
+    nobody = [EvalAnswer()] * len(examples)
     small, large, again = nobody, nobody, None
     name = args.teacher_name
     if args.plan_only:
@@ -96,13 +96,13 @@ def find(args: argparse.Namespace) -> Found:
         small = _answers(args, answerer, examples, "small")
         large = _answers(args, _teacher(args), examples, "large")
         again = _answers(args, _teacher(args), examples, "again") if args.reask else None
-    pairs = [_pair(at, example, Side(small[at], small_name), Side(large[at], name),
-                   None if again is None else Side(again[at], name)) for at, example in enumerate(examples)]
+    pairs = [_pair(at, example, ModelAnswer(small[at], small_name), ModelAnswer(large[at], name),
+                   None if again is None else ModelAnswer(again[at], name)) for at, example in enumerate(examples)]
     chosen = choose(pairs, any_context=args.any_context)
-    return Found(task, ", ".join(map(str, args.data)), _digest(args.data), chosen, _notes(examples))
+    return PairSource(task, ", ".join(map(str, args.data)), _digest(args.data), chosen, _notes(examples))
 
 
-def _pair(at: int, example: Example, small: Side, large: Side, again: Side | None) -> Pair:
+def _pair(at: int, example: EvalExample, small: ModelAnswer, large: ModelAnswer, again: ModelAnswer | None) -> Pair:
     fields = {"messages": [{**message} for message in example.prompt], "tools": [{**tool} for tool in example.tools]}
     return Pair(f"{at}-{example.digest}", example.place, example.conversation, small, large, again,
                 prompt=example.prompt, tools=example.tools, reference=example.reference,
@@ -110,7 +110,7 @@ def _pair(at: int, example: Example, small: Side, large: Side, again: Side | Non
 
 
 def _small(args: argparse.Namespace) -> Answerer:
-    asked = Asked(args.max_tokens)
+    asked = AnswerSettings(args.max_tokens)
     if args.endpoint is not None:
         key = None if args.key_env is None else settings.secret(args.key_env)
         return EndpointAnswerer(Endpoint(args.endpoint, args.name, key), asked, parallel=args.parallel)
@@ -120,11 +120,12 @@ def _small(args: argparse.Namespace) -> Answerer:
 
 def _teacher(args: argparse.Namespace) -> Answerer:
     key = None if args.teacher_key_env is None else settings.secret(args.teacher_key_env)
-    return EndpointAnswerer(Endpoint(args.teacher, args.teacher_name, key), Asked(args.max_tokens),
+    return EndpointAnswerer(Endpoint(args.teacher, args.teacher_name, key), AnswerSettings(args.max_tokens),
                             parallel=args.parallel)
 
 
-def _answers(args: argparse.Namespace, answerer: Answerer, examples: Sequence[Example], what: str) -> list[Answer]:
+def _answers(args: argparse.Namespace, answerer: Answerer, examples: Sequence[EvalExample],
+             what: str) -> list[EvalAnswer]:
     out = None
     if args.answers is not None:
         args.answers.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def _answers(args: argparse.Namespace, answerer: Answerer, examples: Sequence[Ex
     return list(answered.answers)
 
 
-def _notes(examples: Sequence[Example]) -> tuple[str, ...]:
+def _notes(examples: Sequence[EvalExample]) -> tuple[str, ...]:
     """What must be known where references are no truth."""
     if all(example.provider is None for example in examples):
         return ()

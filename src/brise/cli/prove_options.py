@@ -10,9 +10,9 @@ from brise.cli import chat_options, number_types, prove_live, prove_sources
 from brise.cli.number_types import Within
 from brise.errors import EvidenceError
 from brise.evals import scorers
-from brise.evidence.guards import REFUSAL, Margins
-from brise.evidence.prove import Terms
-from brise.evidence.scoring import JUDGED_SHARE, RUNGS
+from brise.prove.guards import REFUSAL, Margins
+from brise.prove.prove import Terms
+from brise.prove.scoring import JUDGED_SHARE, RUNGS
 
 DAYS = 30
 GUARDS = ("latency", "valid", "refusals", "length")

@@ -12,21 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from brise import settings
-from brise.checkpoint.store import file_digest
 from brise.cli import number_types
 from brise.errors import EvidenceError
-from brise.evidence import label_book, pairs_log, pairs_store
-from brise.evidence.pairs import Pair, settled
-from brise.evidence.window import Chosen, choose
-from brise.gateway import stores
-from brise.gateway.shadowed import NEWEST
-from brise.gateway.store import Store
+from brise.files.digests import file_digest
+from brise.prove import label_book, pairs_log, pairs_store
+from brise.prove.calibration_rows import NEWEST
+from brise.prove.pairs import Pair, settled
+from brise.prove.time_window import Chosen, choose
+from brise.traffic import stores
+from brise.traffic.store import TrafficStore
 
 SETTLE_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Found:
+class PairSource:
     """The pairs that count, in the order of time, and all that the report says of where they come from."""
 
     task: str
@@ -70,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def opened(args: argparse.Namespace, *, is_optional: bool = False) -> Iterator[Store | None]:
+def opened(args: argparse.Namespace, *, is_optional: bool = False) -> Iterator[TrafficStore | None]:
     """The store, for as long as it is needed; none for a log (or where it `is_optional`) without --store."""
     if (args.pairs is not None or is_optional) and args.store is None:
         yield None
@@ -80,8 +80,8 @@ def opened(args: argparse.Namespace, *, is_optional: bool = False) -> Iterator[S
         yield store
 
 
-def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = None, settle_s: float = SETTLE_S,
-         last_s: float | None = None, fingerprint: str | None = NEWEST) -> Found:
+def find(args: argparse.Namespace, store: TrafficStore | None, *, unit: str | None = None, settle_s: float = SETTLE_S,
+         last_s: float | None = None, fingerprint: str | None = NEWEST) -> PairSource:
     """All pairs of the source, and of these those that count; with `last_s` as they did when that was the newest, and
     with `fingerprint` those of this version of the candidate."""
     if args.pairs is not None:
@@ -93,7 +93,7 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
             book = label_book.FileBook(args.judgements)
             pairs = label_book.with_verdicts(pairs, [*book.verdicts(), *book.verdicts("judge")])
         chosen = choose(pairs, args.since, until_s, any_context=args.any_context)
-        return Found(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
+        return PairSource(args.task or args.pairs.stem, str(args.pairs), file_digest(args.pairs), chosen)
     assert store is not None and args.task is not None, "checked before"
     if args.judgements is not None:
         raise EvidenceError("--judgements goes with --pairs: verdicts on captured traffic are in its store")
@@ -104,8 +104,8 @@ def find(args: argparse.Namespace, store: Store | None, *, unit: str | None = No
     chosen = choose(quiet, any_context=args.any_context)
     grown = len(captured.pairs) - len(quiet)
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
-    return Found(args.task, args.store or "captured traffic", None,
-                 Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
+    return PairSource(args.task, args.store or "captured traffic", None,
+                      Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
 
 
 def moment(text: str) -> float:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from brise import settings
 from brise.cli import prove_sources, terminal
 from brise.errors import BriseError, EvidenceError
-from brise.evidence import certificates, scoring
-from brise.evidence.certificates import Signed
-from brise.evidence.document import time_words
-from brise.evidence.pairs import digest_of_units
-from brise.evidence.scorer import scorer_of
-from brise.evidence.units import complete
-from brise.gateway import seal, stores
-from brise.gateway.store import Store
-from brise.proof.certificate import Certificate, Replay, replay
+from brise.prove import certificates, scoring
+from brise.prove.certificates import Signed
+from brise.prove.clusters import complete
+from brise.prove.pairs import digest_of_units
+from brise.prove.scorer import scorer_of
+from brise.report.document import time_words
+from brise.stats.certificate import Certificate, ReplayMismatch, replay
+from brise.traffic import seal, stores
+from brise.traffic.store import TrafficStore
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def _in_time(found: Certificate) -> _Check:
     return _Check("time", time.time() < found.expires_at_s, f"good until {time_words(found.expires_at_s)}")
 
 
-def _replayed(name: str, result: Replay, good: str) -> _Check:
+def _replayed(name: str, result: ReplayMismatch, good: str) -> _Check:
     return _Check(name, result.is_equal, good if result.is_equal else result.reason)
 
 
-def _data(args: argparse.Namespace, found: Certificate, store: Store | None) -> _Check:
+def _data(args: argparse.Namespace, found: Certificate, store: TrafficStore | None) -> _Check:
     """The differences computed again from log or store, under the selection that the certificate names."""
     try:
         differences, names = _differences(args, found, store)
@@ -90,7 +90,7 @@ def _data(args: argparse.Namespace, found: Certificate, store: Store | None) -> 
     return _replayed("data", result, f"the same {found.n:,} units give the same differences")
 
 
-def _differences(args: argparse.Namespace, found: Certificate, store: Store | None
+def _differences(args: argparse.Namespace, found: Certificate, store: TrafficStore | None
                  ) -> tuple[list[float], tuple[str, ...]]:
     chosen = found.selection
     args.student = None if args.pairs is not None else chosen["student"]

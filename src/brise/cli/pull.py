@@ -11,11 +11,11 @@ import rich.console
 import rich.progress
 
 from brise import settings
-from brise.checkpoint.download import Progress
-from brise.checkpoint.pull import Puller, pull
-from brise.checkpoint.source import open_checkpoint
-from brise.checkpoint.store import Store
+from brise.checkpoint.open import open_checkpoint
 from brise.cli import terminal
+from brise.hub.download import Progress
+from brise.hub.pull import Puller, pull
+from brise.hub.store import ModelStore
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     with _progress() as progress:
-        entry = pull(Puller(store=Store(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
+        entry = pull(Puller(store=ModelStore(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
                             index_url=settings_.index_url), args.model, args.name)
     terminal.result(f"{entry.name}: {terminal.size(entry.size)}, sha256 {entry.digest}")
     terminal.note(f"talk to it: brise chat {entry.name}")

@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from brise import settings
-from brise.checkpoint.gguf_projector import has_own_vision, projector_path, write_projector
-from brise.checkpoint.imatrix import load_importance, save_importance
-from brise.checkpoint.originals import Original, open_original
-from brise.checkpoint.staged import refuse_existing
-from brise.checkpoint.store import Store, locate
+from brise.checkpoint.convert_source import Original, open_original
+from brise.checkpoint.gguf.imatrix import load_importance, save_importance
+from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
 from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
-from brise.cli import adapter_options, chat_options, memory_options, progress_bar, quantize_report, terminal
-from brise.cli.quantize_runs import Runs, Text
-from brise.engine.footprint import keep_small, resident_bytes
+from brise.cli import adapter_options, chat_options, memory_options, progress_bar, terminal
+from brise.cli.quantize_runs import Runs, TokenWindows
 from brise.engine.model import num_cores
 from brise.engine.scoring import WINDOW
 from brise.errors import OutputError, UnsupportedError
+from brise.files.atomic import refuse_existing
+from brise.hub.store import ModelStore, locate
+from brise.memory.process import keep_small, peak_bytes, resident_bytes
 from brise.quant.importance import Importance
-from brise.quant.quality import Quality
+from brise.quant.quality import QuantQuality
 from brise.quant.recipe import MIXES
+from brise.quant.rows import format_of, matrix_shape, row_bytes
 
 CALIBRATION_TOKENS, EVALUATION_TOKENS = 65536, 16384
 
@@ -35,8 +41,8 @@ class Result:
     original: Original
     written: Written
     importance: Importance | None
-    quality: Quality | None
-    evaluated: Text | None
+    quality: QuantQuality | None
+    evaluated: TokenWindows | None
     seconds: float
 
 
@@ -89,17 +95,17 @@ def run(args: argparse.Namespace) -> int:
     written = _write(args, original, importance, runs.num_threads)
     quality = None if text is None else runs.evaluate(text, written.path)
     result = Result(original, written, importance, quality, text, time.perf_counter() - started)
-    report = quantize_report.fields(args, result)
+    report = fields(args, result)
     if args.json:
         terminal.result(json.dumps(report, indent=1))
     else:
-        quantize_report.show(report)
+        show(report)
     return 0
 
 
 def _open(args: argparse.Namespace, home: Path) -> Original:
     """A source of blocks is refused before an adapter is merged, which makes float32 of its matrices."""
-    located = locate(args.model, Store(home))
+    located = locate(args.model, ModelStore(home))
     original = open_original(located.path)
     if not args.requantize:
         refuse_blocks(original, args.to if args.adapter is None else "F32")
@@ -138,3 +144,54 @@ def _write(args: argparse.Namespace, original: Original, importance: Importance 
     if original.vision is not None and not has_own_vision(original):
         write_projector(original, projector_path(args.out))
     return written
+
+
+def fields(args: argparse.Namespace, result: Result) -> dict[str, Any]:
+    """Everything, as --json prints it."""
+    written, importance = result.written, result.importance
+    return {
+        "model": str(args.model), "out": str(args.out), "mix": args.to,
+        "original_bytes": _tensor_bytes(result), "bytes": written.size, "weights": written.num_weights,
+        "bits_per_weight": written.bits_per_weight, "tensors": dict(written.formats),
+        "importance": None if importance is None else {
+            "source": importance.source, "tokens": importance.num_tokens, "tensors": len(importance.sums)},
+        "quality": None if result.quality is None or result.evaluated is None else {
+            "text": str(result.evaluated.path), "tokens_used": result.evaluated.num_tokens,
+            "tokens_in_text": result.evaluated.total_tokens} | asdict(result.quality),
+        "seconds": result.seconds, "peak_memory_bytes": peak_bytes()}
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """The same as a table."""
+    formats = ", ".join(f"{count} {format}" for format, count in report["tensors"].items())
+    table = Table(title=f"{report['out']}: {report['mix']}", title_justify="left", show_header=False)
+    table.add_row("size", f"{terminal.size(report['bytes'])}, tensors of the original "
+                          f"{terminal.size(report['original_bytes'])}")
+    table.add_row("bits a weight", f"{report['bits_per_weight']:.2f}")
+    table.add_row("tensors", formats)
+    if report["importance"] is not None:
+        table.add_row("importance", f"{report['importance']['source']}, {report['importance']['tokens']} tokens")
+    if report["quality"] is not None:
+        _add_quality(table, report["quality"])
+    table.add_row("time, peak memory", f"{report['seconds']:.1f} s, {terminal.size(report['peak_memory_bytes'])}")
+    Console(width=110).print(table)
+
+
+def _add_quality(table: Table, quality: Mapping[str, Any]) -> None:
+    change = quality["perplexity_quantised"] / quality["perplexity_original"] - 1
+    error = "" if quality["kl_error"] is None else f" ± {quality['kl_error']:.5f} (standard error)"
+    table.add_row("compared on", f"{quality['num_tokens']} predictions in {quality['num_windows']} windows of "
+                                 f"{quality['text']}")
+    table.add_row("perplexity", f"{quality['perplexity_original']:.3f} original, "
+                                f"{quality['perplexity_quantised']:.3f} quantised ({change:+.2%})")
+    table.add_row("KL, mean", f"{quality['kl_mean']:.5f}{error}")
+    table.add_row("KL, maximum", f"{quality['kl_max']:.3f}")
+    table.add_row("same best token", f"{quality['top1_agreement']:.2%}")
+
+
+def _tensor_bytes(result: Result) -> int:
+    total = 0
+    for tensor in result.original.tensors:
+        rows, cols = matrix_shape(tensor.weight.shape)
+        total += rows * row_bytes(format_of(tensor.weight), cols)
+    return total

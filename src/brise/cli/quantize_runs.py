@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from brise.checkpoint.gguf_names import named_weights
-from brise.checkpoint.originals import Original, open_original
+from brise.backends.native.backend import NativeBackend
+from brise.backends.native.eager import EagerOps
+from brise.checkpoint.convert_source import Original, open_original
+from brise.checkpoint.gguf.names import named_weights
 from brise.cli import terminal
 from brise.cli.progress_bar import bar
-from brise.engine.footprint import resident_bytes
-from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, Scored, calibrate, compare, cut, output_rows
+from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, ScoringModel, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
+from brise.memory.process import resident_bytes
 from brise.models.config import Config
 from brise.models.weights import Array, Weights, place
-from brise.ops.eager import EagerOps
-from brise.ops.native import NativeBackend
 from brise.quant.importance import Importance
-from brise.quant.quality import Quality
+from brise.quant.quality import QuantQuality
 from brise.quant.rows import format_of, matrix_shape, row_bytes
 from brise.text import corpus
 from brise.text.chat import ChatTemplate
@@ -30,7 +30,7 @@ _COMPARING_BYTES = 150_000_000
 
 
 @dataclass(frozen=True)
-class Text:
+class TokenWindows:
     """A text as windows of tokens; `total_tokens` is how many the file has, of which not all may be used."""
 
     path: Path
@@ -50,14 +50,14 @@ class Runs:
     num_threads: int
     memory: int | None
 
-    def text(self, path: Path, max_tokens: int) -> Text:
+    def text(self, path: Path, max_tokens: int) -> TokenWindows:
         """A file as the model reads it, up to about `max_tokens`."""
         tokenizer = self._tokenizer
         texts = corpus.read(path, tokenizer.encode, _conversations(self.original, tokenizer))
         windows = cut(texts, tokenizer.bos_id if tokenizer.add_bos else None, max_tokens)
-        return Text(path, tuple(windows), sum(map(len, texts)))
+        return TokenWindows(path, tuple(windows), sum(map(len, texts)))
 
-    def calibrate(self, text: Text) -> Importance:
+    def calibrate(self, text: TokenWindows) -> Importance:
         """The importance of the original's weights on a text."""
         machine = self._machine([self.original.weights], with_heads=False)
         terminal.note(f"calibrating with {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
@@ -69,7 +69,7 @@ class Runs:
         """Refuses before anything is written what `evaluate` would refuse; the result is taken to be no larger."""
         self._pass_tokens([self.original.weights] * 2, with_heads=True)
 
-    def evaluate(self, text: Text, result: Path) -> Quality:
+    def evaluate(self, text: TokenWindows, result: Path) -> QuantQuality:
         """The quality of the file that was written, on a text."""
         quantised = open_original(result)
         machine = self._machine([self.original.weights, quantised.weights], with_heads=True)
@@ -113,8 +113,8 @@ def _conversations(original: Original,
     return encode
 
 
-def _scored(original: Original) -> Scored:
-    return Scored(original.config, original.weights, original.forget)
+def _scored(original: Original) -> ScoringModel:
+    return ScoringModel(original.config, original.weights, original.forget)
 
 
 def needed_bytes(models: Sequence[Weights], *, with_heads: bool) -> int:

@@ -9,16 +9,17 @@ from pathlib import Path
 from socket import socket
 
 from brise import settings
-from brise.checkpoint.store import Located, Store, is_name, locate
 from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_small, terminal
 from brise.cli.serve_adapters import Room
-from brise.engine import plan, promise
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import load
-from brise.engine.plan import Wish
-from brise.engine.runner import EngineThread
 from brise.errors import RequestError, UnsupportedError
+from brise.files.digests import Located
 from brise.gateway.gateway import Gateway
+from brise.hub.store import ModelStore, is_name, locate
+from brise.memory import limit, serving_plan
+from brise.memory.serving_plan import MemoryRequest
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.local_answers import LocalAnswers
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
     upstream = serve_gateway.check(args)
     settings_ = settings.read()
-    models = _locate_all(args.models, Store(settings_.home))
+    models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, here are {len(models)}",
                                hint="start one server for each, with a promise of its own")
@@ -115,15 +116,17 @@ def _bounded(serving: ServeSettings, worker: EngineThread) -> ServeSettings:
     body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
     body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
     return replace(serving, max_body_bytes=body_bytes,
-                   max_requests=max(plan.REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
+                   max_requests=max(serving_plan.REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
 
 
 def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: Room) -> Engine:
     """The model with its cache; under a promise, planned first and held to it."""
-    made = None if args.memory is None else promise.make(
-        located.path, located.name, Wish(args.memory, args.context, cache=args.cache, image_size=args.image_size,
-                                         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots,
-                                         adapter_rank=room.rank, answers=args.parallel, expert_bytes=args.experts),
+    made = None if args.memory is None else limit.make(
+        located.path, located.name, MemoryRequest(args.memory, args.context, cache=args.cache,
+                                                  image_size=args.image_size,
+                                                  adapters_bytes=room.nbytes or 0, adapter_slots=room.slots,
+                                                  adapter_rank=room.rank, answers=args.parallel,
+                                                  expert_bytes=args.experts),
         weights=args.weights, threads=threads)
     terminal.note(f"loading {located.name} from {located.path}")
     model = load(located.path, threads=threads, name=located.name, digest=located.digest,
@@ -133,9 +136,9 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
                                      max_rank=room.rank, adapter_bytes=room.nbytes)
     if made is not None:
         made = made.filled(args.parallel)
-        promise.hold(made, model)
+        limit.hold(made, model)
         terminal.note(f"memory: {terminal.size(made.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
-                      f"{made.context} tokens, {made.num_pages * plan.PAGE_SIZE} tokens at one time")
+                      f"{made.context} tokens, {made.num_pages * serving_plan.PAGE_SIZE} tokens at one time")
         engine_settings = replace(engine_settings, max_context=made.context, num_pages=made.num_pages,
                                   feature_bytes=made.feature_bytes)
     engine = Engine(model, engine_settings)
@@ -144,7 +147,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
     return engine
 
 
-def _locate_all(specs: list[str], store: Store) -> list[Located]:
+def _locate_all(specs: list[str], store: ModelStore) -> list[Located]:
     """Every MODEL or NAME=MODEL; all are looked for before the first one is loaded."""
     found: dict[str, Located] = {}
     for spec in specs:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brise.checkpoint.store import path_of
 from brise.cli import chat_options, memory_options, terminal
 from brise.engine.adapter_loading import reading_bytes
 from brise.engine.adapters import AdapterExistsError, check_name
 from brise.engine.engine import Engine
 from brise.errors import UnsupportedError
+from brise.hub.store import path_of
 
 MAX_ADAPTERS, MAX_RANK = 8, 64
 

@@ -13,16 +13,16 @@ from brise.cli import number_types, serve_small, terminal
 from brise.cli.number_types import Within
 from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
-from brise.gateway import switching
 from brise.gateway.anthropic_upstream import AnthropicUpstream
-from brise.gateway.capture import Capture, CaptureOptions
 from brise.gateway.gateway import Gateway
-from brise.gateway.hosted import Hosted
+from brise.gateway.large_model import LargeModel
 from brise.gateway.local import LocalModels
-from brise.gateway.prices import Prices, default_place, read_prices
 from brise.gateway.retry import Retries, RetrySettings
-from brise.gateway.stores import open_store, open_threads
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+from brise.switch import components
+from brise.traffic.capture import Capture, CaptureOptions
+from brise.traffic.prices import Prices, default_place, read_prices
+from brise.traffic.stores import open_store, open_threads
 
 DAY_S = 86400.0
 SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
@@ -97,9 +97,9 @@ def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path, sma
         ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), open_threads(store, home))
     try:
         server = AnthropicUpstream(Upstream(upstream)) if args.upstream_dialect == "anthropic" else Upstream(upstream)
-        hosted = Hosted(server, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
+        hosted = LargeModel(server, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
         stand_ins = serve_small.parts(small, local, hosted, store, capture)
-        switches = switching.parts(local, hosted, store, capture)
+        switches = components.parts(local, hosted, store, capture)
         yield Gateway(hosted, replace(
             switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
             background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))

@@ -10,14 +10,14 @@ from brise.cli import number_types
 from brise.errors import UnsupportedError
 from brise.gateway import candidates
 from brise.gateway.candidates import Candidates
-from brise.gateway.capture import Capture
 from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Parts
-from brise.gateway.hosted import Hosted
+from brise.gateway.gateway import Components
+from brise.gateway.large_model import LargeModel
 from brise.gateway.local import LocalModels
 from brise.gateway.reanswer import Reanswer
-from brise.gateway.shadow import Reask, Shadow, ShadowOptions
-from brise.gateway.store import Store
+from brise.switch.shadow import Reask, Shadow, ShadowOptions
+from brise.traffic.capture import Capture
+from brise.traffic.store import TrafficStore
 
 OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
@@ -59,7 +59,8 @@ def check(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
     return SmallOptions(candidates.parse(args.fallback, names, "--fallback"), candidate, args.shadow, args.reask)
 
 
-def parts(options: SmallOptions, local: LocalModels, hosted: Hosted, store: Store, capture: Capture) -> Parts:
+def parts(options: SmallOptions, local: LocalModels, hosted: LargeModel, store: TrafficStore,
+          capture: Capture) -> Components:
     """The parts of the gateway that the options ask for."""
     watching: list[Shadow | Reask | Reanswer] = []
     fallback = None
@@ -70,4 +71,4 @@ def parts(options: SmallOptions, local: LocalModels, hosted: Hosted, store: Stor
         watching.append(Shadow(local, options.candidate, ShadowOptions(options.shadow), capture))
     if options.reask:
         watching.append(Reask(hosted, options.reask, capture))
-    return Parts(fallback=fallback, observers=watching, background=watching)
+    return Components(fallback=fallback, observers=watching, background=watching)

@@ -13,14 +13,14 @@ from brise import settings
 from brise.cli import ledger_report, number_types, terminal
 from brise.cli.number_types import Within
 from brise.errors import EvidenceError, UnsupportedError
-from brise.evidence import certificates, cutover
-from brise.evidence.certificates import Signed
-from brise.gateway import switch
-from brise.gateway.rule import Rule
-from brise.gateway.seal import load_or_create_signing_key
-from brise.gateway.store import Store
-from brise.gateway.stores import keys_folder, open_store
-from brise.gateway.switch import Switches, TaskState, fold
+from brise.prove import certificates, cutover
+from brise.prove.certificates import Signed
+from brise.switch import state as switch
+from brise.switch.rule import Rule
+from brise.switch.state import Switches, TaskState, fold
+from brise.traffic.seal import load_or_create_signing_key
+from brise.traffic.store import TrafficStore
+from brise.traffic.stores import keys_folder, open_store
 
 UP_TO_ALL = Within(0, 100, "over 0, up to 100", above=True)
 SHARES = tuple(round(100 * share) for share in switch.SHARES)
@@ -97,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
         args.status = True
 
 
-def _change(args: argparse.Namespace, store: Store) -> None:
+def _change(args: argparse.Namespace, store: TrafficStore) -> None:
     found = fold(store.ledger())
     state = found.tasks.get(args.task)
     if args.back:
@@ -110,7 +110,7 @@ def _change(args: argparse.Namespace, store: Store) -> None:
         _begin(args, store, found)
 
 
-def _step(args: argparse.Namespace, store: Store, state: TaskState) -> None:
+def _step(args: argparse.Namespace, store: TrafficStore, state: TaskState) -> None:
     """Another share of the same switch."""
     share = state.share if args.share is None else args.share / 100
     why_not = state.why_not_up() if share > state.share else None
@@ -121,7 +121,7 @@ def _step(args: argparse.Namespace, store: Store, state: TaskState) -> None:
                           "user": _user(), "reason": args.reason or "by hand", "forced": why_not is not None})
 
 
-def _begin(args: argparse.Namespace, store: Store, found: Switches) -> None:
+def _begin(args: argparse.Namespace, store: TrafficStore, found: Switches) -> None:
     signed = _certificate(args, store)
     candidate = args.candidate or (signed.certificate.student.name if signed is not None else None)
     if candidate is None:
@@ -148,7 +148,7 @@ def _begin(args: argparse.Namespace, store: Store, found: Switches) -> None:
     terminal.note(_about(rule))
 
 
-def _certificate(args: argparse.Namespace, store: Store) -> Signed | None:
+def _certificate(args: argparse.Namespace, store: TrafficStore) -> Signed | None:
     """None: by force."""
     if args.certificate is None and args.force:
         return None

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brise import settings
-from brise.checkpoint.staged import output_errors, staged_file
 from brise.cli import chat_options, progress_bar, terminal
 from brise.errors import EvidenceError, UnsupportedError
 from brise.evals import data, run
-from brise.evals.answerer import Asked
+from brise.evals.answerer import AnswerSettings
 from brise.evals.endpoint import Endpoint, EndpointAnswerer, sent
-from brise.evals.example import Answer, Example
-from brise.tune.parse_row import RowRules
-from brise.tune.rights import provider_of_model
+from brise.evals.example import EvalAnswer, EvalExample
+from brise.files.atomic import output_errors, staged_file
+from brise.tune.data.parse_row import RowRules
+from brise.tune.data.rights import provider_of_model
 from brise.tune.run_folder import ASKED
 
 if TYPE_CHECKING:
-    from brise.tune.prepare import DataOptions
+    from brise.tune.data.prepare import DataOptions
     from brise.tune.run_folder import Plain
 
 ANSWERS, ROWS = "answers.jsonl", "rows.jsonl"
@@ -115,11 +115,11 @@ def _provider(args: argparse.Namespace) -> str | None:
 def _answerer(args: argparse.Namespace) -> EndpointAnswerer:
     key = None if args.teacher_key_env is None else settings.secret(args.teacher_key_env)
     return EndpointAnswerer(Endpoint(args.teacher_endpoint, args.teacher_name, key),
-                            Asked(args.teacher_tokens or TOKENS))
+                            AnswerSettings(args.teacher_tokens or TOKENS))
 
 
-def _write(path: Path, name: str, provider: str | None, examples: Sequence[Example],
-           answers: Sequence[Answer]) -> None:
+def _write(path: Path, name: str, provider: str | None, examples: Sequence[EvalExample],
+           answers: Sequence[EvalAnswer]) -> None:
     """Rows of the answers that are whole; how many are not is said."""
     lines = [json.dumps(_row(name, provider, example, answer), ensure_ascii=False) + "\n"
              for example, answer in zip(examples, answers, strict=True) if _why_not(answer) is None]
@@ -134,7 +134,7 @@ def _write(path: Path, name: str, provider: str | None, examples: Sequence[Examp
         file.write(text)
 
 
-def _why_not(answer: Answer) -> str | None:
+def _why_not(answer: EvalAnswer) -> str | None:
     """Why an answer cannot be learned."""
     if answer.error is not None:
         return f"the endpoint refused ({answer.error})"
@@ -145,7 +145,7 @@ def _why_not(answer: Answer) -> str | None:
     return None
 
 
-def _row(name: str, provider: str | None, example: Example, answer: Answer) -> dict[str, object]:
+def _row(name: str, provider: str | None, example: EvalExample, answer: EvalAnswer) -> dict[str, object]:
     calls = [{"id": f"call_{number}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
              for number, call in enumerate(answer.calls)]
     last = {"role": "assistant", "content": answer.text, **({"tool_calls": calls} if calls else {})}

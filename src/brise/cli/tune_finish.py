@@ -9,26 +9,26 @@ from pathlib import Path
 
 import torch
 
-from brise.checkpoint.adapters import AdapterFile, write_adapter
+from brise.backends.torch.ops import TorchOps
+from brise.checkpoint.adapters.lineage import Lineage, versions
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
+from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.export import plain_format, write_hf
-from brise.checkpoint.gguf_projector import has_own_vision, projector_path, write_projector
-from brise.checkpoint.lineage import Lineage, versions
-from brise.checkpoint.originals import open_original
-from brise.checkpoint.source import Checkpoint, open_checkpoint
-from brise.checkpoint.store import Located
+from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.transcode import write_mix
 from brise.cli import parity_run, terminal, tune_options, tune_show
-from brise.ops.torch_ops import TorchOps
+from brise.files.digests import Located
 from brise.text.load import Tokens
 from brise.tune import run_folder
+from brise.tune.adapters import with_numbers
 from brise.tune.curve import Curve
-from brise.tune.parity import Report, Tolerance
-from brise.tune.parity_sides import replay_in_memory, replay_of_written
-from brise.tune.prepare import Dataset
+from brise.tune.data.prepare import Dataset
+from brise.tune.parity.parity import ParityReport, Tolerance
+from brise.tune.parity.replay import replay_in_memory, replay_of_written
+from brise.tune.parity.trained import TorchSide
 from brise.tune.run_folder import RunFolder
-from brise.tune.session import End, Session
-from brise.tune.trained_side import TorchSide
-from brise.tune.whole import with_numbers
+from brise.tune.session import End, TrainingSession
 
 CURVE = "curve.png"
 
@@ -41,7 +41,7 @@ class Finished:
     checkpoint: Checkpoint
     tokens: Tokens
     dataset: Dataset
-    session: Session
+    session: TrainingSession
     folder: RunFolder
     end: End
 
@@ -71,7 +71,7 @@ def finish(args: argparse.Namespace, done: Finished) -> int:
     return 0 if report is None or report.passed else 1
 
 
-def _parity(args: argparse.Namespace, done: Finished, made: Path) -> Report | None:
+def _parity(args: argparse.Namespace, done: Finished, made: Path) -> ParityReport | None:
     """What is served beside what was trained; None where nothing is to be replayed."""
     trainer = done.session.trainer
     if not args.parity_rows:

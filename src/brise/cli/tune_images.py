@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from brise.checkpoint.source import Checkpoint
-from brise.engine import plan as engine_plan
+from brise.backends.native.backend import NativeBackend
+from brise.checkpoint.open import Checkpoint
 from brise.engine import vision
-from brise.engine.plan import Wish
-from brise.engine.subject import describe
-from brise.ops.native import NativeBackend
+from brise.memory import serving_plan as engine_plan
+from brise.memory.model_header import describe
+from brise.memory.serving_plan import MemoryRequest
 from brise.text.images import ImageSettings
-from brise.tune.prepare import Dataset
-from brise.tune.row_images import RowImages, feature_bytes
+from brise.tune.data.prepare import Dataset
+from brise.tune.data.row_images import RowImages, feature_bytes
 
 KEPT_BYTES = 256 << 20  # of features; images beyond that are encoded again when they come again
 _COPIES = 3  # of the features of a microbatch: of its rows, joined, and one a token
@@ -26,7 +26,7 @@ def planned_bytes(checkpoint: Checkpoint, name: str, dataset: Dataset, num_token
     kept = _kept(checkpoint, dataset)
     if checkpoint.vision is None or not kept:
         return 0
-    served = engine_plan.make(describe(checkpoint.path, name), Wish(serves=False), NativeBackend(threads))
+    served = engine_plan.make(describe(checkpoint.path, name), MemoryRequest(serves=False), NativeBackend(threads))
     tower = sum(part.nbytes for part in served.parts if part.name in ("vision", "projector"))
     config = checkpoint.vision[0]
     return tower + vision.planned_bytes(config, serves=False) + kept + 4 * _COPIES * num_tokens * config.text_width

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from brise.cli import chat_options, memory_options, tune_endpoint, tune_rounds, tune_teacher
-from brise.models.adapters import MODULES
-from brise.tune.prepare import DataOptions
-from brise.tune.read_rows import Columns
+from brise.models.lora import MODULES
+from brise.tune.data.prepare import DataOptions
+from brise.tune.data.read_rows import Columns
+from brise.tune.data.rights import Rights, read_rights
 from brise.tune.recipe import Recipe
-from brise.tune.rights import Rights, read_rights
 
 METHODS = ("lora", "qlora", "dora", "full")
 OPTIMIZERS = ("adamw", "adamw8")

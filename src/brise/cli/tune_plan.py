@@ -12,27 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
+from brise.backends.native.backend import NativeBackend
+from brise.backends.torch import attend
+from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.export import plain_format
-from brise.checkpoint.originals import open_original
-from brise.checkpoint.source import Checkpoint
-from brise.checkpoint.store import Located, Store, locate
+from brise.checkpoint.open import Checkpoint
 from brise.cli import terminal, tune_images, tune_options, tune_rounds, tune_show
-from brise.engine import footprint
-from brise.engine import plan as engine_plan
-from brise.engine.plan import Subject, Wish
-from brise.engine.subject import describe
 from brise.errors import UnsupportedError
-from brise.ops import torch_attend
-from brise.ops.native import NativeBackend
-from brise.tune import on_policy, probe, sides, speed, student
-from brise.tune import plan as plans
-from brise.tune.estimate import Estimator, trained_sizes
-from brise.tune.plan import Choice, Plan
-from brise.tune.prepare import Dataset
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
+from brise.memory import probe
+from brise.memory import process as footprint
+from brise.memory import serving_plan as engine_plan
+from brise.memory import training_plan as plans
+from brise.memory.estimate import Estimator, trained_sizes
+from brise.memory.model_header import describe
+from brise.memory.serving_plan import MemoryRequest, ModelHeader
+from brise.memory.training_plan import MemoryChoice, TrainingPlan
+from brise.tune import pick_dtype
+from brise.tune.data.prepare import Dataset
+from brise.tune.distill import on_policy, student
+from brise.tune.parity import served as sides
+from brise.tune.pick_dtype import Speed
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Plain
-from brise.tune.speed import Speed
-from brise.tune.train import Machinery
+from brise.tune.train import ComputeOptions
 
 # Arrays that live at one time while models are compared: of the logits of both, and of a layer's numbers.
 _LOGITS, _HIDDEN = 12, 4
@@ -40,20 +44,20 @@ _DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torc
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResolvedOptions:
     """What the options say, with what was measured or recorded where they say nothing."""
 
     checkpoint: Checkpoint
     recipe: Recipe
-    machinery: Machinery
-    choice: Choice
+    machinery: ComputeOptions
+    choice: MemoryChoice
     longest: int  # row
     may_shrink: bool
     may_checkpoint: bool
     speed: Speed | None  # None: nothing was measured
     images: int = 0  # bytes that the images of rows take
     teaching: int = 0  # and a teacher
-    rounds: on_policy.Plan | None = None
+    rounds: on_policy.RoundPlan | None = None
 
 
 def memory(device: torch.device) -> int:
@@ -66,7 +70,8 @@ def peak(device: torch.device) -> int:
     return footprint.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_reserved(device)
 
 
-def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, found: Mapping[str, Plain]) -> Asked:
+def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, found: Mapping[str,
+                                                                                           Plain]) -> ResolvedOptions:
     """The options of a run; `found` are the settings of the run that goes on."""
     recipe, device = tune_options.recipe_of(args), _device(args)
     longest = max(len(row.tokens) for row in (*dataset.train, *dataset.held_out))
@@ -76,26 +81,27 @@ def ask(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, foun
     measured = None
     name = args.dtype if args.dtype != "auto" else found.get("dtype")
     if name not in _DTYPES:
-        measured = speed.measure(checkpoint.weights().layers[0], device)
+        measured = pick_dtype.measure(checkpoint.weights().layers[0], device)
     dtype = measured.dtype if measured is not None else _DTYPES[str(name)]
     recorded = found.get("batch_tokens")
     tokens = args.batch_tokens or (recorded if type(recorded) is int else None)
     again = found.get("checkpointing") if args.checkpointing == "auto" else args.checkpointing == "on"
-    choice = Choice(tokens or max(tune_options.BATCH_TOKENS, longest), again is True,
-                    "packed" if args.method == "qlora" else "dense", 8 if args.optimizer == "adamw8" else 32,
-                    0 if args.method == "full" else args.rank)
+    choice = MemoryChoice(tokens or max(tune_options.BATCH_TOKENS, longest), again is True,
+                          "packed" if args.method == "qlora" else "dense", 8 if args.optimizer == "adamw8" else 32,
+                          0 if args.method == "full" else args.rank)
     if choice.num_tokens < longest:
         less = "leave long rows out with --max-length"
         raise UnsupportedError(f"--batch-tokens is {choice.num_tokens}, the longest row has {longest} tokens",
                                hint=f"give at least {longest}, or {less if rounds is None else 'less --round-tokens'}")
-    return Asked(checkpoint, recipe, Machinery(device, dtype), choice, longest, may_shrink=tokens is None,
-                 may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured,
-                 images=tune_images.planned_bytes(checkpoint, args.model, dataset, choice.num_tokens,
-                                                  torch.get_num_threads()),
-                 teaching=0 if args.teacher is None else _teaching(args.teacher), rounds=rounds)
+    return ResolvedOptions(checkpoint, recipe, ComputeOptions(device, dtype), choice, longest,
+                           may_shrink=tokens is None,
+                           may_checkpoint=args.checkpointing == "auto" and "checkpointing" not in found, speed=measured,
+                           images=tune_images.planned_bytes(checkpoint, args.model, dataset, choice.num_tokens,
+                                                            torch.get_num_threads()),
+                           teaching=0 if args.teacher is None else _teaching(args.teacher), rounds=rounds)
 
 
-def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -> Plan:
+def settle(asked: ResolvedOptions, located: Located, limit: int | None, *, proves: bool) -> TrainingPlan:
     """The plan of the fastest settings that fit; MemoryPromiseError if none do."""
     checkpoint, machinery = asked.checkpoint, asked.machinery
     weights = checkpoint.weights()
@@ -113,13 +119,13 @@ def settle(asked: Asked, located: Located, limit: int | None, *, proves: bool) -
                         longest=asked.longest, count=estimator)
 
 
-def _proving(located: Located, asked: Asked) -> int:
+def _proving(located: Located, asked: ResolvedOptions) -> int:
     """What the engine takes at the end, with the adapter and without it, while the trained model is there, too.
 
     Of a model that was trained whole: as it was written, and the pages of its file.
     """
     served, work = _served(located)
-    scores = 16 * torch_attend.BLOCK_SCORES
+    scores = 16 * attend.BLOCK_SCORES
     if not asked.choice.rank:
         size = 4 if plain_format(open_original(located.path)) == "F32" else 2
         return 2 * size * sum(trained_sizes(served.weights, asked.recipe)) + scores + _running(served, work)
@@ -129,39 +135,39 @@ def _proving(located: Located, asked: Asked) -> int:
 
 def _teaching(model: str) -> int:
     """A teacher by the engine, and its file while it is read."""
-    served, work = _served(locate(model, Store(settings.read().home)))
+    served, work = _served(locate(model, ModelStore(settings.read().home)))
     return 2 * work.weights_bytes + _running(served, work)
 
 
-def _answering(located: Located, asked: Asked) -> int:
+def _answering(located: Located, asked: ResolvedOptions) -> int:
     """The student as the engine serves it, or its teacher where that takes more; 0 where there are no rounds."""
     if asked.rounds is None:
         return 0
     numbers, rank = sum(trained_sizes(asked.checkpoint.weights(), asked.recipe)), asked.choice.rank
     engine = student.settings_for(asked.longest, asked.rounds.prompts, rank)
-    wish = Wish(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
-                # The file, its numbers and what is made of them.
-                adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
+    wish = MemoryRequest(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
+                         # The file, its numbers and what is made of them.
+                         adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
     subject = describe(located.path, located.name)
     served = engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
     weights = served.weights_bytes if rank else 4 * numbers
     return max(asked.teaching, weights + served.adapters_bytes + max(served.loading_bytes, served.running_bytes))
 
 
-def _served(located: Located) -> tuple[Subject, engine_plan.Plan]:
+def _served(located: Located) -> tuple[ModelHeader, engine_plan.ServingPlan]:
     subject = describe(located.path, located.name)
-    wish = Wish(context=min(sides.GROUP_TOKENS, subject.config.max_context), serves=False)
+    wish = MemoryRequest(context=min(sides.GROUP_TOKENS, subject.config.max_context), serves=False)
     return subject, engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
 
 
-def _running(subject: Subject, served: engine_plan.Plan) -> int:
+def _running(subject: ModelHeader, served: engine_plan.ServingPlan) -> int:
     """Of a model whose predictions are asked for, besides its weights."""
     hidden = 4 * _HIDDEN * sides.GROUP_TOKENS * (subject.config.width + subject.config.ffn_width)
     logits = 4 * _LOGITS * min(sides.LOGITS, sides.GROUP_TOKENS * subject.config.vocab_size)
     return served.cache_bytes + served.work_bytes + logits + hidden
 
 
-def say(args: argparse.Namespace, plan: Plan, asked: Asked) -> None:
+def say(args: argparse.Namespace, plan: TrainingPlan, asked: ResolvedOptions) -> None:
     """The plan, to whom it may concern."""
     dtype = str(asked.machinery.dtype).removeprefix("torch.")
     if args.json:

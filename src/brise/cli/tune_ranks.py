@@ -13,18 +13,18 @@ import torch.distributed
 
 from brise.errors import UnsupportedError
 from brise.tune.adapters import Trained
-from brise.tune.ranks import Alone, Ranks
+from brise.tune.process_group import Alone, Ranks
 from brise.tune.recipe import Recipe
 from brise.tune.session import Folder
 from brise.tune.train import Trainer
 
 if TYPE_CHECKING:  # as in `joined`
-    from brise.tune.spread import Group
+    from brise.tune.fsdp import ProcessGroup
 
 T = TypeVar("T")
 
 
-class Company(Protocol):
+class Processes(Protocol):
     """Every process calls the same in the same order."""
 
     @property
@@ -87,7 +87,7 @@ class Single:
 class Launched:
     """The processes of torchrun, which have met."""
 
-    group: Group
+    group: ProcessGroup
     local_count: int
 
     @property
@@ -99,54 +99,54 @@ class Launched:
         return self.group.rank == 0
 
     def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
-        from brise.tune import spread  # noqa: PLC0415 - as in `joined`
+        from brise.tune import fsdp  # noqa: PLC0415 - as in `joined`
 
         if args.teacher is not None:
             raise UnsupportedError("--teacher and torchrun do not go together",
                                    hint="train on one machine, or on the teacher's texts")
-        spread.check(recipe)
+        fsdp.check(recipe)
 
     def device(self, asked: torch.device) -> torch.device:
         return self.group.device
 
     def first(self, make: Callable[[], T]) -> T:
-        from brise.tune import spread  # noqa: PLC0415
+        from brise.tune import fsdp  # noqa: PLC0415
 
-        return spread.first(make)
+        return fsdp.first(make)
 
     def folder(self, own: Folder | None) -> Folder:
-        from brise.tune import spread  # noqa: PLC0415
+        from brise.tune import fsdp  # noqa: PLC0415
 
-        return spread.SharedFolder(own)
+        return fsdp.SharedFolder(own)
 
     def around(self, trained: Trained) -> tuple[Trained, Ranks]:
-        from brise.tune import spread  # noqa: PLC0415
+        from brise.tune import fsdp  # noqa: PLC0415
 
-        ranks = spread.Spread(trained, self.group)
+        ranks = fsdp.Spread(trained, self.group)
         return ranks.trained, ranks
 
     def gather(self, trainer: Trainer) -> None:
-        from brise.tune import spread  # noqa: PLC0415
+        from brise.tune import fsdp  # noqa: PLC0415
 
         ranks = trainer.ranks
-        assert isinstance(ranks, spread.Spread)
+        assert isinstance(ranks, fsdp.Spread)
         whole = ranks.gathered()
         if whole is not None:
             trainer.trained, trainer.ranks = whole, Alone()
 
 
 @contextmanager
-def joined(args: argparse.Namespace) -> Iterator[Company]:
+def joined(args: argparse.Namespace) -> Iterator[Processes]:
     """Meets the other processes, if there are any, and parts from them in the end."""
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         yield Single()
         return
     # A second of imports: only who has several processes pays it.
-    from brise.tune import spread  # noqa: PLC0415
+    from brise.tune import fsdp  # noqa: PLC0415
 
     wants_gpu = args.device == "auto" or args.device.startswith("cuda")
-    group = spread.Group(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
+    group = fsdp.ProcessGroup(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
     try:
-        yield Launched(group, spread.on_this_machine())
+        yield Launched(group, fsdp.on_this_machine())
     finally:
         group.leave()

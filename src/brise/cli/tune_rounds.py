@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Protocol
 from brise.cli import chat_options
 from brise.errors import UnsupportedError
 from brise.models.weights import Array
-from brise.tune import on_policy
-from brise.tune.example import Row, Teacher
-from brise.tune.on_policy import Plan, Prompt, Round, Rounds
+from brise.tune.data.example import EncodedRow, Teacher
+from brise.tune.distill import on_policy
+from brise.tune.distill.on_policy import Prompt, Round, RoundPlan, Rounds
 
 if TYPE_CHECKING:
     from brise.cli.tune_teacher import OpenTeacher
+    from brise.tune.distill.student import Student
     from brise.tune.run_folder import Plain
-    from brise.tune.student import Student
     from brise.tune.train import Trainer
 
 FOLDER, SCRATCH = "answers", ".student"  # of a run
 EVALUATIONS = 5  # of a run, where nothing else is asked for
-_USUAL = Plan()
+_USUAL = RoundPlan()
 _OPTIONS: Mapping[str, str] = {"rounds": "rounds", "prompts": "round-prompts", "steps": "round-steps",
                                "max_tokens": "round-tokens", "temperature": "round-temperature"}
 
 
-class Show(Protocol):
+class RoundWatcher(Protocol):
     """Who hears of a round."""
 
     def answering(self, number: int, done: int, total: int) -> None: ...
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"at which it answers; 0: the likeliest token each time (default: {_USUAL.temperature:g})")
 
 
-def plan_of(args: argparse.Namespace) -> Plan | None:
+def plan_of(args: argparse.Namespace) -> RoundPlan | None:
     """How much a round is; None without --on-policy."""
     asked = {"rounds": args.rounds, "prompts": args.round_prompts, "steps": args.round_steps,
              "max_tokens": args.round_tokens, "temperature": args.round_temperature}
@@ -79,7 +79,7 @@ def plan_of(args: argparse.Namespace) -> Plan | None:
     return replace(_USUAL, seed=args.seed, **given)
 
 
-def settings_of(plan: Plan | None) -> dict[str, Plain]:
+def settings_of(plan: RoundPlan | None) -> dict[str, Plain]:
     """What of the rounds decides about the weights that come out."""
     if plan is None:
         return {}
@@ -87,17 +87,17 @@ def settings_of(plan: Plan | None) -> dict[str, Plain]:
             "round_tokens": plan.max_tokens, "round_temperature": plan.temperature}
 
 
-def longest(rows: Sequence[Row], plan: Plan, max_context: int) -> int:
+def longest(rows: Sequence[EncodedRow], plan: RoundPlan, max_context: int) -> int:
     """Tokens of the longest row that a round may make."""
     return max((min(len(on_policy.before_last_answer(row).tokens) + plan.max_tokens, max_context) for row in rows),
                default=0)
 
 
 @dataclass(frozen=True)
-class Material:
+class RoundPrompts:
     """What rounds are made of, and the folder that keeps their answers."""
 
-    plan: Plan
+    plan: RoundPlan
     student: Student
     teacher: OpenTeacher
     prompts: Sequence[Prompt]
@@ -105,13 +105,13 @@ class Material:
 
 
 @dataclass
-class Feed:
+class RoundFeeder:
     """Makes rounds while a run goes on, and puts their rows before the trainer."""
 
-    material: Material
+    material: RoundPrompts
     trainer: Trainer
     is_stopped: Callable[[], bool]
-    show: Show
+    show: RoundWatcher
     number: int | None = None  # of the round whose rows the trainer has
 
     def ready(self) -> bool:
@@ -140,7 +140,7 @@ class Feed:
 
             return material.student.answers(self.trainer.trained, prompts, seed, self.is_stopped, ended)
 
-        def record(rows: Sequence[Row]) -> Sequence[Teacher]:
+        def record(rows: Sequence[EncodedRow]) -> Sequence[Teacher]:
             return material.teacher.says(rows, lambda count: None)
 
         tokenizer = material.student.tokens.tokenizer

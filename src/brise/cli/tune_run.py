@@ -13,9 +13,9 @@ from types import FrameType
 import torch
 
 from brise import settings
-from brise.checkpoint import lineage
-from brise.checkpoint.source import Checkpoint, open_checkpoint
-from brise.checkpoint.store import Located, Store, locate
+from brise.backends.torch import weights as torch_weights
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.cli import (
     terminal,
     tune_endpoint,
@@ -30,24 +30,25 @@ from brise.cli import (
     tune_teacher,
 )
 from brise.cli.tune_finish import Finished
-from brise.cli.tune_lesson import Lesson
-from brise.cli.tune_ranks import Company
-from brise.cli.tune_rounds import Feed
+from brise.cli.tune_lesson import TrainingSet
+from brise.cli.tune_ranks import Processes
+from brise.cli.tune_rounds import RoundFeeder
 from brise.cli.tune_teacher import Opened
-from brise.engine import footprint
 from brise.engine.model import num_cores
-from brise.errors import BriseError, MemoryPromiseError, OutputError
+from brise.errors import BriseError, MemoryLimitError, OutputError
+from brise.files.digests import Located
+from brise.hub.store import ModelStore, locate
+from brise.memory import process
+from brise.memory.training_plan import Keep, TrainingPlan
 from brise.models.weights import Weight, place
-from brise.ops import torch_weights
 from brise.text.load import Tokens, tokens_for
 from brise.tune import adapters, run_folder
-from brise.tune.plan import Keep, Plan
-from brise.tune.prepare import Dataset, prepare
-from brise.tune.ranks import FirstFailedError
+from brise.tune.data.prepare import Dataset, prepare
+from brise.tune.process_group import FirstFailedError
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity, Plain, RunFolder
-from brise.tune.session import Session
-from brise.tune.train import Machinery, Trainer
+from brise.tune.session import TrainingSession
+from brise.tune.train import ComputeOptions, Trainer
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 _READ_AHEAD = 32 << 20  # bytes of the model's file, before its pages are let go
@@ -59,18 +60,18 @@ class Decided:
 
     dataset: Dataset
     recipe: Recipe
-    machinery: Machinery
+    machinery: ComputeOptions
     keep: Keep
     threads: int
     settings: Mapping[str, Plain]
 
 
 @dataclass
-class Desk:
+class RunPlanner:
     """Where the first process decides: what it has read, and the folder of the run."""
 
     args: argparse.Namespace
-    company: Company
+    company: Processes
     located: Located
     checkpoint: Checkpoint
     tokens: Tokens | None = None
@@ -119,13 +120,13 @@ def run(args: argparse.Namespace) -> int:
             raise
 
 
-def _run(args: argparse.Namespace, company: Company) -> int:
+def _run(args: argparse.Namespace, company: Processes) -> int:
     tune_options.recipe_of(args)  # options that cannot be are told before anything is read
     tune_endpoint.check(args)
     if args.memory is not None:
-        footprint.keep_small()
-    located = company.first(lambda: locate(args.model, Store(settings.read().home)))
-    desk = Desk(args, company, located, open_checkpoint(located.path))
+        process.keep_small()
+    located = company.first(lambda: locate(args.model, ModelStore(settings.read().home)))
+    desk = RunPlanner(args, company, located, open_checkpoint(located.path))
     try:
         decided = company.first(desk.decide)
         return 0 if decided is None else _train(args, desk, decided)
@@ -168,7 +169,8 @@ def _say_data(args: argparse.Namespace, dataset: Dataset) -> None:
         (terminal.result if args.dry_run else terminal.note)(line)
 
 
-def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan, processes: int) -> dict[str, Plain]:
+def _settings(args: argparse.Namespace, asked: tune_plan.ResolvedOptions, plan: TrainingPlan,
+              processes: int) -> dict[str, Plain]:
     """Everything that decides about the weights that come out, to the last bit."""
     recipe = asdict(asked.recipe)
     (beta1, beta2), targets = recipe.pop("betas"), recipe.pop("targets")
@@ -180,15 +182,15 @@ def _settings(args: argparse.Namespace, asked: tune_plan.Asked, plan: Plan, proc
             **tune_endpoint.settings_of(args), **tune_rounds.settings_of(tune_rounds.plan_of(args)), **spread}
 
 
-def _train(args: argparse.Namespace, desk: Desk, decided: Decided) -> int:
+def _train(args: argparse.Namespace, desk: RunPlanner, decided: Decided) -> int:
     company, folder = desk.company, desk.folder
     torch.set_num_threads(decided.threads)
     lesson = _lesson(args, desk, decided)
     trainer = _trainer(desk, decided, lesson)
     device = trainer.machinery.device
     with _stop_on_interrupt(says=company.is_first) as stop:
-        session = Session(trainer, company.folder(folder), tune_show.Silent(), args.save_every,
-                          is_stopped=lambda: stop.is_asked, check=lambda: _check(args, device))
+        session = TrainingSession(trainer, company.folder(folder), tune_show.Silent(), args.save_every,
+                                  is_stopped=lambda: stop.is_asked, check=lambda: _check(args, device))
         session.restore()
         clock = tune_show.Clock(trainer.num_steps, session.eval_every,
                                 lesson.material.plan.steps if lesson.material is not None else None)
@@ -196,7 +198,7 @@ def _train(args: argparse.Namespace, desk: Desk, decided: Decided) -> int:
                              is_first=company.is_first) as show:
             session.watcher = show
             if lesson.material is not None:
-                session.ready = Feed(lesson.material, trainer, lambda: stop.is_asked, show).ready
+                session.ready = RoundFeeder(lesson.material, trainer, lambda: stop.is_asked, show).ready
             show.event("start", folder=str(_out(args)), steps=trainer.num_steps, step=trainer.step,
                        settings=dict(decided.settings))
             end = session.run()
@@ -220,15 +222,15 @@ def _say_interrupted(args: argparse.Namespace, step: int) -> None:
                   "hint: the same command with --resume goes on from there")
 
 
-def _lesson(args: argparse.Namespace, desk: Desk, decided: Decided) -> Lesson:
+def _lesson(args: argparse.Namespace, desk: RunPlanner, decided: Decided) -> TrainingSet:
     if desk.folder is None or desk.tokens is None:  # one of several processes, which have no teacher
-        return Lesson(decided.dataset.train, tune_lesson.spread(decided.dataset.held_out, args.eval_rows))
+        return TrainingSet(decided.dataset.train, tune_lesson.spread(decided.dataset.held_out, args.eval_rows))
     return tune_lesson.prepared(args, tune_lesson.Run(
         desk.checkpoint, desk.tokens, desk.teacher, decided.dataset, decided.recipe, decided.machinery,
         desk.folder.path, decided.threads, decided.settings))
 
 
-def _trainer(desk: Desk, decided: Decided, lesson: Lesson) -> Trainer:
+def _trainer(desk: RunPlanner, decided: Decided, lesson: TrainingSet) -> Trainer:
     checkpoint, company = desk.checkpoint, desk.company
     machinery = replace(decided.machinery, device=company.device(decided.machinery.device),
                         features_of=tune_images.load(checkpoint, decided.dataset, decided.threads))
@@ -252,8 +254,8 @@ def _trainer(desk: Desk, decided: Decided, lesson: Lesson) -> Trainer:
 def _check(args: argparse.Namespace, device: torch.device) -> None:
     """The promise is kept, or the run ends: nobody runs into a limit that was stated."""
     if args.memory is not None and (peak := tune_plan.peak(device)) > args.memory:
-        raise MemoryPromiseError(peak, args.memory, "the most that was measured while training",
-                                 hint="begin again with a smaller --batch-tokens or --checkpointing on")
+        raise MemoryLimitError(peak, args.memory, "the most that was measured while training",
+                               hint="begin again with a smaller --batch-tokens or --checkpointing on")
 
 
 @dataclass

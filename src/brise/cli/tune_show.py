@@ -13,7 +13,7 @@ import rich.console
 import rich.progress
 
 from brise.cli import terminal
-from brise.tune.on_policy import Round
+from brise.tune.distill.on_policy import Round
 from brise.tune.session import Evaluation, Watcher
 from brise.tune.train import Step
 
@@ -22,7 +22,7 @@ LINE_S = 15.0  # between lines where there is no terminal
 _RECENT = 0.9  # what the mean time of a step keeps of the steps before
 
 
-class Show(Watcher, Protocol):
+class TrainingEvents(Watcher, Protocol):
     """A watcher that also hears of everything else, as an event with values."""
 
     def event(self, name: str, **values: object) -> None:
@@ -124,7 +124,7 @@ class Lines:
                    seconds=round(seconds, 3))
 
 
-class Bar:
+class TrainingBar:
     """A bar on stderr where that is a terminal; else a line now and then."""
 
     def __init__(self, clock: Clock, memory: Callable[[], int], first: int) -> None:
@@ -187,7 +187,7 @@ class Bar:
 
 @contextmanager
 def shown(clock: Clock, memory: Callable[[], int], first: int, *, as_json: bool,
-          is_first: bool = True) -> Iterator[Show]:
+          is_first: bool = True) -> Iterator[TrainingEvents]:
     """Whoever shows the steps after `first`; of several processes only the first shows any."""
     if not is_first:
         yield Silent()
@@ -195,7 +195,7 @@ def shown(clock: Clock, memory: Callable[[], int], first: int, *, as_json: bool,
     if as_json:
         yield Lines(clock, memory)
         return
-    bar = Bar(clock, memory, first)
+    bar = TrainingBar(clock, memory, first)
     with bar.progress:
         yield bar
 

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brise import settings
-from brise.checkpoint import lineage
-from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
-from brise.checkpoint.source import Checkpoint, open_checkpoint
-from brise.checkpoint.store import Store, file_digest, locate
+from brise.backends.native.backend import NativeBackend
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.cli import chat_options, number_types, progress_bar
 from brise.errors import UnsupportedError
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
 from brise.models.weights import place
-from brise.ops.native import NativeBackend
 from brise.text.load import Tokens, tokens_for
-from brise.tune import absorb, teacher
-from brise.tune.example import Row, Teacher
-from brise.tune.prepare import DataOptions
+from brise.tune.data.example import EncodedRow, Teacher
+from brise.tune.data.prepare import DataOptions
+from brise.tune.distill import prompt_distillation, teacher
+from brise.tune.distill.teacher import Recording
+from brise.tune.parity.served import NativeSide
 from brise.tune.recipe import Direction
-from brise.tune.sides import NativeSide
-from brise.tune.teacher import Recording
 
 if TYPE_CHECKING:
     from brise.tune.run_folder import Plain
@@ -65,7 +66,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Plain]:
             if value is not None:
                 raise UnsupportedError(f"{name} needs --teacher MODEL")
         return {}
-    located = locate(args.teacher, Store(settings.read().home))
+    located = locate(args.teacher, ModelStore(settings.read().home))
     own: dict[str, Plain] = {"teacher": lineage.base_digest(located), "teacher_top": args.teacher_top}
     if args.teacher_adapter is not None:
         own["teacher_adapter"] = file_digest(args.teacher_adapter / WEIGHTS_FILE)
@@ -83,7 +84,7 @@ class OpenTeacher:
     folder: Path
     threads: int
 
-    def says(self, rows: Sequence[Row], progress: Callable[[int], None]) -> list[Teacher]:
+    def says(self, rows: Sequence[EncodedRow], progress: Callable[[int], None]) -> list[Teacher]:
         """What it predicts for each row's targets, its own rows."""
         backend, config = NativeBackend(self.threads), self.checkpoint.config
         side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
@@ -102,14 +103,14 @@ class Opened:
     recording: Recording
 
 
-def opened(args: argparse.Namespace, tokens: Tokens, rows: Sequence[Row]) -> Opened | None:
+def opened(args: argparse.Namespace, tokens: Tokens, rows: Sequence[EncodedRow]) -> Opened | None:
     """The teacher that is asked for, before anything of the run is written; UnsupportedError if it cannot teach."""
     if args.teacher is None:
         return None
     if (seen := next((row for row in rows if row.images), None)) is not None:
         raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
                                hint="leave rows with images out, or learn from the teacher's texts")
-    checkpoint = open_checkpoint(locate(args.teacher, Store(settings.read().home)).path)
+    checkpoint = open_checkpoint(locate(args.teacher, ModelStore(settings.read().home)).path)
     own = tokens_for(checkpoint)
     recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), args.teacher_top,
                           args.teacher_temperature)
@@ -123,12 +124,14 @@ def ready(args: argparse.Namespace, found: Opened, folder: Path, threads: int,
     return OpenTeacher(found.checkpoint, found.recording, args.teacher_adapter, digest, folder / FOLDER, threads)
 
 
-def own_rows(args: argparse.Namespace, found: Opened, rows: Sequence[Row], options: DataOptions) -> list[Row]:
+def own_rows(args: argparse.Namespace, found: Opened, rows: Sequence[EncodedRow],
+             options: DataOptions) -> list[EncodedRow]:
     """For each of the student's rows the teacher's, which has the same answers."""
-    return absorb.aligned(rows, absorb.teacher_rows(args.data, found.tokens, replace(options, skip_bad=True)))
+    return prompt_distillation.aligned(rows, prompt_distillation.teacher_rows(args.data, found.tokens, replace(options,
+                                                                                                               skip_bad=True)))
 
 
-def taught(asked: OpenTeacher, rows: Sequence[Row], own: Sequence[Row]) -> list[Row]:
+def taught(asked: OpenTeacher, rows: Sequence[EncodedRow], own: Sequence[EncodedRow]) -> list[EncodedRow]:
     """The rows with what the teacher says of them; `own` are the teacher's rows beside them."""
     with progress_bar.bar("asking the teacher", len(rows), "rows") as advance:
         return teacher.taught(rows, asked.says(own, advance))

@@ -20,7 +20,7 @@ _TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Reply:
+class CarReply:
     """What a car got. `status` 0: no answer at all."""
 
     status: int
@@ -29,7 +29,7 @@ class Reply:
 
 
 @dataclass
-class Tally:
+class DriveTally:
     """Of a stretch of traffic."""
 
     modes: Counter[str] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Tally:
     answered: int = 0
     asked: int = 0
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: CarReply) -> None:
         self.asked += 1
         self.modes[reply.mode] += 1
         self.answered += reply.status == 200
@@ -48,15 +48,16 @@ async def nothing() -> None:
     """A pause of no length."""
 
 
-async def drive(url: str, talks: Sequence[Talk], *, parallel: int, on_reply: Callable[[Reply], None] = lambda _: None,
-                before: Callable[[], Awaitable[None]] = nothing) -> Tally:
+async def drive(url: str, talks: Sequence[Talk], *, parallel: int, on_reply: Callable[[CarReply],
+                                                                                      None] = lambda _: None,
+                before: Callable[[], Awaitable[None]] = nothing) -> DriveTally:
     """Has all of these conversations at `url`, so many at a time; `before` is awaited before each of them.
 
     A second request is sent only if the first was understood, as people do.
     """
-    tally, waiting = Tally(), list(reversed(talks))
+    tally, waiting = DriveTally(), list(reversed(talks))
 
-    def take(reply: Reply) -> None:
+    def take(reply: CarReply) -> None:
         tally.add(reply)
         on_reply(reply)
 
@@ -68,7 +69,7 @@ async def drive(url: str, talks: Sequence[Talk], *, parallel: int, on_reply: Cal
             for number, turn in enumerate(talk.turns):
                 status, mode, text = await _ask(client, talk, number, answers)
                 is_right = status == 200 and same(text, turn.call.text())
-                take(Reply(status, mode, is_right))
+                take(CarReply(status, mode, is_right))
                 if not is_right:
                     break
                 answers.append(text)

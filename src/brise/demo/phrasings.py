@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Group:
+class PhrasingGroup:
     """Phrasings of one function that fill the same arguments."""
 
     function: str
@@ -23,8 +23,8 @@ def _lines(text: str) -> Sequence[str]:
     return tuple(line.strip() for line in text.strip().splitlines())
 
 
-GROUPS: Sequence[Group] = (
-    Group("climate", _lines("""
+GROUPS: Sequence[PhrasingGroup] = (
+    PhrasingGroup("climate", _lines("""
         set the temperature to {celsius} {zone}
         make it {celsius} {zone}
         {celsius} {zone}
@@ -51,7 +51,7 @@ GROUPS: Sequence[Group] = (
         switch the climate control to {celsius} {zone}
         hold {celsius} {zone}
         """)),
-    Group("climate", _lines("""
+    PhrasingGroup("climate", _lines("""
         set the temperature to {celsius}
         make it {celsius} in here
         {celsius} in the car
@@ -61,7 +61,7 @@ GROUPS: Sequence[Group] = (
         change the temperature to {celsius} everywhere
         all zones to {celsius}
         """), {"zone": "all"}),
-    Group("seat_heating", _lines("""
+    PhrasingGroup("seat_heating", _lines("""
         turn {seat} seat heating to {heat}
         set {seat} seat heating to {heat}
         {seat} seat heater on {heat}
@@ -81,7 +81,7 @@ GROUPS: Sequence[Group] = (
         level {heat} on {seat} heated seat
         {seat} heated seat to {heat}
         """)),
-    Group("seat_heating", _lines("""
+    PhrasingGroup("seat_heating", _lines("""
         turn off {seat} seat heating
         switch {seat} seat heater off
         no more heating for {seat} seat
@@ -90,7 +90,7 @@ GROUPS: Sequence[Group] = (
         {seat} seat heating off
         disable {seat} seat heater
         """), {"level": 0}),
-    Group("window", _lines("""
+    PhrasingGroup("window", _lines("""
         open {window}
         roll down {window}
         {window} down
@@ -105,7 +105,7 @@ GROUPS: Sequence[Group] = (
         bring {window} down
         slide {window} open
         """), {"position": "open"}),
-    Group("window", _lines("""
+    PhrasingGroup("window", _lines("""
         close {window}
         roll up {window}
         {window} up
@@ -119,7 +119,7 @@ GROUPS: Sequence[Group] = (
         slide {window} shut
         raise {window}
         """), {"position": "closed"}),
-    Group("window", _lines("""
+    PhrasingGroup("window", _lines("""
         open {window} halfway
         {window} half down
         {window} half open
@@ -128,7 +128,7 @@ GROUPS: Sequence[Group] = (
         open {window} just half
         lower {window} halfway
         """), {"position": "half"}),
-    Group("light", _lines("""
+    PhrasingGroup("light", _lines("""
         turn on {light}
         switch {light} on
         {light} on
@@ -140,7 +140,7 @@ GROUPS: Sequence[Group] = (
         it's dark, turn on {light}
         enable {light}
         """), {"state": "on"}),
-    Group("light", _lines("""
+    PhrasingGroup("light", _lines("""
         turn off {light}
         switch {light} off
         {light} off
@@ -152,7 +152,7 @@ GROUPS: Sequence[Group] = (
         it's too bright, turn off {light}
         disable {light}
         """), {"state": "off"}),
-    Group("ambient", _lines("""
+    PhrasingGroup("ambient", _lines("""
         make the ambient light {color}
         ambient light to {color}
         set the mood light to {color}
@@ -164,7 +164,7 @@ GROUPS: Sequence[Group] = (
         switch the cabin light to {color}
         paint the cabin {color}
         """)),
-    Group("navigate", _lines("""
+    PhrasingGroup("navigate", _lines("""
         take me to {place}
         navigate to {place}
         drive to {place}
@@ -186,7 +186,7 @@ GROUPS: Sequence[Group] = (
         go to {place}
         I have to be at {place}
         """)),
-    Group("navigate", _lines("""
+    PhrasingGroup("navigate", _lines("""
         take me to {place} without {avoid}
         navigate to {place} but avoid {avoid}
         drive to {place}, no {avoid}
@@ -197,7 +197,7 @@ GROUPS: Sequence[Group] = (
         go to {place} but without {avoid}
         bring me to {place} with no {avoid}
         """)),
-    Group("find", _lines("""
+    PhrasingGroup("find", _lines("""
         find {kind} {where}
         is there {kind} {where}
         show me {kind} {where}
@@ -214,7 +214,7 @@ GROUPS: Sequence[Group] = (
         do we pass {kind} {where}
         locate {kind} {where}
         """)),
-    Group("play", _lines("""
+    PhrasingGroup("play", _lines("""
         play {music}
         put on {music}
         I want to hear {music}
@@ -232,7 +232,7 @@ GROUPS: Sequence[Group] = (
         queue {music}
         I'm in the mood for {music}
         """)),
-    Group("volume", _lines("""
+    PhrasingGroup("volume", _lines("""
         set the volume to {level}
         volume {level}
         turn the music to {level}
@@ -246,7 +246,7 @@ GROUPS: Sequence[Group] = (
         loudness {level}
         adjust the sound to {level}
         """)),
-    Group("volume", _lines("""
+    PhrasingGroup("volume", _lines("""
         mute
         mute the music
         silence please
@@ -255,7 +255,7 @@ GROUPS: Sequence[Group] = (
         no sound
         volume to zero
         """), {"level": 0}),
-    Group("call", _lines("""
+    PhrasingGroup("call", _lines("""
         call {contact}
         phone {contact}
         ring {contact}
@@ -271,7 +271,7 @@ GROUPS: Sequence[Group] = (
         give {contact} a ring
         can you call {contact}
         """)),
-    Group("message", _lines("""
+    PhrasingGroup("message", _lines("""
         tell {contact} {news}
         text {contact} that {news}
         send {contact} a message: {news}
@@ -285,7 +285,7 @@ GROUPS: Sequence[Group] = (
         inform {contact} that {news}
         write {contact}: {news}
         """)),
-    Group("charge_limit", _lines("""
+    PhrasingGroup("charge_limit", _lines("""
         charge the car to {charge}
         set the charge limit to {charge}
         stop charging at {charge}
@@ -299,7 +299,7 @@ GROUPS: Sequence[Group] = (
         I want {charge} in the battery
         load the battery to {charge}
         """)),
-    Group("none", _lines("""
+    PhrasingGroup("none", _lines("""
         what is the capital of {country}
         how old is the president of {country}
         write a poem about {topic}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from brise.demo.drive import TASK, Tally
+from brise.demo.drive import TASK, DriveTally
 from brise.demo.stages import ADAPTER, MODEL, RECOVERED_S, Demo, SkippedError, iso, until
-from brise.evidence import figures
+from brise.report import figures
 
 PROMOTED, REFUTED, UNDECIDED = 0, 3, 4  # exit statuses of brise prove
 IMPOSSIBLE = 3  # of brise cascade
@@ -78,7 +78,7 @@ def _state(demo: Demo) -> dict[str, Any]:
     return state
 
 
-def _told(demo: Demo, share: str, found: Tally) -> None:
+def _told(demo: Demo, share: str, found: DriveTally) -> None:
     ways = ", ".join(f"{count} {mode}" for mode, count in found.modes.most_common())
     demo.show.say(f"at {share}: {found.answered} of {found.asked} answered ({ways}), "
                   f"{figures.percent(found.right / max(found.asked, 1))} right")

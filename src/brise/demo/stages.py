@@ -15,16 +15,16 @@ from typing import Any, Protocol
 
 from brise.demo import drive, outcomes
 from brise.demo.child import Brise, ChildError, shown
-from brise.demo.drive import TASK, Reply, Tally
-from brise.demo.hosted import Hosted
+from brise.demo.drive import TASK, CarReply, DriveTally
+from brise.demo.large_model import LargeModelProcess
 from brise.demo.size import Size
 from brise.demo.stand_in import NAME, truth_of
 from brise.demo.workload import Talk, Workload
 from brise.errors import BriseError
-from brise.evidence import figures
-from brise.gateway.sql_store import SqlStore
-from brise.gateway.store import Query
-from brise.gateway.stores import open_store
+from brise.report import figures
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.store import Query
+from brise.traffic.stores import open_store
 
 MODEL, ADAPTER = "smollm2", "in-car"
 # Shadow answers that may be waited for at one time: the gateway's queue holds 256 and sheds what is over.
@@ -51,7 +51,7 @@ scope = "training"
 """
 
 
-class Show(Protocol):
+class StageWatcher(Protocol):
     """What the demo tells while it runs."""
 
     def command(self, line: str) -> None:
@@ -78,7 +78,7 @@ class Demo:
     folder: Path
     brise: Brise
     size: Size
-    show: Show
+    show: StageWatcher
     stack: ExitStack
     seed: int = 7
     url: str = ""
@@ -96,7 +96,7 @@ class Demo:
         stretches = [workload.talks(count, held_out=size.held_out) for count in later]
         (self.calibrating, self.gating, self.first, self.half, self.whole, self.outage, self.after) = stretches
         self.truth = truth_of(talk for talks in (self.training, *stretches) for talk in talks)
-        self.hosted = Hosted(self.truth, size.nature)
+        self.hosted = LargeModelProcess(self.truth, size.nature)
         self.store_path, self.prices = self.folder / "traffic.sqlite", self.folder / "prices.toml"
 
     @property
@@ -109,15 +109,15 @@ class Demo:
         self.show.command(shown(words))
         return self.brise.run(*words, allowed=allowed)
 
-    def drive(self, talks: list[Talk], parallel: int, note: str, *, shadows: bool = False) -> Tally:
+    def drive(self, talks: list[Talk], parallel: int, note: str, *, shadows: bool = False) -> DriveTally:
         """Traffic through the gateway, with a bar; with `shadows` as fast as the small model keeps up."""
-        total, seen = sum(len(talk.turns) for talk in talks), Tally()
+        total, seen = sum(len(talk.turns) for talk in talks), DriveTally()
 
-        def on_reply(reply: Reply) -> None:
+        def on_reply(reply: CarReply) -> None:
             seen.add(reply)
             self.show.progress(seen.asked, total, f"{note}: {seen.answered} answered, {seen.right} right")
 
-        async def go() -> Tally:
+        async def go() -> DriveTally:
             pace = _Pace(self, seen).wait if shadows else drive.nothing
             return await drive.drive(self.url, talks, parallel=parallel, on_reply=on_reply, before=pace)
 
@@ -142,7 +142,7 @@ class Demo:
 class _Pace:
     """Holds the traffic back while the shadow is behind, so that none of it is shed."""
 
-    def __init__(self, demo: Demo, seen: Tally) -> None:
+    def __init__(self, demo: Demo, seen: DriveTally) -> None:
         self._demo, self._seen = demo, seen
         self._since_s, self._lock = time.time(), asyncio.Lock()
         self._shadows, self._looked_s = 0, 0.0

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from brise.demo.workload import ARGUMENTS, Call, Talk
+from brise.demo.workload import ARGUMENTS, FunctionCall, Talk
 
 NAME = "simulated-large"
 FINGERPRINT = "simulated-1"
@@ -52,7 +52,7 @@ class Spoken:
 class StandIn:
     """Answers requests of a workload whose truth it knows."""
 
-    def __init__(self, truth: Mapping[str, Call], nature: Nature) -> None:
+    def __init__(self, truth: Mapping[str, FunctionCall], nature: Nature) -> None:
         self._truth, self.nature = truth, nature
         self._asked: Counter[str] = Counter()
 
@@ -61,14 +61,14 @@ class StandIn:
         key = key_of([str(message.get("content")) for message in messages if message.get("role") == "user"])
         self._asked[key] += 1
         draw = random.Random(f"{self.nature.seed} {key} {self._asked[key]}")
-        right = self._truth.get(key, Call("none", {}))
+        right = self._truth.get(key, FunctionCall("none", {}))
         text = right.text() if draw.random() < self.nature.accuracy else _mistake(right, draw)
         wait_s = self.nature.median_s * draw.lognormvariate(0.0, self.nature.spread)
         read = sum(num_tokens(str(message.get("content"))) for message in messages)
         return Spoken(text, wait_s, read, num_tokens(text))
 
 
-def truth_of(talks: Iterable[Talk]) -> dict[str, Call]:
+def truth_of(talks: Iterable[Talk]) -> dict[str, FunctionCall]:
     """What StandIn has to know of a workload: the call that each request means, after those before it."""
     return {key_of([turn.text for turn in talk.turns[:number + 1]]): turn.call
             for talk in talks for number, turn in enumerate(talk.turns)}
@@ -84,7 +84,7 @@ def num_tokens(text: str) -> int:
     return 1 + len(text) // 4
 
 
-def _mistake(right: Call, draw: random.Random) -> str:
+def _mistake(right: FunctionCall, draw: random.Random) -> str:
     """A wrong value mostly, sometimes an argument left out or another function, rarely no call at all."""
     kind = draw.random()
     if kind < 0.15:
@@ -94,10 +94,10 @@ def _mistake(right: Call, draw: random.Random) -> str:
     if kind < 0.7 and changeable:
         name = draw.choice(changeable)
         arguments[name] = draw.choice([value for value in _OTHER_VALUES[name] if value != arguments[name]])
-        return Call(right.function, arguments).text()
+        return FunctionCall(right.function, arguments).text()
     if kind < 0.85 and len(arguments) > 1:
         del arguments[draw.choice(sorted(arguments))]
-        return Call(right.function, arguments).text()
+        return FunctionCall(right.function, arguments).text()
     other = draw.choice([name for name in ARGUMENTS if name != right.function])
     # With the arguments of the right one, although it has no such: models do that.
     return json.dumps({"name": other, "arguments": arguments}, separators=(",", ":"), ensure_ascii=False)

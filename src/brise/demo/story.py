@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from brise.demo import proofs, stages
 from brise.demo.child import Brise
 from brise.demo.size import Size
-from brise.demo.stages import Demo, Show, SkippedError
+from brise.demo.stages import Demo, SkippedError, StageWatcher
 from brise.errors import BriseError
 
 Ending = Literal["done", "skipped", "failed"]
@@ -38,7 +38,7 @@ class Ended:
     why: str = ""
 
 
-class Teller(Show, Protocol):
+class Teller(StageWatcher, Protocol):
     """Who shows the demo."""
 
     def begin(self, number: int, of: int, stage: Stage) -> None:

@@ -40,7 +40,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
-class Call:
+class FunctionCall:
     """A function with its arguments."""
 
     function: str
@@ -53,11 +53,11 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Turn:
+class DemoTurn:
     """A request, and the call that it means."""
 
     text: str
-    call: Call
+    call: FunctionCall
     is_held_out: bool  # its phrasing, or a value in it, comes in no training traffic
 
 
@@ -66,7 +66,7 @@ class Talk:
     """A conversation: a request, and maybe one more that only makes sense after it."""
 
     id: str
-    turns: tuple[Turn, ...]
+    turns: tuple[DemoTurn, ...]
 
     def messages(self, number: int, answers: Sequence[str]) -> list[dict[str, str]]:
         """What is sent for request `number`, after the answers that came before it."""
@@ -116,7 +116,7 @@ class Workload:
                                     first.call.arguments, first.is_held_out))
         return Talk(f"car-{self._seed}-{self._count:05d}", tuple(turns))
 
-    def _turn(self, phrase: _Phrase, before: Mapping[str, object], is_held_out: bool) -> Turn:
+    def _turn(self, phrase: _Phrase, before: Mapping[str, object], is_held_out: bool) -> DemoTurn:
         """Fills the slots. In a held-out request each value is one that was never trained on, every second time."""
         arguments = {**before, **phrase.fixed}
         pieces: list[tuple[str, bool]] = []  # text, and whether noise leaves it alone
@@ -129,7 +129,7 @@ class Workload:
             if slot.argument:
                 arguments[slot.argument] = value
         pieces.append((phrase.text[at:], False))
-        return Turn(self._noisy(pieces), Call(phrase.function, arguments), is_held_out)
+        return DemoTurn(self._noisy(pieces), FunctionCall(phrase.function, arguments), is_held_out)
 
     def _value(self, slot: Slot, is_held_out: bool) -> Said:
         is_new = is_held_out and self._random.random() < 0.5

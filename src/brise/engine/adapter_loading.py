@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from brise.checkpoint.adapters import WEIGHTS_FILE, read_adapter
-from brise.checkpoint.lineage import base_digest, check_base, read_lineage
-from brise.checkpoint.safetensors import open_safetensors
-from brise.checkpoint.store import Located
+from brise.backends.adapter_checks import gain
+from brise.checkpoint.adapters.lineage import base_digest, check_base, read_lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.safetensors.file import open_safetensors
 from brise.engine.model import LoadedModel
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.models.adapters import LowRanks
+from brise.files.digests import Located
+from brise.models.lora import LowRanks
+from brise.models.ops import AdapterTable
 from brise.models.weights import Array
-from brise.ops.contract import AdapterTable
-from brise.ops.lora import gain
 
 _TILE = 16  # backends round sides of matrices up to it
 _MAGNITUDE, _GAIN_BYTES = ".lora_magnitude_vector", 24 << 20  # for gains, rows of the base are looked at in float64
@@ -42,7 +42,7 @@ class ReadAdapter:
     prepared: Any
 
 
-class Reader:
+class AdapterReader:
     """Reads adapters for one model; any thread may, also several."""
 
     def __init__(self, model: LoadedModel, table: AdapterTable) -> None:

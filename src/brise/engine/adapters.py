@@ -14,10 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from brise.checkpoint.store import NAME
-from brise.engine.adapter_loading import AdapterInvalidError, ReadAdapter, Reader, reading_bytes
+from brise.engine.adapter_loading import AdapterInvalidError, AdapterReader, ReadAdapter, reading_bytes
 from brise.engine.model import LoadedModel
 from brise.errors import RequestError
+from brise.files.digests import NAME
 
 MAX_KNOWN = 256  # names, resident or not
 
@@ -101,7 +101,7 @@ class Adapters:
 
     def __init__(self, model: LoadedModel, num_slots: int, max_rank: int, limit: int | None) -> None:
         self.table = model.backend.adapters(model.config, model.weights, num_slots, max_rank)
-        self._reader, self._limit = Reader(model, self.table), limit
+        self._reader, self._limit = AdapterReader(model, self.table), limit
         self._lock = Lock()  # of everything below; held for moments
         self._loading = Lock()  # one is read at a time, so that memory is bounded
         self._known: dict[str, _Known] = {}

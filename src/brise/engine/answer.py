@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar d
     from brise.engine.grammar import Constraint
 
 
-class Answer:
+class EngineAnswer:
     """Answer `index` of a request. What it draws depends on its logits, seed, index and position only."""
 
     def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,

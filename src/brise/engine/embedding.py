@@ -12,8 +12,8 @@ from brise.engine import batching
 from brise.engine.pages import Pages
 from brise.engine.scheduler import Chunk
 from brise.engine.sequence import Sequence
+from brise.models.ops import Cache, Runner
 from brise.models.weights import Array
-from brise.ops.contract import Cache, Runner
 
 Pooling = Literal["mean", "cls", "last"]
 

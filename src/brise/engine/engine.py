@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from brise.engine import batching, embedding, features, last_hidden, memory, validate
-from brise.engine.answer import Answer, token_logprob
+from brise.engine import batching, cache_budget, embedding, features, last_hidden, validate
+from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages
-from brise.engine.request import Delta, FinishReason, Grammar, Request, TokenLogprob
+from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
 from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
+from brise.models.ops import CacheFormat
 from brise.models.weights import Array
-from brise.ops.contract import CacheFormat
+from brise.text.inputs import Grammar
 
 if TYPE_CHECKING:  # see answer.py
     from brise.engine.adapters import Adapters, Lease
@@ -69,14 +70,14 @@ class EngineStats:
 
 
 @dataclass(eq=False)
-class Job:
+class Submission:
     """An accepted request: its answers, those of them that run on, and what is known of its prompt."""
 
     request_id: str
     request: Request
-    answers: list[Answer]
+    answers: list[EngineAnswer]
     open: set[int]
-    held_back: list[Answer]  # they start when the first one has put the prompt into the prefix cache
+    held_back: list[EngineAnswer]  # they start when the first one has put the prompt into the prefix cache
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     lease: Lease | None = None  # of its adapter, until the last answer has ended
 
@@ -100,7 +101,7 @@ class Engine:
         self._break_row = None if model.vision is None else model.vision.break_row
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self._arrivals = count()
-        self._jobs: dict[int, Job] = {}  # by arrival
+        self._jobs: dict[int, Submission] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
         self._background: set[str] = set()  # ids of requests that nobody waits for; beside them there are no others
         self._news: list[Delta] = []  # ends that came between steps
@@ -112,7 +113,7 @@ class Engine:
         """Takes a request in and returns its id; RequestError if it cannot be answered."""
         return self.accept(self.prepare(request))
 
-    def prepare(self, request: Request) -> Job:
+    def prepare(self, request: Request) -> Submission:
         """Everything about a request that needs no turn on the engine; any thread may do it.
 
         It may read the request's adapter from disk. `accept` or `drop` has to follow.
@@ -125,14 +126,14 @@ class Engine:
         arrival = next(self._arrivals)
         request_id = f"request-{arrival}"
         answers = [
-            Answer(request_id, index, request,
-                   Sequence((arrival, index), request.prompt,
-                            scores_prompt=request.prompt_logprobs is not None and index == 0,
-                            spans=tuple(replace(span) for span in spans)),
-                   tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
-                   constraint=self._constraint(request.grammar))
+            EngineAnswer(request_id, index, request,
+                         Sequence((arrival, index), request.prompt,
+                                  scores_prompt=request.prompt_logprobs is not None and index == 0,
+                                  spans=tuple(replace(span) for span in spans)),
+                         tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
+                         constraint=self._constraint(request.grammar))
             for index in range(request.n)]
-        job = Job(request_id, request, answers, set(range(request.n)), answers[1:])
+        job = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
         if request.adapter is not None:
             if self.adapters is None:
                 from brise.engine.adapters import AdapterNotFoundError  # noqa: PLC0415 - see _adapters
@@ -142,7 +143,7 @@ class Engine:
                 answer.sequence.adapter, answer.sequence.root = job.lease.slot, job.lease.digest
         return job
 
-    def accept(self, job: Job) -> str:
+    def accept(self, job: Submission) -> str:
         """Puts a prepared request into the queue; QueueFullError if that is full.
 
         One in the background finds no room beside others, and makes room for them.
@@ -166,7 +167,7 @@ class Engine:
         self._scheduler.add(first)
         return job.request_id
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Submission) -> None:
         """Gives back what a prepared request holds, if it will not be accepted; any thread may do it."""
         if job.lease is not None and self.adapters is not None:
             self.adapters.release(job.lease)
@@ -282,7 +283,7 @@ class Engine:
         arrivals = {sequence.order[0] for sequence in failure.sequences}
         return [delta for arrival in sorted(arrivals) for delta in self._fail(self._jobs[arrival], failure.error)]
 
-    def _read(self, job: Job, chunk: Chunk, logits_RV: Array) -> list[Delta]:
+    def _read(self, job: Submission, chunk: Chunk, logits_RV: Array) -> list[Delta]:
         """What the rows of one chunk say: of the prompt, of the next token, or of both."""
         sequence = chunk.sequence
         if sequence.wants_scores:
@@ -309,7 +310,7 @@ class Engine:
         batch = batching.pack([last], self._pages.page_size, self._break_row)
         return last_hidden.reduced(self._runner.hidden(batch, self._cache)[0])
 
-    def _score_prompt(self, job: Job, chunk: Chunk, logits_RV: Array) -> None:
+    def _score_prompt(self, job: Submission, chunk: Chunk, logits_RV: Array) -> None:
         """The row of a position holds the log-probability of the token after it."""
         sequence = chunk.sequence
         for position in range(chunk.first_row, min(chunk.end, sequence.num_prompt - 1)):
@@ -318,13 +319,13 @@ class Engine:
                 int(sequence.tokens[position + 1]), job.request.prompt_logprobs or 0))
         sequence.num_scored = chunk.end
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Submission) -> None:
         """The first answer has computed the prompt: the others find it in the prefix cache."""
         for answer in job.held_back:
             self._scheduler.add(answer.sequence)
         job.held_back = []
 
-    def _tell_prompt(self, job: Job, answer: Answer) -> None:
+    def _tell_prompt(self, job: Submission, answer: EngineAnswer) -> None:
         """The answer begins: it will say how much of the prompt was cached and, once, how likely that was."""
         first = job.answers[0].sequence
         if answer.index == 0:
@@ -333,11 +334,11 @@ class Engine:
         if job.request.prompt_logprobs is not None:
             answer.prompt_logprobs = tuple(job.prompt_logprobs)
 
-    def _fail(self, job: Job, error: Exception) -> list[Delta]:
+    def _fail(self, job: Submission, error: Exception) -> list[Delta]:
         self._num_failures += 1
         return self._end_job(job, "error", f"{type(error).__name__}: {error}")
 
-    def _end_job(self, job: Job, finish: FinishReason, error: str | None = None) -> list[Delta]:
+    def _end_job(self, job: Submission, finish: FinishReason, error: str | None = None) -> list[Delta]:
         """Ends those of a request's answers that run on."""
         deltas = []
         for index in sorted(job.open):
@@ -345,7 +346,7 @@ class Engine:
             self._close(job, job.answers[index])
         return deltas
 
-    def _close(self, job: Job, answer: Answer) -> None:
+    def _close(self, job: Submission, answer: EngineAnswer) -> None:
         self._scheduler.remove(answer.sequence)
         job.open.discard(answer.index)
         if not job.open:
@@ -365,10 +366,10 @@ def _adapters(model: LoadedModel, settings: EngineSettings) -> Adapters | None:
 def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:
     if settings.num_pages is not None:
         return settings.num_pages
-    page = memory.page_bytes(model.backend, model.config, settings.page_size, settings.cache_format)
+    page = cache_budget.page_bytes(model.backend, model.config, settings.page_size, settings.cache_format)
     if settings.cache_bytes is not None:
-        return memory.pages_within(settings.cache_bytes, page)
-    return memory.default_pages(page, _max_context(model, settings), settings.page_size)
+        return cache_budget.pages_within(settings.cache_bytes, page)
+    return cache_budget.default_pages(page, _max_context(model, settings), settings.page_size)
 
 
 def _max_context(model: LoadedModel, settings: EngineSettings) -> int:

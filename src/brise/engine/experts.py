@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from brise.errors import UnsupportedError
+from brise.models.ops import Backend
 from brise.models.weights import Mixture, Stack, Weight, Weights
-from brise.ops.contract import Backend
 
 Put = Callable[[str, Weight], Weight]
 
@@ -17,8 +17,8 @@ def put_on_demand(weights: Weights, target: Backend, expert_bytes: int, behind: 
     `behind` hears of every matrix that was read for it, so that the file's pages can be let go of.
     """
     # The native backend needs its compiled library; whoever asks for the other one may not have it.
-    from brise.ops.native import NativeBackend  # noqa: PLC0415
-    from brise.ops.native_experts import new_store  # noqa: PLC0415
+    from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
+    from brise.backends.native.experts import new_store  # noqa: PLC0415
 
     stacks = {id(stack) for stack in routed(weights)}
     if not stacks:
@@ -47,7 +47,7 @@ def routed(weights: Weights) -> Iterator[Stack]:
 
 def check_room(placed: Weights, expert_bytes: int) -> None:
     """Refuses a budget that does not hold one whole expert of every layer."""
-    from brise.ops.native_experts import expert_stack  # noqa: PLC0415 - as above
+    from brise.backends.native.experts import expert_stack  # noqa: PLC0415 - as above
 
     for index, layer in enumerate(placed.layers):
         if not isinstance(layer.feed_forward, Mixture):

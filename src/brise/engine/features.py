@@ -18,7 +18,7 @@ from brise.models.weights import Array
 
 
 @dataclass(frozen=True)
-class Failure:
+class EncodingFailure:
     """An image could not be encoded, and these sequences wait for it."""
 
     sequences: list[Sequence]
@@ -43,7 +43,7 @@ class Features:
         self._kept_bytes = 0
         self._work: _Work | None = None
 
-    def advance(self, running: Iterable[Sequence]) -> Failure | None:
+    def advance(self, running: Iterable[Sequence]) -> EncodingFailure | None:
         """Hands out features that are there, and does one piece of work for those that are not.
 
         Features that a sequence has and has not used yet come first: no further encoding is begun beside them, so
@@ -64,7 +64,7 @@ class Features:
             return None
         return self._encode(waiting)
 
-    def _encode(self, waiting: dict[bytes, list[Sequence]]) -> Failure | None:
+    def _encode(self, waiting: dict[bytes, list[Sequence]]) -> EncodingFailure | None:
         try:
             if self._work is None:
                 image = _awaited(next(iter(waiting.values()))[0]).image
@@ -75,7 +75,7 @@ class Features:
         except Exception as error:  # it must not reach other requests
             failed = next(iter(waiting)) if self._work is None else self._work.digest
             self._work = None
-            return Failure(waiting[failed], error)
+            return EncodingFailure(waiting[failed], error)
         if features is not None:
             for sequence in waiting[self._work.digest]:
                 _awaited(sequence).features = features

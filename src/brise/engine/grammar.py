@@ -12,9 +12,9 @@ from threading import Lock
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from brise.engine.request import Grammar
 from brise.errors import RequestError
 from brise.models.weights import Array
+from brise.text.inputs import Grammar
 from brise.text.protocols import TextTokenizer
 
 # Small models love to write line breaks for ever where JSON allows them; this is room for a deep indentation.

@@ -9,14 +9,14 @@ from math import prod
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.requantize import requantized, requantized_tower
-from brise.checkpoint.source import Checkpoint, open_checkpoint
 from brise.engine import experts
 from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
 from brise.models.config import Config
+from brise.models.ops import Backend
 from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
-from brise.ops.contract import Backend
 from brise.text.load import tokens_for
 from brise.text.protocols import Chat, TextTokenizer
 
@@ -129,10 +129,10 @@ def _stored_bytes(weight: Weight) -> int:
 def _backend(name: Literal["native", "reference"], threads: int | None) -> Backend:
     # Each is imported only if chosen: the native one needs its compiled library, the other is for tests.
     if name == "native":
-        from brise.ops.native import NativeBackend  # noqa: PLC0415
+        from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
 
         return NativeBackend(threads or num_cores())
-    from brise.ops.reference import ReferenceBackend  # noqa: PLC0415
+    from brise.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
 
     return ReferenceBackend()
 

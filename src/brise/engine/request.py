@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from brise.models.weights import Array
+from brise.text.inputs import Grammar, ImageInput
 
 FinishReason = Literal["stop", "length", "cancelled", "preempted", "error"]
 
@@ -27,28 +27,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
-
-    `begun` is what of the answer stands in the prompt already.
-    """
-
-    kind: Literal["json_schema", "json_object", "lark"]
-    text: str = ""
-    begun: str = ""
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """An image in a prompt: the tokens that stand for it, and its pixels, float32 (3, height, width) as the tower
-    takes them, which are made when its turn has come. Equal digests mean equal pixels."""
-
-    digest: bytes
-    tokens: tuple[int, ...]
-    pixels: Callable[[], Array]
-
-
-@dataclass(frozen=True)
 class Request:
     """One prompt, `n` answers. `logprobs` is how many alternatives each token comes with (None: no logprobs)."""
 
@@ -61,7 +39,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False  # benchmarks
-    marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/marks.py)
+    marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/sentinels.py)
     images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
     background: bool = False  # nobody waits for it: taken in when there is nothing else, ended when there is
     adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from brise.engine.streamed import Seen, StreamedOps, ignore
-from brise.models import dense
+from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
+from brise.models.ops import Backend, Ops
 from brise.models.weights import Array, Weight, Weights, part
-from brise.ops.contract import Backend, Ops
 from brise.quant.importance import Collector, Importance
-from brise.quant.quality import Comparison, Predictions, Quality
+from brise.quant.quality import Comparison, Predictions, QuantQuality
 
 WINDOW = 512
 PASS_TOKENS = 2048
@@ -45,7 +45,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringModel:
     """A model to run: weights as the file has them; `forget` lets go of the file's pages."""
 
     config: Config
@@ -67,7 +67,7 @@ def cut(texts: Sequence[Sequence[int]], bos: int | None, max_tokens: int) -> lis
     return windows
 
 
-def calibrate(machine: Machine, model: Scored, names: Sequence[tuple[str, Weight]], windows: Sequence[Array],
+def calibrate(machine: Machine, model: ScoringModel, names: Sequence[tuple[str, Weight]], windows: Sequence[Array],
               source: str, progress: Progress) -> Importance:
     """The importance of every weight's columns; `names` says what each weight is called in a GGUF file."""
     collector = Collector()
@@ -84,8 +84,8 @@ def calibrate(machine: Machine, model: Scored, names: Sequence[tuple[str, Weight
     return collector.finish(sum(map(len, windows)), source)
 
 
-def compare(machine: Machine, original: Scored, quantised: Scored, windows: Sequence[Array],
-            progress: Progress) -> Quality:
+def compare(machine: Machine, original: ScoringModel, quantised: ScoringModel, windows: Sequence[Array],
+            progress: Progress) -> QuantQuality:
     """How the second model's predictions differ from the first's, token by token over the full vocabulary."""
     comparison = Comparison()
     number = 0
@@ -102,7 +102,8 @@ def compare(machine: Machine, original: Scored, quantised: Scored, windows: Sequ
     return comparison.finish()
 
 
-def _predict(machine: Machine, predictions: Predictions, models: Sequence[Scored], hidden: Sequence[Array]) -> None:
+def _predict(machine: Machine, predictions: Predictions, models: Sequence[ScoringModel],
+             hidden: Sequence[Array]) -> None:
     """Both models' logits of all tokens, block by block of the vocabulary, and few enough tokens at a time."""
     num_rows, width = models[0].weights.output.shape
     block = output_rows(num_rows, width, machine.output_numbers)
@@ -124,13 +125,13 @@ def output_rows(num_rows: int, width: int, output_numbers: int = OUTPUT_NUMBERS)
     return min(num_rows, max(output_numbers // width // _TILE_ROWS, 1) * _TILE_ROWS)
 
 
-def _hidden(machine: Machine, model: Scored, group: Sequence[Array], seen: Seen, rows: Array) -> Array:
+def _hidden(machine: Machine, model: ScoringModel, group: Sequence[Array], seen: Seen, rows: Array) -> Array:
     """Normalised last hidden states of these tokens of several windows."""
     ops = StreamedOps(machine.ops, machine.backend.place, seen, model.forget)
     lengths = [len(window) for window in group]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
-    return dense.hidden(ops, model.config, model.weights, Batch(np.concatenate(group), positions, starts, rows))
+    return decoder.hidden(ops, model.config, model.weights, Batch(np.concatenate(group), positions, starts, rows))
 
 
 def _groups(windows: Sequence[Array], max_tokens: int) -> Iterator[list[Array]]:

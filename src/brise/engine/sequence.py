@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from brise.engine.pages import chained_key
-from brise.engine.request import ImageInput
 from brise.models.weights import Array
+from brise.text.inputs import ImageInput
 
 
 @dataclass(eq=False)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from brise.models.batch import Batch
+from brise.models.ops import Cache, Ops
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Quant, Stack, Stored, Weight
-from brise.ops.contract import Cache, Ops
 from brise.quant.rows import take_rows
 
 Place = Callable[[str, Weight], Weight]

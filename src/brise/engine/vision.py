@@ -11,9 +11,9 @@ import numpy as np
 from brise.errors import UnsupportedError
 from brise.models import pixtral
 from brise.models.batch import Batch
+from brise.models.ops import Backend, ImageOps
 from brise.models.pixtral import Patches, VisionConfig, VisionWeights
 from brise.models.weights import Array, Weight, place
-from brise.ops.contract import Backend, ImageOps
 from brise.text.images import MAX_PIXELS, WORK_BYTES_PER_PIXEL, ImageSettings
 
 
@@ -100,11 +100,11 @@ def image_ops(backend: Backend) -> ImageOps:
     """The backend's ops on arrays."""
     # As in model.py: each is imported only if it is used.
     if backend.name == "reference":
-        from brise.ops.reference import ReferenceOps  # noqa: PLC0415
+        from brise.backends.reference.ops import ReferenceOps  # noqa: PLC0415
 
         return ReferenceOps()
-    from brise.ops.eager import EagerOps  # noqa: PLC0415
-    from brise.ops.native import NativeBackend  # noqa: PLC0415
+    from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
+    from brise.backends.native.eager import EagerOps  # noqa: PLC0415
 
     assert isinstance(backend, NativeBackend), "a third backend needs ops on arrays"
     return EagerOps(backend)
@@ -127,6 +127,6 @@ def pack(config: VisionConfig, images: Sequence[Array]) -> Patches:
 
 
 def _numbers(weight: Weight) -> Array:
-    from brise.ops.reference import numbers  # noqa: PLC0415 - only files from llama.cpp have such a row
+    from brise.backends.reference.ops import numbers  # noqa: PLC0415 - only files from llama.cpp have such a row
 
     return numbers(weight, np.float32)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerSettings:
     """How all of them are asked. `schema` (JSON text) constrains answers; `scores` wants the references' likelihood.
 
     `absorb_system` is what was done to the prompts (data.Reading).
@@ -34,9 +34,9 @@ class Answerer(Protocol):
 
     def identity(self) -> Mapping[str, object]:
         """What answers depend on; a file of answers is only continued under the same one."""
-    def prepare(self, examples: Sequence[Example]) -> None:
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
         """Hears of all examples that will be asked, once and before the first."""
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         """The answer; one that cannot be given has its `error`. Raises if no other example could be answered either."""
     def close(self) -> None:
         """Stops what runs. Answers that are still waited for raise."""

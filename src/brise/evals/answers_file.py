@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from brise.checkpoint.staged import output_errors
 from brise.errors import OutputError
 from brise.evals.data import as_json
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.files.atomic import output_errors
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedAnswers:
     """What a file holds: whose answers, under which settings, and the answers by the digest of their example."""
 
     system: str
     settings: Mapping[str, object]
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, EvalAnswer]
 
 
 class AnswersFile:
     """Open for appending; made by `continued`."""
 
-    def __init__(self, file: BinaryIO, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, file: BinaryIO, answers: Mapping[str, EvalAnswer]) -> None:
         self._file, self.answers = file, answers
 
-    def append(self, example: Example, answer: Answer) -> None:
+    def append(self, example: EvalExample, answer: EvalAnswer) -> None:
         """One more line, in one write."""
         self._file.write(_line({"id": example.digest, "place": example.place, "answer": as_json(answer)}))
         self._file.flush()
@@ -53,7 +53,7 @@ def continued(path: Path, system: str, settings: Mapping[str, object]) -> Iterat
         file.seek(0)
         whole = _whole_lines(file.read())
         file.truncate(len(whole))
-        answers: Mapping[str, Answer] = {}
+        answers: Mapping[str, EvalAnswer] = {}
         if whole:
             saved = _parsed(whole, path)
             _check_same(saved, settings, path)
@@ -64,7 +64,7 @@ def continued(path: Path, system: str, settings: Mapping[str, object]) -> Iterat
         yield AnswersFile(file, answers)
 
 
-def read(path: Path) -> Saved:
+def read(path: Path) -> SavedAnswers:
     """The answers of an earlier run."""
     try:
         return _parsed(_whole_lines(path.read_bytes()), path)
@@ -72,27 +72,27 @@ def read(path: Path) -> Saved:
         raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from None
 
 
-def _parsed(data: bytes, path: Path) -> Saved:
-    answers: dict[str, Answer] = {}
+def _parsed(data: bytes, path: Path) -> SavedAnswers:
+    answers: dict[str, EvalAnswer] = {}
     try:
         head, *rows = [json.loads(line) for line in data.splitlines()]
         if head["brise_eval"] != VERSION:
             raise ValueError(f"it is of version {head['brise_eval']!r}, {VERSION} is known")
         for row in rows:
             answers[row["id"]] = _answer(row["answer"])
-        return Saved(head["system"], head["settings"], answers)
+        return SavedAnswers(head["system"], head["settings"], answers)
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{str(path)!r} is no file of answers of brise eval: {error}",
                           hint="give a name of a file that is not there yet") from None
 
 
-def _answer(row: Mapping[str, Any]) -> Answer:
+def _answer(row: Mapping[str, Any]) -> EvalAnswer:
     fields = {**row}
-    calls = tuple(Call(call["name"], call["arguments"]) for call in fields.pop("calls", []))
-    return Answer(calls=calls, **fields)
+    calls = tuple(AnsweredCall(call["name"], call["arguments"]) for call in fields.pop("calls", []))
+    return EvalAnswer(calls=calls, **fields)
 
 
-def _check_same(saved: Saved, settings: Mapping[str, object], path: Path) -> None:
+def _check_same(saved: SavedAnswers, settings: Mapping[str, object], path: Path) -> None:
     for name in sorted(saved.settings.keys() | settings.keys()):
         before, wanted = saved.settings.get(name), settings.get(name)
         if before != json.loads(json.dumps(wanted)):

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from brise.errors import EvidenceError, MissingExtraError
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 from brise.text.conversation import plain_text
 
 Kind = Literal["majority", "tfidf"]
@@ -30,9 +30,9 @@ class BaselineAnswerer:
 
     parallel = 1
 
-    def __init__(self, kind: Kind, train: Sequence[Example], *, classifies: bool) -> None:
+    def __init__(self, kind: Kind, train: Sequence[EvalExample], *, classifies: bool) -> None:
         self._kind, self._train, self._classifies = kind, train, classifies
-        self._answers: Mapping[str, Answer] = {}
+        self._answers: Mapping[str, EvalAnswer] = {}
         self.name: str = kind
         if kind == "tfidf":
             self.name = "TF-IDF + linear" if classifies else "TF-IDF + nearest neighbour"
@@ -42,7 +42,7 @@ class BaselineAnswerer:
         rows = hashlib.sha256("".join(example.digest for example in self._train).encode()).hexdigest()
         return {"baseline": self.name, "train": rows}
 
-    def prepare(self, examples: Sequence[Example]) -> None:
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
         """Trains, and answers all of them at once."""
         if self._kind == "majority":
             chosen = [majority(self._train)] * len(examples)
@@ -52,7 +52,7 @@ class BaselineAnswerer:
             chosen = _nearest(self._train, examples)
         self._answers = {example.digest: answer for example, answer in zip(examples, chosen, strict=True)}
 
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         """What `prepare` found."""
         return self._answers[example.digest]
 
@@ -60,7 +60,7 @@ class BaselineAnswerer:
         """Nothing runs."""
 
 
-def without(train: Sequence[Example], evaluated: Sequence[Example]) -> tuple[Example, ...]:
+def without(train: Sequence[EvalExample], evaluated: Sequence[EvalExample]) -> tuple[EvalExample, ...]:
     """The training rows of conversations that are not evaluated; EvidenceError if none is left."""
     seen = {example.conversation for example in evaluated}
     kept = tuple(example for example in train if example.conversation not in seen)
@@ -70,38 +70,38 @@ def without(train: Sequence[Example], evaluated: Sequence[Example]) -> tuple[Exa
     return kept
 
 
-def majority(train: Sequence[Example]) -> Answer:
+def majority(train: Sequence[EvalExample]) -> EvalAnswer:
     """The most frequent answer, of equally frequent ones the first."""
     return Counter(example.reference for example in train).most_common(1)[0][0]
 
 
-def texts_of(train: Sequence[Example], examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+def texts_of(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> tuple[list[str], list[str]]:
     """What each example says, for both parts; system messages only if they differ between training rows."""
     systems = {_written(example, is_system=True) for example in train}
 
-    def text(example: Example) -> str:
+    def text(example: EvalExample) -> str:
         own = _written(example, is_system=False)
         return f"{_written(example, is_system=True)}\n{own}" if len(systems) > 1 else own
 
     return [text(example) for example in train], [text(example) for example in examples]
 
 
-def _written(example: Example, *, is_system: bool) -> str:
+def _written(example: EvalExample, *, is_system: bool) -> str:
     return "\n".join(plain_text(message.get("content")) for message in example.prompt
                      if (message["role"] in ("system", "developer")) == is_system)
 
 
-def _classified(train: Sequence[Example], examples: Sequence[Example]) -> list[Answer]:
+def _classified(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> list[EvalAnswer]:
     labels = [example.reference.text.strip() for example in train]
     if len(set(labels)) == 1:
-        return [Answer(labels[0])] * len(examples)
+        return [EvalAnswer(labels[0])] * len(examples)
     known, asked = _features(*texts_of(train, examples))
     model = _sklearn("svm").LinearSVC(random_state=0)
     model.fit(known, labels)
-    return [Answer(str(label)) for label in model.predict(asked)]
+    return [EvalAnswer(str(label)) for label in model.predict(asked)]
 
 
-def _nearest(train: Sequence[Example], examples: Sequence[Example]) -> list[Answer]:
+def _nearest(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> list[EvalAnswer]:
     known, asked = _features(*texts_of(train, examples))
     copied = [replace(example.reference) for example in train]
     return [copied[at] for at in _most_similar(known, asked)]

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import Counts, Measure
-from brise.proof.units import Floats
+from brise.stats.clusters import Floats
 
 
-def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+def labels_of(examples: Sequence[EvalExample]) -> tuple[str, ...]:
     """The labels that references have."""
     return tuple(sorted({example.reference.text.strip() for example in examples}))
 
 
-def row(labels: Sequence[str]) -> Callable[[Example, Answer], Counts]:
+def row(labels: Sequence[str]) -> Callable[[EvalExample, EvalAnswer], Counts]:
     """Counts of one answer: right, and outside the labels."""
     known = frozenset(labels)
 
-    def count(example: Example, answer: Answer) -> Counts:
+    def count(example: EvalExample, answer: EvalAnswer) -> Counts:
         given = answer.text.strip()
         return {"accuracy": (float(given == example.reference.text.strip()), 1.0),
                 "outside": (float(given not in known), 1.0)}
@@ -29,7 +29,7 @@ def row(labels: Sequence[str]) -> Callable[[Example, Answer], Counts]:
     return count
 
 
-def macro(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measure]:
+def macro(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
     """Macro F1: each label's F1 = 2 TP / (2 TP + FP + FN), and their mean over the labels that occur as references.
 
     An answer that is no label costs its reference's label a miss, and no label a false alarm.
@@ -46,7 +46,8 @@ def macro(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measur
     return [Measure("macro_f1", counts.reshape(len(examples), -1), _macro_f1)]
 
 
-def confusions(examples: Sequence[Example], answers: Sequence[Answer], most: int = 10) -> list[tuple[str, str, int]]:
+def confusions(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer], most: int = 10) -> list[tuple[str, str,
+                                                                                                             int]]:
     """(reference, answer, how often), the most frequent mistakes first; long answers are shortened."""
     pairs = Counter((example.reference.text.strip(), answer.text.strip()[:80])
                     for example, answer in zip(examples, answers, strict=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.evals.data import as_json
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import Measure, ratio
 from brise.evals.scorers import Scorer
 
@@ -31,7 +31,7 @@ def load(spec: str) -> Scorer:
         raise EvidenceError(f"the scorer is {spec!r}, allowed is FILE.py:FUNCTION")
     score = _function(Path(file), function)
 
-    def whole(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measure]:
+    def whole(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
         rows = [_numbers(score, example, answer) for example, answer in zip(examples, answers, strict=True)]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return [_measure(name, rows) for name in names]
@@ -54,7 +54,7 @@ def _function(path: Path, name: str) -> Score:
     return function
 
 
-def _numbers(score: Score, example: Example, answer: Answer) -> Mapping[str, float]:
+def _numbers(score: Score, example: EvalExample, answer: EvalAnswer) -> Mapping[str, float]:
     shown = {"messages": [dict(message) for message in example.prompt], "reference": as_json(example.reference),
              "tools": list(example.tools), "meta": dict(example.meta), "place": example.place}
     try:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from brise.errors import EvidenceError
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.text.conversation import plain_text
 from brise.text.protocols import Message
-from brise.tune import identity
-from brise.tune.example import Example as Conversation
-from brise.tune.parse_row import RowRules
-from brise.tune.read_rows import NUM_SHOWN, BadRow, Columns, read_rows
-from brise.tune.render import UNLEARNED
-from brise.tune.split import split
+from brise.tune.data import identity
+from brise.tune.data.example import TrainingExample as Conversation
+from brise.tune.data.parse_row import RowRules
+from brise.tune.data.read_rows import NUM_SHOWN, BadRow, Columns, read_rows
+from brise.tune.data.render import UNLEARNED
+from brise.tune.data.split import split
 
 Turns = Literal["last", "all"]
 
@@ -42,7 +42,7 @@ class Reading:
     absorb_system: bool | str = False
 
 
-def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[Example, ...]:
+def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[EvalExample, ...]:
     """All examples of these files, in order. With turns "all" each answer of an assistant is one, else the last.
 
     A row that cannot be read refuses all of them: figures over part of the data are no figures of the data.
@@ -59,7 +59,7 @@ def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[Example
     return tuple(example for row in chosen for example in _examples(row, reading))
 
 
-def as_json(answer: Answer) -> dict[str, object]:
+def as_json(answer: EvalAnswer) -> dict[str, object]:
     """An answer as a file of answers has it; what is empty is left out."""
     out: dict[str, object] = {"text": answer.text, "finish": answer.finish}
     if answer.calls:
@@ -71,7 +71,7 @@ def as_json(answer: Answer) -> dict[str, object]:
         {"scored_tokens": answer.scored_tokens} if answer.scored_tokens else {})
 
 
-def _examples(row: Conversation, reading: Reading) -> Iterator[Example]:
+def _examples(row: Conversation, reading: Reading) -> Iterator[EvalExample]:
     """Digests are those of the row as it stands in the file, so that a student without its system prompt can be
     compared with one that has it."""
     answers = [index for index, message in enumerate(row.messages)
@@ -83,8 +83,8 @@ def _examples(row: Conversation, reading: Reading) -> Iterator[Example]:
         key = identity.canonical([prompt, as_json(reference), row.tools])
         if reading.absorb_system is not False:
             prompt = _absorbed(prompt, reading.absorb_system)
-        yield Example(tuple(prompt), reference, row.place, row.conversation,
-                      hashlib.sha256(key.encode()).hexdigest()[:24], row.tools, row.provider, row.meta)
+        yield EvalExample(tuple(prompt), reference, row.place, row.conversation,
+                          hashlib.sha256(key.encode()).hexdigest()[:24], row.tools, row.provider, row.meta)
 
 
 def _absorbed(prompt: Sequence[Message], system: bool | str) -> list[Message]:
@@ -92,10 +92,10 @@ def _absorbed(prompt: Sequence[Message], system: bool | str) -> list[Message]:
     return [*first, *(message for message in prompt if message["role"] != "system")]
 
 
-def _reference(message: Message) -> Answer:
+def _reference(message: Message) -> EvalAnswer:
     calls = cast(Sequence[Mapping[str, Any]], message.get("tool_calls") or ())
-    return Answer(plain_text(message.get("content")), tuple(
-        Call(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
+    return EvalAnswer(plain_text(message.get("content")), tuple(
+        AnsweredCall(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
         for call in calls))
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from brise.errors import NetworkError, UnsupportedError
-from brise.evals.answerer import Asked
-from brise.evals.example import Answer, Call, Example
+from brise.evals.answerer import AnswerSettings
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.text.protocols import Message, parts_of
 
 Wait = Callable[[float], Awaitable[object]]
@@ -56,7 +56,7 @@ class EndpointAnswerer:
     `transport` is for tests, and so is `wait`, which sleeps.
     """
 
-    def __init__(self, endpoint: Endpoint, asked: Asked, *, parallel: int = 16,
+    def __init__(self, endpoint: Endpoint, asked: AnswerSettings, *, parallel: int = 16,
                  transport: httpx.AsyncBaseTransport | None = None, wait: Wait = asyncio.sleep) -> None:
         if asked.scores:
             raise UnsupportedError("perplexity needs the model itself: endpoints tell no likelihood of a given answer",
@@ -74,7 +74,7 @@ class EndpointAnswerer:
         """Where the model runs, and what is asked of it."""
         return {"endpoint": self._endpoint.url, "model": self._endpoint.model, **self._asked.identity()}
 
-    def prepare(self, examples: Sequence[Example]) -> None:
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
         """Refuses what cannot be sent before anything is."""
         for example in examples:
             for message in example.prompt:
@@ -83,7 +83,7 @@ class EndpointAnswerer:
         self._thread = Thread(target=self._loop.run_forever, name="brise-eval-endpoint", daemon=True)
         self._thread.start()
 
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         """One request, again while the server is busy; NetworkError if it cannot be had at all."""
         with self._lock:
             if self._loop is None:
@@ -108,11 +108,11 @@ class EndpointAnswerer:
         await asyncio.gather(*running, return_exceptions=True)
         await self._client.aclose()
 
-    async def _answer(self, example: Example) -> Answer:
+    async def _answer(self, example: EvalExample) -> EvalAnswer:
         body, busy = self._body(example), _Busy("it was not asked")
         for attempt in range(ATTEMPTS):
             outcome = await self._ask(body)
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, EvalAnswer):
                 return outcome
             busy = outcome
             wait_s = FIRST_WAIT_S * 2**attempt if busy.wait_s is None else busy.wait_s
@@ -122,7 +122,7 @@ class EndpointAnswerer:
         raise NetworkError(f"{self._endpoint.url} did not answer in {attempt + 1} attempts: {busy.reason}",
                            hint="the answers so far are kept with --out; try again later, or with --parallel 1")
 
-    def _body(self, example: Example) -> dict[str, object]:
+    def _body(self, example: EvalExample) -> dict[str, object]:
         body: dict[str, object] = {
             "model": self._endpoint.model, "messages": [sent(message, example.place) for message in example.prompt],
             "temperature": 0, "max_tokens": self._asked.max_tokens}
@@ -133,7 +133,7 @@ class EndpointAnswerer:
                 "name": "answer", "strict": True, "schema": json.loads(self._asked.schema)}}
         return body
 
-    async def _ask(self, body: Mapping[str, object]) -> Answer | _Busy:
+    async def _ask(self, body: Mapping[str, object]) -> EvalAnswer | _Busy:
         try:
             response = await self._client.post(f"{self._endpoint.url.rstrip('/')}/chat/completions", json=body)
         except httpx.TransportError as error:
@@ -144,7 +144,7 @@ class EndpointAnswerer:
         if response.status_code in RETRIED:
             return _Busy(reason, _retry_after(response.headers.get("retry-after")))
         if response.status_code in OF_THE_ROW:
-            return Answer(finish="error", error=reason)
+            return EvalAnswer(finish="error", error=reason)
         raise NetworkError(f"{self._endpoint.url} refuses: {reason}",
                            hint="is the URL right (it ends in /v1), and the key (--key-env)?")
 
@@ -173,15 +173,15 @@ def sent(message: Message, place: str) -> dict[str, object]:
     return sent
 
 
-def _read(response: httpx.Response, url: str) -> Answer:
+def _read(response: httpx.Response, url: str) -> EvalAnswer:
     try:
         body = response.json()
         choice = body["choices"][0]
         message, usage = choice["message"], body.get("usage") or {}
-        calls = tuple(Call(str(call["function"]["name"]), str(call["function"]["arguments"]))
+        calls = tuple(AnsweredCall(str(call["function"]["name"]), str(call["function"]["arguments"]))
                       for call in message.get("tool_calls") or ())
-        return Answer(str(message.get("content") or ""), calls, str(choice.get("finish_reason") or "stop"), None,
-                      int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+        return EvalAnswer(str(message.get("content") or ""), calls, str(choice.get("finish_reason") or "stop"), None,
+                          int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise NetworkError(f"{url} gave no chat completion: {type(error).__name__} at {error}",
                            hint="the endpoint must speak OpenAI's /chat/completions") from None

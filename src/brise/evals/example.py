@@ -9,7 +9,7 @@ from brise.text.protocols import Message
 
 
 @dataclass(frozen=True)
-class Call:
+class AnsweredCall:
     """A function call of an answer. `arguments` is JSON text as it was written, maybe wrong."""
 
     name: str
@@ -17,14 +17,14 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EvalAnswer:
     """What a model said. `error` says why there is no answer; it counts as a wrong one.
 
     For perplexity `nll` is the reference's negative log-likelihood in nats over `scored_tokens` tokens.
     """
 
     text: str = ""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[AnsweredCall, ...] = ()
     finish: str = "stop"
     error: str | None = None
     prompt_tokens: int = 0
@@ -34,14 +34,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Example:
+class EvalExample:
     """One question. `place` is file:line; rows of one `conversation` are no independent observations.
 
     `digest` is that of prompt, tools and reference: the key in a file of answers.
     """
 
     prompt: tuple[Message, ...]
-    reference: Answer
+    reference: EvalAnswer
     place: str
     conversation: str
     digest: str

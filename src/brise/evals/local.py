@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from brise.engine.adapter_loading import rank_in
 from brise.engine.engine import Engine, EngineSettings
+from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
-from brise.engine.request import Delta, Grammar, Request, Sampling
-from brise.engine.runner import EngineThread
+from brise.engine.request import Delta, Request, Sampling
 from brise.errors import EvidenceError, RequestError
-from brise.evals import prompts
-from brise.evals.answerer import Asked
-from brise.evals.example import Answer, Call, Example
-from brise.evals.prompts import Scored
+from brise.evals.answerer import AnswerSettings
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
 from brise.text.answer_format import AnswerParser
 from brise.text.chat import require
-from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
-from brise.text.protocols import Encoded
+from brise.text.conversation import encoded
+from brise.text.inputs import Grammar
+from brise.text.protocols import Encoded, Message
 
 PAGE_SIZE = 16
 ADAPTER = "adapter"  # its name in an engine that has no other
@@ -37,11 +39,11 @@ class OnTop:
 class LocalAnswerer:
     """`digest` is that of the model and its adapter; `context` limits prompt and answer together."""
 
-    def __init__(self, model: LoadedModel, asked: Asked, digest: str, *, parallel: int = 16,
+    def __init__(self, model: LoadedModel, asked: AnswerSettings, digest: str, *, parallel: int = 16,
                  context: int | None = None, adapter: OnTop | None = None) -> None:
         self._chat = require(model.chat)
         self._model, self._asked, self._digest, self._context = model, asked, digest, context
-        self._prompts: dict[str, Encoded | Scored | RequestError] = {}
+        self._prompts: dict[str, Encoded | ScoredPrompt | RequestError] = {}
         self._worker: EngineThread | None = None
         self._adapter, self.parallel = adapter, parallel
         self.name = model.name if adapter is None else f"{model.name} + {adapter.folder.resolve().name}"
@@ -50,7 +52,7 @@ class LocalAnswerer:
         """The model's digest and what is asked of it."""
         return {"model": self._digest, **self._asked.identity()}
 
-    def prepare(self, examples: Sequence[Example]) -> None:
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
         """Renders all prompts, and makes an engine with room for the longest ones."""
         self._prompts = {example.digest: self._rendered(example) for example in examples}
         lengths = [_length(prompt) for prompt in self._prompts.values() if not isinstance(prompt, RequestError)]
@@ -63,30 +65,30 @@ class LocalAnswerer:
         self._worker = EngineThread(engine)
         self._worker.start()
 
-    def answer(self, example: Example) -> Answer:
+    def answer(self, example: EvalExample) -> EvalAnswer:
         """The greedy answer, or the likelihood of the reference."""
         try:
             match self._prompts[example.digest]:
                 case RequestError() as error:
-                    return Answer(finish="error", error=error.args[0])
-                case Scored() as scored:
+                    return EvalAnswer(finish="error", error=error.args[0])
+                case ScoredPrompt() as scored:
                     return self._score(scored)
                 case prompt:
                     return self._generate(example, prompt)
         except RequestError as error:
             if error.status == 503:  # the engine shuts down: no other example could be answered either
                 raise
-            return Answer(finish="error", error=error.args[0])
+            return EvalAnswer(finish="error", error=error.args[0])
 
     def close(self) -> None:
         """Cancels what runs and ends the engine."""
         if self._worker is not None:
             self._worker.shutdown(drain=False)
 
-    def _rendered(self, example: Example) -> Encoded | Scored | RequestError:
+    def _rendered(self, example: EvalExample) -> Encoded | ScoredPrompt | RequestError:
         try:
-            prompt = prompts.prompt(self._model, example)
-            return prompts.scored(self._model, example, prompt) if self._asked.scores else prompt
+            encoded = prompt(self._model, example)
+            return scored(self._model, example, encoded) if self._asked.scores else encoded
         except RequestError as error:  # this row cannot be asked; others can
             return error
 
@@ -99,28 +101,28 @@ class LocalAnswerer:
                               max_waiting=2 * self.parallel, max_adapters=0 if self._adapter is None else 1,
                               max_rank=0 if self._adapter is None else rank_in(self._adapter.folder))
 
-    def _generate(self, example: Example, prompt: Encoded) -> Answer:
+    def _generate(self, example: EvalExample, prompt: Encoded) -> EvalAnswer:
         format, schema = self._chat.format, self._asked.schema
         is_thinking = schema is None and format.thinks_at_end_of(prompt.tokens)
-        parser = format.parser(prompts.tool_names(example), is_thinking=is_thinking)
+        parser = format.parser(tool_names(example), is_thinking=is_thinking)
         spoken, last = _Spoken(parser), Delta("", 0)
         for last in self._deltas(Request(
                 prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, marks=format.marks,
                 images=prompt.images, grammar=None if schema is None else Grammar("json_schema", schema))):
             spoken.push(last)
-        return Answer(spoken.text, spoken.calls, last.finish or "error", last.error,
-                      last.prompt_tokens, last.completion_tokens)
+        return EvalAnswer(spoken.text, spoken.calls, last.finish or "error", last.error,
+                          last.prompt_tokens, last.completion_tokens)
 
-    def _score(self, scored: Scored) -> Answer:
+    def _score(self, scored: ScoredPrompt) -> EvalAnswer:
         """One pass over prompt and reference; nothing is generated."""
         request = Request(prompt=scored.whole.tokens, max_tokens=0, sampling=GREEDY, prompt_logprobs=0,
                           images=scored.whole.images)
         found = [delta for delta in self._deltas(request) if delta.prompt_logprobs is not None]
         logprobs = found[0].prompt_logprobs if found else None
         if logprobs is None:
-            return Answer(finish="error", error="the engine gave no log-probabilities")
+            return EvalAnswer(finish="error", error="the engine gave no log-probabilities")
         own = [item.logprob for item in logprobs[scored.start:] if item is not None]
-        return Answer(nll=-sum(own), scored_tokens=len(own), prompt_tokens=scored.start)
+        return EvalAnswer(nll=-sum(own), scored_tokens=len(own), prompt_tokens=scored.start)
 
     def _deltas(self, request: Request) -> list[Delta]:
         assert self._worker is not None, "prepared before"
@@ -131,8 +133,8 @@ class LocalAnswerer:
         return found
 
 
-def _length(prompt: Encoded | Scored) -> int:
-    return len(prompt.whole.tokens if isinstance(prompt, Scored) else prompt.tokens)
+def _length(prompt: Encoded | ScoredPrompt) -> int:
+    return len(prompt.whole.tokens if isinstance(prompt, ScoredPrompt) else prompt.tokens)
 
 
 class _Spoken:
@@ -147,8 +149,8 @@ class _Spoken:
         return "".join(self._texts)
 
     @property
-    def calls(self) -> tuple[Call, ...]:
-        return tuple(Call(name, "".join(arguments)) for name, arguments in self._calls)
+    def calls(self) -> tuple[AnsweredCall, ...]:
+        return tuple(AnsweredCall(name, "".join(arguments)) for name, arguments in self._calls)
 
     def push(self, delta: Delta) -> None:
         self._take(self._parser.push(delta.text))
@@ -164,3 +166,44 @@ class _Spoken:
                     self._calls.append((name, []))
                 case ParsedCallArguments(text):
                     self._calls[-1][1].append(text)
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt with its reference answer as tokens; the answer begins at `start` and ends with the text's end."""
+
+    whole: Encoded
+    start: int
+
+
+def prompt(model: LoadedModel, example: EvalExample) -> Encoded:
+    """What the model is given to answer; RequestError if it cannot read it."""
+    return _encoded(model, example, example.prompt, is_prompt=True)
+
+
+def scored(model: LoadedModel, example: EvalExample, asked: Encoded) -> ScoredPrompt:
+    """The prompt that was `asked` and the reference answer behind it, up to and with the token that ends it."""
+    whole = _encoded(model, example, [*example.prompt, _message(example.reference)], is_prompt=False)
+    start = len(asked.tokens)
+    if whole.tokens[:start] != asked.tokens or len(whole.tokens) == start:
+        raise RequestError(f"{example.place}: the chat template of {model.name} writes the prompt in another way when "
+                           "an answer follows, so the answer's tokens cannot be told apart")
+    end = next((at + 1 for at in range(start, len(whole.tokens)) if whole.tokens[at] in model.tokenizer.end_ids),
+               len(whole.tokens))
+    return ScoredPrompt(replace(whole, tokens=whole.tokens[:end]), start)
+
+
+def tool_names(example: EvalExample) -> tuple[str, ...]:
+    """The functions that the example offers."""
+    return tuple(str(cast(Mapping[str, object], tool["function"])["name"]) for tool in example.tools)
+
+
+def _encoded(model: LoadedModel, example: EvalExample, messages: Sequence[Message], *, is_prompt: bool) -> Encoded:
+    return encoded(require(model.chat), messages, example.tools, add_generation_prompt=is_prompt)
+
+
+def _message(answer: EvalAnswer) -> Message:
+    calls = [{"id": f"call_{number}", "type": "function",
+              "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+             for number, call in enumerate(answer.calls)]
+    return {"role": "assistant", "content": answer.text, **({"tool_calls": calls} if calls else {})}

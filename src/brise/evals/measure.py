@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.proof.intervals import Interval, binomial_upper, tango
-from brise.proof.units import MIN_CLUSTERS, Floats
+from brise.stats.clusters import MIN_CLUSTERS, Floats
+from brise.stats.intervals import Interval, binomial_upper, tango
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95

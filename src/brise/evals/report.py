@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from brise.errors import EvidenceError
-from brise.evals import classify, fields
-from brise.evals.answers_file import Saved
-from brise.evals.example import Answer, Example
+from brise.evals import classify, compare, scorers
+from brise.evals.answers_file import SavedAnswers
+from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import Bounded, bounded, difference
 from brise.evals.run import Answered
 from brise.evals.scorers import Scorer
@@ -25,7 +25,7 @@ class Judged:
     seed: int = 0
 
 
-def document(system: str, examples: Sequence[Example], answered: Answered, judged: Judged) -> dict[str, object]:
+def document(system: str, examples: Sequence[EvalExample], answered: Answered, judged: Judged) -> dict[str, object]:
     """The report as JSON; docs/eval.md says what the fields are."""
     answers, conversations = answered.answers, [example.conversation for example in examples]
     measures = judged.scorer.measures(examples, answers)
@@ -40,12 +40,13 @@ def document(system: str, examples: Sequence[Example], answered: Answered, judge
                        for wanted, given, times in classify.confusions(examples, answers)]
         if judged.scorer.name == "class" else None,
         "fields": [asdict(field) | {"precision": field.precision, "recall": field.recall, "f1": field.f1}
-                   for field in fields.by_name(judged.scorer.name, examples, answers)],
+                   for field in by_name(judged.scorer.name, examples, answers)],
         "completion_tokens": asked, "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "seconds": answered.seconds, "asked": answered.num_asked, "kept": answered.num_kept}
 
 
-def compared(examples: Sequence[Example], answers: Sequence[Answer], other: Saved, judged: Judged) -> dict[str, object]:
+def compared(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer], other: SavedAnswers,
+             judged: Judged) -> dict[str, object]:
     """The same figures of another run's answers, and the paired differences, on the rows that both have."""
     both = [number for number, example in enumerate(examples) if example.digest in other.answers]
     if not both:
@@ -62,7 +63,7 @@ def compared(examples: Sequence[Example], answers: Sequence[Answer], other: Save
         for measure in own if measure.name in theirs}}
 
 
-def label_source(examples: Sequence[Example]) -> str:
+def label_source(examples: Sequence[EvalExample]) -> str:
     """Where the truth comes from, as far as the rows say."""
     providers = sorted({example.provider for example in examples if example.provider is not None})
     if not providers:
@@ -70,7 +71,7 @@ def label_source(examples: Sequence[Example]) -> str:
     return f"answers of {', '.join(providers)}: agreement with a teacher, not correctness"
 
 
-def _errors(answers: Sequence[Answer]) -> dict[str, object]:
+def _errors(answers: Sequence[EvalAnswer]) -> dict[str, object]:
     found = Counter(answer.error for answer in answers if answer.error is not None)
     return {"number": found.total(), "reasons": [{"reason": reason, "times": times}
                                                  for reason, times in found.most_common(5)]}
@@ -82,3 +83,53 @@ def _bounds(found: Bounded) -> Mapping[str, object]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class Field:
+    """How often a field is in references, in answers, and in both with the same value."""
+
+    name: str
+    wanted: int
+    given: int
+    right: int
+
+    @property
+    def precision(self) -> float | None:
+        return self.right / self.given if self.given else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.right / self.wanted if self.wanted else None
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.right / (self.wanted + self.given)
+
+
+def by_name(score: str, examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Field]:
+    """All fields that references or answers have, the most frequent ones of the references first; else none.
+
+    For `call` a field is an argument, for `spans` a type, for `json` a path.
+    """
+    wanted, given, right = Counter[str](), Counter[str](), Counter[str]()
+    for example, answer in zip(examples, answers, strict=True):
+        of_reference, of_answer = _leaves(score, example.reference), _leaves(score, answer)
+        for total, leaves in ((wanted, of_reference), (given, of_answer), (right, of_reference & of_answer)):
+            for (name, _), count in leaves.items():
+                total[name] += count
+    names = sorted(wanted.keys() | given.keys(), key=lambda name: (-wanted[name], name))
+    return [Field(name, wanted[name], given[name], right[name]) for name in names]
+
+
+def _leaves(score: str, answer: EvalAnswer) -> Counter[compare.Leaf]:
+    match score:
+        case "call":
+            return scorers.slots_of(answer)
+        case "json":
+            value = compare.parse(answer.text)
+            return Counter() if value is compare.INVALID else compare.leaves(value)
+        case "spans":
+            return scorers.spans_of(compare.parse(answer.text)) or Counter()
+        case _:
+            return Counter()

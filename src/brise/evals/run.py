@@ -12,7 +12,7 @@ from time import perf_counter
 from brise.errors import EvidenceError
 from brise.evals import answers_file
 from brise.evals.answerer import Answerer
-from brise.evals.example import Answer, Example
+from brise.evals.example import EvalAnswer, EvalExample
 
 MOST_FAILURES = 20
 Progress = Callable[[int], None]  # examples done
@@ -22,13 +22,13 @@ Progress = Callable[[int], None]  # examples done
 class Answered:
     """The answers in the order of the examples. `num_kept` came from the file, `num_asked` took `seconds`."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[EvalAnswer, ...]
     num_kept: int
     num_asked: int
     seconds: float
 
 
-def answer_all(answerer: Answerer, examples: Sequence[Example], out: Path | None, progress: Progress) -> Answered:
+def answer_all(answerer: Answerer, examples: Sequence[EvalExample], out: Path | None, progress: Progress) -> Answered:
     """One answer for each example. With `out` each is written as it comes, and those that are there are not asked.
 
     Equal examples are asked once, and those that got an error in an earlier run again. The answerer is closed at the
@@ -45,7 +45,7 @@ def answer_all(answerer: Answerer, examples: Sequence[Example], out: Path | None
         progress(num_kept)
         start, failures = perf_counter(), 0
 
-        def take(example: Example, answer: Answer) -> None:
+        def take(example: EvalExample, answer: EvalAnswer) -> None:
             nonlocal failures
             found[example.digest] = answer
             if file is not None:
@@ -61,12 +61,12 @@ def answer_all(answerer: Answerer, examples: Sequence[Example], out: Path | None
                         perf_counter() - start)
 
 
-def _ask(answerer: Answerer, examples: Sequence[Example], take: Callable[[Example, Answer], None]) -> None:
+def _ask(answerer: Answerer, examples: Sequence[EvalExample], take: Callable[[EvalExample, EvalAnswer], None]) -> None:
     """At most twice as many wait as are answered at once: Ctrl-C has little to undo."""
     pool = ThreadPoolExecutor(answerer.parallel, "brise-eval")
     try:
         answerer.prepare(examples)
-        pending: dict[Future[Answer], Example] = {}
+        pending: dict[Future[EvalAnswer], EvalExample] = {}
         rest = iter(examples)
         while True:
             while len(pending) < 2 * answerer.parallel and (example := next(rest, None)) is not None:

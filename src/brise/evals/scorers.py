@@ -14,11 +14,11 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.evals import classify, compare
-from brise.evals.example import Answer, Call, Example
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.measure import Counts, Measure, of_rows
-from brise.proof.units import Floats
+from brise.stats.clusters import Floats
 
-Row = Callable[[Example, Answer], Counts]
+Row = Callable[[EvalExample, EvalAnswer], Counts]
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Scorer:
     definition: str
     names: tuple[str, ...]
     row: Row
-    whole: Callable[[Sequence[Example], Sequence[Answer]], list[Measure]] = lambda examples, answers: []
+    whole: Callable[[Sequence[EvalExample], Sequence[EvalAnswer]], list[Measure]] = lambda examples, answers: []
 
-    def measures(self, examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measure]:
+    def measures(self, examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
         """All figures of these answers."""
         rows = [self.row(example, answer) for example, answer in zip(examples, answers, strict=True)]
         return of_rows(rows, self.names) + self.whole(examples, answers)
 
 
-def exact(example: Example, answer: Answer) -> Counts:
+def exact(example: EvalExample, answer: EvalAnswer) -> Counts:
     """Equal texts and tool calls; `exact_squeezed` with runs of white space as one blank."""
     given, wanted = answer.text, example.reference.text
     calls, wanted_calls = _tool_calls(answer), _tool_calls(example.reference)
@@ -46,7 +46,7 @@ def exact(example: Example, answer: Answer) -> Counts:
             "exact_squeezed": _mean(may_be and compare.squeezed(given) == compare.squeezed(wanted))}
 
 
-def json_fields(example: Example, answer: Answer) -> Counts:
+def json_fields(example: EvalExample, answer: EvalAnswer) -> Counts:
     """Whether the answer is JSON, whether all of it is equal, and how many of its fields are."""
     wanted = _reference_json(example)
     given = compare.parse(answer.text)
@@ -57,7 +57,7 @@ def json_fields(example: Example, answer: Answer) -> Counts:
             "field_f1_per_example": (_f1(*fields) if is_valid else 0.0, 1.0)}
 
 
-def function_calls(example: Example, answer: Answer) -> Counts:
+def function_calls(example: EvalExample, answer: EvalAnswer) -> Counts:
     """The calls of the answer against those of the reference, in any order of arguments."""
     wanted, given = calls_of(example.reference), calls_of(answer)
     slots = compare.matches(_slots(wanted), _slots(given))
@@ -72,7 +72,7 @@ def function_calls(example: Example, answer: Answer) -> Counts:
             **_micro("slot", *slots)}
 
 
-def spans(example: Example, answer: Answer) -> Counts:
+def spans(example: EvalExample, answer: EvalAnswer) -> Counts:
     """Lists of {"type", "value"} as multisets of pairs; a list that is not of this form has no spans."""
     wanted = spans_of(compare.parse(example.reference.text))
     if wanted is None:
@@ -84,14 +84,14 @@ def spans(example: Example, answer: Answer) -> Counts:
             **_micro("span", *compare.matches(wanted, found))}
 
 
-def perplexity(example: Example, answer: Answer) -> Counts:
+def perplexity(example: EvalExample, answer: EvalAnswer) -> Counts:
     """What the reference cost the model: nats, tokens."""
     if answer.nll is None:
         return {}
     return {"nll_per_answer": (answer.nll, 1.0), "tokens_per_answer": (float(answer.scored_tokens), 1.0)}
 
 
-def calls_of(answer: Answer) -> list[tuple[str, Mapping[str, object]]]:
+def calls_of(answer: EvalAnswer) -> list[tuple[str, Mapping[str, object]]]:
     """An answer's calls: its tool calls, else its text as one call {"name", "arguments"} or a list of them.
 
     One that is not of this form makes all of them invalid: nobody could run half an answer.
@@ -103,7 +103,7 @@ def calls_of(answer: Answer) -> list[tuple[str, Mapping[str, object]]]:
     return _all_or_none([_text_call(item) for item in values])
 
 
-def slots_of(answer: Answer) -> Counter[compare.Leaf]:
+def slots_of(answer: EvalAnswer) -> Counter[compare.Leaf]:
     """The (argument, value) pairs of all calls of an answer."""
     return _slots(calls_of(answer))
 
@@ -142,7 +142,7 @@ def built_in(labels: Sequence[str]) -> Mapping[str, Scorer]:
     return MappingProxyType({scorer.name: scorer for scorer in scorers})
 
 
-def pick(examples: Sequence[Example]) -> tuple[str, str]:
+def pick(examples: Sequence[EvalExample]) -> tuple[str, str]:
     """The scorer for these rows and why, from their meta.task and references."""
     tasks = {example.meta.get("task") for example in examples}
     task = tasks.pop() if len(tasks) == 1 else None
@@ -162,7 +162,7 @@ def pick(examples: Sequence[Example]) -> tuple[str, str]:
     return "exact", "the rows name no task that another scorer is for"
 
 
-def _perplexity(examples: Sequence[Example], answers: Sequence[Answer]) -> list[Measure]:
+def _perplexity(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
     counts = np.array([(answer.nll or 0.0, answer.scored_tokens) for answer in answers], np.float64).reshape(-1, 2)
 
     def value(sums: Floats) -> Floats:
@@ -178,7 +178,7 @@ def _all_or_none(calls: Sequence[tuple[str, Mapping[str, object]] | None]) -> li
     return found if len(found) == len(calls) else []
 
 
-def _tool_call(call: Call) -> tuple[str, Mapping[str, object]] | None:
+def _tool_call(call: AnsweredCall) -> tuple[str, Mapping[str, object]] | None:
     arguments = compare.parse(call.arguments or "{}")
     return (call.name, arguments) if isinstance(arguments, dict) else None
 
@@ -190,14 +190,14 @@ def _text_call(value: object) -> tuple[str, Mapping[str, object]] | None:
     return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
 
 
-def _tool_calls(answer: Answer) -> list[tuple[str, str]]:
+def _tool_calls(answer: EvalAnswer) -> list[tuple[str, str]]:
     """The calls of an answer, arguments in one form if they are JSON."""
     parsed = [(call, compare.parse(call.arguments or "{}")) for call in answer.calls]
     return [(call.name, call.arguments if value is compare.INVALID else compare.canonical(value))
             for call, value in parsed]
 
 
-def _is_json(answer: Answer) -> bool:
+def _is_json(answer: EvalAnswer) -> bool:
     texts = [call.arguments or "{}" for call in answer.calls] or [answer.text]
     return all(compare.parse(text) is not compare.INVALID for text in texts)
 
@@ -213,7 +213,7 @@ def _slots(calls: Sequence[tuple[str, Mapping[str, object]]]) -> Counter[compare
     return found
 
 
-def _reference_json(example: Example) -> object:
+def _reference_json(example: EvalExample) -> object:
     value = compare.parse(example.reference.text)
     if value is compare.INVALID:
         raise EvidenceError(f"{example.place}: the reference is no JSON", hint="choose another --score")

@@ -7,14 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from brise.dialects import sse
+from brise.dialects.anthropic_answers import Chunks, chat_completion, error_of
+from brise.dialects.anthropic_requests import messages_request
 from brise.errors import RequestError
-from brise.gateway import headers, sse
-from brise.gateway.anthropic import messages_request
-from brise.gateway.anthropic_answers import Chunks, chat_completion, error_of
-from brise.gateway.asked import Asked, Headers
-from brise.gateway.failure import Failure, UpstreamError
+from brise.gateway import headers
+from brise.gateway.failure import UpstreamError, UpstreamFailure
 from brise.gateway.relay import KEPT_BYTES, MAX_EVENT_BYTES
-from brise.gateway.upstream import Reply, Upstream, UpstreamSettings
+from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.upstream import Upstream, UpstreamResponse, UpstreamSettings
 
 PATH = "/v1/messages"  # with what is below it, it passes as it is
 VERSION = b"2023-06-01"
@@ -32,7 +33,7 @@ class AnthropicUpstream:
     def settings(self) -> UpstreamSettings:
         return self._upstream.settings
 
-    def unfit(self, asked: Asked) -> Reply | None:
+    def unfit(self, asked: ClientRequest) -> UpstreamResponse | None:
         """The error for a request that cannot be said in this dialect."""
         if asked.kind != "chat":
             if asked.path == PATH or asked.path.startswith(f"{PATH}/"):
@@ -46,7 +47,7 @@ class AnthropicUpstream:
             return _Said(400, error)
         return None
 
-    async def open(self, asked: Asked) -> Reply:
+    async def open(self, asked: ClientRequest) -> UpstreamResponse:
         """Sends a request that is fit, and waits for status and headers of the answer, or raises UpstreamError."""
         if asked.kind != "chat":
             return await self._upstream.open(replace(asked, kind="messages"))  # whose key goes as x-api-key
@@ -65,13 +66,13 @@ class AnthropicUpstream:
         self._upstream.close()
 
 
-def _sent(asked: Asked) -> dict[str, object]:
+def _sent(asked: ClientRequest) -> dict[str, object]:
     if asked.fields is None:
         raise RequestError("the body is no JSON object", code="invalid_json")
     return messages_request(asked.fields)
 
 
-def _headers(asked: Asked) -> Headers:
+def _headers(asked: ClientRequest) -> Headers:
     """A client of OpenAI's has its key as bearer."""
     kept = [(name, value) for name, value in asked.headers if name not in DROPPED and not name.startswith(OPENAI)]
     scheme, _, key = (asked.header(b"authorization") or "").partition(" ")
@@ -80,27 +81,28 @@ def _headers(asked: Asked) -> Headers:
     return [*kept, (b"anthropic-version", VERSION)]
 
 
-def _read(reply: Reply, asked: Asked) -> Reply:
+def _read(reply: UpstreamResponse, asked: ClientRequest) -> UpstreamResponse:
     """The answer in OpenAI's words; one that is neither an answer nor an error of this API passes as it is."""
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
     is_readable = headers.find(reply.headers, b"content-encoding") in (b"", b"identity")
     if reply.status >= 300:
         return _Whole(reply, asked) if is_readable and media_type == b"application/json" else reply
     if not is_readable:
-        raise UpstreamError(Failure("malformed", "the answer is compressed, and was asked for as it is"))
+        raise UpstreamError(UpstreamFailure("malformed", "the answer is compressed, and was asked for as it is"))
     match media_type:
         case b"application/json":
             return _Whole(reply, asked)
         case b"text/event-stream":
             return _Stream(reply, asked)
         case _:
-            raise UpstreamError(Failure("malformed", f"the answer is of type {media_type.decode('latin-1')[:40]!r}"))
+            raise UpstreamError(UpstreamFailure("malformed",
+                                                f"the answer is of type {media_type.decode('latin-1')[:40]!r}"))
 
 
 class _Whole:
     """An answer in one piece, or an error."""
 
-    def __init__(self, reply: Reply, asked: Asked) -> None:
+    def __init__(self, reply: UpstreamResponse, asked: ClientRequest) -> None:
         self._reply, self._created = reply, int(asked.at_s)
         self.status, self.headers = reply.status, _answered(reply.headers)
 
@@ -111,12 +113,12 @@ class _Whole:
             async for piece in pieces:
                 body += piece
                 if len(body) > KEPT_BYTES:
-                    raise UpstreamError(Failure("malformed", f"an answer of more than {KEPT_BYTES} bytes"))
+                    raise UpstreamError(UpstreamFailure("malformed", f"an answer of more than {KEPT_BYTES} bytes"))
         try:
             yield self._translated(bytes(body))
         except (ValueError, RecursionError) as error:
             if self.status < 300:
-                raise UpstreamError(Failure("malformed", f"no answer of the Messages API: {error}")) from None
+                raise UpstreamError(UpstreamFailure("malformed", f"no answer of the Messages API: {error}")) from None
             yield bytes(body)  # some other server's error, between here and there
 
     def close(self) -> None:
@@ -133,7 +135,7 @@ class _Whole:
 class _Stream:
     """An answer as it is written."""
 
-    def __init__(self, reply: Reply, asked: Asked) -> None:
+    def __init__(self, reply: UpstreamResponse, asked: ClientRequest) -> None:
         options = (asked.fields or {}).get("stream_options")
         self._reply = reply
         self._chunks = Chunks(int(asked.at_s), with_usage=isinstance(options, dict)
@@ -148,7 +150,7 @@ class _Stream:
                 held += piece
                 end = sse.whole(held)
                 if end == 0 and len(held) > MAX_EVENT_BYTES:
-                    raise UpstreamError(Failure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
+                    raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
                 made, wrong = self._made(held[:end])
                 held = held[end:]
                 if made:
@@ -162,13 +164,13 @@ class _Stream:
     def close(self) -> None:
         self._reply.close()
 
-    def _made(self, stream: bytes) -> tuple[bytes, Failure | None]:
+    def _made(self, stream: bytes) -> tuple[bytes, UpstreamFailure | None]:
         made = bytearray()
         for event in sse.events(stream):
             try:
                 made += self._chunks.push(event)
             except ValueError as error:
-                return bytes(made), Failure("malformed", f"no stream of the Messages API: {error}")
+                return bytes(made), UpstreamFailure("malformed", f"no stream of the Messages API: {error}")
         return bytes(made), None
 
 

@@ -20,7 +20,7 @@ class BreakerSettings:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Permit:
     """A request that was let through; it is given back with what became of it."""
 
     is_probe: bool
@@ -36,7 +36,7 @@ class Breaker:
         self._settings, self._now = settings, now
         self._failures, self._pause_s = 0, settings.pause_s
         self._open_until_s: float | None = None
-        self._probe: Turn | None = None
+        self._probe: Permit | None = None
         self.num_opened = 0
 
     @property
@@ -51,21 +51,21 @@ class Breaker:
         """Seconds until the next probe may go."""
         return 0.0 if self._open_until_s is None else max(self._open_until_s - self._now(), 0.0)
 
-    def enter(self) -> Turn | None:
+    def enter(self) -> Permit | None:
         """Lets a request through, or not. One that was let through ends in `succeeded`, `failed` or `left`."""
         if self._open_until_s is None:
-            return Turn(is_probe=False)
+            return Permit(is_probe=False)
         if self._probe is not None or self._now() < self._open_until_s:
             return None
-        self._probe = Turn(is_probe=True)
+        self._probe = Permit(is_probe=True)
         return self._probe
 
-    def succeeded(self, turn: Turn) -> None:
+    def succeeded(self, turn: Permit) -> None:
         """The hosted model answered: it is there again, whoever asked."""
         self.left(turn)
         self._failures, self._open_until_s, self._pause_s = 0, None, self._settings.pause_s
 
-    def failed(self, turn: Turn, wait_s: float | None = None) -> None:
+    def failed(self, turn: Permit, wait_s: float | None = None) -> None:
         """It did not; `wait_s` is after how long it says that it will."""
         self.left(turn)
         self._failures += 1
@@ -76,7 +76,7 @@ class Breaker:
             self._pause_s = min(self._pause_s * 2, self._settings.longest_pause_s)
             self._open(wait_s)
 
-    def left(self, turn: Turn) -> None:
+    def left(self, turn: Permit) -> None:
         """Nobody knows: the client went away before there was an answer."""
         if turn is self._probe:
             self._probe = None

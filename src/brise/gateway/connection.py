@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import h11
 
-from brise.gateway.asked import Headers
 from brise.gateway.framing import Body, FramingError
+from brise.gateway.request import Headers
 
 MOST_IDLE, IDLE_S = 128, 55.0  # many servers end idle connections after a minute
 MAX_HEAD_BYTES = 256 << 10

@@ -7,16 +7,18 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
+from brise.dialects.kinds import context_digest, usage_of
+from brise.dialects.reassemble import reassemble
+from brise.dialects.records import Body, Exchange, Mode, RecordedAnswer, Role, new_id
 from brise.gateway import headers
-from brise.gateway.asked import MAX_NAME, Asked, context_digest
 from brise.gateway.failure import Relayed
-from brise.gateway.parts import Served
-from brise.gateway.reassemble import reassemble
-from brise.gateway.records import Body, Exchange, Mode, Usage
+from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import KEPT_BYTES
+from brise.gateway.request import MAX_NAME, ClientRequest
+from brise.traffic import redact
 
 
-def exchange_of(asked: Asked, served: Served, total_s: float) -> Exchange:
+def exchange_of(asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange:
     """The row. The capture finds the conversation where the client names none."""
     return Exchange(
         id=asked.id, at_s=asked.at_s, task=asked.task, kind=asked.kind, path=asked.path,
@@ -27,7 +29,7 @@ def exchange_of(asked: Asked, served: Served, total_s: float) -> Exchange:
         audit_probability=served.audit_probability, request=asked.fields, response=served.response)
 
 
-def served_of(relayed: Relayed, asked: Asked, mode: Mode, error: str | None = None) -> Served:
+def served_of(relayed: Relayed, asked: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:
     """What a hosted model's answer says of itself."""
     body, fault = _response(relayed, asked)
     error = error or fault
@@ -35,11 +37,11 @@ def served_of(relayed: Relayed, asked: Asked, mode: Mode, error: str | None = No
         error = _error(body) or f"status {relayed.status}"
     first_s = None if relayed.first_s is None else relayed.first_s - asked.started_s
     about = body or {}
-    return Served(mode, relayed.status, _text(about.get("model")), body, usage_of(about),
-                  _text(about.get("system_fingerprint")), error, first_s)
+    return RequestOutcome(mode, relayed.status, _text(about.get("model")), body, usage_of(about),
+                          _text(about.get("system_fingerprint")), error, first_s)
 
 
-def read(served: Served, asked: Asked) -> Served:
+def read(served: RequestOutcome, asked: ClientRequest) -> RequestOutcome:
     """With what is still to be read of an answer. Of a long stream it takes milliseconds."""
     if served.unread is None:
         return served
@@ -47,19 +49,7 @@ def read(served: Served, asked: Asked) -> Served:
     return replace(known, signals=served.signals, answers=served.answers)
 
 
-def usage_of(body: Body) -> Usage | None:
-    """The tokens that a body counts, under the names of any of the dialects."""
-    usage = body.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    cached = cached or _number(usage.get("cache_read_input_tokens"))
-    return Usage(_number(usage.get("prompt_tokens")) or _number(usage.get("input_tokens")),
-                 _number(usage.get("completion_tokens")) or _number(usage.get("output_tokens")), cached)
-
-
-def _response(relayed: Relayed, asked: Asked) -> tuple[Body | None, str | None]:
+def _response(relayed: Relayed, asked: ClientRequest) -> tuple[Body | None, str | None]:
     """The body, a stream's put together, and what is wrong with it."""
     if not relayed.is_kept or asked.kind == "other":  # such as a session's secret, or a file: of no use to a proof
         return None, None
@@ -91,9 +81,14 @@ def _error(body: Body | None) -> str | None:
     return _text(message)
 
 
-def _number(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def again(served: RequestOutcome, asked: ClientRequest, role: Role, at_s: float, total_s: float,
+          probability: float | None = None) -> RecordedAnswer:
+    """What the hosted model said when it was asked once more."""
+    answer = RecordedAnswer(new_id(at_s), asked.id, at_s, role, served.served_by, served.fingerprint, served.status,
+                            served.error, served.usage, served.cost_usd, total_s=total_s, probability=probability,
+                            response=served.response)
+    return redact.answer(answer, asked.secrets)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from brise.gateway.asked import Headers
-from brise.gateway.progress import Progress, so_far
-from brise.gateway.records import Kind
+from brise.dialects.progress import Progress, so_far
+from brise.dialects.records import Kind
+from brise.gateway.request import Headers
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
 # cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, or no events.
@@ -31,7 +31,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Failure:
+class UpstreamFailure:
     """Why the hosted model did not answer."""
 
     kind: FailureKind
@@ -54,7 +54,7 @@ class Failure:
 class UpstreamError(Exception):
     """The hosted model did not answer, or not to the end. It stays in the gateway: a client sees an answer of ours."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: UpstreamFailure) -> None:
         super().__init__(str(failure))
         self.failure = failure
         self.relayed: Relayed | None = None  # what the client has of the answer, when it is given up
@@ -78,13 +78,13 @@ class Relayed:
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenAttempt:
     """An attempt that failed for good, at the moment when somebody else may go on.
 
     `progress` is what the client has read of the hosted model's stream, all of it in whole events. It is None if the
     answer has not begun: then status and headers are still to be sent.
     """
 
-    failure: Failure
+    failure: UpstreamFailure
     progress: Progress | None = None
     read: bytes = b""  # the stream so far

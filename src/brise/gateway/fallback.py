@@ -14,22 +14,24 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from starlette.types import Send
 
+from brise.dialects import sse
+from brise.dialects.progress import Progress
+from brise.dialects.reassemble import reassemble
+from brise.dialects.records import Body, Kind, Usage
 from brise.errors import BriseError
-from brise.gateway import continue_, refusal, sse
-from brise.gateway.asked import Asked
+from brise.gateway import error_response
 from brise.gateway.candidates import Candidates
-from brise.gateway.failure import Broken, Failure
+from brise.gateway.failure import BrokenAttempt, UpstreamFailure
 from brise.gateway.headers import added
+from brise.gateway.interfaces import Declined, RequestOutcome
 from brise.gateway.local import LocalModels, LocalStream, ignored_names
-from brise.gateway.parts import Declined, Served
-from brise.gateway.reassemble import reassemble
-from brise.gateway.records import Body, Kind, Usage
+from brise.gateway.request import ClientRequest
 
 KINDS = frozenset({"chat", "completion", "responses"})  # an embedding of another model is of no use to anybody
 
@@ -41,16 +43,16 @@ class LocalFallback:
         self._local, self._candidates, self._now = local, candidates, now
         self.counts, self.ignored = Counter[str](), Counter[str]()
 
-    def fits(self, asked: Asked) -> bool:
+    def fits(self, asked: ClientRequest) -> bool:
         """Whether there is a small model for requests of this kind and task."""
         return asked.kind in KINDS and asked.fields is not None and self._candidates.of(asked.task) is not None
 
-    async def answer(self, asked: Asked, broken: Broken, send: Send) -> Served | Declined:
+    async def answer(self, asked: ClientRequest, broken: BrokenAttempt, send: Send) -> RequestOutcome | Declined:
         """The whole answer, or the rest of it; or nothing, and why."""
         model = self._candidates.of(asked.task)
         assert model is not None and asked.fields is not None, "asked whether it fits"
         answering = _Answering(self._local, model, asked, broken, send, self._now)
-        why = None if broken.progress is None else continue_.obstacle(asked, broken.progress)
+        why = None if broken.progress is None else obstacle(asked, broken.progress)
         try:
             outcome = Declined(why) if why is not None else await answering.answer()
         except BriseError as error:  # before anything was sent
@@ -58,7 +60,7 @@ class LocalFallback:
         self._count(broken, outcome, answering.ignored)
         return outcome
 
-    def _count(self, broken: Broken, outcome: Served | Declined, ignored: Mapping[str, str]) -> None:
+    def _count(self, broken: BrokenAttempt, outcome: RequestOutcome | Declined, ignored: Mapping[str, str]) -> None:
         if isinstance(outcome, Declined):
             self.counts["declined"] += 1
             return
@@ -73,21 +75,21 @@ class _Answering:
 
     local: LocalModels
     model: str
-    asked: Asked
-    broken: Broken
+    asked: ClientRequest
+    broken: BrokenAttempt
     send: Send
     now: Callable[[], float]
     ignored: Mapping[str, str] = field(default_factory=dict)
     sent: bytearray = field(default_factory=bytearray)
     fingerprint: str | None = None  # of the model, as it was when it began
 
-    async def answer(self) -> Served:
+    async def answer(self) -> RequestOutcome:
         self.fingerprint = self.local.fingerprint(self.model)
         if self.asked.streams:
             return await self._stream()
         return await self._whole()
 
-    async def _whole(self) -> Served:
+    async def _whole(self) -> RequestOutcome:
         asked, fields = self.asked, self.asked.fields
         assert fields is not None
         answer = await self.local.answer(self.model, asked.kind, fields)
@@ -100,12 +102,12 @@ class _Answering:
         await self.send({"type": "http.response.body", "body": data, "more_body": False})
         return self._served(body, answer.usage, self.now() - self.asked.started_s)
 
-    async def _stream(self) -> Served:
+    async def _stream(self) -> RequestOutcome:
         """An error before the first chunk is raised; a later one ends the stream."""
         progress = self.broken.progress
         stream = await self._open()
         self.ignored = stream.ignored
-        chunks = stream.chunks if progress is None else continue_.rest(stream, progress)
+        chunks = stream.chunks if progress is None else rest(stream, progress)
         async with aclosing(chunks):
             first = await anext(chunks)
             if progress is None:
@@ -135,10 +137,10 @@ class _Answering:
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.sent += piece
 
-    async def _break_off(self, error: BriseError, served: Served) -> Served:
+    async def _break_off(self, error: BriseError, served: RequestOutcome) -> RequestOutcome:
         failure = self.broken.failure
-        failure = Failure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
-        await refusal.end_stream(self.asked.kind, failure, self.send)
+        failure = UpstreamFailure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
+        await error_response.end_stream(self.asked.kind, failure, self.send)
         return replace(served, mode="failed", error=str(failure), pending=False)
 
     def _label(self) -> Body:
@@ -151,9 +153,9 @@ class _Answering:
         """All that the client has read of the stream, put together."""
         return reassemble(self.asked.kind, self.broken.read + bytes(self.sent)).body
 
-    def _served(self, response: Body | None, usage: Usage, first_s: float) -> Served:
-        return Served("degraded", 200, self.model, response, usage, self.fingerprint, str(self.broken.failure),
-                      first_s, pending=self.asked.is_captured)
+    def _served(self, response: Body | None, usage: Usage, first_s: float) -> RequestOutcome:
+        return RequestOutcome("degraded", 200, self.model, response, usage, self.fingerprint, str(self.broken.failure),
+                              first_s, pending=self.asked.is_captured)
 
 
 def _is_last(kind: Kind, chunk: Body) -> bool:
@@ -167,3 +169,42 @@ def _is_last(kind: Kind, chunk: Body) -> bool:
 def _event(kind: Kind, chunk: Body) -> bytes:
     name = str(chunk["type"]) if kind == "responses" else None
     return sse.written(chunk, name)
+
+
+CAN_GO_ON = frozenset({"chat", "completion"})
+
+
+def obstacle(asked: ClientRequest, progress: Progress) -> str | None:
+    """Why nobody can go on with an answer, or None. The client has read what `progress` says."""
+    fields = asked.fields or {}
+    if progress.error is not None:
+        return "the hosted model has told the client of an error"
+    if progress.num_choices > 1 or fields.get("n") not in (None, 1):
+        return "the answer has several choices"
+    if progress.has_calls:
+        return "the answer calls a function"
+    if asked.kind not in CAN_GO_ON and progress.num_events:
+        return f"an answer of the kind {asked.kind!r} is not gone on with"
+    return None
+
+
+async def rest(stream: LocalStream, progress: Progress) -> AsyncGenerator[Body, None]:
+    """The small model's chunks as the ones that follow the hosted model's."""
+    same = {name: value for name, value in (("id", progress.id), ("created", progress.created)) if value is not None}
+    async with aclosing(stream.chunks) as chunks:
+        async for chunk in chunks:
+            choices = [_without_role(choice) for choice in chunk["choices"]] if progress.id else chunk["choices"]
+            if any(map(_says_something, choices)) or not choices:
+                yield {**chunk, **same, "choices": choices}
+
+
+def _without_role(choice: Body) -> Body:
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or "role" not in delta:
+        return choice
+    return {**choice, "delta": {name: value for name, value in delta.items() if name != "role"}}
+
+
+def _says_something(choice: Body) -> bool:
+    said = choice["delta"] if "delta" in choice else {"text": choice.get("text")}
+    return choice.get("finish_reason") is not None or choice.get("logprobs") is not None or any(said.values())

@@ -14,15 +14,26 @@ from typing import TextIO, get_args
 
 from starlette.types import Message, Send
 
-from brise.gateway import redact, refusal
-from brise.gateway.asked import Asked
+from brise.dialects.records import Exchange, Mode, Pending, RecordedAnswer
+from brise.gateway import error_response
 from brise.gateway.exchange import exchange_of, read, served_of
-from brise.gateway.failure import Broken, Failure, Relayed, UpstreamError
+from brise.gateway.failure import BrokenAttempt, Relayed, UpstreamError, UpstreamFailure
 from brise.gateway.headers import added
-from brise.gateway.hosted import Hosted
-from brise.gateway.parts import Background, Capture, Decision, Escalated, Fallback, Observer, Router, Served, Small
-from brise.gateway.prices import Prices
-from brise.gateway.records import Answer, Exchange, Mode, Pending
+from brise.gateway.interfaces import (
+    Background,
+    CaptureSink,
+    Decision,
+    Escalated,
+    Fallback,
+    Observer,
+    RequestOutcome,
+    Router,
+    Small,
+)
+from brise.gateway.large_model import LargeModel
+from brise.gateway.request import ClientRequest
+from brise.traffic import redact
+from brise.traffic.prices import Prices
 
 MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
@@ -30,7 +41,7 @@ MOST_UNREAD = 256  # streams that wait for the reader's thread; then the event l
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What stands around the hosted model; each part may be missing."""
 
     router: Router | None = None
@@ -38,14 +49,14 @@ class Parts:
     fallback: Fallback | None = None
     observers: Sequence[Observer] = ()
     background: Sequence[Background] = ()
-    capture: Capture | None = None
+    capture: CaptureSink | None = None
     prices: Prices | None = None
 
 
 class Gateway:
     """Answers every request that it is given, and sees to it that it is written down. Of the event loop's thread."""
 
-    def __init__(self, hosted: Hosted, parts: Parts = Parts(), log: TextIO | None = None,
+    def __init__(self, hosted: LargeModel, parts: Components = Components(), log: TextIO | None = None,
                  now: Callable[[], float] = time.monotonic) -> None:
         self.hosted, self.parts, self._now = hosted, parts, now
         self._log = log or sys.stderr
@@ -63,12 +74,12 @@ class Gateway:
         """Begins what runs beside the requests; called in the event loop."""
         self._background = [asyncio.create_task(self._beside(each)) for each in self.parts.background]
 
-    async def handle(self, asked: Asked, send: Send) -> Served:
+    async def handle(self, asked: ClientRequest, send: Send) -> RequestOutcome:
         """Sends an answer, whatever happens. Cancel it where the client has gone."""
         task, out = asyncio.current_task(), _Out(send)
         assert task is not None
         self._running.add(task)
-        served = Served(out.mode, CLIENT_GONE, error="the client went away")
+        served = RequestOutcome(out.mode, CLIENT_GONE, error="the client went away")
         try:
             served = await self._serve(asked, out.send)
         except asyncio.CancelledError:
@@ -96,51 +107,52 @@ class Gateway:
             task.cancel()
         self.hosted.upstream.close()
 
-    async def _end(self, asked: Asked, out: _Out) -> Served:
-        failure = Failure("ended", "the server shut down before the answer was complete")
+    async def _end(self, asked: ClientRequest, out: _Out) -> RequestOutcome:
+        failure = UpstreamFailure("ended", "the server shut down before the answer was complete")
         if not out.has_begun:
-            await refusal.send(asked.kind, failure, added(asked, "failed", None), out.send)
+            await error_response.send(asked.kind, failure, added(asked, "failed", None), out.send)
         elif out.is_stream:
-            await refusal.end_stream(asked.kind, failure, out.send)
-        return Served("failed", out.status or failure.client_status, error=str(failure))
+            await error_response.end_stream(asked.kind, failure, out.send)
+        return RequestOutcome("failed", out.status or failure.client_status, error=str(failure))
 
-    async def _serve(self, asked: Asked, send: Send) -> Served:
+    async def _serve(self, asked: ClientRequest, send: Send) -> RequestOutcome:
         decision = Decision() if self.parts.router is None else self.parts.router.decide(asked)
         if decision.where == "hosted" or self.parts.small is None:
             return await self._hosted(asked, send, "hosted")
         outcome = await self.parts.small.answer(asked, decision, send)
         match outcome:
-            case Served():
+            case RequestOutcome():
                 return outcome
             case Escalated():
                 served = await self._hosted(asked, send, "escalated")
-                drafts: Sequence[Answer] = () if outcome.draft is None else (outcome.draft,)
+                drafts: Sequence[RecordedAnswer] = () if outcome.draft is None else (outcome.draft,)
                 return replace(served, signals=outcome.signals, answers=(*served.answers, *drafts))
 
-    async def _hosted(self, asked: Asked, send: Send, mode: Mode) -> Served:
+    async def _hosted(self, asked: ClientRequest, send: Send, mode: Mode) -> RequestOutcome:
         fallback = self.parts.fallback
         try:
             relayed = await self.hosted.answer(asked, send, added(asked, mode, asked.model),
                                                stops_at_faults=fallback is not None and fallback.fits(asked))
         except UpstreamError as error:
             return await self._replace(asked, send, error.failure, error.relayed or Relayed())
-        return Served(mode, relayed.status, unread=relayed)
+        return RequestOutcome(mode, relayed.status, unread=relayed)
 
-    async def _replace(self, asked: Asked, send: Send, failure: Failure, relayed: Relayed) -> Served:
+    async def _replace(self, asked: ClientRequest, send: Send, failure: UpstreamFailure,
+                       relayed: Relayed) -> RequestOutcome:
         """The hosted model's answer did not come, or not to its end."""
-        broken = Broken(failure, relayed.progress(asked.kind), bytes(relayed.body))
+        broken = BrokenAttempt(failure, relayed.progress(asked.kind), bytes(relayed.body))
         fallback = self.parts.fallback
         can_go_on = not relayed.has_begun or broken.progress is not None
         if fallback is not None and can_go_on and fallback.fits(asked):
             outcome = await fallback.answer(asked, broken, send)
-            if isinstance(outcome, Served):
+            if isinstance(outcome, RequestOutcome):
                 return outcome
             failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
         if not relayed.has_begun:
-            await refusal.send(asked.kind, failure, added(asked, "failed", None), send)
-            return Served("failed", failure.client_status, error=str(failure))
+            await error_response.send(asked.kind, failure, added(asked, "failed", None), send)
+            return RequestOutcome("failed", failure.client_status, error=str(failure))
         if relayed.is_stream:
-            await refusal.end_stream(asked.kind, failure, send)
+            await error_response.end_stream(asked.kind, failure, send)
         # Else the answer stays incomplete, and the server ends the connection: so the client sees it too.
         return served_of(relayed, asked, "failed", str(failure))
 
@@ -151,7 +163,7 @@ class Gateway:
         except Exception:
             self._complain(f"{type(part).__name__} ended")
 
-    def _record(self, asked: Asked, served: Served) -> None:
+    def _record(self, asked: ClientRequest, served: RequestOutcome) -> None:
         """After the answer, and never in its way: a stream is put together beside the event loop, which would stand
         still for it, and so is the request that asked for it."""
         if asked.kind == "other" and asked.method != "POST":
@@ -163,17 +175,18 @@ class Gateway:
             self._num_unread += 1
             self._reader.submit(self._read, asked, served, total_s, asyncio.get_running_loop())
 
-    def _read(self, asked: Asked, served: Served, total_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _read(self, asked: ClientRequest, served: RequestOutcome, total_s: float,
+              loop: asyncio.AbstractEventLoop) -> None:
         """On the reader's thread."""
         exchange = self._keep(asked, served, total_s)
         with suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
             loop.call_soon_threadsafe(self._tell_read, asked, exchange)
 
-    def _tell_read(self, asked: Asked, exchange: Exchange | None) -> None:
+    def _tell_read(self, asked: ClientRequest, exchange: Exchange | None) -> None:
         self._num_unread -= 1
         self._tell(asked, exchange)
 
-    def _keep(self, asked: Asked, served: Served, total_s: float) -> Exchange | None:
+    def _keep(self, asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange | None:
         """The row, which is with the capture then. Runs on either thread; None after a defect of ours."""
         try:
             served = read(served, asked)
@@ -191,7 +204,7 @@ class Gateway:
             return None
         return exchange
 
-    def _tell(self, asked: Asked, exchange: Exchange | None) -> None:
+    def _tell(self, asked: ClientRequest, exchange: Exchange | None) -> None:
         try:
             if exchange is not None:
                 for observer in self._observers:

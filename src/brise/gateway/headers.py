@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from brise.gateway.asked import OWN, Asked, Headers
-from brise.gateway.records import Mode
+from brise.dialects.records import Mode
+from brise.gateway.request import OWN, ClientRequest, Headers
 
 # Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
 OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
@@ -37,7 +37,7 @@ def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(OWN)]
 
 
-def added(asked: Asked, mode: Mode, model: str | None) -> Headers:
+def added(asked: ClientRequest, mode: Mode, model: str | None) -> Headers:
     """What the gateway says of an answer in its headers."""
     name = (model or "").strip().encode("ascii", "replace")
     named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []

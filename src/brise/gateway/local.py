@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from brise.dialects.records import Body, Kind, Usage
 from brise.engine.request import TokenLogprob
-from brise.gateway.records import Body, Kind, Usage
 from brise.text.fields import NOT_KNOWN
 
 

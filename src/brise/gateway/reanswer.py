@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from brise.dialects.records import Exchange, RecordedAnswer
 from brise.errors import StoreError
-from brise.gateway.asked import Asked, read
+from brise.gateway.exchange import again
 from brise.gateway.failure import UpstreamError
-from brise.gateway.hosted import Hosted
-from brise.gateway.records import Answer, Exchange
-from brise.gateway.shadow import again
-from brise.gateway.store import Store, UnknownExchangeError
+from brise.gateway.large_model import LargeModel
+from brise.gateway.request import ClientRequest, read
+from brise.traffic.store import TrafficStore, UnknownExchangeError
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 NOT_ALLOWED = frozenset({401, 403})  # the key, not the request: another time it may be good
@@ -48,16 +48,16 @@ class ReanswerOptions:
 class Reanswer:
     """An observer of the gateway, and its work in the background (`run`)."""
 
-    def __init__(self, hosted: Hosted, store: Store, capture: Flushing,
+    def __init__(self, hosted: LargeModel, store: TrafficStore, capture: Flushing,
                  options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time) -> None:
         self._hosted, self._store, self._capture = hosted, store, capture
         self._options, self._clock = options, clock
         self.counts = Counter[str]()
-        self._held: OrderedDict[str, tuple[Asked, int]] = OrderedDict()  # and how often it was asked again
+        self._held: OrderedDict[str, tuple[ClientRequest, int]] = OrderedDict()  # and how often it was asked again
         self._held_bytes = 0
         self._is_up, self._news = asyncio.Event(), asyncio.Event()
 
-    def after(self, asked: Asked, exchange: Exchange) -> None:
+    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
         """Holds what was answered in an outage, and learns whether the hosted model is there."""
         if exchange.mode == "degraded" and asked.is_captured:
             self._hold(asked, 0)
@@ -103,7 +103,7 @@ class Reanswer:
             self.counts["unwritten"] += 1  # it is pending still
         return True
 
-    async def _ask(self, asked: Asked) -> Answer | None:
+    async def _ask(self, asked: ClientRequest) -> RecordedAnswer | None:
         """The answer, which may be that the request is wrong; None if another attempt may bring one."""
         started_s, at_s = time.monotonic(), self._clock()
         try:
@@ -117,7 +117,7 @@ class Reanswer:
         self.counts["answered" if served.error is None else "refused"] += 1
         return again(served, asked, "reanswer", at_s, time.monotonic() - started_s)
 
-    async def _oldest(self) -> tuple[Asked, int] | None:
+    async def _oldest(self) -> tuple[ClientRequest, int] | None:
         if self._held:
             _, (asked, attempts) = self._held.popitem(last=False)
             self._held_bytes -= len(asked.body)
@@ -126,7 +126,7 @@ class Reanswer:
             return None
         return await asyncio.to_thread(self._stored)
 
-    def _stored(self) -> tuple[Asked, int] | None:
+    def _stored(self) -> tuple[ClientRequest, int] | None:
         """The oldest request that waits in the store and may be asked once more."""
         for pending in self._store.pending(limit=1000):
             if pending.attempts < self._options.attempts:
@@ -139,7 +139,7 @@ class Reanswer:
         self._capture.flush()  # it may be on its way to the store
         self._store.postpone(exchange)
 
-    def _keep(self, answer: Answer) -> None:
+    def _keep(self, answer: RecordedAnswer) -> None:
         self._capture.flush()
         try:
             self._store.add(answers=(answer,))
@@ -148,7 +148,7 @@ class Reanswer:
             return
         self._store.settle(answer.exchange)
 
-    def _hold(self, asked: Asked, attempts: int) -> None:
+    def _hold(self, asked: ClientRequest, attempts: int) -> None:
         self._held[asked.id] = asked, attempts
         self._held_bytes += len(asked.body)
         while len(self._held) > self._options.max_held or self._held_bytes > self._options.max_held_bytes:
@@ -158,6 +158,6 @@ class Reanswer:
         self._news.set()
 
 
-def _asked(exchange: Exchange, secrets: Sequence[str]) -> Asked:
+def _asked(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
     body = json.dumps(exchange.request).encode()
     return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets), id=exchange.id)

@@ -9,12 +9,13 @@ from itertools import takewhile
 
 from starlette.types import Send
 
-from brise.gateway import headers, sse
-from brise.gateway.asked import Asked, Headers
-from brise.gateway.failure import Failure, Relayed, UpstreamError
-from brise.gateway.progress import Progress, so_far
-from brise.gateway.records import Kind
-from brise.gateway.upstream import Reply
+from brise.dialects import sse
+from brise.dialects.progress import Progress, so_far
+from brise.dialects.records import Kind
+from brise.gateway import headers
+from brise.gateway.failure import Relayed, UpstreamError, UpstreamFailure
+from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.upstream import UpstreamResponse
 
 COLLECTED_BYTES = 8 << 20  # an answer in one piece is held until it is complete, so that one cut short can be replaced
 OWN_FAULTS = frozenset({"invalid_request_error", "authentication_error", "permission_error", "not_found_error",
@@ -24,7 +25,7 @@ DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
-async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relayed: Relayed,
+async def pass_on(reply: UpstreamResponse, asked: ClientRequest, send: Send, added: Headers, relayed: Relayed,
                   now: Callable[[], float] = time.monotonic, *, stops_at_faults: bool = False) -> None:
     """The whole answer, to its end; `relayed` says how far it came if this raises UpstreamError.
 
@@ -49,7 +50,7 @@ async def pass_on(reply: Reply, asked: Asked, send: Send, added: Headers, relaye
     await out.end()
 
 
-async def _events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) -> None:
+async def _events(reply: UpstreamResponse, out: _Out, kind: Kind, stops_at_faults: bool) -> None:
     try:
         held = await _whole_events(reply, out, kind, stops_at_faults)
     except UpstreamError:
@@ -67,7 +68,7 @@ async def _events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) ->
         raise UpstreamError(failure)
 
 
-async def _whole_events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bool) -> bytes:
+async def _whole_events(reply: UpstreamResponse, out: _Out, kind: Kind, stops_at_faults: bool) -> bytes:
     """Passes them on, and gives what is left: less than one."""
     held, progress = b"", Progress(kind)
     async with aclosing(reply.chunks()) as chunks:
@@ -76,7 +77,7 @@ async def _whole_events(reply: Reply, out: _Out, kind: Kind, stops_at_faults: bo
             end = sse.whole(held)
             if end == 0:
                 if len(held) > MAX_EVENT_BYTES:
-                    raise UpstreamError(Failure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
+                    raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
                 continue
             piece, held = held[:end], held[end:]
             await _pass_piece(piece, out, progress, stops_at_faults)
@@ -102,14 +103,14 @@ async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faul
         raise UpstreamError(failure)
 
 
-def _is_readable(event: sse.Event) -> bool:
+def _is_readable(event: sse.ServerSentEvent) -> bool:
     return event.data == sse.DONE or event.fields is not None
 
 
-def _fault(event: sse.Event) -> Failure | None:
+def _fault(event: sse.ServerSentEvent) -> UpstreamFailure | None:
     """What is wrong with the server by this event. An error of the request is the client's own business."""
     if not _is_readable(event):
-        return Failure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
+        return UpstreamFailure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
     fields = event.fields or {}
     kind = str(fields.get("type") or event.name)
     error = fields.get("error") or (fields if kind == "error" else None)
@@ -118,10 +119,10 @@ def _fault(event: sse.Event) -> Failure | None:
     about = error if isinstance(error, dict) else {"message": error}
     if str(about.get("type") or about.get("code")) in OWN_FAULTS:
         return None
-    return Failure("error_event", str(about.get("message") or about.get("code") or "an error")[:200])
+    return UpstreamFailure("error_event", str(about.get("message") or about.get("code") or "an error")[:200])
 
 
-async def _whole(reply: Reply, out: _Out) -> None:
+async def _whole(reply: UpstreamResponse, out: _Out) -> None:
     body = bytearray()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
@@ -132,7 +133,7 @@ async def _whole(reply: Reply, out: _Out) -> None:
     await out.pass_on(bytes(body))
 
 
-async def _as_it_comes(reply: Reply, out: _Out) -> None:
+async def _as_it_comes(reply: UpstreamResponse, out: _Out) -> None:
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             await out.pass_on(chunk)
@@ -165,16 +166,16 @@ class _Out:
         """Whether the client has a stream to the end of its answer."""
         return self._relayed.is_kept and so_far(kind, bytes(self._relayed.body)).has_ended
 
-    def missing_end(self, kind: Kind) -> Failure | None:
+    def missing_end(self, kind: Kind) -> UpstreamFailure | None:
         """Why a stream that has ended is no answer, if it is none."""
         body = self._relayed.body
         if DONE in body[-TAIL_BYTES:] or not self._relayed.is_kept:
             return None
         progress = so_far(kind, bytes(body))
         if not progress.num_events:
-            return Failure("malformed", "the stream holds no event")
+            return UpstreamFailure("malformed", "the stream holds no event")
         if not progress.has_ended:
-            return Failure("cut", "the stream ended before its answer did")
+            return UpstreamFailure("cut", "the stream ended before its answer did")
         return None
 
     async def end(self) -> None:

@@ -11,8 +11,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from brise.gateway import headers
-from brise.gateway.asked import Asked, Headers
-from brise.gateway.failure import Failure
+from brise.gateway.failure import UpstreamFailure
+from brise.gateway.request import ClientRequest, Headers
 
 BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})  # "not now"; 529 is Anthropic's
 NOTHING_SENT = frozenset({"refused", "connect_timeout"})
@@ -40,7 +40,7 @@ class Retries:
         """Called once for every request."""
         self._budget = min(self._budget + BUDGET_SHARE, BUDGET)
 
-    def wait_s(self, asked: Asked, failure: Failure, number: int) -> float | None:
+    def wait_s(self, asked: ClientRequest, failure: UpstreamFailure, number: int) -> float | None:
         """How long to wait before attempt `number` (1 is the first repetition); None: it is not to be repeated."""
         if not _is_repeatable(asked, failure):
             return None
@@ -73,12 +73,12 @@ def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> floa
     return max(seconds, 0.0) if math.isfinite(seconds) else None  # NaN and infinity are floats too
 
 
-def is_safe(asked: Asked) -> bool:
+def is_safe(asked: ClientRequest) -> bool:
     """Whether asking twice does nothing but ask twice."""
     return asked.kind != "other" or asked.method in ("GET", "HEAD", "OPTIONS")
 
 
-def _is_repeatable(asked: Asked, failure: Failure) -> bool:
+def _is_repeatable(asked: ClientRequest, failure: UpstreamFailure) -> bool:
     if failure.kind in NOTHING_SENT:
         return True
     if failure.kind == "status":

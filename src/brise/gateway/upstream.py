@@ -15,9 +15,9 @@ import httpx
 
 from brise.errors import UnsupportedError
 from brise.gateway import headers
-from brise.gateway.asked import Asked, Headers
 from brise.gateway.connection import Address, Connection, LostError, NotHttpError, Pool
-from brise.gateway.failure import Failure, FailureKind, UpstreamError
+from brise.gateway.failure import FailureKind, UpstreamError, UpstreamFailure
+from brise.gateway.request import ClientRequest, Headers
 
 PREFIX = b"/v1"  # what every path of OpenAI's API begins with: the clients' base URL has it, and so has the upstream's
 
@@ -67,7 +67,7 @@ class UpstreamSettings:
                                    hint="its base URL, as OpenAI's clients have it: https://api.openai.com/v1")
 
 
-class Reply(Protocol):
+class UpstreamResponse(Protocol):
     """An answer that has begun. It has to be closed."""
 
     status: int
@@ -88,11 +88,11 @@ class Server(Protocol):
     @property
     def settings(self) -> UpstreamSettings: ...
 
-    def unfit(self, asked: Asked) -> Reply | None:
+    def unfit(self, asked: ClientRequest) -> UpstreamResponse | None:
         """The error for a request that its dialect cannot say; None if it can be sent."""
         ...
 
-    async def open(self, asked: Asked) -> Reply:
+    async def open(self, asked: ClientRequest) -> UpstreamResponse:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
         ...
 
@@ -114,10 +114,10 @@ class Upstream:
         self._proxy_key = address.proxy[2] if address.proxy is not None and self._is_plain_proxied else b""
         self._pool = Pool(address)
 
-    def unfit(self, asked: Asked) -> None:
+    def unfit(self, asked: ClientRequest) -> None:
         """Every request is sent: the server may say what is wrong with it."""
 
-    async def open(self, asked: Asked) -> Reply:
+    async def open(self, asked: ClientRequest) -> UpstreamResponse:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
         connection = self._pool.take() or await self._connect()
         limits = self.settings.limits
@@ -131,11 +131,11 @@ class Upstream:
             connection.abort()
             match error:
                 case TimeoutError():
-                    failure = Failure("first_byte_timeout", f"no answer within {wait_s:g} s")
+                    failure = UpstreamFailure("first_byte_timeout", f"no answer within {wait_s:g} s")
                 case LostError():
-                    failure = Failure("cut", str(error), is_stale=connection.num_requests > 1)
+                    failure = UpstreamFailure("cut", str(error), is_stale=connection.num_requests > 1)
                 case NotHttpError():
-                    failure = Failure("malformed", str(error))
+                    failure = UpstreamFailure("malformed", str(error))
                 case _:
                     raise
             raise UpstreamError(failure) from None
@@ -152,9 +152,10 @@ class Upstream:
             async with asyncio.timeout(wait_s):
                 return await self._pool.connect()
         except TimeoutError:
-            raise UpstreamError(Failure("connect_timeout", f"no connection within {wait_s:g} s")) from None
+            raise UpstreamError(UpstreamFailure("connect_timeout", f"no connection within {wait_s:g} s")) from None
         except OSError as error:  # those of TLS too
-            raise UpstreamError(Failure("refused", error.strerror or str(error) or type(error).__name__)) from None
+            raise UpstreamError(UpstreamFailure("refused",
+                                                error.strerror or str(error) or type(error).__name__)) from None
 
     def _target(self, target: bytes) -> bytes:
         """The path of the client's base URL is /v1, that of the upstream's may be another."""
@@ -164,7 +165,7 @@ class Upstream:
             target = self._path.removesuffix(PREFIX) + target
         return b"http://" + self.host + target if self._is_plain_proxied else target
 
-    def _headers(self, asked: Asked) -> list[tuple[bytes, bytes]]:
+    def _headers(self, asked: ClientRequest) -> list[tuple[bytes, bytes]]:
         keys: Headers | None = None
         if self.settings.key is not None:
             value = self.settings.key.encode()
@@ -196,17 +197,17 @@ class _HttpReply:
         while True:
             left_s = self._end_s - time.monotonic()
             if left_s <= 0:
-                raise UpstreamError(Failure("stalled", self._not_complete))
+                raise UpstreamError(UpstreamFailure("stalled", self._not_complete))
             try:
                 async with asyncio.timeout(min(wait_s, left_s)):
                     piece = await anext(pieces, None)
             except TimeoutError:
                 why = f"nothing came for {wait_s:g} s" if wait_s < left_s else self._not_complete
-                raise UpstreamError(Failure(kind, why)) from None
+                raise UpstreamError(UpstreamFailure(kind, why)) from None
             except LostError as error:
-                raise UpstreamError(Failure("cut", str(error))) from None
+                raise UpstreamError(UpstreamFailure("cut", str(error))) from None
             except NotHttpError as error:
-                raise UpstreamError(Failure("malformed", str(error))) from None
+                raise UpstreamError(UpstreamFailure("malformed", str(error))) from None
             if piece is None:
                 return
             kind, wait_s = "stalled", self._limits.between_s

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from brise.models.batch import Batch
-from brise.models.mixture import swiglu
+from brise.models.decoder import swiglu
+from brise.models.ops import ImageOps
 from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
-from brise.ops.contract import ImageOps
 
 NUM_CHANNELS = 3
 # Rows that go through the feed-forward and the projector at once: their inner values are wide, and an image has

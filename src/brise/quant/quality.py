@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Quality:
+class QuantQuality:
     """Of `num_tokens` predictions in `num_windows` pieces of text. KL is KL(original || quantised) in nats.
 
     `kl_error` is the standard error of the mean over windows, which depend on each other less than tokens do.
@@ -52,14 +52,14 @@ class Comparison:
         self._divergences.append(predictions.divergences)
         self._agreements.append(predictions.agreements)
 
-    def finish(self) -> Quality:
+    def finish(self) -> QuantQuality:
         divergences, windows = np.concatenate(self._divergences), np.concatenate(self._windows)
         counts = np.bincount(windows)
         means = np.bincount(windows, divergences)[counts > 0] / counts[counts > 0]
         error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
         original, quantised = np.exp(np.concatenate(self._nll, axis=1).mean(axis=1))
-        return Quality(len(divergences), len(means), float(original), float(quantised), float(divergences.mean()),
-                       error, float(divergences.max()), float(np.concatenate(self._agreements).mean()))
+        return QuantQuality(len(divergences), len(means), float(original), float(quantised), float(divergences.mean()),
+                            error, float(divergences.max()), float(np.concatenate(self._agreements).mean()))
 
 
 class Predictions:

@@ -13,7 +13,7 @@ from brise.errors import BriseError
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-class Keys:
+class AcceptedKeys:
     """The accepted API keys, as digests: memory holds no key, and the time of a comparison tells nothing."""
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -27,7 +27,7 @@ class Keys:
         return found
 
 
-def read_keys(path: Path) -> Keys:
+def read_keys(path: Path) -> AcceptedKeys:
     """A file with one key a line; empty lines and lines that begin with # do not count."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -44,7 +44,7 @@ def read_keys(path: Path) -> Keys:
         keys.append(key)
     if not keys:
         raise BriseError(f"{str(path)!r} holds no API key", hint="one key a line; comments begin with #")
-    return Keys(keys)
+    return AcceptedKeys(keys)
 
 
 def check_bind(host: str, has_keys: bool, force: bool) -> None:

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from brise.engine.adapters import AdapterExistsError, AdapterInfo, AdapterNotFoundError
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError
 from brise.serve.body import read_json
-from brise.serve.serving import Serving
-from brise.text.fields import Fields
+from brise.serve.serving import ServerState
+from brise.text.fields import RequestFields
 from brise.text.json_text import Json
 
 
@@ -39,7 +39,7 @@ class AdapterRequest:
     any_base: bool
 
 
-async def adapters(serving: Serving, request: Request) -> Response:
+async def adapters(serving: ServerState, request: Request) -> Response:
     """All adapters, model by model; or with POST one more."""
     _check_allowed(serving)
     if request.method == "POST":
@@ -48,7 +48,7 @@ async def adapters(serving: Serving, request: Request) -> Response:
                                                     for info in worker.adapters]})
 
 
-async def _add(serving: Serving, request: Request) -> Response:
+async def _add(serving: ServerState, request: Request) -> Response:
     """What runs goes on meanwhile."""
     settings = serving.settings
     wanted = parse_adapter(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
@@ -61,7 +61,7 @@ async def _add(serving: Serving, request: Request) -> Response:
     return JSONResponse(_card(model, info))
 
 
-async def remove(serving: Serving, request: Request) -> Response:
+async def remove(serving: ServerState, request: Request) -> Response:
     """No new request may name it; those that run are finished."""
     _check_allowed(serving)
     name = request.path_params["name"]
@@ -76,7 +76,7 @@ async def remove(serving: Serving, request: Request) -> Response:
 
 def parse_adapter(body: Json) -> AdapterRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body)
+    fields = RequestFields(body)
     wanted = AdapterRequest(fields.required_text("name"), fields.required_text("path"), fields.text("model"),
                             fields.flag("any_base") or False)
     fields.done()
@@ -85,12 +85,12 @@ def parse_adapter(body: Json) -> AdapterRequest:
     return wanted
 
 
-def _check_allowed(serving: Serving) -> None:
+def _check_allowed(serving: ServerState) -> None:
     if serving.keys is None and not serving.local_only:
         raise AdaptersNeedKeysError
 
 
-def _base(serving: Serving, wanted: AdapterRequest) -> tuple[str, EngineThread]:
+def _base(serving: ServerState, wanted: AdapterRequest) -> tuple[str, EngineThread]:
     if wanted.model is not None:
         return wanted.model, serving.base(wanted.model)
     if len(serving.models) > 1:

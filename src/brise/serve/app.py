@@ -20,16 +20,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
-from brise.serve import adapters, catalog, chat, completions, embeddings, responses
+from brise.serve import adapters, chat, completions, embeddings, models_and_health, responses
 from brise.serve.access import check_bind
-from brise.serve.front import Front
-from brise.serve.gate import Gate
-from brise.serve.joined import JoinedProtocol
-from brise.serve.refusal import MethodError, NotFoundError, respond
-from brise.serve.serving import ServeSettings, Serving, prepare
+from brise.serve.access_middleware import AccessMiddleware
+from brise.serve.error_response import MethodError, NotFoundError, respond
+from brise.serve.gateway_middleware import Front
+from brise.serve.serving import ServerState, ServeSettings, prepare
+from brise.serve.uvicorn_protocol import JoinedProtocol
 
 T = TypeVar("T")
 # After the engines were told to stop, so that their last words ("shutting down") reach the clients.
@@ -59,9 +59,9 @@ def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log:
     return 0
 
 
-def create_app(serving: Serving) -> Starlette:
+def create_app(serving: ServerState) -> Starlette:
     """The ASGI application; it neither starts nor stops engines."""
-    middleware = [Middleware(Gate, serving=serving)]
+    middleware = [Middleware(AccessMiddleware, serving=serving)]
     if serving.gateway is not None:
         middleware.append(Middleware(Front, serving=serving, gateway=serving.gateway))
     app = Starlette(
@@ -70,12 +70,12 @@ def create_app(serving: Serving) -> Starlette:
             Route("/v1/completions", partial(completions.complete, serving), methods=["POST"]),
             Route("/v1/embeddings", partial(embeddings.embed, serving), methods=["POST"]),
             Route("/v1/responses", partial(responses.create, serving), methods=["POST"]),
-            Route("/v1/models", partial(catalog.models, serving), methods=["GET"]),
-            Route("/v1/models/{name:path}", partial(catalog.model, serving), methods=["GET"]),
+            Route("/v1/models", partial(models_and_health.models, serving), methods=["GET"]),
+            Route("/v1/models/{name:path}", partial(models_and_health.model, serving), methods=["GET"]),
             Route("/v1/adapters", partial(adapters.adapters, serving), methods=["GET", "POST"]),
             Route("/v1/adapters/{name}", partial(adapters.remove, serving), methods=["DELETE"]),
-            Route("/health", partial(catalog.health, serving), methods=["GET"]),
-            Route("/metrics", partial(catalog.metrics, serving), methods=["GET"]),
+            Route("/health", partial(models_and_health.health, serving), methods=["GET"]),
+            Route("/metrics", partial(models_and_health.metrics, serving), methods=["GET"]),
         ],
         middleware=middleware,
         exception_handlers={RequestError: _request_error, HTTPException: _http_error})
@@ -83,7 +83,7 @@ def create_app(serving: Serving) -> Starlette:
     return app
 
 
-def new_server(serving: Serving) -> uvicorn.Server:
+def new_server(serving: ServerState) -> uvicorn.Server:
     """uvicorn, quiet and without what we do not use."""
     return uvicorn.Server(uvicorn.Config(
         create_app(serving), http=JoinedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
@@ -91,7 +91,7 @@ def new_server(serving: Serving) -> uvicorn.Server:
         timeout_graceful_shutdown=LAST_WORDS_S))
 
 
-async def _serve(serving: Serving, listener: socket.socket) -> None:
+async def _serve(serving: ServerState, listener: socket.socket) -> None:
     server = new_server(serving)
     if serving.gateway is not None:
         serving.gateway.start()
@@ -125,7 +125,7 @@ def _attend_to_latency() -> None:
     sys.setswitchinterval(0.0005)
 
 
-async def _stop(serving: Serving, signals: asyncio.Queue[int]) -> None:
+async def _stop(serving: ServerState, signals: asyncio.Queue[int]) -> None:
     """Waits for what runs, or for another signal; what is left then is cancelled."""
     timeout_s = serving.settings.drain_timeout_s
     print(f"stopping: {serving.traffic.num_running} requests run, at most {timeout_s:g} s (again: at once)",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from starlette.requests import Request
@@ -13,13 +15,15 @@ from brise.engine.model import LoadedModel
 from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.serve.body import read_json
-from brise.serve.openai_embeddings import EmbeddingRequest, parse_embedding
+from brise.serve.openai_completions import Prompt, parse_prompts
 from brise.serve.prompts import prompt_tokens
-from brise.serve.serving import Served, Serving
+from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import unless_gone
+from brise.text.fields import RequestFields
+from brise.text.json_text import Json
 
 
-async def embed(serving: Serving, request: Request) -> Response:
+async def embed(serving: ServerState, request: Request) -> Response:
     """Refuses models that were not made for it: their hidden states are vectors, but no embeddings."""
     settings = serving.settings
     wanted = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
@@ -37,7 +41,7 @@ async def embed(serving: Serving, request: Request) -> Response:
         "usage": {"prompt_tokens": ticket.prompt_tokens, "total_tokens": ticket.prompt_tokens}})
 
 
-def _check(wanted: EmbeddingRequest, served: Served) -> None:
+def _check(wanted: EmbeddingRequest, served: ModelHandle) -> None:
     model = served.worker.model
     if served.adapter is not None:
         raise RequestError(f"{wanted.model!r} is an adapter, and embeddings come from a model itself", param="model",
@@ -60,3 +64,27 @@ def _encode(vector: Array, wanted: EmbeddingRequest) -> str | list[float]:
         return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
     values: list[float] = np.asarray(vector, np.float32).tolist()
     return values
+
+
+MAX_INPUTS = 2048  # OpenAI's limit
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """Texts (or token lists) to be embedded."""
+
+    model: str
+    inputs: tuple[Prompt, ...]
+    encoding: Literal["float", "base64"]
+    dimensions: int | None
+
+
+def parse_embedding(body: Json) -> EmbeddingRequest:
+    """The typed request, or a RequestError that names the field."""
+    fields = RequestFields(body)
+    fields.text("user")
+    is_base64 = fields.choice("encoding_format", ("float", "base64")) == "base64"
+    request = EmbeddingRequest(fields.required_text("model"), parse_prompts(fields, "input", MAX_INPUTS),
+                               "base64" if is_base64 else "float", fields.whole("dimensions", 1, 2**20))
+    fields.done()
+    return request

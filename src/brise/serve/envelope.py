@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from brise.engine.request import Delta
-from brise.serve.generation import Job, deltas, usage
+from brise.serve.generation import GenerationTask, deltas, usage
 from brise.serve.sse import DONE, encode, event
 
 Entry = dict[str, object]
 
 
-class Choice(Protocol):
+class GrowingChoice(Protocol):
     """One answer that grows."""
 
     def push(self, delta: Delta) -> list[Entry]:
@@ -45,9 +45,9 @@ class Envelope:
 class Answering:
     """A request that was read, on its way. `choices` has the `n` answers of the first prompt, then the second's, ..."""
 
-    job: Job
+    job: GenerationTask
     envelope: Envelope
-    choices: Sequence[Choice]
+    choices: Sequence[GrowingChoice]
     include_usage: bool  # in a stream; a body always has it
 
 

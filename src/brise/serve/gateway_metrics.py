@@ -10,15 +10,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from brise.gateway.asked import Asked
+from brise.dialects.records import Exchange
 from brise.gateway.breaker import BreakerState
-from brise.gateway.capture import Capture
 from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Gateway, Parts
+from brise.gateway.gateway import Components, Gateway
 from brise.gateway.reanswer import Reanswer
-from brise.gateway.records import Exchange
-from brise.gateway.shadow import Reask, Shadow
+from brise.gateway.request import ClientRequest
 from brise.serve.metrics import SECONDS
+from brise.switch.shadow import Reask, Shadow
+from brise.traffic.capture import Capture
 
 
 class GatewayMetrics(Collector):
@@ -35,7 +35,7 @@ class GatewayMetrics(Collector):
         registry.register(self)
         gateway.watch(self)
 
-    def after(self, asked: Asked, exchange: Exchange) -> None:
+    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
         """One request is over."""
         self._requests.labels(asked.kind, exchange.mode).inc()
         self._seconds.labels(exchange.mode).observe(exchange.total_s)
@@ -62,7 +62,7 @@ class GatewayMetrics(Collector):
         yield from _small_models(self._gateway.parts)
 
 
-def _small_models(parts: Parts) -> Iterator[Metric]:
+def _small_models(parts: Components) -> Iterator[Metric]:
     """What small models and second questions did beside the upstream; parts that are not there are left out."""
     ignored = CounterMetricFamily("brise_gateway_ignored_fields", "Fields of requests that a small model left out.",
                                   labels=("part", "field"))

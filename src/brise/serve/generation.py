@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 
 from brise.engine.request import Delta, Request, TokenLogprob
 from brise.errors import PreemptedError, RequestError
-from brise.serve.refusal import GenerationError, UnavailableError
-from brise.serve.serving import Served
-from brise.serve.traffic import Ticket
+from brise.serve.error_response import GenerationError, UnavailableError
+from brise.serve.in_flight import Ticket
+from brise.serve.serving import ModelHandle
 from brise.text.protocols import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationTask:
     """Engine requests of one HTTP request: one for a chat, one for each prompt of a completion."""
 
-    served: Served
+    served: ModelHandle
     requests: tuple[Request, ...]
     ticket: Ticket
     names: Mapping[str, str]  # what the endpoint calls the engine's fields, for its errors
     watch: Callable[[Delta], None] | None = None  # sees every delta first; what it raises ends the answer
 
 
-async def deltas(job: Job) -> AsyncGenerator[tuple[int, Delta], None]:
+async def deltas(job: GenerationTask) -> AsyncGenerator[tuple[int, Delta], None]:
     """(number of the prompt, delta), in the order in which they come. Closing it cancels what still runs."""
     if len(job.requests) == 1:
         async with aclosing(_checked(job, job.requests[0])) as news:
@@ -51,7 +51,8 @@ async def deltas(job: Job) -> AsyncGenerator[tuple[int, Delta], None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _forward(job: Job, number: int, queue: asyncio.Queue[tuple[int, Delta] | Exception | None]) -> None:
+async def _forward(job: GenerationTask, number: int, queue: asyncio.Queue[tuple[int,
+                                                                                Delta] | Exception | None]) -> None:
     try:
         async with aclosing(_checked(job, job.requests[number])) as news:
             async for delta in news:
@@ -61,7 +62,7 @@ async def _forward(job: Job, number: int, queue: asyncio.Queue[tuple[int, Delta]
         queue.put_nowait(error)
 
 
-async def _checked(job: Job, request: Request) -> AsyncGenerator[Delta, None]:
+async def _checked(job: GenerationTask, request: Request) -> AsyncGenerator[Delta, None]:
     """The deltas of one engine request; a failed answer is raised, for there is no such finish_reason."""
     is_first = True
     try:

@@ -9,24 +9,24 @@ from functools import partial
 from hashlib import blake2b
 from typing import cast
 
-from brise.checkpoint.lineage import base_digest
-from brise.checkpoint.store import Located
+from brise.checkpoint.adapters.lineage import base_digest
+from brise.dialects.records import Body, Kind, Usage
+from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
-from brise.engine.runner import EngineThread
 from brise.errors import RequestError
+from brise.files.digests import Located
 from brise.gateway.local import Load, LocalAnswer, LocalStream
-from brise.gateway.records import Body, Kind, Usage
 from brise.serve import chat, completions, envelope, responses
 from brise.serve.envelope import Answering, Entry
-from brise.serve.generation import Job
+from brise.serve.error_response import UnknownModelError
+from brise.serve.generation import GenerationTask
+from brise.serve.in_flight import Ticket
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
-from brise.serve.refusal import UnknownModelError
 from brise.serve.responses import Responding
 from brise.serve.serving import find
-from brise.serve.traffic import Ticket
 from brise.text.fields import Ignored
 from brise.text.json_text import Json
 from brise.text.protocols import TextTokenizer
@@ -133,7 +133,7 @@ class _Asked:
     ignored: dict[str, str]
 
     @property
-    def job(self) -> Job:
+    def job(self) -> GenerationTask:
         return self.answering.job
 
     def changed(self, change: Callable[[EngineRequest], EngineRequest],

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from brise.engine.engine import EngineStats
-from brise.serve.traffic import Ticket
+from brise.serve.in_flight import Ticket
 
 # From a cached short prompt to a full context on a small CPU.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.engine.request import Grammar
 from brise.serve.openai_options import MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
 from brise.serve.openai_tools import Tooling, parse_response_format, parse_tooling, refuse_both
-from brise.text.fields import Fields, Ignored
+from brise.text.fields import Ignored, RequestFields
+from brise.text.inputs import Grammar
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, parse_messages
 
@@ -26,7 +26,7 @@ class ChatRequest:
 
 def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body, ignored=ignored)
+    fields = RequestFields(body, ignored=ignored)
     tooling = parse_tooling(fields)
     grammar = parse_response_format(fields.child("response_format"))
     refuse_both(grammar, tooling)
@@ -38,7 +38,7 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     return request
 
 
-def check_service(fields: Fields) -> None:
+def check_service(fields: RequestFields) -> None:
     """Fields about the service, not the answer: accepted where they ask for what happens anyway."""
     fields.text("safety_identifier")
     fields.text("prompt_cache_key")  # equal beginnings are found without a key
@@ -49,7 +49,7 @@ def check_service(fields: Fields) -> None:
     fields.refuse("moderation", "this server does not moderate")
 
 
-def _max_tokens(fields: Fields) -> int | None:
+def _max_tokens(fields: RequestFields) -> int | None:
     old = fields.whole("max_tokens", 1, MAX_TOKENS)
     new = fields.whole("max_completion_tokens", 1, MAX_TOKENS)
     if old is not None and new is not None and old != new:
@@ -57,7 +57,7 @@ def _max_tokens(fields: Fields) -> int | None:
     return old if new is None else new
 
 
-def _logprobs(fields: Fields) -> int | None:
+def _logprobs(fields: RequestFields) -> int | None:
     wanted = fields.flag("logprobs") or False
     top = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
     if top and not wanted:
@@ -65,7 +65,7 @@ def _logprobs(fields: Fields) -> int | None:
     return (top or 0) if wanted else None
 
 
-def _refuse_foreign(fields: Fields) -> None:
+def _refuse_foreign(fields: RequestFields) -> None:
     fields.only("modalities", (["text"],), "answers are text")
     fields.only("reasoning_effort", ("none",), "the models here have no adjustable reasoning")
     fields.only("verbosity", ("medium",), "the models here have no such dial")

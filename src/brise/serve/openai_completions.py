@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.serve.openai_options import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
-from brise.text.fields import Fields, Ignored
+from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's; a client that relies on it gets short answers, not endless ones
@@ -26,7 +26,7 @@ class CompletionRequest:
 
 def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body, ignored=ignored)
+    fields = RequestFields(body, ignored=ignored)
     options = parse_options(fields)
     max_tokens = fields.whole("max_tokens", 0, MAX_TOKENS)
     request = CompletionRequest(
@@ -46,7 +46,7 @@ def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRe
     return request
 
 
-def parse_prompts(fields: Fields, name: str, limit: int) -> tuple[Prompt, ...]:
+def parse_prompts(fields: RequestFields, name: str, limit: int) -> tuple[Prompt, ...]:
     """A string, a list of strings, a list of tokens, or a list of lists of tokens."""
     value = fields.raw(name)
     if isinstance(value, str):
@@ -65,7 +65,7 @@ def parse_prompts(fields: Fields, name: str, limit: int) -> tuple[Prompt, ...]:
                  for index, item in enumerate(items))
 
 
-def _tokens(fields: Fields, name: str, items: Json) -> tuple[int, ...]:
+def _tokens(fields: RequestFields, name: str, items: Json) -> tuple[int, ...]:
     if not isinstance(items, list):
         raise fields.error(name, "must be a string or an array of token ids")
     tokens = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brise.engine.request import Sampling
-from brise.text.fields import Fields
+from brise.text.fields import RequestFields
 
 # OpenAI's own limits, except for stops (OpenAI: 4; more cost us nothing).
 MAX_CHOICES = 128
@@ -29,7 +29,7 @@ class Options:
     ignore_eos: bool
 
 
-def parse_options(fields: Fields) -> Options:
+def parse_options(fields: RequestFields) -> Options:
     """Reads the shared fields; `user` and `metadata` are accepted because they ask for nothing."""
     fields.text("user")
     check_metadata(fields)
@@ -40,7 +40,7 @@ def parse_options(fields: Fields) -> Options:
         ignore_eos=fields.flag("ignore_eos") or False)
 
 
-def check_metadata(fields: Fields) -> None:
+def check_metadata(fields: RequestFields) -> None:
     """OpenAI's shape, so that a client's mistake shows here too; nothing is stored."""
     metadata = fields.mapping("metadata") or {}
     if len(metadata) > MAX_METADATA:
@@ -51,7 +51,7 @@ def check_metadata(fields: Fields) -> None:
                                            "under a name of at most 64")
 
 
-def _include_usage(fields: Fields, stream: bool) -> bool:
+def _include_usage(fields: RequestFields, stream: bool) -> bool:
     options = fields.child("stream_options")
     if options is None:
         return False
@@ -63,7 +63,7 @@ def _include_usage(fields: Fields, stream: bool) -> bool:
     return include
 
 
-def _stop(fields: Fields) -> tuple[str, ...]:
+def _stop(fields: RequestFields) -> tuple[str, ...]:
     value = fields.raw("stop")
     stops = value if isinstance(value, list) else [] if value is None else [value]
     if len(stops) > MAX_STOPS:
@@ -74,7 +74,7 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     return texts
 
 
-def _sampling(fields: Fields) -> Sampling:
+def _sampling(fields: RequestFields) -> Sampling:
     plain = Sampling()
     return Sampling(
         temperature=_or(fields.number("temperature", 0, 2), plain.temperature),
@@ -88,7 +88,7 @@ def _sampling(fields: Fields) -> Sampling:
         seed=fields.whole("seed", -(2**63), 2**63 - 1))
 
 
-def _logit_bias(fields: Fields) -> Mapping[int, float]:
+def _logit_bias(fields: RequestFields) -> Mapping[int, float]:
     bias: dict[int, float] = {}
     for name, value in (fields.mapping("logit_bias") or {}).items():
         if not (name.isascii() and name.isdecimal() and len(name) < 10):

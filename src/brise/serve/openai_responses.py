@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from brise.engine.request import Grammar, Sampling
+from brise.engine.request import Sampling
 from brise.serve.openai_chat import ChatRequest, check_service
 from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
 from brise.serve.openai_tools import Tooling, schema_grammar
-from brise.text.fields import Fields, Ignored
+from brise.text.fields import Ignored, RequestFields
+from brise.text.inputs import Grammar
 from brise.text.json_text import Json
-from brise.text.openai_messages import DETAILS, Image, Message, Part, Text, joined
+from brise.text.openai_messages import DETAILS, Image, Message, Part, TextPart, joined
 
 STATE = "this server keeps no state between requests; send the conversation in 'input'"
 FOREIGN: Mapping[str, str] = {
@@ -31,7 +32,7 @@ class ResponseRequest:
 
 def parse_response(body: Json, ignored: Ignored | None = None) -> ResponseRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = Fields(body, ignored=ignored)
+    fields = RequestFields(body, ignored=ignored)
     model, stream = fields.required_text("model"), fields.flag("stream") or False
     instructions = fields.text("instructions")
     messages = _input(fields)
@@ -52,7 +53,7 @@ def parse_response(body: Json, ignored: Ignored | None = None) -> ResponseReques
     return ResponseRequest(ChatRequest(options, messages, max_tokens, None, grammar, Tooling()), echoed)
 
 
-def _input(fields: Fields) -> tuple[Message, ...]:
+def _input(fields: RequestFields) -> tuple[Message, ...]:
     value = fields.raw("input")
     if value is None:
         raise fields.missing("input")
@@ -64,7 +65,7 @@ def _input(fields: Fields) -> tuple[Message, ...]:
     return messages
 
 
-def _message(fields: Fields) -> Message:
+def _message(fields: RequestFields) -> Message:
     kind = fields.text("type")
     if kind not in (None, "message"):
         raise fields.unsupported("type", f"{kind[:32]!r}; only messages are")
@@ -83,11 +84,11 @@ def _message(fields: Fields) -> Message:
     return Message(role, content)
 
 
-def _part(part: Fields, role: str) -> Part:
+def _part(part: RequestFields, role: str) -> Part:
     kind = part.required_text("type")
     read: Part
     if kind in ("input_text", "output_text"):
-        read = Text(part.required_text("text"))
+        read = TextPart(part.required_text("text"))
         part.only("annotations", ([],), "this server makes none")
         part.only("logprobs", ([],), "this server gives none here")
     elif kind == "input_image" and role == "user":
@@ -101,7 +102,7 @@ def _part(part: Fields, role: str) -> Part:
     return read
 
 
-def _format(fields: Fields) -> Grammar | None:
+def _format(fields: RequestFields) -> Grammar | None:
     text = fields.child("text")
     wanted = None if text is None else text.child("format")
     grammar: Grammar | None = None
@@ -118,7 +119,7 @@ def _format(fields: Fields) -> Grammar | None:
     return grammar
 
 
-def _refuse_foreign(fields: Fields, stream: bool) -> None:
+def _refuse_foreign(fields: RequestFields, stream: bool) -> None:
     for name, why in FOREIGN.items():
         fields.refuse(name, why)
     fields.only("background", (False,), STATE)

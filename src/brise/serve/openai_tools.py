@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from brise.engine.request import Grammar
 from brise.errors import RequestError
-from brise.text.fields import Fields
+from brise.text.fields import RequestFields
+from brise.text.inputs import Grammar
 from brise.text.openai_tools import NAME, Tool, parse_tools
 
 
@@ -26,7 +26,7 @@ class Tooling:
         return self.mode != "none"
 
 
-def parse_tooling(fields: Fields) -> Tooling:
+def parse_tooling(fields: RequestFields) -> Tooling:
     """Reads `tools`, `tool_choice` and `parallel_tool_calls`."""
     parallel = fields.flag("parallel_tool_calls")
     tools = parse_tools(fields)
@@ -37,7 +37,7 @@ def parse_tooling(fields: Fields) -> Tooling:
     return _choose(fields, tools, parallel is not False)
 
 
-def parse_response_format(value: Fields | None) -> Grammar | None:
+def parse_response_format(value: RequestFields | None) -> Grammar | None:
     """The constraint that `response_format` asks for."""
     if value is None:
         return None
@@ -55,7 +55,7 @@ def parse_response_format(value: Fields | None) -> Grammar | None:
     return grammar
 
 
-def schema_grammar(fields: Fields) -> Grammar:
+def schema_grammar(fields: RequestFields) -> Grammar:
     """The fields around a JSON schema. `strict` changes nothing: the schema is always enforced."""
     name = fields.required_text("name")
     if not NAME.fullmatch(name):
@@ -68,7 +68,7 @@ def schema_grammar(fields: Fields) -> Grammar:
     return Grammar("json_schema", json.dumps(schema))
 
 
-def _choose(fields: Fields, tools: tuple[Tool, ...], parallel: bool) -> Tooling:
+def _choose(fields: RequestFields, tools: tuple[Tool, ...], parallel: bool) -> Tooling:
     value = fields.raw("tool_choice")
     if value is None or isinstance(value, str):
         mode = fields.choice("tool_choice", ("none", "auto", "required")) or "auto"
@@ -101,7 +101,7 @@ def _tooling(tools: tuple[Tool, ...], mode: str, parallel: bool) -> Tooling:
             return Tooling(tools, "auto", None, parallel)
 
 
-def _allowed_name(fields: Fields, tools: tuple[Tool, ...]) -> str:
+def _allowed_name(fields: RequestFields, tools: tuple[Tool, ...]) -> str:
     if fields.required_text("type") != "function":
         raise fields.unsupported("type", "only tools of type 'function' are")
     name = _function_name(fields, tools)
@@ -109,7 +109,7 @@ def _allowed_name(fields: Fields, tools: tuple[Tool, ...]) -> str:
     return name
 
 
-def _function_name(fields: Fields, tools: tuple[Tool, ...]) -> str:
+def _function_name(fields: RequestFields, tools: tuple[Tool, ...]) -> str:
     function = fields.required_child("function")
     name = function.required_text("name")
     function.done()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brise.engine.model import LoadedModel
-from brise.engine.request import Grammar, Request
+from brise.engine.request import Request
 from brise.serve import images
 from brise.serve.openai_chat import ChatRequest
 from brise.serve.openai_completions import CompletionRequest, Prompt
@@ -14,6 +14,7 @@ from brise.serve.openai_tools import Tooling
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
 from brise.text.conversation import encoded
+from brise.text.inputs import Grammar
 from brise.text.openai_messages import Message, template_message
 from brise.text.protocols import Chat, Encoded, TextTokenizer
 

@@ -14,21 +14,21 @@ from starlette.responses import JSONResponse, Response
 
 from brise.engine.request import Delta
 from brise.serve.body import read_json
-from brise.serve.generation import Job, deltas
+from brise.serve.generation import GenerationTask, deltas
 from brise.serve.images import fetched
+from brise.serve.in_flight import Ticket
 from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.serve.prompts import chat_job
-from brise.serve.serving import Served, Serving
+from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, event, unless_gone
-from brise.serve.traffic import Ticket
+from brise.text.answer_events import ParsedText
 from brise.text.answer_format import AnswerParser
-from brise.text.parsed import ParsedText
 
 NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
 Entry = dict[str, object]
 
 
-async def create(serving: Serving, request: Request) -> Response:
+async def create(serving: ServerState, request: Request) -> Response:
     """One answer. Nothing is stored, so `previous_response_id` does not exist."""
     settings = serving.settings
     wanted = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
@@ -39,13 +39,13 @@ async def create(serving: Serving, request: Request) -> Response:
     return JSONResponse(await unless_gone(request.receive, collect(responding)))
 
 
-async def prepare(served: Served, wanted: ResponseRequest, ticket: Ticket, *, allows_urls: bool) -> Responding:
+async def prepare(served: ModelHandle, wanted: ResponseRequest, ticket: Ticket, *, allows_urls: bool) -> Responding:
     """Everything up to the first token; the engine has not heard of it yet."""
     ticket.model = wanted.chat.options.model
     messages = await fetched(wanted.chat.messages, allows_urls=allows_urls)
     prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), served.worker.model)
-    job = Job(served, (prepared.request,), ticket, NAMES)
-    return Responding(job, Reply(wanted, ticket, prepared.parser()))
+    job = GenerationTask(served, (prepared.request,), ticket, NAMES)
+    return Responding(job, GrowingResponse(wanted, ticket, prepared.parser()))
 
 
 async def collect(responding: Responding) -> Entry:
@@ -87,7 +87,7 @@ async def chunks(responding: Responding) -> AsyncGenerator[Entry, None]:
 
 
 @dataclass
-class Reply:
+class GrowingResponse:
     """The response as it grows."""
 
     wanted: ResponseRequest
@@ -152,5 +152,5 @@ class Reply:
 class Responding:
     """A request that was read, on its way."""
 
-    job: Job
-    reply: Reply
+    job: GenerationTask
+    reply: GrowingResponse

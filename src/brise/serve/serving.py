@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from brise.engine.runner import EngineThread
+from brise.engine.engine_thread import EngineThread
 from brise.gateway.gateway import Gateway
-from brise.serve.access import Keys, read_keys
+from brise.serve.access import AcceptedKeys, read_keys
+from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
+from brise.serve.in_flight import InFlight
 from brise.serve.metrics import Metrics
-from brise.serve.refusal import UnknownModelError
 from brise.serve.switch_metrics import SwitchMetrics
-from brise.serve.traffic import Traffic
 
 TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
 SEEING_BODY_BYTES = 32 << 20  # a few photographs, base64 included
@@ -39,7 +39,7 @@ class ServeSettings:
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelHandle:
     """What a request's `model` means: an engine, and an adapter of it or None."""
 
     worker: EngineThread
@@ -47,16 +47,16 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServerState:
     """One server's parts; make it with `prepare`."""
 
     models: Mapping[str, EngineThread]
     settings: ServeSettings
-    keys: Keys | None
+    keys: AcceptedKeys | None
     metrics: Metrics
     log: TextIO
     gateway: Gateway | None = None
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: InFlight = field(default_factory=InFlight)
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # names are looked at and taken in one piece
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -65,7 +65,7 @@ class Serving:
         """Answers only to this machine's own names: no key protects it from a web page's tricks."""
         return self.keys is None and not self.settings.allow_insecure_bind
 
-    def find(self, name: str) -> Served:
+    def find(self, name: str) -> ModelHandle:
         """A model or an adapter by its name, or UnknownModelError."""
         return find(self.models, name)
 
@@ -80,22 +80,22 @@ class Serving:
         return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())
 
 
-def find(models: Mapping[str, EngineThread], name: str) -> Served:
+def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
     """A model or an adapter by its name, or UnknownModelError."""
     if name in models:
-        return Served(models[name], None)
+        return ModelHandle(models[name], None)
     for worker in models.values():
         if worker.has_adapter(name):
-            return Served(worker, name)
+            return ModelHandle(worker, name)
     raise UnknownModelError(name, models)
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
-            gateway: Gateway | None = None) -> Serving:
+            gateway: Gateway | None = None) -> ServerState:
     """Reads the keys, and sets up the metrics."""
     keys = None if settings.api_keys_path is None else read_keys(settings.api_keys_path)
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.parts, metrics.registry)
-    return Serving(models, settings, keys, metrics, log, gateway)
+    return ServerState(models, settings, keys, metrics, log, gateway)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from brise.errors import RequestError
-from brise.serve.refusal import GenerationError, error_body
+from brise.serve.error_response import GenerationError, error_body
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"

@@ -9,16 +9,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from brise.gateway.audit import Auditor
-from brise.gateway.follow import Follower
-from brise.gateway.gateway import Parts
-from brise.gateway.keep import SmallModel
+from brise.gateway.gateway import Components
+from brise.switch.audit import Auditor
+from brise.switch.ledger_follower import Follower
+from brise.switch.small_model import SmallModel
 
 
 class SwitchMetrics(Collector):
     """Asks the parts of a gateway when a scrape comes."""
 
-    def __init__(self, parts: Parts, registry: CollectorRegistry) -> None:
+    def __init__(self, parts: Components, registry: CollectorRegistry) -> None:
         self._parts = parts
         registry.register(self)
 

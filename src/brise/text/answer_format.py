@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from brise.text.marks import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.answer_events import CallParser, Parsed, ParsedReasoning, ParsedText, changed, joined
 from brise.text.mistral_calls import ListCallParser, NamedCallParser
-from brise.text.parsed import CallParser, Parsed, ParsedReasoning, ParsedText, changed, joined
 from brise.text.protocols import Message, TextTokenizer
+from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN, ToolCallParser
 
 if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
-    from brise.engine.request import Grammar
+    from brise.text.inputs import Grammar
 
 # How calls are written. tags: <tool_call> JSON </tool_call>; list: Mistral's v3 and v7; named: v11 and later.
 CallStyle = Literal["tags", "list", "named"]

@@ -11,13 +11,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
-from brise.engine.request import ImageInput
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat, calls_of_template
-from brise.text.control import beginnings, splitter
 from brise.text.images import arranged, images_of
+from brise.text.inputs import ImageInput
 from brise.text.protocols import Chat, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
+from brise.text.special_tokens import beginnings, splitter
 
 # Templates write the role between control tokens, some into one ('<|' + role + '|>'): it may not be any text.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})

@@ -25,7 +25,7 @@ class Ignored:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-class Fields:
+class RequestFields:
     """One object of the request at `path`; call `done` when all known fields are read.
 
     With `ignored`, what is written there is not refused.
@@ -95,11 +95,11 @@ class Fields:
             raise self.missing(name)
         return value
 
-    def child(self, name: str) -> Fields | None:
+    def child(self, name: str) -> RequestFields | None:
         value = self.raw(name)
-        return None if value is None else Fields(value, self.path(name), self._ignored)
+        return None if value is None else RequestFields(value, self.path(name), self._ignored)
 
-    def required_child(self, name: str) -> Fields:
+    def required_child(self, name: str) -> RequestFields:
         value = self.child(name)
         if value is None:
             raise self.missing(name)
@@ -118,9 +118,9 @@ class Fields:
             raise self._type_error(name, value, "an array")
         return value
 
-    def objects(self, name: str) -> Iterator[Fields]:
+    def objects(self, name: str) -> Iterator[RequestFields]:
         for index, value in enumerate(self.items(name) or []):
-            yield Fields(value, f"{self.path(name)}[{index}]", self._ignored)
+            yield RequestFields(value, f"{self.path(name)}[{index}]", self._ignored)
 
     def refuse(self, name: str, why: str) -> None:
         """A field of OpenAI's API that we do not have."""

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.engine.request import ImageInput
 from brise.errors import MissingExtraError, RequestError
+from brise.text.inputs import ImageInput
 from brise.text.protocols import Message, parts_of
 
 if TYPE_CHECKING:  # an extra

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection
 
-from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart
+from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart
 
 WHITE = " \t\r\n"
 _OUTSIDE_STRINGS = frozenset("{}[]:,\"+-.0123456789truefalsnE" + WHITE)

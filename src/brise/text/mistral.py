@@ -20,7 +20,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as Generic
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.text import control as control_strings
+from brise.text import special_tokens as control_strings
 from brise.text.hf_tokenizer import read_json
 
 CommonTokenizer = GenericTokenizer[UserMessage, AssistantMessage, ToolMessage, SystemMessage, Tokenized]

@@ -1,4 +1,4 @@
-"""Function calls as Mistral's models write them, behind control tokens that come as marks (text/marks.py).
+"""Function calls as Mistral's models write them, behind control tokens that come as marks (text/sentinels.py).
 
     v11, v13   [TOOL_CALLS]name[CALL_ID]id[ARGS]{"city": "Paris"}   once for each call; v13 has no [CALL_ID]
     v3, v7     [TOOL_CALLS][{"name": "name", "arguments": {"city": "Paris"}, "id": "id"}, ...]
@@ -13,9 +13,9 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Literal
 
+from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText, joined
 from brise.text.json_pieces import WHITE, ObjectEnd, call_head, whole_call
-from brise.text.marks import ARGS, CALL, CALL_ID
-from brise.text.parsed import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText, joined
+from brise.text.sentinels import ARGS, CALL, CALL_ID
 
 _WORD = f"[^{CALL_ID}{ARGS}]*"
 _HEAD = re.compile(f"({_WORD})(?:{CALL_ID}({_WORD}))?{ARGS}[{WHITE}]*(?=[^{WHITE}])")

@@ -30,9 +30,9 @@ from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, 
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding
 
-from brise.engine.request import ImageInput
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
+from brise.text.inputs import ImageInput
 from brise.text.mistral import CommonTokenizer, MistralTokenizer, check_unicode
 from brise.text.protocols import Encoded, Message, kinds_of, parts_of, texts_of
 

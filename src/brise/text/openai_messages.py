@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from brise.engine.request import ImageInput
 from brise.errors import RequestError
-from brise.text.fields import Fields
+from brise.text.fields import RequestFields
+from brise.text.inputs import ImageInput
 from brise.text.json_text import Json, parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -15,7 +15,7 @@ MAX_MESSAGES = 8192
 
 
 @dataclass(frozen=True)
-class Call:
+class ToolCall:
     """A function call that the model made earlier in the conversation."""
 
     id: str
@@ -24,7 +24,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextPart:
     """A part of a message that is text."""
 
     text: str
@@ -60,7 +60,7 @@ class Image:
         return {"type": "image", "image": self.source}
 
 
-Part = Text | Thinking | Image
+Part = TextPart | Thinking | Image
 DETAILS = ("auto", "low", "high", "original")  # low is made smaller, all others are as large as the model allows
 
 
@@ -74,13 +74,13 @@ class Message:
     role: str
     content: str | tuple[Part, ...] | None
     name: str | None = None
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
     reasoning: str | None = None
     is_open: bool = False
 
 
-def parse_messages(fields: Fields) -> tuple[Message, ...]:
+def parse_messages(fields: RequestFields) -> tuple[Message, ...]:
     """All messages of a conversation, checked one by one and against each other."""
     items = fields.items("messages")
     if items is None:
@@ -119,7 +119,7 @@ def template_message(message: Message) -> dict[str, object]:
     return view
 
 
-def _message(fields: Fields) -> Message:
+def _message(fields: RequestFields) -> Message:
     if fields.raw("role") == "function":
         raise fields.unsupported("role", "'function' is OpenAI's old way; use 'tool'")
     role = fields.required_choice("role", ROLES)
@@ -140,7 +140,7 @@ def _message(fields: Fields) -> Message:
     return message
 
 
-def _reasoning(fields: Fields, content: str | tuple[Part, ...] | None) -> str | None:
+def _reasoning(fields: RequestFields, content: str | tuple[Part, ...] | None) -> str | None:
     """What the model thought; answers carry it under this name."""
     reasoning = fields.text("reasoning_content")
     if reasoning and isinstance(content, tuple):
@@ -148,7 +148,7 @@ def _reasoning(fields: Fields, content: str | tuple[Part, ...] | None) -> str | 
     return reasoning or None
 
 
-def _assistant_leftovers(fields: Fields) -> None:
+def _assistant_leftovers(fields: RequestFields) -> None:
     """Fields of OpenAI's answers that clients send back; empty they mean nothing."""
     fields.refuse("refusal", "models write no refusals apart from their text")
     fields.refuse("audio", "audio is not read")
@@ -156,7 +156,7 @@ def _assistant_leftovers(fields: Fields) -> None:
     fields.only("annotations", ([],), "none are made")
 
 
-def _content(fields: Fields, role: str) -> str | tuple[Part, ...] | None:
+def _content(fields: RequestFields, role: str) -> str | tuple[Part, ...] | None:
     """A string, text parts joined by newlines, or parts of several kinds as they are."""
     value = fields.raw("content")
     if value is None or isinstance(value, str):
@@ -172,18 +172,18 @@ def joined(parts: Sequence[Part]) -> str | tuple[Part, ...]:
     out: list[Part] = []
     for part in parts:
         last = out[-1] if out else None
-        if isinstance(part, Text) and isinstance(last, Text):
-            out[-1] = Text(f"{last.text}\n{part.text}")
+        if isinstance(part, TextPart) and isinstance(last, TextPart):
+            out[-1] = TextPart(f"{last.text}\n{part.text}")
         else:
             out.append(part)
-    return out[0].text if len(out) == 1 and isinstance(out[0], Text) else tuple(out)
+    return out[0].text if len(out) == 1 and isinstance(out[0], TextPart) else tuple(out)
 
 
-def _part(part: Fields, role: str) -> Part:
+def _part(part: RequestFields, role: str) -> Part:
     kind = part.required_text("type")
     read: Part
     if kind == "text":
-        read = Text(part.required_text("text"))
+        read = TextPart(part.required_text("text"))
     elif kind == "thinking" and role in ("system", "developer", "assistant"):
         read = Thinking(part.required_text("thinking"), part.flag("closed") is not False)
     elif kind == "image_url" and role == "user":
@@ -198,7 +198,7 @@ def _part(part: Fields, role: str) -> Part:
     return read
 
 
-def _call(fields: Fields) -> Call:
+def _call(fields: RequestFields) -> ToolCall:
     if fields.required_text("type") != "function":
         raise fields.unsupported("type", "only 'function' is")
     function = fields.required_child("function")
@@ -213,4 +213,4 @@ def _call(fields: Fields) -> Call:
         arguments = None
     if not isinstance(arguments, dict):
         raise function.error("arguments", "must be the text of a JSON object")
-    return Call(call_id, name, arguments)
+    return ToolCall(call_id, name, arguments)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from brise.text.fields import Fields
+from brise.text.fields import RequestFields
 from brise.text.json_text import Json
 
 MAX_TOOLS = 128
@@ -30,7 +30,7 @@ class Tool:
         return {"type": "function", "function": function}
 
 
-def parse_tools(fields: Fields) -> tuple[Tool, ...]:
+def parse_tools(fields: RequestFields) -> tuple[Tool, ...]:
     """The field `tools`."""
     items = fields.items("tools") or []
     if len(items) > MAX_TOOLS:
@@ -41,7 +41,7 @@ def parse_tools(fields: Fields) -> tuple[Tool, ...]:
     return tools
 
 
-def _tool(fields: Fields) -> Tool:
+def _tool(fields: RequestFields) -> Tool:
     if fields.required_text("type") != "function":
         raise fields.unsupported("type", "only tools of type 'function' are")
     function = fields.required_child("function")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from brise.engine.request import ImageInput
+from brise.text.inputs import ImageInput
 
 if TYPE_CHECKING:  # its grammars are made of protocols' tokenizers
     from brise.text.answer_format import AnswerFormat

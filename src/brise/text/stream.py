@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Sequence
 
 from brise.errors import RequestError
-from brise.text.marks import without_marks
+from brise.text.sentinels import without_marks
 
 
 class TextStream:

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.text import control as control_strings
-from brise.text import hf_tokenizer, splits
-from brise.text.splits import Splitting
+from brise.text import hf_tokenizer, pretokenizers
+from brise.text import special_tokens as control_strings
+from brise.text.pretokenizers import Splitting
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _MAX_TOKENS = 1 << 21  # the largest vocabularies in use have 2^18; a lying header must not eat the memory
@@ -64,7 +64,7 @@ class Tokenizer:
         if not isinstance(pre, str):
             raise UnsupportedError("the file has no tokenizer.ggml.pre, so how it cuts words is unknown",
                                    hint="convert the model again with a current llama.cpp")
-        splitting = splits.named(pre)
+        splitting = pretokenizers.named(pre)
         if metadata.get(_key("add_eos_token")):
             raise UnsupportedError("tokenizer.ggml.add_eos_token is true; brise never ends a prompt so")
         bos_id, eos_id = _id(metadata, "bos", len(tokens)), _id(metadata, "eos", len(tokens))

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from brise.text.answer_events import Parsed, ParsedText, joined
 from brise.text.json_pieces import WHITE, ObjectEnd, cut_call, whole_call
-from brise.text.parsed import Parsed, ParsedText, joined
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from llguidance import LLMatcher
 
-from brise.engine.request import Grammar
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
-from brise.text.marks import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.inputs import Grammar
+from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN
 
 # The spacing of Python's json.dumps, in which models have seen calls; with free white space small models

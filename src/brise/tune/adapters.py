@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
 
+from brise.backends.torch.weights import Packed, handle_of, row_norms, tensor_of
+from brise.checkpoint.adapters.lineage import Lineage, lineage_text
+from brise.checkpoint.adapters.merge import LINEAGE_KEY
+from brise.checkpoint.convert_source import Named, Original
+from brise.checkpoint.gguf.names import gguf_name
 from brise.errors import UnsupportedError
-from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights, place
-from brise.ops.torch_weights import Packed, handle_of, row_norms, tensor_of
+from brise.models.weights import Array, Lora, LowRank, Placed, Stored, Weight, Weights, place
 from brise.tune.recipe import Recipe
 
 Tensor = torch.Tensor
@@ -102,3 +106,21 @@ def _is_target(name: str, recipe: Recipe) -> bool:
 
 def _array(tensor: Tensor) -> Array:
     return tensor.detach().float().cpu().numpy().copy()
+
+
+def with_numbers(original: Original, numbers: Mapping[str, Array], lineage: Lineage) -> Original:
+    """The same checkpoint with these float32 arrays as its weights, by path; everything else is as it was."""
+    names: dict[str, Stored] = {}
+
+    def put(path: str, weight: Weight) -> Weight:
+        if path not in numbers or tuple(numbers[path].shape) != weight.shape:
+            raise UnsupportedError(f"there are no trained numbers of shape {weight.shape} for {path}")
+        own = numbers[path]
+        stored = Stored("F32", weight.shape, lambda first, last: own[first:last])
+        names[gguf_name(path, weight)] = stored
+        return stored
+
+    weights = place(original.weights, put)
+    tensors = tuple(Named(tensor.name, names.get(tensor.name, tensor.weight)) for tensor in original.tensors)
+    return replace(original, weights=weights, tensors=tensors,
+                   metadata={**original.metadata, LINEAGE_KEY: lineage_text(lineage)})

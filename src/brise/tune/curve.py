@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brise.checkpoint.staged import output_errors
 from brise.errors import MissingExtraError
+from brise.files.atomic import output_errors
 
 Points = Sequence[tuple[int, float]]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from brise.backends.torch.weights import handle_of, numbers_of
 from brise.models.weights import Weight
-from brise.ops.torch_weights import handle_of, numbers_of
 
 LOGITS = 1 << 23  # numbers of logits at a time: 32 MB in float32
 TILE = 32  # their rows are whole tiles: see packing.TILE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from brise.errors import CheckpointError
-from brise.tune.moments import Bits, Moments, new_moments
+from brise.tune.adamw_state import Bits, Moments, new_moments
 
 Tensor = torch.Tensor
 

@@ -16,7 +16,7 @@ import numpy as np
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.weights import Array
-from brise.tune.example import Row, Teacher
+from brise.tune.data.example import EncodedRow, Teacher
 
 # A microbatch is filled up to a multiple of this with tokens that nobody learns, in a sequence of their own: a matrix
 # product's kernel is made and kept for each number of rows that comes along.
@@ -31,7 +31,7 @@ class Pack:
     batch: Batch
     targets: Array  # (R,) int32
     owners: Array  # (R,) int32
-    rows: tuple[Row, ...]
+    rows: tuple[EncodedRow, ...]
 
     @property
     def num_tokens(self) -> int:
@@ -48,14 +48,15 @@ class Pack:
                        np.concatenate([teacher.logprobs for teacher in given if teacher is not None]))
 
 
-FeaturesOf = Callable[[Row], tuple[Array, Array]]  # (N, D) rows of its images, (T,) which of them a token is, or -1
+FeaturesOf = Callable[[EncodedRow], tuple[Array,
+                                          Array]]  # (N, D) rows of its images, (T,) which of them a token is, or -1
 
 
-def packs(rows: Sequence[Row], max_tokens: int, *, shares: bool = True,
+def packs(rows: Sequence[EncodedRow], max_tokens: int, *, shares: bool = True,
           features_of: FeaturesOf | None = None) -> Iterator[Pack]:
     """All rows in microbatches of at most `max_tokens` computed tokens each; without `shares`, nothing is shared."""
     ordered = sorted(rows, key=lambda row: (row.tokens[:MIN_SHARED].tolist(), len(row.tokens)))
-    group: list[Row] = []
+    group: list[EncodedRow] = []
     for row in ordered:
         if len(row.tokens) > max_tokens:
             raise UnsupportedError(f"{row.place} has {len(row.tokens)} tokens, a microbatch holds {max_tokens}",
@@ -68,13 +69,13 @@ def packs(rows: Sequence[Row], max_tokens: int, *, shares: bool = True,
         yield pack(group, max_tokens, shares=shares, features_of=features_of)
 
 
-def num_computed(rows: Sequence[Row], *, shares: bool = True) -> int:
+def num_computed(rows: Sequence[EncodedRow], *, shares: bool = True) -> int:
     """Tokens that a microbatch of these rows computes."""
     return sum(length + sum(len(row.tokens) - length for row in group)
                for group, length in _groups(rows, shares=shares))
 
 
-def pack(rows: Sequence[Row], max_tokens: int | None = None, *, shares: bool = True,
+def pack(rows: Sequence[EncodedRow], max_tokens: int | None = None, *, shares: bool = True,
          features_of: FeaturesOf | None = None) -> Pack:
     """One microbatch of all these rows, in their order but for what groups them.
 
@@ -86,10 +87,10 @@ def pack(rows: Sequence[Row], max_tokens: int | None = None, *, shares: bool = T
     owners: list[int] = []
     parents: list[int] = []
     images: list[tuple[Array, Array]] = []
-    ordered: list[Row] = []
+    ordered: list[EncodedRow] = []
     total = 0
 
-    def add(row: Row, first: int, last: int, parent: int) -> None:
+    def add(row: EncodedRow, first: int, last: int, parent: int) -> None:
         nonlocal total
         tokens.append(row.tokens[first:last])
         positions.append(np.arange(first, last))
@@ -113,7 +114,7 @@ def pack(rows: Sequence[Row], max_tokens: int | None = None, *, shares: bool = T
             ordered.append(row)
     padding = 0 if max_tokens is None else min(-total % TILE, max_tokens - total)
     if padding:
-        add(Row(np.zeros(padding, np.int32), np.zeros(padding, bool), ""), 0, padding, -1)
+        add(EncodedRow(np.zeros(padding, np.int32), np.zeros(padding, bool), ""), 0, padding, -1)
     starts = np.concatenate([[0], np.cumsum([len(part) for part in tokens])])
     features, feature_rows = _joined(images)
     batch = Batch(np.concatenate(tokens).astype(np.int32), np.concatenate(positions).astype(np.int32),
@@ -132,12 +133,12 @@ def _joined(images: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array 
     return np.concatenate([features for features, _ in images]), np.concatenate(rows).astype(np.int32)
 
 
-def _groups(rows: Sequence[Row], *, shares: bool) -> Iterator[tuple[list[Row], int]]:
+def _groups(rows: Sequence[EncodedRow], *, shares: bool) -> Iterator[tuple[list[EncodedRow], int]]:
     """Rows that go on from one beginning, and its length; 0 for a row by itself."""
     if not shares:
         yield from (([row], 0) for row in rows)
         return
-    by_start: dict[bytes, list[Row]] = {}
+    by_start: dict[bytes, list[EncodedRow]] = {}
     for row in rows:
         by_start.setdefault(row.tokens[:MIN_SHARED].tobytes(), []).append(row)
     for group in by_start.values():
@@ -148,7 +149,7 @@ def _groups(rows: Sequence[Row], *, shares: bool) -> Iterator[tuple[list[Row], i
             yield from (([row], 0) for row in group)
 
 
-def _common(group: Sequence[Row]) -> int:
+def _common(group: Sequence[EncodedRow]) -> int:
     """How many tokens all rows begin with, none of which is learned, part of an image, or the last of its row."""
     first = group[0]
     length = min(min(len(row.tokens) - 1, _learned(row)) for row in group)
@@ -160,6 +161,6 @@ def _common(group: Sequence[Row]) -> int:
     return length
 
 
-def _learned(row: Row) -> int:
+def _learned(row: EncodedRow) -> int:
     """The first token that the row learns."""
     return int(row.is_target.argmax()) if row.is_target.any() else len(row.tokens)

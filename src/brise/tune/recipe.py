@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brise.errors import UnsupportedError
-from brise.models.adapters import MODULES
+from brise.models.lora import MODULES
 
 Method = Literal["lora", "dora", "full"]
 Direction = Literal["forward", "reverse"]  # of a divergence: KL(teacher || student), or KL(student || teacher)

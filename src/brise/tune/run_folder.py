@@ -27,12 +27,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from brise.checkpoint.fields import Fields, errors_of
-from brise.checkpoint.json_file import parse_json, read_json
-from brise.checkpoint.safetensors import open_safetensors
-from brise.checkpoint.safetensors_writer import write_file
-from brise.checkpoint.staged import output_errors, staged_file, staged_folder
+from brise.checkpoint.config_fields import ConfigFields, errors_of
+from brise.checkpoint.safetensors.file import open_safetensors
+from brise.checkpoint.safetensors.writer import write_file
 from brise.errors import CheckpointError, OutputError
+from brise.files.atomic import output_errors, staged_file, staged_folder
+from brise.files.json_file import parse_json, read_json
 from brise.models.weights import Array
 
 FORMAT = 1
@@ -55,7 +55,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """Where a run stood after `step` steps. `state` is JSON, whatever the trainer put there."""
 
     step: int
@@ -71,7 +71,7 @@ class RunFolder:
         self._lock, self._num_kept = lock, num_kept
         self._log: BinaryIO | None = None
 
-    def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> None:
+    def save(self, checkpoint: TrainingCheckpoint, best_step: int | None = None) -> None:
         """Writes a checkpoint, then removes all but the last ones and that of `best_step`.
 
         OutputError (a full disk) leaves the checkpoints before it as they are.
@@ -97,16 +97,16 @@ class RunFolder:
         folder = self.path / CHECKPOINTS
         return sorted(int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name)))
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> TrainingCheckpoint | None:
         """The last checkpoint, None before the first."""
         steps = self.steps()
         return self.read(steps[-1]) if steps else None
 
-    def read(self, step: int) -> Checkpoint:
+    def read(self, step: int) -> TrainingCheckpoint:
         """The checkpoint of a step; CheckpointError says what is wrong with it."""
         path = self._path(step)
         with errors_of(f"{CHECKPOINTS}/{path.name}"):
-            fields = Fields(read_json(path / STATE), "")
+            fields = ConfigFields(read_json(path / STATE), "")
             if fields.value("format") != FORMAT or fields.integer("step", least=0) != step:
                 raise CheckpointError(f"{STATE} is of format {fields.value('format')!r} and step "
                                       f"{fields.value('step')!r}, allowed is {FORMAT} and {step}", field=STATE)
@@ -116,7 +116,7 @@ class RunFolder:
             state = fields.value("state")
             if not isinstance(state, dict):
                 raise CheckpointError(f"state of {STATE} is {type(state).__name__}, allowed is an object", field=STATE)
-            return Checkpoint(step, _arrays(path / TENSORS), state)
+            return TrainingCheckpoint(step, _arrays(path / TENSORS), state)
 
     def begin_log(self, step: int) -> None:
         """Opens the log behind its line of `step`; what comes after it is dropped."""
@@ -185,7 +185,7 @@ def reopen(path: Path, *, num_kept: int = 2) -> RunFolder | None:
 def read_identity(path: Path) -> Identity:
     """What run.json says."""
     with errors_of(RUN):
-        fields = Fields(read_json(path / RUN), "")
+        fields = ConfigFields(read_json(path / RUN), "")
         settings = fields.value("settings")
         if fields.value("format") != FORMAT or not isinstance(settings, dict) or not all(
                 isinstance(value, Plain) for value in settings.values()):

@@ -16,7 +16,7 @@ import torch
 
 from brise.errors import CheckpointError, EvidenceError
 from brise.models.weights import Array
-from brise.tune.run_folder import Checkpoint, Plain
+from brise.tune.run_folder import Plain, TrainingCheckpoint
 from brise.tune.train import Step, Trainer
 
 MAX_SKIPPED = 10  # steps one after the other without finite gradients: the run is lost, not unlucky
@@ -45,17 +45,17 @@ class Watcher(Protocol):
 
 
 class Folder(Protocol):
-    """What a session asks of its run_folder.RunFolder; of several ranks only one has it (tune/spread.py)."""
+    """What a session asks of its run_folder.RunFolder; of several ranks only one has it (tune/fsdp.py)."""
 
-    def newest(self) -> Checkpoint | None: ...
-    def read(self, step: int) -> Checkpoint: ...
-    def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> None: ...
+    def newest(self) -> TrainingCheckpoint | None: ...
+    def read(self, step: int) -> TrainingCheckpoint: ...
+    def save(self, checkpoint: TrainingCheckpoint, best_step: int | None = None) -> None: ...
     def begin_log(self, step: int) -> None: ...
     def log(self, line: Mapping[str, Plain]) -> None: ...
 
 
 @dataclass
-class Session:
+class TrainingSession:
     """A trainer and its folder. `is_stopped` is asked after each step, `check` may raise (a broken promise)."""
 
     trainer: Trainer
@@ -160,10 +160,11 @@ class Session:
         best = None if self.best is None else {"step": self.best.step, "loss": self.best.loss}
         state = {"optimizer_steps": trainer.optimizer.num_steps, "num_skipped": trainer.num_skipped, "best": best,
                  "num_worse": self.num_worse, "seconds": round(self.seconds, 3), "tokens": self.tokens}
-        self.folder.save(Checkpoint(trainer.step, tensors, state), None if self.best is None else self.best.step)
+        self.folder.save(TrainingCheckpoint(trainer.step, tensors, state),
+                         None if self.best is None else self.best.step)
         self.watcher.saved(trainer.step)
 
-    def _take(self, found: Checkpoint) -> None:
+    def _take(self, found: TrainingCheckpoint) -> None:
         state = found.state
         self._take_parameters(found)
         own = self.trainer.optimizer.tensors()
@@ -179,7 +180,7 @@ class Session:
             self.best = Evaluation(_count(best, "step"), _number(best, "loss"))
 
     @torch.no_grad()
-    def _take_parameters(self, found: Checkpoint) -> None:
+    def _take_parameters(self, found: TrainingCheckpoint) -> None:
         for name, parameter in self.trainer.trained.parameters.items():
             array = found.tensors.get(_TRAINED + name)
             share = None

@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from brise.backends.torch.linear import Squares
+from brise.backends.torch.ops import TorchOps
 from brise.errors import UnsupportedError
-from brise.models import dense
+from brise.models import decoder
 from brise.models.config import Config
 from brise.models.weights import Layer, Weights
-from brise.ops.torch_linear import Squares
-from brise.ops.torch_ops import TorchOps
-from brise.tune import losses, schedule
+from brise.tune import losses
+from brise.tune.adamw_state import Bits
 from brise.tune.adapters import Trained
-from brise.tune.distill import Blend, lumped_kl
-from brise.tune.example import Row
-from brise.tune.moments import Bits
+from brise.tune.data.example import EncodedRow
+from brise.tune.distill.distill import Blend, lumped_kl
 from brise.tune.optimizer import AdamW
 from brise.tune.packing import FeaturesOf, Pack, pack, packs
-from brise.tune.ranks import Alone, Ranks
+from brise.tune.process_group import Alone, Ranks
 from brise.tune.recipe import Recipe
 
 Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
-class Machinery:
+class ComputeOptions:
     """How the same numbers are computed: nothing here changes what comes out but for rounding."""
 
     device: torch.device = torch.device("cpu")
@@ -63,9 +63,9 @@ class Trainer:
     config: Config
     trained: Trained
     recipe: Recipe
-    machinery: Machinery
-    rows: Sequence[Row]
-    held_out: Sequence[Row] = ()
+    machinery: ComputeOptions
+    rows: Sequence[EncodedRow]
+    held_out: Sequence[EncodedRow] = ()
     ranks: Ranks = field(default_factory=Alone)
     step: int = 0
     num_skipped: int = 0
@@ -107,7 +107,7 @@ class Trainer:
                 computed += part.num_tokens
         norm = self.ranks.clip(self.trained.parameters, self.recipe.clip)
         total, computed = self.ranks.total(total, computed)
-        rate = schedule.learning_rate(self.recipe, self.step, self.num_steps)
+        rate = learning_rate(self.recipe, self.step, self.num_steps)
         is_finite = math.isfinite(norm)
         if is_finite:
             self.optimizer.step(rate)
@@ -127,14 +127,14 @@ class Trainer:
         (total,) = self.ranks.total(total)
         return total / max(1, sum(row.num_targets for row in self.held_out))
 
-    def rows_of(self, step: int) -> list[Row]:
+    def rows_of(self, step: int) -> list[EncodedRow]:
         """The examples of a step: each epoch is an order of its own, drawn from (seed, epoch)."""
         epoch, place = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.rows))
         size = self.recipe.batch_size
         return [self.rows[int(index)] for index in order[place * size:(place + 1) * size]]
 
-    def _packs(self, rows: Sequence[Row]) -> Iterator[tuple[Pack, bool]]:
+    def _packs(self, rows: Sequence[EncodedRow]) -> Iterator[tuple[Pack, bool]]:
         """Microbatches of this rank, and whether they count: ranks that compute together all have as many."""
         own = packs(self.ranks.own(rows), self.machinery.max_tokens, shares=self.machinery.shares_prompts,
                     features_of=self.machinery.features_of)
@@ -145,7 +145,7 @@ class Trainer:
         return self.ranks.loss(self.trained.weights, lambda weights: self._loss_with(weights, ops, pack))
 
     def _loss_with(self, weights: Weights, ops: TorchOps, pack: Pack) -> Tensor:
-        hidden_RD = dense.hidden(ops, self.config, weights, pack.batch)
+        hidden_RD = decoder.hidden(ops, self.config, weights, pack.batch)
         targets = torch.from_numpy(pack.targets).to(self.machinery.device)
         teacher = pack.teacher
         if teacher is None:
@@ -179,3 +179,23 @@ def _again(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> 
 
 def _seed(*numbers: int) -> int:
     return int(np.random.default_rng(list(numbers)).integers(1 << 62))
+
+
+def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
+    """The rate of step 0, 1, ... of `num_steps`: it rises evenly to the recipe's, then falls as its schedule says.
+
+    The last step has the floor; so has every one after it.
+    """
+    num_warmup = min(math.ceil(recipe.warmup * num_steps), num_steps)
+    if step < num_warmup:
+        return recipe.learning_rate * (step + 1) / num_warmup
+    done = min((step - num_warmup) / max(num_steps - num_warmup - 1, 1), 1.0)
+    floor = recipe.min_learning_rate
+    match recipe.schedule:
+        case "cosine":
+            share = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
+        case "linear":
+            share = floor + (1.0 - floor) * (1.0 - done)
+        case "constant":
+            share = 1.0
+    return recipe.learning_rate * share

@@ -1,0 +1,168 @@
+"""The native ops one at a time on numpy arrays, for images, tests and tracing: a program of one op, recorded and run.
+
+Arguments are read where they lie, and a result is the program's own memory, which outlives it: nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from brise import _native
+from brise.backends.native.backend import PAGE_SIZE, NativeBackend, Recorder, Value, packed_pages
+from brise.backends.native.lora import on_slots
+from brise.backends.reference.ops import ReferenceOps, merged_patches
+from brise.models.batch import Batch
+from brise.models.ops import Cache
+from brise.models.rope import Layout
+from brise.models.weights import Array, Layer, Lora, Weight
+
+
+class EagerOps:
+    """The Ops contract over a NativeBackend; weights must have been placed. `trace` collects `named` values."""
+
+    def __init__(self, backend: NativeBackend, trace: dict[str, Array] | None = None) -> None:
+        self.backend, self.trace = backend, trace
+
+    def _run(self, arrays: Sequence[Array], record: Callable[[Recorder, list[Value]], Sequence[Value]],
+             batch: Batch | None = None, cache: Cache | None = None, adapters: Array | None = None) -> list[Array]:
+        """Runs one op on arrays (T, ...); results are (T, width)."""
+        recorder = Recorder(self.backend)
+        inputs = []
+        for x in arrays:
+            flat = np.ascontiguousarray(x, np.float32).reshape(len(x), int(np.prod(x.shape[1:])))
+            inputs.append((Value(recorder.program.input(flat.shape[1]), x.shape[1] if x.ndim == 3 else 1), flat))
+        recorder.finish(record(recorder, [value for value, _ in inputs]))
+        for value, flat in inputs:
+            recorder.program.set_input(value.id, flat)
+        batch = replace(batch or _plain(len(arrays[0])), adapters=adapters)
+        recorder.step(batch, cache)
+        return [recorder.program.read(value.id, len(batch.tokens)) for value in recorder.outputs]
+
+    def embed(self, table: Weight, tokens: Array) -> Array:
+        return self._run([], lambda ops, _: [ops.embed(table, None)], _plain(len(tokens), tokens=tokens))[0]
+
+    def take_rows(self, x: Array, rows: Array) -> Array:
+        return np.asarray(x)[rows]
+
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        batch = replace(_plain(len(x)), features=features, feature_rows=rows)
+        return self._run([x], lambda ops, v: [ops.put_rows(v[0], None, None)], batch)[0]
+
+    def linear(self, x: Array, w: Weight) -> Array:
+        return self.linears(x, (w,))[0]
+
+    def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
+        if not any(isinstance(w, Lora) for w in weights):
+            return tuple(self._run([x], lambda ops, v: ops.linears(v[0], weights)))
+        targets, tokens = on_slots(weights)
+        own = np.zeros(len(x), np.int32) if tokens is None else np.array(tokens, np.int32)
+        return tuple(self._run([x], lambda ops, v: ops.linears(v[0], targets), adapters=own))
+
+    def bias(self, x: Array, b: Weight) -> Array:
+        return self._run([x], lambda ops, v: [ops.bias(v[0], b)])[0]
+
+    def add(self, x: Array, y: Array) -> Array:
+        return self._run([x, y], lambda ops, v: [ops.add(v[0], v[1])])[0].reshape(x.shape)
+
+    def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
+        return self._run([x], lambda ops, v: [ops.rms_norm(v[0], w, eps)])[0].reshape(x.shape)
+
+    def heads(self, x: Array, num_heads: int) -> Array:
+        return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
+
+    def flat(self, x: Array) -> Array:
+        return x.reshape(len(x), x.shape[1] * x.shape[2])
+
+    def columns(self, x: Array, first: int, last: int) -> Array:
+        if (first, last) == (0, x.shape[2]):
+            return x
+        return self._run([x], lambda ops, v: [ops.columns(v[0], first, last)])[0].reshape(*x.shape[:2], last - first)
+
+    def concat(self, x: Array, y: Array) -> Array:
+        out = self._run([x, y], lambda ops, v: [ops.concat(v[0], v[1])])[0]
+        return out.reshape(*x.shape[:2], x.shape[2] + y.shape[2])
+
+    def heads_linear(self, x: Array, w: Weight) -> Array:
+        return self._run([x], lambda ops, v: [ops.heads_linear(v[0], w)])[0].reshape(*x.shape[:2], w.shape[1])
+
+    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
+        return self._run([], lambda ops, _: [ops.rope_table(None, turns, magnitude)],
+                         _plain(len(positions), positions=positions))[0]
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        return ReferenceOps().rope_table_2d(rows, columns, turns)  # a table for an image: nothing to gain
+
+    def rope(self, x: Array, table: Array, layout: Layout) -> Array:
+        return self._run([x, table], lambda ops, v: [ops.rope(v[0], v[1], layout)])[0].reshape(x.shape)
+
+    def scale_queries(self, x: Array, positions: Array, beta: float, period: int) -> Array:
+        return self._run([x], lambda ops, v: [ops.scale_queries(v[0], None, beta, period)],
+                         _plain(len(x), positions=positions))[0].reshape(x.shape)
+
+    def attend(self, q: Array, k: Array, v: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+               window: int | None) -> Array:
+        if cache is None:
+            return self._attend_packed(q, k, v, batch, scale, window)
+        return self._run([q, k, v], lambda ops, x: [ops.attend(x[0], x[1], x[2], batch, cache, layer, scale, window)],
+                         batch, cache)[0]
+
+    def _attend_packed(self, q: Array, k: Array, v: Array, batch: Batch, scale: float, window: int | None) -> Array:
+        """One key/value head after the other: its keys lie together then, and thousands of them stay in L2."""
+        batch, num_pages = packed_pages(batch)
+        share = q.shape[1] // k.shape[1]
+        out = np.empty_like(q)
+        for head in range(k.shape[1]):
+            cache = _native.Cache(1, num_pages, PAGE_SIZE, 1, k.shape[2], "f32")
+            own, one = slice(head * share, (head + 1) * share), slice(head, head + 1)
+            part = self.attend(q[:, own], k[:, one], v[:, one], batch, cache, 0, scale, window)
+            out[:, own] = part.reshape(len(q), share, -1)
+        return out.reshape(len(q), -1)
+
+    def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Array:
+        if cache is None:
+            batch, num_pages = packed_pages(batch)
+            cache = _native.Cache(layer + 1, num_pages, PAGE_SIZE, 1, kv.shape[2], "f32", 1)
+        out = self._run([q, kv], lambda ops, x: [ops.attend_latent(x[0], x[1], batch, cache, layer, scale, rank)],
+                        batch, cache)[0]
+        return out.reshape(*q.shape[:2], rank)
+
+    def gelu(self, x: Array) -> Array:
+        return self._run([x], lambda ops, v: [ops.gelu(v[0])])[0].reshape(x.shape)
+
+    def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        return self._run([logits], lambda ops, v: [ops.route(v[0], per_token, scale)])[0]
+
+    def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
+        return self._run([x, gates], lambda ops, v: [ops.experts(v[0], v[1], w1, w2, w3)])[0]
+
+    def silu_mul(self, gate: Array, up: Array) -> Array:
+        return self._run([gate, up], lambda ops, v: [ops.silu_mul(v[0], v[1])])[0]
+
+    def slice_rows(self, x: Array, first: int, last: int) -> Array:
+        return x[first:last]
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        return merged_patches(x, grids, merge)
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        return body(x, layer)
+
+    def named(self, x: Array, name: str) -> Array:
+        if self.trace is not None:
+            self.trace[name] = np.array(x)
+        return x
+
+
+def _plain(count: int, tokens: Array | None = None, positions: Array | None = None) -> Batch:
+    """A batch that only has as many tokens as an op needs."""
+    zeros = np.zeros(count, np.int32)
+    return Batch(zeros if tokens is None else np.asarray(tokens, np.int32),
+                 zeros if positions is None else np.asarray(positions, np.int32),
+                 np.array([0, count], np.int32), np.zeros(0, np.int32))

@@ -1,0 +1,125 @@
+"""Adapters in the native backend: a table of slots, and the weights that a program with adapters is recorded over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from brise import _native
+from brise.backends.adapter_checks import check_adapter, check_slot, check_table, gain, matrices_with_adapters
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights, place
+
+
+@dataclass(frozen=True)
+class Target:
+    """The handle of a matrix that adapters of a table may change."""
+
+    base: _native.Weight
+    table: _native.LoraTable
+    index: int
+
+
+class Slots:
+    """A table over any matrices by path: what EagerOps needs for a few, and NativeAdapterTable for a model's."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], num_slots: int, max_rank: int) -> None:
+        check_table(num_slots, max_rank)
+        self.shapes, self.num_slots, self.max_rank = shapes, num_slots, max_rank
+        self.table = _native.LoraTable(list(shapes.values()), num_slots, max_rank)
+        self._targets = {path: index for index, path in enumerate(shapes)}
+
+    def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> _native.Adapter:
+        """Packs an adapter; Python and running steps go on meanwhile."""
+        check_adapter(self.shapes, low_ranks, gains, self.max_rank)
+        return _native.Adapter(self.table, [
+            (self._targets[path], _floats(low.a), _floats(low.b), float(low.scale),
+             _floats(gains[path]) if path in gains else None) for path, low in low_ranks.items()])
+
+    def nbytes(self, prepared: _native.Adapter) -> int:
+        """Memory of a prepared adapter."""
+        return prepared.nbytes
+
+    def put(self, slot: int, prepared: _native.Adapter | None) -> None:
+        """Fills or empties a slot. A step that runs keeps the adapters that it began with."""
+        check_slot(slot, self.num_slots)
+        self.table.put(slot, prepared)
+
+    def target(self, path: str, weight: Weight) -> Weight:
+        """A placed matrix as a target of this table; itself if it is none."""
+        if path not in self._targets or not isinstance(weight, Placed):
+            return weight
+        return Placed(weight.shape, Target(weight.handle, self.table, self._targets[path]))
+
+
+class NativeAdapterTable(Slots):
+    """The contract's AdapterTable; `weights` are the model's with every matrix that takes adapters as a target."""
+
+    def __init__(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> None:
+        super().__init__(matrices_with_adapters(config), num_slots, max_rank)
+        self._own: dict[str, Weight] = {}
+        self.weights = place(weights, self._keep)
+
+    def rows(self, path: str, first: int, last: int) -> Array:
+        """Rows of a matrix without its adapters."""
+        return numbers(self._own[path], first, last)
+
+    def _keep(self, path: str, weight: Weight) -> Weight:
+        self._own[path] = weight
+        return self.target(path, weight)
+
+
+def record_linears(program: _native.Program, x: int, weights: Sequence[Weight]) -> list[int]:
+    """Linears of placed matrices, some of which may be targets of one table."""
+    handles = [handle_of(weight) for weight in weights]
+    bases = [handle.base if isinstance(handle, Target) else handle for handle in handles]
+    tables = [handle.table for handle in handles if isinstance(handle, Target)]
+    if not tables:
+        return program.linears(x, bases)
+    return program.adapted_linears(x, bases, tables[0], [handle.index if isinstance(handle, Target) else -1
+                                                         for handle in handles])
+
+
+def handle_of(weight: Weight) -> _native.Weight | Target:
+    """The handle of a placed matrix or vector."""
+    if not isinstance(weight, Placed):
+        raise UnsupportedError(f"a {type(weight).__name__} weight was not placed in the native backend")
+    handle: _native.Weight | Target = weight.handle
+    return handle
+
+
+def numbers(weight: Weight, first: int, last: int) -> Array:
+    """Rows first to last of a placed matrix, float32."""
+    handle = handle_of(weight)
+    out = np.empty((last - first, weight.shape[1]), np.float32)
+    (handle.base if isinstance(handle, Target) else handle).rows(first, out)
+    return out
+
+
+def on_slots(weights: Sequence[Weight]) -> tuple[tuple[Weight, ...], list[int] | None]:
+    """Matrices of one call, Loras among them, as targets of a table of their own; and the Loras' `tokens`."""
+    loras = {str(index): weight for index, weight in enumerate(weights) if isinstance(weight, Lora)}
+    tokens = [None if lora.tokens is None else np.asarray(lora.tokens).tolist() for lora in loras.values()]
+    if any(other != tokens[0] for other in tokens[1:]):
+        raise UnsupportedError("matrices of one call send the same tokens through different adapters")
+    ranks = [len(low.a) for lora in loras.values() for low in lora.adapters if low is not None]
+    slots = Slots({path: (lora.shape[0], lora.shape[1]) for path, lora in loras.items()},
+                  max(len(lora.adapters) for lora in loras.values()), max(ranks, default=1))
+    for slot in range(slots.num_slots):
+        low_ranks = {path: low for path, lora in loras.items() if slot < len(lora.adapters)
+                     for low in [lora.adapters[slot]] if low is not None}
+        slots.put(slot, slots.prepare(low_ranks, {path: _gain(loras[path].base, low)
+                                                  for path, low in low_ranks.items() if low.magnitude is not None}))
+    return tuple(slots.target(str(index), weight.base) if isinstance(weight, Lora) else weight
+                 for index, weight in enumerate(weights)), tokens[0]
+
+
+def _gain(base: Weight, low: LowRank) -> Array:
+    return gain(lambda first, last: numbers(base, first, last), low)
+
+
+def _floats(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32)

@@ -1,0 +1,342 @@
+"""Every op in plain NumPy: what the ops mean, and the backend that judges the others.
+
+Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, O outputs, R rows, C keys of a
+sequence, V vocabulary. Slow on purpose: nothing here is clever, so that it can be checked by reading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brise.backends.adapter_checks import check_table
+from brise.backends.reference.cache import ReferenceCache
+from brise.backends.reference.lora import ReferenceAdapterTable
+from brise.errors import UnsupportedError
+from brise.models import decoder
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.ops import Cache, CacheFormat, Ops
+from brise.models.rope import Layout
+from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
+from brise.quant.dequantize import dequantize
+from brise.quant.formats import FORMATS
+
+_PLAIN_FORMATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class ReferenceBackend:
+    """Runs a model on ReferenceOps. Weights become float32 when placed, so a step need not decode them."""
+
+    trace: dict[str, Array] | None = None  # filled by the runner's steps: name -> copy of the value
+
+    @property
+    def name(self) -> str:
+        return "reference"
+
+    def place(self, name: str, weight: Weight) -> Weight:
+        """The weight as float32 numbers; a format that we cannot decode is refused."""
+        if isinstance(weight, Stack):
+            placed = [self.place(f"{name}.{index}", matrix) for index, matrix in enumerate(weight.matrices)]
+            return Stack(tuple(matrix for matrix in placed if isinstance(matrix, Dense)))
+        if not isinstance(weight, Dense | Quant | Stored):
+            raise UnsupportedError(f"{name} has been placed in another backend already")
+        known = _PLAIN_FORMATS if isinstance(weight, Dense) else tuple(FORMATS)  # FORMATS has the plain ones too
+        if weight.format not in known:
+            raise UnsupportedError(f"{name} has weight format {weight.format}; "
+                                   f"the reference backend reads {', '.join(known)}")
+        return Dense("F32", weight.shape, numbers(weight, np.float32))
+
+    def new_cache(self, config: Config, num_pages: int, page_size: int,
+                  format: CacheFormat) -> ReferenceCache:
+        """An empty cache for all layers of the model."""
+        return ReferenceCache(config.num_layers, config.cache_heads, config.cache_dim,
+                              num_pages, page_size, format, 2 if config.latent is None else 1)
+
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> ReferenceAdapterTable:
+        """A table of empty slots."""
+        check_table(num_slots, max_rank)
+        return ReferenceAdapterTable(config, weights, num_slots, max_rank)
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int,
+               adapters: ReferenceAdapterTable | None = None) -> ReferenceRunner:
+        """NumPy allocates as it goes, so `max_tokens` sizes nothing here."""
+        table = adapters or ReferenceAdapterTable(config, weights, 0, 0)
+        return ReferenceRunner(ReferenceOps(self.trace), config, table, max_tokens)
+
+
+@dataclass(frozen=True)
+class ReferenceRunner:
+    """The dense model on the reference ops."""
+
+    ops: Ops
+    config: Config
+    adapters: ReferenceAdapterTable  # has the weights
+    max_tokens: int
+
+    def logits(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, V)."""
+        assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
+        return decoder.forward(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
+
+    def hidden(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, D), normalised."""
+        assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
+        return decoder.hidden(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
+
+
+@dataclass(frozen=True)
+class ReferenceOps:
+    """The ops contract. `precision` float64 gives the value that float32 backends are measured against."""
+
+    trace: dict[str, Array] | None = None
+    precision: type[np.floating[Any]] = np.float32
+
+    def embed(self, table: Weight, tokens: Array) -> Array:
+        return numbers(table, self.precision, rows=tokens)
+
+    def take_rows(self, x: Array, rows: Array) -> Array:
+        return x[rows]
+
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        if features is None or rows is None:
+            return x
+        return np.where((rows >= 0)[:, None], features[np.maximum(rows, 0)].astype(self.precision), x)
+
+    def linear(self, x: Array, w: Weight) -> Array:
+        if isinstance(w, Lora):
+            return self._adapted(x, w)
+        return x @ numbers(w, self.precision).T
+
+    def _adapted(self, x: Array, w: Lora) -> Array:
+        """Each token through the adapter that is its own."""
+        y = self.linear(x, w.base)
+        tokens = np.zeros(len(x), np.int32) if w.tokens is None else w.tokens
+        for index, adapter in enumerate(w.adapters):
+            own = np.flatnonzero(tokens == index)
+            if adapter is None or not len(own):
+                continue
+            a, b = np.asarray(adapter.a, self.precision), np.asarray(adapter.b, self.precision)
+            y[own] += self.precision(adapter.scale) * (x[own] @ a.T @ b.T)
+            if adapter.magnitude is not None:
+                whole = numbers(w.base, self.precision) + self.precision(adapter.scale) * b @ a
+                y[own] *= np.asarray(adapter.magnitude, self.precision) / np.linalg.norm(whole, axis=1)
+        return y
+
+    def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
+        return tuple(self.linear(x, w) for w in weights)
+
+    def bias(self, x: Array, b: Weight) -> Array:
+        return x + numbers(b, self.precision)
+
+    def add(self, x: Array, y: Array) -> Array:
+        assert x.shape == y.shape, (x.shape, y.shape)
+        return x + y
+
+    def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
+        mean_square = np.mean(x * x, axis=-1, keepdims=True)
+        return x / np.sqrt(mean_square + self.precision(eps)) * numbers(w, self.precision)
+
+    def heads(self, x: Array, num_heads: int) -> Array:
+        return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
+
+    def flat(self, x: Array) -> Array:
+        return x.reshape(len(x), x.shape[1] * x.shape[2])
+
+    def columns(self, x: Array, first: int, last: int) -> Array:
+        return x[..., first:last]
+
+    def concat(self, x: Array, y: Array) -> Array:
+        return np.concatenate([x, y], axis=-1)
+
+    def heads_linear(self, x: Array, w: Weight) -> Array:
+        return np.einsum("the,hoe->tho", x, np.stack([numbers(matrix, self.precision) for matrix in _stack(w)]))
+
+    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
+        # A float32 angle at position 100 000 is off by up to 0.004 radians: hence float64 up to here.
+        angles = np.outer(positions.astype(np.float64), np.asarray(turns, np.float64))
+        return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(self.precision)
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        turns_E = np.asarray(turns, np.float64)
+        angles = np.concatenate([np.outer(rows, turns_E[::2]), np.outer(columns, turns_E[1::2])], axis=1)
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(self.precision)
+
+    def rope(self, x: Array, table: Array, layout: Layout) -> Array:
+        width = table.shape[1]
+        half = width // 2
+        cos, sin = table[:, None, :half], table[:, None, half:]
+        match layout:
+            case "interleaved":
+                first, second = slice(0, width, 2), slice(1, width, 2)
+            case "half":
+                first, second = slice(0, half), slice(half, width)
+        a, b = x[..., first], x[..., second]
+        turned = x.copy()  # numbers beyond the table's width stay as they are
+        turned[..., first] = a * cos - b * sin
+        turned[..., second] = a * sin + b * cos
+        return turned
+
+    def scale_queries(self, x: Array, positions: Array, beta: float, period: int) -> Array:
+        scales = 1.0 + beta * np.log1p((positions // period).astype(np.float64))
+        return x * scales.astype(self.precision)[:, None, None]
+
+    def attend(self, q: Array, k: Array, v: Array, batch: Batch, cache: Cache | None, layer: int,
+               scale: float, window: int | None) -> Array:
+        if cache is not None:
+            assert isinstance(cache, ReferenceCache), "the cache belongs to another backend"
+            cache.write(layer, batch.slots, k, v)
+        out = np.empty((len(q), q.shape[1] * q.shape[2]), self.precision)
+        for sequence in range(len(batch.query_starts) - 1):
+            own = slice(batch.query_starts[sequence], batch.query_starts[sequence + 1])
+            if own.start == own.stop:
+                continue
+            positions = batch.positions[own]
+            if cache is None:
+                places = _with_parent(batch, sequence)
+                keys, values, key_positions = k[places], v[places], batch.positions[places]
+            else:
+                keys, values, key_positions = _cached_keys(batch, sequence, positions, cache, layer, window)
+            seen = key_positions[None, :] <= positions[:, None]
+            if window is not None:
+                seen &= key_positions[None, :] > positions[:, None] - window
+            out[own] = self._attend_one(q[own], keys, values, seen, scale)
+        return out
+
+    def _attend_one(self, q_THE: Array, k_CKE: Array, v_CKE: Array, seen_TC: Array, scale: float) -> Array:
+        """One sequence, head by head: softmax of q k scaled, over the keys that are seen, times v."""
+        num_heads, num_kv_heads = q_THE.shape[1], k_CKE.shape[1]
+        heads = []
+        for head in range(num_heads):
+            kv_head = head // (num_heads // num_kv_heads)
+            scores_TC = q_THE[:, head] @ k_CKE[:, kv_head].astype(self.precision).T * self.precision(scale)
+            scores_TC = np.where(seen_TC, scores_TC, -np.inf)
+            weights_TC = np.exp(scores_TC - scores_TC.max(axis=1, keepdims=True))
+            weights_TC /= weights_TC.sum(axis=1, keepdims=True)
+            heads.append(weights_TC @ v_CKE[:, kv_head].astype(self.precision))
+        return np.concatenate(heads, axis=1)
+
+    def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Array:
+        if cache is None:
+            out = self.attend(q, kv, kv, batch, None, layer, scale, None)
+        else:
+            assert isinstance(cache, ReferenceCache) and cache.num_sides == 1, "the cache holds no latents"
+            out = self.attend(q, kv, kv, batch, cache, layer, scale, None)
+        return out.reshape(q.shape)[..., :rank]
+
+    def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        # Picked by logits: distinct ones may have equal shares once they are rounded.
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :per_token]
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        gates = np.zeros_like(shares)
+        np.put_along_axis(gates, best, np.take_along_axis(shares, best, 1), 1)
+        return gates / (gates.sum(axis=1, keepdims=True) + self.precision(1e-20)) * self.precision(scale)
+
+    def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
+        out = np.zeros_like(x)
+        for index, (gate, down, up) in enumerate(zip(_stack(w1), _stack(w2), _stack(w3), strict=True)):
+            chosen = np.flatnonzero(gates[:, index])
+            if not len(chosen):
+                continue
+            y = self.linear(self.silu_mul(*self.linears(x[chosen], (gate, up))), down)
+            out[chosen] += gates[chosen, index, None] * y
+        return out
+
+    def gelu(self, x: Array) -> Array:
+        return (x * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))), [float])(x)).astype(self.precision)
+
+    def silu_mul(self, gate: Array, up: Array) -> Array:
+        with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is the right answer: 0
+            return gate / (1 + np.exp(-gate)) * up
+
+    def slice_rows(self, x: Array, first: int, last: int) -> Array:
+        return x[first:last]
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts)
+
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        return merged_patches(x, grids, merge)
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        return body(x, layer)
+
+    def named(self, x: Array, name: str) -> Array:
+        if self.trace is not None:
+            self.trace[name] = x.copy()
+        return x
+
+
+def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+    """The contract's `merge_patches`, which only moves numbers: every backend on arrays shares it."""
+    width, first, parts = x.shape[1], 0, []
+    for rows, columns in grids:
+        image = x[first:first + rows * columns].reshape(rows // merge, merge, columns // merge, merge, width)
+        parts.append(image.transpose(0, 2, 4, 1, 3).reshape(-1, width * merge**2))
+        first += rows * columns
+    return np.concatenate(parts)
+
+
+def _with_parent(batch: Batch, sequence: int) -> Array:
+    """Indices of the tokens of a sequence, and before them those of the one that it goes on from."""
+    def own(index: int) -> Array:
+        return np.arange(batch.query_starts[index], batch.query_starts[index + 1])
+
+    if batch.parents is None or batch.parents[sequence] < 0:
+        return own(sequence)
+    return np.concatenate([own(int(batch.parents[sequence])), own(sequence)])
+
+
+def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: ReferenceCache, layer: int,
+                 window: int | None) -> tuple[Array, Array, Array]:
+    """Keys and values (C, K, E) that queries at `positions` of a sequence may see, and where they stand."""
+    assert batch.page_table is not None, "a batch for a cache has a page table"
+    # Pages that lie wholly behind the window may be in other hands: do not read them.
+    first = 0 if window is None else max(0, int(positions.min()) - window + 1)
+    key_positions = np.arange(first, int(positions.max()) + 1)
+    pages = batch.page_table[sequence, key_positions // cache.page_size]
+    keys, values = cache.read(layer, pages * cache.page_size + key_positions % cache.page_size)
+    return keys, values, key_positions
+
+
+def _stack(weight: Weight) -> tuple[Weight, ...]:
+    assert isinstance(weight, Stack), "an op on a stack of matrices got another weight"
+    return weight.matrices
+
+
+def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | None = None) -> Array:
+    """The weight (or some rows of it) decoded to plain numbers."""
+    match weight:
+        case Dense(format, _, data):
+            taken = data if rows is None else data[rows]
+            return _plain_numbers(format, taken).astype(precision, copy=False)
+        case Quant(format, shape, data):
+            taken = data if rows is None else data[rows]
+            return dequantize(format, taken, shape[1]).astype(precision, copy=False)
+        case Stored(shape=shape):
+            if rows is None:
+                return numbers(_read(weight, 0, shape[0]), precision)
+            return np.concatenate([numbers(_read(weight, int(row), int(row) + 1), precision) for row in rows])
+        case _:
+            raise UnsupportedError(f"a weight of shape {weight.shape} has been placed in another backend")
+
+
+def _read(weight: Stored, first: int, last: int) -> Dense | Quant:
+    """Rows first to last of a weight in a file."""
+    data = weight.rows(first, last)
+    if weight.format in _PLAIN_FORMATS:
+        return Dense(weight.format, (last - first, *weight.shape[1:]), data)
+    return Quant(weight.format, (last - first, weight.shape[1]), data)
+
+
+def _plain_numbers(format: str, data: Array) -> Array:
+    if format == "BF16":  # the upper half of a float32, kept in uint16
+        return (data.astype(np.uint32) << 16).view(np.float32)
+    return data.astype(np.float32, copy=False)

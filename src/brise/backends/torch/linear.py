@@ -1,0 +1,145 @@
+"""Linears of the torch backend: frozen matrices, plain or in blocks, and the low-rank adapters that train beside them.
+
+Legend: T tokens, O outputs, R the ranks of all adapters of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from brise.backends.torch.weights import Handle, handle_of, numbers_of, parts_of
+from brise.models.weights import Lora, LowRank, Weight
+
+T = TypeVar("T")
+Tensor = torch.Tensor
+Dropout = Callable[[Tensor], Tensor]
+
+# Of rows of frozen matrices by their id: beside it the matrix, as an id is another's once its owner is gone.
+Squares = MutableMapping[int, tuple[Handle, Tensor]]
+
+
+def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
+            squares: Squares) -> tuple[Tensor, ...]:
+    """x W^T of each weight, with what its first adapter adds. `squares` keeps what DoRA needs of frozen matrices.
+
+    DoRA's are float32 at least: a gain near 1 changes nothing of a number that is rounded to bfloat16 behind it.
+    """
+    if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
+        return tuple(linears(x, (w,), dropout, squares)[0] for w in weights)  # a dropout of its own for each adapter
+    handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
+    adapters = [_adapter(w) for w in weights]
+    if all(adapter is None and isinstance(handle, Tensor)
+           for handle, adapter in zip(handles, adapters, strict=True)):
+        return tuple(x @ handle.to(x.dtype).t() for handle in handles if isinstance(handle, Tensor))
+    low_ranks = [adapter for adapter in adapters if adapter is not None]
+    z = dropout(x) if dropout is not None and low_ranks else x
+    scales = [None if adapter is None else adapter.scale for adapter in adapters]
+    ys = _Linears.apply(x, z, handles, scales, *(side for low in low_ranks for side in (low.a,
+                                                                                        low.b)))  # type: ignore[no-untyped-call]
+    return tuple(y if adapter is None or adapter.magnitude is None else y * _gain(handle, adapter, x.dtype, squares)
+                 for y, handle, adapter in zip(ys, handles, adapters, strict=True))
+
+
+def _adapter(weight: Weight) -> LowRank | None:
+    if not isinstance(weight, Lora):
+        return None
+    assert weight.tokens is None, "adapters of single tokens are for serving"
+    return weight.adapters[0]
+
+
+class _Linears(torch.autograd.Function):
+    """Several matrices on one x. Keeps the adapters' input and its product with A; matrices stay as they are placed.
+
+    `scales` has None where a matrix has no adapter; `sides` are the A and B of the others. z is x, or x with dropout.
+
+    What an adapter adds is computed first, and the large product goes upon it: a sum in float32 that is rounded once.
+    Added to a product that is in bfloat16 already, whatever is less than half of its last digit would vanish: in the
+    first steps, when every B is small, a large part of all that the adapters do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, z: Tensor, handles: list[Handle], scales: list[float | None],
+                *sides: Tensor) -> tuple[Tensor, ...]:
+        u_TR = z @ _stacked(sides, x.dtype).t() if sides else z.new_empty(len(z), 0)
+        added: list[Tensor | None] = [None] * len(handles)
+        for index, b, scale, own in _adapted(range(len(handles)), scales, sides):
+            added[index] = u_TR[:, own] @ (b * scale).to(x.dtype).t()
+        ys = [_product(x, handle, part) for handle, part in zip(handles, added, strict=True)]
+        ctx.save_for_backward(z, u_TR, *sides)
+        ctx.handles, ctx.scales, ctx.is_same = handles, scales, z is x
+        return tuple(ys)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, u_TR, *sides = ctx.saved_tensors
+        d_u_TR, d_bs = torch.empty_like(u_TR), []
+        for grad, b, scale, own in _adapted(grads, ctx.scales, sides):
+            d_u_TR[:, own] = grad @ (b * scale).to(grad.dtype)
+            d_bs.append((grad.t() @ u_TR[:, own]).to(b.dtype).mul_(scale))
+        d_as = (d_u_TR.t() @ z).split([b.shape[1] for b in sides[1::2]]) if sides else ()
+        d_sides = [side for a, d_a, d_b in zip(sides[::2], d_as, d_bs, strict=True) for side in (d_a.to(a.dtype), d_b)]
+        d_x = d_z = None
+        if ctx.needs_input_grad[0]:
+            d_x = _back(grads, ctx.handles, d_u_TR @ _stacked(sides, d_u_TR.dtype) if ctx.is_same and sides else None)
+        if ctx.needs_input_grad[1] and not ctx.is_same:
+            d_z = d_u_TR @ _stacked(sides, d_u_TR.dtype)
+        return d_x, d_z, None, None, *d_sides
+
+
+def _stacked(sides: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """A of all adapters, one below the other."""
+    return torch.cat([a.to(dtype) for a in sides[::2]]) if len(sides) > 2 else sides[0].to(dtype)
+
+
+def _adapted(values: Sequence[T], scales: Sequence[float | None],
+             sides: Sequence[Tensor]) -> list[tuple[T, Tensor, float, slice]]:
+    """Of every matrix with an adapter: its value, B, scale, and its columns among R."""
+    found, first, index = [], 0, 1
+    for value, scale in zip(values, scales, strict=True):
+        if scale is None:
+            continue
+        b = sides[index]
+        found.append((value, b, scale, slice(first, first + b.shape[1])))
+        first, index = first + b.shape[1], index + 2
+    return found
+
+
+def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
+    """x W^T, upon what an adapter adds."""
+    if isinstance(handle, Tensor):
+        w = handle.to(x.dtype).t()
+        return x @ w if added is None else added.addmm_(x, w)
+    y = x.new_empty(len(x), len(handle.data)) if added is None else added
+    for rows, part in parts_of(handle, x.dtype):
+        if added is None:
+            torch.mm(x, part.t(), out=y[:, rows])
+        else:
+            y[:, rows].addmm_(x, part.t())
+    return y
+
+
+def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | None) -> Tensor:
+    """The sum of grad W, upon `total`."""
+    for grad, handle in zip(grads, handles, strict=True):
+        for rows, part in parts_of(handle, grad.dtype):
+            total = grad[:, rows] @ part if total is None else total.addmm_(grad[:, rows], part)
+    assert total is not None
+    return total
+
+
+def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, squares: Squares) -> Tensor:
+    """magnitude / |rows of W + scale B A|; the norm counts as a constant in the gradient (2402.09353, section 4.3)."""
+    with torch.no_grad():
+        a, b = adapter.a.detach(), adapter.b.detach() * adapter.scale
+        whole = numbers_of(handle, dtype)
+        if id(handle) not in squares:
+            squares[id(handle)] = handle, torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
+        cross = (whole @ a.to(dtype).t()).to(a.dtype)
+        norm = torch.sqrt(squares[id(handle)][1] + 2 * (cross * b).sum(1) + ((b @ (a @ a.t())) * b).sum(1))
+    magnitude: Tensor = adapter.magnitude  # type: ignore[assignment]
+    return magnitude / norm

@@ -1,0 +1,65 @@
+"""An adapter merged into its base: a model that needs no adapter, made row by row when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from brise.checkpoint.adapters.lineage import Lineage, lineage_text
+from brise.checkpoint.convert_source import Named, Original
+from brise.checkpoint.gguf.names import gguf_name
+from brise.errors import CheckpointError, UnsupportedError
+from brise.models.lora import LowRanks, check_shape
+from brise.models.weights import Array, LowRank, Stored, Weight, place
+from brise.quant.rows import float_rows
+
+# A GGUF key of ours: the text of lineage.json.
+LINEAGE_KEY = "brise.lineage"
+
+
+def merge(original: Original, low_ranks: LowRanks, lineage: Lineage | None = None) -> Original:
+    """The same checkpoint with the adapter in its matrices, as float32 rows; everything else is as it was.
+
+    The lineage goes along, and into what is written.
+    """
+    names: dict[str, LowRank] = {}
+
+    def put(path: str, weight: Weight) -> Weight:
+        if path not in low_ranks:
+            return weight
+        names[gguf_name(path, weight)] = low_ranks[path]
+        return merged(path, weight, low_ranks[path])
+
+    weights = place(original.weights, put)
+    if len(names) != len(low_ranks):
+        raise UnsupportedError("the adapter changes matrices that this model does not have",
+                               hint="it was made for another model")
+    tensors = tuple(Named(tensor.name, merged(tensor.name, tensor.weight, names[tensor.name]))
+                    if tensor.name in names else tensor for tensor in original.tensors)
+    own = {} if lineage is None else {LINEAGE_KEY: lineage_text(lineage)}
+    kept = {key: value for key, value in original.metadata.items() if key != LINEAGE_KEY}
+    return replace(original, weights=weights, tensors=tensors, metadata=kept | own)
+
+
+def merged(name: str, base: Weight, low_rank: LowRank) -> Stored:
+    """W + scale * B A; with a magnitude each row of it has that length (models/weights.py, LowRank)."""
+    check_shape(name, low_rank, base.shape)
+    return Stored("F32", base.shape, _rows(name, base, low_rank))
+
+
+def _rows(name: str, base: Weight, low_rank: LowRank) -> Callable[[int, int], Array]:
+    def read(first: int, last: int) -> Array:
+        own = np.asarray(low_rank.b)[first:last] * np.float32(low_rank.scale)
+        rows = own @ np.asarray(low_rank.a)
+        rows += float_rows(base, first, last)
+        if low_rank.magnitude is not None:
+            lengths = np.linalg.norm(rows, axis=1)
+            if not lengths.all():
+                raise CheckpointError(f"{name} has a row of zeros, which has no direction that a magnitude could scale",
+                                      field=name, value=0, limit="rows with a length over 0")
+            rows *= (np.asarray(low_rank.magnitude)[first:last] / lengths)[:, None]
+        return rows
+
+    return read

@@ -1,0 +1,243 @@
+"""Adapters in PEFT's layout: adapter_config.json, and A and B of every matrix in adapter_model.safetensors.
+
+Tensors are called base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight (r, in), ...lora_B.weight (out, r),
+and with DoRA ...lora_magnitude_vector (out,). Rows are in Hugging Face's order; in memory they are in the base's.
+What stands in such a folder is not trusted: peft_settings.py reads the config, this file bounds the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
+from brise.checkpoint.adapters.lineage import Lineage, lineage_text
+from brise.checkpoint.adapters.peft_settings import CONFIG_FILE, PeftSettings, config_of, read_settings
+from brise.checkpoint.config_fields import errors_of
+from brise.checkpoint.gguf.writer import Outgoing
+from brise.checkpoint.safetensors.file import SafetensorsFile, TensorEntry, open_safetensors
+from brise.checkpoint.safetensors.tensor_names import HF_LAYER
+from brise.checkpoint.safetensors.writer import write_file
+from brise.errors import CheckpointError, UnsupportedError, bad_value
+from brise.files.atomic import staged_folder
+from brise.models.config import Config
+from brise.models.lora import MODULES, LowRanks, check_shape, module_of, targets
+from brise.models.weights import Array, Dense, LowRank
+from brise.quant.rows import encode_rows, float_rows
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+DTYPES = ("F32", "F16", "BF16")
+SIDES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+
+# base_model.model is PEFT's; the model's own names come after it, with a vision tower's prefixes of old and new files.
+_NAME = re.compile(r"base_model\.model\.(?P<module>(?:(?:model|language_model|text_model)\.){0,3}layers\."
+                   r"(?P<layer>0|[1-9][0-9]{0,5})\.(?P<tail>self_attn\.[a-z]_proj|mlp\.[a-z]+_proj))\."
+                   r"(?P<side>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)(?P<new>\.weight)?")
+_TAILS: Mapping[str, str] = MappingProxyType({HF_LAYER[tail]: tail for tail in MODULES.values()})
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter: low ranks by path (layers.3.attention.wq), float32, their rows in the order of the base.
+
+    `rank` and `alpha` are those of most matrices; each LowRank has its own rank and scale, which are what counts.
+    """
+
+    low_ranks: LowRanks
+    rank: int
+    alpha: float
+    use_rslora: bool = False
+    dropout: float = 0.0
+    base_name: str = ""
+
+    @property
+    def use_dora(self) -> bool:
+        return any(low_rank.magnitude is not None for low_rank in self.low_ranks.values())
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """PEFT's short names of the matrices that are changed."""
+        own = {module_of(path) for path in self.low_ranks}
+        return tuple(module for module in MODULES if module in own)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers, as they lie in memory."""
+        return sum(array.nbytes for low_rank in self.low_ranks.values()
+                   for array in (low_rank.a, low_rank.b, low_rank.magnitude) if array is not None)
+
+
+def read_adapter(folder: Path | str, config: Config) -> AdapterFile:
+    """The adapter in `folder`, for the base that `config` describes; CheckpointError or UnsupportedError name the rest.
+
+    Memory is that of the adapter: shapes are checked against the base before a number is read.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    settings = read_settings(folder)
+    file = open_safetensors(folder / WEIGHTS_FILE)
+    try:
+        with errors_of(WEIGHTS_FILE):
+            low_ranks = dict(_low_ranks(file, settings, config))
+    finally:
+        file.close()
+    return AdapterFile(MappingProxyType(low_ranks), settings.rank, settings.alpha, settings.use_rslora,
+                       settings.dropout, settings.base_name)
+
+
+def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, config: Config, *, dtype: str = "F32",
+                  is_wrapped: bool = False) -> None:
+    """Writes the whole folder, or nothing; `dtype` is F32 or BF16. PEFT loads it.
+
+    `is_wrapped`: the base has a vision tower, so that its decoder is called model.language_model.
+    """
+    if not adapter.low_ranks:
+        raise UnsupportedError("the adapter changes no matrix; there is nothing to write")
+    shapes = targets(config)
+    prefix = "model.language_model." if is_wrapped else "model."
+    tensors: list[Outgoing] = []
+    for path, low_rank in adapter.low_ranks.items():
+        if path not in shapes:
+            raise UnsupportedError(f"the adapter changes {path}, which this model does not have")
+        check_shape(path, low_rank, shapes[path])
+        tensors += _tensors(f"base_model.model.{prefix}{_hf_module(path)}", _to_hf(path, low_rank, config), dtype)
+    is_whole = adapter.low_ranks.keys() == targets(config, adapter.modules).keys()
+    modules = {path: prefix + _hf_module(path) for path in adapter.low_ranks}
+    values = config_of(adapter.low_ranks, modules, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout,
+                       use_rslora=adapter.use_rslora, base_name=adapter.base_name,
+                       # By short names PEFT would look for them in a vision tower and in every layer.
+                       target_modules=adapter.modules if is_whole and not is_wrapped else tuple(modules.values()))
+    with staged_folder(folder, sum(tensor.nbytes for tensor in tensors)) as staged:
+        write_file(staged / WEIGHTS_FILE, tensors)
+        (staged / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        if lineage is not None:
+            (staged / LINEAGE_FILE).write_text(lineage_text(lineage), encoding="utf-8")
+
+
+def _check_files(folder: Path) -> None:
+    """The two files are there; weights that only Python's pickle can read are not opened: it runs what it reads."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{str(folder)!r} is no adapter: it has no {CONFIG_FILE}", field=CONFIG_FILE,
+                              value="missing", limit="a folder as PEFT writes it",
+                              hint="give the folder that `brise tune` or PEFT's save_pretrained wrote")
+    if not (folder / WEIGHTS_FILE).is_file():
+        for name in PICKLES:
+            if (folder / name).exists():
+                raise UnsupportedError(f"{name} is a pickle, which can run any code when it is read; allowed is "
+                                       f"{WEIGHTS_FILE}", hint="save it again with a PEFT of version 0.5 or later")
+        raise CheckpointError(f"{str(folder)!r} has no {WEIGHTS_FILE}", field=WEIGHTS_FILE, value="missing",
+                              limit="a safetensors file")
+
+
+def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) -> Iterator[tuple[str, LowRank]]:
+    shapes = targets(config)
+    found: dict[str, dict[str, TensorEntry]] = {}
+    modules: dict[str, str] = {}
+    for tensor in file.tensors.values():
+        path, module, side = _place(tensor.name, shapes)
+        if modules.setdefault(path, module) != module or side in found.setdefault(path, {}):
+            raise bad_value("a tensor", tensor.name, f"one {side} for {path}")
+        found[path][side] = tensor
+    if not found:
+        raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
+    settings.check_modules({path: modules[path] for path in found},
+                           {path: HF_LAYER[path.split(".", 2)[2]] for path in shapes})
+    for path in shapes:  # in the model's order, whatever the file's
+        if path in found:
+            yield path, _from_hf(path, _low_rank(file, modules[path], found[path], settings, shapes[path]), config)
+
+
+def _place(name: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, str, str]:
+    """Path, PEFT's module, and which of SIDES a tensor is."""
+    match = _NAME.fullmatch(name)
+    if match is None or (match["new"] and match["side"] != SIDES[2]) or match["tail"] not in _TAILS:
+        raise UnsupportedError(
+            f"the tensor {name[:200]} is none of an adapter that brise implements",
+            hint=f"adapters go on the decoder's {', '.join(MODULES)}, with {', '.join(SIDES)}; not on embeddings, the "
+                 "output, experts, latent attention or a vision tower")
+    path = f"layers.{match['layer']}.{_TAILS[match['tail']]}"
+    if path not in shapes:
+        raise UnsupportedError(f"the adapter has {name}, and the model has no {path} that takes an adapter",
+                               hint="it was made for another model")
+    return path, match["module"], match["side"]
+
+
+def _low_rank(file: SafetensorsFile, module: str, tensors: Mapping[str, TensorEntry], settings: PeftSettings,
+              shape: tuple[int, int]) -> LowRank:
+    """A, B and the magnitude in Hugging Face's order."""
+    rank = settings.rank_of(module)
+    wanted: dict[str, tuple[int, ...]] = {SIDES[0]: (rank, shape[1]), SIDES[1]: (shape[0], rank)}
+    if settings.use_dora:
+        wanted[SIDES[2]] = (shape[0],)
+    for side in SIDES:
+        if (side in tensors) != (side in wanted):
+            is_there = side in tensors
+            raise bad_value(f"{module}.{side}", "there" if is_there else "missing",
+                            "no tensor, as use_dora is false" if is_there else "a tensor")
+    numbers = [_numbers(file, tensors[side], size) for side, size in wanted.items()]
+    return LowRank(numbers[0], numbers[1], settings.scale_of(module), numbers[2] if settings.use_dora else None)
+
+
+def _numbers(file: SafetensorsFile, tensor: TensorEntry, shape: tuple[int, ...]) -> Array:
+    """float32, a copy: the file may go."""
+    if tensor.shape != shape:
+        raise bad_value(f"shape of {tensor.name}", tensor.shape, f"{shape}, by the model and the rank",
+                        hint="it was made for another model")
+    if tensor.dtype not in DTYPES:
+        raise UnsupportedError(f"tensor {tensor.name} has the dtype {tensor.dtype}, allowed are {', '.join(DTYPES)}")
+    data = file.array(tensor.name).reshape(-1, shape[-1])
+    numbers = np.array(float_rows(Dense(tensor.dtype, data.shape, data), 0, len(data))).reshape(shape)
+    if not np.isfinite(numbers).all():
+        raise bad_value(f"a number of {tensor.name}", float(numbers[~np.isfinite(numbers)][0]), "finite numbers")
+    return numbers
+
+
+def _hf_module(path: str) -> str:
+    """layers.3.self_attn.q_proj for layers.3.attention.wq."""
+    layers, number, tail = path.split(".", 2)
+    return f"{layers}.{number}.{HF_LAYER[tail]}"
+
+
+def _tensors(module: str, low_rank: LowRank, dtype: str) -> Iterator[Outgoing]:
+    for side, array in zip(SIDES, (low_rank.a, low_rank.b, low_rank.magnitude), strict=True):
+        if array is not None:
+            name, numbers = f"{module}.{side}", np.ascontiguousarray(array, np.float32)
+            rows = encode_rows(name, dtype, numbers.reshape(-1, numbers.shape[-1]))
+            yield Outgoing(name, dtype, numbers.shape, partial(iter, (rows,)))
+
+
+def _from_hf(path: str, low_rank: LowRank, config: Config) -> LowRank:
+    order = hf_rows(path, config)
+    return low_rank if order is None else _ordered(low_rank, order)
+
+
+def _to_hf(path: str, low_rank: LowRank, config: Config) -> LowRank:
+    order = hf_rows(path, config)
+    return low_rank if order is None else _ordered(low_rank, np.argsort(order))
+
+
+def hf_rows(path: str, config: Config) -> Array | None:
+    """For each row of this matrix in memory its number in Hugging Face's file; None where that is the same.
+
+    A base with rope pairs as neighbours has rows 2 i and 2 i + 1 of a head's rotated part where Hugging Face's has i
+    and i + half; rows that are not rotated stay.
+    """
+    heads = {"wq": config.num_heads, "wk": config.num_kv_heads}.get(path.rsplit(".", 1)[1])
+    if heads is None or config.rope.layout == "half":
+        return None
+    own = np.arange(config.head_dim)
+    own[:config.rope.dim] = own[:config.rope.dim].reshape(2, -1).T.reshape(-1)
+    return (np.arange(heads)[:, None] * config.head_dim + own).reshape(-1)
+
+
+def _ordered(low_rank: LowRank, order: Array) -> LowRank:
+    magnitude = None if low_rank.magnitude is None else np.asarray(low_rank.magnitude)[order]
+    return LowRank(low_rank.a, np.asarray(low_rank.b)[order], low_rank.scale, magnitude)

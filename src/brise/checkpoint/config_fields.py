@@ -1,0 +1,147 @@
+"""The keys of a config.json or params.json: typed, bounded, and none overlooked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from brise.errors import CheckpointError, UnsupportedError, bad_value
+
+LARGEST = (1 << 31) - 1  # positions and sizes are int32 in a batch
+Plain = bool | int | float | str
+
+
+@contextmanager
+def errors_of(file: str) -> Iterator[None]:
+    """Puts the name of a file before what is wrong in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error.args[0]}", field=error.field, value=error.value, limit=error.limit,
+                              hint=error.hint) from None
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{file}: {error.args[0]}", hint=error.hint) from None
+
+
+class ConfigFields:
+    """Reads the keys of one object and remembers which, so that `refuse_rest` can name the others.
+
+    A key that is not there has the value that `defaults` holds: what the library that wrote the file leaves out.
+    null means that a key is not set.
+    """
+
+    def __init__(self, values: Mapping[str, object], name: str,
+                 defaults: Mapping[str, object] = MappingProxyType({})) -> None:
+        self._values, self._defaults, self._name = values, defaults, name
+        self._read: set[str] = set()
+
+    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
+        """The value of the first of several spellings; without a default one must be there."""
+        name, value = self._find(names, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int:
+            raise bad_value(self._full(name), value, "an integer")
+        if not least <= value <= LARGEST:
+            raise bad_value(self._full(name), value, f"{least} to {LARGEST}")
+        return value
+
+    def number(self, *names: str, default: float | None = None, may_be_zero: bool = False) -> float:
+        """A finite positive number."""
+        name, value = self._find(names, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise bad_value(self._full(name), value, "a number")
+        if not (0 < value <= sys.float_info.max or (may_be_zero and value == 0)):  # an int of JSON may be larger
+            raise bad_value(self._full(name), value,
+                            "a finite number " + ("of at least 0" if may_be_zero else "over 0"))
+        return float(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        _, value = self._find((name,), default)
+        if not isinstance(value, bool):
+            raise bad_value(self._full(name), value, "true or false")
+        return value
+
+    def text(self, *names: str, default: str | None = None) -> str:
+        name, value = self._find(names, default)
+        if not isinstance(value, str):
+            raise bad_value(self._full(name), value, "a string")
+        return value
+
+    def strings(self, name: str) -> Sequence[str]:
+        """A list of strings; empty where the key is not there."""
+        _, value = self._find((name,), ())
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise bad_value(self._full(name), value, "a list of strings")
+        return value
+
+    def section(self, *names: str, defaults: Mapping[str, object] = MappingProxyType({})) -> ConfigFields:
+        """The object under the first of these names that is there; CheckpointError if none is."""
+        name, value = self._find(names, None)
+        if not isinstance(value, Mapping):
+            raise bad_value(self._full(name), value, "an object")
+        return ConfigFields(value, self._full(name), defaults)
+
+    def sections(self, name: str) -> Sequence[ConfigFields]:
+        """The objects in the object `name`."""
+        section = self.section(name)
+        return [section.section(key) for key in section._values]
+
+    def has(self, name: str) -> bool:
+        """Whether the key is set: there, or by default, and not null."""
+        return self.value(name) is not None
+
+    def value(self, name: str) -> object:
+        """Whatever stands there; None where nothing does."""
+        self._read.add(name)
+        return self._values.get(name, self._defaults.get(name))
+
+    def wrong(self, name: str, limit: object) -> CheckpointError:
+        """The error that the value under `name` is not allowed."""
+        return bad_value(self._full(name), self._values.get(name), limit)
+
+    def refused(self, name: str, limit: object) -> UnsupportedError:
+        """The error that brise does not implement the value under `name`."""
+        return UnsupportedError(f"{self._full(name)} is {_shown(self._values.get(name))}, which brise does not "
+                                f"implement; allowed is {limit}")
+
+    def refuse_rest(self, neutral: Mapping[str, tuple[Plain, ...]], notes: Collection[str]) -> None:
+        """Raises for the first key that was not read, unless it is known to change nothing.
+
+        `neutral` has the values with which a key changes nothing, `notes` the keys that never do.
+        """
+        for name, value in self._values.items():
+            if value is None or name in self._read or name in notes:
+                continue
+            allowed = neutral.get(name, ())
+            if not isinstance(value, bool | int | float | str) or value not in allowed:
+                limit = f"; allowed is {' or '.join(map(repr, allowed))}" if allowed else ""
+                raise UnsupportedError(
+                    f"{self._full(name)} is {_shown(value)}, which brise does not implement{limit}")
+
+    def _find(self, names: tuple[str, ...], default: object) -> tuple[str, object]:
+        self._read.update(names)
+        found = {name: self._values[name] for name in names if self._values.get(name) is not None}
+        if found:
+            (name, value), *others = found.items()
+            for other, second in others:
+                if second != value:
+                    raise bad_value(self._full(other), second, f"{_shown(value)}, as {name} says")
+            return name, value
+        for name in names:
+            # null is a value of its own where the library has another default: the caller's means "not set".
+            if name in self._defaults and name not in self._values and self._defaults[name] is not None:
+                return name, self._defaults[name]
+        if default is None:
+            raise CheckpointError(f"{self._full(names[0])} is missing", field=self._full(names[0]), limit="a value")
+        return names[0], default
+
+    def _full(self, name: str) -> str:
+        return f"{self._name}.{name}" if self._name else name
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

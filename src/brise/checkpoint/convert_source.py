@@ -1,0 +1,99 @@
+"""What quantising and exporting start from: every tensor of a checkpoint under its GGUF name, and its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brise.checkpoint.gguf.file import GgufFile, open_gguf
+from brise.checkpoint.gguf.names import named_weights
+from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
+from brise.checkpoint.gguf.write_tokenizer import vocabulary
+from brise.checkpoint.open import Checkpoint, Kind, Vision, open_checkpoint
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Array, Dense, Quant, Stack, Weight, Weights
+from brise.quant.formats import FORMATS
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor under its GGUF name."""
+
+    name: str
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class Original:
+    """An open checkpoint. `metadata` is what a GGUF file of it says; `forget` lets go of the files' pages.
+
+    `tensors` are those of the text model, and what else lies in the same GGUF file; `vision` is the tower.
+    """
+
+    folder: Path
+    config: Config
+    weights: Weights
+    tensors: tuple[Named, ...]
+    metadata: Mapping[str, object]
+    vision: Vision | None
+    forget: Callable[[], None]
+    kind: Kind
+
+    @property
+    def is_tied(self) -> bool:
+        return self.weights.output is self.weights.tok_embeddings
+
+
+def open_original(path: Path) -> Original:
+    """Opens a GGUF file or a folder with safetensors."""
+    checkpoint = open_checkpoint(path)
+    return _from_gguf(checkpoint) if checkpoint.kind == "gguf" else _from_safetensors(checkpoint)
+
+
+def _from_gguf(checkpoint: Checkpoint) -> Original:
+    """Tensors as the file has them, also those that the text model does not read."""
+    gguf = open_gguf(checkpoint.files[0])
+
+    def forget() -> None:
+        checkpoint.forget()
+        for name in gguf.tensors:
+            gguf.forget(name)
+
+    tensors = tuple(Named(name, _weight(gguf, name)) for name in gguf.tensors)
+    return Original(checkpoint.folder, checkpoint.config, checkpoint.weights(), tensors, gguf.metadata,
+                    checkpoint.vision, forget, "gguf")
+
+
+def _from_safetensors(checkpoint: Checkpoint) -> Original:
+    weights, config = checkpoint.weights(), checkpoint.config
+    tensors = [Named(name, weight) for name, weight in named_weights(weights)]
+    factors = rope_factors(config.rope)
+    if factors is not None:
+        tensors.append(Named("rope_freqs.weight", Dense("F32", factors.shape, factors)))
+    metadata = {"general.type": "model", "general.name": checkpoint.folder.resolve().name} | hyperparameters(config)
+    return Original(checkpoint.folder, config, weights, tuple(tensors),
+                    metadata | vocabulary(checkpoint.folder, config.vocab_size), checkpoint.vision,
+                    checkpoint.forget, checkpoint.kind)
+
+
+def _weight(gguf: GgufFile, name: str) -> Weight:
+    """A tensor as it lies in the file; the matrices of all experts as a stack."""
+    tensor, data = gguf.tensors[name], gguf.array(name)
+    if len(tensor.shape) == 3:
+        count, rows, cols = tensor.shape
+        matrices = np.asarray(data).reshape(count, rows, -1)
+        return Stack(tuple(_matrix(tensor.format, (rows, cols), matrix) for matrix in matrices))
+    if FORMATS[tensor.format].is_plain:
+        return Dense(tensor.format, tensor.shape, data)
+    if len(tensor.shape) != 2:
+        raise UnsupportedError(f"the tensor {name} has {len(tensor.shape)} dimensions in {tensor.format}; blocks are "
+                               "read in 2 and 3")
+    return Quant(tensor.format, (tensor.shape[0], tensor.shape[1]), data)
+
+
+def _matrix(format: str, shape: tuple[int, int], data: Array) -> Dense | Quant:
+    return Dense(format, shape, data) if FORMATS[format].is_plain else Quant(format, shape, data)

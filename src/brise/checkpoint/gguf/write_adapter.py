@@ -1,0 +1,54 @@
+"""An adapter as the GGUF file that llama.cpp's --lora reads.
+
+Keys: general.type adapter, general.architecture, adapter.type lora, adapter.lora.alpha. Tensors are the base's names
+with .lora_a (r, in) and .lora_b (out, r), rows in the order of a GGUF base; B A counts alpha / r times.
+Source: ggml-org/llama.cpp, convert_lora_to_gguf.py and llama-adapter.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from brise.checkpoint.adapters.lineage import Lineage, lineage_text
+from brise.checkpoint.adapters.merge import LINEAGE_KEY
+from brise.checkpoint.adapters.peft import AdapterFile
+from brise.checkpoint.gguf.names import gguf_name
+from brise.checkpoint.gguf.write_keys import ARCHITECTURES
+from brise.checkpoint.gguf.writer import Outgoing, write_gguf
+from brise.errors import UnsupportedError
+from brise.models.config import Config
+from brise.models.weights import Array, Dense
+from brise.quant.rows import encode_rows
+
+
+def write_gguf_adapter(path: Path, adapter: AdapterFile, lineage: Lineage | None, config: Config, dtype: str) -> int:
+    """Writes the whole file, or nothing; gives its size. The adapter's rows are in the order of `config`'s base."""
+    if adapter.use_dora:
+        raise UnsupportedError("the adapter has magnitudes (DoRA), which llama.cpp's adapters have not",
+                               hint="give --format gguf --merge")
+    metadata: dict[str, object] = {
+        "general.type": "adapter", "general.architecture": ARCHITECTURES[config.family],
+        "general.name": adapter.base_name or "adapter", "adapter.type": "lora",
+        "adapter.lora.alpha": float(adapter.alpha)}
+    if lineage is not None:
+        metadata[LINEAGE_KEY] = lineage_text(lineage)
+    return write_gguf(path, metadata, list(_tensors(adapter, dtype)))
+
+
+def _tensors(adapter: AdapterFile, dtype: str) -> Iterator[Outgoing]:
+    """B takes what a matrix' own scale differs from alpha / r."""
+    for path, low_rank in adapter.low_ranks.items():
+        a, b = np.asarray(low_rank.a), np.asarray(low_rank.b)
+        factor = low_rank.scale * len(a) / adapter.alpha
+        name = gguf_name(path, Dense("F32", (len(b), a.shape[1]), None))
+        yield _tensor(f"{name}.lora_a", a, dtype)
+        yield _tensor(f"{name}.lora_b", b * np.float32(factor), dtype)
+
+
+def _tensor(name: str, numbers: Array, dtype: str) -> Outgoing:
+    rows = encode_rows(name, dtype, np.ascontiguousarray(numbers, np.float32))
+    return Outgoing(name, dtype, numbers.shape, partial(iter, (rows,)))

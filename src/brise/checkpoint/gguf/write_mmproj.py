@@ -1,0 +1,89 @@
+"""A Pixtral vision tower and its projector as an mmproj file of llama.cpp; gguf_vision.py is the other direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from brise.checkpoint.convert_source import Named, Original
+from brise.checkpoint.gguf.read_mmproj import BREAK_ROW, LLAMA_CPP
+from brise.checkpoint.gguf.writer import Outgoing, write_gguf
+from brise.checkpoint.transcode import outgoing
+from brise.errors import UnsupportedError
+from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
+from brise.models.weights import Dense, Weight, place
+from brise.quant.rows import PLAIN, float_rows, format_of
+from brise.text.images import DEVIATION, MEAN
+
+
+def projector_path(model: Path) -> Path:
+    """Where the tower of a model file lies: beside it, under a name by which readers find it."""
+    return model.with_name(f"mmproj-{model.name}")
+
+
+def has_own_vision(original: Original) -> bool:
+    """Whether the tower lies among the model's own tensors, as Ollama packs it, and is copied with them."""
+    return any(tensor.name.startswith("v.") for tensor in original.tensors)
+
+
+def write_projector(original: Original, path: Path) -> int:
+    """Writes the tower, its matrices in the formats that they have; gives the size of the file."""
+    assert original.vision is not None, "a model without a vision tower"
+    config, weights = original.vision
+    if config.rope_theta != 10000.0:
+        raise UnsupportedError(f"the vision tower's rope theta is {config.rope_theta}; mmproj files have no key for it")
+    tensors = [_outgoing(config, name, weight, original) for name, weight in _named(original, weights)]
+    return write_gguf(path, _metadata(config), tensors)
+
+
+def _metadata(config: VisionConfig) -> dict[str, object]:
+    keys: dict[str, object] = {
+        "image_size": config.image_size, "patch_size": config.patch_size, "embedding_length": config.width,
+        "feed_forward_length": config.ffn_width, "projection_dim": config.text_width,
+        "block_count": config.num_layers, "attention.head_count": config.num_heads,
+        "attention.layer_norm_epsilon": config.norm_eps, "spatial_merge_size": config.merge,
+        "image_mean": np.array(MEAN, np.float32), "image_std": np.array(DEVIATION, np.float32)}
+    return {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True,
+            "clip.projector_type": "pixtral", "clip.use_silu": True} | {
+                f"clip.vision.{key}": value for key, value in keys.items()}
+
+
+def _named(original: Original, weights: VisionWeights) -> Iterator[tuple[str, Weight]]:
+    """Every weight under its GGUF name. The row of [IMG_BREAK] is the text model's where the tower has none."""
+    found: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        found.append((_name(path), weight))
+        return weight
+
+    assert original.vision is not None
+    place(replace(weights, break_row=None), note)
+    yield from found
+    if weights.break_row is not None:
+        yield BREAK_ROW, weights.break_row
+    else:
+        token = original.vision[0].break_token
+        row = float_rows(original.weights.tok_embeddings, token, token + 1)[0]
+        yield BREAK_ROW, Dense("F32", row.shape, row)
+
+
+def _name(path: str) -> str:
+    """layers.3.attention.wq as v.blk.3.attn_q.weight."""
+    if not path.startswith("layers."):
+        return f"{LLAMA_CPP.whole[path]}.weight"
+    _, layer, rest = path.split(".", 2)
+    return f"v.blk.{layer}.{LLAMA_CPP.layer[rest.rsplit('.', 1)[-1]]}.weight"
+
+
+def _outgoing(config: VisionConfig, name: str, weight: Weight, original: Original) -> Outgoing:
+    """Vectors and the convolution in F32, which llama.cpp wants; the convolution with its four dimensions."""
+    is_kernel = name == f"{LLAMA_CPP.whole['patch_conv']}.weight"
+    format = format_of(weight)
+    made = outgoing(Named(name, weight), "F32" if len(weight.shape) == 1 or is_kernel or format not in PLAIN
+                    else format, original.forget)
+    if not is_kernel:
+        return made
+    return replace(made, shape=(config.width, NUM_CHANNELS, config.patch_size, config.patch_size))

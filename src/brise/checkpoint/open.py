@@ -1,0 +1,186 @@
+"""One way to open a model, whatever its files are: a .gguf, or a folder with safetensors or with one .gguf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from brise.checkpoint.config_fields import errors_of
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_mmproj import open_vision
+from brise.checkpoint.gguf.read_model import read_config, read_weights
+from brise.checkpoint.model_files import ModelFiles, find_layout
+from brise.checkpoint.safetensors.parsed_config import Description
+from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
+from brise.checkpoint.safetensors.read_hf_config import refuse_draft
+from brise.checkpoint.safetensors.read_mistral_params import read_params
+from brise.checkpoint.safetensors.read_model import read_vision
+from brise.checkpoint.safetensors.read_model import read_weights as read_safetensors
+from brise.checkpoint.safetensors.shards import Shards, open_shards
+from brise.checkpoint.safetensors.tensor_names import (
+    NATIVE,
+    NATIVE_VISION,
+    Names,
+    has_vision,
+    hf_names,
+    hf_vision_names,
+)
+from brise.checkpoint.safetensors.tensors import SafetensorsTensors
+from brise.errors import BriseError, CheckpointError
+from brise.files.json_file import read_json
+from brise.models.config import Config
+from brise.models.pixtral import VisionConfig, VisionWeights
+from brise.models.weights import Weight, Weights, place
+
+Kind = Literal["gguf", "hf", "mistral"]
+Vision = tuple[VisionConfig, VisionWeights]
+
+
+class Checkpoint(Protocol):
+    """An open model. Its weights are views over files and cost no memory until they are read."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def path(self) -> Path:
+        """What was opened."""
+    @property
+    def folder(self) -> Path:
+        """Where the model's other files lie."""
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that holds weights."""
+    @property
+    def config(self) -> Config: ...
+    @property
+    def vision(self) -> Vision | None:
+        """The vision tower, if the model has one."""
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """Keys of the GGUF file; empty for safetensors."""
+    def weights(self) -> Weights:
+        """All weights of the decoder; a tensor that is missing, misshapen or unknown is an error naming it."""
+    def formats(self) -> frozenset[str]:
+        """What the numbers in the files are: F32, BF16, Q4_0, F8_E4M3, ..."""
+    def forget(self) -> None:
+        """Lets the system drop the files' pages from memory."""
+    def close(self) -> None:
+        """Gives the mappings back once no array of them is alive."""
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Opens a .gguf, or a folder with safetensors of either kind or with one .gguf (and its mmproj file)."""
+    path = Path(path)
+    layout = find_layout(path)
+    if layout.kind == "gguf":
+        return _Gguf(path, layout)
+    shards = open_shards(layout.folder, layout.stem)
+    try:
+        return _Safetensors(path, layout, shards)
+    except BriseError:
+        shards.close()
+        raise
+
+
+def num_parameters(checkpoint: Checkpoint) -> int:
+    """Numbers of all weights, the vision tower's too; scales of quantised ones do not count."""
+    count = 0
+
+    def add(name: str, weight: Weight) -> Weight:
+        nonlocal count
+        count += prod(weight.shape)
+        return weight
+
+    place(checkpoint.weights(), add)
+    if checkpoint.vision is not None:
+        place(checkpoint.vision[1], add)
+    return count
+
+
+class _Gguf:
+    """A .gguf, with the vision tower that lies in it or beside it."""
+
+    kind: Kind = "gguf"
+
+    def __init__(self, path: Path, layout: ModelFiles) -> None:
+        self.path, self.folder = path, layout.folder
+        self._file = open_gguf(layout.files[0])
+        self._projector = open_gguf(layout.files[1]) if len(layout.files) > 1 else None
+        self.config = read_config(self._file)
+        self.vision = open_vision(self._file, self._projector, self.config, is_named=path.is_dir())
+        self._files = [file for file in (self._file, self._projector) if file is not None]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self._files)
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        return self._file.metadata
+
+    def weights(self) -> Weights:
+        return read_weights(self._file, self.config)
+
+    def formats(self) -> frozenset[str]:
+        return frozenset(tensor.format for file in self._files for tensor in file.tensors.values())
+
+    def forget(self) -> None:
+        for file in self._files:
+            for name in file.tensors:
+                file.forget(name)
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+class _Safetensors:
+    """A folder of Hugging Face's layout or of Mistral's own."""
+
+    metadata: Mapping[str, object] = MappingProxyType({})
+
+    def __init__(self, path: Path, layout: ModelFiles, shards: Shards) -> None:
+        self.path, self.folder, self.kind = path, layout.folder, layout.kind
+        self._shards = shards
+        for name in shards.tensors:
+            refuse_draft(name)
+        with errors_of(layout.config):
+            values = read_json(layout.folder / layout.config)
+            description = read_params(values) if layout.kind == "mistral" else read_hf_config(values)
+        self.config = description.config
+        self._tensors = SafetensorsTensors(shards, description.scale_block)
+        self._names = NATIVE if layout.kind == "mistral" else hf_names(shards.tensors)
+        self.vision = self._read_vision(description)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self._shards.files
+
+    def weights(self) -> Weights:
+        weights = read_safetensors(self._tensors, self._names, self.config)
+        self._tensors.refuse_rest()
+        return weights
+
+    def formats(self) -> frozenset[str]:
+        return frozenset(tensor.dtype for tensor in self._shards.tensors.values())
+
+    def forget(self) -> None:
+        self._shards.forget()
+
+    def close(self) -> None:
+        self._shards.close()
+
+    def _read_vision(self, description: Description) -> Vision | None:
+        """The tower, where the file has one: text-only copies keep its config."""
+        tensors = self._shards.tensors
+        if description.vision is None or not has_vision(tensors):
+            return None
+        token, vocab_size = description.vision.image_token, self.config.vocab_size
+        if token >= vocab_size:
+            raise CheckpointError(f"the image token of {self.folder} is {token}, allowed is 0 to {vocab_size - 1}",
+                                  field="image_token", value=token, limit=vocab_size - 1)
+        names: Names = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
+        return description.vision, read_vision(self._tensors, names, description.vision)

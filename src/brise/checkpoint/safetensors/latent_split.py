@@ -1,0 +1,61 @@
+"""wkv_b of latent attention, one matrix in every file format, as the two stacks that the absorbed form reads.
+
+Legend: H heads, C latent rank, N unrotated numbers of a query, V numbers of a value. Head h of wkv_b (H (N + V), C)
+is N rows that make its key and then V rows that make its value from the latent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from brise.errors import bad_value
+from brise.models.weights import Array, Dense, Quant, Stack, Stored, part
+from brise.quant.dequantize import dequantize
+from brise.quant.formats import FORMATS
+
+# What the transposed rows of block formats become: blocks lie along rows, so they cannot be turned as they are.
+# F16 keeps 11 bits, more than any block's scale times code that matters, in half the memory of F32.
+TURNED_BLOCKS = "F16"
+
+
+def split(wkv_b: Dense | Quant | Stored, num_heads: int, nope_dim: int, value_dim: int) -> tuple[Stack, Stack]:
+    """wk_b (H, C, N) and wv_b (H, V, C). Values are rows of the file; keys are turned, a head at a time, when read."""
+    both = nope_dim + value_dim
+    if wkv_b.shape[0] != num_heads * both:
+        raise bad_value("rows of wkv_b", wkv_b.shape[0], f"{num_heads} heads of {nope_dim} + {value_dim}")
+    keys = [_turned(wkv_b, head * both, nope_dim) for head in range(num_heads)]
+    values = [part(wkv_b, head * both + nope_dim, (head + 1) * both) for head in range(num_heads)]
+    return Stack(tuple(keys)), Stack(tuple(values))
+
+
+def _turned(weight: Dense | Quant | Stored, first: int, count: int) -> Stored:
+    """Rows `first` to first + count, transposed: (columns, count)."""
+    format = weight.format if FORMATS[weight.format].is_plain else TURNED_BLOCKS
+    return Stored(format, (weight.shape[1], count), _Turned(part(weight, first, first + count)))
+
+
+class _Turned:
+    """Columns of a small matrix as rows. It is decoded once for all of them, and let go of with the last."""
+
+    def __init__(self, weight: Dense | Quant | Stored) -> None:
+        self._weight = weight
+        self._turned: Array | None = None
+
+    def __call__(self, first: int, last: int) -> Array:
+        turned = np.ascontiguousarray(_plain(self._weight).T) if self._turned is None else self._turned
+        self._turned = None if last == len(turned) else turned
+        return turned[first:last]
+
+
+def _plain(weight: Dense | Quant | Stored) -> Array:
+    """All numbers in a plain format: as they lie, or blocks decoded to TURNED_BLOCKS."""
+    match weight:
+        case Dense():
+            return weight.data
+        case Quant():
+            return dequantize(weight.format, weight.data, weight.shape[1]).astype(np.float16)
+        case Stored():
+            data = weight.rows(0, weight.shape[0])
+            if FORMATS[weight.format].is_plain:
+                return data
+            return dequantize(weight.format, data, weight.shape[1]).astype(np.float16)

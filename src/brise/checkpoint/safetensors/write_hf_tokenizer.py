@@ -1,0 +1,109 @@
+"""The tokenizer of a GGUF file as the files that transformers reads; gguf_vocabulary.py is the other direction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer as BpeTokenizer
+
+from brise.checkpoint.gguf.header import StringArray
+from brise.checkpoint.gguf.write_tokenizer import NORMAL, UNUSED, USER_DEFINED
+from brise.errors import CheckpointError, UnsupportedError
+from brise.text import pretokenizers
+
+Files = dict[str, str]  # name -> text
+
+
+def token_ids(metadata: Mapping[str, object]) -> dict[str, int | None]:
+    """The ids of bos, eos, padding and unknown."""
+    found = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}
+    return {name: value if isinstance(value, int) else None for name, value in found.items()}
+
+
+def tokenizer_files(metadata: Mapping[str, object], max_context: int) -> Files:
+    """tokenizer.json, tokenizer_config.json and generation_config.json, chat_template.jinja where there is one."""
+    if metadata.get("tokenizer.ggml.model") != "gpt2":
+        raise UnsupportedError(f"tokenizer.ggml.model is {metadata.get('tokenizer.ggml.model')!r}; brise writes "
+                               "byte-level BPE ('gpt2')")
+    tokens, merges = _strings(metadata, "tokens"), _strings(metadata, "merges")
+    types = _types(metadata, len(tokens))
+    splitting = pretokenizers.named(str(metadata.get("tokenizer.ggml.pre")))
+    ids = token_ids(metadata)
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", splitting.add_bos)) and ids["bos"] is not None
+    files = {
+        "tokenizer.json": _dump(_document(tokens, types, merges, splitting, ids["bos"] if add_bos else None)),
+        "tokenizer_config.json": _dump(_settings(tokens, ids, max_context, add_bos=add_bos)),
+        "generation_config.json": _dump(_generation(metadata, ids))}
+    template = metadata.get("tokenizer.chat_template")
+    return files | {"chat_template.jinja": template} if isinstance(template, str) else files
+
+
+def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], splitting: pretokenizers.Splitting,
+              bos: int | None) -> dict[str, object]:
+    """Unused tokens, which fill up a vocabulary, are left out: no text becomes one.
+
+    Control tokens stand in the vocabulary too: the library would number those anew that stand in added_tokens alone.
+    """
+    steps = BpeTokenizer.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}')
+    steps.pre_tokenizer, steps.normalizer = splitting.pre_tokenizer(), splitting.normalizer()
+    document: dict[str, object] = json.loads(steps.to_str())
+    added = [index for index, kind in enumerate(types) if kind not in (NORMAL, UNUSED)]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    document |= {
+        "added_tokens": [{"id": index, "content": tokens[index], "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": types[index] != USER_DEFINED} for index in added],
+        "decoder": byte_level,
+        "post_processor": {**byte_level, "trim_offsets": False} if bos is None else _bos_template(tokens[bos], bos),
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                  "ignore_merges": splitting.whole_words,
+                  "vocab": {token: index for index, token in enumerate(tokens) if types[index] != UNUSED},
+                  "merges": [merge.split(" ") for merge in merges]}}
+    return document
+
+
+def _bos_template(text: str, bos: int) -> dict[str, object]:
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1)))
+    marks = [{"SpecialToken": {"id": text, "type_id": kind}} for kind in (0, 1)]
+    return {"type": "TemplateProcessing", "single": [marks[0], first], "pair": [marks[0], first, marks[1], second],
+            "special_tokens": {text: {"id": text, "ids": [bos], "tokens": [text]}}}
+
+
+def _settings(tokens: Sequence[str], ids: Mapping[str, int | None], max_context: int, *,
+              add_bos: bool) -> dict[str, object]:
+    names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    texts = {name: tokens[index] for name, key in names.items() if (index := ids[key]) is not None}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": add_bos, "add_eos_token": False,
+            "clean_up_tokenization_spaces": False, "model_max_length": max_context} | texts
+
+
+def _generation(metadata: Mapping[str, object], ids: Mapping[str, int | None]) -> dict[str, object]:
+    """With every token that ends an answer."""
+    others = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    ends = [index for index in dict.fromkeys([ids["eos"], *others]) if isinstance(index, int)]
+    keys = {"bos_token_id": ids["bos"], "eos_token_id": ends if len(ends) > 1 else ids["eos"],
+            "pad_token_id": ids["padding"]}
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def _strings(metadata: Mapping[str, object], name: str) -> Sequence[str]:
+    value = metadata.get(f"tokenizer.ggml.{name}")
+    if isinstance(value, StringArray):
+        return value.decode()
+    if isinstance(value, list):
+        return value
+    raise CheckpointError(f"tokenizer.ggml.{name} is missing", field=f"tokenizer.ggml.{name}")
+
+
+def _types(metadata: Mapping[str, object], count: int) -> list[int]:
+    value = metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(value, np.ndarray) or len(value) != count:
+        raise CheckpointError(f"tokenizer.ggml.token_type has no entry for each of the {count} tokens",
+                              field="tokenizer.ggml.token_type")
+    return [int(kind) for kind in value]
+
+
+def _dump(document: Mapping[str, object]) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"

@@ -1,0 +1,159 @@
+"""Weights of a decoder and its vision tower under Hugging Face's names; safetensors_model.py is the other direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from brise.checkpoint.safetensors.tensor_names import Names, hf_names, hf_vision_names
+from brise.models.config import Config
+from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
+from brise.models.weights import (
+    Array,
+    Attention,
+    Dense,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Mixture,
+    Quant,
+    Stack,
+    Stored,
+    Weight,
+    Weights,
+    place,
+)
+from brise.quant.rows import float_rows, format_of, raw_rows
+
+Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape that the file says
+
+
+def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Iterator[Tensor]:
+    """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision tower."""
+    prefix = "language_model.model." if is_wrapped else "model."
+    names = hf_names({f"{prefix}embed_tokens.weight"})
+    head = "language_model.lm_head" if is_wrapped else names.module("output")
+    yield _plain(f"{names.module('tok_embeddings')}.weight", weights.tok_embeddings)
+    for index, layer in enumerate(weights.layers):
+        yield from _layer(names, config, f"layers.{index}", layer)
+    yield _plain(f"{names.module('norm')}.weight", weights.norm)
+    if weights.output is not weights.tok_embeddings:
+        yield _plain(f"{head}.weight", weights.output)
+
+
+def vision_tensors(weights: VisionWeights, config: VisionConfig) -> Iterator[Tensor]:
+    """All tensors of the tower and the projector."""
+    names = hf_vision_names(())
+    found: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        found.append((path, weight))
+        return weight
+
+    place(replace(weights, break_row=None), note)
+    for path, weight in found:
+        name = f"{names.module(path)}.weight"
+        if path == "patch_conv":
+            yield name, weight, (config.width, NUM_CHANNELS, config.patch_size, config.patch_size)
+        elif path.endswith((".wq", ".wk")):
+            yield _plain(name, _halves(weight, config.num_heads))
+        else:
+            yield _plain(name, weight)
+
+
+def _plain(name: str, weight: Weight) -> Tensor:
+    return name, weight, weight.shape
+
+
+def _layer(names: Names, config: Config, path: str, layer: Layer) -> Iterator[Tensor]:
+    def named(tail: str, weight: Weight, kind: str = "weight") -> Tensor:
+        return _plain(f"{names.module(f'{path}.{tail}')}.{kind}", weight)
+
+    yield named("attention_norm", layer.attention_norm)
+    match layer.attention:
+        case Attention():
+            yield from _attention(named, config, layer.attention)
+        case LatentAttention():
+            yield from _latent(named, config, layer.attention)
+    yield named("ffn_norm", layer.ffn_norm)
+    match layer.feed_forward:
+        case FeedForward(w1, w2, w3):
+            for tail, weight in (("w1", w1), ("w2", w2), ("w3", w3)):
+                yield named(f"feed_forward.{tail}", weight)
+        case Mixture():
+            yield from _mixture(named, f"{names.module(f'{path}.experts')}", layer.feed_forward)
+
+
+def _attention(named: Callable[..., Tensor], config: Config, attention: Attention) -> Iterator[Tensor]:
+    """Rope pairs as halves; Qwen's lie so in every file."""
+    turn = _halves if config.rope.layout == "interleaved" else lambda weight, num_heads: weight
+    for tail, weight, num_heads in (("wq", attention.wq, config.num_heads), ("wk", attention.wk, config.num_kv_heads)):
+        yield named(f"attention.{tail}", turn(weight, num_heads))
+    yield named("attention.wv", attention.wv)
+    yield named("attention.wo", attention.wo)
+    for tail, bias in (("wq", attention.bq), ("wk", attention.bk), ("wv", attention.bv)):
+        if bias is not None:
+            yield named(f"attention.{tail}", bias, "bias")
+    for tail, norm in (("q_norm", attention.q_norm), ("k_norm", attention.k_norm)):
+        if norm is not None:
+            yield named(f"attention.{tail}", norm)
+
+
+def _latent(named: Callable[..., Tensor], config: Config, attention: LatentAttention) -> Iterator[Tensor]:
+    for tail, weight in (("wq_a", attention.wq_a), ("q_a_norm", attention.q_a_norm), ("wq_b", attention.wq_b),
+                         ("wkv_a", attention.wkv_a), ("kv_a_norm", attention.kv_a_norm), ("wo", attention.wo)):
+        yield named(f"attention.{tail}", weight)
+    assert config.latent is not None and isinstance(attention.wk_b, Stack) and isinstance(attention.wv_b, Stack)
+    heads = Stack(tuple(_key_value(key, value) for key, value in zip(
+        attention.wk_b.matrices, attention.wv_b.matrices, strict=True)))
+    name, _, _ = named("attention.wkv_b", heads)
+    yield name, heads, (heads.shape[0] * heads.shape[1], heads.shape[2])
+
+
+def _mixture(named: Callable[..., Tensor], experts: str, mixture: Mixture) -> Iterator[Tensor]:
+    """transformers keeps all experts in two tensors, which have no `.weight`; rows of the gate come first."""
+    yield named("router", mixture.router)
+    assert isinstance(mixture.w1, Stack) and isinstance(mixture.w3, Stack)
+    both = Stack(tuple(_below(gate, up) for gate, up in zip(mixture.w1.matrices, mixture.w3.matrices, strict=True)))
+    yield _plain(f"{experts}.gate_up_proj", both)
+    yield _plain(f"{experts}.down_proj", mixture.w2)
+    if mixture.shared is not None:
+        for tail, weight in (("w1", mixture.shared.w1), ("w2", mixture.shared.w2), ("w3", mixture.shared.w3)):
+            yield named(f"shared.{tail}", weight)
+
+
+def _halves(weight: Weight, num_heads: int) -> Weight:
+    """The same rows with rope pairs as halves of a head in place of neighbours."""
+    rows = weight.shape[0]
+    order = np.arange(rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def read(first: int, last: int) -> Array:
+        wanted = order[first:last]
+        start = int(wanted.min())
+        return raw_rows(weight, start, int(wanted.max()) + 1)[wanted - start]
+
+    return Stored(format_of(weight), weight.shape, read)
+
+
+def _below(top: Dense | Quant | Stored, bottom: Dense | Quant | Stored) -> Stored:
+    """The rows of one matrix, then those of another, in F32."""
+    middle, cols = top.shape
+
+    def read(first: int, last: int) -> Array:
+        parts = [float_rows(weight, max(first - start, 0), min(last - start, weight.shape[0]))
+                 for weight, start in ((top, 0), (bottom, middle))
+                 if first < start + weight.shape[0] and last > start]
+        return np.concatenate(parts)
+
+    return Stored("F32", (middle + bottom.shape[0], cols), read)
+
+
+def _key_value(key: Dense | Quant | Stored, value: Dense | Quant | Stored) -> Stored:
+    """A head's rows of wkv_b: its keys' matrix turned back, then its values'."""
+    def read(first: int, last: int) -> Array:
+        turned = float_rows(key, 0, key.shape[0]).T
+        return np.concatenate([turned, float_rows(value, 0, value.shape[0])])[first:last]
+
+    return Stored("F32", (key.shape[1] + value.shape[0], value.shape[1]), read)

@@ -1,0 +1,86 @@
+"""Answers of chat models as values: what they say, what they call, and whether two of them say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brise.dialects.records import Body
+from brise.errors import EvidenceError
+from brise.evals import compare, scorers
+from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+
+# The figure of each scorer that says whether all of an answer is right.
+WHOLE: Mapping[str, str] = {"call": "call_exact", "json": "equal", "class": "accuracy", "exact": "exact_squeezed"}
+SCORERS: Sequence[str] = ("auto", *WHOLE)
+
+
+def of(body: Body | None) -> EvalAnswer:
+    """The first choice of a chat completion; one with an `error` if the body holds none."""
+    choices = body.get("choices") if body is not None else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(first, dict) or not isinstance(message, dict):
+        return EvalAnswer(error="the body holds no answer")
+    calls = message.get("tool_calls")
+    return EvalAnswer(text_of(message.get("content")), tuple(_calls(calls if isinstance(calls, list) else [])),
+                      str(first.get("finish_reason") or ""))
+
+
+def tools_of(fields: Body | None) -> tuple[Mapping[str, Any], ...]:
+    """The functions that a request offers: name, parameters."""
+    tools = fields.get("tools") if fields is not None else None
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return tuple(function for function in functions if isinstance(function, dict) and "name" in function)
+
+
+def asked_text(fields: Body | None) -> str:
+    """All that users said in a request."""
+    messages = fields.get("messages") if fields is not None else None
+    texts = [text_of(message.get("content")) for message in messages if isinstance(message, dict)
+             and message.get("role") == "user"] if isinstance(messages, list) else []
+    return "\n".join(texts)
+
+
+def agreement(given: EvalAnswer, reference: EvalAnswer, scorer: str = "auto") -> float:
+    """1 if the answer says what the reference says, by a scorer of `brise eval`; else 0.
+
+    `auto` compares calls if either answer has some, JSON if the reference is an object or a list, else texts.
+    """
+    if given.error is not None or reference.error is not None:
+        return 0.0
+    if scorer == "auto":
+        scorer = _fitting(given, reference)
+    example = EvalExample((), reference, "the hosted model's answer", "", "", tools=({},))
+    try:
+        counts = scorers.built_in((reference.text.strip(),))[scorer].row(example, given)
+    except EvidenceError:  # the reference itself is nothing that this scorer could compare with
+        return 0.0
+    right, of_all = counts[WHOLE[scorer]]
+    return right / of_all
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content, whoever wrote it: a string, or parts of which some are text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type", "text") == "text"]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _fitting(given: EvalAnswer, reference: EvalAnswer) -> str:
+    if given.calls or reference.calls:
+        return "call"
+    return "json" if isinstance(compare.parse(reference.text), dict | list) else "exact"
+
+
+def _calls(calls: Sequence[object]) -> Sequence[AnsweredCall]:
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return [AnsweredCall(str(function.get("name")), _arguments(function.get("arguments"))) for function in functions
+            if isinstance(function, dict)]
+
+
+def _arguments(value: object) -> str:
+    """JSON text, as OpenAI has it; some servers give the object itself."""
+    return value if isinstance(value, str) else compare.canonical(value)

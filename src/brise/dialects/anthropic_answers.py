@@ -1,0 +1,152 @@
+"""Answers of Anthropic's Messages API as those of a chat completion: whole ones, streams event by event, and errors.
+
+Thoughts are left out: a chat completion has no place for them. ValueError says what is no answer of that API.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from brise.dialects import sse
+from brise.dialects.records import Body
+
+Fields = dict[str, Any]
+
+FINISH: Mapping[str, str] = {  # a reason that is not known here goes on under its own name
+    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
+    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
+
+
+def chat_completion(message: Body, created: int) -> Fields:
+    """A whole answer."""
+    blocks, reason = message.get("content"), message.get("stop_reason")
+    if message.get("type") != "message" or not isinstance(blocks, list) or not isinstance(reason, str):
+        raise ValueError("the answer is no message")
+    texts, calls = list[str](), list[Fields]()
+    for block in blocks:
+        match block:
+            case {"type": "text", "text": str(text)}:
+                texts.append(text)
+            case {"type": "tool_use", "id": str(id), "name": str(name), "input": arguments}:
+                calls.append({"id": id, "type": "function",
+                              "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}})
+    said: Fields = {"role": "assistant", "content": "".join(texts) or (None if calls else ""), "refusal": None}
+    choice = {"index": 0, "message": said | ({"tool_calls": calls} if calls else {}), "logprobs": None,
+              "finish_reason": FINISH.get(reason, reason)}
+    usage = message.get("usage")
+    return {"id": message.get("id"), "object": "chat.completion", "created": created, "model": message.get("model"),
+            "choices": [choice], "usage": usage_of(usage if isinstance(usage, dict) else {})}
+
+
+def usage_of(usage: Body) -> Fields:
+    """What was read from or written to the upstream's cache is not among its input tokens, and is among OpenAI's."""
+    cached = _count(usage, "cache_read_input_tokens")
+    asked = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
+    said = _count(usage, "output_tokens")
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said,
+            "prompt_tokens_details": {"cached_tokens": cached}}
+
+
+def error_of(body: object) -> Fields:
+    """An error's body, or the event that a stream ends with."""
+    match body:
+        case {"type": "error", "error": {"type": str(kind), "message": str(message)}}:
+            return {"error": {"message": message, "type": kind, "param": None, "code": kind}}
+        case _:
+            raise ValueError("the answer is no error")
+
+
+class Chunks:
+    """The events of one stream, as they come."""
+
+    def __init__(self, created: int, *, with_usage: bool) -> None:
+        self._with_usage = with_usage
+        self._head: Fields = {"id": None, "object": "chat.completion.chunk", "created": created, "model": None}
+        self._usage: Fields = {}
+        self._calls: dict[object, _Call] = {}  # by the index of their block
+
+    def push(self, event: sse.ServerSentEvent) -> bytes:
+        """The events that it makes, none perhaps. What is not known here says nothing that a chat completion has."""
+        fields = event.fields
+        if fields is None:
+            raise ValueError(f"an event that is no JSON object: {event.data[:40]!r}")
+        match fields:
+            case {"type": "message_start", "message": {"id": str(id), "model": str(model)}}:
+                self._head |= {"id": id, "model": model}
+                self._count(fields["message"])
+                return self._delta({"role": "assistant", "content": ""})
+            case {"type": "message_delta", "delta": dict(delta)}:
+                self._count(fields)
+                reason = delta.get("stop_reason")
+                return self._delta({}, FINISH.get(reason, reason)) if isinstance(reason, str) else b""
+            case {"type": "message_stop"}:
+                usage = [self._chunk([], usage_of(self._usage))] if self._with_usage else []
+                return b"".join([*usage, _event(sse.DONE)])
+            case {"type": "ping"}:
+                return b": ping\n\n"
+            case {"type": "error"}:
+                return b"event: error\n" + _event(json.dumps(error_of(fields)))
+            case _:
+                return self._block(fields)
+
+    def _block(self, fields: Body) -> bytes:
+        """A part of a block of the content."""
+        index = fields.get("index")
+        match fields:
+            case {"type": "content_block_start", "content_block": {"type": "text", "text": str(text)}} if text:
+                return self._delta({"content": text})
+            case {"type": "content_block_start", "content_block": {"type": "tool_use", "id": str(id),
+                                                                   "name": str(name), **about}}:
+                call = self._calls[index] = _Call(len(self._calls), about.get("input") or {})
+                return self._delta(call.piece("", {"id": id, "type": "function"}, {"name": name}))
+            case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}:
+                return self._delta({"content": text})
+            case {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": str(piece)}}:
+                if index not in self._calls:
+                    raise ValueError("arguments of a call that has not begun")
+                return self._delta(self._calls[index].piece(piece)) if piece else b""
+            case {"type": "content_block_stop"} if index in self._calls and not self._calls[index].has_arguments:
+                call = self._calls[index]  # they came with its beginning, or there are none
+                return self._delta(call.piece(json.dumps(call.input, ensure_ascii=False)))
+            case _:
+                return b""
+
+    def _count(self, fields: Body) -> None:
+        """Counts are of the whole answer so far; one that is not named again stays."""
+        usage = fields.get("usage")
+        self._usage |= {name: count for name, count in (usage if isinstance(usage, dict) else {}).items()
+                        if count is not None}
+
+    def _delta(self, delta: Fields, finish: str | None = None) -> bytes:
+        if self._head["id"] is None:
+            raise ValueError("an answer without its beginning")
+        return self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}])
+
+    def _chunk(self, choices: list[Fields], usage: Fields | None = None) -> bytes:
+        counted = {"usage": usage} if self._with_usage else {}
+        return _event(json.dumps({**self._head, "choices": choices, **counted}, ensure_ascii=False,
+                                 separators=(",", ":")))
+
+
+class _Call:
+    """A call of a function as it grows."""
+
+    def __init__(self, place: int, input: object) -> None:
+        self.place, self.input, self.has_arguments = place, input, False
+
+    def piece(self, arguments: str, about: Body | None = None, function: Body | None = None) -> Fields:
+        """A delta with a piece of the arguments."""
+        self.has_arguments |= bool(arguments)
+        return {"tool_calls": [{"index": self.place, **(about or {}),
+                                "function": {**(function or {}), "arguments": arguments}}]}
+
+
+def _event(data: str) -> bytes:
+    return f"data: {data}\n\n".encode("utf-8", "replace")
+
+
+def _count(usage: Body, name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,147 @@
+"""What the gateway writes down: plain values, the same for every store.
+
+An `Exchange` is one request with the answer that its client got. An `Answer` is another answer to the same request,
+which no client saw in its place: the candidate's in the shadow, the hosted model's in an audit. A `Label` is what
+somebody or something says of an exchange's answers. An `Entry` is a line of the ledger.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Body = Mapping[str, Any]  # a JSON object as it went over the wire
+
+Kind = Literal["chat", "completion", "embedding", "responses", "messages", "other"]
+# Who answered: the hosted model; the small one by a switch; the hosted one because the small one was unsure; the small
+# one because the hosted one was out of reach; nobody (an error that the client saw).
+Mode = Literal["hosted", "small", "escalated", "degraded", "failed"]
+# shadow: the candidate, in the background. audit: the hosted model on a kept request. reask: the hosted model asked
+# the same again. reanswer: the hosted model after an outage. draft: the small model's, which was escalated.
+Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the answering server counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request, and the answer that its client got.
+
+    `request` and `response` are bodies in the dialect of `kind`, a stream's put together into the body that the same
+    request without `stream` would have got; both are None where content is not kept. `task` is the workflow
+    that is switched as one: the header x-brise-task, else the model's name as asked. `context_digest` is the SHA-256
+    of system prompt and tools, to which a certificate is bound. Times are in seconds, `at_s` since the epoch.
+    """
+
+    id: str
+    at_s: float
+    task: str
+    kind: Kind
+    path: str
+    model: str  # as asked
+    mode: Mode
+    status: int  # of HTTP, as the client saw it; 499: the client left
+    conversation: str
+    parent: str | None = None  # the exchange whose answer this request continues
+    subject: str | None = None  # whose data these are, to be forgotten together
+    labels: Mapping[str, str] = field(default_factory=dict)  # headers x-brise-label-NAME
+    served_by: str | None = None  # the model that answered, as it calls itself
+    fingerprint: str | None = None  # a hosted model's system_fingerprint, or what LocalModels.fingerprint says
+    context_digest: str | None = None
+    error: str | None = None
+    streamed: bool = False
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    first_token_s: float | None = None
+    total_s: float = 0.0
+    signals: Mapping[str, float] = field(default_factory=dict)  # of the small model's confidence, if it was asked
+    audit_probability: float | None = None  # with which a kept request was to be audited
+    request: Body | None = None
+    response: Body | None = None
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """Another answer to the request of `exchange`."""
+
+    id: str
+    exchange: str
+    at_s: float
+    role: Role
+    served_by: str | None = None
+    fingerprint: str | None = None
+    status: int = 200
+    error: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    first_token_s: float | None = None
+    total_s: float = 0.0
+    signals: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None  # with which this answer was drawn (audit, shadow)
+    response: Body | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is known of the quality of an exchange's answers, and from which rung of proof.labels.
+
+    Scores are in [0, 1]; `answer_score` is of the answer with the id `answer` (the candidate's), `score` of the
+    exchange's own. Either may be missing.
+    """
+
+    id: str
+    exchange: str
+    at_s: float
+    rung: Literal["outcome", "human", "judge", "fidelity"]
+    who: str
+    score: float | None = None
+    answer: str | None = None
+    answer_score: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A request that was answered in an outage and waits for the hosted model's answer."""
+
+    exchange: str
+    at_s: float
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class ConversationEnd:
+    """How the next request of a conversation is recognised: by a digest of the messages up to its answer."""
+
+    digest: str
+    exchange: str
+    conversation: str
+    at_s: float
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """A line of the ledger. `digest` is the SHA-256 over the line before's digest and this line's own content."""
+
+    number: int  # from 1, without gaps
+    at_s: float
+    kind: str
+    body: Body
+    previous: str
+    digest: str
+
+
+def new_id(now_s: float | None = None) -> str:
+    """Unique, and in the order of time: 12 hex digits of milliseconds, 20 of chance."""
+    milliseconds = int((time.time() if now_s is None else now_s) * 1000)
+    return f"{milliseconds & 0xFFFFFFFFFFFF:012x}{secrets.token_hex(10)}"

@@ -1,0 +1,76 @@
+"""SHA-256 digests of files and of folders, and what a disk error means."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise.errors import StoreError
+
+CHUNK_BYTES = 1 << 20
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a model that has several."""
+
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model file or folder on disk, the name to show for it, and its SHA-256 if it lies in the store."""
+
+    name: str
+    path: Path
+    digest: str | None = None
+
+
+def list_digest(files: Sequence[StoredFile]) -> str:
+    """SHA-256 of a model of several files: of their digests and names, as sha256sum lists them."""
+    lines = sorted(f"{file.digest}  {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file; `progress` is told the bytes done."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turns what a disk refuses into StoreError. Nothing is lost by it: the old state stands."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"no space left on the disk of {root}",
+                             hint="make room (`brise models remove NAME`) or set BRISE_HOME to another disk; "
+                                  "the next pull goes on where this one stopped") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(f"may not write to {error.filename or root}: {error.strerror}",
+                             hint="set BRISE_HOME to a folder of your own") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
+            raise StoreError(f"cannot use {error.filename or root}: {error.strerror}",
+                             hint=f"set BRISE_HOME to a folder that can be; it means {root}") from error
+        raise

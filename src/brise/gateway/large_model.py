@@ -1,0 +1,153 @@
+"""The hosted model as the gateway asks it: with retries, behind a circuit breaker, and a second time if it is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from starlette.types import Message, Send
+
+from brise.gateway import headers
+from brise.gateway.breaker import Breaker, BreakerSettings
+from brise.gateway.exchange import served_of
+from brise.gateway.failure import Refusal, Relayed, UpstreamError, UpstreamFailure
+from brise.gateway.interfaces import RequestOutcome
+from brise.gateway.relay import pass_on
+from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
+from brise.gateway.upstream import Server, UpstreamResponse
+
+REFUSAL_BYTES = 1 << 20  # of an error's body
+Wait = Callable[[float], Awaitable[object]]
+
+
+class LargeModel:
+    """Of the event loop's thread. `now`, `wait` and `retries` are for tests."""
+
+    def __init__(self, upstream: Server, *, breaker: Breaker | None = None, retries: Retries | None = None,
+                 hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
+                 wait: Wait = asyncio.sleep) -> None:
+        self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)
+        self.retries = retries or Retries(RetrySettings())
+        self._hedge_after_s, self._now, self._wait = hedge_after_s, now, wait
+        self.failures = Counter[str]()
+        self.num_hedged = 0
+
+    async def answer(self, asked: ClientRequest, send: Send, added: Headers, *,
+                     stops_at_faults: bool = False) -> Relayed:
+        """Passes the hosted model's answer on, an error of the client's included (`stops_at_faults`: see relay).
+
+        UpstreamError if there is none; then `relayed` of the error says how much of one the client has.
+        """
+        self.retries.saw_request()
+        unfit = self.upstream.unfit(asked)
+        if unfit is not None:
+            relayed = Relayed(unfit.status, unfit.headers)
+            await pass_on(unfit, asked, send, added, relayed, self._now)
+            return relayed
+        number = 0
+        while True:
+            relayed = Relayed()
+            try:
+                await self._attempt(asked, send, added, relayed, stops_at_faults)
+                return relayed
+            except UpstreamError as error:
+                number += not error.failure.is_stale
+                wait_s = None if relayed.has_begun else self.retries.wait_s(asked, error.failure, number)
+                if wait_s is None:
+                    error.relayed = relayed
+                    raise
+            await self._wait(wait_s)
+
+    async def ask(self, asked: ClientRequest) -> RequestOutcome:
+        """Asks for itself, in the background, for a whole answer; UpstreamError if there is none.
+
+        What the client's request says of streaming is left out. A status of 400 and more is in what is returned.
+        """
+        assert asked.fields is not None
+        fields = {name: value for name, value in asked.fields.items() if name not in ("stream", "stream_options")}
+        whole = replace(asked, fields=fields, body=json.dumps(fields).encode(), started_s=self._now())
+        relayed = await self.answer(whole, _nowhere, ())
+        return served_of(relayed, whole, "hosted")
+
+    async def _attempt(self, asked: ClientRequest, send: Send, added: Headers, relayed: Relayed,
+                       stops_at_faults: bool) -> None:
+        turn = self.breaker.enter()
+        if turn is None:
+            wait_s = self.breaker.wait_s
+            raise UpstreamError(UpstreamFailure("open",
+                                                f"it failed again and again; it is asked anew in {wait_s:.0f} s",
+                                                retry_after_s=wait_s))
+        try:
+            async with self._opened(asked) as reply:
+                if reply.status in BUSY:
+                    raise UpstreamError(await _refused(reply))
+                relayed.status, relayed.headers = reply.status, reply.headers
+                await pass_on(reply, asked, send, added, relayed, self._now, stops_at_faults=stops_at_faults)
+        except UpstreamError as error:
+            self.failures[error.failure.kind] += 1
+            if self._is_outage(error.failure):
+                self.breaker.failed(turn, error.failure.retry_after_s)
+            raise
+        else:
+            self.breaker.succeeded(turn)
+        finally:
+            self.breaker.left(turn)
+
+    def _is_outage(self, failure: UpstreamFailure) -> bool:
+        """Whether it speaks against the server. A limit of one client's key does not concern the others."""
+        if failure.status == 429:
+            return self.upstream.settings.key is not None
+        return not failure.is_stale
+
+    @asynccontextmanager
+    async def _opened(self, asked: ClientRequest) -> AsyncIterator[UpstreamResponse]:
+        reply = await (self.upstream.open(asked) if self._hedge_after_s is None or not is_safe(asked)
+                       else self._first_of_two(asked, self._hedge_after_s))
+        try:
+            yield reply
+        finally:
+            reply.close()
+
+    async def _first_of_two(self, asked: ClientRequest, after_s: float) -> UpstreamResponse:
+        """The request is sent again if it is not answered in time; who answers first wins, the other is ended."""
+        tasks = [asyncio.ensure_future(self.upstream.open(asked))]
+        try:
+            await asyncio.wait(tasks, timeout=after_s)
+            if not tasks[0].done():
+                self.num_hedged += 1
+                tasks.append(asyncio.ensure_future(self.upstream.open(asked)))
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not any(task.done() and task.exception() is None for task in tasks):
+                    await asyncio.wait(tasks)
+            won = next((task for task in tasks if task.done() and task.exception() is None), tasks[0])
+            tasks.remove(won)
+            return won.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(UpstreamError, asyncio.CancelledError):
+                    (await task).close()
+
+
+async def _refused(reply: UpstreamResponse) -> UpstreamFailure:
+    """An answer that says "not now", with all that the client would be shown of it."""
+    body = bytearray()
+    async for piece in reply.chunks():
+        body += piece
+        if len(body) > REFUSAL_BYTES:
+            break
+    is_whole = len(body) <= REFUSAL_BYTES
+    advice = headers.find(reply.headers, b"x-should-retry").strip().lower()
+    return UpstreamFailure("status", f"status {reply.status}", reply.status, retry_after_s(reply.headers),
+                           may_repeat={b"true": True, b"false": False}.get(advice),
+                           refusal=Refusal(reply.status, reply.headers, bytes(body)) if is_whole else None)
+
+
+async def _nowhere(message: Message) -> None:
+    """Where an answer goes that no client waits for."""

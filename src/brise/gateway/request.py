@@ -1,0 +1,92 @@
+"""A request as it came to the gateway: what is sent on, and what it says of itself in its headers and its body."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from brise.dialects.kinds import KINDS
+from brise.dialects.records import Body, Kind, new_id
+from brise.traffic import redact
+
+Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
+
+OWN, LABEL = b"x-brise-", b"x-brise-label-"  # of headers that are for the gateway: none of them goes upstream
+MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or a name that is kept, labels that are kept
+
+
+@dataclass(frozen=True)
+class ClientRequest:
+    """One request. `fields` is its JSON body, None where the body is no JSON object."""
+
+    id: str  # of its exchange
+    method: str
+    path: str
+    target: bytes  # percent-encoded path, and the query with its question mark
+    headers: Headers
+    body: bytes
+    fields: Body | None
+    kind: Kind
+    model: str  # "" where none is named
+    task: str
+    conversation: str | None = None  # as the client calls it
+    subject: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_captured: bool = True
+    secrets: Sequence[str] = field(default=(), repr=False)  # that must not be written down (redact.py)
+    at_s: float = field(default_factory=time.time)
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is wanted as server-sent events."""
+        return self.fields is not None and self.fields.get("stream") is True
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header; the first, if there are several."""
+        return next((value.decode("latin-1") for known, value in self.headers if known == name), None)
+
+
+def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
+         secrets: Sequence[str] = ()) -> ClientRequest:
+    """Never fails: what is no JSON is passed on all the same, and the hosted model may say what is wrong with it.
+
+    `secrets` of the gateway itself are added to those that the request came with.
+    """
+    kind: Kind = KINDS.get(path, "other") if method == "POST" else "other"
+    fields = _object(body) if kind != "other" else None
+    model = fields.get("model") if fields is not None else None
+    model = model if isinstance(model, str) else ""
+    own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
+    labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
+    task = (own.get("task") or model or path)[:MAX_NAME]
+    return ClientRequest(new_id(), method, path, target, headers, body, fields, kind, model, task,
+                         own.get("conversation"), own.get("subject") or _user(fields), dict(labels[:MAX_LABELS]),
+                         own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields),
+                                                                     *secrets))
+
+
+def _user(fields: Body | None) -> str | None:
+    """Whom the body itself names as the person behind the request, in the words of any of the dialects."""
+    if fields is None:
+        return None
+    metadata = fields.get("metadata")
+    named = [fields.get("user"), fields.get("safety_identifier"),
+             metadata.get("user_id") if isinstance(metadata, dict) else None]
+    return next((name[:MAX_NAME] for name in named if isinstance(name, str) and name), None)
+
+
+def _object(body: bytes) -> Body | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: bytes) -> str:
+    """A header's value; text that is not ASCII comes percent-encoded."""
+    return unquote(value.decode("latin-1").strip())[:MAX_NAME]

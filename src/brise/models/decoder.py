@@ -1,0 +1,108 @@
+"""The decoder: Llama, SmolLM2, Mistral, Ministral 3, Mistral Large 3, Qwen2, Qwen3, written once over the ops.
+
+Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, F ffn width, R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.ops import Cache, Ops
+from brise.models.rope import frequencies
+from brise.models.weights import Array, Attention, FeedForward, LatentAttention, Layer, Mixture, Weights
+
+
+def forward(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
+    """Logits (R, V) of the tokens in batch.rows; writes this step's keys and values into the cache."""
+    return ops.named(ops.linear(hidden(ops, config, weights, batch, cache), weights.output), "logits")
+
+
+def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
+    """Normalised last hidden states (R, D) of the tokens in batch.rows."""
+    turns, magnitude = frequencies(config.rope)
+    table_TE = ops.rope_table(batch.positions, turns, magnitude)
+    x_TD = ops.embed(weights.tok_embeddings, batch.tokens)
+    x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
+    for index, layer in enumerate(weights.layers):
+        def block(x_TD: Array, layer: Layer, index: int = index) -> Array:
+            name = f"layers.{index}"
+            a_TD = _attend(ops, config, layer, x_TD, table_TE, batch, cache, index)
+            x_TD = ops.add(x_TD, ops.named(a_TD, f"{name}.attention.out"))
+            return ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"{name}.feed_forward.out"))
+
+        x_TD = ops.layer(block, x_TD, layer)
+    return ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
+
+
+def _attend(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
+            cache: Cache | None, index: int) -> Array:
+    h_TD = ops.rms_norm(x_TD, layer.attention_norm, config.norm_eps)
+    match layer.attention:
+        case Attention():
+            return _attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+        case LatentAttention():
+            return attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+
+
+def _attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_TE: Array, batch: Batch,
+               cache: Cache | None, index: int) -> Array:
+    q_TD, k_TD, v_TD = ops.linears(h_TD, (weights.wq, weights.wk, weights.wv))
+    if weights.bq is not None and weights.bk is not None and weights.bv is not None:
+        q_TD, k_TD, v_TD = ops.bias(q_TD, weights.bq), ops.bias(k_TD, weights.bk), ops.bias(v_TD, weights.bv)
+    q_THE, k_TKE = ops.heads(q_TD, config.num_heads), ops.heads(k_TD, config.num_kv_heads)
+    if weights.q_norm is not None and weights.k_norm is not None:
+        q_THE = ops.rms_norm(q_THE, weights.q_norm, config.norm_eps)
+        k_TKE = ops.rms_norm(k_TKE, weights.k_norm, config.norm_eps)
+    q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
+    k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
+    if config.query_temperature is not None:
+        temperature = config.query_temperature
+        q_THE = ops.scale_queries(q_THE, batch.positions, temperature.beta, temperature.period)
+    v_TKE = ops.heads(v_TD, config.num_kv_heads)
+    o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.sliding_window)
+    return ops.linear(o_TD, weights.wo)
+
+
+def _feed_forward(ops: Ops, config: Config, layer: Layer, x_TD: Array) -> Array:
+    h_TD = ops.rms_norm(x_TD, layer.ffn_norm, config.norm_eps)
+    match layer.feed_forward:
+        case FeedForward():
+            return swiglu(ops, layer.feed_forward, h_TD)
+        case Mixture():
+            return feed_forward(ops, config, layer.feed_forward, h_TD)
+
+
+def attention(ops: Ops, config: Config, weights: LatentAttention, h_TD: Array, table_TR: Array, batch: Batch,
+              cache: Cache | None, index: int) -> Array:
+    """Attention of one layer on normalised hidden states (T, D); gives (T, D)."""
+    assert config.latent is not None, "a layer with latent attention in a model without"
+    nope_dim, rank = config.latent.nope_dim, config.latent.rank
+    query_TQ, key_TC = ops.linears(h_TD, (weights.wq_a, weights.wkv_a))
+    query_TQ = ops.rms_norm(query_TQ, weights.q_a_norm, config.norm_eps)
+    q_THE = ops.heads(ops.linear(query_TQ, weights.wq_b), config.num_heads)
+    turned_THR = ops.rope(ops.columns(q_THE, nope_dim, nope_dim + config.rope.dim), table_TR, config.rope.layout)
+    absorbed_THC = ops.heads_linear(ops.columns(q_THE, 0, nope_dim), weights.wk_b)
+    q_THC = ops.concat(absorbed_THC, turned_THR)
+    if config.query_temperature is not None:
+        temperature = config.query_temperature
+        q_THC = ops.scale_queries(q_THC, batch.positions, temperature.beta, temperature.period)
+    kv_T1C = ops.heads(key_TC, 1)
+    latent_T1C = ops.rms_norm(ops.columns(kv_T1C, 0, rank), weights.kv_a_norm, config.norm_eps)
+    key_T1R = ops.rope(ops.columns(kv_T1C, rank, rank + config.rope.dim), table_TR, config.rope.layout)
+    o_THC = ops.attend_latent(q_THC, ops.concat(latent_T1C, key_T1R), batch, cache, index, config.attention_scale,
+                              rank)
+    return ops.linear(ops.flat(ops.heads_linear(o_THC, weights.wv_b)), weights.wo)
+
+
+def feed_forward(ops: Ops, config: Config, weights: Mixture, h_TD: Array) -> Array:
+    """Sum of the chosen experts, each times its gate, and the shared expert, which has none."""
+    assert config.experts is not None, "a layer with experts in a model without"
+    gates_TX = ops.route(ops.linear(h_TD, weights.router), config.experts.per_token, config.experts.scale)
+    y_TD = ops.experts(h_TD, gates_TX, weights.w1, weights.w2, weights.w3)
+    return y_TD if weights.shared is None else ops.add(y_TD, swiglu(ops, weights.shared, h_TD))
+
+
+def swiglu(ops: Ops, weights: FeedForward, h_TD: Array) -> Array:
+    """w2 (silu(w1 h) * w3 h)."""
+    gate_TF, up_TF = ops.linears(h_TD, (weights.w1, weights.w3))
+    return ops.linear(ops.silu_mul(gate_TF, up_TF), weights.w2)

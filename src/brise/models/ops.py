@@ -1,0 +1,200 @@
+"""The ops: everything a model may ask of a backend. backends/reference/ops.py is their specification in NumPy.
+
+Activations are float32 and row-major. An op returns a new value; a backend may reuse the memory of an
+argument that the model does not use again, so a model never relies on identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.rope import Layout
+from brise.models.weights import Array, Layer, LowRank, Weight, Weights
+
+CacheFormat = Literal["f16", "q8", "q4", "f32"]
+
+
+class Cache(Protocol):
+    """Keys and values of all layers in pages of `page_size` tokens; page 0 is as good as any other."""
+
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Ops(Protocol):
+    """Shapes: T tokens, D width, H heads, E numbers a head, O outputs, R rows."""
+
+    def embed(self, table: Weight, tokens: Array) -> Array:
+        """Rows `tokens` (T,) of the table (V, D), as float32 (T, D)."""
+
+    def take_rows(self, x: Array, rows: Array) -> Array:
+        """Rows `rows` (R,) of x (T, D)."""
+
+    def put_rows(self, x: Array, features: Array | None, rows: Array | None) -> Array:
+        """x (T, D) with row t replaced by features[rows[t]] where rows[t] >= 0; x itself without features."""
+
+    def linear(self, x: Array, w: Weight) -> Array:
+        """x (T, D) times w (O, D) transposed: (T, O). A Lora adds what its adapters say (models/weights.py)."""
+
+    def linears(self, x: Array, weights: Sequence[Weight]) -> tuple[Array, ...]:
+        """Several linears of one x, so that a backend quantises x once."""
+
+    def bias(self, x: Array, b: Weight) -> Array:
+        """x (T, O) + b (O,)."""
+
+    def add(self, x: Array, y: Array) -> Array:
+        """x + y of one shape; the result may lie in x's memory."""
+
+    def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
+        """x / sqrt(mean(x^2) + eps) * w over the last axis, whose length is w's: (T, D) or (T, H, E)."""
+
+    def heads(self, x: Array, num_heads: int) -> Array:
+        """(T, H * E) seen as (T, H, E)."""
+
+    def flat(self, x: Array) -> Array:
+        """(T, H, E) seen as (T, H * E)."""
+
+    def columns(self, x: Array, first: int, last: int) -> Array:
+        """Numbers first to last of each head of x (T, H, E): (T, H, last - first)."""
+
+    def concat(self, x: Array, y: Array) -> Array:
+        """x (T, H, E) and y (T, H, G) head by head: (T, H, E + G)."""
+
+    def heads_linear(self, x: Array, w: Weight) -> Array:
+        """Head h of x (T, H, E) times matrix h of the stack w (H, O, E) transposed: (T, H, O)."""
+
+    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
+        """(T, E) table, E/2 cosines then E/2 sines of positions * turns, times magnitude; angles in float64."""
+
+    def rope(self, x: Array, table: Array, layout: Layout) -> Array:
+        """Rotates the first table-width numbers of each head of x (T, H, E)."""
+
+    def scale_queries(self, x: Array, positions: Array, beta: float, period: int) -> Array:
+        """x (T, H, E) times 1 + beta * ln(1 + floor(positions / period))."""
+
+    def attend(self, q: Array, k: Array, v: Array, batch: Batch, cache: Cache | None, layer: int,
+               scale: float, window: int | None) -> Array:
+        """Causal attention: q (T, H, E), k and v (T, K, E) -> (T, H * E).
+
+        With a cache, k and v are first written to batch.slots of `layer`, then every query sees the keys of
+        its own sequence at positions <= its own (and > its own - window). Without one, the keys are the
+        packed tokens themselves, and those of the sequence's parent in batch.parents. Head h uses key/value head
+        h // (H // K). Softmax in float32.
+        """
+
+    def attend_latent(self, q: Array, kv: Array, batch: Batch, cache: Cache | None, layer: int, scale: float,
+                      rank: int) -> Array:
+        """Causal attention to one shared vector a token: q (T, H, C + R), kv (T, 1, C + R) -> (T, H, C).
+
+        As `attend` with one key/value head whose value is the first `rank` = C numbers of its key; the cache holds
+        each vector once. There is no window.
+        """
+
+    def route(self, logits: Array, per_token: int, scale: float) -> Array:
+        """Gates (T, X) of experts from logits (T, X): softmax over all, the best `per_token` (of equal ones the lower
+        index) divided by their sum and times `scale`, zero elsewhere."""
+
+    def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
+        """Sum over experts e with gates[t, e] != 0, e ascending, of gate * w2_e(silu(w1_e x) * w3_e x): (T, D).
+
+        Stacks w1, w3 (X, F, D) and w2 (X, D, F)."""
+
+    def gelu(self, x: Array) -> Array:
+        """x * Phi(x), exact (erf), as torch's default."""
+
+    def silu_mul(self, gate: Array, up: Array) -> Array:
+        """gate * sigmoid(gate) * up."""
+
+    def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
+        """body(x, layer): one decoder block. A backend for training may compute it again for the gradient, or fetch
+        the layer's weights from other machines first."""
+
+    def named(self, x: Array, name: str) -> Array:
+        """x itself; a tracing backend keeps a copy under `name`."""
+
+
+class ImageOps(Ops, Protocol):
+    """What a vision tower asks for besides: it runs op by op, on arrays, and no program is recorded."""
+
+    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
+        """(T, E) table of places on a grid, for the E/2 frequencies `turns`: those of even index turn with the
+        row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
+
+    def slice_rows(self, x: Array, first: int, last: int) -> Array:
+        """Rows first to last of x."""
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        """The rows of all parts, one after the other."""
+
+    def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
+        """Squares of merge x merge neighbours of each image of x (N, C) as one row: (N / merge^2, merge^2 * C).
+
+        x has the images one after the other, of grids[i] = (rows, columns) patches, row by row; so has the result.
+        Number c * merge^2 + y * merge + x of a row is number c of the neighbour at (y, x).
+        """
+
+
+Forward = Callable[[Ops, Config, Weights, Batch, Cache | None], Array]
+
+
+class Runner(Protocol):
+    """A loaded model: numpy in, numpy out.
+
+    Of a runner with an AdapterTable, token t goes through the adapter in slot batch.adapters[t] (-1: none); ValueError
+    names a token whose slot the table does not have, or that is empty.
+    """
+
+    def logits(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, V)."""
+
+    def hidden(self, batch: Batch, cache: Any) -> Array:
+        """float32 (R, D), normalised."""
+
+
+class AdapterTable(Protocol):
+    """Adapters that the steps of one model may go through: Batch.adapters (T,) holds slots of it, -1 for none."""
+
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def max_rank(self) -> int: ...
+
+    def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> Any:
+        """An adapter packed for `put`, from its matrices by path ("layers.3.attention.wq"); on any thread, also while
+        steps run.
+
+        `gains` has the paths with a magnitude, and no others: (O,) float32, magnitude / |rows of W + scale * B A|.
+        UnsupportedError for a path that the model does not have or that takes no adapter, a matrix that does not fit,
+        and a rank over max_rank.
+        """
+
+    def rows(self, path: str, first: int, last: int) -> Array:
+        """Rows first to last of one of the model's own matrices as float32, to work gains out; on any thread."""
+
+    def nbytes(self, prepared: Any) -> int:
+        """Memory of a prepared adapter."""
+
+    def put(self, slot: int, prepared: Any | None) -> None:
+        """Fills a slot, or with None empties it: for the steps that begin from now on. Between steps."""
+
+
+class Backend(Protocol):
+    """Where a model runs. `place` refuses a weight that it cannot run, when the model loads, never later."""
+
+    @property
+    def name(self) -> str: ...
+    def place(self, name: str, weight: Weight) -> Weight: ...
+    def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache: ...
+    def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> AdapterTable:
+        """A table of empty slots for the model of these placed weights."""
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int, adapters: Any | None = None) -> Runner:
+        """`max_tokens` is the largest T of a step; work space is sized by it. `adapters` is a table that this backend
+        made for the same weights."""

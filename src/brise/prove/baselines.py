@@ -1,0 +1,87 @@
+"""What the small model must be seen beside: the large one against itself, and a classifier that costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from brise.errors import EvidenceError, MissingExtraError
+from brise.evals import baseline
+from brise.evals.example import EvalExample
+from brise.evals.measure import bounded, of_rows
+from brise.evals.scorers import Scorer
+from brise.prove import scoring
+from brise.prove.clusters import PairClusters
+from brise.prove.pairs import Pair
+from brise.stats import sequential_test
+from brise.stats.clusters import MIN_CLUSTERS, unit_means
+from brise.stats.sequential_test import NonInferiorityTest, Verdict
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """Another system on the same units: how it scores, or how often it says the same, and what the gate says of it."""
+
+    name: str
+    what: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    rows: int
+    verdict: Verdict | None = None
+    evidence: float | None = None
+
+
+def itself(pairs: Sequence[Pair], units: PairClusters) -> list[BaselineResult]:
+    """How often the large model repeats its own answer, and what its second answers are worth, as far as either is
+    known.
+    """
+    rows = units.of(pairs)
+    same = {at: float(scoring.same(pair.again.answer, pair.large.answer)) for at, pair in enumerate(rows)
+            if pair.again is not None}
+    worth = {at: judgement.again for at, pair in enumerate(rows) for judgement in pair.judgements
+             if judgement.again is not None}
+    return [_again(what, values, rows) for what, values in (("the same answer", same), ("score", worth)) if values]
+
+
+def _again(what: str, values: Mapping[int, float], rows: Sequence[Pair]) -> BaselineResult:
+    found = bounded(of_rows([{what: (value, 1.0)} for value in values.values()], [what])[0],
+                    [rows[at].unit for at in values])
+    return BaselineResult("the large model, asked again", what, found.estimate, found.low, found.high, len(values))
+
+
+def classical(pairs: Sequence[Pair], units: PairClusters, scorer: Scorer, train: Sequence[EvalExample],
+              promise: NonInferiorityTest) -> BaselineResult:
+    """TF-IDF with a linear model, which learns from `train` and is put to the same test as the small model.
+
+    Where nobody knows the right answer, the large model's is learned and counted as right.
+    """
+    rows = units.of(pairs)
+    examples = [pair.example(pair.reference or pair.large.answer) for pair in rows]
+    answerer = baseline.BaselineAnswerer("tfidf", baseline.without(train, examples), classifies=True)
+    answerer.prepare(examples)
+    given = [answerer.answer(example) for example in examples]
+    figure = scoring.figure_of(scorer)
+    own = scoring.values(scorer, figure, examples, given)
+    large = scoring.values(scorer, figure, examples, [pair.large.answer for pair in rows])
+    means = unit_means(own - large, units.of_row)
+    outcome = sequential_test.decide(means, promise) if len(means) >= MIN_CLUSTERS else None
+    found = bounded(of_rows([{"right": (float(value), 1.0)} for value in own], ["right"])[0], units.of_row)
+    return BaselineResult(answerer.name, figure, found.estimate, found.low, found.high, len(rows),
+                          None if outcome is None else outcome.verdict,
+                          None if outcome is None else float(np.max(outcome.path)))
+
+
+def classical_if_it_can(pairs: Sequence[Pair], units: PairClusters, scorer: Scorer | None, train: Sequence[EvalExample],
+                        promise: NonInferiorityTest) -> tuple[BaselineResult | None, str | None]:
+    """For a classification with rows to learn from; else why there is none."""
+    if scorer is None or scorer.name != "class":
+        return None, None
+    if not train:
+        return None, "no TF-IDF baseline: nothing to learn from was given (--train)"
+    try:
+        return classical(pairs, units, scorer, train, promise), None
+    except (MissingExtraError, EvidenceError) as error:
+        return None, f"no TF-IDF baseline: {error.args[0]}"

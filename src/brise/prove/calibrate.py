@@ -1,0 +1,210 @@
+"""From answers whose outcome is known to a certified rule: which signals, what weights, which threshold.
+
+The earlier conversations choose signals and weights and fix the sequence of thresholds; the later ones, which nothing
+was chosen on, certify. What is possible at all is computed from the earlier ones alone, and comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.prove.calibration_rows import CalibrationRow, CalibrationRows
+from brise.stats import logistic
+from brise.stats import thresholds as cascade
+from brise.stats.clusters import MIN_CLUSTERS, Floats
+from brise.stats.thresholds import Expected, RiskClaim, Threshold
+from brise.switch import head, novelty
+from brise.switch.rule import VETO, Rule, RuleBaseline, Term, from_body, to_body
+from brise.switch.signals import OF_TOKENS
+
+FITTED = 1 / 3  # of conversations
+FOLDS = 5
+GAIN = 0.01  # of AUROC, by which many signals must beat the best single one: a plain rule is one that people understand
+SINGLE: Sequence[str] = ("logprob", "mean", "least", "least_field", "margin")
+NEVER = -1.0  # the confidence of what is never kept: the rule's are over 0
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """What can be expected before anything is certified, from the earlier conversations."""
+
+    rows: int
+    units: int
+    error: float  # of the candidate's answers
+    floor: float  # the share that must escalate even if confidence ranked perfectly
+    auroc: float
+    oracle: float  # the share that could be kept if all were known
+    certifying: int  # rows that are left to certify with
+    expected: float  # the share that they will certify
+    needed: Expected | None  # rows for four fifths of the oracle's share
+    least: int  # rows that must be kept, all of them right
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`rule` is None if the promise is impossible on these data; `why` says so."""
+
+    feasibility: Feasibility
+    draft: Rule  # signals and weights, without a certified threshold
+    rule: Rule | None
+    why: str
+    saving_usd: float | None  # of the cost of these requests
+
+
+def calibrate(rows: CalibrationRows, task: str, promise: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
+              signals: Sequence[str] | None = None) -> Calibration:
+    """EvidenceError under 30 conversations on either side."""
+    earlier, later = split(rows.rows)
+    draft = _fit(earlier, task, rows, promise, scorer, signals)
+    confidences, wrong = _judged(draft, earlier), _wrong(earlier)
+    certifying = len(later)
+    feasibility = Feasibility(
+        len(earlier), len(_units(earlier)), float(wrong.mean()), cascade.floor(float(wrong.mean()), promise),
+        cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, promise), certifying,
+        cascade.expected(confidences, wrong, certifying, promise).kept,
+        cascade.units_needed(confidences, wrong, promise), cascade.least_units(promise))
+    thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, promise) if value > NEVER]
+    later_confidences, later_wrong = _judged(draft, later), _wrong(later)
+    found, method = cascade.certify(later_confidences, later_wrong, [row.unit for row in later], thresholds, promise)
+    if found is None:
+        return Calibration(feasibility, draft, None, _why_not(feasibility, promise), None)
+    rule = _certified(draft, found, method, later, later_confidences)
+    return Calibration(feasibility, draft, rule, "", _saving(later, found, audit))
+
+
+def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], tuple[CalibrationRow, ...]]:
+    """Whole conversations: a third of them that began first, and the others."""
+    names = list(dict.fromkeys(row.unit for row in rows))
+    earlier = set(names[:round(FITTED * len(names))])
+    if min(len(earlier), len(names) - len(earlier)) < MIN_CLUSTERS:
+        raise EvidenceError(f"there are {len(names)} independent conversations, at least {3 * MIN_CLUSTERS} are "
+                            "needed: a third to choose the rule, the others to certify it",
+                            hint="collect more; more rows of the same conversations do not help")
+    return (tuple(row for row in rows if row.unit in earlier), tuple(row for row in rows if row.unit not in earlier))
+
+
+def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, promise: RiskClaim, scorer: str,
+         wanted: Sequence[str] | None) -> Rule:
+    """The best single signal; or the head, or many together, if better on conversations that they were not fitted on.
+    """
+    centres = novelty.cover([row.text for row in rows])
+    weights, guessed = head.crossed([row.hidden for row in rows], [row.unit for row in rows], 1 - _wrong(rows), FOLDS)
+    rows = [replace(row, signals={**row.signals, **value})
+            for row, value in zip(with_novelty(rows, centres), guessed, strict=True)]
+    vetoes = (VETO, "absent") if _is_veto(rows, "absent") else (VETO,)
+    usable = [row for row in rows if not any(row.signals.get(name, 0.0) > 0 for name in vetoes)]
+    names = [name for name in (*OF_TOKENS, "novelty", "absent", head.SIGNAL) if name not in vetoes
+             and usable and all(name in row.signals for row in usable)]
+    if wanted is not None:
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise EvidenceError(f"the signal {missing[0]!r} is not there for all answers; those that are: "
+                                f"{', '.join(names) or 'none'}")
+        names = list(wanted)
+    if not names:
+        raise EvidenceError(f"all {len(rows)} answers of the candidate are vetoed: they cannot be right"
+                            if not usable else "no signal is there for all answers")
+    chosen = _best(usable, names)
+    fitted = logistic.fit(_matrix(usable, chosen), 1 - _wrong(usable))
+    terms = tuple(Term(name, float(fitted.means[at]), float(fitted.scales[at]), float(fitted.weights[at]))
+                  for at, name in enumerate(chosen))
+    return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, promise.risk, promise.delta, 0.0, 1.0, "", 0, 0,
+                0.0, 0.0, all_rows.rung, scorer, RuleBaseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
+                centres if "novelty" in chosen else "", all_rows.fingerprint, weights if head.SIGNAL in chosen else ())
+
+
+def _best(rows: Sequence[CalibrationRow], names: Sequence[str]) -> list[str]:
+    wrong = _wrong(rows)
+    single = {name: cascade.auroc(_matrix(rows, [name])[:, 0], wrong) for name in names if name in SINGLE}
+    first = max(single, key=lambda name: single[name]) if single else names[0]
+    ways: dict[tuple[str, ...], float] = {(first,): single.get(first, 0.5)}
+    without = [name for name in names if name != head.SIGNAL]
+    for many in (without, names):
+        if len(many) > 1:
+            ways[tuple(many)] = _held_out(rows, many) - GAIN
+    if head.SIGNAL in names and names != [head.SIGNAL]:
+        ways[head.SIGNAL,] = cascade.auroc(_matrix(rows, [head.SIGNAL])[:, 0], wrong) - GAIN
+    return list(max(ways.items(), key=lambda way: way[1])[0])
+
+
+def _held_out(rows: Sequence[CalibrationRow], names: Sequence[str]) -> float:
+    """AUROC of the rule of many signals on the conversations of each fold, fitted on the others."""
+    wrong = _wrong(rows)
+    odds = logistic.out_of_fold(_matrix(rows, names), 1 - wrong, [row.unit for row in rows], FOLDS)
+    return cascade.auroc(odds, wrong)
+
+
+def _is_veto(rows: Sequence[CalibrationRow], name: str) -> bool:
+    """Whether answers with this sign are wrong more often than right, as far as ten of them or more can say."""
+    with_it = [row.wrong for row in rows if row.signals.get(name, 0.0) > 0 and not row.signals.get(VETO, 0.0)]
+    return len(with_it) >= 10 and float(np.mean(with_it)) > 0.5
+
+
+def with_novelty(rows: Sequence[CalibrationRow], centres: str) -> list[CalibrationRow]:
+    """The rows with their distance to the centres among the signals."""
+    unpacked = novelty.unpack(centres)
+    return [replace(row, signals={**row.signals, "novelty": novelty.novelty(row.text, unpacked)}) for row in rows]
+
+
+def _judged(rule: Rule, rows: Sequence[CalibrationRow]) -> Floats:
+    """The rule's confidences, as a gateway computes them."""
+    rows = with_novelty(rows, rule.coverage) if rule.coverage else rows
+    if rule.head:
+        rows = [replace(row, signals={**row.signals, **head.measured(rule.head, row.hidden)}) for row in rows]
+    found = [rule.confidence(row.signals) for row in rows]
+    return np.array([NEVER if value is None else value for value in found], np.float64)
+
+
+def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[CalibrationRow], confidences: Floats) -> Rule:
+    kept = confidences >= found.confidence
+    judged = confidences[confidences > NEVER]
+    edges = np.unique(np.quantile(judged, np.linspace(0, 1, BINS + 1)[1:-1]))
+    shares = np.bincount(np.searchsorted(edges, judged, side="right"), minlength=len(edges) + 1) / len(judged)
+    baseline = RuleBaseline(
+        tuple(map(float, edges)), tuple(map(float, shares)), float((confidences == NEVER).mean()),
+        float(1 - kept.mean()), float(np.mean([row.differs for row, is_in in zip(rows, kept, strict=True) if is_in])),
+        len(rows))
+    rule = replace(draft, threshold=found.confidence, tight=float(np.median(confidences[kept])), kept=found.kept,
+                   bound=found.bound, method=method, units=len(rows), clusters=len(_units(rows)),
+                   since_s=rows[0].at_s, until_s=rows[-1].at_s, baseline=baseline)
+    return from_body(to_body(rule))
+
+
+def _why_not(found: Feasibility, promise: RiskClaim) -> str:
+    if found.certifying < found.least:
+        return (f"{found.certifying} answers are left to certify with; even if all were right, {found.least} are "
+                f"needed for a risk of {100 * promise.risk:g} % with {100 * (1 - promise.delta):g} % certainty")
+    best = found.oracle * found.certifying
+    if best < found.least:
+        return (f"confidence tells right from wrong only so well (AUROC {found.auroc:.2f}) that, even if all were "
+                f"known, {100 * found.oracle:.0f} % could be kept at that risk: {best:.0f} answers, and {found.least} "
+                "that are all right are needed to show it")
+    said = f"{found.certifying} answers do not show it"
+    if found.needed is None:
+        return said
+    if found.needed.units <= found.certifying:
+        return f"{said}: more of them are wrong than of the earlier ones, by which {found.needed.units} were enough"
+    return f"{said}; about {found.needed.units} labelled answers would"
+
+
+def _saving(rows: Sequence[CalibrationRow], found: Threshold, audit: float) -> float | None:
+    """Of what these requests cost, were they answered by the rule: kept ones are free, but for audits."""
+    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    return found.kept * (1 - audit) * sum(costs) if costs else None
+
+
+def _units(rows: Sequence[CalibrationRow]) -> list[str]:
+    return list(dict.fromkeys(row.unit for row in rows))
+
+
+def _matrix(rows: Sequence[CalibrationRow], names: Sequence[str]) -> Floats:
+    return np.array([[row.signals[name] for name in names] for row in rows], np.float64)
+
+
+def _wrong(rows: Sequence[CalibrationRow]) -> Floats:
+    return np.array([row.wrong for row in rows], np.float64)

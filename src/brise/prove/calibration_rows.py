@@ -1,0 +1,156 @@
+"""What a cascade is calibrated on: answers of the candidate beside the hosted model's, their signals, right or wrong.
+
+Only shadow answers: they were drawn by chance. Drafts that escalated were drawn for being unsure, and say nothing of
+the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from brise.dialects import answers
+from brise.dialects.records import Exchange, Label, RecordedAnswer
+from brise.errors import EvidenceError
+from brise.switch import head, signals
+from brise.switch.rule import VETO
+from brise.traffic.store import Query, TrafficStore
+
+Rung = Literal["auto", "outcome", "human", "judge", "fidelity"]
+LABELLED: Sequence[Literal["outcome", "human", "judge"]] = ("outcome", "human", "judge")  # best first
+NEWEST = "newest"  # in place of a fingerprint
+OTHER_VERSION = "answered by another version of the candidate, with other weights or another adapter"
+BATCH = 500  # exchanges whose answers and labels are read at one time
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One answer of the candidate. `differs`: it says something else than the hosted model; `wrong` by the labels."""
+
+    exchange: str
+    unit: str
+    at_s: float
+    text: str
+    signals: Mapping[str, float]
+    differs: bool
+    wrong: bool
+    cost_usd: float | None = None
+    hidden: tuple[float, ...] = ()  # the state behind the answer's last token, if it was kept
+
+
+@dataclass(frozen=True)
+class CalibrationRows:
+    """In the order of time. `rung` is where `wrong` is from; `left_out` says what could not be used, and why."""
+
+    rows: tuple[CalibrationRow, ...]
+    candidate: str
+    rung: str
+    left_out: tuple[tuple[int, str], ...]
+    fingerprint: str | None = None  # of the candidate
+
+
+def read(store: TrafficStore, task: str, candidate: str | None, since_s: float | None = None,
+         until_s: float | None = None, *,
+         rung: Rung = "auto", scorer: str = "auto") -> CalibrationRows:
+    """EvidenceError if there is nothing, several candidates, or too few labels of the rung that was asked for."""
+    query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
+    found, without = list[tuple[Exchange, RecordedAnswer, Sequence[Label]]](), Counter[str]()
+    exchanges = store.exchanges(query)
+    while batch := list(islice(exchanges, BATCH)):
+        for exchange, answer, labels in _pairs(store, batch, candidate):
+            reason = _unfit(exchange, answer)
+            if reason is None:
+                found.append((exchange, answer, labels))
+            else:
+                without[reason] += 1
+    names = sorted({answer.served_by or "unnamed" for _, answer, _ in found})
+    if not found:
+        raise EvidenceError(f"no request of the task {task!r} was answered by both models",
+                            hint="brise serve MODEL --upstream URL --shadow SHARE lets the small one answer beside")
+    if len(names) > 1:
+        raise EvidenceError(f"{len(names)} candidates answered {task!r}: {', '.join(names)}", hint="--candidate NAME")
+    newest = newest_version([(exchange.at_s, answer.fingerprint) for exchange, answer, _ in found])
+    by_others = [one for one in found if one[1].fingerprint != newest]
+    found = [one for one in found if one[1].fingerprint == newest]
+    if by_others:
+        without[OTHER_VERSION] += len(by_others)
+    chosen = _rung(found, rung, scorer)
+    rows = [row for one in found if (row := _row(*one, chosen, scorer)) is not None]
+    if len(rows) < len(found):
+        without[f"they differ, and have no {chosen} label (brise label asks for some)"] += len(found) - len(rows)
+    return CalibrationRows(tuple(sorted(rows, key=lambda row: row.at_s)), names[0], chosen,
+                           tuple((number, reason) for reason, number in without.most_common()), newest)
+
+
+def newest_version(answers: Sequence[tuple[float, str | None]]) -> str | None:
+    """The fingerprint of what answered last, of answers with their times: what was shown of a model says nothing of
+    one that has its name now. None, of stores from before there were fingerprints, is a version like the others."""
+    return max(answers, key=lambda answer: answer[0], default=(0.0, None))[1]
+
+
+def _pairs(store: TrafficStore, batch: Sequence[Exchange], candidate: str | None) -> Iterator[
+        tuple[Exchange, RecordedAnswer, Sequence[Label]]]:
+    ids = [exchange.id for exchange in batch]
+    labels: dict[str, list[Label]] = {id: [] for id in ids}
+    for label in store.labels(ids):
+        labels[label.exchange].append(label)
+    by_id = {exchange.id: exchange for exchange in batch}
+    for answer in store.answers(ids, "shadow"):
+        if candidate in (None, answer.served_by):
+            yield by_id[answer.exchange], answer, labels[answer.exchange]
+
+
+def _unfit(exchange: Exchange, answer: RecordedAnswer) -> str | None:
+    if exchange.kind != "chat":
+        return f"of kind {exchange.kind}: only chat completions are switched"
+    if exchange.status != 200 or exchange.error is not None:
+        return "the hosted model gave no answer"
+    if exchange.request is None or exchange.response is None or (answer.response is None and answer.error is None):
+        return "their content is not there: it was not kept, or its subject was forgotten"
+    return None
+
+
+def _rung(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label]]], wanted: Rung, scorer: str) -> str:
+    """The best one that judges nine of ten answers that differ: fewer labels than that may be the easy ones."""
+    if wanted == "fidelity":
+        return wanted
+    differing = [(answer, labels) for exchange, answer, labels in found if _differs(exchange, answer, scorer)]
+    for rung in LABELLED if wanted == "auto" else (wanted,):
+        judged = sum(_labelled(answer, labels, rung) is not None for answer, labels in differing)
+        if differing and judged >= 0.9 * len(differing):
+            return rung
+    if wanted != "auto":
+        raise EvidenceError(f"{judged} of {len(differing)} answers that differ have a label from {wanted}, 90 % are "
+                            "needed", hint="brise label; or --labels fidelity, where differing counts as wrong")
+    return "fidelity"
+
+
+def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], rung: str,
+         scorer: str) -> CalibrationRow | None:
+    """None: nobody knows whether it is wrong. Where both say the same, it is as right as the hosted model."""
+    assert exchange.request is not None
+    differs = _differs(exchange, answer, scorer)
+    score = None if rung == "fidelity" else _labelled(answer, labels, rung)
+    if score is None and differs and rung != "fidelity":
+        return None
+    wrong = differs if score is None else score < 0.5
+    measured = dict(answer.signals) if answer.signals else (
+        {VETO: 1.0} if answer.response is None else signals.measure(exchange.request, answer.response))
+    return CalibrationRow(exchange.id, exchange.conversation or exchange.id, exchange.at_s,
+                          answers.asked_text(exchange.request),
+                          measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd,
+                          head.hidden_of(answer.response))
+
+
+def _differs(exchange: Exchange, answer: RecordedAnswer, scorer: str) -> bool:
+    return answers.agreement(answers.of(answer.response), answers.of(exchange.response), scorer) < 1
+
+
+def _labelled(answer: RecordedAnswer, labels: Sequence[Label], rung: str) -> float | None:
+    """The newest word on this answer."""
+    scores = [label.answer_score for label in sorted(labels, key=lambda label: label.at_s)
+              if label.rung == rung and label.answer == answer.id and label.answer_score is not None]
+    return scores[-1] if scores else None

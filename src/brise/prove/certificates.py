@@ -1,0 +1,173 @@
+"""Certificates as files and as lines of the ledger: made, signed, kept, read back, and replayed.
+
+    {"certificate": {...}, "digest": SHA-256 of its canonical form, "public_key": Ed25519, "signature": over that form}
+
+All three are hexadecimal. The ledger's line has the certificate whole: a gateway that shares the store needs no file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from brise import __version__
+from brise.dialects.records import LedgerEntry
+from brise.errors import EvidenceError
+from brise.files.atomic import staged_file
+from brise.prove import interim, open_tests
+from brise.prove.about import About
+from brise.prove.changes import teacher_of
+from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_units
+from brise.prove.prove import Proof
+from brise.stats import certificate as forms
+from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
+from brise.traffic import seal
+from brise.traffic.ledger import check_chain
+from brise.traffic.seal import SigningKey
+from brise.traffic.store import TrafficStore
+
+# Of lines of the ledger: a promotion, every look at the data, and a rule of `brise cascade`.
+KIND, LOOK, RULE = "certificate", open_tests.LOOK, interim.RULE
+MOST_KEPT = 200  # points of a path in the ledger's line of a look
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate with the signature over its canonical form."""
+
+    certificate: Certificate
+    public_key: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> str:
+        return forms.digest(self.certificate)
+
+    @property
+    def is_genuine(self) -> bool:
+        """Whether the holder of the key signed exactly this."""
+        return seal.verify(self.public_key, forms.canonical(self.certificate), self.signature)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"certificate": forms.to_json(self.certificate), "digest": self.digest,
+                "public_key": self.public_key.hex(), "signature": self.signature.hex()}
+
+
+def folder(home: Path) -> Path:
+    """Where certificates lie unless the user names a file."""
+    return home / "gateway" / "certificates"
+
+
+def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedModel, *, now_s: float, days: int,
+         any_context: bool, source_digest: str | None, selection: Mapping[str, str | float | bool | None]
+         ) -> Certificate:
+    """The certificate of a proof that promotes."""
+    assert proof.verdict == "promote" and proof.outcome.decided_at is not None
+    rows, terms = proof.units.of(pairs), proof.terms
+    times = [pair.at_s for pair in rows if pair.at_s is not None]
+    contexts = () if any_context else tuple(dict.fromkeys(pair.context or NO_CONTEXT for pair in rows))
+    proven = [one for one in proof.slices if one.is_proven]
+    return Certificate(
+        around.task, student, tuple(dict.fromkeys(name for pair in rows if (name := teacher_of(pair)))), contexts,
+        Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.unit,
+               len(rows), digest_of_units(proof.units.names)),
+        terms.delta, terms.gate.alpha, terms.alpha, terms.candidate, terms.futility,
+        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.units.rows].mean()),
+        proof.scored.rung, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
+        tuple(one.name for one in proven),
+        tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),
+        tuple(map(float, proof.differences)), tuple(map(float, proof.outcome.path)), proof.outcome.decided_at, now_s,
+        now_s + 86400.0 * days, dict(selection), f"brise {__version__}")
+
+
+def sign(certificate: Certificate, key: SigningKey) -> Signed:
+    """The certificate, signed by this machine."""
+    return Signed(certificate, key.public, seal.sign(key, forms.canonical(certificate)))
+
+
+def place_of(signed: Signed, home: Path) -> Path:
+    """The file that it gets: the task's name as far as file systems take it, and when it was made."""
+    made = datetime.fromtimestamp(signed.certificate.made_at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", signed.certificate.task).strip("._")[:80] or "task"
+    return folder(home) / f"{name}-{made}-{signed.digest[:8]}.json"
+
+
+def write(signed: Signed, path: Path) -> None:
+    """Whole or not at all, and over no other file."""
+    text = json.dumps(signed.to_json(), indent=1, allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(path, len(text)) as file:
+        file.write(text)
+
+
+def read(path: Path) -> Signed:
+    """The certificate in a file; EvidenceError if it is none. Whether it is genuine is the caller's to ask."""
+    try:
+        return parse(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(f"{str(path)!r} is no JSON: {error}") from None
+
+
+def parse(value: object) -> Signed:
+    """The certificate of a file's or a ledger line's JSON."""
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError("it is no object")
+        return Signed(forms.from_json(value["certificate"]), bytes.fromhex(value["public_key"]),
+                      bytes.fromhex(value["signature"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(f"this is no signed certificate: {type(error).__name__}: {error}") from None
+
+
+def record(store: TrafficStore, signed: Signed, path: Path) -> LedgerEntry:
+    """The line of the ledger from which `brise switch` takes it."""
+    found = signed.certificate
+    return store.append(KIND, {
+        "task": found.task, "path": str(path), "digest": signed.digest, "verdict": "promote",
+        "student": found.student.name, "candidate": found.candidate, "delta": found.delta, "alpha": found.alpha,
+        "n": found.n, "expires_at_s": found.expires_at_s, **signed.to_json()})
+
+
+def record_look(store: TrafficStore, around: About, proof: Proof, definition: str, report: Mapping[str,
+                                                                                                   Any]) -> LedgerEntry:
+    """That somebody looked, and what the data said: later candidates pay for it.
+
+    Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
+    """
+    gate = report["gate"]
+    step = -(-len(gate["at"]) // MOST_KEPT) or 1
+    return store.append(LOOK, {
+        "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
+        "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
+                 **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
+        "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
+        "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
+        "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
+        "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": around.since_s,
+        "until_s": around.until_s})
+
+
+def calibrated_until(store: TrafficStore, task: str, student: str) -> float | None:
+    """The end of the data on which a cascade's rule for this pair was fitted last; None: there is no rule."""
+    found = [entry.body for entry in store.ledger() if entry.kind == RULE
+             and (entry.body.get("task"), entry.body.get("candidate")) == (task, student)]
+    return max((float(body["until_s"]) for body in found), default=None)
+
+
+def in_ledger(store: TrafficStore, signed: Signed) -> str | None:
+    """None if the chain is whole and holds this certificate; else what is wrong."""
+    entries = list(store.ledger())
+    broken = check_chain(entries)
+    if broken is not None:
+        return f"the ledger is broken: {broken.reason}"
+    if not any(entry.kind == KIND and entry.body.get("digest") == signed.digest for entry in entries):
+        return "the ledger does not have this certificate"
+    return None

@@ -1,0 +1,84 @@
+"""What people are asked, and in which order: only about answers that differ, and nobody sees whose is which."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from brise.evals.example import EvalAnswer
+from brise.prove.label_book import Verdict, first_and_second
+from brise.prove.pairs import Pair
+from brise.prove.scoring import PairScores
+from brise.stats import labels
+
+Choice = Literal["a", "b", "both", "neither"]
+CHOICES: Sequence[Choice] = ("a", "b", "both", "neither")
+TWICE = 0.1  # of the pairs come a second time, to see whether people agree with themselves
+LATER = 8  # other questions between the two looks, if there are so many
+
+
+@dataclass(frozen=True)
+class Question:
+    """One pair to look at. `is_swapped`: A is the large model's answer."""
+
+    pair: Pair
+    is_swapped: bool
+    is_second: bool
+
+    @property
+    def a(self) -> EvalAnswer:
+        return (self.pair.large if self.is_swapped else self.pair.small).answer
+
+    @property
+    def b(self) -> EvalAnswer:
+        return (self.pair.small if self.is_swapped else self.pair.large).answer
+
+    def scores(self, choice: Choice) -> tuple[float, float]:
+        """What the choice says of the small and of the large model's answer."""
+        a, b = float(choice in ("a", "both")), float(choice in ("b", "both"))
+        return (b, a) if self.is_swapped else (a, b)
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """Of `pairs` that were looked at twice, the share with the same verdict, and Cohen's kappa."""
+
+    pairs: int
+    same: float
+    kappa: float
+
+
+def queue(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]) -> list[Question]:
+    """What is still to be asked, the oldest first: the test goes on in the order of time.
+
+    One in ten pairs is asked a second time, some questions later. Which ones, and whose answer is A, hangs on the
+    pair's name only, so that a session that was broken off goes on as it began.
+    """
+    first, second = first_and_second(verdicts)
+    ranked = list[tuple[float, Question]]()
+    asked = [pair for at, pair in enumerate(pairs)
+             if scored.differs[at] and not any(known.rung == "outcome" for known in pair.judgements)]
+    for at, pair in enumerate(asked):
+        if pair.id not in first:
+            ranked.append((at, Question(pair, _draw(pair.id, "first") < 0.5, False)))
+        if pair.id not in second and _draw(pair.id, "twice") < TWICE:
+            ranked.append((at + LATER + 0.5, Question(pair, _draw(pair.id, "second") < 0.5, True)))
+    return [question for _, question in sorted(ranked, key=lambda item: item[0])]
+
+
+def steadiness(verdicts: Sequence[Verdict]) -> Steadiness | None:
+    """How far two looks at the same pair agree; None as long as there are none."""
+    first, second = first_and_second(verdicts)
+    both = [(first[pair], second[pair]) for pair in second if pair in first]
+    if not both:
+        return None
+    looks = [[(verdict.small, verdict.large) for verdict in side] for side in zip(*both, strict=True)]
+    same = sum(one == other for one, other in zip(*looks, strict=True)) / len(both)
+    return Steadiness(len(both), same, labels.kappa(*looks))
+
+
+def _draw(*names: str) -> float:
+    digest = hashlib.sha256("\0".join(("brise label", *names)).encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64

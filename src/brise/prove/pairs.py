@@ -1,0 +1,94 @@
+"""What a proof is made of: one request, and the answers that the small and the large model gave to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from brise.errors import EvidenceError
+from brise.evals.example import EvalAnswer, EvalExample
+from brise.text.protocols import Message
+
+NO_CONTEXT = "none"  # the digest of a request that has neither system prompt nor tools
+
+Rung = Literal["outcome", "human", "judge"]
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """One model's answer, who gave it and how long that took. `id` is that of the answer in a store."""
+
+    answer: EvalAnswer
+    model: str | None = None
+    fingerprint: str | None = None
+    seconds: float | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a program, a person or a judge gave the two answers, each in [0, 1]."""
+
+    rung: Rung
+    small: float
+    large: float
+    again: float | None = None  # of the large model, asked again
+    who: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One request with both answers. Rows of one `unit` (a conversation) are no independent observations.
+
+    `place` says where it was found, `at_s` when it was asked. `context` is the digest of system prompt and tools.
+    `again` is the large model's answer when it was asked the same once more.
+    """
+
+    id: str
+    place: str
+    unit: str
+    small: ModelAnswer
+    large: ModelAnswer
+    again: ModelAnswer | None = None
+    at_s: float | None = None
+    prompt: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, object], ...] = ()
+    reference: EvalAnswer | None = None
+    context: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, object] = field(default_factory=dict)
+    judgements: tuple[Judgement, ...] = ()
+
+    def example(self, reference: EvalAnswer) -> EvalExample:
+        """The request as `brise eval` scores it, with this answer for the right one."""
+        return EvalExample(self.prompt, reference, self.place, self.unit, self.id, self.tools, meta=self.meta)
+
+
+def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """By time, where all of them have one; else as they came. EvidenceError if only some have one."""
+    timed = sum(pair.at_s is not None for pair in pairs)
+    if 0 < timed < len(pairs):
+        without = next(pair for pair in pairs if pair.at_s is None)
+        raise EvidenceError(f"{timed} of {len(pairs)} pairs say when they were asked; {without.place} does not",
+                            hint="the test goes through them in the order of time: give all a time, or none")
+    return tuple(sorted(pairs, key=lambda pair: pair.at_s or 0.0))
+
+
+def settled(pairs: Sequence[Pair], seconds: float, until_s: float) -> tuple[Pair, ...]:
+    """What may be looked at so that no later look changes it: of each unit the rows of its first `seconds`.
+
+    Units that began later than that before `until_s` are left out whole: they may still grow.
+    """
+    began: dict[str, float] = {}
+    for pair in pairs:
+        if pair.at_s is not None:
+            began[pair.unit] = min(pair.at_s, began.get(pair.unit, pair.at_s))
+    return tuple(pair for pair in pairs if pair.at_s is not None and began[pair.unit] + seconds <= until_s
+                 and pair.at_s < began[pair.unit] + seconds)
+
+
+def digest_of_units(names: Sequence[str]) -> str:
+    """The SHA-256 of the units' names in their order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -1,0 +1,168 @@
+"""May the small model take over? From pairs to a verdict: what is promised beforehand, and what the data said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
+from brise.prove import guards, slices
+from brise.prove.clusters import PairClusters, complete
+from brise.prove.guards import Guard, Margins
+from brise.prove.pairs import Pair
+from brise.prove.scoring import PairScores
+from brise.prove.slices import Slice
+from brise.stats import intervals, sequential_test
+from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
+from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
+
+ANYTIME = 2.0  # times the fixed number of units, until the test that may be looked at any time has 90 % power
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is stated before data are seen. `alpha` is shared by all candidates; this one is the `candidate`-th.
+
+    `slice_delta` is the margin of a part: each has fewer units than the whole.
+    """
+
+    delta: float = 0.02
+    alpha: float = 0.05
+    futility: float = 20.0
+    candidate: int = 1
+    power: float = 0.9
+    slice_delta: float = 0.05
+    dimensions: tuple[str, ...] | None = None
+    margins: Margins = field(default_factory=Margins)
+
+    @property
+    def gate(self) -> NonInferiorityTest:
+        """The promise with this candidate's part of alpha."""
+        return NonInferiorityTest(self.delta, sequential_test.candidate_alpha(self.alpha, self.candidate),
+                                  self.futility)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What it takes, and what there is. `discordance` is the share of rows whose answers differ, or what was stated.
+
+    `units` by the formula for a fixed number; `anytime_units` for the test that may be looked at every morning.
+    """
+
+    discordance: float
+    is_stated: bool
+    units: int
+    anytime_units: int
+    labels: int
+    have_units: int
+    have_labels: int
+    have_rows: int
+    open_rows: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All that was found; `verdict` over quality and guards, the numbers as they are on the counted rows."""
+
+    terms: Terms
+    plan: Planned
+    scored: PairScores
+    units: PairClusters
+    differences: Floats  # of units
+    outcome: Outcome
+    verdict: Verdict
+    reason: str
+    small: Bounded
+    large: Bounded
+    difference: Bounded
+    discordance: float  # P(S != T) of the counted rows
+    guards: tuple[Guard, ...]
+    slices: tuple[Slice, ...]
+
+
+def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: float | None = None) -> Planned:
+    """Units and labels needed for a model as good as the large one. Looks at whether answers differ, not at whose is
+    better, so that it may be computed at any time.
+    """
+    units = tuple(pair.unit for pair in pairs)
+    promise = terms.gate
+    found = discordance
+    if found is None:
+        if not len(scored.differs):
+            raise EvidenceError("there are no pairs", hint="state --psi, the share of answers that will differ")
+        found = max(float(scored.differs.mean()), 1 / len(pairs))
+    # The variance of a unit's mean is at most the mean square of its share of rows that differ.
+    spread = found if discordance is not None else max(
+        float((unit_means(scored.differs.astype(np.float64), units) ** 2).mean()), 1 / len(pairs))
+    planned = sequential_test.plan(spread, promise, terms.power)
+    rows_a_unit = len(pairs) / max(len(set(units)), 1) if pairs else 1.0
+    return Planned(
+        found, discordance is not None, planned.units, math.ceil(ANYTIME * planned.units),
+        round(planned.units * rows_a_unit * found), len(set(units)),
+        int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / promise.alpha)
+
+
+def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned) -> Proof:
+    """The verdict over all pairs, which are in the order of time and of one context and teacher."""
+    units, promise = complete(pairs, scored), replace(terms.gate, bound=scored.bound)
+    if len(units.names) < MIN_CLUSTERS and units.waiting:
+        raise EvidenceError(
+            f"{len(units.names)} units have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind them "
+            f"{units.waiting} wait", hint=f"brise label: {int(scored.is_open.sum())} pairs differ and nobody has said "
+                                          "which answer is good")
+    differences = units.means(scored.differences)
+    outcome = sequential_test.decide(differences, promise)
+    found = guards.guards(pairs, units, terms.margins, promise)
+    verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
+    parts = slices.slices(pairs, scored, units, slices.dimensions(pairs, terms.dimensions),
+                          max(terms.slice_delta, terms.delta), promise.alpha)
+    if outcome.verdict != "promote":
+        parts = tuple(replace(one, is_proven=False) for one in parts)
+    small, large = (_measure(name, values, units) for name, values in (("small", scored.small),
+                                                                       ("large", scored.large)))
+    d = scored.differences[units.rows]
+    return Proof(terms, planned, scored, units, differences, outcome, verdict, _reason(verdict, outcome, found, units),
+                 bounded(small, units.of_row), bounded(large, units.of_row), _difference(scored, small, large, units),
+                 float((d != 0).mean()), found, parts)
+
+
+def _difference(scored: PairScores, small: Measure, large: Measure, units: PairClusters) -> Bounded:
+    """Of right and wrong, one row a unit: Tango's interval; else units are drawn again.
+
+    Rows whose scores nobody gave, for their answers are the same, count as equal ones.
+    """
+    if scored.rung == "judge":  # corrected differences are all there is: no answer has a score by itself
+        found = intervals.normal(units.means(scored.differences) / scored.bound)
+        return Bounded(scored.bound * found.estimate, scored.bound * found.low, scored.bound * found.high,
+                       "normal, of corrected units")
+    missing = (small.counts[:, 1] == 0) | (large.counts[:, 1] == 0)
+    if missing.any():
+        ones = np.ones(len(missing))
+        filled = [np.where(missing, 1.0, side.counts[:, 0]) for side in (small, large)]
+        small, large = (Measure(side.name, np.column_stack([values, ones]), ratio)
+                        for side, values in zip((small, large), filled, strict=True))
+    return difference(small, large, units.of_row)
+
+
+def _measure(name: str, values: Floats, units: PairClusters) -> Measure:
+    """The mean over rows whose score is known."""
+    rows = values[units.rows]
+    known = ~np.isnan(rows)
+    return Measure(name, np.column_stack([np.where(known, rows, 0.0), known.astype(np.float64)]), ratio)
+
+
+def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], units: PairClusters) -> str:
+    names: list[str] = [guard.name for guard in found if guard.verdict == verdict]
+    if verdict == "promote":
+        return f"quality is shown after {outcome.decided_at} units" + (f", and so are {', '.join(names)}"
+                                                                        if names else "")
+    if outcome.verdict == verdict:
+        names.insert(0, "quality")
+    what = "refuted" if verdict == "not good enough" else "not shown yet"
+    waiting = f"; {units.waiting} units wait for judgements" if units.waiting and verdict == "undecided" else ""
+    return f"{', '.join(names)}: {what}{waiting}"

@@ -1,0 +1,186 @@
+"""What to do, and why: rules in one order, the first that holds decides. `stay on the large model` is one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from brise.report import figures
+
+Choice = Literal["stay", "not yet", "switch", "cascade", "classical", "keep"]
+MIN_CONVERSATIONS = 30  # proof.units.MIN_CLUSTERS: under that, no test says anything
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The newest proof in the ledger. `gap` is the estimate of small less hosted, `delta` the margin stated before."""
+
+    verdict: Literal["promote", "not good enough", "undecided"]
+    delta: float
+    gap: float | None = None
+    gap_low: float | None = None
+    gap_high: float | None = None
+    reason: str = ""
+    is_expired: bool = False
+    classical: str | None = None  # the name of a classical baseline that passed the same test
+    more_units: int | None = None  # about so many are missing by the plan
+
+
+@dataclass(frozen=True)
+class Switched:
+    """The newest switch. `ended` says why it no longer holds."""
+
+    candidate: str
+    share: float
+    audits: int
+    is_forced: bool = False
+    ended: str | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A certified rule of a cascade: answers of which at most `risk` are wrong make up `share` of the traffic."""
+
+    share: float
+    risk: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at. Savings are USD a request, None where something of them is not known."""
+
+    conversations: int
+    proven: Proven | None = None
+    switched: Switched | None = None
+    kept: Kept | None = None
+    saving_small: float | None = None
+    saving_cascade: float | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The choice, its headline, the reasons, and the next command."""
+
+    choice: Choice
+    headline: str
+    reasons: tuple[str, ...]
+    next: str | None = None
+
+
+def advise(facts: Facts) -> Advice:
+    """The first rule that holds."""
+    for rule in (_switched, _nothing_shown, _classical, _expired, _promoted, _cascade, _refuted):
+        advice = rule(facts)
+        if advice is not None:
+            return advice
+    return _undecided(facts)
+
+
+def _switched(facts: Facts) -> Advice | None:
+    """What runs is judged by its audits; one that was rolled back stays back until there is a new proof."""
+    state = facts.switched
+    if state is None:
+        return None
+    if state.ended is not None:
+        return Advice("stay", "Stay on the large model: the switch was taken back",
+                      (f"It ended because: {state.ended}.",
+                       "Tune on what went wrong, prove again on new traffic, then switch anew."), "brise prove")
+    reasons = [f"{state.candidate} answers {figures.percent(state.share, 0)} of the traffic; {state.audits} of its "
+               "answers were compared with the hosted model's, and the alarm is silent."]
+    if state.is_forced:
+        reasons.append("It was forced: no certificate says that it is good enough.")
+    if facts.saving_cascade is not None and facts.saving_cascade <= 0:
+        return Advice("stay", "Go back to the large model: what runs saves nothing",
+                      (*reasons, f"A request costs {figures.usd(-facts.saving_cascade)} more than with the hosted "
+                                 "model, the machine included."), "brise switch --back")
+    if state.share < 1:
+        return Advice("keep", f"Go on: the small model answers {figures.percent(state.share, 0)}, and may answer more",
+                      tuple(reasons), "brise switch TASK --share")
+    return Advice("keep", "The small model has taken over, and it holds", tuple(reasons))
+
+
+def _nothing_shown(facts: Facts) -> Advice | None:
+    if facts.proven is not None:
+        return None
+    if facts.conversations < MIN_CONVERSATIONS:
+        return Advice("not yet", "Stay on the large model for now: too little traffic to say anything",
+                      (f"{facts.conversations} conversations were captured, {MIN_CONVERSATIONS} are the least that any "
+                       "test accepts.",))
+    return Advice("not yet", "Stay on the large model for now: nothing was proven yet",
+                  (f"{facts.conversations} conversations were captured. What a small model would make of them is not "
+                   "known until its answers are compared.",), "brise prove --plan-only")
+
+
+def _classical(facts: Facts) -> Advice | None:
+    if facts.proven is None or facts.proven.classical is None:
+        return None
+    return Advice("classical", f"Use {facts.proven.classical}: the cheapest thing that passes wins",
+                  ("It passed the same test as the small model, and costs next to nothing a request.",))
+
+
+def _expired(facts: Facts) -> Advice | None:
+    if facts.proven is None or facts.proven.verdict != "promote" or not facts.proven.is_expired:
+        return None
+    return Advice("not yet", "Stay on the large model for now: the certificate has expired",
+                  ("Both models and their traffic may have changed since. Prove again on new traffic.",), "brise prove")
+
+
+def _promoted(facts: Facts) -> Advice | None:
+    proven = facts.proven
+    if proven is None or proven.verdict != "promote":
+        return None
+    shown = (f"It was shown to be at most {100 * proven.delta:g} points worse than the large one"
+             + (f" (estimate {_gap(proven)})" if proven.gap is not None else "") + ".")
+    if facts.saving_small is not None and facts.saving_small <= 0:
+        return Advice("stay", "Stay on the large model: the small one is good enough, but saves nothing",
+                      (shown, f"With the machine that it needs, a request costs {figures.usd(-facts.saving_small)} "
+                              "more than the hosted model's tokens. Other reasons to switch (outages, data that may "
+                              "not leave) are yours to weigh."))
+    saves = ("What it saves is not known: see what is missing below." if facts.saving_small is None else
+             f"A request costs {figures.usd(facts.saving_small)} less, the machine included.")
+    return Advice("switch", "Switch to the small model", (shown, saves), "brise switch")
+
+
+def _cascade(facts: Facts) -> Advice | None:
+    """Not good enough alone, but often enough sure, and right then."""
+    if facts.kept is None or facts.kept.share <= 0 or facts.proven is None:
+        return None
+    kept = (f"Answers of which at most {figures.percent(facts.kept.risk)} are wrong make up "
+            f"{figures.percent(facts.kept.share, 0)} of the traffic; the rest goes to the large model.")
+    alone = f"The small model alone: {_words(facts.proven)}"
+    if facts.saving_cascade is not None and facts.saving_cascade <= 0:
+        return Advice("stay", "Stay on the large model: a cascade would save nothing", (alone, kept))
+    return Advice("cascade", "Let the small model answer what it is sure of", (alone, kept), "brise switch")
+
+
+def _refuted(facts: Facts) -> Advice | None:
+    proven = facts.proven
+    if proven is None or proven.verdict != "not good enough":
+        return None
+    return Advice("stay", "Stay on the large model: the small one is not good enough",
+                  (_words(proven), "No share of its answers was certified to be right often enough to keep."),
+                  "brise tune")
+
+
+def _undecided(facts: Facts) -> Advice:
+    assert facts.proven is not None, "other rules hold without a proof"
+    more = ("Go on collecting." if facts.proven.more_units is None else
+            f"About {figures.count(facts.proven.more_units)} more conversations are needed if both are equally good.")
+    return Advice("not yet", "Stay on the large model for now: the test is undecided",
+                  (_words(facts.proven), more), "brise prove")
+
+
+def _words(proven: Proven) -> str:
+    gap = f" The estimate is {_gap(proven)}." if proven.gap is not None else ""
+    return f"{proven.verdict}{f' ({proven.reason})' if proven.reason else ''}.{gap}"
+
+
+def _gap(proven: Proven) -> str:
+    ends = figures.interval(proven.gap_low, proven.gap_high)
+    return figures.points(proven.gap) + (f" {ends}" if ends else "")
+
+
+def saving(hosted: float | None, other: float | None) -> float | None:
+    """USD a request; None where one of both is not known."""
+    return None if hosted is None or other is None else hosted - other
+

@@ -1,0 +1,179 @@
+"""What a request costs with each system, and after how many requests the machine has paid for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from brise.dialects.records import Exchange, RecordedAnswer
+from brise.evals.measure import Measure, bounded, ratio
+from brise.report.traffic import TrafficOverview
+from brise.traffic.prices import Hardware, Prices
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """USD a request; None where prices or tokens are not known.
+
+    `low` and `high` bound the mean by the spread over conversations. `tokens_in` and `tokens_out` are means.
+    """
+
+    usd: float | None
+    low: float | None
+    high: float | None
+    requests: int
+    hosted_usd: float | None  # tokens of the hosted model
+    power_usd: float | None  # electricity of our machine
+    machine_usd: float | None  # its price, spread over the time in which it works
+    tokens_in: float | None
+    tokens_out: float | None
+    busy_s: float | None  # of our machine
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """After so many requests what the hosted model would have cost more pays the machine. None: never.
+
+    `low` and `high` follow from the interval of the hosted model's cost. `days` is at the rate that was measured,
+    if that was measured for a day at least.
+    """
+
+    system: str
+    requests: float | None
+    low: float | None
+    high: float | None
+    saving_usd: float  # a request, electricity paid
+    days: float | None
+
+
+@dataclass(frozen=True)
+class TrafficCosts:
+    """`per_day` is None where less than a day was seen."""
+
+    systems: Mapping[str, Cost]
+    break_even: tuple[BreakEven, ...]
+    per_day: float | None
+    without_price: tuple[str, ...]  # hosted models that prices.toml does not have
+    without_tokens: int  # hosted answers that said nothing of their tokens
+
+
+def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
+    """Of the hosted model as it was used, of the small one, and of the cascade as it ran."""
+    billed = _billed(traffic, prices)
+    known = [(row.conversation, usd) for row, usd in billed if usd is not None]
+    systems: dict[str, Cost] = {}
+    hosted_rows = [row for row, _ in billed]
+    if hosted_rows:
+        systems["hosted"] = _hosted(hosted_rows, known)
+    busy_s = _busy_s(traffic)
+    if busy_s is not None:
+        systems["small"] = _small(traffic, prices.hardware, busy_s)
+    if cascade := _cascade(traffic, prices, busy_s):
+        systems["cascade"] = cascade
+    per_day = len(traffic.exchanges) / traffic.seconds * DAY_S if traffic.seconds >= DAY_S else None
+    return TrafficCosts(
+        systems, tuple(_break_even(name, systems, prices.hardware, per_day) for name in ("small", "cascade")
+                       if _can_break_even(name, systems, prices.hardware)), per_day,
+        tuple(sorted({row.served_by or row.model for row in hosted_rows
+                      if prices.price(row.served_by, row.model) is None})),
+        sum(row.usage is None for row in hosted_rows))
+
+
+def _billed(traffic: TrafficOverview, prices: Prices) -> list[tuple[Exchange, float | None]]:
+    """Requests that the hosted model answered, and what that cost; what was written down at the time, if no price is
+    in the file.
+    """
+    rows = [row for row in traffic.of("hosted", "escalated") if row.status < 400]
+    return [(row, usd if (usd := prices.cost(row.served_by, row.model, row.usage)) is not None else row.cost_usd)
+            for row in rows]
+
+
+def _hosted(rows: Sequence[Exchange], known: Sequence[tuple[str, float]]) -> Cost:
+    usages = [row.usage for row in rows if row.usage is not None]
+    usd, low, high = _mean(known)
+    return Cost(usd, low, high, len(rows), usd, 0.0 if usd is not None else None, 0.0 if usd is not None else None,
+                float(np.mean([usage.prompt_tokens for usage in usages])) if usages else None,
+                float(np.mean([usage.completion_tokens for usage in usages])) if usages else None, 0.0)
+
+
+def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | None, float | None]:
+    if not known:
+        return None, None, None
+    found = bounded(Measure("usd", np.array([(usd, 1.0) for _, usd in known], np.float64), ratio, is_share=False),
+                    [name for name, _ in known])
+    return found.estimate, found.low, found.high
+
+
+def _busy_s(traffic: TrafficOverview) -> float | None:
+    """Seconds a request in which our machine was answering at least one: what is answered side by side is shared."""
+    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.told("shadow", "draft")]
+    spans = [(item.at_s, item.at_s + item.total_s) for item in small if item.total_s > 0]
+    return _covered(spans) / len(spans) if spans else None
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of their union."""
+    total, end = 0.0, -np.inf
+    for start, stop in sorted(spans):
+        total += max(stop - max(start, end), 0.0)
+        end = max(end, stop)
+    return float(total)
+
+
+def _small(traffic: TrafficOverview, hardware: Hardware | None, busy_s: float) -> Cost:
+    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.told("shadow", "draft")]
+    usages = [item.usage for item in small if item.usage is not None]
+    power = None if hardware is None else hardware.usd_of_power_s * busy_s
+    machine = None if hardware is None else hardware.usd_per_busy_s * busy_s
+    usd = None if power is None or machine is None else power + machine
+    return Cost(usd, usd, usd, len(small), 0.0, power, machine,
+                float(np.mean([usage.prompt_tokens for usage in usages])) if usages else None,
+                float(np.mean([usage.completion_tokens for usage in usages])) if usages else None, busy_s)
+
+
+def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> Cost | None:
+    """All requests of a switched task try the small model first; escalated ones and audits pay the hosted one too."""
+    rows = traffic.of("small", "escalated")
+    if not rows or busy_s is None:
+        return None
+    audits = {answer.exchange: answer for answer in traffic.told("audit")}
+    spent, is_known = list[tuple[str, float]](), True
+    for row in rows:
+        usd = 0.0 if row.mode == "small" else prices.cost(row.served_by, row.model, row.usage)
+        audit = audits.get(row.id)
+        more = 0.0 if audit is None else prices.cost(audit.served_by, row.model, audit.usage)
+        is_known = is_known and usd is not None and more is not None
+        spent.append((row.conversation, (usd or 0.0) + (more or 0.0)))
+    hosted, low, high = _mean(spent) if is_known else (None, None, None)
+    small = _small(traffic, prices.hardware, busy_s)
+    return Cost(_sum(hosted, small.usd), _sum(low, small.usd), _sum(high, small.usd), len(rows), hosted,
+                small.power_usd, small.machine_usd, None, None, busy_s)
+
+
+def _sum(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _can_break_even(name: str, systems: Mapping[str, Cost], hardware: Hardware | None) -> bool:
+    return (hardware is not None and name in systems and "hosted" in systems and systems["hosted"].usd is not None
+            and systems[name].hosted_usd is not None and systems[name].power_usd is not None)
+
+
+def _break_even(name: str, systems: Mapping[str, Cost], hardware: Hardware | None, per_day: float | None) -> BreakEven:
+    """The machine is paid by what each request saves: its utilisation does not matter then."""
+    hosted, system = systems["hosted"], systems[name]
+    assert hardware is not None and hosted.usd is not None, "asked for before"
+    assert system.hosted_usd is not None and system.power_usd is not None, "asked for before"
+    still = system.hosted_usd + system.power_usd
+
+    def after(usd: float | None) -> float | None:
+        return None if usd is None or usd <= still else hardware.price / (usd - still)
+
+    requests = after(hosted.usd)
+    days = requests / per_day if requests is not None and per_day is not None else None
+    return BreakEven(name, requests, after(hosted.high), after(hosted.low), hosted.usd - still, days)

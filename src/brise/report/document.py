@@ -1,0 +1,111 @@
+"""A proof as one JSON value: what --json prints, and what tables and pages are made of. docs/prove.md says what it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from brise.evals.measure import Bounded
+from brise.prove import scoring
+from brise.prove.about import About
+from brise.prove.baselines import BaselineResult
+from brise.prove.changes import teacher_of
+from brise.prove.pairs import Pair
+from brise.prove.prove import Planned, Proof, Terms
+
+# What a verdict is called where it is about one claim of several.
+SHOWN: Mapping[str, str] = MappingProxyType({"promote": "shown", "not good enough": "refuted",
+                                             "undecided": "not shown yet"})
+MOST_POINTS = 2000  # of the path that is shown; the certificate has all
+
+
+def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
+    """With the names and times that the pairs have."""
+    times = [pair.at_s for pair in pairs if pair.at_s is not None]
+    fingerprints = {pair.small.fingerprint for pair in pairs}
+    students = dict.fromkeys(pair.small.model for pair in pairs if pair.small.model)
+    teachers = tuple(dict.fromkeys(name for pair in pairs if (name := teacher_of(pair))))
+    return About(task, source, ", ".join(students) or "the small model", teachers, min(times, default=None),
+                 max(times, default=None), fingerprint=fingerprints.pop() if len(fingerprints) == 1 else None, **rest)
+
+
+def planned(around: About, plan: Planned, terms: Terms) -> dict[str, Any]:
+    """Before anything is looked at."""
+    return {"version": 1, **_around(around), "verdict": None, "terms": _terms(terms), "plan": asdict(plan)}
+
+
+def proven(around: About, proof: Proof, baselines: Sequence[BaselineResult]) -> dict[str, Any]:
+    """All of it."""
+    outcome, level = proof.outcome, proof.plan.level
+    kept = _thinned(len(outcome.path))
+    return {
+        "version": 1, **_around(around), "verdict": proof.verdict, "reason": proof.reason,
+        "terms": _terms(proof.terms), "plan": asdict(proof.plan),
+        "gate": {
+            "verdict": outcome.verdict, "level": level, "decided_at": outcome.decided_at,
+            "units": len(outcome.path), "rows": len(proof.units.rows), "waiting": proof.units.waiting,
+            "evidence": float(outcome.path[-1]), "most": float(outcome.path.max()),
+            "against": float(outcome.futility_path[-1]), "at": [int(at) + 1 for at in kept],
+            "path": [float(outcome.path[at]) for at in kept],
+            "futility_path": [float(outcome.futility_path[at]) for at in kept]},
+        "scores": {"small": _bounds(proof.small), "large": _bounds(proof.large),
+                   "difference": _bounds(proof.difference), "discordance": proof.discordance},
+        "labels": {"rung": proof.scored.rung, "source": scoring.WORDS[proof.scored.rung],
+                   "definition": proof.scored.definition},
+        "guards": [asdict(guard) for guard in proof.guards],
+        "slices": [asdict(one) | {"name": one.name} for one in proof.slices],
+        "baselines": [asdict(baseline) for baseline in baselines]}
+
+
+def plan_words(found: Mapping[str, Any]) -> str:
+    """The plan in a sentence or two."""
+    plan, terms = found["plan"], found["terms"]
+    stated = "stated" if plan["is_stated"] else "as in the data"
+    return (f"Plan: for {100 * terms['power']:g} % power at a margin of {100 * terms['delta']:g} points, with "
+            f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} units, about "
+            f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} units as the test may be looked at any "
+            f"time. There are {plan['have_units']:,} units, {plan['have_labels']:,} pairs that differ are judged, "
+            f"{plan['open_rows']:,} are open.")
+
+
+def promise_words(found: Mapping[str, Any]) -> str:
+    """What the gate promises."""
+    terms = found["terms"]
+    return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % "
+            f"are promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data "
+            f"share {100 * terms['alpha']:g} %)")
+
+
+def time_words(seconds: float) -> str:
+    """A time in UTC, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _around(around: About) -> dict[str, Any]:
+    return {"task": around.task, "source": around.source, "student": around.student,
+            "teachers": list(around.teachers),
+            "window": {"since_s": around.since_s, "until_s": around.until_s, "unit": around.unit},
+            "left_out": [{"pairs": number, "why": why} for number, why in around.left_out],
+            "changes": [asdict(change) for change in around.changes], "notes": list(around.notes)}
+
+
+def _terms(terms: Terms) -> dict[str, Any]:
+    return {**asdict(terms), "alpha_of_this": terms.gate.alpha}
+
+
+def _bounds(found: Bounded) -> dict[str, Any]:
+    return {"estimate": None if math.isnan(found.estimate) else found.estimate, "low": found.low, "high": found.high,
+            "interval": found.how}
+
+
+def _thinned(length: int) -> Sequence[int]:
+    if length <= MOST_POINTS:
+        return range(length)
+    return sorted({int(at) for at in np.linspace(0, length - 1, MOST_POINTS)})

@@ -1,0 +1,80 @@
+"""The report of a task: what is known of quality, cost, latency, reliability and control, what is not, and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from brise.report import advice as rules
+from brise.report.advice import Advice, Facts
+from brise.report.availability import REFERENCE, availability
+from brise.report.control import Model, control
+from brise.report.costs import costs
+from brise.report.history import history
+from brise.report.latency import waits
+from brise.report.quality import qualities
+from brise.report.traffic import TrafficOverview
+from brise.report.unknowns import ReportSections, Unknown, unknowns
+from brise.traffic.prices import Prices
+
+VERSION = 1
+SYSTEMS = ("hosted", "small", "cascade", "classical")
+
+
+@dataclass(frozen=True)
+class SwitchReport(ReportSections):
+    """All of it. `made_s` is when; everything else follows from the store, the prices and the model's files."""
+
+    made_s: float
+    advice: Advice
+    unknowns: tuple[Unknown, ...]
+
+    @property
+    def classical(self) -> dict[str, Any] | None:
+        """The classical baseline of the newest proof."""
+        proof = self.history.proof
+        found = [] if proof is None else [one for one in proof["baselines"] if one["name"].startswith("TF-IDF")]
+        return dict(found[0]) if found else None
+
+
+def make(traffic: TrafficOverview, prices: Prices, model: Model | None, now_s: float) -> SwitchReport:
+    """The report over this traffic."""
+    past = history(traffic.ledger, now_s)
+    found = ReportSections(traffic, prices, qualities(traffic), costs(traffic, prices), dict(waits(traffic)),
+                           availability(traffic), control(traffic, model), past)
+    usd = {name: cost.usd for name, cost in found.costs.systems.items()}
+    hosted, small = usd.get("hosted"), usd.get("small")
+    cascade = rules.saving(hosted, usd.get("cascade"))
+    if cascade is None and past.kept is not None and hosted is not None and small is not None:
+        cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
+    facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade)
+    return SwitchReport(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found))
+
+
+def to_json(report: SwitchReport) -> dict[str, Any]:
+    """What --json prints. docs/report.md says what it has."""
+    traffic, past = report.traffic, report.history
+    return {
+        "version": VERSION, "made_s": report.made_s, "task": traffic.task,
+        "window": {"since_s": traffic.exchanges[0].at_s, "seconds": traffic.seconds,
+                   "requests": len(traffic.exchanges), "conversations": traffic.conversations},
+        "advice": asdict(report.advice),
+        "quality": {"rung": report.qualities.rung,
+                    "systems": {name: asdict(found) for name, found in report.qualities.systems.items()},
+                    "difference": None if report.qualities.difference is None else asdict(report.qualities.difference),
+                    "classical": report.classical},
+        "proof": None if past.proven is None else {
+            **asdict(past.proven), "at_s": past.proof_at_s, "certificate": past.certificate,
+            "expires_s": past.expires_s},
+        "switch": None if past.switched is None else {**asdict(past.switched), "alarms": past.alarms},
+        "cascade": None if past.kept is None else asdict(past.kept),
+        "cost": {"systems": {name: asdict(cost) for name, cost in report.costs.systems.items()},
+                 "break_even": [asdict(one) for one in report.costs.break_even], "per_day": report.costs.per_day,
+                 "without_price": list(report.costs.without_price), "without_tokens": report.costs.without_tokens,
+                 "prices": None if report.prices.path is None else str(report.prices.path),
+                 "hardware": None if report.prices.hardware is None else asdict(report.prices.hardware)},
+        "latency": {name: asdict(found) for name, found in report.waits.items()},
+        "reliability": {**asdict(report.availability), "reference": REFERENCE},
+        "control": asdict(report.control),
+        "unknown": [asdict(one) for one in report.unknowns]}

@@ -1,0 +1,177 @@
+"""May the small model take over? A paired test that holds at every moment somebody looks at it.
+
+Each unit gives D = S - T, the small model's score less the large one's, in [-1, 1]. The claim to be shown is
+E[D] > -delta, for a margin delta stated before any data are seen. Evidence grows as the wealth of a gambler who
+bets on it: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds: Howard et al., 1810.08240.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.stats.clusters import Floats, require_clusters, scores
+
+# The stakes of eight gamblers; wealth is their mean, so none of them has to be the right one.
+STAKES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+
+BLOCK = 128  # units whose product of factors in [0.1, 2.8] stays far inside a double's range
+LARGEST = sys.float_info.max / len(STAKES)
+
+Verdict = Literal["promote", "not good enough", "undecided"]
+
+
+@dataclass(frozen=True)
+class NonInferiorityTest:
+    """The promise: at most `alpha` wrong promotions of a model that is `delta` or more worse.
+
+    Wealth of `futility` for the opposite claim ends the test with "not good enough". Each unit's D is within `bound`
+    of zero: 1, but more for a judge's opinions that are corrected by people (labels.corrected_units).
+    """
+
+    delta: float = 0.02
+    alpha: float = 0.05
+    futility: float = 20.0
+    bound: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.delta < 1:
+            raise EvidenceError(f"delta is {self.delta}, allowed is 0 to under 1")
+        if not 0 < self.alpha < 1:
+            raise EvidenceError(f"alpha is {self.alpha}, allowed is over 0 and under 1")
+        if not self.futility > 1:
+            raise EvidenceError(f"futility is {self.futility}, it must be over 1")
+        if not self.bound >= 1:
+            raise EvidenceError(f"the bound is {self.bound}, it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the data said, `decided_at` units in (None: not yet). The paths have a value for each unit."""
+
+    verdict: Verdict
+    decided_at: int | None
+    path: Floats
+    futility_path: Floats
+
+
+def decide(differences: Any, gate: NonInferiorityTest) -> Outcome:
+    """Runs the gate over units in the order in which they came; the first decision stands."""
+    units = scores(differences, "differences", -gate.bound, gate.bound)
+    require_clusters(len(units))
+    path, against = wealth(units, gate.delta, gate.bound), wealth_against(units, gate.delta, gate.bound)
+    promoted, stopped = _first(path >= 1 / gate.alpha), _first(against >= gate.futility)
+    if promoted is not None and (stopped is None or promoted <= stopped):
+        return Outcome("promote", promoted + 1, path, against)
+    if stopped is not None:
+        return Outcome("not good enough", stopped + 1, path, against)
+    return Outcome("undecided", None, path, against)
+
+
+def wealth(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
+    """K_t after each unit: the mean over stakes of prod(1 + stake (D + delta)); 1 / alpha of it is proof.
+
+    Under E[D] <= -delta it reaches 1 / alpha with probability alpha at most, whenever one looks. Shape (..., n)
+    of units gives the same shape. With a larger `bound` of |D| the stakes are so much smaller.
+    """
+    return _mixture((np.asarray(differences, np.float64) + delta) / bound, bound / (bound - delta))
+
+
+def wealth_against(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
+    """The mirror: evidence that E[D] < -delta."""
+    return _mixture((-np.asarray(differences, np.float64) - delta) / bound, bound / (bound + delta))
+
+
+def _mixture(gains: Floats, largest_stake: float) -> Floats:
+    """Sums and products only, in the order of time: IEEE gives their bits alike on every machine, which it does not
+    for logarithms. So a path can be replayed to the last bit.
+    """
+    total = np.zeros(gains.shape)
+    for stake in STAKES:
+        total += _products(1 + min(stake, largest_stake) * gains)
+    mean: Floats = np.minimum(total / len(STAKES), LARGEST)
+    return mean
+
+
+def _products(factors: Floats) -> Floats:
+    """Running products along the last axis. Powers of two are split off block by block, so that evidence which once
+    left the range of a double comes back as it was.
+    """
+    out = np.empty(factors.shape)
+    mantissa, exponent = np.ones(factors.shape[:-1]), np.zeros(factors.shape[:-1], np.int64)
+    with np.errstate(over="ignore", under="ignore"):
+        for start in range(0, factors.shape[-1], BLOCK):
+            block = np.maximum(factors[..., start:start + BLOCK], 0.0)
+            block[..., 0] *= mantissa
+            block = np.cumprod(block, axis=-1)
+            out[..., start:start + BLOCK] = np.minimum(np.ldexp(block, exponent[..., None]), LARGEST)
+            mantissa, taken = np.frexp(block[..., -1])
+            exponent = exponent + taken
+    return out
+
+
+def _first(reached: Any) -> int | None:
+    return int(np.argmax(reached)) if reached.any() else None
+
+
+@dataclass(frozen=True)
+class SampleSizePlan:
+    """What a gate will cost: `units` to compare, of which about `labels` differ and need a judgement."""
+
+    units: int
+    labels: int
+
+
+def plan(discordance: float, gate: NonInferiorityTest, power: float = 0.9) -> SampleSizePlan:
+    """Units for a model that is as good as the large one, with `discordance` = P(S != T).
+
+    The fixed-n normal approximation (z_{1-alpha} + z_power)^2 discordance / delta^2. The test that may be looked at
+    at any time promotes an equal model in 6 of 10 runs by then, and in 9 of 10 by twice as many (simulated).
+    """
+    if not 0 < discordance <= 1:
+        raise EvidenceError(f"discordance is {discordance}, allowed is over 0 to 1")
+    if not 0.5 <= power < 1:
+        raise EvidenceError(f"power is {power}, allowed is 0.5 to under 1")
+    if gate.delta == 0:
+        raise EvidenceError("delta is 0: no number of units shows that two equal models are equal",
+                            hint="state how many points worse the small model may be")
+    z = NormalDist().inv_cdf(1 - gate.alpha) + NormalDist().inv_cdf(power)
+    units = z * z * discordance / gate.delta**2
+    return SampleSizePlan(round(units), round(discordance * units))
+
+
+def candidate_alpha(alpha: float, k: int) -> float:
+    """The alpha of the k-th candidate (from 1) tried on one set of data; all together stay within `alpha`."""
+    if k < 1:
+        raise EvidenceError(f"candidates count from 1, got {k}")
+    return alpha * 6 / (math.pi * k) ** 2
+
+
+def proven_slices(evidence: Mapping[str, float], alpha: float = 0.05) -> frozenset[str]:
+    """Slices whose e-values pass e-BH (Wang & Ramdas, 2009.02824): at most `alpha` of them are wrong on average.
+
+    A slice that is not among them always escalates.
+    """
+    ranked = sorted(evidence, key=lambda name: -evidence[name])
+    passing = [k for k, name in enumerate(ranked, 1) if k * evidence[name] >= len(ranked) / alpha]
+    return frozenset(ranked[:max(passing, default=0)])
+
+
+def rate_wealth(successes: Any, least: float) -> Floats:
+    """Evidence after each unit that a rate (valid JSON, within the latency limit) is over `least`.
+
+    `successes` are in [0, 1], shape (..., n). For p95 latency: success is an answer within a limit stated before, least
+    is 0.95; proof.latency compares two models.
+    """
+    if not 0 < least < 1:
+        raise EvidenceError(f"the least rate is {least}, allowed is over 0 and under 1")
+    found = np.asarray(successes, np.float64)
+    scores(found.ravel(), "successes")
+    return _mixture(found - least, 1 / least)

@@ -1,0 +1,222 @@
+"""Which answers of the small model may be kept: a threshold on its confidence, with a promise about the kept ones.
+
+The promise: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
+surer. Sources: SGR (Geifman & El-Yaniv, 1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from brise.errors import EvidenceError
+from brise.stats.clusters import Floats, require_clusters, scores
+from brise.stats.intervals import binomial_cdf, binomial_upper
+from brise.stats.sequential_test import STAKES, candidate_alpha
+
+
+@dataclass(frozen=True)
+class RiskClaim:
+    """At most `risk` of the kept answers are wrong, and this itself fails with probability `delta` at most."""
+
+    risk: float = 0.05
+    delta: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in (("risk", self.risk), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise EvidenceError(f"{name} is {value}, allowed is over 0 and under 1")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keep answers with confidence >= `confidence`. `bound` is the certified risk, `kept` their share."""
+
+    confidence: float
+    kept: float
+    bound: float
+
+
+def of_look(promise: RiskClaim, k: int) -> RiskClaim:
+    """What the k-th look (from 1) at one set of data may promise; all together fail with `delta` at most."""
+    return replace(promise, delta=candidate_alpha(promise.delta, k))
+
+
+def floor(error_rate: float, promise: RiskClaim) -> float:
+    """The share that must escalate even if confidence ranked perfectly (2606.29054)."""
+    return max(0.0, (error_rate - promise.risk) / (1 - promise.risk))
+
+
+def least_units(promise: RiskClaim) -> int:
+    """Answers that must be kept, all of them right, before anything can be certified: (1 - risk)^n <= delta."""
+    return math.ceil(math.log(promise.delta) / math.log1p(-promise.risk))
+
+
+def auroc(confidences: Any, wrong: Any) -> float:
+    """How often a right answer is surer than a wrong one, ties counting half; 0.5 if all are alike."""
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    bad = int(mistakes.sum())
+    if not 0 < bad < len(mistakes):
+        return 0.5
+    _, inverse, counts = np.unique(confident, return_inverse=True, return_counts=True)
+    middles = np.cumsum(counts) - (counts - 1) / 2  # the rank of each value, ties sharing theirs
+    good = len(mistakes) - bad
+    return float((middles[inverse][mistakes == 0].sum() - good * (good + 1) / 2) / (good * bad))
+
+
+def oracle(confidences: Any, wrong: Any, promise: RiskClaim) -> float:
+    """The share that could be kept if the error of each threshold were known: what no honest rule reaches."""
+    ranked, errors = _ranked(confidences, wrong)
+    fine = np.flatnonzero(errors <= promise.risk * np.arange(1, len(ranked) + 1))
+    return float(fine[-1] + 1) / len(ranked) if len(fine) else 0.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What so many labelled `units` would certify, were they like the data it is computed from."""
+
+    units: int
+    kept: float
+
+
+def expected(confidences: Any, wrong: Any, units: int, promise: RiskClaim) -> Expected:
+    """By exact binomial tails at the data's own error of each share, and one error more."""
+    ranked, errors = _ranked(confidences, wrong)
+    for kept in sorted({*np.linspace(1, len(ranked), 100).astype(int).tolist()}, reverse=True):
+        number = round(units * kept / len(ranked))
+        mistakes = math.ceil(errors[kept - 1] * units / len(ranked)) + 1
+        if number and binomial_cdf(mistakes, number, promise.risk) <= promise.delta:
+            return Expected(units, kept / len(ranked))
+    return Expected(units, 0.0)
+
+
+def units_needed(confidences: Any, wrong: Any, promise: RiskClaim, share: float = 0.8) -> Expected | None:
+    """The fewest of 100, 200, 500, ... units that would keep `share` of what the oracle keeps; None: not 100,000."""
+    wanted = share * oracle(confidences, wrong, promise)
+    if wanted == 0:
+        return None
+    sizes = (step * 10**power for power in (2, 3, 4) for step in (1, 2, 3, 5, 7))
+    return next((found for size in sizes
+                 if (found := expected(confidences, wrong, size, promise)).kept >= wanted), None)
+
+
+def sequence(confidences: Any, wrong: Any, units: int, promise: RiskClaim, steps: int = 40) -> list[float]:
+    """Thresholds for `learn_then_test`, from other data than it will be given, which has so many `units`.
+
+    The first is where the test is likeliest to pass: a stricter one keeps too few answers to show anything.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    places = sorted({max(1, round(len(ranked) * step / steps)) for step in range(1, steps + 1)})
+    tails = [binomial_cdf(round((errors[kept - 1] + 0.5) * units / len(ranked)),
+                          max(1, round(units * kept / len(ranked))), promise.risk) for kept in places]
+    start = int(np.argmin(tails))
+    return [float(ranked[kept - 1]) for kept in places[start:]]
+
+
+def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
+            promise: RiskClaim) -> tuple[Threshold | None, str]:
+    """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of what was done."""
+    if len(set(clusters)) == len(clusters):
+        return learn_then_test(confidences, wrong, thresholds, promise), "Learn then Test, exact binomial tails"
+    return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, promise),
+            "Learn then Test, betting on the means of clusters")
+
+
+def sgr(confidences: Any, wrong: Any, promise: RiskClaim) -> Threshold | None:
+    """The lowest threshold that a binary search with exact binomial bounds certifies; None: impossible here.
+
+    Each unit is one independent answer; `wrong` is 0 or 1. The error budget is shared by the steps of the search.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    units = len(ranked)
+    require_clusters(units)
+    steps = max(1, math.ceil(math.log2(units)))
+    low, high, found = 1, units, 0
+    for _ in range(steps):
+        kept = _with_ties(ranked, (low + high + 1) // 2)
+        # That the bound is within the risk is the same as this, which costs one tail and no search.
+        if binomial_cdf(int(errors[kept - 1]), kept, promise.risk) <= promise.delta / steps:
+            found, low = max(found, kept), kept
+        else:
+            high = max((low + high + 1) // 2 - 1, 1)
+        if low >= high:
+            break
+    if not found:
+        return None
+    return Threshold(float(ranked[found - 1]), found / units,
+                     binomial_upper(int(errors[found - 1]), found, promise.delta / steps))
+
+
+def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], promise: RiskClaim) -> Threshold | None:
+    """Tests thresholds from the strictest on at full level each, and stops at the first that fails.
+
+    The `thresholds` must have been fixed before the calibration data were seen, for instance as quantiles of
+    confidences on other data.
+    """
+    ranked, errors = _ranked(confidences, wrong)
+    require_clusters(len(ranked))
+    found: tuple[float, int, int] | None = None
+    for threshold in sorted(thresholds, reverse=True):
+        kept = int(np.searchsorted(-ranked, -threshold, side="right"))
+        mistakes = int(errors[kept - 1]) if kept else 0
+        if binomial_cdf(mistakes, kept, promise.risk) > promise.delta:
+            break
+        found = float(threshold), kept, mistakes
+    if found is None:
+        return None
+    return Threshold(found[0], found[1] / len(ranked), binomial_upper(found[2], found[1], promise.delta))
+
+
+def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
+                             promise: RiskClaim) -> Threshold | None:
+    """The same where answers of one cluster (a conversation) go wrong together.
+
+    The unit is the cluster: its mean over its answers of (risk - wrong) on kept ones, zero on others, is bet on
+    (gate.py); so large and small conversations weigh alike. `bound` is the promised risk itself.
+    """
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    index_of: dict[object, int] = {}
+    indices = np.array([index_of.setdefault(cluster, len(index_of)) for cluster in clusters], np.intp)
+    if not len(confident) == len(mistakes) == len(indices):
+        raise EvidenceError(f"there are {len(confident)} confidences, {len(mistakes)} outcomes and {len(indices)} "
+                            "cluster names")
+    require_clusters(len(index_of))
+    sizes = np.bincount(indices)
+    found = None
+    for threshold in sorted(thresholds, reverse=True):
+        kept = confident >= threshold
+        gains = np.bincount(indices, np.where(kept, promise.risk - mistakes, 0.0)) / sizes
+        if _final_wealth(gains, 1 / (1 - promise.risk)) < 1 / promise.delta:
+            break
+        found = Threshold(float(threshold), float(kept.mean()), promise.risk)
+    return found
+
+
+def _final_wealth(gains: Floats, largest_stake: float) -> float:
+    """Wealth after all units. Gains are small (at most the risk), so the stakes are spread up to the largest."""
+    logs = [np.log1p(stake * largest_stake * gains).sum() for stake in STAKES]
+    return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(STAKES))))
+
+
+def _ranked(confidences: Any, wrong: Any) -> tuple[Floats, Floats]:
+    """Confidences from the surest on, and how many of the first k answers are wrong."""
+    confident = np.asarray(confidences, np.float64)
+    mistakes = scores(wrong, "wrong")
+    if confident.shape != mistakes.shape or not len(confident):
+        raise EvidenceError(f"there are {confident.size} confidences and {mistakes.size} outcomes; they must be as "
+                            "many, and some")
+    if not np.isfinite(confident).all():
+        raise EvidenceError("a confidence is not a finite number")
+    if not np.isin(mistakes, (0.0, 1.0)).all():
+        raise EvidenceError("an outcome is neither 0 (right) nor 1 (wrong)")
+    order = np.argsort(-confident, kind="stable")
+    return confident[order], np.cumsum(mistakes[order])
+
+
+def _with_ties(ranked: Floats, kept: int) -> int:
+    """A threshold cannot part equal confidences: all of the last kept one are kept."""
+    return int(np.searchsorted(-ranked, -ranked[kept - 1], side="right"))

@@ -1,0 +1,47 @@
+"""The parts of a gateway that let small models answer: they follow one ledger, and act on it together."""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from brise.dialects.records import RecordedAnswer
+from brise.gateway.exchange import again
+from brise.gateway.failure import UpstreamError
+from brise.gateway.gateway import Components
+from brise.gateway.interfaces import CaptureSink, RequestOutcome
+from brise.gateway.large_model import LargeModel
+from brise.gateway.local import LocalModels
+from brise.gateway.request import ClientRequest
+from brise.switch.audit import Ask, Auditor
+from brise.switch.drift import Watch
+from brise.switch.ledger_follower import Follower
+from brise.switch.route import SwitchRouter
+from brise.switch.small_model import SmallModel
+from brise.traffic.store import TrafficStore
+
+# Failures that say nothing of the request. The others, such as no answer in time, may be this request's own.
+OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
+
+
+def parts(local: LocalModels, hosted: LargeModel, store: TrafficStore, capture: CaptureSink,
+          log: TextIO | None = None) -> Components:
+    """Router, small model, audits, and the follower of the ledger behind them."""
+    follower = Follower(store, log=log)
+    auditor = Auditor(follower, _asker(hosted), lambda answer: capture.record(answers=(answer,)), log=log)
+    return Components(router=SwitchRouter(follower), small=SmallModel(local, follower, Watch(), log=log),
+                 observers=(auditor,), background=(follower, auditor))
+
+
+def _asker(hosted: LargeModel) -> Ask:
+    async def ask(asked: ClientRequest, probability: float) -> RecordedAnswer | None:
+        started_s, at_s = time.monotonic(), time.time()
+        try:
+            served = await hosted.ask(asked)
+        except UpstreamError as error:
+            if error.failure.kind in OUT_OF_REACH or error.failure.status == 429:
+                return None
+            served = RequestOutcome("failed", error.failure.client_status, error=str(error.failure))
+        return again(served, asked, "audit", at_s, time.monotonic() - started_s, probability)
+
+    return ask

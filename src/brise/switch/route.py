@@ -1,0 +1,97 @@
+"""Who answers a request: the hosted model, or the small one that its task was switched to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from brise.dialects.kinds import context_digest
+from brise.dialects.records import Body
+from brise.gateway.interfaces import Decision
+from brise.gateway.request import ClientRequest
+from brise.switch.ledger_follower import Follower
+from brise.switch.state import Action, TaskState, said
+from brise.traffic import slice_keys
+
+MAX_CONTEXTS = 16  # without a certificate, that are written down for one switch
+
+
+class SwitchRouter:
+    """Decides by the state of the ledger as it is known here; lines that a decision brings about go to the ledger."""
+
+    def __init__(self, follower: Follower, clock: Callable[[], float] = time.time) -> None:
+        self._follower, self._clock = follower, clock
+
+    def decide(self, asked: ClientRequest) -> Decision:
+        """At once: what another gateway has written since is looked at before a small model's answer goes out."""
+        state = self._follower.state(asked.task)
+        if state is None:
+            return Decision()
+        way = decide(state, asked, self._clock())
+        if way.action is not None:
+            self._follower.write(way.action)
+        return Decision("small" if way.is_small else "hosted", state.candidate if way.is_small else None, way.why)
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way of one request, and why. `action` is a line for the ledger that it brings about."""
+
+    is_small: bool
+    why: str
+    action: Action | None = None
+
+
+def decide(state: TaskState, asked: ClientRequest, now_s: float) -> Route:
+    """Pure: the same request in the same state goes the same way, in every gateway."""
+    if not state.is_on:
+        return Route(False, f"switched back: {state.ended or 'the alarm rang'}")
+    if asked.kind != "chat" or asked.fields is None:
+        return Route(False, "only chat completions are switched")
+    if state.is_expired(now_s):
+        return Route(False, "the certificate has expired")
+    unproven = _unproven(state, asked.labels, asked.fields)
+    if unproven is not None:
+        return Route(False, f"no certificate for {unproven}")
+    context = context_digest(asked.fields) or "none"
+    if state.warrant is not None and state.warrant.contexts and context not in state.warrant.contexts:
+        return Route(False, "no certificate for this system prompt and these tools", _noted(state, context))
+    if draw(state.task, side_of(asked.conversation, asked.subject, asked.fields)) >= state.share:
+        return Route(False, f"not in the share of {100 * state.share:g} %")
+    return Route(True, f"switch {state.number} at {100 * state.share:g} %")
+
+
+def draw(*names: str) -> float:
+    """A number in [0, 1) that depends on the names only. A larger share holds all that a smaller one held."""
+    text = "\0".join(names)
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def side_of(conversation: str | None, subject: str | None, fields: Body) -> str:
+    """What all requests of a conversation have in common: its name if the client gave one, else its first message."""
+    if conversation:
+        return f"c:{conversation}"
+    messages = fields.get("messages")
+    first = next((message for message in messages if isinstance(message, dict) and message.get("role") == "user"),
+                 None) if isinstance(messages, list) else None
+    return f"m:{subject or ''}:{json.dumps(first, sort_keys=True)}"
+
+
+def _unproven(state: TaskState, labels: Mapping[str, str], fields: Body) -> str | None:
+    """A slice that the certificate looked at, and did not prove for this request's value."""
+    if state.warrant is None or not state.warrant.dimensions:
+        return None
+    text = slice_keys.last_text(fields)
+    slices = (f"{name}={slice_keys.value_of(labels, text, name)}" for name in state.warrant.dimensions)
+    return next((slice_ for slice_ in slices if slice_ not in state.warrant.proven), None)
+
+
+def _noted(state: TaskState, context: str) -> Action | None:
+    if context in state.warned or len(state.warned) >= MAX_CONTEXTS:
+        return None
+    return Action("context", said(state) | {
+        "context": context, "reason": "the certificate is not of this system prompt and these tools"})

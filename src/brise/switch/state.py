@@ -1,0 +1,264 @@
+"""Which model answers a task: a pure fold over the ledger, the same in every gateway that shares the store.
+
+Kinds of lines, and what they do: `cascade` makes a rule known; `switch` puts a candidate in place; `step` changes its
+share; `audit` is one kept answer compared with the hosted model's; `raise` audits half of all for a while; `tighten`
+keeps surer answers only, for as long; `void` and `back` end the switch; `context` and `changed` note what a gateway met
+that has no certificate. Other kinds are none of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from brise.dialects.records import Body, LedgerEntry
+from brise.errors import EvidenceError, StoreError
+from brise.stats.monitor import Alarm
+from brise.switch.rule import Rule, from_body
+
+SHARES = (0.01, 0.1, 0.5, 1.0)
+AUDIT = 0.05  # of kept answers, at a share of 1
+RAISED_AUDIT = 0.5
+# Audits after which raised caution ends, if the evidence of harm is under CALM by then.
+RAISED_UNITS = 200
+CALM = 20.0  # evidence under which all is well: 1 in 20 is what chance alone gives
+CAUTION = 100.0  # evidence from which surer answers only are kept; the alarm itself is at 10,000
+MIN_AUDITS = 30  # at the present share, before the next larger one
+
+
+@dataclass(frozen=True)
+class Warrant:
+    """What the switch holds of its certificate. Without `teachers` or `contexts` it is bound to none."""
+
+    digest: str
+    expires_s: float
+    teachers: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+    dimensions: tuple[str, ...] = ()
+    proven: tuple[str, ...] = ()
+    fingerprint: str | None = None  # of the small model that it is for; None: known by its name alone
+
+
+@dataclass(frozen=True)
+class AuditTally:
+    """Audits since the last step, each weighing 1 / its probability."""
+
+    count: int = 0
+    weight: float = 0.0
+    weighted: float = 0.0
+
+    def after(self, difference: float, probability: float) -> AuditTally:
+        return AuditTally(self.count + 1, self.weight + 1 / probability, self.weighted + difference / probability)
+
+    @property
+    def mean(self) -> float:
+        return self.weighted / self.weight if self.weight else 0.0
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """How a task is switched. `ended` says why it no longer is; then the hosted model answers everything."""
+
+    task: str
+    candidate: str
+    share: float
+    number: int  # of the ledger's line that began it
+    since_s: float
+    user: str
+    alarm: Alarm
+    warrant: Warrant | None = None
+    forced: str | None = None  # the reason given with --force
+    rule: Rule | None = None
+    audit: float = AUDIT
+    is_auto: bool = False
+    tally: AuditTally = AuditTally()
+    audits: int = 0
+    raised_left: int = 0  # audits until raised caution may end
+    is_tight: bool = False
+    warned: frozenset[str] = frozenset()  # contexts and candidates without a certificate that were written down
+    ended: str | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the candidate answers. An alarm counts from the audit on that rang it."""
+        return self.ended is None and not self.alarm.rings
+
+    @property
+    def audit_probability(self) -> float:
+        """As many audits at a small share as at a large one, so that a first step does not take for ever."""
+        if self.raised_left:
+            return max(RAISED_AUDIT, self.audit)
+        return max(self.audit, min(RAISED_AUDIT, self.audit / self.share))
+
+    def is_expired(self, now_s: float) -> bool:
+        return self.warrant is not None and now_s >= self.warrant.expires_s
+
+    def fits(self, fingerprint: str) -> bool:
+        """Whether the candidate is the one that was certified, and that the rule was fitted on."""
+        known = {None if self.warrant is None else self.warrant.fingerprint,
+                 None if self.rule is None else self.rule.fingerprint}
+        return known <= {None, fingerprint}
+
+    def next_share(self) -> float | None:
+        return next((share for share in SHARES if share > self.share), None)
+
+    def why_not_up(self) -> str | None:
+        """The rule for a larger share: 30 audits at this one, their mean within the tolerance, no evidence of harm."""
+        if not self.is_on:
+            return "it is switched back"
+        if self.tally.count < MIN_AUDITS:
+            return f"{self.tally.count} answers were audited at this share, {MIN_AUDITS} are needed"
+        if self.tally.mean < -self.alarm.delta:
+            return (f"the audited mean is {100 * self.tally.mean:+.1f} points, {-100 * self.alarm.delta:+.1f} is "
+                    "tolerated")
+        if self.alarm.evidence >= CALM:
+            return f"the evidence of harm is {self.alarm.evidence:.0f}, under {CALM:.0f} is needed"
+        return "caution is raised" if self.raised_left else None
+
+
+@dataclass(frozen=True)
+class Switches:
+    """All tasks after the ledger's line `number`, and the rules that were certified, by digest."""
+
+    number: int = 0
+    tasks: Mapping[str, TaskState] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def newest_rule(self, task: str, candidate: str, fingerprint: str | None = None) -> Rule | None:
+        """The rule that was certified last for this pair; with a fingerprint none of another version of the candidate.
+        """
+        found = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)
+                 and (fingerprint is None or rule.fingerprint in (None, fingerprint))]
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class Action:
+    """A line that is due in the ledger."""
+
+    kind: str
+    body: Body
+
+
+def fold(entries: Iterable[LedgerEntry], start: Switches = Switches()) -> Switches:
+    """The state after these lines."""
+    for entry in entries:
+        start = after(start, entry)
+    return start
+
+
+def after(switches: Switches, entry: LedgerEntry) -> Switches:
+    """The state one line later; StoreError if a line of ours cannot be read."""
+    try:
+        return replace(_after(switches, entry), number=entry.number)
+    except (KeyError, TypeError, ValueError, EvidenceError) as error:
+        raise StoreError(f"line {entry.number} of the ledger, {entry.kind!r}, cannot be read: {error!r}",
+                         hint="brise audit says whether it is as it was written") from None
+
+
+def after_any(switches: Switches, entry: LedgerEntry) -> Switches:
+    """As a gateway goes on behind a line that it cannot read: whatever it said, all switches end, to be safe."""
+    try:
+        return after(switches, entry)
+    except StoreError:
+        reason = f"line {entry.number} of the ledger cannot be read"
+        return replace(switches, number=entry.number, tasks={
+            name: state if state.ended is not None else replace(state, ended=reason)
+            for name, state in switches.tasks.items()})
+
+
+def due(state: TaskState, now_s: float) -> Action | None:
+    """What follows from the state and is not written down yet. Two gateways may both write it: once is enough."""
+    if state.ended is not None:
+        return None
+    about = said(state) | {"evidence": min(state.alarm.evidence, 1e300)}
+    if state.alarm.rings:
+        return Action("back", about | {"reason": f"alarm: the evidence that answers are worse than tolerated reached "
+                                                 f"{state.alarm.evidence:.0f}"})
+    if state.is_expired(now_s):
+        return Action("void", about | {"reason": "the certificate has expired"})
+    if state.alarm.evidence >= CAUTION and not state.is_tight:
+        return Action("tighten", about | {"reason": f"the evidence of harm reached {state.alarm.evidence:.0f}"})
+    if state.is_auto and state.why_not_up() is None and (share := state.next_share()) is not None:
+        mean = f"{100 * state.tally.mean:+.1f} points"
+        return Action("step", about | {"share": share, "from": state.share,
+                                       "reason": f"{state.tally.count} audits with a mean of {mean}"})
+    return None
+
+
+def said(state: TaskState) -> dict[str, Any]:
+    """What a gateway's line says of itself. It means this switch: one that comes when that has ended does nothing."""
+    return {"task": state.task, "switch": state.number, "by": "gateway"}
+
+
+def _after(switches: Switches, entry: LedgerEntry) -> Switches:
+    body = entry.body
+    if entry.kind == "cascade":
+        rule = from_body(body)
+        return replace(switches, rules={**{key: old for key, old in switches.rules.items() if key != rule.digest},
+                                        rule.digest: rule})
+    if entry.kind == "switch":
+        return _with(switches, _begun(switches, entry))
+    state = switches.tasks.get(str(body["task"])) if entry.kind in _CHANGES else None
+    if state is None or state.ended is not None or body.get("switch", state.number) != state.number:
+        return switches  # an audit may come when the switch that it is of has ended
+    if body.get("from", state.share) != state.share:
+        return switches  # another gateway took the same step, or a user another one
+    return _with(switches, _changed(state, entry.kind, body))
+
+
+_CHANGES = frozenset(("step", "audit", "raise", "tighten", "context", "changed", "void", "back"))
+
+
+def _with(switches: Switches, state: TaskState) -> Switches:
+    return replace(switches, tasks={**switches.tasks, state.task: state})
+
+
+def _begun(switches: Switches, entry: LedgerEntry) -> TaskState:
+    body = entry.body
+    warrant, rule = body["certificate"], body["rule"]
+    return TaskState(
+        task=str(body["task"]), candidate=str(body["candidate"]), share=float(body["share"]), number=entry.number,
+        since_s=entry.at_s, user=str(body["user"]), alarm=Alarm.start(float(body["tolerance"])),
+        warrant=None if warrant is None else _warrant(warrant),
+        forced=body["forced"], rule=None if rule is None else switches.rules[rule], audit=float(body["audit"]),
+        is_auto=bool(body["auto"]))
+
+
+def _warrant(body: Body) -> Warrant:
+    teachers, contexts, dimensions, proven = (
+        tuple(map(str, body[name])) for name in ("teachers", "contexts", "dimensions", "proven"))
+    return Warrant(str(body["digest"]), float(body["expires_s"]), teachers, contexts, dimensions, proven,
+                   body.get("fingerprint"))
+
+
+def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
+    match kind:
+        case "step":
+            share = float(body["share"])
+            return replace(state, share=share, tally=state.tally if share == state.share else AuditTally(),
+                           is_auto=bool(body.get("auto", state.is_auto)))
+        case "audit":
+            return _audited(state, float(body["difference"]), float(body["probability"]))
+        case "raise":
+            return replace(state, raised_left=RAISED_UNITS)
+        case "tighten":
+            return replace(state, raised_left=RAISED_UNITS, is_tight=True)
+        case "context":
+            return replace(state, warned=state.warned | {str(body["context"])})
+        case "changed":
+            return replace(state, warned=state.warned | {str(body["fingerprint"])})
+        case _:
+            return replace(state, ended=str(body["reason"]))
+
+
+def _audited(state: TaskState, difference: float, probability: float) -> TaskState:
+    if state.alarm.rings:  # it has been decided; what was under way then changes nothing
+        return state
+    alarm = state.alarm.after(difference)
+    left = state.raised_left
+    if left:
+        left = left - 1 if left > 1 else int(alarm.evidence >= CALM)
+    return replace(state, alarm=alarm, tally=state.tally.after(difference, probability), audits=state.audits + 1,
+                   raised_left=left, is_tight=state.is_tight and left > 0)

@@ -1,0 +1,31 @@
+"""What goes into a prompt beside text, and what binds its answer: images and grammars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from brise.models.weights import Array
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
+
+    `begun` is what of the answer stands in the prompt already.
+    """
+
+    kind: Literal["json_schema", "json_object", "lark"]
+    text: str = ""
+    begun: str = ""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An image in a prompt: the tokens that stand for it, and its pixels, float32 (3, height, width) as the tower
+    takes them, which are made when its turn has come. Equal digests mean equal pixels."""
+
+    digest: bytes
+    tokens: tuple[int, ...]
+    pixels: Callable[[], Array]

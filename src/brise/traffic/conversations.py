@@ -1,0 +1,128 @@
+"""Which conversation a request belongs to: the one that the client names, else the longest known beginning.
+
+Each answered request leaves a digest of its messages up to and with its answer. A later request that begins with just
+these messages continues it: the longest such beginning names the parent, and the parent the conversation. If nothing is
+known, a conversation begins, called as its first exchange. Where several exchanges left the same digest (the same
+question asked twice), the newest that nobody continued yet is taken, else the newest.
+
+System prompts are left out: many hold the time of day. So are thoughts, which clients do not send back, and marks of
+caches. The digests are keyed: whoever reads the store learns nothing of short messages by trying them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from brise.dialects.records import Body, ConversationEnd, Exchange, Kind
+from brise.dialects.turns import answers_of, turns_of
+
+MOST_DIGESTS = 20_000  # kept in memory, at most 10 MB of it (bench/soak_gateway.py); older ones are asked of the store
+MOST_ENDS = 8  # exchanges kept for one digest
+MOST_ASKED = 64  # beginnings of one request that the store is asked for: the longest
+
+
+class Known(Protocol):
+    """The store, as far as threads need it."""
+
+    def threads(self, digests: Sequence[str]) -> Sequence[ConversationEnd]: ...
+
+
+@dataclass(slots=True)  # there are many
+class _End:
+    """An exchange after which a conversation may go on."""
+
+    exchange: str
+    conversation: str
+    is_continued: bool = False
+
+
+class Conversations:
+    """Places exchanges one after the other, each once. Of one thread of the program."""
+
+    def __init__(self, store: Known, secret: bytes, most_digests: int = MOST_DIGESTS) -> None:
+        self._store, self._secret, self._most_digests = store, secret, most_digests
+        self._ends: OrderedDict[str, list[_End]] = OrderedDict()
+
+    def place(self, exchange: Exchange) -> tuple[Exchange, tuple[ConversationEnd, ...]]:
+        """The exchange with its conversation and parent, and what its own answer may be continued by."""
+        request = exchange.request or {}
+        asked = self._begin(exchange, request)
+        starts = [] if _continued(exchange.kind, request) is None else [asked]
+        for turn in turns_of(exchange.kind, request):
+            asked = self._digest(asked, turn.content)
+            if turn.is_answer:
+                starts.append(asked)
+        parent = self._parent(exchange, starts[::-1])
+        if parent is not None:
+            parent.is_continued = True
+        conversation = exchange.conversation or (exchange.id if parent is None else parent.conversation)
+        placed = replace(exchange, conversation=conversation,
+                         parent=exchange.parent or (None if parent is None else parent.exchange))
+        threads = tuple(ConversationEnd(digest, exchange.id, conversation, exchange.at_s)
+                        for digest in dict.fromkeys(self._left(exchange, asked)))
+        for thread in threads:
+            self._remember(thread)
+        return placed, threads
+
+    def _begin(self, exchange: Exchange, request: Body) -> str:
+        """Conversations of different tasks or subjects never meet; one that goes on by an id begins with it."""
+        start = self._digest("", json.dumps([exchange.task, exchange.subject, exchange.kind]))
+        continued = _continued(exchange.kind, request)
+        return start if continued is None else self._digest(start, f"response {continued}")
+
+    def _left(self, exchange: Exchange, asked: str) -> Iterator[str]:
+        """The digests by which this exchange may be continued: one for each answer that it got."""
+        if exchange.response is None or exchange.status >= 400:
+            return
+        for answer in answers_of(exchange.kind, exchange.response):
+            digest = asked
+            for turn in answer:
+                digest = self._digest(digest, turn.content)
+            yield digest
+        if exchange.kind == "responses" and isinstance(exchange.response.get("id"), str):
+            yield self._begin(exchange, {"previous_response_id": exchange.response["id"]})
+
+    def _parent(self, exchange: Exchange, starts: Sequence[str]) -> _End | None:
+        """`starts` has the longest beginning first."""
+        unknown: list[str] = []
+        for digest in starts:
+            if digest in self._ends:
+                break
+            unknown.append(digest)
+        for thread in reversed(self._store.threads(unknown[:MOST_ASKED]) if unknown else ()):
+            self._remember(thread)
+        for digest in starts:
+            ends = [end for end in self._ends.get(digest, ()) if end.exchange != exchange.id
+                    and exchange.conversation in ("", end.conversation)]
+            if ends:
+                self._ends.move_to_end(digest)
+                return ([end for end in ends if not end.is_continued] or ends)[-1]
+        return None
+
+    def _remember(self, thread: ConversationEnd) -> None:
+        ends = self._ends.setdefault(thread.digest, [])
+        self._ends.move_to_end(thread.digest)
+        if all(end.exchange != thread.exchange for end in ends):
+            ends.append(_End(thread.exchange, thread.conversation))
+            del ends[:-MOST_ENDS]
+        while len(self._ends) > self._most_digests:
+            self._ends.popitem(last=False)
+
+    def _digest(self, before: str, content: str) -> str:
+        text = f"{before}\n{content}".encode(errors="surrogatepass")
+        return hashlib.blake2b(text, digest_size=16, key=self._secret).hexdigest()
+
+
+def _continued(kind: Kind, request: Body) -> str | None:
+    """The id by which a request of the Responses API continues a stored one, or a conversation kept by the server."""
+    if kind != "responses":
+        return None
+    conversation: Any = request.get("conversation")
+    found = request.get("previous_response_id") or (
+        conversation.get("id") if isinstance(conversation, dict) else conversation)
+    return found if isinstance(found, str) and found else None

@@ -1,0 +1,174 @@
+"""Captured exchanges as rows that `brise tune` and `brise eval` read: one a line, one answer to learn in each.
+
+Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. A row names the
+provider of its answer, if a hosted model wrote it, so that the teacher's rights are asked for (tune/data/rights.py).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from brise.dialects.as_chat import answer_message, request_messages, request_tools
+from brise.dialects.records import Body, Exchange, Label, RecordedAnswer
+from brise.errors import RequestError
+from brise.traffic.scrub import Scrubber
+from brise.traffic.store import Query, TrafficStore
+from brise.tune.data.parse_row import RowRules, parse_row
+from brise.tune.data.render import UNLEARNED
+from brise.tune.data.rights import provider_of_model
+
+# served: what the client got; hosted: the hosted model's, wherever it stands; best: the one with the best label.
+Whose = Literal["served", "hosted", "best"]
+HOSTED_MODES = ("hosted", "escalated")
+HOSTED_ROLES = ("audit", "reanswer", "reask")
+PAGE = 200
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """`provider` is written instead of what the model's name says; "" for none: an open model, a person.
+
+    `least_score`: of the best answer's label; lower ones are left out. `held`: conversations of open gates and their
+    tasks (gates.py), left out but where `include_gate`.
+    """
+
+    whose: Whose = "hosted"
+    provider: str | None = None
+    least_score: float = 0.0
+    held: Mapping[str, str] = field(default_factory=dict)
+    include_gate: bool = False
+
+
+@dataclass
+class ExportReport:
+    """What became of the exchanges: rows, and how many were left out for which reason.
+
+    `held` are the conversations of open gates, by task, that were left out or, if they were to be, exported.
+    """
+
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    held: dict[str, set[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """An answer to an exchange, and who gave it."""
+
+    response: Body | None
+    model: str | None
+    is_hosted: bool
+    score: float | None = None
+
+
+def rows(store: TrafficStore, query: Query, options: ExportOptions, scrubber: Scrubber | None,
+         report: ExportReport) -> Iterator[dict[str, Any]]:
+    """The rows, in the order of time; each can be read back. `report` is filled on the way."""
+    exchanges = store.exchanges(query)
+    while page := list(islice(exchanges, PAGE)):
+        ids = [exchange.id for exchange in page]
+        answers, labels = list(store.answers(ids)), list(store.labels(ids))
+        for exchange in page:
+            try:
+                _gate(exchange, options, report, is_out=False)
+                row = _row(exchange, [answer for answer in answers if answer.exchange == exchange.id],
+                           [label for label in labels if label.exchange == exchange.id], options)
+                row = row if scrubber is None else scrubber.scrub(row)
+                _check(row)
+            except ValueError as error:
+                report.left_out[str(error)] += 1
+            else:
+                report.rows += 1
+                _gate(exchange, options, report, is_out=True)
+                yield row
+
+
+def _gate(exchange: Exchange, options: ExportOptions, report: ExportReport, *, is_out: bool) -> None:
+    """Notes a conversation of an open gate: as left out, or once a row of it `is_out`. ValueError if it may not be."""
+    name = exchange.conversation or exchange.id
+    task = options.held.get(name)
+    if task is not None and is_out == options.include_gate:
+        report.held.setdefault(task, set()).add(name)
+    if task is not None and not options.include_gate:
+        raise ValueError(f"of the open gate of {task!r}: not to be trained on until brise prove has decided")
+
+
+def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],
+         options: ExportOptions) -> dict[str, Any]:
+    if exchange.request is None:
+        raise ValueError("its content was not kept, or is forgotten")
+    chosen = _choose(exchange, answers, labels, options)
+    if chosen.response is None:
+        raise ValueError("its answer was not kept, or is forgotten")
+    asked = request_messages(exchange.kind, exchange.request)
+    tools = request_tools(exchange.kind, exchange.request)
+    provider = _provider(chosen, options)
+    meta = {"task": exchange.task, "mode": exchange.mode, "model": chosen.model, **(
+        {} if chosen.score is None else {"score": chosen.score}), **(
+        {"labels": dict(exchange.labels)} if exchange.labels else {}), "at": datetime.datetime.fromtimestamp(
+            exchange.at_s, datetime.UTC).isoformat(timespec="milliseconds")}
+    return {
+        "messages": [*({**message, UNLEARNED: 0} if message.get("role") == "assistant" else message
+                       for message in asked), answer_message(exchange.kind, chosen.response)],
+        **({"tools": tools} if tools else {}), **({"provider": provider} if provider else {}),
+        "conversation": exchange.conversation, "id": exchange.id, "meta": meta}
+
+
+def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],
+            options: ExportOptions) -> _Chosen:
+    is_hosted = exchange.mode in HOSTED_MODES
+    is_whole = exchange.status < 400 and exchange.error is None
+    served = _Chosen(exchange.response if is_whole else None, exchange.served_by or exchange.model, is_hosted)
+    if options.whose == "served" or options.whose == "hosted" and is_hosted:
+        if not is_whole:
+            raise ValueError("it was answered with an error, or in part")
+        return served
+    others = {answer.id: _Chosen(answer.response, answer.served_by, answer.role in HOSTED_ROLES)
+              for answer in answers if answer.error is None and answer.status < 400}
+    if options.whose == "hosted":
+        found = next((other for other in others.values() if other.is_hosted), None)
+        if found is None:
+            raise ValueError("the hosted model did not answer it")
+        return found
+    return _best(served, others, labels, options.least_score)
+
+
+def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], least: float) -> _Chosen:
+    """The answer with the highest label; of equals the one that the client got. Later labels replace earlier ones."""
+    scored: dict[str | None, _Chosen] = {}
+    for label in labels:
+        for answer, chosen, score in ((None, served, label.score),
+                                      (label.answer, others.get(label.answer or ""), label.answer_score)):
+            if chosen is not None and chosen.response is not None and score is not None:
+                scored[answer] = _Chosen(chosen.response, chosen.model, chosen.is_hosted, score)
+    if not scored:
+        raise ValueError("none of its answers has a label")
+    best = max(scored.values(), key=lambda chosen: (chosen.score or 0.0, chosen.response is served.response))
+    if (best.score or 0.0) < least:
+        raise ValueError(f"its best answer has a label under {least:g}")
+    return best
+
+
+def _provider(chosen: _Chosen, options: ExportOptions) -> str | None:
+    """Who has a say in what is trained on a hosted model's answer: where its name does not tell, the name itself."""
+    if not chosen.is_hosted:
+        return provider_of_model(chosen.model or "")
+    return provider_of_model(chosen.model or "") or chosen.model if options.provider is None else options.provider
+
+
+def _check(row: dict[str, Any]) -> None:
+    """By the same rules by which the row will be read; images are looked at by whoever has a model that sees."""
+    if any(isinstance(message.get("content"), list) and any(
+            isinstance(part, dict) and part.get("type") == "image_url" for part in message["content"])
+           for message in row["messages"]):
+        return
+    try:
+        parse_row(row, row["id"], Path("."), RowRules())
+    except RequestError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None

@@ -1,0 +1,158 @@
+"""Langfuse: traces with their observations, observations alone (JSON, JSON lines), and the tables' CSV.
+
+An observation of type GENERATION is a request to a model. Names come as `traceId` from the interface and as `trace_id`
+from exports to a bucket; both are read. A trace without observations counts as one request, if it looks like one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from brise.dialects.records import Exchange, Usage
+from brise.traffic.imports.row import (
+    BadRowError,
+    ImportedRow,
+    PassedOverError,
+    chat_body,
+    exchange,
+    identity,
+    number,
+    parsed,
+    seconds,
+    text,
+    whole,
+)
+
+OTHER_TYPES = ("SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "GUARDRAIL", "EMBEDDING")
+MARKS = ("trace_id", "observations", "start_time", "session_id", "provided_model_name")  # of such a row
+
+
+def is_row(value: Mapping[str, Any]) -> bool:
+    """Whether a row looks like one of Langfuse's."""
+    return any(name in _snake(value) for name in MARKS)
+
+
+def read(rows: Sequence[ImportedRow]) -> Iterator[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]:
+    """An exchange for each generation."""
+    for row in rows:
+        value = _snake(row.value)
+        observations = parsed(value.get("observations"))
+        if isinstance(observations, list) and any(isinstance(each, dict) for each in observations):
+            about = {name: value.get(name) for name in ("user_id", "session_id")} | {
+                "trace_name": value.get("name"), "trace_id": value.get("id")}
+            for index, each in enumerate(observations):
+                inner = ImportedRow(row.value, f"{row.place}, observation {index}", row.at_s, row.stem)
+                fields = _snake(each) if isinstance(each, dict) else {}
+                yield inner, _made(about | {name: item for name, item in fields.items() if item is not None}, inner)
+        else:
+            yield row, _made(value, row)
+
+
+def _made(value: Mapping[str, Any], row: ImportedRow) -> Exchange | BadRowError | PassedOverError:
+    try:
+        return _exchange(value, row)
+    except (BadRowError, PassedOverError) as error:
+        return error
+
+
+def _exchange(value: Mapping[str, Any], row: ImportedRow) -> Exchange:
+    kind = str(value.get("type") or "").upper()
+    if kind in OTHER_TYPES:
+        raise PassedOverError
+    at_s = seconds(value.get("start_time") or value.get("timestamp"))
+    if at_s is None:
+        raise BadRowError(f"its time is {str(value.get('start_time') or value.get('timestamp'))[:40]!r}, "
+                          "ISO 8601 is read")
+    model = text(value.get("model")) or text(value.get("provided_model_name")) or "unknown"
+    usage, end_s = _usage(value), seconds(value.get("end_time"))
+    first_s = seconds(value.get("completion_start_time"))
+    messages, more = _asked(parsed(value.get("input")))
+    error = text(value.get("status_message")) if str(value.get("level")).upper() == "ERROR" else None
+    response = _answered(parsed(value.get("output")), model, usage)
+    if response is None and error is None:
+        raise BadRowError("it has no output")
+    trace = text(value.get("trace_id")) or ""
+    return exchange(
+        identity(at_s, "langfuse", value.get("id"), trace), at_s, "chat",
+        {"model": model, "messages": messages, **_parameters(parsed(value.get("model_parameters"))), **more}, response,
+        task=text(value.get("trace_name")) or text(value.get("name")) or model, model=model, error=error,
+        conversation=text(value.get("session_id")) or trace, subject=text(value.get("user_id")), served_by=model,
+        usage=usage, cost_usd=_cost(value), total_s=max(0.0, (end_s or at_s) - at_s),
+        first_token_s=None if first_s is None else max(0.0, first_s - at_s))
+
+
+def _asked(value: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Messages, and what else was asked."""
+    match value:
+        case {"messages": list(messages)}:
+            others = {name: field for name, field in value.items()
+                      if name in ("tools", "tool_choice", "response_format")}
+        case {"role": str()}:
+            messages, others = [value], {}
+        case {"prompt": str(prompt)}:
+            messages, others = [{"role": "user", "content": prompt}], {}
+        case list():
+            messages, others = value, {}
+        case str() if value.strip():
+            messages, others = [{"role": "user", "content": value}], {}
+        case _:
+            raise BadRowError("its input is neither text nor messages")
+    if not messages or not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages):
+        raise BadRowError("its input has messages without a role")
+    return messages, others
+
+
+def _answered(value: Any, model: str, usage: Usage | None) -> dict[str, Any] | None:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    match value:
+        case {"choices": list()}:
+            return dict(value)
+        case {"content": _} | {"tool_calls": list()}:
+            return chat_body({"role": "assistant", **value}, model, None, usage)
+        case {"completion": str(said)}:
+            return chat_body({"role": "assistant", "content": said}, model, None, usage)
+        case str() if value.strip():
+            return chat_body({"role": "assistant", "content": value}, model, None, usage)
+        case None | "":
+            return None
+        case dict():  # structured output, kept as the object that it is
+            said = json.dumps(value, ensure_ascii=False)
+            return chat_body({"role": "assistant", "content": said}, model, None, usage)
+        case _:
+            raise BadRowError("its output is neither text nor a message")
+
+
+def _usage(value: Mapping[str, Any]) -> Usage | None:
+    """Whatever of its many names the export uses."""
+    details = parsed(value.get("usage_details")) or parsed(value.get("usage"))
+    found = _snake(details) if isinstance(details, dict) else {}
+    prompt = whole(found.get("input") or found.get("prompt_tokens") or found.get("input_tokens")
+                   or value.get("input_usage") or value.get("prompt_tokens") or value.get("input_tokens"))
+    completion = whole(found.get("output") or found.get("completion_tokens") or found.get("output_tokens")
+                       or value.get("output_usage") or value.get("completion_tokens") or value.get("output_tokens"))
+    cached = whole(found.get("input_cached_tokens") or found.get("cache_read_input_tokens"))
+    return Usage(prompt, completion, cached) if prompt or completion else None
+
+
+def _cost(value: Mapping[str, Any]) -> float | None:
+    details = parsed(value.get("cost_details"))
+    found = number(details.get("total")) if isinstance(details, dict) else None
+    for name in ("total_cost", "calculated_total_cost"):
+        found = number(value.get(name)) if found is None else found
+    return found
+
+
+def _parameters(value: Any) -> dict[str, Any]:
+    """Such as temperature."""
+    return {name: field for name, field in value.items() if isinstance(field, int | float | str | bool)
+            and name not in ("model", "messages", "stream")} if isinstance(value, dict) else {}
+
+
+def _snake(value: Mapping[str, Any]) -> dict[str, Any]:
+    """traceId as trace_id."""
+    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace(" ", "_"): field
+            for name, field in value.items()}

@@ -1,0 +1,136 @@
+"""Files of other systems -> exchanges: all of them, or none and a list of what is wrong with which line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from brise.dialects.records import Exchange
+from brise.errors import EvidenceError, RequestError
+from brise.text.json_text import Json, parse_json
+from brise.traffic.imports import langfuse, openai_files, otel
+from brise.traffic.imports.row import BadRowError, ImportedRow, PassedOverError
+
+Format = Literal["auto", "openai", "langfuse", "otel"]
+Made = Iterable[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]
+READERS: Mapping[str, Callable[[Sequence[ImportedRow]], Made]] = {
+    "openai": openai_files.read, "langfuse": langfuse.read, "otel": otel.read}
+SUFFIXES = (".jsonl", ".json", ".csv")
+NUM_SHOWN = 20
+MOST_CELL = 64 << 20  # letters in a cell of a table: a conversation with images
+
+
+@dataclass
+class ImportedRows:
+    """What the files hold. `passed_over` rows are no requests to a model, such as spans of a database."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    passed_over: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)  # place, reason
+
+
+class BadFileError(EvidenceError):
+    """Rows that cannot be imported; `bad` has them all."""
+
+    def __init__(self, found: ImportedRows) -> None:
+        lines = [f"  {place}: {reason}" for place, reason in found.bad[:NUM_SHOWN]]
+        more = [f"  and {len(found.bad) - NUM_SHOWN} more"] if len(found.bad) > NUM_SHOWN else []
+        super().__init__("\n".join([f"{len(found.bad)} of {len(found.bad) + len(found.exchanges)} rows cannot be "
+                                    "imported, and nothing was:", *lines, *more]),
+                         hint="mend them, or leave them out with --skip-bad")
+        self.bad = tuple(found.bad)
+
+
+def read(paths: Sequence[Path], format: Format = "auto") -> ImportedRows:
+    """All that these files hold, in the order of time. They are read together: a batch has two files."""
+    found, rows = ImportedRows(), list[ImportedRow]()
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES:
+            raise EvidenceError(f"{str(path)!r} is of no kind that is read; allowed are {', '.join(SUFFIXES)}")
+        try:
+            rows += _rows(path, found)
+        except OSError as error:
+            raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    if not rows and not found.bad:
+        raise EvidenceError(f"there is no row in {', '.join(map(str, paths))}")
+    for name, reader in READERS.items():
+        for row, made in reader([row for row in rows if (_format(row) if format == "auto" else format) == name]):
+            match made:
+                case Exchange():
+                    found.exchanges.append(made)
+                case BadRowError():
+                    found.bad.append((row.place, str(made)))
+                case PassedOverError():
+                    found.passed_over += 1
+    found.exchanges.sort(key=lambda exchange: (exchange.at_s, exchange.id))
+    return found
+
+
+def _rows(path: Path, found: ImportedRows) -> Iterator[ImportedRow]:
+    at_s = path.stat().st_mtime
+    for number, (place, value) in enumerate(_values(path)):
+        if isinstance(value, dict):
+            # Rows without a time keep their order: a millisecond apart, from the file's own time on.
+            yield ImportedRow(value, f"{path}{place}", at_s + number / 1000, path.stem)
+        else:
+            found.bad.append((f"{path}{place}", value if isinstance(value, str) else "it is no JSON object"))
+
+
+def _format(row: ImportedRow) -> str:
+    if otel.is_row(row.value):
+        return "otel"
+    return "langfuse" if langfuse.is_row(row.value) and "custom_id" not in row.value else "openai"
+
+
+def _values(path: Path) -> Iterator[tuple[str, Json]]:
+    """Values with their place behind the path; a text instead of a value says why it is none."""
+    if path.suffix.lower() == ".csv":
+        yield from _table(path)
+        return
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if path.suffix.lower() == ".json":
+        try:
+            value = parse_json(data, "the file")
+        except RequestError:
+            pass  # several values, one a line, go by this name too
+        else:
+            yield from _unpacked(value)
+            return
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                value = parse_json(line, "the row")
+                yield f":{number}", value if isinstance(value, dict) else "it is no JSON object"
+            except RequestError as error:
+                yield f":{number}", str(error)
+
+
+def _unpacked(value: Json) -> Iterator[tuple[str, Json]]:
+    """A file that is one value: a list of rows, a page of an interface's answer ({"data": [...]}), or one row."""
+    rows = value.get("data") if isinstance(value, dict) and isinstance(value.get("data"), list) else value
+    if isinstance(rows, list):
+        yield from ((f", entry {number}", row) for number, row in enumerate(rows, 1))
+    else:
+        yield "", rows
+
+
+def _table(path: Path) -> Iterator[tuple[str, Json]]:
+    before = csv.field_size_limit(MOST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            table = csv.reader(file, strict=True)
+            header = next(table, [])
+            try:
+                for cells in table:
+                    if cells and len(cells) != len(header):
+                        yield f":{table.line_num}", f"it has {len(cells)} cells, the table {len(header)} columns"
+                    elif cells:
+                        yield f":{table.line_num}", {name: cell for name, cell in zip(header, cells, strict=True)
+                                                     if cell != ""}
+            except csv.Error as error:
+                yield f":{table.line_num}", f"the table is broken from here on: {error}"
+    finally:
+        csv.field_size_limit(before)

@@ -1,0 +1,59 @@
+"""The ledger: lines that say what was decided and when, each bound to the one before by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from brise.dialects.records import Body, LedgerEntry
+
+GENESIS = "0" * 64  # what the first line names as the digest before it
+
+
+@dataclass(frozen=True)
+class LedgerBreak:
+    """The first line that does not fit, by the number that it should have, and why."""
+
+    number: int
+    reason: str
+
+
+def canonical(value: object) -> str:
+    """JSON text that is the same for equal values, and that every store gives back as it was."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(number: int, at_s: float, kind: str, body: Body, previous: str) -> str:
+    """SHA-256, hexadecimal, over the canonical JSON of a line's content and the digest of the line before."""
+    line = {"number": number, "at": float(at_s), "kind": kind, "body": dict(body), "previous": previous}
+    return hashlib.sha256(canonical(line).encode()).hexdigest()
+
+
+def next_entry(last: tuple[int, str] | None, at_s: float, kind: str, body: Body) -> LedgerEntry:
+    """The line behind the one with this number and digest; None: the first line."""
+    number, previous = (1, GENESIS) if last is None else (last[0] + 1, last[1])
+    kept: Body = json.loads(canonical(body))  # as the store will give it back: no tuples, no other mappings
+    return LedgerEntry(number, float(at_s), kind, kept, previous, digest_of(number, at_s, kind, kept, previous))
+
+
+def check_chain(entries: Iterable[LedgerEntry]) -> LedgerBreak | None:
+    """None if the lines, from the first on, are whole, in order and unchanged."""
+    number, previous = 0, GENESIS
+    for entry in entries:
+        number += 1
+        if entry.number != number:
+            return LedgerBreak(number, f"line {number} is missing: line {entry.number} follows")
+        if entry.previous != previous:
+            return LedgerBreak(number, f"line {number} names {entry.previous[:12]} as the line before, "
+                                  f"which has {previous[:12]}")
+        try:
+            digest = digest_of(entry.number, entry.at_s, entry.kind, entry.body, entry.previous)
+        except ValueError:
+            digest = "none"
+        if digest != entry.digest:
+            return LedgerBreak(number, f"line {number} was changed: its digest is {digest[:12]}, it says "
+                                  f"{entry.digest[:12]}")
+        previous = entry.digest
+    return None

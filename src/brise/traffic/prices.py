@@ -1,0 +1,146 @@
+"""What tokens and hours cost: prices.toml, a file that its user edits.
+
+    [models."gpt-4o"]      # as the model calls itself in its answers, or as requests name it
+    input = 2.50           # USD a million tokens
+    cached_input = 1.25    # optional: of tokens that its cache had (default: as input)
+    output = 10.00
+
+    [hardware]             # the machine that the small model runs on
+    price = 1400           # USD, when it was bought
+    years = 4              # over which that is spread
+    watts = 65             # while it works
+    usd_per_kwh = 0.30
+    utilisation = 0.25     # optional: share of those years in which it works at all (default: 1)
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brise.dialects.records import Usage
+from brise.errors import UnsupportedError
+
+FILE = "prices.toml"
+_HINT = "see docs/guides/report.md, Prices"
+_TOKENS = 1e6  # prices are for so many
+_HOUR_S = 3600.0
+_YEAR_S = 365.25 * 24 * _HOUR_S
+_LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD a million tokens."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+
+    def of(self, usage: Usage) -> float:
+        """USD for one answer."""
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        return ((usage.prompt_tokens - cached) * self.input + cached * cached_price
+                + usage.completion_tokens * self.output) / _TOKENS
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine of ours."""
+
+    price: float
+    years: float
+    watts: float
+    usd_per_kwh: float
+    utilisation: float = 1.0
+
+    @property
+    def usd_per_busy_s(self) -> float:
+        """What was paid for the machine, spread over the seconds in which it works."""
+        return self.price / (self.years * _YEAR_S * self.utilisation)
+
+    @property
+    def usd_of_power_s(self) -> float:
+        """The electricity of a second in which it works."""
+        return self.watts / 1000 / _HOUR_S * self.usd_per_kwh
+
+
+@dataclass(frozen=True)
+class Prices:
+    """All of a file; without one nothing is known."""
+
+    models: Mapping[str, Price] = field(default_factory=dict)
+    hardware: Hardware | None = None
+    path: Path | None = None
+
+    def price(self, served_by: str | None, asked: str) -> Price | None:
+        """By the name that the model gives itself, else by the one it was asked for; nothing is guessed."""
+        return self.models.get(served_by or asked, self.models.get(asked))
+
+    def cost(self, served_by: str | None, asked: str, usage: Usage | None) -> float | None:
+        """USD for an answer; None where price or tokens are not known."""
+        price = self.price(served_by, asked)
+        return None if price is None or usage is None else price.of(usage)
+
+
+def default_place(home: Path) -> Path:
+    """The file that is read unless the user names another."""
+    return home / "gateway" / FILE
+
+
+def read_prices(path: Path) -> Prices:
+    """The file, each field checked; UnsupportedError names what is wrong in it."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnsupportedError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnsupportedError(f"{path} is not TOML: {error}", hint=_HINT) from None
+    _only(document, ("models", "hardware"), str(path))
+    models = _table(document.get("models", {}), f"{path}, models")
+    hardware = document.get("hardware")
+    return Prices({name: _price(_table(entry, f"{path}, {name}"), f"{path}, models.{name}")
+                   for name, entry in models.items()},
+                  None if hardware is None else _hardware(_table(hardware, f"{path}, hardware"), f"{path}, hardware"),
+                  path)
+
+
+def _price(entry: Mapping[str, object], where: str) -> Price:
+    _only(entry, ("input", "output", "cached_input"), where)
+    cached = None if "cached_input" not in entry else _number(entry, "cached_input", where)
+    return Price(_number(entry, "input", where), _number(entry, "output", where), cached)
+
+
+def _hardware(entry: Mapping[str, object], where: str) -> Hardware:
+    _only(entry, ("price", "years", "watts", "usd_per_kwh", "utilisation"), where)
+    share = _number(entry, "utilisation", where, above=0.0, most=1.0) if "utilisation" in entry else 1.0
+    return Hardware(_number(entry, "price", where), _number(entry, "years", where, above=0.0, most=100.0),
+                    _number(entry, "watts", where), _number(entry, "usd_per_kwh", where), share)
+
+
+def _only(entry: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
+    unknown = next((name for name in entry if name not in allowed), None)
+    if unknown is not None:
+        raise UnsupportedError(f"{where}: unknown field {unknown[:64]!r}; allowed are {', '.join(allowed)}", hint=_HINT)
+
+
+def _table(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise UnsupportedError(f"{where} is {str(value)[:64]!r}, it must be a table", hint=_HINT)
+    return value
+
+
+def _number(entry: Mapping[str, object], name: str, where: str, *, above: float | None = None, most: float = _LARGEST
+            ) -> float:
+    value = entry.get(name)
+    if value is None:
+        raise UnsupportedError(f"{where}: {name!r} is missing", hint=_HINT)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    low = "0" if above is None else f"over {above:g}"
+    if not is_number or not 0 <= float(str(value)) <= most or (above is not None and float(str(value)) <= above):
+        raise UnsupportedError(f"{where}: {name!r} is {str(value)[:64]!r}, allowed is {low} to {most:g}", hint=_HINT)
+    return float(str(value))

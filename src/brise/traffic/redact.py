@@ -1,0 +1,205 @@
+"""Keys are never written down. What quotes the key that a request came with, as the errors of hosted models do, is kept
+with [key] in its place: wherever it stands, whole or cut to more than half, and escaped as JSON and URLs do it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from brise.dialects.records import Body, Exchange, RecordedAnswer
+
+MARK = "[key]"
+LEAST = 8  # characters: what is shorter is no secret, and as a part of words it would be everywhere
+MOST = 64  # of the beginning of a key by which it is known
+_SECRET = re.compile(r"(?:^|[-_.])(?:api|access|subscription)?[-_]?key$|token$|secret|signature$|passw|cookie"
+                     r"|authorization|authentication|(?:^|[-_.])auth(?:$|[-_.])", re.IGNORECASE)
+_LISTS = ("tools", "mcp_servers", "data_sources")  # fields of a request whose entries may hold keys to other servers
+_KEYS = ("api_key", "authorization")  # fields that are keys
+_OWN = b"x-brise-"  # headers for the gateway, which are names
+_COOKIE = 20  # characters: a session's name; shorter values are settings
+_SCHEME = re.compile(r"[A-Za-z][\w-]* +(?=[^ ])")
+_WORD = re.compile(r"[^\s,;]+")
+_PLAIN = re.compile(r"[A-Za-z0-9]+")
+_TEXTS = ("task", "path", "model", "conversation", "subject", "labels", "served_by", "fingerprint", "error")
+_ANSWER_TEXTS = ("served_by", "fingerprint", "error")
+T = TypeVar("T")
+
+
+def secrets_of(headers: Sequence[tuple[bytes, bytes]], target: bytes, fields: Body | None) -> tuple[str, ...]:
+    """The secrets that a request came with: in its headers, its query, and where its body hands on keys to others."""
+    found = set[str]()
+    for name, value in headers:
+        if _is_secret(name):
+            least = _COOKIE if b"cookie" in name else LEAST
+            found.update(secret for secret in _of_header(value.decode("latin-1")) if len(secret) >= least)
+    query = target.partition(b"?")[2]
+    if query:
+        found.update(value for name, value in parse_qsl(query.decode("latin-1"), errors="replace")
+                     if _SECRET.search(name))
+    if fields is not None:
+        for field in _LISTS:
+            if isinstance(entries := fields.get(field), list):
+                found.update(_inside([entry for entry in entries if _may_hold_key(entry)]))
+        found.update(_inside({name: fields[name] for name in _KEYS if name in fields}))
+    return tuple(sorted(secret for secret in found if len(secret) >= LEAST))
+
+
+def text(value: str, secrets: Sequence[str]) -> str:
+    """The text without them."""
+    for secret in sorted(secrets, key=len, reverse=True):  # a longer one may begin with a shorter one
+        value = _finder(secret).without(value)
+    return value
+
+
+def exchange(whole: Exchange, secrets: Sequence[str]) -> Exchange:
+    """The row without them; the same object where there is nothing to leave out."""
+    return _record(whole, _TEXTS, ("request", "response"), secrets)
+
+
+def answer(whole: RecordedAnswer, secrets: Sequence[str]) -> RecordedAnswer:
+    """As `exchange`."""
+    return _record(whole, _ANSWER_TEXTS, ("response",), secrets)
+
+
+def _record(whole: T, texts: Sequence[str], bodies: Sequence[str], secrets: Sequence[str]) -> T:
+    if not secrets:
+        return whole
+    changed: dict[str, object] = {}
+    for name in (*texts, *bodies):
+        value = getattr(whole, name)
+        if value is not None and _holds(value, secrets):
+            try:
+                value = _without(value, secrets)
+                changed[name] = _unspelt(value) if name == "response" else value
+            except RecursionError:  # nested deeper than any model's answer
+                changed[name] = None
+    return replace(whole, **changed) if changed else whole  # type: ignore[type-var]
+
+
+def _holds(value: object, secrets: Sequence[str]) -> bool:
+    """Whether a string of a JSON value does. Not recursive: most bodies hold none, and this is all that they cost."""
+    strings, pending = list[str](), [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            strings.append(item)
+        elif isinstance(item, dict | Mapping):  # the type that it nearly always is comes first
+            strings += item
+            pending += item.values()
+        elif isinstance(item, list | tuple):
+            pending += item
+    together = "\n".join(strings)  # a key has no line
+    return any(_finder(secret).finds(together) for secret in secrets)
+
+
+def _without(value: Any, secrets: Sequence[str]) -> Any:
+    match value:
+        case str():
+            return text(value, secrets)
+        case dict() | Mapping():
+            return {text(name, secrets): _without(item, secrets) for name, item in value.items()}
+        case list() | tuple():
+            return [_without(item, secrets) for item in value]
+        case _:
+            return value
+
+
+def _unspelt(value: Any) -> Any:
+    """Without the log-probabilities, which say the text once more, token by token."""
+    match value:
+        case dict():
+            return {name: None if name == "logprobs" else _unspelt(item) for name, item in value.items()}
+        case list():
+            return [_unspelt(item) for item in value]
+        case _:
+            return value
+
+
+def _may_hold_key(entry: object) -> bool:
+    """A function's schema, of which there may be hundreds, holds none."""
+    return isinstance(entry, dict) and entry.get("type") != "function" and "input_schema" not in entry
+
+
+def _inside(value: object) -> Iterator[str]:
+    """Strings of a JSON value that are called a key, a token, a password."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case Mapping() as found:
+                for name, item in found.items():
+                    if isinstance(item, str) and _SECRET.search(name):
+                        yield from _of_header(item)
+                    else:
+                        pending.append(item)
+            case list() as found:
+                pending += found
+
+
+def _of_header(value: str) -> Iterator[str]:
+    """Secrets in a header's value: the words behind the scheme, what follows a "=" in them, a password in base64."""
+    scheme = _SCHEME.match(value)
+    words = _WORD.findall(value[scheme.end():] if scheme is not None else value)
+    for word in words:
+        yield word
+        yield word.partition("=")[2]
+        if scheme is not None and scheme[0].strip().lower() == "basic":
+            with suppress(ValueError):  # no base64, or no text in it
+                yield base64.b64decode(word, validate=True).decode().partition(":")[2]
+
+
+@lru_cache(1024)
+def _is_secret(name: bytes) -> bool:
+    """Whether a header of this name holds a secret."""
+    return not name.startswith(_OWN) and _SECRET.search(name.decode("latin-1")) is not None
+
+
+@lru_cache(256)
+def _finder(secret: str) -> _Finder:
+    return _Finder(secret)
+
+
+class _Finder:
+    """Finds one secret in texts."""
+
+    def __init__(self, secret: str) -> None:
+        least = min(max(LEAST, -(-len(secret) // 2)), MOST)
+        self._begin = re.compile("".join(map(_form, secret[:least])))
+        self._rest = secret[least:]
+        self._plain = max(_PLAIN.findall(secret[:least]), key=len, default="")  # is in every text that has it
+
+    def finds(self, value: str) -> bool:
+        return self._plain in value and self._begin.search(value) is not None
+
+    def without(self, value: str) -> str:
+        if not self.finds(value):
+            return value
+        pieces, at = list[str](), 0
+        while (begin := self._begin.search(value, at)) is not None:
+            pieces += (value[at:begin.start()], MARK)
+            at = begin.end()
+            for letter in self._rest:
+                found = _letter(letter).match(value, at)
+                if found is None:
+                    break
+                at = found.end()
+        return "".join((*pieces, value[at:]))
+
+
+@lru_cache(256)
+def _letter(letter: str) -> re.Pattern[str]:
+    return re.compile(_form(letter))
+
+
+def _form(letter: str) -> str:
+    """A letter as it stands in text, in JSON within that (\\/, \\u002b) or in a URL (%2B)."""
+    if letter.isascii() and letter.isalnum():
+        return letter
+    escaped = "".join(f"%{byte:02x}" for byte in letter.encode(errors="surrogatepass"))
+    return rf"(?:\\*{re.escape(letter)}|\\+(?i:u{ord(letter):04x})|(?i:{escaped}))"

@@ -1,0 +1,194 @@
+"""The tables, and how records become their rows.
+
+    exchanges   one request and its answer; `body` is sealed under the key with the id `key`
+    answers     other answers to it          labels    what is known of the quality of either
+    pending     requests that wait           threads   digests by which the next request finds its conversation
+    skipped     how many requests were not written, by hour and reason
+    ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
+
+A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an answer {"response", "error"}, of a label
+{"note"}. An error's text may quote what was asked, so the column has only what kind of error it was.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from brise.dialects.records import Exchange, Label, RecordedAnswer, Usage
+from brise.traffic.database import Row
+
+VERSION = 2
+# From the version before to this one. A store that is new has it all from TABLES.
+MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE answers ADD COLUMN fingerprint TEXT",)}
+# Written for SQLite; where PostgreSQL has other words for a type, `postgres_store` puts them in.
+TABLES: Sequence[str] = (
+    """CREATE TABLE IF NOT EXISTS exchanges (
+        id TEXT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, task TEXT NOT NULL, kind TEXT NOT NULL,
+        path TEXT NOT NULL, model TEXT NOT NULL, mode TEXT NOT NULL, status BIGINT NOT NULL,
+        conversation TEXT NOT NULL, parent TEXT, subject TEXT, labels TEXT NOT NULL, served_by TEXT,
+        fingerprint TEXT, context_digest TEXT, error TEXT, streamed BIGINT NOT NULL, prompt_tokens BIGINT,
+        completion_tokens BIGINT, cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
+        total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, audit_probability DOUBLE PRECISION,
+        key TEXT NOT NULL, body BLOB)""",
+    "CREATE INDEX IF NOT EXISTS exchanges_at ON exchanges (at_s, id)",
+    "CREATE INDEX IF NOT EXISTS exchanges_task ON exchanges (task, at_s, id)",
+    "CREATE INDEX IF NOT EXISTS exchanges_conversation ON exchanges (conversation, at_s)",
+    "CREATE INDEX IF NOT EXISTS exchanges_subject ON exchanges (subject)",
+    """CREATE TABLE IF NOT EXISTS answers (
+        id TEXT PRIMARY KEY, exchange TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL, role TEXT NOT NULL,
+        served_by TEXT, status BIGINT NOT NULL, error TEXT, prompt_tokens BIGINT, completion_tokens BIGINT,
+        cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
+        total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, probability DOUBLE PRECISION, fingerprint TEXT,
+        key TEXT NOT NULL, body BLOB)""",
+    "CREATE INDEX IF NOT EXISTS answers_exchange ON answers (exchange, role)",
+    """CREATE TABLE IF NOT EXISTS labels (
+        id TEXT PRIMARY KEY, exchange TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL, rung TEXT NOT NULL,
+        who TEXT NOT NULL, score DOUBLE PRECISION, answer TEXT, answer_score DOUBLE PRECISION,
+        key TEXT NOT NULL, body BLOB)""",
+    "CREATE INDEX IF NOT EXISTS labels_exchange ON labels (exchange)",
+    """CREATE TABLE IF NOT EXISTS pending (
+        exchange TEXT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, attempts BIGINT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS threads (
+        digest TEXT NOT NULL, exchange TEXT NOT NULL, conversation TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (digest, exchange))""",
+    "CREATE INDEX IF NOT EXISTS threads_exchange ON threads (exchange)",
+    "CREATE INDEX IF NOT EXISTS threads_at ON threads (at_s)",
+    """CREATE TABLE IF NOT EXISTS skipped (
+        hour BIGINT NOT NULL, reason TEXT NOT NULL, number BIGINT NOT NULL, PRIMARY KEY (hour, reason))""",
+    """CREATE TABLE IF NOT EXISTS ledger (
+        number BIGINT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+        previous TEXT NOT NULL, digest TEXT NOT NULL)""")
+KEY_TABLES: Sequence[str] = (
+    "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",)
+
+
+@dataclass(frozen=True)
+class DatabaseSchema:
+    """The tables of a database, and by version what leads to it from the one before."""
+
+    tables: Sequence[str]
+    migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def steps_from(self, version: int) -> list[str]:
+        """The statements that bring a database of this version (0: an empty one) to ours."""
+        later = range(version + 1, VERSION + 1) if version else ()
+        return [*self.tables, *(statement for step in later for statement in self.migrations.get(step, ()))]
+
+
+TRAFFIC, KEYS = DatabaseSchema(TABLES, MIGRATIONS), DatabaseSchema(KEY_TABLES)
+ALL = DatabaseSchema((*TABLES, *KEY_TABLES), MIGRATIONS)  # in one database
+
+EXCHANGE_COLUMNS = ("id, at_s, task, kind, path, model, mode, status, conversation, parent, subject, labels, "
+                    "served_by, fingerprint, context_digest, error, streamed, prompt_tokens, completion_tokens, "
+                    "cached_tokens, cost_usd, first_token_s, total_s, signals, audit_probability, key, body")
+ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_tokens, completion_tokens, "
+                  "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, fingerprint, key, body")
+LABEL_COLUMNS = "id, exchange, at_s, rung, who, score, answer, answer_score, key, body"
+MOST_COUNTED = 2**53  # a server may claim any number of tokens; a column holds 63 bits, JSON's readers 53
+
+
+def insert(table: str, columns: str) -> str:
+    """The statement that adds a row unless its key is there already."""
+    marks = ", ".join("?" for _ in columns.split(","))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+
+
+def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
+    """In the order of EXCHANGE_COLUMNS."""
+    return (exchange.id, exchange.at_s, plain(exchange.task), exchange.kind, plain(exchange.path),
+            plain(exchange.model), exchange.mode, exchange.status, plain(exchange.conversation), exchange.parent,
+            plain(exchange.subject), _json(exchange.labels), plain(exchange.served_by), plain(exchange.fingerprint),
+            exchange.context_digest, brief(exchange.error, exchange.status), int(exchange.streamed),
+            *_usage_row(exchange.usage), exchange.cost_usd, exchange.first_token_s, exchange.total_s,
+            _json(exchange.signals), exchange.audit_probability, key, body)
+
+
+def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:
+    """The record in a row, with the content of its opened body."""
+    named = dict(zip(EXCHANGE_COLUMNS.split(", "), row, strict=True))
+    named |= {"labels": json.loads(named["labels"]), "signals": json.loads(named["signals"]),
+              "streamed": bool(named["streamed"]), "request": content.get("request"),
+              "response": content.get("response"), "error": content.get("error", named["error"])}
+    return Exchange(**_with_usage(named))
+
+
+def answer_row(answer: RecordedAnswer, key: str, body: bytes | None) -> Row:
+    """In the order of ANSWER_COLUMNS."""
+    return (answer.id, answer.exchange, answer.at_s, answer.role, plain(answer.served_by), answer.status,
+            brief(answer.error, answer.status), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s,
+            answer.total_s, _json(answer.signals), answer.probability, plain(answer.fingerprint), key, body)
+
+
+def answer_of(row: Row, content: Mapping[str, Any]) -> RecordedAnswer:
+    """The record in a row, with the content of its opened body."""
+    named = dict(zip(ANSWER_COLUMNS.split(", "), row, strict=True))
+    named |= {"signals": json.loads(named["signals"]), "response": content.get("response"),
+              "error": content.get("error", named["error"])}
+    return RecordedAnswer(**_with_usage(named))
+
+
+def label_row(label: Label, key: str, body: bytes | None) -> Row:
+    """In the order of LABEL_COLUMNS."""
+    return (label.id, label.exchange, label.at_s, label.rung, plain(label.who), label.score, label.answer,
+            label.answer_score, key, body)
+
+
+def label_of(row: Row, content: Mapping[str, Any]) -> Label:
+    """The record in a row, with the content of its opened body."""
+    named = dict(zip(LABEL_COLUMNS.split(", "), row, strict=True))
+    del named["key"], named["body"]
+    return Label(**named, note=content.get("note", ""))
+
+
+def brief(error: str | None, status: int) -> str | None:
+    """What may be read of an error without opening the body."""
+    if error is None:
+        return None
+    return f"status {status}" if status >= 400 else "incomplete"
+
+
+def packed(content: Mapping[str, object]) -> bytes:
+    """A body as bytes. Level 1: JSON shrinks to a fifth at 100 MB/s; level 6 takes three times as long for a bit less.
+
+    ASCII only: a client may send half a surrogate pair, which is no UTF-8.
+    """
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode("ascii"), 1)
+
+
+def unpacked(body: bytes) -> Mapping[str, Any]:
+    """What `packed` was given."""
+    return cast(Mapping[str, Any], json.loads(zlib.decompress(body)))
+
+
+def label_pair(name: str, value: str) -> str:
+    """How a route label stands in the column `labels`: no other label's name or value can hold this text, as quotes
+    in them are escaped."""
+    return _json({name: value})[1:-1]
+
+
+def plain(text: str | None) -> Any:
+    """Text as every database takes it: without NUL and half surrogate pairs."""
+    return text if text is None or text.isascii() and "\0" not in text else (
+        text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _json(value: Mapping[str, object]) -> str:
+    return json.dumps(dict(value), sort_keys=True, separators=(",", ":"))
+
+
+def _usage_row(usage: Usage | None) -> Row:
+    if usage is None:
+        return None, None, None
+    return tuple(min(max(number, 0), MOST_COUNTED)
+                 for number in (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens))
+
+
+def _with_usage(named: dict[str, Any]) -> dict[str, Any]:
+    """Columns as the fields of a record: the three of tokens are one, those of the sealed body are none."""
+    tokens = [named.pop(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")]
+    del named["key"], named["body"]
+    return named | {"usage": None if tokens[0] is None else Usage(*tokens)}

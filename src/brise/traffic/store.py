@@ -1,0 +1,88 @@
+"""Where captured traffic lies: what every store can do, and which one a URL means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from brise.dialects.records import (
+    Body,
+    ConversationEnd,
+    Exchange,
+    Label,
+    LedgerEntry,
+    Mode,
+    Pending,
+    RecordedAnswer,
+    Role,
+)
+from brise.errors import StoreError
+
+
+class UnknownExchangeError(StoreError):
+    """An answer, a label or a waiting request belongs to an exchange that the store does not have."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which exchanges. None means any; times are seconds since the epoch, `until_s` is not included.
+
+    Without `content` they come without their bodies, and many times faster: nothing is opened.
+    """
+
+    task: str | None = None
+    model: str | None = None
+    modes: Sequence[Mode] | None = None
+    conversation: str | None = None
+    subject: str | None = None
+    label: tuple[str, str] | None = None  # a header x-brise-label-NAME and its value
+    since_s: float | None = None
+    until_s: float | None = None
+    text: str | None = None  # anywhere in the bodies, without regard to case
+    has_answer: Role | None = None
+    newest_first: bool = False
+    limit: int | None = None
+    content: bool = True
+
+
+EVERYTHING = Query()
+
+
+class TrafficStore(Protocol):
+    """All methods may be called from any thread; those that write are durable when they return."""
+
+    def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[RecordedAnswer] = (),
+            labels: Iterable[Label] = (),
+            pending: Iterable[Pending] = (), threads: Iterable[ConversationEnd] = ()) -> None:
+        """Writes all of it in one transaction. An id that is there already is left as it is.
+
+        UnknownExchangeError, and nothing is written, if something belongs to an exchange that is not there.
+        """
+    def exchanges(self, query: Query = EVERYTHING) -> Iterator[Exchange]:
+        """In the order of time. One whose subject was forgotten comes without its bodies."""
+    def exchange(self, id: str) -> Exchange | None: ...
+    def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[RecordedAnswer]: ...
+    def labels(self, exchanges: Sequence[str]) -> Iterator[Label]: ...
+    def count(self, query: Query = EVERYTHING) -> int: ...
+    def pending(self, limit: int = 100) -> list[Pending]:
+        """The oldest requests that wait for the hosted model's answer."""
+    def settle(self, exchange: str) -> None:
+        """Takes a request out of those that wait."""
+    def postpone(self, exchange: str) -> None:
+        """Counts one more attempt that did not answer it."""
+    def threads(self, digests: Sequence[str]) -> Sequence[ConversationEnd]:
+        """What is known by these digests, newest first."""
+    def skip(self, counts: Iterable[tuple[float, str, int]]) -> None:
+        """Counts requests of which nothing else is written: when (by the hour), why, how many."""
+    def skipped(self) -> Mapping[str, int]:
+        """Their numbers by reason."""
+    def append(self, kind: str, body: Body) -> LedgerEntry:
+        """Adds a line to the ledger, behind the newest one, whoever wrote that."""
+    def ledger(self, after: int = 0) -> Iterator[LedgerEntry]:
+        """Lines with a number over `after`, in order."""
+    def forget(self, subject: str) -> int:
+        """Destroys the key of a subject: its bodies can be read no more, by anybody. Returns the rows concerned."""
+    def expire(self, before_s: float) -> int:
+        """Deletes exchanges before this time, with their answers and labels. The ledger is never deleted."""
+    def close(self) -> None: ...

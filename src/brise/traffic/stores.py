@@ -1,0 +1,69 @@
+"""Which store a path or a URL means, and where it lies by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brise.errors import MissingExtraError, StoreError, UnsupportedError
+from brise.traffic.conversations import Conversations
+from brise.traffic.keys import KeyRing
+from brise.traffic.schema import ALL, KEYS, TRAFFIC
+from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.sqlite_store import SqliteDatabase
+
+POSTGRES = ("postgresql://", "postgres://")
+
+
+def default_place(home: Path) -> Path:
+    """The file in which traffic lies unless the user names another."""
+    return home / "gateway" / "traffic.sqlite"
+
+
+def keys_folder(home: Path) -> Path:
+    """Where the keys of this machine lie, whatever the store."""
+    return home / "gateway" / "keys"
+
+
+def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False) -> SqlStore:
+    """The store at a path or postgresql:// URL, by default the one in `home`; made if it is not there.
+
+    `must_exist`: for commands that only look; a mistyped path is an error then, and no new empty file.
+    """
+    folder = keys_folder(home)
+    if isinstance(place, str) and "://" in place:
+        if not place.startswith(POSTGRES):
+            raise UnsupportedError(f"the store {place.partition('://')[0]}://... is of no kind that is known; allowed "
+                                   "are a path and postgresql://...")
+        return _postgres(place, load_or_create_master_key(folder))
+    path = Path(place) if place is not None else default_place(home)
+    if must_exist and not path.is_file():
+        raise StoreError(f"there is no store at {str(path)!r}",
+                         hint="brise serve --upstream URL makes it and fills it; or brise log import FILE")
+    if path.is_file() and path.stat().st_size and not (folder / MASTER_FILE).exists():
+        raise StoreError(f"the store {str(path)!r} is there, but not the key to it, {str(folder / MASTER_FILE)!r}",
+                         hint="put the folder with the keys back, from where the store was filled")
+    master = load_or_create_master_key(folder)
+    database = SqliteDatabase(path, TRAFFIC)
+    try:
+        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEYS), master))
+    except BaseException:
+        database.close()
+        raise
+
+
+def _postgres(url: str, master: bytes) -> SqlStore:
+    """Several gateways share the rows, the ledger and the wrapped keys; each of them has the same master key."""
+    try:
+        from brise.traffic.postgres_store import PostgresDatabase  # noqa: PLC0415, psycopg is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
+    database = PostgresDatabase(url, ALL)
+    return SqlStore(database, KeyRing(database, master))
+
+
+def open_threads(store: SqlStore, home: Path) -> Conversations:
+    """What finds the conversations of exchanges that are to be written to this store."""
+    return Conversations(store, derived(load_or_create_master_key(keys_folder(home)), "threads"))

@@ -1,0 +1,172 @@
+"""Data files to examples: chat JSONL, prompt and completion as JSONL, CSV with named columns; a file or a folder.
+
+Every row is looked at before anything is trained. A bad one is kept with its file, its line and the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brise.errors import BriseError, EvidenceError, RequestError
+from brise.text.json_text import Json, parse_json
+from brise.tune.data.example import TrainingExample
+from brise.tune.data.parse_row import RowRules, parse_row
+
+SUFFIXES = (".jsonl", ".csv")
+NUM_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a CSV file are called."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    system: str | None = None
+    conversation: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns that are read, by the field of a row that they become."""
+        pairs = {"prompt": self.prompt, "completion": self.completion, "system": self.system,
+                 "conversation": self.conversation}
+        return {name: column for name, column in pairs.items() if column is not None}
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be trained on, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass
+class FileRows:
+    """What the files hold; `files` with their numbers of rows, `passed_over` what else lies in a folder."""
+
+    examples: list[TrainingExample] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+
+
+class BadRowsError(EvidenceError):
+    """Rows that cannot be trained on; `bad` has them all."""
+
+    def __init__(self, bad: Sequence[BadRow], rows: int,
+                 hint: str = "mend them, or leave them out with --skip-bad") -> None:
+        lines = [f"  {row.place}: {row.reason}" for row in bad[:NUM_SHOWN]]
+        more = [f"  and {len(bad) - NUM_SHOWN} more"] if len(bad) > NUM_SHOWN else []
+        super().__init__("\n".join([f"{len(bad)} of {rows} rows cannot be trained on:", *lines, *more]),
+                         hint=hint)
+        self.bad = tuple(bad)
+
+
+def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = None) -> FileRows:
+    """All rows of these files and folders, in the order in which they are named."""
+    rows = FileRows()
+    for path in _files(paths, rows):
+        before = len(rows.examples) + len(rows.bad)
+        try:
+            with path.open("rb") as file:
+                lines = _csv(file, path, columns or Columns()) if path.suffix.lower() == ".csv" else _jsonl(file)
+                for line, value in lines:
+                    _add(rows, f"{path}:{line}", value, path.parent, rules)
+        except OSError as error:
+            raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        rows.files[str(path)] = len(rows.examples) + len(rows.bad) - before
+    if not rows.examples and not rows.bad:
+        raise EvidenceError(f"there is no row in {', '.join(map(str, paths))}")
+    return rows
+
+
+def _add(rows: FileRows, place: str, value: Json | RequestError, folder: Path, rules: RowRules) -> None:
+    try:
+        if isinstance(value, RequestError):
+            raise value
+        rows.examples.append(parse_row(value, place, folder, rules))
+    except RequestError as error:
+        rows.bad.append(BadRow(place, reason(error)))
+
+
+def reason(error: BriseError) -> str:
+    """An error in one line."""
+    return str(error).replace("\nhint: ", "; ").replace("\n", " ")
+
+
+def _files(paths: Sequence[Path], rows: FileRows) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for path in paths:
+        for file in _of_folder(path, rows) if path.is_dir() else [path]:
+            if file.suffix.lower() not in SUFFIXES:
+                raise EvidenceError(f"{str(file)!r} is no data file; allowed are {' and '.join(SUFFIXES)}",
+                                    hint="one JSON object a line, or a table with a line of names")
+            if file.resolve() in seen:
+                raise EvidenceError(f"{str(file)!r} is given twice")
+            seen.add(file.resolve())
+            yield file
+
+
+def _of_folder(folder: Path, rows: FileRows) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise EvidenceError(f"the folder {str(folder)!r} has no data file; read are {' and '.join(SUFFIXES)}")
+    rows.passed_over += [str(path) for path in files if path not in found]
+    return found
+
+
+def _jsonl(file: io.BufferedReader) -> Iterator[tuple[int, Json | RequestError]]:
+    """Values by line; lines of white space are none."""
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not text.strip():
+            continue
+        try:
+            yield number, parse_json(text, "the row")
+        except RequestError as error:
+            yield number, error
+
+
+def _csv(file: io.BufferedReader, path: Path, columns: Columns) -> Iterator[tuple[int, Json | RequestError]]:
+    """Rows by the line on which they end, as texts may have several lines."""
+    wanted = columns.named
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    table = csv.reader(text, strict=True)
+    try:
+        header = next(table, [])
+        _check_header(header, wanted, path)
+        for cells in table:
+            if cells:
+                yield table.line_num, _cells(cells, header, wanted)
+    except csv.Error as error:
+        yield table.line_num, RequestError(f"the table is broken from here on: {error}", code="invalid_csv")
+    finally:
+        text.detach()  # or it would close the file, which is not its own
+
+
+def _check_header(header: Sequence[str], wanted: dict[str, str], path: Path) -> None:
+    missing = [column for column in wanted.values() if column not in header]
+    if missing:
+        raise EvidenceError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, header)) or 'none'}",
+                            hint="say which columns to read: --prompt-column, --completion-column")
+    double = [column for column in wanted.values() if header.count(column) > 1]
+    if double:
+        raise EvidenceError(f"{path} has two columns {double[0]!r}")
+
+
+def _cells(cells: Sequence[str], header: Sequence[str], wanted: dict[str, str]) -> Json | RequestError:
+    """A row of the table as a JSON row has it; columns that nobody asked for are its `meta`."""
+    if len(cells) != len(header):
+        return RequestError(f"the row has {len(cells)} cells, the table {len(header)} columns", code="invalid_csv")
+    if any("\udc80" <= letter <= "\udcff" for cell in cells if not cell.isascii() for letter in cell):
+        return RequestError("the row is not UTF-8", code="invalid_csv")
+    by_column = dict(zip(header, cells, strict=True))
+    named: dict[str, Json] = {name: by_column.pop(column) for name, column in wanted.items()}
+    row = {name: value for name, value in named.items() if value or name in ("prompt", "completion")}
+    return {**row, "meta": dict(by_column)}

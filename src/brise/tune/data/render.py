@@ -1,0 +1,148 @@
+"""An example as tokens: exactly those that the model reads and writes when it is served, and which of them it learns.
+
+For every assistant message the prompt is encoded as the server does it, and then the conversation with the answer.
+What the answer adds, up to the token that ends the turn, is learned; what the template writes behind that token is
+never generated, so it is not learned either. As long as a later prompt begins with all that came before, the turns
+share one row. Templates that rewrite the history (older reasoning is dropped, tools move to the last question) make
+a row of each turn, as each is another prompt to the server too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+import numpy as np
+
+from brise.errors import RequestError
+from brise.text.chat import require
+from brise.text.conversation import encoded
+from brise.text.inputs import ImageInput
+from brise.text.load import Tokens
+from brise.text.protocols import Message, TextTokenizer
+from brise.tune.data.example import EncodedRow, TrainingExample
+
+Targets = Literal["assistant", "all"]
+UNLEARNED = "weight"  # of an assistant message: 0 if it is only read, as in OpenAI's training files
+
+
+def rows_of(example: TrainingExample, tokens: Tokens, *, targets: Targets = "assistant",
+            as_text: bool = False) -> tuple[EncodedRow, ...]:
+    """The rows of an example; RequestError says why it cannot be trained on.
+
+    As text, a prompt and its completion follow one another as in /v1/completions, without a chat format.
+    """
+    sequences = [_as_text(example, tokens.tokenizer)] if as_text else list(_joined(_turns(example, tokens)))
+    return tuple(_row(sequence, example.place, targets) for sequence in sequences)
+
+
+def prompt_of(example: TrainingExample, tokens: Tokens) -> tuple[int, ...]:
+    """The tokens of the last request of a conversation, as the server would read it."""
+    last = max(index for index, message in enumerate(example.messages) if message["role"] == "assistant")
+    return encoded(require(tokens.chat), _plain(example.messages[:last]), example.tools).tokens
+
+
+@dataclass(frozen=True)
+class _Turn:
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]  # with the token that ends it
+    images: tuple[ImageInput, ...]
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """Tokens, and where learned answers begin and end in them."""
+
+    tokens: tuple[int, ...]
+    answers: tuple[tuple[int, int], ...]
+    images: tuple[ImageInput, ...] = ()
+
+
+def _turns(example: TrainingExample, tokens: Tokens) -> Iterator[_Turn]:
+    chat, messages = require(tokens.chat), _plain(example.messages)
+    for index, message in enumerate(example.messages):
+        if message["role"] != "assistant" or message.get(UNLEARNED) == 0 or index == 0:
+            continue
+        prompt = encoded(chat, messages[:index], example.tools)
+        whole = encoded(chat, messages[:index + 1], example.tools, add_generation_prompt=False)
+        added = _added(prompt.tokens, whole.tokens, tokens.tokenizer)
+        yield _Turn(prompt.tokens, _to_its_end(added, tokens.tokenizer), whole.images)
+
+
+def _plain(messages: Sequence[Message]) -> list[Message]:
+    return [{key: value for key, value in message.items() if key != UNLEARNED} if UNLEARNED in message else message
+            for message in messages]
+
+
+def _joined(turns: Iterator[_Turn]) -> Iterator[_Sequence]:
+    """Turns whose prompts go on from one another as one sequence."""
+    current: _Sequence | None = None
+    for turn in turns:
+        before: tuple[tuple[int, int], ...] = ()
+        if current is not None:
+            if turn.prompt[:len(current.tokens)] == current.tokens:
+                before = current.answers
+            else:
+                yield current
+        tokens = turn.prompt + turn.answer
+        current = _Sequence(tokens, (*before, (len(turn.prompt), len(tokens))), turn.images)
+    if current is None:
+        raise RequestError("there is no answer to learn behind another message", param="messages")
+    yield current
+
+
+def _added(prompt: tuple[int, ...], whole: tuple[int, ...], tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """What the answer adds to the prompt.
+
+    Where the answer's first letters melt into one token with the prompt's last ones (a line break behind a line
+    break), the answer is encoded by itself: the server has the prompt before there is an answer.
+    """
+    if whole[:len(prompt)] == prompt:
+        return whole[len(prompt):]
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
+    run = list(takewhile(lambda token: not tokenizer.is_control(token), whole[same:]))
+    asked = b"".join(tokenizer.token_bytes(token) for token in prompt[same:])
+    written = b"".join(map(tokenizer.token_bytes, run))
+    if any(map(tokenizer.is_control, prompt[same:])) or not written.startswith(asked):
+        raise RequestError("the model's chat format writes this answer otherwise than it asks for it: the prompt is "
+                           "not the beginning of the finished conversation", param="messages",
+                           code="chat_template_error")
+    rest = tokenizer.encode(written[len(asked):].decode(errors="replace"))
+    return (*rest, *whole[same + len(run):])
+
+
+def _to_its_end(added: tuple[int, ...], tokenizer: TextTokenizer) -> tuple[int, ...]:
+    """The answer up to the token at which the engine stops; the end of all text where the template writes none."""
+    ends = [at for at, token in enumerate(added) if token in tokenizer.end_ids]
+    if len(ends) > 1:
+        raise RequestError("the model's chat format ends this answer twice", param="messages",
+                           code="chat_template_error", hint="give what is said and what is called as two messages")
+    return added[:ends[0] + 1] if ends else (*added, _end_of_text(tokenizer))
+
+
+def _end_of_text(tokenizer: TextTokenizer) -> int:
+    if tokenizer.eos_id is None:
+        raise RequestError("the model has no token that ends a text", param="messages", code="chat_template_error")
+    return tokenizer.eos_id
+
+
+def _as_text(example: TrainingExample, tokenizer: TextTokenizer) -> _Sequence:
+    prompt, completion = (str(message["content"]) for message in example.messages)
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    before = [*bos, *tokenizer.encode(prompt)]
+    tokens = (*before, *tokenizer.encode(completion), _end_of_text(tokenizer))
+    return _Sequence(tokens, ((len(before), len(tokens)),))
+
+
+def _row(sequence: _Sequence, place: str, targets: Targets) -> EncodedRow:
+    tokens_T = np.array(sequence.tokens, np.int32)
+    is_target_T = np.zeros(len(tokens_T), bool)
+    for start, stop in sequence.answers:
+        is_target_T[start:stop] = True
+    if targets == "all":
+        of_images = sorted({token for image in sequence.images for token in image.tokens})
+        is_target_T |= ~np.isin(tokens_T, of_images)
+    is_target_T[0] = False  # nothing stands before it
+    return EncodedRow(tokens_T, is_target_T, place, sequence.images)

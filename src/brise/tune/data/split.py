@@ -1,0 +1,70 @@
+"""Which examples are held out: whole conversations, the same ones whatever is added behind them.
+
+A hash of the seed and the conversation's name says on which side it falls. Rows that ask the same join the side of
+the first of them, whatever their conversation, so nothing that is held out was trained on. A row that would join a
+conversation on one side with a question on the other is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from brise.errors import EvidenceError
+from brise.tune.data import identity
+from brise.tune.data.example import TrainingExample
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of examples, in their order."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+    left_out: tuple[int, ...] = ()  # between the sides
+
+
+def split(examples: Sequence[TrainingExample], seed: int, share: float, count: int | None = None) -> Split:
+    """Holds out about this share of the conversations, or as few of them as have `count` examples.
+
+    With a share, examples that come behind never move those before them; with a count they may.
+    """
+    leaders = _leaders(examples)
+    keys = {name: _fraction(seed, name) for pair in leaders for name in pair}
+    limit = share if count is None else _limit_for([keys[first] for first, _ in leaders], count)
+    sides: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for index, (first, second) in enumerate(leaders):
+        is_held_out = keys[first] < limit
+        sides[2 if (keys[second] < limit) != is_held_out else int(is_held_out)].append(index)
+    return Split(*map(tuple, sides))
+
+
+def _leaders(examples: Sequence[TrainingExample]) -> list[tuple[str, str]]:
+    """The conversations by which each example's conversation and its prompt have got their sides."""
+    by_conversation: dict[str, str] = {}
+    by_prompt: dict[bytes, str] = {}
+    leaders: list[tuple[str, str]] = []
+    for example in examples:
+        name, prompt = example.conversation, identity.prompt(example)
+        of_prompt = by_prompt.get(prompt, by_conversation.get(name, name))
+        of_conversation = by_conversation.setdefault(name, of_prompt)
+        by_prompt.setdefault(prompt, of_prompt)
+        leaders.append((of_conversation, of_prompt))
+    return leaders
+
+
+def _fraction(seed: int, name: str) -> float:
+    """A number in [0, 1) that only the seed and the name decide."""
+    digest = hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _limit_for(keys: Sequence[float], count: int) -> float:
+    """The limit under which at least `count` examples lie."""
+    if not 0 <= count < len(keys):
+        raise EvidenceError(f"{count} examples are to be held out; there are {len(keys)}, and some must be left to "
+                            "train on")
+    ordered = sorted(keys)
+    return math.nextafter(ordered[count - 1], 2) if count else 0.0

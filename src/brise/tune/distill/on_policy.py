@@ -1,0 +1,174 @@
+"""On-policy distillation: the student answers, the teacher says what it would have said, the student learns that.
+
+Answers of others teach a student what to do where others have been; its own lead it where it goes itself (GKD,
+2306.13649). A round: the student as it stands answers some of the prompts, the teacher is recorded on these answers,
+and the student trains on them for a few steps. All that is drawn is drawn from (seed, round, place among the prompts),
+so that the same weights give the same rounds.
+
+What is written of a round is its answers, before its first step, in a folder of the run:
+
+    round-00000003.jsonl        a line an answer: {"place", "tokens", "text"}
+
+A run that goes on from a checkpoint inside the round trains on them again; what the teacher said of them is found by
+its digest (teacher.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from brise.checkpoint.config_fields import ConfigFields, errors_of
+from brise.errors import CheckpointError, EvidenceError, UnsupportedError
+from brise.files.atomic import output_errors, staged_file
+from brise.files.json_file import parse_json
+from brise.models.weights import Array
+from brise.tune.data.example import EncodedRow, Teacher
+from brise.tune.distill.teacher import taught
+
+_MAX_ANSWERS = 1 << 30  # bytes of a round's file
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is answered, as the student and as the teacher read it (with a system prompt that the student lacks)."""
+
+    tokens: Array  # (T,)
+    teacher_tokens: Array
+    place: str
+    room: int  # most tokens of an answer
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """How much a round is. `temperature` is that of the student's answers."""
+
+    rounds: int = 20
+    prompts: int = 64
+    steps: int = 4
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise UnsupportedError(f"answers are sampled at a temperature of {self.temperature:g}, allowed is 0 to 100")
+
+
+@dataclass(frozen=True)
+class Round:
+    """The answers of a round as rows, with what the teacher says of them."""
+
+    number: int
+    rows: tuple[EncodedRow, ...]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that the student wrote."""
+        return sum(row.num_targets for row in self.rows)
+
+
+Sample = Callable[[Sequence[Prompt], int], Sequence[Array] | None]  # prompts, seed: an answer to each; None: stopped
+Record = Callable[[Sequence[EncodedRow]], Sequence[Teacher]]
+Rooms = Callable[[EncodedRow, EncodedRow],
+                 int]  # tokens that an answer may have behind these rows' prompts, as far as they know
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Makes the rounds of a run, or finds their answers in `folder`."""
+
+    prompts: Sequence[Prompt]
+    sample: Sample
+    record: Record
+    plan: RoundPlan
+    folder: Path
+    text_of: Callable[[Array], str]
+
+    def of(self, number: int) -> Round | None:
+        """Round `number`; the student as it stands answers, if that was not done before. None: it was stopped."""
+        order = np.random.default_rng([self.plan.seed, number]).permutation(len(self.prompts))[:self.plan.prompts]
+        chosen = [self.prompts[int(index)] for index in order]
+        answers: Sequence[Array] | None = self._read(number, chosen)
+        if answers is None:
+            answers = self.sample(chosen, _seed(self.plan.seed, number))
+            if answers is None:
+                return None
+            self._write(number, chosen, answers)
+        pairs = list(zip(chosen, answers, strict=True))
+        said = self.record([_row(prompt.teacher_tokens, answer, prompt.place) for prompt, answer in pairs])
+        return Round(number, tuple(taught([_row(prompt.tokens, answer, prompt.place) for prompt, answer in pairs],
+                                          said)))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"round-{number:08}.jsonl"
+
+    def _write(self, number: int, chosen: Sequence[Prompt], answers: Sequence[Array]) -> None:
+        """Whole or not at all."""
+        with output_errors(self.folder):
+            self.folder.mkdir(exist_ok=True)
+        lines = [json.dumps({"place": prompt.place, "tokens": answer.tolist(), "text": self.text_of(answer)}) + "\n"
+                 for prompt, answer in zip(chosen, answers, strict=True)]
+        text = "".join(lines).encode()
+        with staged_file(self._path(number), len(text)) as file:
+            file.write(text)
+
+    def _read(self, number: int, chosen: Sequence[Prompt]) -> list[Array] | None:
+        """None if there is no such file."""
+        path = self._path(number)
+        if not path.exists():
+            return None
+        with errors_of(path.name), path.open("rb") as file:
+            lines = file.read(_MAX_ANSWERS).splitlines()
+            if len(lines) != len(chosen):
+                raise CheckpointError(f"it has {len(lines)} answers, the round {len(chosen)} prompts", field="lines",
+                                      hint=f"remove {path}, and the student answers again")
+            return [_answer(ConfigFields(parse_json(line, path.name), ""), prompt, path)
+                    for line, prompt in zip(lines, chosen, strict=True)]
+
+
+def prompts_of(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow], plan: RoundPlan,
+               room: Rooms) -> list[Prompt]:
+    """The prompts of the rows' last answers; `teachers` are the teacher's rows beside them (absorb.aligned)."""
+    prompts = []
+    for row, other in zip(students, teachers, strict=True):
+        own, theirs = before_last_answer(row), before_last_answer(other)
+        prompt = Prompt(own.tokens, theirs.tokens, row.place, min(plan.max_tokens, room(own, theirs)))
+        if prompt.room < 1:
+            raise UnsupportedError(f"the prompt of {row.place} has {len(own.tokens)} tokens for the student and "
+                                   f"{len(theirs.tokens)} for the teacher, which leaves no room for an answer",
+                                   hint="leave out long rows: --max-length")
+        prompts.append(prompt)
+    if not prompts:
+        raise EvidenceError("there is no prompt that the student could answer")
+    return prompts
+
+
+def before_last_answer(row: EncodedRow) -> EncodedRow:
+    """The row up to where its last run of targets begins, which learns nothing."""
+    begins = row.is_target & ~np.concatenate([[False], row.is_target[:-1]])
+    last = int(np.flatnonzero(begins)[-1])
+    return EncodedRow(row.tokens[:last], np.zeros(last, bool), row.place)
+
+
+def _answer(fields: ConfigFields, prompt: Prompt, path: Path) -> Array:
+    tokens = fields.value("tokens")
+    if fields.text("place") != prompt.place or not isinstance(tokens, list) or not tokens or not all(
+            type(token) is int and 0 <= token < 1 << 31 for token in tokens):
+        raise CheckpointError(f"a line is no answer to {prompt.place}", field="tokens",
+                              hint=f"remove {path}, and the student answers again")
+    return np.array(tokens, np.int32)
+
+
+def _row(prompt: Array, answer: Array, place: str) -> EncodedRow:
+    tokens = np.concatenate([prompt, answer]).astype(np.int32)
+    return EncodedRow(tokens, np.arange(len(tokens)) >= len(prompt), place)
+
+
+def _seed(*numbers: int) -> int:
+    return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")

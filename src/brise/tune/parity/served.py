@@ -1,0 +1,108 @@
+"""A model as parity sees it: hidden states, logits and named values of a batch. Here: the model as it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from brise.backends.native.backend import PAGE_SIZE, NativeBackend, NativeRunner, packed_pages
+from brise.backends.native.eager import EagerOps
+from brise.engine.adapter_loading import dora_gains
+from brise.models import decoder
+from brise.models.batch import Batch
+from brise.models.config import Config
+from brise.models.lora import LowRanks, adapted
+from brise.models.ops import CacheFormat
+from brise.models.weights import Array, Weights
+from brise.tune.data.example import EncodedRow
+
+GROUP_TOKENS = 2048  # tokens of several rows that go through a model together
+LOGITS = 1 << 21  # numbers of logits at a time: comparing two models makes a dozen arrays of so many
+
+
+class ParitySide(Protocol):
+    """What is compared. Arrays are NumPy's, float32."""
+
+    @property
+    def config(self) -> Config: ...
+    def hidden(self, batch: Batch) -> Array:
+        """Normalised last hidden states (R, D) of the tokens in batch.rows."""
+    def logits(self, hidden_RD: Array) -> Array:
+        """(R, V)."""
+    def trace(self, batch: Batch) -> dict[str, Array]:
+        """Every value that the model names (ops.named), in order."""
+
+
+class GuidedSide(ParitySide, Protocol):
+    """A side that can go on from another's values, so that no error goes on into what comes after it."""
+
+    def guided_trace(self, batch: Batch, guide: Mapping[str, Array]) -> dict[str, Array]:
+        """`trace`, each value computed from those of `guide` that stand before it."""
+
+
+def groups(rows: Sequence[EncodedRow], max_tokens: int = GROUP_TOKENS) -> Iterator[list[EncodedRow]]:
+    """Rows in order, as many together as `max_tokens` allow; a longer one by itself."""
+    group: list[EncodedRow] = []
+    for row in rows:
+        if group and sum(len(own.tokens) for own in group) + len(row.tokens) > max_tokens:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def pieces(num_rows: int, vocab_size: int) -> Iterator[slice]:
+    """Rows of hidden states, few enough for their logits."""
+    step = max(1, LOGITS // vocab_size)
+    for first in range(0, num_rows, step):
+        yield slice(first, min(first + step, num_rows))
+
+
+@dataclass(frozen=True)
+class NativeSide:
+    """A model as the engine runs it: recorded, its keys and values in pages of the engine's format.
+
+    `is_adapted`: every token goes through the adapter in slot 0 of the runner's table.
+    """
+
+    backend: NativeBackend
+    config: Config
+    weights: Weights
+    runner: NativeRunner
+    cache_format: CacheFormat = "f16"
+    is_adapted: bool = False
+
+    @classmethod
+    def of(cls, backend: NativeBackend, config: Config, weights: Weights) -> NativeSide:
+        """Of placed weights."""
+        return cls(backend, config, weights, NativeRunner(backend, config, weights))
+
+    def with_adapter(self, low_ranks: LowRanks) -> NativeSide:
+        """The same model with an adapter on it, as requests go through one; the base's weights are shared."""
+        if not low_ranks:
+            return self
+        table = self.backend.adapters(self.config, self.weights, 1, max(len(low.a) for low in low_ranks.values()))
+        table.put(0, table.prepare(low_ranks, dora_gains(table, low_ranks)))
+        return replace(self, weights=adapted(self.weights, low_ranks), is_adapted=True,
+                       runner=self.backend.runner(self.config, self.weights, GROUP_TOKENS, table))
+
+    def hidden(self, batch: Batch) -> Array:
+        """See Side."""
+        paged, num_pages = packed_pages(batch)
+        if self.is_adapted:
+            paged = replace(paged, adapters=np.zeros(len(paged.tokens), np.int32))
+        return self.runner.hidden(paged, self.backend.new_cache(self.config, num_pages, PAGE_SIZE, self.cache_format))
+
+    def logits(self, hidden_RD: Array) -> Array:
+        """See Side."""
+        return EagerOps(self.backend).linear(hidden_RD, self.weights.output)
+
+    def trace(self, batch: Batch) -> dict[str, Array]:
+        """See Side."""
+        found: dict[str, Array] = {}
+        decoder.forward(EagerOps(self.backend, found), self.config, self.weights, batch)
+        return found

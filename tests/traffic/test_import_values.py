@@ -1,0 +1,22 @@
+"""Times and counts of imported rows: what is none is a bad row, and never a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from brise.traffic.imports.row import seconds, whole
+
+
+@pytest.mark.parametrize("value", ["²", "9" * 400, 10**400, 1e30, float("inf"), float("nan"), -1.0, -1, "", None, True])
+def test_what_is_no_time(value: object) -> None:
+    assert seconds(value) is None
+
+
+@pytest.mark.parametrize("value", ["²", float("inf"), float("nan"), -3, "x", None, True])
+def test_what_is_no_count(value: object) -> None:
+    assert whole(value) == 0
+
+
+def test_times_in_all_their_units() -> None:
+    assert {seconds(at) for at in (1767225600, 1767225600.0, 1767225600000, "1767225600000000000",
+                                   "2026-01-01T00:00:00Z", "2026-01-01")} == {1767225600.0}
