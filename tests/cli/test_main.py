@@ -33,7 +33,7 @@ def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("brise.cli.models.Store.names", interrupt)
+        patch.setattr("brise.cli.models.ModelStore.names", interrupt)
         assert main(["models"]) == 130
 
 
