@@ -64,25 +64,30 @@ stamp_of() {
     } | sha256sum
 }
 
-# Installs brise with the extras $1 ('' or '[dev]') unless that is done already. An installation with the dev
-# extra serves the demo as well.
-install() {
-    local extras=$1 python stamp
-    stamp=$(stamp_of '[dev]')
-    [ -x "$venv/bin/brise" ] && [ "$(cat "$venv/brise.stamp" 2>/dev/null)" = "$stamp" ] && return
-    stamp=$(stamp_of "$extras")
-    [ -x "$venv/bin/brise" ] && [ "$(cat "$venv/brise.stamp" 2>/dev/null)" = "$stamp" ] && return
+# Makes the virtual environment with the build tools in it: pinned, and without isolation, so that build/ can be reused.
+prepare_build() {
+    local python
     python=$(find_python)
     find_compiler
     if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         say "making a virtual environment in $venv with $("$python" -V)"
         "$python" -m venv --clear "$venv"
     fi
-    rm -f "$venv/brise.stamp"
     say 'installing the build tools'
     "$venv/bin/python" -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+}
+
+# Installs brise with the extras $1 ('' or '[dev]') unless that is done already. An installation with the dev
+# extra serves the demo as well.
+install() {
+    local extras=$1 stamp
+    stamp=$(stamp_of '[dev]')
+    [ -x "$venv/bin/brise" ] && [ "$(cat "$venv/brise.stamp" 2>/dev/null)" = "$stamp" ] && return
+    stamp=$(stamp_of "$extras")
+    [ -x "$venv/bin/brise" ] && [ "$(cat "$venv/brise.stamp" 2>/dev/null)" = "$stamp" ] && return
+    rm -f "$venv/brise.stamp"
+    prepare_build
     say 'compiling and installing brise (a minute or two the first time)'
-    # Without isolation the pinned build tools are used, and build/ can be reused the next time.
     "$venv/bin/python" -m pip install -c constraints.txt --no-build-isolation ".$extras" >&2
     printf '%s\n' "$stamp" >"$venv/brise.stamp"
     say "installed: $("$venv/bin/brise" --version)"
