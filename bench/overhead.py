@@ -63,6 +63,9 @@ class TimedBackend:
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache:
         return self._backend.new_cache(config, num_pages, page_size, format)
 
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+        return self._backend.cache_bytes(config, num_pages, page_size, format)
+
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> Runner:
         return TimedRunner(self._backend.runner(config, weights, max_tokens), self._clock)
 

@@ -28,7 +28,7 @@ def batch(tokens: int, rows: int) -> Batch:
 @pytest.mark.parametrize("size", SIZES)
 def test_planned_is_what_a_step_takes(name: str, size: tuple[int, int]) -> None:
     tiny, backend = golden.read(name, "half"), NativeBackend(threads=2)
-    planned = NativeRunner(backend, tiny.config, place(tiny.weights, backend.phantom))
+    planned = NativeRunner(backend, tiny.config, place(tiny.weights, backend.shape_only))
     loaded = NativeRunner(backend, tiny.config, place(tiny.weights, backend.place))
     loaded.logits(batch(*size))
     assert loaded.work_bytes == planned.planned_bytes(*size) == loaded.planned_bytes(*size)
@@ -37,7 +37,7 @@ def test_planned_is_what_a_step_takes(name: str, size: tuple[int, int]) -> None:
 
 def test_a_planned_program_does_not_run() -> None:
     tiny, backend = golden.read("llama_tied", "half"), NativeBackend(threads=2)
-    planned = NativeRunner(backend, tiny.config, place(tiny.weights, backend.phantom))
+    planned = NativeRunner(backend, tiny.config, place(tiny.weights, backend.shape_only))
     with pytest.raises(ValueError, match="a weight of it has no memory"):
         planned.logits(batch(2, 1))
 
@@ -65,6 +65,6 @@ def test_no_phantom_of_what_could_not_be_packed(shape: tuple[str, int, int]) -> 
 
 def test_the_backend_names_the_weight_it_cannot_plan() -> None:
     with pytest.raises(UnsupportedError, match="wq"):
-        NativeBackend().phantom("wq", Quant("Q4_0", (4, 33), None))
+        NativeBackend().shape_only("wq", Quant("Q4_0", (4, 33), None))
     with pytest.raises(UnsupportedError, match="wq has 3 dimensions"):
-        NativeBackend().phantom("wq", Dense("F32", (4, 4, 4), None))
+        NativeBackend().shape_only("wq", Dense("F32", (4, 4, 4), None))

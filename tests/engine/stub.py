@@ -138,6 +138,9 @@ class StubBackend:
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: str) -> StubCache:
         return StubCache(num_pages, page_size)
 
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: str) -> int:
+        return self.new_cache(config, num_pages, page_size, format).nbytes
+
     def runner(self, config: Config, weights: Weights, max_tokens: int) -> StubRunner:
         self.runners.append(StubRunner(self.reply, self.on_step, max_tokens, config.vocab_size))
         return self.runners[-1]

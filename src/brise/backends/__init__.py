@@ -1,0 +1,37 @@
+"""Where models run, and the one place that chooses among them. A backend is imported only if it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from brise.models.ops import Backend, Planner
+
+BackendName = Literal["native", "reference"]
+
+
+def open_backend(name: BackendName = "native", threads: int | None = None, isa: str | None = None) -> Backend:
+    """A backend to run models on: "native" (C++, on `threads` threads; `isa` forces an instruction set) or "reference"
+    (NumPy, which the others are judged by)."""
+    if name == "reference":
+        reference: Backend = importlib.import_module("brise.backends.reference.ops").ReferenceBackend()
+        return reference
+    return open_planner(threads, isa)
+
+
+def open_planner(threads: int | None = None, isa: str | None = None) -> Planner:
+    """The backend of this machine's processor, which can also plan. It runs `threads` threads, or one for each core."""
+    native = importlib.import_module("brise.backends.native.backend")
+    planner: Planner = native.NativeBackend(threads or num_cores(), isa)
+    return planner
+
+
+def num_cores() -> int:
+    """Physical cores that this process may run on: two threads on one core only wait for each other."""
+    cpus = os.sched_getaffinity(0)
+    siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
+    if not all(path.is_file() for path in siblings):
+        return len(cpus)
+    return len({path.read_text() for path in siblings})

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import __version__, settings
-from brise.backends.native.backend import NativeBackend
 from brise.checkpoint.model_files import find_layout
 from brise.cli import chat_options, terminal
 from brise.cli.bench_runs import BenchEngine, Rate, Start, cold_start, peak_bytes, repeat
@@ -100,7 +99,7 @@ def _report(args: argparse.Namespace, backend: Backend, located: Located,
     return {
         "model": located.name, "brise": __version__,
         "file_bytes": sum(file.stat().st_size for file in find_layout(located.path).files),
-        **_backend(backend), "machine": _machine(),
+        **backend.facts(), "machine": _machine(),
         "runs": args.runs, "prompt": args.prompt, "decode": args.decode, "depth": args.depth,
         "prefill_tokens_per_s": _median(results.prefill), "prefill_runs": _rounded(results.prefill),
         "decode_tokens_per_s": _median(results.decode), "decode_runs": _rounded(results.decode),
@@ -150,13 +149,6 @@ def _middle(values: Sequence[float]) -> float | None:
 
 def _rounded(rates: Sequence[Rate]) -> list[float]:
     return [round(rate.tokens_per_s, 2) for rate in rates]
-
-
-def _backend(backend: Backend) -> dict[str, object]:
-    match backend:
-        case NativeBackend():
-            return {"backend": backend.name, "isa": backend.isa, "threads": backend.threads}
-    return {"backend": backend.name}
 
 
 def _machine() -> str:

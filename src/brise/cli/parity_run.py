@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import settings
+from brise.backends import num_cores
 from brise.checkpoint.adapters.lineage import check_base, read_lineage
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli import progress_bar, terminal, tune_images, tune_options
-from brise.engine.model import num_cores
 from brise.hub.store import ModelStore, locate
 from brise.quant.quality import QuantQuality
 from brise.tune.data import templates

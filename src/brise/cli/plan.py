@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
-from brise.engine.model import num_cores
 from brise.hub.store import ModelStore, locate
 from brise.memory import serving_plan as plans
 from brise.memory import suggestions
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     located = locate(args.model, ModelStore(settings_.home))
     subject = describe(located.path, located.name, args.weights)
-    backend = NativeBackend(args.threads or settings_.threads or num_cores())
+    backend = open_planner(args.threads or settings_.threads)
     wish = MemoryRequest(args.memory, args.context, args.parallel, args.cache, args.image_size,
                          expert_bytes=args.experts,
                          adapters_bytes=args.adapter_memory or 0, adapter_rank=args.adapter_rank,

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from brise import settings
+from brise.backends import num_cores
 from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.imatrix import load_importance, save_importance
 from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
 from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
 from brise.cli import adapter_options, chat_options, memory_options, progress_bar, terminal
 from brise.cli.quantize_runs import Runs, TokenWindows
-from brise.engine.model import num_cores
 from brise.engine.scoring import WINDOW
 from brise.errors import OutputError, UnsupportedError
 from brise.files.atomic import refuse_existing

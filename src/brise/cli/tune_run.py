@@ -13,6 +13,7 @@ from types import FrameType
 import torch
 
 from brise import settings
+from brise.backends import num_cores
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.adapters import lineage
 from brise.checkpoint.open import Checkpoint, open_checkpoint
@@ -34,7 +35,6 @@ from brise.cli.tune_lesson import TrainingSet
 from brise.cli.tune_ranks import Processes
 from brise.cli.tune_rounds import RoundFeeder
 from brise.cli.tune_teacher import Opened
-from brise.engine.model import num_cores
 from brise.errors import BriseError, MemoryLimitError, OutputError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate

@@ -15,7 +15,7 @@ _MEMORY_SHARE = 0.25
 
 def page_bytes(backend: Backend, config: Config, page_size: int, format: CacheFormat) -> int:
     """Bytes of one page over all layers, asked of the backend: only it knows its layout."""
-    return backend.new_cache(config, 1, page_size, format).nbytes
+    return backend.cache_bytes(config, 1, page_size, format)
 
 
 def default_pages(bytes_per_page: int, max_context: int, page_size: int) -> int:

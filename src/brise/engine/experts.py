@@ -11,27 +11,21 @@ from brise.models.weights import Mixture, Stack, Weight, Weights
 Put = Callable[[str, Weight], Weight]
 
 
-def put_on_demand(weights: Weights, target: Backend, expert_bytes: int, behind: Callable[[Weight], None]) -> Put:
+def put_on_demand(weights: Weights, target: Backend, expert_bytes: int, on_read: Callable[[Weight], None]) -> Put:
     """`target.place`, but experts are packed when a token needs them, and at most `expert_bytes` of them are kept.
 
-    `behind` hears of every matrix that was read for it, so that the file's pages can be let go of.
+    `on_read` is called with every matrix that was read for it, so that the file's pages can be released.
     """
-    # The native backend needs its compiled library; whoever asks for the other one may not have it.
-    from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
-    from brise.backends.native.experts import new_store  # noqa: PLC0415
-
     stacks = {id(stack) for stack in routed(weights)}
     if not stacks:
         raise UnsupportedError(f"expert_bytes is {expert_bytes}, and the model has no experts: all of it is needed for "
                                "every token")
-    if not isinstance(target, NativeBackend):
-        raise UnsupportedError(f"expert_bytes is for the native backend; the backend {target.name} keeps all experts")
-    native, store = target, new_store(expert_bytes)
+    store = target.new_expert_store(expert_bytes)
 
     def put(name: str, weight: Weight) -> Weight:
         if isinstance(weight, Stack) and id(weight) in stacks:
-            return native.place_experts(name, weight, store, behind)
-        return native.place(name, weight)
+            return target.place_experts(name, weight, store, on_read)
+        return target.place(name, weight)
 
     return put
 
@@ -45,15 +39,13 @@ def routed(weights: Weights) -> Iterator[Stack]:
                 yield stack
 
 
-def check_room(placed: Weights, expert_bytes: int) -> None:
+def check_room(placed: Weights, backend: Backend, expert_bytes: int) -> None:
     """Refuses a budget that does not hold one whole expert of every layer."""
-    from brise.backends.native.experts import expert_stack  # noqa: PLC0415 - as above
-
     for index, layer in enumerate(placed.layers):
         if not isinstance(layer.feed_forward, Mixture):
             continue
         parts = (layer.feed_forward.w1, layer.feed_forward.w2, layer.feed_forward.w3)
-        one = sum(expert_stack(part).matrix_bytes for part in parts)
+        one = sum(backend.expert_bytes(part) for part in parts)
         if one > expert_bytes:
             raise UnsupportedError(f"expert_bytes is {expert_bytes}, an expert of layers.{index} takes {one}",
                                    hint=f"give at least {one} bytes; experts that stay in memory are not read again")

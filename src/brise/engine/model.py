@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from brise.backends import BackendName, num_cores, open_backend
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.requantize import requantized, requantized_tower
 from brise.engine import experts
@@ -55,7 +55,7 @@ class LoadedModel:
         return replace(self, vision=self.vision.with_image_size(image_size))
 
 
-def load(path: Path | str, *, backend: Literal["native", "reference"] = "native", threads: int | None = None,
+def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
          expert_bytes: int | None = None) -> LoadedModel:
     """Opens a .gguf or a folder and places its weights; anything that the backend cannot run is refused here.
@@ -67,7 +67,7 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     checkpoint = open_checkpoint(path)
     tokens = tokens_for(checkpoint)
     pooling = _pooling(checkpoint.metadata)
-    target = _backend(backend, threads)
+    target = open_backend(backend, threads)
     stored = checkpoint.weights()
     behind = _Behind(checkpoint)
     vision = None
@@ -82,7 +82,7 @@ def load(path: Path | str, *, backend: Literal["native", "reference"] = "native"
     put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, behind)
     placed = _placed(stored, put, behind)
     if expert_bytes is not None:
-        experts.check_room(placed, expert_bytes)
+        experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
                        weights)
@@ -124,26 +124,6 @@ def _stored_bytes(weight: Weight) -> int:
             return _stored_bytes(weight.base)
         case Placed():
             return 0
-
-
-def _backend(name: Literal["native", "reference"], threads: int | None) -> Backend:
-    # Each is imported only if chosen: the native one needs its compiled library, the other is for tests.
-    if name == "native":
-        from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
-
-        return NativeBackend(threads or num_cores())
-    from brise.backends.reference.ops import ReferenceBackend  # noqa: PLC0415
-
-    return ReferenceBackend()
-
-
-def num_cores() -> int:
-    """Physical cores that this process may run on: two threads on one core only wait for each other."""
-    cpus = os.sched_getaffinity(0)
-    siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
-    if not all(path.is_file() for path in siblings):
-        return len(cpus)
-    return len({path.read_text() for path in siblings})
 
 
 def _pooling(metadata: Mapping[str, object]) -> Pooling | None:

@@ -14,6 +14,7 @@ from brise.models.batch import Batch
 from brise.models.ops import Backend, ImageOps
 from brise.models.pixtral import Patches, VisionConfig, VisionWeights
 from brise.models.weights import Array, Weight, place
+from brise.quant.rows import float_rows
 from brise.text.images import MAX_PIXELS, WORK_BYTES_PER_PIXEL, ImageSettings
 
 
@@ -79,8 +80,8 @@ def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,
         behind(weight)
         return placed
 
-    break_row = None if weights.break_row is None else _numbers(weights.break_row)
-    return LoadedVision(config, place(replace(weights, break_row=None), put), image_ops(backend), break_row)
+    break_row = None if weights.break_row is None else float_rows(weights.break_row, 0, 1)[0]
+    return LoadedVision(config, place(replace(weights, break_row=None), put), backend.ops(), break_row)
 
 
 def planned_bytes(config: VisionConfig, image_size: int | None = None, *, serves: bool = True) -> int:
@@ -94,20 +95,6 @@ def planned_bytes(config: VisionConfig, image_size: int | None = None, *, serves
     tower = pixtral.work_bytes(config, (side // config.patch_size) ** 2) + pixels
     decoding = MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
     return tower + decoding if serves else max(tower, decoding)
-
-
-def image_ops(backend: Backend) -> ImageOps:
-    """The backend's ops on arrays."""
-    # As in model.py: each is imported only if it is used.
-    if backend.name == "reference":
-        from brise.backends.reference.ops import ReferenceOps  # noqa: PLC0415
-
-        return ReferenceOps()
-    from brise.backends.native.backend import NativeBackend  # noqa: PLC0415
-    from brise.backends.native.eager import EagerOps  # noqa: PLC0415
-
-    assert isinstance(backend, NativeBackend), "a third backend needs ops on arrays"
-    return EagerOps(backend)
 
 
 def pack(config: VisionConfig, images: Sequence[Array]) -> Patches:
@@ -124,9 +111,3 @@ def pack(config: VisionConfig, images: Sequence[Array]) -> Patches:
     batch = Batch(tokens=np.zeros_like(rows), positions=np.repeat(np.array(counts, np.int32) - 1, counts),
                   query_starts=starts, rows=np.zeros(0, np.int32))
     return Patches(np.concatenate(values).astype(np.float32, copy=False), rows, columns, grids, batch)
-
-
-def _numbers(weight: Weight) -> Array:
-    from brise.backends.reference.ops import numbers  # noqa: PLC0415 - only files from llama.cpp have such a row
-
-    return numbers(weight, np.float32)

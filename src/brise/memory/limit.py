@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brise.backends.native.backend import NativeBackend
-from brise.engine.model import LoadedModel, num_cores
+from brise.backends import open_planner
+from brise.engine.model import LoadedModel
 from brise.errors import MemoryLimitError
 from brise.memory import process, serving_plan, suggestions
 from brise.memory.model_header import describe
@@ -17,7 +17,7 @@ def make(path: Path, name: str, wish: MemoryRequest, *, weights: str | None = No
     """The plan of what will be loaded; MemoryPromiseError says by how much it is too large, and what would fit."""
     process.keep_small()
     subject = describe(path, name, weights)
-    backend = NativeBackend(threads or num_cores())
+    backend = open_planner(threads)
     made = serving_plan.make(subject, wish, backend)
     serving_plan.check(made, lambda: suggestions.hint(suggestions.find(subject, wish, made, backend), made))
     return made

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from brise.backends.native.backend import NativeBackend, NativeRunner
 from brise.engine import vision
 from brise.engine.experts import routed
 from brise.errors import MemoryLimitError, UnsupportedError
 from brise.memory import process
 from brise.memory.process import Vocabulary
 from brise.models.config import Config
-from brise.models.ops import CacheFormat
+from brise.models.ops import CacheFormat, Planner
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
 
@@ -160,7 +159,7 @@ class ServingPlan:
         return min(self.pages_within // self.parallel * PAGE_SIZE, self.max_context)
 
 
-def make(subject: ModelHeader, wish: MemoryRequest, backend: NativeBackend) -> ServingPlan:
+def make(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> ServingPlan:
     """The plan of one wish; UnsupportedError if the model has no such context or image."""
     config = subject.config
     _check(subject, wish)
@@ -242,9 +241,9 @@ def _experts_bytes(subject: ModelHeader, expert_bytes: int | None) -> int:
     return expert_bytes + READ_AHEAD + largest
 
 
-def _weigh(subject: ModelHeader, backend: NativeBackend, *,
+def _weigh(subject: ModelHeader, backend: Planner, *,
            keeps_experts: bool) -> tuple[Weights, tuple[Part, ...], int]:
-    """The weights as phantoms, their sizes by part, and how much more than these is in memory while they are loaded."""
+    """Shape-only weights, their sizes by part, and how much more than these is in memory while they are loaded."""
     found: dict[str, list[tuple[Weight, int]]] = {part: [] for part in PARTS}
     placed = unread = peak = 0
     in_file = set() if keeps_experts else {id(stack) for stack in routed(subject.weights)}
@@ -252,13 +251,13 @@ def _weigh(subject: ModelHeader, backend: NativeBackend, *,
     def put(prefix: str) -> Callable[[str, Weight], Weight]:
         def one(name: str, weight: Weight) -> Weight:
             nonlocal placed, unread, peak
-            phantom = backend.phantom(prefix + name, weight)
-            nbytes = 0 if id(weight) in in_file else backend.nbytes(phantom)
+            shaped = backend.shape_only(prefix + name, weight)
+            nbytes = 0 if id(weight) in in_file else backend.nbytes(shaped)
             found[_part(prefix + name, subject.weights)].append((weight, nbytes))
             placed, unread = placed + nbytes, unread + (_read_bytes(weight) if nbytes else 0)
             peak = max(peak, placed + unread)
             unread = 0 if unread >= READ_AHEAD else unread
-            return phantom
+            return shaped
         return one
 
     if subject.vision is not None:  # as `load` does it: first
@@ -308,11 +307,11 @@ def _formats(weight: Weight) -> Iterator[str]:
             yield weight.format
 
 
-def _work_bytes(subject: ModelHeader, weights: Weights, rows: int, wish: MemoryRequest, backend: NativeBackend) -> int:
+def _work_bytes(subject: ModelHeader, weights: Weights, rows: int, wish: MemoryRequest, backend: Planner) -> int:
     """Buffers of the program, twice the logits (the engine reads a copy), and the rows of images in a batch."""
     config = subject.config
     table = backend.adapters(config, weights, wish.adapter_slots, wish.adapter_rank) if wish.adapter_slots else None
-    runner: NativeRunner = backend.runner(config, weights, STEP_TOKENS, table)
+    runner = backend.runner(config, weights, STEP_TOKENS, table)
     work = runner.planned_bytes(STEP_TOKENS, rows) + 4 * rows * config.vocab_size
     if subject.makes_embeddings:  # a program of its own, whose outputs are hidden states
         work += runner.planned_bytes(STEP_TOKENS, 1) + 8 * STEP_TOKENS * config.width

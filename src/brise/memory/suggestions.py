@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from brise.backends.native.backend import NativeBackend
 from brise.checkpoint.gguf.names import gguf_name
 from brise.engine.experts import routed
 from brise.memory import serving_plan as plans
 from brise.memory.serving_plan import MemoryRequest, ModelHeader, ServingPlan
-from brise.models.ops import CacheFormat
+from brise.models.ops import CacheFormat, Planner
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place
 from brise.quant import recipe
 
@@ -45,7 +44,7 @@ class Suggestion:
             " ".join(changes))
 
 
-def find(subject: ModelHeader, wish: MemoryRequest, asked: ServingPlan, backend: NativeBackend) -> list[Suggestion]:
+def find(subject: ModelHeader, wish: MemoryRequest, asked: ServingPlan, backend: Planner) -> list[Suggestion]:
     """The ways, none twice; empty if it fits already or nothing helps."""
     if asked.fits or wish.limit is None:
         return []
@@ -61,7 +60,7 @@ def hint(ways: Sequence[Suggestion], asked: ServingPlan) -> str:
     return "what fits: " + "; or ".join(f"{way.text(asked)} ({way.total_bytes / 1e6:.0f} MB)" for way in ways)
 
 
-def _tries(subject: ModelHeader, wish: MemoryRequest, backend: NativeBackend) -> Iterator[Suggestion | None]:
+def _tries(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Iterator[Suggestion | None]:
     yield from (_way(subject, replace(wish, cache=cache), backend) for cache in _smaller(wish.cache))
     if wish.parallel > 1:
         pages = plans.make(subject, wish, backend).pages_within // -(-(wish.context or 1) // plans.PAGE_SIZE)
@@ -79,14 +78,14 @@ def _tries(subject: ModelHeader, wish: MemoryRequest, backend: NativeBackend) ->
         yield next((way for way in ways if way), None)
 
 
-def _way(subject: ModelHeader, wish: MemoryRequest, backend: NativeBackend, *, weights: str | None = None,
+def _way(subject: ModelHeader, wish: MemoryRequest, backend: Planner, *, weights: str | None = None,
          image_size: int | None = None, parallel: int | None = None) -> Suggestion | None:
     plan = plans.make(subject, wish, backend)
     return Suggestion(plan.total_bytes, plan.context, plan.cache, weights, image_size, parallel) if plan.fits else None
 
 
 def _with_smaller_images(subject: ModelHeader, wish: MemoryRequest,
-                         backend: NativeBackend) -> Iterator[Suggestion | None]:
+                         backend: Planner) -> Iterator[Suggestion | None]:
     """The largest images that fit, alone or with the smallest cache, and else with the longest context beside them."""
     if subject.vision is None:
         return
@@ -102,11 +101,11 @@ def _with_smaller_images(subject: ModelHeader, wish: MemoryRequest,
                         for one, longest in lengths if longest >= least), None)
 
 
-def _with_experts_in_file(subject: ModelHeader, wish: MemoryRequest, backend: NativeBackend) -> Suggestion | None:
+def _with_experts_in_file(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Suggestion | None:
     """All the room that is left for experts, if a whole one of the largest layer has a place in it."""
     if subject.config.experts is None or wish.expert_bytes is not None or wish.limit is None:
         return None
-    sizes = [backend.nbytes(backend.phantom("experts", stack)) // len(stack.matrices)
+    sizes = [backend.nbytes(backend.shape_only("experts", stack)) // len(stack.matrices)
              for stack in routed(subject.weights)]
     spare = wish.limit - plans.make(subject, replace(wish, expert_bytes=0), backend).total_bytes
     experts = spare // 10**6 * 10**6
@@ -120,7 +119,7 @@ def _smaller(cache: CacheFormat) -> tuple[CacheFormat, ...]:
     return _CACHES[_CACHES.index(cache) + 1:] if cache in _CACHES else ()
 
 
-def _smaller_mixes(subject: ModelHeader, backend: NativeBackend) -> Iterator[str]:
+def _smaller_mixes(subject: ModelHeader, backend: Planner) -> Iterator[str]:
     """Mixes in which the model takes less than as it is."""
     def weights_bytes(one: ModelHeader) -> int:
         return plans.make(one, MemoryRequest(), backend).weights_bytes

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.rope import Layout
-from brise.models.weights import Array, Layer, LowRank, Weight, Weights
+from brise.models.weights import Array, Layer, LowRank, Stack, Weight, Weights
 
 CacheFormat = Literal["f16", "q8", "q4", "f32"]
 
@@ -190,11 +190,53 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str: ...
-    def place(self, name: str, weight: Weight) -> Weight: ...
+    def facts(self) -> Mapping[str, str | int]:
+        """What a report says of it: its name, and what decides its speed, such as the instruction set."""
+
+    def place(self, name: str, weight: Weight) -> Weight:
+        """The weight as this backend runs it."""
+
+    def ops(self, trace: dict[str, Array] | None = None) -> ImageOps:
+        """The ops one at a time, on arrays and placed weights; `trace` collects the values that a model names."""
+
+    def new_expert_store(self, num_bytes: int) -> Any:
+        """Room for `num_bytes` of experts that are read when a token needs them. UnsupportedError if it has none."""
+
+    def place_experts(self, name: str, stack: Stack, store: Any, on_read: Callable[[Weight], None]) -> Weight:
+        """A stack whose matrices are placed when a token needs them and kept in `store`, which all layers share.
+        `on_read` is called with each matrix that was read."""
+
+    def expert_bytes(self, stack: Weight) -> int:
+        """Memory of one matrix of a placed stack of experts."""
+
     def new_cache(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> Cache: ...
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+        """Memory that `new_cache` would take, without taking it."""
+
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> AdapterTable:
         """A table of empty slots for the model of these placed weights."""
 
     def runner(self, config: Config, weights: Weights, max_tokens: int, adapters: Any | None = None) -> Runner:
         """`max_tokens` is the largest T of a step; work space is sized by it. `adapters` is a table that this backend
         made for the same weights."""
+
+
+class PlannedRunner(Runner, Protocol):
+    """A runner whose memory is known before it has run."""
+
+    def planned_bytes(self, num_tokens: int, num_rows: int) -> int:
+        """Work space of a step of `num_tokens` tokens that gives `num_rows` rows of logits; weights may be
+        shape-only."""
+
+
+class Planner(Backend, Protocol):
+    """A backend that can say what a model takes before a byte of its weights is read."""
+
+    def shape_only(self, name: str, weight: Weight) -> Weight:
+        """What `place` would give, without its memory: it can be measured and planned with, not run."""
+
+    def nbytes(self, weight: Weight) -> int:
+        """Memory of a placed weight, or of the one that a shape-only weight stands for."""
+
+    def runner(self, config: Config, weights: Weights, max_tokens: int, adapters: Any | None = None) -> PlannedRunner:
+        """As of any backend; over shape-only weights one to plan with."""

@@ -6,7 +6,8 @@ instead of arrays. A step is then one call without Python in between and with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Forward
+from brise.models.ops import Cache, CacheFormat, Forward, ImageOps
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Placed, Quant, Stack, Stored, Weight, Weights
 
@@ -46,6 +47,10 @@ class NativeBackend:
     def isa(self) -> str:
         return self.handle.isa
 
+    def facts(self) -> Mapping[str, str | int]:
+        """Name, instruction set and threads."""
+        return {"backend": self.name, "isa": self.isa, "threads": self.threads}
+
     @property
     def threads(self) -> int:
         return self.handle.threads
@@ -68,17 +73,34 @@ class NativeBackend:
                 return Placed(weight.shape, tuple(_handle(part) for part in parts))
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
+    def ops(self, trace: dict[str, Array] | None = None) -> ImageOps:
+        """The ops one at a time; each is a program of one op."""
+        eager = importlib.import_module("brise.backends.native.eager")  # it records with this module's Recorder
+        ops: ImageOps = eager.EagerOps(self, trace)
+        return ops
+
+    def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
+        """Keeps the packed matrices that were needed last, within `num_bytes`."""
+        try:
+            return _native.ExpertStore(num_bytes)
+        except ValueError as error:
+            raise UnsupportedError(str(error)) from None
+
     def place_experts(self, name: str, stack: Stack, store: _native.ExpertStore,
-                      behind: Callable[[Weight], None]) -> Weight:
-        """A stack whose matrices are packed when a token needs them; `behind` hears of each that was read."""
+                      on_read: Callable[[Weight], None]) -> Weight:
+        """A stack whose matrices are packed when a token needs them."""
         def pack(part: str, matrix: Dense | Quant | Stored) -> _native.Weight:
             handle = _handle(self.place(part, matrix))
-            behind(matrix)
+            on_read(matrix)
             return handle
 
         return place_loaded(name, stack, store, pack)
 
-    def phantom(self, name: str, weight: Weight) -> Weight:
+    def expert_bytes(self, stack: Weight) -> int:
+        """Memory of one packed matrix of a stack."""
+        return expert_stack(stack).matrix_bytes
+
+    def shape_only(self, name: str, weight: Weight) -> Weight:
         """What `place` would give, without its memory: a program can be recorded over it and planned, not run."""
         match weight:
             case Placed():
@@ -91,12 +113,12 @@ class NativeBackend:
                 except ValueError as error:
                     raise UnsupportedError(f"{name}: {error}") from None
             case Stack(matrices):
-                phantoms = [self.phantom(f"{name}.{index}", matrix) for index, matrix in enumerate(matrices)]
-                return Placed(weight.shape, tuple(_handle(phantom) for phantom in phantoms))
+                parts = [self.shape_only(f"{name}.{index}", matrix) for index, matrix in enumerate(matrices)]
+                return Placed(weight.shape, tuple(_handle(part) for part in parts))
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
     def nbytes(self, weight: Weight) -> int:
-        """Memory of a placed weight, or of what a phantom stands for."""
+        """Memory of a placed weight, or of the one that a shape-only weight stands for."""
         if isinstance(weight, Placed) and isinstance(weight.handle, tuple):
             return sum(handle.nbytes for handle in weight.handle)
         return _handle(weight).nbytes
@@ -129,7 +151,7 @@ class NativeBackend:
                                    format, _sides(config))
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> NativeAdapterTable:
-        """A table of empty slots; of phantoms one that can be planned with."""
+        """A table of empty slots; over shape-only weights one to plan with."""
         return NativeAdapterTable(config, weights, num_slots, max_rank)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int,
@@ -157,7 +179,7 @@ class NativeRunner:
         return sum(recorder.program.work_bytes for recorder in self.programs.values())
 
     def planned_bytes(self, num_tokens: int, num_rows: int) -> int:
-        """What `work_bytes` becomes with the logits of a first step of that size; weights may be phantoms."""
+        """What `work_bytes` becomes with the logits of a first step of that size; weights may be shape-only."""
         return self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows)
 
     def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:

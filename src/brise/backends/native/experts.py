@@ -9,14 +9,6 @@ from brise.errors import UnsupportedError
 from brise.models.weights import Dense, Placed, Quant, Stack, Stored, Weight
 
 
-def new_store(num_bytes: int) -> _native.ExpertStore:
-    """Keeps the packed matrices that were needed last, within `num_bytes`; all layers of a model share one."""
-    try:
-        return _native.ExpertStore(num_bytes)
-    except ValueError as error:
-        raise UnsupportedError(str(error)) from None
-
-
 def place_loaded(name: str, stack: Stack, store: _native.ExpertStore,
                  pack: Callable[[str, Dense | Quant | Stored], _native.Weight]) -> Placed:
     """The stack without a byte of its matrices: `pack` is asked for one when a token needs it, and `store` keeps it.

@@ -7,9 +7,9 @@ sequence, V vocabulary. Slow on purpose: nothing here is clever, so that it can 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -52,11 +52,35 @@ class ReferenceBackend:
                                    f"the reference backend reads {', '.join(known)}")
         return Dense("F32", weight.shape, numbers(weight, np.float32))
 
+    def facts(self) -> Mapping[str, str | int]:
+        """Its name is all that there is to say."""
+        return {"backend": self.name}
+
+    def ops(self, trace: dict[str, Array] | None = None) -> ReferenceOps:
+        """The ops one at a time: NumPy has no others."""
+        return ReferenceOps(self.trace if trace is None else trace)
+
+    def new_expert_store(self, num_bytes: int) -> NoReturn:
+        """Refuses: this backend keeps all experts."""
+        raise UnsupportedError(f"expert_bytes is for the native backend; the backend {self.name} keeps all experts")
+
+    def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> Weight:
+        """All of them, at once."""
+        return self.place(name, stack)
+
+    def expert_bytes(self, stack: Weight) -> int:
+        """float32 numbers."""
+        return 4 * math.prod(stack.shape[1:])
+
     def new_cache(self, config: Config, num_pages: int, page_size: int,
                   format: CacheFormat) -> ReferenceCache:
         """An empty cache for all layers of the model."""
         return ReferenceCache(config.num_layers, config.cache_heads, config.cache_dim,
                               num_pages, page_size, format, 2 if config.latent is None else 1)
+
+    def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
+        """What `new_cache` takes."""
+        return self.new_cache(config, num_pages, page_size, format).nbytes
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> ReferenceAdapterTable:
         """A table of empty slots."""
