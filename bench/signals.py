@@ -2,8 +2,7 @@
 
     python bench/signals.py MODEL ROWS.jsonl --adapter FOLDER
 
-Rows are chat JSONL; an answer is right if it says the same as the last message. The head is judged on conversations
-that it was not fitted on.
+Rows are chat JSONL; an answer is right if it says the same as the last message.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from brise.prove.calibration_rows import CalibrationRow
 from brise.serve.local_answers import LocalAnswers
 from brise.settings import read
 from brise.stats import thresholds
-from brise.switch import head, novelty, signals
+from brise.switch import novelty, signals
 
 AT_A_TIME = 4
 
@@ -65,11 +64,11 @@ async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]],
         *prompt, wanted = messages
         body = {"model": "x", "messages": prompt, "temperature": 0, "max_tokens": args.max_tokens}
         async with room:
-            found = await local.answer(name, "chat", body, logprobs=signals.NUM_RIVALS, hidden=True)
+            found = await local.answer(name, "chat", body, logprobs=signals.NUM_RIVALS)
         right = answers.of(found.body).text.strip() == str(wanted["content"]).strip()
         return CalibrationRow(str(number), str(line.get("conversation", number)), float(number),
                               answers.asked_text(body),
-                              signals.measure(body, found.body, found.tokens), not right, not right, None, found.hidden)
+                              signals.measure(body, found.body, found.tokens), not right, not right)
 
     return list(await asyncio.gather(*(one(number, line) for number, line in enumerate(lines))))
 
@@ -78,9 +77,8 @@ def report(rows: list[CalibrationRow]) -> None:
     wrong = np.array([row.wrong for row in rows], np.float64)
     print(f"{len(rows)} answers, {100 * wrong.mean():.1f} % wrong")
     cut = len(rows) // 3
-    _, values = head.crossed([row.hidden for row in rows], [row.unit for row in rows], 1 - wrong, calibrate.FOLDS)
     rows = calibrate.with_novelty(rows, novelty.cover([row.text for row in rows[:cut]]))
-    judged = [{**row.signals, **value} for row, value in zip(rows, values, strict=True)]
+    judged = [row.signals for row in rows]
     for name in sorted(judged[0]):
         has = [at for at, found in enumerate(judged) if name in found]
         found = thresholds.auroc(np.array([judged[at][name] for at in has]), wrong[has])

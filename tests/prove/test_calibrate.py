@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from brise.engine.last_hidden import WIDTH
 from brise.errors import EvidenceError
 from brise.prove import calibrate, calibration_rows
 from brise.prove.calibrate import Calibration
 from brise.prove.calibration_rows import CalibrationRow, CalibrationRows
 from brise.stats.thresholds import RiskClaim
-from brise.switch import head
 from brise.switch.rule import from_body, to_body
 from brise.traffic.sql_store import SqlStore
 from tests.stats.planted import three_standard_errors
@@ -155,52 +152,3 @@ def test_a_rule_is_fitted_on_the_newest_version_of_the_candidate(store: SqlStore
     rule = calibrated(found).rule
     assert rule is not None and rule.fingerprint == "new"
     assert from_body(to_body(rule)) == rule
-
-
-def knowing(number: int, seed: int, strength: float) -> CalibrationRows:
-    """Rows whose hidden state says by one direction whether the answer is wrong; their other signals say nothing."""
-    rng, rows = np.random.default_rng(seed), list[CalibrationRow]()
-    direction = np.random.default_rng(1).normal(size=WIDTH)
-    for at in range(number):
-        wrong = bool(rng.random() < 0.12)
-        state = rng.normal(size=WIDTH) - strength * wrong * direction / np.linalg.norm(direction)
-        signals = {"veto": 0.0, "logprob": float(rng.normal()), "length": float(rng.normal())}
-        rows.append(CalibrationRow(f"e{at}", f"c{at}", float(at), "text", signals, wrong, wrong, 0.01, tuple(map(float,
-                                                                                                                 state))))
-    return CalibrationRows(tuple(rows), "small", "fidelity", ())
-
-
-def test_a_head_finds_what_only_the_hidden_state_knows() -> None:
-    found = calibrated(knowing(2400, 8, 4.0))
-    assert found.rule is not None and "head" in {term.signal for term in found.rule.terms}
-    assert found.feasibility.auroc > 0.9 and len(found.rule.head) == WIDTH + 1
-    again = from_body(json.loads(json.dumps(to_body(found.rule))))
-    assert again == found.rule
-    row = knowing(1, 9, 4.0).rows[0]
-    signals = {**row.signals, **head.measured(again.head, row.hidden)}
-    assert again.confidence(signals) is not None and again.confidence(row.signals) is None, "no state, no confidence"
-
-
-def test_a_head_that_knows_nothing_is_not_taken() -> None:
-    rng, taken = np.random.default_rng(3), 0
-    for seed in range(20):
-        rows = tuple(replace(row, hidden=tuple(map(float, rng.normal(size=WIDTH)))) for row in planted(450, seed).rows)
-        taken += bool(calibrated(CalibrationRows(rows, "small", "fidelity", ())).draft.head)
-    assert taken <= 1
-    without = tuple(replace(row, hidden=()) if at == 5 else row for at, row in enumerate(knowing(900, 8, 4.0).rows))
-    assert not calibrated(CalibrationRows(without, "small", "fidelity", ())).draft.head, "one answer has no state"
-
-
-def test_the_promise_holds_with_a_head() -> None:
-    runs, broken, certified = 60, 0, 0
-    truth = knowing(20_000, 7, 4.0)
-    states = np.array([row.hidden for row in truth.rows])
-    wrong = np.array([row.wrong for row in truth.rows])
-    for seed in range(runs):
-        rule = calibrated(knowing(700, 100 + seed, 4.0)).rule
-        if rule is not None and [term.signal for term in rule.terms] == ["head"]:
-            certified, term = certified + 1, rule.terms[0]
-            value = rule.head[0] + states @ np.array(rule.head[1:])
-            chances = 1 / (1 + np.exp(-(rule.bias + term.weight * (value - term.mean) / term.scale)))
-            broken += wrong[chances >= rule.threshold].mean() > 0.05
-    assert certified > runs / 2 and broken / runs <= three_standard_errors(0.05, runs)

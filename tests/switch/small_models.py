@@ -22,7 +22,6 @@ class FakeSmall:
     says: Says
     error: str | None = None
     version: str = "f1"
-    hidden: tuple[float, ...] = ()
     asked: list[Body] = field(default_factory=list)
 
     def names(self) -> Sequence[str]:
@@ -35,11 +34,10 @@ class FakeSmall:
         return Load(0, 0, 1)
 
     async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
-                     hidden: bool = False, background: bool = False) -> LocalAnswer:
+                     background: bool = False) -> LocalAnswer:
         text, logprob = self._say(body)
         tokens = (TokenLogprob(1, text.encode(), logprob, ((1, text.encode(), logprob), (2, b"?", logprob - 1))),)
-        return LocalAnswer({**chat_body(text), "model": model}, Usage(5, 1), tokens if logprobs is not None else (),
-                           hidden=self.hidden if hidden else ())
+        return LocalAnswer({**chat_body(text), "model": model}, Usage(5, 1), tokens if logprobs is not None else ())
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
         return LocalStream(self._chunks(self._say(body)[0]))

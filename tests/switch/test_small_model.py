@@ -15,7 +15,6 @@ from brise.dialects import answers
 from brise.dialects.reassemble import reassemble
 from brise.dialects.records import Body, Exchange, LedgerEntry, RecordedAnswer
 from brise.dialects.sse import events
-from brise.engine.last_hidden import WIDTH
 from brise.errors import StoreError
 from brise.gateway import request as requests
 from brise.gateway.exchange import exchange_of
@@ -24,9 +23,9 @@ from brise.switch.audit import Auditor
 from brise.switch.drift import Watch
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
-from brise.switch.rule import Term, to_body
+from brise.switch.rule import Term, _digest, to_body
 from brise.switch.small_model import SmallModel, chunks_of
-from brise.switch.state import Action
+from brise.switch.state import Action, fold
 from tests.gateway.fake_answers import chat_body
 from tests.switch.ledger_lines import Lines, switched
 from tests.switch.small_models import FakeSmall, rule
@@ -177,17 +176,16 @@ def test_a_model_that_is_replaced_while_it_answers_is_not_believed() -> None:
     assert outcome(scene, "easy one") == Escalated() and not scene.sent
 
 
-def test_a_rule_with_a_head_looks_at_the_hidden_state() -> None:
-    weights = (0.0, 1.0, *[0.0] * (WIDTH - 1))
-    certified = rule(terms=(Term("head", 0.0, 1.0, 1.0),), bias=0.0, head=weights)
+def test_a_rule_of_brise_0_1_with_a_head_keeps_nothing_and_says_why() -> None:
+    certified = to_body(rule(terms=(Term("head", 0.0, 1.0, 1.0),), bias=0.0)) | {"head": [0.0] * 65}
+    certified["digest"] = _digest({name: value for name, value in certified.items() if name != "digest"})
     lines = Lines()
-    lines.append("cascade", to_body(certified))
-    for first, kind in ((2.0, RequestOutcome), (-2.0, Escalated)):
-        scene = Scene(FakeSmall(sure_of_yes, hidden=(first, *[0.0] * (WIDTH - 1))), lines, rule=certified.digest)
-        found = outcome(scene, "easy one")
-        assert isinstance(found, kind) and found.signals["head"] == first
-    scene = Scene(FakeSmall(sure_of_yes), lines, rule=certified.digest)
-    assert isinstance(outcome(scene, "easy one"), Escalated), "without a state there is no confidence"
+    lines.append("cascade", certified)
+    scene = Scene(FakeSmall(sure_of_yes), lines, rule=certified["digest"])
+    assert not isinstance(outcome(scene, "easy one"), RequestOutcome) and not scene.small.asked
+    state = fold(lines.entries).tasks["calls"]
+    assert state.rule is not None and state.rule.removed_signal == "head"
+    assert not state.is_on and "'head'" in (state.ended or "")
 
 
 def test_caution_keeps_surer_answers_only() -> None:

@@ -133,6 +133,9 @@ def _begin(args: argparse.Namespace, store: TrafficStore, found: Switches) -> No
         cutover.require_not_taken_back(store, signed.digest)
     fingerprint = None if signed is None else signed.certificate.student.fingerprint
     rule = None if args.no_threshold else found.newest_rule(args.task, candidate, fingerprint)
+    if rule is not None and rule.removed_signal is not None:
+        raise EvidenceError(f"the newest rule of {args.task!r} needs the signal {rule.removed_signal!r}, which this "
+                            "version does not have", hint="certify another with brise cascade; or --no-threshold")
     share = (args.share or SHARES[0]) / 100
     if share > switch.SHARES[0] and not args.force:
         raise EvidenceError(f"a switch begins with {SHARES[0]} %, and goes up when audits are fine",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from brise.engine import batching, cache_budget, embedding, features, last_hidden, validate
+from brise.engine import batching, cache_budget, embedding, features, validate
 from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
@@ -298,17 +298,8 @@ class Engine:
         delta = answer.take(logits_RV[-1])
         self._completion_tokens += len(delta.tokens)
         if delta.finish is not None:
-            if job.request.last_hidden:
-                delta = replace(delta, last_hidden=self._last_hidden(chunk))
             self._close(job, answer)
         return [delta]
-
-    def _last_hidden(self, chunk: Chunk) -> tuple[float, ...]:
-        """Of the position whose logits have just been read, computed once more by itself: a decode step for each
-        answer that wants it, and nothing for the others. What it writes into the cache stands there already."""
-        last = Chunk(chunk.sequence, chunk.end - 1, chunk.end, chunk.end - 1)
-        batch = batching.pack([last], self._pages.page_size, self._break_row)
-        return last_hidden.reduced(self._runner.hidden(batch, self._cache)[0])
 
     def _score_prompt(self, job: Submission, chunk: Chunk, logits_RV: Array) -> None:
         """The row of a position holds the log-probability of the token after it."""

@@ -43,7 +43,6 @@ class Request:
     images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
     background: bool = False  # nobody waits for it: taken in when there is nothing else, ended when there is
     adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)
-    last_hidden: bool = False  # the state behind the last token comes with it (engine/last_hidden.py)
 
 
 @dataclass(frozen=True)
@@ -75,4 +74,3 @@ class Delta:
     cached_tokens: int = 0  # of the prompt, taken from the prefix cache
     completion_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first delta only; [0] is None
-    last_hidden: tuple[float, ...] = ()  # with the last one, if it was asked for and a token ended the answer

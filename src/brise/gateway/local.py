@@ -21,7 +21,7 @@ class LocalAnswer:
     """A whole answer, in the dialect that was asked in.
 
     `tokens` are those of the only choice, with at least as many alternatives as were asked for; empty if there are
-    several choices, and so is `hidden`. `body` holds only what the client asked for.
+    several choices. `body` holds only what the client asked for.
     """
 
     body: Body
@@ -30,7 +30,6 @@ class LocalAnswer:
     first_token_s: float | None = None
     total_s: float = 0.0
     ignored: Mapping[str, str] = field(default_factory=dict)  # path of a field, and why it was left out
-    hidden: tuple[float, ...] = ()  # behind the last token (engine/last_hidden.py), if it was asked for
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,11 @@ class LocalModels(Protocol):
     def load(self, model: str) -> Load: ...
 
     async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
-                     hidden: bool = False, background: bool = False) -> LocalAnswer:
+                     background: bool = False) -> LocalAnswer:
         """A chat, a completion or a response, whole, whatever `stream` in the body says.
 
-        `logprobs` asks for `tokens` with so many alternatives, `hidden` for the state behind the last of them. With
-        `background` it raises PreemptedError as soon as somebody waits for another answer of the model. Cancelling the
-        task cancels the answer.
+        `logprobs` asks for `tokens` with so many alternatives. With `background` it raises PreemptedError as soon as
+        somebody waits for another answer of the model. Cancelling the task cancels the answer.
         """
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:

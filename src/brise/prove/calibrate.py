@@ -17,7 +17,7 @@ from brise.stats import logistic
 from brise.stats import thresholds as cascade
 from brise.stats.clusters import MIN_CLUSTERS, Floats
 from brise.stats.thresholds import Expected, RiskClaim, Threshold
-from brise.switch import head, novelty
+from brise.switch import novelty
 from brise.switch.rule import VETO, Rule, RuleBaseline, Term, from_body, to_body
 from brise.switch.signals import OF_TOKENS
 
@@ -90,15 +90,12 @@ def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], t
 
 def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, promise: RiskClaim, scorer: str,
          wanted: Sequence[str] | None) -> Rule:
-    """The best single signal; or the head, or many together, if better on conversations that they were not fitted on.
-    """
+    """The best single signal; or all together, if that is better on conversations that they were not fitted on."""
     centres = novelty.cover([row.text for row in rows])
-    weights, guessed = head.crossed([row.hidden for row in rows], [row.unit for row in rows], 1 - _wrong(rows), FOLDS)
-    rows = [replace(row, signals={**row.signals, **value})
-            for row, value in zip(with_novelty(rows, centres), guessed, strict=True)]
+    rows = with_novelty(rows, centres)
     vetoes = (VETO, "absent") if _is_veto(rows, "absent") else (VETO,)
     usable = [row for row in rows if not any(row.signals.get(name, 0.0) > 0 for name in vetoes)]
-    names = [name for name in (*OF_TOKENS, "novelty", "absent", head.SIGNAL) if name not in vetoes
+    names = [name for name in (*OF_TOKENS, "novelty", "absent") if name not in vetoes
              and usable and all(name in row.signals for row in usable)]
     if wanted is not None:
         missing = [name for name in wanted if name not in names]
@@ -115,21 +112,16 @@ def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, p
                   for at, name in enumerate(chosen))
     return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, promise.risk, promise.delta, 0.0, 1.0, "", 0, 0,
                 0.0, 0.0, all_rows.rung, scorer, RuleBaseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
-                centres if "novelty" in chosen else "", all_rows.fingerprint, weights if head.SIGNAL in chosen else ())
+                centres if "novelty" in chosen else "", all_rows.fingerprint)
 
 
 def _best(rows: Sequence[CalibrationRow], names: Sequence[str]) -> list[str]:
     wrong = _wrong(rows)
     single = {name: cascade.auroc(_matrix(rows, [name])[:, 0], wrong) for name in names if name in SINGLE}
     first = max(single, key=lambda name: single[name]) if single else names[0]
-    ways: dict[tuple[str, ...], float] = {(first,): single.get(first, 0.5)}
-    without = [name for name in names if name != head.SIGNAL]
-    for many in (without, names):
-        if len(many) > 1:
-            ways[tuple(many)] = _held_out(rows, many) - GAIN
-    if head.SIGNAL in names and names != [head.SIGNAL]:
-        ways[head.SIGNAL,] = cascade.auroc(_matrix(rows, [head.SIGNAL])[:, 0], wrong) - GAIN
-    return list(max(ways.items(), key=lambda way: way[1])[0])
+    if len(names) > 1 and _held_out(rows, names) - GAIN > single.get(first, 0.5):
+        return list(names)
+    return [first]
 
 
 def _held_out(rows: Sequence[CalibrationRow], names: Sequence[str]) -> float:
@@ -154,8 +146,6 @@ def with_novelty(rows: Sequence[CalibrationRow], centres: str) -> list[Calibrati
 def _judged(rule: Rule, rows: Sequence[CalibrationRow]) -> Floats:
     """The rule's confidences, as a gateway computes them."""
     rows = with_novelty(rows, rule.coverage) if rule.coverage else rows
-    if rule.head:
-        rows = [replace(row, signals={**row.signals, **head.measured(rule.head, row.hidden)}) for row in rows]
     found = [rule.confidence(row.signals) for row in rows]
     return np.array([NEVER if value is None else value for value in found], np.float64)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from brise.dialects import answers
 from brise.dialects.records import Exchange, Label, RecordedAnswer
 from brise.errors import EvidenceError
-from brise.switch import head, signals
+from brise.switch import signals
 from brise.switch.rule import VETO
 from brise.traffic.store import Query, TrafficStore
 
@@ -38,7 +38,6 @@ class CalibrationRow:
     differs: bool
     wrong: bool
     cost_usd: float | None = None
-    hidden: tuple[float, ...] = ()  # the state behind the answer's last token, if it was kept
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], ru
         {VETO: 1.0} if answer.response is None else signals.measure(exchange.request, answer.response))
     return CalibrationRow(exchange.id, exchange.conversation or exchange.id, exchange.at_s,
                           answers.asked_text(exchange.request),
-                          measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd,
-                          head.hidden_of(answer.response))
+                          measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd)
 
 
 def _differs(exchange: Exchange, answer: RecordedAnswer, scorer: str) -> bool:

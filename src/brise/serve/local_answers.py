@@ -68,23 +68,21 @@ class LocalAnswers:
         return Load(*others, worker.max_sequences)
 
     async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
-                     hidden: bool = False, background: bool = False) -> LocalAnswer:
+                     background: bool = False) -> LocalAnswer:
         """A whole answer, whatever `stream` in the body says."""
         plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
         asked = await self._ask(model, kind, plain)
-        tokens, state = list[TokenLogprob](), list[float]()
+        tokens = list[TokenLogprob]()
 
         def watch(delta: Delta) -> None:
             tokens.extend(delta.logprobs)
-            state.extend(delta.last_hidden)
 
         has_tokens = logprobs is not None and len(asked.job.requests) == asked.job.requests[0].n == 1
-        told = partial(_told, logprobs, background, hidden and has_tokens)
-        asked = asked.changed(told, watch if has_tokens else None)
+        asked = asked.changed(partial(_told, logprobs, background), watch if has_tokens else None)
         whole = await asked.collect()
         ticket = asked.job.ticket
         return LocalAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
-                           time.monotonic() - ticket.started_s, asked.ignored, hidden=tuple(state))
+                           time.monotonic() - ticket.started_s, asked.ignored)
 
     async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
         """The answer piece by piece; with `prefix` it goes on behind that text."""
@@ -93,7 +91,6 @@ class LocalAnswers:
         if prefix is not None:
             asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
         return LocalStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
-
 
     async def _ask(self, model: str, kind: Kind, body: Body) -> _Asked:
         """Reads a body that was written for a hosted model."""
@@ -176,9 +173,9 @@ def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> E
     return replace(request, max_tokens=None)
 
 
-def _told(logprobs: int | None, background: bool, hidden: bool, request: EngineRequest) -> EngineRequest:
+def _told(logprobs: int | None, background: bool, request: EngineRequest) -> EngineRequest:
     wanted = request.logprobs if logprobs is None else max(logprobs, request.logprobs or 0)
-    return replace(request, logprobs=wanted, background=background, last_hidden=hidden)
+    return replace(request, logprobs=wanted, background=background)
 
 
 def _begun(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) -> EngineRequest:

@@ -16,6 +16,7 @@ from brise.dialects.records import Body
 from brise.errors import StoreError
 
 VETO = "veto"  # the signal that overrules all others: the answer cannot be right
+REMOVED_SIGNALS = frozenset({"head"})  # of rules that brise 0.1 certified; their weights stand under the same name
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,12 @@ class Rule:
     vetoes: tuple[str, ...] = (VETO,)  # signals that overrule all others where they are over 0
     coverage: str = ""  # what `novelty` is measured from (switch/novelty.py), if the rule looks at it
     fingerprint: str | None = None  # of the candidate whose answers it was fitted on
-    head: tuple[float, ...] = ()  # bias and weights of `head` (switch/head.py), if the rule looks at it
     digest: str = ""
+
+    @property
+    def removed_signal(self) -> str | None:
+        """A signal that the rule needs and that this version does not measure: it can be read, and keeps nothing."""
+        return next((term.signal for term in self.terms if term.signal in REMOVED_SIGNALS), None)
 
     def confidence(self, signals: Mapping[str, float]) -> float | None:
         """Between 0 and 1, by a logistic curve; None if a signal is missing, or the answer was vetoed."""
@@ -92,20 +97,20 @@ class Rule:
 def to_body(rule: Rule) -> dict[str, Any]:
     """What the ledger holds of a rule, its digest included."""
     body = {name: value for name, value in asdict(rule).items()
-            if name != "digest" and (name, value) not in (("fingerprint", None), ("head", ()))}  # as older rules are
-    body |= {"head": list(rule.head)} if rule.head else {}
+            if name != "digest" and (name, value) != ("fingerprint", None)}  # as older rules are
     return body | {"digest": _digest(body)}
 
 
 def from_body(body: Body) -> Rule:
     """The rule of a ledger's line; StoreError if it is not the one that its digest was made of."""
     try:
-        plain = {name: value for name, value in body.items() if name not in ("terms", "baseline", "vetoes", "head")}
+        plain = {name: value for name, value in body.items()
+                 if name not in ("terms", "baseline", "vetoes", *REMOVED_SIGNALS)}
         was = body["baseline"]
         baseline = RuleBaseline(tuple(was["edges"]), tuple(was["shares"]), was["vetoed"], was["escalated"],
                                 was["disagreed"], was["units"])
         rule = Rule(**plain, terms=tuple(Term(**term) for term in body["terms"]), baseline=baseline,
-                    vetoes=tuple(body["vetoes"]), head=tuple(map(float, body.get("head", ()))))
+                    vetoes=tuple(body["vetoes"]))
     except (KeyError, TypeError) as error:
         raise StoreError(f"a rule of the ledger cannot be read: {error!r}") from None
     if rule.digest != _digest({name: value for name, value in body.items() if name != "digest"}):

@@ -85,7 +85,7 @@ class Shadow:
                 await self._idle(model)
                 fingerprint = self._local.fingerprint(model)
                 answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=NUM_RIVALS,
-                                                  hidden=True, background=True)
+                                                  background=True)
                 if self._local.fingerprint(model) != fingerprint:  # it was replaced meanwhile: which one answered?
                     self.counts["replaced"] += 1
                     continue
@@ -117,16 +117,11 @@ class Shadow:
 
     def _answered(self, fields: Body, exchange: str, at_s: float, who: tuple[str, str],
                   answer: LocalAnswer) -> RecordedAnswer:
-        """What was left out of the request is kept in the body, and its number among the signals. So is the hidden
-        state in the body: it may tell something of the text, and a body is sealed."""
-        signals, body, beside = dict(measure(fields, answer.body, answer.tokens)), answer.body, dict[str, object]()
+        """What was left out of the request is kept in the body, and its number among the signals."""
+        signals, body = dict(measure(fields, answer.body, answer.tokens)), answer.body
         if answer.ignored:
             signals["ignored_fields"] = float(len(answer.ignored))
-            beside["ignored"] = dict(answer.ignored)
-        if answer.hidden:
-            beside["hidden"] = list(answer.hidden)
-        if beside:
-            body = {**body, "brise": beside}
+            body = {**body, "brise": {"ignored": dict(answer.ignored)}}
         return RecordedAnswer(new_id(at_s), exchange, at_s, "shadow", *who, usage=answer.usage,
                               first_token_s=answer.first_token_s, total_s=answer.total_s, signals=signals,
                               probability=self._options.share, response=body)

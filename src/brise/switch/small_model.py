@@ -26,7 +26,7 @@ from brise.gateway.interfaces import Decision, Escalated, RequestOutcome
 from brise.gateway.local import LocalAnswer, LocalModels
 from brise.gateway.request import ClientRequest, Headers
 from brise.stats.clusters import Floats
-from brise.switch import head, novelty, route, signals
+from brise.switch import novelty, route, signals
 from brise.switch.drift import Seen, Watch
 from brise.switch.ledger_follower import Follower
 from brise.switch.rule import VETO, Rule
@@ -53,8 +53,7 @@ class SmallModel:
             fingerprint = self._certified(state)
             if state.rule is None and asked.streams:
                 return await self._stream(state, asked, fingerprint, send)
-            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS,
-                                             hidden=state.rule is not None and bool(state.rule.head))
+            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
             self._certified(state)  # it may have been replaced meanwhile
         except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
             self._refuse(state, error)
@@ -110,8 +109,6 @@ class SmallModel:
             if self._coverage is None or self._coverage[0] != rule.digest:
                 self._coverage = rule.digest, novelty.unpack(rule.coverage)
             measured["novelty"] = novelty.novelty(answers.asked_text(fields), self._coverage[1])
-        if rule is not None and rule.head:
-            measured |= head.measured(rule.head, found.hidden)
         return measured
 
     async def _stream(self, state: TaskState, asked: ClientRequest, fingerprint: str, send: Send) -> RequestOutcome:

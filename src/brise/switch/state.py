@@ -217,13 +217,15 @@ def _with(switches: Switches, state: TaskState) -> Switches:
 
 def _begun(switches: Switches, entry: LedgerEntry) -> TaskState:
     body = entry.body
-    warrant, rule = body["certificate"], body["rule"]
+    warrant = body["certificate"]
+    rule = None if body["rule"] is None else switches.rules[body["rule"]]
+    removed = None if rule is None else rule.removed_signal
     return TaskState(
         task=str(body["task"]), candidate=str(body["candidate"]), share=float(body["share"]), number=entry.number,
         since_s=entry.at_s, user=str(body["user"]), alarm=Alarm.start(float(body["tolerance"])),
         warrant=None if warrant is None else _warrant(warrant),
-        forced=body["forced"], rule=None if rule is None else switches.rules[rule], audit=float(body["audit"]),
-        is_auto=bool(body["auto"]))
+        forced=body["forced"], rule=rule, audit=float(body["audit"]), is_auto=bool(body["auto"]),
+        ended=None if removed is None else f"its rule needs the signal {removed!r}, which this version does not have")
 
 
 def _warrant(body: Body) -> Warrant:
