@@ -7,7 +7,6 @@ import pytest
 
 from brise import _native
 from brise.backends.native.backend import NativeBackend
-from brise.backends.native.eager import EagerOps
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
 from tests.backends.inputs import packed_batch
@@ -22,7 +21,7 @@ def in_steps(isa: str, format: CacheFormat, ends: list[int], *, in_company: bool
     rng = np.random.default_rng(0)
     q = rng.standard_normal((TOKENS, HEADS, HEAD_DIM)).astype(np.float32)
     kv = rng.standard_normal((TOKENS, 1, HEAD_DIM)).astype(np.float32)
-    ops, cache = EagerOps(NativeBackend(2, isa)), _native.Cache(1, 80, 16, 1, HEAD_DIM, format, 1)
+    ops, cache = NativeBackend(2, isa).ops(), _native.Cache(1, 80, 16, 1, HEAD_DIM, format, 1)
     results, first = [], 0
     for end in ends:
         spans, pages, parts = [(first, end - first)], [PAGES], [slice(first, end)]

@@ -12,7 +12,6 @@ import pytest
 from brise import _native
 from brise.backends.adapter_checks import gain
 from brise.backends.native.backend import NativeBackend, NativeRunner
-from brise.backends.native.eager import EagerOps
 from brise.backends.reference.ops import ReferenceBackend, numbers
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
@@ -76,7 +75,7 @@ def test_linears_are_the_reference(isa: str, format: str, num_tokens: int, bf16:
         loras.append(Lora(matrix(rng, format), parts, tokens))
     plain = placed(backend, matrix(rng, format))
     first, second = (replace(lora, base=placed(backend, lora.base)) for lora in loras)
-    ops = EagerOps(backend)
+    ops = backend.ops()
     ys = ops.linears(x, (first, plain, second))
     for y, lora in zip((ys[0], ys[2]), loras, strict=True):
         assert (np.abs(y - exact(x, lora)) <= bound(x, lora) + tolerances.SUBNORMAL).all()
@@ -110,15 +109,15 @@ def test_without_tokens_all_go_through_the_first() -> None:
     rng, backend = np.random.default_rng(1), NativeBackend(2)
     x, base = off_ties(rng, (5, COLS), 32), placed(backend, matrix(rng, "Q8_0"))
     low = low_rank(rng, (ROWS, COLS), 4, dora=True)
-    named = EagerOps(backend).linear(x, Lora(base, (low,), np.zeros(5, np.int32)))
-    assert np.array_equal(EagerOps(backend).linear(x, Lora(base, (low,))), named)
+    named = backend.ops().linear(x, Lora(base, (low,), np.zeros(5, np.int32)))
+    assert np.array_equal(backend.ops().linear(x, Lora(base, (low,))), named)
 
 
 def test_matrices_of_one_call_have_the_same_tokens() -> None:
     rng, backend = np.random.default_rng(1), NativeBackend()
     base, low = placed(backend, matrix(rng, "F32", 4, 8)), low_rank(rng, (4, 8), 2)
     with pytest.raises(UnsupportedError, match="different adapters"):
-        EagerOps(backend).linears(np.ones((2, 8), np.float32), (
+        backend.ops().linears(np.ones((2, 8), np.float32), (
             Lora(base, (low,), np.array([0, -1], np.int32)), Lora(base, (low,), np.array([0, 0], np.int32))))
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from brise.backends.native.backend import NativeBackend
-from brise.backends.native.eager import EagerOps
 from brise.errors import UnsupportedError
 from brise.models.weights import Array, Dense, Quant, Stack, Stored
 from tests.backends.inputs import weight
 
 BACKEND = NativeBackend(threads=2)
-OPS = EagerOps(BACKEND)
+OPS = BACKEND.ops()
 
 
 def recorded(data: Array, asked: list[tuple[int, int]]) -> Callable[[int, int], Array]:

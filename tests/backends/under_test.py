@@ -30,9 +30,8 @@ def open_backend(name: str) -> UnderTest:
     if name == "reference":
         return UnderTest(name, ReferenceBackend(), ReferenceOps())
     native = pytest.importorskip("brise.backends.native.backend")
-    eager = pytest.importorskip("brise.backends.native.eager")
     isa = name.removeprefix("native-")
     if isa not in native.NativeBackend.available_isas():
         pytest.skip(f"this machine has no {isa}")
     backend = native.NativeBackend(threads=2, isa=isa)
-    return UnderTest(name, backend, eager.EagerOps(backend))
+    return UnderTest(name, backend, backend.ops())

@@ -14,8 +14,8 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request, Sampling
 from brise.errors import BriseError
+from brise.models.batch import PAGE_SIZE
 
-PAGE_SIZE = 16
 CHAT = """
 import sys
 from brise.cli.main import main

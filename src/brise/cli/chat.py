@@ -25,11 +25,11 @@ from brise.engine.model import load
 from brise.errors import BriseError, RequestError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
+from brise.models.batch import PAGE_SIZE
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
 # A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
 DEFAULT_CONTEXT = 8192
-PAGE_SIZE = 16
 ADAPTER = "adapter"  # its name in an engine that has no other
 FEATURE_BYTES = EngineSettings().feature_bytes
 

@@ -21,6 +21,7 @@ from brise.memory import suggestions
 from brise.memory.model_header import describe
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion
+from brise.models.batch import PAGE_SIZE
 
 BAR_WIDTH = 60
 LONGEST_BAR = 76  # with what is over the promise
@@ -72,8 +73,8 @@ def document(plan: ServingPlan, ways: Sequence[Suggestion]) -> dict[str, object]
         "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
             {"name": part.name, "formats": list(part.formats), "parameters": part.parameters, "bytes": part.nbytes}
             for part in plan.parts]},
-        "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // plans.PAGE_SIZE,
-                  "tokens": plan.num_pages * plans.PAGE_SIZE, "bytes": plan.cache_bytes},
+        "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // PAGE_SIZE,
+                  "tokens": plan.num_pages * PAGE_SIZE, "bytes": plan.cache_bytes},
         "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
                     "model": plan.max_context},
         "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
@@ -118,7 +119,7 @@ def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
     tied = {"embedding": " = head"} if plan.is_tied else {}
     rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
              " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
-    running = [("C", "cache", f"{plan.cache}, {plan.num_pages * plans.PAGE_SIZE} tokens", plan.cache_bytes),
+    running = [("C", "cache", f"{plan.cache}, {plan.num_pages * PAGE_SIZE} tokens", plan.cache_bytes),
                ("W", "work space", "", plan.work_bytes), ("I", "image work", "", plan.vision_bytes),
                ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
     if plan.loading_bytes > plan.running_bytes:
@@ -128,7 +129,7 @@ def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
 
 
 def _contexts(plan: ServingPlan) -> str:
-    per_token = _size(plan.page_bytes // plans.PAGE_SIZE)
+    per_token = _size(plan.page_bytes // PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
     asked = f"context {plan.context}{each}, {per_token} a token in the cache"
     if plan.limit is None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from brise.backends.native.backend import NativeBackend
-from brise.backends.native.eager import EagerOps
+from brise.backends import open_planner
 from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.names import named_weights
 from brise.cli import terminal
@@ -82,8 +81,8 @@ class Runs:
         return Tokenizer.from_gguf(self.original.metadata)
 
     def _machine(self, models: Sequence[Weights], *, with_heads: bool) -> Machine:
-        backend = NativeBackend(self.num_threads)
-        return Machine(backend, EagerOps(backend), self._pass_tokens(models, with_heads=with_heads))
+        backend = open_planner(self.num_threads)
+        return Machine(backend, backend.ops(), self._pass_tokens(models, with_heads=with_heads))
 
     def _pass_tokens(self, models: Sequence[Weights], *, with_heads: bool) -> int:
         """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""

@@ -20,6 +20,7 @@ from brise.gateway.gateway import Gateway
 from brise.hub.store import ModelStore, is_name, locate
 from brise.memory import limit, serving_plan
 from brise.memory.serving_plan import MemoryRequest
+from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.local_answers import LocalAnswers
@@ -138,7 +139,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
         made = made.filled(args.parallel)
         limit.hold(made, model)
         terminal.note(f"memory: {terminal.size(made.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
-                      f"{made.context} tokens, {made.num_pages * serving_plan.PAGE_SIZE} tokens at one time")
+                      f"{made.context} tokens, {made.num_pages * PAGE_SIZE} tokens at one time")
         engine_settings = replace(engine_settings, max_context=made.context, num_pages=made.num_pages,
                                   feature_bytes=made.feature_bytes)
     engine = Engine(model, engine_settings)

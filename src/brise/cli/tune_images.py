@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.checkpoint.open import Checkpoint
 from brise.engine import vision
 from brise.memory import serving_plan as engine_plan
@@ -26,7 +26,7 @@ def planned_bytes(checkpoint: Checkpoint, name: str, dataset: Dataset, num_token
     kept = _kept(checkpoint, dataset)
     if checkpoint.vision is None or not kept:
         return 0
-    served = engine_plan.make(describe(checkpoint.path, name), MemoryRequest(serves=False), NativeBackend(threads))
+    served = engine_plan.make(describe(checkpoint.path, name), MemoryRequest(serves=False), open_planner(threads))
     tower = sum(part.nbytes for part in served.parts if part.name in ("vision", "projector"))
     config = checkpoint.vision[0]
     return tower + vision.planned_bytes(config, serves=False) + kept + 4 * _COPIES * num_tokens * config.text_width
@@ -38,7 +38,7 @@ def load(checkpoint: Checkpoint, dataset: Dataset, threads: int) -> RowImages | 
     if checkpoint.vision is None or not kept:
         return None
     config, weights = checkpoint.vision
-    return RowImages(vision.open_vision(config, weights, NativeBackend(threads)), kept)
+    return RowImages(vision.open_vision(config, weights, open_planner(threads)), kept)
 
 
 def _kept(checkpoint: Checkpoint, dataset: Dataset) -> int:

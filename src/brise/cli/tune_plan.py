@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brise import settings
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.backends.torch import attend
 from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.export import plain_format
@@ -149,7 +149,7 @@ def _answering(located: Located, asked: ResolvedOptions) -> int:
                          # The file, its numbers and what is made of them.
                          adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
     subject = describe(located.path, located.name)
-    served = engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+    served = engine_plan.make(subject, wish, open_planner(torch.get_num_threads()))
     weights = served.weights_bytes if rank else 4 * numbers
     return max(asked.teaching, weights + served.adapters_bytes + max(served.loading_bytes, served.running_bytes))
 
@@ -157,7 +157,7 @@ def _answering(located: Located, asked: ResolvedOptions) -> int:
 def _served(located: Located) -> tuple[ModelHeader, engine_plan.ServingPlan]:
     subject = describe(located.path, located.name)
     wish = MemoryRequest(context=min(sides.GROUP_TOKENS, subject.config.max_context), serves=False)
-    return subject, engine_plan.make(subject, wish, NativeBackend(torch.get_num_threads()))
+    return subject, engine_plan.make(subject, wish, open_planner(torch.get_num_threads()))
 
 
 def _running(subject: ModelHeader, served: engine_plan.ServingPlan) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brise import settings
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.checkpoint.adapters import lineage
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
@@ -86,7 +86,7 @@ class OpenTeacher:
 
     def says(self, rows: Sequence[EncodedRow], progress: Callable[[int], None]) -> list[Teacher]:
         """What it predicts for each row's targets, its own rows."""
-        backend, config = NativeBackend(self.threads), self.checkpoint.config
+        backend, config = open_planner(self.threads), self.checkpoint.config
         side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
         self.checkpoint.forget()
         if self.adapter is not None:

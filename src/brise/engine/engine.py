@@ -17,6 +17,7 @@ from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
 from brise.errors import ContextLengthError, PreemptedError, QueueFullError, UnsupportedError
+from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
 from brise.text.inputs import Grammar
@@ -35,7 +36,7 @@ class EngineSettings:
     max_context: int | None = None
     num_pages: int | None = None
     cache_bytes: int | None = None
-    page_size: int = 16
+    page_size: int = PAGE_SIZE
     cache_format: CacheFormat = "f16"
     max_step_tokens: int = 512
     max_sequences: int = 64

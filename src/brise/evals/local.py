@@ -16,6 +16,7 @@ from brise.engine.request import Delta, Request, Sampling
 from brise.errors import EvidenceError, RequestError
 from brise.evals.answerer import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.models.batch import PAGE_SIZE
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
 from brise.text.answer_format import AnswerParser
 from brise.text.chat import require
@@ -23,7 +24,6 @@ from brise.text.conversation import encoded
 from brise.text.inputs import Grammar
 from brise.text.protocols import Encoded, Message
 
-PAGE_SIZE = 16
 ADAPTER = "adapter"  # its name in an engine that has no other
 GREEDY = Sampling(temperature=0.0, seed=0)
 

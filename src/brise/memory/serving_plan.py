@@ -17,12 +17,12 @@ from brise.engine.experts import routed
 from brise.errors import MemoryLimitError, UnsupportedError
 from brise.memory import process
 from brise.memory.process import Vocabulary
+from brise.models.batch import PAGE_SIZE
 from brise.models.config import Config
 from brise.models.ops import CacheFormat, Planner
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
 
-PAGE_SIZE = 16
 DEFAULT_CONTEXT = 8192
 STEP_TOKENS = 512
 NUM_FEATURES = 2  # encoded images that an engine under a promise keeps: the one that it reads, and one before it

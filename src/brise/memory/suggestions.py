@@ -9,6 +9,7 @@ from brise.checkpoint.gguf.names import gguf_name
 from brise.engine.experts import routed
 from brise.memory import serving_plan as plans
 from brise.memory.serving_plan import MemoryRequest, ModelHeader, ServingPlan
+from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place
 from brise.quant import recipe
@@ -63,7 +64,7 @@ def hint(ways: Sequence[Suggestion], asked: ServingPlan) -> str:
 def _tries(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Iterator[Suggestion | None]:
     yield from (_way(subject, replace(wish, cache=cache), backend) for cache in _smaller(wish.cache))
     if wish.parallel > 1:
-        pages = plans.make(subject, wish, backend).pages_within // -(-(wish.context or 1) // plans.PAGE_SIZE)
+        pages = plans.make(subject, wish, backend).pages_within // -(-(wish.context or 1) // PAGE_SIZE)
         if pages:
             yield _way(subject, replace(wish, parallel=pages), backend, parallel=pages)
     yield from _with_smaller_images(subject, wish, backend)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from brise.models.weights import Array
 
+PAGE_SIZE = 16  # tokens of a page of the cache: the smallest that the kernels take
+
 
 @dataclass(frozen=True)
 class Batch:

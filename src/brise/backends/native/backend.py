@@ -1,33 +1,29 @@
 """The native backend: a model is recorded once as a list of C++ ops and replayed for every step.
 
-Recording runs the model's own `forward` with `Recorder` as its ops, whose values are numbers in the program
-instead of arrays. A step is then one call without Python in between and with the GIL released.
+A step is then one call without Python in between and with the GIL released.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from brise import _native
+from brise.backends.native.eager import EagerOps
 from brise.backends.native.experts import expert_stack, place_loaded
-from brise.backends.native.lora import NativeAdapterTable, Target, handle_of, record_linears
+from brise.backends.native.lora import NativeAdapterTable
+from brise.backends.native.recorder import NO_INTS, Recorder, matrix_handle
+from brise.backends.pages import packed_pages
 from brise.errors import UnsupportedError
 from brise.models import decoder
-from brise.models.batch import Batch
+from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
-from brise.models.ops import Cache, CacheFormat, Forward, ImageOps
-from brise.models.rope import Layout
-from brise.models.weights import Array, Dense, Layer, Placed, Quant, Stack, Stored, Weight, Weights
+from brise.models.ops import Cache, CacheFormat, Forward
+from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
 
-PAGE_SIZE = 16  # the smallest the kernels take
 TILE = 16  # rows of a weight that are packed together
 _STREAMED_NUMBERS = 1 << 20  # of a weight that is made row by row: 4 MB as float32
-NO_INTS = np.zeros(0, np.int32)
-NO_PAGES = np.zeros((0, 0), np.int32)
 
 
 class NativeBackend:
@@ -70,14 +66,12 @@ class NativeBackend:
                 return Placed(weight.shape, self._stream(name, weight))
             case Stack(matrices):
                 parts = [self.place(f"{name}.{index}", matrix) for index, matrix in enumerate(matrices)]
-                return Placed(weight.shape, tuple(_handle(part) for part in parts))
+                return Placed(weight.shape, tuple(matrix_handle(part) for part in parts))
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
-    def ops(self, trace: dict[str, Array] | None = None) -> ImageOps:
+    def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
         """The ops one at a time; each is a program of one op."""
-        eager = importlib.import_module("brise.backends.native.eager")  # it records with this module's Recorder
-        ops: ImageOps = eager.EagerOps(self, trace)
-        return ops
+        return EagerOps(self.handle, trace)
 
     def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
         """Keeps the packed matrices that were needed last, within `num_bytes`."""
@@ -90,7 +84,7 @@ class NativeBackend:
                       on_read: Callable[[Weight], None]) -> Weight:
         """A stack whose matrices are packed when a token needs them."""
         def pack(part: str, matrix: Dense | Quant | Stored) -> _native.Weight:
-            handle = _handle(self.place(part, matrix))
+            handle = matrix_handle(self.place(part, matrix))
             on_read(matrix)
             return handle
 
@@ -114,14 +108,14 @@ class NativeBackend:
                     raise UnsupportedError(f"{name}: {error}") from None
             case Stack(matrices):
                 parts = [self.shape_only(f"{name}.{index}", matrix) for index, matrix in enumerate(matrices)]
-                return Placed(weight.shape, tuple(_handle(part) for part in parts))
+                return Placed(weight.shape, tuple(matrix_handle(part) for part in parts))
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
     def nbytes(self, weight: Weight) -> int:
         """Memory of a placed weight, or of the one that a shape-only weight stands for."""
         if isinstance(weight, Placed) and isinstance(weight.handle, tuple):
             return sum(handle.nbytes for handle in weight.handle)
-        return _handle(weight).nbytes
+        return matrix_handle(weight).nbytes
 
     def _pack(self, name: str, format: str, data: Array, cols: int) -> _native.Weight:
         try:
@@ -191,146 +185,10 @@ class NativeRunner:
     def _recorded(self, forward: Forward) -> Recorder:
         """The program of `forward`, recorded once: it is the same for any batch and any cache."""
         if forward not in self.programs:
-            recorder = self.programs[forward] = Recorder(self.backend)
+            recorder = self.programs[forward] = Recorder(self.backend.handle)
             any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
             recorder.finish([forward(recorder, self.config, self.weights, any_batch, None)])
         return self.programs[forward]
-
-
-def packed_pages(batch: Batch) -> tuple[Batch, int]:
-    """The batch with pages for exactly its own tokens, and how many: attention without a cache is this."""
-    if batch.parents is not None:
-        raise UnsupportedError("a batch with shared prompts (parents) is for training; the native backend has pages")
-    starts = np.asarray(batch.query_starts)
-    counts = -(-np.diff(starts) // PAGE_SIZE)
-    table = np.zeros((len(counts), int(counts.max(initial=0))), np.int32)
-    slots = np.zeros(len(batch.tokens), np.int32)
-    first = 0
-    for index, count in enumerate(counts):
-        begin, end = starts[index], starts[index + 1]
-        table[index, :count] = np.arange(first, first + count)
-        slots[begin:end] = first * PAGE_SIZE + np.arange(end - begin)
-        first += int(count)
-    return replace(batch, page_table=table, slots=slots), max(first, 1)
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value of the program being recorded; `heads` is how many heads a row is seen as."""
-
-    id: int
-    heads: int = 1
-
-
-class Recorder:
-    """The ops as recording: every call adds to the program and gives back a value number."""
-
-    def __init__(self, backend: NativeBackend) -> None:
-        self.program = backend.handle.program()
-        self.outputs: list[Value] = []
-
-    def finish(self, outputs: Sequence[Value]) -> None:
-        self.outputs = list(outputs)
-        self.program.finish([value.id for value in outputs])
-
-    def run(self, batch: Batch, cache: Cache | None) -> list[Array]:
-        """Every output as (rows, width), copied: the next step writes over the program's own memory."""
-        self.step(batch, cache)
-        return [self.program.read(value.id, len(batch.rows)).copy() for value in self.outputs]
-
-    def step(self, batch: Batch, cache: Cache | None) -> None:
-        pages = NO_PAGES if batch.page_table is None else batch.page_table
-        slots = NO_INTS if batch.slots is None else batch.slots
-        self.program.run(batch.tokens, batch.positions, batch.query_starts, batch.rows, pages, slots, cache,
-                         batch.features, batch.feature_rows, batch.adapters)
-
-    def embed(self, table: Weight, tokens: Array) -> Value:
-        return Value(self.program.embed(_handle(table)))
-
-    def take_rows(self, x: Value, rows: Array) -> Value:
-        return Value(self.program.take_rows(x.id), x.heads)
-
-    def put_rows(self, x: Value, features: Array | None, rows: Array | None) -> Value:
-        return Value(self.program.put_rows(x.id), x.heads)
-
-    def linear(self, x: Value, w: Weight) -> Value:
-        return self.linears(x, (w,))[0]
-
-    def linears(self, x: Value, weights: Sequence[Weight]) -> tuple[Value, ...]:
-        return tuple(Value(id) for id in record_linears(self.program, x.id, weights))
-
-    def bias(self, x: Value, b: Weight) -> Value:
-        return Value(self.program.bias(x.id, _handle(b)), x.heads)
-
-    def add(self, x: Value, y: Value) -> Value:
-        return Value(self.program.add(x.id, y.id), x.heads)
-
-    def rms_norm(self, x: Value, w: Weight, eps: float) -> Value:
-        return Value(self.program.rms_norm(x.id, _handle(w), eps), x.heads)
-
-    def heads(self, x: Value, num_heads: int) -> Value:
-        return Value(x.id, num_heads)
-
-    def flat(self, x: Value) -> Value:
-        return Value(x.id)
-
-    def columns(self, x: Value, first: int, last: int) -> Value:
-        if (first, last) == (0, self.program.width(x.id) // x.heads):
-            return x
-        return Value(self.program.columns(x.id, x.heads, first, last), x.heads)
-
-    def concat(self, x: Value, y: Value) -> Value:
-        return Value(self.program.concat(x.id, y.id, x.heads), x.heads)
-
-    def heads_linear(self, x: Value, w: Weight) -> Value:
-        return Value(self.program.heads_linear(x.id, _handles(w)), x.heads)
-
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Value:
-        return Value(self.program.rope_table(list(turns), magnitude))
-
-    def rope(self, x: Value, table: Value, layout: Layout) -> Value:
-        return Value(self.program.rope(x.id, table.id, x.heads, layout == "interleaved"), x.heads)
-
-    def scale_queries(self, x: Value, positions: Array, beta: float, period: int) -> Value:
-        return Value(self.program.scale_queries(x.id, beta, period), x.heads)
-
-    def attend(self, q: Value, k: Value, v: Value, batch: Batch, cache: Cache | None, layer: int, scale: float,
-               window: int | None) -> Value:
-        return Value(self.program.attend(q.id, k.id, v.id, layer, q.heads, k.heads, scale, window or 0))
-
-    def attend_latent(self, q: Value, kv: Value, batch: Batch, cache: Cache | None, layer: int, scale: float,
-                      rank: int) -> Value:
-        return Value(self.program.attend_latent(q.id, kv.id, layer, q.heads, scale, rank), q.heads)
-
-    def gelu(self, x: Value) -> Value:
-        return Value(self.program.gelu(x.id), x.heads)
-
-    def route(self, logits: Value, per_token: int, scale: float) -> Value:
-        return Value(self.program.route(logits.id, per_token, scale))
-
-    def experts(self, x: Value, gates: Value, w1: Weight, w2: Weight, w3: Weight) -> Value:
-        return Value(self.program.experts(x.id, gates.id, expert_stack(w1), expert_stack(w2), expert_stack(w3)))
-
-    def silu_mul(self, gate: Value, up: Value) -> Value:
-        return Value(self.program.silu_mul(gate.id, up.id), gate.heads)
-
-    def layer(self, body: Callable[[Value, Layer], Value], x: Value, layer: Layer) -> Value:
-        return body(x, layer)
-
-    def named(self, x: Value, name: str) -> Value:
-        return x
-
-
-def _handle(weight: Weight) -> _native.Weight:
-    handle = handle_of(weight)
-    return handle.base if isinstance(handle, Target) else handle
-
-
-def _handles(weight: Weight) -> list[_native.Weight]:
-    """The matrices of a placed stack."""
-    if not isinstance(weight, Placed) or not isinstance(weight.handle, tuple):
-        raise UnsupportedError(f"a {type(weight).__name__} of shape {weight.shape} is no stack in the native backend")
-    return list(weight.handle)
 
 
 def _sides(config: Config) -> int:

@@ -11,19 +11,20 @@ from dataclasses import replace
 import numpy as np
 
 from brise import _native
-from brise.backends.native.backend import PAGE_SIZE, NativeBackend, Recorder, Value, packed_pages
 from brise.backends.native.lora import on_slots
+from brise.backends.native.recorder import Recorder, Value
+from brise.backends.pages import packed_pages
 from brise.backends.reference.ops import ReferenceOps, merged_patches
-from brise.models.batch import Batch
+from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.ops import Cache
 from brise.models.rope import Layout
 from brise.models.weights import Array, Layer, Lora, Weight
 
 
 class EagerOps:
-    """The Ops contract over a NativeBackend; weights must have been placed. `trace` collects `named` values."""
+    """The ops over the native backend; weights must have been placed. `trace` collects `named` values."""
 
-    def __init__(self, backend: NativeBackend, trace: dict[str, Array] | None = None) -> None:
+    def __init__(self, backend: _native.Backend, trace: dict[str, Array] | None = None) -> None:
         self.backend, self.trace = backend, trace
 
     def _run(self, arrays: Sequence[Array], record: Callable[[Recorder, list[Value]], Sequence[Value]],

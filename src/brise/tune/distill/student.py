@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.backends.torch.weights import tensor_of
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import Checkpoint
@@ -68,7 +68,7 @@ class Student:
         return [np.array(answer, np.int32) for answer in found.values()]
 
     def _engine(self, trained: Trained, longest: int, num_prompts: int) -> Engine:
-        backend = NativeBackend(self.threads)
+        backend = open_planner(self.threads)
         is_whole = self.recipe.method == "full"
         stored = place(trained.weights, _as_numbers) if is_whole else self.checkpoint.weights()
         model = LoadedModel(self.checkpoint.config, backend, place(stored, backend.place), self.tokens.tokenizer,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brise.backends.native.backend import NativeBackend
+from brise.backends import open_planner
 from brise.backends.torch import weights
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.errors import UnsupportedError
@@ -35,7 +35,7 @@ class ParityReplay:
 def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int) -> ParityReplay:
     """The base `model` with an adapter; served is that by the engine, or a model that the adapter was merged into."""
     checkpoint = open_checkpoint(model)
-    backend = NativeBackend(threads)
+    backend = open_planner(threads)
     stored, cpu = checkpoint.weights(), torch.device("cpu")
     trained = place(stored, lambda name, weight: weights.place(name, weight, cpu, torch.float32, keep="packed"))
     base = place(stored, backend.place)
@@ -59,7 +59,7 @@ def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowR
     def bare(name: str, weight: Weight) -> Weight:
         return weight.base if isinstance(weight, Lora) else weight
 
-    backend, config = NativeBackend(threads), checkpoint.config
+    backend, config = open_planner(threads), checkpoint.config
     own = NativeSide.of(backend, config, place(checkpoint.weights(), backend.place))
     checkpoint.forget()
     without = replace(trained, weights=place(trained.weights, bare))
@@ -69,7 +69,7 @@ def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowR
 
 def replay_of_written(written: Checkpoint, trained: TorchSide, tokens: Tokens, threads: int) -> ParityReplay:
     """A model that was trained whole, as it lies in the trainer, and the file that was made of it by the engine."""
-    backend = NativeBackend(threads)
+    backend = open_planner(threads)
     served = NativeSide.of(backend, written.config, place(written.weights(), backend.place))
     written.forget()
     return ParityReplay(trained.config, ParityPair(trained, served), None, tokens, tokens_for(written))

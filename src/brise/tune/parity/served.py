@@ -8,14 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from brise.backends.native.backend import PAGE_SIZE, NativeBackend, NativeRunner, packed_pages
-from brise.backends.native.eager import EagerOps
+from brise.backends.pages import packed_pages
 from brise.engine.adapter_loading import dora_gains
 from brise.models import decoder
-from brise.models.batch import Batch
+from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
 from brise.models.lora import LowRanks, adapted
-from brise.models.ops import CacheFormat
+from brise.models.ops import Backend, CacheFormat, Runner
 from brise.models.weights import Array, Weights
 from brise.tune.data.example import EncodedRow
 
@@ -69,17 +68,17 @@ class NativeSide:
     `is_adapted`: every token goes through the adapter in slot 0 of the runner's table.
     """
 
-    backend: NativeBackend
+    backend: Backend
     config: Config
     weights: Weights
-    runner: NativeRunner
+    runner: Runner
     cache_format: CacheFormat = "f16"
     is_adapted: bool = False
 
     @classmethod
-    def of(cls, backend: NativeBackend, config: Config, weights: Weights) -> NativeSide:
+    def of(cls, backend: Backend, config: Config, weights: Weights) -> NativeSide:
         """Of placed weights."""
-        return cls(backend, config, weights, NativeRunner(backend, config, weights))
+        return cls(backend, config, weights, backend.runner(config, weights, GROUP_TOKENS))
 
     def with_adapter(self, low_ranks: LowRanks) -> NativeSide:
         """The same model with an adapter on it, as requests go through one; the base's weights are shared."""
@@ -99,10 +98,10 @@ class NativeSide:
 
     def logits(self, hidden_RD: Array) -> Array:
         """See Side."""
-        return EagerOps(self.backend).linear(hidden_RD, self.weights.output)
+        return self.backend.ops().linear(hidden_RD, self.weights.output)
 
     def trace(self, batch: Batch) -> dict[str, Array]:
         """See Side."""
         found: dict[str, Array] = {}
-        decoder.forward(EagerOps(self.backend, found), self.config, self.weights, batch)
+        decoder.forward(self.backend.ops(found), self.config, self.weights, batch)
         return found
