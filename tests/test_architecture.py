@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,58 +24,63 @@ ORDER = ("errors", "settings", "_native", "files", "models", "quant", "backends"
          "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+Trees = Mapping[Path, ast.Module]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_follow_the_arrows(path: Path) -> None:
-    package = package_of(path)
-    allowed = (*ORDER[:ORDER.index(package) + 1], "__version__")
-    wrong = [target for target in brise_imports(path) if target.split(".", maxsplit=1)[0] not in allowed]
-    assert not wrong, f"{package} may import {allowed}, not {wrong}"
+@pytest.fixture(scope="module")
+def trees() -> Trees:
+    """Every module of brise, parsed once."""
+    return {path: parse(path) for path in MODULES}
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_python_sizes(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
-    long = [f"{node.name}: {length(node)}" for node in ast.walk(parse(path))
+def test_imports_follow_the_arrows(trees: Trees) -> None:
+    wrong = [f"{name_of(path)} imports {target}" for path, tree in trees.items() for target in brise_imports(tree)
+             if target.split(".", maxsplit=1)[0] not in allowed(package_of(path))]
+    assert not wrong, "a package imports itself and what stands before it in ORDER"
+
+
+def test_imports_name_their_package(trees: Trees) -> None:
+    relative = [f"{name_of(path)}:{node.lineno}" for path, tree in trees.items() for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.level]
+    assert not relative
+
+
+def test_python_sizes(trees: Trees) -> None:
+    assert not too_long(PYTHON, MAX_LINES)
+    long = [f"{name_of(path)}: {node.name} has {length(node)} lines"
+            for path in PYTHON for node in ast.walk(trees.get(path) or parse(path))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > MAX_FUNCTION_LINES]
-    assert not long, f"functions over {MAX_FUNCTION_LINES} lines: {long}"
+    assert not long, f"functions have at most {MAX_FUNCTION_LINES} lines"
 
 
-@pytest.mark.parametrize("path", NATIVE, ids=name_of)
-def test_native_sizes(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_NATIVE_LINES
+def test_native_sizes() -> None:
+    assert not too_long(NATIVE, MAX_NATIVE_LINES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_first_line_says_what_the_file_is(path: Path) -> None:
-    source = path.read_text()
-    assert not source or source.startswith('"""')
+def test_first_line_says_what_the_file_is() -> None:
+    silent = [name_of(path) for path in MODULES if (source := path.read_text()) and not source.startswith('"""')]
+    assert not silent
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_public_functions_and_classes_have_docstrings(path: Path) -> None:
-    missing = [node.name for node in parse(path).body
+def test_public_functions_and_classes_have_docstrings(trees: Trees) -> None:
+    missing = [f"{name_of(path)}: {node.name}" for path, tree in trees.items() for node in tree.body
                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
                and not node.name.startswith("_") and ast.get_docstring(node) is None
                and not (package_of(path) == "cli" and node.name in COMMAND_SEAM)]
     assert not missing
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_module_level_state(path: Path) -> None:
-    mutable = [ast.unparse(node) for node in parse(path).body if is_mutable(node)]
-    rebound = [ast.unparse(node) for node in ast.walk(parse(path)) if isinstance(node, ast.Global)]
+def test_no_module_level_state(trees: Trees) -> None:
+    mutable = [f"{name_of(path)}: {ast.unparse(node)}" for path, tree in trees.items()
+               for node in tree.body if is_mutable(node)]
+    rebound = [f"{name_of(path)}: {ast.unparse(node)}" for path, tree in trees.items()
+               for node in ast.walk(tree) if isinstance(node, ast.Global)]
     assert not mutable + rebound, "annotate constant tables as Mapping or Sequence; keep state in objects"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_environment_is_read_in_settings_only(path: Path) -> None:
-    if path.name == "settings.py":
-        pytest.skip("this is the place")
-    reads = [ast.unparse(node) for node in ast.walk(parse(path))
+def test_environment_is_read_in_settings_only(trees: Trees) -> None:
+    reads = [f"{name_of(path)}:{node.lineno}" for path, tree in trees.items() if path.name != "settings.py"
+             for node in ast.walk(tree)
              if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")]
     assert not reads
 
@@ -96,19 +101,33 @@ def runs_from_source() -> bool:
     return str(ROOT / "src") in sys.path
 
 
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def too_long(paths: Sequence[Path], most: int) -> list[str]:
+    """The files that have more than `most` lines."""
+    counts = {name_of(path): len(path.read_text().splitlines()) for path in paths}
+    return [f"{name}: {lines} lines, at most {most}" for name, lines in counts.items() if lines > most]
+
+
+def allowed(package: str) -> tuple[str, ...]:
+    """What a package may import of brise."""
+    return (*ORDER[:ORDER.index(package) + 1], "__version__")
+
+
 def package_of(path: Path) -> str:
     """models for src/brise/models/decoder.py, errors for src/brise/errors.py, cli for __main__.py."""
     first = path.relative_to(SOURCE).parts[0]
     return {"__init__.py": "", "__main__.py": "cli"}.get(first, first.removesuffix(".py"))
 
 
-def brise_imports(path: Path) -> Iterator[str]:
+def brise_imports(tree: ast.Module) -> Iterator[str]:
     """Modules (and names) of brise that the file imports anywhere, without the leading `brise.`."""
-    for node in ast.walk(parse(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: imports name their package"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
