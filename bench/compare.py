@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from brise.checkpoint.gguf.file import GgufFile, open_gguf
-from brise.cli.bench_runs import cold_start
+from brise.evals.speed import cold_start
 from limits import Limits, Machine
 from measured import Worker
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from brise.cli.bench_runs import BenchEngine
 from brise.engine.model import load
+from brise.evals.speed import BenchEngine
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.ops import Backend, Cache, CacheFormat, Runner

@@ -10,8 +10,8 @@ from worker import Times, serve
 
 STARTED = time.perf_counter()
 from brise import __version__  # noqa: E402  (its import is a part of the start: the clock starts before it)
-from brise.cli.bench_runs import BenchEngine, Rate  # noqa: E402
 from brise.engine.model import LoadedModel, load  # noqa: E402
+from brise.evals.speed import BenchEngine, Rate  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
 

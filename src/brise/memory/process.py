@@ -7,6 +7,8 @@ file-backed (libraries and mapped files, as far as their pages were touched). do
 from __future__ import annotations
 
 import ctypes
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +66,11 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most that this process has taken so far."""
-    return _status("VmHWM")
+    """The most that this process has taken so far. On Linux, ru_maxrss would count the parent's before exec, too."""
+    if Path("/proc/self/status").is_file():
+        return _status("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def keep_small() -> None:
