@@ -6,19 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise import settings
-from brise.backends import open_planner
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
-from brise.hub.store import ModelStore, locate
 from brise.memory import serving_plan as plans
 from brise.memory import suggestions
-from brise.memory.model_header import describe
+from brise.memory.limit import plan_serving
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.memory.suggestions import Suggestion
 from brise.models.batch import PAGE_SIZE
@@ -49,38 +45,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    settings_ = settings.read()
-    located = locate(args.model, ModelStore(settings_.home))
-    subject = describe(located.path, located.name, args.weights)
-    backend = open_planner(args.threads or settings_.threads)
-    wish = MemoryRequest(args.memory, args.context, args.parallel, args.cache, args.image_size,
-                         expert_bytes=args.experts,
-                         adapters_bytes=args.adapter_memory or 0, adapter_rank=args.adapter_rank,
-                         adapter_slots=args.max_adapters if args.adapter_memory else 0)
-    plan = plans.make(subject, wish, backend)
-    ways = suggestions.find(subject, wish, plan, backend)
+    request = MemoryRequest(args.memory, args.context, args.parallel, args.cache, args.image_size,
+                            expert_bytes=args.experts, adapters_bytes=args.adapter_memory or 0,
+                            adapter_rank=args.adapter_rank,
+                            adapter_slots=args.max_adapters if args.adapter_memory else 0)
+    planned = plan_serving(args.model, request, weights=args.weights, threads=args.threads)
     if args.json:
-        terminal.result(json.dumps(document(plan, ways), indent=2))
+        terminal.result(json.dumps(planned.document(), indent=2))
     else:
-        show(plan, ways, Console(highlight=False))
-    return 0 if plan.fits else 1
-
-
-def document(plan: ServingPlan, ways: Sequence[Suggestion]) -> dict[str, object]:
-    """The plan as JSON; docs/memory.md says what the fields are, and a test that they stay."""
-    return {
-        "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
-        "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
-            {"name": part.name, "formats": list(part.formats), "parameters": part.parameters, "bytes": part.nbytes}
-            for part in plan.parts]},
-        "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // PAGE_SIZE,
-                  "tokens": plan.num_pages * PAGE_SIZE, "bytes": plan.cache_bytes},
-        "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
-                    "model": plan.max_context},
-        "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
-        "answers": plan.answers_bytes, "process": plan.base_bytes, "loading": plan.loading_bytes,
-        "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
-        "ways": [asdict(way) for way in ways]}
+        show(planned.plan, planned.suggestions, Console(highlight=False))
+    return 0 if planned.plan.fits else 1
 
 
 def show(plan: ServingPlan, ways: Sequence[Suggestion], console: Console) -> None:

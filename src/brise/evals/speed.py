@@ -76,7 +76,8 @@ class BenchEngine:
     def __init__(self, model: LoadedModel, num_sequences: int, max_tokens: int) -> None:
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self._engine = Engine(model, EngineSettings(
-            max_context=min(max_tokens, model.config.max_context), num_pages=num_sequences * -(-max_tokens // EngineSettings.page_size),
+            max_context=min(max_tokens, model.config.max_context),
+            num_pages=num_sequences * -(-max_tokens // EngineSettings.page_size),
             max_sequences=num_sequences, max_waiting=num_sequences, prefix_cache=False))
 
     def prefill(self, length: int) -> Rate:

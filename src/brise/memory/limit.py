@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from brise import settings
 from brise.backends import open_planner
 from brise.engine.model import LoadedModel
 from brise.errors import MemoryLimitError
+from brise.hub.store import ModelStore, locate
 from brise.memory import process, serving_plan, suggestions
 from brise.memory.model_header import describe
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
+from brise.memory.suggestions import Suggestion
+from brise.models.batch import PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What a model takes, and what would fit if it does not."""
+
+    plan: ServingPlan
+    suggestions: Sequence[Suggestion]
+
+    def document(self) -> dict[str, object]:
+        """The plan as JSON; docs/memory.md says what the fields are, and a test that they stay."""
+        plan = self.plan
+        return {
+            "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
+            "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
+                {"name": part.name, "formats": list(part.formats), "parameters": part.parameters, "bytes": part.nbytes}
+                for part in plan.parts]},
+            "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // PAGE_SIZE,
+                      "tokens": plan.num_pages * PAGE_SIZE, "bytes": plan.cache_bytes},
+            "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
+                        "model": plan.max_context},
+            "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
+            "answers": plan.answers_bytes, "process": plan.base_bytes, "loading": plan.loading_bytes,
+            "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
+            "ways": [asdict(way) for way in self.suggestions]}
+
+
+def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None,
+                 threads: int | None = None) -> PlannedModel:
+    """The plan of a model that lies on this machine: a name of the store, a .gguf file or a folder. Its weights are not
+    read.
+
+    StoreError for a model that is not here, UnsupportedError for one that has no such context or image.
+    """
+    found = settings.read()
+    located = locate(model, ModelStore(found.home))
+    header = describe(located.path, located.name, weights)
+    backend = open_planner(threads or found.threads)
+    plan = serving_plan.make(header, request, backend)
+    return PlannedModel(plan, suggestions.find(header, request, plan, backend))
 
 
 def make(path: Path, name: str, wish: MemoryRequest, *, weights: str | None = None,
