@@ -14,10 +14,10 @@ import torch
 from brise import __version__
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.open import open_checkpoint
+from brise.data.example import EncodedRow
 from brise.models.lora import MODULES
 from brise.models.weights import Weight, place
 from brise.tune import adapters
-from brise.tune.data.example import EncodedRow
 from brise.tune.recipe import Recipe
 from brise.tune.train import ComputeOptions, Trainer
 from tune_work import Settings, Work, first_a, read

@@ -19,9 +19,9 @@ MAX_LINES, MAX_NATIVE_LINES, MAX_FUNCTION_LINES = 400, 500, 60
 COMMAND_SEAM = ("add_parser", "run")  # the same two functions in every command's file
 
 # From the bottom to the top: a package imports itself and what stands before it.
-ORDER = ("errors", "settings", "_native", "files", "models", "quant", "backends", "text", "checkpoint", "hub", "engine",
-         "stats", "tune", "memory", "evals", "dialects", "traffic", "gateway", "switch", "prove", "report", "serve",
-         "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
+ORDER = ("errors", "settings", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint", "hub",
+         "engine", "memory", "convert", "stats", "evals", "tune", "dialects", "traffic", "gateway", "switch", "prove",
+         "report", "serve", "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
 
 
 Trees = Mapping[Path, ast.Module]
@@ -86,7 +86,7 @@ def test_environment_is_read_in_settings_only(trees: Trees) -> None:
 
 
 @pytest.mark.parametrize("module", ["brise", "brise.cli.main", "brise.backends.reference.ops", "brise.engine.model",
-                                    "brise.tune.data.prepare"])
+                                    "brise.data.prepare"])
 def test_import_loads_no_heavy_package(module: str) -> None:
     check = (f"import sys, {module}; "
              "heavy = ('torch', 'transformers', 'gguf', 'pydantic', 'mistral_common'); "

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import read_rows
+from brise.data.split import split
 from brise.errors import EvidenceError
 from brise.evals import data
 from brise.evals.data import Reading
 from brise.evals.example import AnsweredCall
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import read_rows
-from brise.tune.data.split import split
 from tests.evals.rows import write
 
 TALK = [{"role": "system", "content": "s"}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "1"},

@@ -12,6 +12,7 @@ import pytest
 
 from brise.backends.reference.ops import ReferenceOps
 from brise.checkpoint.open import open_checkpoint
+from brise.data.parse_row import RowRules
 from brise.engine.model import LoadedModel, load
 from brise.errors import EvidenceError
 from brise.evals import data, local
@@ -23,7 +24,6 @@ from brise.evals.run import answer_all
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.text.chat import require
-from brise.tune.data.parse_row import RowRules
 from tests.checkpoint.make_gguf import write_tiny
 from tests.engine.stub import stub_model
 from tests.engine.stub_vision import stub_vision

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import read_rows
 from brise.dialects.records import Exchange, Label, RecordedAnswer
 from brise.evals import data
 from brise.traffic.export import ExportOptions, ExportReport, rows
 from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import read_rows
 from tests.traffic.records import answer, exchange, label
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}

@@ -16,13 +16,13 @@ import peft
 import torch
 
 from brise.backends.torch import weights as torch_weights
+from brise.data.example import EncodedRow
 from brise.models.config import Config
 from brise.models.lora import MODULES
 from brise.models.rope import Layout
 from brise.models.weights import Array, Weights, place
 from brise.tune import adapters
 from brise.tune.adapters import Trained
-from brise.tune.data.example import EncodedRow
 from brise.tune.recipe import Recipe
 from tests.goldens import golden, make
 

@@ -13,14 +13,14 @@ from brise.backends.native.backend import NativeBackend
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.open import open_checkpoint
+from brise.data.example import EncodedRow, TrainingExample
+from brise.data.render import rows_of
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.lora import MODULES, adapted, targets
 from brise.models.weights import Array, LowRank, Weights, place
 from brise.text.load import Tokens, tokens_for
-from brise.tune.data.example import EncodedRow, TrainingExample
-from brise.tune.data.render import rows_of
 from brise.tune.parity.parity import ParityPair
 from brise.tune.parity.served import NativeSide, ParitySide
 from brise.tune.parity.trained import TorchSide

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from brise.backends.torch import weights as torch_weights
+from brise.data.example import EncodedRow
 from brise.models.weights import Array, Lora, place
 from brise.tune import adapters, run_folder
-from brise.tune.data.example import EncodedRow
 from brise.tune.distill import on_policy, teacher
 from brise.tune.distill.on_policy import Prompt, Rounds
 from brise.tune.distill.teacher import Recording

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from brise.backends.torch.ops import TorchOps
+from brise.data.example import EncodedRow
 from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.rope import Layout
 from brise.models.weights import Array
 from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
-from brise.tune.data.example import EncodedRow
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
 from tests.goldens import golden, make

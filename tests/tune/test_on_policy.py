@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from brise.checkpoint.open import open_checkpoint
+from brise.data.example import EncodedRow
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.weights import Array
 from brise.text.load import tokens_for
 from brise.tune import adapters
-from brise.tune.data.example import EncodedRow
 from brise.tune.distill import on_policy, teacher
 from brise.tune.distill.on_policy import Prompt, Round, RoundPlan, Rounds
 from brise.tune.distill.student import Student

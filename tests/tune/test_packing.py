@@ -11,6 +11,7 @@ import torch
 
 from brise.backends.torch import weights as torch_weights
 from brise.backends.torch.ops import TorchOps
+from brise.data.example import EncodedRow
 from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -19,7 +20,6 @@ from brise.quant.dequantize import dequantize
 from brise.quant.rows import quantize
 from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
-from brise.tune.data.example import EncodedRow
 from brise.tune.packing import MIN_SHARED, TILE, Pack, num_computed, pack, packs
 from brise.tune.recipe import Recipe
 from brise.tune.train import ComputeOptions, Trainer

@@ -15,8 +15,7 @@ from brise.errors import EvidenceError
 from brise.models.weights import LowRank
 from brise.quant.quality import QuantQuality
 from brise.text.chat import ChatTemplate
-from brise.tune.data import templates
-from brise.tune.parity import parity
+from brise.tune.parity import parity, templates
 from brise.tune.parity import served as sides
 from brise.tune.parity.parity import ParityError, ParityPair, ParityReport, Tolerance
 

@@ -16,6 +16,7 @@ from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
+from brise.data.example import EncodedRow
 from brise.engine import vision
 from brise.engine.vision import LoadedVision
 from brise.errors import UnsupportedError
@@ -24,10 +25,9 @@ from brise.models.batch import Batch
 from brise.models.weights import Array, Dense, Weights, place
 from brise.text import images as text_images
 from brise.tune import adapters
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.row_images import RowImages, feature_bytes
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
+from brise.tune.row_images import RowImages, feature_bytes
 from brise.tune.train import ComputeOptions, Trainer
 from tests.checkpoint.make_seeing import picture, write_seeing
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision

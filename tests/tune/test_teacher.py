@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from brise.checkpoint.open import open_checkpoint
+from brise.data.example import EncodedRow
+from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.models.weights import Array
 from brise.text.load import Tokens, tokens_for
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.prepare import DataOptions, Dataset, prepare
 from brise.tune.distill import prompt_distillation, teacher
 from brise.tune.distill.teacher import Recording
 from brise.tune.packing import pack

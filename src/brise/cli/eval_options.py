@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from brise.cli import chat_options, number_types
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import Columns
 from brise.errors import EvidenceError
 from brise.evals import scorers
 from brise.evals.data import Reading
 from brise.text.images import ImageSettings
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import Columns
 
 MAX_TOKENS, PARALLEL, TIMEOUT_S = 256, 16, 120.0
 

@@ -15,13 +15,12 @@ from brise.checkpoint.adapters.lineage import check_base, read_lineage
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli import progress_bar, terminal, tune_images, tune_options
+from brise.data.example import EncodedRow
+from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.hub.store import ModelStore, locate
 from brise.quant.quality import QuantQuality
-from brise.tune.data import templates
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.prepare import DataOptions, Dataset, prepare
 from brise.tune.packing import FeaturesOf
-from brise.tune.parity import parity
+from brise.tune.parity import parity, templates
 from brise.tune.parity.parity import ParityReport, Tolerance
 from brise.tune.parity.replay import ParityReplay, open_replay
 

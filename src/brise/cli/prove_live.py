@@ -10,6 +10,7 @@ from brise import settings
 from brise.cli import chat_options, eval_options, progress_bar, terminal
 from brise.cli.eval import load_local
 from brise.cli.prove_sources import PairSource
+from brise.data.parse_row import RowRules
 from brise.dialects.kinds import context_digest
 from brise.errors import EvidenceError
 from brise.evals import data, report
@@ -22,7 +23,6 @@ from brise.evals.run import answer_all
 from brise.files.digests import StoredFile, file_digest, list_digest
 from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair
 from brise.prove.time_window import choose
-from brise.tune.data.parse_row import RowRules
 
 NEEDED = (("teacher", "teacher_name"), ("endpoint", "name"))
 ONLY_LIVE = ("endpoint", "name", "key_env", "teacher", "teacher_name", "teacher_key_env", "reask", "answers",

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING
 
 from brise import settings
 from brise.cli import chat_options, progress_bar, terminal
+from brise.data.parse_row import RowRules
+from brise.data.rights import provider_of_model
 from brise.errors import EvidenceError, UnsupportedError
 from brise.evals import data, run
 from brise.evals.answerer import AnswerSettings
 from brise.evals.endpoint import Endpoint, EndpointAnswerer, sent
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.atomic import output_errors, staged_file
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.rights import provider_of_model
 from brise.tune.run_folder import ASKED
 
 if TYPE_CHECKING:
-    from brise.tune.data.prepare import DataOptions
+    from brise.data.prepare import DataOptions
     from brise.tune.run_folder import Plain
 
 ANSWERS, ROWS = "answers.jsonl", "rows.jsonl"

@@ -18,12 +18,12 @@ from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, w
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.transcode import write_mix
 from brise.cli import parity_run, terminal, tune_options, tune_show
+from brise.data.prepare import Dataset
 from brise.files.digests import Located
 from brise.text.load import Tokens
 from brise.tune import run_folder
 from brise.tune.adapters import with_numbers
 from brise.tune.curve import Curve
-from brise.tune.data.prepare import Dataset
 from brise.tune.parity.parity import ParityReport, Tolerance
 from brise.tune.parity.replay import replay_in_memory, replay_of_written
 from brise.tune.parity.trained import TorchSide

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from brise.backends import open_planner
 from brise.checkpoint.open import Checkpoint
+from brise.data.prepare import Dataset
 from brise.engine import vision
 from brise.memory import serving_plan as engine_plan
 from brise.memory.model_header import describe
 from brise.memory.serving_plan import MemoryRequest
 from brise.text.images import ImageSettings
-from brise.tune.data.prepare import Dataset
-from brise.tune.data.row_images import RowImages, feature_bytes
+from brise.tune.row_images import RowImages, feature_bytes
 
 KEPT_BYTES = 256 << 20  # of features; images beyond that are encoded again when they come again
 _COPIES = 3  # of the features of a microbatch: of its rows, joined, and one a token

@@ -15,9 +15,9 @@ from brise.checkpoint.open import Checkpoint
 from brise.cli import tune_options, tune_rounds, tune_teacher
 from brise.cli.tune_rounds import RoundPrompts
 from brise.cli.tune_teacher import Opened, OpenTeacher
+from brise.data.example import EncodedRow
+from brise.data.prepare import Dataset
 from brise.text.load import Tokens
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.prepare import Dataset
 from brise.tune.distill import on_policy
 from brise.tune.distill.on_policy import RoundPlan
 from brise.tune.distill.student import Student

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from brise.cli import chat_options, memory_options, tune_endpoint, tune_rounds, tune_teacher
+from brise.data.prepare import DataOptions
+from brise.data.read_rows import Columns
+from brise.data.rights import Rights, read_rights
 from brise.models.lora import MODULES
-from brise.tune.data.prepare import DataOptions
-from brise.tune.data.read_rows import Columns
-from brise.tune.data.rights import Rights, read_rights
 from brise.tune.recipe import Recipe
 
 METHODS = ("lora", "qlora", "dora", "full")

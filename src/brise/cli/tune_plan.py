@@ -18,20 +18,19 @@ from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.export import plain_format
 from brise.checkpoint.open import Checkpoint
 from brise.cli import terminal, tune_images, tune_options, tune_rounds, tune_show
+from brise.data.prepare import Dataset
 from brise.errors import UnsupportedError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
-from brise.memory import probe
 from brise.memory import process as footprint
 from brise.memory import serving_plan as engine_plan
 from brise.memory import training_plan as plans
-from brise.memory.estimate import Estimator, trained_sizes
 from brise.memory.model_header import describe
 from brise.memory.serving_plan import MemoryRequest, ModelHeader
 from brise.memory.training_plan import MemoryChoice, TrainingPlan
-from brise.tune import pick_dtype
-from brise.tune.data.prepare import Dataset
+from brise.tune import pick_dtype, probe
 from brise.tune.distill import on_policy, student
+from brise.tune.estimate import Estimator, trained_sizes
 from brise.tune.parity import served as sides
 from brise.tune.pick_dtype import Speed
 from brise.tune.recipe import Recipe

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from brise.cli import chat_options
+from brise.data.example import EncodedRow, Teacher
 from brise.errors import UnsupportedError
 from brise.models.weights import Array
-from brise.tune.data.example import EncodedRow, Teacher
 from brise.tune.distill import on_policy
 from brise.tune.distill.on_policy import Prompt, Round, RoundPlan, Rounds
 

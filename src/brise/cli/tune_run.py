@@ -35,6 +35,7 @@ from brise.cli.tune_lesson import TrainingSet
 from brise.cli.tune_ranks import Processes
 from brise.cli.tune_rounds import RoundFeeder
 from brise.cli.tune_teacher import Opened
+from brise.data.prepare import Dataset, prepare
 from brise.errors import BriseError, MemoryLimitError, OutputError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
@@ -43,7 +44,6 @@ from brise.memory.training_plan import Keep, TrainingPlan
 from brise.models.weights import Weight, place
 from brise.text.load import Tokens, tokens_for
 from brise.tune import adapters, run_folder
-from brise.tune.data.prepare import Dataset, prepare
 from brise.tune.process_group import FirstFailedError
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity, Plain, RunFolder

@@ -14,13 +14,13 @@ from brise.checkpoint.adapters import lineage
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.cli import chat_options, number_types, progress_bar
+from brise.data.example import EncodedRow, Teacher
+from brise.data.prepare import DataOptions
 from brise.errors import UnsupportedError
 from brise.files.digests import file_digest
 from brise.hub.store import ModelStore, locate
 from brise.models.weights import place
 from brise.text.load import Tokens, tokens_for
-from brise.tune.data.example import EncodedRow, Teacher
-from brise.tune.data.prepare import DataOptions
 from brise.tune.distill import prompt_distillation, teacher
 from brise.tune.distill.teacher import Recording
 from brise.tune.parity.served import NativeSide

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from brise.data import identity
+from brise.data.example import TrainingExample as Conversation
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import NUM_SHOWN, BadRow, Columns, read_rows
+from brise.data.render import UNLEARNED
+from brise.data.split import split
 from brise.errors import EvidenceError
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.text.conversation import plain_text
 from brise.text.protocols import Message
-from brise.tune.data import identity
-from brise.tune.data.example import TrainingExample as Conversation
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import NUM_SHOWN, BadRow, Columns, read_rows
-from brise.tune.data.render import UNLEARNED
-from brise.tune.data.split import split
 
 Turns = Literal["last", "all"]
 

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 from brise.checkpoint.adapters import lineage
+from brise.data import identity
 from brise.errors import EvidenceError
 from brise.evals.example import EvalExample
 from brise.prove.pairs import Pair
 from brise.text.protocols import Message
-from brise.tune.data import identity
 
 
 def require_none_trained_on(pairs: Sequence[Pair], train: Sequence[EvalExample]) -> list[str]:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+from brise.data import identity
 from brise.dialects.kinds import context_digest
 from brise.errors import EvidenceError, RequestError
 from brise.evals.example import AnsweredCall, EvalAnswer
@@ -25,7 +26,6 @@ from brise.text.json_text import Json, parse_json
 from brise.text.openai_messages import parse_messages, template_message
 from brise.text.openai_tools import parse_tools
 from brise.text.protocols import Message
-from brise.tune.data import identity
 
 RUNGS = ("outcome", "human", "judge")
 MOST_SHOWN = 20

@@ -1,7 +1,7 @@
 """Captured exchanges as rows that `brise tune` and `brise eval` read: one a line, one answer to learn in each.
 
 Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. A row names the
-provider of its answer, if a hosted model wrote it, so that the teacher's rights are asked for (tune/data/rights.py).
+provider of its answer, if a hosted model wrote it, so that the teacher's rights are asked for (data/rights.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from brise.data.parse_row import RowRules, parse_row
+from brise.data.render import UNLEARNED
+from brise.data.rights import provider_of_model
 from brise.dialects.as_chat import answer_message, request_messages, request_tools
 from brise.dialects.records import Body, Exchange, Label, RecordedAnswer
 from brise.errors import RequestError
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
-from brise.tune.data.parse_row import RowRules, parse_row
-from brise.tune.data.render import UNLEARNED
-from brise.tune.data.rights import provider_of_model
 
 # served: what the client got; hosted: the hosted model's, wherever it stands; best: the one with the best label.
 Whose = Literal["served", "hosted", "best"]

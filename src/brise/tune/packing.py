@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brise.data.example import EncodedRow, Teacher
 from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.weights import Array
-from brise.tune.data.example import EncodedRow, Teacher
 
 # A microbatch is filled up to a multiple of this with tokens that nobody learns, in a sequence of their own: a matrix
 # product's kernel is made and kept for each number of rows that comes along.

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from brise.backends.torch.linear import Squares
 from brise.backends.torch.ops import TorchOps
+from brise.data.example import EncodedRow
 from brise.errors import UnsupportedError
 from brise.models import decoder
 from brise.models.config import Config
@@ -19,7 +20,6 @@ from brise.models.weights import Layer, Weights
 from brise.tune import losses
 from brise.tune.adamw_state import Bits
 from brise.tune.adapters import Trained
-from brise.tune.data.example import EncodedRow
 from brise.tune.distill.distill import Blend, lumped_kl
 from brise.tune.optimizer import AdamW
 from brise.tune.packing import FeaturesOf, Pack, pack, packs

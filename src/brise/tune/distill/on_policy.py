@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from brise.checkpoint.config_fields import ConfigFields, errors_of
+from brise.data.example import EncodedRow, Teacher
 from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.files.atomic import output_errors, staged_file
 from brise.files.json_file import parse_json
 from brise.models.weights import Array
-from brise.tune.data.example import EncodedRow, Teacher
 from brise.tune.distill.teacher import taught
 
 _MAX_ANSWERS = 1 << 30  # bytes of a round's file

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from brise.data.example import EncodedRow
+from brise.data.prepare import DataOptions, prepare
 from brise.errors import EvidenceError
 from brise.text.load import Tokens
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.prepare import DataOptions, prepare
 
 
 def teacher_rows(paths: Sequence[Path], tokens: Tokens, options: DataOptions) -> tuple[EncodedRow, ...]:

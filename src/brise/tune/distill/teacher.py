@@ -17,11 +17,11 @@ import numpy as np
 
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.checkpoint.safetensors.writer import write_file
+from brise.data.example import EncodedRow, Teacher
 from brise.errors import CheckpointError, UnsupportedError
 from brise.files.atomic import output_errors
 from brise.models.weights import Array
 from brise.text.protocols import TextTokenizer
-from brise.tune.data.example import EncodedRow, Teacher
 from brise.tune.packing import pack
 from brise.tune.parity.served import ParitySide, groups, pieces
 

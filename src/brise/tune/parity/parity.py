@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from brise.data.example import EncodedRow
 from brise.errors import BriseError, EvidenceError
 from brise.quant.quality import Comparison, Predictions, QuantQuality
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.templates import TemplateFault
 from brise.tune.packing import FeaturesOf, Pack, pack
 from brise.tune.parity.activation_diff import Parting, part
 from brise.tune.parity.served import GuidedSide, ParitySide, groups, pieces
+from brise.tune.parity.templates import TemplateFault
 
 Progress = Callable[[int], None]  # rows done
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from brise.backends.pages import packed_pages
+from brise.data.example import EncodedRow
 from brise.engine.adapter_loading import dora_gains
 from brise.models import decoder
 from brise.models.batch import PAGE_SIZE, Batch
@@ -16,7 +17,6 @@ from brise.models.config import Config
 from brise.models.lora import LowRanks, adapted
 from brise.models.ops import Backend, CacheFormat, Runner
 from brise.models.weights import Array, Weights
-from brise.tune.data.example import EncodedRow
 
 GROUP_TOKENS = 2048  # tokens of several rows that go through a model together
 LOGITS = 1 << 21  # numbers of logits at a time: comparing two models makes a dozen arrays of so many

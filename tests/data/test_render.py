@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.checkpoint.open import open_checkpoint
+from brise.data.example import TrainingExample
+from brise.data.render import rows_of
 from brise.errors import RequestError
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens, tokens_for
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.render import rows_of
+from tests.data.rows import CALL, FORGETS, LLAMA3, LLAMA3_CONTROL, TOOL, answers, chat, example, learned, served, tokens
 from tests.engine.stub import byte_tokenizer
 from tests.engine.stub_vision import stub_image
 from tests.text import tekken
 from tests.text.vocabulary import CHATML, MERGES
-from tests.tune.rows import CALL, FORGETS, LLAMA3, LLAMA3_CONTROL, TOOL, answers, chat, example, learned, served, tokens
 
 USER, AGAIN = {"role": "user", "content": "hi"}, {"role": "user", "content": "and?"}
 ANSWER, OTHER = {"role": "assistant", "content": "ho"}, {"role": "assistant", "content": "so"}

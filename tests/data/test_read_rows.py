@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import BadRow, BadRowsError, Columns, FileRows, read_rows
 from brise.errors import EvidenceError
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import BadRow, BadRowsError, Columns, FileRows, read_rows
-from tests.tune.rows import chat, write
+from tests.data.rows import chat, write
 
 GOOD = json.dumps(chat("hi", "ho")).encode()
 

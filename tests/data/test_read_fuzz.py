@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from brise.data.example import TrainingExample
+from brise.data.parse_row import KEYS, RowRules, parse_row
+from brise.data.read_rows import read_rows
 from brise.errors import EvidenceError, RequestError
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.parse_row import KEYS, RowRules, parse_row
-from brise.tune.data.read_rows import read_rows
-from tests.tune.rows import CALL, TOOL
+from tests.data.rows import CALL, TOOL
 
 SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.sampled_from(
     ["", "user", "assistant", "tool", "system", "text", "function", "{}", "abcdefgh1", "add"]) | st.text(max_size=4)

@@ -1,4 +1,4 @@
-"""Data files and tokenizers for tests of the data side of tune."""
+"""Data files and tokenizers for tests of data/ and of training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from brise.data.example import EncodedRow, TrainingExample
+from brise.data.parse_row import RowRules, parse_row
 from brise.serve.openai_chat import parse_chat
 from brise.serve.prompts import chat_job
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens
 from brise.text.protocols import TextTokenizer
-from brise.tune.data.example import EncodedRow, TrainingExample
-from brise.tune.data.parse_row import RowRules, parse_row
 from tests.engine.stub import stub_model
 from tests.text.vocabulary import CHATML, CONTROL, tokenizer
 

@@ -9,10 +9,10 @@ import torch
 
 from brise.backends.torch import attend
 from brise.backends.torch.weights import BLOCK_NUMBERS
-from brise.memory import probe
 from brise.memory.training_plan import Keep, MemoryChoice, Needs, TrainingPlan
 from brise.models.config import Config
 from brise.models.weights import Weight, Weights, place
+from brise.tune import probe
 from brise.tune.adamw_state import state_bytes
 from brise.tune.recipe import Recipe
 from brise.tune.train import ComputeOptions

@@ -16,13 +16,13 @@ from typing import Literal
 
 import numpy as np
 
+from brise.data.example import EncodedRow, TrainingExample
 from brise.errors import RequestError
 from brise.text.chat import require
 from brise.text.conversation import encoded
 from brise.text.inputs import ImageInput
 from brise.text.load import Tokens
 from brise.text.protocols import Message, TextTokenizer
-from brise.tune.data.example import EncodedRow, TrainingExample
 
 Targets = Literal["assistant", "all"]
 UNLEARNED = "weight"  # of an assistant message: 0 if it is only read, as in OpenAI's training files

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brise.data import identity
+from brise.data.example import TrainingExample
+from brise.data.split import Split, split
 from brise.errors import EvidenceError
-from brise.tune.data import identity
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.split import Split, split
-from tests.tune.rows import chat, example
+from tests.data.rows import chat, example
 
 ROWS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.none() | st.integers(0, 9)), min_size=1, max_size=30)
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from brise.data.example import TrainingExample
 from brise.text.inputs import ImageInput
 from brise.text.protocols import Message
-from brise.tune.data.example import TrainingExample
 
 _DERIVED = "opening:"
 

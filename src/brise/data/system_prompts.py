@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from brise.data.example import TrainingExample
+from brise.data.render import prompt_of
 from brise.errors import EvidenceError
 from brise.text.load import Tokens
 from brise.text.protocols import Message
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.render import prompt_of
 
 MAX_MEASURED = 2000  # encoding every prompt twice more would double the time of reading
 

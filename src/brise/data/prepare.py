@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from brise.data.check import Leakage, inspect
+from brise.data.example import EncodedRow, TrainingExample
+from brise.data.parse_row import RowRules
+from brise.data.read_rows import BadRow, BadRowsError, Columns, FileRows, read_rows, reason
+from brise.data.render import Targets, rows_of
+from brise.data.report import DataReport, Histogram, SplitCounts
+from brise.data.rights import Rights, Used
+from brise.data.split import Split, split
+from brise.data.system_prompts import PromptSavings, absorbed, saved
 from brise.errors import EvidenceError, RequestError
 from brise.text.images import ImageSettings
 from brise.text.load import Tokens
-from brise.tune.data.check import Leakage, inspect
-from brise.tune.data.example import EncodedRow, TrainingExample
-from brise.tune.data.parse_row import RowRules
-from brise.tune.data.read_rows import BadRow, BadRowsError, Columns, FileRows, read_rows, reason
-from brise.tune.data.render import Targets, rows_of
-from brise.tune.data.report import DataReport, Histogram, SplitCounts
-from brise.tune.data.rights import Rights, Used
-from brise.tune.data.split import Split, split
-from brise.tune.distill.system_prompts import PromptSavings, absorbed, saved
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from brise.data.example import TrainingExample
+from brise.data.parse_row import RowRules, parse_row
 from brise.errors import BriseError, EvidenceError, RequestError
 from brise.text.json_text import Json, parse_json
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.parse_row import RowRules, parse_row
 
 SUFFIXES = (".jsonl", ".csv")
 NUM_SHOWN = 20

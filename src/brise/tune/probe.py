@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from brise.backends.torch import weights as torch_weights
 from brise.backends.torch.weights import Handle, Packed
+from brise.data.example import EncodedRow
 from brise.models.config import Config
 from brise.models.weights import Placed, Stack, Weight, Weights, place
 from brise.quant.formats import FORMATS
 from brise.quant.rows import format_of, matrix_shape
 from brise.tune import adapters, losses
-from brise.tune.data.example import EncodedRow
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
 from brise.tune.train import ComputeOptions, Trainer

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from brise.data.parse_row import RowRules, parse_row
 from brise.errors import RequestError
 from brise.text.images import ImageSettings
-from brise.tune.data.parse_row import RowRules, parse_row
-from tests.tune.rows import CALL, TOOL, chat, example
+from tests.data.rows import CALL, TOOL, chat, example
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}

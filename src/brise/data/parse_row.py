@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from brise.data import identity
+from brise.data.example import TrainingExample
+from brise.data.render import UNLEARNED
+from brise.data.rights import provider_of_model
 from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text import images
@@ -19,10 +23,6 @@ from brise.text.inputs import ImageInput
 from brise.text.json_text import Json
 from brise.text.openai_messages import Image, Message, Part, parse_messages, template_message
 from brise.text.openai_tools import parse_tools
-from brise.tune.data import identity
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.render import UNLEARNED
-from brise.tune.data.rights import provider_of_model
 
 KEYS = ("messages", "tools", "parallel_tool_calls", "prompt", "completion", "system", "conversation",
         "conversation_id", "provider", "model", "id", "meta", "metadata")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from brise.tune.data.check import Leakage, Repeats
-from brise.tune.data.example import EncodedRow
-from brise.tune.data.read_rows import BadRow
-from brise.tune.data.rights import Used
-from brise.tune.distill.system_prompts import PromptSavings
+from brise.data.check import Leakage, Repeats
+from brise.data.example import EncodedRow
+from brise.data.read_rows import BadRow
+from brise.data.rights import Used
+from brise.data.system_prompts import PromptSavings
 
 NUM_SHOWN = 20
 BAR = 40  # characters of the longest bar

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from brise.data.example import EncodedRow
 from brise.engine.vision import LoadedVision
 from brise.errors import UnsupportedError
 from brise.models.weights import Array
 from brise.text.inputs import ImageInput
-from brise.tune.data.example import EncodedRow
 
 
 class RowImages:

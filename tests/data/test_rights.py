@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.tune.data.rights import Rights, RightsError, provider_of_model, read_rights
+from brise.data.rights import Rights, RightsError, provider_of_model, read_rights
 
 TODAY = date(2026, 6, 1)
 ENTRY = '[[allow]]\nprovider = "OpenAI"\nbasis = "contract 4.2"\ndate = 2026-03-01\nscope = "training"\n'

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from brise.tune.data.check import inspect
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.split import Split
-from tests.tune.rows import chat, example
-from tests.tune.test_near import sentences
+from brise.data.check import inspect
+from brise.data.example import TrainingExample
+from brise.data.split import Split
+from tests.data.rows import chat, example
+from tests.data.test_near import sentences
 
 
 def distinct(count: int) -> list[TrainingExample]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from brise.data import identity
+from brise.data.example import TrainingExample
+from brise.data.split import Split
 from brise.text.conversation import plain_text
-from brise.tune.data import identity
-from brise.tune.data.example import TrainingExample
-from brise.tune.data.split import Split
 
 NUM_SHOWN = 5
 Places = tuple[tuple[str, str], ...]

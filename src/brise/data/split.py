@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brise.data import identity
+from brise.data.example import TrainingExample
 from brise.errors import EvidenceError
-from brise.tune.data import identity
-from brise.tune.data.example import TrainingExample
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from brise.data.prepare import DataOptions, Dataset, prepare
+from brise.data.read_rows import BadRowsError
+from brise.data.report import Histogram
+from brise.data.rights import Right, Rights, RightsError
 from brise.errors import EvidenceError
 from brise.text.load import Tokens
-from brise.tune.data.prepare import DataOptions, Dataset, prepare
-from brise.tune.data.read_rows import BadRowsError
-from brise.tune.data.report import Histogram
-from brise.tune.data.rights import Right, Rights, RightsError
+from tests.data.rows import chat, learned, tokens, write
+from tests.data.test_near import sentences
 from tests.text.vocabulary import tokenizer
-from tests.tune.rows import chat, learned, tokens, write
-from tests.tune.test_near import sentences
 
 TEXTS = sentences(60, 6)
 ROWS = [chat(text, f"answer {index}", "be brief") for index, text in enumerate(TEXTS)]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from brise.checkpoint.open import open_checkpoint
+from brise.data.prepare import DataOptions, prepare
+from brise.data.read_rows import BadRowsError
 from brise.text.load import Tokens, tokens_for
-from brise.tune.data.prepare import DataOptions, prepare
-from brise.tune.data.read_rows import BadRowsError
+from tests.data.rows import answers, served
 from tests.test_architecture import ROOT
-from tests.tune.rows import answers, served
 
 DATA = ROOT.parent / "shared" / "data"
 FILES = sorted(DATA.glob("*/train.jsonl")) if DATA.is_dir() else []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.tune.data.check import LIKENESS, near_duplicates
+from brise.data.check import LIKENESS, near_duplicates
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

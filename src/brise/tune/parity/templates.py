@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brise.data.example import EncodedRow, TrainingExample
+from brise.data.render import Targets, prompt_of, rows_of
 from brise.models.weights import Array
 from brise.text.load import Tokens
 from brise.text.protocols import TextTokenizer
-from brise.tune.data.example import EncodedRow, TrainingExample
-from brise.tune.data.render import Targets, prompt_of, rows_of
 
 CONTEXT = 8  # tokens that are shown before the first difference, and after it
 

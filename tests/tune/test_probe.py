@@ -10,12 +10,11 @@ import torch
 
 from brise.backends.torch import weights as torch_weights
 from brise.checkpoint.open import open_checkpoint
-from brise.memory import probe
-from brise.memory.estimate import Estimator, trained_sizes
 from brise.memory.training_plan import MemoryChoice
 from brise.models.config import Config
 from brise.models.weights import Weights, place
-from brise.tune import adapters
+from brise.tune import adapters, probe
+from brise.tune.estimate import Estimator, trained_sizes
 from brise.tune.packing import pack
 from brise.tune.recipe import Method, Recipe
 from brise.tune.train import ComputeOptions, Trainer
