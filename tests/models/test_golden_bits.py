@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import threadpoolctl
 
 from brise.models import decoder
 from brise.models.weights import Array, place
@@ -25,6 +24,7 @@ from tests.goldens.golden import NAMES, read
 from tests.goldens.vision import read_vision
 from tests.models.test_goldens import PREFILL_THEN_DECODE, in_chunks, packed
 from tests.models.test_pixtral import spliced, tower
+from tests.stored.machine import numpy_kind
 
 STORED = Path(__file__).parents[1] / "stored" / "v0_1" / "golden_logits.json"
 SMALL_CACHES = ("mistral_window", "ministral3_yarn1_tied", "qwen3", "large3")
@@ -64,13 +64,6 @@ def digests(under_test: UnderTest, name: str) -> dict[str, str]:
         for format in ("f16", "q8", "q4"):
             found[f"in chunks, cache {format}"] = _digest(in_chunks(under_test, golden, PREFILL_THEN_DECODE, format))
     return found
-
-
-def numpy_kind() -> dict[str, str]:
-    """What decides the order of NumPy's sums."""
-    kinds = [f"{each['internal_api']} {each['version']} {each['architecture']}"
-             for each in threadpoolctl.threadpool_info() if "numpy" in each["filepath"]]
-    return {"numpy": np.__version__, "blas": ", ".join(kinds)}
 
 
 def _vision_digests(under_test: UnderTest) -> dict[str, str]:
