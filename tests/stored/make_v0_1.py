@@ -1,12 +1,13 @@
 """Makes the files of tests/stored/v0_1, as version 0.1 wrote them. It documents how; it runs at commit 2e0fa6d only.
 
-    git worktree add /tmp/brise-0.1 2e0fa6d
-    cp -r tests/stored tests/test_stored_files.py tests/models/test_golden_bits.py ...   to the same places there
-    cd /tmp/brise-0.1 && USER=eva PYTHONPATH=src:. python -m tests.stored.make_v0_1 PART ...
+    git worktree add /tmp/brise-0.1 2e0fa6d     (and copy into it tests/stored/*.py, tests/test_stored_files.py and
+    cd /tmp/brise-0.1                            tests/models/test_golden_bits.py as they were in the first commit)
+    USER=eva PYTHONPATH=src:. python -m tests.stored.make_v0_1 models tune traffic files goldens expected
 
-PARTS, in this order: models, tune, traffic, files, goldens, expected. Each writes into tests/stored/v0_1, through the
-command line where there is a command. Captured traffic has random ids, keys and times of its own, so a second run
-makes other files; `expected` then writes what the commands of tests/test_stored_files.py say of them.
+Each part writes into /tmp/v0_1, whose name stands in some files, through the command line where there is a command;
+what is there goes to tests/stored/v0_1. Captured traffic has random ids, keys and times of its own, so a second run
+makes other files. `expected` writes what the commands of tests/test_stored_files.py say of them. The keys are of this
+store alone and protect nothing.
 
 What the traffic is: `brise serve` in front of a fake hosted model that speaks every dialect (task `wind`, with a
 shadow, a second question, an outage, a switch with audits, labels of people and of a judge), and a task `tickets`

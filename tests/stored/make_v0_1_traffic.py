@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from brise.gateway.records import Answer, Exchange, Label
 from brise.gateway.rule import to_body
 from brise.gateway.stores import open_store
+
 from tests import test_stored_files as stored
 from tests.evidence import logs, traffic
 from tests.gateway.fake_answers import MODEL, chat_body, encode, usage
