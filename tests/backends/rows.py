@@ -197,14 +197,14 @@ class Heads:
 class RopeTable:
     positions: tuple[int, ...]
     dim: int
-    magnitude: float = 1.0
+    attention_factor: float = 1.0
 
     def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
-        turns = [10000.0 ** (-2.0 * i / self.dim) for i in range(self.dim // 2)]
-        return ops.rope_table(np.array(self.positions, np.int32), turns, self.magnitude)
+        inv_freq = [10000.0 ** (-2.0 * i / self.dim) for i in range(self.dim // 2)]
+        return ops.rope_table(np.array(self.positions, np.int32), inv_freq, self.attention_factor)
 
     def allowed(self, expected: Array) -> Array:
-        return np.full(1, tolerances.ROPE_TABLE * self.magnitude)
+        return np.full(1, tolerances.ROPE_TABLE * self.attention_factor)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,9 @@ def test_the_ops_of_images_are_the_references() -> None:
                                   reference.join_rows([x[:2], x[5:]]))
     np.testing.assert_allclose(ops.gelu(on_torch).numpy(), reference.gelu(x), rtol=1e-12, atol=1e-15)
     rows, columns = np.indices((3, 4)).reshape(2, -1).astype(np.int32)
-    turns = (1.0, 0.5, 0.25, 0.125)
-    np.testing.assert_allclose(ops.rope_table_2d(rows, columns, turns).numpy(),
-                               reference.rope_table_2d(rows, columns, turns), rtol=1e-12, atol=1e-15)
+    inv_freq = (1.0, 0.5, 0.25, 0.125)
+    np.testing.assert_allclose(ops.rope_table_2d(rows, columns, inv_freq).numpy(),
+                               reference.rope_table_2d(rows, columns, inv_freq), rtol=1e-12, atol=1e-15)
 
 
 def test_an_image_s_patches_which_see_one_another_are_refused() -> None:

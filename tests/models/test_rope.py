@@ -8,7 +8,7 @@ import pytest
 
 from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
 
-# Equal to transformers 5.23.0 to 4e-8. Columns: rope, magnitude, {index: frequency}, sum of all frequencies.
+# Equal to transformers 5.23.0 to 4e-8. Columns: rope, attention_factor, {index: frequency}, sum of all frequencies.
 GOLDEN = {
     "Ministral 3 3B and 8B": (
         Rope(1e6, 128, "half", Yarn(16, 16384, mscale_all_dim=1.0)),
@@ -34,13 +34,13 @@ PLAIN = tuple(10000.0 ** (-i / 8) for i in range(8))
 
 @pytest.mark.parametrize("model", GOLDEN)
 def test_yarn_frequencies_of_published_models(model: str) -> None:
-    rope, magnitude, known, total = GOLDEN[model]
-    turns, factor = frequencies(rope)
-    assert len(turns) == rope.dim // 2
-    assert factor == pytest.approx(magnitude, abs=1e-6)
-    assert sum(turns) == pytest.approx(total, abs=5e-8)
+    rope, attention_factor, known, total = GOLDEN[model]
+    inv_freq, factor = frequencies(rope)
+    assert len(inv_freq) == rope.dim // 2
+    assert factor == pytest.approx(attention_factor, abs=1e-6)
+    assert sum(inv_freq) == pytest.approx(total, abs=5e-8)
     for index, value in known.items():
-        assert turns[index] == pytest.approx(value, rel=5e-6)  # six digits are given
+        assert inv_freq[index] == pytest.approx(value, rel=5e-6)  # six digits are given
 
 
 def test_explicit_attention_factor_wins() -> None:
@@ -48,26 +48,26 @@ def test_explicit_attention_factor_wins() -> None:
 
 
 def test_yarn_magnitude_of_both_mscales() -> None:
-    _, magnitude = frequencies(Rope(1e4, 16, "half", Yarn(16, 64, mscale=0.707, mscale_all_dim=1.0)))
-    assert magnitude == pytest.approx((0.0707 * math.log(16) + 1) / (0.1 * math.log(16) + 1))
+    _, attention_factor = frequencies(Rope(1e4, 16, "half", Yarn(16, 64, mscale=0.707, mscale_all_dim=1.0)))
+    assert attention_factor == pytest.approx((0.0707 * math.log(16) + 1) / (0.1 * math.log(16) + 1))
 
 
 def test_plain_frequencies() -> None:
-    turns, magnitude = frequencies(Rope(10000.0, 16, "half"))
-    assert turns == pytest.approx(PLAIN) and magnitude == 1.0
+    inv_freq, attention_factor = frequencies(Rope(10000.0, 16, "half"))
+    assert inv_freq == pytest.approx(PLAIN) and attention_factor == 1.0
 
 
 def test_linear_divides_every_frequency() -> None:
-    turns, magnitude = frequencies(Rope(10000.0, 16, "half", Linear(4.0)))
-    assert turns == pytest.approx([f / 4 for f in PLAIN]) and magnitude == 1.0
+    inv_freq, attention_factor = frequencies(Rope(10000.0, 16, "half", Linear(4.0)))
+    assert inv_freq == pytest.approx([f / 4 for f in PLAIN]) and attention_factor == 1.0
 
 
 def test_llama3_keeps_high_and_divides_low_frequencies() -> None:
-    turns, _ = frequencies(Rope(10000.0, 16, "half", Llama3(8.0, 32)))
-    assert turns[0] == PLAIN[0]  # wavelength 6.3, under 32 / 4
+    inv_freq, _ = frequencies(Rope(10000.0, 16, "half", Llama3(8.0, 32)))
+    assert inv_freq[0] == PLAIN[0]  # wavelength 6.3, under 32 / 4
     smooth = (32 / (2 * math.pi / PLAIN[1]) - 1) / 3  # wavelength 19.9, between
-    assert turns[1] == pytest.approx(PLAIN[1] * ((1 - smooth) / 8 + smooth))
-    assert turns[2:] == pytest.approx([f / 8 for f in PLAIN[2:]])  # wavelengths over 32
+    assert inv_freq[1] == pytest.approx(PLAIN[1] * ((1 - smooth) / 8 + smooth))
+    assert inv_freq[2:] == pytest.approx([f / 8 for f in PLAIN[2:]])  # wavelengths over 32
 
 
 def test_llama3_as_factors_of_a_gguf_file() -> None:

@@ -71,8 +71,8 @@ class StreamedOps:
         return np.stack([self._linear(np.ascontiguousarray(x[:, index]), w, matrix, index)
                          for index, matrix in enumerate(_matrices(w))], axis=1)
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
-        return self._ops.rope_table(positions, turns, magnitude)
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Array:
+        return self._ops.rope_table(positions, inv_freq, attention_factor)
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         return self._ops.rope(x, table, layout)

@@ -19,33 +19,32 @@ def forward(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cac
 
 def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
     """Normalised last hidden states (R, D) of the tokens in batch.rows."""
-    turns, magnitude = frequencies(config.rope)
-    table_TE = ops.rope_table(batch.positions, turns, magnitude)
+    inv_freq, attention_factor = frequencies(config.rope)
+    table_TE = ops.rope_table(batch.positions, inv_freq, attention_factor)
     x_TD = ops.embed(weights.tok_embeddings, batch.tokens)
     x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
     for index, layer in enumerate(weights.layers):
         def block(x_TD: Array, layer: Layer, index: int = index) -> Array:
-            name = f"layers.{index}"
-            a_TD = _attend(ops, config, layer, x_TD, table_TE, batch, cache, index)
-            x_TD = ops.add(x_TD, ops.named(a_TD, f"{name}.attention.out"))
-            return ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"{name}.feed_forward.out"))
+            a_TD = _attention(ops, config, layer, x_TD, table_TE, batch, cache, index)
+            x_TD = ops.add(x_TD, ops.named(a_TD, f"layers.{index}.attention.out"))
+            return ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"layers.{index}.feed_forward.out"))
 
         x_TD = ops.layer(block, x_TD, layer)
     return ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
 
 
-def _attend(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
-            cache: Cache | None, index: int) -> Array:
+def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
+               cache: Cache | None, index: int) -> Array:
     h_TD = ops.rms_norm(x_TD, layer.attention_norm, config.norm_eps)
     match layer.attention:
         case Attention():
-            return _attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+            return _grouped_attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
         case LatentAttention():
-            return attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+            return _latent_attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
 
 
-def _attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_TE: Array, batch: Batch,
-               cache: Cache | None, index: int) -> Array:
+def _grouped_attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_TE: Array, batch: Batch,
+                       cache: Cache | None, index: int) -> Array:
     q_TD, k_TD, v_TD = ops.linears(h_TD, (weights.wq, weights.wk, weights.wv))
     if weights.bq is not None and weights.bk is not None and weights.bv is not None:
         q_TD, k_TD, v_TD = ops.bias(q_TD, weights.bq), ops.bias(k_TD, weights.bk), ops.bias(v_TD, weights.bv)
@@ -55,12 +54,36 @@ def _attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_
         k_TKE = ops.rms_norm(k_TKE, weights.k_norm, config.norm_eps)
     q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
     k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
-    if config.query_temperature is not None:
-        temperature = config.query_temperature
-        q_THE = ops.scale_queries(q_THE, batch.positions, temperature.beta, temperature.period)
+    q_THE = _scaled_queries(ops, config, q_THE, batch)
     v_TKE = ops.heads(v_TD, config.num_kv_heads)
     o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.sliding_window)
     return ops.linear(o_TD, weights.wo)
+
+
+def _latent_attention(ops: Ops, config: Config, weights: LatentAttention, h_TD: Array, table_TR: Array, batch: Batch,
+                      cache: Cache | None, index: int) -> Array:
+    """Attention to latents in place of keys and values (R rotated numbers of a head, C of a latent and its key)."""
+    assert config.latent is not None, "a layer with latent attention in a model without"
+    nope_dim, rank, rope = config.latent.nope_dim, config.latent.rank, config.rope
+    query_TQ, key_TC = ops.linears(h_TD, (weights.wq_a, weights.wkv_a))
+    query_TQ = ops.rms_norm(query_TQ, weights.q_a_norm, config.norm_eps)
+    q_THE = ops.heads(ops.linear(query_TQ, weights.wq_b), config.num_heads)
+    rotated_THR = ops.rope(ops.columns(q_THE, nope_dim, nope_dim + rope.dim), table_TR, rope.layout)
+    absorbed_THC = ops.heads_linear(ops.columns(q_THE, 0, nope_dim), weights.wk_b)
+    q_THC = _scaled_queries(ops, config, ops.concat(absorbed_THC, rotated_THR), batch)
+    kv_T1C = ops.heads(key_TC, 1)
+    latent_T1C = ops.rms_norm(ops.columns(kv_T1C, 0, rank), weights.kv_a_norm, config.norm_eps)
+    key_T1R = ops.rope(ops.columns(kv_T1C, rank, rank + rope.dim), table_TR, rope.layout)
+    o_THC = ops.attend_latent(q_THC, ops.concat(latent_T1C, key_T1R), batch, cache, index, config.attention_scale,
+                              rank)
+    return ops.linear(ops.flat(ops.heads_linear(o_THC, weights.wv_b)), weights.wo)
+
+
+def _scaled_queries(ops: Ops, config: Config, q_THE: Array, batch: Batch) -> Array:
+    temperature = config.query_temperature
+    if temperature is None:
+        return q_THE
+    return ops.scale_queries(q_THE, batch.positions, temperature.beta, temperature.period)
 
 
 def _feed_forward(ops: Ops, config: Config, layer: Layer, x_TD: Array) -> Array:
@@ -69,32 +92,10 @@ def _feed_forward(ops: Ops, config: Config, layer: Layer, x_TD: Array) -> Array:
         case FeedForward():
             return swiglu(ops, layer.feed_forward, h_TD)
         case Mixture():
-            return feed_forward(ops, config, layer.feed_forward, h_TD)
+            return _mixture(ops, config, layer.feed_forward, h_TD)
 
 
-def attention(ops: Ops, config: Config, weights: LatentAttention, h_TD: Array, table_TR: Array, batch: Batch,
-              cache: Cache | None, index: int) -> Array:
-    """Attention of one layer on normalised hidden states (T, D); gives (T, D)."""
-    assert config.latent is not None, "a layer with latent attention in a model without"
-    nope_dim, rank = config.latent.nope_dim, config.latent.rank
-    query_TQ, key_TC = ops.linears(h_TD, (weights.wq_a, weights.wkv_a))
-    query_TQ = ops.rms_norm(query_TQ, weights.q_a_norm, config.norm_eps)
-    q_THE = ops.heads(ops.linear(query_TQ, weights.wq_b), config.num_heads)
-    turned_THR = ops.rope(ops.columns(q_THE, nope_dim, nope_dim + config.rope.dim), table_TR, config.rope.layout)
-    absorbed_THC = ops.heads_linear(ops.columns(q_THE, 0, nope_dim), weights.wk_b)
-    q_THC = ops.concat(absorbed_THC, turned_THR)
-    if config.query_temperature is not None:
-        temperature = config.query_temperature
-        q_THC = ops.scale_queries(q_THC, batch.positions, temperature.beta, temperature.period)
-    kv_T1C = ops.heads(key_TC, 1)
-    latent_T1C = ops.rms_norm(ops.columns(kv_T1C, 0, rank), weights.kv_a_norm, config.norm_eps)
-    key_T1R = ops.rope(ops.columns(kv_T1C, rank, rank + config.rope.dim), table_TR, config.rope.layout)
-    o_THC = ops.attend_latent(q_THC, ops.concat(latent_T1C, key_T1R), batch, cache, index, config.attention_scale,
-                              rank)
-    return ops.linear(ops.flat(ops.heads_linear(o_THC, weights.wv_b)), weights.wo)
-
-
-def feed_forward(ops: Ops, config: Config, weights: Mixture, h_TD: Array) -> Array:
+def _mixture(ops: Ops, config: Config, weights: Mixture, h_TD: Array) -> Array:
     """Sum of the chosen experts, each times its gate, and the shared expert, which has none."""
     assert config.experts is not None, "a layer with experts in a model without"
     gates_TX = ops.route(ops.linear(h_TD, weights.router), config.experts.per_token, config.experts.scale)

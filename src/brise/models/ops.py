@@ -70,8 +70,9 @@ class Ops(Protocol):
     def heads_linear(self, x: Array, w: Weight) -> Array:
         """Head h of x (T, H, E) times matrix h of the stack w (H, O, E) transposed: (T, H, O)."""
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
-        """(T, E) table, E/2 cosines then E/2 sines of positions * turns, times magnitude; angles in float64."""
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Array:
+        """(T, E) table, E/2 cosines then E/2 sines of positions * inv_freq, all times attention_factor. Angles are
+        computed in float64."""
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         """Rotates the first table-width numbers of each head of x (T, H, E)."""
@@ -123,8 +124,8 @@ class Ops(Protocol):
 class ImageOps(Ops, Protocol):
     """What a vision tower asks for besides: it runs op by op, on arrays, and no program is recorded."""
 
-    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
-        """(T, E) table of places on a grid, for the E/2 frequencies `turns`: those of even index turn with the
+    def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
+        """(T, E) table of places on a grid, for the E/2 frequencies `inv_freq`: those of even index turn with the
         row, those of odd index with the column; E/4 cosines of rows, E/4 of columns, then the sines likewise."""
 
     def slice_rows(self, x: Array, first: int, last: int) -> Array:

@@ -89,8 +89,8 @@ def forward(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches
 
 def steps(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
     """The same in as many steps as there are layers, for a caller who has other work between: None until the last."""
-    turns = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
-    table_NE = ops.rope_table_2d(patches.rows, patches.columns, turns)
+    inv_freq = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
+    table_NE = ops.rope_table_2d(patches.rows, patches.columns, inv_freq)
     num_patches = sum(rows * columns for rows, columns in patches.grids)
     x_NC = _by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
     x_NC = ops.rms_norm(x_NC, weights.ln_pre, config.norm_eps)

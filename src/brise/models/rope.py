@@ -65,7 +65,7 @@ class Rope:
 
 
 def frequencies(rope: Rope) -> tuple[tuple[float, ...], float]:
-    """The dim/2 angular frequencies, and the factor that multiplies cos and sin."""
+    """`inv_freq`, the dim/2 inverse frequencies, and `attention_factor`, which multiplies cos and sin."""
     plain = tuple(rope.theta ** (-2.0 * i / rope.dim) for i in range(rope.dim // 2))
     match rope.scaling:
         case None:
@@ -77,7 +77,7 @@ def frequencies(rope: Rope) -> tuple[tuple[float, ...], float]:
         case Llama3():
             return tuple(_llama3(f, rope.scaling) for f in plain), 1.0
         case Yarn():
-            return _yarn(plain, rope, rope.scaling), _yarn_magnitude(rope.scaling)
+            return _yarn(plain, rope, rope.scaling), _yarn_attention_factor(rope.scaling)
 
 
 def _llama3(frequency: float, scaling: Llama3) -> float:
@@ -93,7 +93,7 @@ def _llama3(frequency: float, scaling: Llama3) -> float:
 
 def _yarn(plain: tuple[float, ...], rope: Rope, scaling: Yarn) -> tuple[float, ...]:
     def cutoff(rotations: float) -> float:
-        """The index whose wavelength makes `rotations` turns within the original context."""
+        """The index whose wavelength fits `rotations` times into the original context."""
         return rope.dim * math.log(scaling.original_context / (2 * math.pi * rotations)) / (
             2 * math.log(rope.theta))
 
@@ -108,13 +108,13 @@ def _yarn(plain: tuple[float, ...], rope: Rope, scaling: Yarn) -> tuple[float, .
     return tuple(out)
 
 
-def _yarn_magnitude(scaling: Yarn) -> float:
+def _yarn_attention_factor(scaling: Yarn) -> float:
     if scaling.attention_factor is not None:
         return scaling.attention_factor
 
-    def magnitude(mscale: float) -> float:
+    def factor_of(mscale: float) -> float:
         return 0.1 * mscale * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
 
     if scaling.mscale and scaling.mscale_all_dim:
-        return magnitude(scaling.mscale) / magnitude(scaling.mscale_all_dim)
-    return magnitude(1.0)
+        return factor_of(scaling.mscale) / factor_of(scaling.mscale_all_dim)
+    return factor_of(1.0)

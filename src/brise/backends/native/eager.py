@@ -89,12 +89,12 @@ class EagerOps:
     def heads_linear(self, x: Array, w: Weight) -> Array:
         return self._run([x], lambda ops, v: [ops.heads_linear(v[0], w)])[0].reshape(*x.shape[:2], w.shape[1])
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
-        return self._run([], lambda ops, _: [ops.rope_table(None, turns, magnitude)],
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Array:
+        return self._run([], lambda ops, _: [ops.rope_table(None, inv_freq, attention_factor)],
                          _plain(len(positions), positions=positions))[0]
 
-    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
-        return ReferenceOps().rope_table_2d(rows, columns, turns)  # a table for an image: nothing to gain
+    def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
+        return ReferenceOps().rope_table_2d(rows, columns, inv_freq)  # a table for an image: nothing to gain
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         return self._run([x, table], lambda ops, v: [ops.rope(v[0], v[1], layout)])[0].reshape(x.shape)

@@ -91,8 +91,8 @@ class Recorder:
     def heads_linear(self, x: Value, w: Weight) -> Value:
         return Value(self.program.heads_linear(x.id, matrix_handles(w)), x.heads)
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Value:
-        return Value(self.program.rope_table(list(turns), magnitude))
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Value:
+        return Value(self.program.rope_table(list(inv_freq), attention_factor))
 
     def rope(self, x: Value, table: Value, layout: Layout) -> Value:
         return Value(self.program.rope(x.id, table.id, x.heads, layout == "interleaved"), x.heads)

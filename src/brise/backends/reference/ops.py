@@ -181,14 +181,14 @@ class ReferenceOps:
     def heads_linear(self, x: Array, w: Weight) -> Array:
         return np.einsum("the,hoe->tho", x, np.stack([numbers(matrix, self.precision) for matrix in _stack(w)]))
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Array:
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Array:
         # A float32 angle at position 100 000 is off by up to 0.004 radians: hence float64 up to here.
-        angles = np.outer(positions.astype(np.float64), np.asarray(turns, np.float64))
-        return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(self.precision)
+        angles = np.outer(positions.astype(np.float64), np.asarray(inv_freq, np.float64))
+        return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * attention_factor).astype(self.precision)
 
-    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Array:
-        turns_E = np.asarray(turns, np.float64)
-        angles = np.concatenate([np.outer(rows, turns_E[::2]), np.outer(columns, turns_E[1::2])], axis=1)
+    def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
+        inv_freq_E = np.asarray(inv_freq, np.float64)
+        angles = np.concatenate([np.outer(rows, inv_freq_E[::2]), np.outer(columns, inv_freq_E[1::2])], axis=1)
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(self.precision)
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:

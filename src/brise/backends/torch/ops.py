@@ -92,9 +92,9 @@ class TorchOps:
     def heads_linear(self, x: Tensor, w: Weight) -> Tensor:
         return heads_linear(x.to(self.dtype), w)
 
-    def rope_table(self, positions: Array, turns: Sequence[float], magnitude: float) -> Tensor:
-        angles = np.outer(np.asarray(positions, np.float64), np.asarray(turns, np.float64))
-        table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * magnitude
+    def rope_table(self, positions: Array, inv_freq: Sequence[float], attention_factor: float) -> Tensor:
+        angles = np.outer(np.asarray(positions, np.float64), np.asarray(inv_freq, np.float64))
+        table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * attention_factor
         return self._tensor(table).to(self.wide)
 
     def rope(self, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
@@ -126,9 +126,9 @@ class TorchOps:
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
         return functions.silu_mul(gate, up)
 
-    def rope_table_2d(self, rows: Array, columns: Array, turns: Sequence[float]) -> Tensor:
-        turns_E = np.asarray(turns, np.float64)
-        angles = np.concatenate([np.outer(rows, turns_E[::2]), np.outer(columns, turns_E[1::2])], axis=1)
+    def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Tensor:
+        inv_freq_E = np.asarray(inv_freq, np.float64)
+        angles = np.concatenate([np.outer(rows, inv_freq_E[::2]), np.outer(columns, inv_freq_E[1::2])], axis=1)
         return self._tensor(np.concatenate([np.cos(angles), np.sin(angles)], axis=1)).to(self.wide)
 
     def slice_rows(self, x: Tensor, first: int, last: int) -> Tensor:
