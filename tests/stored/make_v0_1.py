@@ -14,6 +14,7 @@ shadow, a second question, an outage, a switch with audits, labels of people and
 whose truth is planted, large enough for a certificate and for a rule.
 """
 
+# ruff: noqa: I001 -- it imports modules as they lay at 2e0fa6d
 from __future__ import annotations
 
 import json

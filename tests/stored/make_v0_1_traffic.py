@@ -3,6 +3,7 @@
 Part of make_v0_1.py, and like it for commit 2e0fa6d only.
 """
 
+# ruff: noqa: I001 -- it imports modules as they lay at 2e0fa6d
 from __future__ import annotations
 
 import json
