@@ -9,6 +9,8 @@ BriseError
 ├── MissingExtraError    an optional dependency is not installed
 ├── NetworkError         a download failed
 ├── EvidenceError        data that cannot carry the claim asked of them
+├── AnswerError          an answer broke off, or is not what was asked for
+├── ClosedError          a model or server of this program was closed
 └── RequestError         one request is wrong; the server answers 4xx
     ├── ContextLengthError   prompt and max_tokens do not fit
     ├── QueueFullError       try again later
@@ -41,6 +43,17 @@ class CheckpointError(BriseError):
 
 class EvidenceError(BriseError):
     """Data, or a promise asked of them, that no statistics can carry: too few units, a margin of zero."""
+
+
+class AnswerError(BriseError):
+    """An answer broke off, or is not what was asked for: JSON that is cut short, a call without its end."""
+
+
+class ClosedError(BriseError):
+    """A model or server of this program was closed, and is used."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed", hint="load it again, or keep it open for as long as it is used")
 
 
 class UnsupportedError(BriseError):

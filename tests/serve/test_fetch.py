@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from brise.errors import RequestError
-from brise.serve import images
-from brise.serve.images import is_public
+from brise.serve import fetch
+from brise.serve.fetch import is_public
 
 
 class Site(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def site() -> Iterator[str]:
 
 def get(url: str) -> bytes:
     """Allows this machine, and nothing else that is not public."""
-    return asyncio.run(images.fetch(url, "url", lambda address: address in ("127.0.0.1", "::1") or is_public(address)))
+    return asyncio.run(fetch.fetch(url, "url", lambda address: address in ("127.0.0.1", "::1") or is_public(address)))
 
 
 def test_an_image_comes_under_its_own_host(site: str) -> None:
@@ -84,7 +84,7 @@ def test_what_leads_nowhere_is_refused(site: str, path: str, message: str) -> No
 
 
 def test_a_body_that_is_too_large(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
     with pytest.raises(RequestError, match="more than 1000 bytes"):
         get(f"{site}/large")
 
@@ -95,7 +95,7 @@ def test_a_body_that_is_too_large(site: str, monkeypatch: pytest.MonkeyPatch) ->
     "http://2130706433/", "http://[2002:7f00:1::]/"])
 def test_private_addresses_are_refused(url: str) -> None:
     with pytest.raises(RequestError, match="no public address|could not be fetched"):
-        asyncio.run(images.fetch(url, "url"))
+        asyncio.run(fetch.fetch(url, "url"))
 
 
 @pytest.mark.parametrize(("address", "expected"), [
@@ -109,4 +109,4 @@ def test_public_addresses(address: str, expected: bool) -> None:
 @pytest.mark.parametrize("url", ["http://", "https:///x", "http://exa mple/", "http://[::1", "http://a:99999/"])
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(RequestError):
-        asyncio.run(images.fetch(url, "url"))
+        asyncio.run(fetch.fetch(url, "url"))

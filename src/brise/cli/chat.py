@@ -19,9 +19,10 @@ from brise import settings
 from brise.cli import chat_options, memory_options, terminal
 from brise.cli.chat_commands import ChatSession, Said, execute, names
 from brise.cli.chat_input import LineReader
-from brise.cli.conversation import DEFAULT_MAX_TOKENS, Conversation, PrintedAnswer
+from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
+from brise.engine.request import USUAL_MAX_TOKENS
 from brise.errors import BriseError, RequestError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
@@ -226,8 +227,8 @@ def _explain(session: ChatSession, answer: PrintedAnswer) -> None:
         terminal.note("[stopped]")
     elif answer.finish == "length" and answer.completion_tokens == session.options.max_tokens:
         terminal.note(f"[cut after {answer.completion_tokens} tokens, as --max-tokens says]")
-    elif answer.finish == "length" and answer.completion_tokens == DEFAULT_MAX_TOKENS:
-        terminal.note(f"[cut after {DEFAULT_MAX_TOKENS} tokens; --max-tokens N allows longer answers]")
+    elif answer.finish == "length" and answer.completion_tokens == USUAL_MAX_TOKENS:
+        terminal.note(f"[cut after {USUAL_MAX_TOKENS} tokens; --max-tokens N allows longer answers]")
     elif answer.finish == "length":
         terminal.note("[cut: the context is full; /clear begins anew, --context N makes it longer]")
 

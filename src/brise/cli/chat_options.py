@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from brise.engine.request import Sampling
+from brise.engine.request import USUAL_SAMPLING, Sampling
 from brise.errors import RequestError
 from brise.settings import MAX_THREADS
 
@@ -18,18 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How answers are sampled and shown.
+    """How answers are sampled and shown."""
 
-    The defaults are those of SmolLM2's model card: small models are sure of little, and wander off when more
-    than their best guesses may be chosen. A repetition penalty helps long texts, but it also punishes the
-    words of the question, and short answers (2 + 2) turn wrong.
-    """
-
-    temperature: float = 0.2
-    top_p: float = 0.9
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float = USUAL_SAMPLING.temperature
+    top_p: float = USUAL_SAMPLING.top_p
+    top_k: int = USUAL_SAMPLING.top_k
+    min_p: float = USUAL_SAMPLING.min_p
+    repetition_penalty: float = USUAL_SAMPLING.repetition_penalty
     seed: int | None = None
     max_tokens: int | None = None
     thinking: str = "show"

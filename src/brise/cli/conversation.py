@@ -16,7 +16,7 @@ from pathlib import Path
 from brise.cli.chat_options import ChatOptions
 from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
-from brise.engine.request import FinishReason, Request
+from brise.engine.request import USUAL_MAX_TOKENS, FinishReason, Request
 from brise.errors import BriseError, ContextLengthError, RequestError, UnsupportedError
 from brise.text import images
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
@@ -47,10 +47,6 @@ class PrintedAnswer:
         return (f"[{self.completion_tokens} tokens, {rate:.1f} tokens/s; "
                 f"first token after {self.first_token_s:.2f} s; "
                 f"prompt {self.prompt_tokens} tokens, {self.cached_tokens} cached]")
-
-
-# A small model that has begun to repeat itself would go on until its context is full, minutes later.
-DEFAULT_MAX_TOKENS = 1024
 
 
 class Conversation:
@@ -119,7 +115,7 @@ class Conversation:
         tokens = encoded.tokens
         parser = self.chat.format.parser(is_thinking=self.chat.format.thinks_at_end_of(tokens))
         room = self.engine.max_context - len(tokens)
-        max_tokens = options.max_tokens or (min(DEFAULT_MAX_TOKENS, room) if room > 0 else None)
+        max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
                           marks=self.chat.format.marks, images=encoded.images, adapter=self.adapter)
         try:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Mapping
-from types import MappingProxyType
 
+from brise.memory.sizes import parse_size
 from brise.quant.recipe import MIXES
 
 CACHES = ("f16", "q8", "q4")
-UNITS: Mapping[str, int] = MappingProxyType({
-    "": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40})
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)")
 
 
 def size(text: str) -> int:
     """Reads 4GB (4 * 10^9 bytes), 3.5GiB (3.5 * 2^30), 800MB, for argparse."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or found[2] not in UNITS or not (value := int(float(found[1]) * UNITS[found[2]])):
-        raise argparse.ArgumentTypeError(f"{text!r}: a size such as 4GB, 3.5GiB or 800MB is allowed")
-    return value
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,5 +38,3 @@ def _pixels(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1 << 16:
         raise argparse.ArgumentTypeError(f"{text!r}: a number of pixels from 1 to {1 << 16} is allowed")
     return int(text)
-
-

@@ -10,25 +10,20 @@ from socket import socket
 
 from brise import settings
 from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_small, terminal
-from brise.cli.serve_adapters import Room
+from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
-from brise.engine.model import load
 from brise.errors import RequestError, UnsupportedError
 from brise.files.digests import Located
 from brise.gateway.gateway import Gateway
 from brise.hub.store import ModelStore, is_name, locate
-from brise.memory import limit, serving_plan
-from brise.memory.serving_plan import MemoryRequest
+from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_engine
+from brise.memory.serving_plan import ServingPlan
 from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.local_answers import LocalAnswers
-from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings
-
-# Under a promise: a body is text of so many bytes a token and some options, and an image in base64; it is there as
-# bytes, as text and as values at the same time.
-BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
+from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings, bounded
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
                    for located in models}
         if args.memory is not None:
-            serving = _bounded(serving, *workers.values())
+            serving = bounded(serving, *workers.values())
         elif upstream is not None or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
         if upstream is None:
@@ -112,40 +107,23 @@ def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: soc
             worker.shutdown(drain=False)
 
 
-def _bounded(serving: ServeSettings, worker: EngineThread) -> ServeSettings:
-    """Bodies as long as the context asks for, and no more of them at one time than the plan has room for."""
-    body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
-    body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
-    return replace(serving, max_body_bytes=body_bytes,
-                   max_requests=max(serving_plan.REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
-
-
-def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: Room) -> Engine:
-    """The model with its cache; under a promise, planned first and held to it."""
-    made = None if args.memory is None else limit.make(
-        located.path, located.name, MemoryRequest(args.memory, args.context, cache=args.cache,
-                                                  image_size=args.image_size,
-                                                  adapters_bytes=room.nbytes or 0, adapter_slots=room.slots,
-                                                  adapter_rank=room.rank, answers=args.parallel,
-                                                  expert_bytes=args.experts),
-        weights=args.weights, threads=threads)
-    terminal.note(f"loading {located.name} from {located.path}")
-    model = load(located.path, threads=threads, name=located.name, digest=located.digest,
-                 weights=args.weights, expert_bytes=args.experts).with_image_size(args.image_size)
-    engine_settings = EngineSettings(max_context=args.context, max_sequences=args.parallel,
-                                     max_waiting=args.queue, cache_format=args.cache, max_adapters=room.slots,
-                                     max_rank=room.rank, adapter_bytes=room.nbytes)
-    if made is not None:
-        made = made.filled(args.parallel)
-        limit.hold(made, model)
+def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom) -> Engine:
+    """The model with its cache; under a memory limit, planned first and held to it."""
+    def planned(made: ServingPlan) -> None:
         terminal.note(f"memory: {terminal.size(made.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
                       f"{made.context} tokens, {made.num_pages * PAGE_SIZE} tokens at one time")
-        engine_settings = replace(engine_settings, max_context=made.context, num_pages=made.num_pages,
-                                  feature_bytes=made.feature_bytes)
-    engine = Engine(model, engine_settings)
-    for name, path in args.adapter:
-        serve_adapters.load(engine, name, path, any_base=args.any_base)
-    return engine
+
+    def loading(located: Located) -> None:
+        terminal.note(f"loading {located.name} from {located.path}")
+
+    def adapter(info: AdapterInfo) -> None:
+        terminal.note(f"adapter {info.name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {info.path}")
+
+    options = EngineOptions(
+        memory=args.memory, context=args.context, parallel=args.parallel, queue=args.queue, cache=args.cache,
+        weights=args.weights, experts=args.experts, image_size=args.image_size, threads=threads,
+        adapters=tuple(args.adapter), any_base=args.any_base, adapter_room=room)
+    return open_engine(located, options, OpeningProgress(planned, loading, adapter))
 
 
 def _locate_all(specs: list[str], store: ModelStore) -> list[Located]:

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from brise.cli import chat_options, memory_options, terminal
-from brise.engine.adapter_loading import reading_bytes
+from brise.cli import chat_options, memory_options
 from brise.engine.adapters import AdapterExistsError, check_name
-from brise.engine.engine import Engine
 from brise.errors import UnsupportedError
 from brise.hub.store import path_of
-
-MAX_ADAPTERS, MAX_RANK = 8, 64
-
-
-@dataclass(frozen=True)
-class Room:
-    """Slots for adapters of ranks up to `rank`, and memory; None: not bounded."""
-
-    slots: int
-    rank: int
-    nbytes: int | None
+from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, AdapterRoom, adapter_room
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +35,7 @@ def add_room_arguments(parser: argparse.ArgumentParser) -> None:
                              "bound; under --memory what the given ones need)")
 
 
-def check(args: argparse.Namespace, models: Sequence[str]) -> Room:
+def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
     """Looks at names and folders before a model is loaded, and says how much room adapters get."""
     if args.adapter and len(models) > 1:
         raise UnsupportedError(f"--adapter is for one model, here are {len(models)}",
@@ -62,21 +49,13 @@ def check(args: argparse.Namespace, models: Sequence[str]) -> Room:
     return room(args, [path for _, path in args.adapter])
 
 
-def room(args: argparse.Namespace, paths: Sequence[Path]) -> Room:
+def room(args: argparse.Namespace, paths: Sequence[Path]) -> AdapterRoom:
     """What the options say, and under a promise without --adapter-memory what these adapters need."""
-    needed = sum(map(reading_bytes, paths))
-    nbytes = args.adapter_memory if args.adapter_memory is not None or args.memory is None else needed
-    slots = 0 if nbytes == 0 else args.max_adapters
-    if args.adapter and not slots:
+    room = adapter_room(paths, memory=args.memory, adapter_memory=args.adapter_memory, slots=args.max_adapters,
+                        rank=args.adapter_rank)
+    if args.adapter and not room.slots:
         raise UnsupportedError("--max-adapters is 0, and adapters are given")
-    return Room(slots, args.adapter_rank, nbytes)
-
-
-def load(engine: Engine, name: str, path: Path, *, any_base: bool) -> None:
-    """Loads an adapter into an engine that does not run yet."""
-    assert engine.adapters is not None, "there is room for those that are given"
-    info = engine.adapters.add(name, path, any_base=any_base)
-    terminal.note(f"adapter {name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {path}")
+    return room
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -58,8 +58,7 @@ class LoopInbox:
     def refuse(self, error: Exception | None) -> None:
         """Tells the consumer why it gets no deltas, if there is a reason."""
         if error is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self.loop.call_soon_threadsafe(self.queue.put_nowait, error)
+            deliver(self, error)
 
 
 Inbox: TypeAlias = "SimpleQueue[News] | LoopInbox"
@@ -130,6 +129,24 @@ class EngineThread:
         if error is not None:
             raise error
         return Answers(inbox, len(job.answers), partial(self._cancel, job))
+
+    def submit(self, request: Request, inbox: Inbox) -> str:
+        """The same into an inbox that several requests may share; returns the id that their deltas carry.
+
+        It does not wait for the engine: a full queue is told as a delta that ends in an error. `cancel` ends it.
+        """
+        job = self._engine.prepare(request)
+
+        def tell(error: Exception | None) -> None:
+            if error is not None:
+                deliver(inbox, Delta(job.request_id, 0, finish="error", error=str(error)))
+
+        self._hand_over(job, inbox, tell)
+        return job.request_id
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request's answers; nothing happens if it has ended already."""
+        self._calls.put(partial(self._engine.cancel, request_id))
 
     async def agenerate(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The same for an event loop; a refusal is raised by the first step. Leaving it (aclose) cancels."""
@@ -228,7 +245,7 @@ class EngineThread:
             self._calls.put(call)
 
     def _cancel(self, job: Submission) -> None:
-        self._calls.put(partial(self._engine.cancel, job.request_id))
+        self.cancel(job.request_id)
 
     # From here on: in the engine's thread.
 
@@ -257,7 +274,7 @@ class EngineThread:
             with suppress(Exception):
                 embed()
         for _, inbox in self._inboxes.values():
-            _refuse(inbox, EngineStoppedError())
+            deliver(inbox, EngineStoppedError())
 
     @property
     def _is_idle(self) -> bool:
@@ -347,11 +364,13 @@ def _wake() -> None:
     """An idle engine that gets a call looks whether there is anything else to do."""
 
 
-def _refuse(inbox: Inbox, error: Exception) -> None:
+def deliver(inbox: Inbox, news: News) -> None:
+    """Puts one thing into an inbox, from any thread."""
     if isinstance(inbox, LoopInbox):
-        inbox.refuse(error)
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            inbox.loop.call_soon_threadsafe(inbox.queue.put_nowait, news)
     else:
-        inbox.put(error)
+        inbox.put(news)
 
 
 def _hand_out(batch: list[tuple[asyncio.Queue[News], Delta]]) -> None:

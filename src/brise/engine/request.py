@@ -26,6 +26,14 @@ class Sampling:
     seed: int | None = None
 
 
+# Those of SmolLM2's model card: small models are sure of little, and wander off when more than their best guesses may
+# be chosen. A repetition penalty helps long texts, but it also punishes the words of the question, and short answers
+# (2 + 2) turn wrong.
+USUAL_SAMPLING = Sampling(temperature=0.2, top_p=0.9)
+# A small model that has begun to repeat itself would go on until its context is full, minutes later.
+USUAL_MAX_TOKENS = 1024
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt, `n` answers. `logprobs` is how many alternatives each token comes with (None: no logprobs)."""

@@ -55,8 +55,8 @@ def locate(model: str, store: ModelStore) -> Located:
         entry = store.get(model)
         return Located(model, store.path(entry), entry.digest)
     if model.startswith("hf:"):
-        raise StoreError(f"{model!r} is on the Hugging Face hub, not on this machine",
-                         hint=f"brise pull {model}, then give the name that it gets in the store")
+        entry = store.pulled_from(model)
+        return Located(entry.name, store.path(entry), entry.digest)
     layout = find_layout(path)
     if path.is_file():
         return Located(path.stem, path)
@@ -94,11 +94,24 @@ class ModelStore:
         if name not in self.names():
             known = ", ".join(self.names())
             raise StoreError(f"there is no model {name!r} in the store",
-                             hint=f"the store has: {known}" if known else "brise pull smollm2")
+                             hint=f"the store has: {known}; or get it with: brise pull {name}" if known
+                             else "brise pull smollm2")
         path = self._manifest(name)
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
         return _parse_manifest(name, path, text)
+
+    def pulled_from(self, source: str) -> StoredModel:
+        """The entry that was pulled from a hub reference; StoreError if there is none, or several."""
+        entries = [entry for entry in map(self.get, self.names()) if entry.source == source]
+        if not entries:
+            raise StoreError(f"{source!r} is on the Hugging Face hub, not on this machine",
+                             hint=f"brise pull {source}")
+        if len({entry.digest for entry in entries}) > 1:
+            names = ", ".join(entry.name for entry in entries)
+            raise StoreError(f"several models of the store were pulled from {source!r}: {names}",
+                             hint="give one of these names")
+        return entries[0]
 
     def path(self, entry: StoredModel) -> Path:
         """The file of an entry, or the folder of its files, checked to be there and as long as they should be."""

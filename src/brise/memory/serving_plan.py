@@ -66,6 +66,7 @@ class MemoryRequest:
     usual_context: int | None = None  # where none is asked for, no more than this
     serves: bool = True  # over HTTP, with grammars; a chat needs neither
     expert_bytes: int | None = None  # of a mixture's experts that are kept, while the others stay in the file
+    other_bytes: int = 0  # that the process takes for other things than this model
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def make(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Serving
         vision_bytes=0 if subject.vision is None else vision_bytes(subject.vision[0], wish),
         requests_bytes=_SAMPLER_COPIES * 4 * config.vocab_size + (
             REQUESTS_BYTES if wish.serves else _QUESTION_BYTES),
-        base_bytes=process.base_bytes(subject.vocabulary, serves=wish.serves),
+        base_bytes=process.base_bytes(subject.vocabulary, serves=wish.serves) + wish.other_bytes,
         to_come_bytes=process.SLACK_BYTES // 2 + (subject.vocabulary.grammar_bytes if wish.serves else 0),
         loading_bytes=loading_bytes, adapters_bytes=wish.adapters_bytes,
         image_size=None if subject.vision is None else wish.image_size or subject.vision[0].image_size,

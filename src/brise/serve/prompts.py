@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request
 from brise.serve import images
@@ -31,6 +32,10 @@ class ChatJob:
     def parser(self) -> AnswerParser:
         """A reader for one answer."""
         return self.format.parser(self.tool_names, is_thinking=self.is_thinking)
+
+    def collector(self) -> AnswerCollector:
+        """What puts one answer together."""
+        return AnswerCollector(self.parser(), self.format.new_call_id, may_call=bool(self.tool_names))
 
 
 def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:

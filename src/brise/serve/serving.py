@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 from brise.engine.engine_thread import EngineThread
 from brise.gateway.gateway import Gateway
+from brise.memory.serving_plan import REQUESTS_BYTES
 from brise.serve.access import AcceptedKeys, read_keys
 from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
@@ -20,6 +21,9 @@ from brise.serve.switch_metrics import SwitchMetrics
 
 TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
 SEEING_BODY_BYTES = 32 << 20  # a few photographs, base64 included
+# Under a memory limit: a body is text of so many bytes a token and some options, and an image in base64; it is there as
+# bytes, as text and as values at the same time.
+BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,11 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.parts, metrics.registry)
     return ServerState(models, settings, keys, metrics, log, gateway)
+
+
+def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
+    """Bodies as long as the context asks for, and no more of them at one time than the plan has room for."""
+    body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
+    body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
+    return replace(settings, max_body_bytes=body_bytes,
+                   max_requests=max(REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))

@@ -25,12 +25,13 @@ def parse_json(body: bytes, name: str = "the body") -> Json:
         raise _too_deep(name) from None
     except ValueError as error:  # JSONDecodeError, or an integer with thousands of digits
         raise RequestError(f"{name} is not JSON: {error}", code="invalid_json") from None
-    _check(value, name)
+    check(value, name)
     return value
 
 
-def _check(root: Json, root_name: str) -> None:
-    """Without recursion: a hostile body must not choose how deep our stack goes."""
+def check(root: Json, root_name: str) -> None:
+    """Refuses deep nesting and lone surrogates, without recursion: a hostile body must not choose how deep our stack
+    goes."""
     pending: list[tuple[Json, int]] = [(root, 1)]
     while pending:
         value, depth = pending.pop()

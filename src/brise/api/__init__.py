@@ -1,0 +1,1 @@
+"""The public Python API: `import brise` shows what lies here."""
