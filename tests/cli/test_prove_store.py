@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
-from brise.dialects.records import Label, RecordedAnswer
 from brise.prove import pairs_store
+from brise.traffic.records import Label, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.prove.logs import changed, rows

@@ -10,7 +10,7 @@ from brise.demo import outcomes
 from brise.demo.drive import TASK
 from brise.demo.stand_in import truth_of
 from brise.demo.workload import Workload
-from brise.dialects.records import Exchange, RecordedAnswer
+from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.stores import open_store
 
 TALK = next(talk for talk in Workload(1).talks(100, held_out=0.0) if len(talk.turns) > 1)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brise.dialects.bodies import Kind
 from brise.dialects.reassemble import reassemble
-from brise.dialects.records import Kind
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.serve.live import Live, live

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from brise.dialects.records import Exchange, Pending, RecordedAnswer
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.gateway.anthropic_upstream import AnthropicUpstream
@@ -21,6 +20,7 @@ from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.serve.local_answers import LocalAnswers
 from brise.serve.serving import ServeSettings
+from brise.traffic.records import Exchange, Pending, RecordedAnswer
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
 from tests.serve.live import Live, live, wait_until
 

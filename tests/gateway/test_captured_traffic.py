@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from brise.dialects.records import Exchange
 from brise.gateway.gateway import Components
 from brise.traffic.capture import Capture
+from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store, open_threads
 from tests.gateway.fake_answers import chat_body

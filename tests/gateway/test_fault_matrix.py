@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
-from brise.dialects.records import Mode
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
 from brise.gateway.fallback import LocalFallback
 from brise.gateway.gateway import Components
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits
+from brise.traffic.records import Mode
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, Peer, answer, chat, cut, events, hang, raw, refuse

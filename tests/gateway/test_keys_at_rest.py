@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.dialects.records import Exchange
 from brise.gateway import request as asked
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
@@ -26,6 +25,7 @@ from brise.gateway.reanswer import Reanswer, ReanswerOptions
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic import redact
 from brise.traffic.capture import Capture
+from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.engine.stub import stub_model

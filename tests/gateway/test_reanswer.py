@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from brise.dialects.records import RecordedAnswer
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.candidates import Candidates
 from brise.gateway.fallback import LocalFallback
 from brise.gateway.gateway import Components
 from brise.gateway.reanswer import Reanswer, ReanswerOptions
 from brise.traffic.capture import Capture
+from brise.traffic.records import RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body

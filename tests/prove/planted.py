@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brise.dialects.records import Exchange, Label, Mode, RecordedAnswer, Usage
+from brise.dialects.bodies import Usage
 from brise.switch.rule import Rule, RuleBaseline, to_body
 from brise.traffic.prices import Hardware, Price, Prices
+from brise.traffic.records import Exchange, Label, Mode, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from brise.dialects.records import LedgerEntry
 from brise.prove import candidates
 from brise.prove.candidates import Shown
 from brise.stats import sequential_test
 from brise.traffic import ledger
+from brise.traffic.records import LedgerEntry
 from tests.stats.planted import differences, three_standard_errors
 
 ALPHA, RUNS = 0.05, 2000

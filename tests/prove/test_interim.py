@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from brise.dialects.records import LedgerEntry
 from brise.prove import interim
 from brise.prove.interim import InterimAnalysis
 from brise.stats import thresholds
 from brise.stats.thresholds import RiskClaim
 from brise.traffic import ledger
+from brise.traffic.records import LedgerEntry
 from tests.stats.planted import three_standard_errors
 
 PROMISE = RiskClaim(0.05, 0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from brise.dialects.records import Exchange, Label, RecordedAnswer
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.store import TrafficStore
 from tests.prove.logs import Row
 

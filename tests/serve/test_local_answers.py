@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brise.dialects.records import Usage
+from brise.dialects.bodies import Usage
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import ContextLengthError, RequestError

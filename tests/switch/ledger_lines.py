@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from brise.dialects.records import Body, LedgerEntry
+from brise.dialects.bodies import Body
 from brise.traffic import ledger
+from brise.traffic.records import LedgerEntry
 
 
 class Lines:

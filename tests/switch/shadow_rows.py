@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from brise.dialects.records import Exchange, Label, RecordedAnswer
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from tests.gateway.fake_answers import chat_body
 from tests.stats.test_thresholds_plan import APART

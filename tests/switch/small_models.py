@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from brise.dialects.records import Body, Kind, Usage
+from brise.dialects.bodies import Body, Kind, Usage
 from brise.engine.request import TokenLogprob
 from brise.errors import RequestError
 from brise.gateway.local import Load, LocalAnswer, LocalStream

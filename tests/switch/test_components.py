@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from brise.dialects.records import Exchange
 from brise.gateway.gateway import Components
 from brise.gateway.large_model import LargeModel
 from brise.gateway.local import LocalModels
 from brise.switch import components
 from brise.switch.rule import to_body
+from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.engine.stub import stub_model

@@ -7,10 +7,11 @@ import io
 import threading
 from collections.abc import Iterator
 
-from brise.dialects.records import Body, LedgerEntry
+from brise.dialects.bodies import Body
 from brise.errors import StoreError
 from brise.switch.ledger_follower import Follower
 from brise.switch.state import Action, said
+from brise.traffic.records import LedgerEntry
 from tests.switch.ledger_lines import Lines, switched
 
 

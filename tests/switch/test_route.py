@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from brise.dialects.kinds import context_digest
+from brise.dialects.bodies import context_digest
 from brise.gateway import request as requests
 from brise.gateway.request import ClientRequest
 from brise.switch import route

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from brise.dialects.records import Body, RecordedAnswer
+from brise.dialects.bodies import Body
 from brise.gateway.candidates import Candidates
 from brise.gateway.exchange import exchange_of
 from brise.gateway.gateway import Components
@@ -20,6 +20,7 @@ from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.request import ClientRequest, read
 from brise.models.batch import Batch
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
+from brise.traffic.records import RecordedAnswer
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import answer, chat, refuse

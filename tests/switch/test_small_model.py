@@ -12,8 +12,8 @@ import pytest
 from starlette.types import Message
 
 from brise.dialects import answers
+from brise.dialects.bodies import Body
 from brise.dialects.reassemble import reassemble
-from brise.dialects.records import Body, Exchange, LedgerEntry, RecordedAnswer
 from brise.dialects.sse import events
 from brise.errors import StoreError
 from brise.gateway import request as requests
@@ -26,6 +26,7 @@ from brise.switch.route import SwitchRouter
 from brise.switch.rule import Term, _digest, to_body
 from brise.switch.small_model import SmallModel, chunks_of
 from brise.switch.state import Action, fold
+from brise.traffic.records import Exchange, LedgerEntry, RecordedAnswer
 from tests.gateway.fake_answers import chat_body
 from tests.switch.ledger_lines import Lines, switched
 from tests.switch.small_models import FakeSmall, rule

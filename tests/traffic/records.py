@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from brise.dialects.records import Exchange, Label, RecordedAnswer, Usage
+from brise.dialects.bodies import Usage
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 FULL = Exchange(
     id="full", at_s=1000.25, task="triage", kind="chat", path="/v1/chat/completions", model="gpt-x", mode="hosted",

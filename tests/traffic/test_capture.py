@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.dialects.records import ConversationEnd, Exchange, Label, Pending, RecordedAnswer
 from brise.errors import StoreError
 from brise.traffic.capture import Capture, CaptureOptions
+from brise.traffic.records import ConversationEnd, Exchange, Label, Pending, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import UnknownExchangeError
 from brise.traffic.stores import open_store

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brise.dialects.records import ConversationEnd, Exchange
 from brise.traffic.conversations import Conversations
+from brise.traffic.records import ConversationEnd, Exchange
 from brise.traffic.stores import open_store
 from tests.traffic.records import PLAIN, exchange
 

@@ -11,9 +11,9 @@ import pytest
 
 from brise.data.parse_row import RowRules
 from brise.data.read_rows import read_rows
-from brise.dialects.records import Exchange, Label, RecordedAnswer
 from brise.evals import data
 from brise.traffic.export import ExportOptions, ExportReport, rows
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brise.dialects.records import Exchange, Usage
+from brise.dialects.bodies import Usage
 from brise.errors import EvidenceError
 from brise.traffic.imports.read import Format, read
+from brise.traffic.records import Exchange
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.dialects.records import Usage
+from brise.dialects.bodies import Usage
 from brise.errors import UnsupportedError
 from brise.traffic.prices import Hardware, Prices, read_prices
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brise.dialects.records import ConversationEnd, Pending
+from brise.traffic.records import ConversationEnd, Pending
 from brise.traffic.sql_store import EXPIRED_AT_ONCE, SqlStore
 from brise.traffic.stores import open_store
 from tests.traffic.records import answer, exchange, label

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from brise.dialects.records import ConversationEnd, Exchange, Mode, Pending
 from brise.traffic import ledger
+from brise.traffic.records import ConversationEnd, Exchange, Mode, Pending
 from brise.traffic.sql_store import PAGE, SqlStore
 from brise.traffic.sqlite_store import SqliteDatabase
 from brise.traffic.store import Query, UnknownExchangeError

@@ -11,10 +11,10 @@ from typing import Any
 
 from brise import settings
 from brise.cli import ledger_report, terminal
-from brise.dialects.records import LedgerEntry
 from brise.switch import history
 from brise.switch.history import SwitchHistory, Tenure
 from brise.traffic.ledger import LedgerBreak, check_chain
+from brise.traffic.records import LedgerEntry
 from brise.traffic.stores import open_store
 
 

@@ -13,10 +13,10 @@ from typing import get_args
 from brise import settings
 from brise.cli import log_options, log_show, number_types, terminal
 from brise.cli.log_export import add_export, export
-from brise.dialects.records import ConversationEnd, Exchange, Label, new_id
 from brise.errors import EvidenceError, StoreError
 from brise.traffic.conversations import Conversations
 from brise.traffic.imports.read import BadFileError, Format, read
+from brise.traffic.records import ConversationEnd, Exchange, Label, new_id
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store, open_threads
 

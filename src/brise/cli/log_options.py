@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from brise.dialects.records import Mode, Role
+from brise.traffic.records import Mode, Role
 from brise.traffic.store import Query
 
 UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from brise.cli import terminal
-from brise.dialects.records import Exchange, Usage
+from brise.dialects.bodies import Usage
 from brise.dialects.turns import turns_of
 from brise.errors import StoreError
+from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.summary import Summary, summarise

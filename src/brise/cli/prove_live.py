@@ -11,7 +11,7 @@ from brise.cli import chat_options, eval_options, progress_bar, terminal
 from brise.cli.eval import load_local
 from brise.cli.prove_sources import PairSource
 from brise.data.parse_row import RowRules
-from brise.dialects.kinds import context_digest
+from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError
 from brise.evals import data, report
 from brise.evals.answerer import Answerer, AnswerSettings

@@ -8,7 +8,8 @@ from brise.demo.drive import TASK, same
 from brise.demo.stand_in import key_of
 from brise.demo.workload import FunctionCall
 from brise.dialects import answers
-from brise.dialects.records import Body, Exchange, Label
+from brise.dialects.bodies import Body
+from brise.traffic.records import Exchange, Label
 from brise.traffic.store import Query, TrafficStore
 
 WHO = "the demo's generator: the call that was meant"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 from brise.errors import EvidenceError
 from brise.evals import compare, scorers
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample

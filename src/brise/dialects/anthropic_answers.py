@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brise.dialects import sse
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 
 Fields = dict[str, Any]
 

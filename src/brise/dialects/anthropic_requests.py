@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 from brise.errors import RequestError
 
 Fields = dict[str, Any]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from brise.dialects.records import Body, Kind
+from brise.dialects.bodies import Body, Kind
 
 Message = dict[str, Any]
 # Fields of a message that training files have; the others say nothing of what was said.

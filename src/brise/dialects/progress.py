@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from brise.dialects.records import Body, Kind
+from brise.dialects.bodies import Body, Kind
 from brise.dialects.sse import DONE, ServerSentEvent, events
 
 # Of responses and messages: the events that carry what a client reads.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from brise.dialects import sse
+from brise.dialects.bodies import Body, Kind
 from brise.dialects.reassemble_chunks import chat_body, completion_body
 from brise.dialects.reassemble_typed import messages_body, responses_body
-from brise.dialects.records import Body, Kind
 
 Fields = dict[str, Any]
 TYPED = frozenset({"responses", "messages"})  # dialects whose events have names; the data repeat them as their type

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 BLOCK = re.compile(rb"(?s).*?(?:\n\n|\r\n\r\n|\r\r)")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from brise.dialects.records import Body, Kind
+from brise.dialects.bodies import Body, Kind
 
 TEXTS = ("text", "input_text", "output_text", "refusal")
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")

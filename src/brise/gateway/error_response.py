@@ -6,7 +6,7 @@ import json
 
 from starlette.types import Send
 
-from brise.dialects.records import Body, Kind
+from brise.dialects.bodies import Body, Kind
 from brise.gateway import headers
 from brise.gateway.failure import UpstreamFailure
 from brise.gateway.request import Headers

@@ -7,15 +7,15 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
-from brise.dialects.kinds import context_digest, usage_of
+from brise.dialects.bodies import Body, context_digest, usage_of
 from brise.dialects.reassemble import reassemble
-from brise.dialects.records import Body, Exchange, Mode, RecordedAnswer, Role, new_id
 from brise.gateway import headers
 from brise.gateway.failure import Relayed
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import KEPT_BYTES
 from brise.gateway.request import MAX_NAME, ClientRequest
 from brise.traffic import redact
+from brise.traffic.records import Exchange, Mode, RecordedAnswer, Role, new_id
 
 
 def exchange_of(asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from brise.dialects.bodies import Kind
 from brise.dialects.progress import Progress, so_far
-from brise.dialects.records import Kind
 from brise.gateway.request import Headers
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.

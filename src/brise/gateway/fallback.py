@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from starlette.types import Send
 
 from brise.dialects import sse
+from brise.dialects.bodies import Body, Kind, Usage
 from brise.dialects.progress import Progress
 from brise.dialects.reassemble import reassemble
-from brise.dialects.records import Body, Kind, Usage
 from brise.errors import BriseError
 from brise.gateway import error_response
 from brise.gateway.candidates import Candidates

@@ -14,7 +14,6 @@ from typing import TextIO, get_args
 
 from starlette.types import Message, Send
 
-from brise.dialects.records import Exchange, Mode, Pending, RecordedAnswer
 from brise.gateway import error_response
 from brise.gateway.exchange import exchange_of, read, served_of
 from brise.gateway.failure import BrokenAttempt, Relayed, UpstreamError, UpstreamFailure
@@ -34,6 +33,7 @@ from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest
 from brise.traffic import redact
 from brise.traffic.prices import Prices
+from brise.traffic.records import Exchange, Mode, Pending, RecordedAnswer
 
 MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
 CLIENT_GONE = 499  # nginx's number; no client ever sees it

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from brise.dialects.records import Mode
 from brise.gateway.request import OWN, ClientRequest, Headers
+from brise.traffic.records import Mode
 
 # Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
 OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",

@@ -11,9 +11,10 @@ from typing import Literal, Protocol
 
 from starlette.types import Send
 
-from brise.dialects.records import Body, Exchange, Mode, Pending, RecordedAnswer, Usage
+from brise.dialects.bodies import Body, Usage
 from brise.gateway.failure import BrokenAttempt, Relayed
 from brise.gateway.request import ClientRequest
+from brise.traffic.records import Exchange, Mode, Pending, RecordedAnswer
 
 
 @dataclass(frozen=True)

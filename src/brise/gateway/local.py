@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from brise.dialects.records import Body, Kind, Usage
+from brise.dialects.bodies import Body, Kind, Usage
 from brise.engine.request import TokenLogprob
 from brise.text.fields import NOT_KNOWN
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from brise.dialects.records import Exchange, RecordedAnswer
 from brise.errors import StoreError
 from brise.gateway.exchange import again
 from brise.gateway.failure import UpstreamError
 from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest, read
+from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)

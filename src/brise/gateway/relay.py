@@ -10,8 +10,8 @@ from itertools import takewhile
 from starlette.types import Send
 
 from brise.dialects import sse
+from brise.dialects.bodies import Kind
 from brise.dialects.progress import Progress, so_far
-from brise.dialects.records import Kind
 from brise.gateway import headers
 from brise.gateway.failure import Relayed, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from brise.dialects.kinds import KINDS
-from brise.dialects.records import Body, Kind, new_id
+from brise.dialects.bodies import KINDS, Body, Kind
 from brise.traffic import redact
+from brise.traffic.records import new_id
 
 Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
 

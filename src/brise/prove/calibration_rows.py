@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Literal
 
 from brise.dialects import answers
-from brise.dialects.records import Exchange, Label, RecordedAnswer
 from brise.errors import EvidenceError
 from brise.switch import signals
 from brise.switch.rule import VETO
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.store import Query, TrafficStore
 
 Rung = Literal["auto", "outcome", "human", "judge", "fidelity"]

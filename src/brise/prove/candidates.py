@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from brise.dialects.records import LedgerEntry
 from brise.prove.open_tests import LOOK
 from brise.prove.pairs import Pair
 from brise.prove.prove import Terms
 from brise.prove.scoring import PairScores
 from brise.traffic.ledger import canonical
+from brise.traffic.records import LedgerEntry
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from brise import __version__
-from brise.dialects.records import LedgerEntry
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
 from brise.prove import interim, open_tests
@@ -28,6 +27,7 @@ from brise.stats import certificate as forms
 from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
 from brise.traffic import seal
 from brise.traffic.ledger import check_chain
+from brise.traffic.records import LedgerEntry
 from brise.traffic.seal import SigningKey
 from brise.traffic.store import TrafficStore
 

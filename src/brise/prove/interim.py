@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from brise.dialects.records import LedgerEntry
 from brise.errors import EvidenceError
 from brise.prove.calibration_rows import CalibrationRows
 from brise.stats import thresholds
 from brise.stats.thresholds import RiskClaim
 from brise.traffic.ledger import canonical
+from brise.traffic.records import LedgerEntry
 from brise.traffic.store import TrafficStore
 
 LOOK, RULE = "certification", "cascade"  # lines of the ledger

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from brise.dialects.records import Label, new_id
 from brise.errors import EvidenceError, RequestError
 from brise.files.atomic import output_errors
 from brise.prove.pairs import Judgement, Pair
 from brise.prove.pairs_store import SECOND_LOOK
 from brise.text.fields import RequestFields
 from brise.text.json_text import parse_json
+from brise.traffic.records import Label, new_id
 from brise.traffic.store import TrafficStore
 
 By = Literal["human", "judge"]

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from brise.dialects.records import LedgerEntry
 from brise.errors import EvidenceError
+from brise.traffic.records import LedgerEntry
 from brise.traffic.store import Query, TrafficStore
 
 LOOK, EXPORTED = "proof", "export"  # lines of the ledger

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from brise.data import identity
-from brise.dialects.kinds import context_digest
+from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError, RequestError
 from brise.evals.example import AnsweredCall, EvalAnswer
 from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair, Rung

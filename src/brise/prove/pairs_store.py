@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 from brise.dialects import answers as bodies
-from brise.dialects import records
-from brise.dialects.records import Body, Exchange, Label
+from brise.dialects.bodies import Body
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
 from brise.prove.calibration_rows import NEWEST, OTHER_VERSION, newest_version
 from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair, Rung
 from brise.text.protocols import Message
+from brise.traffic import records
+from brise.traffic.records import Exchange, Label
 from brise.traffic.store import Query, TrafficStore
 
 BATCH = 500  # exchanges whose answers and labels are read at one time

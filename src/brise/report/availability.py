@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.dialects.records import Exchange
 from brise.report.traffic import TrafficOverview
+from brise.traffic.records import Exchange
 
 # 30 minutes of outage in 14 days: what a provider with one bad afternoon reaches.
 REFERENCE = 1 - 30 / (14 * 24 * 60)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.dialects.records import Exchange, RecordedAnswer
 from brise.evals.measure import Measure, bounded, ratio
 from brise.report.traffic import TrafficOverview
 from brise.traffic.prices import Hardware, Prices
+from brise.traffic.records import Exchange, RecordedAnswer
 
 DAY_S = 86400.0
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brise.dialects.records import Body, LedgerEntry
+from brise.dialects.bodies import Body
 from brise.errors import StoreError
 from brise.prove import certificates
 from brise.report.advice import Kept, Proven, Switched
 from brise.switch import state as switch
+from brise.traffic.records import LedgerEntry
 
 RULE = "cascade"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.dialects.records import Exchange, RecordedAnswer
 from brise.report.traffic import TrafficOverview
+from brise.traffic.records import Exchange, RecordedAnswer
 
 MOST_VALUES = 400  # of a plotted sample: its quantiles, evenly
 # A quantile needs so many values beyond it that one of them does not decide.

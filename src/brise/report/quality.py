@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.dialects.records import Label
 from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
 from brise.report.traffic import TrafficOverview
+from brise.traffic.records import Label
 
 RUNGS: Sequence[str] = ("outcome", "human", "judge", "fidelity")
 WORDS: Mapping[str, str] = {

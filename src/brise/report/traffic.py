@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from brise.dialects.records import Exchange, Label, LedgerEntry, RecordedAnswer
 from brise.errors import EvidenceError
+from brise.traffic.records import Exchange, Label, LedgerEntry, RecordedAnswer
 from brise.traffic.store import Query, TrafficStore
 
 _AT_ONCE = 500

@@ -10,7 +10,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from brise.dialects.records import Exchange
 from brise.gateway.breaker import BreakerState
 from brise.gateway.fallback import LocalFallback
 from brise.gateway.gateway import Components, Gateway
@@ -19,6 +18,7 @@ from brise.gateway.request import ClientRequest
 from brise.serve.metrics import SECONDS
 from brise.switch.shadow import Reask, Shadow
 from brise.traffic.capture import Capture
+from brise.traffic.records import Exchange
 
 
 class GatewayMetrics(Collector):

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import cast
 
 from brise.checkpoint.adapters.lineage import base_digest
-from brise.dialects.records import Body, Kind, Usage
+from brise.dialects.bodies import Body, Kind, Usage
 from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest

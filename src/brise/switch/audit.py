@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import TextIO
 
 from brise.dialects import answers
-from brise.dialects.records import Exchange, RecordedAnswer
 from brise.errors import BriseError
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import draw
 from brise.switch.state import Action, TaskState, said
+from brise.traffic.records import Exchange, RecordedAnswer
 
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from brise.dialects.records import RecordedAnswer
 from brise.gateway.exchange import again
 from brise.gateway.failure import UpstreamError
 from brise.gateway.gateway import Components
@@ -18,6 +17,7 @@ from brise.switch.drift import Watch
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
 from brise.switch.small_model import SmallModel
+from brise.traffic.records import RecordedAnswer
 from brise.traffic.store import TrafficStore
 
 # Failures that say nothing of the request. The others, such as no answer in time, may be this request's own.

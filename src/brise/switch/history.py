@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from brise.dialects.records import LedgerEntry
 from brise.stats import monitor
 from brise.stats.intervals import Interval
 from brise.switch.state import Switches, TaskState, after
+from brise.traffic.records import LedgerEntry
 
 EVENTS = frozenset(("certification", "export", "cascade", "switch", "step", "raise", "tighten", "context", "changed",
                     "void", "back"))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 from brise.errors import BriseError
 from brise.switch.state import Action, Switches, TaskState, after_any, due
 from brise.traffic.store import TrafficStore

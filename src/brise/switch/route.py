@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from brise.dialects.kinds import context_digest
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body, context_digest
 from brise.gateway.interfaces import Decision
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 from brise.errors import StoreError
 
 VETO = "veto"  # the signal that overrules all others: the answer cannot be right

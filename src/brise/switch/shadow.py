@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from brise.dialects.records import Body, Exchange, RecordedAnswer, new_id
+from brise.dialects.bodies import Body
 from brise.errors import PreemptedError, QueueFullError, RequestError
 from brise.gateway.candidates import Candidates
 from brise.gateway.exchange import again
@@ -28,6 +28,7 @@ from brise.gateway.request import ClientRequest
 from brise.switch.route import draw
 from brise.switch.signals import NUM_RIVALS, measure
 from brise.traffic import redact
+from brise.traffic.records import Exchange, RecordedAnswer, new_id
 
 MAX_WAITING, MAX_WAITING_BYTES = 256, 64 << 20
 ATTEMPTS = 3

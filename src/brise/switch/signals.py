@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from brise.dialects import answers
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 from brise.engine.request import TokenLogprob
 from brise.evals import compare, scorers
 from brise.evals.example import EvalAnswer

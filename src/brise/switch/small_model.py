@@ -18,8 +18,8 @@ from typing import TextIO
 from starlette.types import Send
 
 from brise.dialects import answers, sse
+from brise.dialects.bodies import Body
 from brise.dialects.reassemble import reassemble
-from brise.dialects.records import Body, RecordedAnswer, new_id
 from brise.errors import RequestError
 from brise.gateway.headers import added
 from brise.gateway.interfaces import Decision, Escalated, RequestOutcome
@@ -31,6 +31,7 @@ from brise.switch.drift import Seen, Watch
 from brise.switch.ledger_follower import Follower
 from brise.switch.rule import VETO, Rule
 from brise.switch.state import Action, TaskState, said
+from brise.traffic.records import RecordedAnswer, new_id
 
 
 class SmallModel:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from brise.dialects.records import Body, LedgerEntry
+from brise.dialects.bodies import Body
 from brise.errors import EvidenceError, StoreError
 from brise.stats.monitor import Alarm
 from brise.switch.rule import Rule, from_body
+from brise.traffic.records import LedgerEntry
 
 SHARES = (0.01, 0.1, 0.5, 1.0)
 AUDIT = 0.05  # of kept answers, at a share of 1

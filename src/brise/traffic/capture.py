@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from brise.dialects.records import ConversationEnd, Exchange, Label, Pending, RecordedAnswer
 from brise.errors import StoreError
+from brise.traffic.records import ConversationEnd, Exchange, Label, Pending, RecordedAnswer
 from brise.traffic.schema import brief
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from brise.dialects.records import Body, ConversationEnd, Exchange, Kind
+from brise.dialects.bodies import Body, Kind
 from brise.dialects.turns import answers_of, turns_of
+from brise.traffic.records import ConversationEnd, Exchange
 
 MOST_DIGESTS = 20_000  # kept in memory, at most 10 MB of it (bench/soak_gateway.py); older ones are asked of the store
 MOST_ENDS = 8  # exchanges kept for one digest

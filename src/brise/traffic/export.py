@@ -18,8 +18,9 @@ from brise.data.parse_row import RowRules, parse_row
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
 from brise.dialects.as_chat import answer_message, request_messages, request_tools
-from brise.dialects.records import Body, Exchange, Label, RecordedAnswer
+from brise.dialects.bodies import Body
 from brise.errors import RequestError
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from brise.dialects.records import Body, LedgerEntry
+from brise.dialects.bodies import Body
+from brise.traffic.records import LedgerEntry
 
 GENESIS = "0" * 64  # what the first line names as the digest before it
 

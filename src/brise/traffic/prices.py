@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from brise.dialects.records import Usage
+from brise.dialects.bodies import Usage
 from brise.errors import UnsupportedError
 
 FILE = "prices.toml"

@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from brise.dialects.records import Body, Exchange, RecordedAnswer
+from brise.dialects.bodies import Body
+from brise.traffic.records import Exchange, RecordedAnswer
 
 MARK = "[key]"
 LEAST = 8  # characters: what is shorter is no secret, and as a part of words it would be everywhere

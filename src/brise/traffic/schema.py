@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from brise.dialects.records import Exchange, Label, RecordedAnswer, Usage
+from brise.dialects.bodies import Usage
 from brise.traffic.database import Row
+from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 VERSION = 2
 # From the version before to this one. A store that is new has it all from TABLES.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from brise.dialects import answers
-from brise.dialects.records import Body
+from brise.dialects.bodies import Body
 
 DERIVED = ("length", "writing")
 # Characters of the request's last message: fixed, so that a slice is the same in every look.

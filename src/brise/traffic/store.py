@@ -6,18 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from brise.dialects.records import (
-    Body,
-    ConversationEnd,
-    Exchange,
-    Label,
-    LedgerEntry,
-    Mode,
-    Pending,
-    RecordedAnswer,
-    Role,
-)
+from brise.dialects.bodies import Body
 from brise.errors import StoreError
+from brise.traffic.records import ConversationEnd, Exchange, Label, LedgerEntry, Mode, Pending, RecordedAnswer, Role
 
 
 class UnknownExchangeError(StoreError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.dialects.records import Exchange
+from brise.traffic.records import Exchange
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects.records import Exchange, Usage
+from brise.dialects.bodies import Usage
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -25,6 +25,7 @@ from brise.traffic.imports.row import (
     text,
     whole,
 )
+from brise.traffic.records import Exchange
 
 OTHER_TYPES = ("SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "GUARDRAIL", "EMBEDDING")
 MARKS = ("trace_id", "observations", "start_time", "session_id", "provided_model_name")  # of such a row

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from brise.dialects.kinds import KINDS, usage_of
-from brise.dialects.records import Exchange
+from brise.dialects.bodies import KINDS, usage_of
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -23,6 +22,7 @@ from brise.traffic.imports.row import (
     text,
     whole,
 )
+from brise.traffic.records import Exchange
 
 
 def read(rows: Sequence[ImportedRow]) -> Iterator[tuple[ImportedRow, Exchange | BadRowError]]:

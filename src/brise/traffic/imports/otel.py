@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects.records import Exchange, Usage
+from brise.dialects.bodies import Usage
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -31,6 +31,7 @@ from brise.traffic.imports.row import (
     text,
     whole,
 )
+from brise.traffic.records import Exchange
 
 Fields = dict[str, Any]
 ROLES: Mapping[str, str] = {"gen_ai.system.message": "system", "gen_ai.user.message": "user",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from brise.dialects.records import Exchange
 from brise.errors import EvidenceError, RequestError
 from brise.text.json_text import Json, parse_json
 from brise.traffic.imports import langfuse, openai_files, otel
 from brise.traffic.imports.row import BadRowError, ImportedRow, PassedOverError
+from brise.traffic.records import Exchange
 
 Format = Literal["auto", "openai", "langfuse", "otel"]
 Made = Iterable[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]

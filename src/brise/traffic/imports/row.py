@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brise.dialects.kinds import context_digest
-from brise.dialects.records import Body, Exchange, Kind, Usage
+from brise.dialects.bodies import Body, Kind, Usage, context_digest
+from brise.traffic.records import Exchange
 
 _YEAR_10000_S = 253_402_300_800.0  # no calendar of ours goes further
 

@@ -11,26 +11,16 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-Body = Mapping[str, Any]  # a JSON object as it went over the wire
+from brise.dialects.bodies import Body, Kind, Usage
 
-Kind = Literal["chat", "completion", "embedding", "responses", "messages", "other"]
 # Who answered: the hosted model; the small one by a switch; the hosted one because the small one was unsure; the small
 # one because the hosted one was out of reach; nobody (an error that the client saw).
 Mode = Literal["hosted", "small", "escalated", "degraded", "failed"]
 # shadow: the candidate, in the background. audit: the hosted model on a kept request. reask: the hosted model asked
 # the same again. reanswer: the hosted model after an outage. draft: the small model's, which was escalated.
 Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens as the answering server counted them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,28 @@
-"""The endpoints that are captured, and what their bodies have in common: usage and the digest of the context."""
+"""JSON bodies as they go over the wire, and what those of all dialects have in common."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from brise.dialects.records import Body, Kind, Usage
+Body = Mapping[str, Any]  # a JSON object as it went over the wire
+Kind = Literal["chat", "completion", "embedding", "responses", "messages", "other"]
 
 KINDS: Mapping[str, Kind] = {
     "/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/embeddings": "embedding",
     "/v1/responses": "responses", "/v1/messages": "messages"}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the answering server counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 def context_digest(fields: Body | None) -> str | None:
