@@ -19,9 +19,9 @@ MAX_LINES, MAX_NATIVE_LINES, MAX_FUNCTION_LINES = 400, 500, 60
 COMMAND_SEAM = ("add_parser", "run")  # the same two functions in every command's file
 
 # From the bottom to the top: a package imports itself and what stands before it.
-ORDER = ("errors", "settings", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint", "hub",
-         "engine", "memory", "convert", "stats", "evals", "tune", "dialects", "traffic", "gateway", "switch", "prove",
-         "report", "serve", "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
+ORDER = ("errors", "settings", "watch", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint",
+         "hub", "engine", "memory", "convert", "stats", "evals", "tune", "dialects", "traffic", "gateway", "switch",
+         "prove", "report", "serve", "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
 
 
 Trees = Mapping[Path, ast.Module]

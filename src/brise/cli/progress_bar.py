@@ -1,20 +1,19 @@
-"""A bar on stderr for work that takes minutes."""
+"""The terminal as a watcher: notes on stderr, and a bar for work that takes minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich.console
 import rich.progress
 
 from brise.cli import terminal
-
-Advance = Callable[[int], None]
+from brise.watch import Advance
 
 
 @contextmanager
-def bar(what: str, total: int, unit: str) -> Iterator[Advance]:
+def bar(task: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar of `total` bytes or tokens on a terminal, to be told each step; elsewhere one line for the whole work."""
     console = rich.console.Console(stderr=True)
     columns = (rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn()) if unit == "bytes" else (
@@ -23,7 +22,21 @@ def bar(what: str, total: int, unit: str) -> Iterator[Advance]:
         rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(), *columns,
         rich.progress.TimeRemainingColumn(), console=console, disable=not console.is_terminal)
     if not console.is_terminal:
-        terminal.note(f"{what}: {terminal.size(total) if unit == 'bytes' else f'{total} {unit}'}")
+        terminal.note(f"{task}: {terminal.size(total) if unit == 'bytes' else f'{total} {unit}'}")
     with progress:
-        task = progress.add_task(what, total=total)
-        yield lambda step: progress.advance(task, step)
+        number = progress.add_task(task, total=total)
+        yield lambda step: progress.advance(number, step)
+
+
+class TerminalWatcher:
+    """Shows on stderr what a use case tells; see brise.watch.Watcher."""
+
+    def note(self, text: str) -> None:
+        """A line."""
+        terminal.note(text)
+
+    @contextmanager
+    def progress(self, task: str, total: int, unit: str) -> Iterator[Advance]:
+        """A bar."""
+        with bar(task, total, unit) as advance:
+            yield advance

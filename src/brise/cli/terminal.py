@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from brise.watch import size_text
+
 
 def result(text: str) -> None:
     """A line of the result."""
@@ -43,9 +45,4 @@ def note(text: str) -> None:
 
 def size(num_bytes: int) -> str:
     """98362432 as '98.4 MB'."""
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.95:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return size_text(num_bytes)

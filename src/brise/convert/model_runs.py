@@ -1,4 +1,4 @@
-"""The model runs of `brise quantize`: calibration of the original, and its comparison with the result."""
+"""Runs of a model while it is quantised: calibration of the original, and its comparison with the result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from brise.backends import open_planner
 from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.names import named_weights
-from brise.cli import terminal
-from brise.cli.progress_bar import bar
 from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, ScoringModel, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
 from brise.memory.process import resident_bytes
@@ -23,6 +21,7 @@ from brise.quant.rows import format_of, matrix_shape, row_bytes
 from brise.text import corpus
 from brise.text.chat import ChatTemplate
 from brise.text.tokenizer import Tokenizer
+from brise.watch import Watcher, size_text
 
 # Logits of both models and what comparing them takes, beside everything else.
 _COMPARING_BYTES = 150_000_000
@@ -42,12 +41,13 @@ class TokenWindows:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """`memory` is the promise in bytes, if there is one."""
+class ModelRuns:
+    """Runs of the original, and of what it became. `memory` is the memory limit in bytes, if there is one."""
 
     original: Original
     num_threads: int
     memory: int | None
+    watcher: Watcher
 
     def text(self, path: Path, max_tokens: int) -> TokenWindows:
         """A file as the model reads it, up to about `max_tokens`."""
@@ -59,8 +59,8 @@ class Runs:
     def calibrate(self, text: TokenWindows) -> Importance:
         """The importance of the original's weights on a text."""
         machine = self._machine([self.original.weights], with_heads=False)
-        terminal.note(f"calibrating with {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
-        with bar("calibrating", text.num_tokens, "tokens") as advance:
+        self.watcher.note(f"calibrating with {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
+        with self.watcher.progress("calibrating", text.num_tokens, "tokens") as advance:
             return calibrate(machine, _scored(self.original), list(named_weights(self.original.weights)), text.windows,
                              text.path.name, advance)
 
@@ -72,8 +72,8 @@ class Runs:
         """The quality of the file that was written, on a text."""
         quantised = open_original(result)
         machine = self._machine([self.original.weights, quantised.weights], with_heads=True)
-        terminal.note(f"comparing on {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
-        with bar("comparing", text.num_tokens, "tokens") as advance:
+        self.watcher.note(f"comparing on {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
+        with self.watcher.progress("comparing", text.num_tokens, "tokens") as advance:
             return compare(machine, _scored(self.original), _scored(quantised), text.windows, advance)
 
     @cached_property
@@ -85,7 +85,7 @@ class Runs:
         return Machine(backend, backend.ops(), self._pass_tokens(models, with_heads=with_heads))
 
     def _pass_tokens(self, models: Sequence[Weights], *, with_heads: bool) -> int:
-        """As many tokens a pass as the promise allows; a refusal with the numbers if not even one window fits."""
+        """As many tokens a pass as the memory limit allows; UnsupportedError if not one window fits."""
         if self.memory is None:
             return PASS_TOKENS
         needed = resident_bytes() + needed_bytes(models, with_heads=with_heads)
@@ -93,7 +93,7 @@ class Runs:
         if pass_tokens < WINDOW:
             least = needed + WINDOW * token_bytes(self.original.config)
             raise UnsupportedError(
-                f"running the model needs {terminal.size(least)}, --memory allows {terminal.size(self.memory)}",
+                f"running the model needs {size_text(least)}, --memory allows {size_text(self.memory)}",
                 hint="leave --evaluate and --calibration away, or calibrate on a larger machine: "
                      "--save-importance there, --calibration FILE.gguf here")
         return min(pass_tokens, PASS_TOKENS)
