@@ -6,9 +6,10 @@ when it is first used, so `import brise` itself loads nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 TYPE_CHECKING = False  # type checkers take it for true; typing's own would be the only slow import here
 __version__ = "0.2.0"
@@ -20,6 +21,8 @@ _HOMES: Mapping[str, str] = MappingProxyType({
     "Usage": "brise.api.answers", "Score": "brise.api.answers", "BatchResult": "brise.api.answers",
     "TokenLogprob": "brise.engine.request", "Tool": "brise.text.openai_tools",
     "AdapterInfo": "brise.engine.adapters", "EngineStats": "brise.engine.engine",
+    "serve": "brise.api.serving", "gateway": "brise.api.serving", "Server": "brise.api.server",
+    "ServerOptions": "brise.api.serving", "UpstreamOptions": "brise.api.serving", "Limits": "brise.gateway.upstream",
     "ChatOptions": "brise.api.options", "SamplingOptions": "brise.api.options", "image_part": "brise.api.options",
     **dict.fromkeys(("AnswerError", "BriseError", "CheckpointError", "ClosedError", "ContextLengthError",
                      "EvidenceError", "MemoryLimitError", "MissingExtraError", "NetworkError", "OutputError",
@@ -40,6 +43,11 @@ if TYPE_CHECKING:
     from brise.api.options import ChatOptions as ChatOptions
     from brise.api.options import SamplingOptions as SamplingOptions
     from brise.api.options import image_part as image_part
+    from brise.api.server import Server as Server
+    from brise.api.serving import ServerOptions as ServerOptions
+    from brise.api.serving import UpstreamOptions as UpstreamOptions
+    from brise.api.serving import gateway as gateway
+    from brise.api.serving import serve as serve
     from brise.api.streams import AsyncStream as AsyncStream
     from brise.api.streams import Stream as Stream
     from brise.engine.adapters import AdapterInfo as AdapterInfo
@@ -59,8 +67,19 @@ if TYPE_CHECKING:
     from brise.errors import RequestError as RequestError
     from brise.errors import StoreError as StoreError
     from brise.errors import UnsupportedError as UnsupportedError
+    from brise.gateway.upstream import Limits as Limits
     from brise.text.openai_tools import Tool as Tool
 else:
+    class _Brise(ModuleType):
+        """This package: brise.serve and others are functions, and packages of the same names lie beside them."""
+
+        def __setattr__(self, name, value):
+            if name in _HOMES and isinstance(value, ModuleType):
+                return  # the import of a part, such as brise.serve.app, puts its package here
+            super().__setattr__(name, value)
+
+    sys.modules[__name__].__class__ = _Brise
+
     def __getattr__(name):
         if name not in _HOMES:
             raise AttributeError(f"module 'brise' has no attribute {name!r}")

@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 
+from brise.serve import images
 from brise.serve.openai_chat import parse_chat
 from brise.serve.prompts import chat_job
 from tests.engine.stub import stub_model
@@ -90,7 +91,7 @@ def test_text_that_looks_like_an_image_is_text() -> None:
 
 
 def test_low_detail_makes_an_image_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brise.serve.images.LOW_DETAIL_SIZE", 8)
+    monkeypatch.setattr(images, "LOW_DETAIL_SIZE", 8)
     large, small = (images_in_prompt(part(url(40, 20), detail=detail), said("?"))[1][0] for detail in ("high", "low"))
     assert (len(large), len(small)) == (5 * 11, 1 * 3)
 

@@ -56,21 +56,21 @@ def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"
     limit = _size(memory, "memory")
     folders = {name: Path(path).expanduser() for name, path in (adapters or {}).items()}
     room = adapter_room(tuple(folders.values()), memory=limit, adapter_memory=_size(adapter_memory, "adapter_memory"),
-                        slots=_whole(max_adapters, "max_adapters", 0, 1000),
-                        rank=_whole(adapter_rank, "adapter_rank", 1, 1 << 16))
+                        slots=whole(max_adapters, "max_adapters", 0, 1000),
+                        rank=whole(adapter_rank, "adapter_rank", 1, 1 << 16))
     options = EngineOptions(
-        memory=limit, context=None if context is None else _whole(context, "context", 1, 1 << 31),
-        parallel=_whole(parallel, "parallel", 1, 4096), queue=QUEUE,
+        memory=limit, context=None if context is None else whole(context, "context", 1, 1 << 31),
+        parallel=whole(parallel, "parallel", 1, 4096), queue=QUEUE,
         cache=_one_of(cache, "cache", CACHES),
         weights=None if weights is None else _one_of(weights, "weights", tuple(MIXES)),
         experts=_size(experts, "experts"),
-        image_size=None if image_size is None else _whole(image_size, "image_size", 1, 1 << 16),
-        threads=found.threads if threads is None else _whole(threads, "threads", 1, settings.MAX_THREADS),
+        image_size=None if image_size is None else whole(image_size, "image_size", 1, 1 << 16),
+        threads=found.threads if threads is None else whole(threads, "threads", 1, settings.MAX_THREADS),
         adapters=tuple(folders.items()), any_base=any_base, adapter_room=room,
         other_bytes=max(process.resident_bytes() - process.LIBRARIES_BYTES, 0))
     worker = EngineThread(open_engine(locate(str(model), ModelStore(found.home)), options))
     worker.start()
-    return Model(worker)
+    return Model(worker, is_limited=limit is not None)
 
 
 def _check_device(device: str) -> None:
@@ -86,10 +86,11 @@ def _size(value: Size | None, name: str) -> int | None:
             return parse_size(value)
         except ValueError as error:
             raise RequestError(f"{name} is {error}", param=name) from None
-    return None if value is None else _whole(value, name, 1, 1 << 60)
+    return None if value is None else whole(value, name, 1, 1 << 60)
 
 
-def _whole(value: int, name: str, least: int, most: int) -> int:
+def whole(value: int, name: str, least: int, most: int) -> int:
+    """A whole number within limits, or a RequestError that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise RequestError(f"{name} is {value!r}, allowed is a whole number from {least} to {most}", param=name)
     return value

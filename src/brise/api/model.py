@@ -45,7 +45,8 @@ class Model:
     answer that broke off, and `brise.ClosedError` after `close`.
     """
 
-    def __init__(self, worker: EngineThread) -> None:
+    def __init__(self, worker: EngineThread, *, is_limited: bool = False) -> None:
+        self.is_limited = is_limited  # loaded under a memory limit
         self.name, self.path, self.max_context = worker.model.name, worker.model.path, worker.max_context
         self._worker: EngineThread | None = worker
         self._lock = Lock()

@@ -78,7 +78,7 @@ _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presen
 _PROBE: Sequence[Message] = ({"role": "user", "content": "?"},)
 
 
-def check(options: Mapping[str, object], kind: type[SamplingOptions]) -> None:
+def check(options: Mapping[str, object], kind: type[object]) -> None:
     """TypeError for an option that does not exist, as for any function of Python."""
     known = kind.__annotations__
     for name in options:

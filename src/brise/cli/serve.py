@@ -23,6 +23,7 @@ from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.local_answers import LocalAnswers
+from brise.serve.open_gateway import open_gateway
 from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings, bounded
 
 
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         if upstream is None:
             return _run(workers, serving, bound, None)
         local = LocalAnswers(workers, allow_image_urls=args.allow_image_urls)
-        with serve_gateway.opened(args, upstream, settings_.home, small, local) as gateway:
+        options = serve_gateway.options_of(args, upstream, small)
+        with open_gateway(options, settings_.home, local, serve_gateway.tell) as gateway:
             return _run(workers, serving, bound, gateway)
 
 

@@ -1,28 +1,18 @@
-"""The gateway of `brise serve`: its options, and its parts put together."""
+"""The options of the gateway of `brise serve`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from brise import settings
-from brise.cli import number_types, serve_small, terminal
+from brise.cli import number_types, terminal
 from brise.cli.number_types import Within
-from brise.cli.serve_small import SmallOptions
 from brise.errors import UnsupportedError
-from brise.gateway.anthropic_upstream import AnthropicUpstream
-from brise.gateway.gateway import Gateway
-from brise.gateway.large_model import LargeModel
-from brise.gateway.local import LocalModels
-from brise.gateway.retry import Retries, RetrySettings
-from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
-from brise.switch import components
-from brise.traffic.capture import Capture, CaptureOptions
-from brise.traffic.prices import Prices, default_place, read_prices
-from brise.traffic.stores import open_store, open_threads
+from brise.gateway.retry import RetrySettings
+from brise.gateway.upstream import Limits, UpstreamSettings
+from brise.serve.open_gateway import GatewayOptions, SmallOptions
+from brise.traffic.capture import CaptureOptions, CaptureStats
 
 DAY_S = 86400.0
 SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
@@ -86,37 +76,18 @@ def check(args: argparse.Namespace) -> UpstreamSettings | None:
     return UpstreamSettings(args.upstream, key, args.api_keys is None, limits, settings.proxy(args.upstream))
 
 
-@contextmanager
-def opened(args: argparse.Namespace, upstream: UpstreamSettings, home: Path, small: SmallOptions,
-           local: LocalModels) -> Iterator[Gateway]:
-    """The gateway, with its store, until the block ends: what it saw is then written."""
-    prices = _prices(args.prices, home)
-    store = open_store(args.store, home)
-    capture = Capture(store, CaptureOptions(
-        share=args.capture, content=not args.no_content,
-        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), open_threads(store, home))
-    try:
-        server = AnthropicUpstream(Upstream(upstream)) if args.upstream_dialect == "anthropic" else Upstream(upstream)
-        hosted = LargeModel(server, retries=Retries(RetrySettings(args.retries)), hedge_after_s=args.hedge_after)
-        stand_ins = serve_small.parts(small, local, hosted, store, capture)
-        switches = components.parts(local, hosted, store, capture)
-        yield Gateway(hosted, replace(
-            switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
-            background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))
-    finally:
-        stats = capture.drain()
-        store.close()
-        if dropped := sum(stats.dropped.values()):
-            terminal.note(f"captured {stats.written} rows; {dropped} could not be written: {stats.last_error}")
+def options_of(args: argparse.Namespace, upstream: UpstreamSettings, small: SmallOptions) -> GatewayOptions:
+    """The gateway that the command line asks for."""
+    return GatewayOptions(
+        upstream, args.upstream_dialect or "openai", args.retries, args.hedge_after, args.store,
+        CaptureOptions(share=args.capture, content=not args.no_content,
+                       ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small)
 
 
-def _prices(path: Path | None, home: Path) -> Prices | None:
-    """The file that was named, else the one that lies where it lies by default, if it does."""
-    if path is None:
-        path = default_place(home)
-        if not path.exists():
-            return None
-    return read_prices(path)
+def tell(stats: CaptureStats) -> None:
+    """Says at the end what of the traffic was lost."""
+    if dropped := sum(stats.dropped.values()):
+        terminal.note(f"captured {stats.written} rows; {dropped} could not be written: {stats.last_error}")
 
 
 def _retries(text: str) -> int:

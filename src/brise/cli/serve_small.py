@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from brise.cli import number_types
 from brise.errors import UnsupportedError
 from brise.gateway import candidates
 from brise.gateway.candidates import Candidates
-from brise.gateway.fallback import LocalFallback
-from brise.gateway.gateway import Components
-from brise.gateway.large_model import LargeModel
-from brise.gateway.local import LocalModels
-from brise.gateway.reanswer import Reanswer
-from brise.switch.shadow import Reask, Shadow, ShadowOptions
-from brise.traffic.capture import Capture
-from brise.traffic.store import TrafficStore
+from brise.serve.open_gateway import SmallOptions
 
 OPTIONS = ("fallback", "candidate", "shadow", "reask")
-
-
-@dataclass(frozen=True)
-class SmallOptions:
-    """Which models stand in for which tasks, and the shares of traffic that are answered twice."""
-
-    fallback: Candidates = Candidates()
-    candidate: Candidates = Candidates()
-    shadow: float = 0.0
-    reask: float = 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +39,3 @@ def check(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
         raise UnsupportedError(f"--shadow {args.shadow:g}: it is not said which model answers, of {len(names)}",
                                hint="--candidate MODEL; brise serve MODEL --upstream URL serves both")
     return SmallOptions(candidates.parse(args.fallback, names, "--fallback"), candidate, args.shadow, args.reask)
-
-
-def parts(options: SmallOptions, local: LocalModels, hosted: LargeModel, store: TrafficStore,
-          capture: Capture) -> Components:
-    """The parts of the gateway that the options ask for."""
-    watching: list[Shadow | Reask | Reanswer] = []
-    fallback = None
-    if options.fallback != Candidates():
-        fallback = LocalFallback(local, options.fallback)
-        watching.append(Reanswer(hosted, store, capture))
-    if options.shadow:
-        watching.append(Shadow(local, options.candidate, ShadowOptions(options.shadow), capture))
-    if options.reask:
-        watching.append(Reask(hosted, options.reask, capture))
-    return Components(fallback=fallback, observers=watching, background=watching)

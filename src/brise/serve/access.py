@@ -38,13 +38,18 @@ def read_keys(path: Path) -> AcceptedKeys:
         key = line.strip()
         if not key or key.startswith("#"):
             continue
-        if not key.isascii() or not key.isprintable() or " " in key:
+        if not is_key(key):
             raise BriseError(f"line {number} of {str(path)!r} is no API key: keys are ASCII without spaces",
                              hint="one key a line; comments begin with #")
         keys.append(key)
     if not keys:
         raise BriseError(f"{str(path)!r} holds no API key", hint="one key a line; comments begin with #")
     return AcceptedKeys(keys)
+
+
+def is_key(text: str) -> bool:
+    """Whether this can be an API key."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def check_bind(host: str, has_keys: bool, force: bool) -> None:

@@ -24,7 +24,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
 from brise.serve import adapters, chat, completions, embeddings, models_and_health, responses
-from brise.serve.access import check_bind
+from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
 from brise.serve.gateway_middleware import Front
@@ -42,13 +42,14 @@ KEEP_ALIVE_S = 75
 
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
-               bound: socket.socket | None = None, gateway: Gateway | None = None) -> int:
+               bound: socket.socket | None = None, gateway: Gateway | None = None,
+               keys: AcceptedKeys | None = None) -> int:
     """Serves until SIGINT or SIGTERM, lets what runs finish, and shuts the engines down. Returns the status.
 
     A second signal, or `drain_timeout_s`, ends what still runs with an error that its client sees.
-    `bound` is the socket of an earlier `bind`.
+    `bound` is the socket of an earlier `bind`; `keys` are accepted where the settings name no file of them.
     """
-    serving = prepare(models, settings, log or sys.stderr, gateway)
+    serving = prepare(models, settings, log or sys.stderr, gateway, keys)
     check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
     with bound or bind(settings) as listener:
         with _port_errors(settings):
@@ -83,9 +84,17 @@ def create_app(serving: ServerState) -> Starlette:
     return app
 
 
+class QuietServer(uvicorn.Server):
+    """uvicorn's server, which leaves signals to the program that it runs in."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def new_server(serving: ServerState) -> uvicorn.Server:
     """uvicorn, quiet and without what we do not use."""
-    return uvicorn.Server(uvicorn.Config(
+    return QuietServer(uvicorn.Config(
         create_app(serving), http=JoinedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_WORDS_S))
@@ -101,9 +110,9 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     if serving.gateway is not None:
         _attend_to_latency()
     signals = asyncio.Queue[int]()
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own would stop listening at once
+    for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    address = _address(serving.settings.host, listener)
+    address = address_of(serving.settings.host, listener)
     names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.hosted.upstream.settings.url])]
     print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
     if await _signalled(running, signals):
@@ -147,7 +156,8 @@ async def _signalled(task: asyncio.Task[T], signals: asyncio.Queue[int]) -> bool
     return not task.done()
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def address_of(host: str, listener: socket.socket) -> str:
+    """What clients take as their base URL."""
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
 

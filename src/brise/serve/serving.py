@@ -95,9 +95,10 @@ def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
-            gateway: Gateway | None = None) -> ServerState:
-    """Reads the keys, and sets up the metrics."""
-    keys = None if settings.api_keys_path is None else read_keys(settings.api_keys_path)
+            gateway: Gateway | None = None, keys: AcceptedKeys | None = None) -> ServerState:
+    """Reads the keys if a file has them, and sets up the metrics."""
+    if settings.api_keys_path is not None:
+        keys = read_keys(settings.api_keys_path)
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)

@@ -1,0 +1,97 @@
+"""A gateway put together: the hosted model's server, the store, and what the small models do for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from brise.gateway.anthropic_upstream import AnthropicUpstream
+from brise.gateway.candidates import Candidates
+from brise.gateway.fallback import LocalFallback
+from brise.gateway.gateway import Components, Gateway
+from brise.gateway.large_model import LargeModel
+from brise.gateway.local import LocalModels
+from brise.gateway.reanswer import Reanswer
+from brise.gateway.retry import Retries, RetrySettings
+from brise.gateway.upstream import Upstream, UpstreamSettings
+from brise.switch import components
+from brise.switch.shadow import Reask, Shadow, ShadowOptions
+from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
+from brise.traffic.prices import Prices, default_place, read_prices
+from brise.traffic.store import TrafficStore
+from brise.traffic.stores import open_store, open_threads
+
+UpstreamDialect = Literal["openai", "anthropic"]
+
+
+@dataclass(frozen=True)
+class SmallOptions:
+    """Which models stand in for which tasks, and the shares of traffic that are answered twice."""
+
+    fallback: Candidates = Candidates()
+    candidate: Candidates = Candidates()
+    shadow: float = 0.0
+    reask: float = 0.0
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """Everything about a gateway. `store` is a path or a postgresql:// URL; None: the store and prices of the home."""
+
+    upstream: UpstreamSettings
+    dialect: UpstreamDialect = "openai"
+    retries: int = RetrySettings().retries
+    hedge_after_s: float | None = None
+    store: str | Path | None = None
+    capture: CaptureOptions = CaptureOptions()
+    prices: Path | None = None
+    small: SmallOptions = SmallOptions()
+
+
+@contextmanager
+def open_gateway(options: GatewayOptions, home: Path, local: LocalModels,
+                 on_end: Callable[[CaptureStats], None]) -> Iterator[Gateway]:
+    """The gateway with its store, until the block ends: what it saw is written then, and `on_end` gets the counts."""
+    prices = _prices(options.prices, home)
+    store = open_store(options.store, home)
+    capture = Capture(store, options.capture, open_threads(store, home))
+    try:
+        upstream = Upstream(options.upstream)
+        hosted = LargeModel(AnthropicUpstream(upstream) if options.dialect == "anthropic" else upstream,
+                            retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
+        stand_ins = _stand_ins(options.small, local, hosted, store, capture)
+        switches = components.parts(local, hosted, store, capture)
+        yield Gateway(hosted, replace(
+            switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
+            background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))
+    finally:
+        stats = capture.drain()
+        store.close()
+        on_end(stats)
+
+
+def _stand_ins(options: SmallOptions, local: LocalModels, hosted: LargeModel, store: TrafficStore,
+               capture: Capture) -> Components:
+    """What the options ask for: small models that stand in during outages, and answers in the shadow."""
+    watching: list[Shadow | Reask | Reanswer] = []
+    fallback = None
+    if options.fallback != Candidates():
+        fallback = LocalFallback(local, options.fallback)
+        watching.append(Reanswer(hosted, store, capture))
+    if options.shadow:
+        watching.append(Shadow(local, options.candidate, ShadowOptions(options.shadow), capture))
+    if options.reask:
+        watching.append(Reask(hosted, options.reask, capture))
+    return Components(fallback=fallback, observers=watching, background=watching)
+
+
+def _prices(path: Path | None, home: Path) -> Prices | None:
+    """The file that was named, else the one that lies where it lies by default, if it does."""
+    if path is None:
+        path = default_place(home)
+        if not path.exists():
+            return None
+    return read_prices(path)
