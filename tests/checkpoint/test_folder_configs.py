@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brise.checkpoint.safetensors.parsed_config import Description
+from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_hf_config import read_config
 from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import BriseError, CheckpointError, UnsupportedError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from brise.checkpoint.safetensors.latent_split import split
+from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
 from brise.models.weights import (

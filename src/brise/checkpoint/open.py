@@ -8,12 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from brise.checkpoint.config_fields import errors_of
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import read_config, read_weights
 from brise.checkpoint.model_files import ModelFiles, find_layout
-from brise.checkpoint.safetensors.parsed_config import Description
+from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
 from brise.checkpoint.safetensors.read_hf_config import refuse_draft
 from brise.checkpoint.safetensors.read_mistral_params import read_params
@@ -23,13 +22,14 @@ from brise.checkpoint.safetensors.shards import Shards, open_shards
 from brise.checkpoint.safetensors.tensor_names import (
     NATIVE,
     NATIVE_VISION,
-    Names,
+    ModuleNames,
     has_vision,
     hf_names,
     hf_vision_names,
 )
 from brise.checkpoint.safetensors.tensors import SafetensorsTensors
 from brise.errors import BriseError, CheckpointError
+from brise.files.fields import errors_of
 from brise.files.json_file import read_json
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
@@ -182,5 +182,5 @@ class _Safetensors:
         if token >= vocab_size:
             raise CheckpointError(f"the image token of {self.folder} is {token}, allowed is 0 to {vocab_size - 1}",
                                   field="image_token", value=token, limit=vocab_size - 1)
-        names: Names = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
+        names: ModuleNames = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
         return description.vision, read_vision(self._tensors, names, description.vision)

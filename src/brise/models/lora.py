@@ -7,12 +7,14 @@ from types import MappingProxyType
 
 from brise.errors import UnsupportedError
 from brise.models.config import Config
+from brise.models.families import LAYER_TENSORS
 from brise.models.weights import Lora, LowRank, Stack, Weight, Weights, place
 
-# PEFT's short names of the matrices, and what follows `layers.N.` in brise.
+# PEFT's short names of the matrices that may be changed (the last part of Hugging Face's), and their paths in a layer.
 MODULES: Mapping[str, str] = MappingProxyType({
-    "q_proj": "attention.wq", "k_proj": "attention.wk", "v_proj": "attention.wv", "o_proj": "attention.wo",
-    "gate_proj": "feed_forward.w1", "up_proj": "feed_forward.w3", "down_proj": "feed_forward.w2"})
+    LAYER_TENSORS[path].hf[0].rsplit(".", 1)[-1]: path for path in (
+        "attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w3",
+        "feed_forward.w2")})
 
 LowRanks = Mapping[str, LowRank]  # by path: layers.3.attention.wq
 
@@ -22,7 +24,7 @@ def targets(config: Config, modules: tuple[str, ...] = tuple(MODULES)) -> Mappin
 
     Latent attention and routed experts take no adapters; the dense layers before experts do.
     """
-    shapes = _shapes(config)
+    shapes = matrix_shapes(config)
     out: dict[str, tuple[int, int]] = {}
     for index in range(config.num_layers):
         for module in modules:
@@ -79,7 +81,8 @@ def check_shape(path: str, low_rank: LowRank, shape: tuple[int, ...]) -> None:
                                hint="it was made for another model")
 
 
-def _shapes(config: Config) -> Mapping[str, tuple[int, int]]:
+def matrix_shapes(config: Config) -> Mapping[str, tuple[int, int]]:
+    """(out, in) of the matrices of a plain block: grouped-query attention and a SwiGLU feed-forward."""
     width, q, kv = config.width, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return {"attention.wq": (q, width), "attention.wk": (kv, width), "attention.wv": (kv, width),
             "attention.wo": (width, q), "feed_forward.w1": (config.ffn_width, width),

@@ -15,6 +15,8 @@ from brise.models.ops import ImageOps
 from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
 
 NUM_CHANNELS = 3
+NORM_EPS = 1e-5  # in every release; files of safetensors have no key for it
+BREAK_TOKEN, END_TOKEN = 12, 13  # end a row of an image, and the image: the same in every Tekken vocabulary
 # Rows that go through the feed-forward and the projector at once: their inner values are wide, and an image has
 # up to 12 100 patches.
 BLOCK_ROWS = 512

@@ -27,11 +27,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from brise.checkpoint.config_fields import ConfigFields, errors_of
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.checkpoint.safetensors.writer import write_file
 from brise.errors import CheckpointError, OutputError
 from brise.files.atomic import output_errors, staged_file, staged_folder
+from brise.files.fields import Fields, errors_of
 from brise.files.json_file import parse_json, read_json
 from brise.models.weights import Array
 
@@ -106,7 +106,7 @@ class RunFolder:
         """The checkpoint of a step; CheckpointError says what is wrong with it."""
         path = self._path(step)
         with errors_of(f"{CHECKPOINTS}/{path.name}"):
-            fields = ConfigFields(read_json(path / STATE), "")
+            fields = Fields(read_json(path / STATE), "")
             if fields.value("format") != FORMAT or fields.integer("step", least=0) != step:
                 raise CheckpointError(f"{STATE} is of format {fields.value('format')!r} and step "
                                       f"{fields.value('step')!r}, allowed is {FORMAT} and {step}", field=STATE)
@@ -185,7 +185,7 @@ def reopen(path: Path, *, num_kept: int = 2) -> RunFolder | None:
 def read_identity(path: Path) -> Identity:
     """What run.json says."""
     with errors_of(RUN):
-        fields = ConfigFields(read_json(path / RUN), "")
+        fields = Fields(read_json(path / RUN), "")
         settings = fields.value("settings")
         if fields.value("format") != FORMAT or not isinstance(settings, dict) or not all(
                 isinstance(value, Plain) for value in settings.values()):

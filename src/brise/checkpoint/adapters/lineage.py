@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from brise.checkpoint.config_fields import ConfigFields, Plain, errors_of
 from brise.checkpoint.model_files import all_files, find_layout
 from brise.errors import UnsupportedError, bad_value
 from brise.files.digests import DIGEST, Located, StoredFile, file_digest, list_digest
+from brise.files.fields import Fields, Plain, errors_of
 from brise.files.json_file import read_json
 
 FILE = "lineage.json"
@@ -68,7 +68,7 @@ def read_lineage(folder: Path) -> Lineage | None:
     if not path.exists():
         return None
     with errors_of(FILE):
-        fields = ConfigFields(read_json(path), "")
+        fields = Fields(read_json(path), "")
         if fields.value("format") != FORMAT:
             raise fields.wrong("format", FORMAT)
         base, data = fields.section("base"), fields.section("data")

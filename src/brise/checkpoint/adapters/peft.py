@@ -20,13 +20,13 @@ import numpy as np
 from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.peft_settings import CONFIG_FILE, PeftSettings, config_of, read_settings
-from brise.checkpoint.config_fields import errors_of
 from brise.checkpoint.gguf.writer import Outgoing
 from brise.checkpoint.safetensors.file import SafetensorsFile, TensorEntry, open_safetensors
 from brise.checkpoint.safetensors.tensor_names import HF_LAYER
 from brise.checkpoint.safetensors.writer import write_file
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.files.atomic import staged_folder
+from brise.files.fields import errors_of
 from brise.models.config import Config
 from brise.models.lora import MODULES, LowRanks, check_shape, module_of, targets
 from brise.models.weights import Array, Dense, LowRank

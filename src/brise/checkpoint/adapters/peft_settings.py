@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from brise.checkpoint.config_fields import ConfigFields, Plain, errors_of
 from brise.errors import UnsupportedError
+from brise.files.fields import Fields, Plain, errors_of
 from brise.files.json_file import read_json
 from brise.models.lora import LowRanks
 
@@ -92,7 +92,7 @@ class PeftSettings:
 def read_settings(folder: Path) -> PeftSettings:
     """The config in `folder`; UnsupportedError for what brise does not do, by its name."""
     with errors_of(CONFIG_FILE):
-        fields = ConfigFields(read_json(folder / CONFIG_FILE), "", _DEFAULTS)
+        fields = Fields(read_json(folder / CONFIG_FILE), "", _DEFAULTS)
         kind = fields.text("peft_type")
         if kind != "LORA":
             raise fields.refused("peft_type", "'LORA'")
@@ -128,21 +128,21 @@ def config_of(low_ranks: LowRanks, modules: Mapping[str, str], *, rank: int, alp
         "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None, "layers_to_transform": None}
 
 
-def _rank(fields: ConfigFields) -> int:
+def _rank(fields: Fields) -> int:
     rank = fields.integer("r")
     if rank > MAX_RANK:
         raise fields.wrong("r", f"1 to {MAX_RANK}")
     return rank
 
 
-def _alpha(fields: ConfigFields, name: str) -> float:
+def _alpha(fields: Fields, name: str) -> float:
     alpha = fields.number(name)
     if alpha > MAX_ALPHA:
         raise fields.wrong(name, f"up to {MAX_ALPHA:g}")
     return alpha
 
 
-def _dropout(fields: ConfigFields) -> float:
+def _dropout(fields: Fields) -> float:
     """Of training only."""
     dropout = fields.number("lora_dropout", default=0.0, may_be_zero=True)
     if dropout > 1:
@@ -150,7 +150,7 @@ def _dropout(fields: ConfigFields) -> float:
     return dropout
 
 
-def _modules(fields: ConfigFields) -> Sequence[str] | None:
+def _modules(fields: Fields) -> Sequence[str] | None:
     """A string is a regular expression, or all-linear."""
     if isinstance(fields.value("target_modules"), str):
         return None
@@ -162,7 +162,7 @@ def _modules(fields: ConfigFields) -> Sequence[str] | None:
     return names
 
 
-def _layers(fields: ConfigFields) -> frozenset[int] | None:
+def _layers(fields: Fields) -> frozenset[int] | None:
     value, pattern = fields.value("layers_to_transform"), fields.value("layers_pattern")
     if pattern not in (None, [], "layers", ["layers"]):
         raise fields.refused("layers_pattern", "'layers'")
@@ -174,7 +174,7 @@ def _layers(fields: ConfigFields) -> frozenset[int] | None:
     return frozenset(numbers)
 
 
-def _ranks(fields: ConfigFields) -> Sequence[tuple[str, int]]:
+def _ranks(fields: Fields) -> Sequence[tuple[str, int]]:
     section = _patterns(fields, "rank_pattern")
     out = [(key, section.integer(key)) for key in _keys(fields, "rank_pattern")]
     for key, rank in out:
@@ -183,16 +183,16 @@ def _ranks(fields: ConfigFields) -> Sequence[tuple[str, int]]:
     return out
 
 
-def _alphas(fields: ConfigFields) -> Sequence[tuple[str, float]]:
+def _alphas(fields: Fields) -> Sequence[tuple[str, float]]:
     section = _patterns(fields, "alpha_pattern")
     return [(key, _alpha(section, key)) for key in _keys(fields, "alpha_pattern")]
 
 
-def _patterns(fields: ConfigFields, name: str) -> ConfigFields:
-    return fields.section(name) if fields.has(name) else ConfigFields({}, name)
+def _patterns(fields: Fields, name: str) -> Fields:
+    return fields.section(name) if fields.has(name) else Fields({}, name)
 
 
-def _keys(fields: ConfigFields, name: str) -> Sequence[str]:
+def _keys(fields: Fields, name: str) -> Sequence[str]:
     value = fields.value(name)
     keys = list(value) if isinstance(value, Mapping) else []
     if len(keys) > MAX_PATTERNS:

@@ -11,9 +11,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.config_fields import errors_of
 from brise.checkpoint.gguf.header import GgufTensor, Header, StringArray, Value, read_header
 from brise.errors import BriseError
+from brise.files.fields import errors_of
 from brise.files.mapped import map_file
 from brise.quant.formats import FORMATS
 

@@ -1,49 +1,35 @@
-"""The GGUF name of every weight of a decoder; gguf_model.py is the other direction."""
+"""The GGUF name of every weight of a decoder; the names themselves stand in models/families.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 
+from brise.models.families import LAYER_TENSORS, WHOLE_TENSORS
 from brise.models.weights import Stack, Weight, Weights, place
-
-_WHOLE: Mapping[str, str] = MappingProxyType({
-    "tok_embeddings": "token_embd.weight", "norm": "output_norm.weight", "output": "output.weight"})
-
-_IN_LAYER: Mapping[str, str] = MappingProxyType({
-    "attention_norm": "attn_norm.weight", "ffn_norm": "ffn_norm.weight",
-    "attention.wq": "attn_q.weight", "attention.wk": "attn_k.weight", "attention.wv": "attn_v.weight",
-    "attention.wo": "attn_output.weight", "attention.bq": "attn_q.bias", "attention.bk": "attn_k.bias",
-    "attention.bv": "attn_v.bias", "attention.q_norm": "attn_q_norm.weight", "attention.k_norm": "attn_k_norm.weight",
-    "attention.wq_a": "attn_q_a.weight", "attention.q_a_norm": "attn_q_a_norm.weight",
-    "attention.wq_b": "attn_q_b.weight", "attention.wkv_a": "attn_kv_a_mqa.weight",
-    "attention.kv_a_norm": "attn_kv_a_norm.weight", "attention.wk_b": "attn_k_b.weight",
-    "attention.wv_b": "attn_v_b.weight",
-    "feed_forward.w1": "ffn_gate.weight", "feed_forward.w2": "ffn_down.weight", "feed_forward.w3": "ffn_up.weight",
-    "feed_forward.router": "ffn_gate_inp.weight", "feed_forward.shared.w1": "ffn_gate_shexp.weight",
-    "feed_forward.shared.w2": "ffn_down_shexp.weight", "feed_forward.shared.w3": "ffn_up_shexp.weight"})
-
-_EXPERTS: Mapping[str, str] = MappingProxyType({
-    "feed_forward.w1": "ffn_gate_exps.weight", "feed_forward.w2": "ffn_down_exps.weight",
-    "feed_forward.w3": "ffn_up_exps.weight"})
 
 
 def gguf_name(path: str, weight: Weight) -> str:
     """layers.3.attention.wq as blk.3.attn_q.weight; `path` is a name that `place` gives."""
-    if path in _WHOLE:
-        return _WHOLE[path]
-    _, layer, rest = path.split(".", 2)
-    table = _EXPERTS if isinstance(weight, Stack) and rest in _EXPERTS else _IN_LAYER
-    return f"blk.{layer}.{table[rest]}"
+    is_of_experts = isinstance(weight, Stack) and ".feed_forward." in path
+    return tensor_name(path.replace("feed_forward", "feed_forward.experts") if is_of_experts else path)
+
+
+def tensor_name(path: str) -> str:
+    """The same for a path that says `experts` where it means the stacks of a mixture."""
+    if path in WHOLE_TENSORS:
+        return f"{WHOLE_TENSORS[path].gguf[0]}.weight"
+    _, layer, tail = path.split(".", 2)
+    kind = "bias" if tail in ("attention.bq", "attention.bk", "attention.bv") else "weight"
+    return f"blk.{layer}.{LAYER_TENSORS[tail].gguf[0]}.{kind}"
 
 
 def named_weights(weights: Weights) -> Iterator[tuple[str, Weight]]:
     """Every weight under its GGUF name, in file order; a tied output once, as the embedding."""
-    found: list[tuple[str, Weight]] = []
+    named: list[tuple[str, Weight]] = []
 
     def note(path: str, weight: Weight) -> Weight:
-        found.append((gguf_name(path, weight), weight))
+        named.append((gguf_name(path, weight), weight))
         return weight
 
     place(weights, note)
-    yield from found
+    yield from named

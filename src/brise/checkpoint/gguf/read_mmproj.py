@@ -14,11 +14,11 @@ from types import MappingProxyType
 import numpy as np
 
 from brise.checkpoint.gguf.file import GgufFile, GgufTensor, StringArray
-from brise.checkpoint.gguf.read_keys import GgufKeys
-from brise.checkpoint.safetensors.parsed_config import VISION_NORM_EPS
+from brise.checkpoint.gguf.read_model import NEUTRAL, NOTES, VISION_ARCHITECTURE, keys_of
 from brise.errors import CheckpointError, UnsupportedError, bad_value
+from brise.files.fields import Fields
 from brise.models.config import Config
-from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
+from brise.models.pixtral import NORM_EPS, NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Quant, Stored, Weight
 from brise.quant.formats import FORMATS
 from brise.text.images import DEVIATION, MEAN
@@ -91,18 +91,18 @@ def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> Vision
         raise UnsupportedError("clip.use_gelu is true: brise runs towers with SiLU")
     for name, expected in (("image_mean", MEAN), ("image_std", DEVIATION)):
         _check_colours(metadata.get(f"clip.vision.{name}"), name, expected)
-    keys = GgufKeys(metadata, "clip")
+    keys = keys_of(metadata, "clip")
     keys.integer("vision.projection_dim")
     vision = _config(
-        keys, model, config, norm_eps=keys.number("vision.attention.layer_norm_epsilon", default=VISION_NORM_EPS),
+        keys, model, config, norm_eps=keys.number("vision.attention.layer_norm_epsilon", default=NORM_EPS),
         merge=keys.integer("vision.spatial_merge_size", default=2), rope_theta=ROPE_THETA,
         image_token=_token(model, IMAGE))
-    keys.refuse_rest(*CLIP_NOTES)
+    keys.refuse_rest(NEUTRAL, NOTES, CLIP_NOTES)
     return vision
 
 
 def _ollama_config(model: GgufFile, config: Config) -> VisionConfig:
-    keys = GgufKeys(model.metadata, "mistral3")
+    keys = keys_of(model.metadata, VISION_ARCHITECTURE)
     if model.metadata.get("mistral3.mm.projector_bias") is True:
         raise UnsupportedError("mistral3.mm.projector_bias is true: brise runs projectors without biases")
     if model.metadata.get("mistral3.mm.projector_hidden_act", "gelu") != "gelu":
@@ -111,13 +111,13 @@ def _ollama_config(model: GgufFile, config: Config) -> VisionConfig:
     if keys.integer("vision.num_channels", default=NUM_CHANNELS) != NUM_CHANNELS:
         raise bad_value("mistral3.vision.num_channels", keys.integer("vision.num_channels"), NUM_CHANNELS)
     return _config(
-        keys, model, config, norm_eps=keys.number("vision.attention.layer_norm_epsilon", default=VISION_NORM_EPS),
+        keys, model, config, norm_eps=keys.number("vision.attention.layer_norm_epsilon", default=NORM_EPS),
         merge=keys.integer("spatial_merge_size", default=2),
         rope_theta=keys.number("vision.rope.freq_base", default=ROPE_THETA),
         image_token=keys.integer("image_token_index", default=_token(model, IMAGE)))
 
 
-def _config(keys: GgufKeys, model: GgufFile, config: Config, *, norm_eps: float, merge: int, rope_theta: float,
+def _config(keys: Fields, model: GgufFile, config: Config, *, norm_eps: float, merge: int, rope_theta: float,
             image_token: int) -> VisionConfig:
     """What both kinds of files call by the same names."""
     width, num_heads = keys.integer("vision.embedding_length"), keys.integer("vision.attention.head_count")

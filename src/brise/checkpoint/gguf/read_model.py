@@ -1,6 +1,13 @@
-"""Configuration and weights of a decoder from a GGUF file.
+"""Configuration and weights of a decoder from a GGUF file; checkpoint/read_decoder.py puts them together.
 
 Sources: llama.cpp's naming of keys and tensors; for mistral3 also the other spellings that Ollama writes.
+
+Mistral Large 3 comes as llama.cpp's architecture `deepseek2`, which is that of DeepSeek-V2 and V3 too. They route and
+scale in other ways: what they do and Large 3 does not is refused by name. The softmax scale is (nope + rope) ** -0.5.
+llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every model of this architecture with YaRN, in converted
+Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there, and ten times it is the multiplier of DeepSeek.
+Mistral's params.json says `apply_scale: false`, and other engines found the accuracy better without. Whoever has a
+model that wants another scale gives it: the key `attention.scale` of the file, or `softmax_scale` of the Config.
 """
 
 from __future__ import annotations
@@ -8,72 +15,85 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 
-from brise.checkpoint.gguf import read_mla
-from brise.checkpoint.gguf.file import GgufFile, StringArray
-from brise.checkpoint.gguf.read_keys import GgufKeys
+from brise.checkpoint import read_decoder
+from brise.checkpoint.gguf.file import GgufFile, StringArray, Value
 from brise.checkpoint.gguf.tensors import GgufTensors, missing
 from brise.errors import UnsupportedError, bad_value
-from brise.models.config import Config, Family, QueryTemperature
-from brise.models.rope import Factors, Layout, Linear, Rope, Scaling, Yarn
-from brise.models.weights import Attention, FeedForward, Layer, Weights
+from brise.files.fields import Fields, Plain
+from brise.models.config import Config, Latent, QueryTemperature
+from brise.models.families import FAMILIES, Format, ModelFamily
+from brise.models.rope import Factors, Linear, Rope, Scaling, Yarn
+from brise.models.weights import Weights
 
-Architecture = Literal["llama", "mistral3", "deepseek2", "qwen2", "qwen3"]
+# Keys that change what a model computes when they have any other value than these.
+NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
+    "attention.causal": (True,),
+    "attention.max_alibi_bias": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.scale": (0,),
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "nextn_predict_layers": (0,),
+    "use_parallel_residual": (False,),
+    "tensor_data_layout": ("Meta AI original pth",),
+    "attention.temperature_scale": (0,),
+    "rope.scaling.attn_factor": (0, 1),
+    "rope.scaling.yarn_attn_factor": (1,),
+    "rope.scaling.yarn_ext_factor": (-1, 1),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "rope.scaling.mscale_all_dim": (0,),
+    "rope.scaling.mscale": (1,),
+})
+# Keys that change nothing in the decoder: notes, and what other parts of brise read.
+NOTES = frozenset({
+    "rope.scaling.finetuned", "pooling_type", "attention.temperature_length",
+    "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    "rope.scaling.beta_fast", "rope.scaling.beta_slow"})
 
-# Converters permute q and k of Llama and Mistral so that rotated pairs are neighbours; Qwen's stay.
-LAYOUTS: Mapping[Architecture, Layout] = MappingProxyType({
-    "llama": "interleaved", "mistral3": "interleaved", "deepseek2": "interleaved", "qwen2": "half", "qwen3": "half"})
-
-# The vision tower that Ollama packs into the same file; brise reads the text model.
+# The vision encoder that Ollama packs into the same file; read_mmproj.py reads it.
+VISION_ARCHITECTURE = "mistral3"
 VISION_KEYS = ("vision.", "mm.", "image_token_index", "spatial_merge_size")
 VISION_TENSORS = ("v.", "mm.")
 
 ROPE_FACTORS = "rope_freqs.weight"
+SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func; 0 is "not said", which for deepseek2 means softmax
 
 
 def read_config(gguf: GgufFile) -> Config:
     """The decoder's sizes; UnsupportedError names an architecture or key that brise does not run."""
     architecture = _architecture(gguf)
-    keys = GgufKeys(gguf.metadata, architecture)
-    if architecture == "deepseek2":
-        return _latent_config(gguf, keys)
-    width, num_heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
-    head_dim = _head_dim(keys, width, num_heads)
-    num_kv_heads = keys.integer("attention.head_count_kv", default=num_heads)
-    if num_heads % num_kv_heads:
-        raise bad_value("attention.head_count_kv", num_kv_heads, f"a divisor of the {num_heads} query heads")
-    max_context = keys.integer("context_length")
-    window = _sliding_window(keys, architecture, max_context)
-    config = Config(
-        family=_family(architecture, window), vocab_size=_vocab_size(gguf, keys), width=width,
-        num_layers=keys.integer("block_count"), num_heads=num_heads, num_kv_heads=num_kv_heads,
-        head_dim=head_dim, ffn_width=keys.integer("feed_forward_length"),
-        norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
-        rope=_rope(gguf, keys, architecture, head_dim), max_context=max_context, sliding_window=window,
-        query_temperature=_query_temperature(keys) if architecture == "mistral3" else None)
-    keys.refuse_rest(*(VISION_KEYS if architecture == "mistral3" else ()))
+    source = GgufConfig(gguf, architecture)
+    config = read_decoder.read_config(source)
+    source.fields.refuse_rest(NEUTRAL, NOTES, VISION_KEYS if architecture == VISION_ARCHITECTURE else ())
     return config
 
 
 def read_weights(gguf: GgufFile, config: Config) -> Weights:
     """All weights as views over the file; a missing, misshapen or unknown tensor is an error naming it."""
     tensors = GgufTensors(gguf)
-    read_layer = _layer if config.latent is None else read_mla.read_layer
-    table = tensors.matrix("token_embd.weight", config.vocab_size, config.width)
-    tied = "output.weight" not in gguf.tensors
-    weights = Weights(
-        tok_embeddings=table,
-        layers=tuple(read_layer(tensors, config, index) for index in range(config.num_layers)),
-        norm=tensors.vector("output_norm.weight", config.width),
-        output=table if tied else tensors.matrix("output.weight", config.vocab_size, config.width))
-    tensors.refuse_rest(ROPE_FACTORS, *(VISION_TENSORS if config.family == "ministral3" else ()))
+    weights = read_decoder.read_weights(tensors, config)
+    has_vision = FAMILIES[config.family].gguf_architecture == VISION_ARCHITECTURE
+    tensors.refuse_rest(ROPE_FACTORS, *(VISION_TENSORS if has_vision else ()))
     return weights
 
 
-def _architecture(gguf: GgufFile) -> Architecture:
+def keys_of(metadata: Mapping[str, Value], architecture: str) -> Fields:
+    """The keys ARCHITECTURE.*, without that prefix."""
+    prefix = f"{architecture}."
+    own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    return Fields(own, architecture)
+
+
+def _architecture(gguf: GgufFile) -> str:
     name = gguf.metadata.get("general.architecture")
     if not isinstance(name, str):
         raise bad_value("general.architecture", name, "a string")
@@ -81,162 +101,177 @@ def _architecture(gguf: GgufFile) -> Architecture:
     if isinstance(parts, int) and parts > 1:
         raise UnsupportedError(f"the model is split over {parts} files (split.count), brise reads one",
                                hint="join them with llama-gguf-split --merge")
-    for architecture in LAYOUTS:
-        if name == architecture:
-            return architecture
-    raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(LAYOUTS)}")
+    allowed = dict.fromkeys(family.gguf_architecture for family in FAMILIES.values())
+    if name not in allowed:
+        raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(allowed)}")
+    return name
 
 
-def _latent_config(gguf: GgufFile, keys: GgufKeys) -> Config:
-    num_layers, num_heads = keys.integer("block_count"), keys.integer("attention.head_count")
-    read = read_mla.read_keys(keys, num_layers, num_heads)
-    config = Config(
-        family="mistral4", vocab_size=_vocab_size(gguf, keys), width=keys.integer("embedding_length"),
-        num_layers=num_layers, num_heads=num_heads, num_kv_heads=1, head_dim=read.head_dim,
-        ffn_width=keys.integer("feed_forward_length"), norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
-        rope=read.rope, max_context=keys.integer("context_length"), query_temperature=read.query_temperature,
-        latent=read.latent, experts=read.experts, softmax_scale=read.softmax_scale)
-    keys.refuse_rest()
-    return config
+class GgufConfig:
+    """What the keys of a GGUF file say of a decoder (read_decoder.ConfigSource)."""
 
+    format: Format = "gguf"
 
-def _family(architecture: Architecture, window: int | None) -> Family:
-    match architecture:
-        case "llama":
-            return "llama" if window is None else "mistral"
-        case "mistral3":
-            return "ministral3"
-        case "deepseek2":
-            return "mistral4"
-        case "qwen2" | "qwen3":
-            return architecture
+    def __init__(self, gguf: GgufFile, architecture: str) -> None:
+        self._gguf, self.fields = gguf, keys_of(gguf.metadata, architecture)
+        self.family = self._family_of(architecture)
 
+    @property
+    def _row(self) -> ModelFamily:
+        return FAMILIES[self.family]
 
-def _head_dim(keys: GgufKeys, width: int, num_heads: int) -> int:
-    """Width of a head: of keys and values alike, which the attention op relies on."""
-    if not keys.has("attention.key_length") and width % num_heads:
-        raise bad_value("attention.head_count", num_heads, f"a divisor of the width {width}")
-    head_dim = keys.integer("attention.key_length", default=width // num_heads)
-    value_dim = keys.integer("attention.value_length", default=head_dim)
-    if value_dim != head_dim:
-        raise UnsupportedError(
-            f"attention.value_length is {value_dim}, allowed is {head_dim}, the key length")
-    if head_dim % 2:
-        raise bad_value("attention.key_length", head_dim, "an even number")
-    return head_dim
+    def _family_of(self, architecture: str) -> str:
+        """Llama and Mistral are one architecture; with a window it is a Mistral."""
+        names = [name for name, family in FAMILIES.items() if family.gguf_architecture == architecture]
+        windowed = [name for name in names if FAMILIES[name].has_window]
+        return windowed[0] if windowed and self._has_window() else names[0]
 
+    def _has_window(self) -> bool:
+        return 0 < self.fields.integer("attention.sliding_window", default=0, least=0) < self.max_context()
 
-def _vocab_size(gguf: GgufFile, keys: GgufKeys) -> int:
-    """Rows of the embedding; the key and the tokenizer must agree where they are there."""
-    if "token_embd.weight" not in gguf.tensors:
-        raise missing("token_embd.weight")
-    rows = gguf.tensors["token_embd.weight"].shape[0]
-    if keys.integer("vocab_size", default=rows) != rows:
-        raise bad_value("vocab_size", keys.integer("vocab_size"), f"{rows}, the rows of token_embd.weight")
-    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, StringArray) and len(tokens) != rows:
-        raise bad_value("length of tokenizer.ggml.tokens", len(tokens), f"{rows}, the rows of token_embd.weight")
-    return rows
+    def vocab_size(self) -> int:
+        """Rows of the embedding; the key and the tokenizer must agree where they are there."""
+        if "token_embd.weight" not in self._gguf.tensors:
+            raise missing("token_embd.weight")
+        rows = self._gguf.tensors["token_embd.weight"].shape[0]
+        if self.fields.integer("vocab_size", default=rows) != rows:
+            raise self.fields.wrong("vocab_size", f"{rows}, the rows of token_embd.weight")
+        tokens = self._gguf.metadata.get("tokenizer.ggml.tokens")
+        if isinstance(tokens, StringArray) and len(tokens) != rows:
+            raise bad_value("length of tokenizer.ggml.tokens", len(tokens), f"{rows}, the rows of token_embd.weight")
+        return rows
 
+    def max_context(self) -> int:
+        return self.fields.integer("context_length")
 
-def _sliding_window(keys: GgufKeys, architecture: Architecture, max_context: int) -> int | None:
-    """The window where it is smaller than the context.
+    def head_dim(self, width: int, num_heads: int) -> int:
+        """Width of a head: of keys and values alike, which the attention op relies on."""
+        if not self.fields.has("attention.key_length") and width % num_heads:
+            raise self.fields.wrong("attention.head_count", f"a divisor of the width {width}")
+        head_dim = self.fields.integer("attention.key_length", default=width // num_heads)
+        if self.fields.integer("attention.value_length", default=head_dim) != head_dim:
+            raise self.fields.refused("attention.value_length", f"{head_dim}, the key length")
+        if head_dim % 2:
+            raise self.fields.wrong("attention.key_length", "an even number")
+        return head_dim
 
-    Qwen's spares the first layers, and the file does not say how many.
-    """
-    window = keys.integer("attention.sliding_window", default=0, least=0)
-    if window == 0 or window >= max_context:
-        return None
-    if architecture in ("qwen2", "qwen3"):
-        raise UnsupportedError(f"the model sets {architecture}.attention.sliding_window to {window}, "
-                               f"allowed are 0 and the context of {max_context} or more")
-    return window
+    def latent(self, num_heads: int) -> tuple[Latent, int]:
+        if self.fields.integer("attention.head_count_kv", default=num_heads) not in (1, num_heads):
+            raise self.fields.wrong("attention.head_count_kv", f"1 or the {num_heads} query heads")
+        rank, rope_dim = self.fields.integer("attention.kv_lora_rank"), self.fields.integer("rope.dimension_count")
+        if rope_dim % 2:
+            raise self.fields.wrong("rope.dimension_count", "an even number")
+        head_dim, value_dim = self._latent_head_dims(rank, rope_dim)
+        if rope_dim >= head_dim:
+            raise self.fields.wrong("rope.dimension_count", f"less than the head's {head_dim}")
+        return Latent(self.fields.integer("attention.q_lora_rank"), rank, head_dim - rope_dim, value_dim), rope_dim
 
+    def _latent_head_dims(self, rank: int, rope_dim: int) -> tuple[int, int]:
+        """Numbers of a query and of a value. Newer files call them ..._mla, and give the cached vector's without."""
+        lengths = self.fields.integer("attention.key_length"), self.fields.integer("attention.value_length")
+        if not self.fields.has("attention.key_length_mla"):
+            return lengths
+        if lengths != (rank + rope_dim, rank):
+            raise bad_value("attention.key_length and value_length", f"{lengths[0]} and {lengths[1]}",
+                            f"{rank + rope_dim} and {rank}: the latent with and without the rotated key")
+        return (self.fields.integer("attention.key_length_mla"), self.fields.integer("attention.value_length_mla"))
 
-def _query_temperature(keys: GgufKeys) -> QueryTemperature | None:
-    beta = keys.number("attention.temperature_scale", "rope.scaling_beta", default=0.0, may_be_zero=True)
-    if beta == 0:
-        return None
-    if keys.has("attention.temperature_length"):
-        return QueryTemperature(beta, keys.integer("attention.temperature_length"))
-    return QueryTemperature(beta, keys.integer("rope.scaling.original_context_length"))
+    def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
+        if not self._row.has_latent_attention:
+            dim = self.fields.integer("rope.dimension_count", default=head_dim)
+            if dim % 2 or dim > head_dim:
+                raise self.fields.wrong("rope.dimension_count", f"an even number up to the head's {head_dim}")
+        theta = self.fields.number("rope.freq_base", default=10000.0)
+        if theta <= 1:
+            raise self.fields.wrong("rope.freq_base", "a number over 1")
+        rope = Rope(theta, dim, self._row.rope_layout, self._scaling(dim))
+        return rope, self._query_temperature() if self._row.has_query_temperature else None
 
-
-def _rope(gguf: GgufFile, keys: GgufKeys, architecture: Architecture, head_dim: int) -> Rope:
-    dim = keys.integer("rope.dimension_count", default=head_dim)
-    if dim % 2 or dim > head_dim:
-        raise bad_value("rope.dimension_count", dim, f"an even number up to the head's {head_dim}")
-    theta = keys.number("rope.freq_base", default=10000.0)
-    if theta <= 1:
-        raise bad_value("rope.freq_base", theta, "a number over 1")
-    return Rope(theta, dim, LAYOUTS[architecture], _scaling(gguf, keys, architecture, dim))
-
-
-def _scaling(gguf: GgufFile, keys: GgufKeys, architecture: Architecture, dim: int) -> Scaling:
-    # Ollama writes factor 0 and type "" where there is no scaling; llama.cpp takes a lone factor as linear.
-    factor = keys.number("rope.scaling.factor", "rope.scale_linear", default=1.0, may_be_zero=True) or 1.0
-    kind = keys.text("rope.scaling.type", default="") or ("none" if factor == 1 else "linear")
-    if ROPE_FACTORS in gguf.tensors:
-        if kind != "none":
-            raise UnsupportedError(f"rope.scaling.type is {kind!r} beside {ROPE_FACTORS}, allowed is 'none'")
-        return Factors(_rope_factors(gguf, dim // 2))
-    match kind:
-        case "none" | "default":
+    def window(self, num_layers: int, max_context: int) -> int | None:
+        if not self._has_window():
             return None
-        case "linear":
-            return Linear(factor) if factor != 1 else None
-        case "yarn":
-            return _yarn(keys, architecture, factor)
-    raise UnsupportedError(f"rope.scaling.type is {kind!r}, allowed are 'none', 'linear' and 'yarn'")
+        if self._row.window_spares_layers:  # the first ones, and the file does not say how many
+            raise self.fields.refused("attention.sliding_window", f"0 and the context of {max_context} or more")
+        if self._row.has_latent_attention:
+            raise self.fields.refused("attention.sliding_window", "0")
+        return self.fields.integer("attention.sliding_window")
 
+    def experts(self, num_layers: int) -> Fields:
+        fields = self.fields
+        gating = fields.integer("expert_gating_func", default=SOFTMAX_GATING, least=0) or SOFTMAX_GATING
+        if gating != SOFTMAX_GATING:
+            raise fields.refused("expert_gating_func", f"{SOFTMAX_GATING}, softmax")
+        if not fields.flag("expert_weights_norm", default=False):
+            raise UnsupportedError("expert_weights_norm is False, brise divides the gates of the chosen experts by "
+                                   "their sum, as Mistral Large 3 does")
+        for key in ("expert_group_count", "expert_group_used_count"):
+            if fields.integer(key, default=1, least=0) > 1:
+                raise fields.refused(key, "1: experts are picked from all at once")
+        if fields.integer("leading_dense_block_count", default=0, least=0) > num_layers:
+            raise fields.wrong("leading_dense_block_count", f"up to the {num_layers} layers")
+        return fields
 
-def _yarn(keys: GgufKeys, architecture: Architecture, factor: float) -> Yarn:
-    if factor < 1:
-        raise bad_value("rope.scaling.factor", factor, "at least 1")
-    original = keys.integer("rope.scaling.original_context_length")
-    if architecture != "mistral3":  # the log multiplier means something else there, see NEUTRAL
-        return Yarn(factor, original, _beta(keys, "fast", 32.0), _beta(keys, "slow", 1.0))
-    return Yarn(
-        factor, original, _beta(keys, "fast", 32.0), _beta(keys, "slow", 1.0),
-        mscale=keys.number("rope.scaling.mscale", default=1.0, may_be_zero=True),
-        mscale_all_dim=keys.number("rope.scaling.yarn_log_multiplier", "rope.scaling.mscale_all_dim",
-                                   default=0.0, may_be_zero=True))
+    def softmax_scale(self) -> float | None:
+        if not self._row.has_latent_attention:
+            return None
+        return self.fields.number("attention.scale", default=0.0, may_be_zero=True) or None
 
+    def _query_temperature(self) -> QueryTemperature | None:
+        beta = self.fields.number("attention.temperature_scale", "rope.scaling_beta", default=0.0, may_be_zero=True)
+        if beta == 0 and self._row.has_latent_attention:
+            # Large 3 has it, DeepSeek has not: how a file without wants its softmax scaled, we would have to guess.
+            raise UnsupportedError("the model has no attention.temperature_scale; of the architecture deepseek2 brise "
+                                   "runs Mistral Large 3, which has it")
+        if beta == 0:
+            return None
+        if self.fields.has("attention.temperature_length"):
+            return QueryTemperature(beta, self.fields.integer("attention.temperature_length"))
+        return QueryTemperature(beta, self.fields.integer("rope.scaling.original_context_length"))
 
-def _beta(keys: GgufKeys, speed: str, default: float) -> float:
-    return keys.number(f"rope.scaling.yarn_beta_{speed}", f"rope.scaling.beta_{speed}", default=default)
+    def _scaling(self, dim: int) -> Scaling:
+        # Ollama writes factor 0 and type "" where there is no scaling; llama.cpp takes a lone factor as linear.
+        factor = self.fields.number("rope.scaling.factor", "rope.scale_linear", default=1.0, may_be_zero=True) or 1.0
+        kind = self.fields.text("rope.scaling.type", default="") or ("none" if factor == 1 else "linear")
+        if ROPE_FACTORS in self._gguf.tensors:
+            if kind != "none":
+                raise UnsupportedError(f"rope.scaling.type is {kind!r} beside {ROPE_FACTORS}, allowed is 'none'")
+            return Factors(self._rope_factors(dim // 2))
+        match kind:
+            case "none" | "default":
+                return None
+            case "linear" if not self._row.has_latent_attention:
+                return Linear(factor) if factor != 1 else None
+            case "yarn":
+                return self._yarn(factor)
+        allowed = "'none' and 'yarn'" if self._row.has_latent_attention else "'none', 'linear' and 'yarn'"
+        raise UnsupportedError(f"rope.scaling.type is {kind!r}, allowed are {allowed}")
 
+    def _yarn(self, factor: float) -> Yarn:
+        fields = self.fields
+        if factor < 1:
+            raise fields.wrong("rope.scaling.factor", "at least 1")
+        original = fields.integer("rope.scaling.original_context_length")
+        beta_fast = fields.number("rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", default=32.0)
+        beta_slow = fields.number("rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", default=1.0)
+        match self._row.yarn:
+            case "plain":  # the log multiplier means something else there, see NEUTRAL
+                return Yarn(factor, original, beta_fast, beta_slow)
+            case "softmax":
+                # Read so that it counts as known: it is about the softmax scale, and cosines stay at any value.
+                fields.number("rope.scaling.yarn_log_multiplier", default=0.0, may_be_zero=True)
+                return Yarn(factor, original, beta_fast, beta_slow, attention_factor=1.0)
+            case "mscale":
+                return Yarn(factor, original, beta_fast, beta_slow,
+                            mscale=fields.number("rope.scaling.mscale", default=1.0, may_be_zero=True),
+                            mscale_all_dim=fields.number("rope.scaling.yarn_log_multiplier",
+                                                         "rope.scaling.mscale_all_dim", default=0.0, may_be_zero=True))
 
-def _rope_factors(gguf: GgufFile, count: int) -> tuple[float, ...]:
-    tensor = gguf.tensors[ROPE_FACTORS]
-    if tensor.format != "F32" or tensor.shape != (count,):
-        raise bad_value(ROPE_FACTORS, f"{tensor.format} {tensor.shape}", f"F32 ({count},)")
-    factors = tuple(float(factor) for factor in gguf.array(ROPE_FACTORS).astype(np.float64))
-    for factor in factors:
-        if not (factor > 0 and math.isfinite(factor)):
-            raise bad_value(ROPE_FACTORS, factor, "finite numbers over 0")
-    return factors
-
-
-def _layer(tensors: GgufTensors, config: Config, index: int) -> Layer:
-    name = f"blk.{index}"
-    width, ffn_width = config.width, config.ffn_width
-    q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    has_bias, has_norms = config.family == "qwen2", config.family == "qwen3"
-    return Layer(
-        attention_norm=tensors.vector(f"{name}.attn_norm.weight", width),
-        attention=Attention(
-            wq=tensors.matrix(f"{name}.attn_q.weight", q_width, width),
-            wk=tensors.matrix(f"{name}.attn_k.weight", kv_width, width),
-            wv=tensors.matrix(f"{name}.attn_v.weight", kv_width, width),
-            wo=tensors.matrix(f"{name}.attn_output.weight", width, q_width),
-            bq=tensors.vector(f"{name}.attn_q.bias", q_width) if has_bias else None,
-            bk=tensors.vector(f"{name}.attn_k.bias", kv_width) if has_bias else None,
-            bv=tensors.vector(f"{name}.attn_v.bias", kv_width) if has_bias else None,
-            q_norm=tensors.vector(f"{name}.attn_q_norm.weight", config.head_dim) if has_norms else None,
-            k_norm=tensors.vector(f"{name}.attn_k_norm.weight", config.head_dim) if has_norms else None),
-        ffn_norm=tensors.vector(f"{name}.ffn_norm.weight", width),
-        feed_forward=FeedForward(
-            w1=tensors.matrix(f"{name}.ffn_gate.weight", ffn_width, width),
-            w2=tensors.matrix(f"{name}.ffn_down.weight", width, ffn_width),
-            w3=tensors.matrix(f"{name}.ffn_up.weight", ffn_width, width)))
+    def _rope_factors(self, count: int) -> tuple[float, ...]:
+        tensor = self._gguf.tensors[ROPE_FACTORS]
+        if tensor.format != "F32" or tensor.shape != (count,):
+            raise bad_value(ROPE_FACTORS, f"{tensor.format} {tensor.shape}", f"F32 ({count},)")
+        factors = tuple(float(factor) for factor in self._gguf.array(ROPE_FACTORS).astype(np.float64))
+        for factor in factors:
+            if not (factor > 0 and math.isfinite(factor)):
+                raise bad_value(ROPE_FACTORS, factor, "finite numbers over 0")
+        return factors

@@ -1,47 +1,67 @@
-"""Tensors of a GGUF file as weights: each taken by name with the shape that the config asks for, none overlooked."""
+"""Tensors of a GGUF file as weights: each is taken by its path with the shape that the config asks for."""
 
 from __future__ import annotations
 
 from brise.checkpoint.gguf.file import GgufFile, GgufTensor
+from brise.checkpoint.gguf.names import tensor_name
+from brise.checkpoint.split_latent import split
 from brise.errors import CheckpointError, UnsupportedError, bad_value
+from brise.models.config import Experts, Latent
 from brise.models.weights import Array, Dense, Quant, Stack
 from brise.quant.formats import FORMATS
 
 
 class GgufTensors:
-    """Views over the file, and which of them were taken."""
+    """Views over the file, and which of them were taken (checkpoint/read_decoder.py, TensorSource)."""
 
     def __init__(self, gguf: GgufFile) -> None:
         self._gguf = gguf
         self._taken: set[str] = set()
 
-    def has(self, name: str) -> bool:
-        return name in self._gguf.tensors
+    def has(self, path: str) -> bool:
+        return tensor_name(path) in self._gguf.tensors
 
-    def matrix(self, name: str, rows: int, cols: int) -> Dense | Quant:
-        return _matrix(self._take(name, (rows, cols)).format, (rows, cols), self._gguf.array(name))
-
-    def stack(self, name: str, count: int, rows: int, cols: int) -> Stack:
-        """The matrices of a tensor of three dims: slices of it, nothing is copied."""
-        tensor = self._take(name, (count, rows, cols))
-        data = self._gguf.array(name)
-        data = data.reshape(count * rows, data.shape[-1])
-        return Stack(tuple(_matrix(tensor.format, (rows, cols), data[index * rows:(index + 1) * rows])
-                           for index in range(count)))
-
-    def vector(self, name: str, size: int) -> Dense:
-        tensor = self._take(name, (size,))
+    def vector(self, path: str, size: int) -> Dense:
+        tensor = self._take(path, (size,))
         if not FORMATS[tensor.format].is_plain:
             raise UnsupportedError(
-                f"tensor {name} has the format {tensor.format}, allowed are F32, F16 and BF16")
-        return Dense(tensor.format, tensor.shape, self._gguf.array(name))
+                f"tensor {tensor.name} has the format {tensor.format}, allowed are F32, F16 and BF16")
+        return Dense(tensor.format, tensor.shape, self._gguf.array(tensor.name))
+
+    def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Dense | Quant:
+        """Rope pairs lie in the file as in memory, whatever `num_heads` says."""
+        tensor = self._take(path, (rows, cols))
+        return matrix_of(tensor.format, (rows, cols), self._gguf.array(tensor.name))
+
+    def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
+        """Newer files have the keys' half transposed already, older ones both halves in one matrix."""
+        if not self.has(f"{path}.wkv_b"):
+            return (self._stack(f"{path}.wk_b", num_heads, latent.rank, latent.nope_dim),
+                    self._stack(f"{path}.wv_b", num_heads, latent.value_dim, latent.rank))
+        rows = num_heads * (latent.nope_dim + latent.value_dim)
+        return split(self.matrix(f"{path}.wkv_b", rows, latent.rank), num_heads, latent.nope_dim, latent.value_dim)
+
+    def experts(self, path: str, experts: Experts, width: int) -> tuple[Stack, Stack, Stack]:
+        count, inner = experts.count, experts.width
+        return (self._stack(f"{path}.experts.w1", count, inner, width),
+                self._stack(f"{path}.experts.w2", count, width, inner),
+                self._stack(f"{path}.experts.w3", count, inner, width))
 
     def refuse_rest(self, *ignored: str) -> None:
         for name in self._gguf.tensors:
             if name not in self._taken and not name.startswith(ignored):
                 raise UnsupportedError(f"the model has a tensor {name}, which brise does not implement")
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> GgufTensor:
+    def _stack(self, path: str, count: int, rows: int, cols: int) -> Stack:
+        """The matrices of a tensor of three dims: slices of it, nothing is copied."""
+        tensor = self._take(path, (count, rows, cols))
+        data = self._gguf.array(tensor.name)
+        data = data.reshape(count * rows, data.shape[-1])
+        return Stack(tuple(matrix_of(tensor.format, (rows, cols), data[index * rows:(index + 1) * rows])
+                           for index in range(count)))
+
+    def _take(self, path: str, shape: tuple[int, ...]) -> GgufTensor:
+        name = tensor_name(path)
         if name not in self._gguf.tensors:
             raise missing(name)
         tensor = self._gguf.tensors[name]
@@ -56,5 +76,6 @@ def missing(name: str) -> CheckpointError:
     return CheckpointError(f"the tensor {name} is missing", field=name, limit="a tensor of this name")
 
 
-def _matrix(format: str, shape: tuple[int, int], data: Array) -> Dense | Quant:
+def matrix_of(format: str, shape: tuple[int, int], data: Array) -> Dense | Quant:
+    """Numbers or blocks of a file as a weight."""
     return Dense(format, shape, data) if FORMATS[format].is_plain else Quant(format, shape, data)

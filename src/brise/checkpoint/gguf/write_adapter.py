@@ -17,10 +17,10 @@ from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.adapters.peft import AdapterFile
 from brise.checkpoint.gguf.names import gguf_name
-from brise.checkpoint.gguf.write_keys import ARCHITECTURES
 from brise.checkpoint.gguf.writer import Outgoing, write_gguf
 from brise.errors import UnsupportedError
 from brise.models.config import Config
+from brise.models.families import FAMILIES
 from brise.models.weights import Array, Dense
 from brise.quant.rows import encode_rows
 
@@ -31,7 +31,7 @@ def write_gguf_adapter(path: Path, adapter: AdapterFile, lineage: Lineage | None
         raise UnsupportedError("the adapter has magnitudes (DoRA), which llama.cpp's adapters have not",
                                hint="give --format gguf --merge")
     metadata: dict[str, object] = {
-        "general.type": "adapter", "general.architecture": ARCHITECTURES[config.family],
+        "general.type": "adapter", "general.architecture": FAMILIES[config.family].gguf_architecture,
         "general.name": adapter.base_name or "adapter", "adapter.type": "lora",
         "adapter.lora.alpha": float(adapter.alpha)}
     if lineage is not None:

@@ -19,8 +19,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.config_fields import errors_of
 from brise.errors import BriseError, UnsupportedError, bad_value
+from brise.files.fields import errors_of
 from brise.files.json_file import parse_json
 from brise.files.mapped import map_file
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from brise.checkpoint.config_fields import ConfigFields, Plain
+from brise.files.fields import Fields, Plain
 
 FLOAT_QUANTIZED, NVFP4_PACKED = "float-quantized", "nvfp4-pack-quantized"
 
@@ -23,7 +23,7 @@ NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
 EMPTY_SECTIONS = ("sparsity_config", "transform_config", "modules_to_convert")
 
 
-def scale_block(quantization: ConfigFields) -> tuple[int, int] | None:
+def scale_block(quantization: Fields) -> tuple[int, int] | None:
     """Rows and columns that share a scale in `quantization_config`; UnsupportedError names any other method."""
     method = quantization.text("quant_method")
     for name in EMPTY_SECTIONS:
@@ -43,7 +43,7 @@ def scale_block(quantization: ConfigFields) -> tuple[int, int] | None:
     return block
 
 
-def check_native(quantization: ConfigFields) -> None:
+def check_native(quantization: Fields) -> None:
     """`quantization` of a params.json: FP8 with one scale for a tensor."""
     if quantization.text("qformat_weight") != "fp8_e4m3":
         raise quantization.refused("qformat_weight", "'fp8_e4m3'")
@@ -52,7 +52,7 @@ def check_native(quantization: ConfigFields) -> None:
     quantization.refuse_rest({}, ())
 
 
-def _compressed_tensors(quantization: ConfigFields) -> tuple[int, int] | None:
+def _compressed_tensors(quantization: Fields) -> tuple[int, int] | None:
     kinds = (FLOAT_QUANTIZED, NVFP4_PACKED)
     if quantization.text("format", default=FLOAT_QUANTIZED) not in (*kinds, "mixed-precision"):
         raise quantization.refused("format", f"{FLOAT_QUANTIZED!r} or {NVFP4_PACKED!r}")
@@ -70,7 +70,7 @@ def _compressed_tensors(quantization: ConfigFields) -> tuple[int, int] | None:
     return blocks.pop() if blocks else None
 
 
-def _check_weights(weights: ConfigFields) -> None:
+def _check_weights(weights: Fields) -> None:
     """FP8 with scales of any kind, or FP4 with one for 16 columns."""
     num_bits = weights.integer("num_bits")
     if weights.text("type", default="int") != "float":
@@ -86,7 +86,7 @@ def _check_weights(weights: ConfigFields) -> None:
         raise weights.refused("group_size", "16")
 
 
-def _check_modelopt(quantization: ConfigFields) -> None:
+def _check_modelopt(quantization: Fields) -> None:
     """NVIDIA's files: some nest the object once more, and name the algorithm in it."""
     inner = quantization.section("quantization") if quantization.has("quantization") else quantization
     if inner.text("quant_algo") not in ("FP8", "NVFP4"):
@@ -97,7 +97,7 @@ def _check_modelopt(quantization: ConfigFields) -> None:
         _check_weights(group.section("weights"))
 
 
-def _block(fields: ConfigFields, name: str) -> tuple[int, int] | None:
+def _block(fields: Fields, name: str) -> tuple[int, int] | None:
     value = fields.value(name)
     if value is None:
         return None

@@ -1,45 +1,20 @@
-"""config.json of Hugging Face checkpoints: the decoder, the vision tower and the quantisation that it describes."""
+"""config.json of Hugging Face checkpoints: the decoder, the vision encoder and the quantisation that it describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
-from brise.checkpoint.config_fields import ConfigFields, Plain
-from brise.checkpoint.safetensors.hf_rope import read_rope
-from brise.checkpoint.safetensors.parsed_config import BREAK_TOKEN, END_TOKEN, VISION_NORM_EPS, Description
+from brise.checkpoint import read_decoder
+from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
-from brise.models.config import Config, Experts, Latent
-from brise.models.pixtral import NUM_CHANNELS, VisionConfig
+from brise.files.fields import Fields, Plain
+from brise.models.config import Config, Latent, QueryTemperature
+from brise.models.families import FAMILIES, Format
+from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
+from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
 
-ModelType = Literal["llama", "mistral", "ministral3", "mistral4", "qwen2", "qwen3"]
-
-# What transformers leaves out of a file because its class has the same value: the fields that change a model.
-ROPE_3 = MappingProxyType({
-    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
-    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1})
-ROPE_4 = MappingProxyType({**ROPE_3, "rope_theta": 1e4, "factor": 128.0, "original_max_position_embeddings": 8192})
-DENSE = MappingProxyType({"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32})
-DEFAULTS: Mapping[ModelType, Mapping[str, object]] = MappingProxyType({
-    "llama": {**DENSE, "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048,
-              "rms_norm_eps": 1e-6},
-    "mistral": {**DENSE, "vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
-                "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "sliding_window": 4096},
-    "ministral3": {**DENSE, "vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34,
-                   "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
-                   "rms_norm_eps": 1e-5, "rope_parameters": ROPE_3},
-    "mistral4": {**DENSE, "vocab_size": 131072, "intermediate_size": 12288, "num_hidden_layers": 36,
-                 "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 128,
-                 "num_experts_per_tok": 4, "first_k_dense_replace": 0, "kv_lora_rank": 256, "q_lora_rank": 1024,
-                 "qk_rope_head_dim": 64, "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6,
-                 "max_position_embeddings": 1048576, "rope_parameters": ROPE_4},
-    "qwen2": {**DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
-              "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
-    "qwen3": {**DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
-              "head_dim": 128, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
-})
 VISION_DEFAULTS = MappingProxyType({
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 1024, "patch_size": 16})
@@ -70,19 +45,19 @@ WRAPPER_NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
 
 def read_config(values: Mapping[str, object]) -> Description:
     """What the object of a config.json says; UnsupportedError names a model or key that brise does not run."""
-    top = ConfigFields(values, "")
+    top = Fields(values, "")
     for architecture in top.strings("architectures"):
         refuse_draft(architecture)
     block = scale_block(top.section("quantization_config")) if top.has("quantization_config") else None
     kind = top.text("model_type")
     if kind != "mistral3":
-        config = _decoder(ConfigFields(values, "", DEFAULTS[_known(kind)]), _known(kind), {"quantization_config"})
-        return Description(config, None, block)
+        family = _known(kind)
+        return Description(_decoder(Fields(values, "", FAMILIES[family].hf_defaults), family), None, block)
     inner = top.section("text_config")
-    model_type = _known(inner.text("model_type", default="mistral"))
+    family = _known(inner.text("model_type", default="mistral"))
     if block is None and inner.has("quantization_config"):
         block = scale_block(inner.section("quantization_config"))
-    config = _decoder(top.section("text_config", defaults=DEFAULTS[model_type]), model_type, {"quantization_config"})
+    config = _decoder(top.section("text_config", defaults=FAMILIES[family].hf_defaults), family)
     vision = _vision(top, config) if top.has("vision_config") else None
     top.refuse_rest(WRAPPER_NEUTRAL, NOTES)
     return Description(config, vision, block)
@@ -95,38 +70,129 @@ def refuse_draft(name: str) -> None:
                                hint="load the model that the draft was made for")
 
 
-def _known(kind: str) -> ModelType:
-    for model_type in DEFAULTS:
-        if kind == model_type:
-            return model_type
-    raise UnsupportedError(f"model_type is {kind!r}, allowed are {', '.join(DEFAULTS)} and mistral3")
+def _known(kind: str) -> str:
+    if kind not in FAMILIES:
+        raise UnsupportedError(f"model_type is {kind!r}, allowed are {', '.join(FAMILIES)} and mistral3")
+    return kind
 
 
-def _decoder(fields: ConfigFields, model_type: ModelType, also_read: set[str]) -> Config:
-    width, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    max_context = fields.integer("max_position_embeddings")
-    latent = _latent(fields) if model_type == "mistral4" else None
-    rope_dim = fields.integer("qk_rope_head_dim") if latent is not None else None
-    head_dim = _head_dim(fields, width, num_heads) if rope_dim is None or latent is None else rope_dim + latent.nope_dim
-    num_kv_heads = 1 if latent is not None else fields.integer("num_key_value_heads", default=num_heads)
-    if num_heads % num_kv_heads:
-        raise fields.wrong("num_key_value_heads", f"a divisor of the {num_heads} query heads")
-    layout: Literal["half", "interleaved"] = "half" if model_type in ("qwen2", "qwen3") else "interleaved"
-    rope, temperature = read_rope(fields, rope_dim or head_dim, head_dim, layout, max_context,
-                                  has_temperature=model_type in ("ministral3", "mistral4"))
-    num_layers = fields.integer("num_hidden_layers")
-    config = Config(
-        family=model_type, vocab_size=fields.integer("vocab_size"), width=width, num_layers=num_layers,
-        num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim,
-        ffn_width=fields.integer("intermediate_size"), norm_eps=fields.number("rms_norm_eps"), rope=rope,
-        max_context=max_context, sliding_window=_window(fields, model_type, num_layers, max_context),
-        query_temperature=temperature, latent=latent, experts=_experts(fields) if latent is not None else None)
-    # With a latent these say what the sizes above say already: heads of keys are made from it.
-    fields.refuse_rest(NEUTRAL, NOTES | also_read | ({"num_key_value_heads", "head_dim"} if latent else set()))
+def _decoder(fields: Fields, family: str) -> Config:
+    config = read_decoder.read_config(HfConfig(fields, family))
+    # With a latent these say what its sizes say already: heads of keys are made from it.
+    implied = {"num_key_value_heads", "head_dim"} if config.latent is not None else set()
+    fields.refuse_rest(NEUTRAL, NOTES | {"quantization_config"} | implied)
     return config
 
 
-def _head_dim(fields: ConfigFields, width: int, num_heads: int) -> int:
+class HfConfig:
+    """What a config.json says of a decoder (read_decoder.ConfigSource)."""
+
+    format: Format = "hf"
+
+    def __init__(self, fields: Fields, family: str) -> None:
+        self.fields, self.family = fields, family
+
+    def vocab_size(self) -> int:
+        return self.fields.integer("vocab_size")
+
+    def max_context(self) -> int:
+        return self.fields.integer("max_position_embeddings")
+
+    def head_dim(self, width: int, num_heads: int) -> int:
+        return _head_dim(self.fields, width, num_heads)
+
+    def latent(self, num_heads: int) -> tuple[Latent, int]:
+        return read_decoder.latent_of(self)
+
+    def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
+        family = FAMILIES[self.family]
+        return _rope(self.fields, dim, head_dim, family.rope_layout, max_context,
+                         has_temperature=family.has_query_temperature)
+
+    def window(self, num_layers: int, max_context: int) -> int | None:
+        """It must be the same in all layers."""
+        fields, may_spare = self.fields, FAMILIES[self.family].window_spares_layers
+        is_used = fields.flag("use_sliding_window", default=False) or not may_spare
+        window = fields.integer("sliding_window") if fields.has("sliding_window") and is_used else None
+        if window is None or window >= max_context:
+            window = None
+        kinds = fields.strings("layer_types")
+        if may_spare and window is not None and not kinds:
+            spared = fields.integer("max_window_layers", default=28, least=0)
+            kinds = ["full_attention"] * spared + ["sliding_attention"] * (num_layers - spared)
+        allowed = "full_attention" if window is None else "sliding_attention"
+        if set(kinds[:num_layers]) == {"full_attention"}:
+            return None
+        if kinds and any(kind != allowed for kind in kinds):
+            raise fields.refused("layer_types" if fields.has("layer_types") else "max_window_layers",
+                                 f"{allowed!r} in every layer")
+        return window
+
+    def experts(self, num_layers: int) -> Fields:
+        return self.fields
+
+    def softmax_scale(self) -> float | None:
+        return None
+
+
+def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: int, *,
+          has_temperature: bool) -> tuple[Rope, QueryTemperature | None]:
+    """Rotation of the first `dim` numbers of a head, and the temperature of queries where the family has one."""
+    is_set = fields.has("rope_parameters") or fields.has("rope_scaling")
+    rope = fields.section("rope_parameters", "rope_scaling") if is_set else Fields({}, "rope_parameters")
+    default = fields.number("rope_theta", default=10000.0)
+    theta = rope.number("rope_theta", default=default)
+    if theta <= 1:
+        raise rope.wrong("rope_theta", "a number over 1")
+    temperature = _temperature(rope) if has_temperature else None
+    share = rope.number("partial_rotary_factor", default=dim / head_dim)
+    if abs(share * head_dim - dim) > 1e-3:
+        raise rope.refused("partial_rotary_factor", dim / head_dim)
+    scaling = _scaling(rope, max_context)
+    rope.refuse_rest({"llama_4_scaling_beta": (0,), "truncate": (True,)}, {"max_position_embeddings"})
+    return Rope(theta, dim, layout, scaling), temperature
+
+
+def _temperature(rope: Fields) -> QueryTemperature | None:
+    beta = rope.number("llama_4_scaling_beta", default=0.0, may_be_zero=True)
+    return QueryTemperature(beta, rope.integer("original_max_position_embeddings")) if beta else None
+
+
+def _scaling(rope: Fields, max_context: int) -> Scaling:
+    match rope.text("rope_type", "type", default="default"):
+        case "default":
+            rope.value("original_max_position_embeddings")  # the temperature's
+            return None
+        case "linear":
+            return Linear(rope.number("factor"))
+        case "llama3":
+            return _llama3(rope, max_context)
+        case "yarn":
+            return _yarn(rope, max_context)
+    raise rope.refused("rope_type" if rope.has("rope_type") else "type", "'default', 'linear', 'llama3' or 'yarn'")
+
+
+def _llama3(rope: Fields, max_context: int) -> Llama3:
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    if high <= low:
+        raise rope.wrong("high_freq_factor", f"over {low}, the low_freq_factor")
+    return Llama3(rope.number("factor"), rope.integer("original_max_position_embeddings", default=max_context),
+                  low, high)
+
+
+def _yarn(rope: Fields, max_context: int) -> Yarn:
+    factor = rope.number("factor")
+    if factor < 1:
+        raise rope.wrong("factor", "at least 1")
+    return Yarn(
+        factor, rope.integer("original_max_position_embeddings", default=max_context),
+        rope.number("beta_fast", default=32.0), rope.number("beta_slow", default=1.0),
+        mscale=rope.number("mscale", default=1.0, may_be_zero=True),
+        mscale_all_dim=rope.number("mscale_all_dim", default=0.0, may_be_zero=True),
+        attention_factor=rope.number("attention_factor") if rope.has("attention_factor") else None)
+
+
+def _head_dim(fields: Fields, width: int, num_heads: int) -> int:
     if not fields.has("head_dim") and width % num_heads:
         raise fields.wrong("num_attention_heads", f"a divisor of the width {width}")
     head_dim = fields.integer("head_dim", default=width // num_heads)
@@ -135,44 +201,7 @@ def _head_dim(fields: ConfigFields, width: int, num_heads: int) -> int:
     return head_dim
 
 
-def _latent(fields: ConfigFields) -> Latent:
-    return Latent(fields.integer("q_lora_rank"), fields.integer("kv_lora_rank"), fields.integer("qk_nope_head_dim"),
-                  fields.integer("v_head_dim"))
-
-
-def _experts(fields: ConfigFields) -> Experts:
-    count, per_token = fields.integer("n_routed_experts", "num_local_experts"), fields.integer("num_experts_per_tok")
-    if per_token > count:
-        raise fields.wrong("num_experts_per_tok", f"at most {count}, the number of experts")
-    width = fields.integer("moe_intermediate_size")
-    return Experts(
-        count, per_token, width, shared_width=width * fields.integer("n_shared_experts", least=0),
-        num_dense_layers=fields.integer("first_k_dense_replace", least=0),
-        scale=fields.number("routed_scaling_factor", default=1.0))
-
-
-def _window(fields: ConfigFields, model_type: ModelType, num_layers: int, max_context: int) -> int | None:
-    """The sliding window if it is smaller than the context; it must be the same in all layers."""
-    has_window = fields.has("sliding_window") and (
-        model_type not in ("qwen2", "qwen3") or fields.flag("use_sliding_window", default=False))
-    fields.flag("use_sliding_window", default=False)
-    window = fields.integer("sliding_window") if has_window else None
-    if window is None or window >= max_context:
-        window = None
-    kinds = fields.strings("layer_types")
-    if model_type in ("qwen2", "qwen3") and window is not None and not kinds:
-        spared = fields.integer("max_window_layers", default=28, least=0)
-        kinds = ["full_attention"] * spared + ["sliding_attention"] * (num_layers - spared)
-    allowed = "full_attention" if window is None else "sliding_attention"
-    if set(kinds[:num_layers]) == {"full_attention"}:
-        return None
-    if kinds and any(kind != allowed for kind in kinds):
-        raise fields.refused("layer_types" if fields.has("layer_types") else "max_window_layers",
-                             f"{allowed!r} in every layer")
-    return window
-
-
-def _vision(top: ConfigFields, config: Config) -> VisionConfig:
+def _vision(top: Fields, config: Config) -> VisionConfig:
     fields = top.section("vision_config", defaults=VISION_DEFAULTS)
     if fields.text("model_type", default="pixtral") != "pixtral":
         raise fields.refused("model_type", "'pixtral'")
@@ -184,7 +213,7 @@ def _vision(top: ConfigFields, config: Config) -> VisionConfig:
         width=width, num_layers=fields.integer("num_hidden_layers"), num_heads=num_heads,
         head_dim=_head_dim(fields, width, num_heads), ffn_width=fields.integer("intermediate_size"),
         patch_size=fields.integer("patch_size"), image_size=fields.integer("image_size"),
-        merge=top.integer("spatial_merge_size", default=2), norm_eps=VISION_NORM_EPS,
+        merge=top.integer("spatial_merge_size", default=2), norm_eps=NORM_EPS,
         projector_norm_eps=config.norm_eps, rope_theta=theta, text_width=config.width,
         image_token=top.integer("image_token_index", "image_token_id", default=10, least=0),
         break_token=BREAK_TOKEN, end_token=END_TOKEN)
@@ -194,7 +223,7 @@ def _vision(top: ConfigFields, config: Config) -> VisionConfig:
     return vision
 
 
-def _vision_theta(fields: ConfigFields) -> float:
+def _vision_theta(fields: Fields) -> float:
     if not fields.has("rope_parameters"):
         return fields.number("rope_theta", default=10000.0)
     rope = fields.section("rope_parameters")

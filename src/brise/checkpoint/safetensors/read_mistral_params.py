@@ -1,16 +1,18 @@
-"""params.json of Mistral's own checkpoints: the decoder, the vision tower and the quantisation that it describes."""
+"""params.json of Mistral's own checkpoints: the decoder, the vision encoder and the quantisation that it describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from brise.checkpoint.config_fields import ConfigFields, Plain
-from brise.checkpoint.safetensors.parsed_config import BREAK_TOKEN, END_TOKEN, VISION_NORM_EPS, Description
+from brise.checkpoint import read_decoder
+from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.quantization import check_native, scale_block
-from brise.errors import UnsupportedError, bad_value
-from brise.models.config import Config, Experts, Family, Latent, QueryTemperature
-from brise.models.pixtral import NUM_CHANNELS, VisionConfig
+from brise.errors import UnsupportedError
+from brise.files.fields import Fields, Plain
+from brise.models.config import Config, Latent, QueryTemperature
+from brise.models.families import FAMILIES, Format
+from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Rope, Yarn
 
 # Classic models state no longest context: this one all of them were trained for.
@@ -28,7 +30,7 @@ VISION_NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
 
 def read_params(values: Mapping[str, object]) -> Description:
     """What the object of a params.json says; UnsupportedError names a key that brise does not implement."""
-    fields = ConfigFields(values, "")
+    fields = Fields(values, "")
     block = None
     if fields.has("quantization_config"):
         block = scale_block(fields.section("quantization_config"))
@@ -40,42 +42,65 @@ def read_params(values: Mapping[str, object]) -> Description:
     return Description(config, vision, block)
 
 
-def _decoder(fields: ConfigFields) -> Config:
-    latent = _latent(fields) if fields.has("kv_lora_rank") else None
-    if fields.has("moe") and latent is None:
+def _decoder(fields: Fields) -> Config:
+    if fields.has("moe") and not fields.has("kv_lora_rank"):
         raise UnsupportedError("moe without kv_lora_rank is Mixtral, which brise does not implement")
-    head_dim, num_heads = fields.integer("head_dim"), fields.integer("n_heads")
-    rope_dim = head_dim if latent is None else fields.integer("qk_rope_head_dim")
-    if latent is not None and head_dim != latent.nope_dim + rope_dim:
-        raise fields.wrong("head_dim", f"{latent.nope_dim + rope_dim}, qk_nope_head_dim + qk_rope_head_dim")
-    if rope_dim % 2:
-        raise bad_value("the rotated part of head_dim", rope_dim, "an even number")
-    num_kv_heads = fields.integer("n_kv_heads", default=num_heads)
-    if num_heads % num_kv_heads:
-        raise fields.wrong("n_kv_heads", f"a divisor of the {num_heads} query heads")
-    max_context = fields.integer("max_position_embeddings", "max_seq_len", default=CLASSIC_CONTEXT)
-    rope, temperature = _rope(fields, rope_dim), _temperature(fields)
-    return Config(
-        family=_family(fields, latent), vocab_size=fields.integer("vocab_size"), width=fields.integer("dim"),
-        num_layers=fields.integer("n_layers"), num_heads=num_heads,
-        num_kv_heads=num_kv_heads if latent is None else 1, head_dim=head_dim,
-        ffn_width=fields.integer("hidden_dim"), norm_eps=fields.number("norm_eps"), rope=rope,
-        max_context=max_context, sliding_window=_window(fields, max_context), query_temperature=temperature,
-        latent=latent, experts=_experts(fields.section("moe")) if fields.has("moe") else None)
+    source = NativeConfig(fields)
+    config = read_decoder.read_config(source)
+    if config.experts is not None:
+        source.moe.refuse_rest(MOE_NEUTRAL, MOE_NOTES)
+    return config
 
 
-def _family(fields: ConfigFields, latent: Latent | None) -> Family:
-    if latent is not None:
-        return "mistral4"
-    return "ministral3" if fields.has("yarn") or fields.has("llama_4_scaling") else "mistral"
+class NativeConfig:
+    """What a params.json says of a decoder (read_decoder.ConfigSource)."""
+
+    format: Format = "native"
+
+    def __init__(self, fields: Fields) -> None:
+        self.fields = fields
+        known = {name: family.native_keys for name, family in FAMILIES.items() if family.native_keys is not None}
+        # The later family is the more special one: Large 3 has the keys of Ministral 3 as well.
+        self.family = [name for name, keys in known.items() if not keys or fields.has(*keys)][-1]
+        self.moe = fields.section("moe") if fields.has("moe") else Fields({}, "moe")
+
+    def vocab_size(self) -> int:
+        return self.fields.integer("vocab_size")
+
+    def max_context(self) -> int:
+        return self.fields.integer("max_position_embeddings", "max_seq_len", default=CLASSIC_CONTEXT)
+
+    def head_dim(self, width: int, num_heads: int) -> int:
+        head_dim = self.fields.integer("head_dim")
+        if head_dim % 2:
+            raise self.fields.wrong("head_dim", "an even number")
+        return head_dim
+
+    def latent(self, num_heads: int) -> tuple[Latent, int]:
+        latent, rope_dim = read_decoder.latent_of(self)
+        if self.fields.integer("head_dim") != latent.nope_dim + rope_dim:
+            raise self.fields.wrong("head_dim", f"{latent.nope_dim + rope_dim}, qk_nope_head_dim + qk_rope_head_dim")
+        if rope_dim % 2:
+            raise self.fields.wrong("qk_rope_head_dim", "an even number")
+        num_kv_heads = self.fields.integer("n_kv_heads", default=num_heads)
+        if num_heads % num_kv_heads:
+            raise self.fields.wrong("n_kv_heads", f"a divisor of the {num_heads} query heads")
+        return latent, rope_dim
+
+    def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
+        return _rope(self.fields, dim), _temperature(self.fields)
+
+    def window(self, num_layers: int, max_context: int) -> int | None:
+        return _window(self.fields, max_context)
+
+    def experts(self, num_layers: int) -> Fields:
+        return self.moe
+
+    def softmax_scale(self) -> float | None:
+        return None
 
 
-def _latent(fields: ConfigFields) -> Latent:
-    return Latent(fields.integer("q_lora_rank"), fields.integer("kv_lora_rank"), fields.integer("qk_nope_head_dim"),
-                  fields.integer("v_head_dim"))
-
-
-def _rope(fields: ConfigFields, dim: int) -> Rope:
+def _rope(fields: Fields, dim: int) -> Rope:
     theta = fields.number("rope_theta")
     if theta <= 1:
         raise fields.wrong("rope_theta", "a number over 1")
@@ -85,7 +110,7 @@ def _rope(fields: ConfigFields, dim: int) -> Rope:
     factor = yarn.number("factor")
     if factor < 1:
         raise yarn.wrong("factor", "at least 1")
-    # A scale is applied to cosines unless it is told not to: equal magnitudes divide to 1.
+    # A scale is applied to cosines unless it is told not to: equal factors divide to 1.
     all_dim = 0.0 if yarn.flag("apply_scale", default=True) else 1.0
     scaling = Yarn(factor, yarn.integer("original_max_position_embeddings"), yarn.number("beta", default=32.0),
                    yarn.number("alpha", default=1.0), mscale=1.0, mscale_all_dim=all_dim)
@@ -93,7 +118,7 @@ def _rope(fields: ConfigFields, dim: int) -> Rope:
     return Rope(theta, dim, "interleaved", scaling)
 
 
-def _temperature(fields: ConfigFields) -> QueryTemperature | None:
+def _temperature(fields: Fields) -> QueryTemperature | None:
     if not fields.has("llama_4_scaling"):
         return None
     scaling = fields.section("llama_4_scaling")
@@ -103,31 +128,18 @@ def _temperature(fields: ConfigFields) -> QueryTemperature | None:
     return temperature if beta else None
 
 
-def _window(fields: ConfigFields, max_context: int) -> int | None:
+def _window(fields: Fields, max_context: int) -> int | None:
     """The window of all layers; a list goes round over them."""
     value = fields.value("sliding_window")
     if isinstance(value, list):
         if any(window != value[0] for window in value):
             raise fields.refused("sliding_window", "one number for all layers")
-        fields = ConfigFields({"sliding_window": value[0] if value else None}, "")
+        fields = Fields({"sliding_window": value[0] if value else None}, "")
     window = fields.integer("sliding_window", default=max_context)
     return window if window < max_context else None
 
 
-def _experts(fields: ConfigFields) -> Experts:
-    count, per_token = fields.integer("num_experts"), fields.integer("num_experts_per_tok")
-    if per_token > count:
-        raise fields.wrong("num_experts_per_tok", f"at most {count}, the number of experts")
-    width = fields.integer("expert_hidden_dim")
-    experts = Experts(
-        count, per_token, width, shared_width=width * fields.integer("num_shared_experts", default=0, least=0),
-        num_dense_layers=fields.integer("first_k_dense_replace", default=0, least=0),
-        scale=fields.number("routed_scale", default=1.0))
-    fields.refuse_rest(MOE_NEUTRAL, MOE_NOTES)
-    return experts
-
-
-def _vision(top: ConfigFields, config: Config) -> VisionConfig | None:
+def _vision(top: Fields, config: Config) -> VisionConfig | None:
     if top.has("multimodal"):
         outer = top.section("multimodal")
         fields = outer.section("vision_encoder_args")
@@ -148,7 +160,7 @@ def _vision(top: ConfigFields, config: Config) -> VisionConfig | None:
         width=width, num_layers=fields.integer("num_hidden_layers"), num_heads=num_heads,
         head_dim=width // num_heads, ffn_width=fields.integer("intermediate_size"),
         patch_size=fields.integer("patch_size"), image_size=fields.integer("max_image_size", default=image_size),
-        merge=fields.integer("spatial_merge_size", default=2), norm_eps=VISION_NORM_EPS,
+        merge=fields.integer("spatial_merge_size", default=2), norm_eps=NORM_EPS,
         projector_norm_eps=config.norm_eps, rope_theta=fields.number("rope_theta", default=10000.0),
         text_width=config.width, image_token=fields.integer("image_token_id", default=10, least=0),
         break_token=fields.integer("image_break_token_id", default=BREAK_TOKEN, least=0),

@@ -1,146 +1,85 @@
-"""Weights of a decoder and of its vision tower from safetensors files, under any of their names."""
+"""Weights of a decoder and of its vision encoder from safetensors files, under any of their names."""
 
 from __future__ import annotations
 
-from brise.checkpoint.safetensors.latent_split import split
-from brise.checkpoint.safetensors.tensor_names import Names
+from brise.checkpoint import read_decoder
+from brise.checkpoint.safetensors.tensor_names import ModuleNames
 from brise.checkpoint.safetensors.tensors import Matrix, SafetensorsTensors
+from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
-from brise.models.weights import Attention, FeedForward, LatentAttention, Layer, Mixture, Stack, Weights, part
+from brise.models.weights import Attention, Dense, FeedForward, Layer, Stack, Weights, part
 
 
-def read_weights(tensors: SafetensorsTensors, names: Names, config: Config) -> Weights:
+def read_weights(tensors: SafetensorsTensors, names: ModuleNames, config: Config) -> Weights:
     """All weights of the decoder; a missing or misshapen tensor is an error naming it."""
-    table = tensors.matrix(names.module("tok_embeddings"), config.vocab_size, config.width)
-    output = names.module("output")
-    tied = not tensors.has(f"{output}.weight")
-    return Weights(
-        tok_embeddings=table,
-        layers=tuple(_layer(tensors, names, config, index) for index in range(config.num_layers)),
-        norm=tensors.vector(names.module("norm"), config.width),
-        output=table if tied else tensors.matrix(output, config.vocab_size, config.width))
+    return read_decoder.read_weights(NamedTensors(tensors, names), config)
 
 
-def read_vision(tensors: SafetensorsTensors, names: Names, config: VisionConfig) -> VisionWeights:
-    """All weights of the tower and the projector."""
-    width, text_width = config.width, config.text_width
+class NamedTensors:
+    """The tensors of a folder by path in place of their names (read_decoder.TensorSource)."""
+
+    def __init__(self, tensors: SafetensorsTensors, names: ModuleNames) -> None:
+        self._tensors, self._names = tensors, names
+
+    def has(self, path: str) -> bool:
+        return self._tensors.has(f"{self._names.module(path)}.weight")
+
+    def vector(self, path: str, size: int) -> Dense:
+        is_bias = path.endswith((".bq", ".bk", ".bv"))
+        return self._tensors.vector(self._names.module(path), size, "bias" if is_bias else "weight")
+
+    def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Matrix:
+        return self._tensors.matrix(self._names.module(path), rows, cols, num_heads if self._names.are_halves else None)
+
+    def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
+        rows = num_heads * (latent.nope_dim + latent.value_dim)
+        return split(self.matrix(f"{path}.wkv_b", rows, latent.rank), num_heads, latent.nope_dim, latent.value_dim)
+
+    def experts(self, path: str, experts: Experts, width: int) -> tuple[Stack, Stack, Stack]:
+        if self._tensors.has(f"{self._names.module(f'{path}.experts')}.gate_up_proj"):
+            return self._fused_experts(self._names.module(f"{path}.experts"), experts, width)
+
+        def stack(name: str, rows: int, cols: int) -> Stack:
+            modules = (self._names.expert(path, index, name) for index in range(experts.count))
+            return Stack(tuple(self._tensors.matrix(module, rows, cols) for module in modules))
+
+        return stack("w1", experts.width, width), stack("w2", width, experts.width), stack("w3", experts.width, width)
+
+    def _fused_experts(self, module: str, experts: Experts, width: int) -> tuple[Stack, Stack, Stack]:
+        """transformers keeps all experts in two tensors; rows of the gate come before those of up."""
+        both = self._tensors.stacked(f"{module}.gate_up_proj", experts.count, 2 * experts.width, width)
+        down = self._tensors.stacked(f"{module}.down_proj", experts.count, width, experts.width)
+        gates = tuple(part(matrix, 0, experts.width) for matrix in both)
+        ups = tuple(part(matrix, experts.width, 2 * experts.width) for matrix in both)
+        return Stack(gates), Stack(tuple(down)), Stack(ups)
+
+
+def read_vision(tensors: SafetensorsTensors, names: ModuleNames, config: VisionConfig) -> VisionWeights:
+    """All weights of the vision encoder and the projector."""
+    width, text_width, named = config.width, config.text_width, NamedTensors(tensors, names)
     kernel = (NUM_CHANNELS, config.patch_size, config.patch_size)
     return VisionWeights(
         patch_conv=tensors.kernel(names.module("patch_conv"), width, kernel),
-        ln_pre=tensors.vector(names.module("ln_pre"), width),
-        layers=tuple(_vision_layer(tensors, names, config, index) for index in range(config.num_layers)),
-        norm=tensors.vector(names.module("norm"), width),
-        merging_layer=tensors.matrix(names.module("merging_layer"), width, width * config.merge**2),
-        w_in=tensors.matrix(names.module("w_in"), text_width, width),
-        w_out=tensors.matrix(names.module("w_out"), text_width, text_width))
+        ln_pre=named.vector("ln_pre", width),
+        layers=tuple(_vision_layer(named, config, f"layers.{index}") for index in range(config.num_layers)),
+        norm=named.vector("norm", width),
+        merging_layer=named.matrix("merging_layer", width, width * config.merge**2),
+        w_in=named.matrix("w_in", text_width, width),
+        w_out=named.matrix("w_out", text_width, text_width))
 
 
-def _layer(tensors: SafetensorsTensors, names: Names, config: Config, index: int) -> Layer:
-    path = f"layers.{index}"
-    has_experts = config.experts is not None and index >= config.experts.num_dense_layers
+def _vision_layer(tensors: NamedTensors, config: VisionConfig, path: str) -> Layer:
+    width, inner, ffn_width = config.width, config.num_heads * config.head_dim, config.ffn_width
+    matrix = tensors.matrix
     return Layer(
-        attention_norm=tensors.vector(names.module(f"{path}.attention_norm"), config.width),
-        attention=(_attention(tensors, names, config, path) if config.latent is None
-                   else _latent_attention(tensors, names, config, config.latent, path)),
-        ffn_norm=tensors.vector(names.module(f"{path}.ffn_norm"), config.width),
-        feed_forward=(_mixture(tensors, names, config.width, config.experts, path)
-                      if config.experts is not None and has_experts
-                      else _feed_forward(tensors, names, f"{path}.feed_forward", config.width, config.ffn_width)))
-
-
-def _attention(tensors: SafetensorsTensors, names: Names, config: Config, path: str) -> Attention:
-    """Rope pairs become neighbours, but for Qwen, whose GGUF files leave them apart as well."""
-    width, q_width, kv_width = config.width, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    has_bias, has_norms = config.family == "qwen2", config.family == "qwen3"
-    turns = names.are_halves and config.rope.layout == "interleaved"
-    wq, wk, wv, wo = (names.module(f"{path}.attention.{name}") for name in ("wq", "wk", "wv", "wo"))
-    return Attention(
-        wq=tensors.matrix(wq, q_width, width, config.num_heads if turns else None),
-        wk=tensors.matrix(wk, kv_width, width, config.num_kv_heads if turns else None),
-        wv=tensors.matrix(wv, kv_width, width),
-        wo=tensors.matrix(wo, width, q_width),
-        bq=tensors.vector(wq, q_width, "bias") if has_bias else None,
-        bk=tensors.vector(wk, kv_width, "bias") if has_bias else None,
-        bv=tensors.vector(wv, kv_width, "bias") if has_bias else None,
-        q_norm=_head_norm(tensors, names, config, f"{path}.attention.q_norm") if has_norms else None,
-        k_norm=_head_norm(tensors, names, config, f"{path}.attention.k_norm") if has_norms else None)
-
-
-def _head_norm(tensors: SafetensorsTensors, names: Names, config: Config, path: str) -> Matrix:
-    return tensors.vector(names.module(path), config.head_dim)
-
-
-def _latent_attention(tensors: SafetensorsTensors, names: Names, config: Config, latent: Latent,
-                      path: str) -> LatentAttention:
-    """Rope pairs are neighbours in every file of this family."""
-    width, num_heads, both = config.width, config.num_heads, latent.nope_dim + latent.value_dim
-
-    def module(name: str) -> str:
-        return names.module(f"{path}.attention.{name}")
-
-    wkv_b = tensors.matrix(module("wkv_b"), num_heads * both, latent.rank)
-    wk_b, wv_b = split(wkv_b, num_heads, latent.nope_dim, latent.value_dim)
-    return LatentAttention(
-        wq_a=tensors.matrix(module("wq_a"), latent.query_rank, width),
-        q_a_norm=tensors.vector(module("q_a_norm"), latent.query_rank),
-        wq_b=tensors.matrix(module("wq_b"), num_heads * config.head_dim, latent.query_rank),
-        wkv_a=tensors.matrix(module("wkv_a"), latent.rank + config.rope.dim, width),
-        kv_a_norm=tensors.vector(module("kv_a_norm"), latent.rank),
-        wk_b=wk_b, wv_b=wv_b, wo=tensors.matrix(module("wo"), width, num_heads * latent.value_dim))
-
-
-def _mixture(tensors: SafetensorsTensors, names: Names, width: int, experts: Experts, path: str) -> Mixture:
-    fused = names.module(f"{path}.experts.0.w1").rsplit(".", 2)[0]  # the module of all experts
-    if tensors.has(f"{fused}.gate_up_proj"):
-        w1, w2, w3 = _fused_experts(tensors, fused, width, experts)
-    else:
-        w1, w2, w3 = _single_experts(tensors, names, width, experts, path)
-    return Mixture(
-        router=tensors.matrix(names.module(f"{path}.router"), experts.count, width), w1=w1, w2=w2, w3=w3,
-        shared=(_feed_forward(tensors, names, f"{path}.shared", width, experts.shared_width)
-                if experts.shared_width else None))
-
-
-def _fused_experts(tensors: SafetensorsTensors, module: str, width: int, experts: Experts) -> tuple[Stack, Stack,
-                                                                                                    Stack]:
-    """transformers keeps all experts in two tensors; rows of the gate come before those of up."""
-    both = tensors.stacked(f"{module}.gate_up_proj", experts.count, 2 * experts.width, width)
-    down = tensors.stacked(f"{module}.down_proj", experts.count, width, experts.width)
-    gates = tuple(part(matrix, 0, experts.width) for matrix in both)
-    ups = tuple(part(matrix, experts.width, 2 * experts.width) for matrix in both)
-    return Stack(gates), Stack(tuple(down)), Stack(ups)
-
-
-def _single_experts(tensors: SafetensorsTensors, names: Names, width: int, experts: Experts,
-                    path: str) -> tuple[Stack, Stack, Stack]:
-    def stack(name: str, rows: int, cols: int) -> Stack:
-        modules = (names.module(f"{path}.experts.{index}.{name}") for index in range(experts.count))
-        return Stack(tuple(tensors.matrix(module, rows, cols) for module in modules))
-
-    return stack("w1", experts.width, width), stack("w2", width, experts.width), stack("w3", experts.width, width)
-
-
-def _feed_forward(tensors: SafetensorsTensors, names: Names, path: str, width: int, ffn_width: int) -> FeedForward:
-    return FeedForward(w1=tensors.matrix(names.module(f"{path}.w1"), ffn_width, width),
-                       w2=tensors.matrix(names.module(f"{path}.w2"), width, ffn_width),
-                       w3=tensors.matrix(names.module(f"{path}.w3"), ffn_width, width))
-
-
-def _vision_layer(tensors: SafetensorsTensors, names: Names, config: VisionConfig, index: int) -> Layer:
-    path, width = f"layers.{index}", config.width
-    inner = config.num_heads * config.head_dim
-    turned = config.num_heads if names.are_halves else None
-
-    def module(name: str) -> str:
-        return names.module(f"{path}.{name}")
-
-    return Layer(
-        attention_norm=tensors.vector(module("attention_norm"), width),
+        attention_norm=tensors.vector(f"{path}.attention_norm", width),
         attention=Attention(
-            wq=tensors.matrix(module("attention.wq"), inner, width, turned),
-            wk=tensors.matrix(module("attention.wk"), inner, width, turned),
-            wv=tensors.matrix(module("attention.wv"), inner, width),
-            wo=tensors.matrix(module("attention.wo"), width, inner)),
-        ffn_norm=tensors.vector(module("ffn_norm"), width),
-        feed_forward=_feed_forward(tensors, names, f"{path}.feed_forward", width, config.ffn_width))
+            wq=matrix(f"{path}.attention.wq", inner, width, config.num_heads),
+            wk=matrix(f"{path}.attention.wk", inner, width, config.num_heads),
+            wv=matrix(f"{path}.attention.wv", inner, width),
+            wo=matrix(f"{path}.attention.wo", width, inner)),
+        ffn_norm=tensors.vector(f"{path}.ffn_norm", width),
+        feed_forward=FeedForward(w1=matrix(f"{path}.feed_forward.w1", ffn_width, width),
+                                 w2=matrix(f"{path}.feed_forward.w2", width, ffn_width),
+                                 w3=matrix(f"{path}.feed_forward.w3", ffn_width, width)))

@@ -1,4 +1,4 @@
-"""A decoder (and its vision tower) as a config.json that transformers reads; hf_config.py is the other direction."""
+"""A decoder and its vision encoder as a config.json that transformers reads; read_hf_config.py reads it back."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from types import MappingProxyType
 import numpy as np
 
 from brise.errors import UnsupportedError
-from brise.models.config import Config, Experts, Family, Latent
+from brise.models.config import Config, Experts
+from brise.models.families import FAMILIES, num_shared, written_keys
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig
 from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
 
-CLASSES: Mapping[Family, str] = MappingProxyType({
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "ministral3": "Ministral3ForCausalLM",
-    "mistral4": "Mistral4ForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"})
 DTYPES: Mapping[str, str] = MappingProxyType({"BF16": "bfloat16", "F16": "float16", "F32": "float32"})
 # Of every Llama 3 whose rope has factors; the original context is 8192, others are looked for.
 _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
@@ -27,7 +25,7 @@ def description(config: Config, vision: VisionConfig | None, dtype: str, tokens:
     ids = {"bos_token_id": tokens["bos"], "eos_token_id": tokens["eos"], "pad_token_id": tokens["padding"]}
     text = _text(config, tied=tied) | ids
     if vision is None:
-        return {"architectures": [CLASSES[config.family]], "dtype": DTYPES[dtype]} | text
+        return {"architectures": [f"{FAMILIES[config.family].hf_class}ForCausalLM"], "dtype": DTYPES[dtype]} | text
     return {
         "architectures": ["Mistral3ForConditionalGeneration"], "dtype": DTYPES[dtype], "model_type": "mistral3",
         "image_token_index": vision.image_token, "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
@@ -36,46 +34,36 @@ def description(config: Config, vision: VisionConfig | None, dtype: str, tokens:
 
 
 def _text(config: Config, *, tied: bool) -> dict[str, object]:
+    family = FAMILIES[config.family]
     keys: dict[str, object] = {
-        "model_type": config.family, "vocab_size": config.vocab_size, "hidden_size": config.width,
-        "intermediate_size": config.ffn_width, "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
-        "hidden_act": "silu", "max_position_embeddings": config.max_context, "rms_norm_eps": _short(config.norm_eps),
+        "model_type": config.family,
+        **written_keys(config, "hf", "vocab_size", "width", "ffn_width", "num_layers", "num_heads", "num_kv_heads"),
+        "hidden_act": "silu", **written_keys(config, "hf", "max_context"), "rms_norm_eps": _short(config.norm_eps),
         "tie_word_embeddings": tied, "attention_dropout": 0.0}
     if config.latent is None:
         keys["head_dim"] = config.head_dim
     else:
-        keys |= _latent(config, config.latent)
+        keys |= _latent(config)
     if config.experts is not None:
-        keys |= _experts(config.experts)
-    match config.family:
-        case "llama":
-            keys |= {"attention_bias": False, "mlp_bias": False}
-        case "mistral" | "ministral3":
-            keys["sliding_window"] = config.sliding_window
-        case "qwen2" | "qwen3":
-            keys["use_sliding_window"] = False
-        case _:
-            pass
-    return keys | {"rope_parameters": _rope(config)}
+        keys |= _experts(config, config.experts)
+    if family.has_window:
+        keys["sliding_window"] = config.sliding_window
+    return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
 
 
-def _latent(config: Config, latent: Latent) -> dict[str, object]:
+def _latent(config: Config) -> dict[str, object]:
     if config.softmax_scale is not None:
         raise UnsupportedError(f"the model's softmax scale is {config.softmax_scale:g}; a config.json has no "
                                "key for it")
-    return {"num_key_value_heads": config.num_heads, "q_lora_rank": latent.query_rank, "kv_lora_rank": latent.rank,
-            "qk_nope_head_dim": latent.nope_dim, "qk_rope_head_dim": config.rope.dim, "v_head_dim": latent.value_dim,
-            "rope_interleave": True, "attention_bias": False}
+    return {"num_key_value_heads": config.num_heads,
+            **written_keys(config, "hf", "latent.query_rank", "latent.rank", "latent.nope_dim", "rope.dim",
+                           "latent.value_dim")}
 
 
-def _experts(experts: Experts) -> dict[str, object]:
-    shared = experts.shared_width // experts.width
-    if shared * experts.width != experts.shared_width:
-        raise UnsupportedError(f"the shared expert is {experts.shared_width} wide; a config.json holds multiples "
-                               f"of the experts' {experts.width}")
-    return {"n_routed_experts": experts.count, "num_experts_per_tok": experts.per_token, "n_shared_experts": shared,
-            "moe_intermediate_size": experts.width, "first_k_dense_replace": experts.num_dense_layers,
+def _experts(config: Config, experts: Experts) -> dict[str, object]:
+    return {**written_keys(config, "hf", "experts.count", "experts.per_token"),
+            "n_shared_experts": num_shared(experts, "a config.json holds"),
+            **written_keys(config, "hf", "experts.width", "experts.num_dense_layers"),
             "routed_scaling_factor": _short(experts.scale), "norm_topk_prob": True, "n_group": 1, "topk_group": 1}
 
 
@@ -94,7 +82,7 @@ def _rope(config: Config) -> dict[str, object]:
         case Yarn():
             keys |= _yarn(config, rope.scaling)
     temperature = config.query_temperature
-    if config.family in ("ministral3", "mistral4"):
+    if FAMILIES[config.family].has_query_temperature:
         keys["llama_4_scaling_beta"] = 0.0 if temperature is None else _short(temperature.beta)
         keys.setdefault("original_max_position_embeddings", temperature.period if temperature else config.max_context)
     if temperature is not None and keys["original_max_position_embeddings"] != temperature.period:
@@ -107,12 +95,13 @@ def _yarn(config: Config, yarn: Yarn) -> dict[str, object]:
     keys: dict[str, object] = {
         "rope_type": "yarn", "factor": _short(yarn.factor), "original_max_position_embeddings": yarn.original_context,
         "beta_fast": _short(yarn.beta_fast), "beta_slow": _short(yarn.beta_slow)}
-    if config.family == "mistral4":  # transformers would square mscale_all_dim into the softmax scale
-        return keys | {"mscale": 1.0, "mscale_all_dim": 0.0, "attention_factor": frequencies(config.rope)[1]}
-    if config.family == "ministral3":
-        keys |= {"mscale": _short(yarn.mscale), "mscale_all_dim": _short(yarn.mscale_all_dim)}
-    elif (yarn.mscale, yarn.mscale_all_dim) != (1.0, 0.0):
-        keys["attention_factor"] = frequencies(config.rope)[1]
+    match FAMILIES[config.family].yarn:
+        case "softmax":  # transformers would square mscale_all_dim into the softmax scale
+            return keys | {"mscale": 1.0, "mscale_all_dim": 0.0, "attention_factor": frequencies(config.rope)[1]}
+        case "mscale":
+            keys |= {"mscale": _short(yarn.mscale), "mscale_all_dim": _short(yarn.mscale_all_dim)}
+        case "plain" if (yarn.mscale, yarn.mscale_all_dim) != (1.0, 0.0):
+            keys["attention_factor"] = frequencies(config.rope)[1]
     if yarn.attention_factor is not None:
         keys["attention_factor"] = _short(yarn.attention_factor)
     return keys

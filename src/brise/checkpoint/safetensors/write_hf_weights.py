@@ -1,4 +1,4 @@
-"""Weights of a decoder and its vision tower under Hugging Face's names; safetensors_model.py is the other direction."""
+"""Weights of a decoder and its vision encoder under Hugging Face's names; read_model.py reads them back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from brise.checkpoint.safetensors.tensor_names import Names, hf_names, hf_vision_names
+from brise.checkpoint.safetensors.tensor_names import ModuleNames, hf_names, hf_vision_names
 from brise.models.config import Config
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import (
@@ -31,7 +31,7 @@ Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape tha
 
 
 def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Iterator[Tensor]:
-    """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision tower."""
+    """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision encoder."""
     prefix = "language_model.model." if is_wrapped else "model."
     names = hf_names({f"{prefix}embed_tokens.weight"})
     head = "language_model.lm_head" if is_wrapped else names.module("output")
@@ -44,16 +44,16 @@ def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Itera
 
 
 def vision_tensors(weights: VisionWeights, config: VisionConfig) -> Iterator[Tensor]:
-    """All tensors of the tower and the projector."""
+    """All tensors of the vision encoder and the projector."""
     names = hf_vision_names(())
-    found: list[tuple[str, Weight]] = []
+    placed: list[tuple[str, Weight]] = []
 
     def note(path: str, weight: Weight) -> Weight:
-        found.append((path, weight))
+        placed.append((path, weight))
         return weight
 
     place(replace(weights, break_row=None), note)
-    for path, weight in found:
+    for path, weight in placed:
         name = f"{names.module(path)}.weight"
         if path == "patch_conv":
             yield name, weight, (config.width, NUM_CHANNELS, config.patch_size, config.patch_size)
@@ -67,7 +67,7 @@ def _plain(name: str, weight: Weight) -> Tensor:
     return name, weight, weight.shape
 
 
-def _layer(names: Names, config: Config, path: str, layer: Layer) -> Iterator[Tensor]:
+def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Iterator[Tensor]:
     def named(tail: str, weight: Weight, kind: str = "weight") -> Tensor:
         return _plain(f"{names.module(f'{path}.{tail}')}.{kind}", weight)
 
@@ -83,14 +83,14 @@ def _layer(names: Names, config: Config, path: str, layer: Layer) -> Iterator[Te
             for tail, weight in (("w1", w1), ("w2", w2), ("w3", w3)):
                 yield named(f"feed_forward.{tail}", weight)
         case Mixture():
-            yield from _mixture(named, f"{names.module(f'{path}.experts')}", layer.feed_forward)
+            yield from _mixture(named, names.module(f"{path}.feed_forward.experts"), layer.feed_forward)
 
 
 def _attention(named: Callable[..., Tensor], config: Config, attention: Attention) -> Iterator[Tensor]:
-    """Rope pairs as halves; Qwen's lie so in every file."""
-    turn = _halves if config.rope.layout == "interleaved" else lambda weight, num_heads: weight
+    """Rope pairs as halves, which is how some families have them in memory too."""
+    are_halves = config.rope.layout == "half"
     for tail, weight, num_heads in (("wq", attention.wq, config.num_heads), ("wk", attention.wk, config.num_kv_heads)):
-        yield named(f"attention.{tail}", turn(weight, num_heads))
+        yield named(f"attention.{tail}", weight if are_halves else _halves(weight, num_heads))
     yield named("attention.wv", attention.wv)
     yield named("attention.wo", attention.wo)
     for tail, bias in (("wq", attention.bq), ("wk", attention.bk), ("wv", attention.bv)):
@@ -114,14 +114,14 @@ def _latent(named: Callable[..., Tensor], config: Config, attention: LatentAtten
 
 def _mixture(named: Callable[..., Tensor], experts: str, mixture: Mixture) -> Iterator[Tensor]:
     """transformers keeps all experts in two tensors, which have no `.weight`; rows of the gate come first."""
-    yield named("router", mixture.router)
+    yield named("feed_forward.router", mixture.router)
     assert isinstance(mixture.w1, Stack) and isinstance(mixture.w3, Stack)
     both = Stack(tuple(_below(gate, up) for gate, up in zip(mixture.w1.matrices, mixture.w3.matrices, strict=True)))
     yield _plain(f"{experts}.gate_up_proj", both)
     yield _plain(f"{experts}.down_proj", mixture.w2)
     if mixture.shared is not None:
         for tail, weight in (("w1", mixture.shared.w1), ("w2", mixture.shared.w2), ("w3", mixture.shared.w3)):
-            yield named(f"shared.{tail}", weight)
+            yield named(f"feed_forward.shared.{tail}", weight)
 
 
 def _halves(weight: Weight, num_heads: int) -> Weight:
@@ -151,9 +151,9 @@ def _below(top: Dense | Quant | Stored, bottom: Dense | Quant | Stored) -> Store
 
 
 def _key_value(key: Dense | Quant | Stored, value: Dense | Quant | Stored) -> Stored:
-    """A head's rows of wkv_b: its keys' matrix turned back, then its values'."""
+    """A head's rows of wkv_b: its keys' matrix transposed back, then its values'."""
     def read(first: int, last: int) -> Array:
-        turned = float_rows(key, 0, key.shape[0]).T
-        return np.concatenate([turned, float_rows(value, 0, value.shape[0])])[first:last]
+        keys = float_rows(key, 0, key.shape[0]).T
+        return np.concatenate([keys, float_rows(value, 0, value.shape[0])])[first:last]
 
     return Stored("F32", (key.shape[1] + value.shape[0], value.shape[1]), read)

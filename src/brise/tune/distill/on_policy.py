@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from brise.checkpoint.config_fields import ConfigFields, errors_of
 from brise.data.example import EncodedRow, Teacher
 from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.files.atomic import output_errors, staged_file
+from brise.files.fields import Fields, errors_of
 from brise.files.json_file import parse_json
 from brise.models.weights import Array
 from brise.tune.distill.teacher import taught
@@ -128,7 +128,7 @@ class Rounds:
             if len(lines) != len(chosen):
                 raise CheckpointError(f"it has {len(lines)} answers, the round {len(chosen)} prompts", field="lines",
                                       hint=f"remove {path}, and the student answers again")
-            return [_answer(ConfigFields(parse_json(line, path.name), ""), prompt, path)
+            return [_answer(Fields(parse_json(line, path.name), ""), prompt, path)
                     for line, prompt in zip(lines, chosen, strict=True)]
 
 
@@ -156,7 +156,7 @@ def before_last_answer(row: EncodedRow) -> EncodedRow:
     return EncodedRow(row.tokens[:last], np.zeros(last, bool), row.place)
 
 
-def _answer(fields: ConfigFields, prompt: Prompt, path: Path) -> Array:
+def _answer(fields: Fields, prompt: Prompt, path: Path) -> Array:
     tokens = fields.value("tokens")
     if fields.text("place") != prompt.place or not isinstance(tokens, list) or not tokens or not all(
             type(token) is int and 0 <= token < 1 << 31 for token in tokens):

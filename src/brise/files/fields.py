@@ -1,4 +1,4 @@
-"""The keys of a config.json or params.json: typed, bounded, and none overlooked."""
+"""Typed, bounded reading of a file's keys, of which none is overlooked: JSON objects and GGUF metadata."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+
+import numpy as np
 
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 
@@ -25,7 +27,7 @@ def errors_of(file: str) -> Iterator[None]:
         raise UnsupportedError(f"{file}: {error.args[0]}", hint=error.hint) from None
 
 
-class ConfigFields:
+class Fields:
     """Reads the keys of one object and remembers which, so that `refuse_rest` can name the others.
 
     A key that is not there has the value that `defaults` holds: what the library that wrote the file leaves out.
@@ -40,6 +42,8 @@ class ConfigFields:
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
         """The value of the first of several spellings; without a default one must be there."""
         name, value = self._find(names, default)
+        if isinstance(value, np.ndarray):  # GGUF files may say a size for each layer
+            raise self.refused(name, "one number for all layers")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int:
@@ -77,21 +81,21 @@ class ConfigFields:
             raise bad_value(self._full(name), value, "a list of strings")
         return value
 
-    def section(self, *names: str, defaults: Mapping[str, object] = MappingProxyType({})) -> ConfigFields:
+    def section(self, *names: str, defaults: Mapping[str, object] = MappingProxyType({})) -> Fields:
         """The object under the first of these names that is there; CheckpointError if none is."""
         name, value = self._find(names, None)
         if not isinstance(value, Mapping):
             raise bad_value(self._full(name), value, "an object")
-        return ConfigFields(value, self._full(name), defaults)
+        return Fields(value, self._full(name), defaults)
 
-    def sections(self, name: str) -> Sequence[ConfigFields]:
+    def sections(self, name: str) -> Sequence[Fields]:
         """The objects in the object `name`."""
         section = self.section(name)
         return [section.section(key) for key in section._values]
 
-    def has(self, name: str) -> bool:
-        """Whether the key is set: there, or by default, and not null."""
-        return self.value(name) is not None
+    def has(self, *names: str) -> bool:
+        """Whether one of these keys is set: there, or by default, and not null."""
+        return any([self.value(name) is not None for name in names])
 
     def value(self, name: str) -> object:
         """Whatever stands there; None where nothing does."""
@@ -107,13 +111,15 @@ class ConfigFields:
         return UnsupportedError(f"{self._full(name)} is {_shown(self._values.get(name))}, which brise does not "
                                 f"implement; allowed is {limit}")
 
-    def refuse_rest(self, neutral: Mapping[str, tuple[Plain, ...]], notes: Collection[str]) -> None:
+    def refuse_rest(self, neutral: Mapping[str, tuple[Plain, ...]], notes: Collection[str],
+                    prefixes: tuple[str, ...] = ()) -> None:
         """Raises for the first key that was not read, unless it is known to change nothing.
 
-        `neutral` has the values with which a key changes nothing, `notes` the keys that never do.
+        `neutral` has the values with which a key changes nothing, `notes` the keys that never do, `prefixes` what the
+        names of such keys begin with.
         """
         for name, value in self._values.items():
-            if value is None or name in self._read or name in notes:
+            if value is None or name in self._read or name in notes or name.startswith(prefixes):
                 continue
             allowed = neutral.get(name, ())
             if not isinstance(value, bool | int | float | str) or value not in allowed:
@@ -123,11 +129,11 @@ class ConfigFields:
 
     def _find(self, names: tuple[str, ...], default: object) -> tuple[str, object]:
         self._read.update(names)
-        found = {name: self._values[name] for name in names if self._values.get(name) is not None}
-        if found:
-            (name, value), *others = found.items()
+        present = {name: self._values[name] for name in names if self._values.get(name) is not None}
+        if present:
+            (name, value), *others = present.items()
             for other, second in others:
-                if second != value:
+                if isinstance(value, np.ndarray) or isinstance(second, np.ndarray) or second != value:
                     raise bad_value(self._full(other), second, f"{_shown(value)}, as {name} says")
             return name, value
         for name in names:

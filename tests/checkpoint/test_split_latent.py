@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import numbers
-from brise.checkpoint.safetensors.latent_split import split
+from brise.checkpoint.split_latent import split
 from brise.errors import CheckpointError
 from brise.models.weights import Array, Dense, Quant, Stack, Stored
 from tests.backends.inputs import weight

@@ -1,0 +1,195 @@
+"""Model families: what the block of each one has, and what every file format calls its sizes and tensors.
+
+A family that shares the block of another is one row of FAMILIES. Readers and writers of GGUF, of Hugging Face's folders
+and of Mistral's own all take what is written here; checkpoint/read_decoder.py puts a model together from it.
+Sources: transformers 5.23.0 (classes and their defaults), llama.cpp's and `gguf`'s names, Mistral's params.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Literal
+
+from brise.errors import UnsupportedError
+from brise.models.config import Config, Experts
+from brise.models.rope import Layout
+
+Format = Literal["gguf", "hf", "native"]  # native: Mistral's own, params.json and consolidated.safetensors
+# How files say what YaRN does besides scaling frequencies. "plain": cos and sin are multiplied by
+# 0.1 ln(factor) + 1. "mscale": by what the keys mscale and mscale_all_dim make of it. "softmax": nothing is, and
+# what llama.cpp multiplies the softmax scale by must be undone.
+YarnKeys = Literal["plain", "mscale", "softmax"]
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """One family. `hf_class` is transformers' name of it without ForCausalLM.
+
+    `rope_layout` is how rope pairs lie in memory and in GGUF. Hugging Face's folders have them as halves, but for
+    latent attention, whose pairs are neighbours in every file.
+    """
+
+    gguf_architecture: str
+    rope_layout: Layout
+    hf_class: str
+    hf_defaults: Mapping[str, object]  # what transformers leaves out of a file, because its class has the same value
+    hf_constants: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))  # written, never changed
+    native_keys: tuple[str, ...] | None = None  # any of them in a params.json tells the family; (): none is needed
+    has_qkv_bias: bool = False
+    has_head_norms: bool = False  # of queries and keys
+    has_latent_attention: bool = False  # and experts
+    has_query_temperature: bool = False
+    has_window: bool = False  # the same in all layers
+    window_spares_layers: bool = False  # which, no GGUF file says
+    yarn: YarnKeys = "plain"
+
+
+_DENSE = MappingProxyType({"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32})
+_ROPE_3 = MappingProxyType({
+    "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1})
+_ROPE_4 = MappingProxyType({**_ROPE_3, "rope_theta": 1e4, "factor": 128.0, "original_max_position_embeddings": 8192})
+
+# By Config.family, which is `model_type` of a config.json.
+FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
+    "llama": ModelFamily(
+        "llama", "interleaved", "Llama",
+        {**_DENSE, "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048,
+         "rms_norm_eps": 1e-6},
+        {"attention_bias": False, "mlp_bias": False}),
+    "mistral": ModelFamily(
+        "llama", "interleaved", "Mistral",
+        {**_DENSE, "vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
+         "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "sliding_window": 4096},
+        native_keys=(), has_window=True),
+    "ministral3": ModelFamily(
+        "mistral3", "interleaved", "Ministral3",
+        {**_DENSE, "vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34,
+         "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
+         "rope_parameters": _ROPE_3},
+        native_keys=("yarn", "llama_4_scaling"), has_query_temperature=True, has_window=True, yarn="mscale"),
+    "mistral4": ModelFamily(
+        "deepseek2", "interleaved", "Mistral4",
+        {**_DENSE, "vocab_size": 131072, "intermediate_size": 12288, "num_hidden_layers": 36,
+         "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 128, "num_experts_per_tok": 4,
+         "first_k_dense_replace": 0, "kv_lora_rank": 256, "q_lora_rank": 1024, "qk_rope_head_dim": 64,
+         "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 1048576,
+         "rope_parameters": _ROPE_4},
+        {"rope_interleave": True, "attention_bias": False},
+        native_keys=("kv_lora_rank",), has_latent_attention=True, has_query_temperature=True, yarn="softmax"),
+    "qwen2": ModelFamily(
+        "qwen2", "half", "Qwen2",
+        {**_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
+        {"use_sliding_window": False}, has_qkv_bias=True, window_spares_layers=True),
+    "qwen3": ModelFamily(
+        "qwen3", "half", "Qwen3",
+        {**_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
+        {"use_sliding_window": False}, has_head_norms=True, window_spares_layers=True),
+})
+
+
+@dataclass(frozen=True)
+class Names:
+    """What one thing is called in each format; the first of several spellings is written, () where there is none."""
+
+    gguf: tuple[str, ...]
+    hf: tuple[str, ...]
+    native: tuple[str, ...]
+
+    def of(self, format: Format) -> tuple[str, ...]:
+        match format:
+            case "gguf":
+                return self.gguf
+            case "hf":
+                return self.hf
+            case "native":
+                return self.native
+
+
+# Numbers of a Config by the path of their attribute. What is not here (rope, windows) each format says in its own way.
+KEYS: Mapping[str, Names] = MappingProxyType({
+    "vocab_size": Names(("vocab_size",), ("vocab_size",), ("vocab_size",)),
+    "num_layers": Names(("block_count",), ("num_hidden_layers",), ("n_layers",)),
+    "max_context": Names(("context_length",), ("max_position_embeddings",), ("max_position_embeddings", "max_seq_len")),
+    "width": Names(("embedding_length",), ("hidden_size",), ("dim",)),
+    "ffn_width": Names(("feed_forward_length",), ("intermediate_size",), ("hidden_dim",)),
+    "num_heads": Names(("attention.head_count",), ("num_attention_heads",), ("n_heads",)),
+    "num_kv_heads": Names(("attention.head_count_kv",), ("num_key_value_heads",), ("n_kv_heads",)),
+    "head_dim": Names(("attention.key_length",), ("head_dim",), ("head_dim",)),
+    "norm_eps": Names(("attention.layer_norm_rms_epsilon",), ("rms_norm_eps",), ("norm_eps",)),
+    "rope.dim": Names(("rope.dimension_count",), ("qk_rope_head_dim",), ("qk_rope_head_dim",)),
+    "latent.query_rank": Names(("attention.q_lora_rank",), ("q_lora_rank",), ("q_lora_rank",)),
+    "latent.rank": Names(("attention.kv_lora_rank",), ("kv_lora_rank",), ("kv_lora_rank",)),
+    "latent.nope_dim": Names((), ("qk_nope_head_dim",), ("qk_nope_head_dim",)),
+    "latent.value_dim": Names(("attention.value_length_mla",), ("v_head_dim",), ("v_head_dim",)),
+    "experts.count": Names(("expert_count",), ("n_routed_experts", "num_local_experts"), ("num_experts",)),
+    "experts.per_token": Names(("expert_used_count",), ("num_experts_per_tok",), ("num_experts_per_tok",)),
+    "experts.width": Names(("expert_feed_forward_length",), ("moe_intermediate_size",), ("expert_hidden_dim",)),
+    "experts.num_shared": Names(("expert_shared_count",), ("n_shared_experts",), ("num_shared_experts",)),
+    "experts.num_dense_layers": Names(("leading_dense_block_count",), ("first_k_dense_replace",),
+                                      ("first_k_dense_replace",)),
+    "experts.scale": Names(("expert_weights_scale",), ("routed_scaling_factor",), ("routed_scale",)),
+})
+
+
+def written_keys(config: Config, format: Format, *paths: str) -> dict[str, Any]:
+    """These numbers of the config under the names of a format."""
+    return {KEYS[path].of(format)[0]: attrgetter(path)(config) for path in paths}
+
+
+def num_shared(experts: Experts, holds: str) -> int:
+    """How many experts' widths the shared one has."""
+    shared = experts.shared_width // experts.width
+    if shared * experts.width != experts.shared_width:
+        raise UnsupportedError(f"the shared expert is {experts.shared_width} wide; {holds} multiples of the experts' "
+                               f"{experts.width}")
+    return shared
+
+
+def _tensor(gguf: str, hf: str, native: str = "") -> Names:
+    return Names((gguf,) if gguf else (), (hf,), (native,) if native else ())
+
+
+# What follows the number of a layer: blk.N, model.layers.N and layers.N. A weight is the tensor NAME.weight, a bias
+# NAME.bias. By the path in models/weights.py; `experts` are the stacks of a mixture.
+LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "attention_norm": _tensor("attn_norm", "input_layernorm", "attention_norm"),
+    "ffn_norm": _tensor("ffn_norm", "post_attention_layernorm", "ffn_norm"),
+    "attention.wq": _tensor("attn_q", "self_attn.q_proj", "attention.wq"),
+    "attention.wk": _tensor("attn_k", "self_attn.k_proj", "attention.wk"),
+    "attention.wv": _tensor("attn_v", "self_attn.v_proj", "attention.wv"),
+    "attention.wo": _tensor("attn_output", "self_attn.o_proj", "attention.wo"),
+    "attention.bq": _tensor("attn_q", "self_attn.q_proj"),
+    "attention.bk": _tensor("attn_k", "self_attn.k_proj"),
+    "attention.bv": _tensor("attn_v", "self_attn.v_proj"),
+    "attention.q_norm": _tensor("attn_q_norm", "self_attn.q_norm"),
+    "attention.k_norm": _tensor("attn_k_norm", "self_attn.k_norm"),
+    "attention.wq_a": _tensor("attn_q_a", "self_attn.q_a_proj", "attention.wq_a"),
+    "attention.q_a_norm": _tensor("attn_q_a_norm", "self_attn.q_a_layernorm", "attention.q_a_norm"),
+    "attention.wq_b": _tensor("attn_q_b", "self_attn.q_b_proj", "attention.wq_b"),
+    "attention.wkv_a": _tensor("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", "attention.wkv_a_with_mqa"),
+    "attention.kv_a_norm": _tensor("attn_kv_a_norm", "self_attn.kv_a_layernorm", "attention.kv_a_norm"),
+    "attention.wkv_b": _tensor("attn_kv_b", "self_attn.kv_b_proj", "attention.wkv_b"),  # wk_b and wv_b in one
+    "attention.wk_b": Names(("attn_k_b",), (), ()),
+    "attention.wv_b": Names(("attn_v_b",), (), ()),
+    "feed_forward.w1": _tensor("ffn_gate", "mlp.gate_proj", "feed_forward.w1"),
+    "feed_forward.w3": _tensor("ffn_up", "mlp.up_proj", "feed_forward.w3"),
+    "feed_forward.w2": _tensor("ffn_down", "mlp.down_proj", "feed_forward.w2"),
+    "feed_forward.router": _tensor("ffn_gate_inp", "mlp.gate", "gate"),
+    "feed_forward.experts": _tensor("", "mlp.experts", "experts"),
+    "feed_forward.experts.w1": _tensor("ffn_gate_exps", "gate_proj", "w1"),  # after `experts` and a number
+    "feed_forward.experts.w3": _tensor("ffn_up_exps", "up_proj", "w3"),
+    "feed_forward.experts.w2": _tensor("ffn_down_exps", "down_proj", "w2"),
+    "feed_forward.shared.w1": _tensor("ffn_gate_shexp", "mlp.shared_experts.gate_proj", "shared_experts.w1"),
+    "feed_forward.shared.w3": _tensor("ffn_up_shexp", "mlp.shared_experts.up_proj", "shared_experts.w3"),
+    "feed_forward.shared.w2": _tensor("ffn_down_shexp", "mlp.shared_experts.down_proj", "shared_experts.w2"),
+})
+WHOLE_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "tok_embeddings": _tensor("token_embd", "embed_tokens", "tok_embeddings"),
+    "norm": _tensor("output_norm", "norm", "norm"),
+    "output": _tensor("output", "lm_head", "output")})
