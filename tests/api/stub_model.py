@@ -21,7 +21,7 @@ def saying(reply: str | None, *, on_step: Callable[[Batch], None] | None = None,
     sizes = {"page_size": 16, "num_pages": 512, **settings}
     worker = EngineThread(Engine(stub_model(reply, on_step=on_step, pooling=pooling), EngineSettings(**sizes)))
     worker.start()
-    with Model(worker) as model:
+    with Model(worker, "stub") as model:
         yield model
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypedDict, TypeVar, Unpack
 
 from brise import settings
 from brise.api.model import Model
+from brise.api.options import check
+from brise.api.words import python_words
+from brise.engine.engine import EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, UnsupportedError
 from brise.hub.store import ModelStore, locate
@@ -17,60 +20,101 @@ from brise.memory.sizes import parse_size
 from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 
+T = TypeVar("T")
 Size = str | int
 Word = TypeVar("Word", bound=str)
 CACHES: Sequence[CacheFormat] = ("f16", "q8", "q4")
 # Calls that may wait: one program asks, and it holds the prompts anyway.
 QUEUE = 1 << 20
 NOT_BUILT = ("vulkan",)
+USUAL = EngineSettings()
 
 
-def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"] = "cpu", context: int | None = None,
-         parallel: int = 64, cache: CacheFormat = "f16", weights: str | None = None, experts: Size | None = None,
-         image_size: int | None = None, adapters: Mapping[str, str | Path] | None = None, any_base: bool = False,
-         max_adapters: int = MAX_ADAPTERS, adapter_rank: int = MAX_RANK, adapter_memory: Size | None = None,
-         threads: int | None = None) -> Model:
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded. None stands for the default; sizes are bytes, or text such as "4GB" and "3.5GiB".
+
+    Attributes:
+        context: Tokens of a prompt and its answer. Default: what the model allows; under `memory` what fits.
+        parallel: Answers that are written at one time; more calls than that wait. Default: 64.
+        cache: Number format of keys and values: "f16", "q8" (half of the memory) or "q4" (a third). Default: "f16".
+        weights: Quantise weights in plain formats or FP8 while loading: "Q8_0", "Q4_K_M", ...
+        experts: Keep so much of a mixture's experts in memory, and read the others from the file when needed.
+        image_size: Longest side of an image in pixels; larger ones are made smaller.
+        adapters: Folders by the names that calls give as `adapter=`; `Model.add_adapter` adds more.
+        any_base: Take adapters although their lineage names another model. Default: False.
+        max_adapters: Adapters in memory at one time. Default: 8.
+        adapter_rank: Their largest rank. Default: 64.
+        adapter_memory: Their memory. Default: not bounded; under `memory` what those in `adapters` need.
+        threads: Threads of the kernels. Default: BRISE_THREADS, or one a core.
+    """
+
+    context: int | None
+    parallel: int | None
+    cache: CacheFormat | None
+    weights: str | None
+    experts: Size | None
+    image_size: int | None
+    adapters: Mapping[str, str | Path] | None
+    any_base: bool | None
+    max_adapters: int | None
+    adapter_rank: int | None
+    adapter_memory: Size | None
+    threads: int | None
+
+
+def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"] = "cpu",
+         **options: Unpack[LoadOptions]) -> Model:
     """Loads a model that lies on this machine; nothing is downloaded. Close it, or use it in a `with` block.
 
-    `model` is a name that `brise models` lists, the path of a .gguf file or of a folder, or hf:OWNER/REPO if that was
-    pulled. Sizes are bytes, or text such as "4GB" (4 * 10^9) and "3.5GiB".
+    Args:
+        model: A name that `brise models` lists, the path of a .gguf file or of a folder, or hf:OWNER/REPO if that
+            was pulled.
+        memory: What this process may take, all of it, such as "4GB" (4 * 10^9 bytes). It is planned before a weight
+            is read, and checked after it.
+        device: Where the model runs.
+        **options: See `LoadOptions`.
 
-    memory: what this process may take, all of it: planned before loading, checked after it.
-    context: tokens of a prompt and its answer (default: what the model allows; under `memory` what fits).
-    parallel: answers that are written at one time; more calls than that wait.
-    cache: number format of keys and values, "f16", "q8" (half of the memory) or "q4" (a third).
-    weights: quantise weights in plain formats or FP8 while loading: "Q8_0", "Q4_K_M", ...
-    experts: keep so much of a mixture's experts in memory, and read the others from the file when they are needed.
-    image_size: longest side of an image in pixels; larger ones are made smaller.
-    adapters: folders by the names that calls give as `adapter=`; `add_adapter` adds more.
-    any_base: take adapters although their lineage names another model.
-    max_adapters, adapter_rank, adapter_memory: adapters in memory at one time, their largest rank, and their bytes
-    (default: not bounded; under `memory` what those in `adapters` need).
-    threads: of the kernels (default: BRISE_THREADS, or one a core).
-
-    Raises StoreError for a model that is not here (with the line that pulls it), CheckpointError for a damaged file,
-    UnsupportedError for what this version does not run, MemoryLimitError with what would fit.
+    Raises:
+        StoreError: The model is not on this machine; the hint is the line that pulls it.
+        CheckpointError: A file is damaged.
+        UnsupportedError: This version does not run the model, or an option of it.
+        MemoryLimitError: It does not fit; the hint says what would.
+        RequestError: An argument is wrong.
     """
+    check(options, LoadOptions)
     _check_device(device)
     found = settings.read()
-    limit = _size(memory, "memory")
-    folders = {name: Path(path).expanduser() for name, path in (adapters or {}).items()}
-    room = adapter_room(tuple(folders.values()), memory=limit, adapter_memory=_size(adapter_memory, "adapter_memory"),
-                        slots=whole(max_adapters, "max_adapters", 0, 1000),
-                        rank=whole(adapter_rank, "adapter_rank", 1, 1 << 16))
-    options = EngineOptions(
-        memory=limit, context=None if context is None else whole(context, "context", 1, 1 << 31),
-        parallel=whole(parallel, "parallel", 1, 4096), queue=QUEUE,
-        cache=_one_of(cache, "cache", CACHES),
-        weights=None if weights is None else _one_of(weights, "weights", tuple(MIXES)),
-        experts=_size(experts, "experts"),
-        image_size=None if image_size is None else whole(image_size, "image_size", 1, 1 << 16),
-        threads=found.threads if threads is None else whole(threads, "threads", 1, settings.MAX_THREADS),
-        adapters=tuple(folders.items()), any_base=any_base, adapter_room=room,
-        other_bytes=max(process.resident_bytes() - process.LIBRARIES_BYTES, 0))
-    worker = EngineThread(open_engine(locate(str(model), ModelStore(found.home)), options))
+    with python_words():
+        engine = open_engine(locate(str(model), ModelStore(found.home)),
+                             _engine_options(options, size(memory, "memory"), found.threads))
+    worker = EngineThread(engine)
     worker.start()
-    return Model(worker, is_limited=limit is not None)
+    return Model(worker, str(model), is_limited=memory is not None)
+
+
+def _engine_options(options: LoadOptions, memory: int | None, threads: int | None) -> EngineOptions:
+    """All of them read and checked; `threads` is the default."""
+    folders = {name: Path(path).expanduser() for name, path in (options.get("adapters") or {}).items()}
+    context, image_size = options.get("context"), options.get("image_size")
+    room = adapter_room(
+        tuple(folders.values()), memory=memory, adapter_memory=size(options.get("adapter_memory"), "adapter_memory"),
+        slots=whole(_or(options.get("max_adapters"), MAX_ADAPTERS), "max_adapters", 0, 1000),
+        rank=whole(_or(options.get("adapter_rank"), MAX_RANK), "adapter_rank", 1, 1 << 16))
+    weights, given_threads = options.get("weights"), options.get("threads")
+    return EngineOptions(
+        memory=memory, context=None if context is None else whole(context, "context", 1, 1 << 31),
+        parallel=whole(_or(options.get("parallel"), USUAL.max_sequences), "parallel", 1, 4096), queue=QUEUE,
+        cache=_one_of(options.get("cache") or USUAL.cache_format, "cache", CACHES),
+        weights=None if weights is None else _one_of(weights, "weights", tuple(MIXES)),
+        experts=size(options.get("experts"), "experts"),
+        image_size=None if image_size is None else whole(image_size, "image_size", 1, 1 << 16),
+        threads=threads if given_threads is None else whole(given_threads, "threads", 1, settings.MAX_THREADS),
+        adapters=tuple(folders.items()), any_base=options.get("any_base") or False, adapter_room=room,
+        other_bytes=max(process.resident_bytes() - process.LIBRARIES_BYTES, 0))
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _check_device(device: str) -> None:
@@ -80,7 +124,8 @@ def _check_device(device: str) -> None:
         raise UnsupportedError(f"device is {device!r}; allowed is 'cpu'")
 
 
-def _size(value: Size | None, name: str) -> int | None:
+def size(value: Size | None, name: str) -> int | None:
+    """Bytes of a size as users give it, or a RequestError that names it."""
     if isinstance(value, str):
         try:
             return parse_size(value)

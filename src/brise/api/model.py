@@ -45,7 +45,8 @@ class Model:
     answer that broke off, and `brise.ClosedError` after `close`.
     """
 
-    def __init__(self, worker: EngineThread, *, is_limited: bool = False) -> None:
+    def __init__(self, worker: EngineThread, reference: str, *, is_limited: bool = False) -> None:
+        self.reference = reference  # what it was loaded by: a name in the store or a path
         self.is_limited = is_limited  # loaded under a memory limit
         self.name, self.path, self.max_context = worker.model.name, worker.model.path, worker.max_context
         self._worker: EngineThread | None = worker

@@ -27,17 +27,22 @@ Image = str | Path | bytes
 
 
 class SamplingOptions(TypedDict, total=False):
-    """How an answer is written; None stands for the default.
+    """How an answer is written. None stands for the default.
 
-    max_tokens: longest answer, reasoning included (default: 1024, or what the context has room for).
-    temperature (0 to 2, default 0.2): how freely tokens are chosen; 0 always takes the likeliest.
-    top_p (0 to 1, default 0.9), top_k (0: all), min_p (0 to 1): which tokens may be chosen.
-    repetition_penalty (0.01 to 10, 1 is none), presence_penalty, frequency_penalty (-2 to 2, 0 is none).
-    seed: the same seed gives the same answer, whatever else runs (default: another one each time).
-    stop: up to 16 strings that end the answer; they are not part of it.
-    logprobs: log-probabilities of every token, with so many of the likeliest others (0 to 20).
-    logit_bias: what is added to the logits of tokens, by id (-100 to 100).
-    adapter: the name of one that the model has, or the folder of one, as a Path.
+    Attributes:
+        max_tokens: Longest answer in tokens, reasoning included. Default: 1024, or what the context has room for.
+        temperature: How freely tokens are chosen, 0 to 2; 0 always takes the likeliest. Default: 0.2.
+        top_p: Choose among the likeliest tokens that together have this probability. Default: 0.9.
+        top_k: Choose among so many of the likeliest tokens; 0 means all. Default: 0.
+        min_p: Leave out tokens less likely than this share of the likeliest. Default: 0.
+        repetition_penalty: Over 1, tokens that occurred get rarer; 0.01 to 10. Default: 1.
+        presence_penalty: Taken off the logits of tokens that the answer has, -2 to 2. Default: 0.
+        frequency_penalty: The same, times how often the answer has them. Default: 0.
+        seed: The same seed gives the same answer, whatever else runs. Default: another one each time.
+        stop: Up to 16 strings that end the answer; they are not part of it.
+        logprobs: Log-probabilities of every token, with so many of the likeliest others, 0 to 20.
+        logit_bias: Added to the logits of tokens, by their ids; -100 to 100.
+        adapter: The name of an adapter of the model, or the folder of one, as a Path.
     """
 
     max_tokens: int | None
@@ -56,13 +61,14 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class ChatOptions(SamplingOptions, total=False):
-    """What a chat may be given besides.
+    """What a chat may be given, besides the options of an answer.
 
-    system: a system message, put before the others.
-    images: paths or bytes of images (PNG, JPEG, WebP, GIF), put before the text of the last message.
-    tools: functions that the model may call, as `Tool` or as OpenAI's clients write them.
-    tool_choice: "auto" (the default), "required", "none", or the name of the one to call.
-    parallel_tool_calls: whether several calls may be made at one time (default: True).
+    Attributes:
+        system: A system message, put before the others.
+        images: Paths or bytes of images (PNG, JPEG, WebP, GIF), put before the text of the last message.
+        tools: Functions that the model may call, as `Tool` or as OpenAI's clients write them.
+        tool_choice: "auto", "required", "none", or the name of the one to call. Default: "auto".
+        parallel_tool_calls: Whether several calls may be made at one time. Default: True.
     """
 
     system: str | None

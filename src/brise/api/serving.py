@@ -13,6 +13,7 @@ from brise.api.loading import Size, load, whole
 from brise.api.model import Model
 from brise.api.options import check as check_names
 from brise.api.server import Server, ServerParts
+from brise.api.words import python_words
 from brise.errors import RequestError, UnsupportedError
 from brise.gateway import candidates
 from brise.gateway.candidates import Candidates
@@ -32,17 +33,20 @@ DAY_S = 86400.0
 
 
 class ServerOptions(TypedDict, total=False):
-    """What every server may be given; None stands for the default.
+    """What every server may be given. None stands for the default.
 
-    host, port: where to listen (default: 127.0.0.1, 8080); port 0 takes any free one.
-    memory: what loading the model may take, if it is given by its name or path.
-    api_keys: the keys that are accepted, or the Path of a file with one a line. Without keys the server answers only
-    requests that name this machine as their host, and listens for this machine only.
-    any_host: answer and listen for everybody although there are no keys, as for an application that mounts the server
-    and lets in whom it likes.
-    image_urls: fetch images that clients name by http(s) URLs, from public addresses only.
-    access_log: write a line for each request to `log` (default: False; stderr).
-    drain_timeout: seconds that requests get to finish when the server ends (default: 60).
+    Attributes:
+        host: Address to listen on. Default: 127.0.0.1.
+        port: Port to listen on; 0 takes any free one. Default: 8080.
+        memory: What this process may take, if the model is given by its name or path and loaded here.
+        api_keys: The keys that are accepted, or the Path of a file with one a line. Without keys the server listens
+            for this machine only, and answers only requests that name it as their host.
+        any_host: Answer and listen for everybody although there are no keys: for an application that mounts the
+            server and lets in whom it likes. Default: False.
+        image_urls: Fetch images that clients name by http(s) URLs, from public addresses only. Default: False.
+        access_log: Write a line for each request to `log`. Default: False.
+        log: Where lines go. Default: stderr.
+        drain_timeout: Seconds that requests get to finish when the server ends. Default: 60.
     """
 
     host: str | None
@@ -57,18 +61,24 @@ class ServerOptions(TypedDict, total=False):
 
 
 class UpstreamOptions(ServerOptions, total=False):
-    """What a gateway may be given besides.
+    """What a gateway may be given, besides the options of a server.
 
-    upstream_key: the key for the upstream. Without one the clients' own keys go on, unless there are `api_keys`.
-    upstream_dialect: "openai" (the default), or "anthropic" for its Messages API.
-    retries, hedge_after, limits: how often a request is sent again (default: 2), after how many seconds without an
-    answer a second time (default: never), and how long it may take.
-    store: where traffic is written, a path or a postgresql:// URL (default: in the folder gateway of BRISE_HOME).
-    capture, content: share of conversations that are written down (default: 1), and whether with what they say.
-    keep_days, prices: delete what is older; the file with what tokens cost.
-    fallback: the model or adapter that answers where the upstream cannot: one for all tasks, or some by task.
-    shadow, candidate: share of requests that the candidate answers too, in the background, for `brise.prove`.
-    reask: share of requests that the upstream is asked once more. Each is paid.
+    Attributes:
+        upstream_key: The key for the upstream. Default: the clients' own keys go on; with `api_keys` none does.
+        upstream_dialect: What the upstream speaks, "openai", or "anthropic" for its Messages API. Default: "openai".
+        retries: How often a request that failed is sent again, where that does no harm. Default: 2.
+        hedge_after: Seconds without an answer after which a request is sent a second time; both are paid.
+            Default: never.
+        limits: How long the upstream may take.
+        store: Where traffic is written, a path or a postgresql:// URL. Default: in the folder gateway of BRISE_HOME.
+        capture: Share of conversations that are written down, each whole or not at all. Default: 1.
+        content: Whether with what they say. Default: True.
+        keep_days: Delete what is older. Default: nothing is deleted.
+        prices: The file with what the upstream's tokens cost.
+        fallback: The model or adapter that answers where the upstream cannot: one for all tasks, or some by task.
+        shadow: Share of requests that `candidate` answers too, in the background, for `brise.prove`. Default: 0.
+        candidate: The model or adapter that does. Default: the only one that there is.
+        reask: Share of requests that the upstream is asked once more; each is paid. Default: 0.
     """
 
     upstream_key: str | None
@@ -93,8 +103,10 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
         async with brise.serve(model, port=0) as server: ...   # server.url is the base URL for clients
         app.mount("/llm", brise.serve(model))                  # /llm/v1/chat/completions
 
-    `models` is a `Model`, a name or a path; or several by the names that requests give. Names and paths are loaded
-    here, and closed with the server; models stay open.
+    Args:
+        models: A `Model`, a name or a path; or several by the names that requests give. Names and paths are loaded
+            here, and closed with the server; models stay open.
+        **options: See `ServerOptions`.
     """
     check_names(options, ServerOptions)
     with ExitStack() as owned:
@@ -110,11 +122,16 @@ def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[Ups
 
         app.mount("/llm", brise.gateway(upstream="https://api.openai.com/v1", small=model))
 
-    `upstream` is the base URL of the hosted model's server. Requests for the models in `small`, which are given as to
-    `serve`, are answered here; all others go to the upstream, unless `brise switch` has put a small model in its place.
+    Requests for the models in `small` are answered here. All others go to the upstream, unless `brise switch` has put a
+    small model in its place.
+
+    Args:
+        upstream: The base URL of the hosted model's server.
+        small: Models of this program, given as to `serve`.
+        **options: See `UpstreamOptions`.
     """
     check_names(options, UpstreamOptions)
-    with ExitStack() as owned:
+    with python_words(), ExitStack() as owned:
         opened = {} if small is None else _opened(small, options.get("memory"), owned)
         local = LocalAnswers({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
