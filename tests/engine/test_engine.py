@@ -12,7 +12,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import ContextLengthError, QueueFullError, RequestError, UnsupportedError
 from brise.models.batch import Batch
-from brise.text.sentinels import END_CALL
+from brise.text.special_tokens import END_CALL
 from tests.engine.stub import (
     GREEDY,
     IM_END,
@@ -60,7 +60,7 @@ def test_text_held_for_a_stop_string_that_does_not_come_is_given_out() -> None:
 
 
 def test_ignore_eos_goes_on_and_a_mark_stands_for_its_token() -> None:
-    request = Request(PROMPT, max_tokens=4, sampling=GREEDY, ignore_eos=True, marks={IM_END: END_CALL})
+    request = Request(PROMPT, max_tokens=4, sampling=GREEDY, ignore_eos=True, sentinels={IM_END: END_CALL})
     assert text_of(answer(stub_engine("ab"), request)).startswith(f"ab{END_CALL}")
 
 

@@ -39,7 +39,7 @@ def test_an_object_of_any_kind_comes_out_as_json() -> None:
 
 
 def test_a_lark_grammar_with_a_control_token_works(engine: Engine) -> None:
-    request = Request(PROMPT, sampling=Sampling(seed=1), marks={IM_START: "<|im_start|>"},
+    request = Request(PROMPT, sampling=Sampling(seed=1), sentinels={IM_START: "<|im_start|>"},
                       grammar=Grammar("lark", 'start: <|im_start|> "yes"'))
     assert text_of(answer(engine, request)) == "<|im_start|>yes"
 

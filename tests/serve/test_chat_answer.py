@@ -31,10 +31,11 @@ WORDS = st.sampled_from([*CONTROL, *TAGS, "add", '{"x": 1}', "[", "]", '{"name":
 
 def texts(format: AnswerFormat, tok: Tokenizer, tokens: Sequence[int]) -> list[str]:
     """What the engine tells of each token."""
-    stream = TextStream((), has_marks=True)
-    told = [stream.push(tok.token_bytes(token)) if token not in format.marks else stream.mark(format.marks[token])
-            for token in tokens]
-    return [*told, stream.finish()]
+    stream = TextStream((), has_sentinels=True)
+    sentinels = format.sentinels
+    shown = [stream.sentinel(sentinels[token]) if token in sentinels else stream.push(tok.token_bytes(token))
+             for token in tokens]
+    return [*shown, stream.finish()]
 
 
 def run(tok: Tokenizer, job: ChatJob, pieces: Sequence[str], finish: FinishReason) -> tuple[list[Entry], Entry]:

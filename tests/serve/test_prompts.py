@@ -10,7 +10,7 @@ from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.prompts import chat_job, completion_requests
 from brise.text.chat import ChatTemplate
-from brise.text.sentinels import CALL, END_CALL
+from brise.text.special_tokens import CALL, END_CALL
 from brise.text.tokenizer import Tokenizer
 from tests.engine.stub import CHATML, IM_END, IM_START, stub_model
 from tests.serve.test_parse_chat import TOOL, USER
@@ -36,7 +36,7 @@ def test_tools_are_described_in_the_system_message_of_a_template_that_knows_none
     without, with_tools = chat(model), chat(model, tools=[TOOL])
     assert "<tools>" not in text(model, without) and without.grammar is None
     assert text(model, with_tools).startswith("<|im_start|>system\n# Tools")
-    assert with_tools.grammar is not None and not with_tools.marks
+    assert with_tools.grammar is not None and not with_tools.sentinels
     own = chat(model, tools=[TOOL], messages=[{"role": "system", "content": "Be brief."}, *USER])
     assert text(model, own).startswith("<|im_start|>system\nBe brief.\n\n# Tools")
 
@@ -51,7 +51,7 @@ def test_a_template_that_knows_tools_gets_them() -> None:
 def test_calls_are_marked_where_their_tags_are_control_tokens() -> None:
     model = replace(stub_model(), tokenizer=_with_call_tokens())
     request = chat(replace(model, chat=ChatTemplate(CHATML, model.tokenizer)), tools=[TOOL], stop="x")
-    assert request.marks == {259: CALL, 260: END_CALL} and request.stop == ("x",)
+    assert request.sentinels == {259: CALL, 260: END_CALL} and request.stop == ("x",)
 
 
 def test_control_strings_of_a_raw_prompt_are_text_unless_asked() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from brise.errors import BriseError, CheckpointError, MissingExtraError, UnsupportedError
 from brise.text.chat import ChatTemplate
+from brise.text.conversation import suggested_system
 from brise.text.load import tokens_for
 from brise.text.mistral_chat import MistralChat
-from brise.text.system_prompt import suggested
 from tests.text import tekken
 from tests.text.test_hf_tokenizer import CONFIG, write
 from tests.text.vocabulary import CHATML, metadata
@@ -107,9 +107,9 @@ def test_the_suggested_system_prompt_is_filled_in_and_cut_into_parts(tmp_path: P
     text = "You are {name}, {today}. {other}\n[THINK]Draft.[/THINK]Answer of {yesterday}."
     (tmp_path / "SYSTEM_PROMPT.txt").write_text(text)
     assert tokens_for(Files(tmp_path)).system_prompt == text
-    assert suggested(text, "M", date(2026, 3, 1), can_think=True) == [
+    assert suggested_system(text, "M", date(2026, 3, 1), can_think=True) == [
         {"type": "text", "text": "You are M, 2026-03-01. {other}\n"},
         {"type": "thinking", "thinking": "Draft.", "closed": True},
         {"type": "text", "text": "Answer of 2026-02-28."}]
-    assert suggested("{name}", "M", date(2026, 3, 1), can_think=True) == "M"
-    assert "[THINK]" in suggested(text, "M", date(2026, 3, 1), can_think=False)
+    assert suggested_system("{name}", "M", date(2026, 3, 1), can_think=True) == "M"
+    assert "[THINK]" in suggested_system(text, "M", date(2026, 3, 1), can_think=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText, joined
 from brise.text.answer_format import AnswerFormat
 from brise.text.mistral import MistralTokenizer
-from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.stream import TextStream
 from tests.text import tekken
 from tests.text.vocabulary import tokenizer
@@ -47,7 +47,7 @@ def test_any_cutting_gives_the_same_and_nothing_raises(kind: str, text: str, was
     one = parse(kind, [text], was_cut=was_cut, is_thinking=is_thinking)
     assert parse(kind, pieces, was_cut=was_cut, is_thinking=is_thinking) == one
     assert parse(kind, list(text), was_cut=was_cut, is_thinking=is_thinking) == one
-    assert not any(mark in str(item) for item in one for mark in (CALL, ARGS, CALL_ID, THINK, END_THINK))
+    assert not any(sentinel in str(item) for item in one for sentinel in (CALL, ARGS, CALL_ID, THINK, END_THINK))
 
 
 @pytest.mark.parametrize("kind", ["named", "list"])
@@ -55,7 +55,7 @@ def test_any_cutting_gives_the_same_and_nothing_raises(kind: str, text: str, was
 def test_without_tools_nothing_but_thinking_is_taken_out(kind: str, text: str) -> None:
     news = parse(kind, list(text), names=())
     assert all(isinstance(item, ParsedText | ParsedReasoning) for item in news)
-    shown = text.translate({ord(mark): None for mark in (THINK, END_THINK)}).translate(FORMATS[kind].texts)
+    shown = text.translate({ord(sentinel): None for sentinel in (THINK, END_THINK)}).translate(FORMATS[kind].texts)
     assert "".join(item.text for item in news).replace("[THINK]", "").replace("[/THINK]", "") == shown
 
 
@@ -126,15 +126,16 @@ def test_a_prompt_that_ends_in_an_open_thinking_part_is_seen(tmp_path: Path) -> 
     assert not AnswerFormat.of(tokenizer(), "tags").thinks_at_end_of([1, 2])
 
 
-def test_text_that_holds_a_mark_does_not_act_like_one() -> None:
-    stream = TextStream(has_marks=True)
-    text = stream.push(f"a{CALL}now{ARGS}".encode()) + stream.mark(CALL) + stream.push(b"now") + stream.mark(ARGS)
+def test_text_that_holds_a_sentinel_does_not_act_like_one() -> None:
+    stream = TextStream(has_sentinels=True)
+    text = stream.push(f"a{CALL}now{ARGS}".encode()) + stream.sentinel(CALL)
+    text += stream.push(b"now") + stream.sentinel(ARGS)
     assert text == f"a\ufffdnow\ufffd{CALL}now{ARGS}"
-    assert TextStream().push(CALL.encode()) == CALL  # where no marks are asked for, it is a character like others
+    assert TextStream().push(CALL.encode()) == CALL  # where no sentinels are asked for, it is a character like others
 
 
 def test_a_mark_ends_half_a_character_and_half_a_stop_string() -> None:
-    stream = TextStream(["END"], has_marks=True)
-    assert [stream.push(b"a EN"), stream.mark(CALL), stream.push(b"D\xc3"), stream.mark(ARGS)] == [
+    stream = TextStream(["END"], has_sentinels=True)
+    assert [stream.push(b"a EN"), stream.sentinel(CALL), stream.push(b"D\xc3"), stream.sentinel(ARGS)] == [
         "a ", f"EN{CALL}", "D", f"\ufffd{ARGS}"]
-    assert (stream.push(b"END"), stream.mark(CALL), stream.stopped) == ("", "", "END")
+    assert (stream.push(b"END"), stream.sentinel(CALL), stream.stopped) == ("", "", "END")

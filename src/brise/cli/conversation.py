@@ -21,8 +21,8 @@ from brise.errors import BriseError, ContextLengthError, RequestError, Unsupport
 from brise.text import images
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 from brise.text.answer_format import AnswerParser
+from brise.text.conversation import suggested_system
 from brise.text.protocols import parts_of
-from brise.text.system_prompt import suggested
 
 Message = Mapping[str, object]
 SUGGESTED = "@model"  # as a system prompt: the one that lies beside the model
@@ -100,7 +100,7 @@ class Conversation:
             return [*self.turns]
         content: object = self.system
         if self.system == SUGGESTED and self._suggested is not None:
-            content = suggested(self._suggested, self.model, date.today(), can_think=self.chat.format.can_think)
+            content = suggested_system(self._suggested, self.model, date.today(), can_think=self.chat.format.can_think)
         return [{"role": "system", "content": content}, *self.turns]
 
     def ask(self, text: str, options: ChatOptions, write: Callable[[Parsed], None],
@@ -117,7 +117,7 @@ class Conversation:
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
-                          marks=self.chat.format.marks, images=encoded.images, adapter=self.adapter)
+                          sentinels=self.chat.format.sentinels, images=encoded.images, adapter=self.adapter)
         try:
             request_id = self.engine.submit(request)
         except ContextLengthError as error:

@@ -30,7 +30,7 @@ class EngineAnswer:
         self._end_ids: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.end_ids
         self._adjust = sampler.adjustments(request.sampling, sequence.tokens[:sequence.num_prompt],
                                            tokenizer.vocab_size)
-        self._stream = TextStream(request.stop, has_marks=bool(request.marks))
+        self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels))
         self._num_tokens = 0
 
     def take(self, logits_V: Array) -> Delta:
@@ -63,8 +63,8 @@ class EngineAnswer:
 
     def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> Delta:
         stream = self._stream
-        mark = self._request.marks.get(token)
-        text = stream.push(self._tokenizer.token_bytes(token)) if mark is None else stream.mark(mark)
+        sentinel = self._request.sentinels.get(token)
+        text = stream.push(self._tokenizer.token_bytes(token)) if sentinel is None else stream.sentinel(sentinel)
         finish = self._finish(token)
         if finish is not None and stream.stopped is None:
             text += stream.finish()

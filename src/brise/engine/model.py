@@ -17,8 +17,9 @@ from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.ops import Backend
 from brise.models.weights import Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
+from brise.text.conversation import Chat
 from brise.text.load import tokens_for
-from brise.text.protocols import Chat, TextTokenizer
+from brise.text.protocols import TextTokenizer
 
 Pooling = Literal["mean", "cls", "last"]
 T = TypeVar("T")

@@ -47,7 +47,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False  # benchmarks
-    marks: Mapping[int, str] = field(default_factory=dict)  # control tokens that become marks (text/sentinels.py)
+    sentinels: Mapping[int, str] = field(default_factory=dict)  # of tokens (text/special_tokens.py)
     images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
     background: bool = False  # nobody waits for it: taken in when there is nothing else, ended when there is
     adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)

@@ -107,7 +107,7 @@ class LocalAnswerer:
         parser = format.parser(tool_names(example), is_thinking=is_thinking)
         spoken, last = _Spoken(parser), Delta("", 0)
         for last in self._deltas(Request(
-                prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, marks=format.marks,
+                prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, sentinels=format.sentinels,
                 images=prompt.images, grammar=None if schema is None else Grammar("json_schema", schema))):
             spoken.push(last)
         return EvalAnswer(spoken.text, spoken.calls, last.finish or "error", last.error,

@@ -14,10 +14,11 @@ from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.openai_tools import Tooling
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
-from brise.text.conversation import encoded
+from brise.text.conversation import Chat, encoded
 from brise.text.inputs import Grammar
 from brise.text.openai_messages import Message, template_message
-from brise.text.protocols import Chat, Encoded, TextTokenizer
+from brise.text.protocols import Encoded, TextTokenizer
+from brise.text.tool_grammar import tool_grammar
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     request = Request(
         prompt=prompt.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
         grammar=grammar, logprobs=chat.logprobs,
-        stop=options.stop, marks=template.format.marks, ignore_eos=options.ignore_eos, images=prompt.images)
+        stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking)
 
@@ -83,5 +84,5 @@ def _render(messages: Sequence[Message], tooling: Tooling, template: Chat) -> En
 
 def _tool_grammar(tooling: Tooling, format: AnswerFormat, *, is_thinking: bool) -> Grammar | None:
     choice = tooling.name if tooling.name is not None else tooling.mode
-    return format.grammar([tool.as_json() for tool in tooling.tools], choice, parallel=tooling.parallel,
-                          is_thinking=is_thinking)
+    return tool_grammar([tool.as_json() for tool in tooling.tools], choice, format, parallel=tooling.parallel,
+                        is_thinking=is_thinking)

@@ -1,4 +1,4 @@
-"""What a model's answers look like: which control tokens mark reasoning and function calls, and who reads them."""
+"""What a model's answers look like: which special tokens mark reasoning and function calls, and who reads them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import secrets
 import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from brise.text.answer_events import CallParser, Parsed, ParsedReasoning, ParsedText, changed, joined
 from brise.text.mistral_calls import ListCallParser, NamedCallParser
 from brise.text.protocols import Message, TextTokenizer
-from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN, ToolCallParser
-
-if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
-    from brise.text.inputs import Grammar
 
 # How calls are written. tags: <tool_call> JSON </tool_call>; list: Mistral's v3 and v7; named: v11 and later.
 CallStyle = Literal["tags", "list", "named"]
@@ -28,11 +25,11 @@ _ID_LETTERS = string.ascii_letters + string.digits
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """`tokens` are those of the marks that this model has."""
+    """`tokens` are those of the sentinels that this model has."""
 
     calls: CallStyle
-    tokens: Mapping[str, int]  # by mark
-    texts: Mapping[int, str]  # what each mark is called, by its character's number
+    tokens: Mapping[str, int]  # by sentinel
+    texts: Mapping[int, str]  # what each sentinel is called, by its character's number
     strips_lines: bool = False  # <think> stands on lines of its own; [THINK] does not
 
     @classmethod
@@ -47,14 +44,14 @@ class AnswerFormat:
                 names[CALL] = "[TOOL_CALLS]"
             case "named":
                 names |= {CALL: "[TOOL_CALLS]", CALL_ID: "[CALL_ID]", ARGS: "[ARGS]"}
-        known = {mark: name for mark, name in names.items() if name in tokenizer.control}
-        return cls(calls, {mark: tokenizer.control[name] for mark, name in known.items()},
-                   {ord(mark): name for mark, name in known.items()}, strips_lines=think == "<think>")
+        known = {sentinel: name for sentinel, name in names.items() if name in tokenizer.control}
+        return cls(calls, {sentinel: tokenizer.control[name] for sentinel, name in known.items()},
+                   {ord(sentinel): name for sentinel, name in known.items()}, strips_lines=think == "<think>")
 
     @property
-    def marks(self) -> Mapping[int, str]:
+    def sentinels(self) -> Mapping[int, str]:
         """For the engine's request."""
-        return {token: mark for mark, token in self.tokens.items()}
+        return {token: sentinel for sentinel, token in self.tokens.items()}
 
     @property
     def can_think(self) -> bool:
@@ -71,13 +68,6 @@ class AnswerFormat:
     def parser(self, names: Collection[str] = (), *, is_thinking: bool = False) -> AnswerParser:
         """Reads one answer; `names` are the functions that it may call."""
         return AnswerParser(self._call_parser(names), self, is_thinking=is_thinking)
-
-    def grammar(self, tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], *,
-                parallel: bool = True, is_thinking: bool = False) -> Grammar | None:
-        """What `tool_choice` allows, as a constraint."""
-        from brise.text.tool_grammar import tool_grammar  # noqa: PLC0415 - see above
-
-        return tool_grammar(tools, choice, self, parallel=parallel, is_thinking=is_thinking)
 
     def new_call_id(self) -> str:
         """An id for a call. Mistral's models have seen nine letters and digits, and their templates insist."""
@@ -117,7 +107,7 @@ def _short_id(call_id: str) -> str:
 
 
 class AnswerParser:
-    """Tells reasoning, text and calls apart, however the text is cut; marks that mean nothing become text."""
+    """Tells reasoning, text and calls apart, however the text is cut; sentinels that mean nothing become text."""
 
     def __init__(self, calls: CallParser | None, format: AnswerFormat, *, is_thinking: bool) -> None:
         self._calls, self._texts, self._strips = calls, format.texts, format.strips_lines

@@ -13,9 +13,10 @@ from functools import cached_property
 
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat, calls_of_template
+from brise.text.conversation import Chat
 from brise.text.images import arranged, images_of
 from brise.text.inputs import ImageInput
-from brise.text.protocols import Chat, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
+from brise.text.protocols import Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
 from brise.text.special_tokens import beginnings, splitter
 

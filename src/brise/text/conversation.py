@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Protocol
 
-from brise.text.protocols import Chat, Encoded, Message, parts_of
+from brise.text.answer_format import AnswerFormat
+from brise.text.protocols import Encoded, Message, parts_of
 from brise.text.tool_calls import CLOSE, OPEN, tool_system_prompt
+
+_THINKING = re.compile(r"\[THINK\](.*?)\[/THINK\]", re.DOTALL)
+
+
+class Chat(Protocol):
+    """A model's chat format: messages to tokens, and what its answers look like."""
+
+    knows_tools: bool
+    format: AnswerFormat
+
+    def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
+               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+        """A conversation. With continue_final the last message, an assistant's, stays open."""
 
 
 def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = (), *,
@@ -40,6 +57,27 @@ def with_system(messages: Sequence[Message], text: str) -> list[Message]:
         is_plain = isinstance(first["content"], str)
         return [{**first, "content": f"{first['content']}\n\n{text}" if is_plain else added}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def suggested_system(text: str, name: str, today: date, *, can_think: bool) -> str | list[Mapping[str, object]]:
+    """The system prompt that a model's makers suggest (SYSTEM_PROMPT.txt), filled in, as a message's content.
+
+    {name}, {today} and {yesterday} are the only words in braces that mean something. Reasoning models are shown how to
+    think between [THINK] and [/THINK]; those are special tokens, which no text becomes, so what stands between them is
+    a part of its own.
+    """
+    filled = (text.replace("{name}", name).replace("{today}", today.isoformat())
+              .replace("{yesterday}", (today - timedelta(days=1)).isoformat()))
+    pieces = _THINKING.split(filled)
+    if not can_think or len(pieces) == 1:
+        return filled
+    parts: list[Mapping[str, object]] = []
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            parts.append({"type": "thinking", "thinking": piece, "closed": True})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
 
 
 def plain_text(content: object) -> str:

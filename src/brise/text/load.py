@@ -14,8 +14,9 @@ from typing import Protocol
 
 from brise.errors import CheckpointError, MissingExtraError, UnsupportedError
 from brise.text.chat import ChatTemplate
+from brise.text.conversation import Chat
 from brise.text.hf_tokenizer import read_json
-from brise.text.protocols import Chat, TextTokenizer
+from brise.text.protocols import TextTokenizer
 from brise.text.tokenizer import Tokenizer
 
 _MAX_TEXT_BYTES = 1 << 22  # of a template or a system prompt

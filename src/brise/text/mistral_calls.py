@@ -1,10 +1,10 @@
-"""Function calls as Mistral's models write them, behind control tokens that come as marks (text/sentinels.py).
+"""Function calls as Mistral's models write them, behind special tokens that come as sentinels (text/special_tokens.py).
 
     v11, v13   [TOOL_CALLS]name[CALL_ID]id[ARGS]{"city": "Paris"}   once for each call; v13 has no [CALL_ID]
     v3, v7     [TOOL_CALLS][{"name": "name", "arguments": {"city": "Paris"}, "id": "id"}, ...]
 
 A call is told as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or
-calls a function that there is not, comes back as text, its marks in it.
+calls a function that there is not, comes back as text, its sentinels in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText, joined
 from brise.text.json_pieces import WHITE, ObjectEnd, call_head, whole_call
-from brise.text.sentinels import ARGS, CALL, CALL_ID
+from brise.text.special_tokens import ARGS, CALL, CALL_ID
 
 _WORD = f"[^{CALL_ID}{ARGS}]*"
 _HEAD = re.compile(f"({_WORD})(?:{CALL_ID}({_WORD}))?{ARGS}[{WHITE}]*(?=[^{WHITE}])")
@@ -27,7 +27,7 @@ class NamedCallParser:
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         self._names = names
-        self._held = ""  # begins with the mark of a call whose name is not certain
+        self._held = ""  # begins with the sentinel of a call whose name is not certain
         self._arguments: _Arguments | None = None
 
     def push(self, text: str) -> list[Parsed]:
@@ -49,10 +49,10 @@ class NamedCallParser:
                 yield ParsedCallArguments(taken)
                 self._arguments = None if is_over else self._arguments
                 continue
-            plain, mark, rest = self._held.partition(CALL)
+            plain, sentinel, rest = self._held.partition(CALL)
             yield ParsedText(plain)
-            self._held = mark + rest
-            if not mark:
+            self._held = sentinel + rest
+            if not sentinel:
                 return
             body, next_call, _ = rest.partition(CALL)
             head = _HEAD.match(body)
@@ -83,7 +83,7 @@ class ListCallParser:
     def __init__(self, names: Collection[str] | None = None) -> None:
         self._names = names
         self._held = ""
-        self._opening = ""  # mark and bracket, until the first call has come
+        self._opening = ""  # sentinel and bracket, until the first call has come
         self._phase: Literal["text", "list", "arguments", "rest"] = "text"  # rest: of a call behind its arguments
         self._object = ObjectEnd()
         self._arguments = _Arguments()
@@ -117,18 +117,18 @@ class ListCallParser:
                 return  # nothing is certain before there is more
 
     def _read_text(self) -> Iterator[Parsed]:
-        plain, mark, rest = self._held.partition(CALL)
+        plain, sentinel, rest = self._held.partition(CALL)
         yield ParsedText(plain)
         inner = rest.lstrip(WHITE)
         may_be_list = self._names is None or len(self._names) > 0
-        if mark and may_be_list and inner.startswith("["):
-            self._opening = mark + rest[:len(rest) - len(inner) + 1]
+        if sentinel and may_be_list and inner.startswith("["):
+            self._opening = sentinel + rest[:len(rest) - len(inner) + 1]
             self._held, self._phase, self._object = inner[1:], "list", ObjectEnd()
-        elif mark and (inner or not may_be_list):
-            yield ParsedText(mark)
+        elif sentinel and (inner or not may_be_list):
+            yield ParsedText(sentinel)
             self._held = rest
         else:
-            self._held = mark + rest
+            self._held = sentinel + rest
 
     def _read_list(self) -> Iterator[Parsed]:
         inner = self._held.lstrip(WHITE + ",")
@@ -172,12 +172,12 @@ class _Arguments:
 
     def take(self, text: str) -> tuple[str, str, bool]:
         """What of the text belongs to the arguments, what follows, and whether they are over."""
-        own, mark, rest = text.partition(CALL)
+        own, sentinel, rest = text.partition(CALL)
         end = None if self.is_broken else self._object.feed(own)
         if end:
-            return own[:end], own[end:] + mark + rest, True
-        self.is_broken = self.is_broken or end == 0 or bool(mark)
-        return own, mark + rest, bool(mark)
+            return own[:end], own[end:] + sentinel + rest, True
+        self.is_broken = self.is_broken or end == 0 or bool(sentinel)
+        return own, sentinel + rest, bool(sentinel)
 
 
 def _start(head: re.Match[str]) -> ParsedCallStart:

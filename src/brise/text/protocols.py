@@ -1,15 +1,12 @@
-"""What the rest of brise needs of a tokenizer and of a chat format, wherever they come from."""
+"""What the rest of brise needs of a tokenizer, and what messages and encoded prompts are."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from brise.text.inputs import ImageInput
-
-if TYPE_CHECKING:  # its grammars are made of protocols' tokenizers
-    from brise.text.answer_format import AnswerFormat
 
 # One message: `role`; `content`, a string or a list of parts; `name`, `reasoning_content`, `tool_calls`,
 # `tool_call_id` where they apply. Parts are {"type": "text", "text": ...}, {"type": "thinking", "thinking": ...} and
@@ -45,17 +42,6 @@ class Encoded:
 
     tokens: tuple[int, ...]
     images: tuple[ImageInput, ...] = ()
-
-
-class Chat(Protocol):
-    """A model's chat format: messages to tokens, and what its answers look like."""
-
-    knows_tools: bool
-    format: AnswerFormat
-
-    def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
-               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
-        """A conversation. With continue_final the last message, an assistant's, stays open."""
 
 
 def texts_of(value: object) -> Iterable[str]:

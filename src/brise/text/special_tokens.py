@@ -1,4 +1,9 @@
-"""Finds control strings such as <|im_end|> in text."""
+"""Special tokens such as <|im_end|>: finding their names in text, and sentinels that stand for them in answers.
+
+A request names the tokens that mean something ([TOOL_CALLS], [THINK], ...) and the sentinel that each becomes in the
+text of the answer. Sentinels are noncharacters of Unicode. Where one stands in ordinary text it is replaced, so text
+that looks like a special token stays text.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from os.path import commonprefix
 
+THINK, END_THINK, CALL, END_CALL, CALL_ID, ARGS = (chr(0xFDD0 + number) for number in range(6))
+
+_REPLACED: Mapping[int, str] = {0xFDD0 + number: "\ufffd" for number in range(6)}
+
 
 def splitter(control: Iterable[str]) -> re.Pattern[str]:
-    """`split` with it gives text and control strings in turn; if one begins another, the longest counts."""
+    """`split` with it gives text and special tokens in turn; if one begins another, the longest counts."""
     return re.compile(f"({_any_of(control)})")
 
 
 def encode(text: str, control: Mapping[str, int], splitter: re.Pattern[str],
            plain: Callable[[str], list[int]]) -> list[int]:
-    """Ids of text in which control strings are control tokens; `plain` encodes what is between them."""
+    """Ids of text in which special tokens become those tokens; `plain` encodes what is between them."""
     ids: list[int] = []
     for index, piece in enumerate(splitter.split(text)):
         if index % 2:
@@ -25,7 +34,7 @@ def encode(text: str, control: Mapping[str, int], splitter: re.Pattern[str],
 
 
 def beginnings(control: Iterable[str]) -> re.Pattern[str]:
-    """Matches each character at which a control string begins, also within another one."""
+    """Matches each character at which a special token begins, also within another one."""
     rests: dict[str, list[str]] = {}
     for text in control:
         rests.setdefault(text[0], []).append(text[1:])
@@ -33,8 +42,13 @@ def beginnings(control: Iterable[str]) -> re.Pattern[str]:
                       or _NEVER)
 
 
+def without_sentinels(text: str) -> str:
+    """Ordinary text, in which no sentinel may stand."""
+    return text.translate(_REPLACED)
+
+
 def _any_of(words: Iterable[str]) -> str:
-    """A pattern with common beginnings written once: vocabularies with 1000 control tokens exist."""
+    """A pattern with common beginnings written once: vocabularies with 1000 special tokens exist."""
     groups: dict[str, list[str]] = {}
     for word in sorted(words):
         groups.setdefault(word[:1], []).append(word)

@@ -6,21 +6,21 @@ import codecs
 from collections.abc import Sequence
 
 from brise.errors import RequestError
-from brise.text.sentinels import without_marks
+from brise.text.special_tokens import without_sentinels
 
 
 class TextStream:
     """Bytes in, text out. What comes out is the decoded text up to the stop string that is complete first.
 
     The result does not depend on how the bytes are cut into pushes: of several stop strings the one that ends
-    first counts, and of those that end together the longest. With `has_marks`, `mark` puts marks between.
+    first counts, and of those that end together the longest. With `has_sentinels`, `sentinel` puts sentinels between.
     """
 
-    def __init__(self, stop: Sequence[str] = (), *, has_marks: bool = False) -> None:
+    def __init__(self, stop: Sequence[str] = (), *, has_sentinels: bool = False) -> None:
         if not all(stop):
             raise RequestError("a stop string is empty", param="stop")
         self._stop = tuple(stop)
-        self._has_marks = has_marks
+        self._has_sentinels = has_sentinels
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped: str | None = None
@@ -29,9 +29,9 @@ class TextStream:
         """The text that these bytes make safe to show, maybe none. After a stop there is no more."""
         return self._advance(data, is_last=False)
 
-    def mark(self, mark: str) -> str:
-        """What was held, for no stop string goes across a mark, and the mark."""
-        return self._advance(b"", is_last=True) + mark if self.stopped is None else ""
+    def sentinel(self, sentinel: str) -> str:
+        """What was held, for no stop string goes across a sentinel, and the sentinel."""
+        return self._advance(b"", is_last=True) + sentinel if self.stopped is None else ""
 
     def finish(self) -> str:
         """The rest: what was held for a stop string that did not come; half a character becomes U+FFFD."""
@@ -41,7 +41,7 @@ class TextStream:
         if self.stopped is not None:
             return ""
         decoded = self._decoder.decode(data, is_last)
-        text = self._held + (without_marks(decoded) if self._has_marks else decoded)
+        text = self._held + (without_sentinels(decoded) if self._has_sentinels else decoded)
         found = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
         if found:
             _, start, self.stopped = min(found)

@@ -23,7 +23,7 @@ class ToolCallParser:
 
     A call is held until it is whole, because only then it is certain that it is one: what turns out to be
     malformed, or to call a function that is not in `names` (None: any will do), comes back as text. Where the
-    tags are tokens of their own, `tags` are their marks.
+    tags are tokens of their own, `tags` are their sentinels.
     """
 
     def __init__(self, names: Collection[str] | None = None, tags: tuple[str, str] = (OPEN, CLOSE)) -> None:

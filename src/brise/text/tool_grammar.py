@@ -6,12 +6,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from llguidance import LLMatcher
-
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
 from brise.text.inputs import Grammar
-from brise.text.sentinels import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
+from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN
 
 # The spacing of Python's json.dumps, in which models have seen calls; with free white space small models
@@ -53,7 +51,7 @@ def _thinking(format: AnswerFormat, is_thinking: bool) -> str:
     """The part before the answer. Its end is a token, so what is thought about calls is no call."""
     if not format.can_think:
         return ""
-    opened, closed = (f"<[{format.tokens[mark]}]>" for mark in (THINK, END_THINK))
+    opened, closed = (f"<[{format.tokens[sentinel]}]>" for sentinel in (THINK, END_THINK))
     return f"TEXT? {closed} " if is_thinking else f"({opened} TEXT? {closed})? "
 
 
@@ -114,6 +112,8 @@ def _function(tool: Mapping[str, object], index: int) -> Function:
     if schema["type"] != "object":
         raise RequestError(f"{param} has the type {schema['type']!r}; arguments are an 'object'", param=param)
     schema["x-guidance"] = _SPACING
+    from llguidance import LLMatcher  # noqa: PLC0415 - 50 ms that who asks for no grammar need not pay
+
     failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
     if failed:
         raise RequestError(f"{param} is no JSON schema to follow: {messages[0][:300]}", param=param)
