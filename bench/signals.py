@@ -16,6 +16,7 @@ import numpy as np
 
 from brise.cli import serve_adapters
 from brise.dialects import answers
+from brise.dialects.table import named
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import load
@@ -64,7 +65,7 @@ async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]],
         *prompt, wanted = messages
         body = {"model": "x", "messages": prompt, "temperature": 0, "max_tokens": args.max_tokens}
         async with room:
-            found = await local.answer(name, "chat", body, logprobs=signals.NUM_RIVALS)
+            found = await local.answer(name, named("chat"), body, logprobs=signals.NUM_RIVALS)
         right = answers.of(found.body).text.strip() == str(wanted["content"]).strip()
         return CalibrationRow(str(number), str(line.get("conversation", number)), float(number),
                               answers.asked_text(body),

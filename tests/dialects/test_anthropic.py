@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from brise.dialects import sse
-from brise.dialects.anthropic_answers import Chunks, chat_completion, error_of
-from brise.dialects.anthropic_requests import MAX_TOKENS, messages_request
-from brise.dialects.reassemble import reassemble
+from brise.dialects.anthropic_from_chat import MAX_TOKENS, messages_request
+from brise.dialects.anthropic_to_chat import Chunks, chat_completion, error_of
+from brise.dialects.streams import assemble
+from brise.dialects.table import CHAT
 from brise.errors import RequestError
 from tests.gateway.fake_messages import message, message_events, stream_of
 
@@ -135,7 +136,7 @@ def test_a_stream_is_put_together_to_the_whole_answer(words: str, calls: list[tu
     chunks = Chunks(7, with_usage=True)
     stream = b"".join(map(chunks.push, sse.events(stream_of(message_events(words, calls)))))
     assert stream.endswith(b"data: [DONE]\n\n")
-    whole = reassemble("chat", stream)
+    whole = assemble(CHAT, stream)
     assert whole.error is None and whole.body == chat_completion(message(words, calls), 7)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.dialects.bodies import Kind
-from brise.dialects.reassemble import reassemble
+from brise.dialects.streams import AssembledStream, assemble
+from brise.dialects.table import named
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.serve.live import Live, live
@@ -24,6 +25,10 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {
 
 def stream(events: Sequence[object]) -> bytes:
     return b"".join(encode(event) for event in events)
+
+
+def reassemble(kind: Kind, stream: bytes) -> AssembledStream:
+    return assemble(named(kind), stream)
 
 
 def chunk(*deltas: dict[str, Any], finish: str | None = None, **more: object) -> dict[str, Any]:

@@ -102,6 +102,15 @@ def test_a_stream_with_content_goes_on_behind_it_and_says_so(gateway: Rig) -> No
     assert exchange.response["choices"][0]["message"]["content"] == SAYS
 
 
+def test_a_response_that_began_with_a_comment_alone_comes_from_the_small_model(gateway: Rig) -> None:
+    gateway.fake.then(raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: ping\n\n"))
+    stream = gateway.live.post("/v1/responses", {"model": "big", "input": "a", "temperature": 0, "stream": True}).text
+    assert stream.startswith(": ping\n\nevent: response.created\n") and "event: response.completed\n" in stream
+    exchange, = gateway.captured.wait()
+    assert exchange.mode == "degraded" and exchange.response is not None
+    assert exchange.response["output"][0]["content"][0]["text"] == SAYS
+
+
 @pytest.mark.parametrize("fields, sent", [
     ({}, chat_events("", [("add", '{"x": 1}')])[:3]),
     ({"n": 2}, [{**chunk, "choices": [{**chunk["choices"][0], "index": 1}]}  # type: ignore[index, dict-item]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from brise.dialects.bodies import Usage
+from brise.dialects.table import CHAT, named
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import ContextLengthError, RequestError
@@ -42,7 +43,7 @@ def body(**fields: object) -> dict[str, Any]:
 def test_it_answers_in_its_own_name_whatever_the_body_says_of_model_and_stream() -> None:
     with small() as local:
         assert list(local.names()) == ["small"]
-        got = asyncio.run(local.answer("small", "chat", body(stream=True, stream_options={"include_usage": True})))
+        got = asyncio.run(local.answer("small", CHAT, body(stream=True, stream_options={"include_usage": True})))
     assert got.body["model"] == "small" and got.body["choices"][0]["message"]["content"] == "Hello there!"
     assert got.usage == Usage(got.body["usage"]["prompt_tokens"], 13, 0) and got.usage.prompt_tokens > 0
     assert got.first_token_s is not None and got.total_s >= got.first_token_s and not got.ignored
@@ -53,7 +54,7 @@ def test_fields_about_the_hosted_service_are_left_out_and_named() -> None:
                  logit_bias={"9999999": 5}, messages=[
                      {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}])
     with small() as local:
-        got = asyncio.run(local.answer("small", "chat", asked))
+        got = asyncio.run(local.answer("small", CHAT, asked))
     assert got.ignored.keys() == {"store", "service_tier", "reasoning_effort", "made_up", "logit_bias",
                                   "messages[0].content[0].cache_control"}
     assert got.ignored["made_up"] == "it is not known here"
@@ -66,22 +67,22 @@ def test_fields_about_the_hosted_service_are_left_out_and_named() -> None:
      "messages[0].content[0].type")])
 def test_what_an_answer_is_judged_by_is_never_left_out(fields: dict[str, object], param: str) -> None:
     with small() as local, pytest.raises(RequestError) as caught:
-        asyncio.run(local.answer("small", "chat", body(**fields)))
+        asyncio.run(local.answer("small", CHAT, body(**fields)))
     assert caught.value.param == param
 
 
 def test_a_limit_over_the_small_context_is_left_out_and_a_prompt_over_it_is_refused() -> None:
     with small(context=64) as local:
-        got = asyncio.run(local.answer("small", "chat", body(max_tokens=4096)))
+        got = asyncio.run(local.answer("small", CHAT, body(max_tokens=4096)))
         assert got.ignored.keys() == {"max_tokens"} and "4096" in got.ignored["max_tokens"]
         with pytest.raises(ContextLengthError):
-            asyncio.run(local.answer("small", "chat", body(messages=[{"role": "user", "content": "x" * 80}])))
+            asyncio.run(local.answer("small", CHAT, body(messages=[{"role": "user", "content": "x" * 80}])))
 
 
 def test_tokens_come_with_alternatives_that_the_client_did_not_ask_for() -> None:
     with small() as local:
-        plain = asyncio.run(local.answer("small", "chat", body(), logprobs=3))
-        asked = asyncio.run(local.answer("small", "chat", body(logprobs=True, top_logprobs=1), logprobs=3))
+        plain = asyncio.run(local.answer("small", CHAT, body(), logprobs=3))
+        asked = asyncio.run(local.answer("small", CHAT, body(logprobs=True, top_logprobs=1), logprobs=3))
     assert [len(token.top) for token in plain.tokens] == [3] * 13
     assert b"".join(token.text for token in plain.tokens[:-1]) == b"Hello there!"
     assert plain.body["choices"][0]["logprobs"] is None
@@ -90,7 +91,7 @@ def test_tokens_come_with_alternatives_that_the_client_did_not_ask_for() -> None
 
 def test_a_stream_gives_the_objects_of_its_events() -> None:
     async def read() -> list[Any]:
-        stream = await local.stream("small", "chat", body(store=True, stream_options={"include_usage": True}))
+        stream = await local.stream("small", CHAT, body(store=True, stream_options={"include_usage": True}))
         assert stream.ignored.keys() == {"store"}
         return [chunk async for chunk in stream.chunks]
 
@@ -102,18 +103,19 @@ def test_a_stream_gives_the_objects_of_its_events() -> None:
 
 def test_other_kinds_of_requests() -> None:
     with small() as local:
-        completion = asyncio.run(local.answer("small", "completion", {"model": "x", "prompt": "a", "max_tokens": 5}))
-        response = asyncio.run(local.answer("small", "responses", {"model": "x", "input": "a", "reasoning": {}},
+        completion = asyncio.run(local.answer("small", named("completion"),
+                                              {"model": "x", "prompt": "a", "max_tokens": 5}))
+        response = asyncio.run(local.answer("small", named("responses"), {"model": "x", "input": "a", "reasoning": {}},
                                             logprobs=0))
         with pytest.raises(RequestError, match="embedding"):
-            asyncio.run(local.answer("small", "embedding", {"model": "x", "input": "a"}))
+            asyncio.run(local.answer("small", named("embedding"), {"model": "x", "input": "a"}))
     assert completion.body["choices"][0]["text"] == "Hello" and completion.body["object"] == "text_completion"
     assert response.body["output"][0]["content"][0]["text"] == "Hello there!" and len(response.tokens) == 13
     assert response.ignored.keys() == {"reasoning"}
 
 
 async def rest_of(local: LocalModels, prefix: str, **fields: object) -> list[Any]:
-    stream = await local.stream("small", "chat", body(**fields), prefix=prefix)
+    stream = await local.stream("small", CHAT, body(**fields), prefix=prefix)
     return [chunk async for chunk in stream.chunks]
 
 
@@ -140,7 +142,7 @@ def test_a_json_answer_goes_on_within_its_schema() -> None:
 
 def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was_echoed() -> None:
     async def read(**fields: object) -> str:
-        stream = await local.stream("small", "completion", {"model": "x", "prompt": "a", **fields}, prefix="Hel")
+        stream = await local.stream("small", named("completion"), {"model": "x", "prompt": "a", **fields}, prefix="Hel")
         return "".join([chunk["choices"][0]["text"] async for chunk in stream.chunks])
 
     with small() as local:
@@ -151,14 +153,14 @@ def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was
 
 def test_tools_reach_the_small_model() -> None:
     with small('<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>') as local:
-        got = asyncio.run(local.answer("small", "chat", body(tools=[TOOL])))
+        got = asyncio.run(local.answer("small", CHAT, body(tools=[TOOL])))
     assert got.body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "add"
 
 
 def test_load_counts_those_that_wait_for_an_answer() -> None:
     seen: list[Load] = []
     with small(on_step=lambda _: seen.append(local.load("small"))) as local:
-        asyncio.run(local.answer("small", "chat", body(max_tokens=2), background=True))
+        asyncio.run(local.answer("small", CHAT, body(max_tokens=2), background=True))
         in_background = list(seen)
-        asyncio.run(local.answer("small", "chat", body(max_tokens=2)))
+        asyncio.run(local.answer("small", CHAT, body(max_tokens=2)))
     assert {load.running for load in in_background} == {0} and seen[-1].running == 1

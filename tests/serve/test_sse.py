@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 import pytest
 from starlette.types import Message
 
+from brise.dialects.sse import encode as event
 from brise.errors import RequestError
-from brise.serve.sse import ClientGoneError, EventStream, event
+from brise.serve.sse import ClientGoneError, EventStream
 
 
 def run(stream: AsyncGenerator[bytes, None], disconnect_after: int | None = None) -> list[Message]:

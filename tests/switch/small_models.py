@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from brise.dialects.bodies import Body, Kind, Usage
+from brise.dialects.bodies import Body, Usage
+from brise.dialects.dialect import Dialect
 from brise.engine.request import TokenLogprob
 from brise.errors import RequestError
 from brise.gateway.local import Load, LocalAnswer, LocalStream
@@ -33,13 +34,13 @@ class FakeSmall:
     def load(self, model: str) -> Load:
         return Load(0, 0, 1)
 
-    async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
+    async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
                      background: bool = False) -> LocalAnswer:
         text, logprob = self._say(body)
         tokens = (TokenLogprob(1, text.encode(), logprob, ((1, text.encode(), logprob), (2, b"?", logprob - 1))),)
         return LocalAnswer({**chat_body(text), "model": model}, Usage(5, 1), tokens if logprobs is not None else ())
 
-    async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
+    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> LocalStream:
         return LocalStream(self._chunks(self._say(body)[0]))
 
     async def _chunks(self, text: str) -> AsyncGenerator[Body, None]:

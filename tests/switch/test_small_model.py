@@ -13,8 +13,10 @@ from starlette.types import Message
 
 from brise.dialects import answers
 from brise.dialects.bodies import Body
-from brise.dialects.reassemble import reassemble
+from brise.dialects.openai_chat import chunks_of
 from brise.dialects.sse import events
+from brise.dialects.streams import assemble
+from brise.dialects.table import CHAT
 from brise.errors import StoreError
 from brise.gateway import request as requests
 from brise.gateway.exchange import exchange_of
@@ -24,7 +26,7 @@ from brise.switch.drift import Watch
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
 from brise.switch.rule import Term, _digest, to_body
-from brise.switch.small_model import SmallModel, chunks_of
+from brise.switch.small_model import SmallModel
 from brise.switch.state import Action, fold
 from brise.traffic.records import Exchange, LedgerEntry, RecordedAnswer
 from tests.gateway.fake_answers import chat_body
@@ -121,7 +123,7 @@ def test_a_kept_stream_comes_whole_in_the_shape_of_a_stream() -> None:
     {**chat_body("a"), "choices": [{**chat_body(text)["choices"][0], "index": at} for at, text in enumerate("ab")]}])
 def test_a_stream_made_of_a_body_makes_that_body(body: dict[str, Any]) -> None:
     stream = b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks_of(body, {})) + b"data: [DONE]\n\n"
-    found = reassemble("chat", stream)
+    found = assemble(CHAT, stream)
     assert found.error is None and found.body is not None
     for was, made in zip(body["choices"], found.body["choices"], strict=True):
         assert made["finish_reason"] == was["finish_reason"]

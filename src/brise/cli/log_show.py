@@ -13,7 +13,7 @@ from rich.text import Text
 
 from brise.cli import terminal
 from brise.dialects.bodies import Usage
-from brise.dialects.turns import turns_of
+from brise.dialects.table import named
 from brise.errors import StoreError
 from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
@@ -128,7 +128,7 @@ def asked(exchange: Exchange) -> str:
     """The last thing that was said in the request."""
     if exchange.request is None:
         return "(no content)"
-    turns = turns_of(exchange.kind, exchange.request)
+    turns = named(exchange.kind).conversation(exchange.request)
     said = json.loads(turns[-1].content) if turns else {"text": exchange.request.get("prompt", exchange.request.get(
         "input", ""))}
     return str(said.get("text") or said.get("answers") or said.get("output") or "")

@@ -1,4 +1,4 @@
-"""Server-sent events, as a hosted model sends them, where one ends and what is in it; and as we send them."""
+"""Server-sent events: where one ends, what is in it, and how one is written."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def events(stream: bytes) -> Iterator[ServerSentEvent]:
         yield ServerSentEvent(name, "\n".join(data))
 
 
-def written(fields: Body, name: str | None = None) -> bytes:
+def encode(value: object, name: str | None = None) -> bytes:
     """One event, as it goes to a client."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(fields, separators=(',', ':'))}\n\n".encode()
+    return f"{head}data: {json_text(value)}\n\n".encode()
+
+
+def json_text(value: object) -> str:
+    """Compact JSON; ASCII only, so that no line separator of Unicode cuts an event in two."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from brise.dialects import sse
-from brise.dialects.anthropic_answers import Chunks, chat_completion, error_of
-from brise.dialects.anthropic_requests import messages_request
+from brise.dialects.anthropic_from_chat import messages_request
+from brise.dialects.anthropic_to_chat import Chunks, chat_completion, error_of
+from brise.dialects.table import CHAT, MESSAGES
 from brise.errors import RequestError
 from brise.gateway import headers
 from brise.gateway.failure import UpstreamError, UpstreamFailure
@@ -17,7 +18,6 @@ from brise.gateway.relay import KEPT_BYTES, MAX_EVENT_BYTES
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import Upstream, UpstreamResponse, UpstreamSettings
 
-PATH = "/v1/messages"  # with what is below it, it passes as it is
 VERSION = b"2023-06-01"
 # About an account at OpenAI, or written anew.
 DROPPED, OPENAI = frozenset({b"authorization", b"api-key", b"anthropic-version"}), b"openai-"
@@ -35,12 +35,12 @@ class AnthropicUpstream:
 
     def unfit(self, asked: ClientRequest) -> UpstreamResponse | None:
         """The error for a request that cannot be said in this dialect."""
-        if asked.kind != "chat":
-            if asked.path == PATH or asked.path.startswith(f"{PATH}/"):
+        if asked.dialect is not CHAT:
+            if asked.path == MESSAGES.path or asked.path.startswith(f"{MESSAGES.path}/"):
                 return None
             return _Said(404, RequestError(
                 f"{asked.method} {asked.path}: the upstream's dialect is anthropic, which answers "
-                f"POST /v1/chat/completions and {PATH}", code="unsupported_path"))
+                f"POST {CHAT.path} and {MESSAGES.path}", code="unsupported_path"))
         try:
             _sent(asked)
         except RequestError as error:
@@ -49,11 +49,12 @@ class AnthropicUpstream:
 
     async def open(self, asked: ClientRequest) -> UpstreamResponse:
         """Sends a request that is fit, and waits for status and headers of the answer, or raises UpstreamError."""
-        if asked.kind != "chat":
-            return await self._upstream.open(replace(asked, kind="messages"))  # whose key goes as x-api-key
+        if asked.dialect is not CHAT:
+            return await self._upstream.open(replace(asked, dialect=MESSAGES))  # whose key goes as x-api-key
         body = json.dumps(_sent(asked), ensure_ascii=False).encode("utf-8", "replace")
-        target = PATH.encode() + b"".join(asked.target.partition(b"?")[1:])
-        wire = replace(asked, kind="messages", path=PATH, target=target, headers=_headers(asked), body=body)
+        target = MESSAGES.path.encode() + b"".join(asked.target.partition(b"?")[1:])
+        wire = replace(asked, dialect=MESSAGES, path=MESSAGES.path, target=target, headers=_headers(asked),
+                       body=body)
         reply = await self._upstream.open(wire)
         try:
             return _read(reply, asked)

@@ -6,7 +6,8 @@ import json
 
 from starlette.types import Send
 
-from brise.dialects.bodies import Body, Kind
+from brise.dialects import sse
+from brise.dialects.dialect import Dialect
 from brise.gateway import headers
 from brise.gateway.failure import UpstreamFailure
 from brise.gateway.request import Headers
@@ -24,7 +25,7 @@ def code_of(failure: UpstreamFailure) -> str:
     return "shutting_down" if failure.kind == "ended" else f"upstream_{failure.kind}"
 
 
-async def send(kind: Kind, failure: UpstreamFailure, added: Headers, send: Send) -> None:
+async def send(dialect: Dialect, failure: UpstreamFailure, added: Headers, send: Send) -> None:
     """A whole answer: nothing has been sent yet. The hosted model's own refusal goes out as it came."""
     refusal = failure.refusal
     if refusal is not None:
@@ -32,7 +33,7 @@ async def send(kind: Kind, failure: UpstreamFailure, added: Headers, send: Send)
         await send({"type": "http.response.start", "status": refusal.status, "headers": [*kept, *added]})
         await send({"type": "http.response.body", "body": refusal.body, "more_body": False})
         return
-    body = json.dumps(_body(kind, failure)).encode()
+    body = json.dumps(dialect.error_body(message_of(failure), code_of(failure))).encode()
     sent = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *added]
     if failure.retry_after_s is not None:
         sent.append((b"retry-after", str(max(round(failure.retry_after_s), 1)).encode()))
@@ -40,21 +41,7 @@ async def send(kind: Kind, failure: UpstreamFailure, added: Headers, send: Send)
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def end_stream(kind: Kind, failure: UpstreamFailure, send: Send) -> None:
+async def end_stream(dialect: Dialect, failure: UpstreamFailure, send: Send) -> None:
     """The last event of a stream that nobody goes on with: an error, so that no client takes it for complete."""
-    data = json.dumps(_event(kind, failure), separators=(",", ":"))
-    await send({"type": "http.response.body", "body": f"event: error\ndata: {data}\n\n".encode(),
-                "more_body": False})
-
-
-def _body(kind: Kind, failure: UpstreamFailure) -> Body:
-    if kind == "messages":
-        return {"type": "error", "error": {"type": "api_error", "message": message_of(failure)}}
-    return {"error": {"message": message_of(failure), "type": "server_error", "param": None,
-                      "code": code_of(failure)}}
-
-
-def _event(kind: Kind, failure: UpstreamFailure) -> Body:
-    if kind == "responses":
-        return {"type": "error", "code": code_of(failure), "message": message_of(failure), "param": None}
-    return _body(kind, failure)
+    event = sse.encode(dialect.error_event(message_of(failure), code_of(failure)), "error")
+    await send({"type": "http.response.body", "body": event, "more_body": False})

@@ -7,8 +7,8 @@ import zlib
 from dataclasses import replace
 from typing import Any
 
-from brise.dialects.bodies import Body, context_digest, usage_of
-from brise.dialects.reassemble import reassemble
+from brise.dialects.bodies import Body, text
+from brise.dialects.streams import assemble
 from brise.gateway import headers
 from brise.gateway.failure import Relayed
 from brise.gateway.interfaces import RequestOutcome
@@ -20,11 +20,12 @@ from brise.traffic.records import Exchange, Mode, RecordedAnswer, Role, new_id
 
 def exchange_of(asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange:
     """The row. The capture finds the conversation where the client names none."""
+    context = None if asked.fields is None else asked.dialect.context_digest(asked.fields)
     return Exchange(
         id=asked.id, at_s=asked.at_s, task=asked.task, kind=asked.kind, path=asked.path,
         model=asked.model[:MAX_NAME], mode=served.mode, status=served.status, conversation=asked.conversation or "",
         subject=asked.subject, labels=asked.labels, served_by=served.served_by, fingerprint=served.fingerprint,
-        context_digest=context_digest(asked.fields), error=served.error, streamed=asked.streams, usage=served.usage,
+        context_digest=context, error=served.error, streamed=asked.streams, usage=served.usage,
         cost_usd=served.cost_usd, first_token_s=served.first_token_s, total_s=total_s, signals=served.signals,
         audit_probability=served.audit_probability, request=asked.fields, response=served.response)
 
@@ -37,8 +38,8 @@ def served_of(relayed: Relayed, asked: ClientRequest, mode: Mode, error: str | N
         error = _error(body) or f"status {relayed.status}"
     first_s = None if relayed.first_s is None else relayed.first_s - asked.started_s
     about = body or {}
-    return RequestOutcome(mode, relayed.status, _text(about.get("model")), body, usage_of(about),
-                          _text(about.get("system_fingerprint")), error, first_s)
+    return RequestOutcome(mode, relayed.status, text(about.get("model")), body, asked.dialect.usage(about),
+                          text(about.get("system_fingerprint")), error, first_s)
 
 
 def read(served: RequestOutcome, asked: ClientRequest) -> RequestOutcome:
@@ -51,11 +52,11 @@ def read(served: RequestOutcome, asked: ClientRequest) -> RequestOutcome:
 
 def _response(relayed: Relayed, asked: ClientRequest) -> tuple[Body | None, str | None]:
     """The body, a stream's put together, and what is wrong with it."""
-    if not relayed.is_kept or asked.kind == "other":  # such as a session's secret, or a file: of no use to a proof
+    if not relayed.is_kept or not asked.dialect.is_read:  # such as a session's secret, or a file: of no use to a proof
         return None, None
     if not relayed.is_stream:
         return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding")), None
-    whole = reassemble(asked.kind, bytes(relayed.body))
+    whole = assemble(asked.dialect, bytes(relayed.body))
     return whole.body, whole.error
 
 
@@ -78,11 +79,7 @@ def decoded(body: bytes, encoding: bytes) -> Body | None:
 def _error(body: Body | None) -> str | None:
     error = (body or {}).get("error", (body or {}).get("message"))
     message = error.get("message") if isinstance(error, dict) else error
-    return _text(message)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return text(message)
 
 
 def again(served: RequestOutcome, asked: ClientRequest, role: Role, at_s: float, total_s: float,

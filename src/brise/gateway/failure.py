@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from brise.dialects.bodies import Kind
-from brise.dialects.progress import Progress, so_far
+from brise.dialects.dialect import Dialect, Progress
+from brise.dialects.streams import progress_of
 from brise.gateway.request import Headers
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
@@ -72,9 +72,10 @@ class Relayed:
     is_kept: bool = True  # False: it was too long for `body`
     first_s: float | None = None  # monotonic, of the first token or piece
 
-    def progress(self, kind: Kind) -> Progress | None:
+    def progress(self, dialect: Dialect) -> Progress | None:
         """What the client has read of a stream; None if its answer has not begun, or is no stream that we know."""
-        return so_far(kind, bytes(self.body)) if self.has_begun and self.is_stream and self.is_kept else None
+        is_readable = self.has_begun and self.is_stream and self.is_kept
+        return progress_of(dialect, bytes(self.body)) if is_readable else None
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from starlette.types import Send
 
 from brise.dialects import sse
-from brise.dialects.bodies import Body, Kind, Usage
-from brise.dialects.progress import Progress
-from brise.dialects.reassemble import reassemble
+from brise.dialects.bodies import Body, Usage
+from brise.dialects.dialect import Progress
+from brise.dialects.streams import assemble
 from brise.errors import BriseError
 from brise.gateway import error_response
 from brise.gateway.candidates import Candidates
@@ -32,8 +32,6 @@ from brise.gateway.headers import added
 from brise.gateway.interfaces import Declined, RequestOutcome
 from brise.gateway.local import LocalModels, LocalStream, ignored_names
 from brise.gateway.request import ClientRequest
-
-KINDS = frozenset({"chat", "completion", "responses"})  # an embedding of another model is of no use to anybody
 
 
 class LocalFallback:
@@ -45,7 +43,8 @@ class LocalFallback:
 
     def fits(self, asked: ClientRequest) -> bool:
         """Whether there is a small model for requests of this kind and task."""
-        return asked.kind in KINDS and asked.fields is not None and self._candidates.of(asked.task) is not None
+        return (asked.dialect.has_small_models and asked.fields is not None
+                and self._candidates.of(asked.task) is not None)
 
     async def answer(self, asked: ClientRequest, broken: BrokenAttempt, send: Send) -> RequestOutcome | Declined:
         """The whole answer, or the rest of it; or nothing, and why."""
@@ -92,7 +91,7 @@ class _Answering:
     async def _whole(self) -> RequestOutcome:
         asked, fields = self.asked, self.asked.fields
         assert fields is not None
-        answer = await self.local.answer(self.model, asked.kind, fields)
+        answer = await self.local.answer(self.model, asked.dialect, fields)
         self.ignored = answer.ignored
         body = {**answer.body, "brise": self._label()}
         data = json.dumps(body, separators=(",", ":")).encode()
@@ -107,7 +106,7 @@ class _Answering:
         progress = self.broken.progress
         stream = await self._open()
         self.ignored = stream.ignored
-        chunks = stream.chunks if progress is None else rest(stream, progress)
+        chunks = stream.chunks if progress is None else self._continued(stream, progress)
         async with aclosing(chunks):
             first = await anext(chunks)
             if progress is None:
@@ -120,27 +119,33 @@ class _Answering:
                     await self._write(chunk)
             except BriseError as error:
                 return await self._break_off(error, self._served(self._read(), stream.usage(), first_s))
-        done = b"" if self.asked.kind == "responses" else sse.END
-        await self.send({"type": "http.response.body", "body": done, "more_body": False})
+        await self.send({"type": "http.response.body", "body": self.asked.dialect.stream_end(), "more_body": False})
         return self._served(self._read(), stream.usage(), first_s)
 
     async def _open(self) -> LocalStream:
         fields, progress = self.asked.fields, self.broken.progress
         assert fields is not None
         prefix = None if progress is None else progress.text or None
-        return await self.local.stream(self.model, self.asked.kind, fields, prefix=prefix)
+        return await self.local.stream(self.model, self.asked.dialect, fields, prefix=prefix)
+
+    async def _continued(self, stream: LocalStream, progress: Progress) -> AsyncGenerator[Body, None]:
+        """The small model's chunks as the ones that follow the large model's."""
+        async with aclosing(stream.chunks) as chunks:
+            async for chunk in chunks:
+                following = self.asked.dialect.continuation(chunk, progress)
+                if following is not None:
+                    yield following
 
     async def _write(self, chunk: Body) -> None:
-        if _is_last(self.asked.kind, chunk):
-            chunk = {**chunk, "brise": self._label()}
-        piece = _event(self.asked.kind, chunk)
+        dialect = self.asked.dialect
+        piece = dialect.encode({**chunk, "brise": self._label()} if dialect.is_last(chunk) else chunk)
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         self.sent += piece
 
     async def _break_off(self, error: BriseError, served: RequestOutcome) -> RequestOutcome:
         failure = self.broken.failure
         failure = UpstreamFailure(failure.kind, f"{failure.detail}; the local model failed too: {error.args[0]}")
-        await error_response.end_stream(self.asked.kind, failure, self.send)
+        await error_response.end_stream(self.asked.dialect, failure, self.send)
         return replace(served, mode="failed", error=str(failure), pending=False)
 
     def _label(self) -> Body:
@@ -151,27 +156,11 @@ class _Answering:
 
     def _read(self) -> Body | None:
         """All that the client has read of the stream, put together."""
-        return reassemble(self.asked.kind, self.broken.read + bytes(self.sent)).body
+        return assemble(self.asked.dialect, self.broken.read + bytes(self.sent)).body
 
     def _served(self, response: Body | None, usage: Usage, first_s: float) -> RequestOutcome:
         return RequestOutcome("degraded", 200, self.model, response, usage, self.fingerprint, str(self.broken.failure),
                               first_s, pending=self.asked.is_captured)
-
-
-def _is_last(kind: Kind, chunk: Body) -> bool:
-    """Whether it ends a choice or the stream, so that the label belongs to it."""
-    if kind == "responses":
-        return chunk["type"] in ("response.completed", "response.incomplete")
-    choices = chunk["choices"]
-    return not choices or any(choice.get("finish_reason") is not None for choice in choices)
-
-
-def _event(kind: Kind, chunk: Body) -> bytes:
-    name = str(chunk["type"]) if kind == "responses" else None
-    return sse.written(chunk, name)
-
-
-CAN_GO_ON = frozenset({"chat", "completion"})
 
 
 def obstacle(asked: ClientRequest, progress: Progress) -> str | None:
@@ -183,28 +172,6 @@ def obstacle(asked: ClientRequest, progress: Progress) -> str | None:
         return "the answer has several choices"
     if progress.has_calls:
         return "the answer calls a function"
-    if asked.kind not in CAN_GO_ON and progress.num_events:
+    if not asked.dialect.continues and progress.num_events:
         return f"an answer of the kind {asked.kind!r} is not gone on with"
     return None
-
-
-async def rest(stream: LocalStream, progress: Progress) -> AsyncGenerator[Body, None]:
-    """The small model's chunks as the ones that follow the hosted model's."""
-    same = {name: value for name, value in (("id", progress.id), ("created", progress.created)) if value is not None}
-    async with aclosing(stream.chunks) as chunks:
-        async for chunk in chunks:
-            choices = [_without_role(choice) for choice in chunk["choices"]] if progress.id else chunk["choices"]
-            if any(map(_says_something, choices)) or not choices:
-                yield {**chunk, **same, "choices": choices}
-
-
-def _without_role(choice: Body) -> Body:
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or "role" not in delta:
-        return choice
-    return {**choice, "delta": {name: value for name, value in delta.items() if name != "role"}}
-
-
-def _says_something(choice: Body) -> bool:
-    said = choice["delta"] if "delta" in choice else {"text": choice.get("text")}
-    return choice.get("finish_reason") is not None or choice.get("logprobs") is not None or any(said.values())

@@ -110,9 +110,9 @@ class Gateway:
     async def _end(self, asked: ClientRequest, out: _Out) -> RequestOutcome:
         failure = UpstreamFailure("ended", "the server shut down before the answer was complete")
         if not out.has_begun:
-            await error_response.send(asked.kind, failure, added(asked, "failed", None), out.send)
+            await error_response.send(asked.dialect, failure, added(asked, "failed", None), out.send)
         elif out.is_stream:
-            await error_response.end_stream(asked.kind, failure, out.send)
+            await error_response.end_stream(asked.dialect, failure, out.send)
         return RequestOutcome("failed", out.status or failure.client_status, error=str(failure))
 
     async def _serve(self, asked: ClientRequest, send: Send) -> RequestOutcome:
@@ -140,7 +140,7 @@ class Gateway:
     async def _replace(self, asked: ClientRequest, send: Send, failure: UpstreamFailure,
                        relayed: Relayed) -> RequestOutcome:
         """The hosted model's answer did not come, or not to its end."""
-        broken = BrokenAttempt(failure, relayed.progress(asked.kind), bytes(relayed.body))
+        broken = BrokenAttempt(failure, relayed.progress(asked.dialect), bytes(relayed.body))
         fallback = self.parts.fallback
         can_go_on = not relayed.has_begun or broken.progress is not None
         if fallback is not None and can_go_on and fallback.fits(asked):
@@ -149,10 +149,10 @@ class Gateway:
                 return outcome
             failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
         if not relayed.has_begun:
-            await error_response.send(asked.kind, failure, added(asked, "failed", None), send)
+            await error_response.send(asked.dialect, failure, added(asked, "failed", None), send)
             return RequestOutcome("failed", failure.client_status, error=str(failure))
         if relayed.is_stream:
-            await error_response.end_stream(asked.kind, failure, send)
+            await error_response.end_stream(asked.dialect, failure, send)
         # Else the answer stays incomplete, and the server ends the connection: so the client sees it too.
         return served_of(relayed, asked, "failed", str(failure))
 
@@ -166,7 +166,7 @@ class Gateway:
     def _record(self, asked: ClientRequest, served: RequestOutcome) -> None:
         """After the answer, and never in its way: a stream is put together beside the event loop, which would stand
         still for it, and so is the request that asked for it."""
-        if asked.kind == "other" and asked.method != "POST":
+        if not asked.dialect.is_read and asked.method != "POST":
             return
         total_s = self._now() - asked.started_s
         if served.unread is None or not served.unread.is_stream or self._num_unread >= MOST_UNREAD:

@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from brise.dialects.bodies import Body, Kind, Usage
+from brise.dialects.bodies import Body, Usage
+from brise.dialects.dialect import Dialect
 from brise.engine.request import TokenLogprob
 from brise.text.fields import NOT_KNOWN
 
@@ -70,7 +71,7 @@ class LocalModels(Protocol):
 
     def load(self, model: str) -> Load: ...
 
-    async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
+    async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
                      background: bool = False) -> LocalAnswer:
         """A chat, a completion or a response, whole, whatever `stream` in the body says.
 
@@ -78,5 +79,5 @@ class LocalModels(Protocol):
         somebody waits for another answer of the model. Cancelling the task cancels the answer.
         """
 
-    async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
+    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> LocalStream:
         """The same piece by piece. With `prefix` a chat's or a completion's answer goes on behind that text."""

@@ -10,8 +10,8 @@ from itertools import takewhile
 from starlette.types import Send
 
 from brise.dialects import sse
-from brise.dialects.bodies import Kind
-from brise.dialects.progress import Progress, so_far
+from brise.dialects.dialect import Dialect, Progress
+from brise.dialects.streams import follow, progress_of
 from brise.gateway import headers
 from brise.gateway.failure import Relayed, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
@@ -39,10 +39,10 @@ async def pass_on(reply: UpstreamResponse, asked: ClientRequest, send: Send, add
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
     encoding = headers.find(reply.headers, b"content-encoding")
     length = headers.find(reply.headers, b"content-length")
-    if asked.kind != "other" and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
+    if asked.dialect.is_read and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
         relayed.is_stream = True
         out.forget_length()
-        await _events(reply, out, asked.kind, stops_at_faults)
+        await _events(reply, out, asked.dialect, stops_at_faults)
     elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
         await _whole(reply, out)
     else:
@@ -50,27 +50,27 @@ async def pass_on(reply: UpstreamResponse, asked: ClientRequest, send: Send, add
     await out.end()
 
 
-async def _events(reply: UpstreamResponse, out: _Out, kind: Kind, stops_at_faults: bool) -> None:
+async def _events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at_faults: bool) -> None:
     try:
-        held = await _whole_events(reply, out, kind, stops_at_faults)
+        held = await _whole_events(reply, out, dialect, stops_at_faults)
     except UpstreamError:
-        if out.has_all(kind):
+        if out.has_all(dialect):
             return  # it was lost, or fell silent, behind the end of its answer
         raise
     # The last event, without the blank line that ends it; or a part of one, which is of no use to anybody.
     is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
     if is_whole:
-        await _pass_piece(held, out, Progress(kind), stops_at_faults)
-    failure = out.missing_end(kind)
+        await _pass_piece(held, out, dialect, Progress(), stops_at_faults)
+    failure = out.missing_end(dialect)
     if failure is not None:
         if is_whole:
             await out.pass_on(b"\n\n")  # so that what follows is an event of its own
         raise UpstreamError(failure)
 
 
-async def _whole_events(reply: UpstreamResponse, out: _Out, kind: Kind, stops_at_faults: bool) -> bytes:
+async def _whole_events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at_faults: bool) -> bytes:
     """Passes them on, and gives what is left: less than one."""
-    held, progress = b"", Progress(kind)
+    held, progress = b"", Progress()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             held += chunk
@@ -80,11 +80,11 @@ async def _whole_events(reply: UpstreamResponse, out: _Out, kind: Kind, stops_at
                     raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
                 continue
             piece, held = held[:end], held[end:]
-            await _pass_piece(piece, out, progress, stops_at_faults)
+            await _pass_piece(piece, out, dialect, progress, stops_at_faults)
     return held
 
 
-async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faults: bool) -> None:
+async def _pass_piece(piece: bytes, out: _Out, dialect: Dialect, progress: Progress, stops_at_faults: bool) -> None:
     """Without `stops_at_faults`, events are looked into until the first that a client reads; the rest only pass."""
     failure = None
     if stops_at_faults:
@@ -96,7 +96,7 @@ async def _pass_piece(piece: bytes, out: _Out, progress: Progress, stops_at_faul
         await out.pass_on(piece)
     if not progress.has_content:  # behind the client's back: nobody waits for our reading
         for event in sse.events(piece):
-            progress.push(event)
+            follow(dialect, progress, event)
         if progress.has_content:
             out.saw_token()
     if failure is not None:
@@ -162,16 +162,16 @@ class _Out:
         if self._relayed.first_s is None:
             self._relayed.first_s = self._now()
 
-    def has_all(self, kind: Kind) -> bool:
+    def has_all(self, dialect: Dialect) -> bool:
         """Whether the client has a stream to the end of its answer."""
-        return self._relayed.is_kept and so_far(kind, bytes(self._relayed.body)).has_ended
+        return self._relayed.is_kept and progress_of(dialect, bytes(self._relayed.body)).has_ended
 
-    def missing_end(self, kind: Kind) -> UpstreamFailure | None:
+    def missing_end(self, dialect: Dialect) -> UpstreamFailure | None:
         """Why a stream that has ended is no answer, if it is none."""
         body = self._relayed.body
         if DONE in body[-TAIL_BYTES:] or not self._relayed.is_kept:
             return None
-        progress = so_far(kind, bytes(body))
+        progress = progress_of(dialect, bytes(body))
         if not progress.num_events:
             return UpstreamFailure("malformed", "the stream holds no event")
         if not progress.has_ended:

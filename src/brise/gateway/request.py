@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from brise.dialects.bodies import KINDS, Body, Kind
+from brise.dialects import table
+from brise.dialects.bodies import Body, Kind, person
+from brise.dialects.dialect import Dialect
 from brise.traffic import redact
 from brise.traffic.records import new_id
 
@@ -29,7 +31,7 @@ class ClientRequest:
     headers: Headers
     body: bytes
     fields: Body | None
-    kind: Kind
+    dialect: Dialect
     model: str  # "" where none is named
     task: str
     conversation: str | None = None  # as the client calls it
@@ -39,6 +41,11 @@ class ClientRequest:
     secrets: Sequence[str] = field(default=(), repr=False)  # that must not be written down (redact.py)
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def kind(self) -> Kind:
+        """The name of the dialect."""
+        return self.dialect.name
 
     @property
     def streams(self) -> bool:
@@ -56,27 +63,22 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
 
     `secrets` of the gateway itself are added to those that the request came with.
     """
-    kind: Kind = KINDS.get(path, "other") if method == "POST" else "other"
-    fields = _object(body) if kind != "other" else None
+    dialect = table.of_request(method, path)
+    fields = _object(body) if dialect.is_read else None
     model = fields.get("model") if fields is not None else None
     model = model if isinstance(model, str) else ""
     own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
     task = (own.get("task") or model or path)[:MAX_NAME]
-    return ClientRequest(new_id(), method, path, target, headers, body, fields, kind, model, task,
-                         own.get("conversation"), own.get("subject") or _user(fields), dict(labels[:MAX_LABELS]),
+    return ClientRequest(new_id(), method, path, target, headers, body, fields, dialect, model, task,
+                         own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),
                          own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields),
                                                                      *secrets))
 
 
-def _user(fields: Body | None) -> str | None:
-    """Whom the body itself names as the person behind the request, in the words of any of the dialects."""
-    if fields is None:
-        return None
-    metadata = fields.get("metadata")
-    named = [fields.get("user"), fields.get("safety_identifier"),
-             metadata.get("user_id") if isinstance(metadata, dict) else None]
-    return next((name[:MAX_NAME] for name in named if isinstance(name, str) and name), None)
+def _person(fields: Body | None) -> str | None:
+    name = person(fields) if fields is not None else None
+    return name if name is None else name[:MAX_NAME]
 
 
 def _object(body: bytes) -> Body | None:

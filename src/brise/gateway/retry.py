@@ -75,7 +75,7 @@ def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> floa
 
 def is_safe(asked: ClientRequest) -> bool:
     """Whether asking twice does nothing but ask twice."""
-    return asked.kind != "other" or asked.method in ("GET", "HEAD", "OPTIONS")
+    return asked.dialect.is_read or asked.method in ("GET", "HEAD", "OPTIONS")
 
 
 def _is_repeatable(asked: ClientRequest, failure: UpstreamFailure) -> bool:

@@ -168,11 +168,10 @@ class Upstream:
     def _headers(self, asked: ClientRequest) -> list[tuple[bytes, bytes]]:
         keys: Headers | None = None
         if self.settings.key is not None:
-            value = self.settings.key.encode()
-            keys = [(b"x-api-key", value)] if asked.kind == "messages" else [(b"authorization", b"Bearer " + value)]
+            keys = [asked.dialect.key_header(self.settings.key.encode())]
         elif not self.settings.forwards_keys:
             keys = []
-        sent = headers.upstream(asked.headers, self.host, keys, is_read=asked.kind != "other")
+        sent = headers.upstream(asked.headers, self.host, keys, is_read=asked.dialect.is_read)
         if self._proxy_key:
             sent.append((b"proxy-authorization", self._proxy_key))
         if asked.body or asked.method in ("POST", "PUT", "PATCH"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from brise.dialects import answers
+from brise.dialects import answers, table
 from brise.errors import EvidenceError
 from brise.switch import signals
 from brise.switch.rule import VETO
@@ -103,7 +103,7 @@ def _pairs(store: TrafficStore, batch: Sequence[Exchange], candidate: str | None
 
 
 def _unfit(exchange: Exchange, answer: RecordedAnswer) -> str | None:
-    if exchange.kind != "chat":
+    if not table.named(exchange.kind).is_switched:
         return f"of kind {exchange.kind}: only chat completions are switched"
     if exchange.status != 200 or exchange.error is not None:
         return "the hosted model gave no answer"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from brise.dialects import answers as bodies
+from brise.dialects import table
 from brise.dialects.bodies import Body
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
@@ -81,7 +82,7 @@ def _with_company(store: TrafficStore, batch: Sequence[Exchange]) -> Iterator[
 
 
 def _unfit(exchange: Exchange, answer: records.RecordedAnswer, unit: str | None) -> str | None:
-    if exchange.kind != "chat":
+    if not table.named(exchange.kind).is_switched:
         return f"of kind {exchange.kind}: only chat completions are compared"
     if exchange.status >= 400 or exchange.error is not None:
         return "the large model gave no answer"

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from brise.dialects import sse
 from brise.engine.request import Delta
 from brise.serve.generation import GenerationTask, deltas, usage
-from brise.serve.sse import DONE, encode, event
 
 Entry = dict[str, object]
 
@@ -73,15 +73,15 @@ async def chunks(answering: Answering) -> AsyncGenerator[Entry, None]:
 
 async def stream(answering: Answering) -> AsyncGenerator[bytes, None]:
     """The same as server-sent events. What is equal in all chunks is encoded once."""
-    head = encode(_chunk_fields(answering))[:-1]
+    head = sse.json_text(_chunk_fields(answering))[:-1]
     before = f"data: {head},\"choices\":["
     after = "],\"usage\":null}\n\n" if answering.include_usage else "]}\n\n"
     async with aclosing(_entries(answering)) as entries:
         async for entry in entries:
-            yield f"{before}{encode(entry)}{after}".encode()
+            yield f"{before}{sse.json_text(entry)}{after}".encode()
     if answering.include_usage:
-        yield event({**_chunk_fields(answering), "choices": [], "usage": usage(answering.job.ticket)})
-    yield DONE
+        yield sse.encode({**_chunk_fields(answering), "choices": [], "usage": usage(answering.job.ticket)})
+    yield sse.END
 
 
 def _chunk_fields(answering: Answering) -> Entry:

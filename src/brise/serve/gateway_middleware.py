@@ -23,7 +23,6 @@ from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
 
 OURS = frozenset({"/health", "/metrics", "/v1/adapters"})
-LOCAL_KINDS = frozenset({"chat", "completion", "embedding", "responses"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 
 
@@ -69,7 +68,7 @@ class Front:
                             self._gateway.hosted.upstream.settings.secrets)
 
     def _is_local(self, wanted: ClientRequest) -> bool:
-        if wanted.kind in LOCAL_KINDS:
+        if wanted.dialect.is_served:
             return self._serving.is_taken(wanted.model)
         name = wanted.path.removeprefix("/v1/models/")
         return wanted.method == "GET" and name != wanted.path and self._serving.is_taken(name)

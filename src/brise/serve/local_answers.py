@@ -10,7 +10,8 @@ from hashlib import blake2b
 from typing import cast
 
 from brise.checkpoint.adapters.lineage import base_digest
-from brise.dialects.bodies import Body, Kind, Usage
+from brise.dialects.bodies import Body, Usage
+from brise.dialects.dialect import Dialect
 from brise.engine.engine_thread import EngineThread
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
@@ -67,11 +68,11 @@ class LocalAnswers:
         others = (0, 0) if stats.background else (stats.running, stats.waiting)
         return Load(*others, worker.max_sequences)
 
-    async def answer(self, model: str, kind: Kind, body: Body, *, logprobs: int | None = None,
+    async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
                      background: bool = False) -> LocalAnswer:
         """A whole answer, whatever `stream` in the body says."""
         plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
-        asked = await self._ask(model, kind, plain)
+        asked = await self._ask(model, dialect, plain)
         tokens = list[TokenLogprob]()
 
         def watch(delta: Delta) -> None:
@@ -84,22 +85,22 @@ class LocalAnswers:
         return LocalAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
                            time.monotonic() - ticket.started_s, asked.ignored)
 
-    async def stream(self, model: str, kind: Kind, body: Body, *, prefix: str | None = None) -> LocalStream:
+    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> LocalStream:
         """The answer piece by piece; with `prefix` it goes on behind that text."""
-        begun = body if prefix is None else _with_prefix(kind, body, prefix)
-        asked = await self._ask(model, kind, {**begun, "stream": True})
+        begun = body if prefix is None else _with_prefix(dialect, body, prefix)
+        asked = await self._ask(model, dialect, {**begun, "stream": True})
         if prefix is not None:
             asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
         return LocalStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
 
-    async def _ask(self, model: str, kind: Kind, body: Body) -> _Asked:
+    async def _ask(self, model: str, dialect: Dialect, body: Body) -> _Asked:
         """Reads a body that was written for a hosted model."""
         fields = cast(dict[str, Json], {**body, "model": model})
         ignored, ticket, served = Ignored(IGNORABLE), Ticket(), find(self._models, model)
         if fields.pop("logit_bias", None):
             ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
         answering: Answering | Responding
-        match kind:
+        match dialect.name:
             case "chat":
                 answering = await chat.prepare(served, parse_chat(fields, ignored), ticket,
                                                allows_urls=self._allows_urls)
@@ -109,7 +110,7 @@ class LocalAnswers:
                 answering = await responses.prepare(served, parse_response(fields, ignored), ticket,
                                                     allows_urls=self._allows_urls)
             case _:
-                raise RequestError(f"the small models do not answer requests of the kind {kind!r}",
+                raise RequestError(f"the small models do not answer requests of the kind {dialect.name!r}",
                                    code="unsupported_parameter")
         asked = _Asked(answering, ignored.reasons)
         return asked.changed(partial(_fitting, served.worker.max_context, ignored.reasons))
@@ -153,15 +154,12 @@ class _Asked:
                 return responses.chunks(self.answering)
 
 
-def _with_prefix(kind: Kind, body: Body, prefix: str) -> Body:
-    """The same request with the beginning of its answer at the end of its prompt."""
-    messages, prompt = body.get("messages"), body.get("prompt")
-    if kind == "chat" and isinstance(messages, list):
-        return {**body, "messages": [*messages, {"role": "assistant", "content": prefix, "prefix": True}]}
-    if kind == "completion" and isinstance(prompt, str) and not body.get("echo"):
-        return {**body, "prompt": prompt + prefix}
-    raise RequestError(f"an answer to this request of the kind {kind!r} cannot be gone on with",
-                       code="unsupported_parameter")
+def _with_prefix(dialect: Dialect, body: Body, prefix: str) -> Body:
+    begun = dialect.with_prefix(body, prefix)
+    if begun is None:
+        raise RequestError(f"an answer to this request of the kind {dialect.name!r} cannot be gone on with",
+                           code="unsupported_parameter")
+    return begun
 
 
 def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> EngineRequest:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from brise.dialects import sse
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import GenerationTask, deltas
@@ -20,7 +21,7 @@ from brise.serve.in_flight import Ticket
 from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.serve.prompts import chat_job
 from brise.serve.serving import ModelHandle, ServerState
-from brise.serve.sse import EventStream, event, unless_gone
+from brise.serve.sse import EventStream, unless_gone
 from brise.text.answer_events import ParsedText
 from brise.text.answer_format import AnswerParser
 
@@ -60,7 +61,7 @@ async def collect(responding: Responding) -> Entry:
 async def _encoded(events: AsyncGenerator[Entry, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for each in events:
-            yield event(each, str(each["type"]))
+            yield sse.encode(each, str(each["type"]))
 
 
 async def chunks(responding: Responding) -> AsyncGenerator[Entry, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import TypeVar
@@ -11,28 +10,16 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from brise.dialects import sse
 from brise.errors import RequestError
 from brise.serve.error_response import GenerationError, error_body
 
 T = TypeVar("T")
-DONE = b"data: [DONE]\n\n"
-HEADERS: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
-           "x-accel-buffering": "no"}  # nginx would hold the stream back
+HEADERS: Mapping[str, str] = {name.decode(): value.decode() for name, value in sse.HEADERS}
 
 
 class ClientGoneError(Exception):
     """The client closed its connection before the answer was complete; there is nobody to tell."""
-
-
-def encode(value: object) -> str:
-    """Compact JSON; ASCII only, so that no line separator of Unicode cuts an event in two."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def event(value: object, name: str | None = None) -> bytes:
-    """One event."""
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {encode(value)}\n\n".encode()
 
 
 class EventStream(Response):
@@ -98,4 +85,4 @@ async def _wait_gone(receive: Receive) -> None:
 def _error_event(error: Exception) -> bytes:
     known = error if isinstance(error, RequestError) else GenerationError(
         "the server failed while it answered", code="internal_error")
-    return event(error_body(known), "error")
+    return sse.encode(error_body(known), "error")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from brise.dialects.bodies import Body, context_digest
+from brise.dialects.bodies import Body
 from brise.gateway.interfaces import Decision
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower
@@ -48,14 +48,14 @@ def decide(state: TaskState, asked: ClientRequest, now_s: float) -> Route:
     """Pure: the same request in the same state goes the same way, in every gateway."""
     if not state.is_on:
         return Route(False, f"switched back: {state.ended or 'the alarm rang'}")
-    if asked.kind != "chat" or asked.fields is None:
+    if not asked.dialect.is_switched or asked.fields is None:
         return Route(False, "only chat completions are switched")
     if state.is_expired(now_s):
         return Route(False, "the certificate has expired")
     unproven = _unproven(state, asked.labels, asked.fields)
     if unproven is not None:
         return Route(False, f"no certificate for {unproven}")
-    context = context_digest(asked.fields) or "none"
+    context = asked.dialect.context_digest(asked.fields) or "none"
     if state.warrant is not None and state.warrant.contexts and context not in state.warrant.contexts:
         return Route(False, "no certificate for this system prompt and these tools", _noted(state, context))
     if draw(state.task, side_of(asked.conversation, asked.subject, asked.fields)) >= state.share:

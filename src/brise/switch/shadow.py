@@ -20,7 +20,6 @@ from brise.errors import PreemptedError, QueueFullError, RequestError
 from brise.gateway.candidates import Candidates
 from brise.gateway.exchange import again
 from brise.gateway.failure import UpstreamError
-from brise.gateway.fallback import KINDS
 from brise.gateway.interfaces import CaptureSink
 from brise.gateway.large_model import LargeModel
 from brise.gateway.local import LocalAnswer, LocalModels, ignored_names
@@ -85,7 +84,7 @@ class Shadow:
             try:
                 await self._idle(model)
                 fingerprint = self._local.fingerprint(model)
-                answer = await self._local.answer(model, asked.kind, asked.fields, logprobs=NUM_RIVALS,
+                answer = await self._local.answer(model, asked.dialect, asked.fields, logprobs=NUM_RIVALS,
                                                   background=True)
                 if self._local.fingerprint(model) != fingerprint:  # it was replaced meanwhile: which one answered?
                     self.counts["replaced"] += 1
@@ -161,8 +160,8 @@ class Reask:
 
 def is_pair(asked: ClientRequest, exchange: Exchange) -> bool:
     """Whether another answer to it could be held against the hosted model's."""
-    return (asked.kind in KINDS and asked.is_captured and asked.fields is not None and exchange.mode == "hosted"
-            and exchange.status == 200 and exchange.error is None)
+    return (asked.dialect.has_small_models and asked.is_captured and asked.fields is not None
+            and exchange.mode == "hosted" and exchange.status == 200 and exchange.error is None)
 
 
 class Waiting:

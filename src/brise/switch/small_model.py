@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TextIO
@@ -19,7 +19,8 @@ from starlette.types import Send
 
 from brise.dialects import answers, sse
 from brise.dialects.bodies import Body
-from brise.dialects.reassemble import reassemble
+from brise.dialects.openai_chat import chunks_of
+from brise.dialects.streams import assemble
 from brise.errors import RequestError
 from brise.gateway.headers import added
 from brise.gateway.interfaces import Decision, Escalated, RequestOutcome
@@ -54,7 +55,7 @@ class SmallModel:
             fingerprint = self._certified(state)
             if state.rule is None and asked.streams:
                 return await self._stream(state, asked, fingerprint, send)
-            found = await self._local.answer(state.candidate, asked.kind, asked.fields, logprobs=signals.NUM_RIVALS)
+            found = await self._local.answer(state.candidate, asked.dialect, asked.fields, logprobs=signals.NUM_RIVALS)
             self._certified(state)  # it may have been replaced meanwhile
         except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
             self._refuse(state, error)
@@ -95,7 +96,7 @@ class SmallModel:
             return Escalated(self._draft(state, asked, fingerprint, found, measured), measured)
         if asked.streams:
             await _send(send, [*sse.HEADERS, *added(asked, "small", state.candidate)],
-                        b"".join(map(sse.written, chunks_of(found.body, fields))) + sse.END)
+                        b"".join(map(sse.encode, chunks_of(found.body, fields))) + sse.END)
         else:
             data = json.dumps(found.body, separators=(",", ":")).encode()
             await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
@@ -115,7 +116,7 @@ class SmallModel:
     async def _stream(self, state: TaskState, asked: ClientRequest, fingerprint: str, send: Send) -> RequestOutcome:
         """An error before the first chunk is raised, and the hosted model answers; a later one ends the stream."""
         assert asked.fields is not None
-        stream = await self._local.stream(state.candidate, asked.kind, asked.fields)
+        stream = await self._local.stream(state.candidate, asked.dialect, asked.fields)
         sent = _Sent(send, [*sse.HEADERS, *added(asked, "small", state.candidate)])
         error: str | None = None
         async with aclosing(stream.chunks) as chunks:
@@ -126,9 +127,9 @@ class SmallModel:
             except RequestError as failed:
                 error = str(failed.args[0])
                 await send({"type": "http.response.body", "more_body": False,
-                            "body": sse.written({"error": {"message": error, "type": "server_error", "param": None,
+                            "body": sse.encode({"error": {"message": error, "type": "server_error", "param": None,
                                                       "code": failed.code}})})
-        whole = reassemble(asked.kind, bytes(sent.data)).body
+        whole = assemble(asked.dialect, bytes(sent.data)).body
         served = self._served(state, asked, fingerprint, {})
         return replace(served, mode="small" if error is None else "failed", response=whole, error=error,
                        first_token_s=first_s)
@@ -146,26 +147,6 @@ class SmallModel:
                               response=found.body)
 
 
-def chunks_of(body: Body, fields: Body) -> Iterator[Body]:
-    """The stream that would have made this body: each choice's message in one piece, and then its end."""
-    head = {"id": body.get("id"), "object": "chat.completion.chunk", "created": body.get("created"),
-            "model": body.get("model")}
-    options = fields.get("stream_options")
-    with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    head |= {"usage": None} if with_usage else {}
-    for choice in body["choices"]:
-        message, index = choice["message"], choice["index"]
-        delta = {name: value for name, value in message.items() if value is not None}
-        if "tool_calls" in delta:
-            delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(delta["tool_calls"])]
-        yield {**head, "choices": [{"index": index, "delta": delta, "logprobs": choice.get("logprobs"),
-                                    "finish_reason": None}]}
-        yield {**head, "choices": [{"index": index, "delta": {}, "logprobs": None,
-                                    "finish_reason": choice["finish_reason"]}]}
-    if with_usage:
-        yield {**head, "choices": [], "usage": body.get("usage")}
-
-
 @dataclass
 class _Sent:
     """A stream that goes to the client as it comes, and is remembered."""
@@ -177,7 +158,7 @@ class _Sent:
     async def write(self, chunk: Body) -> None:
         if not self.data:
             await self.send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        piece = sse.written(chunk)
+        piece = sse.encode(chunk)
         self.data += piece
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 

@@ -16,10 +16,9 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from brise.dialects.bodies import Body, Kind
-from brise.dialects.turns import answers_of, turns_of
+from brise.dialects import table
 from brise.traffic.records import ConversationEnd, Exchange
 
 MOST_DIGESTS = 20_000  # kept in memory, at most 10 MB of it (bench/soak_gateway.py); older ones are asked of the store
@@ -51,12 +50,13 @@ class Conversations:
 
     def place(self, exchange: Exchange) -> tuple[Exchange, tuple[ConversationEnd, ...]]:
         """The exchange with its conversation and parent, and what its own answer may be continued by."""
-        request = exchange.request or {}
-        asked = self._begin(exchange, request)
-        starts = [] if _continued(exchange.kind, request) is None else [asked]
-        for turn in turns_of(exchange.kind, request):
-            asked = self._digest(asked, turn.content)
-            if turn.is_answer:
+        dialect, request = table.named(exchange.kind), exchange.request or {}
+        continued_id = dialect.continued_id(request)
+        asked = self._begin(exchange, continued_id)
+        starts = [] if continued_id is None else [asked]
+        for item in dialect.conversation(request):
+            asked = self._digest(asked, item.content)
+            if item.is_answer:
                 starts.append(asked)
         parent = self._parent(exchange, starts[::-1])
         if parent is not None:
@@ -70,23 +70,23 @@ class Conversations:
             self._remember(thread)
         return placed, threads
 
-    def _begin(self, exchange: Exchange, request: Body) -> str:
+    def _begin(self, exchange: Exchange, continued_id: str | None) -> str:
         """Conversations of different tasks or subjects never meet; one that goes on by an id begins with it."""
         start = self._digest("", json.dumps([exchange.task, exchange.subject, exchange.kind]))
-        continued = _continued(exchange.kind, request)
-        return start if continued is None else self._digest(start, f"response {continued}")
+        return start if continued_id is None else self._digest(start, f"response {continued_id}")
 
     def _left(self, exchange: Exchange, asked: str) -> Iterator[str]:
         """The digests by which this exchange may be continued: one for each answer that it got."""
         if exchange.response is None or exchange.status >= 400:
             return
-        for answer in answers_of(exchange.kind, exchange.response):
+        dialect = table.named(exchange.kind)
+        for answer in dialect.answers(exchange.response):
             digest = asked
-            for turn in answer:
-                digest = self._digest(digest, turn.content)
+            for item in answer:
+                digest = self._digest(digest, item.content)
             yield digest
-        if exchange.kind == "responses" and isinstance(exchange.response.get("id"), str):
-            yield self._begin(exchange, {"previous_response_id": exchange.response["id"]})
+        if (answer_id := dialect.answer_id(exchange.response)) is not None:
+            yield self._begin(exchange, answer_id)
 
     def _parent(self, exchange: Exchange, starts: Sequence[str]) -> _End | None:
         """`starts` has the longest beginning first."""
@@ -117,13 +117,3 @@ class Conversations:
     def _digest(self, before: str, content: str) -> str:
         text = f"{before}\n{content}".encode(errors="surrogatepass")
         return hashlib.blake2b(text, digest_size=16, key=self._secret).hexdigest()
-
-
-def _continued(kind: Kind, request: Body) -> str | None:
-    """The id by which a request of the Responses API continues a stored one, or a conversation kept by the server."""
-    if kind != "responses":
-        return None
-    conversation: Any = request.get("conversation")
-    found = request.get("previous_response_id") or (
-        conversation.get("id") if isinstance(conversation, dict) else conversation)
-    return found if isinstance(found, str) and found else None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from brise.data.parse_row import RowRules, parse_row
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
-from brise.dialects.as_chat import answer_message, request_messages, request_tools
+from brise.dialects import table
 from brise.dialects.bodies import Body
 from brise.errors import RequestError
 from brise.traffic.records import Exchange, Label, RecordedAnswer
@@ -107,8 +107,8 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
     chosen = _choose(exchange, answers, labels, options)
     if chosen.response is None:
         raise ValueError("its answer was not kept, or is forgotten")
-    asked = request_messages(exchange.kind, exchange.request)
-    tools = request_tools(exchange.kind, exchange.request)
+    dialect = table.named(exchange.kind)
+    messages, tools = dialect.chat_messages(exchange.request), dialect.chat_tools(exchange.request)
     provider = _provider(chosen, options)
     meta = {"task": exchange.task, "mode": exchange.mode, "model": chosen.model, **(
         {} if chosen.score is None else {"score": chosen.score}), **(
@@ -116,7 +116,7 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
             exchange.at_s, datetime.UTC).isoformat(timespec="milliseconds")}
     return {
         "messages": [*({**message, UNLEARNED: 0} if message.get("role") == "assistant" else message
-                       for message in asked), answer_message(exchange.kind, chosen.response)],
+                       for message in messages), dialect.chat_answer(chosen.response)],
         **({"tools": tools} if tools else {}), **({"provider": provider} if provider else {}),
         "conversation": exchange.conversation, "id": exchange.id, "meta": meta}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from brise.dialects.bodies import KINDS, usage_of
+from brise.dialects import table
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -74,9 +74,9 @@ def _of_chat(row: ImportedRow) -> Exchange:
 
 def _of_batch(row: ImportedRow, answer: ImportedRow | None) -> Exchange:
     body, url = row.value["body"], str(row.value.get("url") or "/v1/chat/completions")
-    kind = KINDS.get(url)
-    if kind is None:
-        raise BadRowError(f"its url is {url[:64]!r}; read are {', '.join(KINDS)}")
+    dialect = table.BY_PATH.get(url)
+    if dialect is None:
+        raise BadRowError(f"its url is {url[:64]!r}; read are {', '.join(table.BY_PATH)}")
     if answer is None:
         raise BadRowError(f"the request {row.value['custom_id'][:64]!r} of a batch has no response in the files")
     response = fields_of(answer.value.get("response"))
@@ -88,6 +88,6 @@ def _of_batch(row: ImportedRow, answer: ImportedRow | None) -> Exchange:
     made = made if isinstance(made, dict) else None
     at_s = (seconds(made.get("created")) if made is not None else None) or row.at_s
     model = text(body.get("model")) or "unknown"
-    return exchange(identity(at_s, "batch", row.value["custom_id"], body), at_s, kind, body, made, task=model,
+    return exchange(identity(at_s, "batch", row.value["custom_id"], body), at_s, dialect.name, body, made, task=model,
                     model=model, path=url, error=error, served_by=text((made or {}).get("model")),
-                    fingerprint=text((made or {}).get("system_fingerprint")), usage=usage_of(made or {}))
+                    fingerprint=text((made or {}).get("system_fingerprint")), usage=dialect.usage(made or {}))

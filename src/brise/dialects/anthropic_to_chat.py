@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from brise.dialects import sse
-from brise.dialects.bodies import Body
-
-Fields = dict[str, Any]
+from brise.dialects.bodies import Body, Fields
 
 FINISH: Mapping[str, str] = {  # a reason that is not known here goes on under its own name
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",

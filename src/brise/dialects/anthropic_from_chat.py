@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from brise.dialects.bodies import Body
+from brise.dialects.bodies import Body, Fields
 from brise.errors import RequestError
-
-Fields = dict[str, Any]
 
 MAX_TOKENS = 8192  # the API asks for a limit where OpenAI's has none: what its older models still write in one answer
 MAX_TEMPERATURE = 1.0

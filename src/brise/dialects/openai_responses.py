@@ -1,0 +1,184 @@
+"""OpenAI's Responses API: /v1/responses, items in and items out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from brise.dialects import bodies, chat_form, sse
+from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
+from brise.dialects.chat_form import Message
+from brise.dialects.dialect import Progress
+from brise.dialects.items import REASONING, ConversationItem, canonical, message_items
+
+TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})  # what a client reads
+CALL_EVENT = "response.function_call_arguments.delta"
+LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+LAST = (*sorted(LAST_EVENTS), "response.cancelled")  # they hold the response, whole
+# Events that make a part of an item grow: the field of the part, and the type of a part that begins.
+GROWING: Mapping[str, str] = {
+    "response.output_text.delta": "text", "response.refusal.delta": "refusal", "response.reasoning_text.delta": "text",
+    "response.reasoning_summary_text.delta": "text"}
+PART_TYPES: Mapping[str, str] = {
+    "response.output_text.delta": "output_text", "response.refusal.delta": "refusal",
+    "response.reasoning_text.delta": "reasoning_text", "response.reasoning_summary_text.delta": "summary_text"}
+
+
+class OpenAIResponses:
+    """Implements `Dialect`."""
+
+    name: Kind = "responses"
+    path = "/v1/responses"
+    is_read = is_served = has_small_models = names_events = True
+    is_switched = continues = False
+
+    def key_header(self, key: bytes) -> tuple[bytes, bytes]:
+        return b"authorization", b"Bearer " + key
+
+    def conversation(self, request: Body) -> list[ConversationItem]:
+        given = request.get("input")
+        items = [{"role": "user", "content": given}] if isinstance(given, str) else objects(given)
+        return [found for item in items for found in _items(item)]
+
+    def continued_id(self, request: Body) -> str | None:
+        conversation: Any = request.get("conversation")
+        return bodies.text(request.get("previous_response_id") or (
+            conversation.get("id") if isinstance(conversation, dict) else conversation))
+
+    def context_digest(self, request: Body) -> str | None:
+        return bodies.context_digest(request)
+
+    def with_prefix(self, request: Body, prefix: str) -> None:
+        return None
+
+    def answers(self, response: Body) -> list[list[ConversationItem]]:
+        return [[found for item in objects(response.get("output")) for found in _items(item)]]
+
+    def answer_id(self, response: Body) -> str | None:
+        return bodies.text(response.get("id"))
+
+    def usage(self, response: Body) -> Usage | None:
+        return bodies.token_usage(response)
+
+    def error_body(self, message: str, code: str) -> Body:
+        return bodies.openai_error(message, code)
+
+    def error_event(self, message: str, code: str) -> Body:
+        return {"type": "error", "code": code, "message": message, "param": None}
+
+    def advance(self, progress: Progress, event_type: str, event: Body) -> None:
+        response, delta = event.get("response"), event.get("delta")
+        if isinstance(response, dict):
+            progress.id = progress.id or bodies.text(response.get("id"))
+            progress.model = progress.model or bodies.text(response.get("model"))
+        if event_type in TEXT_EVENTS and isinstance(delta, str):
+            progress.text, progress.has_content = progress.text + delta, True
+        elif event_type == CALL_EVENT:
+            progress.has_content = progress.has_calls = True
+        progress.is_done |= event_type in LAST_EVENTS
+
+    def assemble(self, events: Sequence[Fields]) -> tuple[Body | None, bool]:
+        """The last event has the response whole; of a stream that was cut, there is what its events said."""
+        last = next((event["response"] for event in reversed(events)
+                     if event.get("type") in LAST and isinstance(event.get("response"), dict)), None)
+        if last is not None:
+            return last, True
+        body: Fields | None = None
+        items: dict[int, Fields] = {}
+        for event in events:
+            response, item, index = event.get("response"), event.get("item"), event.get("output_index")
+            if isinstance(response, dict):
+                body = response
+            if not isinstance(index, int):
+                continue
+            if isinstance(item, dict):  # as it begins, and again, whole, when it is done
+                items[index] = {**item, **{name: [dict(part) for part in item[name] if isinstance(part, dict)]
+                                           for name in ("content", "summary") if isinstance(item.get(name), list)}}
+            elif index in items:
+                _grow(items[index], event)
+        if body is None and not items:
+            return None, False
+        return {**(body or {}), "output": [items[index] for index in sorted(items)]}, False
+
+    def encode(self, event: Body) -> bytes:
+        return sse.encode(event, str(event["type"]))
+
+    def stream_end(self) -> bytes:
+        return b""
+
+    def is_last(self, event: Body) -> bool:
+        return event["type"] in ("response.completed", "response.incomplete")
+
+    def continuation(self, event: Body, progress: Progress) -> Body:
+        return event
+
+    def chat_messages(self, request: Body) -> list[Message]:
+        if request.get("previous_response_id") or request.get("conversation"):
+            raise ValueError("the server keeps the beginning of its conversation")
+        system, given = chat_form.system_messages(request.get("instructions")), request.get("input")
+        if isinstance(given, str):
+            return [*system, {"role": "user", "content": given}]
+        return [*system, *_chat_messages(chat_form.required_objects(given, "input"))]
+
+    def chat_answer(self, response: Body) -> Message:
+        messages = list(_chat_messages(chat_form.required_objects(response.get("output"), "output")))
+        if len(messages) != 1:
+            raise ValueError("its answer is no single message")
+        return chat_form.answered(messages[0])
+
+    def chat_tools(self, request: Body) -> list[Message]:
+        return chat_form.functions(request, lambda tool: chat_form.function_tool(tool, "parameters")
+                                   if tool.get("type") == "function" else None)
+
+
+def _items(item: Body) -> Iterator[ConversationItem]:
+    """An item as it is compared; reasoning is left out."""
+    item_type = str(item.get("type") or "message")
+    if item_type == "message":
+        yield from message_items(item)
+    elif item_type not in REASONING:
+        kept = {name: value for name, value in item.items() if name not in ("id", "status") and value is not None}
+        yield ConversationItem(item_type.endswith("_call"), canonical(kept))
+
+
+def _chat_messages(items: Sequence[Body]) -> Iterator[Message]:
+    """Calls belong to the assistant's message before them, or are one."""
+    open_: Message | None = None
+    for item in items:
+        item_type = item.get("type") or "message"
+        if item_type == "reasoning":
+            continue
+        if item_type == "function_call":
+            open_ = open_ or {"role": "assistant", "content": ""}
+            open_.setdefault("tool_calls", []).append(
+                chat_form.tool_call(item.get("call_id"), item.get("name"), str(item.get("arguments"))))
+            continue
+        if open_ is not None:
+            yield open_
+            open_ = None
+        if item_type == "message" and item.get("role") == "assistant":
+            open_ = {"role": "assistant", "content": chat_form.plain_text(item.get("content"))}
+        elif item_type == "message":
+            yield {"role": item.get("role"), "content": chat_form.plain_text(item.get("content"))}
+        elif item_type == "function_call_output":
+            yield {"role": "tool", "tool_call_id": item.get("call_id"),
+                   "content": chat_form.plain_text(item.get("output"))}
+        else:
+            raise ValueError(f"it has an item of type {str(item_type)[:32]!r}")
+    if open_ is not None:
+        yield open_
+
+
+def _grow(item: Fields, event: Fields) -> None:
+    kind, delta = str(event.get("type")), event.get("delta")
+    if kind == "response.function_call_arguments.delta" and isinstance(delta, str):
+        item["arguments"] = str(item.get("arguments") or "") + delta
+    elif kind in GROWING and isinstance(delta, str):
+        is_summary = kind == "response.reasoning_summary_text.delta"
+        place = event.get("summary_index" if is_summary else "content_index")
+        parts = item.setdefault("summary" if is_summary else "content", [])
+        if isinstance(parts, list) and isinstance(place, int) and 0 <= place <= len(parts):
+            if place == len(parts):
+                parts.append({"type": PART_TYPES[kind]})
+            part, field = parts[place], GROWING[kind]
+            part[field] = str(part.get(field) or "") + delta
