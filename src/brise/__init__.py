@@ -16,11 +16,12 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AdapterInfo", "Answer", "AnswerError", "AsyncBatch", "AsyncStream", "Batch", "BatchResult", "BriseError",
-    "ChatOptions", "CheckpointError", "ClosedError", "ContextLengthError", "EngineStats", "EvidenceError", "Exported",
-    "Limits", "LoadOptions", "MemoryLimitError", "MissingExtraError", "Model", "NetworkError", "OutputError", "Piece",
-    "Quantized", "QueueFullError", "RequestError", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError",
-    "Stream", "TokenLogprob", "Tool", "ToolCall", "UnsupportedError", "UpstreamOptions", "Usage", "Watcher", "export",
-    "gateway", "image_part", "load", "quantize", "serve",
+    "ChatOptions", "CheckpointError", "ClosedError", "ContextLengthError", "EngineStats", "EvidenceError",
+    "Exported", "Limits", "LoadOptions", "MemoryLimitError", "Message", "MissingExtraError", "Model",
+    "NetworkError", "OutputError", "Piece", "Quantized", "QueueFullError", "RequestError", "SamplingOptions",
+    "Score", "Server", "ServerOptions", "StoreError", "Stream", "TokenLogprob", "Tool", "ToolCall",
+    "UnsupportedError", "UpstreamOptions", "Usage", "Watcher", "export", "gateway", "image_part", "load",
+    "quantize", "serve",
 ]
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     )
     from brise.gateway.upstream import Limits
     from brise.text.openai_tools import Tool
+    from brise.text.protocols import Message
     from brise.watch import Watcher
 else:
     class _Brise(ModuleType):
@@ -98,5 +100,6 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),
     ("brise.gateway.upstream", ("Limits",)),
     ("brise.text.openai_tools", ("Tool",)),
+    ("brise.text.protocols", ("Message",)),
     ("brise.watch", ("Watcher",)),
 ) for name in names})

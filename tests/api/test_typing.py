@@ -55,17 +55,17 @@ ticket: int = model.chat("hi").text
 '''
 
 
-def checked(path: Path, program: str) -> str:
+def checked(path: Path, program: str, *others: Path) -> str:
     path.write_text(program, encoding="utf-8")
     environment = {**os.environ, **({"MYPYPATH": str(ROOT / "src")} if runs_from_source() else {})}
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-color-output", "--cache-dir",
-         str(path.parent / "cache"), str(path)], capture_output=True, text=True, check=False, env=environment)
+    words = ["-m", "mypy", "--strict", "--config-file=", "--no-color-output", "--cache-dir", str(path.parent / "cache")]
+    done = subprocess.run([sys.executable, *words, str(path), *map(str, others)], capture_output=True, text=True,
+                          check=False, env=environment)
     return done.stdout + done.stderr
 
 
 def test_a_program_that_is_right_passes_mypy_strict_and_one_that_is_wrong_does_not(tmp_path: Path) -> None:
-    right = checked(tmp_path / "right.py", PROGRAM)
+    right = checked(tmp_path / "right.py", PROGRAM, *sorted((ROOT / "examples").glob("*.py")))
     assert "error:" not in right, right
     wrong = checked(tmp_path / "wrong.py", WRONG)
     assert {int(line.split(":")[1]) for line in wrong.splitlines() if "error:" in line} == {3, 4, 5, 6, 7, 8}, wrong

@@ -19,8 +19,8 @@ from brise.serve.prompts import ChatJob, chat_job, completion_requests
 from brise.text import images, json_text
 from brise.text.json_text import Json
 from brise.text.openai_tools import Tool
+from brise.text.protocols import Message
 
-Message = Mapping[str, object]
 Messages = str | Sequence[Message]
 T = TypeVar("T")
 Image = str | Path | bytes
