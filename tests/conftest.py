@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -13,11 +14,49 @@ from brise.errors import StoreError
 from brise.hub.store import ModelStore
 from tests.store_fixtures import opener, place, postgres_url, store  # noqa: F401  (fixtures)
 
-# The same examples in every run, so that nobody's change fails on what another one brought: new ones are looked for
-# with `--hypothesis-profile explore`. No deadlines: machines are shared.
-hypothesis.settings.register_profile("brise", derandomize=True, deadline=None)
+# Property tests take the same examples in every run, so that nobody's change fails on what another one brought:
+# `--hypothesis-profile explore` looks for new ones. A quarter of them by default, all with --slow. No deadlines:
+# machines are shared.
+hypothesis.settings.register_profile("brise", derandomize=True, deadline=None, max_examples=25)
+hypothesis.settings.register_profile("slow", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("brise")
+
+# What --quick leaves out: tests that use one of these fixtures, have this marker, or lie in one of these places.
+QUICK_SKIPS_FIXTURES = ("smollm2_path", "repetitions")  # the real model, simulations
+QUICK_SKIPS_MARKER = "slow"
+QUICK_SKIPS_PLACES: tuple[str, ...] = ()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("brise")
+    group.addoption("--slow", action="store_true", help="run simulations and property tests in full")
+    group.addoption("--quick", action="store_true", help="leave out what takes long (tests/conftest.py has the list)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds; --quick leaves it out")
+    if config.getoption("slow"):
+        hypothesis.settings.load_profile("slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[item for item in items if is_slow(item)])
+        items[:] = [item for item in items if not is_slow(item)]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
+    return (item.nodeid.startswith(QUICK_SKIPS_PLACES) or item.get_closest_marker(QUICK_SKIPS_MARKER) is not None
+            or any(name in QUICK_SKIPS_FIXTURES for name in fixtures))
+
+
+@pytest.fixture(scope="session")
+def repetitions(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """How often a simulation is repeated: all of the given number with --slow, else a tenth, but 50 times at least."""
+    whole = bool(pytestconfig.getoption("slow"))
+    return lambda number: number if whole else min(number, max(number // 10, 50))
 
 
 @pytest.fixture(scope="session")

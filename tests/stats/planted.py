@@ -15,5 +15,10 @@ def differences(rng: np.random.Generator, runs: int, units: int, discordance: fl
 
 
 def three_standard_errors(rate: float, runs: int) -> float:
-    """`rate` and three standard errors of a share of `runs` runs."""
+    """The largest share of `runs` independent runs that the probability `rate` explains: three standard errors above."""
     return rate + 3 * float(np.sqrt(rate * (1 - rate) / runs))
+
+
+def three_standard_errors_below(rate: float, runs: int) -> float:
+    """The smallest such share."""
+    return 2 * rate - three_standard_errors(rate, runs)

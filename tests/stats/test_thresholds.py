@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -36,15 +38,16 @@ def true_risk(threshold: Threshold, population: tuple[Floats, Floats]) -> float:
     return float(population[1][kept].mean())
 
 
-def test_sgr_breaks_its_promise_at_most_delta_of_the_time(population: tuple[Floats, Floats]) -> None:
-    rng, broken, kept = np.random.default_rng(1), 0, []
-    for _ in range(RUNS):
+def test_sgr_breaks_its_promise_at_most_delta_of_the_time(population: tuple[Floats, Floats],
+                                                             repetitions: Callable[[int], int]) -> None:
+    rng, broken, kept, runs = np.random.default_rng(1), 0, [], repetitions(RUNS)
+    for _ in range(runs):
         found = thresholds.sgr(*answers(rng, 1000), PROMISE)
         if found is not None:
             broken += true_risk(found, population) > PROMISE.risk
             kept.append(found.kept)
-    assert broken / RUNS <= three_standard_errors(PROMISE.delta, RUNS)
-    assert np.mean(kept) > 0.5  # and it is of use
+    assert broken / runs <= three_standard_errors(PROMISE.delta, runs)
+    assert np.mean(kept) > 0.5  # and it is of use: 0.58, with a standard error of 0.009 in 50 runs
 
 
 def test_a_point_estimate_would_break_it_half_the_time(population: tuple[Floats, Floats]) -> None:
@@ -58,15 +61,16 @@ def test_a_point_estimate_would_break_it_half_the_time(population: tuple[Floats,
     assert broken / 200 > 0.3
 
 
-def test_learn_then_test_keeps_its_promise(population: tuple[Floats, Floats]) -> None:
-    rng, broken, kept = np.random.default_rng(3), 0, []
+def test_learn_then_test_keeps_its_promise(population: tuple[Floats, Floats],
+                                              repetitions: Callable[[int], int]) -> None:
+    rng, broken, kept, runs = np.random.default_rng(3), 0, [], repetitions(RUNS)
     grid = np.quantile(population[0][:2000], np.linspace(0, 0.95, 39)).tolist()
-    for _ in range(RUNS):
+    for _ in range(runs):
         found = thresholds.learn_then_test(*answers(rng, 1000), grid, PROMISE)
         if found is not None:
             broken += true_risk(found, population) > PROMISE.risk
             kept.append(found.kept)
-    assert broken / RUNS <= three_standard_errors(PROMISE.delta, RUNS)
+    assert broken / runs <= three_standard_errors(PROMISE.delta, runs)
     assert np.mean(kept) > 0.5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -55,22 +56,23 @@ def test_the_figures_of_the_specification() -> None:
     assert kept[250] < 0.3
 
 
-def test_a_sequence_from_other_data_keeps_more_and_keeps_its_promise(population: Population) -> None:
-    rng, broken, kept = np.random.default_rng(2), 0, []
-    for _ in range(500):
+def test_a_sequence_from_other_data_keeps_more_and_keeps_its_promise(population: Population,
+                                                                      repetitions: Callable[[int], int]) -> None:
+    rng, broken, kept, runs = np.random.default_rng(2), 0, [], repetitions(500)
+    for _ in range(runs):
         thresholds = cascade.sequence(*answers(rng, 400), 1000, PROMISE)
         confidences, wrong = answers(rng, 1000)
         found, method = cascade.certify(confidences, wrong, range(1000), thresholds, PROMISE)
         kept.append(found.kept if found else 0.0)
         broken += found is not None and population.risk(found.confidence) > PROMISE.risk
     assert method.endswith("exact binomial tails")
-    assert broken / 500 <= three_standard_errors(PROMISE.delta, 500)
-    assert np.mean(kept) > 0.74
+    assert broken / runs <= three_standard_errors(PROMISE.delta, runs)
+    assert np.mean(kept) > 0.74  # 0.779, with a standard error of 0.009 in 50 runs
 
 
-def test_clustered_answers_keep_the_promise() -> None:
+def test_clustered_answers_keep_the_promise(repetitions: Callable[[int], int]) -> None:
     """Conversations of 1 to 6 answers; half of what goes wrong goes wrong for a whole conversation."""
-    rng, broken, kept = np.random.default_rng(3), 0, []
+    rng, broken, kept, runs = np.random.default_rng(3), 0, [], repetitions(500)
 
     def draw(conversations: int) -> tuple[Floats, Floats, Floats]:
         names = np.repeat(np.arange(conversations), rng.integers(1, 7, conversations)).astype(np.float64)
@@ -80,7 +82,7 @@ def test_clustered_answers_keep_the_promise() -> None:
 
     confidences, wrong, names = draw(50_000)
     truth = Population(confidences, wrong, 1 / np.bincount(names.astype(int))[names.astype(int)])
-    for _ in range(500):
+    for _ in range(runs):
         fitted = draw(150)
         thresholds = cascade.sequence(fitted[0], fitted[1], 500, PROMISE)
         confidences, wrong, names = draw(500)
@@ -88,7 +90,7 @@ def test_clustered_answers_keep_the_promise() -> None:
         kept.append(found.kept if found else 0.0)
         broken += found is not None and truth.risk(found.confidence) > PROMISE.risk
     assert method.endswith("means of clusters")
-    assert broken / 500 <= three_standard_errors(PROMISE.delta, 500)
+    assert broken / runs <= three_standard_errors(PROMISE.delta, runs)
     assert np.mean(kept) > 0.4
 
 
