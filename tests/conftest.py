@@ -6,21 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from brise import settings
 from brise.errors import StoreError
 from brise.hub.store import ModelStore
+from tests import profiles
 from tests.store_fixtures import opener, place, postgres_url, store  # noqa: F401  (fixtures)
 
-# Property tests take the same examples in every run, so that nobody's change fails on what another one brought:
-# `--hypothesis-profile explore` looks for new ones. A quarter of them by default, all with --slow. No deadlines:
-# machines are shared.
-hypothesis.settings.register_profile("brise", derandomize=True, deadline=None, max_examples=25)
-hypothesis.settings.register_profile("slow", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("brise")
+profiles.register()
 
 # What --quick leaves out: tests that use one of these fixtures, have this marker, or lie in one of these places.
 QUICK_SKIPS_FIXTURES = ("smollm2_path", "repetitions")  # the real model, simulations
@@ -37,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds; --quick leaves it out")
     if config.getoption("slow"):
-        hypothesis.settings.load_profile("slow")
+        hypothesis_settings.load_profile("slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from tests.checkpoint import make_folder as make
 from tests.checkpoint.make_adapter import LINEAGE, edit, written
 from tests.checkpoint.test_safetensors_fuzz import CHANGES, VALUES
 from tests.goldens import golden
+from tests.profiles import examples
 
 
 def small_files() -> dict[str, bytes]:
@@ -156,7 +157,7 @@ def test_a_writer_that_is_killed_leaves_nothing_or_all(tmp_path: Path, written_f
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(CHANGES)
 def test_overwritten_bytes_of_the_tensors_header(changes: list[tuple[int, bytes]]) -> None:
     with fresh() as folder:
@@ -170,7 +171,7 @@ def test_overwritten_bytes_of_the_tensors_header(changes: list[tuple[int, bytes]
         reads_or_refuses(folder)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
 def test_any_values_of_the_config(values: dict[str, Any]) -> None:
     with fresh() as folder:
@@ -178,7 +179,7 @@ def test_any_values_of_the_config(values: dict[str, Any]) -> None:
         reads_or_refuses(folder)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.sampled_from([FILE, "adapter_config.json"]), CHANGES)
 def test_overwritten_bytes_of_the_json_files(name: str, changes: list[tuple[int, bytes]]) -> None:
     with fresh() as folder:

@@ -20,6 +20,7 @@ from brise.models.weights import Quant
 from brise.quant.dequantize import dequantize
 from tests.checkpoint import raw_gguf as raw
 from tests.checkpoint.make_gguf import write_tiny
+from tests.profiles import examples
 
 # The file has 1 KB; the error, the views and Python's own objects stay far under this.
 MEMORY_LIMIT = 1 << 20
@@ -40,13 +41,13 @@ BYTES = st.one_of(INTERESTING, st.binary(min_size=1, max_size=8))
 CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), BYTES), min_size=1, max_size=4)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(CHANGES)
 def test_overwritten_bytes(changes: list[tuple[int, bytes]]) -> None:
     read_all(overwritten(SMALL, changes, len(SMALL)))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(0, len(SMALL)), st.binary(max_size=64), st.integers(0, 32))
 def test_bytes_cut_out_and_put_in(position: int, inserted: bytes, removed: int) -> None:
     read_all(SMALL[:position] + inserted + SMALL[position + removed:])
@@ -57,13 +58,13 @@ def test_every_truncation() -> None:
         assert not read_all(SMALL[:length], check_memory=False), length
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=200))
 def test_any_bytes_after_the_magic(data: bytes) -> None:
     read_all(b"GGUF\3\0\0\0" + data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(CHANGES)
 def test_overwritten_bytes_of_a_model_header(changes: list[tuple[int, bytes]]) -> None:
     with written(overwritten(MODEL, changes, MODEL_HEADER)) as path, refusals(), open_gguf(path) as file:
@@ -72,7 +73,7 @@ def test_overwritten_bytes_of_a_model_header(changes: list[tuple[int, bytes]]) -
         read_weights(file, config)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.binary(min_size=1, max_size=40), st.integers(0, 1 << 16))
 def test_any_blocks_are_dequantised_without_a_warning(data: bytes, position: int) -> None:
     changed = overwritten(MODEL, [(position, data)], len(MODEL), first=MODEL_HEADER + 64)

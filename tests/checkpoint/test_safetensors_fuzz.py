@@ -22,6 +22,7 @@ from brise.errors import CheckpointError, UnsupportedError
 from brise.models.rope import frequencies
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place
 from tests.checkpoint import make_folder as make
+from tests.profiles import examples
 
 MEMORY_LIMIT = 1 << 20  # the header has 4 KB
 
@@ -51,7 +52,7 @@ VALUES = st.recursive(st.one_of(NUMBERS, st.none(), st.booleans(), TEXT),
                       max_leaves=4)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(CHANGES)
 def test_overwritten_bytes_of_a_header(changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(SMALL)
@@ -61,7 +62,7 @@ def test_overwritten_bytes_of_a_header(changes: list[tuple[int, bytes]]) -> None
     read_all(bytes(data))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(0, len(SMALL)), st.binary(max_size=64), st.integers(0, 32))
 def test_bytes_cut_out_and_put_in(position: int, inserted: bytes, removed: int) -> None:
     read_all(SMALL[:position] + inserted + SMALL[position + removed:])
@@ -72,14 +73,14 @@ def test_every_truncation() -> None:
         assert not read_all(SMALL[:length], check_memory=False), length
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text(alphabet='{}[]",:0123456789abcdeshptyp_ofF.-', max_size=200))
 def test_any_header(text: str) -> None:
     body = text.encode()
     read_all(len(body).to_bytes(8, "little") + body)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.data())
 def test_any_value_in_a_config(data: st.DataObject) -> None:
     """Every key of a config.json, one or two at a time; what is accepted has frequencies."""
@@ -90,7 +91,7 @@ def test_any_value_in_a_config(data: st.DataObject) -> None:
         frequencies(read_config(config).config.rope)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.data())
 def test_any_value_in_params(data: st.DataObject) -> None:
     params = make.params(data.draw(st.sampled_from([MODEL, LARGE3, make.tiny("vision")])))
@@ -99,7 +100,7 @@ def test_any_value_in_params(data: st.DataObject) -> None:
         frequencies(read_params(params).config.rope)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_any_change_of_a_checkpoint(data: st.DataObject) -> None:
     """Config and tensors that do not fit each other: an error, or weights whose rows have their shape."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.data.check import LIKENESS, near_duplicates
+from tests.profiles import examples
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -40,7 +41,7 @@ def test_planted_ones_are_found_and_no_others() -> None:
     assert len(true) > 200 and found == true
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.text(alphabet="abcd ", max_size=30), max_size=12))
 def test_what_is_found_is_alike(texts: list[str]) -> None:
     for first, second in near_duplicates(texts).tolist():

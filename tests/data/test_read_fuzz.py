@@ -13,6 +13,7 @@ from brise.data.parse_row import KEYS, RowRules, parse_row
 from brise.data.read_rows import read_rows
 from brise.errors import EvidenceError, RequestError
 from tests.data.rows import CALL, TOOL
+from tests.profiles import examples
 
 SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.sampled_from(
     ["", "user", "assistant", "tool", "system", "text", "function", "{}", "abcdefgh1", "add"]) | st.text(max_size=4)
@@ -34,13 +35,13 @@ def read(value: object) -> TrainingExample | None:
         return None
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(JSON)
 def test_any_json_is_an_example_or_a_reason(value: object) -> None:
     read(value)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.data(), JSON)
 def test_a_good_row_with_one_thing_changed_is_an_example_or_a_reason(data: st.DataObject, value: object) -> None:
     row: dict[str, object] = copy.deepcopy(ROW)
@@ -55,7 +56,7 @@ def test_a_good_row_with_one_thing_changed_is_an_example_or_a_reason(data: st.Da
     read(row)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["a.csv", "a.jsonl"]), st.binary(max_size=60) | st.text(
     alphabet='a",\n\r\0é{}:[]', max_size=60).map(str.encode))
 def test_any_bytes_are_rows_or_an_error(tmp_path: Path, name: str, content: bytes) -> None:

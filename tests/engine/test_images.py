@@ -18,6 +18,7 @@ from brise.text.inputs import ImageInput
 from tests.engine.stub import answer, run_all, stub_engine, text_of, tokens_of
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision
 from tests.engine.test_random_schedules import Arrival, check_ends, play
+from tests.profiles import examples
 
 SIZES = ((1, 1), (1, 3), (2, 3), (3, 2))
 
@@ -167,7 +168,7 @@ arrivals = st.builds(Arrival, request=requests, steps_before=st.integers(0, 4),
                      cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 8)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(schedule=st.lists(arrivals, min_size=1, max_size=7), num_pages=st.integers(16, 40),
        max_step_tokens=st.sampled_from([1, 3, 7, 64]), max_sequences=st.sampled_from([1, 3, 16]),
        prefix_cache=st.booleans(), feature_bytes=st.sampled_from([0, 200, 1 << 20]))

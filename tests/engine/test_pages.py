@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from brise.engine.pages import Pages, chained_key
+from tests.profiles import examples
 
 
 def keys_of(count: int) -> list[bytes]:
@@ -106,5 +107,5 @@ class PagesMachine(RuleBasedStateMachine):
         self.pages.check(self.holders)
 
 
-PagesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+PagesMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40)
 TestRandomHolders = PagesMachine.TestCase

@@ -12,6 +12,7 @@ from brise.engine.engine import Engine
 from brise.engine.request import Delta, Request, Sampling
 from brise.models.batch import Batch
 from tests.engine.stub import answer, stub_engine, text_of, tokens_of
+from tests.profiles import examples
 
 samplings = st.builds(
     Sampling, temperature=st.sampled_from([0.0, 0.8]), top_p=st.sampled_from([1.0, 0.8]),
@@ -37,7 +38,7 @@ arrivals = st.builds(Arrival, request=requests, steps_before=st.integers(0, 4),
                      cancelled_after=st.one_of(st.none(), st.none(), st.integers(0, 8)))
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(schedule=st.lists(arrivals, min_size=1, max_size=10), num_pages=st.integers(9, 24),
        max_step_tokens=st.sampled_from([1, 3, 7, 64]), max_sequences=st.sampled_from([1, 3, 16]),
        prefix_cache=st.booleans())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from brise.engine import sampler
 from brise.engine.request import Sampling
+from tests.profiles import examples
 
 NUM_DRAWS = 400
 
@@ -40,7 +41,7 @@ samplings = st.builds(
     top_p=st.sampled_from([0.0, 0.3, 0.9, 0.999, 1.0]), min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(seed=st.integers(0, 1000), size=st.sampled_from([1, 5, 64, 257, 700]), sampling=samplings)
 def test_shares_are_those_of_the_definition(seed: int, size: int, sampling: Sampling) -> None:
     logits = np.random.default_rng(seed).standard_normal(size).astype(np.float32) * 3

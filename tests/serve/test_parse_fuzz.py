@@ -18,6 +18,7 @@ from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
 from tests.engine.stub import stub_model
+from tests.profiles import examples
 from tests.serve.live import Live, live
 from tests.serve.test_parse_chat import CALL, TOOL, USER
 from tests.text.test_json_text import JSON
@@ -63,13 +64,13 @@ def test_the_bodies_that_get_damaged_are_whole(parse: Callable[[Any], object],
     assert parse(body)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(PARSERS), JSON)
 def test_random_json(parse: Callable[[Any], object], body: object) -> None:
     answered(parse, body)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.data())
 def test_one_damaged_place(data: st.DataObject) -> None:
     parse, whole = data.draw(st.sampled_from(WHOLE))
@@ -94,7 +95,7 @@ def places(value: Any) -> Any:
         yield from places(value[key])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_one_damaged_place_over_http_is_never_our_fault(server: Live, data: st.DataObject) -> None:
     path, whole = data.draw(st.sampled_from(OVER_HTTP))

@@ -15,7 +15,7 @@ def differences(rng: np.random.Generator, runs: int, units: int, discordance: fl
 
 
 def three_standard_errors(rate: float, runs: int) -> float:
-    """The largest share of `runs` independent runs that the probability `rate` explains: three standard errors above."""
+    """The largest share of `runs` independent runs that the probability `rate` explains: 3 standard errors up."""
     return rate + 3 * float(np.sqrt(rate * (1 - rate) / runs))
 
 

@@ -14,6 +14,7 @@ from brise.errors import EvidenceError
 from brise.stats import sequential_test
 from brise.stats.clusters import unit_means
 from brise.stats.sequential_test import NonInferiorityTest
+from tests.profiles import examples
 from tests.stats.planted import differences, three_standard_errors, three_standard_errors_below
 
 RUNS = 2000
@@ -116,7 +117,7 @@ def test_slices_pass_by_e_bh() -> None:
     assert sequential_test.proven_slices({}) == frozenset()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.text(max_size=2), st.floats(0, 1e6), max_size=6), st.floats(1, 10))
 def test_more_evidence_never_unproves_a_slice(evidence: dict[str, float], factor: float) -> None:
     assert sequential_test.proven_slices(evidence) <= sequential_test.proven_slices({name: factor * e for name,

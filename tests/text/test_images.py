@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from brise.errors import MissingExtraError, RequestError
 from brise.text import images
 from brise.text.images import ImageSettings, arranged, from_data_url, from_path, prepare
+from tests.profiles import examples
 
 PILImage = pytest.importorskip("PIL.Image")
 pytest.importorskip("cv2")
@@ -51,7 +52,7 @@ def test_the_tokens_of_an_image() -> None:
 
 
 @given(width=st.integers(1, 6000), height=st.integers(1, 6000), largest=st.sampled_from([28, 512, 1000, 1540]))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_grids_are_those_of_mistral_common(width: int, height: int, largest: int) -> None:
     module = pytest.importorskip("mistral_common.tokens.tokenizers.image")
     encoder = module.ImageEncoder(module.ImageConfig(14, largest, 2), module.SpecialImageIDs(10, 12, 13))
@@ -132,7 +133,7 @@ def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @given(data=st.one_of(st.binary(max_size=200), st.integers(0, 2**32).map(
     lambda seed: damaged(random.Random(seed)))))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_damaged_files_are_refused_or_read(data: bytes) -> None:
     try:
         image = prepare(data, SETTINGS, "image")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from brise.checkpoint.gguf.file import open_gguf
 from brise.errors import BriseError, CheckpointError, RequestError, UnsupportedError
 from brise.text.tokenizer import Tokenizer
+from tests.profiles import examples
 from tests.text.vocabulary import CONTROL, metadata, tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))  # no halves of surrogate pairs
@@ -130,7 +131,7 @@ def test_blank_user_defined_tokens_are_refused() -> None:
         tokenizer(user_defined=("  ",))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.sampled_from(sorted(metadata())), st.one_of(
     st.none(), st.integers(), st.text(), st.lists(st.integers(0, 9)), st.lists(st.text()))))
 def test_any_metadata_gives_a_tokenizer_or_a_typed_error(changes: dict[str, object]) -> None:
