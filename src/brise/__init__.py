@@ -15,18 +15,18 @@ TYPE_CHECKING = False  # type checkers take it for true; typing's own would be t
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdapterInfo", "Answer", "AnswerError", "AsyncBatch", "AsyncStream", "Batch", "BatchResult", "BriseError",
+    "AdapterInfo", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError",
     "ChatOptions", "CheckpointError", "ClosedError", "ContextLengthError", "EngineStats", "EvidenceError",
     "Exported", "Limits", "LoadOptions", "MemoryLimitError", "Message", "MissingExtraError", "Model",
-    "NetworkError", "OutputError", "Piece", "Quantized", "QueueFullError", "RequestError", "SamplingOptions",
-    "Score", "Server", "ServerOptions", "StoreError", "Stream", "TokenLogprob", "Tool", "ToolCall",
-    "UnsupportedError", "UpstreamOptions", "Usage", "Watcher", "export", "gateway", "image_part", "load",
+    "NetworkError", "OutputError", "Piece", "PromptBatch", "Quantized", "QueueFullError", "RequestError",
+    "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream", "TokenLogprob", "TokenUsage",
+    "Tool", "ToolCall", "UnsupportedError", "UpstreamOptions", "Watcher", "export", "gateway", "image_part", "load",
     "quantize", "serve",
 ]
 
 if TYPE_CHECKING:
-    from brise.api.answers import Answer, BatchResult, Piece, Score, ToolCall, Usage
-    from brise.api.batches import AsyncBatch, Batch
+    from brise.api.answers import Answer, BatchResult, Piece, Score, TokenUsage, ToolCall
+    from brise.api.batches import AsyncPromptBatch, PromptBatch
     from brise.api.converting import export, quantize
     from brise.api.loading import LoadOptions, load
     from brise.api.model import Model
@@ -83,8 +83,8 @@ def __dir__() -> list[str]:
 
 
 _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in (
-    ("brise.api.answers", ("Answer", "BatchResult", "Piece", "Score", "ToolCall", "Usage")),
-    ("brise.api.batches", ("AsyncBatch", "Batch")),
+    ("brise.api.answers", ("Answer", "BatchResult", "Piece", "Score", "ToolCall", "TokenUsage")),
+    ("brise.api.batches", ("AsyncPromptBatch", "PromptBatch")),
     ("brise.api.converting", ("export", "quantize")),
     ("brise.api.loading", ("LoadOptions", "load")),
     ("brise.api.model", ("Model",)),

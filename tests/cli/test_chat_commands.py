@@ -12,14 +12,14 @@ import pytest
 from brise.cli import chat, chat_commands, chat_options
 from brise.cli.chat_commands import ChatSession
 from brise.cli.chat_input import LineReader, Typed
-from brise.cli.chat_options import ChatOptions
+from brise.cli.chat_options import ChatSettings
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.errors import ContextLengthError, RequestError, UnsupportedError
 from brise.text.answer_events import Parsed, ParsedText, joined
 
-OPTIONS = ChatOptions(temperature=0, max_tokens=4)
+OPTIONS = ChatSettings(temperature=0, max_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_system_shows_sets_and_takes_away(session: ChatSession, capsys: pytest.C
 
 def test_set_changes_what_the_next_answer_uses(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/set max-tokens 2", "/set stats on", "hello")
-    assert session.options == ChatOptions(temperature=0, max_tokens=2, stats=True)
+    assert session.options == ChatSettings(temperature=0, max_tokens=2, stats=True)
     assert session.last is not None and session.last.completion_tokens == 2
     assert "[2 tokens," in capsys.readouterr().err
 
@@ -116,7 +116,7 @@ def test_a_retry_that_is_refused_or_stopped_keeps_the_old_answer(
     before = [*session.conversation.turns]
     converse(session, "/set max_tokens 100000", "/retry")
     assert "context_length" not in capsys.readouterr().err and session.conversation.turns == before
-    session.conversation.ask_again(ChatOptions(temperature=0), lambda item: None, lambda: True)
+    session.conversation.ask_again(ChatSettings(temperature=0), lambda item: None, lambda: True)
     assert session.conversation.turns == before
 
 
@@ -155,7 +155,7 @@ def test_ctrl_c_twice_at_the_prompt_leaves_but_not_with_something_between(sessio
 def test_a_stopped_answer_stays_as_far_as_it_came(session: ChatSession, num_pieces: int) -> None:
     pieces: list[Parsed] = []
     stopped: Callable[[], bool] = lambda: len(pieces) >= num_pieces  # noqa: E731
-    answer = session.conversation.ask("hello", ChatOptions(temperature=0), pieces.append, stopped)
+    answer = session.conversation.ask("hello", ChatSettings(temperature=0), pieces.append, stopped)
     assert answer.finish == "cancelled" and [ParsedText(answer.text)] * bool(pieces) == joined(pieces)
     assert len(session.conversation.turns) == (2 if answer.text else 0)
     session.conversation.engine.check()
@@ -186,7 +186,7 @@ def test_an_answer_cut_by_the_context_says_so(session: ChatSession, capsys: pyte
     converse(session, "/set temperature 1", "/set max_tokens 100000")
     with pytest.raises(ContextLengthError):
         session.conversation.ask("hello", session.options, lambda text: None, lambda: False)
-    session.options = ChatOptions(temperature=0)
+    session.options = ChatSettings(temperature=0)
     converse(session, "and on and on")
     assert session.last is not None
     assert ("the context is full" in capsys.readouterr().err) == (session.last.finish == "length")
@@ -198,6 +198,6 @@ def test_a_model_without_a_chat_template_is_refused(model: LoadedModel) -> None:
 
 
 def test_every_setting_has_an_option_and_a_field() -> None:
-    assert [option.name for option in chat_options.options()] == list(vars(ChatOptions()))
+    assert [option.name for option in chat_options.options()] == list(vars(ChatSettings()))
     with pytest.raises(RequestError, match="there is no setting"):
-        chat_options.change(ChatOptions(), "absent", "1")
+        chat_options.change(ChatSettings(), "absent", "1")

@@ -11,7 +11,7 @@ import pytest
 from brise.cli import chat
 from brise.cli.chat import Stop
 from brise.cli.chat_commands import ChatSession, execute
-from brise.cli.chat_options import ChatOptions, change
+from brise.cli.chat_options import ChatSettings, change
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.errors import RequestError
@@ -21,7 +21,7 @@ from brise.text.mistral_chat import MistralChat
 from tests.engine.stub import stub_model
 from tests.text import tekken
 
-GREEDY = ChatOptions(temperature=0)
+GREEDY = ChatSettings(temperature=0)
 
 
 @pytest.fixture(scope="module")

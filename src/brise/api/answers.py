@@ -20,7 +20,7 @@ Finish = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenUsage:
     """Tokens of the prompt, of these taken from the prefix cache, and of the answer."""
 
     prompt_tokens: int
@@ -79,7 +79,7 @@ class Answer(Generic[T_co]):
 
     text: str
     finish: Finish
-    usage: Usage
+    usage: TokenUsage
     read: Callable[[str], T_co] = field(repr=False, compare=False)  # what makes `value` of the text
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
@@ -166,7 +166,7 @@ class Growing(Generic[T_co]):
         self._model, self._collector, self._read = model, collector, read
         self._logprobs: list[TokenLogprob] = []
         self._last: Delta | None = None
-        self._usage = Usage(0, 0, 0)
+        self._usage = TokenUsage(0, 0, 0)
 
     @property
     def is_done(self) -> bool:
@@ -181,7 +181,7 @@ class Growing(Generic[T_co]):
                 raise ClosedError(f"the model {self._model!r}")
         self._last = delta
         self._logprobs += delta.logprobs
-        self._usage = Usage(max(self._usage.prompt_tokens, delta.prompt_tokens),
+        self._usage = TokenUsage(max(self._usage.prompt_tokens, delta.prompt_tokens),
                             max(self._usage.cached_tokens, delta.cached_tokens),
                             max(self._usage.completion_tokens, delta.completion_tokens))
         return list(self._pieces(delta))

@@ -88,7 +88,7 @@ class _Window(Generic[T_co]):
         self._open.clear()
 
 
-class Batch(Iterator[BatchResult[T_co]]):
+class PromptBatch(Iterator[BatchResult[T_co]]):
     """Results in the order of the prompts, which are read as the engine gets room for them."""
 
     def __init__(self, worker: EngineThread, prompts: Iterable[Messages], begin: Begin[T_co]) -> None:
@@ -134,7 +134,7 @@ class Batch(Iterator[BatchResult[T_co]]):
         self.close()
 
 
-class AsyncBatch(AsyncIterator[BatchResult[T_co]]):
+class AsyncPromptBatch(AsyncIterator[BatchResult[T_co]]):
     """The same for an event loop; prompts may come from an asynchronous iterator."""
 
     def __init__(self, worker: EngineThread, prompts: Iterable[Messages] | AsyncIterable[Messages],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack, overload
 from brise.api import calls
 from brise.api import options as reading
 from brise.api.answers import Answer, Growing, Score
-from brise.api.batches import AsyncBatch, Batch
+from brise.api.batches import AsyncPromptBatch, PromptBatch
 from brise.api.options import ChatOptions, Messages, SamplingOptions
 from brise.api.schemas import M
 from brise.api.streams import AsyncStream, Stream
@@ -85,12 +85,13 @@ class Model:
             return Stream(worker.generate(request), growing)
 
     @overload
-    def batch(self, prompts: Iterable[Messages], *, schema: type[M], **options: Unpack[ChatOptions]) -> Batch[M]: ...
+    def batch(self, prompts: Iterable[Messages], *, schema: type[M], **options: Unpack[ChatOptions],
+              ) -> PromptBatch[M]: ...
     @overload
     def batch(self, prompts: Iterable[Messages], *, schema: JsonSchema | None = None, **options: Unpack[ChatOptions],
-              ) -> Batch[Json]: ...
+              ) -> PromptBatch[Json]: ...
     def batch(self, prompts: Iterable[Messages], *, schema: object = None, **options: Unpack[ChatOptions],
-              ) -> Batch[object]:
+              ) -> PromptBatch[object]:
         """Answers many conversations and keeps the engine full: one result for each, in the order of the prompts.
 
         Prompts are read as they are needed, so a generator of millions takes no more memory than a list of a hundred.
@@ -98,7 +99,7 @@ class Model:
         """
         with self._open() as worker:
             reading.check_many(prompts, options, schema)
-            return Batch(worker, prompts, partial(self._call, worker, options, schema))
+            return PromptBatch(worker, prompts, partial(self._call, worker, options, schema))
 
     def complete(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> Answer[None]:
         """Goes on with a text, or with tokens, without any chat format. A text gets the model's first token (bos)."""
@@ -150,16 +151,16 @@ class Model:
 
     @overload
     def abatch(self, prompts: Iterable[Messages] | AsyncIterable[Messages], *, schema: type[M],
-               **options: Unpack[ChatOptions]) -> AsyncBatch[M]: ...
+               **options: Unpack[ChatOptions]) -> AsyncPromptBatch[M]: ...
     @overload
     def abatch(self, prompts: Iterable[Messages] | AsyncIterable[Messages], *, schema: JsonSchema | None = None,
-               **options: Unpack[ChatOptions]) -> AsyncBatch[Json]: ...
+               **options: Unpack[ChatOptions]) -> AsyncPromptBatch[Json]: ...
     def abatch(self, prompts: Iterable[Messages] | AsyncIterable[Messages], *, schema: object = None,
-               **options: Unpack[ChatOptions]) -> AsyncBatch[object]:
+               **options: Unpack[ChatOptions]) -> AsyncPromptBatch[object]:
         """See `batch`."""
         with self._open() as worker:
             reading.check_many(prompts, options, schema)
-            return AsyncBatch(worker, prompts, partial(self._call, worker, options, schema))
+            return AsyncPromptBatch(worker, prompts, partial(self._call, worker, options, schema))
 
     async def acomplete(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> Answer[None]:
         """See `complete`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from brise.cli import chat_options, terminal
-from brise.cli.chat_options import ChatOptions
+from brise.cli.chat_options import ChatSettings
 from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.errors import RequestError
 
@@ -19,7 +19,7 @@ class ChatSession:
     """One chat at the terminal."""
 
     conversation: Conversation
-    options: ChatOptions
+    options: ChatSettings
     last: PrintedAnswer | None = None
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ChatOptions:
+class ChatSettings:
     """How answers are sampled and shown."""
 
     temperature: float = USUAL_SAMPLING.temperature
@@ -38,7 +38,7 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class Option:
-    """One field of ChatOptions: how its value is read, and what it means."""
+    """One field of ChatSettings: how its value is read, and what it means."""
 
     name: str
     metavar: str
@@ -51,8 +51,8 @@ class Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser an option for each field of ChatOptions."""
-    defaults = ChatOptions()
+    """Gives the parser an option for each field of ChatSettings."""
+    defaults = ChatSettings()
     for option in options():
         value = {field.name: field.default for field in fields(defaults)}[option.name]
         if option.read is _switch:
@@ -63,12 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                 metavar=option.metavar, help=option.help + known)
 
 
-def from_arguments(args: argparse.Namespace) -> ChatOptions:
+def from_arguments(args: argparse.Namespace) -> ChatSettings:
     """What the command line chose."""
-    return ChatOptions(**{option.name: vars(args)[option.name] for option in options()})
+    return ChatSettings(**{option.name: vars(args)[option.name] for option in options()})
 
 
-def change(current: ChatOptions, name: str, text: str) -> ChatOptions:
+def change(current: ChatSettings, name: str, text: str) -> ChatSettings:
     """`/set NAME TEXT`; RequestError says what is allowed."""
     for option in options():
         if option.name == name.replace("-", "_"):

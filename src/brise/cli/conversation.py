@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from brise.cli.chat_options import ChatOptions
+from brise.cli.chat_options import ChatSettings
 from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
 from brise.engine.request import USUAL_MAX_TOKENS, FinishReason, Request
@@ -103,7 +103,7 @@ class Conversation:
             content = suggested_system(self._suggested, self.model, date.today(), can_think=self.chat.format.can_think)
         return [{"role": "system", "content": content}, *self.turns]
 
-    def ask(self, text: str, options: ChatOptions, write: Callable[[Parsed], None],
+    def ask(self, text: str, options: ChatSettings, write: Callable[[Parsed], None],
             is_stopped: Callable[[], bool]) -> PrintedAnswer:
         """Answers `text`, and `write`s the answer piece by piece until it ends or `is_stopped`.
 
@@ -141,7 +141,7 @@ class Conversation:
             ways.append(f"a longer context is set with --context N (this model: up to {self.max_context})")
         return "; ".join(ways)
 
-    def ask_again(self, options: ChatOptions, write: Callable[[Parsed], None],
+    def ask_again(self, options: ChatSettings, write: Callable[[Parsed], None],
                   is_stopped: Callable[[], bool]) -> PrintedAnswer:
         """Asks the last question once more; where no new answer comes, the old one stays."""
         turns, attached = [*self.turns], self.attached

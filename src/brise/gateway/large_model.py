@@ -20,7 +20,7 @@ from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import pass_on
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
-from brise.gateway.upstream import Server, UpstreamResponse
+from brise.gateway.upstream import HostedServer, UpstreamResponse
 
 REFUSAL_BYTES = 1 << 20  # of an error's body
 Wait = Callable[[float], Awaitable[object]]
@@ -29,7 +29,7 @@ Wait = Callable[[float], Awaitable[object]]
 class LargeModel:
     """Of the event loop's thread. `now`, `wait` and `retries` are for tests."""
 
-    def __init__(self, upstream: Server, *, breaker: Breaker | None = None, retries: Retries | None = None,
+    def __init__(self, upstream: HostedServer, *, breaker: Breaker | None = None, retries: Retries | None = None,
                  hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
                  wait: Wait = asyncio.sleep) -> None:
         self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)

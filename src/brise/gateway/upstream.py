@@ -82,7 +82,7 @@ class UpstreamResponse(Protocol):
         ...
 
 
-class Server(Protocol):
+class HostedServer(Protocol):
     """A hosted model's server, in whatever dialect. It belongs to the event loop's thread."""
 
     @property

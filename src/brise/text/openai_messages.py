@@ -15,7 +15,7 @@ MAX_MESSAGES = 8192
 
 
 @dataclass(frozen=True)
-class ToolCall:
+class EarlierCall:
     """A function call that the model made earlier in the conversation."""
 
     id: str
@@ -74,7 +74,7 @@ class Message:
     role: str
     content: str | tuple[Part, ...] | None
     name: str | None = None
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[EarlierCall, ...] = ()
     call_id: str | None = None
     reasoning: str | None = None
     is_open: bool = False
@@ -198,7 +198,7 @@ def _part(part: RequestFields, role: str) -> Part:
     return read
 
 
-def _call(fields: RequestFields) -> ToolCall:
+def _call(fields: RequestFields) -> EarlierCall:
     if fields.required_text("type") != "function":
         raise fields.unsupported("type", "only 'function' is")
     function = fields.required_child("function")
@@ -213,4 +213,4 @@ def _call(fields: RequestFields) -> ToolCall:
         arguments = None
     if not isinstance(arguments, dict):
         raise function.error("arguments", "must be the text of a JSON object")
-    return ToolCall(call_id, name, arguments)
+    return EarlierCall(call_id, name, arguments)
