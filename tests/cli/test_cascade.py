@@ -67,7 +67,7 @@ def test_every_other_look_at_the_same_data_has_less_of_delta(store: SqlStore,
     assert main(["cascade", "calls", "--until", "1970-01-01T00:20"]) == 1, "20 conversations are too few"
     assert number("--since", "1970-01-01T01:00") == 5, "a refusal costs nothing, another beginning does"
     assert main(["cascade", "calls", "--risk", "4"]) == 3, "what may fail with 5 % is not shown with 0.76 %"
-    assert "look 2 at these data: it may fail with 0.76 %, all looks at them together with 5 %" in (
+    assert "interim analysis 2 of these data: it may fail with 0.76 %, all analyses of them together with 5 %" in (
         capsys.readouterr().out)
     later = shadowed(1900)
     put(store, tuple(part[900:] for part in later))  # type: ignore[arg-type]

@@ -63,10 +63,10 @@ def test_the_plan_asks_nobody(rows: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize(("words", "message"), [
     ("data.jsonl", "the small model is either --model or --endpoint"),
-    ("data.jsonl --model x", "the large model is needed: --teacher URL"),
-    ("data.jsonl --model x --teacher http://127.0.0.1:1/v1", "--teacher needs --teacher-name"),
+    ("data.jsonl --model x", "the large model is needed: --large-endpoint URL"),
+    ("data.jsonl --model x --large-endpoint http://127.0.0.1:1/v1", "--large-endpoint needs --large-name"),
     ("data.jsonl --pairs x", "--pairs and DATA are both given"), ("--task t --reask", "--reask goes with DATA"),
-    ("--pairs x --teacher http://127.0.0.1:1/v1", "--teacher goes with DATA")])
+    ("--pairs x --teacher http://127.0.0.1:1/v1", "--large-endpoint goes with DATA")])
 def test_what_cannot_be_is_said(words: str, message: str, rows: Path, monkeypatch: pytest.MonkeyPatch,
                                 capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(rows.parent)

@@ -118,7 +118,7 @@ def test_a_comparison_with_another_candidate_says_nothing_of_this_one(store: Sql
     store.add(answers=[RecordedAnswer("o-r0", "r0", at, "shadow", "other", response=body("both?", "other"))],
               labels=[Label("1", "r0", at + 1, "human", "ann", 0.0, "s-r0", 1.0),
                       Label("2", "r0", at + 2, "human", "ann", 1.0, "o-r0", 1.0)])
-    judged = pairs_store.read(store, TASK, student="mini").pairs[0].judgements
+    judged = pairs_store.read(store, TASK, small_model="mini").pairs[0].judgements
     assert [(one.small, one.large) for one in judged] == [(1.0, 0.0)]
 
 

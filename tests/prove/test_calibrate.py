@@ -106,7 +106,7 @@ def test_several_signals_are_taken_only_if_they_are_better() -> None:
 
 def test_vetoed_answers_are_never_kept_and_values_said_by_nobody_become_a_veto() -> None:
     rows = planted(1500, 6, error=0.05).rows
-    changed = tuple(CalibrationRow(row.exchange, row.unit, row.at_s, row.text, {**row.signals,
+    changed = tuple(CalibrationRow(row.exchange, row.cluster, row.at_s, row.text, {**row.signals,
                                                                                 "absent": float(at % 10 == 0)},
                                    at % 10 == 0, at % 10 == 0) for at, row in enumerate(rows))
     found = calibrated(CalibrationRows(changed, "small", "fidelity", ()))
@@ -118,8 +118,8 @@ def test_vetoed_answers_are_never_kept_and_values_said_by_nobody_become_a_veto()
 def test_rows_come_from_the_store(store: SqlStore) -> None:
     put(store, traffic(40))
     rows = calibration_rows.read(store, "calls", None)
-    assert rows.candidate == "small" and rows.rung == "fidelity" and len(rows.rows) == 40
-    assert [row.unit for row in rows.rows] == [f"c{at}" for at in range(40)]
+    assert rows.candidate == "small" and rows.label_source == "fidelity" and len(rows.rows) == 40
+    assert [row.cluster for row in rows.rows] == [f"c{at}" for at in range(40)]
     assert all(row.differs == row.wrong for row in rows.rows) and any(row.wrong for row in rows.rows)
     with pytest.raises(EvidenceError, match="no request of the task 'other'"):
         calibration_rows.read(store, "other", None)
@@ -130,16 +130,16 @@ def test_labels_judge_what_differs(store: SqlStore) -> None:
     differing = [answer for answer in written[1] if "wrong" in answer.response["choices"][0]["message"]["content"]]  # type: ignore[index]
     put(store, judged(written, {answer.id: float(at % 2) for at, answer in enumerate(differing)}))
     rows = calibration_rows.read(store, "calls", None)
-    assert rows.rung == "human" and len(rows.rows) == 40
+    assert rows.label_source == "human" and len(rows.rows) == 40
     assert sum(row.wrong for row in rows.rows) == (len(differing) + 1) // 2 < sum(row.differs for row in rows.rows)
     with pytest.raises(EvidenceError, match=r"0 of \d+ answers that differ have a label from outcome"):
-        calibration_rows.read(store, "calls", None, rung="outcome")
+        calibration_rows.read(store, "calls", None, label_source="outcome")
 
 
 def test_too_few_labels_are_no_labels(store: SqlStore) -> None:
     written = traffic(40, error=0.5)
     put(store, judged(written, {written[1][0].id: 1.0}))
-    assert calibration_rows.read(store, "calls", None).rung == "fidelity"
+    assert calibration_rows.read(store, "calls", None).label_source == "fidelity"
 
 
 def test_a_rule_is_fitted_on_the_newest_version_of_the_candidate(store: SqlStore) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from brise.evals.example import AnsweredCall, EvalAnswer
 from brise.prove import guards, scoring
-from brise.prove.clusters import complete
 from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import ModelAnswer, Pair
+from brise.prove.scoring import complete
 from brise.stats.sequential_test import NonInferiorityTest
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from brise.prove import interim
-from brise.prove.interim import InterimAnalysis
+from brise.prove import cascade
+from brise.prove.cascade import InterimAnalysis, analysis_number
 from brise.stats import thresholds
 from brise.stats.thresholds import RiskClaim
 from brise.traffic import ledger
@@ -27,22 +27,22 @@ def lines(*bodies: tuple[str, dict[str, Any]]) -> list[LedgerEntry]:
 
 
 def line(found: InterimAnalysis, result: str = "impossible", rule: str | None = None) -> tuple[str, dict[str, Any]]:
-    return interim.LOOK, {"test": found.test, "until_s": found.until_s, "result": result, "rule": rule}
+    return cascade.ANALYSIS, {"test": found.test, "until_s": found.until_s, "result": result, "rule": rule}
 
 
 def test_looks_count_by_what_they_test_and_when_their_data_ended() -> None:
     first, second, fresh = seen("a", 0, 10), seen("b", 5, 10), seen("c", 11, 20)
     entries = lines(line(first), line(first), line(seen("r", 0, 10), "refused"), line(second, rule="r2"),
-                    (interim.RULE, {"digest": "r2", "until_s": 10.0}), line(fresh))
-    assert [interim.number(entries, one) for one in (first, second, fresh)] == [1, 2, 1]
-    assert interim.number(entries, seen("d", 0, 20)) == 4 and interim.number(entries, seen("e", 15, 20)) == 2
-    assert interim.number(entries, seen("f", 21, 30)) == 1
+                    (cascade.RULE, {"digest": "r2", "until_s": 10.0}), line(fresh))
+    assert [analysis_number(entries, one) for one in (first, second, fresh)] == [1, 2, 1]
+    assert analysis_number(entries, seen("d", 0, 20)) == 4 and analysis_number(entries, seen("e", 15, 20)) == 2
+    assert analysis_number(entries, seen("f", 21, 30)) == 1
 
 
 def test_a_rule_from_before_looks_were_written_counts() -> None:
-    entries = lines((interim.RULE, {"digest": "old", "until_s": 10.0}), (interim.RULE, {"digest": "old",
+    entries = lines((cascade.RULE, {"digest": "old", "until_s": 10.0}), (cascade.RULE, {"digest": "old",
                                                                                         "until_s": 10.0}))
-    assert interim.number(entries, seen("a", 10, 20)) == 2 and interim.number(entries, seen("a", 11, 20)) == 1
+    assert analysis_number(entries, seen("a", 10, 20)) == 2 and analysis_number(entries, seen("a", 11, 20)) == 1
 
 
 def broken(runs: int, candidates: int, *, shared: bool) -> float:
@@ -52,7 +52,7 @@ def broken(runs: int, candidates: int, *, shared: bool) -> float:
         entries = list[LedgerEntry]()
         for candidate in range(candidates):
             this = seen(str(candidate), 0, 10)
-            promise = thresholds.of_look(PROMISE, interim.number(entries, this)) if shared else PROMISE
+            promise = thresholds.of_analysis(PROMISE, analysis_number(entries, this)) if shared else PROMISE
             wrong = rng.random(400) < 0.0501
             if thresholds.learn_then_test(np.ones(400), wrong, [0.5], promise) is not None:
                 found += 1

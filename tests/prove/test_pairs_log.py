@@ -11,8 +11,8 @@ import pytest
 from brise.errors import EvidenceError
 from brise.evals.example import AnsweredCall, EvalAnswer
 from brise.prove import baselines, pairs_log, scoring
-from brise.prove.clusters import complete
 from brise.prove.pairs import NO_CONTEXT
+from brise.prove.scoring import complete
 from tests.prove.logs import write
 
 TOOL = {"type": "function", "function": {"name": "play", "parameters": {"type": "object"}}}
@@ -27,7 +27,7 @@ def test_all_fields_are_read(tmp_path: Path) -> None:
         "small": {"role": "assistant", "content": None, "tool_calls": [CALL], "model": "mini", "seconds": 0.2},
         "large": {"content": "no", "finish_reason": "length", "fingerprint": "fp"}, "again": "yes",
         "reference": {"content": "", "tool_calls": [CALL]}, "meta": {"task": "function_call"}}]))
-    assert (pair.id, pair.unit, pair.at_s, pair.labels) == ("one", "talk", 1769860800.0, {"route": "a"})
+    assert (pair.id, pair.cluster, pair.at_s, pair.labels) == ("one", "talk", 1769860800.0, {"route": "a"})
     assert pair.small.answer == EvalAnswer(calls=(AnsweredCall("play", '{"song": "x"}'),)) == pair.reference
     assert pair.small.model == "mini" and pair.small.seconds == 0.2 and pair.large.fingerprint == "fp"
     assert pair.large.answer == EvalAnswer("no", finish="length") and pair.again and pair.again.answer.text == "yes"
@@ -38,7 +38,7 @@ def test_scores_stand_in_for_answers(tmp_path: Path) -> None:
     pairs = pairs_log.read(write(tmp_path / "log.jsonl", [
         {"small_score": at % 2, "large_score": 1, "again_score": 0.5, "rung": "human"} for at in range(40)]))
     scored = scoring.score(pairs, None, None)
-    assert scored.rung == "human" and scored.differences.tolist() == [-1, 0] * 20
+    assert scored.label_source == "human" and scored.differences.tolist() == [-1, 0] * 20
     [again] = baselines.itself(pairs, complete(pairs, scored))
     assert again.what == "score" and again.estimate == 0.5
 
@@ -46,7 +46,7 @@ def test_scores_stand_in_for_answers(tmp_path: Path) -> None:
 def test_rows_that_begin_alike_are_one_unit(tmp_path: Path) -> None:
     pairs = pairs_log.read(write(tmp_path / "log.jsonl", [
         {"prompt": text, "small": "a", "large": "a"} for text in ("x", "y", "x")]))
-    assert pairs[0].unit == pairs[2].unit != pairs[1].unit and [pair.id for pair in pairs] == ["1", "2", "3"]
+    assert pairs[0].cluster == pairs[2].cluster != pairs[1].cluster and [pair.id for pair in pairs] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(("row", "message"), [

@@ -7,8 +7,8 @@ import pytest
 
 from brise.evals.example import AnsweredCall, EvalAnswer
 from brise.prove import scoring
-from brise.prove.clusters import complete
 from brise.prove.pairs import Judgement, ModelAnswer, Pair
+from brise.prove.scoring import complete
 
 
 def pair(at: int, small: EvalAnswer | str, large: EvalAnswer | str, *judgements: Judgement,
@@ -32,12 +32,12 @@ def test_the_best_rung_that_speaks_of_all_pairs_that_differ_is_taken() -> None:
     same = pair(0, "a", "a")
     outcome, human = Judgement("outcome", 1, 0), Judgement("human", 0, 1)
     found = scoring.score([same, pair(1, "a", "b", outcome)], None, None)
-    assert found.rung == "outcome" and found.differences.tolist() == [0, 1]
+    assert found.label_source == "outcome" and found.differences.tolist() == [0, 1]
     mixed = scoring.score([same, pair(1, "a", "b", outcome), pair(2, "a", "b", human), pair(3, "a", "b")], None, None)
-    assert mixed.rung == "human" and mixed.differences[:3].tolist() == [0, 1, -1] and mixed.is_open.tolist()[3]
-    assert scoring.score([same, pair(1, "a", "b")], None, None).rung == "fidelity"
-    assert scoring.score([same], None, None).rung == "fidelity", "no program looked, though nothing differs"
-    assert scoring.score([pair(0, "a", "a", outcome)], None, None).rung == "outcome"
+    assert mixed.label_source == "human" and mixed.differences[:3].tolist() == [0, 1, -1] and mixed.is_open.tolist()[3]
+    assert scoring.score([same, pair(1, "a", "b")], None, None).label_source == "fidelity"
+    assert scoring.score([same], None, None).label_source == "fidelity", "no program looked, though nothing differs"
+    assert scoring.score([pair(0, "a", "a", outcome)], None, None).label_source == "outcome"
 
 
 def test_units_behind_an_open_pair_wait() -> None:

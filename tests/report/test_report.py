@@ -35,7 +35,7 @@ def planted(tmp_path: Path) -> Planted:
 def test_quality_is_that_of_the_labels_with_an_interval_around_it(planted: Planted) -> None:
     planted.requests(400, right=0.9, shadow=0.8)
     found = made(planted).qualities
-    assert found.rung == "outcome" and found.difference is not None
+    assert found.label_source == "outcome" and found.difference is not None
     for name, rate in (("hosted", 0.9), ("small", 0.8)):
         quality = found.systems[name]
         assert quality.low is not None and quality.high is not None
@@ -47,7 +47,7 @@ def test_labels_of_different_rungs_are_not_mixed(planted: Planted) -> None:
     planted.requests(50, right=1.0)
     planted.requests(50, right=0.0, rung="judge")
     found = made(planted).qualities
-    assert found.rung == "outcome" and found.systems["hosted"].estimate == 1.0
+    assert found.label_source == "outcome" and found.systems["hosted"].estimate == 1.0
 
 
 def test_people_who_saw_only_discordant_pairs_give_no_share(planted: Planted) -> None:

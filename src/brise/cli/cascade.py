@@ -5,34 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise import settings
-from brise.cli import number_types, prove_sources, terminal
+from brise.cli import number_types, pair_options, terminal
 from brise.dialects import answers
-from brise.errors import EvidenceError
-from brise.prove import calibrate, calibration_rows, interim
+from brise.prove import cascade as use_case
 from brise.prove.calibrate import Calibration
-from brise.prove.calibration_rows import CalibrationRows
-from brise.prove.interim import InterimAnalysis
+from brise.prove.cascade import CascadeOptions, CascadeResult
+from brise.stats.labels import JUDGEMENT_SOURCES
 from brise.stats.thresholds import RiskClaim
-from brise.switch.rule import to_body
 from brise.switch.state import AUDIT
-from brise.traffic.store import TrafficStore
-from brise.traffic.stores import open_store
 
 IMPOSSIBLE = 3  # the exit status, as of a proof that ends with "not good enough"
-LABELS = ("auto", *calibration_rows.LABELLED, "fidelity")
+LABELS = ("auto", *JUDGEMENT_SOURCES, "fidelity")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    promise = RiskClaim()
+    claim = RiskClaim()
     parser = subparsers.add_parser(
         "cascade", help="certify which answers of a small model may be kept", allow_abbrev=False,
         description="From requests that both models answered, find the confidence from which on a small model's "
@@ -40,14 +32,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "first what is possible at all. Exit status: 0 certified, 3 impossible on these data.",
         epilog="example: brise cascade calls --risk 5 --delta 5")
     parser.add_argument("task", metavar="TASK", help="the workflow, as requests name it")
-    parser.add_argument("--candidate", metavar="MODEL",
+    parser.add_argument("--small-model", "--candidate", metavar="MODEL",
                         help="the small model (default: the one that answered in the shadow)")
-    parser.add_argument("--risk", metavar="PERCENT", type=number_types.percent, default=100 * promise.risk,
-                        help=f"of kept answers that may be wrong (default: {100 * promise.risk:g})")
-    parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * promise.delta,
-                        help="with which the promise itself may fail, by bad luck, over all looks at these data "
-                             f"(default: {100 * promise.delta:g})")
-    parser.add_argument("--labels", choices=LABELS, default="auto",
+    parser.add_argument("--risk", metavar="PERCENT", type=number_types.percent, default=100 * claim.risk,
+                        help=f"of kept answers that may be wrong (default: {100 * claim.risk:g})")
+    parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * claim.delta,
+                        help="with which the guarantee itself may fail, by bad luck, over all interim analyses of "
+                             "these data "
+                             f"(default: {100 * claim.delta:g})")
+    parser.add_argument("--label-source", "--labels", choices=LABELS, default="auto",
                         help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
                              "the hosted model's (fidelity); auto: the best there is (default: auto)")
     parser.add_argument("--score", choices=answers.SCORERS, default="auto",
@@ -56,9 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--signal", metavar="NAME", action="append",
                         help="look at this signal only; may be repeated (default: the best one, or all if together "
                              "they are better)")
-    parser.add_argument("--since", metavar="TIME", type=prove_sources.moment,
+    parser.add_argument("--since", metavar="TIME", type=pair_options.moment,
                         help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
-    parser.add_argument("--until", metavar="TIME", type=prove_sources.moment, help="only what was asked before")
+    parser.add_argument("--until", metavar="TIME", type=pair_options.moment, help="only what was asked before")
     parser.add_argument("--dry-run", action="store_true",
                         help="write no rule into the ledger; it is a look all the same")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -67,55 +60,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    promise = RiskClaim(args.risk / 100, args.delta / 100)
-    with closing(open_store(args.store, settings.read().home, must_exist=True)) as store:
-        rows = calibration_rows.read(store, args.task, args.candidate, args.since, args.until, rung=args.labels,
-                                     scorer=args.score)
-        look = interim.look(store, rows, args.task, promise, args.score, args.signal)
-        found = _looked(store, rows, look, args)
-        if found.rule is not None and not args.dry_run:
-            store.append("cascade", to_body(found.rule))
+    result = use_case.run(CascadeOptions(
+        args.task, args.small_model, RiskClaim(args.risk / 100, args.delta / 100), args.label_source, args.score,
+        None if args.signal is None else tuple(args.signal), args.since, args.until, args.dry_run, args.store))
     if args.json:
-        terminal.result(json.dumps(_document(rows, found, look), indent=2))
+        terminal.result(json.dumps(result.to_json(), indent=2))
     else:
-        _show(rows, found, look, is_kept=not args.dry_run)
-    return 0 if found.rule is not None else IMPOSSIBLE
+        _show(result, is_kept=not args.dry_run)
+    return 0 if result.calibration.rule is not None else IMPOSSIBLE
 
 
-def _looked(store: TrafficStore, rows: CalibrationRows, look: InterimAnalysis, args: argparse.Namespace) -> Calibration:
-    """What these data say, written into the ledger before it is told."""
-    try:
-        found = calibrate.calibrate(rows, args.task, look.share, scorer=args.score, audit=AUDIT, signals=args.signal)
-    except EvidenceError as error:
-        interim.record(store, look, interim.REFUSED, why=str(error.args[0]))
-        raise
-    interim.record(store, look, "impossible" if found.rule is None else "certified",
-                   rule=None if found.rule is None else found.rule.digest, why=found.why)
-    return found
-
-
-def _document(rows: CalibrationRows, found: Calibration, look: InterimAnalysis) -> dict[str, Any]:
-    return {"task": found.draft.task, "candidate": rows.candidate, "risk": look.promise.risk,
-            "delta": look.promise.delta, "look": {"number": look.number, "delta": look.share.delta},
-            "labels": rows.rung, "rows": len(rows.rows),
-            "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
-            "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
-            "vetoes": list(found.draft.vetoes), "rule": None if found.rule is None else to_body(found.rule),
-            "why_not": found.why or None, "saving_usd": found.saving_usd}
-
-
-def _show(rows: CalibrationRows, found: Calibration, look: InterimAnalysis, *, is_kept: bool) -> None:
+def _show(result: CascadeResult, *, is_kept: bool) -> None:
+    rows, found, analysis = result.rows, result.calibration, result.analysis
     console = Console(width=110, highlight=False)
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
     say(f"{found.draft.task}: {rows.candidate} beside the hosted model, {len(rows.rows)} answers")
-    say(f"wrong is: {_WRONG[rows.rung]}")
+    say(f"wrong is: {_WRONG[rows.label_source]}")
     for number, reason in rows.left_out:
         say(f"left out: {number} answers: {reason}")
-    say(f"look {look.number} at these data: it may fail with {100 * look.share.delta:.2g} %, all looks at them "
-        f"together with {100 * look.promise.delta:g} %")
+    say(f"interim analysis {analysis.number} of these data: it may fail with {100 * analysis.share.delta:.2g} %, "
+        f"all analyses of them together with {100 * analysis.claim.delta:g} %")
     console.print(_feasible(found))
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
     say(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}")
@@ -124,7 +91,7 @@ def _show(rows: CalibrationRows, found: Calibration, look: InterimAnalysis, *, i
         return
     rule = found.rule
     say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
-        f"{_percents(look.promise.risk)} are wrong, with {100 * (1 - look.share.delta):.4g} % certainty; "
+        f"{_percents(analysis.claim.risk)} are wrong, with {100 * (1 - analysis.share.delta):.4g} % certainty; "
         f"{_percents(rule.kept)} of answers are kept ({rule.units} answers of {rule.clusters} conversations, "
         f"{rule.method})")
     saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,19 +12,12 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from brise import settings
-from brise.cli import chat_options, prove_sources, terminal
-from brise.errors import EvidenceError
-from brise.evals.answerer import AnswerSettings
-from brise.evals.endpoint import Endpoint, EndpointAnswerer
+from brise.cli import chat_options, pair_options, terminal
+from brise.cli.progress_bar import TerminalWatcher
 from brise.evals.example import EvalAnswer
-from brise.prove import judge as judges
-from brise.prove import label_queue, scoring
-from brise.prove.label_book import Book, FileBook, StoreBook, Verdict
+from brise.prove import label, label_queue
+from brise.prove.label import PARALLEL, JudgeOptions, LabelOptions, LabelSession, LabelSummary
 from brise.prove.label_queue import Question
-from brise.prove.pairs import Pair
-from brise.prove.prove import Terms, plan
-from brise.prove.scoring import PairScores
 from brise.text.conversation import plain_text
 
 KEYS: Mapping[str, str] = {"a": "a", "b": "b", "both": "both", "+": "both", "neither": "neither", "-": "neither"}
@@ -38,36 +30,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Look at the pairs of answers that differ, and say which is good: a, b, both (or +), neither (or "
                     "-), skip or quit. Nobody sees which model wrote what; one in ten pairs comes twice.",
         epilog="example: brise label --task tickets")
-    prove_sources.add_arguments(parser)
-    prove_sources.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
+    pair_options.add_arguments(parser)
+    pair_options.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
     parser.add_argument("--who", metavar="NAME", default="person", help="who judges (default: person)")
-    add_arguments(parser)
+    _add_judge(parser)
     parser.add_argument("--number", metavar="N", type=chat_options.count, help="end after N questions (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
-    prove_sources.check(args)
-    endpoint = check(args)
-    if args.pairs is not None and args.judgements is None:
-        raise EvidenceError("--pairs needs --judgements FILE, in which the verdicts are kept")
-    with prove_sources.opened(args) as store:
-        found = prove_sources.find(args, store, settle_s=0.0)
-        pairs = found.chosen.pairs
-        book: Book = FileBook(args.judgements) if store is None or args.pairs is not None else StoreBook(store, pairs)
-        scored = scoring.score(pairs, "human", None)
-        if endpoint is not None:
-            ask(args, endpoint, pairs, scored, book)
-            return 0
-        questions = [question for question in label_queue.queue(pairs, scored, book.verdicts())
-                     if args.draw is None or scoring.is_drawn(question.pair, args.draw)]
-        terminal.note(f"{len(questions)} questions; a, b, both, neither, skip or quit, then Enter")
-        given = _ask(questions[:args.number], book, args.who)
-        terminal.result(f"{given} verdicts given, {len(questions) - given} questions are left")
-        _summary(pairs, scored, book.verdicts())
+    options = LabelOptions(pair_options.options_of(args), args.draw, args.who, args.number, JudgeOptions(
+        args.judge_endpoint, args.judge_model, args.judge_key_env, args.rubric, args.send_traffic, args.parallel))
+    if label.check(options) is not None:
+        judged = label.ask_judge(options, TerminalWatcher())
+        terminal.result(f"{judged.verdicts} verdicts of {judged.who}; {judged.still_open} pairs stay open: no clear "
+                        "answer")
+        return 0
+    with label.session(options) as session:
+        number = len(session.questions)
+        terminal.note(f"{number} questions; a, b, both, neither, skip or quit, then Enter")
+        given = _ask(session, session.questions[:args.number])
+        terminal.result(f"{given} verdicts given, {number - given} questions are left")
+        _summary(session.summary())
     return 0
 
 
-def _ask(questions: Sequence[Question], book: Book, who: str) -> int:
+def _ask(session: LabelSession, questions: Sequence[Question]) -> int:
     """Asks until the questions end, somebody quits, or nobody answers any more."""
     console, given = Console(highlight=False), 0
     for number, question in enumerate(questions, 1):
@@ -77,8 +64,7 @@ def _ask(questions: Sequence[Question], book: Book, who: str) -> int:
             break
         if choice == "skip":
             continue
-        small, large = question.scores(next(known for known in label_queue.CHOICES if known == choice))
-        book.write(question.pair, Verdict(question.pair.id, small, large, who, time.time(), question.is_second))
+        session.answer(question, next(known for known in label_queue.CHOICES if known == choice))
         given += 1
     return given
 
@@ -122,27 +108,19 @@ def _plain(text: str) -> Text:
     return Text(shown if len(shown) <= SHOWN_CHARACTERS else f"...{shown[-SHOWN_CHARACTERS:]}")
 
 
-def _summary(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]) -> None:
-    first = {verdict.pair for verdict in verdicts if not verdict.is_second}
-    differing = [pair.id for pair, differs in zip(pairs, scored.differs, strict=True) if differs]
-    needed = plan(pairs, scored, Terms()).labels
-    judged = sum(id in first for id in differing)
-    terminal.result(f"{judged} of {len(differing)} pairs that differ are judged; the plan for 2 points needs about "
-                    f"{needed}, {max(needed - judged, 0)} more")
-    steady = label_queue.steadiness(verdicts)
-    if steady is not None:
-        terminal.result(f"{steady.pairs} were judged twice: the same verdict in {100 * steady.same:.0f} %, kappa "
-                        f"{steady.kappa:.2f}")
+def _summary(found: LabelSummary) -> None:
+    terminal.result(f"{found.judged} of {found.differing} pairs that differ are judged; the plan for 2 points needs "
+                    f"about {found.needed}, {max(found.needed - found.judged, 0)} more")
+    if found.steady is not None:
+        terminal.result(f"{found.steady.pairs} were judged twice: the same verdict in {100 * found.steady.same:.0f} %, "
+                        f"kappa {found.steady.kappa:.2f}")
 
 
-PARALLEL = 4
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Who judges, by what, and how."""
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    """A model in place of a person."""
     parser.add_argument("--judge-endpoint", metavar="URL",
-                        help="ask a model at an OpenAI-compatible endpoint, instead of a person; its labels are of the "
-                             "rung judge")
+                        help="ask a model at an OpenAI-compatible endpoint, instead of a person; its labels have the "
+                             "source judge")
     parser.add_argument("--judge-model", metavar="NAME", help="the model at the endpoint")
     parser.add_argument("--judge-key-env", metavar="VARIABLE", help="environment variable with the endpoint's key")
     parser.add_argument("--rubric", metavar="FILE", type=Path,
@@ -152,47 +130,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the endpoint is not on this machine, and may see requests and answers")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=PARALLEL,
                         help=f"pairs that the judge looks at at one time (default: {PARALLEL})")
-
-
-def check(args: argparse.Namespace) -> Endpoint | None:
-    """None: a person is asked."""
-    if args.judge_endpoint is None:
-        given = next((name for name in ("judge_model", "judge_key_env", "rubric", "send_traffic") if vars(args)[name]),
-                     None)
-        if given is not None:
-            raise EvidenceError(f"--{given.replace('_', '-')} is for a judge", hint="--judge-endpoint URL")
-        return None
-    if args.judge_model is None:
-        raise EvidenceError("--judge-endpoint needs --judge-model NAME")
-    if args.draw is not None:
-        raise EvidenceError("--draw is for people, a judge looks at every pair that differs")
-    key = None if args.judge_key_env is None else settings.secret(args.judge_key_env)
-    endpoint = Endpoint(args.judge_endpoint, args.judge_model, key)
-    if not endpoint.is_here and not args.send_traffic:
-        raise EvidenceError(f"the judge at {args.judge_endpoint} is not on this machine, and would see requests and "
-                            "answers", hint="--send-traffic allows it; brise serve MODEL is one on this machine")
-    return endpoint
-
-
-def ask(args: argparse.Namespace, endpoint: Endpoint, pairs: Sequence[Pair], scored: PairScores, book: Book) -> None:
-    """Every pair without a word of this judge; each verdict is kept as it comes."""
-    answerer = EndpointAnswerer(endpoint, AnswerSettings(judges.MOST_TOKENS), parallel=args.parallel)
-    judge = judges.Judge(answerer) if args.rubric is None else judges.Judge(answerer, _text(args.rubric))
-    waiting = judges.open_pairs(pairs, scored, book.verdicts("judge"), judge.who)[:args.number]
-    terminal.note(f"{len(waiting)} pairs, each twice; requests and answers go to {endpoint.url}")
-    given = 0
-    try:
-        for pair, verdict in judges.ask_all(judge, waiting):
-            if verdict is not None:
-                book.write(pair, verdict)
-                given += 1
-    finally:
-        answerer.close()
-    terminal.result(f"{given} verdicts of {judge.who}; {len(waiting) - given} pairs stay open: no clear answer")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError(f"cannot read the rubric {str(path)!r}: {error}") from None

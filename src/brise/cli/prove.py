@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from brise.cli import (
-    prove_certificate,
-    prove_live,
-    prove_options,
-    prove_report,
-    prove_sources,
-    prove_verify,
-    terminal,
-)
-from brise.cli.prove_sources import PairSource
-from brise.evals import data
-from brise.evals.example import EvalExample
-from brise.evals.scorers import Scorer
-from brise.prove import baselines, candidates, certificates, guards, open_tests, overlap, scoring
-from brise.prove.about import About
-from brise.prove.baselines import BaselineResult
-from brise.prove.candidates import Shown
-from brise.prove.pairs import Pair
-from brise.prove.prove import Proof, plan, prove
-from brise.prove.scorer import scorer_of
-from brise.report import document, html, proof_page
-from brise.traffic.store import TrafficStore
+from brise.cli import chat_options, number_types, pair_options, prove_report, terminal
+from brise.cli.number_types import Within
+from brise.cli.progress_bar import TerminalWatcher
+from brise.evals import scorers
+from brise.prove import options as given
+from brise.prove import run as use_case
+from brise.prove import verify
+from brise.prove.guards import REFUSAL, Margins
+from brise.prove.options import LiveOptions, ProveOptions, ScoringOptions, SmallModelOptions
+from brise.prove.proof import Terms
+from brise.prove.scoring import JUDGED_SHARE
+from brise.prove.verify import VerifyOptions
+from brise.report import html, proof_page
+from brise.stats.labels import LABEL_SOURCES
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
+GUARDS = ("latency", "valid", "refusals", "length")
+OPEN_SHARE = Within(0, 1, "a share over 0, under 1,", above=True, below=True)
+SECONDS = Within(0, 86400, "a number of seconds from 0, under 86400,", below=True)
+RATIO = Within(1, 1000, "a ratio over 1, under 1000,", above=True, below=True)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,77 +37,181 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Compare the answers of a small and a large model to the same requests, and say whether the small "
                     "one may take over, by a test that may be looked at every day. Exit status: 0 promote, 3 not good "
                     "enough, 4 undecided.",
-        epilog="example: brise prove --pairs log.jsonl --delta 2")
-    prove_options.add_arguments(parser)
+        epilog="example: brise prove --pairs log.jsonl --margin 2")
+    _add_live(parser)
+    pair_options.add_arguments(parser)
+    _add_clusters(parser)
+    _add_small_model(parser)
+    _add_claim(parser)
+    _add_scoring(parser)
+    _add_guards(parser)
+    _add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    prove_options.check(args)
+    options = options_of(args)
     if args.verify is not None:
-        return prove_verify.run(args)
-    if not args.data:
-        prove_sources.check(args)
-    with prove_sources.opened(args, is_optional=bool(args.data)) as store:
-        found = prove_live.find(args) if args.data else prove_sources.find(
-            args, store, unit=args.unit, settle_s=args.settle)
-        train = data.read(args.train) if args.train else ()
-        notes = overlap.require_none_trained_on(found.chosen.pairs, train)
-        if args.adapter is not None:
-            overlap.require_newer_than(found.chosen.pairs, args.adapter)
-        return _proven(args, replace(found, notes=(*found.notes, *notes)), store, train)
-
-
-def _proven(args: argparse.Namespace, found: PairSource, store: TrafficStore | None,
-            train: Sequence[EvalExample]) -> int:
-    pairs = found.chosen.pairs
-    if store is not None:
-        open_tests.require_unexported(store, found.task, {pair.id for pair in pairs})
-    scorer = scorer_of(args.score, args.scorer, pairs)
-    scored = scoring.score(pairs, args.rung, scorer, args.figure, args.draw or scoring.JUDGED_SHARE)
-    around = document.about(found.task, found.source, pairs, left_out=found.chosen.left_out,
-                            changes=found.chosen.changes, unit=args.unit or "conversation", notes=found.notes)
-    terms = prove_options.terms_of(args, args.candidate or 1)
-    defined = candidates.definition(terms, scored, pairs, {
-        "unit": args.unit, "settle_s": args.settle, "any_context": args.any_context})
-    if store is not None:
-        terms = replace(terms, candidate=candidates.number(store.ledger(), Shown(
-            around.task, around.student, around.fingerprint, defined, around.since_s, around.until_s)))
-    planned = plan(pairs, scored, terms, args.psi)
-    if args.plan_only:
-        _show(args, document.planned(around, planned, terms))
-        return 0
-    proof = prove(pairs, scored, terms, planned)
-    beside, notes = _baselines(pairs, proof, scorer, train)
-    notes += guards.not_asked(proof.guards, terms.margins) + _calibrated(store, around)
-    report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
-    place = prove_certificate.keep(args, found, around, proof, store, report, defined)
-    report["certificate"] = None if place is None else str(place)
-    _show(args, report)
-    if args.html is not None:
-        html.write(args.html, proof_page.render(report))
-        terminal.note(f"the page is in {args.html}")
-    return STATUS[proof.verdict]
-
-
-def _calibrated(store: TrafficStore | None, around: About) -> list[str]:
-    """Whether these data are those on which a threshold for escalation was set: then they speak twice."""
-    until_s = None if store is None else certificates.calibrated_until(store, around.task, around.student)
-    if until_s is None or around.since_s is None or around.since_s >= until_s:
-        return []
-    time = document.time_words(until_s)
-    return [f"brise cascade set its threshold on data up to {time}, some of which are in this window; --since {time} "
-            "would keep them apart"]
-
-
-def _show(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
+        given.check(options)
+        return _verified(VerifyOptions(args.verify, options.pairs), as_json=args.json)
+    result = use_case.run(options, TerminalWatcher())
+    if result.certificate_path is not None:
+        terminal.note(f"the certificate is in {result.certificate_path}, good for {options.expires_days} days")
     if args.json:
-        terminal.result(json.dumps(report, indent=2, allow_nan=False))
+        terminal.result(json.dumps(result.document, indent=2, allow_nan=False))
     else:
-        prove_report.show(report)
+        prove_report.show(result.document)
+    if result.verdict is None:
+        return 0
+    if args.html is not None:
+        html.write(args.html, proof_page.render(result.document))
+        terminal.note(f"the page is in {args.html}")
+    return STATUS[result.verdict]
 
 
-def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
-               train: Sequence[EvalExample]) -> tuple[list[BaselineResult], list[str]]:
-    classical, why_not = baselines.classical_if_it_can(pairs, proof.units, scorer, train, proof.terms.gate)
-    found = baselines.itself(pairs, proof.units) + ([] if classical is None else [classical])
-    return found, [] if why_not is None else [why_not]
+def options_of(args: argparse.Namespace) -> ProveOptions:
+    """What the command line says; points become shares."""
+    return ProveOptions(
+        pair_options.options_of(args, cluster=args.cluster, settle_s=args.settle),
+        LiveOptions(tuple(args.data), args.endpoint, args.name, args.key_env, args.large_endpoint, args.large_name,
+                    args.large_key_env, args.reask, args.answers, tuple(args.conversation or ()), args.max_tokens,
+                    args.parallel),
+        SmallModelOptions(args.model, args.adapter, args.any_base),
+        Terms(args.margin / 100, args.alpha, power=args.power, slice_delta=args.slice_margin / 100,
+              dimensions=None if args.slice is None else tuple(args.slice), margins=_margins(args)),
+        ScoringOptions(args.label_source, args.draw, args.score, args.scorer, args.figure), args.discordance,
+        args.candidate, tuple(args.train or ()), args.certificate, args.expires, args.plan_only)
+
+
+def _verified(options: VerifyOptions, *, as_json: bool) -> int:
+    """Exit status 0 if nothing is wrong, 3 if something is."""
+    found = verify.verify(options)
+    if as_json:
+        terminal.result(json.dumps(found.to_json(), indent=2))
+    else:
+        for check in found.checks:
+            sign = {True: "ok", False: "WRONG", None: "not looked at"}[check.passed]
+            terminal.result(f"{check.name}: {sign}: {check.said}")
+    return 0 if found.is_sound else 3
+
+
+def _margins(args: argparse.Namespace) -> Margins:
+    off = frozenset(args.without or ())
+    return Margins(
+        None if "latency" in off else args.p95_margin, None if "valid" in off else args.valid_margin / 100,
+        None if "refusals" in off else args.refusal_margin / 100, None if "length" in off else args.length_ratio,
+        refusal_words=args.refusal or REFUSAL)
+
+
+def _add_live(parser: argparse.ArgumentParser) -> None:
+    """Two models that answer now."""
+    parser.add_argument("data", metavar="DATA", nargs="*", type=Path,
+                        help="or let both models answer now: files or folders of examples, as `brise eval` reads them")
+    parser.add_argument("--endpoint", metavar="URL",
+                        help="with DATA: the small model is at this server with OpenAI's API (or it is --model)")
+    parser.add_argument("--name", metavar="NAME", help="the small model at --endpoint")
+    parser.add_argument("--key-env", metavar="VARIABLE",
+                        help="the environment variable that holds the key of --endpoint")
+    parser.add_argument("--large-endpoint", "--teacher", metavar="URL",
+                        help="with DATA: the server with OpenAI's API of the large model")
+    parser.add_argument("--large-name", "--teacher-name", metavar="NAME", help="the large model there")
+    parser.add_argument("--large-key-env", "--teacher-key-env", metavar="VARIABLE",
+                        help="the environment variable that holds the key of --large-endpoint")
+    parser.add_argument("--reask", action="store_true",
+                        help="ask the large model everything twice, to see how far it agrees with itself")
+    parser.add_argument("--answers", metavar="FOLDER", type=Path,
+                        help="keep the answers there; the same command goes on where it was broken off")
+    parser.add_argument("--conversation", metavar="FIELD", action="append",
+                        help="with DATA: field that tells conversations apart, such as meta.seed; may be given several "
+                             "times")
+    parser.add_argument("--max-tokens", metavar="N", type=chat_options.count, default=given.MAX_TOKENS,
+                        help=f"with DATA: longest answer in tokens (default: {given.MAX_TOKENS})")
+    parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=given.PARALLEL,
+                        help=f"with DATA: examples that are asked at one time (default: {given.PARALLEL})")
+
+
+def _add_clusters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", "--unit", metavar="LABEL",
+                        help="the label that tells independent clusters apart (default: the conversation)")
+    parser.add_argument("--settle", metavar="SECONDS", type=SECONDS, default=given.SETTLE_S,
+                        help="of captured conversations only what was asked in their first SECONDS counts, and only "
+                             "when these are over, so that no later analysis changes an earlier one (default: 3600)")
+
+
+def _add_small_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="MODEL",
+                        help="what the small model is: a name that `brise models` lists, a .gguf file, or a folder. "
+                             "Its digests go into the certificate, and with DATA it answers")
+    parser.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="and its adapter: no pair may be older than it")
+    parser.add_argument("--any-base", action="store_true",
+                        help="take the adapter although its lineage names another model")
+
+
+def _add_claim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--margin", "--delta", metavar="POINTS", type=number_types.percent, default=2.0,
+                        help="points that the small model may be worse (default: 2)")
+    parser.add_argument("--alpha", metavar="SHARE", type=OPEN_SHARE, default=0.05,
+                        help="how often a worse one may be promoted, over all candidates (default: 0.05)")
+    parser.add_argument("--power", metavar="SHARE", type=OPEN_SHARE, default=0.9,
+                        help="how surely the plan wants to show an equal one (default: 0.9)")
+    parser.add_argument("--discordance", "--psi", metavar="SHARE", type=OPEN_SHARE,
+                        help="for the plan: the share of answers that will differ (default: as in the data)")
+    parser.add_argument("--candidate", metavar="K", type=chat_options.count,
+                        help="this is the K-th small model that is tried on these data (default: 1)")
+    parser.add_argument("--slice", metavar="LABEL", action="append",
+                        help="prove each value of this label by itself, or of length or writing; may be given several "
+                             "times (default: every label of 2 to 20 values, length and writing)")
+    parser.add_argument("--slice-margin", "--slice-delta", metavar="POINTS", type=number_types.percent, default=5.0,
+                        help="points that it may be worse in a slice (default: 5)")
+    parser.add_argument("--plan-only", action="store_true", help="say what it takes, and look at nothing")
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    names = tuple(name for name in scorers.built_in(()) if name != "perplexity")
+    parser.add_argument("--label-source", "--rung", choices=LABEL_SOURCES, metavar="NAME",
+                        help=f"who says what an answer is worth: {', '.join(LABEL_SOURCES)} (default: the best one "
+                             "that speaks of all pairs that differ)")
+    pair_options.add_draw(parser, "with the label source judge: the share of its opinions that `brise label --draw` "
+                                  f"asked people about (default: {JUDGED_SHARE:g})")
+    parser.add_argument("--score", choices=names, metavar="NAME",
+                        help=f"how answers are compared with references: {', '.join(names)} (default: by meta.task)")
+    parser.add_argument("--scorer", metavar="FILE.py:FUNCTION",
+                        help="compare with your own function, which gets (example, answer); its file is run")
+    parser.add_argument("--figure", metavar="NAME", help="the figure of the score that counts, such as slot_f1")
+    parser.add_argument("--train", metavar="FILE", action="append", type=Path,
+                        help="what the small model was tuned on: no pair may be of it, and the TF-IDF baseline learns "
+                             "from it; may be given several times")
+
+
+def _add_guards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--p95-margin", metavar="SECONDS", type=SECONDS, default=1.0,
+                        help="how much slower the slowest twentieth may be (default: 1)")
+    parser.add_argument("--valid-margin", metavar="POINTS", type=number_types.percent, default=2.0,
+                        help="points that the share of valid answers may be lower (default: 2)")
+    parser.add_argument("--refusal-margin", metavar="POINTS", type=number_types.percent, default=2.0,
+                        help="points that the share of refusals may be higher (default: 2)")
+    parser.add_argument("--refusal", metavar="PATTERN", type=_pattern,
+                        help="regular expression of a refusal's first words (default: usual ones of five languages)")
+    parser.add_argument("--length-ratio", metavar="R", type=RATIO, default=3.0,
+                        help="four of five answers must be within 1/R to R times the large one's length (default: 3)")
+    parser.add_argument("--without", choices=GUARDS, action="append", metavar="NAME",
+                        help=f"leave one out: {', '.join(GUARDS)}; may be given several times")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the report as a page, too")
+    parser.add_argument("--certificate", metavar="FILE", type=Path,
+                        help="where the certificate of a promotion is written (default: beside the store)")
+    parser.add_argument("--expires", metavar="DAYS", type=chat_options.count, default=given.EXPIRES_DAYS,
+                        help=f"how long it is good for (default: {given.EXPIRES_DAYS})")
+    parser.add_argument("--verify", metavar="CERTIFICATE", type=Path,
+                        help="replay a certificate instead, and say where it parts from the data")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: no regular expression: {error}") from None
+    return text

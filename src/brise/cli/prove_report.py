@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise.report import document
+from brise.prove import document
 
 WIDTH = 110
 STYLES: Mapping[str, str] = {"promote": "bold green", "not good enough": "bold red", "undecided": "bold yellow"}

@@ -117,7 +117,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], ca
 
 
 def _quality(report: SwitchReport) -> Table:
-    rung, gap = report.qualities.rung, report.qualities.difference
+    rung, gap = report.qualities.label_source, report.qualities.difference
     rows = [[NAMES[name], figures.percent(found.estimate), figures.interval(found.low, found.high),
              figures.count(found.rows), figures.count(found.conversations)]
             for name, found in report.qualities.systems.items()]

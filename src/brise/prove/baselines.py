@@ -13,8 +13,8 @@ from brise.evals.example import EvalExample
 from brise.evals.measure import bounded, of_rows
 from brise.evals.scorers import Scorer
 from brise.prove import scoring
-from brise.prove.clusters import PairClusters
 from brise.prove.pairs import Pair
+from brise.prove.scoring import PairClusters
 from brise.stats import sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, unit_means
 from brise.stats.sequential_test import NonInferiorityTest, Verdict
@@ -22,7 +22,7 @@ from brise.stats.sequential_test import NonInferiorityTest, Verdict
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """Another system on the same units: how it scores, or how often it says the same, and what the gate says of it."""
+    """Another system on the same clusters: how it scores, or how often it says the same, and its own test's verdict."""
 
     name: str
     what: str
@@ -34,11 +34,11 @@ class BaselineResult:
     evidence: float | None = None
 
 
-def itself(pairs: Sequence[Pair], units: PairClusters) -> list[BaselineResult]:
+def itself(pairs: Sequence[Pair], clusters: PairClusters) -> list[BaselineResult]:
     """How often the large model repeats its own answer, and what its second answers are worth, as far as either is
     known.
     """
-    rows = units.of(pairs)
+    rows = clusters.of(pairs)
     same = {at: float(scoring.same(pair.again.answer, pair.large.answer)) for at, pair in enumerate(rows)
             if pair.again is not None}
     worth = {at: judgement.again for at, pair in enumerate(rows) for judgement in pair.judgements
@@ -48,17 +48,17 @@ def itself(pairs: Sequence[Pair], units: PairClusters) -> list[BaselineResult]:
 
 def _again(what: str, values: Mapping[int, float], rows: Sequence[Pair]) -> BaselineResult:
     found = bounded(of_rows([{what: (value, 1.0)} for value in values.values()], [what])[0],
-                    [rows[at].unit for at in values])
+                    [rows[at].cluster for at in values])
     return BaselineResult("the large model, asked again", what, found.estimate, found.low, found.high, len(values))
 
 
-def classical(pairs: Sequence[Pair], units: PairClusters, scorer: Scorer, train: Sequence[EvalExample],
-              promise: NonInferiorityTest) -> BaselineResult:
+def classical(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer, train: Sequence[EvalExample],
+              test: NonInferiorityTest) -> BaselineResult:
     """TF-IDF with a linear model, which learns from `train` and is put to the same test as the small model.
 
     Where nobody knows the right answer, the large model's is learned and counted as right.
     """
-    rows = units.of(pairs)
+    rows = clusters.of(pairs)
     examples = [pair.example(pair.reference or pair.large.answer) for pair in rows]
     answerer = baseline.BaselineAnswerer("tfidf", baseline.without(train, examples), classifies=True)
     answerer.prepare(examples)
@@ -66,22 +66,23 @@ def classical(pairs: Sequence[Pair], units: PairClusters, scorer: Scorer, train:
     figure = scoring.figure_of(scorer)
     own = scoring.values(scorer, figure, examples, given)
     large = scoring.values(scorer, figure, examples, [pair.large.answer for pair in rows])
-    means = unit_means(own - large, units.of_row)
-    outcome = sequential_test.decide(means, promise) if len(means) >= MIN_CLUSTERS else None
-    found = bounded(of_rows([{"right": (float(value), 1.0)} for value in own], ["right"])[0], units.of_row)
+    means = unit_means(own - large, clusters.of_row)
+    outcome = sequential_test.decide(means, test) if len(means) >= MIN_CLUSTERS else None
+    found = bounded(of_rows([{"right": (float(value), 1.0)} for value in own], ["right"])[0], clusters.of_row)
     return BaselineResult(answerer.name, figure, found.estimate, found.low, found.high, len(rows),
                           None if outcome is None else outcome.verdict,
                           None if outcome is None else float(np.max(outcome.path)))
 
 
-def classical_if_it_can(pairs: Sequence[Pair], units: PairClusters, scorer: Scorer | None, train: Sequence[EvalExample],
-                        promise: NonInferiorityTest) -> tuple[BaselineResult | None, str | None]:
+def classical_if_it_can(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer | None,
+                        train: Sequence[EvalExample],
+                        test: NonInferiorityTest) -> tuple[BaselineResult | None, str | None]:
     """For a classification with rows to learn from; else why there is none."""
     if scorer is None or scorer.name != "class":
         return None, None
     if not train:
         return None, "no TF-IDF baseline: nothing to learn from was given (--train)"
     try:
-        return classical(pairs, units, scorer, train, promise), None
+        return classical(pairs, clusters, scorer, train, test), None
     except (MissingExtraError, EvidenceError) as error:
         return None, f"no TF-IDF baseline: {error.args[0]}"

@@ -70,7 +70,7 @@ def calibrate(rows: CalibrationRows, task: str, promise: RiskClaim, *, scorer: s
         cascade.units_needed(confidences, wrong, promise), cascade.least_units(promise))
     thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, promise) if value > NEVER]
     later_confidences, later_wrong = _judged(draft, later), _wrong(later)
-    found, method = cascade.certify(later_confidences, later_wrong, [row.unit for row in later], thresholds, promise)
+    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later], thresholds, promise)
     if found is None:
         return Calibration(feasibility, draft, None, _why_not(feasibility, promise), None)
     rule = _certified(draft, found, method, later, later_confidences)
@@ -79,13 +79,14 @@ def calibrate(rows: CalibrationRows, task: str, promise: RiskClaim, *, scorer: s
 
 def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], tuple[CalibrationRow, ...]]:
     """Whole conversations: a third of them that began first, and the others."""
-    names = list(dict.fromkeys(row.unit for row in rows))
+    names = list(dict.fromkeys(row.cluster for row in rows))
     earlier = set(names[:round(FITTED * len(names))])
     if min(len(earlier), len(names) - len(earlier)) < MIN_CLUSTERS:
         raise EvidenceError(f"there are {len(names)} independent conversations, at least {3 * MIN_CLUSTERS} are "
                             "needed: a third to choose the rule, the others to certify it",
                             hint="collect more; more rows of the same conversations do not help")
-    return (tuple(row for row in rows if row.unit in earlier), tuple(row for row in rows if row.unit not in earlier))
+    return (tuple(row for row in rows if row.cluster in earlier),
+            tuple(row for row in rows if row.cluster not in earlier))
 
 
 def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, promise: RiskClaim, scorer: str,
@@ -111,7 +112,7 @@ def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, p
     terms = tuple(Term(name, float(fitted.means[at]), float(fitted.scales[at]), float(fitted.weights[at]))
                   for at, name in enumerate(chosen))
     return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, promise.risk, promise.delta, 0.0, 1.0, "", 0, 0,
-                0.0, 0.0, all_rows.rung, scorer, RuleBaseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
+                0.0, 0.0, all_rows.label_source, scorer, RuleBaseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
                 centres if "novelty" in chosen else "", all_rows.fingerprint)
 
 
@@ -127,7 +128,7 @@ def _best(rows: Sequence[CalibrationRow], names: Sequence[str]) -> list[str]:
 def _held_out(rows: Sequence[CalibrationRow], names: Sequence[str]) -> float:
     """AUROC of the rule of many signals on the conversations of each fold, fitted on the others."""
     wrong = _wrong(rows)
-    odds = logistic.out_of_fold(_matrix(rows, names), 1 - wrong, [row.unit for row in rows], FOLDS)
+    odds = logistic.out_of_fold(_matrix(rows, names), 1 - wrong, [row.cluster for row in rows], FOLDS)
     return cascade.auroc(odds, wrong)
 
 
@@ -189,7 +190,7 @@ def _saving(rows: Sequence[CalibrationRow], found: Threshold, audit: float) -> f
 
 
 def _units(rows: Sequence[CalibrationRow]) -> list[str]:
-    return list(dict.fromkeys(row.unit for row in rows))
+    return list(dict.fromkeys(row.cluster for row in rows))
 
 
 def _matrix(rows: Sequence[CalibrationRow], names: Sequence[str]) -> Floats:

@@ -14,13 +14,13 @@ from typing import Literal
 
 from brise.dialects import answers, table
 from brise.errors import EvidenceError
+from brise.stats.labels import JUDGEMENT_SOURCES
 from brise.switch import signals
 from brise.switch.rule import VETO
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.store import Query, TrafficStore
 
-Rung = Literal["auto", "outcome", "human", "judge", "fidelity"]
-LABELLED: Sequence[Literal["outcome", "human", "judge"]] = ("outcome", "human", "judge")  # best first
+WantedSource = Literal["auto", "outcome", "human", "judge", "fidelity"]
 NEWEST = "newest"  # in place of a fingerprint
 OTHER_VERSION = "answered by another version of the candidate, with other weights or another adapter"
 BATCH = 500  # exchanges whose answers and labels are read at one time
@@ -31,7 +31,7 @@ class CalibrationRow:
     """One answer of the candidate. `differs`: it says something else than the hosted model; `wrong` by the labels."""
 
     exchange: str
-    unit: str
+    cluster: str
     at_s: float
     text: str
     signals: Mapping[str, float]
@@ -46,14 +46,14 @@ class CalibrationRows:
 
     rows: tuple[CalibrationRow, ...]
     candidate: str
-    rung: str
+    label_source: str
     left_out: tuple[tuple[int, str], ...]
     fingerprint: str | None = None  # of the candidate
 
 
 def read(store: TrafficStore, task: str, candidate: str | None, since_s: float | None = None,
          until_s: float | None = None, *,
-         rung: Rung = "auto", scorer: str = "auto") -> CalibrationRows:
+         label_source: WantedSource = "auto", scorer: str = "auto") -> CalibrationRows:
     """EvidenceError if there is nothing, several candidates, or too few labels of the rung that was asked for."""
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
     found, without = list[tuple[Exchange, RecordedAnswer, Sequence[Label]]](), Counter[str]()
@@ -76,7 +76,7 @@ def read(store: TrafficStore, task: str, candidate: str | None, since_s: float |
     found = [one for one in found if one[1].fingerprint == newest]
     if by_others:
         without[OTHER_VERSION] += len(by_others)
-    chosen = _rung(found, rung, scorer)
+    chosen = _label_source(found, label_source, scorer)
     rows = [row for one in found if (row := _row(*one, chosen, scorer)) is not None]
     if len(rows) < len(found):
         without[f"they differ, and have no {chosen} label (brise label asks for some)"] += len(found) - len(rows)
@@ -112,28 +112,29 @@ def _unfit(exchange: Exchange, answer: RecordedAnswer) -> str | None:
     return None
 
 
-def _rung(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label]]], wanted: Rung, scorer: str) -> str:
+def _label_source(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label]]], wanted: WantedSource,
+                  scorer: str) -> str:
     """The best one that judges nine of ten answers that differ: fewer labels than that may be the easy ones."""
     if wanted == "fidelity":
         return wanted
     differing = [(answer, labels) for exchange, answer, labels in found if _differs(exchange, answer, scorer)]
-    for rung in LABELLED if wanted == "auto" else (wanted,):
-        judged = sum(_labelled(answer, labels, rung) is not None for answer, labels in differing)
+    for label_source in JUDGEMENT_SOURCES if wanted == "auto" else (wanted,):
+        judged = sum(_labelled(answer, labels, label_source) is not None for answer, labels in differing)
         if differing and judged >= 0.9 * len(differing):
-            return rung
+            return label_source
     if wanted != "auto":
         raise EvidenceError(f"{judged} of {len(differing)} answers that differ have a label from {wanted}, 90 % are "
                             "needed", hint="brise label; or --labels fidelity, where differing counts as wrong")
     return "fidelity"
 
 
-def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], rung: str,
+def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], label_source: str,
          scorer: str) -> CalibrationRow | None:
     """None: nobody knows whether it is wrong. Where both say the same, it is as right as the hosted model."""
     assert exchange.request is not None
     differs = _differs(exchange, answer, scorer)
-    score = None if rung == "fidelity" else _labelled(answer, labels, rung)
-    if score is None and differs and rung != "fidelity":
+    score = None if label_source == "fidelity" else _labelled(answer, labels, label_source)
+    if score is None and differs and label_source != "fidelity":
         return None
     wrong = differs if score is None else score < 0.5
     measured = dict(answer.signals) if answer.signals else (
@@ -147,8 +148,8 @@ def _differs(exchange: Exchange, answer: RecordedAnswer, scorer: str) -> bool:
     return answers.agreement(answers.of(answer.response), answers.of(exchange.response), scorer) < 1
 
 
-def _labelled(answer: RecordedAnswer, labels: Sequence[Label], rung: str) -> float | None:
+def _labelled(answer: RecordedAnswer, labels: Sequence[Label], label_source: str) -> float | None:
     """The newest word on this answer."""
     scores = [label.answer_score for label in sorted(labels, key=lambda label: label.at_s)
-              if label.rung == rung and label.answer == answer.id and label.answer_score is not None]
+              if label.rung == label_source and label.answer == answer.id and label.answer_score is not None]
     return scores[-1] if scores else None

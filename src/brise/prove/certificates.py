@@ -1,4 +1,4 @@
-"""Certificates as files and as lines of the ledger: made, signed, kept, read back, and replayed.
+"""Certificates as files and as lines of the ledger: made, signed, kept, and read back.
 
     {"certificate": {...}, "digest": SHA-256 of its canonical form, "public_key": Ed25519, "signature": over that form}
 
@@ -7,6 +7,7 @@ All three are hexadecimal. The ledger's line has the certificate whole: a gatewa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,25 +16,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from brise import __version__
+from brise import __version__, settings
+from brise.checkpoint import open
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
-from brise.prove import interim, open_tests
-from brise.prove.about import About
-from brise.prove.changes import teacher_of
-from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_units
-from brise.prove.prove import Proof
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
+from brise.prove.document import About
+from brise.prove.options import SmallModelOptions
+from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters
+from brise.prove.proof import Proof
+from brise.prove.window import large_model_of
 from brise.stats import certificate as forms
 from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
+from brise.text.load import tokens_for
 from brise.traffic import seal
 from brise.traffic.ledger import check_chain
 from brise.traffic.records import LedgerEntry
 from brise.traffic.seal import SigningKey
 from brise.traffic.store import TrafficStore
 
-# Of lines of the ledger: a promotion, every look at the data, and a rule of `brise cascade`.
-KIND, LOOK, RULE = "certificate", open_tests.LOOK, interim.RULE
-MOST_KEPT = 200  # points of a path in the ledger's line of a look
+KIND = "certificate"  # of the ledger's line
+# Whoever writes these messages otherwise, with another template or tokenizer, is another model.
+PROBE = ({"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."},
+         {"role": "user", "content": "Three?"})
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,17 @@ def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedM
          ) -> Certificate:
     """The certificate of a proof that promotes."""
     assert proof.verdict == "promote" and proof.outcome.decided_at is not None
-    rows, terms = proof.units.of(pairs), proof.terms
+    rows, terms = proof.clusters.of(pairs), proof.terms
     times = [pair.at_s for pair in rows if pair.at_s is not None]
     contexts = () if any_context else tuple(dict.fromkeys(pair.context or NO_CONTEXT for pair in rows))
     proven = [one for one in proof.slices if one.is_proven]
     return Certificate(
-        around.task, student, tuple(dict.fromkeys(name for pair in rows if (name := teacher_of(pair)))), contexts,
-        Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.unit,
-               len(rows), digest_of_units(proof.units.names)),
-        terms.delta, terms.gate.alpha, terms.alpha, terms.candidate, terms.futility,
-        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.units.rows].mean()),
-        proof.scored.rung, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
+        around.task, student, tuple(dict.fromkeys(name for pair in rows if (name := large_model_of(pair)))), contexts,
+        Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.cluster,
+               len(rows), digest_of_clusters(proof.clusters.names)),
+        terms.delta, terms.test.alpha, terms.alpha, terms.candidate, terms.futility,
+        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.clusters.rows].mean()),
+        proof.scored.label_source, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
         tuple(one.name for one in proven),
         tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),
         tuple(map(float, proof.differences)), tuple(map(float, proof.outcome.path)), proof.outcome.decided_at, now_s,
@@ -136,32 +144,6 @@ def record(store: TrafficStore, signed: Signed, path: Path) -> LedgerEntry:
         "n": found.n, "expires_at_s": found.expires_at_s, **signed.to_json()})
 
 
-def record_look(store: TrafficStore, around: About, proof: Proof, definition: str, report: Mapping[str,
-                                                                                                   Any]) -> LedgerEntry:
-    """That somebody looked, and what the data said: later candidates pay for it.
-
-    Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
-    """
-    gate = report["gate"]
-    step = -(-len(gate["at"]) // MOST_KEPT) or 1
-    return store.append(LOOK, {
-        "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
-        "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
-                 **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
-        "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
-        "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
-        "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
-        "alpha": proof.terms.gate.alpha, "labels": proof.scored.rung, "since_s": around.since_s,
-        "until_s": around.until_s})
-
-
-def calibrated_until(store: TrafficStore, task: str, student: str) -> float | None:
-    """The end of the data on which a cascade's rule for this pair was fitted last; None: there is no rule."""
-    found = [entry.body for entry in store.ledger() if entry.kind == RULE
-             and (entry.body.get("task"), entry.body.get("candidate")) == (task, student)]
-    return max((float(body["until_s"]) for body in found), default=None)
-
-
 def in_ledger(store: TrafficStore, signed: Signed) -> str | None:
     """None if the chain is whole and holds this certificate; else what is wrong."""
     entries = list(store.ledger())
@@ -171,3 +153,24 @@ def in_ledger(store: TrafficStore, signed: Signed) -> str | None:
     if not any(entry.kind == KIND and entry.body.get("digest") == signed.digest for entry in entries):
         return "the ledger does not have this certificate"
     return None
+
+
+def small_model_of(small: SmallModelOptions, name: str) -> CertifiedModel:
+    """Digests of what makes the small model's answers, as far as the options say what it is."""
+    adapter = None if small.adapter is None else file_digest(small.adapter / WEIGHTS_FILE)
+    if small.model is None:
+        return CertifiedModel(name, None, adapter)
+    located = locate(small.model, ModelStore(settings.read().home))
+    if small.adapter is not None:
+        lineage.check_base(lineage.read_lineage(small.adapter), located, any_base=small.any_base)
+    return CertifiedModel(name, lineage.base_digest(located), adapter, template_digest(located.path))
+
+
+def template_digest(path: Path) -> str | None:
+    """The SHA-256 of a fixed conversation as this model reads it, in tokens; None for a model without a chat format."""
+    checkpoint = open.open_checkpoint(path)
+    try:
+        chat = tokens_for(checkpoint).chat
+        return None if chat is None else hashlib.sha256(repr(chat.prompt(PROBE).tokens).encode()).hexdigest()
+    finally:
+        checkpoint.close()

@@ -1,20 +1,174 @@
-"""What must be true of a certificate before a task is switched by it."""
+"""The cutover: `run` lets the small model answer a task in the large one's place, in steps, and takes that back.
+
+Each change is a line of the ledger, which running gateways follow at once. A certificate is looked at before it acts.
+"""
 
 from __future__ import annotations
 
+import getpass
+import time
 from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from brise.errors import EvidenceError
+from brise import settings
+from brise.errors import EvidenceError, UnsupportedError
 from brise.prove import certificates
 from brise.prove.certificates import Signed
 from brise.stats import certificate as forms
 from brise.switch.rule import Rule
+from brise.switch.state import AUDIT, SHARES, Switches, TaskState, fold
+from brise.traffic.seal import load_or_create_signing_key
 from brise.traffic.store import TrafficStore
+from brise.traffic.stores import keys_folder, open_store
 
 # A little over what is known: an alarm is for a change, not for what was certified.
 MARGIN = 0.02
 FORCED_TOLERANCE = 0.05  # where nothing was certified
+
+
+@dataclass(frozen=True)
+class SwitchOptions:
+    """One change of one `task`: to the large model (`back`), to another share, or to a small model.
+
+    Shares are of 1: `share` of conversations, `audit` of kept answers, `tolerance` how far audits may fall. None takes
+    the certificate's `small_model`, the newest `certificate` ("auto" is the same), the first share, and the tolerance
+    that the rule or the certificate allows. `trust` are public keys of other machines. With `force`, which needs a
+    `reason`, a switch needs no certificate and no audits. With neither a change nor a task all tasks are shown.
+    """
+
+    task: str | None = None
+    small_model: str | None = None
+    certificate: str | None = None
+    share: float | None = None
+    auto: bool = False
+    audit: float = AUDIT
+    tolerance: float | None = None
+    use_threshold: bool = True
+    trust: tuple[bytes, ...] = ()
+    force: bool = False
+    reason: str | None = None
+    back: bool = False
+    status: bool = False
+    store: str | None = None
+
+
+@dataclass(frozen=True)
+class SwitchResult:
+    """How the tasks that were asked about are switched, and what a user should know of the change."""
+
+    states: tuple[TaskState, ...]
+    notes: tuple[str, ...] = ()
+
+
+def run(options: SwitchOptions) -> SwitchResult:
+    """Makes the change, if there is one, and says how tasks are switched."""
+    changes = check(options)
+    must_exist = options.task is None or options.status or not changes
+    notes = list[str]()
+    with closing(open_store(options.store, settings.read().home, must_exist=must_exist)) as store:
+        if options.task is not None and changes and not options.status:
+            notes = _change(options, options.task, store)
+        found = fold(store.ledger())
+    names = [options.task] if options.task is not None else sorted(found.tasks)
+    return SwitchResult(tuple(found.tasks[name] for name in names if name in found.tasks), tuple(notes))
+
+
+def check(options: SwitchOptions) -> list[str]:
+    """The options that change something; UnsupportedError for those that contradict each other."""
+    changes = [name for name, is_given in (
+        ("--small-model", options.small_model), ("--certificate", options.certificate), ("--share", options.share),
+        ("--auto", options.auto), ("--back", options.back)) if is_given]
+    if options.task is None and changes:
+        raise UnsupportedError(f"{changes[0]} needs a TASK")
+    if options.status and changes:
+        raise UnsupportedError(f"--status changes nothing, so {changes[0]} has no place beside it")
+    if options.back and len(changes) > 1:
+        raise UnsupportedError(f"--back and {changes[0]} are both given, one is allowed")
+    if options.force and not options.reason:
+        raise UnsupportedError("--force needs --reason TEXT: whoever reads the ledger later will ask")
+    return changes
+
+
+def _change(options: SwitchOptions, task: str, store: TrafficStore) -> list[str]:
+    found = fold(store.ledger())
+    state = found.tasks.get(task)
+    if options.back:
+        if state is None or state.ended is not None:
+            raise EvidenceError(f"the task {task!r} is not switched")
+        store.append("back", {"task": task, "by": "user", "user": _user(), "reason": options.reason or "by hand"})
+        return []
+    if state is not None and state.is_on and options.small_model in (None, state.candidate) and (
+            options.certificate is None):
+        _step(options, task, store, state)
+        return []
+    return _begin(options, task, store, found)
+
+
+def _step(options: SwitchOptions, task: str, store: TrafficStore, state: TaskState) -> None:
+    """Another share of the same switch."""
+    share = state.share if options.share is None else options.share
+    why_not = state.why_not_up() if share > state.share else None
+    if why_not is not None and not options.force:
+        raise EvidenceError(f"the share of {task!r} stays at {100 * state.share:g} %: {why_not}",
+                            hint="wait for audits (brise audit); or --force --reason WHY")
+    store.append("step", {"task": task, "share": share, "auto": options.auto or state.is_auto, "by": "user",
+                          "user": _user(), "reason": options.reason or "by hand", "forced": why_not is not None})
+
+
+def _begin(options: SwitchOptions, task: str, store: TrafficStore, found: Switches) -> list[str]:
+    """A new switch; what a user should know of it."""
+    signed = _certificate(options, task, store)
+    small_model = options.small_model or (signed.certificate.student.name if signed is not None else None)
+    if small_model is None:
+        raise EvidenceError("nothing says which model is to answer", hint="--small-model MODEL")
+    own = load_or_create_signing_key(keys_folder(settings.read().home)).public
+    warrant = None if signed is None else warrant_of(signed, task, small_model, time.time(), {own, *options.trust})
+    if signed is not None and not options.force:
+        require_not_taken_back(store, signed.digest)
+    fingerprint = None if signed is None else signed.certificate.student.fingerprint
+    rule = found.newest_rule(task, small_model, fingerprint) if options.use_threshold else None
+    if rule is not None and rule.removed_signal is not None:
+        raise EvidenceError(f"the newest rule of {task!r} needs the signal {rule.removed_signal!r}, which this version "
+                            "does not have", hint="certify another with brise cascade; or --no-threshold")
+    share = SHARES[0] if options.share is None else options.share
+    if share > SHARES[0] and not options.force:
+        first = round(100 * SHARES[0])
+        raise EvidenceError(f"a switch begins with {first} %, and goes up when audits are fine",
+                            hint=f"--share {first}; or --force --reason WHY")
+    store.append("switch", {
+        "task": task, "candidate": small_model, "share": share, "certificate": warrant,
+        "rule": None if rule is None else rule.digest,
+        "tolerance": tolerance(signed, rule) if options.tolerance is None else options.tolerance,
+        "audit": options.audit, "auto": options.auto, "user": _user(),
+        "forced": options.reason if options.force else None, "reason": options.reason or "by hand"})
+    by_name = [f"the certificate knows {small_model!r} by its name alone: whatever is served under it may answer"]
+    return [*(by_name if signed is not None and fingerprint is None else ()), _about(rule)]
+
+
+def _certificate(options: SwitchOptions, task: str, store: TrafficStore) -> Signed | None:
+    """None: by force."""
+    if options.certificate is None and options.force:
+        return None
+    if options.certificate in (None, "auto"):
+        return newest(store, task, options.small_model)
+    return certificates.read(Path(options.certificate))
+
+
+def _about(rule: Rule | None) -> str:
+    if rule is None:
+        return ("no threshold: all answers are kept but those that cannot be right (brise cascade certifies one)")
+    return (f"kept are answers with a confidence of {rule.threshold:.3f} or more: {100 * rule.kept:.0f} % of them, of "
+            f"which at most {100 * rule.risk:g} % are wrong (certified {rule.digest[:12]}, {rule.units} units)")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, such as in a container
+        return "unknown"
 
 
 def newest(store: TrafficStore, task: str, candidate: str | None) -> Signed:
@@ -28,7 +182,7 @@ def newest(store: TrafficStore, task: str, candidate: str | None) -> Signed:
     return certificates.parse(found[-1])
 
 
-def warrant(signed: Signed, task: str, candidate: str, now_s: float, trusted: Collection[bytes]) -> dict[str, Any]:
+def warrant_of(signed: Signed, task: str, candidate: str, now_s: float, trusted: Collection[bytes]) -> dict[str, Any]:
     """What the switch's line holds of the certificate; EvidenceError that names what is wrong with it."""
     found = signed.certificate
     if not signed.is_genuine:

@@ -15,8 +15,8 @@ import numpy as np
 
 from brise.evals import compare
 from brise.evals.example import EvalAnswer
-from brise.prove.clusters import PairClusters
 from brise.prove.pairs import Pair
+from brise.prove.scoring import PairClusters
 from brise.stats import latency, sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
 from brise.stats.sequential_test import NonInferiorityTest
@@ -60,14 +60,14 @@ class Guard:
     units: int
 
 
-def guards(pairs: Sequence[Pair], units: PairClusters, margins: Margins, promise: NonInferiorityTest) -> tuple[Guard,
-                                                                                                               ...]:
+def guards(pairs: Sequence[Pair], clusters: PairClusters, margins: Margins,
+           test: NonInferiorityTest) -> tuple[Guard, ...]:
     """Those that the data can speak of: without seconds in the log there is no latency, and so on."""
-    rows = units.of(pairs)
-    if not rows or len(units.names) < MIN_CLUSTERS:
+    rows = clusters.of(pairs)
+    if not rows or len(clusters.names) < MIN_CLUSTERS:
         return ()
-    found = [_latency(rows, units, margins.latency_s, promise), _valid(rows, units, margins.valid, promise),
-             _refusals(rows, units, margins, promise), _length(rows, units, margins, promise)]
+    found = [_latency(rows, clusters, margins.latency_s, test), _valid(rows, clusters, margins.valid, test),
+             _refusals(rows, clusters, margins, test), _length(rows, clusters, margins, test)]
     return tuple(guard for guard in found if guard is not None)
 
 
@@ -94,21 +94,21 @@ def is_valid(answer: EvalAnswer, expects: Literal["json", "call", "text"]) -> bo
     return expects != "json" or bool(answer.calls) or compare.parse(answer.text) is not compare.INVALID
 
 
-def _latency(rows: Sequence[Pair], units: PairClusters, margin_s: float | None,
-             promise: NonInferiorityTest) -> Guard | None:
+def _latency(rows: Sequence[Pair], clusters: PairClusters, margin_s: float | None,
+             test: NonInferiorityTest) -> Guard | None:
     if margin_s is None or any(pair.small.seconds is None or pair.large.seconds is None for pair in rows):
         return None
     small = np.array([pair.small.seconds for pair in rows], np.float64)
     large = np.array([pair.large.seconds for pair in rows], np.float64)
-    path = latency.p95_wealth(small, large, units.of_row, margin_s)
-    evidence, level = float(path.max()), 1 / promise.alpha
+    path = latency.p95_wealth(small, large, clusters.of_row, margin_s)
+    evidence, level = float(path.max()), 1 / test.alpha
     return Guard("p95 latency", f"p95 at most {margin_s:g} s above the large model's",
                  float(np.quantile(small, 0.95)), float(np.quantile(large, 0.95)),
                  "promote" if evidence >= level else "undecided", evidence, level, len(path))
 
 
-def _valid(rows: Sequence[Pair], units: PairClusters, margin: float | None,
-           promise: NonInferiorityTest) -> Guard | None:
+def _valid(rows: Sequence[Pair], clusters: PairClusters, margin: float | None,
+           test: NonInferiorityTest) -> Guard | None:
     answers = [(pair.small.answer, pair.large.answer) for pair in rows]
     if margin is None or all(one == other == EvalAnswer() for one, other in answers):
         return None
@@ -118,51 +118,52 @@ def _valid(rows: Sequence[Pair], units: PairClusters, margin: float | None,
     small, large = (np.array([is_valid(pair[side], expects) for pair in answers], np.float64) for side in (0, 1))
     what = "valid JSON or calls" if expects == "json" else "answers that are no error and not empty"
     return _paired("valid answers", f"share of {what} at most {100 * margin:g} points lower", small, large,
-                   small - large, units, margin, promise)
+                   small - large, clusters, margin, test)
 
 
-def _refusals(rows: Sequence[Pair], units: PairClusters, margins: Margins, promise: NonInferiorityTest) -> Guard | None:
+def _refusals(rows: Sequence[Pair], clusters: PairClusters, margins: Margins,
+              test: NonInferiorityTest) -> Guard | None:
     answers = [(pair.small.answer, pair.large.answer) for pair in rows]
     if margins.refusals is None or all(one == other == EvalAnswer() for one, other in answers):
         return None
     small, large = (np.array([is_refusal(pair[side], margins.refusal_words) for pair in answers], np.float64)
                     for side in (0, 1))
     return _paired("refusals", f"share of refusals at most {100 * margins.refusals:g} points higher", small, large,
-                   large - small, units, margins.refusals, promise)
+                   large - small, clusters, margins.refusals, test)
 
 
-def _length(rows: Sequence[Pair], units: PairClusters, margins: Margins, promise: NonInferiorityTest) -> Guard | None:
+def _length(rows: Sequence[Pair], clusters: PairClusters, margins: Margins,
+            test: NonInferiorityTest) -> Guard | None:
     lengths = np.array([(_size(pair.small.answer), _size(pair.large.answer)) for pair in rows], np.float64)
     if margins.length is None or not lengths.any():
         return None
     # One more on both sides: an empty answer to an empty one is alike, and short labels weigh little.
     ratio = (lengths[:, 0] + 1) / (lengths[:, 1] + 1)
     within = ((ratio <= margins.length) & (ratio >= 1 / margins.length)).astype(np.float64)
-    successes = unit_means(within, units.of_row)
+    successes = unit_means(within, clusters.of_row)
     path = sequential_test.rate_wealth(successes, margins.length_share)
     against = sequential_test.rate_wealth(1 - successes, 1 - margins.length_share)
     return _guard("length", f"at least {100 * margins.length_share:g} % of answers {1 / margins.length:.2g} to "
                             f"{margins.length:g} times as long as the large model's",
-                  float(lengths[:, 0].mean()), float(lengths[:, 1].mean()), path, against, promise)
+                  float(lengths[:, 0].mean()), float(lengths[:, 1].mean()), path, against, test)
 
 
 def _size(answer: EvalAnswer) -> int:
     return len(answer.text) + sum(len(call.name) + len(call.arguments) for call in answer.calls)
 
 
-def _paired(name: Name, claim: str, small: Floats, large: Floats, differences: Floats, units: PairClusters,
-            margin: float,
-            promise: NonInferiorityTest) -> Guard:
-    means = unit_means(differences, units.of_row)
+def _paired(name: Name, claim: str, small: Floats, large: Floats, differences: Floats, clusters: PairClusters,
+            margin: float, test: NonInferiorityTest) -> Guard:
+    means = unit_means(differences, clusters.of_row)
     return _guard(name, claim, float(small.mean()), float(large.mean()), sequential_test.wealth(means, margin),
-                  sequential_test.wealth_against(means, margin), promise)
+                  sequential_test.wealth_against(means, margin), test)
 
 
 def _guard(name: Name, claim: str, small: float, large: float, path: Floats, against: Floats,
-           promise: NonInferiorityTest) -> Guard:
-    level = 1 / promise.alpha
+           test: NonInferiorityTest) -> Guard:
+    level = 1 / test.alpha
     shown, refuted = (int(np.argmax(reached)) if reached.any() else len(path)
-                      for reached in (path >= level, against >= promise.futility))
+                      for reached in (path >= level, against >= test.futility))
     verdict: Verdict = "undecided" if shown == refuted else "promote" if shown < refuted else "not good enough"
     return Guard(name, claim, small, large, verdict, float(path.max()), level, len(path))
 

@@ -53,7 +53,7 @@ class Judge:
         if len(found) < len(looks):
             return None
         small, large = (sum(side) / len(found) for side in zip(*found, strict=True))
-        return Verdict(pair.id, small, large, self.who, time.time(), rung="judge")
+        return Verdict(pair.id, small, large, self.who, time.time(), label_source="judge")
 
     def _look(self, question: Question) -> tuple[float, float] | None:
         for _ in range(ATTEMPTS):
@@ -70,14 +70,14 @@ class Judge:
         pair = question.pair
         return EvalExample(({"role": "system", "content": self.rubric},
                             {"role": "user", "content": json.dumps(shown, ensure_ascii=False, indent=1)}),
-                           EvalAnswer(), pair.place, pair.unit, pair.id)
+                           EvalAnswer(), pair.place, pair.cluster, pair.id)
 
 
 def open_pairs(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict], who: str) -> list[Pair]:
     """Those that differ, on which neither a program nor this judge has spoken."""
     judged = {verdict.pair for verdict in verdicts if verdict.who == who}
     return [pair for at, pair in enumerate(pairs) if scored.differs[at] and pair.id not in judged
-            and not any(known.rung == "outcome" for known in pair.judgements)]
+            and not any(known.label_source == "outcome" for known in pair.judgements)]
 
 
 def ask_all(judge: Judge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict | None]]:

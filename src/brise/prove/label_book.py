@@ -22,8 +22,8 @@ from brise.text.json_text import parse_json
 from brise.traffic.records import Label, new_id
 from brise.traffic.store import TrafficStore
 
-By = Literal["human", "judge"]
-RUNGS: Sequence[By] = ("human", "judge")
+VerdictSource = Literal["human", "judge"]
+VERDICT_SOURCES: Sequence[VerdictSource] = ("human", "judge")
 BATCH = 500  # exchanges whose labels are read at one time
 
 
@@ -37,13 +37,13 @@ class Verdict:
     who: str
     at_s: float
     is_second: bool = False
-    rung: By = "human"
+    label_source: VerdictSource = "human"
 
 
 class Book(Protocol):
     """Keeps verdicts; what was written is there after a crash."""
 
-    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
+    def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
         """Those so far, in the order in which they were given."""
     def write(self, pair: Pair, verdict: Verdict) -> None: ...
 
@@ -54,23 +54,23 @@ class StoreBook:
     def __init__(self, store: TrafficStore, pairs: Sequence[Pair]) -> None:
         self._store, self._pairs = store, pairs
 
-    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
+    def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
         """Those that speak of both answers of one of these pairs."""
         answers = {pair.id: pair.small.id for pair in self._pairs}
         ids = list(answers)
         labels = [label for start in range(0, len(ids), BATCH)
                   for label in self._store.labels(ids[start:start + BATCH])
-                  if label.rung == rung and label.answer == answers[label.exchange]]
+                  if label.rung == label_source and label.answer == answers[label.exchange]]
         return [Verdict(label.exchange, label.answer_score, label.score, label.who, label.at_s,
-                        label.note == SECOND_LOOK, rung)
+                        label.note == SECOND_LOOK, label_source)
                 for label in sorted(labels, key=lambda label: label.at_s)
                 if label.answer_score is not None and label.score is not None]
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
         """One label."""
         self._store.add(labels=[Label(
-            new_id(), pair.id, verdict.at_s, verdict.rung, verdict.who, verdict.large, pair.small.id, verdict.small,
-            SECOND_LOOK if verdict.is_second else "")])
+            new_id(), pair.id, verdict.at_s, verdict.label_source, verdict.who, verdict.large, pair.small.id,
+            verdict.small, SECOND_LOOK if verdict.is_second else "")])
 
 
 class FileBook:
@@ -79,14 +79,15 @@ class FileBook:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def verdicts(self, rung: By = "human") -> Sequence[Verdict]:
+    def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
         """The lines of the file; none if it is not there yet."""
-        return [verdict for verdict in read(self._path) if verdict.rung == rung] if self._path.exists() else []
+        found = read(self._path) if self._path.exists() else []
+        return [verdict for verdict in found if verdict.label_source == label_source]
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
         """One line, in one write."""
         line = json.dumps({"id": pair.id, "small_score": verdict.small, "large_score": verdict.large,
-                           "rung": verdict.rung, "who": verdict.who, "at": verdict.at_s,
+                           "rung": verdict.label_source, "who": verdict.who, "at": verdict.at_s,
                            "second_look": verdict.is_second})
         with output_errors(self._path), self._path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -114,24 +115,25 @@ def read(path: Path) -> Sequence[Verdict]:
 def with_verdicts(pairs: Sequence[Pair], verdicts: Iterable[Verdict]) -> tuple[Pair, ...]:
     """The pairs with what was said of them; EvidenceError if it was said of pairs that are not there."""
     known = {pair.id for pair in pairs}
-    newest: dict[tuple[str, By], Judgement] = {}
+    newest: dict[tuple[str, VerdictSource], Judgement] = {}
     for verdict in verdicts:
         if verdict.pair not in known:
             raise EvidenceError(f"there is a verdict on the pair {verdict.pair[:64]!r}, which the log does not have",
                                 hint="is it the same log? A row's id is its line's number, unless it says another")
         if not verdict.is_second:
-            newest[verdict.pair, verdict.rung] = Judgement(verdict.rung, verdict.small, verdict.large, who=verdict.who)
-    return tuple(replace(pair, judgements=(*pair.judgements, *(newest[pair.id, rung] for rung in RUNGS
-                                                               if (pair.id, rung) in newest))) for pair in pairs)
+            newest[verdict.pair, verdict.label_source] = Judgement(verdict.label_source, verdict.small, verdict.large,
+                                                                   who=verdict.who)
+    return tuple(replace(pair, judgements=(*pair.judgements, *(
+        newest[pair.id, source] for source in VERDICT_SOURCES if (pair.id, source) in newest))) for pair in pairs)
 
 
 def _verdict(fields: RequestFields) -> Verdict:
     small, large = fields.number("small_score", 0, 1), fields.number("large_score", 0, 1)
     if small is None or large is None:
         raise fields.missing("small_score" if small is None else "large_score")
-    rung = next(known for known in RUNGS if known == fields.required_choice("rung", RUNGS))
+    source = next(known for known in VERDICT_SOURCES if known == fields.required_choice("rung", VERDICT_SOURCES))
     verdict = Verdict(fields.required_text("id"), small, large, fields.text("who") or "",
-                      fields.number("at", 0, 1e11) or 0.0, fields.flag("second_look") or False, rung)
+                      fields.number("at", 0, 1e11) or 0.0, fields.flag("second_look") or False, source)
     fields.done()
     return verdict
 

@@ -59,7 +59,7 @@ def queue(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]
     first, second = first_and_second(verdicts)
     ranked = list[tuple[float, Question]]()
     asked = [pair for at, pair in enumerate(pairs)
-             if scored.differs[at] and not any(known.rung == "outcome" for known in pair.judgements)]
+             if scored.differs[at] and not any(known.label_source == "outcome" for known in pair.judgements)]
     for at, pair in enumerate(asked):
         if pair.id not in first:
             ranked.append((at, Question(pair, _draw(pair.id, "first") < 0.5, False)))

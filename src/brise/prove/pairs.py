@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer, EvalExample
+from brise.stats.labels import JudgementSource
 from brise.text.protocols import Message
 
 NO_CONTEXT = "none"  # the digest of a request that has neither system prompt nor tools
-
-Rung = Literal["outcome", "human", "judge"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ModelAnswer:
 class Judgement:
     """What a program, a person or a judge gave the two answers, each in [0, 1]."""
 
-    rung: Rung
+    label_source: JudgementSource
     small: float
     large: float
     again: float | None = None  # of the large model, asked again
@@ -40,7 +38,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Pair:
-    """One request with both answers. Rows of one `unit` (a conversation) are no independent observations.
+    """One request with both answers. Rows of one `cluster` (a conversation) are no independent observations.
 
     `place` says where it was found, `at_s` when it was asked. `context` is the digest of system prompt and tools.
     `again` is the large model's answer when it was asked the same once more.
@@ -48,7 +46,7 @@ class Pair:
 
     id: str
     place: str
-    unit: str
+    cluster: str
     small: ModelAnswer
     large: ModelAnswer
     again: ModelAnswer | None = None
@@ -63,7 +61,7 @@ class Pair:
 
     def example(self, reference: EvalAnswer) -> EvalExample:
         """The request as `brise eval` scores it, with this answer for the right one."""
-        return EvalExample(self.prompt, reference, self.place, self.unit, self.id, self.tools, meta=self.meta)
+        return EvalExample(self.prompt, reference, self.place, self.cluster, self.id, self.tools, meta=self.meta)
 
 
 def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
@@ -77,18 +75,18 @@ def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def settled(pairs: Sequence[Pair], seconds: float, until_s: float) -> tuple[Pair, ...]:
-    """What may be looked at so that no later look changes it: of each unit the rows of its first `seconds`.
+    """What may be looked at so that no later look changes it: of each cluster the rows of its first `seconds`.
 
-    Units that began later than that before `until_s` are left out whole: they may still grow.
+    Clusters that began later than that before `until_s` are left out whole: they may still grow.
     """
     began: dict[str, float] = {}
     for pair in pairs:
         if pair.at_s is not None:
-            began[pair.unit] = min(pair.at_s, began.get(pair.unit, pair.at_s))
-    return tuple(pair for pair in pairs if pair.at_s is not None and began[pair.unit] + seconds <= until_s
-                 and pair.at_s < began[pair.unit] + seconds)
+            began[pair.cluster] = min(pair.at_s, began.get(pair.cluster, pair.at_s))
+    return tuple(pair for pair in pairs if pair.at_s is not None and began[pair.cluster] + seconds <= until_s
+                 and pair.at_s < began[pair.cluster] + seconds)
 
 
-def digest_of_units(names: Sequence[str]) -> str:
-    """The SHA-256 of the units' names in their order."""
+def digest_of_clusters(names: Sequence[str]) -> str:
+    """The SHA-256 of the clusters' names in their order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -20,18 +20,18 @@ from brise.data import identity
 from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError, RequestError
 from brise.evals.example import AnsweredCall, EvalAnswer
-from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair, Rung
+from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair
+from brise.stats.labels import JUDGEMENT_SOURCES, JudgementSource
 from brise.text.fields import RequestFields
 from brise.text.json_text import Json, parse_json
 from brise.text.openai_messages import parse_messages, template_message
 from brise.text.openai_tools import parse_tools
 from brise.text.protocols import Message
 
-RUNGS = ("outcome", "human", "judge")
 MOST_SHOWN = 20
 
 
-def read(path: Path, unit: str | None = None) -> tuple[Pair, ...]:
+def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
     """All pairs of the file. `unit` names a label whose value tells independent units apart, else `conversation` does.
 
     A row that cannot be read refuses all of them: figures over part of a log are no figures of the log.
@@ -46,7 +46,7 @@ def read(path: Path, unit: str | None = None) -> tuple[Pair, ...]:
         if not line.strip():
             continue
         try:
-            pairs.append(_pair(parse_json(line, "the row"), place, unit))
+            pairs.append(_pair(parse_json(line, "the row"), place, cluster))
         except RequestError as error:
             bad.append(f"  {place}: {error.args[0]}")
     if bad:
@@ -61,7 +61,7 @@ def read(path: Path, unit: str | None = None) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _pair(value: Json, place: str, unit: str | None) -> Pair:
+def _pair(value: Json, place: str, cluster: str | None) -> Pair:
     if not isinstance(value, dict):
         raise RequestError("the row is no object")
     fields = RequestFields(value)
@@ -73,10 +73,10 @@ def _pair(value: Json, place: str, unit: str | None) -> Pair:
     reference = None if fields.raw("reference") is None else _side(fields, "reference", is_needed=True).answer
     labels = {name: str(label) for name, label in (fields.mapping("labels") or {}).items()}
     name = fields.text("conversation") or (identity.derived_conversation(prompt, tools) if prompt else number)
-    if unit is not None:
-        if unit not in labels:
-            raise RequestError(f"there is no label {unit!r}, by which independent units are told apart")
-        name = labels[unit]
+    if cluster is not None:
+        if cluster not in labels:
+            raise RequestError(f"there is no label {cluster!r}, by which independent units are told apart")
+        name = labels[cluster]
     context = context_digest({part: fields.raw(part) for part in ("messages", "tools")}) or NO_CONTEXT
     pair = Pair(fields.text("id") or number, place, name, small, large, again, _time(fields), prompt, tools, reference,
                 context, labels, fields.mapping("meta") or {}, () if judgement is None else (judgement,))
@@ -124,12 +124,12 @@ def _call(call: RequestFields) -> AnsweredCall:
 
 def _judgement(fields: RequestFields) -> Judgement | None:
     small, large, again = (fields.number(f"{name}_score", 0, 1) for name in ("small", "large", "again"))
-    rung = fields.choice("rung", RUNGS)
-    if small is None and large is None and again is None and rung is None:
+    label_source = fields.choice("rung", JUDGEMENT_SOURCES)
+    if small is None and large is None and again is None and label_source is None:
         return None
     if small is None or large is None:
         raise fields.missing("small_score" if small is None else "large_score")
-    return Judgement(cast(Rung, rung or "outcome"), small, large, again, who="the log")
+    return Judgement(cast(JudgementSource, label_source or "outcome"), small, large, again, who="the log")
 
 
 def _time(fields: RequestFields) -> float | None:

@@ -13,7 +13,8 @@ from brise.dialects.bodies import Body
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
 from brise.prove.calibration_rows import NEWEST, OTHER_VERSION, newest_version
-from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair, Rung
+from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair
+from brise.stats.labels import JudgementSource
 from brise.text.protocols import Message
 from brise.traffic import records
 from brise.traffic.records import Exchange, Label
@@ -32,7 +33,7 @@ class Captured:
 
 
 def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: float | None = None, *,
-         student: str | None = None, fingerprint: str | None = NEWEST, unit: str | None = None) -> Captured:
+         small_model: str | None = None, fingerprint: str | None = NEWEST, cluster: str | None = None) -> Captured:
     """All requests of the task that the hosted model answered for its user, and a candidate beside it.
 
     Only the answers of one version of the candidate: of this `fingerprint`, or of who answered last. EvidenceError if
@@ -47,11 +48,11 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
             shadows = {(answer.served_by, answer.fingerprint): answer
                        for answer in reversed(others.get("shadow", []))}
             for answer in shadows.values():
-                if student is not None and answer.served_by != student:
+                if small_model is not None and answer.served_by != small_model:
                     continue
-                reason = _unfit(exchange, answer, unit)
+                reason = _unfit(exchange, answer, cluster)
                 if reason is None:
-                    found.append(_pair(exchange, answer, next(iter(others.get("reask", ())), None), labels, unit))
+                    found.append(_pair(exchange, answer, next(iter(others.get("reask", ())), None), labels, cluster))
                 else:
                     without[reason] += 1
     students = sorted({pair.small.model or "unnamed" for pair in found})
@@ -81,25 +82,25 @@ def _with_company(store: TrafficStore, batch: Sequence[Exchange]) -> Iterator[
         yield exchange, others[exchange.id], labels[exchange.id]
 
 
-def _unfit(exchange: Exchange, answer: records.RecordedAnswer, unit: str | None) -> str | None:
+def _unfit(exchange: Exchange, answer: records.RecordedAnswer, cluster: str | None) -> str | None:
     if not table.named(exchange.kind).is_switched:
         return f"of kind {exchange.kind}: only chat completions are compared"
     if exchange.status >= 400 or exchange.error is not None:
         return "the large model gave no answer"
     if exchange.response is None or exchange.request is None or (answer.response is None and answer.error is None):
         return "their content is not there: it was not kept, or its subject was forgotten"
-    if unit is not None and unit not in exchange.labels:
-        return f"they have no label {unit!r}, which tells units apart"
+    if cluster is not None and cluster not in exchange.labels:
+        return f"they have no label {cluster!r}, which tells units apart"
     return None
 
 
 def _pair(exchange: Exchange, answer: records.RecordedAnswer, again: records.RecordedAnswer | None,
-          labels: Sequence[Label],
-          unit: str | None) -> Pair:
+          labels: Sequence[Label], cluster: str | None) -> Pair:
     request = exchange.request or {}
     tools = request.get("tools")
     return Pair(
-        exchange.id, f"exchange {exchange.id}", exchange.labels[unit] if unit else exchange.conversation or exchange.id,
+        exchange.id, f"exchange {exchange.id}",
+        exchange.labels[cluster] if cluster else exchange.conversation or exchange.id,
         _side(answer), ModelAnswer(bodies.of(exchange.response), exchange.served_by, exchange.fingerprint,
                                    exchange.total_s),
         None if again is None else _side(again), exchange.at_s, _messages(request),
@@ -122,7 +123,7 @@ def _messages(request: Body) -> tuple[Message, ...]:
 
 def _judgements(labels: Sequence[Label], answer: str) -> tuple[Judgement, ...]:
     """Of each rung the newest word on either answer, if there is one on both."""
-    small, large, who = dict[Rung, float](), dict[Rung, float](), dict[Rung, str]()
+    small, large, who = dict[JudgementSource, float](), dict[JudgementSource, float](), dict[JudgementSource, str]()
     for label in sorted(labels, key=lambda label: label.at_s):
         if label.rung == "fidelity" or label.note == SECOND_LOOK:
             continue
@@ -133,4 +134,5 @@ def _judgements(labels: Sequence[Label], answer: str) -> tuple[Judgement, ...]:
         if label.answer == answer and label.answer_score is not None:
             small[label.rung] = label.answer_score
         who[label.rung] = label.who
-    return tuple(Judgement(rung, small[rung], large[rung], who=who[rung]) for rung in small if rung in large)
+    return tuple(Judgement(source, small[source], large[source], who=who[source])
+                 for source in small if source in large)

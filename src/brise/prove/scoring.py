@@ -10,27 +10,28 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.evals import compare
+from brise.evals import classify, compare, custom, scorers
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import ratio
 from brise.evals.scorers import Scorer
 from brise.prove.pairs import Judgement, Pair
 from brise.stats import labels
-from brise.stats.clusters import Floats
+from brise.stats.clusters import Floats, unit_means
+from brise.stats.labels import LabelSource
 
-Rung = Literal["outcome", "human", "judge", "fidelity"]
-RUNGS: Sequence[Rung] = ("outcome", "human", "judge", "fidelity")
-WORDS: Mapping[Rung, str] = MappingProxyType({
+WORDS: Mapping[LabelSource, str] = MappingProxyType({
     "outcome": "outcomes: a program compared each answer with what was right",
     "human": "people, who compared the answers that differ without knowing whose is which",
     "judge": "a model's opinion, corrected by people on a random part",
     "fidelity": "agreement with the large model, against its agreement with itself: no correctness",
 })
+Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
+
 JUDGED_SHARE = 0.3  # of the pairs that a judge looked at, people look at
 # What a scorer's figures say of one answer as a whole; others may be chosen.
 FIGURES: Mapping[str, str] = MappingProxyType({
@@ -44,7 +45,7 @@ class PairScores:
     `differences` is S - T, 0 where the answers are the same, and nan where a pair is open.
     """
 
-    rung: Rung
+    label_source: LabelSource
     definition: str
     small: Floats
     large: Floats
@@ -65,7 +66,7 @@ def same(one: EvalAnswer, other: EvalAnswer) -> bool:
     return _plain(one) == _plain(other)
 
 
-def rung_of(pairs: Sequence[Pair], differs: Sequence[bool]) -> Rung:
+def best_label_source(pairs: Sequence[Pair], differs: Sequence[bool]) -> LabelSource:
     """The best rung that speaks of every pair that differs; of all pairs, where none does.
 
     Else a judge that does, if people began to correct it; else people, if they began; else fidelity.
@@ -79,15 +80,15 @@ def rung_of(pairs: Sequence[Pair], differs: Sequence[bool]) -> Rung:
     return "human" if people else "fidelity"
 
 
-def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figure: str | None = None,
+def score(pairs: Sequence[Pair], label_source: LabelSource | None, scorer: Scorer | None, figure: str | None = None,
           share: float = JUDGED_SHARE) -> PairScores:
     """Scores all pairs by one rung (None: the best one they have). `scorer` compares answers with references.
 
     `share` of the pairs that differ are drawn for people, who correct a judge.
     """
     differs = np.array([_differs(pair) for pair in pairs], np.bool_)
-    rung = rung or rung_of(pairs, differs.tolist())
-    match rung:
+    label_source = label_source or best_label_source(pairs, differs.tolist())
+    match label_source:
         case "outcome":
             small, large, definition = _outcomes(pairs, scorer, figure)
         case "human":
@@ -98,7 +99,18 @@ def score(pairs: Sequence[Pair], rung: Rung | None, scorer: Scorer | None, figur
         case "fidelity":
             return _fidelity(pairs, differs)
     differences = np.where(np.isnan(small - large) & ~differs, 0.0, small - large)
-    return PairScores(rung, definition, small, large, differences, differs)
+    return PairScores(label_source, definition, small, large, differences, differs)
+
+
+def scorer_of(score: str | None, own: str | None, pairs: Sequence[Pair]) -> Scorer | None:
+    """The one that was asked for, or the one for these rows; none where no row has a reference."""
+    if own is not None:
+        return custom.load(own)
+    examples = [pair.example(pair.reference) for pair in pairs if pair.reference is not None]
+    if not examples and score is None:
+        return None
+    name = score or scorers.pick(examples)[0]
+    return scorers.built_in(classify.labels_of(examples))[name]
 
 
 def values(scorer: Scorer, figure: str, examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> Floats:
@@ -134,18 +146,18 @@ def figure_of(scorer: Scorer) -> str:
     return FIGURES.get(scorer.name, "score")
 
 
-def _judged(pairs: Sequence[Pair], rungs: Sequence[str]) -> tuple[Floats, Floats]:
+def _judged(pairs: Sequence[Pair], sources: Sequence[str]) -> tuple[Floats, Floats]:
     """What the first of these rungs that speaks of a pair says of it."""
     small, large = np.full(len(pairs), np.nan), np.full(len(pairs), np.nan)
     for at, pair in enumerate(pairs):
-        judgement = _judgement(pair, rungs)
+        judgement = _judgement(pair, sources)
         if judgement is not None:
             small[at], large[at] = judgement.small, judgement.large
     return small, large
 
 
-def _judgement(pair: Pair, rungs: Sequence[str]) -> Judgement | None:
-    return next((found for rung in rungs for found in pair.judgements if found.rung == rung), None)
+def _judgement(pair: Pair, sources: Sequence[str]) -> Judgement | None:
+    return next((found for source in sources for found in pair.judgements if found.label_source == source), None)
 
 
 def _fidelity(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> PairScores:
@@ -194,3 +206,46 @@ def _plain(answer: EvalAnswer) -> tuple[object, ...]:
     calls = [(call.name, call.arguments if (given := compare.parse(call.arguments or "{}")) is compare.INVALID
               else compare.canonical(given)) for call in answer.calls]
     return text, tuple(calls)
+
+
+@dataclass(frozen=True)
+class PairClusters:
+    """The rows that count, and the unit of each. `waiting` units come behind the first that has an open row."""
+
+    rows: Rows
+    of_row: tuple[str, ...]
+    waiting: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order in which they began."""
+        return tuple(dict.fromkeys(self.of_row))
+
+    def of(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The pairs of the rows that count."""
+        return [pairs[int(at)] for at in self.rows]
+
+    def means(self, values: Any) -> Floats:
+        """A number for each of all rows, as means over the rows of each unit."""
+        return unit_means(np.asarray(values, np.float64)[self.rows], self.of_row)
+
+
+def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
+    """All units before the first that has an open row.
+
+    Only these: which of two answers is better must not decide whether a pair is among those that count.
+    """
+    is_open = scored.is_open
+    waiting = {pair.cluster for pair, open_ in zip(pairs, is_open, strict=True) if open_}
+    order = list(dict.fromkeys(pair.cluster for pair in pairs))
+    first = next((at for at, name in enumerate(order) if name in waiting), len(order))
+    counted = frozenset(order[:first])
+    rows = np.array([at for at, pair in enumerate(pairs) if pair.cluster in counted], np.intp)
+    return PairClusters(rows, tuple(pairs[at].cluster for at in rows), len(order) - first)
+
+
+def part(clusters: PairClusters, of_slice: Any) -> PairClusters:
+    """The rows of these units for which `of_slice`, one truth value for each of all rows, holds."""
+    inside = np.asarray(of_slice, np.bool_)[clusters.rows]
+    names = tuple(name for name, is_in in zip(clusters.of_row, inside, strict=True) if is_in)
+    return PairClusters(clusters.rows[inside], names, clusters.waiting)

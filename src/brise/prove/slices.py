@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brise.prove.clusters import PairClusters, part
 from brise.prove.pairs import Pair
-from brise.prove.scoring import PairScores
+from brise.prove.scoring import PairClusters, PairScores, part
 from brise.stats import sequential_test
 from brise.stats.clusters import MIN_CLUSTERS
 from brise.text.conversation import plain_text
@@ -46,10 +45,10 @@ def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str
     return (*(name for name, values in sorted(found.items()) if 2 <= len(values) <= MOST_VALUES), *slice_keys.DERIVED)
 
 
-def slices(pairs: Sequence[Pair], scored: PairScores, units: PairClusters, names: Sequence[str], delta: float,
+def slices(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, names: Sequence[str], delta: float,
            alpha: float) -> tuple[Slice, ...]:
     """All of them with their evidence; those that pass e-BH together are proven, if the whole is."""
-    found = [one for name in names for one in _of(name, pairs, scored, units, delta)]
+    found = [one for name in names for one in _of(name, pairs, scored, clusters, delta)]
     proven = sequential_test.proven_slices({one.name: one.evidence for one in found}, alpha)
     return tuple(Slice(one.dimension, one.value, one.rows, one.units, one.mean, one.evidence, one.name in proven)
                  for one in found)
@@ -61,11 +60,11 @@ def value_of(pair: Pair, dimension: str) -> str:
     return slice_keys.value_of(pair.labels, text, dimension)
 
 
-def _of(name: str, pairs: Sequence[Pair], scored: PairScores, units: PairClusters, delta: float) -> list[Slice]:
+def _of(name: str, pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, delta: float) -> list[Slice]:
     values = np.array([value_of(pair, name) for pair in pairs], object)
     found = []
-    for value in sorted({str(values[at]) for at in units.rows}):
-        own = part(units, values == value)
+    for value in sorted({str(values[at]) for at in clusters.rows}):
+        own = part(clusters, values == value)
         means = own.means(scored.differences)
         evidence = float(sequential_test.wealth(means, delta, scored.bound)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
         found.append(Slice(name, value, len(own.rows), len(means), float(means.mean()), evidence, False))

@@ -8,12 +8,10 @@ from typing import Any
 
 from brise.dialects.bodies import Body
 from brise.errors import StoreError
-from brise.prove import certificates
+from brise.prove import analyses, cascade, certificates
 from brise.report.advice import Kept, Proven, Switched
 from brise.switch import state as switch
 from brise.traffic.records import LedgerEntry
-
-RULE = "cascade"
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class SwitchTimeline:
 
 def history(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
     """From the lines of one task, in order."""
-    proof = next((entry for entry in reversed(ledger) if entry.kind == certificates.LOOK), None)
+    proof = next((entry for entry in reversed(ledger) if entry.kind == analyses.ANALYSIS), None)
     signed = next((entry for entry in reversed(ledger) if entry.kind == certificates.KIND), None)
-    rule = next((entry for entry in reversed(ledger) if entry.kind == RULE), None)
+    rule = next((entry for entry in reversed(ledger) if entry.kind == cascade.RULE), None)
     began = next((entry for entry in reversed(ledger) if entry.kind == "switch"), None)
     kept = None if rule is None else Kept(float(rule.body["kept"]), float(rule.body["risk"]))
     expires_s = None if signed is None else float(signed.body["expires_at_s"])

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from brise.report import charts, document, figures, html
+from brise.prove import document
+from brise.report import charts, figures, html
 from brise.report.axis import Axis
 from brise.report.charts import Dot, Reference, Series
 from brise.report.html import Section, Status

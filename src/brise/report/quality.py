@@ -10,9 +10,9 @@ import numpy as np
 
 from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
 from brise.report.traffic import TrafficOverview
+from brise.stats.labels import LABEL_SOURCES
 from brise.traffic.records import Label
 
-RUNGS: Sequence[str] = ("outcome", "human", "judge", "fidelity")
 WORDS: Mapping[str, str] = {
     "outcome": "outcomes: a program compared each answer with what was right, or saw what came of it",
     "human": "people", "judge": "a model's opinion", "fidelity": "agreement with the hosted model: no correctness"}
@@ -36,7 +36,7 @@ class Qualities:
     requests.
     """
 
-    rung: str | None
+    label_source: str | None
     systems: Mapping[str, AnswerQuality]
     difference: AnswerQuality | None
 
@@ -55,10 +55,11 @@ def qualities(traffic: TrafficOverview) -> Qualities:
     probability with which it was drawn. cascade: what clients got from a switched task; the labelled answers of each
     mode stand for all of that mode. degraded: what they got in an outage.
     """
-    rung = next((rung for rung in RUNGS if any(label.rung == rung for label in traffic.labels)), None)
-    if rung is None:
+    label_source = next((source for source in LABEL_SOURCES if any(label.rung == source for label in traffic.labels)),
+                        None)
+    if label_source is None:
         return Qualities(None, {}, None)
-    own, others = _scores([label for label in traffic.labels if label.rung == rung])
+    own, others = _scores([label for label in traffic.labels if label.rung == label_source])
     conversation = {row.id: row.conversation for row in traffic.exchanges}
     shadows = [answer for answer in traffic.told("shadow") if answer.id in others]
     systems = {
@@ -67,11 +68,12 @@ def qualities(traffic: TrafficOverview) -> Qualities:
                   for answer in shadows],
         "cascade": _stratified(traffic, own),
         "degraded": [_Scored(row.conversation, own[row.id]) for row in traffic.of("degraded") if row.id in own]}
-    if rung == "human":  # people see only the answers that differ: neither mean nor difference is that of all answers
-        return Qualities(rung, {}, None)
+    if label_source == "human":
+        # People see only the answers that differ: neither mean nor difference is that of all answers.
+        return Qualities(label_source, {}, None)
     pairs = [(conversation[answer.exchange], others[answer.id], own[answer.exchange]) for answer in shadows
              if answer.exchange in own]
-    return Qualities(rung, {name: _quality(rows) for name, rows in systems.items() if rows}, _difference(pairs))
+    return Qualities(label_source, {name: _quality(rows) for name, rows in systems.items() if rows}, _difference(pairs))
 
 
 def _scores(labels: Sequence[Label]) -> tuple[Mapping[str, float], Mapping[str, float]]:

@@ -60,7 +60,7 @@ def to_json(report: SwitchReport) -> dict[str, Any]:
         "window": {"since_s": traffic.exchanges[0].at_s, "seconds": traffic.seconds,
                    "requests": len(traffic.exchanges), "conversations": traffic.conversations},
         "advice": asdict(report.advice),
-        "quality": {"rung": report.qualities.rung,
+        "quality": {"rung": report.qualities.label_source,
                     "systems": {name: asdict(found) for name, found in report.qualities.systems.items()},
                     "difference": None if report.qualities.difference is None else asdict(report.qualities.difference),
                     "classical": report.classical},

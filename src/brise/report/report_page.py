@@ -63,8 +63,8 @@ def _headline(report: SwitchReport) -> list[tuple[str, str, str]]:
 
 
 def _quality(report: SwitchReport) -> Section:
-    systems, rung = report.qualities.systems, report.qualities.rung
-    parts: list[Markup] = [page.paragraph(f"Label source: {WORDS[rung]}." if rung else
+    systems, label_source = report.qualities.systems, report.qualities.label_source
+    parts: list[Markup] = [page.paragraph(f"Label source: {WORDS[label_source]}." if label_source else
                                           "Nothing says how good any answer was.")]
     dots = [Dot(NAMES[name], found.estimate, found.low, found.high,
                 f"{figures.percent(found.estimate)} {figures.interval(found.low, found.high)}")

@@ -47,7 +47,7 @@ def _of_quality(found: ReportSections) -> list[Unknown]:
     if traffic.conversations < MIN_CONVERSATIONS:
         out.append(Unknown(f"Any interval: {traffic.conversations} conversations are too few "
                            f"({MIN_CONVERSATIONS} are the least)", "capture more traffic"))
-    match found.qualities.rung:
+    match found.qualities.label_source:
         case None:
             out.append(Unknown("How good any answer is: nothing has a label",
                                "brise label, or outcomes from your own program"))
@@ -68,7 +68,7 @@ def _of_quality(found: ReportSections) -> list[Unknown]:
         out.append(Unknown("Whether the switched answers are still good: none was audited",
                            "the random audit of brise switch"))
     unlabelled = "small" not in found.qualities.systems and bool(traffic.told("shadow"))
-    if found.qualities.rung is not None and unlabelled and found.qualities.rung != "human":
+    if found.qualities.label_source is not None and unlabelled and found.qualities.label_source != "human":
         out.append(Unknown("How good the small model's answers are: none of them has a label", "brise label"))
     return out
 

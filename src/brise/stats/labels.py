@@ -1,13 +1,12 @@
-"""Where a score came from. A report names the rung: a judge's opinion is not an outcome."""
+"""Label sources, and what is computed from labels. A report names its source: a judge's opinion is not an outcome."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from enum import IntEnum
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,14 +14,13 @@ from brise.errors import EvidenceError
 from brise.stats.clusters import Floats, scores
 from brise.stats.intervals import Interval
 
-
-class LabelSource(IntEnum):
-    """Label sources, best first."""
-
-    OUTCOME = 1  # a program decides: the tool ran, the test passed, the JSON is equal after canonicalisation
-    HUMAN = 2  # blinded, on discordant pairs, order randomised
-    CORRECTED_JUDGE = 3  # a judge on all discordant pairs, corrected by humans on a random part
-    FIDELITY = 4  # agreement with the teacher against the teacher's own repeatability: not correctness
+# outcome: a program decides (the tool ran, the test passed, the JSON is equal after canonicalisation).
+# human: blinded, on discordant pairs, order randomised. judge: a model on all discordant pairs, corrected by people on
+# a random part. fidelity: agreement with the large model against its own repeatability, which is not correctness.
+LabelSource = Literal["outcome", "human", "judge", "fidelity"]
+JudgementSource = Literal["outcome", "human", "judge"]
+LABEL_SOURCES: Sequence[LabelSource] = ("outcome", "human", "judge", "fidelity")  # best first
+JUDGEMENT_SOURCES: Sequence[JudgementSource] = ("outcome", "human", "judge")
 
 
 def corrected(judged_rest: Any, judged: Any, labelled: Any, confidence: float = 0.95) -> Interval:

@@ -41,8 +41,8 @@ class Threshold:
     bound: float
 
 
-def of_look(promise: RiskClaim, k: int) -> RiskClaim:
-    """What the k-th look (from 1) at one set of data may promise; all together fail with `delta` at most."""
+def of_analysis(promise: RiskClaim, k: int) -> RiskClaim:
+    """What the k-th interim analysis (from 1) of one set of data may claim; all together fail with `delta` at most."""
     return replace(promise, delta=candidate_alpha(promise.delta, k))
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from brise.errors import EvidenceError
 from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
 from brise.prove import guards, slices
-from brise.prove.clusters import PairClusters, complete
 from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import Pair
-from brise.prove.scoring import PairScores
+from brise.prove.scoring import PairClusters, PairScores, complete
 from brise.prove.slices import Slice
 from brise.stats import intervals, sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
@@ -40,7 +39,7 @@ class Terms:
     margins: Margins = field(default_factory=Margins)
 
     @property
-    def gate(self) -> NonInferiorityTest:
+    def test(self) -> NonInferiorityTest:
         """The promise with this candidate's part of alpha."""
         return NonInferiorityTest(self.delta, sequential_test.candidate_alpha(self.alpha, self.candidate),
                                   self.futility)
@@ -72,7 +71,7 @@ class Proof:
     terms: Terms
     plan: Planned
     scored: PairScores
-    units: PairClusters
+    clusters: PairClusters
     differences: Floats  # of units
     outcome: Outcome
     verdict: Verdict
@@ -89,8 +88,8 @@ def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: f
     """Units and labels needed for a model as good as the large one. Looks at whether answers differ, not at whose is
     better, so that it may be computed at any time.
     """
-    units = tuple(pair.unit for pair in pairs)
-    promise = terms.gate
+    clusters = tuple(pair.cluster for pair in pairs)
+    promise = terms.test
     found = discordance
     if found is None:
         if not len(scored.differs):
@@ -98,46 +97,47 @@ def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: f
         found = max(float(scored.differs.mean()), 1 / len(pairs))
     # The variance of a unit's mean is at most the mean square of its share of rows that differ.
     spread = found if discordance is not None else max(
-        float((unit_means(scored.differs.astype(np.float64), units) ** 2).mean()), 1 / len(pairs))
+        float((unit_means(scored.differs.astype(np.float64), clusters) ** 2).mean()), 1 / len(pairs))
     planned = sequential_test.plan(spread, promise, terms.power)
-    rows_a_unit = len(pairs) / max(len(set(units)), 1) if pairs else 1.0
+    rows_a_unit = len(pairs) / max(len(set(clusters)), 1) if pairs else 1.0
     return Planned(
         found, discordance is not None, planned.units, math.ceil(ANYTIME * planned.units),
-        round(planned.units * rows_a_unit * found), len(set(units)),
+        round(planned.units * rows_a_unit * found), len(set(clusters)),
         int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / promise.alpha)
 
 
 def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned) -> Proof:
     """The verdict over all pairs, which are in the order of time and of one context and teacher."""
-    units, promise = complete(pairs, scored), replace(terms.gate, bound=scored.bound)
-    if len(units.names) < MIN_CLUSTERS and units.waiting:
+    clusters, promise = complete(pairs, scored), replace(terms.test, bound=scored.bound)
+    if len(clusters.names) < MIN_CLUSTERS and clusters.waiting:
         raise EvidenceError(
-            f"{len(units.names)} units have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind them "
-            f"{units.waiting} wait", hint=f"brise label: {int(scored.is_open.sum())} pairs differ and nobody has said "
-                                          "which answer is good")
-    differences = units.means(scored.differences)
+            f"{len(clusters.names)} clusters have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind "
+            f"them {clusters.waiting} wait", hint=f"brise label: {int(scored.is_open.sum())} pairs differ and nobody "
+                                                  "has said which answer is good")
+    differences = clusters.means(scored.differences)
     outcome = sequential_test.decide(differences, promise)
-    found = guards.guards(pairs, units, terms.margins, promise)
+    found = guards.guards(pairs, clusters, terms.margins, promise)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
-    parts = slices.slices(pairs, scored, units, slices.dimensions(pairs, terms.dimensions),
+    parts = slices.slices(pairs, scored, clusters, slices.dimensions(pairs, terms.dimensions),
                           max(terms.slice_delta, terms.delta), promise.alpha)
     if outcome.verdict != "promote":
         parts = tuple(replace(one, is_proven=False) for one in parts)
-    small, large = (_measure(name, values, units) for name, values in (("small", scored.small),
+    small, large = (_measure(name, values, clusters) for name, values in (("small", scored.small),
                                                                        ("large", scored.large)))
-    d = scored.differences[units.rows]
-    return Proof(terms, planned, scored, units, differences, outcome, verdict, _reason(verdict, outcome, found, units),
-                 bounded(small, units.of_row), bounded(large, units.of_row), _difference(scored, small, large, units),
-                 float((d != 0).mean()), found, parts)
+    d = scored.differences[clusters.rows]
+    return Proof(terms, planned, scored, clusters, differences, outcome, verdict,
+                 _reason(verdict, outcome, found, clusters), bounded(small, clusters.of_row),
+                 bounded(large, clusters.of_row), _difference(scored, small, large, clusters), float((d != 0).mean()),
+                 found, parts)
 
 
-def _difference(scored: PairScores, small: Measure, large: Measure, units: PairClusters) -> Bounded:
+def _difference(scored: PairScores, small: Measure, large: Measure, clusters: PairClusters) -> Bounded:
     """Of right and wrong, one row a unit: Tango's interval; else units are drawn again.
 
     Rows whose scores nobody gave, for their answers are the same, count as equal ones.
     """
-    if scored.rung == "judge":  # corrected differences are all there is: no answer has a score by itself
-        found = intervals.normal(units.means(scored.differences) / scored.bound)
+    if scored.label_source == "judge":  # corrected differences are all there is: no answer has a score by itself
+        found = intervals.normal(clusters.means(scored.differences) / scored.bound)
         return Bounded(scored.bound * found.estimate, scored.bound * found.low, scored.bound * found.high,
                        "normal, of corrected units")
     missing = (small.counts[:, 1] == 0) | (large.counts[:, 1] == 0)
@@ -146,17 +146,17 @@ def _difference(scored: PairScores, small: Measure, large: Measure, units: PairC
         filled = [np.where(missing, 1.0, side.counts[:, 0]) for side in (small, large)]
         small, large = (Measure(side.name, np.column_stack([values, ones]), ratio)
                         for side, values in zip((small, large), filled, strict=True))
-    return difference(small, large, units.of_row)
+    return difference(small, large, clusters.of_row)
 
 
-def _measure(name: str, values: Floats, units: PairClusters) -> Measure:
+def _measure(name: str, values: Floats, clusters: PairClusters) -> Measure:
     """The mean over rows whose score is known."""
-    rows = values[units.rows]
+    rows = values[clusters.rows]
     known = ~np.isnan(rows)
     return Measure(name, np.column_stack([np.where(known, rows, 0.0), known.astype(np.float64)]), ratio)
 
 
-def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], units: PairClusters) -> str:
+def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], clusters: PairClusters) -> str:
     names: list[str] = [guard.name for guard in found if guard.verdict == verdict]
     if verdict == "promote":
         return f"quality is shown after {outcome.decided_at} units" + (f", and so are {', '.join(names)}"
@@ -164,5 +164,5 @@ def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], units: P
     if outcome.verdict == verdict:
         names.insert(0, "quality")
     what = "refuted" if verdict == "not good enough" else "not shown yet"
-    waiting = f"; {units.waiting} units wait for judgements" if units.waiting and verdict == "undecided" else ""
+    waiting = f"; {clusters.waiting} units wait for judgements" if clusters.waiting and verdict == "undecided" else ""
     return f"{', '.join(names)}: {what}{waiting}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +14,10 @@ import numpy as np
 
 from brise.evals.measure import Bounded
 from brise.prove import scoring
-from brise.prove.about import About
 from brise.prove.baselines import BaselineResult
-from brise.prove.changes import teacher_of
 from brise.prove.pairs import Pair
-from brise.prove.prove import Planned, Proof, Terms
+from brise.prove.proof import Planned, Proof, Terms
+from brise.prove.window import Change, large_model_of
 
 # What a verdict is called where it is about one claim of several.
 SHOWN: Mapping[str, str] = MappingProxyType({"promote": "shown", "not good enough": "refuted",
@@ -26,12 +25,29 @@ SHOWN: Mapping[str, str] = MappingProxyType({"promote": "shown", "not good enoug
 MOST_POINTS = 2000  # of the path that is shown; the certificate has all
 
 
+@dataclass(frozen=True)
+class About:
+    """What stands around a proof: whose task, where the data lay, what was left out and why."""
+
+    task: str
+    source: str
+    student: str
+    teachers: tuple[str, ...]
+    since_s: float | None = None
+    until_s: float | None = None
+    cluster: str = "conversation"
+    left_out: Sequence[tuple[int, str]] = ()
+    changes: Sequence[Change] = ()
+    notes: Sequence[str] = ()
+    fingerprint: str | None = None  # of the small model, if it is known and there is one
+
+
 def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
     """With the names and times that the pairs have."""
     times = [pair.at_s for pair in pairs if pair.at_s is not None]
     fingerprints = {pair.small.fingerprint for pair in pairs}
     students = dict.fromkeys(pair.small.model for pair in pairs if pair.small.model)
-    teachers = tuple(dict.fromkeys(name for pair in pairs if (name := teacher_of(pair))))
+    teachers = tuple(dict.fromkeys(name for pair in pairs if (name := large_model_of(pair))))
     return About(task, source, ", ".join(students) or "the small model", teachers, min(times, default=None),
                  max(times, default=None), fingerprint=fingerprints.pop() if len(fingerprints) == 1 else None, **rest)
 
@@ -50,14 +66,14 @@ def proven(around: About, proof: Proof, baselines: Sequence[BaselineResult]) -> 
         "terms": _terms(proof.terms), "plan": asdict(proof.plan),
         "gate": {
             "verdict": outcome.verdict, "level": level, "decided_at": outcome.decided_at,
-            "units": len(outcome.path), "rows": len(proof.units.rows), "waiting": proof.units.waiting,
+            "units": len(outcome.path), "rows": len(proof.clusters.rows), "waiting": proof.clusters.waiting,
             "evidence": float(outcome.path[-1]), "most": float(outcome.path.max()),
             "against": float(outcome.futility_path[-1]), "at": [int(at) + 1 for at in kept],
             "path": [float(outcome.path[at]) for at in kept],
             "futility_path": [float(outcome.futility_path[at]) for at in kept]},
         "scores": {"small": _bounds(proof.small), "large": _bounds(proof.large),
                    "difference": _bounds(proof.difference), "discordance": proof.discordance},
-        "labels": {"rung": proof.scored.rung, "source": scoring.WORDS[proof.scored.rung],
+        "labels": {"rung": proof.scored.label_source, "source": scoring.WORDS[proof.scored.label_source],
                    "definition": proof.scored.definition},
         "guards": [asdict(guard) for guard in proof.guards],
         "slices": [asdict(one) | {"name": one.name} for one in proof.slices],
@@ -91,13 +107,13 @@ def time_words(seconds: float) -> str:
 def _around(around: About) -> dict[str, Any]:
     return {"task": around.task, "source": around.source, "student": around.student,
             "teachers": list(around.teachers),
-            "window": {"since_s": around.since_s, "until_s": around.until_s, "unit": around.unit},
+            "window": {"since_s": around.since_s, "until_s": around.until_s, "unit": around.cluster},
             "left_out": [{"pairs": number, "why": why} for number, why in around.left_out],
             "changes": [asdict(change) for change in around.changes], "notes": list(around.notes)}
 
 
 def _terms(terms: Terms) -> dict[str, Any]:
-    return {**asdict(terms), "alpha_of_this": terms.gate.alpha}
+    return {**asdict(terms), "alpha_of_this": terms.test.alpha}
 
 
 def _bounds(found: Bounded) -> dict[str, Any]:

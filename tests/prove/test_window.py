@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
 from brise.prove.pairs import ModelAnswer, Pair, settled
-from brise.prove.time_window import choose
+from brise.prove.window import choose
 
 
 def pairs(contexts: str, models: str | None = None) -> list[Pair]:
@@ -49,9 +49,9 @@ def test_pairs_are_put_in_the_order_of_time_and_all_or_none_have_one() -> None:
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0, 100)), max_size=30), st.floats(0, 150), st.floats(0, 60))
 def test_a_later_look_never_changes_what_an_earlier_one_saw(rows: list[tuple[str, float]], look: float,
                                                             later: float) -> None:
-    told = [Pair(f"p{at}", "", unit, ModelAnswer(EvalAnswer("")), ModelAnswer(EvalAnswer("")), at_s=time)
-            for at, (unit, time) in enumerate(rows)]
+    told = [Pair(f"p{at}", "", cluster, ModelAnswer(EvalAnswer("")), ModelAnswer(EvalAnswer("")), at_s=time)
+            for at, (cluster, time) in enumerate(rows)]
     first = settled([pair for pair in told if (pair.at_s or 0) < look], 10.0, look)
     second = settled([pair for pair in told if (pair.at_s or 0) < look + later], 10.0, look + later)
-    units = {pair.unit for pair in first}
-    assert [pair for pair in second if pair.unit in units] == list(first)
+    units = {pair.cluster for pair in first}
+    assert [pair for pair in second if pair.cluster in units] == list(first)

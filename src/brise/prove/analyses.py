@@ -1,0 +1,165 @@
+"""Interim analyses of `brise prove` as lines of the ledger: which candidate one is of, and which tests are still open.
+
+A test is a model, a definition of what is shown of it, and where its data begin. Looked at again with more data it is
+the same test, which is what it was made for. Anything else, chosen afterwards, might be chosen because it is lucky. So
+all that are tried on the same data share one alpha, whatever it is that differs.
+
+A test is open while its newest analysis says "undecided". What it is made of must not be trained on until it closes;
+once it was, it is no evidence any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from brise.errors import EvidenceError
+from brise.prove.document import About
+from brise.prove.pairs import Pair
+from brise.prove.proof import Proof, Terms
+from brise.prove.scoring import PairScores
+from brise.traffic.ledger import canonical
+from brise.traffic.records import LedgerEntry
+from brise.traffic.store import Query, TrafficStore
+
+ANALYSIS, EXPORTED = "proof", "export"  # lines of the ledger
+UNDECIDED = "undecided"
+MOST_KEPT = 200  # points of a path in an analysis' line
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One interim analysis: `definition` is the digest of what is shown, `since_s` and `until_s` are when the first
+    and the last of its data were asked.
+    """
+
+    task: str
+    student: str
+    fingerprint: str | None
+    definition: str
+    since_s: float | None
+    until_s: float | None
+
+
+def record(store: TrafficStore, around: About, proof: Proof, definition: str,
+           report: Mapping[str, Any]) -> LedgerEntry:
+    """That somebody looked, and what the data said: later candidates pay for it.
+
+    Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
+    """
+    gate = report["gate"]
+    step = -(-len(gate["at"]) // MOST_KEPT) or 1
+    return store.append(ANALYSIS, {
+        "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
+        "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
+                 **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
+        "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
+        "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
+        "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
+        "alpha": proof.terms.test.alpha, "labels": proof.scored.label_source, "since_s": around.since_s,
+        "until_s": around.until_s})
+
+
+def definition(terms: Terms, scored: PairScores, pairs: Sequence[Pair], selected: Mapping[str, object]) -> str:
+    """The digest of the claim: label source and score, margins of quality, guards and slices, and how pairs were
+    `selected`.
+
+    Not of alpha and power: at which level the same evidence is read changes nothing in it.
+    """
+    source = scored.label_source
+    judges = sorted({known.who for pair in pairs for known in pair.judgements if known.label_source == "judge"})
+    claim = {"rung": source, "delta": terms.delta, "futility": terms.futility, "margins": asdict(terms.margins),
+             "slice_delta": terms.slice_delta, "dimensions": terms.dimensions, "selected": dict(selected),
+             "scored": scored.definition if source == "outcome" else None,
+             "judge": [judges, scored.bound] if source == "judge" else None}
+    return hashlib.sha256(canonical(claim).encode()).hexdigest()
+
+
+def candidate_number(entries: Iterable[LedgerEntry], this: Analysis) -> int:
+    """The other tests that were looked at on data from its first request on, and one.
+
+    A test that was looked at before keeps its number; other weights under the same name are another test. Only
+    if another one began behind its data, counting from one again, and it now grows into these, it counts anew.
+    """
+    name = this.student, this.fingerprint, this.definition, this.since_s
+    own, own_until = None, None
+    others, missed = set[tuple[object, ...]](), list[float]()
+    for entry in entries:
+        body = entry.body
+        if entry.kind != ANALYSIS or body.get("task") != this.task:
+            continue
+        began, until = _time(body.get("since_s")), _time(body.get("until_s"))
+        test = str(body.get("student")), body.get("fingerprint"), body.get("definition"), began
+        if test == name:
+            own, own_until = max(int(body["candidate"]), 1), until
+            missed = [time for time in missed if until is not None and time > until]
+        elif this.since_s is None or until is None or until >= this.since_s:  # else its data are older than these
+            others.add(test)
+            if own_until is not None and began is not None and began > own_until:
+                missed.append(began)
+    grown = any(this.until_s is None or time <= this.until_s for time in missed)
+    if own is None:
+        return len(others) + 1
+    return max(own, len(others) + 1) if grown else own
+
+
+def open_since(entries: Iterable[LedgerEntry]) -> dict[str, float | None]:
+    """The tasks with an open test, and when its data begin (None: nobody knows).
+
+    A test is one model's of a task, by name and fingerprint; its newest analysis says whether it is open.
+    """
+    newest = dict[tuple[str, str, str], Mapping[str, Any]]()
+    for entry in entries:
+        if entry.kind == ANALYSIS:
+            body = entry.body
+            newest[str(body.get("task")), str(body.get("student")), str(body.get("fingerprint"))] = body
+    found = dict[str, float | None]()
+    for (task, _, _), body in newest.items():
+        if body.get("verdict") != UNDECIDED:
+            continue
+        since_s = _time(body.get("since_s"))
+        known = found.get(task, since_s)
+        found[task] = None if since_s is None or known is None else min(since_s, known)
+    return found
+
+
+def held(store: TrafficStore) -> dict[str, str]:
+    """Conversations with a shadow answer since an open test's data began, and its task: later ones, too, for the test
+    goes on.
+    """
+    return {exchange.conversation or exchange.id: task for task, since_s in open_since(store.ledger()).items()
+            for exchange in store.exchanges(Query(task=task, since_s=since_s, has_answer="shadow", content=False))}
+
+
+def record_export(store: TrafficStore, tasks: Mapping[str, Iterable[str]]) -> None:
+    """That conversations of open tests were exported all the same: a line for each task, with digests of their names.
+    """
+    for task, names in tasks.items():
+        store.append(EXPORTED, {"task": task, "conversations": sorted({_digest(name) for name in names}),
+                                "by": "user", "reason": "brise log export --include-gate"})
+
+
+def require_unexported(store: TrafficStore, task: str, exchanges: Collection[str]) -> None:
+    """EvidenceError if the conversation of one of these was exported while a test of the task was open."""
+    taken = {name for entry in store.ledger() if entry.kind == EXPORTED and entry.body.get("task") == task
+             for name in entry.body["conversations"]}
+    if not taken:
+        return
+    times = [exchange.at_s for exchange in store.exchanges(Query(task=task, has_answer="shadow", content=False))
+             if exchange.id in exchanges and _digest(exchange.conversation or exchange.id) in taken]
+    if times:
+        last = datetime.fromtimestamp(max(times) + 1, UTC).isoformat(timespec="seconds")
+        raise EvidenceError(f"{len(times)} of {len(exchanges)} pairs are of conversations that were exported for "
+                            "training while the test was open (brise log export --include-open-tests)",
+                            hint=f"--since {last} begins behind them")
+
+
+def _digest(conversation: str) -> str:
+    return hashlib.sha256(conversation.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _time(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,175 @@
+"""`run` certifies a cascade: which answers of the small model may be kept, with a guarantee about the kept ones.
+
+Each run is an interim analysis and a line of the ledger, and all that use the same data share one delta: the k-th
+analysis of data that are not fresh has delta x 6 / (pi k)^2. At any one request the analyses that use it have numbers
+of at least 1, 2, 3, ... in their order, so that together they break their guarantees with probability delta at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from brise import settings
+from brise.errors import EvidenceError
+from brise.prove import calibration_rows
+from brise.prove.calibrate import Calibration, calibrate
+from brise.prove.calibration_rows import CalibrationRows, WantedSource
+from brise.stats import thresholds
+from brise.stats.thresholds import RiskClaim
+from brise.switch.rule import to_body
+from brise.switch.state import AUDIT
+from brise.traffic.ledger import canonical
+from brise.traffic.records import LedgerEntry
+from brise.traffic.store import TrafficStore
+from brise.traffic.stores import open_store
+
+ANALYSIS, RULE = "certification", "cascade"  # lines of the ledger
+REFUSED = "refused"  # nothing was certified or found impossible, so it costs nothing
+
+
+@dataclass(frozen=True)
+class CascadeOptions:
+    """Of kept answers at most `claim.risk` are wrong, and this itself fails with `claim.delta`, over all interim
+    analyses.
+
+    None: the only small model that answered in the shadow, the best signal (or all, if together they are better), all
+    times. With `dry_run` no rule is written; it is an interim analysis all the same.
+    """
+
+    task: str
+    small_model: str | None = None
+    claim: RiskClaim = RiskClaim()
+    label_source: WantedSource = "auto"
+    score: str = "auto"
+    signals: tuple[str, ...] | None = None
+    since_s: float | None = None
+    until_s: float | None = None
+    dry_run: bool = False
+    store: str | None = None
+
+
+@dataclass(frozen=True)
+class InterimAnalysis:
+    """`test` is the digest of all that the result hangs on: the data with their labels, and what was asked of them.
+
+    `claim` is what the user stated, of which the `number`-th analysis has a part.
+    """
+
+    task: str
+    candidate: str
+    test: str
+    claim: RiskClaim
+    since_s: float
+    until_s: float
+    number: int = 1
+
+    @property
+    def share(self) -> RiskClaim:
+        """The claim with this analysis' part of delta."""
+        return thresholds.of_analysis(self.claim, self.number)
+
+
+@dataclass(frozen=True)
+class CascadeResult:
+    """The answers it was computed from, what they say, and which interim analysis of them this was."""
+
+    rows: CalibrationRows
+    calibration: Calibration
+    analysis: InterimAnalysis
+
+    def to_json(self) -> Mapping[str, Any]:
+        """What --json prints."""
+        rows, found, analysis = self.rows, self.calibration, self.analysis
+        return {"task": found.draft.task, "candidate": rows.candidate, "risk": analysis.claim.risk,
+                "delta": analysis.claim.delta, "look": {"number": analysis.number, "delta": analysis.share.delta},
+                "labels": rows.label_source, "rows": len(rows.rows),
+                "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
+                "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
+                "vetoes": list(found.draft.vetoes), "rule": None if found.rule is None else to_body(found.rule),
+                "why_not": found.why or None, "saving_usd": found.saving_usd}
+
+
+def run(options: CascadeOptions) -> CascadeResult:
+    """What the captured traffic certifies; a rule that was certified is in the ledger, unless it is a dry run."""
+    with closing(open_store(options.store, settings.read().home, must_exist=True)) as store:
+        rows = calibration_rows.read(store, options.task, options.small_model, options.since_s, options.until_s,
+                                     label_source=options.label_source, scorer=options.score)
+        analysis = analysis_of(store, rows, options)
+        found = _calibrated(store, rows, analysis, options)
+        if found.rule is not None and not options.dry_run:
+            store.append(RULE, to_body(found.rule))
+    return CascadeResult(rows, found, analysis)
+
+
+def _calibrated(store: TrafficStore, rows: CalibrationRows, analysis: InterimAnalysis,
+                options: CascadeOptions) -> Calibration:
+    """What these data say, written into the ledger before anybody is told."""
+    try:
+        found = calibrate(rows, options.task, analysis.share, scorer=options.score, audit=AUDIT,
+                          signals=options.signals)
+    except EvidenceError as error:
+        record(store, analysis, REFUSED, why=str(error.args[0]))
+        raise
+    record(store, analysis, "impossible" if found.rule is None else "certified",
+           rule=None if found.rule is None else found.rule.digest, why=found.why)
+    return found
+
+
+def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOptions) -> InterimAnalysis:
+    """Which interim analysis this is."""
+    claim = options.claim
+    signals = None if options.signals is None else list(options.signals)
+    asked = {"candidate": rows.candidate, "rung": rows.label_source, "scorer": options.score, "risk": claim.risk,
+             "delta": claim.delta, "signals": signals, "rows": [
+                 [row.exchange, row.cluster, row.at_s, dict(row.signals), bool(row.differs), bool(row.wrong)]
+                 for row in rows.rows]}
+    test = hashlib.sha256(canonical(asked).encode()).hexdigest()
+    found = InterimAnalysis(options.task, rows.candidate, test, claim, rows.rows[0].at_s, rows.rows[-1].at_s)
+    return replace(found, number=analysis_number(store.ledger(), found))
+
+
+def analysis_number(entries: Iterable[LedgerEntry], this: InterimAnalysis) -> int:
+    """Other analyses of the task before the first one of this test, and one; not those whose data ended before these.
+    """
+    others, written = set[str](), set[str]()
+    for entry in entries:
+        body = entry.body
+        if entry.kind not in (ANALYSIS, RULE) or body.get("task") != this.task or body.get("result") == REFUSED:
+            continue
+        if entry.kind == ANALYSIS:
+            if body["test"] == this.test:
+                break
+            written.add(str(body["rule"]))
+        elif body.get("digest") in written:
+            continue  # what the analysis before it found
+        if float(body["until_s"]) >= this.since_s:
+            others.add(str(body["test"] if entry.kind == ANALYSIS else body.get("digest")))
+    return len(others) + 1
+
+
+def record(store: TrafficStore, this: InterimAnalysis, result: str, *, rule: str | None = None,
+           why: str = "") -> LedgerEntry:
+    """The analysis' line, written before anybody is told what it found.
+
+    EvidenceError if another analysis came between: then this one has another number, and its result is not told.
+    """
+    entry = store.append(ANALYSIS, {
+        "task": this.task, "candidate": this.candidate, "test": this.test, "number": this.number,
+        "risk": this.claim.risk, "delta": this.share.delta, "delta_of_all": this.claim.delta,
+        "since_s": this.since_s, "until_s": this.until_s, "result": result, "rule": rule, "reason": why})
+    now = analysis_number((line for line in store.ledger() if line.number <= entry.number), this)
+    if result != REFUSED and now != this.number:
+        raise EvidenceError(f"another interim analysis was written meanwhile, this one is number {now} of these data",
+                            hint="the same command again gives it its part of delta")
+    return entry
+
+
+def calibrated_until(store: TrafficStore, task: str, small_model: str) -> float | None:
+    """The end of the data on which a rule for this pair was fitted last; None: there is no rule."""
+    found = [entry.body for entry in store.ledger() if entry.kind == RULE
+             and (entry.body.get("task"), entry.body.get("candidate")) == (task, small_model)]
+    return max((float(body["until_s"]) for body in found), default=None)
