@@ -281,30 +281,25 @@ def stored(dtype: str, numbers: Array) -> Array:
 
 
 def write_gguf(path: Path, model: Tiny) -> Path:
-    """A Ministral 3 golden as a GGUF file of F32 tensors."""
-    assert model.config["family"] == "ministral3"
+    """A golden of Ministral 3 or SmolLM3 as a GGUF file of F32 tensors."""
     config, scaling = model.config, model.config["rope"]["scaling"]
-    writer = gguf.GGUFWriter(path, "mistral3")
+    name = {"ministral3": "mistral3", "smollm3": "smollm3"}[config["family"]]
+    writer = gguf.GGUFWriter(path, name)
     for key, number in {
             "block_count": config["num_layers"], "context_length": config["max_context"],
             "embedding_length": config["width"], "feed_forward_length": config["ffn_width"],
             "attention.head_count": config["num_heads"], "attention.head_count_kv": config["num_kv_heads"],
             "attention.key_length": config["head_dim"], "attention.value_length": config["head_dim"],
-            "rope.dimension_count": config["head_dim"],
-            "rope.scaling.original_context_length": scaling["original_context"]}.items():
-        writer.add_uint32(f"mistral3.{key}", number)
-    for key, number in {
-            "attention.layer_norm_rms_epsilon": config["norm_eps"], "rope.freq_base": config["rope"]["theta"],
-            "rope.scaling.factor": scaling["factor"], "rope.scaling.yarn_beta_fast": scaling["beta_fast"],
-            "rope.scaling.yarn_beta_slow": scaling["beta_slow"], "rope.scaling.mscale": scaling["mscale"],
-            "rope.scaling.yarn_log_multiplier": scaling["mscale_all_dim"],
-            "attention.temperature_scale": config["query_temperature"]["beta"]}.items():
-        writer.add_float32(f"mistral3.{key}", number)
-    writer.add_string("mistral3.rope.scaling.type", "yarn")
-    for name, numbers in model.arrays.items():
-        _, *rest = name.split(".")
+            "rope.dimension_count": config["head_dim"]}.items():
+        writer.add_uint32(f"{name}.{key}", number)
+    writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config["norm_eps"])
+    writer.add_float32(f"{name}.rope.freq_base", config["rope"]["theta"])
+    if scaling is not None:
+        _add_yarn(writer, config, scaling)
+    for tensor_name, numbers in model.arrays.items():
+        _, *rest = tensor_name.split(".")
         heads = {"wq": config["num_heads"], "wk": config["num_kv_heads"]}.get(rest[-1] if rest else "")
-        whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(name)
+        whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(tensor_name)
         tensor = whole or f"blk.{rest[0]}.{GGUF_TAILS[rest[1]]}"
         writer.add_tensor(f"{tensor}.weight", numbers if heads is None else interleave(numbers, heads))
     writer.write_header_to_file()
@@ -312,6 +307,17 @@ def write_gguf(path: Path, model: Tiny) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _add_yarn(writer: gguf.GGUFWriter, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
+    writer.add_uint32("mistral3.rope.scaling.original_context_length", scaling["original_context"])
+    for key, number in {
+            "rope.scaling.factor": scaling["factor"], "rope.scaling.yarn_beta_fast": scaling["beta_fast"],
+            "rope.scaling.yarn_beta_slow": scaling["beta_slow"], "rope.scaling.mscale": scaling["mscale"],
+            "rope.scaling.yarn_log_multiplier": scaling["mscale_all_dim"],
+            "attention.temperature_scale": config["query_temperature"]["beta"]}.items():
+        writer.add_float32(f"mistral3.{key}", number)
+    writer.add_string("mistral3.rope.scaling.type", "yarn")
 
 
 __all__ = ["Files", "Tiny", "halves", "hf_config", "hf_tensors", "native_tensors", "params", "stored", "tiny",

@@ -22,7 +22,8 @@ MERGES = ("t h", "i n", "a n", "e r", "o n", "r e", "a t", "e n", "o r", "e s", 
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
           "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
           "{% endif %}")
-PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2"}
+PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2",
+       "smollm3": "llama-bpe"}
 VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
 
 

@@ -137,9 +137,17 @@ def test_magnitudes_of_yarn() -> None:
     ({"model_type": "qwen2", "sliding_window": 7, "use_sliding_window": True, "max_window_layers": 2}, None),
     ({"model_type": "qwen2", "sliding_window": 7, "use_sliding_window": True, "max_window_layers": 0}, 7),
     ({"model_type": "qwen3", "layer_types": ["full_attention"] * 2}, None),
+    ({"model_type": "smollm3", "sliding_window": 7}, None),  # use_sliding_window is false
 ])
 def test_sliding_windows(change: dict[str, Any], window: int | None) -> None:
     assert read_config(SMALL | change).config.sliding_window == window
+
+
+@pytest.mark.parametrize(("change", "layers"), [
+    ({}, (3,)), ({"no_rope_layer_interval": 2}, (1, 3)), ({"no_rope_layers": [1, 0, 1, 1, 1, 0]}, (1,))])
+def test_layers_without_rope(change: dict[str, Any], layers: tuple[int, ...]) -> None:
+    config = read_config(SMALL | {"model_type": "smollm3", "num_hidden_layers": 5} | change).config
+    assert config.layers_without_rope == layers and config.rope.theta == 2e6
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -159,6 +167,8 @@ def test_sliding_windows(change: dict[str, Any], window: int | None) -> None:
      "max_window_layers is 1"),
     ({"model_type": "mistral", "sliding_window": 7, "layer_types": ["full_attention", "sliding_attention"]},
      "layer_types is"),
+    ({"model_type": "smollm3", "sliding_window": 7, "use_sliding_window": True}, "sliding_window is 7"),
+    ({"no_rope_layers": [1, 0]}, "no_rope_layers is"),
     ({"architectures": ["EagleMistralLarge3ForCausalLM"]}, "belongs to an EAGLE draft"),
     ({"model_type": "mistral4", "n_group": 8}, "n_group is 8"),
     ({"model_type": "mistral4", "rope_interleave": False}, "rope_interleave is False"),
@@ -183,6 +193,8 @@ def test_what_changes_the_computation_is_refused_by_name(change: dict[str, Any],
     ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, "type is 'linear', allowed is"),
     ({"rope_scaling": 4.0}, "rope_scaling is 4.0, allowed is an object"),
     ({"model_type": "mistral4", "num_experts_per_tok": 400}, "num_experts_per_tok is 400"),
+    ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers is"),
+    ({"model_type": "smollm3", "no_rope_layers": [1, 2]}, "no_rope_layers is"),
 ])
 def test_values_that_cannot_be_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

@@ -18,7 +18,7 @@ from brise.models.weights import Attention, Dense, FeedForward, Layer, Quant, We
 from brise.quant.dequantize import dequantize
 from tests.checkpoint.make_gguf import VOCAB_SIZE, sizes, write_tiny
 
-FAMILIES = {"llama": "llama", "mistral3": "ministral3", "qwen2": "qwen2", "qwen3": "qwen3"}
+FAMILIES = {"llama": "llama", "mistral3": "ministral3", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128}
 
 
@@ -46,7 +46,7 @@ def test_config_has_the_sizes_of_the_file(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize(("family", "layout"), [("llama", "interleaved"), ("mistral3", "interleaved"),
-                                                ("qwen2", "half"), ("qwen3", "half")])
+                                                ("qwen2", "half"), ("qwen3", "half"), ("smollm3", "interleaved")])
 def test_rope_layout_belongs_to_the_family(tmp_path: Path, family: str, layout: str) -> None:
     assert config_of(tmp_path, family).rope.layout == layout
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import numbers
+from brise.checkpoint.convert_source import open_original
+from brise.checkpoint.export import write_hf
 from brise.checkpoint.open import open_checkpoint
+from brise.checkpoint.transcode import write_mix
 from brise.errors import CheckpointError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -18,6 +21,7 @@ from brise.models.weights import Array, Weight, place
 from tests import tolerances
 from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint import make_folder as make
+from tests.checkpoint.test_export import write_source
 from tests.goldens import golden
 from tests.goldens.vision import read_vision
 
@@ -30,7 +34,7 @@ LAYOUTS: dict[str, Callable[[Path, make.Tiny], Path]] = {
     "gguf": lambda folder, model: make.write_gguf(folder.parent / "model.gguf", model)}
 MINISTRAL = ["ministral3_yarn0_tied", "ministral3_yarn0_untied", "ministral3_yarn1_tied"]
 OTHERS = ["llama_tied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
-          "ministral3_yarn2_untied", "large3", "large3_all_experts"]
+          "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3"]
 NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts"]
 
 
@@ -57,6 +61,17 @@ def test_hugging_face_folders_give_the_golden_logits(under_test: UnderTest, tmp_
     expected = golden.read(name, "interleaved")
     logits = logits_of(under_test, make.write_hf(tmp_path, make.tiny(name)), expected.tokens)
     assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
+
+
+def test_smollm3_has_the_same_logits_in_files_of_gguf_and_in_our_own(under_test: UnderTest, tmp_path: Path) -> None:
+    source, tokens = write_source(tmp_path / "hf", "smollm3", "F32"), golden.read("smollm3", "half").tokens
+    write_mix(open_original(source), tmp_path / "ours.gguf", "F32")
+    write_hf(open_original(tmp_path / "ours.gguf"), tmp_path / "ours", "F32")
+    theirs = make.write_gguf(tmp_path / "theirs.gguf", make.tiny("smollm3"))
+    expected = logits_of(under_test, source, tokens)
+    for path in (theirs, tmp_path / "ours.gguf", tmp_path / "ours"):
+        assert open_checkpoint(path).config.layers_without_rope == (3,)
+        assert np.array_equal(logits_of(under_test, path, tokens), expected), path
 
 
 @pytest.mark.parametrize("name", NATIVE)

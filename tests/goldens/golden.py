@@ -67,8 +67,10 @@ def halves(rows: Array, num_heads: int) -> Array:
 def _config(fields: dict[str, Any], layout: Layout) -> Config:
     rope = fields.pop("rope")
     temperature, latent, experts = (fields.pop(key, None) for key in ("query_temperature", "latent", "experts"))
+    without_rope = tuple(fields.pop("layers_without_rope", ()))
     return Config(
-        **fields, query_temperature=None if temperature is None else QueryTemperature(**temperature),
+        **fields, layers_without_rope=without_rope,
+        query_temperature=None if temperature is None else QueryTemperature(**temperature),
         latent=None if latent is None else Latent(**latent), experts=None if experts is None else Experts(**experts),
         rope=Rope(rope["theta"], rope["dim"], layout, _scaling(rope["scaling"])))
 

@@ -47,6 +47,8 @@ class Golden:
     heads: tuple[int, int, int] = (3, 1, 16)  # query heads, key/value heads, numbers a head
     extra: dict[str, Any] = field(default_factory=dict)
     window: int | None = None
+    layers: int = 2
+    without_rope: tuple[int, ...] = ()
 
 
 def goldens() -> Iterator[Golden]:
@@ -73,6 +75,8 @@ def goldens() -> Iterator[Golden]:
             yield _ministral3(name, tied, mscale, all_dim)
     yield Golden("qwen2", "Qwen2", "qwen2", True, 1e6, eps=1e-6, heads=(3, 3, 16))
     yield Golden("qwen3", "Qwen3", "qwen3", False, 1e6, eps=1e-6, heads=(4, 2, 16), extra={"head_dim": 16})
+    yield Golden("smollm3", "SmolLM3", "smollm3", True, 2e6, eps=1e-6, heads=(3, 1, 16), layers=5, without_rope=(3,),
+                 extra={"pad_token_id": PADDING_ID, "bos_token_id": 0, "eos_token_id": 0})
 
 
 def _ministral3(name: str, tied: bool, mscale: float, mscale_all_dim: float) -> Golden:
@@ -100,7 +104,7 @@ def build(golden: Golden) -> Any:
     num_heads, num_kv_heads, _ = golden.heads
     config_class = getattr(transformers, f"{golden.model}Config")
     config = config_class(
-        vocab_size=VOCAB_SIZE, hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+        vocab_size=VOCAB_SIZE, hidden_size=48, intermediate_size=80, num_hidden_layers=golden.layers,
         num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, max_position_embeddings=128,
         rms_norm_eps=golden.eps, tie_word_embeddings=golden.tied,
         rope_parameters={"rope_type": "default", **golden.rope, "rope_theta": golden.theta}, **golden.extra)
@@ -140,7 +144,8 @@ def brise_name(name: str) -> str:
 
 def _config(golden: Golden, config: Any) -> dict[str, Any]:
     num_heads, num_kv_heads, head_dim = golden.heads
-    return {"family": golden.family, "vocab_size": VOCAB_SIZE, "width": config.hidden_size,
+    more = {"layers_without_rope": golden.without_rope} if golden.without_rope else {}
+    return {**more, "family": golden.family, "vocab_size": VOCAB_SIZE, "width": config.hidden_size,
             "num_layers": config.num_hidden_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads,
             "head_dim": head_dim, "ffn_width": config.intermediate_size, "norm_eps": golden.eps,
             "max_context": 128, "sliding_window": golden.window, "query_temperature": golden.temperature,

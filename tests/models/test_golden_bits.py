@@ -44,6 +44,8 @@ def test_logits_have_the_bits_of_version_0_1(
         pytest.skip("recorded on x86-64 only")
     if under_test.name not in stored:
         pytest.skip(f"nothing was recorded on {under_test.name}")
+    if name not in stored[under_test.name]:
+        pytest.skip("no golden of version 0.1")
     if not under_test.is_native and stored["numpy"]["reference"] != numpy_kind():
         pytest.skip(f"recorded with {stored['numpy']['reference']}, this is {numpy_kind()}")
     assert digests(under_test, name) == stored[under_test.name][name]

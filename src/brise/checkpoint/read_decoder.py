@@ -51,6 +51,7 @@ class ConfigSource(Protocol):
     def experts(self, num_layers: int) -> Fields:
         """Where the numbers of the experts stand."""
     def softmax_scale(self) -> float | None: ...
+    def layers_without_rope(self, num_layers: int) -> tuple[int, ...]: ...
 
 
 class TensorSource(Protocol):
@@ -87,7 +88,7 @@ def read_config(source: ConfigSource) -> Config:
         norm_eps=fields.number(*KEYS["norm_eps"].of(source.format)), rope=rope, max_context=max_context,
         sliding_window=source.window(num_layers, max_context), query_temperature=temperature, latent=latent,
         experts=_experts(source, num_layers) if family.has_latent_attention else None,
-        softmax_scale=source.softmax_scale())
+        softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers))
 
 
 def integer(source: ConfigSource, path: str, *, default: int | None = None) -> int:

@@ -62,6 +62,7 @@ class Config:
     latent: Latent | None = None
     experts: Experts | None = None
     softmax_scale: float | None = None  # None: head_dim ** -0.5
+    layers_without_rope: tuple[int, ...] = ()
 
     @property
     def attention_scale(self) -> float:

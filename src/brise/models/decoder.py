@@ -1,4 +1,4 @@
-"""The decoder: Llama, SmolLM2, Mistral, Ministral 3, Mistral Large 3, Qwen2, Qwen3, written once over the ops.
+"""The decoder: Llama, SmolLM2 and 3, Mistral, Ministral 3, Mistral Large 3, Qwen2, Qwen3, written once over the ops.
 
 Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, F ffn width, R rows, V vocabulary.
 """
@@ -52,8 +52,9 @@ def _grouped_attention(ops: Ops, config: Config, weights: Attention, h_TD: Array
     if weights.q_norm is not None and weights.k_norm is not None:
         q_THE = ops.rms_norm(q_THE, weights.q_norm, config.norm_eps)
         k_TKE = ops.rms_norm(k_TKE, weights.k_norm, config.norm_eps)
-    q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
-    k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
+    if index not in config.layers_without_rope:
+        q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
+        k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
     q_THE = _scaled_queries(ops, config, q_THE, batch)
     v_TKE = ops.heads(v_TD, config.num_kv_heads)
     o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.sliding_window)

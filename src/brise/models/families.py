@@ -45,6 +45,12 @@ class ModelFamily:
     has_window: bool = False  # the same in all layers
     window_spares_layers: bool = False  # which, no GGUF file says
     yarn: YarnKeys = "plain"
+    no_rope_interval: int | None = None  # every such layer has no rotary positions; GGUF has no key for it
+
+    def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
+        """Those that every file of the family means, unless it says otherwise."""
+        interval = self.no_rope_interval
+        return () if interval is None else tuple(range(interval - 1, num_layers, interval))
 
 
 _DENSE = MappingProxyType({"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32})
@@ -90,6 +96,13 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
         {**_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
          "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
         {"use_sliding_window": False}, has_head_norms=True, window_spares_layers=True),
+    "smollm3": ModelFamily(
+        "smollm3", "interleaved", "SmolLM3",
+        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+         "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+         "rope_theta": 2e6, "no_rope_layer_interval": 4},
+        {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False}, window_spares_layers=True,
+        no_rope_interval=4),
 })
 
 

@@ -216,6 +216,9 @@ class GgufConfig:
             return None
         return self.fields.number("attention.scale", default=0.0, may_be_zero=True) or None
 
+    def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
+        return self._row.layers_without_rope(num_layers)
+
     def _query_temperature(self) -> QueryTemperature | None:
         beta = self.fields.number("attention.temperature_scale", "rope.scaling_beta", default=0.0, may_be_zero=True)
         if beta == 0 and self._row.has_latent_attention:

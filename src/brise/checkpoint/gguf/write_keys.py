@@ -35,6 +35,9 @@ def hyperparameters(config: Config) -> dict[str, object]:
         keys |= _experts(config, config.experts)
     if config.sliding_window is not None:
         keys["attention.sliding_window"] = config.sliding_window
+    if config.layers_without_rope != FAMILIES[config.family].layers_without_rope(config.num_layers):
+        raise UnsupportedError(f"the layers {config.layers_without_rope} have no rotary positions; a GGUF file of the "
+                               f"family {config.family} has no key for which they are")
     keys |= _scaling(config) | _temperature(config)
     return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in keys.items()}
 

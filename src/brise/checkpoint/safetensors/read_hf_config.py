@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from brise.checkpoint import read_decoder
@@ -117,6 +118,8 @@ class HfConfig:
         if window is None or window >= max_context:
             window = None
         kinds = fields.strings("layer_types")
+        if window is not None and FAMILIES[self.family].no_rope_interval is not None:  # only of layers without rotary
+            raise fields.refused("sliding_window", "null")
         if may_spare and window is not None and not kinds:
             spared = fields.integer("max_window_layers", default=28, least=0)
             kinds = ["full_attention"] * spared + ["sliding_attention"] * (num_layers - spared)
@@ -133,6 +136,18 @@ class HfConfig:
 
     def softmax_scale(self) -> float | None:
         return None
+
+    def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
+        """`no_rope_layers` has 0 for each of them; without it, they are every `no_rope_layer_interval`-th."""
+        family = FAMILIES[self.family]
+        if family.no_rope_interval is None:
+            return ()
+        interval, flags = self.fields.integer("no_rope_layer_interval"), self.fields.value("no_rope_layers")
+        if flags is None:
+            return replace(family, no_rope_interval=interval).layers_without_rope(num_layers)
+        if not isinstance(flags, list) or len(flags) < num_layers or any(flag not in (0, 1) for flag in flags):
+            raise self.fields.wrong("no_rope_layers", f"a list of 0 and 1 for each of the {num_layers} layers")
+        return tuple(index for index, flag in enumerate(flags[:num_layers]) if not flag)
 
 
 def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: int, *,

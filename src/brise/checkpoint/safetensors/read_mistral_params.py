@@ -99,6 +99,9 @@ class NativeConfig:
     def softmax_scale(self) -> float | None:
         return None
 
+    def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
+        return ()
+
 
 def _rope(fields: Fields, dim: int) -> Rope:
     theta = fields.number("rope_theta")

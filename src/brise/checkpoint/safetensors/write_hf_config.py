@@ -48,6 +48,8 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
         keys |= _experts(config, config.experts)
     if family.has_window:
         keys["sliding_window"] = config.sliding_window
+    if family.no_rope_interval is not None:
+        keys["no_rope_layers"] = [int(index not in config.layers_without_rope) for index in range(config.num_layers)]
     return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
 
 
