@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +27,7 @@ TEXT = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 SECTIONS = tuple(re.findall(r"^## `(brise[^`]*)`\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 EXAMPLES = tuple(line for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
                  for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE))
+SHORTER: Mapping[str, Sequence[str]] = {"chat": ("--max-tokens", "4"), "tune": ("--steps", "2")}
 
 
 def walk(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -130,7 +131,7 @@ def test_examples_are_valid(example: str, tmp_path: Path, monkeypatch: pytest.Mo
     make_folder.write_hf(tmp_path / "mine", make_folder.tiny("llama_tied"))
     assert main(["pull", "mine.gguf", "--name", "smollm2"]) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n")))
-    assert main([*words, *(["--max-tokens", "4"] if words[0] == "chat" else [])]) == 0
+    assert main([*words, *SHORTER.get(words[0], ())]) == 0
 
 
 def write_traffic(folder: Path, home: Path) -> None:
