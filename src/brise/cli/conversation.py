@@ -14,13 +14,13 @@ from datetime import date
 from pathlib import Path
 
 from brise.cli.chat_options import ChatSettings
+from brise.engine.answer_collector import AnswerCollector
 from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
 from brise.engine.request import USUAL_MAX_TOKENS, FinishReason, Request
 from brise.errors import BriseError, ContextLengthError, RequestError, UnsupportedError
 from brise.text import images
-from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
-from brise.text.answer_format import AnswerParser
+from brise.text.answer_events import Parsed
 from brise.text.conversation import suggested_system
 from brise.text.protocols import parts_of
 
@@ -114,6 +114,7 @@ class Conversation:
         encoded = self.chat.prompt([*self.messages, question])
         tokens = encoded.tokens
         parser = self.chat.format.parser(is_thinking=self.chat.format.thinks_at_end_of(tokens))
+        collector = AnswerCollector(parser, self.chat.format.new_call_id, may_call=False)
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
@@ -123,7 +124,7 @@ class Conversation:
         except ContextLengthError as error:
             error.hint = self._how_to_fit(room)
             raise
-        answer = self._stream(request_id, len(tokens), parser, write, is_stopped)
+        answer = self._stream(request_id, len(tokens), collector, write, is_stopped)
         if answer.text:
             self.attached = []
             thought = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
@@ -154,9 +155,8 @@ class Conversation:
             if len(self.turns) < len(turns):
                 self.turns = turns
 
-    def _stream(self, request_id: str, prompt_tokens: int, parser: AnswerParser,
+    def _stream(self, request_id: str, prompt_tokens: int, collector: AnswerCollector,
                 write: Callable[[Parsed], None], is_stopped: Callable[[], bool]) -> PrintedAnswer:
-        pieces: list[Parsed] = []
         start_s = first_s = last_s = time.perf_counter()
         cached = completion = 0
         finish: FinishReason | None = None
@@ -168,14 +168,10 @@ class Conversation:
                 first_s = first_s if completion else last_s
                 cached = max(cached, delta.cached_tokens)
                 completion = max(completion, delta.completion_tokens)
-                news = parser.push(delta.text) + (parser.finish() if delta.finish is not None else [])
-                pieces += news
-                for item in news:
+                for item in collector.push(delta):
                     write(item)
                 finish = delta.finish or finish
                 if delta.finish == "error":
                     raise BriseError(f"the answer broke off: {delta.error}")
-        text = "".join(item.text for item in pieces if isinstance(item, ParsedText))
-        reasoning = "".join(item.text for item in pieces if isinstance(item, ParsedReasoning))
-        return PrintedAnswer(text, reasoning, finish or "cancelled", prompt_tokens, cached, completion,
-                             first_s - start_s, last_s - first_s)
+        return PrintedAnswer(collector.text, collector.reasoning, finish or "cancelled", prompt_tokens, cached,
+                             completion, first_s - start_s, last_s - first_s)

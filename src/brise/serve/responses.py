@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from brise.dialects import sse
+from brise.engine.answer_collector import AnswerCollector
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import GenerationTask, deltas
@@ -23,7 +24,6 @@ from brise.serve.prompts import chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
 from brise.text.answer_events import ParsedText
-from brise.text.answer_format import AnswerParser
 
 NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
 Entry = dict[str, object]
@@ -46,7 +46,7 @@ async def prepare(served: ModelHandle, wanted: ResponseRequest, ticket: Ticket, 
     messages = await fetched(wanted.chat.messages, allows_urls=allows_urls)
     prepared = await asyncio.to_thread(chat_job, replace(wanted.chat, messages=messages), served.worker.model)
     job = GenerationTask(served, (prepared.request,), ticket, NAMES)
-    return Responding(job, GrowingResponse(wanted, ticket, prepared.parser()))
+    return Responding(job, GrowingResponse(wanted, ticket, prepared.collector()))
 
 
 async def collect(responding: Responding) -> Entry:
@@ -79,7 +79,7 @@ async def chunks(responding: Responding) -> AsyncGenerator[Entry, None]:
             text = reply.take(delta)
             if text:
                 yield reply.event("response.output_text.delta", **place, delta=text, logprobs=[])
-    text = "".join(reply.text)
+    text = reply.answer.text
     yield reply.event("response.output_text.done", **place, text=text, logprobs=[])
     yield reply.event("response.content_part.done", **place, part=reply.part(text))
     yield reply.event("response.output_item.done", output_index=0,
@@ -93,12 +93,10 @@ class GrowingResponse:
 
     wanted: ResponseRequest
     ticket: Ticket
-    parser: AnswerParser
+    answer: AnswerCollector
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     message_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
-    text: list[str] = field(default_factory=list)
-    was_cut: bool = False
     num_events: int = 0
 
     @property
@@ -107,17 +105,11 @@ class GrowingResponse:
 
     @property
     def end(self) -> str:
-        return "incomplete" if self.was_cut else "completed"
+        return "incomplete" if self.answer.finish == "length" else "completed"
 
     def take(self, delta: Delta) -> str:
         """The text that this delta brings; what the model thinks is not sent."""
-        self.was_cut = delta.finish == "length"
-        news = self.parser.push(delta.text)
-        if delta.finish is not None:
-            news += self.parser.finish(was_cut=self.was_cut)
-        text = "".join(item.text for item in news if isinstance(item, ParsedText))
-        self.text.append(text)
-        return text
+        return "".join(item.text for item in self.answer.push(delta) if isinstance(item, ParsedText))
 
     def event(self, kind: str, **fields: object) -> Entry:
         """The next event of the stream."""
@@ -133,7 +125,7 @@ class GrowingResponse:
 
     def whole(self, status: str) -> Entry:
         is_open = status == "in_progress"
-        output = [] if is_open else [self.message(status, [self.part("".join(self.text))])]
+        output = [] if is_open else [self.message(status, [self.part(self.answer.text)])]
         return {
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
