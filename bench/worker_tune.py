@@ -34,12 +34,12 @@ class Given(Trainer):
         return [self.rows[int(index)] for index in self.work.order[step]]
 
 
-def trainer(model: Path, work: Work, settings: Settings, machinery: ComputeOptions, keep: torch_weights.Keep) -> Given:
+def trainer(model: Path, work: Work, settings: Settings, compute: ComputeOptions, keep: torch_weights.Keep) -> Given:
     """Ready for the first step."""
     checkpoint = open_checkpoint(model)
 
     def put(name: str, weight: Weight) -> Weight:
-        placed = torch_weights.place(name, weight, machinery.device, machinery.dtype, keep)
+        placed = torch_weights.place(name, weight, compute.device, compute.dtype, keep)
         checkpoint.forget()
         return placed
 
@@ -55,7 +55,7 @@ def trainer(model: Path, work: Work, settings: Settings, machinery: ComputeOptio
         if path.endswith(".a"):
             parameter.data = torch.from_numpy(first_a(int(layer), targets[path.removesuffix(".a")], *parameter.shape))
     rows = [EncodedRow(tokens, is_target, f"work:{index}") for index, (tokens, is_target) in enumerate(work.rows)]
-    return Given(checkpoint.config, trained, recipe, machinery, rows, work=work)
+    return Given(checkpoint.config, trained, recipe, compute, rows, work=work)
 
 
 def measured(trainer: Given, steps: int) -> dict[str, object]:
@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bf16", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    machinery = ComputeOptions(dtype=torch.bfloat16 if given.bf16 else torch.float32, max_tokens=given.max_tokens,
+    compute = ComputeOptions(dtype=torch.bfloat16 if given.bf16 else torch.float32, max_tokens=given.max_tokens,
                                checkpointing=given.checkpointing, shares_prompts=not given.no_sharing)
-    ready = trainer(given.model, read(given.work), Settings(), machinery, "packed" if given.packed else "dense")
+    ready = trainer(given.model, read(given.work), Settings(), compute, "packed" if given.packed else "dense")
     answer({"ready": True, "version": __version__, "loaded_bytes": peak_bytes()})
     for line in sys.stdin:
         answer(measured(ready, int(line)))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from brise.cli.eval import sample
 from brise.cli.main import main
-from brise.evals import run as runs
-from brise.evals.run import Answered
+from brise.evals import answering
+from brise.evals.answering import Answered
+from brise.evals.evaluate import sample
 from tests.engine.stub import stub_model
 from tests.evals.rows import examples, write
 from tests.serve.live import live
@@ -106,7 +106,7 @@ def test_ctrl_c_says_how_to_go_on(rows: Path, train: Path, tmp_path: Path, capsy
     def pressed(*_: object) -> Answered:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "_ask", pressed)
+    monkeypatch.setattr(answering, "_ask", pressed)
     words = ["eval", str(rows), "--baseline", "majority", "--train", str(train)]
     assert main([*words, "--out", str(tmp_path / "out.jsonl")]) == 130
     assert "out.jsonl has the answers so far, and the same command goes on from there" in capsys.readouterr().err

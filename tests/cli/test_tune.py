@@ -182,9 +182,7 @@ def test_options_that_cannot_be_are_refused_by_name(
 def test_without_torch_the_error_has_the_pip_line(
         data: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
-    for name in [name for name in sys.modules if name.startswith("brise.cli.tune_run")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("brise.cli.tune_run", raising=False)
+    monkeypatch.delitem(sys.modules, "brise.tune.training_run", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert tune(data, tiny_path, tmp_path / "run") == 1
     assert "pip install 'brise[tune]'" in capsys.readouterr().err

@@ -12,9 +12,9 @@ from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.engine.model import load
 from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import answer_all
 from brise.evals.example import EvalAnswer
 from brise.evals.local import LocalAnswerer, OnTop
-from brise.evals.run import answer_all
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.lora import adapted, targets
@@ -22,7 +22,7 @@ from brise.models.weights import LowRank
 from brise.text.chat import require
 from tests.checkpoint.make_gguf import write_tiny
 from tests.evals.rows import example
-from tests.evals.test_run import ignore
+from tests.evals.test_answering import ignore
 
 
 def test_its_likelihood_is_that_of_base_and_adapter(tmp_path: Path) -> None:

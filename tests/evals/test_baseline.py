@@ -11,11 +11,11 @@ import pytest
 
 from brise.errors import EvidenceError, MissingExtraError
 from brise.evals import baseline, classify, data, scorers
+from brise.evals.answering import answer_all
 from brise.evals.baseline import BaselineAnswerer, Kind
 from brise.evals.example import EvalExample
-from brise.evals.run import answer_all
 from tests.evals.rows import example
-from tests.evals.test_run import ignore
+from tests.evals.test_answering import ignore
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

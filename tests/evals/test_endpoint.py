@@ -15,12 +15,12 @@ import pytest
 
 from brise.errors import NetworkError, UnsupportedError
 from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
-from brise.evals.run import answer_all
 from tests.engine.stub import stub_model
 from tests.evals.rows import example, examples
-from tests.evals.test_run import ignore
+from tests.evals.test_answering import ignore
 from tests.serve.live import live
 
 URL = "http://teacher.test/v1"

@@ -17,10 +17,10 @@ from brise.engine.model import LoadedModel, load
 from brise.errors import EvidenceError
 from brise.evals import data, local
 from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import answer_all
 from brise.evals.data import Reading
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer
-from brise.evals.run import answer_all
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.text.chat import require
@@ -28,7 +28,7 @@ from tests.checkpoint.make_gguf import write_tiny
 from tests.engine.stub import stub_model
 from tests.engine.stub_vision import stub_vision
 from tests.evals.rows import example, write
-from tests.evals.test_run import ignore
+from tests.evals.test_answering import ignore
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from brise.errors import MemoryLimitError
 from brise.memory.training_plan import LATER_BYTES, MemoryChoice, Needs, TrainingPlan, settle, ways
 
-ASKED = MemoryChoice(2048, checkpointing=False, keep="dense", bits=32, rank=16)
+ASKED = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=16)
 MB = 10**6
 
 
@@ -20,7 +20,7 @@ class Counter:
         self.limit = limit
 
     def __call__(self, choice: MemoryChoice) -> TrainingPlan:
-        needs = Needs(weights=(500 if choice.keep == "dense" else 100) * MB, loading=10 * MB,
+        needs = Needs(weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
                       moments=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
                       activations=choice.num_tokens * MB // (100 if choice.checkpointing else 10), head=0)
         return TrainingPlan("tiny", choice, needs, process=300 * MB, proving=0, limit=self.limit)

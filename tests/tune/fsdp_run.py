@@ -45,13 +45,13 @@ def train(path: Path, method: Method, keep: Keep, group: fsdp.ProcessGroup | Non
     # Five rows: two ranks get three and two, in microbatches of one or two, and the last batch has one row.
     recipe = Recipe(method=method, rank=RANK, alpha=6, learning_rate=0.01, batch_size=5, steps=STEPS, clip=0.5)
     trained = adapters.new(weights, recipe)
-    machinery = ComputeOptions(max_tokens=40, checkpointing=checkpointing)
+    compute = ComputeOptions(max_tokens=40, checkpointing=checkpointing)
     rows, held_out = families.rows(11), families.rows(3, seed=1)
     if group is not None:
         ranks = fsdp.Spread(trained, group)
-        trainer = Trainer(read.config, ranks.trained, recipe, machinery, rows, held_out, ranks)
+        trainer = Trainer(read.config, ranks.trained, recipe, compute, rows, held_out, ranks)
     else:
-        trainer = Trainer(read.config, trained, recipe, machinery, rows, held_out)
+        trainer = Trainer(read.config, trained, recipe, compute, rows, held_out)
     steps = [trainer.run_step() for _ in range(STEPS)]
     evaluated = trainer.evaluate()
     found = {name: tensor.numpy() for name, tensor in whole_of(trainer.trained, trainer.ranks).items()}

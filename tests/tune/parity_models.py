@@ -22,8 +22,8 @@ from brise.models.lora import MODULES, adapted, targets
 from brise.models.weights import Array, LowRank, Weights, place
 from brise.text.load import Tokens, tokens_for
 from brise.tune.parity.parity import ParityPair
+from brise.tune.parity.replay import TorchSide
 from brise.tune.parity.served import NativeSide, ParitySide
-from brise.tune.parity.trained import TorchSide
 
 from ..checkpoint.make_gguf import write_tiny
 

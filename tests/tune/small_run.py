@@ -22,14 +22,16 @@ from brise.backends.torch import weights as torch_weights
 from brise.data.example import EncodedRow
 from brise.models.weights import Array, Lora, place
 from brise.tune import adapters, run_folder
-from brise.tune.distill import on_policy, teacher
+from brise.tune.distill import teacher
 from brise.tune.distill.on_policy import Prompt, Rounds
 from brise.tune.distill.teacher import Recording
-from brise.tune.parity.trained import TorchSide
+from brise.tune.options import RoundOptions
+from brise.tune.parity.replay import TorchSide
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Identity
-from brise.tune.session import Evaluation, TrainingSession
-from brise.tune.train import ComputeOptions, Step, Trainer
+from brise.tune.session import TrainingSession
+from brise.tune.train import ComputeOptions, Trainer
+from brise.tune.watch import HeldOutLoss, Step
 from tests.goldens import golden
 
 IDENTITY = Identity({"rank": 4}, "b", "d")
@@ -40,13 +42,13 @@ class Silent:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.found: list[tuple[Evaluation, bool]] = []
+        self.found: list[tuple[HeldOutLoss, bool]] = []
         self.saves: list[int] = []
 
     def stepped(self, step: Step, seconds: float) -> None:
         self.steps.append(step)
 
-    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
+    def evaluated(self, found: HeldOutLoss, *, is_best: bool, seconds: float) -> None:
         self.found.append((found, is_best))
 
     def saved(self, step: int) -> None:
@@ -89,7 +91,7 @@ def feed(trainer: Trainer, folder: Path) -> Callable[[], bool]:
         if trainer.step % 3 == 0 or trainer.rows[0].teacher is None:
             found = Rounds(asked, sample, lambda own: teacher.recorded(
                 side, own, Recording(60, 8), folder / "teacher", "d", lambda count: None),
-                on_policy.RoundPlan(3, 12, 3), folder / "answers", lambda answer: "").of(trainer.step // 3)
+                RoundOptions(3, 12, 3), 0, folder / "answers", lambda answer: "").of(trainer.step // 3)
             assert found is not None
             trainer.rows = found.rows
         return True

@@ -17,12 +17,13 @@ from brise.models.weights import Array
 from brise.text.load import tokens_for
 from brise.tune import adapters
 from brise.tune.distill import on_policy, teacher
-from brise.tune.distill.on_policy import Prompt, Round, RoundPlan, Rounds
+from brise.tune.distill.on_policy import Prompt, Round, Rounds
 from brise.tune.distill.student import Student
 from brise.tune.distill.teacher import Recording
+from brise.tune.options import RoundOptions
 from brise.tune.parity import parity
 from brise.tune.parity.parity import ParityPair
-from brise.tune.parity.trained import TorchSide
+from brise.tune.parity.replay import TorchSide
 from brise.tune.recipe import Direction, Method, Recipe
 from brise.tune.train import ComputeOptions, Trainer
 
@@ -30,7 +31,8 @@ from .parity_models import Tiny, tiny
 
 RECIPE = Recipe(rank=8, learning_rate=1e-2, batch_size=8, steps=60, warmup=0.0, schedule="constant")
 GENTLE = replace(RECIPE, learning_rate=3e-3, batch_size=16)
-PLAN = RoundPlan(rounds=4, prompts=32, steps=16, max_tokens=8, seed=1)
+PLAN = RoundOptions(rounds=4, prompts=32, steps=16, max_tokens=8)
+SEED = 1
 NEAR = 0.05  # the size of an adapter that makes a teacher not too far from the student
 
 
@@ -87,9 +89,9 @@ class Class:
         self.num_asked += 1
         return self.student.answers(self.trainer.trained, prompts, seed, lambda: False, lambda count: None)
 
-    def rounds(self, plan: RoundPlan = PLAN) -> Rounds:
+    def rounds(self, plan: RoundOptions = PLAN) -> Rounds:
         return Rounds(prompts(self.model, plan), self.sample,
-                      lambda rows: list(teacher.record(self.teacher, rows, Recording(288, 64))), plan,
+                      lambda rows: list(teacher.record(self.teacher, rows, Recording(288, 64))), plan, SEED,
                       self.folder / "answers", lambda answer: "")
 
     def distance(self) -> float:
@@ -111,7 +113,7 @@ class Class:
         return losses
 
 
-def prompts(model: Tiny, plan: RoundPlan) -> list[Prompt]:
+def prompts(model: Tiny, plan: RoundOptions) -> list[Prompt]:
     return on_policy.prompts_of(model.rows * 4, model.rows * 4, plan, lambda own, theirs: 100)
 
 
@@ -203,7 +205,7 @@ def _round(rounds: Rounds, number: int) -> Round:
 def test_a_shared_prompt_changes_nothing_of_what_the_teacher_says(model: Tiny) -> None:
     side = model.trained(model.adapter())
     rows = teacher.taught(model.rows, list(teacher.record(side, model.rows, Recording(288, 32))))
-    shared, plain = (replace(trainer_of(model, rows, RECIPE), machinery=ComputeOptions(shares_prompts=shares))
+    shared, plain = (replace(trainer_of(model, rows, RECIPE), compute=ComputeOptions(shares_prompts=shares))
                      for shares in (True, False))
     one, other = shared.run_step(), plain.run_step()
     assert one.computed < other.computed

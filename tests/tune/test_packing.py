@@ -128,11 +128,11 @@ def test_dropout_is_a_function_of_the_seed() -> None:
     assert not torch.equal(first.trained.parameters[name], other.trained.parameters[name])
 
 
-def _stepped(machinery: ComputeOptions, **changes: float) -> Trainer:
+def _stepped(compute: ComputeOptions, **changes: float) -> Trainer:
     read = golden.read("llama_tied", "half")
     recipe = Recipe(rank=4, alpha=8, batch_size=4, steps=3, **changes)  # type: ignore[arg-type]
     made = Trainer(read.config, adapters.new(families.placed(read.weights), recipe), recipe,
-                   replace(machinery, max_tokens=50), families.rows(8))
+                   replace(compute, max_tokens=50), families.rows(8))
     for _ in range(3):
         made.run_step()
     return made

@@ -14,9 +14,9 @@ from brise.memory.training_plan import MemoryChoice
 from brise.models.config import Config
 from brise.models.weights import Weights, place
 from brise.tune import adapters, probe
-from brise.tune.estimate import Estimator, trained_sizes
 from brise.tune.packing import pack
 from brise.tune.recipe import Method, Recipe
+from brise.tune.run_plan import Estimator, trained_sizes
 from brise.tune.train import ComputeOptions, Trainer
 from tests.checkpoint.make_gguf import write_tiny
 from tests.tune.small_run import rows
@@ -41,15 +41,15 @@ def test_what_is_probed_is_what_a_larger_microbatch_takes(
         method: Method, checkpointing: bool, model: tuple[Config, Weights]) -> None:
     """Of the real number of layers, and of four times as many tokens; the head's part is bounded by its own probe."""
     config, weights = model
-    recipe, machinery = Recipe(method=method, rank=4), replace(MACHINERY, checkpointing=checkpointing)
-    trainer = Trainer(config, adapters.new(placed(weights), recipe), recipe, machinery, rows(50, 0))
+    recipe, compute = Recipe(method=method, rank=4), replace(MACHINERY, checkpointing=checkpointing)
+    trainer = Trainer(config, adapters.new(placed(weights), recipe), recipe, compute, rows(50, 0))
     for parameter in trainer.trained.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     packed = pack(trainer.rows)
     real = probe.peak_of(lambda: trainer._loss(trainer._ops(trains=True),
                                                packed).backward())  # type: ignore[no-untyped-call]
-    planned = probe.measure(config, weights, recipe, machinery).bytes(config.num_layers, packed.num_tokens)
-    head = probe.head_bytes(weights, recipe, machinery, "dense")
+    planned = probe.measure(config, weights, recipe, compute).bytes(config.num_layers, packed.num_tokens)
+    head = probe.head_bytes(weights, recipe, compute, "dense")
     assert 0.8 * planned <= real <= 1.05 * (planned + head)
 
 
@@ -80,7 +80,7 @@ def test_weights_are_planned_to_the_byte(keep: Literal["dense", "packed"], model
 def test_a_plan_grows_with_tokens_and_shrinks_with_checkpointing(model: tuple[Config, Weights]) -> None:
     config, weights = model
     count = Estimator("tiny", config, weights, Recipe(rank=4), MACHINERY, 10**8, 0, None, 40)
-    asked = MemoryChoice(2048, checkpointing=False, keep="dense", bits=32, rank=4)
+    asked = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=4)
     whole = count(asked).needs
     assert count(replace(asked, num_tokens=1024)).needs.activations < whole.activations
     assert count(replace(asked, checkpointing=True)).needs.activations < 0.7 * whole.activations

@@ -145,7 +145,7 @@ def test_gradients_of_rows_with_images_are_those_of_differences(seeing: Path) ->
     tower = tower_of(seeing)
     trainer = trainer_of(seeing, rows_of(tower), tower)
     parameters = list(trainer.trained.parameters.values())
-    packed = pack(trainer.rows, features_of=trainer.machinery.features_of)
+    packed = pack(trainer.rows, features_of=trainer.compute.features_of)
 
     def loss() -> torch.Tensor:
         return trainer._loss(trainer._ops(trains=True), packed)

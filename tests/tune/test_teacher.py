@@ -16,7 +16,7 @@ from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.errors import CheckpointError, EvidenceError, UnsupportedError
 from brise.models.weights import Array
 from brise.text.load import Tokens, tokens_for
-from brise.tune.distill import prompt_distillation, teacher
+from brise.tune.distill import open_teacher, teacher
 from brise.tune.distill.teacher import Recording
 from brise.tune.packing import pack
 
@@ -133,30 +133,30 @@ def both_rows(folder: Path, tokens: Tokens) -> tuple[Dataset, tuple[EncodedRow, 
     path = conversations(folder, "Answer in one sentence, and be kind to whoever asks. " * 8)
     options = DataOptions(absorb_system=True, held_out_share=0.25)
     dataset = prepare([path], tokens, options)
-    return dataset, (*dataset.train, *dataset.held_out), prompt_distillation.teacher_rows([path], tokens, options)
+    return dataset, (*dataset.train, *dataset.held_out), open_teacher.teacher_rows([path], tokens, options)
 
 
 def test_absorbed_prompts_are_aligned_answer_by_answer(model: Tiny, tmp_path: Path) -> None:
     dataset, students, teachers = both_rows(tmp_path, model.tokens)
     assert dataset.report.saved is not None and dataset.report.saved.share > 0.5
-    for row, other in zip(students, prompt_distillation.aligned(students, teachers), strict=True):
+    for row, other in zip(students, open_teacher.aligned(students, teachers), strict=True):
         assert row.place == other.place and len(other.tokens) > len(row.tokens) + 100
         assert np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target])
     taught = teacher.taught(students, list(teacher.record(
-        model.reference(), prompt_distillation.aligned(students, teachers), Recording(288, 4))))
+        model.reference(), open_teacher.aligned(students, teachers), Recording(288, 4))))
     assert all(row.teacher is not None and len(row.teacher.tokens) == row.num_targets for row in taught)
 
 
 def test_absorbing_on_the_real_chat_format(smollm2_path: Path, tmp_path: Path) -> None:
     _, students, teachers = both_rows(tmp_path, tokens_for(open_checkpoint(smollm2_path)))
-    for row, other in zip(students, prompt_distillation.aligned(students, teachers), strict=True):
+    for row, other in zip(students, open_teacher.aligned(students, teachers), strict=True):
         assert np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target])
 
 
 def test_rows_that_do_not_match_are_named(model: Tiny) -> None:
     row = model.rows[0]
     with pytest.raises(EvidenceError, match="data.jsonl:1 makes 1 rows for the student and 0"):
-        prompt_distillation.aligned([row], [])
+        open_teacher.aligned([row], [])
     other = replace(row, tokens=np.roll(row.tokens, 1))
     with pytest.raises(EvidenceError, match="other answer tokens"):
-        prompt_distillation.aligned([row], [other])
+        open_teacher.aligned([row], [other])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brise import settings
-from brise.checkpoint.adapters import lineage
-from brise.checkpoint.adapters.peft import WEIGHTS_FILE
-from brise.cli import eval_options, progress_bar, terminal
-from brise.engine.model import LoadedModel, load
-from brise.errors import EvidenceError, RequestError
-from brise.evals import answers_file, baseline, classify, custom, data, report, scorers
-from brise.evals.answerer import Answerer, AnswerSettings
-from brise.evals.endpoint import Endpoint, EndpointAnswerer
-from brise.evals.example import EvalExample
-from brise.evals.local import LocalAnswerer, OnTop
-from brise.evals.report import Judged
-from brise.evals.run import Answered, answer_all
-from brise.files.digests import file_digest
-from brise.hub.store import ModelStore, locate
+from brise.cli import chat_options, number_types, terminal
+from brise.cli.fill import fill
+from brise.cli.progress_bar import TerminalWatcher
+from brise.data.read_rows import Columns
+from brise.evals import scorers
+from brise.evals.evaluate import evaluate
+from brise.evals.options import EvalOptions
 
-
-@dataclass(frozen=True)
-class Local:
-    """A loaded model, the digest of all that makes its answers, and an adapter of it."""
-
-    model: LoadedModel
-    digest: str
-    adapter: OnTop | None
+MOST_FIELDS = 10
+# Figures that are no shares of 1: shown as they are.
+PLAIN = frozenset({"perplexity", "nll_per_answer", "tokens_per_answer"})
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,33 +31,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Ask a model the questions of your data, compare its answers with those in the data, and print "
                     "figures with 95 % intervals. Sampling is greedy.",
         epilog="example: brise eval valid.jsonl --model smollm2 --out answers.jsonl")
-    eval_options.add_arguments(parser)
+    parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
+                        help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
+                             "CSV with these columns")
+    _add_systems(parser)
+    _add_data(parser)
+    _add_scoring(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    eval_options.check(args)
-    local = None if args.model is None else load_local(args.model, args.adapter, any_base=args.any_base,
-                                                       threads=args.threads)
-    vision = None if local is None else local.model.vision
-    reading = eval_options.reading_of(args, None if vision is None else vision.settings)
-    examples = sample(data.read(args.data, reading), args.sample)
-    judged = _judged(args, examples)
-    # What cannot be compared shows on the references themselves, before an hour of asking.
-    rehearsed = examples[:1] if args.scorer is not None else examples
-    judged.scorer.measures(rehearsed, [example.reference for example in rehearsed])
-    other = None if args.against is None else answers_file.read(args.against)
-    asked = AnswerSettings(args.max_tokens, _schema(args.json_schema), judged.scorer.name == "perplexity",
-                           reading.absorb_system)
-    if local is not None:
-        answerer: Answerer = LocalAnswerer(local.model, asked, local.digest, parallel=args.parallel,
-                                           context=args.context, adapter=local.adapter)
-    elif args.endpoint is not None:
-        answerer = _endpoint(args, asked)
-    else:
-        answerer = _baseline(args, reading, examples, judged)
-    answered = _answered(answerer, examples, args.out)
-    document = report.document(answerer.name, examples, answered, judged)
-    document["against"] = None if other is None else report.compared(examples, answered.answers, other, judged)
+    absorb: bool | str = False if args.absorb_system is None else args.absorb_system or True
+    columns = Columns(args.prompt_column, args.completion_column, args.system_column)
+    options = fill(EvalOptions, args, {"absorb_system": absorb, "columns": columns})
+    document = evaluate(options, TerminalWatcher()).document
     if args.json:
         terminal.result(json.dumps(document, indent=2))
     else:
@@ -79,94 +51,77 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def sample(examples: Sequence[EvalExample], number: int | None) -> Sequence[EvalExample]:
-    """`number` of them in their order; the lowest digests are as good as a draw, and the same in every run."""
-    if number is None or number >= len(examples):
-        return examples
-    chosen = sorted(range(len(examples)), key=lambda at: (examples[at].digest, at))[:number]
-    return [examples[at] for at in sorted(chosen)]
+def _add_systems(parser: argparse.ArgumentParser) -> None:
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--model", metavar="MODEL",
+                     help="who answers: a name that `brise models` lists, a .gguf file, or a folder")
+    who.add_argument("--endpoint", metavar="URL",
+                     help="or a server with OpenAI's API, such as http://127.0.0.1:8080/v1")
+    who.add_argument("--baseline", choices=("majority", "tfidf"),
+                     help="or no model: the most frequent answer of --train, or TF-IDF with a linear model (for other "
+                          "tasks than classification: the answer to the most similar prompt)")
+    parser.add_argument("--adapter", metavar="FOLDER", type=Path,
+                        help="an adapter to put on the model, as `brise tune` and PEFT write them")
+    parser.add_argument("--any-base", action="store_true",
+                        help="take the adapter although its lineage names another model")
+    parser.add_argument("--name", metavar="NAME", help="the model at the endpoint")
+    parser.add_argument("--key-env", metavar="VARIABLE",
+                        help="the environment variable that holds the endpoint's API key")
+    parser.add_argument("--timeout", metavar="SECONDS", type=number_types.seconds, default=EvalOptions.timeout,
+                        help=f"how long the endpoint may take for an answer (default: {EvalOptions.timeout:g})")
+    parser.add_argument("--train", metavar="FILE", action="append", type=Path,
+                        help="what a baseline learns from; may be given several times. Conversations that are "
+                             "evaluated are left out")
+    parser.add_argument("--max-tokens", metavar="N", type=chat_options.count, default=EvalOptions.max_tokens,
+                        help=f"longest answer in tokens (default: {EvalOptions.max_tokens})")
+    parser.add_argument("--json-schema", metavar="FILE", type=Path, help="answers must follow this JSON schema")
+    parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=EvalOptions.parallel,
+                        help=f"examples that are asked at one time (default: {EvalOptions.parallel})")
+    parser.add_argument("--context", metavar="N", type=chat_options.count,
+                        help="tokens of a prompt and its answer (default: what the longest needs)")
+    parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
+                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
 
 
-def _answered(answerer: Answerer, examples: Sequence[EvalExample], out: Path | None) -> Answered:
-    try:
-        with progress_bar.bar(f"asking {answerer.name}", len({example.digest for example in examples}),
-                              "examples") as advance:
-            return answer_all(answerer, examples, out, advance)
-    except KeyboardInterrupt:
-        terminal.note(f"stopped; {out} has the answers so far, and the same command goes on from there" if out else
-                      "stopped; nothing is kept. With --out FILE the next run could go on from here")
-        raise
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--turns", choices=("last", "all"), default="last",
+                        help="which answers of a conversation are asked for (default: last)")
+    parser.add_argument("--conversation", metavar="FIELD", action="append",
+                        help="field that tells conversations apart, such as meta.seed; may be given several times")
+    parser.add_argument("--held-out-share", metavar="SHARE", type=number_types.some,
+                        help="only the conversations that `brise tune` holds out of DATA with this share")
+    parser.add_argument("--split-seed", metavar="N", type=int, default=0,
+                        help="the seed that it was given (default: 0)")
+    parser.add_argument("--sample", metavar="N", type=chat_options.count,
+                        help="only N examples, chosen by their digests: always the same ones")
+    parser.add_argument("--absorb-system", metavar="TEXT", nargs="?", const="",
+                        help="ask without the rows' system prompts, or with TEXT in their place")
+    parser.add_argument("--prompt-column", metavar="NAME", default="prompt", help="of a CSV (default: prompt)")
+    parser.add_argument("--completion-column", metavar="NAME", default="completion",
+                        help="of a CSV (default: completion)")
+    parser.add_argument("--system-column", metavar="NAME", help="of a CSV (default: it has none)")
 
 
-def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int | None) -> Local:
-    """A model of this machine and its adapter; UnsupportedError if that was trained on another one."""
-    settings_ = settings.read()
-    located = locate(name, ModelStore(settings_.home))
-    if adapter is not None:
-        lineage.check_base(lineage.read_lineage(adapter), located, any_base=any_base)
-    terminal.note(f"loading {located.name} from {located.path}")
-    model = load(located.path, threads=threads or settings_.threads, name=located.name, digest=located.digest)
-    digest = lineage.base_digest(located)
-    if adapter is None:
-        return Local(model, digest, None)
-    # Its base was looked at above, before the model was loaded.
-    return Local(model, f"{digest} + {file_digest(adapter / WEIGHTS_FILE)}", OnTop(adapter, any_base=True))
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    names = tuple(scorers.built_in(()))
+    parser.add_argument("--score", choices=names, metavar="NAME",
+                        help=f"how answers are compared: {', '.join(names)} (default: by the rows' meta.task)")
+    parser.add_argument("--scorer", metavar="FILE.py:FUNCTION",
+                        help="compare with your own function, which gets (example, answer); its file is run")
+    parser.add_argument("--labels", metavar="FILE", type=Path,
+                        help="JSON list of a classification's labels (default: those of the reference answers)")
+    parser.add_argument("--out", metavar="FILE", type=Path,
+                        help="keep every answer in this file; the same command goes on where it was broken off")
+    parser.add_argument("--against", metavar="FILE", type=Path,
+                        help="compare with the answers of another run, on the examples that both have")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the intervals' resampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
-def _endpoint(args: argparse.Namespace, asked: AnswerSettings) -> Answerer:
-    key = None if args.key_env is None else settings.secret(args.key_env)
-    return EndpointAnswerer(Endpoint(args.endpoint, args.name, key, args.timeout), asked, parallel=args.parallel)
-
-
-def _baseline(args: argparse.Namespace, reading: data.Reading, examples: Sequence[EvalExample],
-              judged: Judged) -> Answerer:
-    if judged.scorer.name == "perplexity":
-        raise EvidenceError("a baseline has no perplexity: it gives answers, no probabilities")
-    rows = data.read(args.train, data.Reading(reading.turns, reading.rules, reading.columns,
-                                              absorb_system=reading.absorb_system))
-    train = baseline.without(rows, examples)
-    if len(train) < len(rows):
-        terminal.note(f"{len(rows) - len(train)} of {len(rows)} rows of --train are of conversations that are "
-                      "evaluated, and are left out")
-    return baseline.BaselineAnswerer(args.baseline, train, classifies=judged.scorer.name == "class")
-
-
-def _judged(args: argparse.Namespace, examples: Sequence[EvalExample]) -> Judged:
-    """The scorer that was asked for, or the one for these rows."""
-    if args.scorer is not None:
-        return Judged(custom.load(args.scorer), "--scorer", args.seed)
-    name, why = (args.score, "--score") if args.score is not None else scorers.pick(examples)
-    if args.labels is not None and name != "class":
-        raise EvidenceError(f"--labels goes with --score class, here answers are scored by {name} ({why})")
-    labels = classify.labels_of(examples) if args.labels is None else _labels(args.labels)
-    return Judged(scorers.built_in(labels)[name], why, args.seed)
-
-
-def _labels(path: Path) -> tuple[str, ...]:
-    found = json.loads(_json_text(path))
-    if not isinstance(found, list) or not found or not all(isinstance(label, str) for label in found):
-        raise EvidenceError(f"{str(path)!r} must be a JSON list of labels")
-    return tuple(found)
-
-
-def _schema(path: Path | None) -> str | None:
-    return None if path is None else _json_text(path)
-
-
-def _json_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-        json.loads(text)
-    except OSError as error:
-        raise RequestError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{str(path)!r} is no JSON: {error}") from None
-    return text
-
-
-MOST_FIELDS = 10
-# Figures that are no shares of 1: shown as they are.
-PLAIN = frozenset({"perplexity", "nll_per_answer", "tokens_per_answer"})
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 on is allowed")
+    return int(text[:18])
 
 
 def show(report: Mapping[str, Any]) -> None:

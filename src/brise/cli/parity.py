@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from brise.cli import chat_options, number_types, tune_options
-from brise.errors import MissingExtraError
-from brise.tune.parity.parity import Tolerance
+from rich.console import Console
+from rich.table import Table
 
-ROWS = 50
+from brise.cli import chat_options, data_options, number_types, terminal
+from brise.cli.fill import fill
+from brise.cli.progress_bar import TerminalWatcher
+from brise.quant.quality import QuantQuality
+from brise.tune.parity import run as run_parity
+from brise.tune.parity.options import ParityOptions
+from brise.tune.parity.parity import ParityReport, Tolerance
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,32 +38,65 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--served", metavar="MODEL",
                         help="a model that the adapter was merged into (brise export --merge), in place of the base "
                              "with the adapter")
-    parser.add_argument("--rows", metavar="N", type=chat_options.count, default=ROWS,
-                        help=f"held-out rows to replay, at most (default: {ROWS})")
-    parser.add_argument("--max-mean-kl", metavar="NATS", type=tune_options.number(0.0), default=limits.max_mean_kl,
+    parser.add_argument("--rows", metavar="N", type=chat_options.count, default=ParityOptions.max_rows,
+                        help=f"held-out rows to replay, at most (default: {ParityOptions.max_rows})")
+    parser.add_argument("--max-mean-kl", metavar="NATS", type=data_options.number(0.0), default=limits.max_mean_kl,
                         help=f"largest mean KL divergence a token (default: {limits.max_mean_kl:g})")
     parser.add_argument("--min-agreement", metavar="SHARE", type=number_types.share,
                         default=limits.min_agreement,
                         help="least share of the tokens of which both find the same the likeliest (default: "
                              f"{limits.min_agreement:g})")
-    parser.add_argument("--max-times-base", metavar="TIMES", type=tune_options.number(0.0),
+    parser.add_argument("--max-times-base", metavar="TIMES", type=data_options.number(0.0),
                         default=limits.max_times_base,
                         help="largest mean KL as a multiple of what the base alone has; not asked of --served "
                              f"(default: {limits.max_times_base:g})")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
-    parser.add_argument("--seed", metavar="N", type=tune_options.seed, default=0,
+    parser.add_argument("--seed", metavar="N", type=data_options.seed, default=0,
                         help="of the split: the run's (default: 0)")
-    tune_options.add_data(parser)
+    data_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        # Seconds and hundreds of megabytes: only who compares pays them.
-        from brise.cli import parity_run  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError("torch", "tune", "brise parity") from error
-    return parity_run.run(args)
+    report = run_parity(_options(args), TerminalWatcher())
+    if args.json:
+        terminal.result(json.dumps(report.as_json(), indent=1))
+    else:
+        show(report)
+    return 0 if report.passed else 1
+
+
+def _options(args: argparse.Namespace) -> ParityOptions:
+    return fill(ParityOptions, args, {
+        "max_rows": args.rows, "rows": data_options.rows_of(args),
+        "tolerance": Tolerance(args.max_mean_kl, args.min_agreement, args.max_times_base)})
+
+
+def show(report: ParityReport) -> None:
+    """The report as a table."""
+    table = Table(title=f"parity: {'passed' if report.passed else 'FAILED'}", title_justify="left")
+    table.add_column("")
+    table.add_column("trained and served", justify="right")
+    limits, quality, base = report.tolerance, report.quality, report.base
+    if base is not None:
+        table.add_column("without the adapter", justify="right")
+    columns = [_cells(each) for each in (quality, base) if each is not None]
+    names = (f"mean KL (at most {limits.max_mean_kl:g})", "largest KL",
+             f"same likeliest token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
+    for cells in zip(names, *columns, strict=True):
+        table.add_row(*cells)
+    table.add_row("tokens of answers", str(quality.num_tokens))
+    table.add_row("conversations with the same tokens",
+                  f"{report.num_templates - len(report.template_faults)} of {report.num_templates}")
+    Console(width=100).print(table)
+    for failure in report.failures:
+        terminal.result(f"- {failure}")
+    if report.where is not None:
+        terminal.result(report.where)
+
+
+def _cells(quality: QuantQuality) -> list[str]:
+    error = "" if quality.kl_error is None else f" ± {quality.kl_error:.5f}"
+    return [f"{quality.kl_mean:.5f}{error}", f"{quality.kl_max:.4f}", f"{quality.top1_agreement:.2%}",
+            f"{quality.perplexity_original:.4f}, {quality.perplexity_quantised:.4f}"]

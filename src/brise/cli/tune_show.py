@@ -1,38 +1,133 @@
-"""What a training run shows while it goes on: a bar on a terminal, lines elsewhere, JSON lines for machines."""
+"""What `brise tune` shows: a bar on a terminal, lines elsewhere, JSON lines for machines; then the result."""
 
 from __future__ import annotations
 
 import json
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from types import FrameType
 
 import rich.console
 import rich.progress
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from brise.cli import terminal
-from brise.tune.distill.on_policy import Round
-from brise.tune.session import Evaluation, Watcher
-from brise.tune.train import Step
+from brise.cli import parity, terminal
+from brise.cli.progress_bar import TerminalWatcher
+from brise.data.report import DataReport
+from brise.errors import BriseError
+from brise.memory.training_plan import TrainingPlan
+from brise.tune.options import TuneOptions
+from brise.tune.watch import HeldOutLoss, SilentSteps, Step, StepWatcher, TrainingStart, TuneResult
 
 ESTIMATE_AFTER = 3  # steps: the first are slower
 LINE_S = 15.0  # between lines where there is no terminal
 _RECENT = 0.9  # what the mean time of a step keeps of the steps before
 
 
-class TrainingEvents(Watcher, Protocol):
-    """A watcher that also hears of everything else, as an event with values."""
+class TuneTerminal(TerminalWatcher):
+    """Shows a run on the terminal; see brise.tune.watch.TuneWatcher."""
 
-    def event(self, name: str, **values: object) -> None:
-        """Something happened that machines may want to know."""
+    def __init__(self, *, as_json: bool, is_dry: bool) -> None:
+        self._as_json, self._is_dry = as_json, is_dry
 
-    def answering(self, number: int, done: int, total: int) -> None:
-        """In round `number` so many answers of the student have ended."""
+    def data_read(self, report: DataReport) -> None:
+        """The report, which is the result of a dry run."""
+        if self._as_json:
+            print_event("data", **report.to_json())
+            return
+        for line in report.lines():
+            (terminal.result if self._is_dry else terminal.note)(line)
 
-    def rounded(self, found: Round, seconds: float) -> None:
-        """The round begins: student and teacher have spoken."""
+    def planned(self, plan: TrainingPlan, device: str, dtype: str, rates: Mapping[str, float] | None) -> None:
+        """The plan as a table."""
+        choice = plan.choice
+        if self._as_json:
+            print_event(
+                "plan", total=plan.total, memory=plan.limit, dtype=dtype, num_tokens=choice.num_tokens,
+                checkpointing=choice.checkpointing, keep=choice.base_storage, bits=choice.bits, rank=choice.rank,
+                rates=None if rates is None else dict(rates),
+                parts=[{"name": name, "note": note, "bytes": nbytes} for name, note, nbytes in plan.rows()])
+            return
+        console = Console(stderr=not self._is_dry, highlight=False)
+        fits = "" if plan.limit is None else f" of {terminal.size(plan.limit)}, fits"
+        console.print(Text(f"{plan.model}: {terminal.size(plan.total)}{fits}", style="bold"))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        for column in ("part", "size", "note"):
+            table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
+        for name, note, nbytes in plan.rows():
+            table.add_row(f"  {name}", terminal.size(nbytes), note)
+        console.print(table)
+        measured = "" if rates is None else " (measured: " + ", ".join(
+            f"{name} {2 * rate:.0f} GFLOP/s" for name, rate in rates.items()) + ")"
+        console.print(Text(f"computes in {dtype}{measured}, on {device}"), soft_wrap=True)
+
+    @contextmanager
+    def training(self, start: TrainingStart) -> Iterator[StepWatcher]:
+        """Shows the steps, and lets Ctrl-C end the run after one; of several processes only the first shows any."""
+        with _stop_on_interrupt(says=start.is_first) as stop:
+            clock = Clock(start.num_steps, start.eval_every, start.round_steps)
+            if not start.is_first:
+                yield SilentSteps(lambda: stop.is_asked)
+            elif self._as_json:
+                print_event("start", folder=str(start.folder), steps=start.num_steps, step=start.step,
+                            settings=dict(start.settings))
+                yield StepLines(clock, start.memory, stop)
+            else:
+                bar = TrainingBar(clock, start.memory, stop, start.step)
+                with bar.progress:
+                    yield bar
+
+    def failed(self, error: BriseError) -> None:
+        """The error for machines; people read it when the command ends."""
+        if self._as_json:
+            print_event("error", message=error.args[0], hint=error.hint)
+
+    def show(self, options: TuneOptions, result: TuneResult) -> None:
+        """What the run came to, and what to do with it."""
+        if result.end == "planned":
+            return
+        if result.end == "interrupted":
+            if self._as_json:
+                print_event("interrupted", step=result.step)
+            terminal.note(f"stopped after step {result.step}, which is saved in {result.folder}\n"
+                          "hint: the same command with --resume goes on from there")
+        elif self._as_json:
+            _print_done(result)
+        else:
+            assert result.curve is not None
+            for line in result.curve.lines():
+                terminal.note(line)
+            if result.parity is not None:
+                parity.show(result.parity)
+            terminal.result(_words(options, result))
+
+
+def _print_done(result: TuneResult) -> None:
+    best = None if result.best is None else {"step": result.best.step, "loss": result.best.loss}
+    made = {"model": str(result.model)} if result.adapter is None else {"adapter": str(result.adapter)}
+    print_event("done", end=result.end, step=result.step, **made, curve=str(result.curve_png), best=best,
+                seconds=round(result.seconds, 3), tokens=result.tokens,
+                parity=None if result.parity is None else result.parity.as_json())
+
+
+def _words(options: TuneOptions, result: TuneResult) -> str:
+    why = " early, as evaluation got no better" if result.end == "early" else ""
+    lines = [f"ended{why} after {result.step} steps, {result.tokens} tokens in {duration(result.seconds)}"]
+    if result.best is not None:
+        lines.append(f"held-out loss {result.best.loss:.4f}, after step {result.best.step}: these weights are kept")
+    name = "".join(char if char.isalnum() or char in "-_." else "-" for char in result.folder.resolve().name)
+    if result.adapter is not None:
+        lines.append(f"adapter: {result.adapter}")
+        serves = f"{options.model} --adapter {name}={result.adapter}"
+    else:
+        lines.append(f"model:   {result.model}")
+        serves = str(result.model)
+    return "\n".join([*lines, f"curve:   {result.curve_png}", f"serve:   brise serve {serves}"])
 
 
 @dataclass
@@ -64,71 +159,74 @@ class Clock:
         return self.step_s * (self.num_steps - step) + self.eval_s * evaluations + self.round_s * rounds
 
 
-class Silent:
-    """Shows nothing."""
+@dataclass
+class Stop:
+    """Whether Ctrl-C was pressed."""
 
-    def stepped(self, step: Step, seconds: float) -> None:
-        """See Watcher."""
+    says: bool
+    is_asked: bool = False
 
-    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
-        """See Watcher."""
-
-    def saved(self, step: int) -> None:
-        """See Watcher."""
-
-    def event(self, name: str, **values: object) -> None:
-        """See Show."""
-
-    def answering(self, number: int, done: int, total: int) -> None:
-        """See Show."""
-
-    def rounded(self, found: Round, seconds: float) -> None:
-        """See Show."""
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_asked:
+            raise KeyboardInterrupt
+        self.is_asked = True
+        if self.says:
+            terminal.note("\nstopping after this step; Ctrl-C again leaves at once, and loses what came after the last "
+                          "checkpoint")
 
 
-class Lines:
+@contextmanager
+def _stop_on_interrupt(*, says: bool) -> Iterator[Stop]:
+    stop = Stop(says)
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class StepLines:
     """JSON on stdout, one object a line."""
 
-    def __init__(self, clock: Clock, memory: Callable[[], int]) -> None:
-        self._clock, self._memory = clock, memory
+    def __init__(self, clock: Clock, memory: Callable[[], int], stop: Stop) -> None:
+        self._clock, self._memory, self._stop = clock, memory, stop
 
     def stepped(self, step: Step, seconds: float) -> None:
-        """See Watcher."""
+        """See SessionWatcher."""
         self._clock.stepped(step, seconds)
         left = self._clock.left_s(step.number)
-        self.event("step", step=step.number, steps=self._clock.num_steps, loss=_number(step.loss),
-                   rate=step.learning_rate, norm=_number(step.gradient_norm), skipped=step.is_skipped,
-                   tokens=step.tokens, tokens_per_s=round(step.tokens / max(seconds, 1e-9), 1),
-                   seconds=round(seconds, 3), memory=self._memory(), left_s=None if left is None else round(left, 1))
+        print_event("step", step=step.number, steps=self._clock.num_steps, loss=_number(step.loss),
+                    rate=step.learning_rate, norm=_number(step.gradient_norm), skipped=step.is_skipped,
+                    tokens=step.tokens, tokens_per_s=round(step.tokens / max(seconds, 1e-9), 1),
+                    seconds=round(seconds, 3), memory=self._memory(), left_s=None if left is None else round(left, 1))
 
-    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
-        """See Watcher."""
+    def evaluated(self, loss: HeldOutLoss, *, is_best: bool, seconds: float) -> None:
+        """See SessionWatcher."""
         self._clock.eval_s = seconds
-        self.event("eval", step=found.step, loss=_number(found.loss), best=is_best, seconds=round(seconds, 3))
+        print_event("eval", step=loss.step, loss=_number(loss.loss), best=is_best, seconds=round(seconds, 3))
 
     def saved(self, step: int) -> None:
-        """See Watcher."""
-        self.event("checkpoint", step=step)
+        """See SessionWatcher."""
+        print_event("checkpoint", step=step)
 
-    def event(self, name: str, **values: object) -> None:
-        """See Show."""
-        print_event(name, **values)
+    def is_stopped(self) -> bool:
+        """See StepWatcher."""
+        return self._stop.is_asked
 
     def answering(self, number: int, done: int, total: int) -> None:
         """Machines hear of whole rounds."""
 
-    def rounded(self, found: Round, seconds: float) -> None:
-        """See Show."""
+    def rounded(self, number: int, answers: int, answer_tokens: int, seconds: float) -> None:
+        """See StepWatcher."""
         self._clock.round_s = seconds
-        self.event("round", round=found.number + 1, answers=len(found.rows), answer_tokens=found.answer_tokens,
-                   seconds=round(seconds, 3))
+        print_event("round", round=number + 1, answers=answers, answer_tokens=answer_tokens, seconds=round(seconds, 3))
 
 
 class TrainingBar:
     """A bar on stderr where that is a terminal; else a line now and then."""
 
-    def __init__(self, clock: Clock, memory: Callable[[], int], first: int) -> None:
-        self._clock, self._memory = clock, memory
+    def __init__(self, clock: Clock, memory: Callable[[], int], stop: Stop, first: int) -> None:
+        self._clock, self._memory, self._stop = clock, memory, stop
         self._loss: float | None = None
         self._held_out, self._said = "", -LINE_S
         console = rich.console.Console(stderr=True)
@@ -140,7 +238,7 @@ class TrainingBar:
         self._task = self.progress.add_task("training", total=clock.num_steps, completed=first, figures="")
 
     def stepped(self, step: Step, seconds: float) -> None:
-        """See Watcher."""
+        """See SessionWatcher."""
         self._clock.stepped(step, seconds)
         self._loss = step.loss if self._loss is None else 0.8 * self._loss + 0.2 * step.loss
         left = self._clock.left_s(step.number)
@@ -156,48 +254,33 @@ class TrainingBar:
         if self._clock.num_seen == ESTIMATE_AFTER and left is not None:
             self._note(f"about {duration(left)} for the {self._clock.num_steps - step.number} steps that are left")
 
-    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
-        """See Watcher."""
+    def evaluated(self, loss: HeldOutLoss, *, is_best: bool, seconds: float) -> None:
+        """See SessionWatcher."""
         self._clock.eval_s = seconds
-        self._held_out = f", held out {found.loss:.3f}"
-        self._note(f"step {found.step}: held-out loss {found.loss:.4f}{' (the best so far)' if is_best else ''}")
+        self._held_out = f", held out {loss.loss:.3f}"
+        self._note(f"step {loss.step}: held-out loss {loss.loss:.4f}{' (the best so far)' if is_best else ''}")
 
     def saved(self, step: int) -> None:
         """A checkpoint is nothing to read about."""
 
-    def event(self, name: str, **values: object) -> None:
-        """People have been told in words."""
+    def is_stopped(self) -> bool:
+        """See StepWatcher."""
+        return self._stop.is_asked
 
     def answering(self, number: int, done: int, total: int) -> None:
-        """See Show."""
+        """See StepWatcher."""
         self.progress.update(self._task, figures=f"round {number + 1}: {done} of {total} answers")
 
-    def rounded(self, found: Round, seconds: float) -> None:
-        """See Show."""
+    def rounded(self, number: int, answers: int, answer_tokens: int, seconds: float) -> None:
+        """See StepWatcher."""
         self._clock.round_s = seconds
-        self._note(f"round {found.number + 1}: {len(found.rows)} answers of {found.answer_tokens} tokens in "
-                   f"{duration(seconds)}")
+        self._note(f"round {number + 1}: {answers} answers of {answer_tokens} tokens in {duration(seconds)}")
 
     def _note(self, text: str) -> None:
         if self._is_terminal:
             self.progress.console.print(text, highlight=False, markup=False)
         else:
             terminal.note(text)
-
-
-@contextmanager
-def shown(clock: Clock, memory: Callable[[], int], first: int, *, as_json: bool,
-          is_first: bool = True) -> Iterator[TrainingEvents]:
-    """Whoever shows the steps after `first`; of several processes only the first shows any."""
-    if not is_first:
-        yield Silent()
-        return
-    if as_json:
-        yield Lines(clock, memory)
-        return
-    bar = TrainingBar(clock, memory, first)
-    with bar.progress:
-        yield bar
 
 
 def print_event(name: str, **values: object) -> None:

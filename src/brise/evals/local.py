@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from brise import settings
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.engine.adapter_loading import rank_in
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
-from brise.engine.model import LoadedModel
+from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import EvidenceError, RequestError
 from brise.evals.answerer import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
 from brise.models.batch import PAGE_SIZE
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
 from brise.text.answer_format import AnswerParser
@@ -23,6 +28,7 @@ from brise.text.chat import require
 from brise.text.conversation import encoded
 from brise.text.inputs import Grammar
 from brise.text.protocols import Encoded, Message
+from brise.watch import SILENT, Watcher
 
 ADAPTER = "adapter"  # its name in an engine that has no other
 GREEDY = Sampling(temperature=0.0, seed=0)
@@ -34,6 +40,35 @@ class OnTop:
 
     folder: Path
     any_base: bool = False
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A loaded model, the digest of all that makes its answers, and an adapter of it."""
+
+    model: LoadedModel
+    digest: str
+    adapter: OnTop | None
+
+
+def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int | None, watcher: Watcher = SILENT,
+               loaded: LoadedModel | None = None) -> LocalModel:
+    """A model of this machine and its adapter; UnsupportedError if that was trained on another one.
+
+    `loaded` is the model, if it is in memory already.
+    """
+    settings_ = settings.read()
+    located = locate(name, ModelStore(settings_.home))
+    if adapter is not None:
+        lineage.check_base(lineage.read_lineage(adapter), located, any_base=any_base)
+    if loaded is None:
+        watcher.note(f"loading {located.name} from {located.path}")
+        loaded = load(located.path, threads=threads or settings_.threads, name=located.name, digest=located.digest)
+    digest = lineage.base_digest(located)
+    if adapter is None:
+        return LocalModel(loaded, digest, None)
+    # Its base was looked at above, before the model was loaded.
+    return LocalModel(loaded, f"{digest} + {file_digest(adapter / WEIGHTS_FILE)}", OnTop(adapter, any_base=True))
 
 
 class LocalAnswerer:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 
 from brise.errors import EvidenceError
 from brise.evals import classify, compare, scorers
+from brise.evals.answering import Answered
 from brise.evals.answers_file import SavedAnswers
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import Bounded, bounded, difference
-from brise.evals.run import Answered
 from brise.evals.scorers import Scorer
 
 

@@ -20,7 +20,7 @@ from typing import Literal, NoReturn
 
 from brise.errors import MemoryLimitError
 
-Keep = Literal["dense", "packed"]
+BaseStorage = Literal["dense", "packed"]
 
 # What comes to a process that has probed: threads' stacks, matplotlib, a checkpoint's pages while they are written.
 LATER_BYTES = 60_000_000
@@ -35,7 +35,7 @@ class MemoryChoice:
 
     num_tokens: int  # computed tokens of a microbatch
     checkpointing: bool
-    keep: Keep  # of the base's weights
+    base_storage: BaseStorage  # of the base's weights
     bits: int  # of the optimiser's moments: 8 or 32
     rank: int  # 0: no adapters
 
@@ -103,7 +103,7 @@ class TrainingPlan:
         """Name, note and bytes of everything in the sum."""
         choice, needs = self.choice, self.needs
         is_again = " (layers computed again for the gradient)" if choice.checkpointing else ""
-        rows = [("weights", "as in the file" if choice.keep == "packed" else "", needs.weights),
+        rows = [("weights", "as in the file" if choice.base_storage == "packed" else "", needs.weights),
                 ("moments", f"{choice.bits} bits", needs.moments), ("gradients", "", needs.gradients),
                 ("activations", f"{choice.num_tokens} tokens{is_again}", needs.activations),
                 ("head", "a piece of logits", needs.head), ("fragments", "", self.fragments)]
@@ -180,8 +180,8 @@ def _changes(asked: MemoryChoice, longest: int) -> Iterator[Change]:
         yield "--checkpointing on", {"checkpointing": True}
     if asked.bits != 8:
         yield "--optimizer adamw8", {"bits": 8}
-    if asked.rank and asked.keep != "packed":
-        yield "--method qlora", {"keep": "packed"}
+    if asked.rank and asked.base_storage != "packed":
+        yield "--method qlora", {"base_storage": "packed"}
     for rank in (8, 4):
         if asked.rank > rank:
             yield f"--rank {rank}", {"rank": rank}

@@ -14,11 +14,11 @@ from brise.engine.model import load
 from brise.errors import EvidenceError
 from brise.evals import data, report
 from brise.evals.answerer import Answerer, AnswerSettings
+from brise.evals.answering import answer_all
 from brise.evals.data import Reading
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer, OnTop
-from brise.evals.run import answer_all
 from brise.files.digests import StoredFile, file_digest, list_digest
 from brise.hub.store import ModelStore, locate
 from brise.prove.options import LiveOptions, ProveOptions, SmallModelOptions

@@ -28,10 +28,10 @@ from brise.errors import UnsupportedError
 from brise.models.weights import Layer, Lora, LowRank, Placed, Weight, Weights, place
 from brise.tune.adapters import Trained
 from brise.tune.optimizer import clip_gradients
-from brise.tune.process_group import FirstFailedError
 from brise.tune.recipe import Recipe
 from brise.tune.run_folder import Plain, TrainingCheckpoint
 from brise.tune.session import Folder
+from brise.tune.watch import FirstFailedError
 
 Tensor = torch.Tensor
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from brise.backends.torch import weights as torch_weights
 from brise.backends.torch.weights import Handle, Packed
 from brise.data.example import EncodedRow
+from brise.memory.training_plan import BaseStorage
 from brise.models.config import Config
 from brise.models.weights import Placed, Stack, Weight, Weights, place
 from brise.quant.formats import FORMATS
@@ -47,16 +48,16 @@ class ActivationCosts:
         return int(self.fixed + self.layer * num_layers + (self.token + self.token_layer * num_layers) * num_tokens)
 
 
-def measure(config: Config, weights: Weights, recipe: Recipe, machinery: ComputeOptions,
-            keep: torch_weights.Keep = "dense") -> ActivationCosts:
+def measure(config: Config, weights: Weights, recipe: Recipe, compute: ComputeOptions,
+            base_storage: BaseStorage = "dense") -> ActivationCosts:
     """The costs of a model, of which only shapes and formats are looked at."""
     peaks: dict[tuple[int, int], int] = {}
-    layer = place(weights.layers[-1], lambda name, weight: _empty(weight, machinery, keep))
+    layer = place(weights.layers[-1], lambda name, weight: _empty(weight, compute, base_storage))
     for num_layers in (1, 2):
         small = replace(config, num_layers=num_layers, vocab_size=_VOCABULARY)
         for num_rows in _ROWS:
-            tree = _tree(config, [layer] * num_layers, machinery)
-            peaks[num_layers, num_rows] = _peak(Trainer(small, adapters.new(tree, recipe), recipe, machinery,
+            tree = _tree(config, [layer] * num_layers, compute)
+            peaks[num_layers, num_rows] = _peak(Trainer(small, adapters.new(tree, recipe), recipe, compute,
                                                         _rows(num_rows)))
     few, many = _ROWS
     slopes = {number: (peaks[number, many] - peaks[number, few]) / (_LENGTH * (many - few)) for number in (1, 2)}
@@ -120,11 +121,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.discard(key)
 
 
-def _tree(config: Config, layers: Iterable[Any], machinery: ComputeOptions) -> Weights:
+def _tree(config: Config, layers: Iterable[Any], compute: ComputeOptions) -> Weights:
     """A model of these layers, each weight an object of its own, so that each gets its own adapter."""
-    table = Placed((_VOCABULARY, config.width), torch.zeros(_VOCABULARY, config.width, dtype=machinery.dtype,
-                                                            device=machinery.device))
-    norm = Placed((config.width,), torch.zeros(config.width, device=machinery.device))
+    table = Placed((_VOCABULARY, config.width), torch.zeros(_VOCABULARY, config.width, dtype=compute.dtype,
+                                                            device=compute.device))
+    norm = Placed((config.width,), torch.zeros(config.width, device=compute.device))
 
     def again(name: str, weight: Weight) -> Weight:
         assert isinstance(weight, Placed)
@@ -133,14 +134,14 @@ def _tree(config: Config, layers: Iterable[Any], machinery: ComputeOptions) -> W
     return Weights(table, tuple(place(layer, again) for layer in layers), norm, table)
 
 
-def weights_bytes(weights: Weights, recipe: Recipe, machinery: ComputeOptions, keep: torch_weights.Keep) -> int:
+def weights_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_storage: BaseStorage) -> int:
     """What all weights take once they are placed; of a model that is trained whole, in float32."""
-    kind = torch.float32 if recipe.method == "full" else machinery.dtype
+    kind = torch.float32 if recipe.method == "full" else compute.dtype
     total = 0
 
     def put(name: str, weight: Weight) -> Weight:
         nonlocal total
-        empty = _empty(weight, replace(machinery, device=torch.device("meta"), dtype=kind), keep)
+        empty = _empty(weight, replace(compute, device=torch.device("meta"), dtype=kind), base_storage)
         total += sum(_tensor(part).nbytes for part in _parts(empty.handle))
         return empty
 
@@ -148,34 +149,34 @@ def weights_bytes(weights: Weights, recipe: Recipe, machinery: ComputeOptions, k
     return total
 
 
-def head_bytes(weights: Weights, recipe: Recipe, machinery: ComputeOptions, keep: torch_weights.Keep) -> int:
+def head_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_storage: BaseStorage) -> int:
     """What the loss takes besides, for as many rows as it takes at a time. A head that is zeros takes no memory."""
-    head = _empty(weights.output, machinery, keep)
+    head = _empty(weights.output, compute, base_storage)
     vocab_size, width = head.shape
     if recipe.method == "full":
         head = replace(head, handle=torch_weights.tensor_of(head).float().requires_grad_())
     num_rows = max(1, losses.LOGITS // vocab_size)
-    hidden = torch.zeros(num_rows, width, dtype=machinery.dtype, device=machinery.device, requires_grad=True)
-    targets = torch.zeros(num_rows, dtype=torch.int64, device=machinery.device)
+    hidden = torch.zeros(num_rows, width, dtype=compute.dtype, device=compute.device, requires_grad=True)
+    targets = torch.zeros(num_rows, dtype=torch.int64, device=compute.device)
     return peak_of(lambda: losses.cross_entropy(hidden, head, targets).backward())  # type: ignore[no-untyped-call]
 
 
-def _empty(weight: Weight, machinery: ComputeOptions, keep: torch_weights.Keep) -> Placed:
+def _empty(weight: Weight, compute: ComputeOptions, base_storage: BaseStorage) -> Placed:
     """A weight as it would be placed, of zeros: memory that nobody has written to takes none."""
     if isinstance(weight, Stack):
-        return Placed(weight.shape, tuple(_handle(matrix.format, matrix.shape, machinery, keep)
+        return Placed(weight.shape, tuple(_handle(matrix.format, matrix.shape, compute, base_storage)
                                           for matrix in weight.matrices))
-    return Placed(weight.shape, _handle(format_of(weight), weight.shape, machinery, keep))
+    return Placed(weight.shape, _handle(format_of(weight), weight.shape, compute, base_storage))
 
 
-def _handle(format: str, shape: tuple[int, ...], machinery: ComputeOptions, keep: torch_weights.Keep) -> Handle:
-    if keep == "packed" and len(shape) > 1 and not FORMATS[format].is_plain:
+def _handle(format: str, shape: tuple[int, ...], compute: ComputeOptions, base_storage: BaseStorage) -> Handle:
+    if base_storage == "packed" and len(shape) > 1 and not FORMATS[format].is_plain:
         rows, cols = matrix_shape(shape)
-        data = torch.zeros(rows, FORMATS[format].row_bytes(cols), dtype=torch.uint8, device=machinery.device)
+        data = torch.zeros(rows, FORMATS[format].row_bytes(cols), dtype=torch.uint8, device=compute.device)
         return Packed(format, cols, data)
-    halves = {"BF16": torch.bfloat16, "F16": torch.float16} if keep == "packed" else {}
-    kind = torch.float32 if len(shape) == 1 else halves.get(format, machinery.dtype)
-    return torch.zeros(shape, dtype=kind, device=machinery.device)
+    halves = {"BF16": torch.bfloat16, "F16": torch.float16} if base_storage == "packed" else {}
+    kind = torch.float32 if len(shape) == 1 else halves.get(format, compute.dtype)
+    return torch.zeros(shape, dtype=kind, device=compute.device)
 
 
 def _parts(handle: Handle | tuple[Handle, ...]) -> tuple[Handle, ...]:

@@ -11,17 +11,12 @@ from typing import Protocol, TypeVar
 import torch
 
 from brise.backends.torch.ops import LayerRunner
-from brise.errors import BriseError
 from brise.models.weights import Weights
 from brise.tune.adapters import Trained
 from brise.tune.optimizer import clip_gradients
 
 Tensor = torch.Tensor
 T = TypeVar("T")
-
-
-class FirstFailedError(BriseError):
-    """Rank 0, which does something for all, could not; it says itself why."""
 
 
 class Ranks(Protocol):

@@ -1,7 +1,7 @@
-"""What a frozen vision tower makes of the images of rows: the features that some of their tokens take.
+"""The features that a frozen vision encoder gives the images of rows, and the memory that they take.
 
-The tower is the one that serves, so a row is trained on the features that it will be served with. Every image is
-encoded once, as long as there is room to keep what came out; the same digest is the same image.
+The encoder is the one that serves, so a row is trained on the features that it will be served with. Each image is
+encoded once, as long as there is room to keep its features; the same digest is the same image.
 """
 
 from __future__ import annotations
@@ -11,11 +11,47 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from brise.backends import open_planner
+from brise.checkpoint.open import Checkpoint
 from brise.data.example import EncodedRow
+from brise.data.prepare import Dataset
+from brise.engine import vision
 from brise.engine.vision import LoadedVision
 from brise.errors import UnsupportedError
+from brise.memory import serving_plan
+from brise.memory.model_header import describe
+from brise.memory.serving_plan import MemoryRequest
 from brise.models.weights import Array
+from brise.text.images import ImageSettings
 from brise.text.inputs import ImageInput
+
+KEPT_BYTES = 256 << 20  # of features; images beyond that are encoded again when they come again
+_COPIES = 3  # of the features of a microbatch: of its rows, joined, and one a token
+
+
+def settings_of(checkpoint: Checkpoint) -> ImageSettings | None:
+    """How the model's images are prepared; None if it sees none."""
+    return None if checkpoint.vision is None else vision.image_settings(checkpoint.vision[0])
+
+
+def planned_bytes(checkpoint: Checkpoint, name: str, dataset: Dataset, num_tokens: int, threads: int) -> int:
+    """The encoder, its work on one image, the features that are kept, and those of a microbatch; 0 without images."""
+    kept = _kept(checkpoint, dataset)
+    if checkpoint.vision is None or not kept:
+        return 0
+    served = serving_plan.make(describe(checkpoint.path, name), MemoryRequest(serves=False), open_planner(threads))
+    encoder = sum(part.nbytes for part in served.parts if part.name in ("vision", "projector"))
+    config = checkpoint.vision[0]
+    return encoder + vision.planned_bytes(config, serves=False) + kept + 4 * _COPIES * num_tokens * config.text_width
+
+
+def load(checkpoint: Checkpoint, dataset: Dataset, threads: int) -> RowImages | None:
+    """The vision encoder as it serves, if a row has an image."""
+    kept = _kept(checkpoint, dataset)
+    if checkpoint.vision is None or not kept:
+        return None
+    config, weights = checkpoint.vision
+    return RowImages(vision.open_vision(config, weights, open_planner(threads)), kept)
 
 
 class RowImages:
@@ -77,3 +113,11 @@ def _find(row: EncodedRow, image: ImageInput, start: int) -> int:
         if np.array_equal(row.tokens[place:place + len(wanted)], wanted):
             return int(place)
     raise UnsupportedError(f"the tokens of an image of {row.place} do not stand in its row")
+
+
+def _kept(checkpoint: Checkpoint, dataset: Dataset) -> int:
+    """Bytes of features that are kept; 0 if no row has an image."""
+    if checkpoint.vision is None:
+        return 0
+    config = checkpoint.vision[0]
+    return min(KEPT_BYTES, feature_bytes((*dataset.train, *dataset.held_out), config.image_token, config.text_width))

@@ -10,39 +10,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from brise.errors import CheckpointError, EvidenceError
 from brise.models.weights import Array
 from brise.tune.run_folder import Plain, TrainingCheckpoint
-from brise.tune.train import Step, Trainer
+from brise.tune.train import Trainer
+from brise.tune.watch import End, HeldOutLoss, SessionWatcher
 
 MAX_SKIPPED = 10  # steps one after the other without finite gradients: the run is lost, not unlucky
 _TRAINED, _MOMENTS = "trained.", "moments."
-
-End = Literal["done", "early", "interrupted"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean loss on the held-out rows after `step` steps."""
-
-    step: int
-    loss: float
-
-
-class Watcher(Protocol):
-    """Who shows what happens."""
-
-    def stepped(self, step: Step, seconds: float) -> None:
-        """A step is done, and took so long."""
-    def evaluated(self, found: Evaluation, *, is_best: bool, seconds: float) -> None:
-        """The held-out rows were gone through."""
-    def saved(self, step: int) -> None:
-        """A checkpoint is on disk."""
-
 
 class Folder(Protocol):
     """What a session asks of its run_folder.RunFolder; of several ranks only one has it (tune/fsdp.py)."""
@@ -60,12 +39,12 @@ class TrainingSession:
 
     trainer: Trainer
     folder: Folder
-    watcher: Watcher
+    watcher: SessionWatcher
     save_every: int
     is_stopped: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
     ready: Callable[[], bool] = lambda: True  # before each step; False: it was stopped while it made the step's rows
-    best: Evaluation | None = None
+    best: HeldOutLoss | None = None
     num_worse: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -140,9 +119,9 @@ class TrainingSession:
             raise EvidenceError(f"the gradients' norm was {step.gradient_norm} in {MAX_SKIPPED} steps one after the "
                                 "other", hint="take a lower --lr, or --dtype float32")
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> HeldOutLoss:
         start = time.perf_counter()
-        found = Evaluation(self.trainer.step, self.trainer.evaluate())
+        found = HeldOutLoss(self.trainer.step, self.trainer.evaluate())
         is_best = self.best is None or found.loss < self.best.loss
         self.best = found if is_best else self.best
         self.num_worse = 0 if is_best else self.num_worse + 1
@@ -177,7 +156,7 @@ class TrainingSession:
         self.seconds = _number(state, "seconds")
         best = state.get("best")
         if isinstance(best, dict):
-            self.best = Evaluation(_count(best, "step"), _number(best, "loss"))
+            self.best = HeldOutLoss(_count(best, "step"), _number(best, "loss"))
 
     @torch.no_grad()
     def _take_parameters(self, found: TrainingCheckpoint) -> None:

@@ -25,6 +25,7 @@ from brise.tune.optimizer import AdamW
 from brise.tune.packing import FeaturesOf, Pack, pack, packs
 from brise.tune.process_group import Alone, Ranks
 from brise.tune.recipe import Recipe
+from brise.tune.watch import Step
 
 Tensor = torch.Tensor
 
@@ -41,21 +42,6 @@ class ComputeOptions:
     features_of: FeaturesOf | None = None
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a step did. `tokens` are those of its rows, `computed` those that the model ran on."""
-
-    number: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    computed: int
-    targets: int
-    examples: int
-    is_skipped: bool = False  # the gradient was not finite
-
-
 @dataclass
 class Trainer:
     """A model, what is trained of it, and where the run stands: `step` is the number of steps done."""
@@ -63,7 +49,7 @@ class Trainer:
     config: Config
     trained: Trained
     recipe: Recipe
-    machinery: ComputeOptions
+    compute: ComputeOptions
     rows: Sequence[EncodedRow]
     held_out: Sequence[EncodedRow] = ()
     ranks: Ranks = field(default_factory=Alone)
@@ -136,9 +122,9 @@ class Trainer:
 
     def _packs(self, rows: Sequence[EncodedRow]) -> Iterator[tuple[Pack, bool]]:
         """Microbatches of this rank, and whether they count: ranks that compute together all have as many."""
-        own = packs(self.ranks.own(rows), self.machinery.max_tokens, shares=self.machinery.shares_prompts,
-                    features_of=self.machinery.features_of)
-        return self.ranks.even(own, lambda: pack(rows[:1], features_of=self.machinery.features_of))
+        own = packs(self.ranks.own(rows), self.compute.max_tokens, shares=self.compute.shares_prompts,
+                    features_of=self.compute.features_of)
+        return self.ranks.even(own, lambda: pack(rows[:1], features_of=self.compute.features_of))
 
     def _loss(self, ops: TorchOps, pack: Pack) -> Tensor:
         """Sum over the pack's targets."""
@@ -146,12 +132,12 @@ class Trainer:
 
     def _loss_with(self, weights: Weights, ops: TorchOps, pack: Pack) -> Tensor:
         hidden_RD = decoder.hidden(ops, self.config, weights, pack.batch)
-        targets = torch.from_numpy(pack.targets).to(self.machinery.device)
+        targets = torch.from_numpy(pack.targets).to(self.compute.device)
         teacher = pack.teacher
         if teacher is None:
             return losses.cross_entropy(hidden_RD, weights.output, targets)
         blend = Blend(self.recipe.distill_weight, self.recipe.distill_temperature, self.recipe.distill_direction)
-        tokens, logprobs = (torch.from_numpy(array).to(self.machinery.device)
+        tokens, logprobs = (torch.from_numpy(array).to(self.compute.device)
                             for array in (teacher.tokens, teacher.logprobs))
         return lumped_kl(hidden_RD, weights.output, targets, tokens, logprobs, blend)
 
@@ -161,10 +147,10 @@ class Trainer:
         if trains and rate > 0:
             def dropout(x: Tensor) -> Tensor:
                 return torch.nn.functional.dropout(x, rate)
-        run = self.ranks.runner(_again if trains and self.machinery.checkpointing else _plain)
+        run = self.ranks.runner(_again if trains and self.compute.checkpointing else _plain)
         # Weights that are gathered for each layer are other objects each time.
         squares = self._squares if isinstance(self.ranks, Alone) else {}
-        return TorchOps(self.machinery.device, self.machinery.dtype, run, dropout, squares=squares)
+        return TorchOps(self.compute.device, self.compute.dtype, run, dropout, squares=squares)
 
 
 def _plain(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:

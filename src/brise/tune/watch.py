@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from brise.data.report import DataReport
+from brise.errors import BriseError
 from brise.memory.training_plan import TrainingPlan
 from brise.tune.curve import Curve
 from brise.tune.parity.parity import ParityReport
@@ -16,6 +17,10 @@ from brise.tune.run_folder import Plain
 from brise.watch import Silent, Watcher
 
 End = Literal["done", "early", "interrupted"]
+
+
+class FirstFailedError(BriseError):
+    """The first of several processes, which does something for all, has failed; it says itself why."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,15 @@ class TuneWatcher(Watcher, Protocol):
     def training(self, start: TrainingStart) -> AbstractContextManager[StepWatcher]:
         """Surrounds the steps."""
 
+    def failed(self, error: BriseError) -> None:
+        """The run has ended with an error, which is raised, too."""
 
+
+@dataclass(frozen=True)
 class SilentSteps:
-    """Shows no step, and never stops a run."""
+    """A StepWatcher that shows nothing. `stop` says whether the run shall end."""
+
+    stop: Callable[[], bool] = lambda: False
 
     def stepped(self, step: Step, seconds: float) -> None:
         """See SessionWatcher."""
@@ -108,7 +119,7 @@ class SilentSteps:
 
     def is_stopped(self) -> bool:
         """See StepWatcher."""
-        return False
+        return self.stop()
 
     def answering(self, number: int, done: int, total: int) -> None:
         """See StepWatcher."""
@@ -130,6 +141,9 @@ class SilentTuning(Silent):
     def training(self, start: TrainingStart) -> Iterator[StepWatcher]:
         """See TuneWatcher."""
         yield SilentSteps()
+
+    def failed(self, error: BriseError) -> None:
+        """See TuneWatcher."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from brise.files.fields import Fields, errors_of
 from brise.files.json_file import parse_json
 from brise.models.weights import Array
 from brise.tune.distill.teacher import taught
+from brise.tune.options import RoundOptions
 
 _MAX_ANSWERS = 1 << 30  # bytes of a round's file
 
@@ -42,22 +43,6 @@ class Prompt:
     teacher_tokens: Array
     place: str
     room: int  # most tokens of an answer
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """How much a round is. `temperature` is that of the student's answers."""
-
-    rounds: int = 20
-    prompts: int = 64
-    steps: int = 4
-    max_tokens: int = 256
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 100:
-            raise UnsupportedError(f"answers are sampled at a temperature of {self.temperature:g}, allowed is 0 to 100")
 
 
 @dataclass(frozen=True)
@@ -86,17 +71,18 @@ class Rounds:
     prompts: Sequence[Prompt]
     sample: Sample
     record: Record
-    plan: RoundPlan
+    plan: RoundOptions
+    seed: int
     folder: Path
     text_of: Callable[[Array], str]
 
     def of(self, number: int) -> Round | None:
         """Round `number`; the student as it stands answers, if that was not done before. None: it was stopped."""
-        order = np.random.default_rng([self.plan.seed, number]).permutation(len(self.prompts))[:self.plan.prompts]
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.prompts))[:self.plan.prompts]
         chosen = [self.prompts[int(index)] for index in order]
         answers: Sequence[Array] | None = self._read(number, chosen)
         if answers is None:
-            answers = self.sample(chosen, _seed(self.plan.seed, number))
+            answers = self.sample(chosen, _seed(self.seed, number))
             if answers is None:
                 return None
             self._write(number, chosen, answers)
@@ -132,7 +118,7 @@ class Rounds:
                     for line, prompt in zip(lines, chosen, strict=True)]
 
 
-def prompts_of(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow], plan: RoundPlan,
+def prompts_of(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow], plan: RoundOptions,
                room: Rooms) -> list[Prompt]:
     """The prompts of the rows' last answers; `teachers` are the teacher's rows beside them (absorb.aligned)."""
     prompts = []
@@ -147,6 +133,11 @@ def prompts_of(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow], p
     if not prompts:
         raise EvidenceError("there is no prompt that the student could answer")
     return prompts
+
+
+def longest_row(rows: Sequence[EncodedRow], plan: RoundOptions, max_context: int) -> int:
+    """Tokens of the longest row that a round may make."""
+    return max((min(len(before_last_answer(row).tokens) + plan.max_tokens, max_context) for row in rows), default=0)
 
 
 def before_last_answer(row: EncodedRow) -> EncodedRow:

@@ -1,0 +1,20 @@
+"""Whether the model that is served says what the model that was trained says."""
+
+from __future__ import annotations
+
+from brise.errors import MissingExtraError
+from brise.tune.parity.options import ParityOptions
+from brise.tune.parity.parity import ParityReport
+from brise.watch import SILENT, Watcher
+
+
+def run(options: ParityOptions, watcher: Watcher = SILENT) -> ParityReport:
+    """Replays held-out rows through both. MissingExtraError if torch is not installed."""
+    try:
+        # Seconds and hundreds of megabytes: only who compares pays them.
+        from brise.tune.parity.replay import compare_models  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "tune", "brise parity") from error
+    return compare_models(options, watcher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brise.data.prepare import DataOptions
@@ -27,3 +27,7 @@ class ParityOptions:
     tolerance: Tolerance = Tolerance()
     threads: int | None = None  # BRISE_THREADS, or one a core
     rows: DataOptions = DataOptions()
+
+    def data_options(self, max_context: int) -> DataOptions:
+        """How data become rows for a model of this context."""
+        return replace(self.rows, max_tokens=min(self.rows.max_tokens or max_context, max_context))

@@ -1,24 +1,77 @@
-"""Both sides of parity from files: the base with its adapter as it was trained, and the model that is served."""
+"""Both sides of parity: the model as the trainer runs it, and as it is served, from files or from a run's memory.
+
+Needs the extra `tune`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from brise.backends import open_planner
+from brise import settings
+from brise.backends import num_cores, open_planner
 from brise.backends.torch import weights
+from brise.backends.torch.ops import TorchOps
+from brise.checkpoint.adapters.lineage import check_base, read_lineage
+from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
+from brise.data.example import EncodedRow
+from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.errors import UnsupportedError
+from brise.hub.store import ModelStore, locate
+from brise.models import decoder
+from brise.models.batch import Batch
 from brise.models.config import Config
 from brise.models.lora import LowRanks, adapted
-from brise.models.weights import Lora, LowRank, Weight, place
+from brise.models.weights import Array, Lora, LowRank, Weight, Weights, place
 from brise.text.load import Tokens, tokens_for
-from brise.tune.parity.parity import ParityPair
+from brise.tune import row_images
+from brise.tune.packing import FeaturesOf
+from brise.tune.parity import parity, templates
+from brise.tune.parity.options import ParityOptions
+from brise.tune.parity.parity import ParityPair, ParityReport, Tolerance
 from brise.tune.parity.served import NativeSide
-from brise.tune.parity.trained import TorchSide
+from brise.watch import Watcher
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class TorchSide:
+    """Placed weights with adapters as they were trained; `ops` without dropout."""
+
+    config: Config
+    weights: Weights
+    ops: TorchOps = TorchOps()
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch) -> Array:
+        """See ParitySide."""
+        return _array(decoder.hidden(self.ops, self.config, self.weights, batch))
+
+    @torch.no_grad()
+    def logits(self, hidden_RD: Array) -> Array:
+        """See ParitySide."""
+        return _array(self.ops.linear(torch.from_numpy(hidden_RD).to(self.ops.device), self.weights.output))
+
+    def trace(self, batch: Batch) -> dict[str, Array]:
+        """See ParitySide."""
+        return self._trace(self.ops, batch)
+
+    def guided_trace(self, batch: Batch, guide: Mapping[str, Array]) -> dict[str, Array]:
+        """See GuidedSide."""
+        values = {name: torch.from_numpy(value).to(self.ops.device) for name, value in guide.items()}
+        return self._trace(replace(self.ops, guide=values), batch)
+
+    @torch.no_grad()
+    def _trace(self, ops: TorchOps, batch: Batch) -> dict[str, Array]:
+        found: dict[str, Tensor] = {}
+        decoder.forward(replace(ops, trace=found), self.config, self.weights, batch)
+        return {name: _array(value) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -30,6 +83,38 @@ class ParityReplay:
     base: ParityPair | None
     trained_tokens: Tokens
     served_tokens: Tokens
+
+
+def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
+    """The report of `brise parity`."""
+    settings_ = settings.read()
+    store, threads = ModelStore(settings_.home), options.threads or settings_.threads or num_cores()
+    torch.set_num_threads(threads)
+    base = locate(options.model, store)
+    served = None if options.served is None else locate(options.served, store).path
+    check_base(read_lineage(options.adapter), base, any_base=options.any_base)
+    checkpoint = open_checkpoint(base.path)
+    low_ranks = read_adapter(options.adapter, checkpoint.config).low_ranks
+    replay = open_replay(base.path, low_ranks, served, threads)
+    rows = options.data_options(replay.config.max_context)
+    dataset = prepare(options.data, replay.trained_tokens, rows, images=row_images.settings_of(checkpoint))
+    # A merged model was rounded anew: that its base differs less says nothing.
+    tolerance = options.tolerance if served is None else replace(options.tolerance, max_times_base=None)
+    return compare_rows(replay, dataset, options.max_rows, tolerance, rows, watcher,
+                        row_images.load(checkpoint, dataset, threads))
+
+
+def compare_rows(replay: ParityReplay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
+                 watcher: Watcher, features_of: FeaturesOf | None = None) -> ParityReport:
+    """Replays about `num_rows` held-out rows; rows that were trained on where nothing is held out."""
+    rows = _picked(dataset, num_rows)
+    faults = templates.check(replay.served_tokens, dataset.held_out_examples or dataset.train_examples, rows,
+                             targets=options.targets, as_text=options.as_text or replay.trained_tokens.chat is None)
+    num_sides = 1 if replay.base is None else 2
+    with watcher.progress("replaying", num_sides * len(rows), "rows") as advance:
+        return parity.run(replay.adapted, replay.base, rows, template_faults=faults, tolerance=tolerance,
+                          num_templates=len({row.place for row in rows}), features_of=features_of,
+                          progress=advance)
 
 
 def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int) -> ParityReplay:
@@ -89,3 +174,15 @@ def _check_same(config: Config, served: Config, path: Path) -> None:
         if own[name] != other[name]:
             raise UnsupportedError(f"{str(path)!r} has a {name} of {other[name]}, the base one of {own[name]}",
                                    hint="give the model that the adapter was merged into")
+
+
+def _picked(dataset: Dataset, num_rows: int) -> list[EncodedRow]:
+    """Evenly. An example is there with all of its rows or not at all, as templates are compared by example."""
+    rows = dataset.held_out or dataset.train
+    places = list(dict.fromkeys(row.place for row in rows))
+    chosen = set(places[::-(-len(places) // num_rows)])
+    return [row for row in rows if row.place in chosen]
+
+
+def _array(x: Tensor) -> Array:
+    return x.detach().float().cpu().numpy()

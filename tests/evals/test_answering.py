@@ -10,8 +10,8 @@ import pytest
 
 from brise.errors import EvidenceError, NetworkError, OutputError
 from brise.evals import answers_file
+from brise.evals.answering import answer_all
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
-from brise.evals.run import answer_all
 from tests.evals.rows import example, examples
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch.distributed
 
 from brise.errors import UnsupportedError
 from brise.tune.adapters import Trained
+from brise.tune.options import TuneOptions
 from brise.tune.process_group import Alone, Ranks
 from brise.tune.recipe import Recipe
 from brise.tune.session import Folder
@@ -38,7 +38,7 @@ class Processes(Protocol):
     def is_first(self) -> bool:
         """Whether this process is the one that prints and writes."""
 
-    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
+    def check(self, options: TuneOptions, recipe: Recipe) -> None:
         """UnsupportedError for what these processes cannot do."""
 
     def device(self, asked: torch.device) -> torch.device:
@@ -63,8 +63,8 @@ class Single:
     count = local_count = 1
     is_first = True
 
-    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
-        """See Company."""
+    def check(self, options: TuneOptions, recipe: Recipe) -> None:
+        """See Processes."""
 
     def device(self, asked: torch.device) -> torch.device:
         return asked
@@ -80,7 +80,7 @@ class Single:
         return trained, Alone()
 
     def gather(self, trainer: Trainer) -> None:
-        """See Company."""
+        """See Processes."""
 
 
 @dataclass
@@ -98,10 +98,10 @@ class Launched:
     def is_first(self) -> bool:
         return self.group.rank == 0
 
-    def check(self, args: argparse.Namespace, recipe: Recipe) -> None:
+    def check(self, options: TuneOptions, recipe: Recipe) -> None:
         from brise.tune import fsdp  # noqa: PLC0415 - as in `joined`
 
-        if args.teacher is not None:
+        if options.teacher is not None:
             raise UnsupportedError("--teacher and torchrun do not go together",
                                    hint="train on one machine, or on the teacher's texts")
         fsdp.check(recipe)
@@ -136,7 +136,7 @@ class Launched:
 
 
 @contextmanager
-def joined(args: argparse.Namespace) -> Iterator[Processes]:
+def joined(device: str) -> Iterator[Processes]:
     """Meets the other processes, if there are any, and parts from them in the end."""
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         yield Single()
@@ -144,7 +144,7 @@ def joined(args: argparse.Namespace) -> Iterator[Processes]:
     # A second of imports: only who has several processes pays it.
     from brise.tune import fsdp  # noqa: PLC0415
 
-    wants_gpu = args.device == "auto" or args.device.startswith("cuda")
+    wants_gpu = device == "auto" or device.startswith("cuda")
     group = fsdp.ProcessGroup(torch.device("cuda" if wants_gpu and torch.cuda.is_available() else "cpu"))
     try:
         yield Launched(group, fsdp.on_this_machine())

@@ -1,0 +1,85 @@
+"""The options of data that `brise tune` and `brise parity` share: which rows, and what of them is learned."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from brise.cli import chat_options
+from brise.data.prepare import DataOptions
+from brise.data.read_rows import Columns
+from brise.data.rights import Rights, read_rights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All of them; --seed is the command's own."""
+    parser.add_argument("--held-out", metavar="FILE", type=Path, action="append",
+                        help="rows to evaluate on, in place of a share of DATA; may be given several times")
+    parser.add_argument("--held-out-share", metavar="SHARE", type=number(0.0), default=0.1,
+                        help="share of the conversations that is held out (default: 0.1)")
+    parser.add_argument("--held-out-count", metavar="N", type=chat_options.count,
+                        help="so many examples are held out, in place of a share")
+    parser.add_argument("--conversation", metavar="FIELD", action="append",
+                        help="field that tells conversations apart, such as meta.seed; may be given several times")
+    parser.add_argument("--learn", choices=("assistant", "all"), default="assistant",
+                        help="what is learned: the assistant's tokens, or all (default: assistant)")
+    parser.add_argument("--max-length", metavar="N", type=chat_options.count,
+                        help="longest row in tokens; longer ones are left out and reported (default: what the model "
+                             "allows)")
+    parser.add_argument("--refuse-long", action="store_true", help="longer rows are an error")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out, in place of an error")
+    parser.add_argument("--allow-leakage", action="store_true",
+                        help="train although held-out rows have prompts that are trained on")
+    parser.add_argument("--provider", metavar="NAME",
+                        help="hosted model's provider that wrote the answers of rows that do not say it")
+    parser.add_argument("--rights", metavar="FILE", type=Path,
+                        help="rights.toml: which providers allow training on their answers")
+    parser.add_argument("--absorb-system", metavar="TEXT", nargs="?", const="",
+                        help="train without the rows' system prompts, or with TEXT in their place")
+    parser.add_argument("--as-text", action="store_true",
+                        help="prompt and completion are one text, without a chat format")
+    parser.add_argument("--prompt-column", metavar="NAME", default="prompt", help="of a CSV (default: prompt)")
+    parser.add_argument("--completion-column", metavar="NAME", default="completion",
+                        help="of a CSV (default: completion)")
+    parser.add_argument("--system-column", metavar="NAME", help="of a CSV (default: it has none)")
+    parser.add_argument("--conversation-column", metavar="NAME",
+                        help="of a CSV: rows with the same one stay on one side of the split (default: it has none)")
+
+
+def rows_of(args: argparse.Namespace) -> DataOptions:
+    """How data become rows."""
+    absorb: bool | str = False
+    if args.absorb_system is not None:
+        absorb = args.absorb_system or True
+    return DataOptions(
+        seed=args.seed,
+        columns=Columns(args.prompt_column, args.completion_column, args.system_column, args.conversation_column),
+        conversation=tuple(args.conversation or ()), provider=args.provider,
+        rights=Rights() if args.rights is None else read_rights(args.rights), skip_bad=args.skip_bad,
+        held_out_share=args.held_out_share, held_out_count=args.held_out_count,
+        held_out=tuple(args.held_out or ()), allow_leakage=args.allow_leakage, max_tokens=args.max_length,
+        too_long="refuse" if args.refuse_long else "leave_out", targets=args.learn, absorb_system=absorb,
+        as_text=args.as_text)
+
+
+def number(least: float) -> Callable[[str], float]:
+    """The type of an option that is a number of at least `least`."""
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r}: a number of at least {least:g} is allowed")
+        return value
+
+    return read
+
+
+def seed(text: str) -> int:
+    """The type of --seed."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of up to 18 digits is allowed")
+    return int(text)

@@ -1,0 +1,139 @@
+"""An open teacher: its rows beside the student's, and what it predicts for every token that is learned.
+
+A teacher reads a conversation in its own chat format, and with the system prompt that the student is to do without
+(prompt distillation, data/system_prompts.py). What both have in common are the answers: they are what it is asked
+about. teacher.py records its predictions. Needs the extra `tune`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from brise import settings
+from brise.backends import open_planner
+from brise.checkpoint.adapters import lineage
+from brise.checkpoint.adapters.peft import WEIGHTS_FILE, read_adapter
+from brise.checkpoint.open import Checkpoint, open_checkpoint
+from brise.data.example import EncodedRow, Teacher
+from brise.data.prepare import DataOptions, prepare
+from brise.errors import EvidenceError, UnsupportedError
+from brise.files.digests import file_digest
+from brise.hub.store import ModelStore, locate
+from brise.models.weights import place
+from brise.text.load import Tokens, tokens_for
+from brise.tune.distill import teacher
+from brise.tune.distill.teacher import Recording
+from brise.tune.options import TeacherOptions
+from brise.tune.parity.served import NativeSide
+from brise.tune.run_folder import Plain
+from brise.watch import Watcher
+
+FOLDER = "teacher"  # of a run
+
+
+@dataclass(frozen=True)
+class OpenedTeacher:
+    """A teacher whose tokens are the student's; of its weights nothing is read yet."""
+
+    checkpoint: Checkpoint
+    tokens: Tokens
+    recording: Recording
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class OpenTeacher:
+    """A teacher that is asked now and then, and in memory only while it is; `folder` keeps what it said."""
+
+    checkpoint: Checkpoint
+    recording: Recording
+    adapter: Path | None
+    digest: str
+    folder: Path
+    threads: int
+
+    def says(self, rows: Sequence[EncodedRow], progress: Callable[[int], None]) -> list[Teacher]:
+        """What it predicts for each row's targets, its own rows."""
+        backend, config = open_planner(self.threads), self.checkpoint.config
+        side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
+        self.checkpoint.forget()
+        if self.adapter is not None:
+            side = side.with_adapter(read_adapter(self.adapter, config).low_ranks)
+        return teacher.recorded(side, rows, self.recording, self.folder, self.digest, progress)
+
+
+def settings_of(options: TeacherOptions | None) -> dict[str, Plain]:
+    """What of the teacher decides about the weights that come out."""
+    if options is None:
+        return {}
+    located = locate(options.model, ModelStore(settings.read().home))
+    own: dict[str, Plain] = {"teacher": lineage.base_digest(located), "teacher_top": options.top}
+    if options.adapter is not None:
+        own["teacher_adapter"] = file_digest(options.adapter / WEIGHTS_FILE)
+    return own
+
+
+def opened(options: TeacherOptions | None, tokens: Tokens, rows: Sequence[EncodedRow]) -> OpenedTeacher | None:
+    """The teacher that is asked for, before anything of the run is written; UnsupportedError if it cannot teach."""
+    if options is None:
+        return None
+    if (seen := next((row for row in rows if row.images), None)) is not None:
+        raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
+                               hint="leave rows with images out, or learn from the teacher's texts")
+    checkpoint = open_checkpoint(locate(options.model, ModelStore(settings.read().home)).path)
+    own = tokens_for(checkpoint)
+    recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), options.top, options.temperature)
+    return OpenedTeacher(checkpoint, own, recording, options.adapter)
+
+
+def ready(opened_: OpenedTeacher, folder: Path, threads: int, known: Mapping[str, Plain]) -> OpenTeacher:
+    """The teacher, to be asked; `known` are the settings of the run."""
+    digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
+    return OpenTeacher(opened_.checkpoint, opened_.recording, opened_.adapter, digest, folder / FOLDER, threads)
+
+
+def taught(asked: OpenTeacher, rows: Sequence[EncodedRow], own: Sequence[EncodedRow],
+           watcher: Watcher) -> list[EncodedRow]:
+    """The rows with what the teacher says of them; `own` are the teacher's rows beside them."""
+    with watcher.progress("asking the teacher", len(rows), "rows") as advance:
+        return teacher.taught(rows, asked.says(own, advance))
+
+
+def own_rows(data: Sequence[Path], opened_: OpenedTeacher, rows: Sequence[EncodedRow],
+             options: DataOptions) -> list[EncodedRow]:
+    """For each of the student's rows the teacher's, which has the same answers."""
+    return aligned(rows, teacher_rows(data, opened_.tokens, replace(options, skip_bad=True)))
+
+
+def teacher_rows(paths: Sequence[Path], tokens: Tokens, options: DataOptions) -> tuple[EncodedRow, ...]:
+    """The rows of the same files as the teacher reads them, nothing absorbed and nothing left out for its length."""
+    whole = replace(options, absorb_system=False, max_tokens=None, allow_leakage=True, held_out_share=0.0,
+                    held_out_count=None)  # a row that is between the sides for the teacher may not be for the student
+    dataset = prepare(paths, tokens, whole)
+    return (*dataset.train, *dataset.held_out)
+
+
+def aligned(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow]) -> list[EncodedRow]:
+    """For each row of the student the teacher's row with the same answers; EvidenceError names one that has none."""
+    by_place: dict[str, list[EncodedRow]] = {}
+    for row in teachers:
+        by_place.setdefault(row.place, []).append(row)
+    own: dict[str, list[EncodedRow]] = {}
+    for row in students:
+        own.setdefault(row.place, []).append(row)
+    found = []
+    for row in students:
+        mine, theirs = own[row.place], by_place.get(row.place, [])
+        if len(mine) != len(theirs):
+            raise EvidenceError(f"{row.place} makes {len(mine)} rows for the student and {len(theirs)} for the teacher",
+                                hint="their chat formats differ in what they keep of a conversation; learn from texts")
+        other = theirs[next(index for index, candidate in enumerate(mine) if candidate is row)]
+        if not np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target]):
+            raise EvidenceError(f"{row.place} has other answer tokens for the teacher than for the student",
+                                hint="their chat formats end an answer differently; learn from texts")
+        found.append(other)
+    return found

@@ -1,0 +1,123 @@
+"""The end of a run: the adapter with its lineage, or the model, the loss curve, and the parity of what is served.
+
+Needs the extra `tune`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from brise.backends.torch.ops import TorchOps
+from brise.checkpoint.adapters.lineage import Lineage, versions
+from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
+from brise.checkpoint.convert_source import open_original
+from brise.checkpoint.export import plain_format, write_hf
+from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.open import Checkpoint, open_checkpoint
+from brise.checkpoint.transcode import write_mix
+from brise.data.prepare import Dataset
+from brise.files.digests import Located
+from brise.memory.training_plan import TrainingPlan
+from brise.text.load import Tokens
+from brise.tune import run_folder
+from brise.tune.adapters import with_numbers
+from brise.tune.curve import Curve
+from brise.tune.options import TuneOptions
+from brise.tune.parity.parity import ParityReport, Tolerance
+from brise.tune.parity.replay import TorchSide, compare_rows, replay_in_memory, replay_of_written
+from brise.tune.run_folder import RunFolder
+from brise.tune.session import TrainingSession
+from brise.tune.watch import End, TuneResult
+from brise.watch import Watcher
+
+CURVE = "curve.png"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is over, its best weights in the trainer."""
+
+    located: Located
+    checkpoint: Checkpoint
+    tokens: Tokens
+    dataset: Dataset
+    plan: TrainingPlan
+    session: TrainingSession
+    folder: RunFolder
+    end: End
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights were trained, which makes a model and no adapter."""
+        return self.session.trainer.recipe.method == "full"
+
+    @property
+    def made(self) -> Path:
+        """Where the adapter, or the model that was trained whole, is."""
+        if not self.is_whole:
+            return self.folder.path / "adapter"
+        return self.folder.path / ("model.gguf" if self.checkpoint.kind == "gguf" else "model")
+
+
+def finish(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> TuneResult:
+    """Writes what the run made, and compares what is served with it."""
+    folder, session = run.folder.path, run.session
+    curve = Curve.of(run_folder.read_log(folder))
+    curve.write_png(folder / CURVE, f"{run.located.name}, {options.data[0].name}")
+    result = TuneResult(
+        folder, run.end, run.dataset.report, run.plan, session.trainer.step, session.tokens, session.seconds,
+        session.best, None if run.is_whole else run.made, run.made if run.is_whole else None, curve, folder / CURVE)
+    if not run.made.exists():  # a run that had ended already
+        _write(run, _lineage(run, result))
+    return result if not options.parity_rows else replace(result, parity=_parity(options, run, watcher))
+
+
+def _parity(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> ParityReport:
+    """What is served beside what was trained."""
+    trainer = run.session.trainer
+    compute = trainer.compute
+    side = TorchSide(run.checkpoint.config, trainer.trained.weights, TorchOps(compute.device, compute.dtype))
+    threads = torch.get_num_threads()
+    if run.is_whole:
+        replay = replay_of_written(open_checkpoint(run.made), side, run.tokens, threads)
+    else:
+        replay = replay_in_memory(run.checkpoint, side, trainer.trained.low_ranks(), run.tokens, threads)
+    return compare_rows(replay, run.dataset, options.parity_rows, Tolerance(),
+                        options.data_options(run.checkpoint.config.max_context), watcher, compute.features_of)
+
+
+def _lineage(run: FinishedRun, result: TuneResult) -> Lineage:
+    recipe, identity = run.session.trainer.recipe, run.folder.identity
+    return Lineage(
+        run.located.name, identity.base, identity.data, dict(identity.settings), versions("torch"), recipe.seed,
+        result.metrics, {used.right.provider: f"{used.right.basis} ({used.right.date})" for used in run.dataset.rights},
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+
+def _write(run: FinishedRun, lineage: Lineage) -> None:
+    trainer = run.session.trainer
+    if run.is_whole:
+        _write_whole(run, lineage)
+        return
+    recipe = trainer.recipe
+    adapter = AdapterFile(trainer.trained.low_ranks(), recipe.rank, recipe.alpha, dropout=recipe.dropout,
+                          base_name=run.located.name)
+    write_adapter(run.made, adapter, lineage, run.checkpoint.config, is_wrapped=run.checkpoint.vision is not None)
+
+
+def _write_whole(run: FinishedRun, lineage: Lineage) -> None:
+    """In the layout of the base, in its plain format or, if its weights are blocks of few bits, in F16."""
+    original = open_original(run.located.path)
+    numbers = {name: parameter.detach().cpu().numpy()
+               for name, parameter in run.session.trainer.trained.parameters.items()}
+    trained, dtype = with_numbers(original, numbers, lineage), plain_format(original)
+    if original.kind != "gguf":
+        write_hf(trained, run.made, dtype)
+        return
+    write_mix(trained, run.made, dtype, requantize=True)
+    if original.vision is not None and not has_own_vision(original):
+        write_projector(original, projector_path(run.made))
