@@ -21,7 +21,7 @@ class Counter:
 
     def __call__(self, choice: MemoryChoice) -> TrainingPlan:
         needs = Needs(weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
-                      moments=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
+                      optimizer_state=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
                       activations=choice.num_tokens * MB // (100 if choice.checkpointing else 10), head=0)
         return TrainingPlan("tiny", choice, needs, process=300 * MB, proving=0, limit=self.limit)
 

@@ -12,7 +12,7 @@ import pytest
 from brise.data.parse_row import RowRules
 from brise.data.read_rows import read_rows
 from brise.evals import data
-from brise.traffic.export import ExportOptions, ExportReport, rows
+from brise.traffic.export import ExportReport, TrafficExportOptions, rows
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
@@ -29,7 +29,7 @@ def body(text: str | None, **message: Any) -> dict[str, Any]:
 
 def export(store: SqlStore, exchanges: Sequence[Exchange], answers: Sequence[RecordedAnswer] = (),
            labels: Sequence[Label] = (),
-           options: ExportOptions = ExportOptions()) -> tuple[list[dict[str, Any]], ExportReport]:  # noqa: B008
+           options: TrafficExportOptions = TrafficExportOptions()) -> tuple[list[dict[str, Any]], ExportReport]:  # noqa: B008
     store.add(exchanges, answers, labels)
     report = ExportReport()
     return list(rows(store, Query(), options, None, report)), report
@@ -58,7 +58,7 @@ def test_whose_answer(store: SqlStore) -> None:
     scored = [label("l", "small", score=0.25, answer="shadow", answer_score=1.0)]
 
     def said(**options: Any) -> tuple[str | None, str | None]:
-        made, _ = export(store, [small], drawn, scored, ExportOptions(**options))
+        made, _ = export(store, [small], drawn, scored, TrafficExportOptions(**options))
         return (made[0]["messages"][-1]["content"], made[0].get("provider")) if made else (None, None)
 
     assert said(whose="hosted") == ("hosted said", "openai")
@@ -72,7 +72,7 @@ def test_whose_answer(store: SqlStore) -> None:
     ("gpt-5", "acme", "acme")])
 def test_a_hosted_answer_names_its_provider(store: SqlStore, model: str, option: str | None,
                                             provider: str | None) -> None:
-    made, _ = export(store, [exchange("a", served_by=model)], options=ExportOptions(provider=option))
+    made, _ = export(store, [exchange("a", served_by=model)], options=TrafficExportOptions(provider=option))
     assert made[0].get("provider") == provider
 
 
@@ -123,5 +123,5 @@ def test_one_scrubber_goes_through_the_whole_export(store: SqlStore) -> None:
     store.add([exchange(id, float(id), request={"messages": [{"role": "user", "content": "I am a@b.io"}]})
                for id in "12"])
     scrubber = Scrubber()
-    made = list(rows(store, Query(), ExportOptions(), scrubber, ExportReport()))
+    made = list(rows(store, Query(), TrafficExportOptions(), scrubber, ExportReport()))
     assert {row["messages"][0]["content"] for row in made} == {"I am [EMAIL_1]"} and scrubber.counts == {"EMAIL": 2}

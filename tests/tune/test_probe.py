@@ -21,7 +21,7 @@ from brise.tune.train import ComputeOptions, Trainer
 from tests.checkpoint.make_gguf import write_tiny
 from tests.tune.small_run import rows
 
-MACHINERY = ComputeOptions(max_tokens=1 << 20)
+COMPUTE = ComputeOptions(max_tokens=1 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_what_is_probed_is_what_a_larger_microbatch_takes(
         method: Method, checkpointing: bool, model: tuple[Config, Weights]) -> None:
     """Of the real number of layers, and of four times as many tokens; the head's part is bounded by its own probe."""
     config, weights = model
-    recipe, compute = Recipe(method=method, rank=4), replace(MACHINERY, checkpointing=checkpointing)
+    recipe, compute = Recipe(method=method, rank=4), replace(COMPUTE, checkpointing=checkpointing)
     trainer = Trainer(config, adapters.new(placed(weights), recipe), recipe, compute, rows(50, 0))
     for parameter in trainer.trained.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -74,14 +74,14 @@ def test_weights_are_planned_to_the_byte(keep: Literal["dense", "packed"], model
         return weight
 
     place(placed(weights, keep), look)  # type: ignore[arg-type]
-    assert probe.weights_bytes(weights, Recipe(), MACHINERY, keep) == sum(storages.values())
+    assert probe.weights_bytes(weights, Recipe(), COMPUTE, keep) == sum(storages.values())
 
 
 def test_a_plan_grows_with_tokens_and_shrinks_with_checkpointing(model: tuple[Config, Weights]) -> None:
     config, weights = model
-    count = Estimator("tiny", config, weights, Recipe(rank=4), MACHINERY, 10**8, 0, None, 40)
+    count = Estimator("tiny", config, weights, Recipe(rank=4), COMPUTE, 10**8, 0, None, 40)
     asked = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=4)
     whole = count(asked).needs
     assert count(replace(asked, num_tokens=1024)).needs.activations < whole.activations
     assert count(replace(asked, checkpointing=True)).needs.activations < 0.7 * whole.activations
-    assert count(replace(asked, rank=8)).needs.moments == 2 * whole.moments
+    assert count(replace(asked, rank=8)).needs.optimizer_state == 2 * whole.optimizer_state

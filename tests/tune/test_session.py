@@ -141,10 +141,10 @@ def test_a_checkpoint_of_other_shapes_is_refused_by_name(opened: Open, tmp_path:
 def test_what_dora_needs_of_frozen_matrices_is_computed_once_a_run() -> None:
     trainer = small_run.trainer(small_run.recipe(method="dora"))
     trainer.run_step()
-    first = {key: squares for key, (_, squares) in trainer._squares.items()}
+    first = {key: squares for key, (_, squares) in trainer._row_norms.items()}
     trainer.run_step()
     assert len(first) == len([name for name in trainer.trained.parameters if name.endswith(".magnitude")])
-    assert all(squares is first[key] for key, (_, squares) in trainer._squares.items())
+    assert all(squares is first[key] for key, (_, squares) in trainer._row_norms.items())
 
 
 def test_the_optimiser_rounds_by_the_seed_of_the_recipe() -> None:

@@ -13,7 +13,7 @@ from brise.cli import log_options, terminal
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
 from brise.prove import analyses
-from brise.traffic.export import ExportOptions, ExportReport, Whose, rows
+from brise.traffic.export import ExportReport, TrafficExportOptions, Whose, rows
 from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
 
@@ -51,7 +51,7 @@ def export(store: SqlStore, args: argparse.Namespace) -> int:
     if not 0 <= args.min_score <= 1:
         raise EvidenceError(f"--min-score is {args.min_score:g}; allowed is 0 to 1")
     provider = "" if args.provider == "none" else args.provider
-    options = ExportOptions(args.answer, provider, args.min_score, analyses.held(store), args.include_gate)
+    options = TrafficExportOptions(args.answer, provider, args.min_score, analyses.held(store), args.include_gate)
     scrubber, report = None if args.no_scrub else Scrubber(), ExportReport()
     query = log_options.query(args, text=args.text, limit=args.limit)
     with _output(args.out) as write:

@@ -160,7 +160,7 @@ class Clock:
 
 
 @dataclass
-class Stop:
+class _Stop:
     """Whether Ctrl-C was pressed."""
 
     says: bool
@@ -176,8 +176,8 @@ class Stop:
 
 
 @contextmanager
-def _stop_on_interrupt(*, says: bool) -> Iterator[Stop]:
-    stop = Stop(says)
+def _stop_on_interrupt(*, says: bool) -> Iterator[_Stop]:
+    stop = _Stop(says)
     before = signal.signal(signal.SIGINT, stop)
     try:
         yield stop
@@ -188,7 +188,7 @@ def _stop_on_interrupt(*, says: bool) -> Iterator[Stop]:
 class StepLines:
     """JSON on stdout, one object a line."""
 
-    def __init__(self, clock: Clock, memory: Callable[[], int], stop: Stop) -> None:
+    def __init__(self, clock: Clock, memory: Callable[[], int], stop: _Stop) -> None:
         self._clock, self._memory, self._stop = clock, memory, stop
 
     def stepped(self, step: Step, seconds: float) -> None:
@@ -225,7 +225,7 @@ class StepLines:
 class TrainingBar:
     """A bar on stderr where that is a terminal; else a line now and then."""
 
-    def __init__(self, clock: Clock, memory: Callable[[], int], stop: Stop, first: int) -> None:
+    def __init__(self, clock: Clock, memory: Callable[[], int], stop: _Stop, first: int) -> None:
         self._clock, self._memory, self._stop = clock, memory, stop
         self._loss: float | None = None
         self._held_out, self._said = "", -LINE_S

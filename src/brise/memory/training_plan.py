@@ -46,7 +46,7 @@ class Needs:
 
     weights: int
     loading: int
-    moments: int
+    optimizer_state: int
     gradients: int
     activations: int
     head: int
@@ -74,7 +74,7 @@ class TrainingPlan:
     @property
     def training(self) -> int:
         needs = self.needs
-        return needs.moments + needs.gradients + needs.activations + needs.head + self.fragments
+        return needs.optimizer_state + needs.gradients + needs.activations + needs.head + self.fragments
 
     @property
     def total(self) -> int:
@@ -88,12 +88,12 @@ class TrainingPlan:
     @property
     def answered(self) -> int:
         """What a round takes before its steps; the optimiser is there."""
-        return self.answering + self.needs.moments if self.answering else 0
+        return self.answering + self.needs.optimizer_state if self.answering else 0
 
     @property
     def proved(self) -> int:
         """What proving takes, while the optimiser is still there."""
-        return self.proving + self.needs.moments if self.proving else 0
+        return self.proving + self.needs.optimizer_state if self.proving else 0
 
     @property
     def fits(self) -> bool:
@@ -104,7 +104,7 @@ class TrainingPlan:
         choice, needs = self.choice, self.needs
         is_again = " (layers computed again for the gradient)" if choice.checkpointing else ""
         rows = [("weights", "as in the file" if choice.base_storage == "packed" else "", needs.weights),
-                ("moments", f"{choice.bits} bits", needs.moments), ("gradients", "", needs.gradients),
+                ("moments", f"{choice.bits} bits", needs.optimizer_state), ("gradients", "", needs.gradients),
                 ("activations", f"{choice.num_tokens} tokens{is_again}", needs.activations),
                 ("head", "a piece of logits", needs.head), ("fragments", "", self.fragments)]
         parts = {"loading": needs.loading, "answering": self.answered, "proving": self.proved}

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brise import settings
-from brise.checkpoint.adapters import lineage
-from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.data.parse_row import RowRules
 from brise.dialects.bodies import context_digest
-from brise.engine.model import load
 from brise.errors import EvidenceError
 from brise.evals import data, report
 from brise.evals.answerer import Answerer, AnswerSettings
@@ -18,9 +15,8 @@ from brise.evals.answering import answer_all
 from brise.evals.data import Reading
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample
-from brise.evals.local import LocalAnswerer, OnTop
+from brise.evals.local import LocalAnswerer, load_local
 from brise.files.digests import StoredFile, file_digest, list_digest
-from brise.hub.store import ModelStore, locate
 from brise.prove.options import LiveOptions, ProveOptions, SmallModelOptions
 from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair
 from brise.prove.sources import PairSource
@@ -64,24 +60,9 @@ def _small(live: LiveOptions, small: SmallModelOptions, watcher: Watcher) -> Ans
     if live.endpoint is not None:
         assert live.name is not None, "checked before"
         return EndpointAnswerer(Endpoint(live.endpoint, live.name, _key(live.key_env)), asked, parallel=live.parallel)
-    return _of_this_machine(small, asked, live.parallel, watcher)
-
-
-def _of_this_machine(small: SmallModelOptions, asked: AnswerSettings, parallel: int, watcher: Watcher) -> Answerer:
-    """A model of this machine and its adapter; UnsupportedError if that was trained on another one."""
     assert small.model is not None, "checked before"
-    found = settings.read()
-    located = locate(small.model, ModelStore(found.home))
-    if small.adapter is not None:
-        lineage.check_base(lineage.read_lineage(small.adapter), located, any_base=small.any_base)
-    watcher.note(f"loading {located.name} from {located.path}")
-    model = load(located.path, threads=found.threads, name=located.name, digest=located.digest)
-    digest = lineage.base_digest(located)
-    if small.adapter is None:
-        return LocalAnswerer(model, asked, digest, parallel=parallel)
-    # Its base was looked at above, before the model was loaded.
-    return LocalAnswerer(model, asked, f"{digest} + {file_digest(small.adapter / WEIGHTS_FILE)}", parallel=parallel,
-                         adapter=OnTop(small.adapter, any_base=True))
+    local = load_local(small.model, small.adapter, any_base=small.any_base, threads=None, watcher=watcher)
+    return LocalAnswerer(local.model, asked, local.digest, parallel=live.parallel, adapter=local.adapter)
 
 
 def _large(live: LiveOptions) -> Answerer:

@@ -32,7 +32,7 @@ PAGE = 200
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class TrafficExportOptions:
     """`provider` is written instead of what the model's name says; "" for none: an open model, a person.
 
     `least_score`: of the best answer's label; lower ones are left out. `held`: conversations of open gates and their
@@ -68,7 +68,7 @@ class _Chosen:
     score: float | None = None
 
 
-def rows(store: TrafficStore, query: Query, options: ExportOptions, scrubber: Scrubber | None,
+def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrubber: Scrubber | None,
          report: ExportReport) -> Iterator[dict[str, Any]]:
     """The rows, in the order of time; each can be read back. `report` is filled on the way."""
     exchanges = store.exchanges(query)
@@ -90,7 +90,7 @@ def rows(store: TrafficStore, query: Query, options: ExportOptions, scrubber: Sc
                 yield row
 
 
-def _gate(exchange: Exchange, options: ExportOptions, report: ExportReport, *, is_out: bool) -> None:
+def _gate(exchange: Exchange, options: TrafficExportOptions, report: ExportReport, *, is_out: bool) -> None:
     """Notes a conversation of an open gate: as left out, or once a row of it `is_out`. ValueError if it may not be."""
     name = exchange.conversation or exchange.id
     task = options.held.get(name)
@@ -101,7 +101,7 @@ def _gate(exchange: Exchange, options: ExportOptions, report: ExportReport, *, i
 
 
 def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],
-         options: ExportOptions) -> dict[str, Any]:
+         options: TrafficExportOptions) -> dict[str, Any]:
     if exchange.request is None:
         raise ValueError("its content was not kept, or is forgotten")
     chosen = _choose(exchange, answers, labels, options)
@@ -122,7 +122,7 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
 
 
 def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],
-            options: ExportOptions) -> _Chosen:
+            options: TrafficExportOptions) -> _Chosen:
     is_hosted = exchange.mode in HOSTED_MODES
     is_whole = exchange.status < 400 and exchange.error is None
     served = _Chosen(exchange.response if is_whole else None, exchange.served_by or exchange.model, is_hosted)
@@ -156,7 +156,7 @@ def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], 
     return best
 
 
-def _provider(chosen: _Chosen, options: ExportOptions) -> str | None:
+def _provider(chosen: _Chosen, options: TrafficExportOptions) -> str | None:
     """Who has a say in what is trained on a hosted model's answer: where its name does not tell, the name itself."""
     if not chosen.is_hosted:
         return provider_of_model(chosen.model or "")

@@ -23,7 +23,7 @@ MIN_8BIT = 4096  # numbers; smaller parameters (norms, biases) keep float32 mome
 _DECADES = 7
 
 
-class Moments(Protocol):
+class OptimizerState(Protocol):
     """Both moments of one parameter, as flat float32 numbers to whoever updates them."""
 
     def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
@@ -34,11 +34,11 @@ class Moments(Protocol):
         """What a checkpoint keeps."""
 
 
-def new_moments(parameter: Tensor, bits: Bits) -> Moments:
-    """Moments of a parameter before its first step."""
+def new_state(parameter: Tensor, bits: Bits) -> OptimizerState:
+    """OptimizerState of a parameter before its first step."""
     if bits == 8 and parameter.numel() >= MIN_8BIT:
-        return BlockMoments(parameter)
-    return PlainMoments(parameter)
+        return BlockState(parameter)
+    return PlainState(parameter)
 
 
 def state_bytes(count: int, bits: Bits) -> int:
@@ -48,7 +48,7 @@ def state_bytes(count: int, bits: Bits) -> int:
     return 8 * count
 
 
-class PlainMoments:
+class PlainState:
     """float32."""
 
     def __init__(self, parameter: Tensor) -> None:
@@ -65,7 +65,7 @@ class PlainMoments:
         return {"mean": self._mean, "square": self._square}
 
 
-class BlockMoments:
+class BlockState:
     """Codes and, for each block, what they are multiplied by."""
 
     def __init__(self, parameter: Tensor) -> None:

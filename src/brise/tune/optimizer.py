@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from brise.errors import CheckpointError
-from brise.tune.adamw_state import Bits, Moments, new_moments
+from brise.tune.adamw_state import Bits, OptimizerState, new_state
 
 Tensor = torch.Tensor
 
@@ -28,7 +28,7 @@ class AdamW:
         for name, parameter in parameters.items():
             assert parameter.dtype == torch.float32 and parameter.is_contiguous(), name
         self._parameters, self._betas, self._eps, self._decay = dict(parameters), betas, eps, weight_decay
-        self._moments = {name: new_moments(parameter, bits) for name, parameter in parameters.items()}
+        self._states = {name: new_state(parameter, bits) for name, parameter in parameters.items()}
         self._seed = seed
         self.num_steps = 0
 
@@ -50,8 +50,8 @@ class AdamW:
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by name, for a checkpoint; they are ours, not copies."""
-        return {f"{name}.{kind}": tensor for name, moments in self._moments.items()
-                for kind, tensor in moments.tensors().items()}
+        return {f"{name}.{kind}": tensor for name, state in self._states.items()
+                for kind, tensor in state.tensors().items()}
 
     def load(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
         """Takes over what `tensors` gave after so many steps; CheckpointError if they are another optimiser's."""
@@ -77,7 +77,7 @@ class AdamW:
                 continue
             flat, grad = parameter.detach().view(-1), parameter.grad.reshape(-1)
             for first in range(0, len(flat), _PIECE):
-                piece = _Piece(flat[first:first + _PIECE], grad[first:first + _PIECE], self._moments[name], first)
+                piece = _Piece(flat[first:first + _PIECE], grad[first:first + _PIECE], self._states[name], first)
                 if size and size + len(piece.numbers) > _PIECE:
                     yield group
                     group, size = [], 0
@@ -89,7 +89,7 @@ class AdamW:
     def _update(self, group: Sequence[_Piece], rate: float, generator: torch.Generator) -> None:
         beta1, beta2 = self._betas
         numbers, grads = [piece.numbers for piece in group], [piece.grad for piece in group]
-        read = [piece.moments.read(piece.first, len(piece.numbers)) for piece in group]
+        read = [piece.state.read(piece.first, len(piece.numbers)) for piece in group]
         means, squares = [mean for mean, _ in read], [square for _, square in read]
         if self._decay:
             torch._foreach_mul_(numbers, 1.0 - rate * self._decay)
@@ -101,7 +101,7 @@ class AdamW:
         torch._foreach_add_(below, self._eps)
         torch._foreach_addcdiv_(numbers, means, below, -rate / (1.0 - beta1 ** self.num_steps))
         for piece, mean, square in zip(group, means, squares, strict=True):
-            piece.moments.write(piece.first, mean, square, generator)
+            piece.state.write(piece.first, mean, square, generator)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Piece:
 
     numbers: Tensor
     grad: Tensor
-    moments: Moments
+    state: OptimizerState
     first: int
 
 

@@ -148,7 +148,8 @@ class Estimator:
         needs = Needs(
             weights=probe.weights_bytes(self.weights, recipe, compute, choice.base_storage),
             loading=_READ_AHEAD + 8 * BLOCK_NUMBERS,
-            moments=sum(state_bytes(size, 8 if choice.bits == 8 else 32) for size in sizes), gradients=4 * sum(sizes),
+            optimizer_state=sum(state_bytes(size, 8 if choice.bits == 8 else 32) for size in sizes),
+            gradients=4 * sum(sizes),
             activations=costs.bytes(self.config.num_layers, choice.num_tokens) + 4 * _SCORES * scores, head=head)
         return TrainingPlan(self.name, choice, needs, self.process, self.proving, self.limit, self.images,
                             self.teaching, self.answering)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from brise.backends.torch.linear import Squares
+from brise.backends.torch.linear import RowNormCache
 from brise.backends.torch.ops import TorchOps
 from brise.data.example import EncodedRow
 from brise.errors import UnsupportedError
@@ -56,7 +56,7 @@ class Trainer:
     step: int = 0
     num_skipped: int = 0
     optimizer: AdamW = field(init=False)
-    _squares: Squares = field(init=False, default_factory=dict)
+    _row_norms: RowNormCache = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -149,8 +149,8 @@ class Trainer:
                 return torch.nn.functional.dropout(x, rate)
         run = self.ranks.runner(_again if trains and self.compute.checkpointing else _plain)
         # Weights that are gathered for each layer are other objects each time.
-        squares = self._squares if isinstance(self.ranks, Alone) else {}
-        return TorchOps(self.compute.device, self.compute.dtype, run, dropout, squares=squares)
+        row_norms = self._row_norms if isinstance(self.ranks, Alone) else {}
+        return TorchOps(self.compute.device, self.compute.dtype, run, dropout, row_norms=row_norms)
 
 
 def _plain(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:

@@ -19,17 +19,17 @@ Tensor = torch.Tensor
 Dropout = Callable[[Tensor], Tensor]
 
 # Of rows of frozen matrices by their id: beside it the matrix, as an id is another's once its owner is gone.
-Squares = MutableMapping[int, tuple[Handle, Tensor]]
+RowNormCache = MutableMapping[int, tuple[Handle, Tensor]]
 
 
 def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
-            squares: Squares) -> tuple[Tensor, ...]:
-    """x W^T of each weight, with what its first adapter adds. `squares` keeps what DoRA needs of frozen matrices.
+            row_norms: RowNormCache) -> tuple[Tensor, ...]:
+    """x W^T of each weight, with what its first adapter adds. `row_norms` keeps what DoRA needs of frozen matrices.
 
     DoRA's are float32 at least: a gain near 1 changes nothing of a number that is rounded to bfloat16 behind it.
     """
     if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
-        return tuple(linears(x, (w,), dropout, squares)[0] for w in weights)  # a dropout of its own for each adapter
+        return tuple(linears(x, (w,), dropout, row_norms)[0] for w in weights)  # a dropout of its own for each adapter
     handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
     adapters = [_adapter(w) for w in weights]
     if all(adapter is None and isinstance(handle, Tensor)
@@ -40,7 +40,7 @@ def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
     scales = [None if adapter is None else adapter.scale for adapter in adapters]
     ys = _Linears.apply(x, z, handles, scales, *(side for low in low_ranks for side in (low.a,
                                                                                         low.b)))  # type: ignore[no-untyped-call]
-    return tuple(y if adapter is None or adapter.magnitude is None else y * _gain(handle, adapter, x.dtype, squares)
+    return tuple(y if adapter is None or adapter.magnitude is None else y * _gain(handle, adapter, x.dtype, row_norms)
                  for y, handle, adapter in zip(ys, handles, adapters, strict=True))
 
 
@@ -132,14 +132,14 @@ def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | No
     return total
 
 
-def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, squares: Squares) -> Tensor:
+def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, row_norms: RowNormCache) -> Tensor:
     """magnitude / |rows of W + scale B A|; the norm counts as a constant in the gradient (2402.09353, section 4.3)."""
     with torch.no_grad():
         a, b = adapter.a.detach(), adapter.b.detach() * adapter.scale
         whole = numbers_of(handle, dtype)
-        if id(handle) not in squares:
-            squares[id(handle)] = handle, torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
+        if id(handle) not in row_norms:
+            row_norms[id(handle)] = handle, torch.linalg.vecdot(whole.to(a.dtype), whole.to(a.dtype))
         cross = (whole @ a.to(dtype).t()).to(a.dtype)
-        norm = torch.sqrt(squares[id(handle)][1] + 2 * (cross * b).sum(1) + ((b @ (a @ a.t())) * b).sum(1))
+        norm = torch.sqrt(row_norms[id(handle)][1] + 2 * (cross * b).sum(1) + ((b @ (a @ a.t())) * b).sum(1))
     magnitude: Tensor = adapter.magnitude  # type: ignore[assignment]
     return magnitude / norm

@@ -17,7 +17,7 @@ from torch.nn import functional
 from brise.backends.torch import functions
 from brise.backends.torch.attend import attend
 from brise.backends.torch.functions import silu_mul
-from brise.backends.torch.linear import Squares, linears
+from brise.backends.torch.linear import RowNormCache, linears
 from brise.backends.torch.weights import Handle, rows_of, stack_of, tensor_of
 from brise.models.batch import Batch
 from brise.models.ops import Cache
@@ -42,7 +42,7 @@ class TorchOps:
     dropout: Callable[[Tensor], Tensor] | None = None  # of the input of adapters, while training
     trace: dict[str, Tensor] | None = field(default=None)
     guide: Mapping[str, Tensor] | None = None  # values to go on from in place of the own, by name
-    squares: Squares = field(default_factory=dict)  # what DoRA needs of frozen matrices; may outlive the ops
+    row_norms: RowNormCache = field(default_factory=dict)  # what DoRA needs of frozen matrices; may outlive the ops
 
     @property
     def wide(self) -> torch.dtype:
@@ -66,7 +66,7 @@ class TorchOps:
         return self.linears(x, (w,))[0]
 
     def linears(self, x: Tensor, weights: Sequence[Weight]) -> tuple[Tensor, ...]:
-        return linears(x.to(self.dtype), weights, self.dropout, self.squares)
+        return linears(x.to(self.dtype), weights, self.dropout, self.row_norms)
 
     def bias(self, x: Tensor, b: Weight) -> Tensor:
         return x + tensor_of(b).to(x.dtype)
