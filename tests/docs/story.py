@@ -1,0 +1,197 @@
+"""A page, run from top to bottom: console blocks command by command, Python as written, TOML and JSON read.
+
+A command of brise runs in this process, with `EXTRA` words that keep it short. `brise serve` runs in one of its own,
+which stays up for the blocks that follow, until the next one or the end. What cannot run is in `CHECKED`, with the
+reason: it is parsed by brise, and by bash.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+import brise
+from brise.cli.main import main, parse
+from brise.data.rights import read_rights
+from brise.traffic.prices import read_prices
+from tests.docs import stand_ins
+from tests.docs.pages import ROOT, Block, Given, NewFolder, Step, commands
+from tests.docs.stand_ins import Place
+
+PORT = 8080  # of `brise serve`, where an example names none
+CHECKED: Mapping[str, str] = MappingProxyType({
+    r"(sudo|\S*pip|python3 -m venv|\.) ": "changes the machine, or needs a package index",
+    r"scripts/": "installs and runs everything, this test included",
+    r"python (bench|tests)/": "takes minutes, or a program that is not installed",
+    r"torchrun ": "starts processes of its own: tests/cli/test_tune_ranks.py does the same",
+    r"docker ": "needs a container engine",
+    r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
+    r"brise pull (smollm2$|hf:)": "needs the network",
+    r"brise demo\b": "takes minutes: tests/demo runs its stages",
+    r"brise .*--(endpoint|teacher|teacher-endpoint|judge-endpoint) https://": "asks another host",
+    r"brise chat .*--image": "needs a model with a vision encoder",
+})
+EXTRA: Mapping[str, str] = MappingProxyType({
+    r"chat ": "--max-tokens 4",
+    r"eval (?!.*--baseline)": "--max-tokens 4",
+    r"bench ": "--prompt 16 --decode 4 --depth 4 --sequences 1 --runs 1",
+    r"tune ": "--batch-size 2 --eval-rows 2 --parity-rows 2 --threads 1 --dtype float32",
+    r"tune (?!.*--on-policy)": "--steps 1",
+    r"tune .*--on-policy": "--rounds 1 --round-prompts 2 --round-tokens 4 --round-steps 1",
+    r"parity ": "--rows 2",
+})
+STATUSES: Mapping[str, Sequence[int]] = MappingProxyType({  # that are answers, and no errors
+    "prove": (0, 3, 4), "cascade": (0, 3), "plan": (0, 1)})
+READERS = (("models", read_prices), ("allow", read_rights))
+
+
+class Story:
+    """Runs the steps of a page in a folder, which is the current one, with its own BRISE_HOME."""
+
+    def __init__(self, prepared: Place, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._prepared, self._folder, self._patch = prepared, folder, patch
+        self._count = 0
+        self._server: subprocess.Popen[bytes] | None = None
+        self._names: dict[str, Any] = {}
+        self._begin()
+
+    def run(self, step: Step) -> None:
+        """One step; AssertionError, or what Python raises, if it does not do what the page says."""
+        match step:
+            case Given():
+                stand_ins.put(self._place, step.kind, step.names)
+            case NewFolder():
+                self.end()
+                self._begin()
+            case Block(file=str() as name):
+                (self._place.folder / name).write_text(step.text, encoding="utf-8")
+            case Block(language="console"):
+                for command in commands(step):
+                    self._command(command)
+            case Block(language="python"):
+                with self._port_of_server():
+                    exec(compile(step.text, step.place, "exec"), self._names)
+            case Block(language="json"):
+                json.loads(step.text)
+            case Block(language="toml"):
+                self._toml(step.text)
+
+    def end(self) -> None:
+        """Stops the server, if one runs: it must end by itself, with 0."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGTERM)
+            assert self._server.wait(30) == 0
+            self._server = None
+
+    def _begin(self) -> None:
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        self._place = stand_ins.copy(self._prepared, folder)
+        self._names = {"__name__": "docs"}
+        self._patch.setenv("BRISE_HOME", str(self._place.home))
+        self._patch.setenv("OPENAI_API_KEY", "none")
+        self._patch.setenv("PYTHONPATH", str(Path(brise.__file__).parents[1]))  # of other processes: the same brise
+        self._patch.chdir(self._place.folder)
+
+    def _command(self, text: str) -> None:
+        subprocess.run(["bash", "-n", "-c", text], check=True)
+        for words, given in split(text):
+            if unrunnable(words) is not None:
+                self._check(words)
+            elif words[1] == "serve":
+                self._serve(words[1:])
+            else:
+                self._brise(words[1:], given)
+
+    def _check(self, words: Sequence[str]) -> None:
+        """What can be said of a command without running it."""
+        if words[0] == "brise":
+            parse(words[1:])
+        for word in words:
+            if re.fullmatch(r"(scripts|bench|tests)/[\w/.]+", word):
+                assert (ROOT / word).exists(), word
+
+    def _brise(self, words: Sequence[str], given: str) -> None:
+        line = shlex.join(words)
+        extra = [word for pattern, more in EXTRA.items() if re.match(pattern, line) for word in more.split()]
+        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        try:
+            status = main([*words, *extra])
+        except SystemExit as leaving:  # after --version and --help
+            status = int(leaving.code or 0)
+        assert status in STATUSES.get(words[0], (0,)), f"brise {line} ended with {status}"
+
+    def _serve(self, words: Sequence[str]) -> None:
+        self.end()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        log = self._place.home / "serve.log"
+        with log.open("wb") as file:
+            self._server = subprocess.Popen([sys.executable, "-m", "brise", *words, "--port", str(self._port)],
+                                            stderr=file)
+        for _ in range(1200):
+            if b"brise serves" in log.read_bytes():
+                return
+            assert self._server.poll() is None, log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"brise {shlex.join(words)} does not serve: {log.read_text()}")
+
+    @contextmanager
+    def _port_of_server(self) -> Iterator[None]:
+        """Who connects to the port that examples name comes to the one where the server listens."""
+        connect = socket.create_connection
+
+        def connected(address: tuple[str, int], *more: Any, **named: Any) -> socket.socket:
+            host, port = address
+            return connect((host, self._port if port == PORT and self._server is not None else port), *more, **named)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "create_connection", connected)
+            yield
+
+    def _toml(self, text: str) -> None:
+        """Read by what reads such a file of users."""
+        read = next(read for key, read in READERS if key in tomllib.loads(text))
+        path = self._place.folder / "checked.toml"
+        path.write_text(text, encoding="utf-8")
+        read(path)
+
+
+def unrunnable(words: Sequence[str]) -> str | None:
+    """The pattern in CHECKED that a command has, or None if it can run."""
+    return next((pattern for pattern in CHECKED if re.match(pattern, " ".join(words))), None)
+
+
+def split(text: str) -> Iterator[tuple[list[str], str]]:
+    """The commands of a line, each with its stdin: of `echo hi | brise chat m` the second, with "hi"."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;")
+    lexer.whitespace_split = True
+    words, given = list[str](), "hi\n"
+    for token in (*lexer, ";"):
+        if token not in ("|", "&&", ";"):
+            words.append(token)
+        elif words:
+            if token == "|":
+                assert words[0] == "echo", f"{words[0]!r} before a pipe: only echo is known"
+                given = " ".join(words[1:]) + "\n"
+            else:
+                yield words, given
+                given = "hi\n"
+            words = []
