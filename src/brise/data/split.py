@@ -7,7 +7,6 @@ conversation on one side with a question on the other is left out.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from brise.data import identity
 from brise.data.example import TrainingExample
 from brise.errors import EvidenceError
+from brise.files.digests import hash_draw
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def _leaders(examples: Sequence[TrainingExample]) -> list[tuple[str, str]]:
 
 def _fraction(seed: int, name: str) -> float:
     """A number in [0, 1) that only the seed and the name decide."""
-    digest = hashlib.sha256(f"{seed}\0{name}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return hash_draw(f"{seed}\0{name}")
 
 
 def _limit_for(keys: Sequence[float], count: int) -> float:

@@ -6,7 +6,6 @@ a seed and from how often it was asked the same: asked again, it may answer othe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections import Counter
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from brise.demo.workload import ARGUMENTS, FunctionCall, Talk
+from brise.files.digests import text_digest
 
 NAME = "simulated-large"
 FINGERPRINT = "simulated-1"
@@ -76,7 +76,7 @@ def truth_of(talks: Iterable[Talk]) -> dict[str, FunctionCall]:
 
 def key_of(requests: Sequence[str]) -> str:
     """A conversation's requests so far, whatever was answered in between."""
-    return hashlib.sha256(json.dumps(requests).encode()).hexdigest()[:32]
+    return text_digest(json.dumps(requests))[:32]
 
 
 def num_tokens(text: str) -> int:

@@ -5,11 +5,12 @@ A reader takes whatever a stranger's JSON holds: what has not the expected form 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from brise.files.digests import text_digest
 
 Body = Mapping[str, Any]  # a JSON object
 Fields = dict[str, Any]  # one that is being made
@@ -50,7 +51,7 @@ def context_digest(request: Body) -> str | None:
     if not around:
         return None
     canonical = json.dumps(around, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return text_digest(canonical)
 
 
 def token_usage(body: Body) -> Usage | None:

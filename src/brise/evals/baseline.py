@@ -6,7 +6,6 @@ answers go through the same scorer on the same rows.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from brise.errors import EvidenceError, MissingExtraError
 from brise.evals.example import EvalAnswer, EvalExample
+from brise.files.digests import text_digest
 from brise.text.conversation import plain_text
 
 Kind = Literal["majority", "tfidf"]
@@ -39,7 +39,7 @@ class BaselineAnswerer:
 
     def identity(self) -> Mapping[str, object]:
         """The method and the digest of what it learns from."""
-        rows = hashlib.sha256("".join(example.digest for example in self._train).encode()).hexdigest()
+        rows = text_digest("".join(example.digest for example in self._train))
         return {"baseline": self.name, "train": rows}
 
     def prepare(self, examples: Sequence[EvalExample]) -> None:

@@ -5,7 +5,6 @@ So the same row is the same conversation for both, and a data file that can be t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from brise.data.render import UNLEARNED
 from brise.data.split import split
 from brise.errors import EvidenceError
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.files.digests import text_digest
 from brise.text.conversation import plain_text
 from brise.text.protocols import Message
 
@@ -84,7 +84,7 @@ def _examples(row: Conversation, reading: Reading) -> Iterator[EvalExample]:
         if reading.absorb_system is not False:
             prompt = _absorbed(prompt, reading.absorb_system)
         yield EvalExample(tuple(prompt), reference, row.place, row.conversation,
-                          hashlib.sha256(key.encode()).hexdigest()[:24], row.tools, row.provider, row.meta)
+                          text_digest(key)[:24], row.tools, row.provider, row.meta)
 
 
 def _absorbed(prompt: Sequence[Message], system: bool | str) -> list[Message]:

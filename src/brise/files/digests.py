@@ -1,4 +1,4 @@
-"""SHA-256 digests of files and of folders, and what a disk error means."""
+"""SHA-256 digests of text, files and folders, draws made of them, and what a disk error means."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from pathlib import Path
 from brise.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
-
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,10 +35,21 @@ class Located:
     digest: str | None = None
 
 
+def text_digest(text: str) -> str:
+    """SHA-256 of the text as UTF-8, lone surrogates included: 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def hash_draw(text: str) -> float:
+    """A number from 0 to 1 that depends on nothing but the text, and is as good as drawn at random."""
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64
+
+
 def list_digest(files: Sequence[StoredFile]) -> str:
     """SHA-256 of a model of several files: of their digests and names, as sha256sum lists them."""
     lines = sorted(f"{file.digest}  {file.name}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return text_digest("".join(lines))
 
 
 def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:

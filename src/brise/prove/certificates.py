@@ -7,7 +7,6 @@ All three are hexadecimal. The ledger's line has the certificate whole: a gatewa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from brise.checkpoint.adapters import lineage
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.errors import EvidenceError
 from brise.files.atomic import staged_file
-from brise.files.digests import file_digest
+from brise.files.digests import file_digest, text_digest
 from brise.hub.store import ModelStore, locate
 from brise.prove.document import About
 from brise.prove.options import SmallModelOptions
@@ -171,6 +170,6 @@ def template_digest(path: Path) -> str | None:
     checkpoint = open.open_checkpoint(path)
     try:
         chat = tokens_for(checkpoint).chat
-        return None if chat is None else hashlib.sha256(repr(chat.prompt(PROBE).tokens).encode()).hexdigest()
+        return None if chat is None else text_digest(repr(chat.prompt(PROBE).tokens))
     finally:
         checkpoint.close()

@@ -5,7 +5,6 @@ Its word alone proves nothing; `brise prove --rung judge` corrects it by people 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from brise.errors import EvidenceError
 from brise.evals.answerer import Answerer
 from brise.evals.example import EvalAnswer, EvalExample
+from brise.files.digests import text_digest
 from brise.prove.label_book import Verdict
 from brise.prove.label_queue import CHOICES, Choice, Question
 from brise.prove.pairs import Pair
@@ -44,7 +44,7 @@ class Judge:
     @property
     def who(self) -> str:
         """The model, and what it was told: another rubric is another judge."""
-        return f"{self.answerer.name} {hashlib.sha256(self.rubric.encode()).hexdigest()[:12]}"
+        return f"{self.answerer.name} {text_digest(self.rubric)[:12]}"
 
     def verdict(self, pair: Pair) -> Verdict | None:
         """The mean of both orders, so that a liking for the first answer cancels; None if it gave no clear answer."""

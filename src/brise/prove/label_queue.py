@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from brise.evals.example import EvalAnswer
+from brise.files.digests import hash_draw
 from brise.prove.label_book import Verdict, first_and_second
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairScores
@@ -80,5 +80,4 @@ def steadiness(verdicts: Sequence[Verdict]) -> Steadiness | None:
 
 
 def _draw(*names: str) -> float:
-    digest = hashlib.sha256("\0".join(("brise label", *names)).encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64
+    return hash_draw("\0".join(("brise label", *names)))

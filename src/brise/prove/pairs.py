@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer, EvalExample
+from brise.files.digests import text_digest
 from brise.stats.labels import JudgementSource
 from brise.text.protocols import Message
 
@@ -89,4 +89,4 @@ def settled(pairs: Sequence[Pair], seconds: float, until_s: float) -> tuple[Pair
 
 def digest_of_clusters(names: Sequence[str]) -> str:
     """The SHA-256 of the clusters' names in their order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return text_digest("\n".join(names))

@@ -6,7 +6,6 @@ a pair that it does not speak of yet is open.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from brise.evals import classify, compare, custom, scorers
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.measure import ratio
 from brise.evals.scorers import Scorer
+from brise.files.digests import hash_draw
 from brise.prove.pairs import Judgement, Pair
 from brise.stats import labels
 from brise.stats.clusters import Floats, unit_means
@@ -174,8 +174,7 @@ def _fidelity(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np
 
 def is_drawn(pair: Pair, share: float) -> bool:
     """Whether people are asked about a pair that a judge looked at: by its name only, so that nothing sways it."""
-    digest = hashlib.sha256(f"brise judge\0{pair.id}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64 < share
+    return hash_draw(f"brise judge\0{pair.id}") < share
 
 
 def _corrected(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np.bool_]], share: float) -> PairScores:

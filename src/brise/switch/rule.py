@@ -5,7 +5,6 @@ It is plain numbers, so that it can stand in the ledger and be computed again an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from brise.dialects.bodies import Body
 from brise.errors import StoreError
+from brise.files.digests import text_digest
 
 VETO = "veto"  # the signal that overrules all others: the answer cannot be right
 REMOVED_SIGNALS = frozenset({"head"})  # of rules that brise 0.1 certified; their weights stand under the same name
@@ -119,4 +119,4 @@ def from_body(body: Body) -> Rule:
 
 
 def _digest(body: Body) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return text_digest(json.dumps(body, sort_keys=True, allow_nan=False))

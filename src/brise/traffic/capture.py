@@ -14,7 +14,6 @@ restarts), it is tried again, ever more seldom, while the queue takes what comes
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from brise.errors import StoreError
+from brise.files.digests import hash_draw
 from brise.traffic.records import ConversationEnd, Exchange, Label, Pending, RecordedAnswer
 from brise.traffic.schema import brief
 from brise.traffic.store import TrafficStore, UnknownExchangeError
@@ -255,8 +255,7 @@ class Capture:
         """Whether it is of the share that is kept: it depends on its name only, for every gateway alike."""
         if self._options.share >= 1.0:
             return True
-        digest = hashlib.sha256(conversation.encode(errors="surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") < self._options.share * 2**64
+        return hash_draw(conversation) < self._options.share
 
     def _leave_out(self, exchange: str) -> None:
         """What comes later to this exchange, such as the shadow's answer, is left out too."""

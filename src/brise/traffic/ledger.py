@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from brise.dialects.bodies import Body
+from brise.files.digests import text_digest
 from brise.traffic.records import LedgerEntry
 
 GENESIS = "0" * 64  # what the first line names as the digest before it
@@ -29,7 +29,7 @@ def canonical(value: object) -> str:
 def digest_of(number: int, at_s: float, kind: str, body: Body, previous: str) -> str:
     """SHA-256, hexadecimal, over the canonical JSON of a line's content and the digest of the line before."""
     line = {"number": number, "at": float(at_s), "kind": kind, "body": dict(body), "previous": previous}
-    return hashlib.sha256(canonical(line).encode()).hexdigest()
+    return text_digest(canonical(line))
 
 
 def next_entry(last: tuple[int, str] | None, at_s: float, kind: str, body: Body) -> LedgerEntry:

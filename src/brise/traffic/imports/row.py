@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brise.dialects.bodies import Body, Kind, Usage, context_digest
+from brise.files.digests import text_digest
 from brise.traffic.records import Exchange
 
 _YEAR_10000_S = 253_402_300_800.0  # no calendar of ours goes further
@@ -52,7 +52,7 @@ def chat_body(answer: Body, model: str | None, finish: str | None, usage: Usage 
 
 def identity(at_s: float, *parts: object) -> str:
     """An id that is the same when the same row is imported again, in the order of time as all ids are."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    digest = text_digest(json.dumps(parts, sort_keys=True, default=str))
     return f"{int(at_s * 1000) & 0xFFFFFFFFFFFF:012x}{digest[:20]}"
 
 
