@@ -75,8 +75,8 @@ def test_too_few_units_leave_it_undecided(tmp_path: Path, capsys: pytest.Capture
     log = write(tmp_path / "log.jsonl", rows(60))
     assert main(["prove", "--pairs", str(log)]) == 4
     shown = capsys.readouterr().out
-    for text in ("UNDECIDED", "Plan: for 90 % power at a margin of 2 points", "mini for big fp1", "Tango, paired",
-                 "labels: outcomes", "candidate 1"):
+    for text in ("Undecided: not enough evidence yet", "Plan: for 90 % power at a margin of 2 points",
+                 "mini for big fp1", "Tango, paired", "Labels: outcomes", "candidate 1"):
         assert text in shown
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from brise.errors import EvidenceError
-from brise.report import report, report_page, traffic
-from brise.report.availability import REFERENCE
+from brise.report import html, report, traffic
 from brise.report.control import Model
 from brise.report.report import SwitchReport
+from brise.report.service import REFERENCE
+from brise.report.switch_document import switch_document
 from brise.traffic.prices import Prices
 from tests.prove.planted import PRICES, START_S, TASK, Planted
 from tests.report.html import words
@@ -87,7 +88,7 @@ def test_a_machine_that_never_pays_is_said_so(planted: Planted) -> None:
     planted.proof("promote")
     found = made(planted)
     assert found.costs.break_even[0].requests is None and found.advice.choice == "stay"
-    assert "never pays" in words(report_page.html(found))
+    assert "never pays" in words(html.page(switch_document(found)))
 
 
 def test_an_escalated_request_and_an_audit_cost_the_hosted_price(planted: Planted) -> None:
@@ -130,7 +131,7 @@ def test_where_data_went(planted: Planted) -> None:
     planted.requests(50, "small")
     found = made(planted)
     assert [(one.name, one.requests) for one in found.control.destinations] == [("big-1", 50)]
-    assert found.control.stayed == 0.5 and "contract &lt;1&gt;" in report_page.html(found)
+    assert found.control.stayed == 0.5 and "contract &lt;1&gt;" in html.page(switch_document(found))
 
 
 def test_what_is_missing_is_named(planted: Planted) -> None:
@@ -167,7 +168,7 @@ def test_the_page_and_json_have_every_part(planted: Planted) -> None:
     planted.switch(audits=30)
     planted.requests(100, "small", audit=0.3)
     found = made(planted)
-    text = words(report_page.html(found))
+    text = words(html.page(switch_document(found)))
     for part in ("Quality", "Cost", "Latency", "Reliability", "Control", "What this report does not know",
                  "TF-IDF + linear", "proof at 20", "30 answers were audited", "99.85 %", "apache-2.0"):
         assert part in text

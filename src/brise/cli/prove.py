@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from brise.cli import chat_options, number_types, pair_options, prove_report, terminal
+from brise.cli import chat_options, number_types, pair_options, terminal
 from brise.cli.number_types import Within
 from brise.cli.progress_bar import TerminalWatcher
 from brise.evals import scorers
@@ -21,7 +21,8 @@ from brise.prove.options import LiveOptions, ProveOptions, ScoringOptions, Small
 from brise.prove.proof import Terms
 from brise.prove.scoring import JUDGED_SHARE
 from brise.prove.verify import VerifyOptions
-from brise.report import html, proof_page
+from brise.report import console, html
+from brise.report.proof_document import plan_document, proof_document
 from brise.stats.labels import LABEL_SOURCES
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
@@ -59,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         terminal.result(json.dumps(result.document, indent=2, allow_nan=False))
     else:
-        prove_report.show(result.document)
+        console.show((plan_document if result.verdict is None else proof_document)(result.document))
     if result.verdict is None:
         return 0
     if args.html is not None:
-        html.write(args.html, proof_page.render(result.document))
+        html.write(args.html, html.page(proof_document(result.document)))
         terminal.note(f"the page is in {args.html}")
     return STATUS[result.verdict]
 

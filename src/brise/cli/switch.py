@@ -6,10 +6,11 @@ import argparse
 import json
 import time
 
-from brise.cli import ledger_report, number_types, terminal
+from brise.cli import number_types, terminal
 from brise.cli.number_types import Within
 from brise.prove import cutover
 from brise.prove.cutover import SwitchOptions
+from brise.report import console, ledger
 from brise.switch import state as switch
 
 UP_TO_ALL = Within(0, 100, "over 0, up to 100", above=True)
@@ -60,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     for note in result.notes:
         terminal.note(note)
     if args.json:
-        terminal.result(json.dumps([ledger_report.state(each) for each in result.states], indent=2))
+        terminal.result(json.dumps([ledger.state_json(each) for each in result.states], indent=2))
     elif result.states:
-        ledger_report.show_states(result.states, time.time())
+        console.show_parts(ledger.states_shown(result.states, time.time()))
     else:
         terminal.note("no task is switched" if args.task is None else f"the task {args.task!r} is not switched")
     return 0

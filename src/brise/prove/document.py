@@ -91,8 +91,8 @@ def plan_words(found: Mapping[str, Any]) -> str:
             f"{plan['open_rows']:,} are open.")
 
 
-def promise_words(found: Mapping[str, Any]) -> str:
-    """What the gate promises."""
+def guarantee_words(found: Mapping[str, Any]) -> str:
+    """What the test guarantees."""
     terms = found["terms"]
     return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % "
             f"are promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data "

@@ -1,20 +1,21 @@
-"""Charts as SVG within a page: lines, intervals, bars, distributions. They take their colours from page.STYLE.
+"""Charts: lines, intervals and bars, as SVG within a page and as a few characters in a terminal.
 
-A chart says what it shows in <title> and <desc>. Series differ in dashes or marks and stand by their names, not by
-colour alone. It is drawn 480 units wide and stretched: at a phone's width its letters are still read.
+SVG takes its colours from html.STYLE. A chart says what it shows in <title> and <desc>. Series differ in dashes or
+marks and stand by their names, not by colour alone. A chart is drawn 480 units wide and stretched: at a phone's width
+its letters can still be read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
 
-from brise.report.axis import Axis
+from brise.report import figures
 
 WIDTH = 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 12, 40  # room for labels around the plot
@@ -23,6 +24,60 @@ _MOST_POINTS = 400  # columns of a line; of what lies in one, the lowest and the
 _DASHES: Sequence[str] = ("", "7 4", "2 4", "10 3 2 3", "1 6")
 _LETTERS = 12  # height of letters
 _ROW = 46  # units of height for a row of intervals or bars
+_HUGE = 1e100  # what is larger, or nearer to zero on a logarithmic axis, stands at the end
+_DECADES = 12  # a logarithmic axis shows so many at most: below lies nothing that anyone compares
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis is called, how its numbers read, and its ends (None: from the data).
+
+    Values become places: linear or logarithmic, with ticks at round numbers.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    is_log: bool = False
+    words: Callable[[float], str] = figures.short
+    num_ticks: int = 5
+
+    def fitted(self, values: Iterable[float]) -> Axis:
+        """The axis with ends that hold all finite `values`; a logarithmic one looks at the positive ones."""
+        found = np.asarray(list(values), np.float64)
+        found = found[(np.abs(found) < _HUGE) & ((found > 1 / _HUGE) | (not self.is_log))]  # nan is not, either
+        low = self.low if self.low is not None else float(found.min()) if len(found) else 0.0
+        high = self.high if self.high is not None else float(found.max()) if len(found) else 1.0
+        if self.is_log:
+            high = high if high > 0 else 1.0
+            low = max(low, high / 10.0**_DECADES)
+            if high / low < 10:
+                low, high = low / math.sqrt(10), high * math.sqrt(10)
+        elif high - low <= 1e-9 * abs(high):  # also where all values are one
+            margin = max(1.0, 1e-3 * abs(high))
+            low, high = low if self.low is not None else low - margin, high + margin
+        elif self.low is None or self.high is None:
+            margin = 0.06 * (high - low)
+            low = low if self.low is not None else low - margin
+            high = high if self.high is not None else high + margin
+        return replace(self, low=low, high=high)
+
+    def place(self, value: float) -> float:
+        """0 at the low end, 1 at the high one; what lies beyond stands at the end."""
+        assert self.low is not None and self.high is not None, "a fitted axis has its ends"
+        if math.isnan(value):
+            return math.nan
+        value = min(max(value, self.low), self.high)
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> Sequence[tuple[float, str]]:
+        """Round numbers within the ends, and how they read."""
+        assert self.low is not None and self.high is not None, "a fitted axis has its ends"
+        values = (_decades if self.is_log else _steps)(self.low, self.high, self.num_ticks)
+        return [(value, self.words(value)) for value in values]
 
 
 @dataclass(frozen=True)
@@ -62,24 +117,98 @@ class ChartBar:
     text: str
 
 
-def lines(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis,
-          references: Sequence[Reference] = ()) -> Markup:
-    """Lines over two axes; references lie across, on the y axis."""
-    x = x.fitted(value for line in series for value in line.xs)
-    y = y.fitted([value for line in series for value in line.ys] + [reference.value for reference in references])
-    legend = len(series) > 1
-    plot = _Plot(x, y, _TOP + (22 * math.ceil(len(series) / 2) if legend else 0))
-    parts = [plot.frame()]
-    for index, line in enumerate(series):
-        parts.append(Markup('<g class="s{}"><path class="curve" d="{}" {}/></g>').format(
-            index % 5 + 1, _path(plot, line), _dashes(index)))
-        if legend:
-            parts.append(_legend_entry(index, line.name))
-    parts += plot.references(references)
-    return _svg(title, about, plot.height, parts)
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over two axes; references lie across, on the y axis. `about` says what is seen."""
+
+    title: str
+    about: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+    references: Sequence[Reference] = ()
+
+    def svg(self) -> Markup:
+        """The picture."""
+        x = self.x.fitted(value for line in self.series for value in line.xs)
+        y = self.y.fitted([value for line in self.series for value in line.ys]
+                          + [reference.value for reference in self.references])
+        legend = len(self.series) > 1
+        plot = _Plot(x, y, _TOP + (22 * math.ceil(len(self.series) / 2) if legend else 0))
+        parts = [plot.frame()]
+        for index, line in enumerate(self.series):
+            parts.append(Markup('<g class="s{}"><path class="curve" d="{}" {}/></g>').format(
+                index % 5 + 1, _path(plot, line), _dashes(index)))
+            if legend:
+                parts.append(_legend_entry(index, line.name))
+        parts += plot.references(self.references)
+        return _svg(self.title, self.about, plot.height, parts)
+
+    def text(self) -> list[tuple[str, str]]:
+        """Of each evidence path a row of blocks. Other lines are in the table beside."""
+        return [(line.name, spark(line.ys)) for line in self.series if len(line.ys)] if self.y.is_log else []
 
 
-def cumulative(title: str, about: str, samples: Mapping[str, Sequence[float]], x: Axis) -> Markup:
+@dataclass(frozen=True)
+class IntervalChart:
+    """An estimate and its interval a row, on one axis; references stand upright."""
+
+    title: str
+    about: str
+    dots: Sequence[Dot]
+    x: Axis
+    references: Sequence[Reference] = ()
+
+    def svg(self) -> Markup:
+        """The picture."""
+        ends = [value for dot in self.dots for value in (dot.estimate, dot.low, dot.high) if value is not None]
+        x = self.x.fitted([*ends, *(reference.value for reference in self.references)])
+        y = Axis("", 0.0, 1.0)
+        plot = _Plot(x, y, _TOP + 22 * len(self.references), left=_RIGHT + 4, height=_ROW * len(self.dots))
+        parts = [plot.rows_frame()]
+        parts += [plot.upright(reference, index) for index, reference in enumerate(self.references)]
+        for index, dot in enumerate(self.dots):
+            middle = plot.top + index * _ROW + 32
+            parts += [_row_names(plot, middle - 14, dot.name, dot.text), _whisker(plot, middle, dot, index)]
+        return _svg(self.title, self.about, plot.height, parts)
+
+    def text(self) -> list[tuple[str, str]]:
+        """The estimates as they read."""
+        return [(dot.name, dot.text) for dot in self.dots]
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """A bar a row, from zero."""
+
+    title: str
+    about: str
+    rows: Sequence[ChartBar]
+    x: Axis
+
+    def svg(self) -> Markup:
+        """The picture."""
+        low = min([0.0, *(row.value for row in self.rows)])
+        x = replace(self.x, low=low).fitted(row.value for row in self.rows)
+        plot = _Plot(x, Axis("", 0.0, 1.0), _TOP, left=_RIGHT + 4, height=_ROW * len(self.rows))
+        parts = [plot.rows_frame()]
+        for index, row in enumerate(self.rows):
+            middle = plot.top + index * _ROW + 32
+            start, end = sorted((plot.x(0.0), plot.x(row.value)))
+            parts.append(_row_names(plot, middle - 14, row.name, row.text))
+            parts.append(Markup('<g class="s1"><rect class="solid" x="{:.1f}" y="{}" width="{:.1f}" height="12" '
+                                'rx="2"/></g>').format(start, middle - 8, max(end - start, 1.0)))
+        return _svg(self.title, self.about, plot.height, parts)
+
+    def text(self) -> list[tuple[str, str]]:
+        """The values as they read."""
+        return [(row.name, row.text) for row in self.rows]
+
+
+Chart = LineChart | IntervalChart | BarChart
+
+
+def cumulative(title: str, about: str, samples: Mapping[str, Sequence[float]], x: Axis) -> LineChart:
     """The share of values up to x, a line for each sample; what is empty is left out."""
     series = []
     for name, values in samples.items():
@@ -89,54 +218,17 @@ def cumulative(title: str, about: str, samples: Mapping[str, Sequence[float]], x
             shares = np.arange(1, len(ordered) + 1) / len(ordered)
             series.append(Series(name, [float(ordered[0]), *ordered.tolist()], [0.0, *shares.tolist()]))
     share = Axis("share of requests", 0.0, 1.0, words=lambda value: f"{100 * value:.0f} %", num_ticks=4)
-    return lines(title, about, series, x, share)
+    return LineChart(title, about, series, x, share)
 
 
-def histogram(title: str, about: str, values: Sequence[float], x: Axis, num_bins: int = 30,
-              references: Sequence[Reference] = ()) -> Markup:
-    """How often values lie where; references stand upright, on the x axis."""
-    x = x.fitted([*values, *(reference.value for reference in references)])
-    places = [x.place(value) for value in values if not math.isnan(value)]
-    counts, _ = np.histogram(places, num_bins, (0.0, 1.0))
-    y = Axis("count", 0.0, float(max(counts.max(), 1)) * 1.05)
-    plot = _Plot(x, y, _TOP + 22 * len(references))
-    width = plot.width / num_bins
-    bars = Markup("").join(
-        Markup('<rect class="solid" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-            plot.left + index * width + 0.5, plot.y(count), width - 1, plot.bottom - plot.y(count))
-        for index, count in enumerate(counts.tolist()) if count)
-    parts = [plot.frame(), Markup('<g class="s1">{}</g>').format(bars)]
-    parts += [plot.upright(reference, index) for index, reference in enumerate(references)]
-    return _svg(title, about, plot.height, parts)
+def spark(path: Sequence[float], width: int = 80) -> str:
+    """The path on a logarithmic scale from 0.01 to 100, as blocks."""
+    chosen = [path[at * len(path) // min(width, len(path))] for at in range(min(width, len(path)))]
+    return "".join(_BLOCKS[min(int(len(_BLOCKS) * _height(value)), len(_BLOCKS) - 1)] for value in chosen)
 
 
-def intervals(title: str, about: str, dots: Sequence[Dot], x: Axis, references: Sequence[Reference] = ()) -> Markup:
-    """An estimate and its interval a row, on one axis; references stand upright."""
-    ends = [value for dot in dots for value in (dot.estimate, dot.low, dot.high) if value is not None]
-    x = x.fitted([*ends, *(reference.value for reference in references)])
-    y = Axis("", 0.0, 1.0)
-    plot = _Plot(x, y, _TOP + 22 * len(references), left=_RIGHT + 4, height=_ROW * len(dots))
-    parts = [plot.rows_frame()]
-    parts += [plot.upright(reference, index) for index, reference in enumerate(references)]
-    for index, dot in enumerate(dots):
-        middle = plot.top + index * _ROW + 32
-        parts += [_row_names(plot, middle - 14, dot.name, dot.text), _whisker(plot, middle, dot, index)]
-    return _svg(title, about, plot.height, parts)
-
-
-def bars(title: str, about: str, rows: Sequence[ChartBar], x: Axis) -> Markup:
-    """A bar a row, from zero."""
-    low = min([0.0, *(row.value for row in rows)])
-    x = Axis(x.name, low, x.high, words=x.words, num_ticks=x.num_ticks).fitted(row.value for row in rows)
-    plot = _Plot(x, Axis("", 0.0, 1.0), _TOP, left=_RIGHT + 4, height=_ROW * len(rows))
-    parts = [plot.rows_frame()]
-    for index, row in enumerate(rows):
-        middle = plot.top + index * _ROW + 32
-        start, end = sorted((plot.x(0.0), plot.x(row.value)))
-        parts.append(_row_names(plot, middle - 14, row.name, row.text))
-        parts.append(Markup('<g class="s1"><rect class="solid" x="{:.1f}" y="{}" width="{:.1f}" height="12" rx="2"/>'
-                            '</g>').format(start, middle - 8, max(end - start, 1.0)))
-    return _svg(title, about, plot.height, parts)
+def _height(value: float) -> float:
+    return min(max((math.log10(max(value, 1e-9)) + 2) / 4, 0.0), 1.0)
 
 
 class _Plot:
@@ -278,3 +370,21 @@ def _svg(title: str, about: str, height: float, parts: Iterable[Markup]) -> Mark
     return Markup('<svg viewBox="0 0 {0} {1:.0f}" role="img" aria-labelledby="t{2} d{2}" '
                   'xmlns="http://www.w3.org/2000/svg"><title id="t{2}">{3}</title><desc id="d{2}">{4}</desc>{5}</svg>'
                   ).format(WIDTH, height, key, title, about, body)
+
+
+def _steps(low: float, high: float, count: int) -> Sequence[float]:
+    raw = (high - low) / max(count, 1)
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _decades(low: float, high: float, count: int) -> Sequence[float]:
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first < 2:
+        return [digit * 10.0**power for power in range(first - 1, last + 1) for digit in (1, 2, 5)
+                if low * (1 - 1e-9) <= digit * 10.0**power <= high * (1 + 1e-9)]
+    every = math.ceil((last - first + 1) / (count + 1))
+    return [10.0**power for power in range(first, last + 1) if power % every == 0]

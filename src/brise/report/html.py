@@ -1,4 +1,4 @@
-"""HTML pages in one file: no scripts, nothing fetched, light and dark, for screens, phones and paper.
+"""A document as an HTML page in one file: no scripts, nothing fetched, light and dark, for screens, phones and paper.
 
 Everything that goes into a page is escaped by markupsafe, unless it is Markup, which only this file and charts.py make.
 """
@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from markupsafe import Markup
 
 from brise.files.atomic import output_errors
-
-Status = Literal["good", "bad", "unsure"]
-Cell = str | Markup
+from brise.report.document import (
+    Bullets,
+    Cell,
+    Code,
+    Conclusion,
+    Document,
+    Figure,
+    FigureRow,
+    KeyFigures,
+    Mark,
+    Note,
+    Paragraph,
+    Part,
+    ReportTable,
+    Section,
+    sign,
+)
 
 # A browser that reads this fetches nothing and runs nothing, whatever stands in the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-# A sign beside the colour, for those who do not see it.
-_SIGN = (("good", "\u2713"), ("bad", "\u2717"), ("unsure", "?"))
-
 # Series colours: Okabe and Ito's, which people with colour blindness tell apart, darkened or lightened to 4.5:1 and
 # more against the background.
 STYLE = """
@@ -74,31 +83,18 @@ svg .s5 { --c: var(--c5); }
 svg .curve { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
 svg .solid { fill: var(--c); } svg .rule { stroke: var(--c); stroke-width: 2.5; }
 svg .open { fill: var(--paper); stroke: var(--c); stroke-width: 2; }
-details { margin: .8rem 0; } summary { cursor: pointer; color: var(--soft); }
-pre { overflow-x: auto; background: var(--wash); padding: .7rem .9rem; border-radius: .4rem; font-size: .8125rem; }
 code { font-family: ui-monospace, "Cascadia Code", Menlo, Consolas, monospace; font-size: .92em;
   overflow-wrap: anywhere; }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8rem; }
 @media print { :root { --paper:#fff; --ink:#000; --soft:#444; --line:#bbb; --wash:#fff; --good:#0b6e4f; --bad:#b3261e;
   --unsure:#8a5a00; --c1:#0060a8; --c2:#b34700; --c3:#00795c; --c4:#9a3f79; --c5:#6b5d00; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; }
-  details::details-content { content-visibility: visible; } .scroll { overflow: visible; } }
+  .scroll { overflow: visible; } }
 """
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    parts: Sequence[Markup]
-
-
-def page(title: str, lead: str, sections: Iterable[Section], *, top: Sequence[Markup] = (), foot: str = "") -> str:
-    """A whole page. `top` stands before the first heading: what a reader in a hurry needs."""
-    body = Markup("").join(
-        Markup("<section><h2>{}</h2>{}</section>").format(section.title, Markup("\n").join(section.parts))
-        for section in sections)
+def page(document: Document) -> str:
+    """A whole page."""
     return Markup(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -106,35 +102,65 @@ def page(title: str, lead: str, sections: Iterable[Section], *, top: Sequence[Ma
         '<meta name="generator" content="brise"><title>{title}</title><style>{style}</style></head>\n'
         '<body><main><header><h1>{title}</h1><p class="lead">{lead}</p></header>\n{top}\n{body}\n'
         '<footer>{foot}</footer></main></body></html>\n').format(
-            policy=_POLICY, title=title, style=Markup(STYLE), lead=lead, top=Markup("\n").join(top), body=body,
-            foot=foot)
+            policy=_POLICY, title=document.title, style=Markup(STYLE), lead=document.lead,
+            top=Markup("\n").join(map(part, document.top)), body=Markup("").join(map(_section, document.sections)),
+            foot=document.foot)
 
 
-def verdict(status: Status, headline: str, *reasons: str) -> Markup:
-    """The answer, with its reasons below."""
-    lines = Markup("").join(Markup("<p>{}</p>").format(reason) for reason in reasons)
+def part(of: Part) -> Markup:
+    """One part of a document."""
+    match of:
+        case Conclusion():
+            return _conclusion(of)
+        case KeyFigures():
+            return _key_figures(of)
+        case Paragraph():
+            return Markup("<p>{}</p>").format(of.text)
+        case Note():
+            return Markup('<p class="note">{}</p>').format(of.text)
+        case Bullets():
+            return Markup("<ul>{}</ul>").format(_all(Markup("<li>{}</li>").format(item) for item in of.items))
+        case ReportTable():
+            return _table(of)
+        case Figure():
+            return _figure(of)
+        case FigureRow():
+            return Markup('<div class="charts">{}</div>').format(_all(map(_figure, of.figures)))
+
+
+def write(path: Path, html: str) -> None:
+    """Writes a page in place of the one before: a reader sees the old one or the new one."""
+    part_path = path.with_name(f".{path.name}.part")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part_path.write_text(html, encoding="utf-8")
+        os.replace(part_path, path)
+
+
+def _all(parts: Iterable[Markup]) -> Markup:
+    return Markup("").join(parts)
+
+
+def _section(section: Section) -> Markup:
+    return Markup("<section><h2>{}</h2>{}</section>").format(section.title, Markup("\n").join(map(part, section.parts)))
+
+
+def _conclusion(found: Conclusion) -> Markup:
+    lines = _all(Markup("<p>{}</p>").format(reason) for reason in found.reasons)
     return Markup('<div class="verdict {}"><strong>{} {}</strong>{}</div>').format(
-        status, dict(_SIGN)[status], headline, lines)
+        found.status, sign(found.status), found.headline, lines)
 
 
-def mark(status: Status, text: str) -> Markup:
-    """A word with the colour and the sign of a status, for a table's cell."""
-    return Markup('<span class="mark {}">{} {}</span>').format(status, dict(_SIGN)[status], text)
-
-
-def numbers(items: Iterable[tuple[str, str, str]]) -> Markup:
-    """Figures that stand out: (what, value, a word about it)."""
-    cells = Markup("").join(
+def _key_figures(found: KeyFigures) -> Markup:
+    cells = _all(
         Markup("<div><dt>{}</dt><dd>{}{}</dd></div>").format(
             what, value, Markup("<small>{}</small>").format(about) if about else "")
-        for what, value, about in items)
+        for what, value, about in found.items)
     return Markup('<dl class="numbers">{}</dl>').format(cells)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "", numeric: Iterable[int] = ()
-          ) -> Markup:
-    """A table whose first column names the row. Columns in `numeric` stand right."""
-    right = frozenset(numeric)
+def _table(table: ReportTable) -> Markup:
+    right = frozenset(table.numeric)
 
     def cells(texts: Sequence[Cell], *, is_head: bool) -> Markup:
         out = Markup("")
@@ -142,62 +168,27 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: st
             tag = Markup("td" if index and not is_head else "th")
             scope = Markup(' scope="col"' if is_head else ' scope="row"' if index == 0 else "")
             out += Markup("<{0}{1}{2}>{3}</{0}>").format(
-                tag, scope, Markup(' class="n"' if index in right else ""), text)
+                tag, scope, Markup(' class="n"' if index in right else ""), _cell(text))
         return Markup("<tr>{}</tr>").format(out)
 
-    head = cells(columns, is_head=True)
-    body = Markup("").join(cells(row, is_head=False) for row in rows)
-    about = Markup("<caption>{}</caption>").format(caption) if caption else ""
+    head = cells(table.columns, is_head=True)
+    body = _all(cells(row, is_head=False) for row in table.rows)
+    about = Markup("<caption>{}</caption>").format(table.caption) if table.caption else ""
     return Markup('<div class="scroll"><table>{}<thead>{}</thead><tbody>{}</tbody></table></div>').format(
         about, head, body)
 
 
-def paragraph(text: str | Markup) -> Markup:
-    """Running text."""
-    return Markup("<p>{}</p>").format(text)
+def _cell(cell: Cell) -> str | Markup:
+    match cell:
+        case Mark():
+            return Markup('<span class="mark {}">{} {}</span>').format(cell.status, sign(cell.status), cell.text)
+        case Code():
+            return Markup("<code>{}</code>").format(cell.text) if cell.text else ""
+        case _:
+            return cell
 
 
-def note(text: str) -> Markup:
-    """Small print."""
-    return Markup('<p class="note">{}</p>').format(text)
-
-
-def bullets(items: Iterable[str | Markup]) -> Markup:
-    """A list."""
-    return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(item) for item in items))
-
-
-def heading(text: str) -> Markup:
-    """A heading within a section."""
-    return Markup("<h3>{}</h3>").format(text)
-
-
-def code(text: str) -> Markup:
-    """A command or a name, within text."""
-    return Markup("<code>{}</code>").format(text)
-
-
-def figure(title: str, chart: Markup, caption: str = "") -> Markup:
-    """A chart with its title above and what it says below."""
+def _figure(figure: Figure) -> Markup:
     return Markup("<figure><h3>{}</h3>{}{}</figure>").format(
-        title, chart, Markup("<figcaption>{}</figcaption>").format(caption) if caption else "")
-
-
-def charts(figures: Iterable[Markup]) -> Markup:
-    """Figures side by side where there is room."""
-    return Markup('<div class="charts">{}</div>').format(Markup("").join(figures))
-
-
-def details(summary: str, text: str) -> Markup:
-    """Text that opens on request, such as a certificate."""
-    return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(summary, text)
-
-
-def write(path: Path, html: str) -> None:
-    """Writes a page in place of the one before: a reader sees the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(html, encoding="utf-8")
-        os.replace(part, path)
-
+        figure.title, figure.chart.svg(),
+        Markup("<figcaption>{}</figcaption>").format(figure.caption) if figure.caption else "")

@@ -3,23 +3,45 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from brise import settings
+from brise.errors import UnsupportedError
+from brise.hub.store import ModelStore, locate
 from brise.report import advice as rules
 from brise.report.advice import Advice, Facts
-from brise.report.availability import REFERENCE, availability
-from brise.report.control import Model, control
-from brise.report.costs import costs
-from brise.report.history import history
-from brise.report.latency import waits
+from brise.report.control import Model, control, model_of
+from brise.report.costs import DAY_S, costs
+from brise.report.ledger import timeline
 from brise.report.quality import qualities
-from brise.report.traffic import TrafficOverview
+from brise.report.service import REFERENCE, availability, waits
+from brise.report.traffic import TrafficOverview, read
 from brise.report.unknowns import ReportSections, Unknown, unknowns
-from brise.traffic.prices import Prices
+from brise.traffic import prices
+from brise.traffic.prices import Prices, read_prices
+from brise.traffic.stores import open_store
 
 VERSION = 1
-SYSTEMS = ("hosted", "small", "cascade", "classical")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Which task (None: the only one of the store), over how many of the last days.
+
+    `prices` is a prices.toml, by default the one in BRISE_HOME if there is one. `model` and `adapter` say what the
+    small model is.
+    """
+
+    task: str | None = None
+    store: str | None = None
+    prices: Path | None = None
+    model: str | None = None
+    adapter: Path | None = None
+    days: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +60,18 @@ class SwitchReport(ReportSections):
         return dict(found[0]) if found else None
 
 
+def run(options: ReportOptions) -> SwitchReport:
+    """Reads the store, the prices and the model's files, and makes the report."""
+    home, now_s = settings.read().home, time.time()
+    rates, model = _prices(options.prices, home), _model(options, home)
+    with closing(open_store(options.store, home, must_exist=True)) as store:
+        found = read(store, options.task, None if options.days is None else now_s - options.days * DAY_S)
+    return make(found, rates, model, now_s)
+
+
 def make(traffic: TrafficOverview, prices: Prices, model: Model | None, now_s: float) -> SwitchReport:
     """The report over this traffic."""
-    past = history(traffic.ledger, now_s)
+    past = timeline(traffic.ledger, now_s)
     found = ReportSections(traffic, prices, qualities(traffic), costs(traffic, prices), dict(waits(traffic)),
                            availability(traffic), control(traffic, model), past)
     usd = {name: cost.usd for name, cost in found.costs.systems.items()}
@@ -50,6 +81,21 @@ def make(traffic: TrafficOverview, prices: Prices, model: Model | None, now_s: f
         cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
     facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade)
     return SwitchReport(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found))
+
+
+def _prices(path: Path | None, home: Path) -> Prices:
+    if path is not None:
+        return read_prices(path)
+    usual = prices.default_place(home)
+    return read_prices(usual) if usual.exists() else Prices()
+
+
+def _model(options: ReportOptions, home: Path) -> Model | None:
+    if options.model is None:
+        if options.adapter is not None:
+            raise UnsupportedError("--adapter is given without the model that it is for", hint="--model MODEL")
+        return None
+    return model_of(locate(options.model, ModelStore(home)), options.adapter)
 
 
 def to_json(report: SwitchReport) -> dict[str, Any]:

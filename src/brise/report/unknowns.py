@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.report.advice import MIN_CONVERSATIONS
-from brise.report.availability import Availability
 from brise.report.control import Control
 from brise.report.costs import TrafficCosts
-from brise.report.history import SwitchTimeline
-from brise.report.latency import Waits
+from brise.report.ledger import SwitchTimeline
 from brise.report.quality import Qualities
+from brise.report.service import Availability, Waits
 from brise.report.traffic import TrafficOverview
 from brise.traffic.prices import Prices
 

@@ -1,24 +1,36 @@
-"""The report as a page."""
+"""The report of a task as a document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
+from brise.prove.document import time_words
 from brise.report import charts, figures
-from brise.report import html as page
 from brise.report.advice import Choice
-from brise.report.availability import REFERENCE
-from brise.report.axis import Axis
-from brise.report.charts import ChartBar, Dot, Reference, Series
-from brise.report.html import Section, Status
+from brise.report.charts import Axis, BarChart, ChartBar, Dot, IntervalChart, LineChart, Reference, Series
+from brise.report.document import (
+    Bullets,
+    Cell,
+    Code,
+    Conclusion,
+    Document,
+    Figure,
+    FigureRow,
+    KeyFigures,
+    Note,
+    Paragraph,
+    Part,
+    ReportTable,
+    Section,
+    Status,
+)
 from brise.report.quality import WORDS
 from brise.report.report import SwitchReport
+from brise.report.service import REFERENCE
 
 TONES: Mapping[Choice, Status] = MappingProxyType({
     "stay": "bad", "not yet": "unsure", "switch": "good", "cascade": "good", "classical": "good", "keep": "good"})
@@ -27,22 +39,17 @@ NAMES: Mapping[str, str] = MappingProxyType({
     "degraded": "small model, in outages"})
 
 
-def html(report: SwitchReport) -> str:
-    """One file, nothing fetched."""
+def switch_document(report: SwitchReport) -> Document:
+    """The recommendation first, then what it stands on, then what is not known."""
     traffic, advice = report.traffic, report.advice
     lead = (f"{figures.count(len(traffic.exchanges))} requests in {figures.count(traffic.conversations)} "
-            f"conversations, {day(traffic.exchanges[0].at_s)}, over {figures.seconds(traffic.seconds)}")
+            f"conversations, {time_words(traffic.exchanges[0].at_s)}, over {figures.seconds(traffic.seconds)}")
     reasons = [*advice.reasons, *([f"Next: {advice.next}"] if advice.next else [])]
-    top = [page.verdict(TONES[advice.choice], advice.headline, *reasons), page.numbers(_headline(report))]
+    top: list[Part] = [Conclusion(TONES[advice.choice], advice.headline, reasons), KeyFigures(_headline(report))]
     sections = [_quality(report), _cost(report), _latency(report), _reliability(report), _control(report),
                 _unknown(report)]
-    return page.page(f"Report: {traffic.task}", lead, sections, top=top,
-                     foot=f"Made by brise report on {day(report.made_s)}, from the store on this machine.")
-
-
-def day(at_s: float) -> str:
-    """A time as people write it, in UTC."""
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
+    return Document(f"Report: {traffic.task}", lead, sections, top,
+                    f"Made by brise report on {time_words(report.made_s)}, from the store on this machine.")
 
 
 def _headline(report: SwitchReport) -> list[tuple[str, str, str]]:
@@ -64,7 +71,7 @@ def _headline(report: SwitchReport) -> list[tuple[str, str, str]]:
 
 def _quality(report: SwitchReport) -> Section:
     systems, label_source = report.qualities.systems, report.qualities.label_source
-    parts: list[Markup] = [page.paragraph(f"Label source: {WORDS[label_source]}." if label_source else
+    parts: list[Part] = [Paragraph(f"Label source: {WORDS[label_source]}." if label_source else
                                           "Nothing says how good any answer was.")]
     dots = [Dot(NAMES[name], found.estimate, found.low, found.high,
                 f"{figures.percent(found.estimate)} {figures.interval(found.low, found.high)}")
@@ -74,15 +81,15 @@ def _quality(report: SwitchReport) -> Section:
         dots.append(Dot(classical["name"], classical["estimate"], classical["low"], classical["high"],
                         f"{figures.percent(classical['estimate'])} "
                         f"{figures.interval(classical['low'], classical['high'])}"))
-    drawn = []
+    drawn = list[Figure]()
     if dots:
-        drawn.append(page.figure("Share of right answers", charts.intervals(
+        drawn.append(Figure("Share of right answers", IntervalChart(
             "Share of right answers of each system", "Estimates with 95 % intervals.", dots,
             Axis("share of right answers", words=_percent)), "Estimates with 95 % intervals; higher is better."))
     if path := _path(report):
         drawn.append(path)
-    parts.append(page.charts(drawn))
-    parts.append(page.table(["", "right answers", "95 % interval", "answers", "conversations", "how"], [
+    parts.append(FigureRow(drawn))
+    parts.append(ReportTable(["", "right answers", "95 % interval", "answers", "conversations", "how"], [
         [NAMES[name], figures.percent(found.estimate), figures.interval(found.low, found.high),
          figures.count(found.rows), figures.count(found.conversations), found.how]
         for name, found in systems.items()], numeric=(1, 2, 3, 4)))
@@ -90,12 +97,12 @@ def _quality(report: SwitchReport) -> Section:
     return Section("Quality", parts)
 
 
-def _path(report: SwitchReport) -> Markup | None:
+def _path(report: SwitchReport) -> Figure | None:
     """K_t of the newest proof."""
     gate = (report.history.proof or {}).get("gate")
     if not gate or not gate["path"]:
         return None
-    return page.figure("Evidence of the newest proof", charts.lines(
+    return Figure("Evidence of the newest proof", LineChart(
         "Evidence that the small model may take over", "The path of K_t over the units compared.",
         [Series("for the switch", gate["at"], gate["path"]), Series("against it", gate["at"], gate["futility_path"])],
         Axis("units compared"), Axis("evidence", is_log=True),
@@ -103,7 +110,7 @@ def _path(report: SwitchReport) -> Markup | None:
         f"Decided after {gate['decided_at']} units." if gate["decided_at"] else "Not decided.")
 
 
-def _proof_lines(report: SwitchReport) -> list[Markup]:
+def _proof_lines(report: SwitchReport) -> list[Part]:
     past, gap = report.history, report.qualities.difference
     lines: list[str] = []
     if gap is not None:
@@ -111,10 +118,10 @@ def _proof_lines(report: SwitchReport) -> list[Markup]:
         lines.append(f"Small model less hosted model, on the same requests: {figures.points(gap.estimate)} {ends} "
                      f"({gap.how}).")
     if past.proven is not None and past.proof_at_s is not None:
-        lines.append(f"Newest proof, {day(past.proof_at_s)}: {past.proven.verdict}; the margin was "
+        lines.append(f"Newest proof, {time_words(past.proof_at_s)}: {past.proven.verdict}; the margin was "
                      f"{100 * past.proven.delta:g} points. {past.proven.reason}".strip())
     if past.certificate is not None:
-        lines.append(f"Certificate {past.certificate[:16]}" + (f", good until {day(past.expires_s)}."
+        lines.append(f"Certificate {past.certificate[:16]}" + (f", good until {time_words(past.expires_s)}."
                                                                if past.expires_s else "."))
     if past.kept is not None:
         lines.append(f"Certified rule of the cascade: {figures.percent(past.kept.share)} of answers kept, of which at "
@@ -123,26 +130,26 @@ def _proof_lines(report: SwitchReport) -> list[Markup]:
         mean = float(np.average([d for d, _ in past.audits], weights=[1 / q for _, q in past.audits]))
         lines.append(f"After the switch {len(past.audits)} answers were audited at random: "
                      f"{figures.points(mean)} against the hosted model.")
-    return [page.bullets(lines)] if lines else []
+    return [Bullets(lines)] if lines else []
 
 
 def _cost(report: SwitchReport) -> Section:
     found, hardware = report.costs, report.prices.hardware
-    parts: list[Markup] = []
+    parts: list[Part] = []
     known = {name: cost for name, cost in found.systems.items() if cost.usd is not None}
     if known:
-        parts.append(page.figure("A thousand requests", charts.bars(
+        parts.append(Figure("A thousand requests", BarChart(
             "What a thousand requests cost", "Bars from zero.",
             [ChartBar(NAMES[name], 1000 * (cost.usd or 0.0), _thousand(cost.usd)) for name, cost in known.items()],
             Axis("USD a thousand requests", words=lambda value: f"${value:g}"))))
-    parts.append(page.table(
+    parts.append(ReportTable(
         ["", "USD a request", "hosted tokens", "electricity", "machine", "tokens in", "tokens out", "machine busy"],
         [[NAMES[name], figures.usd(cost.usd), figures.usd(cost.hosted_usd), figures.usd(cost.power_usd),
           figures.usd(cost.machine_usd), _one(cost.tokens_in), _one(cost.tokens_out), figures.seconds(cost.busy_s)]
          for name, cost in found.systems.items()], numeric=range(1, 8)))
-    parts.append(page.bullets(cost_lines(report)))
+    parts.append(Bullets(cost_lines(report)))
     if hardware is not None:
-        parts.append(page.note(
+        parts.append(Note(
             f"The machine: {figures.usd(hardware.price)} over {hardware.years:g} years, at work in "
             f"{figures.percent(hardware.utilisation, 0)} of them; {hardware.watts:g} W at "
             f"{figures.usd(hardware.usd_per_kwh)} a kWh. Prices are those of {report.prices.path}."))
@@ -168,10 +175,10 @@ def cost_lines(report: SwitchReport) -> list[str]:
 
 def _latency(report: SwitchReport) -> Section:
     samples = {NAMES[name]: found.quantiles for name, found in report.waits.items() if found.quantiles}
-    parts = [page.figure("Time to the whole answer", charts.cumulative(
+    parts: list[Part] = [Figure("Time to the whole answer", charts.cumulative(
         "How long answers took", "The share of answers that were complete within a time, for each system.", samples,
         Axis("seconds, logarithmic", is_log=True)), "Further left is faster.")] if samples else []
-    parts.append(page.table(["", "answers", "p50", "p95", "p99", "first token p50", "p95"], [
+    parts.append(ReportTable(["", "answers", "p50", "p95", "p99", "first token p50", "p95"], [
         [NAMES[name], figures.count(found.count), *(figures.seconds(value) for value in (
             found.p50, found.p95, found.p99, found.first_p50, found.first_p95))]
         for name, found in report.waits.items()], numeric=range(1, 7)))
@@ -189,26 +196,26 @@ def _reliability(report: SwitchReport) -> Section:
             ["degraded: the small model stood in", figures.percent(found.degraded, 3)],
             ["failed", figures.count(found.failed)], ["clients that did not wait", figures.count(found.left)],
             ["still to be answered by the hosted model", figures.count(found.pending)]]
-    parts = [page.figure("Requests that got an answer", charts.bars(
+    parts: list[Part] = [Figure("Requests that got an answer", BarChart(
         "Share of requests that got an answer", "With the gateway, and with the hosted model alone.", dots,
-        Axis("share of requests", high=1.0, words=_percent))), page.table(["", ""], rows, numeric=(1,))]
+        Axis("share of requests", high=1.0, words=_percent))), ReportTable(["", ""], rows, numeric=(1,))]
     for outage in found.outages[:10]:
-        parts.append(page.paragraph(
-            f"Outage at {day(outage.since_s)}: {outage.requests} requests in {figures.seconds(outage.seconds)}, of "
-            f"which {outage.answered} were answered by the small model."))
-    parts.append(page.note(f"For comparison: 30 minutes of outage in 14 days are {100 * REFERENCE:.2f} %. Requests of "
+        parts.append(Paragraph(
+            f"Outage at {time_words(outage.since_s)}: {outage.requests} requests in "
+            f"{figures.seconds(outage.seconds)}, of which {outage.answered} were answered by the small model."))
+    parts.append(Note(f"For comparison: 30 minutes of outage in 14 days are {100 * REFERENCE:.2f} %. Requests of "
                            "an outage come together, so these shares have no interval."))
     return Section("Reliability", parts)
 
 
 def _control(report: SwitchReport) -> Section:
     found, model = report.control, report.control.model
-    parts = [page.table(["content of requests went to", "requests", "share"],
+    parts: list[Part] = [ReportTable(["content of requests went to", "requests", "share"],
                         [[one.name, figures.count(one.requests), figures.percent(one.share)]
                          for one in found.destinations]
                         + [["this machine alone", figures.count(round(found.stayed * len(report.traffic.exchanges))),
                             figures.percent(found.stayed)]], numeric=(1, 2))]
-    return Section("Control", [*parts, page.bullets(control_lines(report) if model is not None else
+    return Section("Control", [*parts, Bullets(control_lines(report) if model is not None else
                                                     ["No small model was named."])])
 
 
@@ -229,8 +236,8 @@ def control_lines(report: SwitchReport) -> list[str]:
 
 
 def _unknown(report: SwitchReport) -> Section:
-    rows: list[list[page.Cell]] = [[one.what, page.code(one.learn) if one.learn else ""] for one in report.unknowns]
-    return Section("What this report does not know", [page.table(["not known", "what would tell"], rows)])
+    rows: list[list[Cell]] = [[one.what, Code(one.learn)] for one in report.unknowns]
+    return Section("What this report does not know", [ReportTable(["not known", "what would tell"], rows)])
 
 
 def _thousand(usd: float | None) -> str:
