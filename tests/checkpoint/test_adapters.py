@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.adapters.peft import AdapterFile, hf_rows, read_adapter, write_adapter
-from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.open import open_checkpoint
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import write_mix
 from brise.errors import CheckpointError, OutputError, UnsupportedError
 from brise.models.config import Config
 from brise.models.lora import adapted, module_of, targets

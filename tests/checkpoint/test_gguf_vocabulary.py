@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.write_file import write_gguf
 from brise.checkpoint.gguf.write_tokenizer import PRE_NAMES, PROBE, vocabulary
-from brise.checkpoint.gguf.writer import write_gguf
 from brise.checkpoint.safetensors.write_hf_tokenizer import tokenizer_files
 from brise.errors import CheckpointError, UnsupportedError
 from brise.text.tokenizer import Tokenizer

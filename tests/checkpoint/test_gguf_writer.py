@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.gguf.file import StringArray, open_gguf
-from brise.checkpoint.gguf.writer import Outgoing, write_gguf
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.errors import OutputError
 
 METADATA: dict[str, object] = {

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import numbers
-from brise.checkpoint.convert_source import open_original
-from brise.checkpoint.export import write_hf
 from brise.checkpoint.open import open_checkpoint
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import write_mix
+from brise.checkpoint.write_hf import write_hf
 from brise.errors import CheckpointError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -21,7 +21,7 @@ from brise.models.weights import Array, Weight, place
 from tests import tolerances
 from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint import make_folder as make
-from tests.checkpoint.test_export import write_source
+from tests.checkpoint.test_write_hf import write_source
 from tests.goldens import golden
 from tests.goldens.vision import read_vision
 

@@ -17,9 +17,9 @@ import pytest
 
 from brise.backends.reference.ops import ReferenceOps
 from brise.checkpoint.adapters.peft import AdapterFile
-from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import write_mix
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
@@ -28,8 +28,8 @@ from brise.models.weights import Array, Weights
 from brise.text.tokenizer import Tokenizer
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
-from tests.checkpoint.test_export import write_source
 from tests.checkpoint.test_gguf_vocabulary import TEXTS
+from tests.checkpoint.test_write_hf import write_source
 
 SCRIPT = Path(__file__).parent / "llama_logits.py"
 PROSE = ("A breeze is a light wind. In the Beaufort scale it is a wind of force two to six, which is felt on the face, "

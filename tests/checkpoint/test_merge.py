@@ -11,12 +11,12 @@ import pytest
 from brise.checkpoint.adapters.lineage import FILE, read_lineage
 from brise.checkpoint.adapters.merge import merge, merged
 from brise.checkpoint.adapters.peft import AdapterFile, read_adapter, write_adapter
-from brise.checkpoint.convert_source import Named, open_original
-from brise.checkpoint.export import write_hf
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
 from brise.checkpoint.open import open_checkpoint
-from brise.checkpoint.transcode import outgoing, write_mix
+from brise.checkpoint.read_original import Named, open_original
+from brise.checkpoint.write_gguf import outgoing, write_mix
+from brise.checkpoint.write_hf import write_hf
 from brise.cli.main import main
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.weights import Array, Dense, LowRank, Quant, Weight, Weights, place

@@ -11,7 +11,7 @@ import pytest
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
-from tests.checkpoint.test_export import write_source
+from tests.checkpoint.test_write_hf import write_source
 
 TEXT = "the user is in the other land, and the user is here. " * 40
 

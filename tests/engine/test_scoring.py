@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
-from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.names import named_weights
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import Original, open_original
+from brise.checkpoint.write_gguf import write_mix
 from brise.engine.scoring import Machine, ScoringModel, calibrate, compare, cut
 from brise.engine.streamed import StreamedOps
 from brise.models import decoder
@@ -19,7 +19,7 @@ from brise.models.batch import Batch
 from brise.models.weights import Weight, place
 from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint.make_gguf import write_tiny
-from tests.checkpoint.test_export import write_source
+from tests.checkpoint.test_write_hf import write_source
 
 WINDOWS = [np.arange(3, 30, dtype=np.int32), np.arange(40, 51, dtype=np.int32), np.arange(5, 9, dtype=np.int32)]
 

@@ -18,6 +18,7 @@ from brise.checkpoint.safetensors.read_hf_config import refuse_draft
 from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.checkpoint.safetensors.read_model import read_vision
 from brise.checkpoint.safetensors.read_model import read_weights as read_safetensors
+from brise.checkpoint.safetensors.read_tensors import SafetensorsTensors
 from brise.checkpoint.safetensors.shards import Shards, open_shards
 from brise.checkpoint.safetensors.tensor_names import (
     NATIVE,
@@ -27,7 +28,6 @@ from brise.checkpoint.safetensors.tensor_names import (
     hf_names,
     hf_vision_names,
 )
-from brise.checkpoint.safetensors.tensors import SafetensorsTensors
 from brise.errors import BriseError, CheckpointError
 from brise.files.fields import errors_of
 from brise.files.json_file import read_json

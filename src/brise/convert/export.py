@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from brise import settings
-from brise.checkpoint.convert_source import open_original
-from brise.checkpoint.export import exported_bytes, plain_format, write_hf
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
 from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
 from brise.checkpoint.open import open_checkpoint
-from brise.checkpoint.transcode import planned_bytes, write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import planned_bytes, write_mix
+from brise.checkpoint.write_hf import exported_bytes, plain_format, write_hf
 from brise.convert.merge_adapter import read_checked, with_adapter
 from brise.errors import OutputError
 from brise.files.atomic import refuse_existing

@@ -7,7 +7,7 @@ from pathlib import Path
 from brise.checkpoint.adapters.lineage import Lineage, check_base, read_lineage
 from brise.checkpoint.adapters.merge import merge
 from brise.checkpoint.adapters.peft import AdapterFile, read_adapter
-from brise.checkpoint.convert_source import Original
+from brise.checkpoint.read_original import Original
 from brise.files.digests import Located
 from brise.models.config import Config
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from brise.backends import open_planner
-from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.names import named_weights
+from brise.checkpoint.read_original import Original, open_original
 from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, ScoringModel, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
 from brise.memory.process import resident_bytes

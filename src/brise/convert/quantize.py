@@ -13,10 +13,10 @@ from typing import Any
 
 from brise import settings
 from brise.backends import num_cores
-from brise.checkpoint.convert_source import Original, open_original
 from brise.checkpoint.gguf.imatrix import load_importance, save_importance
 from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
-from brise.checkpoint.transcode import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
+from brise.checkpoint.read_original import Original, open_original
+from brise.checkpoint.write_gguf import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
 from brise.convert.merge_adapter import with_adapter
 from brise.convert.model_runs import ModelRuns, TokenWindows
 from brise.engine.scoring import WINDOW

@@ -15,8 +15,8 @@ import torch
 from brise.backends.torch.weights import Packed, handle_of, row_norms, tensor_of
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
-from brise.checkpoint.convert_source import Named, Original
 from brise.checkpoint.gguf.names import gguf_name
+from brise.checkpoint.read_original import Named, Original
 from brise.errors import UnsupportedError
 from brise.models.weights import Array, Lora, LowRank, Placed, Stored, Weight, Weights, place
 from brise.tune.recipe import Recipe

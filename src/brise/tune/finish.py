@@ -14,11 +14,11 @@ import torch
 from brise.backends.torch.ops import TorchOps
 from brise.checkpoint.adapters.lineage import Lineage, versions
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
-from brise.checkpoint.convert_source import open_original
-from brise.checkpoint.export import plain_format, write_hf
 from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import write_mix
+from brise.checkpoint.write_hf import plain_format, write_hf
 from brise.data.prepare import Dataset
 from brise.files.digests import Located
 from brise.memory.training_plan import TrainingPlan

@@ -28,7 +28,7 @@ from typing import BinaryIO
 import numpy as np
 
 from brise.checkpoint.safetensors.file import open_safetensors
-from brise.checkpoint.safetensors.writer import write_file
+from brise.checkpoint.safetensors.write_file import write_file
 from brise.errors import CheckpointError, OutputError
 from brise.files.atomic import output_errors, staged_file, staged_folder
 from brise.files.fields import Fields, errors_of

@@ -14,9 +14,9 @@ from brise import settings
 from brise.backends import open_planner
 from brise.backends.torch import attend
 from brise.backends.torch.weights import BLOCK_NUMBERS
-from brise.checkpoint.convert_source import open_original
-from brise.checkpoint.export import plain_format
 from brise.checkpoint.open import Checkpoint
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_hf import plain_format
 from brise.data.prepare import Dataset
 from brise.errors import UnsupportedError
 from brise.files.digests import Located

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
-from brise.checkpoint.convert_source import Named, Original
 from brise.checkpoint.gguf.names import gguf_name
+from brise.checkpoint.read_original import Named, Original
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.lora import LowRanks, check_shape
 from brise.models.weights import Array, LowRank, Stored, Weight, place

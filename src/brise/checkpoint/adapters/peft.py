@@ -20,10 +20,10 @@ import numpy as np
 from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.peft_settings import CONFIG_FILE, PeftSettings, config_of, read_settings
-from brise.checkpoint.gguf.writer import Outgoing
+from brise.checkpoint.gguf.write_file import Outgoing
 from brise.checkpoint.safetensors.file import SafetensorsFile, TensorEntry, open_safetensors
 from brise.checkpoint.safetensors.tensor_names import HF_LAYER
-from brise.checkpoint.safetensors.writer import write_file
+from brise.checkpoint.safetensors.write_file import write_file
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.files.atomic import staged_folder
 from brise.files.fields import errors_of

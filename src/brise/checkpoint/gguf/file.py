@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.gguf.header import GgufTensor, Header, StringArray, Value, read_header
+from brise.checkpoint.gguf.read_header import GgufTensor, Header, StringArray, Value, read_header
 from brise.errors import BriseError
 from brise.files.fields import errors_of
 from brise.files.mapped import map_file

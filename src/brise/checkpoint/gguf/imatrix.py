@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brise.checkpoint.gguf.file import GgufFile, StringArray, open_gguf
-from brise.checkpoint.gguf.writer import Outgoing, write_gguf
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.errors import CheckpointError
 from brise.quant.importance import Importance, Sums
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from brise.checkpoint import read_decoder
 from brise.checkpoint.gguf.file import GgufFile, StringArray, Value
-from brise.checkpoint.gguf.tensors import GgufTensors, missing
+from brise.checkpoint.gguf.read_tensors import GgufTensors, missing
 from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields, Plain
 from brise.models.config import Config, Latent, QueryTemperature

@@ -17,7 +17,7 @@ from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.adapters.peft import AdapterFile
 from brise.checkpoint.gguf.names import gguf_name
-from brise.checkpoint.gguf.writer import Outgoing, write_gguf
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.families import FAMILIES

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from brise.checkpoint.convert_source import Named, Original
 from brise.checkpoint.gguf.read_mmproj import BREAK_ROW, LLAMA_CPP
-from brise.checkpoint.gguf.writer import Outgoing, write_gguf
-from brise.checkpoint.transcode import outgoing
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
+from brise.checkpoint.read_original import Named, Original
+from brise.checkpoint.write_gguf import outgoing
 from brise.errors import UnsupportedError
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import Dense, Weight, place

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from brise.checkpoint import read_decoder
 from brise.checkpoint.read_decoder import Description
-from brise.checkpoint.safetensors.quantization import scale_block
+from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields, Plain
 from brise.models.config import Config, Latent, QueryTemperature

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from brise.checkpoint import read_decoder
+from brise.checkpoint.safetensors.read_tensors import Matrix, SafetensorsTensors
 from brise.checkpoint.safetensors.tensor_names import ModuleNames
-from brise.checkpoint.safetensors.tensors import Matrix, SafetensorsTensors
 from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights

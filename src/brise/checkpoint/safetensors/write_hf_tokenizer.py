@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tokenizers import Tokenizer as BpeTokenizer
 
-from brise.checkpoint.gguf.header import StringArray
+from brise.checkpoint.gguf.read_header import StringArray
 from brise.checkpoint.gguf.write_tokenizer import NORMAL, UNUSED, USER_DEFINED
 from brise.errors import CheckpointError, UnsupportedError
 from brise.text import pretokenizers

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from brise.checkpoint.safetensors.file import open_safetensors
-from brise.checkpoint.safetensors.writer import write_file
+from brise.checkpoint.safetensors.write_file import write_file
 from brise.data.example import EncodedRow, Teacher
 from brise.errors import CheckpointError, UnsupportedError
 from brise.files.atomic import output_errors

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import ReferenceOps
-from brise.checkpoint.convert_source import Original, open_original
-from brise.checkpoint.export import plain_format, write_hf
 from brise.checkpoint.gguf.write_mmproj import projector_path, write_projector
 from brise.checkpoint.open import open_checkpoint
-from brise.checkpoint.transcode import write_mix
+from brise.checkpoint.read_original import Original, open_original
+from brise.checkpoint.write_gguf import write_mix
+from brise.checkpoint.write_hf import plain_format, write_hf
 from brise.errors import CheckpointError, OutputError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -80,7 +80,7 @@ def test_the_vision_tower_goes_along(tmp_path: Path) -> None:
 
 
 def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brise.checkpoint.safetensors.writer.SHARD_BYTES", 30000)
+    monkeypatch.setattr("brise.checkpoint.safetensors.write_file.SHARD_BYTES", 30000)
     source = write_source(tmp_path / "source", "llama_untied")
     write_hf(open_original(source), tmp_path / "out", "BF16")
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     source = open_original(write_tiny(tmp_path / "a.gguf", "llama"))
-    monkeypatch.setattr("brise.checkpoint.export.write_safetensors", full)
+    monkeypatch.setattr("brise.checkpoint.write_hf.write_safetensors", full)
     with pytest.raises(OutputError, match="no space left"):
         write_hf(source, tmp_path / "out", "F32")
     assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]

@@ -21,7 +21,7 @@ Order = NDArray[np.intp]
 PLAIN = ("F32", "F16", "BF16")
 # A weight's scale: Hugging Face's FP8, Mistral's own, compressed-tensors' and ModelOpt's. All are factors.
 SCALES = ("weight_scale_inv", "qscale_weight", "weight_scale")
-# Scales of activations and caches: brise computes on the weights' numbers, see quantization.py.
+# Scales of activations and caches: brise computes on the weights' numbers, see read_quantization.py.
 IGNORED = re.compile(r".*\.(activation_scale|input_scale|input_global_scale|qscale_act|k_scale|v_scale|"
                      r"(\w+_)?activation_scale|rotary_emb\.inv_freq)")
 # Of FP8 weights whose scales say nothing else: the block of compressed-tensors and of DeepSeek.

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brise.checkpoint.convert_source import open_original
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.imatrix import load_importance, save_importance
-from brise.checkpoint.transcode import planned_bytes, write_mix
+from brise.checkpoint.read_original import open_original
+from brise.checkpoint.write_gguf import planned_bytes, write_mix
 from brise.errors import CheckpointError, UnsupportedError
 from brise.quant.dequantize import dequantize
 from brise.quant.importance import Collector, Importance
 from brise.quant.rows import float_rows
 from tests.checkpoint.make_gguf import write_tiny
-from tests.checkpoint.test_export import write_source
+from tests.checkpoint.test_write_hf import write_source
 
 MIXES = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
 NAME = "blk.1.ffn_up.weight"

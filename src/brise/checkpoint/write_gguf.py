@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.convert_source import Named, Original
-from brise.checkpoint.gguf.writer import FILE_TYPES, QUANTIZATION_VERSION, Outgoing, write_gguf
+from brise.checkpoint.gguf.write_file import FILE_TYPES, QUANTIZATION_VERSION, Outgoing, write_gguf
+from brise.checkpoint.read_original import Named, Original
 from brise.errors import UnsupportedError
 from brise.quant.formats import FORMATS
 from brise.quant.importance import Importance

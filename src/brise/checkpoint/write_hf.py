@@ -11,13 +11,13 @@ from pathlib import Path
 
 from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
-from brise.checkpoint.convert_source import Named, Original
-from brise.checkpoint.gguf.writer import Outgoing
+from brise.checkpoint.gguf.write_file import Outgoing
+from brise.checkpoint.read_original import Named, Original
+from brise.checkpoint.safetensors.write_file import write_safetensors
 from brise.checkpoint.safetensors.write_hf_config import description
 from brise.checkpoint.safetensors.write_hf_tokenizer import token_ids, tokenizer_files
 from brise.checkpoint.safetensors.write_hf_weights import text_tensors, vision_tensors
-from brise.checkpoint.safetensors.writer import write_safetensors
-from brise.checkpoint.transcode import outgoing
+from brise.checkpoint.write_gguf import outgoing
 from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
 from brise.quant.rows import PLAIN, format_of, matrix_shape

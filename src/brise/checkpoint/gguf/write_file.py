@@ -1,6 +1,6 @@
 """Writes GGUF files (version 3), one tensor after the other, each in pieces: no tensor need be in memory whole.
 
-The layout stands in gguf_header.py. Types of metadata: bool, str, float as float32, int as uint32 (int32 below zero,
+The layout stands in read_header.py. Types of metadata: bool, str, float as float32, int as uint32 (int32 below zero,
 uint64 over 2^32), NumPy arrays by their dtype, sequences of str as arrays of strings.
 """
 
@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from brise.checkpoint.gguf.header import ARRAY, BOOL, FORMAT_NAMES, STRING, StringArray
+from brise.checkpoint.gguf.read_header import ARRAY, BOOL, FORMAT_NAMES, STRING, StringArray
 from brise.files.atomic import staged_file
 from brise.quant.formats import FORMATS
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from brise.checkpoint.gguf.writer import Outgoing
+from brise.checkpoint.gguf.write_file import Outgoing
 from brise.models.weights import Array
 
 SHARD_BYTES = 5 * 10**9  # what Hugging Face's own tools write
