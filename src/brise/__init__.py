@@ -17,11 +17,11 @@ __version__ = "0.2.0"
 __all__ = [
     "AdapterInfo", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError",
     "ChatOptions", "CheckpointError", "ClosedError", "ContextLengthError", "EngineStats", "EvidenceError",
-    "Exported", "Limits", "LoadOptions", "MemoryLimitError", "Message", "MissingExtraError", "Model",
-    "NetworkError", "OutputError", "Piece", "PromptBatch", "Quantized", "QueueFullError", "RequestError",
-    "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream", "TokenLogprob", "TokenUsage",
-    "Tool", "ToolCall", "UnsupportedError", "UpstreamOptions", "Watcher", "export", "gateway", "image_part", "load",
-    "quantize", "serve",
+    "Exported", "Limits", "LiveOptions", "LoadOptions", "Margins", "MemoryLimitError", "Message",
+    "MissingExtraError", "Model", "NetworkError", "OutputError", "Piece", "PromptBatch", "ProofOptions",
+    "ProveResult", "Quantized", "QueueFullError", "RequestError", "SamplingOptions", "Score", "Server",
+    "ServerOptions", "StoreError", "Stream", "TokenLogprob", "TokenUsage", "Tool", "ToolCall", "UnsupportedError",
+    "UpstreamOptions", "Watcher", "export", "gateway", "image_part", "load", "prove", "quantize", "serve",
 ]
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from brise.api.loading import LoadOptions, load
     from brise.api.model import Model
     from brise.api.options import ChatOptions, SamplingOptions, image_part
+    from brise.api.proving import ProofOptions, prove
     from brise.api.server import Server
     from brise.api.serving import ServerOptions, UpstreamOptions, gateway, serve
     from brise.api.streams import AsyncStream, Stream
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from brise.gateway.upstream import Limits
+    from brise.prove.guards import Margins
+    from brise.prove.options import LiveOptions
+    from brise.prove.run import ProveResult
     from brise.text.openai_tools import Tool
     from brise.text.protocols import Message
     from brise.watch import Watcher
@@ -89,6 +93,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.api.loading", ("LoadOptions", "load")),
     ("brise.api.model", ("Model",)),
     ("brise.api.options", ("ChatOptions", "SamplingOptions", "image_part")),
+    ("brise.api.proving", ("ProofOptions", "prove")),
     ("brise.api.server", ("Server",)),
     ("brise.api.serving", ("ServerOptions", "UpstreamOptions", "gateway", "serve")),
     ("brise.api.streams", ("AsyncStream", "Stream")),
@@ -99,6 +104,9 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.engine.request", ("TokenLogprob",)),
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),
     ("brise.gateway.upstream", ("Limits",)),
+    ("brise.prove.guards", ("Margins",)),
+    ("brise.prove.options", ("LiveOptions",)),
+    ("brise.prove.run", ("ProveResult",)),
     ("brise.text.openai_tools", ("Tool",)),
     ("brise.text.protocols", ("Message",)),
     ("brise.watch", ("Watcher",)),
