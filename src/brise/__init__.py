@@ -16,12 +16,14 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AdapterInfo", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError",
-    "ChatOptions", "CheckpointError", "ClosedError", "ContextLengthError", "EngineStats", "EvidenceError",
-    "Exported", "Limits", "LiveOptions", "LoadOptions", "Margins", "MemoryLimitError", "Message",
-    "MissingExtraError", "Model", "NetworkError", "OutputError", "Piece", "PromptBatch", "ProofOptions",
-    "ProveResult", "Quantized", "QueueFullError", "RequestError", "SamplingOptions", "Score", "Server",
-    "ServerOptions", "StoreError", "Stream", "TokenLogprob", "TokenUsage", "Tool", "ToolCall", "UnsupportedError",
-    "UpstreamOptions", "Watcher", "export", "gateway", "image_part", "load", "prove", "quantize", "serve",
+    "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError", "DataOptions", "EngineStats",
+    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Limits", "LiveOptions", "LoadOptions",
+    "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NetworkError", "OutputError",
+    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
+    "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
+    "TeacherEndpoint", "TeacherOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall",
+    "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions", "Watcher", "evaluate",
+    "export", "gateway", "image_part", "load", "parity", "prove", "quantize", "serve", "tune",
 ]
 
 if TYPE_CHECKING:
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
     from brise.api.server import Server
     from brise.api.serving import ServerOptions, UpstreamOptions, gateway, serve
     from brise.api.streams import AsyncStream, Stream
+    from brise.api.tuning import EvaluationOptions, TrainingOptions, evaluate, parity, tune
     from brise.convert.export import Exported
     from brise.convert.quantize import Quantized
+    from brise.data.prepare import DataOptions
+    from brise.data.read_rows import Columns
     from brise.engine.adapters import AdapterInfo
     from brise.engine.engine import EngineStats
     from brise.engine.request import TokenLogprob
@@ -56,12 +61,16 @@ if TYPE_CHECKING:
         StoreError,
         UnsupportedError,
     )
+    from brise.evals.evaluate import Evaluation
     from brise.gateway.upstream import Limits
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
     from brise.text.openai_tools import Tool
     from brise.text.protocols import Message
+    from brise.tune.options import RoundOptions, TeacherEndpoint, TeacherOptions
+    from brise.tune.parity.parity import ParityReport, Tolerance
+    from brise.tune.watch import TuneResult, TuneWatcher
     from brise.watch import Watcher
 else:
     class _Brise(ModuleType):
@@ -97,17 +106,24 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.api.server", ("Server",)),
     ("brise.api.serving", ("ServerOptions", "UpstreamOptions", "gateway", "serve")),
     ("brise.api.streams", ("AsyncStream", "Stream")),
+    ("brise.api.tuning", ("EvaluationOptions", "TrainingOptions", "evaluate", "parity", "tune")),
     ("brise.convert.export", ("Exported",)),
     ("brise.convert.quantize", ("Quantized",)),
+    ("brise.data.prepare", ("DataOptions",)),
+    ("brise.data.read_rows", ("Columns",)),
     ("brise.engine.adapters", ("AdapterInfo",)),
     ("brise.engine.engine", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),
+    ("brise.evals.evaluate", ("Evaluation",)),
     ("brise.gateway.upstream", ("Limits",)),
     ("brise.prove.guards", ("Margins",)),
     ("brise.prove.options", ("LiveOptions",)),
     ("brise.prove.run", ("ProveResult",)),
     ("brise.text.openai_tools", ("Tool",)),
     ("brise.text.protocols", ("Message",)),
+    ("brise.tune.options", ("RoundOptions", "TeacherEndpoint", "TeacherOptions")),
+    ("brise.tune.parity.parity", ("ParityReport", "Tolerance")),
+    ("brise.tune.watch", ("TuneResult", "TuneWatcher")),
     ("brise.watch", ("Watcher",)),
 ) for name in names})

@@ -64,6 +64,7 @@ def checked(path: Path, program: str, *others: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_that_is_right_passes_mypy_strict_and_one_that_is_wrong_does_not(tmp_path: Path) -> None:
     right = checked(tmp_path / "right.py", PROGRAM, *sorted((ROOT / "examples").glob("*.py")))
     assert "error:" not in right, right

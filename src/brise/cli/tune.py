@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from brise import tune
 from brise.cli import chat_options, data_options, memory_options, number_types, tune_show
 from brise.cli.fill import fill
 from brise.errors import BriseError, UnsupportedError
 from brise.models.lora import MODULES
+from brise.tune import run as run_training
 from brise.tune.options import (
     BATCH_TOKENS,
     EPOCHS,
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         watcher.failed(error)
         raise
     try:
-        result = tune.run(options, watcher)
+        result = run_training(options, watcher)
     except FirstFailedError:
         return 0  # the first says why, and its exit status counts
     if result.is_first:
