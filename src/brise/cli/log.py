@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from brise import settings
-from brise.cli import log_options, log_show, number_types, terminal
-from brise.cli.log_export import add_export, export
-from brise.errors import EvidenceError, StoreError
-from brise.traffic.conversations import Conversations
-from brise.traffic.imports.read import BadFileError, Format, read
-from brise.traffic.records import ConversationEnd, Exchange, Label, new_id
+from brise.cli import log_tables, number_types, terminal
+from brise.prove import export
+from brise.prove.export import RowExportOptions
+from brise.traffic import log
+from brise.traffic.export import Whose
+from brise.traffic.imports.read import Format
+from brise.traffic.log import ImportOptions, LabelEntry
+from brise.traffic.records import Mode, Role
 from brise.traffic.sql_store import SqlStore
-from brise.traffic.stores import open_store, open_threads
+from brise.traffic.store import Query
+from brise.traffic.stores import open_store
 
 LISTED = 20
+UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,31 +38,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     _add_looks(actions)
     _add_changes(actions)
-    add_export(actions)
-    add_import(actions)
+    _add_export(actions)
+    _add_import(actions)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action is None:
-        args = build_default()
+        args = _default()
     must_exist = args.action != "import"
     with closing(open_store(args.store, settings.read().home, must_exist=must_exist)) as store:
         match args.action:
             case "list":
-                return log_show.table(store, log_options.query(args, newest_first=True, limit=args.limit), args.json)
+                return log_tables.table(store, _query(args, newest_first=True, limit=args.limit), args.json)
             case "search":
-                return log_show.table(store, log_options.query(args, newest_first=True, limit=args.limit,
+                return log_tables.table(store, _query(args, newest_first=True, limit=args.limit,
                                                                text=args.text), args.json)
             case "show":
-                return log_show.one(store, args.id, args.json)
+                return log_tables.one(store, args.id, args.json)
             case "stats":
-                return log_show.stats(store, log_options.query(args, content=False), args.json)
+                return log_tables.stats(store, _query(args, content=False), args.json)
             case "label":
                 return _label(store, args)
             case "export":
-                return export(store, args)
+                return _export(store, args)
             case "import":
-                return import_files(store, args, settings.read().home)
+                return _import(store, args)
             case "forget":
                 return _forget(store, args.subject)
             case _:
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 return 0
 
 
-def build_default() -> argparse.Namespace:
+def _default() -> argparse.Namespace:
     """What `brise log` alone means."""
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
@@ -87,22 +93,22 @@ def _add_looks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                               description="Show one exchange with its conversation's place, answers and labels.",
                               epilog="example: brise log show 019ac2f4d1a0c0ffee00000000000001")
     show.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
-    log_options.add_store(show)
-    log_options.add_json(show)
+    _add_store(show)
+    _add_json(show)
     stats = actions.add_parser("stats", help="count and time what was captured", allow_abbrev=False,
                                description="Count exchanges, conversations, tokens, costs and times for each task.",
                                epilog="example: brise log stats --since 7d")
-    log_options.add_filters(stats)
-    log_options.add_store(stats)
-    log_options.add_json(stats)
+    _add_filters(stats)
+    _add_store(stats)
+    _add_json(stats)
 
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
-    log_options.add_filters(parser)
-    parser.add_argument("--limit", metavar="N", type=log_options.whole, default=LISTED,
+    _add_filters(parser)
+    parser.add_argument("--limit", metavar="N", type=_whole, default=LISTED,
                         help=f"at most so many (default: {LISTED})")
-    log_options.add_store(parser)
-    log_options.add_json(parser)
+    _add_store(parser)
+    _add_json(parser)
 
 
 def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -115,38 +121,58 @@ def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     label.add_argument("--answer", metavar="ID", help="another answer to it, as `brise log show` names it")
     label.add_argument("--answer-score", metavar="S", type=number_types.share,
                        help="of that other answer: 0 wrong, 1 right")
-    label.add_argument("--rung", choices=("outcome", "human"), default="human",
+    label.add_argument("--label-source", "--rung", choices=("outcome", "human"), default="human",
                        help="what says so: what happened in the world, or a person (default: human)")
     label.add_argument("--who", metavar="NAME", default="me", help="who says so (default: me)")
     label.add_argument("--note", metavar="TEXT", default="", help="why; it is sealed as the bodies are")
-    log_options.add_store(label)
+    _add_store(label)
     forget = actions.add_parser("forget", help="forget a subject", allow_abbrev=False,
                                 description="Destroy the key of a subject: nobody can read its requests and answers "
                                             "any more, in copies of the store neither.",
                                 epilog="example: brise log forget anna")
     forget.add_argument("subject", metavar="SUBJECT", help="as the header x-brise-subject or the body's `user` had it")
-    log_options.add_store(forget)
+    _add_store(forget)
     expire = actions.add_parser("expire", help="delete what is old", allow_abbrev=False,
                                 description="Delete exchanges with their answers and labels.",
                                 epilog="example: brise log expire --older-than 30d")
-    expire.add_argument("--older-than", metavar="AGE", type=log_options.age, required=True,
+    expire.add_argument("--older-than", metavar="AGE", type=_age, required=True,
                         help="such as 12h, 30d or 2w")
-    log_options.add_store(expire)
+    _add_store(expire)
 
 
 def _label(store: SqlStore, args: argparse.Namespace) -> int:
-    exchange = log_show.find(store, args.id)
-    if args.score is None and args.answer_score is None:
-        raise StoreError("there is nothing to write down", hint="--score 0..1, or --answer ID --answer-score 0..1")
-    if (args.answer is None) != (args.answer_score is None):
-        raise StoreError("--answer and --answer-score belong together")
-    known = [answer.id for answer in store.answers([exchange.id])]
-    if args.answer is not None and args.answer not in known:
-        raise StoreError(f"exchange {exchange.id} has no answer {args.answer!r}; it has: {', '.join(known) or 'none'}")
-    now = time.time()
-    store.add(labels=[Label(new_id(now), exchange.id, now, args.rung, args.who, args.score, args.answer,
-                            args.answer_score, args.note)])
-    terminal.note(f"labelled {exchange.id}")
+    labelled = log.label(store, LabelEntry(args.id, args.score, args.answer, args.answer_score, args.label_source,
+                                           args.who, args.note))
+    terminal.note(f"labelled {labelled.id}")
+    return 0
+
+
+def _export(store: SqlStore, args: argparse.Namespace) -> int:
+    """What was left out, and what was replaced, goes to stderr."""
+    made = export.export(store, RowExportOptions(
+        _query(args, text=args.text, limit=args.limit), args.answer, args.provider, args.min_score,
+        args.include_open_tests, not args.no_scrub, args.out), terminal.stream)
+    terminal.note(f"exported {made.report.rows} rows" + ("" if args.out is None else f" to {args.out}"))
+    for line in export.left_out_lines(made.report):
+        terminal.note(line)
+    for task, names in made.report.held.items():
+        what = "exported: they prove nothing any more" if args.include_open_tests else (
+            "left out (--include-open-tests)")
+        terminal.note(f"{len(names)} conversations of the open test of {task!r} are {what}")
+    if made.replaced:
+        terminal.note("replaced " + ", ".join(f"{number} {kind}" for kind, number in made.replaced))
+    return 0
+
+
+def _import(store: SqlStore, args: argparse.Namespace) -> int:
+    found = log.import_files(store, ImportOptions(tuple(args.files), args.format, args.task, args.subject,
+                                                  args.skip_bad), settings.read().home)
+    terminal.note(f"imported {found.added} exchanges" + (
+        f"; {found.known} were there already" if found.known else ""))
+    for place, reason in found.bad:
+        terminal.note(f"  left out {place}: {reason}")
+    if found.passed_over:
+        terminal.note(f"  passed over {found.passed_over} rows that are no requests to a model")
     return 0
 
 
@@ -157,7 +183,33 @@ def _forget(store: SqlStore, subject: str) -> int:
     return 0
 
 
-def add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The action and its options."""
+    parser = actions.add_parser(
+        "export", help="write rows for `brise tune` and `brise eval`", allow_abbrev=False,
+        description="Write exchanges as chat rows, one a line, which `brise tune` and `brise eval` read. Secrets and "
+                    "personal data that have a form of their own are replaced.",
+        epilog="example: brise log export --task triage --out triage.jsonl")
+    _add_filters(parser)
+    parser.add_argument("--text", metavar="TEXT", help="only where a request or an answer holds this text")
+    parser.add_argument("--limit", metavar="N", type=_whole, help="at most so many exchanges, the oldest")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a file that is not there yet (default: stdout)")
+    parser.add_argument("--answer", choices=get_args(Whose), default="hosted",
+                        help="whose answer: what the client got, the hosted model's, or the one with the best label "
+                             "(default: hosted)")
+    parser.add_argument("--min-score", metavar="S", type=float, default=0.0,
+                        help="with --answer best: only answers with a label of at least this (default: 0)")
+    parser.add_argument("--provider", metavar="NAME",
+                        help="who wrote the hosted answers, for the teacher's rights; none: an open model, which "
+                             "needs no rights (default: as the model's name says)")
+    parser.add_argument("--include-open-tests", "--include-gate", action="store_true",
+                        help="conversations of an open test, too: brise prove has looked at them and not decided yet. "
+                             "It is written into the ledger, and they prove nothing any more")
+    parser.add_argument("--no-scrub", action="store_true", help="leave secrets and personal data as they are")
+    _add_store(parser)
+
+
+def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The action and its options."""
     parser = actions.add_parser(
         "import", help="take in what another system captured", allow_abbrev=False,
@@ -171,37 +223,74 @@ def add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--task", metavar="NAME", help="the task of all rows (default: as the rows say, or the model)")
     parser.add_argument("--subject", metavar="NAME", help="the subject of rows that name none")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be read, and say which")
-    log_options.add_store(parser)
+    _add_store(parser)
 
 
-def import_files(store: SqlStore, args: argparse.Namespace, home: Path) -> int:
-    """In one transaction: after a crash all rows are there, or none."""
-    found = read(args.files, args.format)
-    if found.bad and not args.skip_bad:
-        raise BadFileError(found)
-    if not found.exchanges:
-        raise EvidenceError(f"there is no request to a model in {', '.join(map(str, args.files))}",
-                            hint=None if not found.passed_over else f"{found.passed_over} rows are of other kinds")
-    exchanges, threads = _placed([replace(exchange, task=args.task or exchange.task,
-                                          subject=exchange.subject or args.subject)
-                                  for exchange in found.exchanges], open_threads(store, home))
-    before = store.count()
-    store.add(exchanges, threads=threads)
-    added = store.count() - before
-    terminal.note(f"imported {added} exchanges" + (
-        f"; {len(exchanges) - added} were there already" if added < len(exchanges) else ""))
-    for place, reason in found.bad:
-        terminal.note(f"  left out {place}: {reason}")
-    if found.passed_over:
-        terminal.note(f"  passed over {found.passed_over} rows that are no requests to a model")
-    return 0
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Which exchanges."""
+    parser.add_argument("--task", metavar="NAME", help="only of this task (default: of every)")
+    parser.add_argument("--model", metavar="NAME", help="only where this model was asked for")
+    parser.add_argument("--mode", metavar="MODE", choices=get_args(Mode), action="append",
+                        help=f"only answered so; may be given several times: {', '.join(get_args(Mode))}")
+    parser.add_argument("--conversation", metavar="ID", help="only of this conversation")
+    parser.add_argument("--subject", metavar="NAME", help="only of this subject")
+    parser.add_argument("--label", metavar="NAME=VALUE", type=_pair,
+                        help="only with this label from the header x-brise-label-NAME")
+    parser.add_argument("--since", metavar="WHEN", type=_moment,
+                        help="only from then on: 2026-03-01, 2026-03-01T12:00, or an age such as 12h, 30d, 2w")
+    parser.add_argument("--until", metavar="WHEN", type=_moment, help="only before then")
+    parser.add_argument("--with", dest="has_answer", metavar="ROLE", choices=get_args(Role),
+                        help=f"only with another answer of this kind: {', '.join(get_args(Role))}")
 
 
-def _placed(exchanges: Sequence[Exchange], threads: Conversations) -> tuple[list[Exchange], list[ConversationEnd]]:
-    """In their conversations."""
-    placed, ends = list[Exchange](), list[ConversationEnd]()
-    for exchange in exchanges:
-        found, left = threads.place(exchange)
-        placed.append(found)
-        ends += left
-    return placed, ends
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    """Where the traffic lies."""
+    parser.add_argument("--store", metavar="PLACE",
+                        help="a path or a postgresql:// URL (default: traffic.sqlite in BRISE_HOME's folder gateway)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    """For programs."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _query(args: argparse.Namespace, **more: Any) -> Query:
+    """What the filters say."""
+    found = Query(args.task, args.model, args.mode, args.conversation, args.subject, args.label, args.since,
+                  args.until, has_answer=args.has_answer)
+    return replace(found, **more)
+
+
+def _whole(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 on is allowed")
+    return int(text)
+
+
+def _age(text: str) -> float:
+    """30d in seconds."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: an age is a number with s, m, h, d or w, such as 30d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _moment(text: str) -> float:
+    """A date, a time, or an age before now, in seconds since the epoch."""
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        pass
+    try:
+        return time.time() - _age(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a date (2026-03-01), a time (2026-03-01T12:00) or an age (12h, 30d, 2w) is allowed") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=VALUE is allowed")
+    return name.lower(), value

@@ -35,22 +35,22 @@ PAGE = 200
 class TrafficExportOptions:
     """`provider` is written instead of what the model's name says; "" for none: an open model, a person.
 
-    `least_score`: of the best answer's label; lower ones are left out. `held`: conversations of open gates and their
-    tasks (gates.py), left out but where `include_gate`.
+    `least_score`: of the best answer's label; lower ones are left out. `held`: conversations of open tests and their
+    tasks (prove/analyses.py), left out but where `include_open_tests`.
     """
 
     whose: Whose = "hosted"
     provider: str | None = None
     least_score: float = 0.0
     held: Mapping[str, str] = field(default_factory=dict)
-    include_gate: bool = False
+    include_open_tests: bool = False
 
 
 @dataclass
 class ExportReport:
     """What became of the exchanges: rows, and how many were left out for which reason.
 
-    `held` are the conversations of open gates, by task, that were left out or, if they were to be, exported.
+    `held` are the conversations of open tests, by task, that were left out or, if they were to be, exported.
     """
 
     rows: int = 0
@@ -91,13 +91,13 @@ def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrub
 
 
 def _gate(exchange: Exchange, options: TrafficExportOptions, report: ExportReport, *, is_out: bool) -> None:
-    """Notes a conversation of an open gate: as left out, or once a row of it `is_out`. ValueError if it may not be."""
+    """Notes a conversation of an open test: as left out, or once a row of it `is_out`. ValueError if it may not be."""
     name = exchange.conversation or exchange.id
     task = options.held.get(name)
-    if task is not None and is_out == options.include_gate:
+    if task is not None and is_out == options.include_open_tests:
         report.held.setdefault(task, set()).add(name)
-    if task is not None and not options.include_gate:
-        raise ValueError(f"of the open gate of {task!r}: not to be trained on until brise prove has decided")
+    if task is not None and not options.include_open_tests:
+        raise ValueError(f"of the open test of {task!r}: not to be trained on until brise prove has decided")
 
 
 def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],

@@ -14,21 +14,13 @@ from rich.text import Text
 from brise.cli import terminal
 from brise.dialects.bodies import Usage
 from brise.dialects.table import named
-from brise.errors import StoreError
+from brise.traffic import log
 from brise.traffic.records import Exchange
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.summary import Summary, summarise
 
 WIDTH, ID_LETTERS, MOST_LETTERS = 130, 32, 48
-
-
-def find(store: SqlStore, id: str) -> Exchange:
-    """The exchange, or an error that names it."""
-    exchange = store.exchange(id)
-    if exchange is None:
-        raise StoreError(f"there is no exchange {id!r} in {store.place}", hint="brise log list shows what there is")
-    return exchange
 
 
 def table(store: SqlStore, query: Query, as_json: bool) -> int:
@@ -57,7 +49,7 @@ def table(store: SqlStore, query: Query, as_json: bool) -> int:
 
 def one(store: SqlStore, id: str, as_json: bool) -> int:
     """Everything that is known of an exchange."""
-    exchange = find(store, id)
+    exchange = log.find(store, id)
     answers, labels = list(store.answers([id])), list(store.labels([id]))
     if as_json:
         terminal.result(json.dumps({**asdict(exchange), "answers": [asdict(answer) for answer in answers],

@@ -1,4 +1,4 @@
-"""What an open gate is made of is not exported for training, or is no evidence any more."""
+"""What an open test is made of is not exported for training, or is no evidence any more."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def exported(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[set[str],
     return {json.loads(line)["conversation"] for line in shown.out.splitlines()}, shown.err
 
 
-def test_an_open_gate_holds_its_conversations(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_open_test_holds_its_conversations(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(exported(capsys)[0]) == 41, "nobody has looked"
     assert main(["prove", "--task", TASK]) == 4
     capsys.readouterr()
     names, err = exported(capsys)
-    assert names == {"new"} and "40 conversations of the open gate of 'tickets' are left out" in err
-    assert "left out 81: of the open gate of 'tickets'" in err
+    assert names == {"new"} and "40 conversations of the open test of 'tickets' are left out" in err
+    assert "left out 81: of the open test of 'tickets'" in err
     store.append("proof", {**next(line.body for line in store.ledger()), "verdict": "not good enough"})
     assert len(exported(capsys)[0]) == 41, "it has closed"
 
@@ -51,8 +51,8 @@ def test_what_was_exported_all_the_same_proves_nothing(store: SqlStore, capsys: 
     assert main(["log", "export", "--task", TASK, "--answer", "best", "--min-score", "1", "--include-gate", "--until",
                  "2023-11-14T22:13:20"]) == 1, "no row, and so nothing to write down"
     capsys.readouterr()
-    names, err = exported(capsys, "--include-gate", "--until", "2023-11-14T22:33:20")
-    assert len(names) == 11 and "10 conversations of the open gate of 'tickets' are exported" in err
+    names, err = exported(capsys, "--include-open-tests", "--until", "2023-11-14T22:33:20")
+    assert len(names) == 11 and "10 conversations of the open test of 'tickets' are exported" in err
     assert [line.kind for line in store.ledger()] == ["proof", "export"]
     assert main(["prove", "--task", TASK]) == 1
     assert "20 of 80 pairs are of conversations that were exported" in (shown := capsys.readouterr().err)

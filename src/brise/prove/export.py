@@ -1,0 +1,74 @@
+"""Rows for training, out of captured traffic: without the conversations of a test that is still open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from brise.errors import EvidenceError
+from brise.files.atomic import staged_file
+from brise.prove import analyses
+from brise.traffic.export import ExportReport, TrafficExportOptions, Whose, rows
+from brise.traffic.scrub import Scrubber
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.store import EVERYTHING, Query
+
+NUM_REASONS = 10  # that are named for what was left out
+
+
+@dataclass(frozen=True)
+class RowExportOptions:
+    """Which exchanges, and whose answer. `provider` is who wrote the large model's answers (None: as the model's name
+    says, "none": an open model). With "best" only answers with a label of `least_score` or more.
+
+    With `include_open_tests` conversations of an open test go too; that is a line of the ledger, and they prove nothing
+    any more. `out` is a file that is not there yet.
+    """
+
+    query: Query = EVERYTHING
+    whose: Whose = "hosted"
+    provider: str | None = None
+    least_score: float = 0.0
+    include_open_tests: bool = False
+    scrub: bool = True
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class RowExport:
+    """What was written, what was left out, and what was replaced in it."""
+
+    report: ExportReport
+    replaced: tuple[tuple[str, int], ...]
+
+
+def export(store: SqlStore, options: RowExportOptions, write: Callable[[str], object]) -> RowExport:
+    """Writes the rows, one a line, into `options.out`, or with `write` where there is no file."""
+    if options.out is None:
+        return _export(store, options, write)
+    with staged_file(options.out, 0) as file:
+        return _export(store, options, lambda text: file.write(text.encode()))
+
+
+def left_out_lines(report: ExportReport) -> list[str]:
+    """How many were left out, for which reasons."""
+    return [f"  left out {number}: {reason}" for reason, number in report.left_out.most_common(NUM_REASONS)]
+
+
+def _export(store: SqlStore, options: RowExportOptions, write: Callable[[str], object]) -> RowExport:
+    if not 0 <= options.least_score <= 1:
+        raise EvidenceError(f"--min-score is {options.least_score:g}; allowed is 0 to 1")
+    chosen = TrafficExportOptions(options.whose, "" if options.provider == "none" else options.provider,
+                                  options.least_score, analyses.held(store), options.include_open_tests)
+    scrubber, report = Scrubber() if options.scrub else None, ExportReport()
+    try:
+        for row in rows(store, options.query, chosen, scrubber, report):
+            write(json.dumps(row, ensure_ascii=False) + "\n")
+    finally:  # what has left has left, also if the reader went away
+        if options.include_open_tests:
+            analyses.record_export(store, report.held)
+    if not report.rows:
+        raise EvidenceError("\n".join(["there is no row to export", *left_out_lines(report)]))
+    return RowExport(report, () if scrubber is None else tuple(scrubber.counts.most_common()))
