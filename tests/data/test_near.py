@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brise.data.check import LIKENESS, near_duplicates
+from brise.data.check import SIMILARITY, near_duplicates
 from tests.profiles import examples
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -36,7 +36,7 @@ def test_planted_ones_are_found_and_no_others() -> None:
         planted[index] = len(texts)
         texts.append(" ".join(words))
     found = {tuple(pair) for pair in near_duplicates(texts).tolist()}
-    true = {(index, copy) for index, copy in planted.items() if likeness(texts[index], texts[copy]) >= LIKENESS}
+    true = {(index, copy) for index, copy in planted.items() if likeness(texts[index], texts[copy]) >= SIMILARITY}
     # A pair at the limit is missed with (1 - 0.8^4)^16 = 0.0002: of 300 none is expected to be.
     assert len(true) > 200 and found == true
 
@@ -47,7 +47,7 @@ def test_what_is_found_is_alike(texts: list[str]) -> None:
     for first, second in near_duplicates(texts).tolist():
         assert first < second
         one, other = (" ".join(text.split()) or text for text in (texts[first], texts[second]))
-        assert likeness(one.ljust(5, "\0"), other.ljust(5, "\0")) >= LIKENESS
+        assert likeness(one.ljust(5, "\0"), other.ljust(5, "\0")) >= SIMILARITY
 
 
 def test_case_and_marks_do_not_count() -> None:

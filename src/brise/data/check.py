@@ -1,4 +1,4 @@
-"""What is wrong with data that reads well: rows that repeat, and rows held out that were trained on."""
+"""Checks of data that can be read: rows that repeat, and held-out rows whose prompts are trained on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Places = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Repeats:
-    """How many examples repeat an earlier one: all of it, its prompt with another answer, or nearly its prompt.
+    """How many examples repeat an earlier one: whole, its prompt with another answer, or nearly its prompt.
 
-    The places are of some of them, the earlier one first.
+    The places name some of them, the earlier example first.
     """
 
     num_same: int
@@ -35,9 +35,9 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many examples held out have a prompt that is trained on, a conversation, or nearly a prompt.
+    """How many held-out examples share a prompt, a conversation, or nearly a prompt with the training rows.
 
-    Each is counted once, for the first that holds. The places are of some of the first two kinds.
+    Each is counted once, under the first that applies. The places name some of the first two kinds.
     """
 
     same_prompt: int = 0
@@ -47,12 +47,12 @@ class Leakage:
 
     @property
     def is_certain(self) -> bool:
-        """Whether anything held out was trained on; a near prompt may be another question."""
+        """Whether a held-out row is certainly trained on; a near prompt may be another question."""
         return self.same_prompt + self.same_conversation > 0
 
 
 def inspect(examples: Sequence[TrainingExample], split: Split) -> tuple[Repeats, Leakage]:
-    """Looks through both sides."""
+    """Checks both sides of the split."""
     used = sorted({*split.train, *split.held_out})
     pairs = near_duplicates([_asked(examples[index]) for index in used])
     near = [(used[first], used[second]) for first, second in pairs.tolist()]
@@ -72,7 +72,7 @@ def _repeats(examples: Sequence[TrainingExample], used: Sequence[int], pairs: Se
         elif asked != index:
             contrary[index] = asked
     near = {later: earlier for earlier, later in reversed(pairs) if later not in same and later not in contrary}
-    return Repeats(len(same), len(contrary), len(near), *(_places(examples, found) for found in (same, contrary, near)))
+    return Repeats(len(same), len(contrary), len(near), *(_places(examples, kind) for kind in (same, contrary, near)))
 
 
 def _leakage(examples: Sequence[TrainingExample], split: Split, pairs: Sequence[tuple[int, int]]) -> Leakage:
@@ -94,52 +94,52 @@ def _leakage(examples: Sequence[TrainingExample], split: Split, pairs: Sequence[
 
 
 def _name(example: TrainingExample) -> object:
-    """What tells the example's conversation: its name, or if it has none its first question and answer."""
+    """The identity of the example's conversation: its name, or else its first question and answer."""
     return identity.opening(example) if identity.is_derived(example.conversation) else example.conversation
 
 
 def _asked(example: TrainingExample) -> str:
-    """What stands before the last answer, without the system prompt that all rows share."""
+    """The text before the last answer, without the system prompt, which all rows share."""
     messages = [message for message in example.messages[:-1] if message["role"] != "system"]
     return "\n".join(plain_text(message["content"]) + (identity.canonical(message["tool_calls"])
                                                        if message.get("tool_calls") else "") for message in messages)
 
 
-def _places(examples: Sequence[TrainingExample], found: dict[int, int]) -> Places:
-    return tuple((examples[other].place, examples[index].place) for index, other in sorted(found.items())[:NUM_SHOWN])
+def _places(examples: Sequence[TrainingExample], firsts: dict[int, int]) -> Places:
+    return tuple((examples[other].place, examples[index].place) for index, other in sorted(firsts.items())[:NUM_SHOWN])
 
 
-LIKENESS = 0.8  # of sets of shingles: a word changed in a sentence of ten leaves about this much
+SIMILARITY = 0.8  # Jaccard, of sets of shingles: changing one word in a sentence of ten leaves about this much
 _WIDTH = 5  # bytes of a shingle
-_NUM_BANDS, _BAND = 16, 4  # a pair of likeness 0.8 is met with 1 - (1 - 0.8^4)^16 = 99.98 %
-_CHUNK_BYTES = 1 << 22  # of texts that are hashed at a time
-_MAX_TEXT_BYTES = 1 << 16  # of a longer text the beginning is compared
-_CROWD = 8  # texts of a bucket of which all pairs are compared
+_NUM_BANDS, _BAND = 16, 4  # a pair of similarity 0.8 is found with probability 1 - (1 - 0.8^4)^16 = 99.98 %
+_CHUNK_BYTES = 1 << 22  # of text hashed at a time
+_MAX_TEXT_BYTES = 1 << 16  # only the beginning of a longer text is compared
+_CROWD = 8  # neighbours within a bucket that are compared pairwise
 
 Pairs = NDArray[np.int64]
 
 
-def near_duplicates(texts: Sequence[str], likeness: float = LIKENESS) -> Pairs:
-    """Pairs (N, 2) of indices of texts that are at least this alike, the smaller one first; equal texts too."""
+def near_duplicates(texts: Sequence[str], similarity: float = SIMILARITY) -> Pairs:
+    """Pairs (N, 2) of indices of texts that are at least this similar, the smaller index first; equal texts count."""
     plain = [_plain(text) for text in texts]
     if len(plain) < 2:
         return np.empty((0, 2), np.int64)
     candidates = _candidates(_signatures(plain))
     sets: dict[int, NDArray[np.uint64]] = {}
-    alike = [_jaccard(_set(plain, int(first), sets), _set(plain, int(second), sets)) >= likeness
+    alike = [_jaccard(_set(plain, int(first), sets), _set(plain, int(second), sets)) >= similarity
              for first, second in candidates]
-    found: Pairs = candidates[np.array(alike, bool)]
-    return found
+    near: Pairs = candidates[np.array(alike, bool)]
+    return near
 
 
 def _plain(text: str) -> bytes:
-    """Letters and digits in small, one space between words; a text that has none as it is."""
+    """Lower-case words separated by single spaces; a text without words stays as it is."""
     words = " ".join(re.findall(r"\w+", text.lower())) or text
     return words.encode(errors="surrogatepass")[:_MAX_TEXT_BYTES]
 
 
 def _signatures(texts: Sequence[bytes]) -> NDArray[np.uint32]:
-    """(N, bands * rows) minima of hashed shingles."""
+    """MinHash signatures (N, bands * rows): minima of hashed shingles."""
     out = np.empty((len(texts), _NUM_BANDS * _BAND), np.uint32)
     # Odd multipliers; the high half of the product is close enough to a random permutation.
     factors = np.random.default_rng(0x5EED).integers(1, 2**63, out.shape[1], dtype=np.uint64) * np.uint64(2) + \
@@ -158,31 +158,31 @@ def _signatures(texts: Sequence[bytes]) -> NDArray[np.uint32]:
 
 
 def _shingles(texts: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Mixed shingles of all texts one after the other, and where each text's begin; a short text has one."""
+    """Hashed shingles of all texts, concatenated, and the offset of each text; a short text has one shingle."""
     padded = [text.ljust(_WIDTH, b"\0") for text in texts]
-    letters = np.frombuffer(b"".join(padded) + bytes(_WIDTH), np.uint8).astype(np.uint64)
+    bytes_ = np.frombuffer(b"".join(padded) + bytes(_WIDTH), np.uint8).astype(np.uint64)
     lengths = np.array([len(text) for text in padded])
     windows = np.zeros(lengths.sum(), np.uint64)
     for offset in range(_WIDTH):
-        windows |= letters[offset:offset + len(windows)] << np.uint64(8 * offset)
+        windows |= bytes_[offset:offset + len(windows)] << np.uint64(8 * offset)
     ends = np.cumsum(lengths)
     is_inside = np.ones(len(windows), bool)
-    for offset in range(1, _WIDTH):  # those that reach into the next text
+    for offset in range(1, _WIDTH):  # windows that reach into the next text
         is_inside[ends - offset] = False
     counts = lengths - (_WIDTH - 1)
     return _mixed(windows[is_inside]), np.cumsum(counts) - counts
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's last steps, so that like shingles have unlike hashes."""
+    """The finalizer of splitmix64, so that similar shingles get unrelated hashes."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def _candidates(signatures: NDArray[np.uint32]) -> Pairs:
-    """Pairs that agree in a band."""
-    found = [np.empty((0, 2), np.int64)]
+    """Pairs whose signatures agree in at least one band."""
+    pairs = [np.empty((0, 2), np.int64)]
     for band in range(_NUM_BANDS):
         rows = np.ascontiguousarray(signatures[:, band * _BAND:(band + 1) * _BAND])
         keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * _BAND))).ravel()
@@ -193,9 +193,9 @@ def _candidates(signatures: NDArray[np.uint32]) -> Pairs:
         place = np.arange(len(order))
         for step in range(1, _CROWD):
             is_pair = place - step >= first_of
-            found.append(np.stack([order[place[is_pair] - step], order[is_pair]], 1))
-        found.append(np.stack([order[first_of], order], 1)[place > first_of])
-    return np.unique(np.concatenate(found), axis=0)
+            pairs.append(np.stack([order[place[is_pair] - step], order[is_pair]], 1))
+        pairs.append(np.stack([order[first_of], order], 1)[place > first_of])
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _set(texts: Sequence[bytes], index: int, known: dict[int, NDArray[np.uint64]]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""What is trained on: a conversation as it was read, and as the model sees it."""
+"""One training example: the conversation as it was read, and its tokens as the model sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brise.text.protocols import Message
 class TrainingExample:
     """One conversation of a data file. `place` is file:line; rows of one `conversation` stay in one split.
 
-    `provider` is who wrote the answers, if a hosted model did (rights.toml); None: people, outcomes, open models.
+    `provider` hosts the model that wrote the answers (rights.toml); None for people, outcomes and open models.
     """
 
     messages: tuple[Message, ...]
@@ -27,9 +27,9 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What an open teacher predicts where the student is trained: for N targets its K likeliest tokens.
+    """The predictions of an open teacher for N targets: its K most likely tokens of each.
 
-    The rest of its probability is 1 - sum(exp(logprobs)), which is lumped into one outcome.
+    The remaining probability, 1 - sum(exp(logprobs)), is lumped into one outcome.
     """
 
     tokens: Array  # (N, K) int32
@@ -38,9 +38,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """An example as tokens. `is_target[t]`: token t is learned, from those before it; never the first.
+    """An example as tokens. `is_target[t]`: token t is learned from the tokens before it; the first never is.
 
-    `teacher` has a line for each target, in order.
+    `teacher` has one row for each target, in order.
     """
 
     tokens: Array  # (T,) int32

@@ -1,4 +1,4 @@
-"""When two conversations are the same: digests of what was asked, of what was said, and of how it began."""
+"""Digests that tell whether two conversations are the same: whole, up to the last answer, or in their opening."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _DERIVED = "opening:"
 
 
 def whole(example: TrainingExample) -> bytes:
-    """Of everything in it: rows of equal digests are duplicates."""
+    """The digest of the whole example: rows with equal digests are duplicates."""
     return _digest(example.messages, example.tools)
 
 
 def prompt(example: TrainingExample) -> bytes:
-    """Of what stands before the last answer: who has seen its answer knows the answer."""
+    """The digest of everything before the last answer: rows with equal digests ask the same."""
     return _digest(example.messages[:_last_answer(example.messages)], example.tools)
 
 
 def opening(example: TrainingExample) -> bytes:
-    """Of the beginning up to the first answer, with it."""
+    """The digest of the beginning, up to and including the first answer."""
     first = next(index for index, message in enumerate(example.messages) if message["role"] == "assistant")
     return _digest(example.messages[:first + 1], example.tools)
 
 
 def derived_conversation(messages: Sequence[Message], tools: Sequence[Mapping[str, object]]) -> str:
-    """A name for a conversation that has none: rows that begin with the same question are taken for one."""
+    """A name for a conversation without one: rows that begin with the same question count as one conversation."""
     first = next((index for index, message in enumerate(messages) if message["role"] == "user"), 0)
     return _DERIVED + _digest(messages[:first + 1], tools).hex()
 
@@ -41,7 +41,7 @@ def is_derived(conversation: str) -> bool:
 
 
 def canonical(value: object) -> str:
-    """JSON text that is the same for equal values; an image is its digest."""
+    """JSON text that is equal for equal values; an image is represented by its digest."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_as_json)
 
 

@@ -1,6 +1,6 @@
-"""One row of a data file as an example, held to the rules by which the server reads requests.
+"""Parsing one row of a data file into an example, by the rules by which the server reads requests.
 
-RequestError says what is wrong with a row; whoever reads the file knows the line.
+RequestError says what is wrong with a row; the caller, which reads the file, knows the line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AS_TEXT = "rows are trained as text without a chat format, which takes 'prompt'
 class RowRules:
     """How rows are read. `conversation` names the fields that tell conversations apart ("meta.seed", or several).
 
-    `provider` is who wrote the answers of rows that do not say it. `images` is what the model's tower takes, None
+    `provider` wrote the answers of rows that name none. `images` are the settings of the model's vision encoder, None
     for a model without one. `as_text`: prompt and completion are one text, not a question and its answer.
     """
 
@@ -44,7 +44,7 @@ class RowRules:
 
 
 def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> TrainingExample:
-    """The example in a row of a file in `folder`, from which relative paths of images go out."""
+    """The example in a row of a file in `folder`, to which paths of images are relative."""
     fields = RequestFields(value if isinstance(value, dict) else _no_object(value))
     if fields.raw("messages") is None:
         messages = _prompt_and_completion(fields, as_text=rules.as_text)
@@ -53,7 +53,7 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
     else:
         messages = _messages(fields, folder, rules.images)
     tools = tuple(tool.as_json() for tool in parse_tools(fields))
-    fields.flag("parallel_tool_calls")  # it bounds what is sampled and is no part of the prompt
+    fields.flag("parallel_tool_calls")  # it restricts sampling and is not part of the prompt
     fields.raw("id")
     named = provider_of_model(fields.text("model") or "")
     provider = fields.text("provider") or named or rules.provider
@@ -108,7 +108,7 @@ def _messages(fields: RequestFields, folder: Path, settings: ImageSettings | Non
 
 
 def _weights(fields: RequestFields) -> tuple[dict[int, int], RequestFields]:
-    """The weights of assistant messages, which only training files have, and the messages without them."""
+    """The weights of assistant messages, which only training files have, and the messages without weights."""
     weights: dict[int, int] = {}
     plain: list[Json] = []
     for index, item in enumerate(fields.items("messages") or []):
@@ -121,16 +121,16 @@ def _weights(fields: RequestFields) -> tuple[dict[int, int], RequestFields]:
 
 
 def _conversation(fields: RequestFields, value: Json, wanted: Sequence[str]) -> str | None:
-    """The row's own name for its conversation, or what the wanted fields say."""
+    """The row's own name for its conversation, or the values of the wanted fields."""
     own = [fields.raw(name) for name in ("conversation", "conversation_id")]
     if wanted:
-        return "/".join(_plain_value(_found(value, name), name) for name in wanted)
+        return "/".join(_plain_value(_field(value, name), name) for name in wanted)
     if own == [None, None]:
         return None
     return _plain_value(own[0] if own[0] is not None else own[1], "conversation")
 
 
-def _found(value: Json, name: str) -> Json:
+def _field(value: Json, name: str) -> Json:
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -147,11 +147,11 @@ def _plain_value(value: Json, name: str) -> str:
 
 
 def _check(messages: Sequence[Mapping[str, object]], tool_names: set[str]) -> None:
-    """What a conversation needs to be learned from, beyond what makes it a request."""
+    """Checks what a conversation needs for training, beyond being a valid request."""
     learned = [index for index, message in enumerate(messages)
                if message["role"] == "assistant" and index and message.get(UNLEARNED) != 0]
     if not learned:
-        raise RequestError("there is no assistant message to learn from behind another message", param="messages")
+        raise RequestError("there is no assistant message to learn from after another message", param="messages")
     if messages[-1]["role"] != "assistant":
         raise RequestError(f"the last message is of role {messages[-1]['role']!r}; nothing answers it",
                            param="messages")
@@ -197,7 +197,7 @@ def _prepared(image: Image, folder: Path, settings: ImageSettings | None) -> Ima
                            code="invalid_image")
     path = folder / url.removeprefix("file://")
     known = images.prepare(images.from_path(path), settings, image.name)
-    # The file is read again when its turn has come: thousands of images do not fit into memory.
+    # The file is read again when it is needed: thousands of images do not fit into memory.
     return replace(image, source=replace(known, pixels=partial(_pixels, path, settings, image.name, known.digest)))
 
 

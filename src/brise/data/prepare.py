@@ -1,6 +1,6 @@
-"""Data files to what a run trains on: read, checked, split and rendered, with a report and a digest.
+"""Preparing data for training: files are read, checked, split and rendered, with a report and a digest.
 
-Nothing is trained until every row was looked at, and no row is cut or dropped without a word.
+Nothing is trained until every row has been checked, and no row is cut or dropped silently.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from brise.text.load import Tokens
 class DataOptions:
     """How data become rows.
 
-    `conversation`: fields that tell conversations apart, such as "meta.seed". `provider`: who wrote the answers of
-    rows that do not say it. `held_out_share` of the conversations is held out, or `held_out_count` examples, or the
-    files `held_out`. `max_tokens`: a longer example is left out, or refused. `absorb_system`: True trains without the
-    system prompt, a text with this one instead. `as_text`: prompt and completion are one text without a chat format.
+    `conversation`: fields that identify a conversation, such as "meta.seed". `provider` wrote the answers of rows that
+    name none. `held_out_share` of the conversations is held out, or `held_out_count` examples, or the files
+    `held_out`. An example of more than `max_tokens` is left out, or refused; None is the model's context.
+    `absorb_system`: True trains without the system prompt, a text with this one instead. `as_text`: prompt and
+    completion are one text without a chat format.
     """
 
     seed: int = 0
@@ -64,9 +65,9 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to train on and rows held out; examples that became none are in neither.
+    """Training rows and held-out rows; examples that gave no row are in neither.
 
-    `digest` is the SHA-256 of all rows, in order: equal digests train the same.
+    `digest` is the SHA-256 of all rows, in order: equal digests give equal training.
     """
 
     train: tuple[EncodedRow, ...]
@@ -80,9 +81,9 @@ class Dataset:
 
 def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, images: ImageSettings | None = None,
             today: Callable[[], datetime.date] = datetime.date.today) -> Dataset:
-    """Reads the files for this tokenizer and chat format; `images` is what the model's tower takes.
+    """Reads the files for this tokenizer and chat format; `images` are the settings of the model's vision encoder.
 
-    A base model, which has no chat format, is trained on text. EvidenceError says what stands in the way.
+    A base model, which has no chat format, is trained on text. EvidenceError says why the data cannot be used.
     """
     as_text = options.as_text or tokens.chat is None
     rules = RowRules(options.conversation, options.provider, images, as_text)
@@ -91,30 +92,30 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
     if options.held_out:
         _append(read, read_rows(options.held_out, rules, options.columns))
     num_rows = len(read.examples) + len(read.bad)
-    students = _students(read.examples, options)
-    rendered = _rendered(students, tokens, options.targets, as_text, read.bad)
+    examples = _as_trained(read.examples, options)
+    rendered = _rendered(examples, tokens, options.targets, as_text, read.bad)
     files = list(read.files)
     read.bad.sort(key=lambda row: _position(row, files))
     if read.bad and not options.skip_bad:
         raise BadRowsError(read.bad, num_rows)
     too_long = _take_long(rendered, options)
-    sides = _sides(students, rendered, num_own, options, too_long)
-    repeats, leakage = inspect(students, sides)
+    sides = _sides(examples, rendered, num_own, options, too_long)
+    repeats, leakage = inspect(examples, sides)
     _refuse_leakage(leakage, options)
     used = [*sides.train, *sides.held_out]
-    providers = Counter(provider for index in used if (provider := students[index].provider) is not None)
+    providers = Counter(provider for index in used if (provider := examples[index].provider) is not None)
     rights = options.rights.used(providers, today())
     train, held_out = (tuple(row for index in side for row in rendered[index])
                        for side in (sides.train, sides.held_out))
-    conversations = Counter(students[index].conversation for index in used)
+    conversations = Counter(examples[index].conversation for index in used)
     report = DataReport(
         read.files, tuple(read.passed_over), num_rows, tuple(read.bad), tuple(too_long), len(sides.left_out),
         SplitCounts.of(len(sides.train), train), SplitCounts.of(len(sides.held_out), held_out),
         Histogram.of([len(row.tokens) for row in (*train, *held_out)]), len(conversations),
         max(conversations.values()), repeats, leakage, rights,
-        _saved(read.examples, students, used, tokens, options))
-    return Dataset(train, held_out, tuple(students[index] for index in sides.train),
-                   tuple(students[index] for index in sides.held_out), report, _digest(train, held_out), rights)
+        _saved(read.examples, examples, used, tokens, options))
+    return Dataset(train, held_out, tuple(examples[index] for index in sides.train),
+                   tuple(examples[index] for index in sides.held_out), report, _digest(train, held_out), rights)
 
 
 def _position(row: BadRow, files: Sequence[str]) -> tuple[int, int]:
@@ -132,7 +133,7 @@ def _append(rows: FileRows, others: FileRows) -> None:
     rows.passed_over += others.passed_over
 
 
-def _students(examples: Sequence[TrainingExample], options: DataOptions) -> list[TrainingExample]:
+def _as_trained(examples: Sequence[TrainingExample], options: DataOptions) -> list[TrainingExample]:
     if options.absorb_system is False:
         return list(examples)
     replacement = options.absorb_system if isinstance(options.absorb_system, str) else None
@@ -141,7 +142,7 @@ def _students(examples: Sequence[TrainingExample], options: DataOptions) -> list
 
 def _rendered(examples: Sequence[TrainingExample], tokens: Tokens, targets: Targets, as_text: bool,
               bad: list[BadRow]) -> list[tuple[EncodedRow, ...]]:
-    """The rows of each example; none, and a bad row more, for what the chat format refuses."""
+    """The rows of each example; what the chat format refuses gives none, and is added to `bad`."""
     out: list[tuple[EncodedRow, ...]] = []
     for example in examples:
         try:
@@ -153,7 +154,7 @@ def _rendered(examples: Sequence[TrainingExample], tokens: Tokens, targets: Targ
 
 
 def _take_long(rendered: list[tuple[EncodedRow, ...]], options: DataOptions) -> list[BadRow]:
-    """Takes examples out of which a row is longer than allowed, and says which."""
+    """Removes the examples that have a row longer than allowed, and returns them."""
     limit = options.max_tokens
     if limit is None:
         return []
@@ -170,7 +171,7 @@ def _take_long(rendered: list[tuple[EncodedRow, ...]], options: DataOptions) -> 
 
 def _sides(examples: Sequence[TrainingExample], rendered: Sequence[tuple[EncodedRow, ...]], num_own: int,
            options: DataOptions, too_long: Sequence[BadRow]) -> Split:
-    """Of the examples that have become rows. What is too long keeps its place in the split: limits do not move it."""
+    """The split of the examples that gave rows. Those that are too long take part, so that limits do not move it."""
     if options.held_out:
         sides = Split(tuple(range(num_own)), tuple(range(num_own, len(examples))))
     else:

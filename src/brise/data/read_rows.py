@@ -1,6 +1,6 @@
-"""Data files to examples: chat JSONL, prompt and completion as JSONL, CSV with named columns; a file or a folder.
+"""Reading data files: chat JSONL, prompt and completion as JSONL, CSV with named columns; files or folders.
 
-Every row is looked at before anything is trained. A bad one is kept with its file, its line and the reason.
+Every row is checked before anything is trained. A bad row is kept with its file, its line and the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NUM_SHOWN = 20
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a CSV file are called."""
+    """The column names of a CSV file."""
 
     prompt: str = "prompt"
     completion: str = "completion"
@@ -31,7 +31,7 @@ class Columns:
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns that are read, by the field of a row that they become."""
+        """The columns to read, by the field of a row that they become."""
         pairs = {"prompt": self.prompt, "completion": self.completion, "system": self.system,
                  "conversation": self.conversation}
         return {name: column for name, column in pairs.items() if column is not None}
@@ -47,7 +47,7 @@ class BadRow:
 
 @dataclass
 class FileRows:
-    """What the files hold; `files` with their numbers of rows, `passed_over` what else lies in a folder."""
+    """The rows of the files; `files` counts them by file, `passed_over` lists other files of a folder."""
 
     examples: list[TrainingExample] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
@@ -56,7 +56,7 @@ class FileRows:
 
 
 class BadRowsError(EvidenceError):
-    """Rows that cannot be trained on; `bad` has them all."""
+    """Some rows cannot be trained on; `bad` lists all of them."""
 
     def __init__(self, bad: Sequence[BadRow], rows: int,
                  hint: str = "mend them, or leave them out with --skip-bad") -> None:
@@ -68,7 +68,7 @@ class BadRowsError(EvidenceError):
 
 
 def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = None) -> FileRows:
-    """All rows of these files and folders, in the order in which they are named."""
+    """All rows of these files and folders, in the given order."""
     rows = FileRows()
     for path in _files(paths, rows):
         before = len(rows.examples) + len(rows.bad)
@@ -114,15 +114,15 @@ def _files(paths: Sequence[Path], rows: FileRows) -> Iterator[Path]:
 
 def _of_folder(folder: Path, rows: FileRows) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    found = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not found:
+    data_files = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if not data_files:
         raise EvidenceError(f"the folder {str(folder)!r} has no data file; read are {' and '.join(SUFFIXES)}")
-    rows.passed_over += [str(path) for path in files if path not in found]
-    return found
+    rows.passed_over += [str(path) for path in files if path not in data_files]
+    return data_files
 
 
 def _jsonl(file: io.BufferedReader) -> Iterator[tuple[int, Json | RequestError]]:
-    """Values by line; lines of white space are none."""
+    """Values with their line numbers; blank lines are skipped."""
     for number, line in enumerate(file, 1):
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not text.strip():
@@ -134,7 +134,7 @@ def _jsonl(file: io.BufferedReader) -> Iterator[tuple[int, Json | RequestError]]
 
 
 def _csv(file: io.BufferedReader, path: Path, columns: Columns) -> Iterator[tuple[int, Json | RequestError]]:
-    """Rows by the line on which they end, as texts may have several lines."""
+    """Rows with the line on which they end, since a cell may span several lines."""
     wanted = columns.named
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     table = csv.reader(text, strict=True)
@@ -147,7 +147,7 @@ def _csv(file: io.BufferedReader, path: Path, columns: Columns) -> Iterator[tupl
     except csv.Error as error:
         yield table.line_num, RequestError(f"the table is broken from here on: {error}", code="invalid_csv")
     finally:
-        text.detach()  # or it would close the file, which is not its own
+        text.detach()  # otherwise it would close the file, which belongs to the caller
 
 
 def _check_header(header: Sequence[str], wanted: dict[str, str], path: Path) -> None:
@@ -161,10 +161,10 @@ def _check_header(header: Sequence[str], wanted: dict[str, str], path: Path) -> 
 
 
 def _cells(cells: Sequence[str], header: Sequence[str], wanted: dict[str, str]) -> Json | RequestError:
-    """A row of the table as a JSON row has it; columns that nobody asked for are its `meta`."""
+    """A row of the table in the form of a JSON row; columns without a name in `wanted` become its `meta`."""
     if len(cells) != len(header):
         return RequestError(f"the row has {len(cells)} cells, the table {len(header)} columns", code="invalid_csv")
-    if any("\udc80" <= letter <= "\udcff" for cell in cells if not cell.isascii() for letter in cell):
+    if any("\udc80" <= char <= "\udcff" for cell in cells if not cell.isascii() for char in cell):
         return RequestError("the row is not UTF-8", code="invalid_csv")
     by_column = dict(zip(header, cells, strict=True))
     named: dict[str, Json] = {name: by_column.pop(column) for name, column in wanted.items()}

@@ -1,10 +1,10 @@
-"""An example as tokens: exactly those that the model reads and writes when it is served, and which of them it learns.
+"""Rendering an example: exactly the tokens that the model reads and writes when it is served, and which it learns.
 
 For every assistant message the prompt is encoded as the server does it, and then the conversation with the answer.
-What the answer adds, up to the token that ends the turn, is learned; what the template writes behind that token is
-never generated, so it is not learned either. As long as a later prompt begins with all that came before, the turns
-share one row. Templates that rewrite the history (older reasoning is dropped, tools move to the last question) make
-a row of each turn, as each is another prompt to the server too.
+The tokens that the answer adds, up to the one that ends the turn, are learned; whatever the template writes after that
+token is never generated, so it is not learned. Turns share one row as long as each prompt begins with everything before
+it. Templates that rewrite the history (dropping older reasoning, moving tools to the last question) make one row of
+each turn, since each is another prompt to the server too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from brise.text.load import Tokens
 from brise.text.protocols import Message, TextTokenizer
 
 Targets = Literal["assistant", "all"]
-UNLEARNED = "weight"  # of an assistant message: 0 if it is only read, as in OpenAI's training files
+UNLEARNED = "weight"  # field of an assistant message: 0 if it is not learned, as in OpenAI's training files
 
 
 def rows_of(example: TrainingExample, tokens: Tokens, *, targets: Targets = "assistant",
             as_text: bool = False) -> tuple[EncodedRow, ...]:
     """The rows of an example; RequestError says why it cannot be trained on.
 
-    As text, a prompt and its completion follow one another as in /v1/completions, without a chat format.
+    As text, the completion follows its prompt as in /v1/completions, without a chat format.
     """
     sequences = [_as_text(example, tokens.tokenizer)] if as_text else list(_joined(_turns(example, tokens)))
     return tuple(_row(sequence, example.place, targets) for sequence in sequences)
@@ -53,7 +53,7 @@ class _Turn:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Tokens, and where learned answers begin and end in them."""
+    """Tokens, and the ranges of the learned answers."""
 
     tokens: tuple[int, ...]
     answers: tuple[tuple[int, int], ...]
@@ -77,7 +77,7 @@ def _plain(messages: Sequence[Message]) -> list[Message]:
 
 
 def _joined(turns: Iterator[_Turn]) -> Iterator[_Sequence]:
-    """Turns whose prompts go on from one another as one sequence."""
+    """Joins turns into one sequence while each prompt continues the sequence before it."""
     current: _Sequence | None = None
     for turn in turns:
         before: tuple[tuple[int, int], ...] = ()
@@ -89,15 +89,15 @@ def _joined(turns: Iterator[_Turn]) -> Iterator[_Sequence]:
         tokens = turn.prompt + turn.answer
         current = _Sequence(tokens, (*before, (len(turn.prompt), len(tokens))), turn.images)
     if current is None:
-        raise RequestError("there is no answer to learn behind another message", param="messages")
+        raise RequestError("there is no answer to learn after another message", param="messages")
     yield current
 
 
 def _added(prompt: tuple[int, ...], whole: tuple[int, ...], tokenizer: TextTokenizer) -> tuple[int, ...]:
-    """What the answer adds to the prompt.
+    """The tokens that the answer adds to the prompt.
 
-    Where the answer's first letters melt into one token with the prompt's last ones (a line break behind a line
-    break), the answer is encoded by itself: the server has the prompt before there is an answer.
+    Where the first characters of the answer merge into one token with the last ones of the prompt (two line breaks),
+    the answer is encoded by itself: the server has encoded the prompt before there is an answer.
     """
     if whole[:len(prompt)] == prompt:
         return whole[len(prompt):]
@@ -114,7 +114,7 @@ def _added(prompt: tuple[int, ...], whole: tuple[int, ...], tokenizer: TextToken
 
 
 def _to_its_end(added: tuple[int, ...], tokenizer: TextTokenizer) -> tuple[int, ...]:
-    """The answer up to the token at which the engine stops; the end of all text where the template writes none."""
+    """The answer up to the token at which the engine stops; the end-of-text token where the template writes none."""
     ends = [at for at, token in enumerate(added) if token in tokenizer.end_ids]
     if len(ends) > 1:
         raise RequestError("the model's chat format ends this answer twice", param="messages",
@@ -144,5 +144,5 @@ def _row(sequence: _Sequence, place: str, targets: Targets) -> EncodedRow:
     if targets == "all":
         of_images = sorted({token for image in sequence.images for token in image.tokens})
         is_target_T |= ~np.isin(tokens_T, of_images)
-    is_target_T[0] = False  # nothing stands before it
+    is_target_T[0] = False  # nothing precedes it
     return EncodedRow(tokens_T, is_target_T, place, sequence.images)

@@ -1,4 +1,4 @@
-"""What a run is told of its data before it starts, in lines and as JSON."""
+"""The report on the data of a run, before it starts: as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BAR = 40  # characters of the longest bar
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Training or held out: examples of the files, rows that they became, and their tokens."""
+    """One side of the split: examples in the files, the rows that they gave, and their tokens."""
 
     examples: int
     rows: int
@@ -32,7 +32,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many rows have up to so many tokens: bin i goes from edges[i] + 1 to edges[i + 1]."""
+    """Row counts by length: bin i holds rows of edges[i] + 1 to edges[i + 1] tokens."""
 
     edges: tuple[int, ...]
     counts: tuple[int, ...]
@@ -60,7 +60,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Everything that was found. `bad` and `too_long` were left out; `between` fell between the sides."""
+    """Everything that the checks found. `bad`, `too_long` and the `between` rows between the sides were left out."""
 
     files: Mapping[str, int]
     passed_over: tuple[str, ...]
@@ -125,7 +125,7 @@ class DataReport:
 
     @property
     def _has_crowd(self) -> bool:
-        """Whether one conversation has so many rows that a greeting may have made it one."""
+        """Whether one conversation has so many rows that it may only share a greeting."""
         return self.conversations > 1 and 4 * self.largest_conversation > self.train.examples + self.held_out.examples
 
     def _leakage_lines(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who allowed us to train on a hosted model's answers: rights.toml, and what was used of it.
+"""The right to train on a hosted model's answers: rights.toml, and which of its entries a run used.
 
     [[allow]]
     provider = "openai"                       # as the rows name it
@@ -7,7 +7,7 @@
     scope = "training"                        # or "evaluation", or both in a list
     expires = 2027-03-01                      # optional: the first day on which it no longer holds
 
-Answers of people, outcomes and open models need no entry: their rows name no provider.
+Answers of people and open models, and outcomes, need no entry: their rows name no provider.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCOPES = ("training", "evaluation")
 _FIELDS = ("provider", "basis", "date", "scope", "expires")
 _HINT = "see docs/guides/tune.md, Teacher's rights"
 
-# Models that are only hosted, by the beginning of their name. Open weights of the same makers are no such models.
+# Models that are only hosted, by the beginning of their names. Open weights of the same makers do not match.
 _HOSTED: Sequence[tuple[str, str]] = (
     ("gpt-[3-9]|chatgpt-|o[1-9](-|$)|text-davinci|davinci-|codex-", "openai"), ("claude", "anthropic"),
     ("gemini", "google"), ("grok-[2-9]", "xai"), ("(mistral|magistral)-medium", "mistral"),
@@ -33,7 +33,7 @@ _HOSTED: Sequence[tuple[str, str]] = (
 
 
 class RightsError(EvidenceError):
-    """Rows that nobody has allowed us to train on, or a rights.toml that says nothing clear."""
+    """Nothing allows training on some rows, or rights.toml is unclear."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Right:
 
 @dataclass(frozen=True)
 class Used:
-    """An entry that allowed rows of a run, for the adapter's lineage."""
+    """An entry that allowed training on rows of a run, for the adapter's lineage."""
 
     right: Right
     rows: int
@@ -70,7 +70,7 @@ class Rights:
     path: Path | None = None
 
     def used(self, rows: Mapping[str, int], today: datetime.date) -> tuple[Used, ...]:
-        """The entries that allow training on these numbers of rows by provider (in small); RightsError if none does."""
+        """The entries that allow training on so many rows of each provider (lower case); RightsError if none does."""
         return tuple(Used(self._entry(provider, rows[provider], today), rows[provider]) for provider in sorted(rows))
 
     def _entry(self, provider: str, rows: int, today: datetime.date) -> Right:
@@ -105,7 +105,7 @@ def read_rights(path: Path) -> Rights:
 
 
 def provider_of_model(name: str) -> str | None:
-    """Whose hosted model this is, if the name is one that is known; vendors and fine-tuning stand before it."""
+    """The provider that hosts a model of this name, if it is known; a vendor or "ft:" may precede the name."""
     found = (provider for pattern, provider in _HOSTED if re.search(f"(^|[/.:])({pattern})", name.lower()))
     return next(found, None)
 

@@ -1,8 +1,8 @@
-"""Which examples are held out: whole conversations, the same ones whatever is added behind them.
+"""Choosing the held-out examples: whole conversations, and the same ones however many examples are appended.
 
-A hash of the seed and the conversation's name says on which side it falls. Rows that ask the same join the side of
-the first of them, whatever their conversation, so nothing that is held out was trained on. A row that would join a
-conversation on one side with a question on the other is left out.
+A hash of the seed and the conversation's name decides its side. Rows with the same prompt join the side of the first
+of them, whatever their conversation, so that nothing held out is trained on. A row whose conversation is on one side
+and whose prompt is on the other is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from brise.files.digests import hash_draw
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of examples, in their order."""
+    """Indices of examples, in order."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -27,9 +27,9 @@ class Split:
 
 
 def split(examples: Sequence[TrainingExample], seed: int, share: float, count: int | None = None) -> Split:
-    """Holds out about this share of the conversations, or as few of them as have `count` examples.
+    """Holds out about this share of the conversations, or the fewest that have `count` examples.
 
-    With a share, examples that come behind never move those before them; with a count they may.
+    With a share, appended examples never move earlier ones; with a count they may.
     """
     leaders = _leaders(examples)
     keys = {name: _fraction(seed, name) for pair in leaders for name in pair}
@@ -42,7 +42,7 @@ def split(examples: Sequence[TrainingExample], seed: int, share: float, count: i
 
 
 def _leaders(examples: Sequence[TrainingExample]) -> list[tuple[str, str]]:
-    """The conversations by which each example's conversation and its prompt have got their sides."""
+    """For each example the conversations that decide the side of its conversation and of its prompt."""
     by_conversation: dict[str, str] = {}
     by_prompt: dict[bytes, str] = {}
     leaders: list[tuple[str, str]] = []
@@ -56,12 +56,12 @@ def _leaders(examples: Sequence[TrainingExample]) -> list[tuple[str, str]]:
 
 
 def _fraction(seed: int, name: str) -> float:
-    """A number in [0, 1) that only the seed and the name decide."""
+    """A number in [0, 1) that depends on the seed and the name only."""
     return hash_draw(f"{seed}\0{name}")
 
 
 def _limit_for(keys: Sequence[float], count: int) -> float:
-    """The limit under which at least `count` examples lie."""
+    """The limit below which at least `count` examples fall."""
     if not 0 <= count < len(keys):
         raise EvidenceError(f"{count} examples are to be held out; there are {len(keys)}, and some must be left to "
                             "train on")

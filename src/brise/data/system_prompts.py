@@ -1,4 +1,4 @@
-"""Prompt absorption: the student is trained, and served, without the long system prompt that its teacher needs."""
+"""Prompt distillation: the student is trained and served without the long system prompt that its teacher needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_MEASURED = 2000  # encoding every prompt twice more would double the time of
 
 @dataclass(frozen=True)
 class PromptSavings:
-    """What absorbing the system prompt saves a request: mean tokens of prompts before and after, over `num` rows."""
+    """What dropping the system prompt saves a request: mean prompt tokens before and after, over `num` rows."""
 
     before: float
     after: float

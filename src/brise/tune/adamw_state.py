@@ -1,12 +1,12 @@
-"""The two moments that AdamW keeps of a parameter: float32, or 8 bits in blocks of 256 numbers. Needs the extra `tune`.
+"""The optimizer state that AdamW keeps of a parameter: two moments, in float32 or in 8 bits. Needs the extra `tune`.
 
-8 bits, after "8-bit Optimizers via Block-wise Quantization" (2110.02861): each block is divided by its largest
-magnitude, and what remains is one of 256 values that lie dense near 1 and ever wider towards 0, over seven decades.
-Of the second moment the root is kept: it is what a step divides by, and its decades are half as many. A root that is
-not 0 never becomes 0, or a step would divide by eps alone.
+8 bits follow "8-bit Optimizers via Block-wise Quantization" (2110.02861): each block of 256 numbers is divided by its
+largest magnitude, and each quotient becomes one of 256 values that are dense near 1 and sparse towards 0, over seven
+decades. Of the second moment the root is stored: a step divides by it, and it spans half as many decades. A root that
+is not 0 never becomes 0, or a step would divide by eps alone.
 
-Rounding is up or down by chance, in proportion: the moments move by a thousandth a step, less than the distance of two
-values, and rounding to the nearest would hold them where they are.
+Rounding is stochastic: the moments move by a thousandth a step, less than the distance of two values, and rounding to
+the nearest would never move them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Tensor = torch.Tensor
 Bits = Literal[8, 32]
 
 BLOCK = 256
-MIN_8BIT = 4096  # numbers; smaller parameters (norms, biases) keep float32 moments: they are few, and each counts
+MIN_8BIT = 4096  # numbers; smaller parameters (norms, biases) keep float32: they are few, and each counts
 _DECADES = 7
 
 
 class OptimizerState(Protocol):
-    """Both moments of one parameter, as flat float32 numbers to whoever updates them."""
+    """Both moments of one parameter, which are read and written as flat float32 numbers."""
 
     def read(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Mean and mean square of a part, to be changed in place."""
+        """The mean and the mean square of a part, to be changed in place."""
     def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
-        """Takes what was changed."""
+        """Stores the changed part."""
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The tensors that a checkpoint keeps."""
 
 
 def new_state(parameter: Tensor, bits: Bits) -> OptimizerState:
@@ -42,14 +42,14 @@ def new_state(parameter: Tensor, bits: Bits) -> OptimizerState:
 
 
 def state_bytes(count: int, bits: Bits) -> int:
-    """What the moments of a parameter of `count` numbers take."""
+    """Bytes of the state of a parameter of `count` numbers."""
     if bits == 8 and count >= MIN_8BIT:
         return 2 * count + 2 * 4 * -(-count // BLOCK)
     return 8 * count
 
 
 class PlainState:
-    """float32."""
+    """Moments in float32."""
 
     def __init__(self, parameter: Tensor) -> None:
         self._mean = torch.zeros(parameter.numel(), device=parameter.device)
@@ -59,14 +59,14 @@ class PlainState:
         return self._mean[first:first + count], self._square[first:first + count]
 
     def write(self, first: int, mean: Tensor, square: Tensor, generator: torch.Generator) -> None:
-        """They are views: nothing is left to do."""
+        """Does nothing: what `read` gave are views."""
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mean": self._mean, "square": self._square}
 
 
 class BlockState:
-    """Codes and, for each block, what they are multiplied by."""
+    """Moments as 8-bit codes with one scale for each block."""
 
     def __init__(self, parameter: Tensor) -> None:
         count, device = parameter.numel(), parameter.device
@@ -95,9 +95,9 @@ class BlockState:
 
 
 def values(*, signed: bool) -> Tensor:
-    """The 256 values in order: 0, 1, and in each decade below 1 twice as many as in the decade below that.
+    """The 256 values in order: 0, 1, and in each decade below 1 twice as many as in the next lower one.
 
-    With signs, 127 on either side of 0, and 1 without a counterpart.
+    With signs there are 127 on either side of 0, and 1 without a counterpart.
     """
     halves = []
     for decade in range(_DECADES):
@@ -111,7 +111,7 @@ def values(*, signed: bool) -> Tensor:
 
 
 def encode(x: Tensor, table: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Codes of flat numbers, and the largest magnitude of each block."""
+    """The codes of flat numbers, and the largest magnitude of each block."""
     padded = torch.nn.functional.pad(x, (0, -len(x) % BLOCK)).view(-1, BLOCK)
     scales = padded.abs().amax(1)
     share = (padded / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).flatten()[:len(x)]
@@ -119,7 +119,7 @@ def encode(x: Tensor, table: Tensor, generator: torch.Generator) -> tuple[Tensor
     low, high = table[upper - 1], table[upper]
     chance = torch.rand(len(x), generator=generator).to(x.device)
     codes = torch.where(chance * (high - low) < share - low, upper, upper - 1)
-    if table[0] == 0:  # magnitudes: what is there stays there
+    if table[0] == 0:  # magnitudes: a number that is not 0 stays so
         codes = torch.where(share > 0, codes.clamp(min=1), 0)
     return codes.to(torch.uint8), scales
 

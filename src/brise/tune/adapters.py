@@ -1,6 +1,6 @@
-"""What is trained: new adapters on a placed model, or all of its weights.
+"""The trained parameters: new adapters on a placed model, or all of its weights.
 
-Parameters go by the path of their matrix: `layers.3.attention.wq.a`, `.b` and `.magnitude`, or the matrix' own path.
+Parameters are named by the path of their matrix: `layers.3.attention.wq.a`, `.b` and `.magnitude`, or that path alone.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Trained:
-    """The model to run, and the tensors of it that are trained, in a fixed order."""
+    """The model to run, and its trained tensors in a fixed order."""
 
     weights: Weights
     parameters: Mapping[str, torch.nn.Parameter]
 
     def low_ranks(self) -> dict[str, LowRank]:
         """The adapter as it stands, by path: NumPy copies in float32."""
-        found: dict[str, LowRank] = {}
+        low_ranks: dict[str, LowRank] = {}
 
-        def look(name: str, weight: Weight) -> Weight:
+        def collect(name: str, weight: Weight) -> Weight:
             if isinstance(weight, Lora) and weight.adapters[0] is not None:
                 adapter = weight.adapters[0]
-                found[name] = LowRank(_array(adapter.a), _array(adapter.b), adapter.scale,
+                low_ranks[name] = LowRank(_array(adapter.a), _array(adapter.b), adapter.scale,
                                       None if adapter.magnitude is None else _array(adapter.magnitude))
             return weight
 
-        place(self.weights, look)
-        return found
+        place(self.weights, collect)
+        return low_ranks
 
 
 def new(weights: Weights, recipe: Recipe) -> Trained:
-    """Adapters that change nothing yet (B is 0), or for `full` the weights themselves, in float32."""
+    """Adapters that change nothing yet (B is 0) or, for the method "full", the weights themselves in float32."""
     return _full(weights) if recipe.method == "full" else _adapters(weights, recipe)
 
 
@@ -73,7 +73,7 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
 
 
 def _new_adapter(name: str, weight: Placed, recipe: Recipe) -> LowRank:
-    """A uniform in +-1/sqrt(in), as PEFT begins; every matrix has its own random numbers, whatever else is trained."""
+    """A is uniform in +-1/sqrt(in), as in PEFT; the random numbers of a matrix depend on its name and the seed only."""
     rows, cols = weight.shape
     handle = handle_of(weight)
     device = handle.data.device if isinstance(handle, Packed) else handle.device
@@ -109,12 +109,12 @@ def _array(tensor: Tensor) -> Array:
 
 
 def with_numbers(original: Original, numbers: Mapping[str, Array], lineage: Lineage) -> Original:
-    """The same checkpoint with these float32 arrays as its weights, by path; everything else is as it was."""
+    """The checkpoint with these float32 arrays, by path, as its weights, and everything else unchanged."""
     names: dict[str, Stored] = {}
 
     def put(path: str, weight: Weight) -> Weight:
         if path not in numbers or tuple(numbers[path].shape) != weight.shape:
-            raise UnsupportedError(f"there are no trained numbers of shape {weight.shape} for {path}")
+            raise UnsupportedError(f"there are no trained numbers of the shape {weight.shape} for {path}")
         own = numbers[path]
         stored = Stored("F32", weight.shape, lambda first, last: own[first:last])
         names[gguf_name(path, weight)] = stored

@@ -1,4 +1,4 @@
-"""The loss over the steps: as lines of text, and as a PNG (with matplotlib, of the extra `tune`)."""
+"""The loss curve of a run: as lines of text, and as a PNG (with matplotlib, of the extra `tune`)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _TRAIN, _HELD_OUT = ".", "o"
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of steps, and of evaluations."""
+    """The losses of steps and of evaluations, in nats a token."""
 
     train: Points
     held_out: Points
 
     @classmethod
     def of(cls, log: Iterable[Mapping[str, object]]) -> Curve:
-        """From the lines of a run's log; what was not finite has no point."""
+        """The curve of a run's log; losses that were not finite have no point."""
         train, held_out = [], []
         for line in log:
-            step, loss, found = line.get("step"), line.get("loss"), line.get("held_out")
+            step, loss, held_out_loss = line.get("step"), line.get("loss"), line.get("held_out")
             if isinstance(step, int) and isinstance(loss, float):
                 train.append((step, loss))
-            if isinstance(step, int) and isinstance(found, float):
-                held_out.append((step, found))
+            if isinstance(step, int) and isinstance(held_out_loss, float):
+                held_out.append((step, held_out_loss))
         return cls(train, held_out)
 
     def lines(self) -> list[str]:
-        """A plot: `.` the mean loss of the steps of a column, `o` an evaluation."""
+        """A plot: `.` is the mean loss of a column's steps, `o` an evaluation."""
         if not self.train:
             return []
         last = max(step for step, _ in (*self.train, *self.held_out))
@@ -55,7 +55,7 @@ class Curve:
         return [*plot, f"{'':>9} +{'-' * WIDTH}", f"{'step':>9}  1{last:>{WIDTH - 1}}", f"{'':>11}{legend}"]
 
     def write_png(self, path: Path, title: str) -> None:
-        """The same as a picture."""
+        """Writes the plot as a picture."""
         try:
             # A second of start-up that only the end of a run needs.
             from matplotlib.figure import Figure  # noqa: PLC0415
@@ -70,7 +70,7 @@ class Curve:
             axes.plot(*zip(*self.held_out, strict=True), marker="o", color="tab:orange", label="held out")
         losses = [loss for _, loss in (*self.train, *self.held_out)]
         if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
-            axes.set_yscale("log")  # else all but the first steps would lie on the axis
+            axes.set_yscale("log")  # otherwise all but the first steps would lie on the axis
         axes.legend()
         axes.grid(alpha=0.3)
         with output_errors(path):

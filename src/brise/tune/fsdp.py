@@ -1,8 +1,8 @@
 """Training on several processes under torchrun: every rank keeps a part of each weight (FSDP2) and trains on its rows.
 
 Each layer is a module that owns the layer's tensors. They are gathered before the layer's body runs and freed after it,
-and gathered again for its gradient. Frozen weights in blocks are gathered as bytes. A step's loss is divided by the
-learned tokens of all ranks, and gradients are added up: what comes out is what one process would get, but for rounding.
+and gathered again for its gradient. Frozen quantised weights are gathered as bytes. A step's loss is divided by the
+learned tokens of all ranks, and gradients are summed: the result is that of one process, up to rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_launched() -> bool:
 
 
 class ProcessGroup:
-    """The ranks of torchrun, which have met: gloo on CPUs, nccl on CUDA devices. `device` is this rank's own."""
+    """The connected ranks of torchrun: gloo on CPUs, nccl on CUDA devices. `device` belongs to this rank."""
 
     def __init__(self, asked: torch.device) -> None:
         self.device = asked
@@ -54,16 +54,16 @@ class ProcessGroup:
                                        f"{torch.cuda.device_count()} GPUs", hint="give --nproc-per-node that number")
             torch.cuda.set_device(self.device)
         dist.init_process_group("nccl" if asked.type == "cuda" else "gloo")
-        atexit.register(gc.collect)  # after an error its traceback has kept the model, and that its group
+        atexit.register(gc.collect)  # after an error the traceback keeps the model alive, and the model its group
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.mesh = init_device_mesh(asked.type, (self.count,))
 
     def leave(self) -> None:
-        """Parts from the other ranks.
+        """Disconnects from the other ranks.
 
-        The threads of gloo end with the last reference to their group: one that lets go of a tensor when Python has
-        ended aborts the process ("terminate called without an active exception"). DTensor's caches keep every mesh for
-        good, and a mesh keeps its groups.
+        The threads of gloo end with the last reference to their group: a thread that releases a tensor after Python has
+        ended aborts the process ("terminate called without an active exception"). DTensor's caches keep every mesh
+        forever, and a mesh keeps its groups.
         """
         dist.destroy_process_group()
         self.mesh._pg_registry.clear()
@@ -71,16 +71,16 @@ class ProcessGroup:
 
 
 def on_this_machine() -> int:
-    """How many of the ranks run here."""
+    """The number of ranks on this machine."""
     names: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(names, socket.gethostname())
     return names.count(socket.gethostname())
 
 
 def first(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, where alone it is called; on every rank.
+    """The result of `make` on every rank; it is called on rank 0 only.
 
-    What it raises is raised on rank 0, and FirstFailedError on the others: nobody is left waiting.
+    Its exception is raised on rank 0, and FirstFailedError on the others, so that none is left waiting.
     """
     if not dist.is_initialized():
         return make()
@@ -97,16 +97,16 @@ def first(make: Callable[[], T]) -> T:
 
 
 def check(recipe: Recipe) -> None:
-    """UnsupportedError for what only one process can do."""
+    """Raises UnsupportedError for a recipe that needs a single process."""
     if recipe.optimizer != "adamw":
         raise UnsupportedError(f"the optimiser is {recipe.optimizer}, under torchrun allowed is adamw",
-                               hint="moments are spread over the ranks, which takes less memory than 8 bits on one")
+                               hint="its state is spread over the ranks, which takes less memory than 8 bits on one")
 
 
 class Spread:
-    """The ranks of torchrun around one model. `trained` takes the place of the given one, which is to be let go.
+    """The ranks of torchrun around one model. `trained` replaces the given one, which the caller must release.
 
-    Its parameters are this rank's rows of each; its weights have shapes only, the numbers are in the modules.
+    Its parameters are this rank's rows of each tensor; its weights are shape-only, the numbers are in the modules.
     """
 
     def __init__(self, trained: Trained, group: ProcessGroup) -> None:
@@ -114,7 +114,7 @@ class Spread:
         self._root = _Root(trained.weights)
         for module in (*self._root.layers, self._root):
             sharded = cast(FSDPModule, fully_shard(module, mesh=group.mesh))
-            # A sum, as each rank's loss is divided by everybody's tokens already.
+            # A sum, because each rank's loss is already divided by the tokens of all ranks.
             sharded.set_gradient_divide_factor(1.0)
             sharded.set_force_sum_reduction_for_comms(True)  # gloo knows sums only
         self._sharded = {name: parameter for name, parameter in _named(self._root) if name in trained.parameters}
@@ -125,7 +125,7 @@ class Spread:
                          zip(self.trained.weights.layers, self._root.layers, strict=True)}
 
     def gathered(self) -> Trained | None:
-        """The whole model as it was before it was spread, with what was trained since; None but on rank 0."""
+        """The whole model with its trained weights, as before it was spread; None except on rank 0."""
         whole: dict[str, nn.Parameter] = {}
         for name, parameter in _named(self._root):
             sharded: Tensor = parameter
@@ -152,7 +152,7 @@ class Spread:
         assert weights is self.trained.weights
         loss: Tensor = self._root(compute)
         if not torch.is_grad_enabled():
-            cast(FSDPModule, self._root).reshard()  # what a backward pass does else
+            cast(FSDPModule, self._root).reshard()  # which otherwise a backward pass does
         return loss
 
     def runner(self, run: LayerRunner) -> LayerRunner:
@@ -199,7 +199,7 @@ class Spread:
 
 
 class SharedFolder:
-    """The folder of a run, which rank 0 has; the others, who give None, read what it reads and write nothing."""
+    """The folder of a run, which rank 0 has; the other ranks give None, read through rank 0 and write nothing."""
 
     def __init__(self, folder: Folder | None) -> None:
         self._folder = folder
@@ -229,20 +229,20 @@ class SharedFolder:
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands for a tensor that is a parameter of a module."""
+    """A placeholder for a tensor that is a parameter of a module."""
 
     name: str
 
 
 class _Owner(nn.Module):
-    """Owns the tensors of a tree of weights; `skeleton` is the tree with slots in their place."""
+    """A module that owns the tensors of a tree of weights; `skeleton` is the tree with slots in their place."""
 
     def __init__(self, tree: Any) -> None:
         super().__init__()
         self.skeleton = place(tree, self._emptied)
 
     def filled(self) -> Any:
-        """The tree with the tensors as they are at the moment: gathered, while the module runs."""
+        """The tree with the current tensors, which are gathered while the module runs."""
         return _filled(self.skeleton, lambda name: self._parameters[name])
 
     def _emptied(self, name: str, weight: Weight) -> Weight:
@@ -273,7 +273,7 @@ class _Root(_Owner):
 
     @property
     def weights(self) -> Weights:
-        """The tree without numbers; its layers are what `Spread.runner` knows."""
+        """The tree without numbers; `Spread.runner` finds modules by its layers."""
         return self._with_layers(self.skeleton)
 
     def forward(self, compute: Callable[[Weights], Tensor]) -> Tensor:
@@ -293,12 +293,12 @@ class _Root(_Owner):
 
 
 def _filled(skeleton: Any, tensor: Callable[[str], Any]) -> Any:
-    """The tree with what `tensor` gives for the name of each slot."""
+    """The tree with `tensor(name)` in place of each slot."""
     return place(skeleton, lambda path, weight: _mapped(weight, path, lambda _, slot: tensor(slot.name)))
 
 
 def _mapped(weight: Weight, path: str, change: Callable[[str, Any], Any]) -> Weight:
-    """The weight with every tensor changed, which it gets with its path."""
+    """The weight with every tensor replaced by `change(path, tensor)`."""
     def handle(path: str, given: Any) -> Any:
         match given:
             case Packed():

@@ -1,4 +1,4 @@
-"""Losses over the output head, a few rows at a time: logits of a whole batch are never there at once.
+"""Losses over the output head, a few rows at a time: the logits of a whole batch are never in memory at once.
 
 Legend: R rows, D width, V vocabulary.
 """
@@ -14,7 +14,7 @@ from brise.backends.torch.weights import handle_of, numbers_of
 from brise.models.weights import Weight
 
 LOGITS = 1 << 23  # numbers of logits at a time: 32 MB in float32
-TILE = 32  # their rows are whole tiles: see packing.TILE
+TILE = 32  # their rows come in whole tiles: see packing.TILE
 
 Tensor = torch.Tensor
 
@@ -28,9 +28,9 @@ def cross_entropy(hidden_RD: Tensor, head: Weight, targets_R: Tensor) -> Tensor:
 
 
 def in_pieces(hidden_RD: Tensor, vocab_size: int, num_arrays: int = 1) -> tuple[Tensor, list[slice]]:
-    """Rows few enough for `num_arrays` of their logits at one time, in whole tiles: the rows come filled up to one.
+    """The rows, padded to whole tiles, and slices of them, small enough for `num_arrays` arrays of logits at a time.
 
-    A slice of the last piece reaches over what lies beside the rows that were given, such as their targets."""
+    The last slice reaches past the end of arrays that belong to the given rows, such as their targets."""
     step = max(1, LOGITS // num_arrays // vocab_size)
     if step > TILE:
         step -= step % TILE
@@ -39,10 +39,10 @@ def in_pieces(hidden_RD: Tensor, vocab_size: int, num_arrays: int = 1) -> tuple[
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The gradient by hidden states is made in the forward pass, while the logits are there.
+    """Computes the gradient with respect to hidden states in the forward pass, while the logits are in memory.
 
-    Two arrays are used for all pieces, and every step over them is done in place: at this size fresh memory costs more
-    than what is computed in it.
+    Two arrays serve all pieces, and every step over them works in place: at this size fresh memory costs more than the
+    computation.
     """
 
     @staticmethod
@@ -67,7 +67,7 @@ class _CrossEntropy(torch.autograd.Function):
             if grad_RD is None and grad_VD is None:
                 continue
             z_RV[:len(places)].scatter_add_(1, places, torch.full_like(places, -1, dtype=precision))
-            z_RV[len(places):] = 0  # what fills the tile
+            z_RV[len(places):] = 0  # the padding of the tile
             slope_RV = z_RV if numbers is products else products_RV.copy_(z_RV)
             if grad_RD is not None:
                 torch.mm(slope_RV, compute_VD, out=grad_RD[rows])
@@ -85,7 +85,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _softmax_(z_RV: Tensor, places: Tensor) -> Tensor:
-    """Turns logits into probabilities where they lie; the sum over rows of -log p[place]."""
+    """Turns logits into probabilities in place, and gives the sum over rows of -log p[place]."""
     z_RV -= z_RV.amax(1, keepdim=True)
     picked = z_RV.gather(1, places)
     sums = z_RV.exp_().sum(1, keepdim=True)

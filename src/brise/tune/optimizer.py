@@ -1,7 +1,7 @@
-"""AdamW (1711.05101) with its two moments in float32 or in 8 bits. Needs the extra `tune`.
+"""AdamW (1711.05101) with its state in float32 or in 8 bits. Needs the extra `tune`.
 
-Everything runs over flat pieces of at most 262 144 numbers, so that what a step needs besides is small whatever the
-parameters are. Given the same parameters, gradients and number of steps, a step gives the same bits.
+All work is done on flat pieces of at most 262 144 numbers, so that a step needs little more memory, whatever the
+parameters. Given the same parameters, gradients and number of steps, a step gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from brise.tune.adamw_state import Bits, OptimizerState, new_state
 
 Tensor = torch.Tensor
 
-_PIECE = 1 << 18  # numbers; a multiple of a block of 8-bit moments
+_PIECE = 1 << 18  # numbers; a multiple of a block of 8-bit state
 
 
 class AdamW:
-    """Changes the named parameters in place, which are float32 and contiguous. `seed`: of rounding 8-bit moments."""
+    """Updates the named parameters in place; they are float32 and contiguous. `seed` is for rounding 8-bit state."""
 
     def __init__(self, parameters: Mapping[str, Tensor], *, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0, bits: Bits = 32, seed: int = 0) -> None:
@@ -37,24 +37,24 @@ class AdamW:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def zero_grad(self) -> None:
-        """Forgets the gradients, and their memory."""
+        """Drops the gradients and frees their memory."""
         for parameter in self._parameters.values():
             parameter.grad = None
 
     def step(self, rate: float) -> None:
-        """One step along the gradients, which are finite."""
+        """Takes one step; the gradients are finite."""
         self.num_steps += 1
         generator = torch.Generator().manual_seed(_mixed(self._seed, self.num_steps))
         for group in self._groups():
             self._update(group, rate, generator)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments by name, for a checkpoint; they are ours, not copies."""
+        """The optimizer state by name, for a checkpoint; references, not copies."""
         return {f"{name}.{kind}": tensor for name, state in self._states.items()
                 for kind, tensor in state.tensors().items()}
 
     def load(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
-        """Takes over what `tensors` gave after so many steps; CheckpointError if they are another optimiser's."""
+        """Restores what `tensors` gave after so many steps; CheckpointError if they are another optimiser's."""
         own = self.tensors()
         if own.keys() != tensors.keys():
             name = min(own.keys() ^ tensors.keys())
@@ -96,17 +96,17 @@ class AdamW:
         torch._foreach_lerp_(means, grads, 1.0 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1.0 - beta2)
-        below = torch._foreach_sqrt(squares)
-        torch._foreach_div_(below, math.sqrt(1.0 - beta2 ** self.num_steps))
-        torch._foreach_add_(below, self._eps)
-        torch._foreach_addcdiv_(numbers, means, below, -rate / (1.0 - beta1 ** self.num_steps))
+        divisors = torch._foreach_sqrt(squares)
+        torch._foreach_div_(divisors, math.sqrt(1.0 - beta2 ** self.num_steps))
+        torch._foreach_add_(divisors, self._eps)
+        torch._foreach_addcdiv_(numbers, means, divisors, -rate / (1.0 - beta1 ** self.num_steps))
         for piece, mean, square in zip(group, means, squares, strict=True):
             piece.state.write(piece.first, mean, square, generator)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a parameter, flat, from its number `first` on."""
+    """A flat part of a parameter, from its number `first` on."""
 
     numbers: Tensor
     grad: Tensor
@@ -117,8 +117,8 @@ class _Piece:
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scales all gradients down so that their norm is at most `max_norm` (0: leaves them); gives the norm before that.
 
-    A norm that is not finite leaves them as they are: who sees it must not take the step. It is the Euclidean norm of
-    all numbers, in float32 within a gradient and in float64 over them.
+    If the norm is not finite, they stay as they are, and the caller must not take the step. It is the Euclidean norm of
+    all numbers, computed in float32 within a gradient and in float64 across gradients.
     """
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not grads:

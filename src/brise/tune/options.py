@@ -1,4 +1,4 @@
-"""The options of a training run, and what must hold between them. Importing this loads no torch."""
+"""The options of a training run, and the rules between them. Importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RoundOptions:
 
 @dataclass(frozen=True)
 class TeacherEndpoint:
-    """A teacher behind an OpenAI-compatible API, which answers the prompts of the data; its texts are learned.
+    """A teacher at an OpenAI-compatible API, which answers the prompts of the data; its answers are learned.
 
     `key_env` names the environment variable with the API key. `provider` is who hosts the model: training on its
     answers needs an entry in rights.toml, unless the model's weights are open (`is_open`).

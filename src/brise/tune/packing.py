@@ -1,9 +1,9 @@
-"""Rows into microbatches without padding; a prompt's beginning that several rows share is computed once.
+"""Packing rows into microbatches without padding; a prefix that several rows share is computed once.
 
-A step's rows are put in order of their beginnings, so that those that share one come together, and cut where a
-microbatch would hold more than `max_tokens`. Rows that agree in their first MIN_SHARED tokens form a group: what all of
-its rows have in common, and none of them learns, becomes one sequence that each goes on from (models/batch.py,
-`parents`). The loss and its gradient are those of the rows one by one.
+The rows of a step are sorted by their first tokens, so that rows with a common prefix stand together, and split where
+a microbatch would exceed `max_tokens`. Rows that agree in their first MIN_SHARED tokens form a group: the prefix that
+all of them share and none of them learns becomes one sequence that each row continues (`parents` in models/batch.py).
+The loss and its gradient equal those of the rows one by one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from brise.errors import UnsupportedError
 from brise.models.batch import Batch
 from brise.models.weights import Array
 
-# A microbatch is filled up to a multiple of this with tokens that nobody learns, in a sequence of their own: a matrix
-# product's kernel is made and kept for each number of rows that comes along.
+# A microbatch is padded to a multiple of this with unlearned tokens in a sequence of their own: torch makes and keeps
+# a matrix product's kernel for each number of rows that it meets.
 TILE = 64
-MIN_SHARED = 16  # a shorter common beginning saves less than its own sequence costs
+MIN_SHARED = 16  # a shorter common prefix saves less than its own sequence costs
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Pack:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are computed."""
+        """The number of computed tokens."""
         return len(self.batch.tokens)
 
     @property
     def teacher(self) -> Teacher | None:
-        """What the teacher predicts for each target, if all rows have one."""
+        """The teacher's predictions for all targets, if every row has them."""
         given = [row.teacher for row in self.rows]
         if any(teacher is None for teacher in given):
             return None
@@ -48,8 +48,8 @@ class Pack:
                        np.concatenate([teacher.logprobs for teacher in given if teacher is not None]))
 
 
-FeaturesOf = Callable[[EncodedRow], tuple[Array,
-                                          Array]]  # (N, D) rows of its images, (T,) which of them a token is, or -1
+# Of a row: features (N, D) of its images, and (T,) which of them each token takes, or -1.
+FeaturesOf = Callable[[EncodedRow], tuple[Array, Array]]
 
 
 def packs(rows: Sequence[EncodedRow], max_tokens: int, *, shares: bool = True,
@@ -70,16 +70,16 @@ def packs(rows: Sequence[EncodedRow], max_tokens: int, *, shares: bool = True,
 
 
 def num_computed(rows: Sequence[EncodedRow], *, shares: bool = True) -> int:
-    """Tokens that a microbatch of these rows computes."""
+    """The number of tokens that a microbatch of these rows computes."""
     return sum(length + sum(len(row.tokens) - length for row in group)
                for group, length in _groups(rows, shares=shares))
 
 
 def pack(rows: Sequence[EncodedRow], max_tokens: int | None = None, *, shares: bool = True,
          features_of: FeaturesOf | None = None) -> Pack:
-    """One microbatch of all these rows, in their order but for what groups them.
+    """One microbatch of all these rows, in order except that groups stay together.
 
-    With `max_tokens` it is filled up to whole tiles, or to that many tokens.
+    With `max_tokens` it is padded to whole tiles, or to that many tokens.
     """
     tokens: list[Array] = []
     positions: list[Array] = []
@@ -90,13 +90,13 @@ def pack(rows: Sequence[EncodedRow], max_tokens: int | None = None, *, shares: b
     ordered: list[EncodedRow] = []
     total = 0
 
-    def add(row: EncodedRow, first: int, last: int, parent: int) -> None:
+    def append(row: EncodedRow, first: int, last: int, parent: int) -> None:
         nonlocal total
         tokens.append(row.tokens[first:last])
         positions.append(np.arange(first, last))
         parents.append(parent)
         if features_of is not None:
-            features, indices = features_of(row)  # nothing for padding, which has no images
+            features, indices = features_of(row)  # empty for padding, which has no images
             images.append((features, indices[first:last]))
         total += last - first
 
@@ -104,17 +104,17 @@ def pack(rows: Sequence[EncodedRow], max_tokens: int | None = None, *, shares: b
         parent, start = -1, total
         if length:
             parent = len(parents)
-            add(group[0], 0, length, -1)
+            append(group[0], 0, length, -1)
         for row in group:
-            own = total - length  # where its token 0 would be if it lay before its own tokens
-            add(row, length, len(row.tokens), parent)
+            own = total - length  # where its token 0 would be if the prefix stood before its own tokens
+            append(row, length, len(row.tokens), parent)
             before = np.flatnonzero(row.is_target) - 1
             places.append(np.where(before < length, start + before, own + before))
             owners.extend([len(ordered)] * len(before))
             ordered.append(row)
     padding = 0 if max_tokens is None else min(-total % TILE, max_tokens - total)
     if padding:
-        add(EncodedRow(np.zeros(padding, np.int32), np.zeros(padding, bool), ""), 0, padding, -1)
+        append(EncodedRow(np.zeros(padding, np.int32), np.zeros(padding, bool), ""), 0, padding, -1)
     starts = np.concatenate([[0], np.cumsum([len(part) for part in tokens])])
     features, feature_rows = _joined(images)
     batch = Batch(np.concatenate(tokens).astype(np.int32), np.concatenate(positions).astype(np.int32),
@@ -125,7 +125,7 @@ def pack(rows: Sequence[EncodedRow], max_tokens: int | None = None, *, shares: b
 
 
 def _joined(images: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array | None]:
-    """Features of all sequences one after the other, and where each token finds its own."""
+    """The features of all sequences, concatenated, and the index of each token's feature."""
     if not any(len(features) for features, _ in images):
         return None, None
     offsets = np.concatenate([[0], np.cumsum([len(features) for features, _ in images])])
@@ -134,7 +134,7 @@ def _joined(images: Sequence[tuple[Array, Array]]) -> tuple[Array | None, Array 
 
 
 def _groups(rows: Sequence[EncodedRow], *, shares: bool) -> Iterator[tuple[list[EncodedRow], int]]:
-    """Rows that go on from one beginning, and its length; 0 for a row by itself."""
+    """Groups of rows with a common prefix, and its length; 0 for a row by itself."""
     if not shares:
         yield from (([row], 0) for row in rows)
         return
@@ -150,7 +150,7 @@ def _groups(rows: Sequence[EncodedRow], *, shares: bool) -> Iterator[tuple[list[
 
 
 def _common(group: Sequence[EncodedRow]) -> int:
-    """How many tokens all rows begin with, none of which is learned, part of an image, or the last of its row."""
+    """The length of the common prefix without learned tokens, image tokens, and the last token of any row."""
     first = group[0]
     length = min(min(len(row.tokens) - 1, _learned(row)) for row in group)
     if any(row.images for row in group):
@@ -162,5 +162,5 @@ def _common(group: Sequence[EncodedRow]) -> int:
 
 
 def _learned(row: EncodedRow) -> int:
-    """The first token that the row learns."""
+    """The index of the first learned token."""
     return int(row.is_target.argmax()) if row.is_target.any() else len(row.tokens)

@@ -1,7 +1,7 @@
-"""bfloat16 or float32: whichever this machine trains faster with, measured on the model's own shapes.
+"""Choosing bfloat16 or float32: whichever trains faster on this machine, measured on the model's own shapes.
 
-Needs the extra `tune`. Of one decoder layer the matrices of each shape are multiplied forth and back, in both types by
-turns, for a quarter of a second.
+Needs the extra `tune`. Matrices of each shape of one decoder layer are multiplied as in the forward and the backward
+pass, alternating between the types, for a quarter of a second.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from brise.models.weights import Layer, Weight, place
 
 _TOKENS = 256
 _SECONDS = 0.25
-_GAIN = 1.1  # bfloat16 has fewer digits: it must be worth it
+_GAIN = 1.1  # bfloat16 has fewer digits, so it must be this much faster
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Multiply-adds a second, in units of 10^9, of each type; `dtype` is the one to take."""
+    """Multiply-adds a second of each type, in units of 10^9; `dtype` is the type to take."""
 
     dtype: torch.dtype
     rates: Mapping[str, float]
@@ -36,14 +36,14 @@ def measure(layer: Layer, device: torch.device, seconds: float = _SECONDS) -> Sp
     """The faster type for a layer of these shapes."""
     shapes: Counter[tuple[int, int]] = Counter()
 
-    def look(name: str, weight: Weight) -> Weight:
+    def note(name: str, weight: Weight) -> Weight:
         if len(weight.shape) > 1:
             shapes[weight.shape[-2], weight.shape[-1]] += 1
         return weight
 
-    place(layer, look)
+    place(layer, note)
     largest = max(rows * cols for rows, cols in shapes)
-    # One multiplication of the largest matrix has to take milliseconds, whatever the model.
+    # One product with the largest matrix takes milliseconds, whatever the model.
     tokens = max(16, min(_TOKENS, (1 << 29) // largest))
     times = {torch.float32: 0.0, torch.bfloat16: 0.0}
     for (rows, cols), count in shapes.items():
@@ -57,7 +57,7 @@ def measure(layer: Layer, device: torch.device, seconds: float = _SECONDS) -> Sp
 
 
 def _times(rows: int, cols: int, tokens: int, device: torch.device, seconds: float) -> dict[torch.dtype, float]:
-    """The least time of a product and of its gradient by x."""
+    """The least time of a product and of its gradient with respect to x."""
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     tensors = {dtype: (torch.ones(tokens, cols, dtype=dtype, device=device),
                        torch.ones(rows, cols, dtype=dtype, device=device)) for dtype in best}

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as the trainer sees them; by default there is one. Needs `tune`.
+"""The processes that train one model together, as the trainer sees them; by default one. Needs the extra `tune`.
 
 tune/fsdp.py has those of torchrun.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Ranks(Protocol):
-    """Every rank calls the same in the same order: most of these wait for the others."""
+    """Every rank makes the same calls in the same order: most of them wait for the other ranks."""
 
     rank: int
     count: int
@@ -29,7 +29,7 @@ class Ranks(Protocol):
         """This rank's share of a step's rows."""
 
     def even(self, packs: Iterable[T], spare: Callable[[], T]) -> Iterator[tuple[T, bool]]:
-        """As many packs on every rank, which compute together: `spare` makes one that does not count (False)."""
+        """The same number of packs on every rank, as they compute together; `spare` makes packs that do not count."""
 
     def loss(self, weights: Weights, compute: Callable[[Weights], Tensor]) -> Tensor:
         """compute(weights) with the weights outside of layers gathered."""
@@ -44,7 +44,7 @@ class Ranks(Protocol):
         """The sums over all ranks."""
 
     def whole(self, share: Tensor) -> Tensor:
-        """What the shares of all ranks are together, along their first dimension."""
+        """The shares of all ranks, concatenated along their first dimension."""
 
     def share(self, whole: Tensor, like: Tensor) -> Tensor:
         """The part of `whole` that is this rank's; `like` is a share of that size."""
@@ -82,5 +82,5 @@ class Alone:
 
 
 def whole_of(trained: Trained, ranks: Ranks) -> dict[str, Tensor]:
-    """What is trained, by path, gathered from all ranks."""
+    """The trained tensors by path, gathered from all ranks."""
     return {name: ranks.whole(parameter.detach()) for name, parameter in trained.parameters.items()}

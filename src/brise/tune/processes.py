@@ -1,4 +1,4 @@
-"""The processes of one `brise tune`: one, or those that torchrun started. The first decides, all of them train."""
+"""The processes of one run: a single one, or those that torchrun started. The first decides, all of them train."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """Every process calls the same in the same order."""
+    """Every process makes the same calls in the same order."""
 
     @property
     def count(self) -> int: ...
@@ -42,19 +42,19 @@ class Processes(Protocol):
         """UnsupportedError for what these processes cannot do."""
 
     def device(self, asked: torch.device) -> torch.device:
-        """This process' own."""
+        """The device of this process."""
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, where alone it is called."""
+        """The result of `make`, which is called in the first process only."""
 
     def folder(self, own: Folder | None) -> Folder:
-        """The run's folder, which the first has."""
+        """The run's folder, which only the first process has."""
 
     def around(self, trained: Trained) -> tuple[Trained, Ranks]:
-        """What each process trains in place of `trained`, which is to be let go."""
+        """What each process trains in place of `trained`, which the caller must release."""
 
     def gather(self, trainer: Trainer) -> None:
-        """The trainer of the first gets the whole model, by itself."""
+        """Gives the trainer of the first process the whole model."""
 
 
 class Single:
@@ -85,7 +85,7 @@ class Single:
 
 @dataclass
 class Launched:
-    """The processes of torchrun, which have met."""
+    """The processes of torchrun, once they are connected."""
 
     group: ProcessGroup
     local_count: int
@@ -137,11 +137,11 @@ class Launched:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Meets the other processes, if there are any, and parts from them in the end."""
+    """Connects to the other processes, if there are any, and disconnects in the end."""
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         yield Single()
         return
-    # A second of imports: only who has several processes pays it.
+    # A second of imports, which only runs of several processes pay.
     from brise.tune import fsdp  # noqa: PLC0415
 
     wants_gpu = device == "auto" or device.startswith("cuda")

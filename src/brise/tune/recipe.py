@@ -16,8 +16,8 @@ Direction = Literal["forward", "reverse"]  # of a divergence: KL(teacher || stud
 class Recipe:
     """The defaults train an adapter of rank 16 on all matrices of the decoder.
 
-    A step is `batch_size` examples. Their loss is the mean over all of their learned tokens, however they are cut into
-    microbatches; so memory decides how fast a run is, and not what comes out but for rounding.
+    A step takes `batch_size` examples. Its loss is the mean over all their learned tokens, however they are cut into
+    microbatches; so memory decides how fast a run is, but not what comes out, up to rounding.
     """
 
     method: Method = "lora"

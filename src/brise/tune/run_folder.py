@@ -1,15 +1,15 @@
-"""The folder of a training run: what it is, its log, and checkpoints from which it goes on to the same bits.
+"""The folder of a training run: its identity, its log, and checkpoints from which it resumes to the same bits.
 
     run.json                            settings, digests of base and data
     log.jsonl                           one line a step
     checkpoints/step-00000120/
-        tensors.safetensors             what is trained, and the optimiser's moments
+        tensors.safetensors             the trained tensors and the optimizer state
         state.json                      {"format": 1, "step", "sha256" of the tensors, "state": the trainer's own}
-    asked/                              what a teacher behind an API answered, before there was a run
-    .lock                               held while a run is on
+    asked/                              the answers of a teacher at an API, from before there was a run
+    .lock                               held while a run goes on
 
-A checkpoint appears whole or not at all; older ones go only when it is there. Lines of the log after the step of the
-checkpoint that a run goes on from are dropped: the run makes them again.
+A checkpoint appears whole or not at all; older ones are removed only after that. When a run resumes from a checkpoint,
+later lines of the log are dropped, since the run writes them again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Plain = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides the weights that come out. A run goes on only as what it began."""
+    """Everything that decides the resulting weights. A run resumes only with the identity that it began with."""
 
     settings: Mapping[str, Plain]
     base: str  # digests
@@ -56,7 +56,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Where a run stood after `step` steps. `state` is JSON, whatever the trainer put there."""
+    """A run after `step` steps. `state` is JSON of the trainer's own."""
 
     step: int
     tensors: Mapping[str, Array]
@@ -81,7 +81,7 @@ class RunFolder:
                 os.fsync(self._log.fileno())
         path = self._path(checkpoint.step)
         if path.exists():
-            _remove(path)  # of a run that went on from before it
+            _remove(path)  # left by a run that resumed from an earlier checkpoint
         outgoing = [_Numbers(name, np.ascontiguousarray(array)) for name, array in checkpoint.tensors.items()]
         with staged_folder(path, sum(numbers.nbytes for numbers in outgoing)) as part:
             write_file(part / TENSORS, outgoing)
@@ -93,12 +93,12 @@ class RunFolder:
                 _remove(self._path(step))
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there."""
+        """The steps that have a checkpoint, in order."""
         folder = self.path / CHECKPOINTS
-        return sorted(int(found[1]) for path in folder.iterdir() if (found := _STEP.fullmatch(path.name)))
+        return sorted(int(match[1]) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)))
 
     def newest(self) -> TrainingCheckpoint | None:
-        """The last checkpoint, None before the first."""
+        """The last checkpoint; None before the first."""
         steps = self.steps()
         return self.read(steps[-1]) if steps else None
 
@@ -119,7 +119,7 @@ class RunFolder:
             return TrainingCheckpoint(step, _arrays(path / TENSORS), state)
 
     def begin_log(self, step: int) -> None:
-        """Opens the log behind its line of `step`; what comes after it is dropped."""
+        """Opens the log after its line of `step`; later lines are dropped."""
         lines = [line for line in read_log(self.path) if _step_of(line) <= step]
         with output_errors(self.path / LOG):
             part = self.path / f".{LOG}.part"
@@ -128,13 +128,13 @@ class RunFolder:
             self._log = (self.path / LOG).open("ab", buffering=0)
 
     def log(self, line: Mapping[str, Plain]) -> None:
-        """Adds a line; it has a `step`."""
+        """Appends a line, which has a `step`."""
         assert self._log is not None and "step" in line
         with output_errors(self.path / LOG):
             self._log.write(json.dumps(dict(line), allow_nan=False).encode() + b"\n")
 
     def close(self) -> None:
-        """Gives the folder free for another run."""
+        """Releases the folder for another run."""
         if self._log is not None:
             self._log.close()
         self._lock.close()
@@ -167,7 +167,7 @@ def create(path: Path, identity: Identity, *, num_kept: int = 2) -> RunFolder:
 
 
 def reopen(path: Path, *, num_kept: int = 2) -> RunFolder | None:
-    """The folder of a run that goes on; None if none was begun there."""
+    """The folder of a run to resume; None if no run was begun there."""
     if not (path / RUN).is_file():
         return None
     with output_errors(path):
@@ -195,7 +195,7 @@ def read_identity(path: Path) -> Identity:
 
 
 def check_same(begun: Identity, asked: Identity) -> None:
-    """OutputError that names what differs, if it is another run that is asked for."""
+    """Raises OutputError, which names the differences, if the run asked for is another one."""
     names = [*begun.settings, *(name for name in asked.settings if name not in begun.settings)]
     differing = [f"{name} was {begun.settings.get(name)}, is {asked.settings.get(name)}" for name in names
                  if begun.settings.get(name) != asked.settings.get(name)]
@@ -208,7 +208,7 @@ def check_same(begun: Identity, asked: Identity) -> None:
 
 
 def read_log(path: Path) -> Iterator[Mapping[str, object]]:
-    """The lines of a run's log; a last one that was cut off does not count."""
+    """The lines of a run's log, without a last one that was cut off."""
     if not (path / LOG).is_file():
         return
     with (path / LOG).open("rb") as file:
@@ -220,7 +220,7 @@ def read_log(path: Path) -> Iterator[Mapping[str, object]]:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """An array as write_safetensors takes it."""
+    """An array in the form that safetensors.writer takes."""
 
     name: str
     array: Array
@@ -260,7 +260,7 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _remove(path: Path) -> None:
-    """Under another name first: what is half gone is no checkpoint."""
+    """Renames the folder first, so that a half-removed one is no checkpoint."""
     aside = path.with_name(f".{path.name}{_REMOVED}")
     with output_errors(path):
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""One run from where it stands to its end: steps, evaluations, checkpoints; it can stop anywhere and go on the same.
+"""A training session: steps, evaluations and checkpoints; it can stop anywhere and resume to the same result.
 
-Needs the extra `tune`. All that decides about a step is in the checkpoint before it: what is trained, the optimiser's
-moments, the number of the step, and what evaluation found. Time is not: it decides about nothing.
+Needs the extra `tune`. A checkpoint holds everything that decides the next step: the trained tensors, the optimizer
+state, the step number, and the results of evaluation. It does not hold time, which decides nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from brise.tune.run_folder import Plain, TrainingCheckpoint
 from brise.tune.train import Trainer
 from brise.tune.watch import End, HeldOutLoss, SessionWatcher
 
-MAX_SKIPPED = 10  # steps one after the other without finite gradients: the run is lost, not unlucky
+MAX_SKIPPED = 10  # consecutive steps without finite gradients: the run is lost, not unlucky
 _TRAINED, _MOMENTS = "trained.", "moments."
 
 class Folder(Protocol):
-    """What a session asks of its run_folder.RunFolder; of several ranks only one has it (tune/fsdp.py)."""
+    """What a session needs of run_folder.RunFolder; of several ranks only one has that (tune/fsdp.py)."""
 
     def newest(self) -> TrainingCheckpoint | None: ...
     def read(self, step: int) -> TrainingCheckpoint: ...
@@ -35,7 +35,7 @@ class Folder(Protocol):
 
 @dataclass
 class TrainingSession:
-    """A trainer and its folder. `is_stopped` is asked after each step, `check` may raise (a broken promise)."""
+    """A trainer and its folder. `is_stopped` is asked after each step; `check` may raise (over the memory limit)."""
 
     trainer: Trainer
     folder: Folder
@@ -43,7 +43,7 @@ class TrainingSession:
     save_every: int
     is_stopped: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
-    ready: Callable[[], bool] = lambda: True  # before each step; False: it was stopped while it made the step's rows
+    ready: Callable[[], bool] = lambda: True  # called before each step; False: stopped while making its rows
     best: HeldOutLoss | None = None
     num_worse: int = 0
     seconds: float = 0.0
@@ -51,31 +51,31 @@ class TrainingSession:
 
     @property
     def eval_every(self) -> int:
-        """Steps between evaluations: an epoch, if nothing else was said."""
+        """Steps between evaluations; an epoch by default."""
         return self.trainer.recipe.eval_every or self.trainer.steps_an_epoch
 
     @property
     def is_early(self) -> bool:
-        """Whether evaluation got no better for as long as the recipe's patience."""
+        """Whether evaluation has not improved for as many evaluations as the recipe's patience."""
         return 0 < self.trainer.recipe.patience <= self.num_worse
 
     def restore(self) -> bool:
-        """Goes to the newest checkpoint of the folder; False if there is none."""
-        found = self.folder.newest()
-        self.folder.begin_log(0 if found is None else found.step)
-        if found is None:
+        """Restores the newest checkpoint of the folder; False if there is none."""
+        newest = self.folder.newest()
+        self.folder.begin_log(0 if newest is None else newest.step)
+        if newest is None:
             return False
-        self._take(found)
+        self._take(newest)
         return True
 
     def run(self) -> End:
-        """Runs to the end, or until it is stopped; the last thing it does is a checkpoint."""
+        """Runs to the end, or until it is stopped; it ends with a checkpoint."""
         while not self.trainer.is_done and not self.is_early:
             if not self._is_ready():
                 self._save()
                 return "interrupted"
             self._step()
-            is_stopped = self.trainer.ranks.total(float(self.is_stopped())) > (0.0,)  # where one is, all are
+            is_stopped = self.trainer.ranks.total(float(self.is_stopped())) > (0.0,)  # if one rank is stopped, all are
             is_last = self.trainer.is_done or self.is_early or is_stopped
             if is_last or self.trainer.step % self.save_every == 0 or self._is_best_now:
                 self._save()
@@ -84,7 +84,7 @@ class TrainingSession:
         return "early" if self.is_early else "done"
 
     def take_best(self) -> None:
-        """Puts the parameters back that evaluated best; without evaluation the last ones stay."""
+        """Restores the parameters that evaluated best; without evaluation the last ones stay."""
         if self.best is not None and self.best.step != self.trainer.step:
             self._take_parameters(self.folder.read(self.best.step))
 
@@ -107,28 +107,28 @@ class TrainingSession:
         self.tokens += step.tokens
         self.check()
         self.watcher.stepped(step, seconds)
-        found = None
+        evaluated = None
         if self.trainer.held_out and (step.number % self.eval_every == 0 or self.trainer.is_done):
-            found = self._evaluate()
+            evaluated = self._evaluate()
         self.folder.log({
             "step": step.number, "loss": _plain(step.loss), "rate": step.learning_rate,
             "norm": _plain(step.gradient_norm), "tokens": step.tokens, "computed": step.computed,
             "targets": step.targets, "examples": step.examples, "skipped": step.is_skipped,
-            "seconds": round(seconds, 4), "held_out": None if found is None else _plain(found.loss)})
+            "seconds": round(seconds, 4), "held_out": None if evaluated is None else _plain(evaluated.loss)})
         if self.trainer.num_skipped >= MAX_SKIPPED:
             raise EvidenceError(f"the gradients' norm was {step.gradient_norm} in {MAX_SKIPPED} steps one after the "
                                 "other", hint="take a lower --lr, or --dtype float32")
 
     def _evaluate(self) -> HeldOutLoss:
         start = time.perf_counter()
-        found = HeldOutLoss(self.trainer.step, self.trainer.evaluate())
-        is_best = self.best is None or found.loss < self.best.loss
-        self.best = found if is_best else self.best
+        evaluated = HeldOutLoss(self.trainer.step, self.trainer.evaluate())
+        is_best = self.best is None or evaluated.loss < self.best.loss
+        self.best = evaluated if is_best else self.best
         self.num_worse = 0 if is_best else self.num_worse + 1
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        self.watcher.evaluated(found, is_best=is_best, seconds=seconds)
-        return found
+        self.watcher.evaluated(evaluated, is_best=is_best, seconds=seconds)
+        return evaluated
 
     def _save(self) -> None:
         trainer = self.trainer
@@ -143,15 +143,15 @@ class TrainingSession:
                          None if self.best is None else self.best.step)
         self.watcher.saved(trainer.step)
 
-    def _take(self, found: TrainingCheckpoint) -> None:
-        state = found.state
-        self._take_parameters(found)
+    def _take(self, checkpoint: TrainingCheckpoint) -> None:
+        state = checkpoint.state
+        self._take_parameters(checkpoint)
         own = self.trainer.optimizer.tensors()
         moments = {name.removeprefix(_MOMENTS): torch.from_numpy(array)
-                   for name, array in found.tensors.items() if name.startswith(_MOMENTS)}
+                   for name, array in checkpoint.tensors.items() if name.startswith(_MOMENTS)}
         self.trainer.optimizer.load({name: self.trainer.ranks.share(tensor, own[name]) if name in own else tensor
                                      for name, tensor in moments.items()}, _count(state, "optimizer_steps"))
-        self.trainer.step, self.trainer.num_skipped = found.step, _count(state, "num_skipped")
+        self.trainer.step, self.trainer.num_skipped = checkpoint.step, _count(state, "num_skipped")
         self.num_worse, self.tokens = _count(state, "num_worse"), _count(state, "tokens")
         self.seconds = _number(state, "seconds")
         best = state.get("best")
@@ -159,15 +159,15 @@ class TrainingSession:
             self.best = HeldOutLoss(_count(best, "step"), _number(best, "loss"))
 
     @torch.no_grad()
-    def _take_parameters(self, found: TrainingCheckpoint) -> None:
+    def _take_parameters(self, checkpoint: TrainingCheckpoint) -> None:
         for name, parameter in self.trainer.trained.parameters.items():
-            array = found.tensors.get(_TRAINED + name)
+            array = checkpoint.tensors.get(_TRAINED + name)
             share = None
             if array is not None and array.dtype.name == "float32" and array.ndim == parameter.ndim:
                 share = self.trainer.ranks.share(torch.from_numpy(array), parameter)
             if share is None or share.shape != parameter.shape:
-                raise CheckpointError(f"the checkpoint of step {found.step} has no float32 {_TRAINED}{name} of shape "
-                                      f"{tuple(parameter.shape)}", field=name)
+                raise CheckpointError(f"the checkpoint of step {checkpoint.step} has no float32 {_TRAINED}{name} of "
+                                      f"shape {tuple(parameter.shape)}", field=name)
             parameter.copy_(share)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: steps that are functions of (seed, step), so that a run can stop anywhere and go on the same."""
+"""The trainer: steps are functions of (seed, step), so that a run can stop anywhere and resume to the same result."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How the same numbers are computed: nothing here changes what comes out but for rounding."""
+    """How the computation is carried out; nothing here changes the result, up to rounding."""
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     max_tokens: int = 2048  # computed tokens of a microbatch
-    checkpointing: bool = False  # layers are computed again for the gradient, so that less is kept
+    checkpointing: bool = False  # recomputes layers for the gradient, to keep less in memory
     shares_prompts: bool = True
     features_of: FeaturesOf | None = None
 
 
 @dataclass
 class Trainer:
-    """A model, what is trained of it, and where the run stands: `step` is the number of steps done."""
+    """A model, its trained tensors, and the state of the run: `step` is the number of steps done."""
 
     config: Config
     trained: Trained
@@ -79,7 +79,7 @@ class Trainer:
         return self.step >= self.num_steps
 
     def run_step(self) -> Step:
-        """One step of the optimiser."""
+        """Takes one step of the optimiser."""
         rows = self.rows_of(self.step)
         num_targets = max(1, sum(row.num_targets for row in rows))
         total, computed = 0.0, 0.0
@@ -114,14 +114,14 @@ class Trainer:
         return total / max(1, sum(row.num_targets for row in self.held_out))
 
     def rows_of(self, step: int) -> list[EncodedRow]:
-        """The examples of a step: each epoch is an order of its own, drawn from (seed, epoch)."""
+        """The examples of a step: each epoch has its own order, drawn from (seed, epoch)."""
         epoch, place = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.rows))
         size = self.recipe.batch_size
         return [self.rows[int(index)] for index in order[place * size:(place + 1) * size]]
 
     def _packs(self, rows: Sequence[EncodedRow]) -> Iterator[tuple[Pack, bool]]:
-        """Microbatches of this rank, and whether they count: ranks that compute together all have as many."""
+        """The microbatches of this rank, and whether they count: all ranks compute together, so all have as many."""
         own = packs(self.ranks.own(rows), self.compute.max_tokens, shares=self.compute.shares_prompts,
                     features_of=self.compute.features_of)
         return self.ranks.even(own, lambda: pack(rows[:1], features_of=self.compute.features_of))
@@ -148,7 +148,7 @@ class Trainer:
             def dropout(x: Tensor) -> Tensor:
                 return torch.nn.functional.dropout(x, rate)
         run = self.ranks.runner(_again if trains and self.compute.checkpointing else _plain)
-        # Weights that are gathered for each layer are other objects each time.
+        # Gathered weights of a layer are new objects each time.
         row_norms = self._row_norms if isinstance(self.ranks, Alone) else {}
         return TorchOps(self.compute.device, self.compute.dtype, run, dropout, row_norms=row_norms)
 
@@ -158,7 +158,7 @@ def _plain(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> 
 
 
 def _again(body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
-    """The layer keeps its input only; dropout draws the same numbers the second time."""
+    """Keeps only the layer's input; dropout draws the same numbers the second time."""
     out: Tensor = checkpoint(body, x, layer, use_reentrant=False)
     return out
 
@@ -168,9 +168,9 @@ def _seed(*numbers: int) -> int:
 
 
 def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
-    """The rate of step 0, 1, ... of `num_steps`: it rises evenly to the recipe's, then falls as its schedule says.
+    """The rate of step 0, 1, ... of `num_steps`: it rises linearly to the recipe's rate, then follows the schedule.
 
-    The last step has the floor; so has every one after it.
+    The last step has the lowest rate, and so has every step after it.
     """
     num_warmup = min(math.ceil(recipe.warmup * num_steps), num_steps)
     if step < num_warmup:
