@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
-from brise.prove.pairs import ModelAnswer, Pair, settled
-from brise.prove.window import choose
+from brise.prove.pairs import ModelAnswer, Pair, choose, settled
 
 
 def pairs(contexts: str, models: str | None = None) -> list[Pair]:

@@ -25,9 +25,8 @@ from brise.files.digests import file_digest, text_digest
 from brise.hub.store import ModelStore, locate
 from brise.prove.document import About
 from brise.prove.options import SmallModelOptions
-from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters
+from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters, large_model_of
 from brise.prove.proof import Proof
-from brise.prove.window import large_model_of
 from brise.stats import certificate as forms
 from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
 from brise.text.load import tokens_for

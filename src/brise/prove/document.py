@@ -15,9 +15,8 @@ import numpy as np
 from brise.evals.measure import Bounded
 from brise.prove import scoring
 from brise.prove.baselines import BaselineResult
-from brise.prove.pairs import Pair
+from brise.prove.pairs import Change, Pair, large_model_of
 from brise.prove.proof import Planned, Proof, Terms
-from brise.prove.window import Change, large_model_of
 
 # What a verdict is called where it is about one claim of several.
 SHOWN: Mapping[str, str] = MappingProxyType({"promote": "shown", "not good enough": "refuted",

@@ -17,7 +17,7 @@ from brise.evals import compare
 from brise.evals.example import EvalAnswer
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters
-from brise.stats import latency, sequential_test
+from brise.stats import sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
 from brise.stats.sequential_test import NonInferiorityTest
 
@@ -100,7 +100,7 @@ def _latency(rows: Sequence[Pair], clusters: PairClusters, margin_s: float | Non
         return None
     small = np.array([pair.small.seconds for pair in rows], np.float64)
     large = np.array([pair.large.seconds for pair in rows], np.float64)
-    path = latency.p95_wealth(small, large, clusters.of_row, margin_s)
+    path = sequential_test.p95_wealth(small, large, clusters.of_row, margin_s)
     evidence, level = float(path.max()), 1 / test.alpha
     return Guard("p95 latency", f"p95 at most {margin_s:g} s above the large model's",
                  float(np.quantile(small, 0.95)), float(np.quantile(large, 0.95)),

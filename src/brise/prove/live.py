@@ -18,9 +18,8 @@ from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer, load_local
 from brise.files.digests import StoredFile, file_digest, list_digest
 from brise.prove.options import LiveOptions, ProveOptions, SmallModelOptions
-from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair
+from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair, choose
 from brise.prove.sources import PairSource
-from brise.prove.window import choose
 from brise.watch import Watcher
 
 

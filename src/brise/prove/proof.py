@@ -10,15 +10,17 @@ import numpy as np
 
 from brise.errors import EvidenceError
 from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
-from brise.prove import guards, slices
+from brise.prove import guards
 from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import Pair
-from brise.prove.scoring import PairClusters, PairScores, complete
-from brise.prove.slices import Slice
+from brise.prove.scoring import PairClusters, PairScores, complete, part
 from brise.stats import intervals, sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
 from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
+from brise.text.conversation import plain_text
+from brise.traffic import slice_keys
 
+MOST_VALUES = 20  # of a label that is looked at by itself; one with more, such as a user's name, is none
 ANYTIME = 2.0  # times the fixed number of units, until the test that may be looked at any time has 90 % power
 
 
@@ -62,6 +64,23 @@ class Planned:
     have_rows: int
     open_rows: int
     level: float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One value of one dimension. `evidence` is the wealth after all of its units; 0 under 30 of them."""
+
+    dimension: str
+    value: str
+    rows: int
+    units: int
+    mean: float
+    evidence: float
+    is_proven: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.dimension}={self.value}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
     outcome = sequential_test.decide(differences, promise)
     found = guards.guards(pairs, clusters, terms.margins, promise)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
-    parts = slices.slices(pairs, scored, clusters, slices.dimensions(pairs, terms.dimensions),
+    parts = slices_of(pairs, scored, clusters, dimensions(pairs, terms.dimensions),
                           max(terms.slice_delta, terms.delta), promise.alpha)
     if outcome.verdict != "promote":
         parts = tuple(replace(one, is_proven=False) for one in parts)
@@ -166,3 +185,41 @@ def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], clusters
     what = "refuted" if verdict == "not good enough" else "not shown yet"
     waiting = f"; {clusters.waiting} units wait for judgements" if clusters.waiting and verdict == "undecided" else ""
     return f"{', '.join(names)}: {what}{waiting}"
+
+
+def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """What the pairs are parted by: those that are wanted, else every label of 2 to 20 values, length and writing."""
+    if wanted is not None:
+        return tuple(wanted)
+    found: dict[str, set[str]] = {}
+    for pair in pairs:
+        for name, value in pair.labels.items():
+            found.setdefault(name, set()).add(value)
+    return (*(name for name, values in sorted(found.items()) if 2 <= len(values) <= MOST_VALUES), *slice_keys.DERIVED)
+
+
+def slices_of(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, names: Sequence[str], delta: float,
+           alpha: float) -> tuple[Slice, ...]:
+    """All of them with their evidence; those that pass e-BH together are proven, if the whole is."""
+    found = [one for name in names for one in _slices_of(name, pairs, scored, clusters, delta)]
+    proven = sequential_test.proven_slices({one.name: one.evidence for one in found}, alpha)
+    return tuple(Slice(one.dimension, one.value, one.rows, one.units, one.mean, one.evidence, one.name in proven)
+                 for one in found)
+
+
+def value_of(pair: Pair, dimension: str) -> str:
+    """The value of a label, or of what is derived from the request; the gateway tells it in the same way."""
+    text = plain_text(pair.prompt[-1].get("content")) if pair.prompt else ""
+    return slice_keys.value_of(pair.labels, text, dimension)
+
+
+def _slices_of(name: str, pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters,
+               delta: float) -> list[Slice]:
+    values = np.array([value_of(pair, name) for pair in pairs], object)
+    found = []
+    for value in sorted({str(values[at]) for at in clusters.rows}):
+        own = part(clusters, values == value)
+        means = own.means(scored.differences)
+        evidence = float(sequential_test.wealth(means, delta, scored.bound)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
+        found.append(Slice(name, value, len(own.rows), len(means), float(means.mean()), evidence, False))
+    return found

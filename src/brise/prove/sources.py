@@ -14,8 +14,7 @@ from brise.files.digests import file_digest
 from brise.prove import label_book, pairs_log, pairs_store
 from brise.prove.calibration_rows import NEWEST
 from brise.prove.options import PairOptions
-from brise.prove.pairs import Pair, settled
-from brise.prove.window import Chosen, choose
+from brise.prove.pairs import Chosen, Pair, choose, settled
 from brise.traffic import stores
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import TrafficStore

@@ -17,13 +17,16 @@ from typing import Any, Literal
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.stats.clusters import Floats, require_clusters, scores
+from brise.stats.clusters import Floats, require_clusters, scores, unit_means
 
 # The stakes of eight gamblers; wealth is their mean, so none of them has to be the right one.
 STAKES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 
 BLOCK = 128  # units whose product of factors in [0.1, 2.8] stays far inside a double's range
 LARGEST = sys.float_info.max / len(STAKES)
+
+# Seconds at which the large model's p95 may lie, 8 to a factor of 10: fixed before any data, as they must be.
+LIMITS_S: Sequence[float] = tuple(round(10 ** (k / 8), 4) for k in range(-16, 17))
 
 Verdict = Literal["promote", "not good enough", "undecided"]
 
@@ -168,10 +171,30 @@ def rate_wealth(successes: Any, least: float) -> Floats:
     """Evidence after each unit that a rate (valid JSON, within the latency limit) is over `least`.
 
     `successes` are in [0, 1], shape (..., n). For p95 latency: success is an answer within a limit stated before, least
-    is 0.95; proof.latency compares two models.
+    is 0.95; p95_wealth compares two models.
     """
     if not 0 < least < 1:
         raise EvidenceError(f"the least rate is {least}, allowed is over 0 and under 1")
     found = np.asarray(successes, np.float64)
     scores(found.ravel(), "successes")
     return _mixture(found - least, 1 / least)
+
+
+def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s: float,
+               quantile: float = 0.95) -> Floats:
+    """Evidence after each unit that the small model's p95 is at most `margin_s` above the large one's.
+
+    If it is more, then for every limit x either under 95 % of small answers come within x + margin, or over 95 % of
+    large ones within x. So the lesser of the two pieces of evidence against that is fair at each x, and so is their
+    mean over limits that were fixed before. Under the null it reaches 1 / alpha with probability alpha at most.
+    """
+    small, large = np.asarray(small_s, np.float64), np.asarray(large_s, np.float64)
+    if not (np.isfinite(small).all() and np.isfinite(large).all()) or min(small.min(), large.min()) < 0:
+        raise EvidenceError("a latency is not a number of seconds from 0 on")
+    if not margin_s >= 0:
+        raise EvidenceError(f"the margin is {margin_s} s, allowed is 0 and more")
+    is_fast = np.stack([unit_means(small <= limit + margin_s, clusters) for limit in LIMITS_S])
+    is_slow = np.stack([unit_means(large > limit, clusters) for limit in LIMITS_S])
+    lesser = np.minimum(rate_wealth(is_fast, quantile), rate_wealth(is_slow, 1 - quantile))
+    mean: Floats = lesser.mean(axis=0)
+    return mean
