@@ -68,7 +68,7 @@ async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]],
             found = await local.answer(name, named("chat"), body, logprobs=signals.NUM_RIVALS)
         right = answers.of(found.body).text.strip() == str(wanted["content"]).strip()
         return CalibrationRow(str(number), str(line.get("conversation", number)), float(number),
-                              answers.asked_text(body),
+                              answers.user_text(body),
                               signals.measure(body, found.body, found.tokens), not right, not right)
 
     return list(await asyncio.gather(*(one(number, line) for number, line in enumerate(lines))))

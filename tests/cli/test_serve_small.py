@@ -13,7 +13,7 @@ import pytest
 
 from brise.cli import serve_small
 from brise.cli.main import main, parse
-from brise.gateway.candidates import Candidates
+from brise.gateway.small_models import TaskModels
 
 NOBODY = "http://127.0.0.1:9/v1"  # the port of the service "discard"
 
@@ -24,7 +24,7 @@ def options(*words: str, names: tuple[str, ...] = ("small",)) -> serve_small.Sma
 
 def test_the_only_model_answers_in_the_shadow_and_nobody_stands_in_unasked() -> None:
     found = options("--upstream", NOBODY, "--shadow", "0.2")
-    assert found.candidate == Candidates("small") and found.fallback == Candidates() and found.shadow == 0.2
+    assert found.candidate == TaskModels("small") and found.fallback == TaskModels() and found.shadow == 0.2
 
 
 @pytest.mark.parametrize("words, message", [

@@ -15,8 +15,8 @@ from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.breaker import Breaker
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel, Wait
-from brise.gateway.local import LocalModels
 from brise.gateway.retry import Retries, RetrySettings
+from brise.gateway.small_models import SmallModels
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.serve.local_answers import LocalAnswers
 from brise.serve.serving import ServeSettings
@@ -62,7 +62,7 @@ class Rig:
     captured: Memory
 
 
-Around = Callable[[LocalModels, LargeModel, Memory],
+Around = Callable[[SmallModels, LargeModel, Memory],
                   Components]  # parts that need the small model, the hosted one, the capture
 
 
@@ -81,12 +81,12 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
         url = fake.url.removesuffix("/v1") + path
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits(), proxy))
         server = AnthropicUpstream(upstream) if is_anthropic else upstream
-        hosted = LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
+        large = LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                             hedge_after_s=hedge_after_s, wait=wait)
 
         def made(models: Mapping[str, EngineThread]) -> Gateway:
-            stand = parts or Components() if around is None else around(LocalAnswers(models), hosted, captured)
-            return Gateway(hosted, stand if stand.capture is not None else replace(stand, capture=captured))
+            stand = parts or Components() if around is None else around(LocalAnswers(models), large, captured)
+            return Gateway(large, stand if stand.capture is not None else replace(stand, capture=captured))
 
         with live(model, settings, gateway=made) as running:
             yield Rig(fake, running, captured)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from brise.gateway.breaker import Breaker, BreakerSettings
-from brise.gateway.candidates import Candidates
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
+from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits
 from brise.models.batch import Batch
 from tests.engine.stub import stub_model
@@ -43,7 +43,7 @@ def gateway(module_rig: Rig) -> Rig:
 def degrading(limits: Limits | None = None, on_step: Callable[[Batch], None] | None = None) -> Any:
     """A gateway whose small model stands in for every task."""
     return rig(limits, model=stub_model(SAYS, on_step=on_step), breaker=Breaker(BreakerSettings(failures=1_000_000)),
-               around=lambda local, hosted, captured: Components(fallback=LocalFallback(local, Candidates("stub"))))
+               around=lambda local, large, captured: Components(fallback=SmallModelFallback(local, TaskModels("stub"))))
 
 
 def stream_of(gateway: Rig, **fields: object) -> tuple[httpx.Response, list[Any]]:

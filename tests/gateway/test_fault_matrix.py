@@ -17,10 +17,10 @@ import httpx
 import pytest
 
 from brise.gateway.breaker import Breaker, BreakerSettings
-from brise.gateway.candidates import Candidates
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
 from brise.gateway.retry import Retries, RetrySettings
+from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits
 from brise.traffic.records import Mode
 from tests.engine.stub import stub_model
@@ -61,8 +61,8 @@ def gateway(standing_in: Rig) -> Rig:
     return standing_in
 
 
-def stand_in(local: Any, hosted: Any, captured: Any) -> Components:
-    return Components(fallback=LocalFallback(local, Candidates("stub")))
+def stand_in(local: Any, large: Any, captured: Any) -> Components:
+    return Components(fallback=SmallModelFallback(local, TaskModels("stub")))
 
 
 def ask(gateway: Rig, *, stream: bool, **fields: object) -> Got:

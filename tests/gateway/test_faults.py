@@ -145,9 +145,9 @@ def test_a_server_that_is_not_there() -> None:
 
 def test_a_machine_that_does_not_answer_at_all() -> None:
     with rig(SHORT) as made, black_hole() as port:
-        made.live.serving.gateway.hosted.upstream.close()  # type: ignore[union-attr]
+        made.live.serving.gateway.large.upstream.close()  # type: ignore[union-attr]
         lost = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/v1", limits=SHORT))
-        made.live.serving.gateway.hosted = LargeModel(lost,
+        made.live.serving.gateway.large = LargeModel(lost,
                                                       retries=Retries(RetrySettings(0)))  # type: ignore[union-attr]
         assert kind_of(ask(made)) == "504 upstream_connect_timeout"
 

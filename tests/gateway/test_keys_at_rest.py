@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
 import json
@@ -14,14 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brise.gateway import exchange as exchange_module
 from brise.gateway import request as asked
 from brise.gateway.breaker import Breaker, BreakerSettings
-from brise.gateway.candidates import Candidates
-from brise.gateway.exchange import again
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.exchange import answer_of
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.reanswer import Reanswer, ReanswerOptions
+from brise.gateway.small_models import TaskModels
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic import redact
 from brise.traffic.capture import Capture
@@ -161,8 +163,8 @@ def test_whoever_answers_the_request_once_more(tmp_path: Path) -> None:
     store = open_store(None, tmp_path)
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Components:
-        both = Shadow(local, Candidates("stub"), ShadowOptions(1.0), capture), Reask(hosted, 1.0, capture)
+    def around(local: Any, large: Any, _: Any) -> Components:
+        both = Shadow(local, TaskModels("stub"), ShadowOptions(1.0), capture), Reask(large, 1.0, capture)
         return Components(observers=both, background=both, capture=capture)
 
     body = {"model": "big", "messages": [{"role": "user", "content": f"my key is {KEY}"}]}
@@ -183,9 +185,9 @@ def test_answers_of_an_outage_and_after_it(tmp_path: Path) -> None:
     store, made = open_store(None, tmp_path), list[Reanswer]()
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Components:
-        made.append(Reanswer(hosted, store, capture, ReanswerOptions(every_s=0.001)))
-        return Components(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
+    def around(local: Any, large: Any, _: Any) -> Components:
+        made.append(Reanswer(large, store, capture, ReanswerOptions(every_s=0.001)))
+        return Components(fallback=SmallModelFallback(local, TaskModels("stub")), observers=made, background=made,
                      capture=capture)
 
     with rig(model=stub_model(f"it is {KEY}"), around=around,
@@ -203,7 +205,7 @@ def test_answers_of_an_outage_and_after_it(tmp_path: Path) -> None:
 
 def test_an_audits_answer() -> None:
     request = asked.read("POST", CHAT, CHAT.encode(), [(b"authorization", f"Bearer {KEY}".encode())], b"{}")
-    said = again(RequestOutcome("hosted", 401, response=quoting(), error=f"no {KEY}"), request, "audit", 0.0, 0.0)
+    said = answer_of(request, "audit", 0.0, RequestOutcome("hosted", 401, response=quoting(), error=f"no {KEY}"), 0.0)
     assert said.error == "no [key]" and KEY not in json.dumps(said.response)
 
 
@@ -270,3 +272,12 @@ def test_a_body_nested_too_deep_to_be_cleaned_is_left_out() -> None:
         deep = [deep]
     found = exchange(response={"a": deep}, error=KEY)
     assert (found.response, found.error) == (None, "[key]")
+
+
+def test_rows_of_requests_are_made_in_one_file_which_leaves_keys_out() -> None:
+    source = Path(exchange_module.__file__).parents[1]
+    makers = {str(path.relative_to(source)) for package in ("gateway", "switch", "serve")
+              for path in (source / package).glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+              and node.func.id in ("Exchange", "RecordedAnswer")}
+    assert makers == {"gateway/exchange.py"}

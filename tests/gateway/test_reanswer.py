@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from brise.gateway.breaker import Breaker, BreakerSettings
-from brise.gateway.candidates import Candidates
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
 from brise.gateway.reanswer import Reanswer, ReanswerOptions
+from brise.gateway.small_models import TaskModels
 from brise.traffic.capture import Capture
 from brise.traffic.records import RecordedAnswer
 from brise.traffic.sql_store import SqlStore
@@ -57,9 +57,9 @@ def degrading(home: Path, key: str | None = None, options: ReanswerOptions = SOO
     store, made = open_store(None, home), list[Reanswer]()
     capture = Capture(store)
 
-    def around(local: Any, hosted: Any, _: Any) -> Components:
-        made.append(Reanswer(hosted, store, capture, options))
-        return Components(fallback=LocalFallback(local, Candidates("stub")), observers=made, background=made,
+    def around(local: Any, large: Any, _: Any) -> Components:
+        made.append(Reanswer(large, store, capture, options))
+        return Components(fallback=SmallModelFallback(local, TaskModels("stub")), observers=made, background=made,
                      capture=capture)
 
     try:

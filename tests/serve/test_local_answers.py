@@ -15,7 +15,7 @@ from brise.dialects.table import CHAT, named
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import ContextLengthError, RequestError
-from brise.gateway.local import Load, LocalModels
+from brise.gateway.small_models import Load, SmallModels
 from brise.models.batch import Batch
 from brise.serve.local_answers import LocalAnswers
 from tests.engine.stub import stub_model
@@ -27,7 +27,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": {
 
 @contextmanager
 def small(reply: str | None = "Hello there!", on_step: Callable[[Batch], None] | None = None,
-          context: int = 1024) -> Iterator[LocalModels]:
+          context: int = 1024) -> Iterator[SmallModels]:
     worker = EngineThread(Engine(stub_model(reply, on_step=on_step), EngineSettings(num_pages=64, max_context=context)))
     worker.start()
     try:
@@ -114,7 +114,7 @@ def test_other_kinds_of_requests() -> None:
     assert response.ignored.keys() == {"reasoning"}
 
 
-async def rest_of(local: LocalModels, prefix: str, **fields: object) -> list[Any]:
+async def rest_of(local: SmallModels, prefix: str, **fields: object) -> list[Any]:
     stream = await local.stream("small", CHAT, body(**fields), prefix=prefix)
     return [chunk async for chunk in stream.chunks]
 

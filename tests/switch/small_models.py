@@ -9,7 +9,7 @@ from brise.dialects.bodies import Body, Usage
 from brise.dialects.dialect import Dialect
 from brise.engine.request import TokenLogprob
 from brise.errors import RequestError
-from brise.gateway.local import Load, LocalAnswer, LocalStream
+from brise.gateway.small_models import Load, SmallAnswer, SmallStream
 from brise.switch.rule import Rule, RuleBaseline, Term, from_body, to_body
 from tests.gateway.fake_answers import chat_body, chat_events
 
@@ -35,13 +35,13 @@ class FakeSmall:
         return Load(0, 0, 1)
 
     async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
-                     background: bool = False) -> LocalAnswer:
+                     background: bool = False) -> SmallAnswer:
         text, logprob = self._say(body)
         tokens = (TokenLogprob(1, text.encode(), logprob, ((1, text.encode(), logprob), (2, b"?", logprob - 1))),)
-        return LocalAnswer({**chat_body(text), "model": model}, Usage(5, 1), tokens if logprobs is not None else ())
+        return SmallAnswer({**chat_body(text), "model": model}, Usage(5, 1), tokens if logprobs is not None else ())
 
-    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> LocalStream:
-        return LocalStream(self._chunks(self._say(body)[0]))
+    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> SmallStream:
+        return SmallStream(self._chunks(self._say(body)[0]))
 
     async def _chunks(self, text: str) -> AsyncGenerator[Body, None]:
         for event in chat_events(text):

@@ -13,7 +13,7 @@ import pytest
 
 from brise.gateway.gateway import Components
 from brise.gateway.large_model import LargeModel
-from brise.gateway.local import LocalModels
+from brise.gateway.small_models import SmallModels
 from brise.switch import components
 from brise.switch.rule import to_body
 from brise.traffic.records import Exchange
@@ -43,8 +43,8 @@ def says(body: Any) -> tuple[str, float]:
 @contextmanager
 def gateway(store: SqlStore, small: FakeSmall | None = None) -> Iterator[Rig]:
     """With a fake small model, whose confidence the test chooses; or with the real engine under a stub."""
-    def around(local: LocalModels, hosted: LargeModel, captured: Memory) -> Components:
-        return components.parts(small or local, hosted, store, captured, io.StringIO())
+    def around(local: SmallModels, large: LargeModel, captured: Memory) -> Components:
+        return components.switch_components(small or local, large, store, captured, io.StringIO())
 
     with rig(around=around, model=stub_model("Hello there!")) as running:
         yield running
@@ -132,7 +132,7 @@ def test_another_hosted_model_is_seen_by_audits_where_it_answers_nobody(store: S
         wait_until(lambda: ask(running, stream=streams).headers["x-brise-mode"] != "small")
         wait_until(lambda: any(line.kind == "void" for line in store.ledger()))
         line = next(line for line in store.ledger() if line.kind == "void")
-        assert f"the hosted model is '{MODEL} {FINGERPRINT}'" in line.body["reason"]
+        assert f"the large model is '{MODEL} {FINGERPRINT}'" in line.body["reason"]
 
 
 def test_audits_wait_for_an_outage_to_end_and_users_do_not(store: SqlStore) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brise.switch import drift
-from brise.switch.drift import BLOCK, Seen, Watch
+from brise.switch.drift import BLOCK, DriftWatch, JudgedAnswer
 from brise.switch.rule import Rule, RuleBaseline, to_body
 from brise.switch.state import TaskState, fold
 from tests.switch.ledger_lines import Lines, switched
@@ -31,14 +31,17 @@ def state(*raised: str) -> TaskState:
     return fold(lines.ledger()).tasks["calls"]
 
 
-def block(rng: np.random.Generator, vetoed: float = 0.02, escalated: float = 0.25, power: float = 1.0) -> list[Seen]:
+def block(rng: np.random.Generator, vetoed: float = 0.02, escalated: float = 0.25,
+          power: float = 1.0) -> list[JudgedAnswer]:
     """Answers whose confidences are uniform, as the baseline's, unless bent by `power`."""
     found = []
     for _ in range(BLOCK):
         if rng.random() < vetoed:
-            found.append(Seen(None, False, True))
+            found.append(JudgedAnswer(None, False, True))
         else:
-            found.append(Seen(float(rng.random() ** power), rng.random() > (escalated - vetoed) / (1 - vetoed), False))
+            confidence = float(rng.random() ** power)
+            is_kept = rng.random() > (escalated - vetoed) / (1 - vetoed)
+            found.append(JudgedAnswer(confidence, is_kept, False))
     return found
 
 
@@ -57,12 +60,12 @@ def test_a_change_is_seen_in_the_first_block(changes: dict[str, float], says: st
 
 
 def test_a_sign_raises_audits_once() -> None:
-    rng, quiet, looking = np.random.default_rng(3), state(), Watch()
-    actions = [looking.after(quiet, seen) for seen in block(rng, escalated=0.9)]
+    rng, quiet, looking = np.random.default_rng(3), state(), DriftWatch()
+    actions = [looking.observe(quiet, seen) for seen in block(rng, escalated=0.9)]
     assert [action.kind for action in actions if action is not None] == ["raise"] and actions[-1] is not None
     raised = state("raise")
     assert raised.audit_probability == 0.5
-    assert all(looking.after(raised, seen) is None for seen in block(rng, escalated=0.9))
+    assert all(looking.observe(raised, seen) is None for seen in block(rng, escalated=0.9))
 
 
 def test_fishers_tail_is_the_hypergeometric_one() -> None:

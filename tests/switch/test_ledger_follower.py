@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from brise.dialects.bodies import Body
 from brise.errors import StoreError
 from brise.switch.ledger_follower import Follower
-from brise.switch.state import Action, said
+from brise.switch.state import Action, gateway_line
 from brise.traffic.records import LedgerEntry
 from tests.switch.ledger_lines import Lines, switched
 
@@ -50,10 +50,10 @@ def test_who_looks_does_not_wait_for_who_writes() -> None:
         assert state is not None and state.is_on
         lines.tried.clear()
         lines.may_write.clear()
-        follower.write(Action("raise", said(state) | {"reason": "a doubt"}))
+        follower.write(Action("raise", gateway_line(state) | {"reason": "a doubt"}))
         writing = asyncio.create_task(follower.refresh())
         await asyncio.to_thread(lines.tried.wait, 20)
-        Lines.append(lines, "back", said(state) | {"reason": "another gateway's alarm"})
+        Lines.append(lines, "back", gateway_line(state) | {"reason": "another gateway's alarm"})
         await follower.look()
         ended = follower.state("calls")
         assert ended is not None and not ended.is_on and not writing.done()
@@ -94,7 +94,7 @@ def test_a_line_that_cannot_be_written_is_written_later() -> None:
     state = follower.state("calls")
     assert state is not None
     lines.is_locked = True
-    follower.write(Action("raise", said(state) | {"reason": "a doubt"}))
+    follower.write(Action("raise", gateway_line(state) | {"reason": "a doubt"}))
     asyncio.run(follower.refresh())
     assert follower.failures == 1 and len(lines.entries) == 1
     lines.is_locked = False

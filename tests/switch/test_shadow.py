@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from brise.dialects.bodies import Body
-from brise.gateway.candidates import Candidates
 from brise.gateway.exchange import exchange_of
 from brise.gateway.gateway import Components
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.request import ClientRequest, read
+from brise.gateway.small_models import TaskModels
 from brise.models.batch import Batch
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.records import RecordedAnswer
@@ -51,8 +51,8 @@ class Shadowing:
 def shadowing(on_step: Callable[[Batch], None] | None = None, **options: Any) -> Iterator[Shadowing]:
     made: list[Shadow] = []
 
-    def around(local: Any, hosted: Any, captured: Memory) -> Components:
-        made.append(Shadow(local, Candidates("stub"), ShadowOptions(**{"share": 1.0, **options}), captured))
+    def around(local: Any, large: Any, captured: Memory) -> Components:
+        made.append(Shadow(local, TaskModels("stub"), ShadowOptions(**{"share": 1.0, **options}), captured))
         return Components(observers=made, background=made)
 
     with rig(model=stub_model("small", on_step=on_step), around=around) as running:
@@ -149,7 +149,7 @@ def test_a_defect_is_written_down_and_ends_nothing_else() -> None:
         return ("x", -0.1) if len(calls) > 1 else (1 / 0, 0.0)  # type: ignore[return-value]
 
     log, captured = io.StringIO(), Memory()
-    shadow = Shadow(FakeSmall(says), Candidates("small"), ShadowOptions(1.0), captured, log=log)
+    shadow = Shadow(FakeSmall(says), TaskModels("small"), ShadowOptions(1.0), captured, log=log)
 
     async def run() -> None:
         note(shadow, [asked(), asked()])
@@ -163,7 +163,7 @@ def test_a_defect_is_written_down_and_ends_nothing_else() -> None:
 
 
 def shadow_of(share: float, max_waiting: int = 10_000) -> Shadow:
-    return Shadow(FakeSmall(lambda _: ("x", -0.1)), Candidates("small"), ShadowOptions(share, max_waiting=max_waiting),
+    return Shadow(FakeSmall(lambda _: ("x", -0.1)), TaskModels("small"), ShadowOptions(share, max_waiting=max_waiting),
                   Memory())
 
 
@@ -176,7 +176,7 @@ def note(shadow: Shadow, requests: list[ClientRequest]) -> list[str]:
     drawn = []
     for each in requests:
         before = len(shadow._waiting)
-        shadow.after(each, exchange_of(each, RequestOutcome("hosted", 200), 0.1))
+        shadow.observe(each, exchange_of(each, RequestOutcome("hosted", 200), 0.1))
         drawn += [each.id] if len(shadow._waiting) > before else []
     return drawn
 
@@ -196,8 +196,8 @@ def test_a_full_queue_sheds_and_counts() -> None:
 def test_the_hosted_model_is_asked_once_more_and_an_outage_is_no_disagreement() -> None:
     made: list[Reask] = []
 
-    def around(local: Any, hosted: Any, captured: Memory) -> Components:
-        made.append(Reask(hosted, 1.0, captured))
+    def around(local: Any, large: Any, captured: Memory) -> Components:
+        made.append(Reask(large, 1.0, captured))
         return Components(observers=made, background=made)
 
     with rig(around=around) as running:

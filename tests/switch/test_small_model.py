@@ -22,7 +22,7 @@ from brise.gateway import request as requests
 from brise.gateway.exchange import exchange_of
 from brise.gateway.interfaces import Decision, Escalated, RequestOutcome
 from brise.switch.audit import Auditor
-from brise.switch.drift import Watch
+from brise.switch.drift import DriftWatch
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
 from brise.switch.rule import Term, _digest, to_body
@@ -52,7 +52,7 @@ class Scene:
         self.small = small or FakeSmall(sure_of_yes)
         self.follower = Follower(self.lines, clock=lambda: self.lines.now_s)  # type: ignore[arg-type]
         self.router = SwitchRouter(self.follower, clock=lambda: self.lines.now_s)
-        self.keeper = SmallModel(self.small, self.follower, Watch(), clock=lambda: self.lines.now_s)
+        self.keeper = SmallModel(self.small, self.follower, DriftWatch(), clock=lambda: self.lines.now_s)
         self.sent: list[Message] = []
 
     async def send(self, message: Message) -> None:
@@ -231,7 +231,7 @@ def test_an_audit_becomes_a_line_and_disagreement_rings_the_alarm() -> None:
         found = asyncio.run(scene.ask("easy one"))
         if not isinstance(found[1], RequestOutcome):
             break
-        auditor.after(replace(found[0], id=f"id{number}"), exchange_of(found[0], found[1], 0.1))
+        auditor.observe(replace(found[0], id=f"id{number}"), exchange_of(found[0], found[1], 0.1))
         run_until_empty(auditor)
     lines = [entry for entry in scene.lines.entries if entry.kind == "audit"]
     assert lines[0].body["difference"] == -1.0 and lines[0].body["probability"] == 1.0
@@ -244,7 +244,7 @@ def test_an_audit_becomes_a_line_and_disagreement_rings_the_alarm() -> None:
 def test_agreement_counts_as_no_difference() -> None:
     scene = Scene(audit=1.0)
     auditor = Auditor(scene.follower, hosted_says("answer  to easy one"), lambda answer: None)
-    auditor.after(*exchange(scene, "easy one", 1))
+    auditor.observe(*exchange(scene, "easy one", 1))
     run_until_empty(auditor)
     assert scene.lines.entries[-1].kind == "audit" and scene.lines.entries[-1].body["difference"] == 0.0
 
@@ -262,7 +262,7 @@ def test_audits_wait_while_the_hosted_model_is_down_and_are_bounded() -> None:
 
     auditor = Auditor(scene.follower, ask, lambda answer: None, max_waiting=2, wait=wait)
     for number in range(3):
-        auditor.after(*exchange(scene, "easy one", number))
+        auditor.observe(*exchange(scene, "easy one", number))
     assert auditor.waiting == 2 and auditor.counts["dropped"] == 1
     run_until_empty(auditor)
     assert waits == [1.0, 2.0] and auditor.counts["audited"] == 2
@@ -280,7 +280,7 @@ def test_a_request_that_the_hosted_model_never_answers_does_not_hold_up_the_othe
 
     auditor = Auditor(scene.follower, ask, lambda answer: None, wait=wait)
     for number, text in enumerate(("easy poison", "easy one")):
-        auditor.after(*exchange(scene, text, number))
+        auditor.observe(*exchange(scene, text, number))
     run_until_empty(auditor)
     assert auditor.counts["audited"] == 1 and auditor.counts["unanswered"] == 1
 
@@ -296,7 +296,7 @@ def test_an_audit_waits_as_long_as_the_hosted_model_is_out_of_reach() -> None:
         assert seconds <= 60
 
     auditor = Auditor(scene.follower, ask, lambda answer: None, wait=wait)
-    auditor.after(*exchange(scene, "easy one", 1))
+    auditor.observe(*exchange(scene, "easy one", 1))
     run_until_empty(auditor)
     assert len(asks) == 50 and auditor.counts["audited"] == 1
 
@@ -320,7 +320,7 @@ def test_an_audit_that_a_locked_ledger_does_not_take_is_written_later() -> None:
 
     log = io.StringIO()
     auditor = Auditor(scene.follower, ask, written.append, wait=wait, log=log)
-    auditor.after(*exchange(scene, "easy one", 1))
+    auditor.observe(*exchange(scene, "easy one", 1))
     scene.lines.append = locked  # type: ignore[method-assign]
     run_until_empty(auditor)
     lines = [entry for entry in scene.lines.entries if entry.kind == "audit"]
@@ -334,7 +334,7 @@ def test_audits_are_drawn_with_their_probability() -> None:
     auditor = Auditor(scene.follower, hosted_says(""), lambda answer: None, max_waiting=10_000)
     asked, kept = exchange(scene, "easy one", 0)
     for number in range(3000):
-        auditor.after(asked, replace(kept, id=f"exchange {number}"))
+        auditor.observe(asked, replace(kept, id=f"exchange {number}"))
     assert abs(auditor.waiting / 3000 - 0.2) < 0.03
 
 
@@ -360,9 +360,9 @@ def test_a_hosted_model_that_the_certificate_does_not_know_voids_it() -> None:
                                "dimensions": [], "proven": []})
     auditor = Auditor(scene.follower, hosted_says(""), lambda answer: None)
     asked, kept = exchange(scene, "easy one", 0)
-    hosted = replace(kept, mode="hosted", served_by="hosted-1", fingerprint="fp")
-    for found, ends in ((hosted, False), (replace(hosted, served_by="hosted-2"), True)):
-        auditor.after(asked, found)
+    large = replace(kept, mode="hosted", served_by="hosted-1", fingerprint="fp")
+    for found, ends in ((large, False), (replace(large, served_by="hosted-2"), True)):
+        auditor.observe(asked, found)
         asyncio.run(scene.follower.refresh())
         assert (scene.lines.entries[-1].kind == "void") is ends
     assert outcome(scene, "easy one") is None

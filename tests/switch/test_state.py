@@ -109,7 +109,7 @@ def test_a_line_that_cannot_be_read_is_named() -> None:
 def test_a_gateway_goes_on_behind_such_a_line_with_all_switches_ended() -> None:
     ledger, state = Lines(), switch.Switches()
     for kind, body in (("switch", switched()), ("audit", audit(-3.0)), ("switch", switched("other"))):
-        state = switch.after_any(state, ledger.append(kind, body))
+        state = switch.next_state_or_ended(state, ledger.append(kind, body))
     assert state.tasks["calls"].ended == "line 2 of the ledger cannot be read" and state.tasks["other"].is_on
 
 
@@ -142,7 +142,7 @@ def test_whatever_the_lines_are_what_ended_stays_ended_and_probabilities_are_som
     ledger.append("switch", switched())
     state, ended = fold(ledger.ledger()), False
     for kind, body in lines:
-        state = switch.after(state, ledger.append(kind, body))
+        state = switch.next_state(state, ledger.append(kind, body))
         task = state.tasks["calls"]
         ended = kind != "switch" and (ended or kind in ("back", "void"))
         assert (task.ended is not None) is ended and 0 < task.audit_probability <= 1

@@ -15,9 +15,9 @@ from brise.api.options import check as check_names
 from brise.api.server import Server, ServerParts
 from brise.api.words import python_words
 from brise.errors import RequestError, UnsupportedError
-from brise.gateway import candidates
-from brise.gateway.candidates import Candidates
+from brise.gateway import small_models
 from brise.gateway.retry import RetrySettings
+from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.local_answers import LocalAnswers
@@ -172,7 +172,7 @@ def _gateway_options(upstream: str, options: UpstreamOptions, names: Sequence[st
     shadow, keep_days, prices = _share(options.get("shadow"), "shadow"), options.get("keep_days"), options.get("prices")
     only = names[0] if len(names) == 1 else None
     candidate = _candidates(options.get("candidate") or only, names, "candidate")
-    if shadow and candidate == Candidates():
+    if shadow and candidate == TaskModels():
         raise UnsupportedError(f"shadow is {shadow:g}, and it is not said which of {len(names)} models answers",
                                hint="candidate=NAME")
     capture = CaptureOptions(
@@ -187,14 +187,14 @@ def _gateway_options(upstream: str, options: UpstreamOptions, names: Sequence[st
                      _share(options.get("reask"), "reask")))
 
 
-def _candidates(given: Candidate | None, names: Sequence[str], option: str) -> Candidates:
+def _candidates(given: Candidate | None, names: Sequence[str], option: str) -> TaskModels:
     match given:
         case None:
-            return Candidates()
+            return TaskModels()
         case str():
-            return candidates.parse([given], names, option)
+            return small_models.parse_task_models([given], names, option)
         case _:
-            return candidates.parse([f"{task}={model}" for task, model in given.items()], names, option)
+            return small_models.parse_task_models([f"{task}={model}" for task, model in given.items()], names, option)
 
 
 def _keys(given: Path | Sequence[str] | None) -> AcceptedKeys | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from brise.cli import number_types
 from brise.errors import UnsupportedError
-from brise.gateway import candidates
-from brise.gateway.candidates import Candidates
+from brise.gateway import small_models
+from brise.gateway.small_models import TaskModels
 from brise.serve.open_gateway import SmallOptions
 
 OPTIONS = ("fallback", "candidate", "shadow", "reask")
@@ -34,8 +34,10 @@ def check(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
     """Looks at the options before a model is loaded; `names` are the models and adapters that there will be."""
     if args.upstream is None and (given := next((option for option in OPTIONS if vars(args)[option]), None)):
         raise UnsupportedError(f"--{given} is for a gateway, and there is none", hint="--upstream URL")
-    candidate = candidates.parse(args.candidate or (names if len(names) == 1 else ()), names, "--candidate")
-    if args.shadow and candidate == Candidates():
+    candidate = small_models.parse_task_models(args.candidate or (names if len(names) == 1 else ()), names,
+                                               "--candidate")
+    if args.shadow and candidate == TaskModels():
         raise UnsupportedError(f"--shadow {args.shadow:g}: it is not said which model answers, of {len(names)}",
                                hint="--candidate MODEL; brise serve MODEL --upstream URL serves both")
-    return SmallOptions(candidates.parse(args.fallback, names, "--fallback"), candidate, args.shadow, args.reask)
+    fallback = small_models.parse_task_models(args.fallback, names, "--fallback")
+    return SmallOptions(fallback, candidate, args.shadow, args.reask)

@@ -34,7 +34,7 @@ def tools_of(fields: Body | None) -> tuple[Mapping[str, Any], ...]:
     return tuple(function for function in functions if isinstance(function, dict) and "name" in function)
 
 
-def asked_text(fields: Body | None) -> str:
+def user_text(fields: Body | None) -> str:
     """All that users said in a request."""
     messages = fields.get("messages") if fields is not None else None
     texts = [text_of(message.get("content")) for message in messages if isinstance(message, dict)

@@ -33,31 +33,31 @@ class AnthropicUpstream:
     def settings(self) -> UpstreamSettings:
         return self._upstream.settings
 
-    def unfit(self, asked: ClientRequest) -> UpstreamResponse | None:
+    def unfit(self, request: ClientRequest) -> UpstreamResponse | None:
         """The error for a request that cannot be said in this dialect."""
-        if asked.dialect is not CHAT:
-            if asked.path == MESSAGES.path or asked.path.startswith(f"{MESSAGES.path}/"):
+        if request.dialect is not CHAT:
+            if request.path == MESSAGES.path or request.path.startswith(f"{MESSAGES.path}/"):
                 return None
             return _Said(404, RequestError(
-                f"{asked.method} {asked.path}: the upstream's dialect is anthropic, which answers "
+                f"{request.method} {request.path}: the upstream's dialect is anthropic, which answers "
                 f"POST {CHAT.path} and {MESSAGES.path}", code="unsupported_path"))
         try:
-            _sent(asked)
+            _sent(request)
         except RequestError as error:
             return _Said(400, error)
         return None
 
-    async def open(self, asked: ClientRequest) -> UpstreamResponse:
+    async def open(self, request: ClientRequest) -> UpstreamResponse:
         """Sends a request that is fit, and waits for status and headers of the answer, or raises UpstreamError."""
-        if asked.dialect is not CHAT:
-            return await self._upstream.open(replace(asked, dialect=MESSAGES))  # whose key goes as x-api-key
-        body = json.dumps(_sent(asked), ensure_ascii=False).encode("utf-8", "replace")
-        target = MESSAGES.path.encode() + b"".join(asked.target.partition(b"?")[1:])
-        wire = replace(asked, dialect=MESSAGES, path=MESSAGES.path, target=target, headers=_headers(asked),
+        if request.dialect is not CHAT:
+            return await self._upstream.open(replace(request, dialect=MESSAGES))  # whose key goes as x-api-key
+        body = json.dumps(_sent(request), ensure_ascii=False).encode("utf-8", "replace")
+        target = MESSAGES.path.encode() + b"".join(request.target.partition(b"?")[1:])
+        wire = replace(request, dialect=MESSAGES, path=MESSAGES.path, target=target, headers=_headers(request),
                        body=body)
         reply = await self._upstream.open(wire)
         try:
-            return _read(reply, asked)
+            return _read(reply, request)
         except UpstreamError:
             reply.close()
             raise
@@ -67,34 +67,34 @@ class AnthropicUpstream:
         self._upstream.close()
 
 
-def _sent(asked: ClientRequest) -> dict[str, object]:
-    if asked.fields is None:
+def _sent(request: ClientRequest) -> dict[str, object]:
+    if request.fields is None:
         raise RequestError("the body is no JSON object", code="invalid_json")
-    return messages_request(asked.fields)
+    return messages_request(request.fields)
 
 
-def _headers(asked: ClientRequest) -> Headers:
+def _headers(request: ClientRequest) -> Headers:
     """A client of OpenAI's has its key as bearer."""
-    kept = [(name, value) for name, value in asked.headers if name not in DROPPED and not name.startswith(OPENAI)]
-    scheme, _, key = (asked.header(b"authorization") or "").partition(" ")
-    if scheme.lower() == "bearer" and asked.header(b"x-api-key") is None:
+    kept = [(name, value) for name, value in request.headers if name not in DROPPED and not name.startswith(OPENAI)]
+    scheme, _, key = (request.header(b"authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and request.header(b"x-api-key") is None:
         kept.append((b"x-api-key", key.strip().encode("latin-1")))
     return [*kept, (b"anthropic-version", VERSION)]
 
 
-def _read(reply: UpstreamResponse, asked: ClientRequest) -> UpstreamResponse:
+def _read(reply: UpstreamResponse, request: ClientRequest) -> UpstreamResponse:
     """The answer in OpenAI's words; one that is neither an answer nor an error of this API passes as it is."""
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
     is_readable = headers.find(reply.headers, b"content-encoding") in (b"", b"identity")
     if reply.status >= 300:
-        return _Whole(reply, asked) if is_readable and media_type == b"application/json" else reply
+        return _Whole(reply, request) if is_readable and media_type == b"application/json" else reply
     if not is_readable:
         raise UpstreamError(UpstreamFailure("malformed", "the answer is compressed, and was asked for as it is"))
     match media_type:
         case b"application/json":
-            return _Whole(reply, asked)
+            return _Whole(reply, request)
         case b"text/event-stream":
-            return _Stream(reply, asked)
+            return _Stream(reply, request)
         case _:
             raise UpstreamError(UpstreamFailure("malformed",
                                                 f"the answer is of type {media_type.decode('latin-1')[:40]!r}"))
@@ -103,8 +103,8 @@ def _read(reply: UpstreamResponse, asked: ClientRequest) -> UpstreamResponse:
 class _Whole:
     """An answer in one piece, or an error."""
 
-    def __init__(self, reply: UpstreamResponse, asked: ClientRequest) -> None:
-        self._reply, self._created = reply, int(asked.at_s)
+    def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
+        self._reply, self._created = reply, int(request.at_s)
         self.status, self.headers = reply.status, _answered(reply.headers)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -136,10 +136,10 @@ class _Whole:
 class _Stream:
     """An answer as it is written."""
 
-    def __init__(self, reply: UpstreamResponse, asked: ClientRequest) -> None:
-        options = (asked.fields or {}).get("stream_options")
+    def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
+        options = (request.fields or {}).get("stream_options")
         self._reply = reply
-        self._chunks = Chunks(int(asked.at_s), with_usage=isinstance(options, dict)
+        self._chunks = Chunks(int(request.at_s), with_usage=isinstance(options, dict)
                               and options.get("include_usage") is True)
         self.status, self.headers = reply.status, _answered(reply.headers)
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: after failures in a row the hosted model is left in peace, and asked again now and then."""
+"""The circuit breaker: after several failures in a row the upstream is left alone, and tried again now and then."""
 
 from __future__ import annotations
 
@@ -60,25 +60,25 @@ class Breaker:
         self._probe = Permit(is_probe=True)
         return self._probe
 
-    def succeeded(self, turn: Permit) -> None:
-        """The hosted model answered: it is there again, whoever asked."""
-        self.left(turn)
+    def succeeded(self, permit: Permit) -> None:
+        """The upstream answered: it is there again, whoever asked."""
+        self.left(permit)
         self._failures, self._open_until_s, self._pause_s = 0, None, self._settings.pause_s
 
-    def failed(self, turn: Permit, wait_s: float | None = None) -> None:
+    def failed(self, permit: Permit, wait_s: float | None = None) -> None:
         """It did not; `wait_s` is after how long it says that it will."""
-        self.left(turn)
+        self.left(permit)
         self._failures += 1
         if self._open_until_s is None:
             if self._failures >= self._settings.failures:
                 self._open(wait_s)
-        elif turn.is_probe:  # other requests are from before it opened, and say nothing new
+        elif permit.is_probe:  # other requests are from before it opened, and say nothing new
             self._pause_s = min(self._pause_s * 2, self._settings.longest_pause_s)
             self._open(wait_s)
 
-    def left(self, turn: Permit) -> None:
+    def left(self, permit: Permit) -> None:
         """Nobody knows: the client went away before there was an answer."""
-        if turn is self._probe:
+        if permit is self._probe:
             self._probe = None
 
     def _open(self, wait_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""From a request and what became of it to the row that is written down."""
+"""From a request and its outcome to the rows that are written down, all of which are made here and hold no keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from brise.dialects.bodies import Body, text
 from brise.dialects.streams import assemble
 from brise.gateway import headers
-from brise.gateway.failure import Relayed
+from brise.gateway.failure import Delivery
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import KEPT_BYTES
 from brise.gateway.request import MAX_NAME, ClientRequest
@@ -18,50 +18,64 @@ from brise.traffic import redact
 from brise.traffic.records import Exchange, Mode, RecordedAnswer, Role, new_id
 
 
-def exchange_of(asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange:
-    """The row. The capture finds the conversation where the client names none."""
-    context = None if asked.fields is None else asked.dialect.context_digest(asked.fields)
-    return Exchange(
-        id=asked.id, at_s=asked.at_s, task=asked.task, kind=asked.kind, path=asked.path,
-        model=asked.model[:MAX_NAME], mode=served.mode, status=served.status, conversation=asked.conversation or "",
-        subject=asked.subject, labels=asked.labels, served_by=served.served_by, fingerprint=served.fingerprint,
-        context_digest=context, error=served.error, streamed=asked.streams, usage=served.usage,
-        cost_usd=served.cost_usd, first_token_s=served.first_token_s, total_s=total_s, signals=served.signals,
-        audit_probability=served.audit_probability, request=asked.fields, response=served.response)
+def exchange_of(request: ClientRequest, outcome: RequestOutcome, total_s: float) -> Exchange:
+    """The row of a request and the answer that its client got. The capture finds the conversation if the client names
+    none."""
+    context = None if request.fields is None else request.dialect.context_digest(request.fields)
+    exchange = Exchange(
+        id=request.id, at_s=request.at_s, task=request.task, kind=request.kind, path=request.path,
+        model=request.model[:MAX_NAME], mode=outcome.mode, status=outcome.status,
+        conversation=request.conversation or "", subject=request.subject, labels=request.labels,
+        served_by=outcome.served_by, fingerprint=outcome.fingerprint, context_digest=context, error=outcome.error,
+        streamed=request.streams, usage=outcome.usage, cost_usd=outcome.cost_usd,
+        first_token_s=outcome.first_token_s, total_s=total_s, signals=outcome.signals,
+        audit_probability=outcome.audit_probability, request=request.fields, response=outcome.response)
+    return redact.exchange(exchange, request.secrets)
 
 
-def served_of(relayed: Relayed, asked: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:
-    """What a hosted model's answer says of itself."""
-    body, fault = _response(relayed, asked)
+def answer_of(request: ClientRequest, role: Role, at_s: float, outcome: RequestOutcome, total_s: float, *,
+              probability: float | None = None, first_token_s: float | None = None) -> RecordedAnswer:
+    """The row of another answer to a request, which its client did not see."""
+    answer = RecordedAnswer(
+        id=new_id(at_s), exchange=request.id, at_s=at_s, role=role, served_by=outcome.served_by,
+        fingerprint=outcome.fingerprint, status=outcome.status, error=outcome.error, usage=outcome.usage,
+        cost_usd=outcome.cost_usd, first_token_s=first_token_s, total_s=total_s, signals=outcome.signals,
+        probability=probability, response=outcome.response)
+    return redact.answer(answer, request.secrets)
+
+
+def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:
+    """What an answer of the large model says of itself."""
+    body, fault = _response(delivery, request)
     error = error or fault
-    if error is None and relayed.status >= 400:
-        error = _error(body) or f"status {relayed.status}"
-    first_s = None if relayed.first_s is None else relayed.first_s - asked.started_s
+    if error is None and delivery.status >= 400:
+        error = _error(body) or f"status {delivery.status}"
+    first_s = None if delivery.first_s is None else delivery.first_s - request.started_s
     about = body or {}
-    return RequestOutcome(mode, relayed.status, text(about.get("model")), body, asked.dialect.usage(about),
+    return RequestOutcome(mode, delivery.status, text(about.get("model")), body, request.dialect.usage(about),
                           text(about.get("system_fingerprint")), error, first_s)
 
 
-def read(served: RequestOutcome, asked: ClientRequest) -> RequestOutcome:
-    """With what is still to be read of an answer. Of a long stream it takes milliseconds."""
-    if served.unread is None:
-        return served
-    known = served_of(served.unread, asked, served.mode, served.error)
-    return replace(known, signals=served.signals, answers=served.answers)
+def with_response(outcome: RequestOutcome, request: ClientRequest) -> RequestOutcome:
+    """The outcome with what is still to be read of its answer. For a long stream this takes milliseconds."""
+    if outcome.unread is None:
+        return outcome
+    known = outcome_of(outcome.unread, request, outcome.mode, outcome.error)
+    return replace(known, signals=outcome.signals, answers=outcome.answers)
 
 
-def _response(relayed: Relayed, asked: ClientRequest) -> tuple[Body | None, str | None]:
-    """The body, a stream's put together, and what is wrong with it."""
-    if not relayed.is_kept or not asked.dialect.is_read:  # such as a session's secret, or a file: of no use to a proof
+def _response(delivery: Delivery, request: ClientRequest) -> tuple[Body | None, str | None]:
+    """The body, or that of a stream, and what is wrong with it."""
+    if not delivery.is_kept or not request.dialect.is_read:  # such as a session's secret, or a file: no proof needs it
         return None, None
-    if not relayed.is_stream:
-        return decoded(bytes(relayed.body), headers.find(relayed.headers, b"content-encoding")), None
-    whole = assemble(asked.dialect, bytes(relayed.body))
+    if not delivery.is_stream:
+        return decoded(bytes(delivery.body), headers.find(delivery.headers, b"content-encoding")), None
+    whole = assemble(request.dialect, bytes(delivery.body))
     return whole.body, whole.error
 
 
 def decoded(body: bytes, encoding: bytes) -> Body | None:
-    """A body as a JSON object, None if it is none or is compressed in a way that we do not read."""
+    """A body as a JSON object, None if it is none or is compressed in a way that is not read here."""
     try:
         match encoding.lower():
             case b"gzip" | b"deflate":
@@ -80,12 +94,3 @@ def _error(body: Body | None) -> str | None:
     error = (body or {}).get("error", (body or {}).get("message"))
     message = error.get("message") if isinstance(error, dict) else error
     return text(message)
-
-
-def again(served: RequestOutcome, asked: ClientRequest, role: Role, at_s: float, total_s: float,
-          probability: float | None = None) -> RecordedAnswer:
-    """What the hosted model said when it was asked once more."""
-    answer = RecordedAnswer(new_id(at_s), asked.id, at_s, role, served.served_by, served.fingerprint, served.status,
-                            served.error, served.usage, served.cost_usd, total_s=total_s, probability=probability,
-                            response=served.response)
-    return redact.answer(answer, asked.secrets)

@@ -1,4 +1,4 @@
-"""What goes wrong with a hosted model, and how far its answer had come by then."""
+"""What goes wrong with the large model, and how far its answer had come by then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody el
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer of the hosted model that says "not now", as it came."""
+    """An answer of the large model that says "not now", as it came."""
 
     status: int
     headers: Headers
@@ -32,7 +32,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class UpstreamFailure:
-    """Why the hosted model did not answer."""
+    """Why the large model did not answer."""
 
     kind: FailureKind
     detail: str
@@ -47,22 +47,32 @@ class UpstreamFailure:
         """The status that the client sees."""
         return self.status if self.status is not None and self.kind == "status" else STATUS[self.kind]
 
+    @property
+    def message(self) -> str:
+        """What the client reads."""
+        return self.detail if self.kind == "ended" else f"the upstream model did not answer ({self})"
+
+    @property
+    def code(self) -> str:
+        """The machine-readable reason."""
+        return "shutting_down" if self.kind == "ended" else f"upstream_{self.kind}"
+
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
 
 
 class UpstreamError(Exception):
-    """The hosted model did not answer, or not to the end. It stays in the gateway: a client sees an answer of ours."""
+    """The large model did not answer, or not to the end. It stays in the gateway: a client sees an answer of ours."""
 
     def __init__(self, failure: UpstreamFailure) -> None:
         super().__init__(str(failure))
         self.failure = failure
-        self.relayed: Relayed | None = None  # what the client has of the answer, when it is given up
+        self.delivery: Delivery | None = None  # what the client has of the answer, when it is given up
 
 
 @dataclass
-class Relayed:
-    """What went through to the client of an attempt's answer."""
+class Delivery:
+    """What the client got of an attempt's answer."""
 
     status: int = 0
     headers: Headers = ()
@@ -73,16 +83,16 @@ class Relayed:
     first_s: float | None = None  # monotonic, of the first token or piece
 
     def progress(self, dialect: Dialect) -> Progress | None:
-        """What the client has read of a stream; None if its answer has not begun, or is no stream that we know."""
+        """What the client has read of a stream; None if the answer has not begun, or is no stream that can be read."""
         is_readable = self.has_begun and self.is_stream and self.is_kept
         return progress_of(dialect, bytes(self.body)) if is_readable else None
 
 
 @dataclass(frozen=True)
 class BrokenAttempt:
-    """An attempt that failed for good, at the moment when somebody else may go on.
+    """An attempt that failed for good, at the moment when another model may continue.
 
-    `progress` is what the client has read of the hosted model's stream, all of it in whole events. It is None if the
+    `progress` is what the client has read of the large model's stream, all of it in whole events. It is None if the
     answer has not begun: then status and headers are still to be sent.
     """
 

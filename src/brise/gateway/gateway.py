@@ -1,4 +1,10 @@
-"""One request in, one answer out: from the hosted model, from the small one, or from whom ever is left."""
+"""One request in, one answer out: from the large model, from the small one, or from whoever is left.
+
+    handle ── _answer ─┬─ router.decide ── small.answer         the small model is sure: its answer goes out
+                       ├─ _from_large ──── large.answer         the large model answers
+                       └─ _replace ─────── fallback.answer      it failed: the small model answers or continues
+           └─ _record ─── exchange, capture, observers          afterwards, and never in the way of the answer
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,9 @@ from typing import TextIO, get_args
 
 from starlette.types import Message, Send
 
-from brise.gateway import error_response
-from brise.gateway.exchange import exchange_of, read, served_of
-from brise.gateway.failure import BrokenAttempt, Relayed, UpstreamError, UpstreamFailure
+from brise.gateway.client_answer import end_with_error, send_error
+from brise.gateway.exchange import exchange_of, outcome_of, with_response
+from brise.gateway.failure import BrokenAttempt, Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.headers import added
 from brise.gateway.interfaces import (
     Background,
@@ -27,25 +33,24 @@ from brise.gateway.interfaces import (
     Observer,
     RequestOutcome,
     Router,
-    Small,
+    SwitchedModel,
 )
 from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest
-from brise.traffic import redact
 from brise.traffic.prices import Prices
-from brise.traffic.records import Exchange, Mode, Pending, RecordedAnswer
+from brise.traffic.records import Exchange, Mode, Pending
 
 MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
 CLIENT_GONE = 499  # nginx's number; no client ever sees it
-MOST_UNREAD = 256  # streams that wait for the reader's thread; then the event loop does its work, and so slows down
+MOST_UNREAD = 256  # streams that wait for the reader's thread; with more, the event loop reads them, and slows down
 
 
 @dataclass(frozen=True)
 class Components:
-    """What stands around the hosted model; each part may be missing."""
+    """The parts around the large model. Each may be missing."""
 
     router: Router | None = None
-    small: Small | None = None
+    small: SwitchedModel | None = None
     fallback: Fallback | None = None
     observers: Sequence[Observer] = ()
     background: Sequence[Background] = ()
@@ -54,175 +59,183 @@ class Components:
 
 
 class Gateway:
-    """Answers every request that it is given, and sees to it that it is written down. Of the event loop's thread."""
+    """Answers every request and has it written down. It belongs to the event loop's thread."""
 
-    def __init__(self, hosted: LargeModel, parts: Components = Components(), log: TextIO | None = None,
+    def __init__(self, large: LargeModel, components: Components = Components(), log: TextIO | None = None,
                  now: Callable[[], float] = time.monotonic) -> None:
-        self.hosted, self.parts, self._now = hosted, parts, now
+        self.large, self.components, self._now = large, components, now
         self._log = log or sys.stderr
-        self._observers = list(parts.observers)
+        self._observers = list(components.observers)
         self._background: list[asyncio.Task[None]] = []
         self._running = set[asyncio.Task[object]]()
         self._is_ending = False
         self._reader, self._num_unread = ThreadPoolExecutor(1, "brise-reader"), 0
 
-    def watch(self, observer: Observer) -> None:
-        """Tells one more of every answered request."""
+    def add_observer(self, observer: Observer) -> None:
+        """One more that sees every answered request."""
         self._observers.append(observer)
 
     def start(self) -> None:
         """Begins what runs beside the requests; called in the event loop."""
-        self._background = [asyncio.create_task(self._beside(each)) for each in self.parts.background]
+        self._background = [asyncio.create_task(self._run(each)) for each in self.components.background]
 
-    async def handle(self, asked: ClientRequest, send: Send) -> RequestOutcome:
-        """Sends an answer, whatever happens. Cancel it where the client has gone."""
-        task, out = asyncio.current_task(), _Out(send)
+    async def handle(self, request: ClientRequest, send: Send) -> RequestOutcome:
+        """Sends an answer, whatever happens. Cancel it when the client has gone."""
+        task, client = asyncio.current_task(), _Client(send)
         assert task is not None
         self._running.add(task)
-        served = RequestOutcome(out.mode, CLIENT_GONE, error="the client went away")
+        outcome = RequestOutcome(client.mode, CLIENT_GONE, error="the client went away")
         try:
-            served = await self._serve(asked, out.send)
+            outcome = await self._answer(request, client.send)
         except asyncio.CancelledError:
-            served = replace(served, mode=out.mode)
+            outcome = replace(outcome, mode=client.mode)
             if not self._is_ending:
                 raise
             task.uncancel()
-            served = await self._end(asked, out)
+            outcome = await self._shut_down(request, client)
         finally:
             self._running.discard(task)
-            self._record(asked, served)
-        return served
+            self._record(request, outcome)
+        return outcome
 
     def end(self) -> None:
-        """Ends what runs, with an error that its client sees: the server shuts down."""
+        """Ends the requests that are being answered, with an error that their clients see: the server shuts down."""
         self._is_ending = True
         for task in self._running:
             task.cancel()
 
     def close(self) -> None:
-        """Ends what runs beside the requests, and the connections to the hosted model. What was answered is with the
-        capture then."""
+        """Ends the background work and the connections to the large model. All that was answered has been given to the
+        capture by then."""
         self._reader.shutdown()
         for task in self._background:
             task.cancel()
-        self.hosted.upstream.close()
+        self.large.upstream.close()
 
-    async def _end(self, asked: ClientRequest, out: _Out) -> RequestOutcome:
-        failure = UpstreamFailure("ended", "the server shut down before the answer was complete")
-        if not out.has_begun:
-            await error_response.send(asked.dialect, failure, added(asked, "failed", None), out.send)
-        elif out.is_stream:
-            await error_response.end_stream(asked.dialect, failure, out.send)
-        return RequestOutcome("failed", out.status or failure.client_status, error=str(failure))
+    # Who answers.
 
-    async def _serve(self, asked: ClientRequest, send: Send) -> RequestOutcome:
-        decision = Decision() if self.parts.router is None else self.parts.router.decide(asked)
-        if decision.where == "hosted" or self.parts.small is None:
-            return await self._hosted(asked, send, "hosted")
-        outcome = await self.parts.small.answer(asked, decision, send)
-        match outcome:
+    async def _answer(self, request: ClientRequest, send: Send) -> RequestOutcome:
+        router, small = self.components.router, self.components.small
+        decision = Decision() if router is None else router.decide(request)
+        if decision.where == "hosted" or small is None:
+            return await self._from_large(request, send, "hosted")
+        answer = await small.answer(request, decision, send)
+        match answer:
             case RequestOutcome():
-                return outcome
-            case Escalated():
-                served = await self._hosted(asked, send, "escalated")
-                drafts: Sequence[RecordedAnswer] = () if outcome.draft is None else (outcome.draft,)
-                return replace(served, signals=outcome.signals, answers=(*served.answers, *drafts))
+                return answer
+            case Escalated(draft, signals):
+                outcome = await self._from_large(request, send, "escalated")
+                drafts = () if draft is None else (draft,)
+                return replace(outcome, signals=signals, answers=(*outcome.answers, *drafts))
 
-    async def _hosted(self, asked: ClientRequest, send: Send, mode: Mode) -> RequestOutcome:
-        fallback = self.parts.fallback
+    async def _from_large(self, request: ClientRequest, send: Send, mode: Mode) -> RequestOutcome:
+        fallback = self.components.fallback
         try:
-            relayed = await self.hosted.answer(asked, send, added(asked, mode, asked.model),
-                                               stops_at_faults=fallback is not None and fallback.fits(asked))
+            delivery = await self.large.answer(request, send, added(request, mode, request.model),
+                                               stops_at_faults=fallback is not None and fallback.can_answer(request))
         except UpstreamError as error:
-            return await self._replace(asked, send, error.failure, error.relayed or Relayed())
-        return RequestOutcome(mode, relayed.status, unread=relayed)
+            return await self._replace(request, send, error.failure, error.delivery or Delivery())
+        return RequestOutcome(mode, delivery.status, unread=delivery)
 
-    async def _replace(self, asked: ClientRequest, send: Send, failure: UpstreamFailure,
-                       relayed: Relayed) -> RequestOutcome:
-        """The hosted model's answer did not come, or not to its end."""
-        broken = BrokenAttempt(failure, relayed.progress(asked.dialect), bytes(relayed.body))
-        fallback = self.parts.fallback
-        can_go_on = not relayed.has_begun or broken.progress is not None
-        if fallback is not None and can_go_on and fallback.fits(asked):
-            outcome = await fallback.answer(asked, broken, send)
+    async def _replace(self, request: ClientRequest, send: Send, failure: UpstreamFailure,
+                       delivery: Delivery) -> RequestOutcome:
+        """The large model's answer did not come, or not to its end."""
+        broken = BrokenAttempt(failure, delivery.progress(request.dialect), bytes(delivery.body))
+        fallback = self.components.fallback
+        can_continue = not delivery.has_begun or broken.progress is not None
+        if fallback is not None and can_continue and fallback.can_answer(request):
+            outcome = await fallback.answer(request, broken, send)
             if isinstance(outcome, RequestOutcome):
                 return outcome
             failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
-        if not relayed.has_begun:
-            await error_response.send(asked.dialect, failure, added(asked, "failed", None), send)
+        if not delivery.has_begun:
+            await send_error(request.dialect, failure, added(request, "failed", None), send)
             return RequestOutcome("failed", failure.client_status, error=str(failure))
-        if relayed.is_stream:
-            await error_response.end_stream(asked.dialect, failure, send)
-        # Else the answer stays incomplete, and the server ends the connection: so the client sees it too.
-        return served_of(relayed, asked, "failed", str(failure))
+        if delivery.is_stream:
+            await end_with_error(request.dialect, failure, send)
+        # Any other answer stays incomplete, and the server ends the connection: so the client sees it too.
+        return outcome_of(delivery, request, "failed", str(failure))
 
-    async def _beside(self, part: Background) -> None:
-        """A defect of ours must not go unseen, and must not end the requests."""
-        try:
-            await part.run()
-        except Exception:
-            self._complain(f"{type(part).__name__} ended")
+    async def _shut_down(self, request: ClientRequest, client: _Client) -> RequestOutcome:
+        failure = UpstreamFailure("ended", "the server shut down before the answer was complete")
+        if not client.has_begun:
+            await send_error(request.dialect, failure, added(request, "failed", None), client.send)
+        elif client.is_stream:
+            await end_with_error(request.dialect, failure, client.send)
+        return RequestOutcome("failed", client.status or failure.client_status, error=str(failure))
 
-    def _record(self, asked: ClientRequest, served: RequestOutcome) -> None:
-        """After the answer, and never in its way: a stream is put together beside the event loop, which would stand
-        still for it, and so is the request that asked for it."""
-        if not asked.dialect.is_read and asked.method != "POST":
+    # What is written down.
+
+    def _record(self, request: ClientRequest, outcome: RequestOutcome) -> None:
+        """After the answer, and never in its way: the body of a long stream is put together on a thread of its own,
+        because the event loop would stand still meanwhile, for the client of this request too."""
+        if not request.dialect.is_read and request.method != "POST":
             return
-        total_s = self._now() - asked.started_s
-        if served.unread is None or not served.unread.is_stream or self._num_unread >= MOST_UNREAD:
-            self._tell(asked, self._keep(asked, served, total_s))
+        total_s = self._now() - request.started_s
+        if outcome.unread is None or not outcome.unread.is_stream or self._num_unread >= MOST_UNREAD:
+            self._notify(request, self._write(request, outcome, total_s))
         else:
             self._num_unread += 1
-            self._reader.submit(self._read, asked, served, total_s, asyncio.get_running_loop())
+            self._reader.submit(self._write_on_reader, request, outcome, total_s, asyncio.get_running_loop())
 
-    def _read(self, asked: ClientRequest, served: RequestOutcome, total_s: float,
-              loop: asyncio.AbstractEventLoop) -> None:
-        """On the reader's thread."""
-        exchange = self._keep(asked, served, total_s)
-        with suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
-            loop.call_soon_threadsafe(self._tell_read, asked, exchange)
+    def _write_on_reader(self, request: ClientRequest, outcome: RequestOutcome, total_s: float,
+                         loop: asyncio.AbstractEventLoop) -> None:
+        exchange = self._write(request, outcome, total_s)
+        with suppress(RuntimeError):  # the event loop is closed: there is nobody to notify
+            loop.call_soon_threadsafe(self._notify_read, request, exchange)
 
-    def _tell_read(self, asked: ClientRequest, exchange: Exchange | None) -> None:
+    def _notify_read(self, request: ClientRequest, exchange: Exchange | None) -> None:
         self._num_unread -= 1
-        self._tell(asked, exchange)
+        self._notify(request, exchange)
 
-    def _keep(self, asked: ClientRequest, served: RequestOutcome, total_s: float) -> Exchange | None:
-        """The row, which is with the capture then. Runs on either thread; None after a defect of ours."""
+    def _write(self, request: ClientRequest, outcome: RequestOutcome, total_s: float) -> Exchange | None:
+        """Gives the row to the capture. Runs on either thread; None after a defect of ours."""
+        capture = self.components.capture
         try:
-            served = read(served, asked)
-            if served.cost_usd is None and self.parts.prices is not None and served.mode in ("hosted", "escalated"):
-                served = replace(served, cost_usd=self.parts.prices.cost(served.served_by, asked.model, served.usage))
-            exchange = redact.exchange(exchange_of(asked, served, total_s), asked.secrets)
-            if self.parts.capture is not None and asked.is_captured:
-                pending = (Pending(asked.id, asked.at_s),) if served.pending else ()
-                answers = [redact.answer(each, asked.secrets) for each in served.answers]
-                self.parts.capture.record(exchange, answers, pending)
-            elif self.parts.capture is not None:
-                self.parts.capture.skip("off")
+            outcome = self._with_cost(request, with_response(outcome, request))
+            exchange = exchange_of(request, outcome, total_s)
+            if capture is not None and request.is_captured:
+                capture.record(exchange, outcome.answers,
+                               (Pending(request.id, request.at_s),) if outcome.pending else ())
+            elif capture is not None:
+                capture.skip("off")
         except Exception:
-            self._complain(f"{asked.id} was answered, but not written down")
+            self._complain(f"{request.id} was answered, but not written down")
             return None
         return exchange
 
-    def _tell(self, asked: ClientRequest, exchange: Exchange | None) -> None:
+    def _with_cost(self, request: ClientRequest, outcome: RequestOutcome) -> RequestOutcome:
+        prices = self.components.prices
+        if outcome.cost_usd is not None or prices is None or outcome.mode not in ("hosted", "escalated"):
+            return outcome
+        return replace(outcome, cost_usd=prices.cost(outcome.served_by, request.model, outcome.usage))
+
+    def _notify(self, request: ClientRequest, exchange: Exchange | None) -> None:
         try:
             if exchange is not None:
                 for observer in self._observers:
-                    observer.after(asked, exchange)
+                    observer.observe(request, exchange)
         except Exception:
-            self._complain(f"{asked.id} was answered, but not everybody was told")
+            self._complain(f"{request.id} was answered, but not every observer was notified")
+
+    async def _run(self, background: Background) -> None:
+        """A defect of ours must not go unseen, and must not end the requests."""
+        try:
+            await background.run()
+        except Exception:
+            self._complain(f"{type(background).__name__} ended")
 
     def _complain(self, what: str) -> None:
         print(f"{what}:\n{traceback.format_exc()}", file=self._log, flush=True)
 
 
-class _Out:
-    """The way to the client, which remembers what it has."""
+class _Client:
+    """The client of one request; it remembers how far its answer has come."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.status, self.has_begun, self.is_stream = 0, False, False
-        self.mode: Mode = "hosted"  # of what was begun; the hosted model is asked first
+        self.mode: Mode = "hosted"  # of the answer that has begun; the large model is asked first
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -37,11 +37,11 @@ def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(OWN)]
 
 
-def added(asked: ClientRequest, mode: Mode, model: str | None) -> Headers:
+def added(request: ClientRequest, mode: Mode, model: str | None) -> Headers:
     """What the gateway says of an answer in its headers."""
     name = (model or "").strip().encode("ascii", "replace")
     named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
-    return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", asked.id.encode()), *named]
+    return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", request.id.encode()), *named]
 
 
 def find(headers: Headers, name: bytes) -> bytes:

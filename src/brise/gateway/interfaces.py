@@ -1,6 +1,6 @@
-"""The parts that a gateway is put together from, as it sees them: who decides, who stands in, who writes down.
+"""The parts of a gateway as it sees them: who decides, who answers, who observes, who writes down.
 
-All of them may be left out. None of them may block the event loop, for every client waits for it.
+Each may be missing. None may block the event loop, because every client waits for it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Literal, Protocol
 from starlette.types import Send
 
 from brise.dialects.bodies import Body, Usage
-from brise.gateway.failure import BrokenAttempt, Relayed
+from brise.gateway.failure import BrokenAttempt, Delivery
 from brise.gateway.request import ClientRequest
 from brise.traffic.records import Exchange, Mode, Pending, RecordedAnswer
 
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """How a request was answered, by whom ever."""
+    """How a request was answered, whoever did it."""
 
     mode: Mode
     status: int
     served_by: str | None = None
-    response: Body | None = None  # a stream's put together
+    response: Body | None = None  # of a stream, the body that it adds up to
     usage: Usage | None = None
     fingerprint: str | None = None
     error: str | None = None
@@ -33,29 +33,29 @@ class RequestOutcome:
     signals: Mapping[str, float] = field(default_factory=dict)
     audit_probability: float | None = None
     answers: Sequence[RecordedAnswer] = ()  # others that belong to the request, such as a draft
-    pending: bool = False  # the hosted model is to answer it later
-    unread: Relayed | None = None  # what the client got, from which the rest is still to be read (exchange.read)
+    pending: bool = False  # the large model is to answer it later
+    unread: Delivery | None = None  # what the client got; `exchange.with_response` reads the rest of the fields from it
 
 
 @dataclass(frozen=True)
 class Declined:
-    """Nobody stood in: nothing was sent, and `why` is told to the client beside what the hosted model failed of."""
+    """Nobody answered instead: nothing was sent. The client is told `why`, beside how the large model failed."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Who is to answer. `small` is the local model (or adapter) that stands in for the hosted one."""
+    """Who is to answer. `small` is the small model (or adapter) that answers instead of the large one."""
 
     where: Literal["hosted", "small"] = "hosted"
     small: str | None = None
-    step: str = ""  # why, for the record: the number of the switch that decided, say
+    step: str = ""  # why, such as the number of the switch that decided
 
 
 @dataclass(frozen=True)
 class Escalated:
-    """The small model was unsure, or could not answer: nothing has been sent, the hosted one is to answer."""
+    """The small model was unsure, or could not answer: nothing has been sent, the large one is to answer."""
 
     draft: RecordedAnswer | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -64,30 +64,31 @@ class Escalated:
 class Router(Protocol):
     """Decides from the state of the task's switch (switch/route.py)."""
 
-    def decide(self, asked: ClientRequest) -> Decision: ...
+    def decide(self, request: ClientRequest) -> Decision: ...
 
 
-class Small(Protocol):
-    """Answers from the local model where a switch says so (switch/small_model.py)."""
+class SwitchedModel(Protocol):
+    """Answers with the small model where a switch says so (switch/small_model.py)."""
 
-    async def answer(self, asked: ClientRequest, decision: Decision, send: Send) -> RequestOutcome | Escalated:
+    async def answer(self, request: ClientRequest, decision: Decision, send: Send) -> RequestOutcome | Escalated:
         """Sends the whole answer, or nothing."""
 
 
 class Fallback(Protocol):
-    """Answers where the hosted model cannot (gateway/fallback.py)."""
+    """Answers where the large model cannot (gateway/fallback.py)."""
 
-    def fits(self, asked: ClientRequest) -> bool:
+    def can_answer(self, request: ClientRequest) -> bool:
         """Whether it could answer this request at all."""
-    async def answer(self, asked: ClientRequest, broken: BrokenAttempt, send: Send) -> RequestOutcome | Declined:
+
+    async def answer(self, request: ClientRequest, broken: BrokenAttempt, send: Send) -> RequestOutcome | Declined:
         """Sends a whole answer, or the rest of a stream that has begun; or nothing."""
 
 
 class Observer(Protocol):
-    """Is told of every answered request soon after its client has the answer: the shadow, the audit."""
+    """Sees every answered request soon after its client has the answer: the shadow, the audit."""
 
-    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
-        """Called in the event loop, so it only takes note; what there is to do is done in the background."""
+    def observe(self, request: ClientRequest, exchange: Exchange) -> None:
+        """Called in the event loop, so it only takes note; the work is done in the background."""
 
 
 class Background(Protocol):
@@ -103,5 +104,6 @@ class CaptureSink(Protocol):
     def record(self, exchange: Exchange | None = None, answers: Sequence[RecordedAnswer] = (),
                pending: Sequence[Pending] = ()) -> None:
         """An exchange and what belongs to it, or what came later to one."""
+
     def skip(self, reason: Literal["off", "sampled"]) -> None:
         """Counts a request that is not to be written down."""

@@ -1,4 +1,4 @@
-"""The hosted model as the gateway asks it: with retries, behind a circuit breaker, and a second time if it is slow."""
+"""The large model as the gateway asks it: with retries, behind a circuit breaker, and twice at a time if it is slow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from starlette.types import Message, Send
 
 from brise.gateway import headers
 from brise.gateway.breaker import Breaker, BreakerSettings
-from brise.gateway.exchange import served_of
-from brise.gateway.failure import Refusal, Relayed, UpstreamError, UpstreamFailure
+from brise.gateway.exchange import outcome_of
+from brise.gateway.failure import Delivery, Refusal, UpstreamError, UpstreamFailure
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import pass_on
 from brise.gateway.request import ClientRequest, Headers
@@ -27,7 +27,7 @@ Wait = Callable[[float], Awaitable[object]]
 
 
 class LargeModel:
-    """Of the event loop's thread. `now`, `wait` and `retries` are for tests."""
+    """Asks one upstream. It belongs to the event loop's thread. `now`, `wait` and `retries` are for tests."""
 
     def __init__(self, upstream: HostedServer, *, breaker: Breaker | None = None, retries: Retries | None = None,
                  hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
@@ -38,90 +38,90 @@ class LargeModel:
         self.failures = Counter[str]()
         self.num_hedged = 0
 
-    async def answer(self, asked: ClientRequest, send: Send, added: Headers, *,
-                     stops_at_faults: bool = False) -> Relayed:
-        """Passes the hosted model's answer on, an error of the client's included (`stops_at_faults`: see relay).
+    async def answer(self, request: ClientRequest, send: Send, added: Headers, *,
+                     stops_at_faults: bool = False) -> Delivery:
+        """Passes the large model's answer on, also an error that the client caused (`stops_at_faults`: see relay).
 
-        UpstreamError if there is none; then `relayed` of the error says how much of one the client has.
+        UpstreamError if there is none; then `delivery` of the error says how much of an answer the client has.
         """
         self.retries.saw_request()
-        unfit = self.upstream.unfit(asked)
+        unfit = self.upstream.unfit(request)
         if unfit is not None:
-            relayed = Relayed(unfit.status, unfit.headers)
-            await pass_on(unfit, asked, send, added, relayed, self._now)
-            return relayed
+            delivery = Delivery(unfit.status, unfit.headers)
+            await pass_on(unfit, request, send, added, delivery, self._now)
+            return delivery
         number = 0
         while True:
-            relayed = Relayed()
+            delivery = Delivery()
             try:
-                await self._attempt(asked, send, added, relayed, stops_at_faults)
-                return relayed
+                await self._attempt(request, send, added, delivery, stops_at_faults)
+                return delivery
             except UpstreamError as error:
                 number += not error.failure.is_stale
-                wait_s = None if relayed.has_begun else self.retries.wait_s(asked, error.failure, number)
+                wait_s = None if delivery.has_begun else self.retries.wait_s(request, error.failure, number)
                 if wait_s is None:
-                    error.relayed = relayed
+                    error.delivery = delivery
                     raise
             await self._wait(wait_s)
 
-    async def ask(self, asked: ClientRequest) -> RequestOutcome:
+    async def ask(self, request: ClientRequest) -> RequestOutcome:
         """Asks for itself, in the background, for a whole answer; UpstreamError if there is none.
 
         What the client's request says of streaming is left out. A status of 400 and more is in what is returned.
         """
-        assert asked.fields is not None
-        fields = {name: value for name, value in asked.fields.items() if name not in ("stream", "stream_options")}
-        whole = replace(asked, fields=fields, body=json.dumps(fields).encode(), started_s=self._now())
-        relayed = await self.answer(whole, _nowhere, ())
-        return served_of(relayed, whole, "hosted")
+        assert request.fields is not None
+        fields = {name: value for name, value in request.fields.items() if name not in ("stream", "stream_options")}
+        whole = replace(request, fields=fields, body=json.dumps(fields).encode(), started_s=self._now())
+        delivery = await self.answer(whole, _nowhere, ())
+        return outcome_of(delivery, whole, "hosted")
 
-    async def _attempt(self, asked: ClientRequest, send: Send, added: Headers, relayed: Relayed,
+    async def _attempt(self, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
                        stops_at_faults: bool) -> None:
-        turn = self.breaker.enter()
-        if turn is None:
+        permit = self.breaker.enter()
+        if permit is None:
             wait_s = self.breaker.wait_s
             raise UpstreamError(UpstreamFailure("open",
                                                 f"it failed again and again; it is asked anew in {wait_s:.0f} s",
                                                 retry_after_s=wait_s))
         try:
-            async with self._opened(asked) as reply:
+            async with self._opened(request) as reply:
                 if reply.status in BUSY:
                     raise UpstreamError(await _refused(reply))
-                relayed.status, relayed.headers = reply.status, reply.headers
-                await pass_on(reply, asked, send, added, relayed, self._now, stops_at_faults=stops_at_faults)
+                delivery.status, delivery.headers = reply.status, reply.headers
+                await pass_on(reply, request, send, added, delivery, self._now, stops_at_faults=stops_at_faults)
         except UpstreamError as error:
             self.failures[error.failure.kind] += 1
             if self._is_outage(error.failure):
-                self.breaker.failed(turn, error.failure.retry_after_s)
+                self.breaker.failed(permit, error.failure.retry_after_s)
             raise
         else:
-            self.breaker.succeeded(turn)
+            self.breaker.succeeded(permit)
         finally:
-            self.breaker.left(turn)
+            self.breaker.left(permit)
 
     def _is_outage(self, failure: UpstreamFailure) -> bool:
-        """Whether it speaks against the server. A limit of one client's key does not concern the others."""
+        """Whether the server is at fault. A rate limit of one client's key does not concern the others."""
         if failure.status == 429:
             return self.upstream.settings.key is not None
         return not failure.is_stale
 
     @asynccontextmanager
-    async def _opened(self, asked: ClientRequest) -> AsyncIterator[UpstreamResponse]:
-        reply = await (self.upstream.open(asked) if self._hedge_after_s is None or not is_safe(asked)
-                       else self._first_of_two(asked, self._hedge_after_s))
+    async def _opened(self, request: ClientRequest) -> AsyncIterator[UpstreamResponse]:
+        reply = await (self.upstream.open(request) if self._hedge_after_s is None or not is_safe(request)
+                       else self._first_of_two(request, self._hedge_after_s))
         try:
             yield reply
         finally:
             reply.close()
 
-    async def _first_of_two(self, asked: ClientRequest, after_s: float) -> UpstreamResponse:
+    async def _first_of_two(self, request: ClientRequest, after_s: float) -> UpstreamResponse:
         """The request is sent again if it is not answered in time; who answers first wins, the other is ended."""
-        tasks = [asyncio.ensure_future(self.upstream.open(asked))]
+        tasks = [asyncio.ensure_future(self.upstream.open(request))]
         try:
             await asyncio.wait(tasks, timeout=after_s)
             if not tasks[0].done():
                 self.num_hedged += 1
-                tasks.append(asyncio.ensure_future(self.upstream.open(asked)))
+                tasks.append(asyncio.ensure_future(self.upstream.open(request)))
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not any(task.done() and task.exception() is None for task in tasks):
                     await asyncio.wait(tasks)

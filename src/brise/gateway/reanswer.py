@@ -1,4 +1,4 @@
-"""After an outage: the hosted model's answers to what the small one answered meanwhile, slowly and in the background.
+"""The large model's answers after an outage to what the small one answered meanwhile, slowly and in the background.
 
 A request is asked again with the key it came with, which is held in memory only, or with the gateway's own. After a
 restart only the latter is left: without one, requests of before it stay pending, and `brise log` shows them.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from brise.errors import StoreError
-from brise.gateway.exchange import again
+from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
 from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest, read
@@ -46,21 +46,21 @@ class ReanswerOptions:
 
 
 class Reanswer:
-    """An observer of the gateway, and its work in the background (`run`)."""
+    """Remembers what the small model answered in an outage (`observe`), and asks the large model again (`run`)."""
 
-    def __init__(self, hosted: LargeModel, store: TrafficStore, capture: Flushing,
+    def __init__(self, large: LargeModel, store: TrafficStore, capture: Flushing,
                  options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time) -> None:
-        self._hosted, self._store, self._capture = hosted, store, capture
+        self._large, self._store, self._capture = large, store, capture
         self._options, self._clock = options, clock
         self.counts = Counter[str]()
         self._held: OrderedDict[str, tuple[ClientRequest, int]] = OrderedDict()  # and how often it was asked again
         self._held_bytes = 0
-        self._is_up, self._news = asyncio.Event(), asyncio.Event()
+        self._is_up, self._has_work = asyncio.Event(), asyncio.Event()
 
-    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
-        """Holds what was answered in an outage, and learns whether the hosted model is there."""
-        if exchange.mode == "degraded" and asked.is_captured:
-            self._hold(asked, 0)
+    def observe(self, request: ClientRequest, exchange: Exchange) -> None:
+        """Holds what was answered in an outage, and learns whether the large model is available."""
+        if exchange.mode == "degraded" and request.is_captured:
+            self._hold(request, 0)
         if exchange.mode in ("degraded", "failed"):
             self._is_up.clear()
         elif exchange.mode in ("hosted", "escalated") and exchange.error is None:
@@ -69,15 +69,15 @@ class Reanswer:
     async def run(self) -> None:
         """Until it is cancelled."""
         options = self._options
-        self._news.set()  # an earlier process may have left some
+        self._has_work.set()  # an earlier process may have left some
         while True:
-            await self._news.wait()
+            await self._has_work.wait()
             try:
                 await asyncio.wait_for(self._is_up.wait(), options.probe_s)
             except TimeoutError:
                 pass  # nobody has asked for a while: this request finds out
             if not await self._next():
-                self._news.clear()
+                self._has_work.clear()
             await asyncio.sleep(options.every_s)
 
     async def _next(self) -> bool:
@@ -86,9 +86,9 @@ class Reanswer:
             oldest = await self._oldest()
             if oldest is None:
                 return False
-            asked, attempts = oldest
+            request, attempts = oldest
             was_up = self._is_up.is_set()
-            answer = await self._ask(asked)
+            answer = await self._ask(request)
             if answer is not None:
                 self._is_up.set()
                 await asyncio.to_thread(self._keep, answer)
@@ -96,33 +96,33 @@ class Reanswer:
             self._is_up.clear()
             attempts += was_up
             if attempts < self._options.attempts:
-                self._hold(asked, attempts)
+                self._hold(request, attempts)
             if was_up:
-                await asyncio.to_thread(self._postpone, asked.id)
+                await asyncio.to_thread(self._postpone, request.id)
         except StoreError:
             self.counts["unwritten"] += 1  # it is pending still
         return True
 
-    async def _ask(self, asked: ClientRequest) -> RecordedAnswer | None:
+    async def _ask(self, request: ClientRequest) -> RecordedAnswer | None:
         """The answer, which may be that the request is wrong; None if another attempt may bring one."""
         started_s, at_s = time.monotonic(), self._clock()
         try:
-            served = await self._hosted.ask(asked)
+            outcome = await self._large.ask(request)
         except UpstreamError:
             self.counts["failed"] += 1
             return None
-        if served.status in NOT_ALLOWED:
+        if outcome.status in NOT_ALLOWED:
             self.counts["not_allowed"] += 1
             return None
-        self.counts["answered" if served.error is None else "refused"] += 1
-        return again(served, asked, "reanswer", at_s, time.monotonic() - started_s)
+        self.counts["answered" if outcome.error is None else "refused"] += 1
+        return answer_of(request, "reanswer", at_s, outcome, time.monotonic() - started_s)
 
     async def _oldest(self) -> tuple[ClientRequest, int] | None:
         if self._held:
-            _, (asked, attempts) = self._held.popitem(last=False)
-            self._held_bytes -= len(asked.body)
-            return asked, attempts
-        if self._hosted.upstream.settings.key is None:
+            _, (request, attempts) = self._held.popitem(last=False)
+            self._held_bytes -= len(request.body)
+            return request, attempts
+        if self._large.upstream.settings.key is None:
             return None
         return await asyncio.to_thread(self._stored)
 
@@ -132,7 +132,7 @@ class Reanswer:
             if pending.attempts < self._options.attempts:
                 exchange = self._store.exchange(pending.exchange)
                 if exchange is not None and exchange.request is not None:
-                    return _asked(exchange, self._hosted.upstream.settings.secrets), pending.attempts
+                    return _request_of(exchange, self._large.upstream.settings.secrets), pending.attempts
         return None
 
     def _postpone(self, exchange: str) -> None:
@@ -148,16 +148,16 @@ class Reanswer:
             return
         self._store.settle(answer.exchange)
 
-    def _hold(self, asked: ClientRequest, attempts: int) -> None:
-        self._held[asked.id] = asked, attempts
-        self._held_bytes += len(asked.body)
+    def _hold(self, request: ClientRequest, attempts: int) -> None:
+        self._held[request.id] = request, attempts
+        self._held_bytes += len(request.body)
         while len(self._held) > self._options.max_held or self._held_bytes > self._options.max_held_bytes:
             _, (dropped, _) = self._held.popitem(last=False)  # it stays pending in the store
             self._held_bytes -= len(dropped.body)
             self.counts["let_go"] += 1
-        self._news.set()
+        self._has_work.set()
 
 
-def _asked(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
+def _request_of(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
     body = json.dumps(exchange.request).encode()
     return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets), id=exchange.id)

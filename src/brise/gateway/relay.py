@@ -13,7 +13,7 @@ from brise.dialects import sse
 from brise.dialects.dialect import Dialect, Progress
 from brise.dialects.streams import follow, progress_of
 from brise.gateway import headers
-from brise.gateway.failure import Relayed, UpstreamError, UpstreamFailure
+from brise.gateway.failure import Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import UpstreamResponse
 
@@ -25,7 +25,7 @@ DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
-async def pass_on(reply: UpstreamResponse, asked: ClientRequest, send: Send, added: Headers, relayed: Relayed,
+async def pass_on(reply: UpstreamResponse, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
                   now: Callable[[], float] = time.monotonic, *, stops_at_faults: bool = False) -> None:
     """The whole answer, to its end; `relayed` says how far it came if this raises UpstreamError.
 
@@ -35,14 +35,14 @@ async def pass_on(reply: UpstreamResponse, asked: ClientRequest, send: Send, add
     With `stops_at_faults` somebody else can answer: an event that is none, or that says that the server failed, does
     not leave then, and ends the attempt.
     """
-    out = _Out(send, relayed, [*headers.downstream(reply.headers), *added], now)
+    out = _Out(send, delivery, [*headers.downstream(reply.headers), *added], now)
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
     encoding = headers.find(reply.headers, b"content-encoding")
     length = headers.find(reply.headers, b"content-length")
-    if asked.dialect.is_read and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
-        relayed.is_stream = True
+    if request.dialect.is_read and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
+        delivery.is_stream = True
         out.forget_length()
-        await _events(reply, out, asked.dialect, stops_at_faults)
+        await _events(reply, out, request.dialect, stops_at_faults)
     elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
         await _whole(reply, out)
     else:
@@ -142,17 +142,17 @@ async def _as_it_comes(reply: UpstreamResponse, out: _Out) -> None:
 class _Out:
     """The way to the client: status and headers go with the first piece."""
 
-    def __init__(self, send: Send, relayed: Relayed, sent_headers: Headers, now: Callable[[], float]) -> None:
-        self._send, self._relayed, self._headers, self._now = send, relayed, sent_headers, now
+    def __init__(self, send: Send, delivery: Delivery, sent_headers: Headers, now: Callable[[], float]) -> None:
+        self._send, self._relayed, self._headers, self._now = send, delivery, sent_headers, now
 
     async def pass_on(self, piece: bytes) -> None:
-        relayed = self._relayed
-        if not relayed.has_begun:
+        delivery = self._relayed
+        if not delivery.has_begun:
             await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        relayed.is_kept = relayed.is_kept and len(relayed.body) + len(piece) <= KEPT_BYTES
-        if relayed.is_kept:
-            relayed.body += piece
+        delivery.is_kept = delivery.is_kept and len(delivery.body) + len(piece) <= KEPT_BYTES
+        if delivery.is_kept:
+            delivery.body += piece
 
     def forget_length(self) -> None:
         """A stream may end otherwise than its server thought."""

@@ -40,9 +40,9 @@ class Retries:
         """Called once for every request."""
         self._budget = min(self._budget + BUDGET_SHARE, BUDGET)
 
-    def wait_s(self, asked: ClientRequest, failure: UpstreamFailure, number: int) -> float | None:
+    def wait_s(self, request: ClientRequest, failure: UpstreamFailure, number: int) -> float | None:
         """How long to wait before attempt `number` (1 is the first repetition); None: it is not to be repeated."""
-        if not _is_repeatable(asked, failure):
+        if not _is_repeatable(request, failure):
             return None
         if failure.is_stale:
             return 0.0
@@ -73,14 +73,14 @@ def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> floa
     return max(seconds, 0.0) if math.isfinite(seconds) else None  # NaN and infinity are floats too
 
 
-def is_safe(asked: ClientRequest) -> bool:
+def is_safe(request: ClientRequest) -> bool:
     """Whether asking twice does nothing but ask twice."""
-    return asked.dialect.is_read or asked.method in ("GET", "HEAD", "OPTIONS")
+    return request.dialect.is_read or request.method in ("GET", "HEAD", "OPTIONS")
 
 
-def _is_repeatable(asked: ClientRequest, failure: UpstreamFailure) -> bool:
+def _is_repeatable(request: ClientRequest, failure: UpstreamFailure) -> bool:
     if failure.kind in NOTHING_SENT:
         return True
     if failure.kind == "status":
-        return is_safe(asked) and failure.may_repeat is not False
-    return failure.kind == "cut" and is_safe(asked)
+        return is_safe(request) and failure.may_repeat is not False
+    return failure.kind == "cut" and is_safe(request)

@@ -88,11 +88,11 @@ class HostedServer(Protocol):
     @property
     def settings(self) -> UpstreamSettings: ...
 
-    def unfit(self, asked: ClientRequest) -> UpstreamResponse | None:
+    def unfit(self, request: ClientRequest) -> UpstreamResponse | None:
         """The error for a request that its dialect cannot say; None if it can be sent."""
         ...
 
-    async def open(self, asked: ClientRequest) -> UpstreamResponse:
+    async def open(self, request: ClientRequest) -> UpstreamResponse:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
         ...
 
@@ -114,18 +114,18 @@ class Upstream:
         self._proxy_key = address.proxy[2] if address.proxy is not None and self._is_plain_proxied else b""
         self._pool = Pool(address)
 
-    def unfit(self, asked: ClientRequest) -> None:
+    def unfit(self, request: ClientRequest) -> None:
         """Every request is sent: the server may say what is wrong with it."""
 
-    async def open(self, asked: ClientRequest) -> UpstreamResponse:
+    async def open(self, request: ClientRequest) -> UpstreamResponse:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
         connection = self._pool.take() or await self._connect()
         limits = self.settings.limits
-        wait_s = limits.first_byte_s if asked.streams else limits.answer_s
+        wait_s = limits.first_byte_s if request.streams else limits.answer_s
         begun_s = time.monotonic()
         try:
             async with asyncio.timeout(wait_s):
-                connection.send(asked.method, self._target(asked.target), self._headers(asked), asked.body)
+                connection.send(request.method, self._target(request.target), self._headers(request), request.body)
                 response = await connection.answer()
         except BaseException as error:
             connection.abort()
@@ -139,7 +139,7 @@ class Upstream:
                 case _:
                     raise
             raise UpstreamError(failure) from None
-        first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if asked.streams else limits.between_s
+        first_s = max(wait_s - (time.monotonic() - begun_s), 0.001) if request.streams else limits.between_s
         return _HttpReply(self._pool, connection, response, first_s, limits, begun_s)
 
     def close(self) -> None:
@@ -165,17 +165,17 @@ class Upstream:
             target = self._path.removesuffix(PREFIX) + target
         return b"http://" + self.host + target if self._is_plain_proxied else target
 
-    def _headers(self, asked: ClientRequest) -> list[tuple[bytes, bytes]]:
+    def _headers(self, request: ClientRequest) -> list[tuple[bytes, bytes]]:
         keys: Headers | None = None
         if self.settings.key is not None:
-            keys = [asked.dialect.key_header(self.settings.key.encode())]
+            keys = [request.dialect.key_header(self.settings.key.encode())]
         elif not self.settings.forwards_keys:
             keys = []
-        sent = headers.upstream(asked.headers, self.host, keys, is_read=asked.dialect.is_read)
+        sent = headers.upstream(request.headers, self.host, keys, is_read=request.dialect.is_read)
         if self._proxy_key:
             sent.append((b"proxy-authorization", self._proxy_key))
-        if asked.body or asked.method in ("POST", "PUT", "PATCH"):
-            sent.append((b"content-length", str(len(asked.body)).encode()))
+        if request.body or request.method in ("POST", "PUT", "PATCH"):
+            sent.append((b"content-length", str(len(request.body)).encode()))
         return sent
 
 

@@ -140,7 +140,7 @@ def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], la
     measured = dict(answer.signals) if answer.signals else (
         {VETO: 1.0} if answer.response is None else signals.measure(exchange.request, answer.response))
     return CalibrationRow(exchange.id, exchange.conversation or exchange.id, exchange.at_s,
-                          answers.asked_text(exchange.request),
+                          answers.user_text(exchange.request),
                           measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd)
 
 

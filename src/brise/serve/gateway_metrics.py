@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from brise.gateway.breaker import BreakerState
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.reanswer import Reanswer
 from brise.gateway.request import ClientRequest
@@ -33,11 +33,11 @@ class GatewayMetrics(Collector):
         self._seconds = Histogram("brise_gateway_seconds", "From request to last byte.", ("mode",), buckets=SECONDS,
                                   registry=registry)
         registry.register(self)
-        gateway.watch(self)
+        gateway.add_observer(self)
 
-    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
+    def observe(self, request: ClientRequest, exchange: Exchange) -> None:
         """One request is over."""
-        self._requests.labels(asked.kind, exchange.mode).inc()
+        self._requests.labels(request.kind, exchange.mode).inc()
         self._seconds.labels(exchange.mode).observe(exchange.total_s)
         if exchange.first_token_s is not None:
             self._first.labels(exchange.mode).observe(exchange.first_token_s)
@@ -46,29 +46,29 @@ class GatewayMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        hosted = self._gateway.hosted
-        yield _counter("upstream_failures", "Attempts that the upstream did not answer.", hosted.failures, "kind")
-        yield _counter("retries", "Requests that were sent again.", hosted.retries.num_retries)
-        yield _counter("hedges", "Requests that were sent twice because the first was slow.", hosted.num_hedged)
-        yield _counter("breaker_opened", "How often the circuit breaker opened.", hosted.breaker.num_opened)
+        large = self._gateway.large
+        yield _counter("upstream_failures", "Attempts that the upstream did not answer.", large.failures, "kind")
+        yield _counter("retries", "Requests that were sent again.", large.retries.num_retries)
+        yield _counter("hedges", "Requests that were sent twice because the first was slow.", large.num_hedged)
+        yield _counter("breaker_opened", "How often the circuit breaker opened.", large.breaker.num_opened)
         breaker = GaugeMetricFamily("brise_gateway_breaker", "1 at the state of the circuit breaker.",
                                     labels=("state",))
         for state in get_args(BreakerState):
-            breaker.add_metric((state,), hosted.breaker.state == state)
+            breaker.add_metric((state,), large.breaker.state == state)
         yield breaker
-        capture = self._gateway.parts.capture
+        capture = self._gateway.components.capture
         if isinstance(capture, Capture):
             yield from _capture(capture)
-        yield from _small_models(self._gateway.parts)
+        yield from _small_models(self._gateway.components)
 
 
-def _small_models(parts: Components) -> Iterator[Metric]:
+def _small_models(components: Components) -> Iterator[Metric]:
     """What small models and second questions did beside the upstream; parts that are not there are left out."""
     ignored = CounterMetricFamily("brise_gateway_ignored_fields", "Fields of requests that a small model left out.",
                                   labels=("part", "field"))
-    for part in (parts.fallback, *parts.background):
+    for part in (components.fallback, *components.background):
         match part:
-            case LocalFallback():
+            case SmallModelFallback():
                 yield _counter("fallback", "Requests that the upstream did not answer.", part.counts, "outcome")
             case Shadow():
                 yield _counter("shadow", "Requests that were drawn for the candidate.", part.counts, "outcome")
@@ -78,9 +78,9 @@ def _small_models(parts: Components) -> Iterator[Metric]:
                 yield _counter("reanswer", "Requests of an outage that were asked again.", part.counts, "outcome")
             case _:
                 continue
-        if isinstance(part, LocalFallback | Shadow):
+        if isinstance(part, SmallModelFallback | Shadow):
             for field, number in part.ignored.items():
-                ignored.add_metric(("fallback" if isinstance(part, LocalFallback) else "shadow", field), number)
+                ignored.add_metric(("fallback" if isinstance(part, SmallModelFallback) else "shadow", field), number)
     yield ignored
 
 

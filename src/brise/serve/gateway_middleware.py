@@ -39,23 +39,23 @@ class Front:
             return
         try:
             self._check(scope)
-            wanted = await self._read(scope, receive)
+            request = await self._read(scope, receive)
         except RequestError as error:
             await respond(error)(scope, receive, send)
             return
-        if self._is_local(wanted):
-            await self._app(scope, _Replay(wanted.body, receive).receive, send)
-        elif wanted.method == "GET" and path == "/v1/models" and self._serving.models:
-            answer = await unless_gone(receive, self._models(wanted))
+        if self._is_local(request):
+            await self._app(scope, _Replay(request.body, receive).receive, send)
+        elif request.method == "GET" and path == "/v1/models" and self._serving.models:
+            answer = await unless_gone(receive, self._models(request))
             await answer(scope, receive, send)
         else:
-            served = await unless_gone(receive, self._gateway.handle(wanted, send))
-            scope["brise.ticket"].mode = served.mode
+            outcome = await unless_gone(receive, self._gateway.handle(request, send))
+            scope["brise.ticket"].mode = outcome.mode
 
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:
             raise MethodError(f"the method is {scope['method'][:32]!r}, allowed are {', '.join(sorted(METHODS))}")
-        has_own_key = self._gateway.hosted.upstream.settings.key is not None
+        has_own_key = self._gateway.large.upstream.settings.key is not None
         if self._serving.local_only and has_own_key and _is_foreign(Headers(scope=scope)):
             raise CrossSiteError
 
@@ -65,19 +65,19 @@ class Front:
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
         return request.read(scope["method"], scope["path"], target, scope["headers"], body,
-                            self._gateway.hosted.upstream.settings.secrets)
+                            self._gateway.large.upstream.settings.secrets)
 
-    def _is_local(self, wanted: ClientRequest) -> bool:
-        if wanted.dialect.is_served:
-            return self._serving.is_taken(wanted.model)
-        name = wanted.path.removeprefix("/v1/models/")
-        return wanted.method == "GET" and name != wanted.path and self._serving.is_taken(name)
+    def _is_local(self, request: ClientRequest) -> bool:
+        if request.dialect.is_served:
+            return self._serving.is_taken(request.model)
+        name = request.path.removeprefix("/v1/models/")
+        return request.method == "GET" and name != request.path and self._serving.is_taken(name)
 
-    async def _models(self, wanted: ClientRequest) -> JSONResponse:
+    async def _models(self, request: ClientRequest) -> JSONResponse:
         """The models that are here, and behind them the upstream's, as far as it tells."""
         answer = _Collected()
-        readable = [(name, value) for name, value in wanted.headers if name != b"accept-encoding"]
-        await self._gateway.handle(replace(wanted, headers=readable), answer.send)
+        readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
+        await self._gateway.handle(replace(request, headers=readable), answer.send)
         here = models_and_health.cards(self._serving)
         theirs = answer.json.get("data") if answer.status == 200 else None
         return JSONResponse({"object": "list", "data": [*here, *(theirs if isinstance(theirs, list) else ())]})

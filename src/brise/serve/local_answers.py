@@ -17,7 +17,7 @@ from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.errors import RequestError
 from brise.files.digests import Located
-from brise.gateway.local import Load, LocalAnswer, LocalStream
+from brise.gateway.small_models import Load, SmallAnswer, SmallStream
 from brise.serve import chat, completions, envelope, responses
 from brise.serve.envelope import Answering, Entry
 from brise.serve.error_response import UnknownModelError
@@ -69,7 +69,7 @@ class LocalAnswers:
         return Load(*others, worker.max_sequences)
 
     async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
-                     background: bool = False) -> LocalAnswer:
+                     background: bool = False) -> SmallAnswer:
         """A whole answer, whatever `stream` in the body says."""
         plain = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
         asked = await self._ask(model, dialect, plain)
@@ -82,16 +82,16 @@ class LocalAnswers:
         asked = asked.changed(partial(_told, logprobs, background), watch if has_tokens else None)
         whole = await asked.collect()
         ticket = asked.job.ticket
-        return LocalAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
+        return SmallAnswer(whole, _usage(ticket), tuple(tokens), ticket.first_token_s,
                            time.monotonic() - ticket.started_s, asked.ignored)
 
-    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> LocalStream:
+    async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> SmallStream:
         """The answer piece by piece; with `prefix` it goes on behind that text."""
         begun = body if prefix is None else _with_prefix(dialect, body, prefix)
         asked = await self._ask(model, dialect, {**begun, "stream": True})
         if prefix is not None:
             asked = asked.changed(partial(_begun, prefix, asked.job.served.worker.model.tokenizer))
-        return LocalStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
+        return SmallStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
 
     async def _ask(self, model: str, dialect: Dialect, body: Body) -> _Asked:
         """Reads a body that was written for a hosted model."""

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from brise.gateway.anthropic_upstream import AnthropicUpstream
-from brise.gateway.candidates import Candidates
-from brise.gateway.fallback import LocalFallback
+from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel
-from brise.gateway.local import LocalModels
 from brise.gateway.reanswer import Reanswer
 from brise.gateway.retry import Retries, RetrySettings
+from brise.gateway.small_models import SmallModels, TaskModels
 from brise.gateway.upstream import Upstream, UpstreamSettings
 from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
@@ -31,8 +30,8 @@ UpstreamDialect = Literal["openai", "anthropic"]
 class SmallOptions:
     """Which models stand in for which tasks, and the shares of traffic that are answered twice."""
 
-    fallback: Candidates = Candidates()
-    candidate: Candidates = Candidates()
+    fallback: TaskModels = TaskModels()
+    candidate: TaskModels = TaskModels()
     shadow: float = 0.0
     reask: float = 0.0
 
@@ -52,7 +51,7 @@ class GatewayOptions:
 
 
 @contextmanager
-def open_gateway(options: GatewayOptions, home: Path, local: LocalModels,
+def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
                  on_end: Callable[[CaptureStats], None]) -> Iterator[Gateway]:
     """The gateway with its store, until the block ends: what it saw is written then, and `on_end` gets the counts."""
     prices = _prices(options.prices, home)
@@ -60,11 +59,11 @@ def open_gateway(options: GatewayOptions, home: Path, local: LocalModels,
     capture = Capture(store, options.capture, open_threads(store, home))
     try:
         upstream = Upstream(options.upstream)
-        hosted = LargeModel(AnthropicUpstream(upstream) if options.dialect == "anthropic" else upstream,
+        large = LargeModel(AnthropicUpstream(upstream) if options.dialect == "anthropic" else upstream,
                             retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
-        stand_ins = _stand_ins(options.small, local, hosted, store, capture)
-        switches = components.parts(local, hosted, store, capture)
-        yield Gateway(hosted, replace(
+        stand_ins = _stand_ins(options.small, small, large, store, capture)
+        switches = components.switch_components(small, large, store, capture)
+        yield Gateway(large, replace(
             switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
             background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))
     finally:
@@ -73,18 +72,18 @@ def open_gateway(options: GatewayOptions, home: Path, local: LocalModels,
         on_end(stats)
 
 
-def _stand_ins(options: SmallOptions, local: LocalModels, hosted: LargeModel, store: TrafficStore,
+def _stand_ins(options: SmallOptions, small: SmallModels, large: LargeModel, store: TrafficStore,
                capture: Capture) -> Components:
     """What the options ask for: small models that stand in during outages, and answers in the shadow."""
     watching: list[Shadow | Reask | Reanswer] = []
     fallback = None
-    if options.fallback != Candidates():
-        fallback = LocalFallback(local, options.fallback)
-        watching.append(Reanswer(hosted, store, capture))
+    if options.fallback != TaskModels():
+        fallback = SmallModelFallback(small, options.fallback)
+        watching.append(Reanswer(large, store, capture))
     if options.shadow:
-        watching.append(Shadow(local, options.candidate, ShadowOptions(options.shadow), capture))
+        watching.append(Shadow(small, options.candidate, ShadowOptions(options.shadow), capture))
     if options.reask:
-        watching.append(Reask(hosted, options.reask, capture))
+        watching.append(Reask(large, options.reask, capture))
     return Components(fallback=fallback, observers=watching, background=watching)
 
 

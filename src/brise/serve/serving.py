@@ -102,7 +102,7 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
-        SwitchMetrics(gateway.parts, metrics.registry)
+        SwitchMetrics(gateway.components, metrics.registry)
     return ServerState(models, settings, keys, metrics, log, gateway)
 
 

@@ -18,24 +18,24 @@ from brise.switch.small_model import SmallModel
 class SwitchMetrics(Collector):
     """Asks the parts of a gateway when a scrape comes."""
 
-    def __init__(self, parts: Components, registry: CollectorRegistry) -> None:
-        self._parts = parts
+    def __init__(self, components: Components, registry: CollectorRegistry) -> None:
+        self._components = components
         registry.register(self)
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        for part in self._parts.background:
+        for part in self._components.background:
             match part:
                 case Follower():
                     yield from _states(part)
                 case Auditor():
                     yield from _audits(part)
-        if isinstance(self._parts.small, SmallModel):
+        if isinstance(self._components.small, SmallModel):
             refused = CounterMetricFamily("brise_switch_refused", "Requests that the small model could not take, by "
                                           "reason; the hosted one answered.", labels=("task", "reason"))
-            for (task, reason), number in self._parts.small.refused.items():
+            for (task, reason), number in self._components.small.refused.items():
                 refused.add_metric((task, reason), number)
             yield refused
 

@@ -16,10 +16,10 @@ from typing import TextIO
 
 from brise.dialects import answers
 from brise.errors import BriseError
+from brise.files.digests import blake_draw
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower
-from brise.switch.route import draw
-from brise.switch.state import Action, TaskState, said
+from brise.switch.state import Action, TaskState, gateway_line
 from brise.traffic.records import Exchange, RecordedAnswer
 
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
@@ -35,7 +35,7 @@ Write = Callable[[RecordedAnswer], None]
 
 @dataclass(frozen=True)
 class _Audit:
-    asked: ClientRequest
+    request: ClientRequest
     exchange: Exchange
     probability: float
     switch: int  # the ledger's line of the switch under which the answer was kept
@@ -54,7 +54,7 @@ class Auditor:
         self._has_work = asyncio.Event()
         self.counts = Counter[str]()
 
-    def after(self, asked: ClientRequest, exchange: Exchange) -> None:
+    def observe(self, request: ClientRequest, exchange: Exchange) -> None:
         """Draws whether this answer is audited; the draw knows nothing of how sure the answer was."""
         probability, state = exchange.audit_probability, self._follower.state(exchange.task)
         action = None if state is None else other_teacher(state, exchange)
@@ -63,12 +63,12 @@ class Auditor:
         if exchange.mode != "small" or probability is None or state is None:
             return
         self.counts["kept"] += 1
-        if draw("audit", exchange.id) >= probability:
+        if blake_draw("audit", exchange.id) >= probability:
             return
         if len(self._queue) >= self._max_waiting:
             self.counts["dropped"] += 1
             return
-        self._queue.append(_Audit(asked, exchange, probability, state.number))
+        self._queue.append(_Audit(request, exchange, probability, state.number))
         self._has_work.set()
 
     @property
@@ -99,12 +99,12 @@ class Auditor:
         """What is to be tried later, None if it is done with; no audit may end the loop."""
         try:
             if audit.answer is None:
-                answer = await self._ask(audit.asked, audit.probability)
+                answer = await self._ask(audit.request, audit.probability)
                 if answer is None:
                     return replace(audit, attempts=0)
                 if answer.status in LATER and audit.attempts + 1 < MAX_ATTEMPTS:
                     return replace(audit, attempts=audit.attempts + 1)
-                if audit.asked.is_captured:
+                if audit.request.is_captured:
                     self._write(answer)
                 if answer.error is not None or answer.response is None:
                     self.counts["unanswered"] += 1
@@ -154,8 +154,9 @@ def _void(state: TaskState, model: str | None, fingerprint: object) -> Action | 
     teacher = " ".join(part for part in (model, fingerprint) if isinstance(part, str) and part)
     if not state.is_on or state.warrant is None or not state.warrant.teachers or teacher in state.warrant.teachers:
         return None
-    return Action("void", said(state) | {"reason": f"the hosted model is {teacher!r}, the certificate was made with "
-                                                   f"{', '.join(map(repr, state.warrant.teachers))}"})
+    return Action("void", gateway_line(state) | {
+        "reason": f"the large model is {teacher!r}, the certificate was made with "
+                  f"{', '.join(map(repr, state.warrant.teachers))}"})
 
 
 def scorer_of(state: TaskState | None) -> str:

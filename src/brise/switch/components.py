@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from brise.gateway.exchange import again
+from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
 from brise.gateway.gateway import Components
 from brise.gateway.interfaces import CaptureSink, RequestOutcome
 from brise.gateway.large_model import LargeModel
-from brise.gateway.local import LocalModels
 from brise.gateway.request import ClientRequest
+from brise.gateway.small_models import SmallModels
 from brise.switch.audit import Ask, Auditor
-from brise.switch.drift import Watch
+from brise.switch.drift import DriftWatch
 from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
 from brise.switch.small_model import SmallModel
@@ -24,24 +24,24 @@ from brise.traffic.store import TrafficStore
 OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
 
 
-def parts(local: LocalModels, hosted: LargeModel, store: TrafficStore, capture: CaptureSink,
-          log: TextIO | None = None) -> Components:
+def switch_components(small: SmallModels, large: LargeModel, store: TrafficStore, capture: CaptureSink,
+                      log: TextIO | None = None) -> Components:
     """Router, small model, audits, and the follower of the ledger behind them."""
     follower = Follower(store, log=log)
-    auditor = Auditor(follower, _asker(hosted), lambda answer: capture.record(answers=(answer,)), log=log)
-    return Components(router=SwitchRouter(follower), small=SmallModel(local, follower, Watch(), log=log),
-                 observers=(auditor,), background=(follower, auditor))
+    auditor = Auditor(follower, _asker(large), lambda answer: capture.record(answers=(answer,)), log=log)
+    return Components(router=SwitchRouter(follower), small=SmallModel(small, follower, DriftWatch(), log=log),
+                      observers=(auditor,), background=(follower, auditor))
 
 
-def _asker(hosted: LargeModel) -> Ask:
-    async def ask(asked: ClientRequest, probability: float) -> RecordedAnswer | None:
+def _asker(large: LargeModel) -> Ask:
+    async def ask(request: ClientRequest, probability: float) -> RecordedAnswer | None:
         started_s, at_s = time.monotonic(), time.time()
         try:
-            served = await hosted.ask(asked)
+            outcome = await large.ask(request)
         except UpstreamError as error:
             if error.failure.kind in OUT_OF_REACH or error.failure.status == 429:
                 return None
-            served = RequestOutcome("failed", error.failure.client_status, error=str(error.failure))
-        return again(served, asked, "audit", at_s, time.monotonic() - started_s, probability)
+            outcome = RequestOutcome("failed", error.failure.client_status, error=str(error.failure))
+        return answer_of(request, "audit", at_s, outcome, time.monotonic() - started_s, probability=probability)
 
     return ask

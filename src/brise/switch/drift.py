@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from brise.switch.rule import Rule, RuleBaseline
-from brise.switch.state import Action, TaskState, said
+from brise.switch.state import Action, TaskState, gateway_line
 
 BLOCK = 200  # answers; blocks do not overlap
 # So unlikely is a false sign from one block and one test: of 1,000 answers a day, one in some years.
@@ -24,7 +24,7 @@ INSTABILITY = 0.25
 
 
 @dataclass(frozen=True)
-class Seen:
+class JudgedAnswer:
     """One answer: its confidence (None: it was vetoed, or could not be judged), and what became of it."""
 
     confidence: float | None
@@ -32,34 +32,34 @@ class Seen:
     is_vetoed: bool
 
 
-class Watch:
+class DriftWatch:
     """Looks at the blocks of every task. One gateway sees its own answers only, which is enough to raise a doubt."""
 
     def __init__(self, block: int = BLOCK) -> None:
         self._block = block
-        self._seen: dict[tuple[str, int], deque[Seen]] = {}
+        self._blocks: dict[tuple[str, int], deque[JudgedAnswer]] = {}
 
-    def after(self, state: TaskState, seen: Seen) -> Action | None:
+    def observe(self, state: TaskState, answer: JudgedAnswer) -> Action | None:
         """The line to be written if this answer ends a block that looks different."""
         if state.rule is None or state.raised_left:
             return None
-        block = self._seen.setdefault((state.task, state.number), deque())
-        block.append(seen)
+        block = self._blocks.setdefault((state.task, state.number), deque())
+        block.append(answer)
         if len(block) < self._block:
             return None
         sign = next(signs(state.rule, block), None)
         block.clear()
-        return None if sign is None else Action("raise", said(state) | {"reason": sign})
+        return None if sign is None else Action("raise", gateway_line(state) | {"reason": sign})
 
 
-def signs(rule: Rule, block: Sequence[Seen] | deque[Seen]) -> Iterator[str]:
+def signs(rule: Rule, block: Sequence[JudgedAnswer] | deque[JudgedAnswer]) -> Iterator[str]:
     """What looks different in these answers, in words."""
     was, number = rule.baseline, len(block)
-    for name, count, before in (("are vetoed", sum(seen.is_vetoed for seen in block), was.vetoed),
-                                ("escalate", sum(not seen.is_kept for seen in block), was.escalated)):
+    for name, count, before in (("are vetoed", sum(answer.is_vetoed for answer in block), was.vetoed),
+                                ("escalate", sum(not answer.is_kept for answer in block), was.escalated)):
         if fisher(count, number, round(before * was.units), was.units) < LEVEL:
             yield f"{count} of {number} answers {name}, {100 * before:.1f} % did when the rule was certified"
-    confidences = [seen.confidence for seen in block if seen.confidence is not None]
+    confidences = [answer.confidence for answer in block if answer.confidence is not None]
     index = instability(confidences, was)
     if len(confidences) >= number // 2 and index > INSTABILITY:
         yield (f"confidences lie elsewhere than when the rule was certified: the population stability index is "

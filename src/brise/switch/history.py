@@ -8,7 +8,7 @@ from typing import Any
 
 from brise.stats import monitor
 from brise.stats.intervals import Interval
-from brise.switch.state import Switches, TaskState, after
+from brise.switch.state import Switches, TaskState, next_state
 from brise.traffic.records import LedgerEntry
 
 EVENTS = frozenset(("certification", "export", "cascade", "switch", "step", "raise", "tighten", "context", "changed",
@@ -73,7 +73,7 @@ def replay(entries: Iterable[LedgerEntry]) -> SwitchHistory:
     """Folds the lines, and keeps what they did."""
     switches, found, events = Switches(), dict[int, tuple[TaskState, list[Audited]]](), list[SwitchEvent]()
     for entry in entries:
-        switches = after(switches, entry)
+        switches = next_state(switches, entry)
         if entry.kind in EVENTS:
             events.append(_event(entry))
         state = switches.tasks.get(str(entry.body.get("task"))) if entry.kind in (*EVENTS, "audit") else None

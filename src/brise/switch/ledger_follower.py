@@ -12,7 +12,7 @@ from typing import TextIO
 
 from brise.dialects.bodies import Body
 from brise.errors import BriseError
-from brise.switch.state import Action, Switches, TaskState, after_any, due
+from brise.switch.state import Action, Switches, TaskState, due, next_state_or_ended
 from brise.traffic.store import TrafficStore
 
 PATIENCE_S = 0.25  # for which a request waits for the store
@@ -125,4 +125,4 @@ class Follower:
     def _read(self) -> None:
         with self._folding:
             for entry in self._store.ledger(self._switches.number):
-                self._switches = after_any(self._switches, entry)
+                self._switches = next_state_or_ended(self._switches, entry)

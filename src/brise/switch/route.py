@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from brise.dialects.bodies import Body
+from brise.files.digests import blake_draw
 from brise.gateway.interfaces import Decision
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower
-from brise.switch.state import Action, TaskState, said
+from brise.switch.state import Action, TaskState, gateway_line
 from brise.traffic import slice_keys
 
 MAX_CONTEXTS = 16  # without a certificate, that are written down for one switch
@@ -24,12 +24,12 @@ class SwitchRouter:
     def __init__(self, follower: Follower, clock: Callable[[], float] = time.time) -> None:
         self._follower, self._clock = follower, clock
 
-    def decide(self, asked: ClientRequest) -> Decision:
+    def decide(self, request: ClientRequest) -> Decision:
         """At once: what another gateway has written since is looked at before a small model's answer goes out."""
-        state = self._follower.state(asked.task)
+        state = self._follower.state(request.task)
         if state is None:
             return Decision()
-        way = decide(state, asked, self._clock())
+        way = decide(state, request, self._clock())
         if way.action is not None:
             self._follower.write(way.action)
         return Decision("small" if way.is_small else "hosted", state.candidate if way.is_small else None, way.why)
@@ -44,30 +44,23 @@ class Route:
     action: Action | None = None
 
 
-def decide(state: TaskState, asked: ClientRequest, now_s: float) -> Route:
+def decide(state: TaskState, request: ClientRequest, now_s: float) -> Route:
     """Pure: the same request in the same state goes the same way, in every gateway."""
     if not state.is_on:
         return Route(False, f"switched back: {state.ended or 'the alarm rang'}")
-    if not asked.dialect.is_switched or asked.fields is None:
+    if not request.dialect.is_switched or request.fields is None:
         return Route(False, "only chat completions are switched")
     if state.is_expired(now_s):
         return Route(False, "the certificate has expired")
-    unproven = _unproven(state, asked.labels, asked.fields)
+    unproven = _unproven(state, request.labels, request.fields)
     if unproven is not None:
         return Route(False, f"no certificate for {unproven}")
-    context = asked.dialect.context_digest(asked.fields) or "none"
+    context = request.dialect.context_digest(request.fields) or "none"
     if state.warrant is not None and state.warrant.contexts and context not in state.warrant.contexts:
         return Route(False, "no certificate for this system prompt and these tools", _noted(state, context))
-    if draw(state.task, side_of(asked.conversation, asked.subject, asked.fields)) >= state.share:
+    if blake_draw(state.task, side_of(request.conversation, request.subject, request.fields)) >= state.share:
         return Route(False, f"not in the share of {100 * state.share:g} %")
     return Route(True, f"switch {state.number} at {100 * state.share:g} %")
-
-
-def draw(*names: str) -> float:
-    """A number in [0, 1) that depends on the names only. A larger share holds all that a smaller one held."""
-    text = "\0".join(names)
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
 def side_of(conversation: str | None, subject: str | None, fields: Body) -> str:
@@ -92,5 +85,5 @@ def _unproven(state: TaskState, labels: Mapping[str, str], fields: Body) -> str 
 def _noted(state: TaskState, context: str) -> Action | None:
     if context in state.warned or len(state.warned) >= MAX_CONTEXTS:
         return None
-    return Action("context", said(state) | {
+    return Action("context", gateway_line(state) | {
         "context": context, "reason": "the certificate is not of this system prompt and these tools"})

@@ -1,173 +1,143 @@
-"""The small model answers where a switch says so, if it is sure enough; what it is unsure of goes to the hosted one.
+"""The small model answers where a switch says so, if it is sure enough; otherwise the large model answers.
 
-Until that is known nothing is sent, so a kept stream comes all at once at its end. Where no threshold is set there is
-nothing to wait for: a stream is passed on as it is written, and other answers are only vetoed.
+Nothing is sent until that is known, so a stream that is kept comes all at once at its end. Without a threshold there is
+nothing to wait for: streams are passed on as they are written, and other answers are only checked for vetoes.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TextIO
 
 from starlette.types import Send
 
-from brise.dialects import answers, sse
+from brise.dialects import answers
 from brise.dialects.bodies import Body
 from brise.dialects.openai_chat import chunks_of
-from brise.dialects.streams import assemble
 from brise.errors import RequestError
+from brise.gateway.client_answer import ClientStream, send_stream, send_whole
+from brise.gateway.exchange import answer_of
 from brise.gateway.headers import added
 from brise.gateway.interfaces import Decision, Escalated, RequestOutcome
-from brise.gateway.local import LocalAnswer, LocalModels
-from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.request import ClientRequest
+from brise.gateway.small_models import SmallAnswer, SmallModels
 from brise.stats.clusters import Floats
 from brise.switch import novelty, route, signals
-from brise.switch.drift import Seen, Watch
+from brise.switch.drift import DriftWatch, JudgedAnswer
 from brise.switch.ledger_follower import Follower
 from brise.switch.rule import VETO, Rule
-from brise.switch.state import Action, TaskState, said
-from brise.traffic.records import RecordedAnswer, new_id
+from brise.switch.state import Action, TaskState, gateway_line
+from brise.traffic.records import RecordedAnswer
 
 
 class SmallModel:
-    """Implements parts.Small. `watch` is told of every answer, kept or not."""
+    """Implements `SwitchedModel`. `watch` sees every answer, kept or not."""
 
-    def __init__(self, local: LocalModels, follower: Follower, watch: Watch, clock: Callable[[], float] = time.time,
-                 now: Callable[[], float] = time.monotonic, log: TextIO | None = None) -> None:
-        self._local, self._follower, self._watch, self._clock, self._now = local, follower, watch, clock, now
+    def __init__(self, small: SmallModels, follower: Follower, watch: DriftWatch,
+                 clock: Callable[[], float] = time.time, now: Callable[[], float] = time.monotonic,
+                 log: TextIO | None = None) -> None:
+        self._small, self._follower, self._watch, self._clock, self._now = small, follower, watch, clock, now
         self._log = log or sys.stderr
         self.refused = Counter[tuple[str, str]]()  # task and reason: the small model could not be asked
         self._coverage: tuple[str, Floats] | None = None  # of the rule that was used last
 
-    async def answer(self, asked: ClientRequest, decision: Decision, send: Send) -> RequestOutcome | Escalated:
+    async def answer(self, request: ClientRequest, decision: Decision, send: Send) -> RequestOutcome | Escalated:
         """Looks first at what other gateways have written: a roll-back holds from the next request on, everywhere."""
         await self._follower.look()
-        state = self._follower.state(asked.task)
-        if state is None or asked.fields is None or not route.decide(state, asked, self._clock()).is_small:
+        state = self._follower.state(request.task)
+        if state is None or request.fields is None or not route.decide(state, request, self._clock()).is_small:
             return Escalated()
         try:
             fingerprint = self._certified(state)
-            if state.rule is None and asked.streams:
-                return await self._stream(state, asked, fingerprint, send)
-            found = await self._local.answer(state.candidate, asked.dialect, asked.fields, logprobs=signals.NUM_RIVALS)
+            if state.rule is None and request.streams:
+                return await self._stream(state, request, fingerprint, send)
+            answer = await self._small.answer(state.candidate, request.dialect, request.fields,
+                                              logprobs=signals.NUM_RIVALS)
             self._certified(state)  # it may have been replaced meanwhile
-        except RequestError as error:  # the hosted model may be able to, or says what is wrong with the request
+        except RequestError as error:  # the large model may be able to, or says what is wrong with the request
             self._refuse(state, error)
             return Escalated()
-        return await self._judge(state, asked, fingerprint, found, send)
+        return await self._judge(state, request, fingerprint, answer, send)
 
     def _certified(self, state: TaskState) -> str:
-        """The fingerprint of the candidate; RequestError if another one has its name now, which is in the ledger then.
-        """
-        fingerprint = self._local.fingerprint(state.candidate)
-        if state.fits(fingerprint):
+        """The small model's fingerprint. RequestError if another model has its name now; the ledger notes that."""
+        fingerprint = self._small.fingerprint(state.candidate)
+        if state.is_certified_for(fingerprint):
             return fingerprint
         why = (f"{state.candidate!r} is not the model that was certified: its weights, its adapter or the forms in "
                "which they are kept were replaced")
         if fingerprint not in state.warned and len(state.warned) < route.MAX_CONTEXTS:
-            self._follower.write(Action("changed", said(state) | {"fingerprint": fingerprint, "reason": why}))
+            self._follower.write(Action("changed", gateway_line(state) | {"fingerprint": fingerprint, "reason": why}))
         raise RequestError(why, code="changed_model", hint="brise prove and brise cascade certify it anew")
 
     def _refuse(self, state: TaskState, error: RequestError) -> None:
-        """Written to the log once: a model that is not served here would refuse every request."""
+        """Logged once: a model that is not served here would refuse every request."""
         if not self.refused[state.task, error.code]:
-            print(f"brise: task {state.task!r}: the small model {state.candidate!r} could not answer, so the hosted "
+            print(f"brise: task {state.task!r}: the small model {state.candidate!r} could not answer, so the large "
                   f"one does: {error.args[0]}", file=self._log, flush=True)
         self.refused[state.task, error.code] += 1
 
-    async def _judge(self, state: TaskState, asked: ClientRequest, fingerprint: str, found: LocalAnswer,
+    async def _judge(self, state: TaskState, request: ClientRequest, fingerprint: str, answer: SmallAnswer,
                      send: Send) -> RequestOutcome | Escalated:
-        fields = asked.fields
-        assert fields is not None, "only such are asked of it"
-        measured = self.measure(fields, found, state.rule)
-        rule = state.rule
-        keeps = not measured[VETO] if rule is None else rule.keeps(measured, is_tight=state.is_tight)
+        fields, rule = request.fields, state.rule
+        assert fields is not None, "other requests are not switched"
+        measured = self.measure(fields, answer, rule)
+        is_kept = not measured[VETO] if rule is None else rule.keeps(measured, is_tight=state.is_tight)
         if rule is not None:
-            action = self._watch.after(state, Seen(rule.confidence(measured), keeps, measured[VETO] > 0))
+            action = self._watch.observe(state, JudgedAnswer(rule.confidence(measured), is_kept, measured[VETO] > 0))
             if action is not None:
                 self._follower.write(action)
-        if not keeps:
-            return Escalated(self._draft(state, asked, fingerprint, found, measured), measured)
-        if asked.streams:
-            await _send(send, [*sse.HEADERS, *added(asked, "small", state.candidate)],
-                        b"".join(map(sse.encode, chunks_of(found.body, fields))) + sse.END)
+        if not is_kept:
+            return Escalated(self._draft(state, request, fingerprint, answer, measured), measured)
+        headers = added(request, "small", state.candidate)
+        if request.streams:
+            await send_stream(request, chunks_of(answer.body, fields), headers, send)
         else:
-            data = json.dumps(found.body, separators=(",", ":")).encode()
-            await _send(send, [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()),
-                               *added(asked, "small", state.candidate)], data)
-        return replace(self._served(state, asked, fingerprint, measured), response=found.body,
-                       usage=found.usage)
+            await send_whole(answer.body, headers, send)
+        return replace(self._outcome(state, request, fingerprint, measured), response=answer.body, usage=answer.usage)
 
-    def measure(self, fields: Body, found: LocalAnswer, rule: Rule | None) -> dict[str, float]:
+    def measure(self, fields: Body, answer: SmallAnswer, rule: Rule | None) -> dict[str, float]:
         """All signals that the rule may look at."""
-        measured = signals.measure(fields, found.body, found.tokens)
+        measured = signals.measure(fields, answer.body, answer.tokens)
         if rule is not None and rule.coverage:
             if self._coverage is None or self._coverage[0] != rule.digest:
                 self._coverage = rule.digest, novelty.unpack(rule.coverage)
-            measured["novelty"] = novelty.novelty(answers.asked_text(fields), self._coverage[1])
+            measured["novelty"] = novelty.novelty(answers.user_text(fields), self._coverage[1])
         return measured
 
-    async def _stream(self, state: TaskState, asked: ClientRequest, fingerprint: str, send: Send) -> RequestOutcome:
-        """An error before the first chunk is raised, and the hosted model answers; a later one ends the stream."""
-        assert asked.fields is not None
-        stream = await self._local.stream(state.candidate, asked.dialect, asked.fields)
-        sent = _Sent(send, [*sse.HEADERS, *added(asked, "small", state.candidate)])
-        error: str | None = None
+    async def _stream(self, state: TaskState, request: ClientRequest, fingerprint: str, send: Send) -> RequestOutcome:
+        """An error before the first chunk is raised, and the large model answers; a later one ends the stream."""
+        assert request.fields is not None
+        stream, error = await self._small.stream(state.candidate, request.dialect, request.fields), None
+        client_stream = ClientStream(request, send)
         async with aclosing(stream.chunks) as chunks:
-            await sent.write(await anext(chunks))
-            first_s = self._now() - asked.started_s
+            first = await anext(chunks)
+            await client_stream.begin(added(request, "small", state.candidate))
+            await client_stream.write(first)
+            first_s = self._now() - request.started_s
             try:
-                await sent.rest(chunks)
+                async for chunk in chunks:
+                    await client_stream.write(chunk)
+                await client_stream.end()
             except RequestError as failed:
                 error = str(failed.args[0])
-                await send({"type": "http.response.body", "more_body": False,
-                            "body": sse.encode({"error": {"message": error, "type": "server_error", "param": None,
-                                                      "code": failed.code}})})
-        whole = assemble(asked.dialect, bytes(sent.data)).body
-        served = self._served(state, asked, fingerprint, {})
-        return replace(served, mode="small" if error is None else "failed", response=whole, error=error,
+                await client_stream.break_off(error, failed.code)
+        outcome = self._outcome(state, request, fingerprint, {})
+        return replace(outcome, mode="small" if error is None else "failed", response=client_stream.body(), error=error,
                        first_token_s=first_s)
 
-    def _served(self, state: TaskState, asked: ClientRequest, fingerprint: str,
-                measured: Mapping[str, float]) -> RequestOutcome:
+    def _outcome(self, state: TaskState, request: ClientRequest, fingerprint: str,
+                 measured: Mapping[str, float]) -> RequestOutcome:
         return RequestOutcome("small", 200, state.candidate, fingerprint=fingerprint, signals=measured,
-                              first_token_s=self._now() - asked.started_s, audit_probability=state.audit_probability)
+                              first_token_s=self._now() - request.started_s, audit_probability=state.audit_probability)
 
-    def _draft(self, state: TaskState, asked: ClientRequest, fingerprint: str, found: LocalAnswer,
+    def _draft(self, state: TaskState, request: ClientRequest, fingerprint: str, answer: SmallAnswer,
                measured: Mapping[str, float]) -> RecordedAnswer:
-        at_s = self._clock()
-        return RecordedAnswer(new_id(at_s), asked.id, at_s, "draft", state.candidate, fingerprint, usage=found.usage,
-                              first_token_s=found.first_token_s, total_s=found.total_s, signals=measured,
-                              response=found.body)
-
-
-@dataclass
-class _Sent:
-    """A stream that goes to the client as it comes, and is remembered."""
-
-    send: Send
-    headers: Headers
-    data: bytearray = field(default_factory=bytearray)
-
-    async def write(self, chunk: Body) -> None:
-        if not self.data:
-            await self.send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        piece = sse.encode(chunk)
-        self.data += piece
-        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
-
-    async def rest(self, chunks: AsyncGenerator[Body, None]) -> None:
-        async for chunk in chunks:
-            await self.write(chunk)
-        await self.send({"type": "http.response.body", "body": sse.END, "more_body": False})
-
-
-async def _send(send: Send, headers: Headers, data: bytes) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": data, "more_body": False})
+        outcome = RequestOutcome("small", 200, state.candidate, answer.body, answer.usage, fingerprint,
+                                 signals=measured)
+        return answer_of(request, "draft", self._clock(), outcome, answer.total_s, first_token_s=answer.first_token_s)

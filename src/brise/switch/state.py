@@ -49,7 +49,7 @@ class AuditTally:
     weight: float = 0.0
     weighted: float = 0.0
 
-    def after(self, difference: float, probability: float) -> AuditTally:
+    def with_audit(self, difference: float, probability: float) -> AuditTally:
         return AuditTally(self.count + 1, self.weight + 1 / probability, self.weighted + difference / probability)
 
     @property
@@ -95,7 +95,7 @@ class TaskState:
     def is_expired(self, now_s: float) -> bool:
         return self.warrant is not None and now_s >= self.warrant.expires_s
 
-    def fits(self, fingerprint: str) -> bool:
+    def is_certified_for(self, fingerprint: str) -> bool:
         """Whether the candidate is the one that was certified, and that the rule was fitted on."""
         known = {None if self.warrant is None else self.warrant.fingerprint,
                  None if self.rule is None else self.rule.fingerprint}
@@ -145,11 +145,11 @@ class Action:
 def fold(entries: Iterable[LedgerEntry], start: Switches = Switches()) -> Switches:
     """The state after these lines."""
     for entry in entries:
-        start = after(start, entry)
+        start = next_state(start, entry)
     return start
 
 
-def after(switches: Switches, entry: LedgerEntry) -> Switches:
+def next_state(switches: Switches, entry: LedgerEntry) -> Switches:
     """The state one line later; StoreError if a line of ours cannot be read."""
     try:
         return replace(_after(switches, entry), number=entry.number)
@@ -158,10 +158,10 @@ def after(switches: Switches, entry: LedgerEntry) -> Switches:
                          hint="brise audit says whether it is as it was written") from None
 
 
-def after_any(switches: Switches, entry: LedgerEntry) -> Switches:
+def next_state_or_ended(switches: Switches, entry: LedgerEntry) -> Switches:
     """As a gateway goes on behind a line that it cannot read: whatever it said, all switches end, to be safe."""
     try:
-        return after(switches, entry)
+        return next_state(switches, entry)
     except StoreError:
         reason = f"line {entry.number} of the ledger cannot be read"
         return replace(switches, number=entry.number, tasks={
@@ -173,7 +173,7 @@ def due(state: TaskState, now_s: float) -> Action | None:
     """What follows from the state and is not written down yet. Two gateways may both write it: once is enough."""
     if state.ended is not None:
         return None
-    about = said(state) | {"evidence": min(state.alarm.evidence, 1e300)}
+    about = gateway_line(state) | {"evidence": min(state.alarm.evidence, 1e300)}
     if state.alarm.rings:
         return Action("back", about | {"reason": f"alarm: the evidence that answers are worse than tolerated reached "
                                                  f"{state.alarm.evidence:.0f}"})
@@ -188,7 +188,7 @@ def due(state: TaskState, now_s: float) -> Action | None:
     return None
 
 
-def said(state: TaskState) -> dict[str, Any]:
+def gateway_line(state: TaskState) -> dict[str, Any]:
     """What a gateway's line says of itself. It means this switch: one that comes when that has ended does nothing."""
     return {"task": state.task, "switch": state.number, "by": "gateway"}
 
@@ -263,5 +263,5 @@ def _audited(state: TaskState, difference: float, probability: float) -> TaskSta
     left = state.raised_left
     if left:
         left = left - 1 if left > 1 else int(alarm.evidence >= CALM)
-    return replace(state, alarm=alarm, tally=state.tally.after(difference, probability), audits=state.audits + 1,
+    return replace(state, alarm=alarm, tally=state.tally.with_audit(difference, probability), audits=state.audits + 1,
                    raised_left=left, is_tight=state.is_tight and left > 0)

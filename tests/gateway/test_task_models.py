@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from brise.errors import UnsupportedError
-from brise.gateway.candidates import Candidates, parse
+from brise.gateway.small_models import TaskModels, parse_task_models
 
 KNOWN = ["small", "tickets"]
 
 
 def test_one_for_all_and_others_for_single_tasks() -> None:
-    found = parse(["small", "route=tickets", "a=b=tickets"], KNOWN, "--fallback")
+    found = parse_task_models(["small", "route=tickets", "a=b=tickets"], KNOWN, "--fallback")
     assert [found.of(task) for task in ("route", "a=b", "chat")] == ["tickets", "tickets", "small"]
-    assert parse([], KNOWN, "--fallback") == Candidates() and Candidates().of("chat") is None
+    assert parse_task_models([], KNOWN, "--fallback") == TaskModels() and TaskModels().of("chat") is None
 
 
 @pytest.mark.parametrize("words, message", [
@@ -21,4 +21,4 @@ def test_one_for_all_and_others_for_single_tasks() -> None:
     (["small", "tickets"], "two models for all"), (["a=small", "a=tickets"], "two models for the task 'a'")])
 def test_what_is_not_there_or_said_twice_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
-        parse(words, KNOWN, "--fallback")
+        parse_task_models(words, KNOWN, "--fallback")
