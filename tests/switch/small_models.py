@@ -18,7 +18,7 @@ Says = Callable[[Body], tuple[str, float]]  # from a request to an answer's text
 
 @dataclass
 class FakeSmall:
-    """Implements LocalModels. `asked` are the bodies that came."""
+    """Implements SmallModels. `asked` are the bodies that came."""
 
     says: Says
     error: str | None = None

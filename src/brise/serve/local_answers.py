@@ -39,7 +39,7 @@ IGNORABLE = frozenset({
 
 
 class LocalAnswers:
-    """Implements gateway.local.LocalModels."""
+    """Implements `gateway.small_models.SmallModels`."""
 
     def __init__(self, models: Mapping[str, EngineThread], *, allow_image_urls: bool = False) -> None:
         self._models, self._allows_urls = models, allow_image_urls

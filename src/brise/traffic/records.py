@@ -46,7 +46,7 @@ class Exchange:
     subject: str | None = None  # whose data these are, to be forgotten together
     labels: Mapping[str, str] = field(default_factory=dict)  # headers x-brise-label-NAME
     served_by: str | None = None  # the model that answered, as it calls itself
-    fingerprint: str | None = None  # a hosted model's system_fingerprint, or what LocalModels.fingerprint says
+    fingerprint: str | None = None  # a hosted model's system_fingerprint, or what SmallModels.fingerprint gives
     context_digest: str | None = None
     error: str | None = None
     streamed: bool = False
