@@ -72,7 +72,7 @@ def test_defaults_are_documented(name: str, text: str) -> None:
         match action.default:
             case bool() | None | argparse.SUPPRESS:
                 continue
-            case list():
+            case list() | tuple():
                 shown = ",".join(map(str, action.default))
             case float():
                 shown = f"{action.default:g}"

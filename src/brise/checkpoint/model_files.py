@@ -69,22 +69,22 @@ def is_companion(name: str, stem: str) -> bool:
 
 
 def is_projector(name: str) -> bool:
-    """Whether a .gguf of this name holds a vision tower, as llama.cpp's converters call it."""
+    """Whether a .gguf of this name holds a vision encoder, as llama.cpp's converters call it."""
     return name.endswith(".gguf") and "mmproj" in name.lower()
 
 
 def _gguf(folder: Path) -> ModelFiles | None:
-    found = sorted(file for file in folder.glob("*.gguf") if not is_projector(file.name))
-    if len(found) > 1:
-        raise StoreError(f"the folder {str(folder)!r} holds {len(found)} .gguf files, 1 is allowed",
-                         hint="name one of them: " + ", ".join(file.name for file in found[:8]))
-    if not found:
+    models = sorted(file for file in folder.glob("*.gguf") if not is_projector(file.name))
+    if len(models) > 1:
+        raise StoreError(f"the folder {str(folder)!r} holds {len(models)} .gguf files, 1 is allowed",
+                         hint="name one of them: " + ", ".join(file.name for file in models[:8]))
+    if not models:
         return None
     projectors = _projectors(folder)
     if len(projectors) > 1:
         raise StoreError(f"the folder {str(folder)!r} holds {len(projectors)} mmproj files, 1 is allowed",
                          hint="move all but one of them away: " + ", ".join(file.name for file in projectors[:8]))
-    return ModelFiles("gguf", folder, (found[0], *projectors))
+    return ModelFiles("gguf", folder, (models[0], *projectors))
 
 
 def _safetensors(folder: Path) -> ModelFiles | None:
@@ -114,8 +114,8 @@ def _nothing(folder: Path) -> NoReturn:
 
 def _projector(path: Path) -> list[Path]:
     """The one mmproj file beside a .gguf. With several, none is meant more than the others."""
-    found = [] if is_projector(path.name) else _projectors(path.parent)
-    return found if len(found) == 1 else []
+    projectors = [] if is_projector(path.name) else _projectors(path.parent)
+    return projectors if len(projectors) == 1 else []
 
 
 def _projectors(folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ class Checkpoint(Protocol):
     def config(self) -> Config: ...
     @property
     def vision(self) -> Vision | None:
-        """The vision tower, if the model has one."""
+        """The vision encoder, if the model has one."""
     @property
     def metadata(self) -> Mapping[str, object]:
         """Keys of the GGUF file; empty for safetensors."""
@@ -86,7 +86,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def num_parameters(checkpoint: Checkpoint) -> int:
-    """Numbers of all weights, the vision tower's too; scales of quantised ones do not count."""
+    """Numbers of all weights, the vision encoder's too; scales of quantised ones do not count."""
     count = 0
 
     def add(name: str, weight: Weight) -> Weight:
@@ -101,7 +101,7 @@ def num_parameters(checkpoint: Checkpoint) -> int:
 
 
 class _Gguf:
-    """A .gguf, with the vision tower that lies in it or beside it."""
+    """A .gguf, with the vision encoder that lies in it or beside it."""
 
     kind: Kind = "gguf"
 
@@ -174,7 +174,7 @@ class _Safetensors:
         self._shards.close()
 
     def _read_vision(self, description: Description) -> Vision | None:
-        """The tower, where the file has one: text-only copies keep its config."""
+        """The vision encoder, where the file has one: text-only copies keep its config."""
         tensors = self._shards.tensors
         if description.vision is None or not has_vision(tensors):
             return None

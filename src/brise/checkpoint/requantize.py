@@ -43,8 +43,8 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
     return place(weights, put)
 
 
-def requantized_tower(weights: VisionWeights, mix: str, forget: Callable[[], None], threads: int = 1) -> VisionWeights:
-    """The vision tower beside it: its plain matrices in Q8_0 whatever the mix of blocks, for its errors add up."""
+def requantized_vision(weights: VisionWeights, mix: str, forget: Callable[[], None], threads: int = 1) -> VisionWeights:
+    """The vision encoder beside it: its plain matrices in Q8_0 whatever the mix of blocks, for its errors add up."""
     if mix not in MIXES or FORMATS[MIXES[mix]].is_plain:
         return weights
     reader = _Reader("Q8_0", forget, threads)

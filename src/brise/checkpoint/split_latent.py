@@ -13,42 +13,42 @@ from brise.models.weights import Array, Dense, Quant, Stack, Stored, part
 from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS
 
-# What the transposed rows of block formats become: blocks lie along rows, so they cannot be turned as they are.
+# What the transposed rows of block formats become: blocks lie along rows, so they cannot be transposed as they are.
 # F16 keeps 11 bits, more than any block's scale times code that matters, in half the memory of F32.
-TURNED_BLOCKS = "F16"
+TRANSPOSED_BLOCKS = "F16"
 
 
 def split(wkv_b: Dense | Quant | Stored, num_heads: int, nope_dim: int, value_dim: int) -> tuple[Stack, Stack]:
-    """wk_b (H, C, N) and wv_b (H, V, C). Values are rows of the file; keys are turned, a head at a time, when read."""
+    """wk_b (H, C, N) and wv_b (H, V, C). Values are rows of the file; keys are transposed, head by head, when read."""
     both = nope_dim + value_dim
     if wkv_b.shape[0] != num_heads * both:
         raise bad_value("rows of wkv_b", wkv_b.shape[0], f"{num_heads} heads of {nope_dim} + {value_dim}")
-    keys = [_turned(wkv_b, head * both, nope_dim) for head in range(num_heads)]
+    keys = [_transposed(wkv_b, head * both, nope_dim) for head in range(num_heads)]
     values = [part(wkv_b, head * both + nope_dim, (head + 1) * both) for head in range(num_heads)]
     return Stack(tuple(keys)), Stack(tuple(values))
 
 
-def _turned(weight: Dense | Quant | Stored, first: int, count: int) -> Stored:
+def _transposed(weight: Dense | Quant | Stored, first: int, count: int) -> Stored:
     """Rows `first` to first + count, transposed: (columns, count)."""
-    format = weight.format if FORMATS[weight.format].is_plain else TURNED_BLOCKS
-    return Stored(format, (weight.shape[1], count), _Turned(part(weight, first, first + count)))
+    format = weight.format if FORMATS[weight.format].is_plain else TRANSPOSED_BLOCKS
+    return Stored(format, (weight.shape[1], count), _Transposed(part(weight, first, first + count)))
 
 
-class _Turned:
+class _Transposed:
     """Columns of a small matrix as rows. It is decoded once for all of them, and let go of with the last."""
 
     def __init__(self, weight: Dense | Quant | Stored) -> None:
         self._weight = weight
-        self._turned: Array | None = None
+        self._transposed: Array | None = None
 
     def __call__(self, first: int, last: int) -> Array:
-        turned = np.ascontiguousarray(_plain(self._weight).T) if self._turned is None else self._turned
-        self._turned = None if last == len(turned) else turned
-        return turned[first:last]
+        transposed = np.ascontiguousarray(_plain(self._weight).T) if self._transposed is None else self._transposed
+        self._transposed = None if last == len(transposed) else transposed
+        return transposed[first:last]
 
 
 def _plain(weight: Dense | Quant | Stored) -> Array:
-    """All numbers in a plain format: as they lie, or blocks decoded to TURNED_BLOCKS."""
+    """All numbers in a plain format: as they lie, or blocks decoded to TRANSPOSED_BLOCKS."""
     match weight:
         case Dense():
             return weight.data

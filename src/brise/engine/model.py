@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from brise.backends import BackendName, num_cores, open_backend
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.checkpoint.requantize import requantized, requantized_tower
+from brise.checkpoint.requantize import requantized, requantized_vision
 from brise.engine import experts
 from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
@@ -75,7 +75,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     if checkpoint.vision is not None:
         sizes, tower = checkpoint.vision
         if weights is not None:
-            tower = requantized_tower(tower, weights, checkpoint.forget, threads or num_cores())
+            tower = requantized_vision(tower, weights, checkpoint.forget, threads or num_cores())
         vision = open_vision(sizes, tower, target, behind)
     checkpoint.forget()
     if weights is not None:

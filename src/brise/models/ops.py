@@ -122,7 +122,7 @@ class Ops(Protocol):
 
 
 class ImageOps(Ops, Protocol):
-    """What a vision tower asks for besides: it runs op by op, on arrays, and no program is recorded."""
+    """What a vision encoder asks for besides: it runs op by op, on arrays, and no program is recorded."""
 
     def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
         """(T, E) table of places on a grid, for the E/2 frequencies `inv_freq`: those of even index turn with the

@@ -1,6 +1,6 @@
-"""Pixtral's vision tower and the projector that makes rows of the text model from it, written over the ops.
+"""Pixtral's vision encoder and the projector that makes rows of the text model from it, written over the ops.
 
-Legend: N patches of all images, C width of the tower, H heads, E numbers a head, X numbers of a patch, M merged
+Legend: N patches of all images, C width of the encoder, H heads, E numbers a head, X numbers of a patch, M merged
 patches (N / merge^2), D width of the text model. Source: Pixtral 12B (2410.07073).
 """
 
@@ -54,7 +54,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class VisionWeights:
-    """The tower and the projector; names are Mistral's. Layers have plain attention (no norms, no biases)."""
+    """The vision encoder and the projector; names are Mistral's. Layers have plain attention (no norms, no biases)."""
 
     patch_conv: Weight  # (C, X), X in the order channel, row, column
     ln_pre: Weight  # (C,)
@@ -63,7 +63,7 @@ class VisionWeights:
     merging_layer: Weight  # (C, merge^2 C), columns in the order c * merge^2 + row * merge + column
     w_in: Weight  # (D, C)
     w_out: Weight  # (D, D)
-    break_row: Weight | None = None  # (D,), the embedding of `break_token` where the file has it beside the tower
+    break_row: Weight | None = None  # (D,), the embedding of `break_token`, where the file has one beside the encoder
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def work_bytes(config: VisionConfig, num_patches: int) -> int:
 def _attend(ops: ImageOps, config: VisionConfig, layer: Layer, x_NC: Array, table_NE: Array,
             batch: Batch) -> Array:
     weights = layer.attention
-    assert isinstance(weights, Attention), "the tower has plain attention"
+    assert isinstance(weights, Attention), "the vision encoder has plain attention"
     h_NC = ops.rms_norm(x_NC, layer.attention_norm, config.norm_eps)
     # One after the other, and no name for what lies between: with 12 100 patches, each value is 50 MB.
     q_NHE = ops.rope(ops.heads(ops.linear(h_NC, weights.wq), config.num_heads), table_NE, "interleaved")
@@ -135,7 +135,7 @@ def _attend(ops: ImageOps, config: VisionConfig, layer: Layer, x_NC: Array, tabl
 
 def _feed_forward(ops: ImageOps, config: VisionConfig, layer: Layer) -> Callable[[Array], Array]:
     weights = layer.feed_forward
-    assert isinstance(weights, FeedForward), "the tower has no experts"
+    assert isinstance(weights, FeedForward), "the vision encoder has no experts"
     return lambda x: swiglu(ops, weights, ops.rms_norm(x, layer.ffn_norm, config.norm_eps))
 
 

@@ -1,7 +1,7 @@
 """Messages to tokens through the model's own chat template; text in a message never becomes a control token.
 
-The template gets the messages with every control string in them disguised: its first character is replaced by
-a private-use character that occurs nowhere in the messages. So each control string in the rendered text is
+The template gets the messages with every special token in them disguised: its first character is replaced by
+a private-use character that occurs nowhere in the messages. So each special token in the rendered text is
 the template's own; the text between them is put back as it was and encoded as plain text.
 """
 
@@ -116,8 +116,8 @@ class ChatTemplate:
         return TemplateProgram(self.source)  # not needed before the first conversation
 
     @cached_property
-    def _control(self) -> _ControlStrings:
-        return _ControlStrings(self._tokenizer.control.keys())
+    def _control(self) -> _SpecialTokens:
+        return _SpecialTokens(self._tokenizer.control.keys())
 
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._tokenizer.token_text(token)
@@ -148,8 +148,8 @@ def require(chat: Chat | None) -> Chat:
     return chat
 
 
-class _ControlStrings:
-    """What of a vocabulary's control strings the disguise needs, the same for all conversations."""
+class _SpecialTokens:
+    """What of a vocabulary's special tokens the disguise needs, the same for all conversations."""
 
     def __init__(self, control: Collection[str]) -> None:
         self.firsts = sorted({text[0] for text in control})
@@ -159,9 +159,9 @@ class _ControlStrings:
 
 
 class _Disguise:
-    """Hides the control strings in what a client wrote, and puts them back."""
+    """Hides the special tokens in what a client wrote, and puts them back."""
 
-    def __init__(self, control: _ControlStrings, written: object, source: str) -> None:
+    def __init__(self, control: _SpecialTokens, written: object, source: str) -> None:
         free = _unused_characters({*source}.union(*texts_of(written)), len(control.firsts) + 2)
         self.end_mark, self.image_mark = free.pop(), free.pop()
         self._control = control
@@ -187,10 +187,10 @@ class _Disguise:
         return text.translate(self._original)
 
     def _hide_whole(self, text: str) -> str:
-        return self._control.beginnings.sub(lambda found: self._standin[found[0]], text)
+        return self._control.beginnings.sub(lambda match: self._standin[match[0]], text)
 
     def _hide_open_end(self, text: str) -> str:
-        """An end that could begin a control string must not find its rest in the string that follows."""
+        """An end that could begin a special token must not find its rest in the string that follows."""
         for length in range(min(self._control.longest, len(text)), 0, -1):
             end = text[len(text) - length:]
             if end in self._control.prefixes and text not in _TYPES:

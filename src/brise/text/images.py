@@ -49,7 +49,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What a model's tower takes: pixels of a cell's side (one token), of the longest side, and its tokens."""
+    """What a model's vision encoder takes: pixels of a cell's side (one token), of the longest side, and its tokens."""
 
     cell_size: int
     image_size: int

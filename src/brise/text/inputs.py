@@ -23,8 +23,10 @@ class Grammar:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image in a prompt: the tokens that stand for it, and its pixels, float32 (3, height, width) as the tower
-    takes them, which are made when its turn has come. Equal digests mean equal pixels."""
+    """An image in a prompt: the tokens that stand for it, and its pixels, float32 (3, height, width).
+
+    `pixels` makes them when the vision encoder is about to run. Equal digests mean equal pixels.
+    """
 
     digest: bytes
     tokens: tuple[int, ...]

@@ -47,11 +47,11 @@ class ObjectEnd:
 
 def call_head(text: str) -> tuple[str, int] | None:
     """The name of {"name": NAME, "arguments": {..., and where the arguments begin, once both are there."""
-    found = _HEAD.match(text)
-    if found is None:
+    head = _HEAD.match(text)
+    if head is None:
         return None
     try:
-        return str(json.loads(found[1])), found.end()
+        return str(json.loads(head[1])), head.end()
     except ValueError:
         return None
 

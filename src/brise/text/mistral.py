@@ -20,7 +20,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as Generic
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.text import special_tokens as control_strings
+from brise.text import special_tokens
 from brise.text.hf_tokenizer import read_json
 
 CommonTokenizer = GenericTokenizer[UserMessage, AssistantMessage, ToolMessage, SystemMessage, Tokenized]
@@ -46,10 +46,10 @@ class MistralTokenizer:
         self.vocab_size = self._tekken.n_words
 
     def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
-        """Ids of the text, without bos. With parse_control, control strings in it become control tokens."""
+        """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
         if not parse_control:
             return self._encode_plain(text)
-        return control_strings.encode(text, self.control, self._splitter, self._encode_plain)
+        return special_tokens.encode(text, self.control, self._splitter, self._encode_plain)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -74,7 +74,7 @@ class MistralTokenizer:
 
     @cached_property
     def _splitter(self) -> re.Pattern[str]:
-        return control_strings.splitter(self.control)
+        return special_tokens.splitter(self.control)
 
     def _encode_plain(self, text: str) -> list[int]:
         check_unicode(text)

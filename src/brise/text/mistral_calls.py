@@ -3,7 +3,7 @@
     v11, v13   [TOOL_CALLS]name[CALL_ID]id[ARGS]{"city": "Paris"}   once for each call; v13 has no [CALL_ID]
     v3, v7     [TOOL_CALLS][{"name": "name", "arguments": {"city": "Paris"}, "id": "id"}, ...]
 
-A call is told as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or
+A call is reported as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or
 calls a function that there is not, comes back as text, its sentinels in it.
 """
 
@@ -35,7 +35,7 @@ class NamedCallParser:
         return joined(self._read())
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
-        """Half a name is text. Cut behind the name, the call is there, and its arguments are empty."""
+        """Half a name is text. Cut after the name, the call is there, and its arguments are empty."""
         held, self._held = self._held, ""
         head = _HEAD.match(held[1:] + "{") if was_cut else None
         if head is not None and head.end() == len(held) - 1 and self._is_known(head[1]):
@@ -70,11 +70,11 @@ class NamedCallParser:
 
     def _may_be_head(self, body: str) -> bool:
         """Whether more text could make this the head of a call that can be made."""
-        found = _NAME.match(body)
-        assert found is not None
-        if found[2]:
-            return self._is_known(found[1])
-        return self._names is None or any(name.startswith(found[1].strip()) for name in self._names)
+        match = _NAME.match(body)
+        assert match is not None
+        if match[2]:
+            return self._is_known(match[1])
+        return self._names is None or any(name.startswith(match[1].strip()) for name in self._names)
 
 
 class ListCallParser:
@@ -84,7 +84,7 @@ class ListCallParser:
         self._names = names
         self._held = ""
         self._opening = ""  # sentinel and bracket, until the first call has come
-        self._phase: Literal["text", "list", "arguments", "rest"] = "text"  # rest: of a call behind its arguments
+        self._phase: Literal["text", "list", "arguments", "rest"] = "text"  # rest: of a call after its arguments
         self._object = ObjectEnd()
         self._arguments = _Arguments()
 

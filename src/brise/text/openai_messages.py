@@ -121,7 +121,7 @@ def template_message(message: Message) -> dict[str, object]:
 
 def _message(fields: RequestFields) -> Message:
     if fields.raw("role") == "function":
-        raise fields.unsupported("role", "'function' is OpenAI's old way; use 'tool'")
+        raise fields.unsupported("role", "'function' is OpenAI's older form; use 'tool'")
     role = fields.required_choice("role", ROLES)
     content = _content(fields, role)
     name = fields.text("name")
@@ -152,7 +152,7 @@ def _assistant_leftovers(fields: RequestFields) -> None:
     """Fields of OpenAI's answers that clients send back; empty they mean nothing."""
     fields.refuse("refusal", "models write no refusals apart from their text")
     fields.refuse("audio", "audio is not read")
-    fields.refuse("function_call", "it is OpenAI's old way; use 'tool_calls'")
+    fields.refuse("function_call", "it is OpenAI's older form; use 'tool_calls'")
     fields.only("annotations", ([],), "none are made")
 
 

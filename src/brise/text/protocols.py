@@ -25,7 +25,7 @@ class TextTokenizer(Protocol):
     vocab_size: int
 
     def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
-        """Ids of the text, without bos. With parse_control, control strings in it become control tokens."""
+        """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
     def token_bytes(self, token: int, *, show_control: bool = False) -> bytes:

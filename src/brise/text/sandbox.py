@@ -222,7 +222,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
     text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
     if not ensure_ascii:
         return text
-    # Private-use characters stay as they are: they may be disguised control strings (chat.py).
+    # Private-use characters stay as they are: they may be disguised special tokens (chat.py).
     return "".join(char if char.isascii() or unicodedata.category(char) == "Co" else json.dumps(char)[1:-1]
                    for char in text)
 

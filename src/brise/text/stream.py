@@ -42,9 +42,9 @@ class TextStream:
             return ""
         decoded = self._decoder.decode(data, is_last)
         text = self._held + (without_sentinels(decoded) if self._has_sentinels else decoded)
-        found = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
-        if found:
-            _, start, self.stopped = min(found)
+        ends = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
+        if ends:
+            _, start, self.stopped = min(ends)
             self._held = ""
             return text[:start]
         num_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)

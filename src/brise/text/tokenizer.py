@@ -17,8 +17,7 @@ from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.text import hf_tokenizer, pretokenizers
-from brise.text import special_tokens as control_strings
+from brise.text import hf_tokenizer, pretokenizers, special_tokens
 from brise.text.pretokenizers import Splitting
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
@@ -87,10 +86,10 @@ class Tokenizer:
                    add_bos=read.add_bos, end_ids=[end for end in ends if end is not None and end < len(types)])
 
     def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
-        """Ids of the text, without bos. With parse_control, control strings in it become control tokens."""
+        """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
         if not parse_control:
             return self._encode_plain(text)
-        return control_strings.encode(text, self.control, self.control_splitter, self._encode_plain)
+        return special_tokens.encode(text, self.control, self.control_splitter, self._encode_plain)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -118,8 +117,8 @@ class Tokenizer:
 
     @cached_property
     def control_splitter(self) -> re.Pattern[str]:
-        """`split` with it gives text and control strings in turn."""
-        return control_strings.splitter(self.control)
+        """`split` with it gives text and special tokens in turn."""
+        return special_tokens.splitter(self.control)
 
     def _encode_plain(self, text: str) -> list[int]:
         try:

@@ -94,13 +94,13 @@ def lineage_text(lineage: Lineage) -> str:
 
 def versions(*packages: str) -> Mapping[str, str]:
     """Versions of python, brise and numpy, and of these packages as far as they are installed."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("brise", "numpy", *packages):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def base_digest(located: Located, progress: Callable[[int], None] | None = None) -> str:
@@ -117,11 +117,11 @@ def check_base(lineage: Lineage | None, located: Located, *, any_base: bool = Fa
     """UnsupportedError if the adapter was trained on another model than this; one without a lineage cannot say."""
     if lineage is None or any_base:
         return
-    found = base_digest(located)
-    if found != lineage.base_digest:
+    own = base_digest(located)
+    if own != lineage.base_digest:
         raise UnsupportedError(
             f"the adapter was trained on {lineage.base_name} (sha256 {lineage.base_digest[:12]}), the model is "
-            f"{located.name} (sha256 {found[:12]})",
+            f"{located.name} (sha256 {own[:12]})",
             hint="give the model that it was trained on, or --any-base to put it on this one, for which its metrics "
                  "say nothing")
 

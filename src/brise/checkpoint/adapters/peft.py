@@ -37,7 +37,7 @@ PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 DTYPES = ("F32", "F16", "BF16")
 SIDES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 
-# base_model.model is PEFT's; the model's own names come after it, with a vision tower's prefixes of old and new files.
+# base_model.model is PEFT's; the model's own names follow, with the old and new prefixes of models that see images.
 _NAME = re.compile(r"base_model\.model\.(?P<module>(?:(?:model|language_model|text_model)\.){0,3}layers\."
                    r"(?P<layer>0|[1-9][0-9]{0,5})\.(?P<tail>self_attn\.[a-z]_proj|mlp\.[a-z]+_proj))\."
                    r"(?P<side>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)(?P<new>\.weight)?")
@@ -97,7 +97,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
                   is_wrapped: bool = False) -> None:
     """Writes the whole folder, or nothing; `dtype` is F32 or BF16. PEFT loads it.
 
-    `is_wrapped`: the base has a vision tower, so that its decoder is called model.language_model.
+    `is_wrapped`: the base has a vision encoder, so that its decoder is called model.language_model.
     """
     if not adapter.low_ranks:
         raise UnsupportedError("the adapter changes no matrix; there is nothing to write")
@@ -113,7 +113,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
     modules = {path: prefix + _hf_module(path) for path in adapter.low_ranks}
     values = config_of(adapter.low_ranks, modules, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout,
                        use_rslora=adapter.use_rslora, base_name=adapter.base_name,
-                       # By short names PEFT would look for them in a vision tower and in every layer.
+                       # By short names PEFT would look for them in a vision encoder and in every layer.
                        target_modules=adapter.modules if is_whole and not is_wrapped else tuple(modules.values()))
     with staged_folder(folder, sum(tensor.nbytes for tensor in tensors)) as staged:
         write_file(staged / WEIGHTS_FILE, tensors)
@@ -139,20 +139,20 @@ def _check_files(folder: Path) -> None:
 
 def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) -> Iterator[tuple[str, LowRank]]:
     shapes = targets(config)
-    found: dict[str, dict[str, TensorEntry]] = {}
+    tensors_of: dict[str, dict[str, TensorEntry]] = {}
     modules: dict[str, str] = {}
     for tensor in file.tensors.values():
         path, module, side = _place(tensor.name, shapes)
-        if modules.setdefault(path, module) != module or side in found.setdefault(path, {}):
+        if modules.setdefault(path, module) != module or side in tensors_of.setdefault(path, {}):
             raise bad_value("a tensor", tensor.name, f"one {side} for {path}")
-        found[path][side] = tensor
-    if not found:
+        tensors_of[path][side] = tensor
+    if not tensors_of:
         raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
-    settings.check_modules({path: modules[path] for path in found},
+    settings.check_modules({path: modules[path] for path in tensors_of},
                            {path: HF_LAYER[path.split(".", 2)[2]] for path in shapes})
     for path in shapes:  # in the model's order, whatever the file's
-        if path in found:
-            yield path, _from_hf(path, _low_rank(file, modules[path], found[path], settings, shapes[path]), config)
+        if path in tensors_of:
+            yield path, _from_hf(path, _low_rank(file, modules[path], tensors_of[path], settings, shapes[path]), config)
 
 
 def _place(name: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, str, str]:
@@ -162,7 +162,7 @@ def _place(name: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, str, 
         raise UnsupportedError(
             f"the tensor {name[:200]} is none of an adapter that brise implements",
             hint=f"adapters go on the decoder's {', '.join(MODULES)}, with {', '.join(SIDES)}; not on embeddings, the "
-                 "output, experts, latent attention or a vision tower")
+                 "output, experts, latent attention or a vision encoder")
     path = f"layers.{match['layer']}.{_TAILS[match['tail']]}"
     if path not in shapes:
         raise UnsupportedError(f"the adapter has {name}, and the model has no {path} that takes an adapter",

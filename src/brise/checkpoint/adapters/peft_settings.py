@@ -65,21 +65,21 @@ class PeftSettings:
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
-    def check_modules(self, found: Mapping[str, str], possible: Mapping[str, str]) -> None:
+    def check_modules(self, modules: Mapping[str, str], possible: Mapping[str, str]) -> None:
         """UnsupportedError unless the tensors are those that the config names.
 
-        `found` maps the paths of the tensors to PEFT's modules, `possible` those of the model to the end of theirs.
+        `modules` maps the paths of the tensors to PEFT's modules, `possible` those of the model to the end of theirs.
         """
-        for path, module in found.items():
+        for path, module in modules.items():
             if not self._names(path, module):
                 raise UnsupportedError(f"there are tensors of {module}, which {CONFIG_FILE} does not name",
                                        hint="PEFT would leave them out; correct target_modules or the file")
         if self.modules is None or self.has_exclusions:
             return
-        prefix = next(iter(found.values())).partition("layers.")[0]
+        prefix = next(iter(modules.values())).partition("layers.")[0]
         for path, tail in possible.items():
             module = f"{prefix}layers.{path.split('.')[1]}.{tail}"
-            if path not in found and self._names(path, module):
+            if path not in modules and self._names(path, module):
                 raise UnsupportedError(f"{CONFIG_FILE} names {module}, of which there are no tensors",
                                        hint="the file is not whole; save it again")
 

@@ -44,7 +44,7 @@ def load_importance(path: Path) -> Importance:
         sums = {name.removesuffix(_SQUARES): _sums(gguf, name.removesuffix(_SQUARES))
                 for name in gguf.tensors if name.endswith(_SQUARES)}
         datasets = gguf.metadata.get("imatrix.datasets")
-    num_tokens = int(max((found.counts.max(initial=0) for found in sums.values()), default=0))
+    num_tokens = int(max((one.counts.max(initial=0) for one in sums.values()), default=0))
     source = ", ".join(datasets) if isinstance(datasets, StringArray) else path.name
     return Importance(MappingProxyType(sums), num_tokens, source)
 

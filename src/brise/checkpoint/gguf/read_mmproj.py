@@ -1,4 +1,4 @@
-"""A Pixtral vision tower from GGUF: from an mmproj file of llama.cpp, or inside a model's own file as Ollama packs it.
+"""Reads a Pixtral vision encoder from GGUF: an mmproj file of llama.cpp, or a model's own file as Ollama packs it.
 
 Sources: llama.cpp's names of keys and tensors (architecture "clip", projector "pixtral"), Ollama's for mistral3. Rows
 of q and k lie with rope pairs as neighbours in the first, halves apart in the second.
@@ -23,7 +23,7 @@ from brise.models.weights import Array, Attention, Dense, FeedForward, Layer, Qu
 from brise.quant.formats import FORMATS
 from brise.text.images import DEVIATION, MEAN
 
-ROPE_THETA = 10000.0  # of every tower so far; llama.cpp has no key for it
+ROPE_THETA = 10000.0  # of every vision encoder so far; llama.cpp has no key for it
 IMAGE, BREAK, END = "[IMG]", "[IMG_BREAK]", "[IMG_END]"
 BREAK_ROW = "v.token_embd.img_break"
 # What says something in an mmproj file that changes nothing here, or is read below as what it is: no number.
@@ -32,7 +32,7 @@ CLIP_NOTES = ("projector_type", "vision.projector_type", "vision.image_mean", "v
 
 @dataclass(frozen=True)
 class _Names:
-    """Tensor names, without `.weight`, of one way to pack a tower; those of a layer follow v.blk.N."""
+    """Tensor names, without `.weight`, of one way to pack a vision encoder; those of a layer follow v.blk.N."""
 
     whole: Mapping[str, str]
     layer: Mapping[str, str]
@@ -55,7 +55,7 @@ OLLAMA = _Names(
 
 def open_vision(model: GgufFile, projector: GgufFile | None, config: Config, *,
                 is_named: bool) -> tuple[VisionConfig, VisionWeights] | None:
-    """The model's tower: the one inside its own file, or in the mmproj file beside it.
+    """The model's vision encoder: the one inside its own file, or in the mmproj file beside it.
 
     An mmproj file that is another model's is passed over, unless it `is_named`: lies in the folder that was asked for.
     """
@@ -86,9 +86,9 @@ def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> Vision
         raise bad_value("general.architecture", metadata.get("general.architecture"), "'clip'")
     kind = metadata.get("clip.vision.projector_type", metadata.get("clip.projector_type"))
     if kind != "pixtral":
-        raise UnsupportedError(f"the vision tower is of type {kind!r}, allowed is 'pixtral'")
+        raise UnsupportedError(f"the vision encoder is of type {kind!r}, allowed is 'pixtral'")
     if metadata.get("clip.use_gelu") is True:
-        raise UnsupportedError("clip.use_gelu is true: brise runs towers with SiLU")
+        raise UnsupportedError("clip.use_gelu is true: brise runs vision encoders with SiLU")
     for name, expected in (("image_mean", MEAN), ("image_std", DEVIATION)):
         _check_colours(metadata.get(f"clip.vision.{name}"), name, expected)
     keys = keys_of(metadata, "clip")
@@ -151,7 +151,7 @@ def _find_token(model: GgufFile, name: str) -> int | None:
 def _token(model: GgufFile, name: str) -> int:
     token = _find_token(model, name)
     if token is None:
-        raise CheckpointError(f"the vocabulary has no {name}, which a model with a vision tower needs",
+        raise CheckpointError(f"the vocabulary has no {name}, which a model with a vision encoder needs",
                               field="tokenizer.ggml.tokens", limit=f"a token {name}")
     return token
 
@@ -176,10 +176,10 @@ def _layer(tensors: _Tensors, names: _Names, config: VisionConfig, index: int) -
         return tensors.matrix(f"v.blk.{index}.{names.layer[name]}", rows, cols, num_heads)
 
     width, ffn_width = config.width, config.ffn_width
-    turned = config.num_heads if names.are_halves else None
+    rotated_heads = config.num_heads if names.are_halves else None
     return Layer(
         attention_norm=tensors.vector(f"v.blk.{index}.{names.layer['attention_norm']}", width),
-        attention=Attention(wq=matrix("wq", width, width, turned), wk=matrix("wk", width, width, turned),
+        attention=Attention(wq=matrix("wq", width, width, rotated_heads), wk=matrix("wk", width, width, rotated_heads),
                             wv=matrix("wv", width, width), wo=matrix("wo", width, width)),
         ffn_norm=tensors.vector(f"v.blk.{index}.{names.layer['ffn_norm']}", width),
         feed_forward=FeedForward(w1=matrix("w1", ffn_width, width), w2=matrix("w2", width, ffn_width),
@@ -187,7 +187,7 @@ def _layer(tensors: _Tensors, names: _Names, config: VisionConfig, index: int) -
 
 
 class _Tensors:
-    """Takes the tower's tensors by name, with the shape that the config asks for, and remembers which were taken."""
+    """Takes the encoder's tensors by name, each with the shape that the config asks for, and remembers which."""
 
     def __init__(self, gguf: GgufFile) -> None:
         self._gguf = gguf
@@ -227,7 +227,7 @@ class _Tensors:
     def refuse_rest(self) -> None:
         for name in self._gguf.tensors:
             if name.startswith(("v.", "mm.")) and name not in self._taken:
-                raise UnsupportedError(f"the vision tower has a tensor {name}, which brise does not implement")
+                raise UnsupportedError(f"the vision encoder has a tensor {name}, which brise does not implement")
 
     def _take(self, name: str, shape: tuple[int, ...]) -> tuple[GgufTensor, Array]:
         if name not in self._gguf.tensors:

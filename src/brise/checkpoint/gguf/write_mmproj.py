@@ -1,4 +1,4 @@
-"""A Pixtral vision tower and its projector as an mmproj file of llama.cpp; gguf_vision.py is the other direction."""
+"""Writes a Pixtral vision encoder and its projector as an mmproj file of llama.cpp; read_mmproj.py reads it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from brise.text.images import DEVIATION, MEAN
 
 
 def projector_path(model: Path) -> Path:
-    """Where the tower of a model file lies: beside it, under a name by which readers find it."""
+    """Where the vision encoder of a model file lies: beside it, under a name by which readers find it."""
     return model.with_name(f"mmproj-{model.name}")
 
 
 def has_own_vision(original: Original) -> bool:
-    """Whether the tower lies among the model's own tensors, as Ollama packs it, and is copied with them."""
+    """Whether the vision encoder lies among the model's own tensors, as Ollama packs it, and is copied with them."""
     return any(tensor.name.startswith("v.") for tensor in original.tensors)
 
 
 def write_projector(original: Original, path: Path) -> int:
-    """Writes the tower, its matrices in the formats that they have; gives the size of the file."""
-    assert original.vision is not None, "a model without a vision tower"
+    """Writes the vision encoder, its matrices in the formats that they have; gives the size of the file."""
+    assert original.vision is not None, "a model without a vision encoder"
     config, weights = original.vision
     if config.rope_theta != 10000.0:
-        raise UnsupportedError(f"the vision tower's rope theta is {config.rope_theta}; mmproj files have no key for it")
+        raise UnsupportedError(f"the vision encoder's rope theta is {config.rope_theta}; mmproj files have no key for "
+                               "it")
     tensors = [_outgoing(config, name, weight, original) for name, weight in _named(original, weights)]
     return write_gguf(path, _metadata(config), tensors)
 
@@ -52,16 +53,16 @@ def _metadata(config: VisionConfig) -> dict[str, object]:
 
 
 def _named(original: Original, weights: VisionWeights) -> Iterator[tuple[str, Weight]]:
-    """Every weight under its GGUF name. The row of [IMG_BREAK] is the text model's where the tower has none."""
-    found: list[tuple[str, Weight]] = []
+    """Every weight under its GGUF name. The row of [IMG_BREAK] is the text model's where the encoder has none."""
+    named: list[tuple[str, Weight]] = []
 
     def note(path: str, weight: Weight) -> Weight:
-        found.append((_name(path), weight))
+        named.append((_name(path), weight))
         return weight
 
     assert original.vision is not None
     place(replace(weights, break_row=None), note)
-    yield from found
+    yield from named
     if weights.break_row is not None:
         yield BREAK_ROW, weights.break_row
     else:

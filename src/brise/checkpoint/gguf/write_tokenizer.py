@@ -17,7 +17,7 @@ from brise.text.hf_tokenizer import read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
-# One name of each way to cut that tokenizer.ggml.pre can mean; those before win where two cut alike.
+# One name for each pre-tokenizer that tokenizer.ggml.pre can mean. Of two that cut alike, the first is taken.
 PRE_NAMES: Sequence[str] = ("smollm", "gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen", "tekken", "gpt-4o", "default")
 # Cut differently by each of them: contractions in both cases, digits, signs, white space, a decomposed letter.
 PROBE = ("Hello World's iPhone's HELLO'S we'LL 1234567 ٣٤٥٦ x²\n\n \n /path//x?!\n/ \t tab  e\u0301té 你好，世界 "
@@ -104,8 +104,8 @@ def _tekken_words(document: Mapping[str, object], count: int, path: Path) -> lis
     """The first `count` byte strings; a file has more than the model."""
     vocab = document.get("vocab")
     if not isinstance(vocab, list) or len(vocab) < count:
-        found = len(vocab) if isinstance(vocab, list) else 0
-        raise CheckpointError(f"{path.name} has {found} words, the model {count}", field="vocab", value=found,
+        num_words = len(vocab) if isinstance(vocab, list) else 0
+        raise CheckpointError(f"{path.name} has {num_words} words, the model {count}", field="vocab", value=num_words,
                               limit=count)
     try:
         return [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocab[:count]]
@@ -143,9 +143,9 @@ def _pre_name(document: Mapping[str, object], path: Path) -> str:
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
         "normalizer": document.get("normalizer"), "pre_tokenizer": document.get("pre_tokenizer"), "decoder": None,
         "model": {"type": "BPE", "vocab": {}, "merges": []}}))
-    found = _cut(steps)
+    pieces = _cut(steps)
     for name in PRE_NAMES:
-        if _cut(_splitter(pretokenizers.named(name))) == found:
+        if _cut(_splitter(pretokenizers.named(name))) == pieces:
             return name
     raise UnsupportedError(f"{path.name} cuts words in a way for which brise knows no tokenizer.ggml.pre; known are "
                            f"{', '.join(PRE_NAMES)}")

@@ -105,11 +105,11 @@ def _weight_map(index: Path) -> Mapping[str, str]:
 
 def _numbered(folder: Path, stem: str) -> list[str]:
     """STEM-00001-of-0000N and its fellows, all that must be there; empty if there is not even one."""
-    found = [match for path in folder.glob(f"{stem}-*.safetensors")
+    numbered = [match for path in folder.glob(f"{stem}-*.safetensors")
              if (match := NUMBERED.fullmatch(path.name)) and match[1] == stem]
-    if not found:
+    if not numbered:
         return []
-    count = int(found[0][3])
-    if any(int(match[3]) != count for match in found):
-        raise bad_value(f"the number of files in {found[0][0]}", count, "what all files of the folder say")
+    count = int(numbered[0][3])
+    if any(int(match[3]) != count for match in numbered):
+        raise bad_value(f"the number of files in {numbered[0][0]}", count, "what all files of the folder say")
     return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]

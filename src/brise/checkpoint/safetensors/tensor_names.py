@@ -76,9 +76,9 @@ def hf_names(tensors: Collection[str]) -> ModuleNames:
 def hf_vision_names(tensors: Collection[str]) -> ModuleNames:
     """The spelling of the vision encoder and the projector in a Hugging Face file."""
     prefix = next((prefix for prefix in HF_VISION_PREFIXES if f"{prefix}vision_tower.patch_conv.weight" in tensors), "")
-    tower, projector = f"{prefix}vision_tower", f"{prefix}multi_modal_projector"
-    return ModuleNames(f"{tower}.transformer.layers.", VISION_LAYER, MappingProxyType({
-        "patch_conv": f"{tower}.patch_conv", "ln_pre": f"{tower}.ln_pre", "norm": f"{projector}.norm",
+    encoder, projector = f"{prefix}vision_tower", f"{prefix}multi_modal_projector"
+    return ModuleNames(f"{encoder}.transformer.layers.", VISION_LAYER, MappingProxyType({
+        "patch_conv": f"{encoder}.patch_conv", "ln_pre": f"{encoder}.ln_pre", "norm": f"{projector}.norm",
         "merging_layer": f"{projector}.patch_merger.merging_layer", "w_in": f"{projector}.linear_1",
         "w_out": f"{projector}.linear_2"}), are_halves=True)
 

@@ -18,8 +18,8 @@ Files = dict[str, str]  # name -> text
 
 def token_ids(metadata: Mapping[str, object]) -> dict[str, int | None]:
     """The ids of bos, eos, padding and unknown."""
-    found = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}
-    return {name: value if isinstance(value, int) else None for name, value in found.items()}
+    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}
+    return {name: value if isinstance(value, int) else None for name, value in ids.items()}
 
 
 def tokenizer_files(metadata: Mapping[str, object], max_context: int) -> Files:
@@ -66,8 +66,9 @@ def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]
 
 def _bos_template(text: str, bos: int) -> dict[str, object]:
     first, second = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1)))
-    marks = [{"SpecialToken": {"id": text, "type_id": kind}} for kind in (0, 1)]
-    return {"type": "TemplateProcessing", "single": [marks[0], first], "pair": [marks[0], first, marks[1], second],
+    specials = [{"SpecialToken": {"id": text, "type_id": kind}} for kind in (0, 1)]
+    return {"type": "TemplateProcessing", "single": [specials[0], first],
+            "pair": [specials[0], first, specials[1], second],
             "special_tokens": {text: {"id": text, "ids": [bos], "tokens": [text]}}}
 
 
