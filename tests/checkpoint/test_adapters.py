@@ -109,7 +109,7 @@ def test_a_base_with_a_vision_tower(tmp_path: Path, targets_: object) -> None:
     config = open_checkpoint(base).config
     expected = tiny.make_adapter(base, tmp_path / "adapter", target_modules=targets_)
     if isinstance(targets_, list):
-        with pytest.raises(UnsupportedError, match=r"vision_tower.* is none of an adapter that brise implements"):
+        with pytest.raises(UnsupportedError, match=r"vision_tower.* is not one of an adapter that brise implements"):
             read_adapter(tmp_path / "adapter", config)
         return
     adapter = read_adapter(tmp_path / "adapter", config)

@@ -1,4 +1,4 @@
-"""Which files of a folder make a model: those of Hugging Face, Mistral's own, or a .gguf with its mmproj file."""
+"""Finds the files of a model in a folder: Hugging Face's, Mistral's own, or a .gguf with its mmproj file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_layout(path: Path) -> ModelFiles:
     """
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError as error:  # a name too long, a folder that is not ours
+    except OSError as error:  # a name too long, a folder without access
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if is_file:
         if path.suffix == ".safetensors":
@@ -113,7 +113,7 @@ def _nothing(folder: Path) -> NoReturn:
 
 
 def _projector(path: Path) -> list[Path]:
-    """The one mmproj file beside a .gguf. With several, none is meant more than the others."""
+    """The one mmproj file beside a .gguf. With several, none is taken."""
     projectors = [] if is_projector(path.name) else _projectors(path.parent)
     return projectors if len(projectors) == 1 else []
 

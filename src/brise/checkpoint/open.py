@@ -1,4 +1,4 @@
-"""One way to open a model, whatever its files are: a .gguf, or a folder with safetensors or with one .gguf."""
+"""Opens a model, whatever its files are: a .gguf, or a folder with safetensors or with one .gguf."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checkpoint(Protocol):
         """What was opened."""
     @property
     def folder(self) -> Path:
-        """Where the model's other files lie."""
+        """The folder of the model's other files."""
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that holds weights."""
@@ -68,7 +68,7 @@ class Checkpoint(Protocol):
     def forget(self) -> None:
         """Lets the system drop the files' pages from memory."""
     def close(self) -> None:
-        """Gives the mappings back once no array of them is alive."""
+        """Unmaps the files once no array of them is alive."""
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:

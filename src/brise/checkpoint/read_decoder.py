@@ -1,7 +1,7 @@
-"""Puts a decoder together, its Config and its Weights, whatever format the files have.
+"""Reads a decoder, its Config and its Weights, from files of any format.
 
-A format says its part through two protocols: ConfigSource (what it says in its own way, and a reader of its keys)
-and TensorSource (a weight by its path). What families are called and how they differ stands in models/families.py.
+A format implements two protocols: ConfigSource (its keys, and what it says in a way of its own) and TensorSource (a
+weight by its path). Names and differences of the families stand in models/families.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ConfigSource(Protocol):
     def window(self, num_layers: int, max_context: int) -> int | None:
         """The sliding window, where it is smaller than the context."""
     def experts(self, num_layers: int) -> Fields:
-        """Where the numbers of the experts stand."""
+        """The keys that hold the numbers of the experts."""
     def softmax_scale(self) -> float | None: ...
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]: ...
 
@@ -144,7 +144,7 @@ def _attention(tensors: TensorSource, config: Config, path: str) -> Attention:
     are_neighbours = config.rope.layout == "interleaved"
     q_heads, kv_heads = (config.num_heads, config.num_kv_heads) if are_neighbours else (None, None)
     q_width, kv_width = shapes["attention.wq"][0], shapes["attention.wk"][0]
-    # Rows of these would have to follow those of wq and wk.
+    # Biases and norms would have to be reordered as the rows of wq and wk are.
     assert not (are_neighbours and (family.has_qkv_bias or family.has_head_norms))
     return Attention(
         wq=tensors.matrix(f"{path}.wq", *shapes["attention.wq"], q_heads),

@@ -1,4 +1,4 @@
-"""What quantising and exporting start from: every tensor of a checkpoint under its GGUF name, and its metadata."""
+"""Opens a checkpoint for quantising and exporting: every tensor under its GGUF name, and the metadata."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def open_original(path: Path) -> Original:
 
 
 def _from_gguf(checkpoint: Checkpoint) -> Original:
-    """Tensors as the file has them, also those that the text model does not read."""
+    """All tensors of the file, also those that the text model does not read."""
     gguf = open_gguf(checkpoint.files[0])
 
     def forget() -> None:

@@ -1,4 +1,4 @@
-"""Weights in fewer bits while they are loaded: each block of rows is read, quantised and let go of."""
+"""Quantises weights while they are loaded, one block of rows after the other."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from brise.quant.recipe import MIXES, choose, fitting
 from brise.quant.rows import encode_rows, float_rows, format_of
 
 BLOCK_NUMBERS = 1 << 21  # numbers at a time: 8 MB as float32
-READ_AHEAD = 8 << 20  # bytes that are read before the files' pages are let go
+READ_AHEAD = 8 << 20  # bytes that are read before the files' pages are dropped
 
 
 def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[], None], threads: int = 1) -> Weights:
     """Every plain matrix in the format that `brise quantize` would give it in `mix`; Q4_0, Q4_K_M and so on.
 
-    What is quantised in blocks already stays as it is, and so does what the mix leaves in a plain format: norms,
-    biases, routers, rows that are no multiple of 32. `forget` lets go of the pages that were read.
+    Weights that are already blocks stay, and so do those that the mix leaves in a plain format: norms, biases,
+    routers, rows that are no multiple of 32. `forget` lets the system drop the pages that were read.
     """
     if mix not in MIXES:
         raise UnsupportedError(f"weights in {mix!r} are asked for, allowed are {', '.join(MIXES)}")
@@ -44,7 +44,7 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
 
 
 def requantized_vision(weights: VisionWeights, mix: str, forget: Callable[[], None], threads: int = 1) -> VisionWeights:
-    """The vision encoder beside it: its plain matrices in Q8_0 whatever the mix of blocks, for its errors add up."""
+    """The vision encoder: plain matrices become Q8_0 whatever the mix of blocks, because its errors add up."""
     if mix not in MIXES or FORMATS[MIXES[mix]].is_plain:
         return weights
     reader = _Reader("Q8_0", forget, threads)
@@ -58,7 +58,7 @@ def requantized_vision(weights: VisionWeights, mix: str, forget: Callable[[], No
 
 
 class _Reader:
-    """Makes weights of files, and lets go of the files' pages behind them."""
+    """Makes quantised weights, and lets the system drop the files' pages that it has read."""
 
     def __init__(self, mix: str, forget: Callable[[], None], threads: int) -> None:
         self._keeps_plain = not FORMATS[MIXES[mix]].is_plain

@@ -1,4 +1,4 @@
-"""wkv_b of latent attention, one matrix in every file format, as the two stacks that the absorbed form reads.
+"""Splits wkv_b of latent attention, one matrix in most files, into the two stacks that the absorbed form reads.
 
 Legend: H heads, C latent rank, N unrotated numbers of a query, V numbers of a value. Head h of wkv_b (H (N + V), C)
 is N rows that make its key and then V rows that make its value from the latent.
@@ -35,7 +35,7 @@ def _transposed(weight: Dense | Quant | Stored, first: int, count: int) -> Store
 
 
 class _Transposed:
-    """Columns of a small matrix as rows. It is decoded once for all of them, and let go of with the last."""
+    """Columns of a small matrix as rows. It is decoded once for all of them, and freed with the last."""
 
     def __init__(self, weight: Dense | Quant | Stored) -> None:
         self._weight = weight
@@ -48,7 +48,7 @@ class _Transposed:
 
 
 def _plain(weight: Dense | Quant | Stored) -> Array:
-    """All numbers in a plain format: as they lie, or blocks decoded to TRANSPOSED_BLOCKS."""
+    """All numbers in a plain format: the file's, or blocks decoded to TRANSPOSED_BLOCKS."""
     match weight:
         case Dense():
             return weight.data

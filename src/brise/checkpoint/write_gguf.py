@@ -1,6 +1,6 @@
-"""From any checkpoint to a GGUF file in another format: tensor by tensor, row block by row block.
+"""Writes any checkpoint as a GGUF file in another format, one block of rows after the other.
 
-Memory is that of one block of rows and what quantising it takes, whatever the size of the model.
+It takes the memory of one block of rows and of quantising it, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from brise.quant.rows import PLAIN, encode_rows, float_rows, format_of, matrix_s
 BLOCK_NUMBERS = 1 << 22
 BLOCK_BYTES = 20 * BLOCK_NUMBERS  # of memory, all copies together: 15.4 a number measured (F16 to Q4_K), and room
 
-# Of the source file; the new file has its own, or none.
+# Keys of the source file that the new file has its own of, or none.
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment", "split.", "quantize.imatrix.")
 
 
@@ -46,7 +46,7 @@ class Written:
 
 def write_mix(original: Original, path: Path, mix: str, importance: Importance | None = None, *,
               requantize: bool = False, threads: int = 1, wrote: Callable[[int], None] | None = None) -> Written:
-    """Writes the model as GGUF in one of recipe.MIXES. Blocks are quantised anew only with `requantize`."""
+    """Writes the model as GGUF in one of recipe.MIXES. Blocks are quantised again only with `requantize`."""
     if not requantize:
         refuse_blocks(original, mix)
     tensors = [outgoing(tensor, format, original.forget, importance, threads)
@@ -57,7 +57,7 @@ def write_mix(original: Original, path: Path, mix: str, importance: Importance |
 
 
 def refuse_blocks(original: Original, mix: str) -> None:
-    """UnsupportedError if a tensor is quantised already, in another format than it would get in this mix."""
+    """Raises UnsupportedError if a tensor is quantised already, in another format than this mix has for it."""
     for tensor, format in _plan(original, mix):
         before = format_of(tensor.weight)
         if before != format and not FORMATS[before].is_plain:

@@ -22,17 +22,17 @@ from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
 from brise.quant.rows import PLAIN, format_of, matrix_shape
 
-# What goes with a checkpoint and stays as it is where the source is a Hugging Face folder.
+# Copied where the source is a Hugging Face folder.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json")
-# From folders of any kind.
+# Copied from folders of any kind.
 OTHER_FILES = (
     "tekken.json", "SYSTEM_PROMPT.txt", "processor_config.json", "preprocessor_config.json", "LICENSE", LINEAGE_FILE)
 
 
 def plain_format(original: Original) -> str:
-    """The format to export to where none is asked for: that of most weights, F16 if those are blocks.
+    """The format of an export where none is asked for: that of most weights, F16 if those are blocks.
 
     F16 has 11 bits for a number, more than the blocks' codes; FP8 counts as BF16, in which its products are rounded.
     """
@@ -46,7 +46,7 @@ def plain_format(original: Original) -> str:
 
 
 def write_hf(original: Original, path: Path, dtype: str, wrote: Callable[[int], None] | None = None) -> int:
-    """Writes a folder that transformers loads; gives the bytes of all tensors."""
+    """Writes a folder that transformers loads; returns the bytes of all tensors."""
     tensors = list(_outgoing(original, dtype))
     with staged_folder(path, sum(tensor.nbytes for tensor in tensors)) as folder:
         total = write_safetensors(folder, tensors, wrote)

@@ -1,12 +1,12 @@
-"""One step's work: tokens of several sequences packed one after the other.
+"""The batch of one step: tokens of several sequences, packed one after the other.
 
 Legend: T tokens in the step, S sequences, R rows whose outputs are wanted, P pages of the longest sequence.
 Sequence s owns the tokens query_starts[s] to query_starts[s + 1]. Token t stands at absolute position
 positions[t] of its sequence; its key and value are written to slot slots[t] = page * page_size + offset;
 the key of position p of sequence s lies in page page_table[s, p // page_size].
 
-Without a cache, sequence s may go on where sequence parents[s] ends (a prompt that several share, computed once): its
-tokens also see all of the parent's, whose positions are lower. A parent has no parent itself, and comes first.
+Without a cache, sequence s may continue sequence parents[s] (a prompt that several share, computed once): its tokens
+also see all of the parent's, whose positions are lower. A parent has no parent itself, and comes first.
 """
 
 from __future__ import annotations

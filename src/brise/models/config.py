@@ -1,4 +1,4 @@
-"""What a decoder is: sizes, rope, and which of the family's small differences it has."""
+"""Describes a decoder: its sizes, rope, and the small differences of its family."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where an adapter comes from: base, data, settings, versions, seed, what was measured and what allowed it.
+"""Reads and writes the lineage of an adapter: its base, data, settings, versions, seed, metrics and rights.
 
-lineage.json lies beside the adapter: {"format": 1, "base": {"name", "digest"}, "data": {"digest"}, "settings": {...},
+lineage.json stands beside the adapter: {"format": 1, "base": {"name", "digest"}, "data": {"digest"}, "settings": {...},
 "versions": {...}, "seed", "metrics": {...}, "rights": {...}, "created"}.
 """
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Lineage:
-    """What made an adapter. `rights` says for each hosted provider whose answers it learned from what allowed that.
+    """What made an adapter. `rights` says, for each hosted provider whose answers it learned from, what allowed that.
 
     `base_digest` is what `base_digest` below gives, `data_digest` the SHA-256 of the rows. CheckpointError names the
     field that is wrong.
@@ -63,7 +63,7 @@ class Lineage:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """The lineage of the adapter in `folder`; None for one of another program, which has none."""
+    """The lineage of the adapter in `folder`; None if another program wrote it without one."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -93,7 +93,7 @@ def lineage_text(lineage: Lineage) -> str:
 
 
 def versions(*packages: str) -> Mapping[str, str]:
-    """Versions of python, brise and numpy, and of these packages as far as they are installed."""
+    """Versions of python, brise and numpy, and of those of these packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in ("brise", "numpy", *packages):
         try:
@@ -104,7 +104,7 @@ def versions(*packages: str) -> Mapping[str, str]:
 
 
 def base_digest(located: Located, progress: Callable[[int], None] | None = None) -> str:
-    """The SHA-256 by which the store would know this model, whether it lies there or not."""
+    """The SHA-256 by which the store would know this model, whether the store has it or not."""
     if located.digest is not None:
         return located.digest
     layout = find_layout(located.path)
@@ -114,7 +114,7 @@ def base_digest(located: Located, progress: Callable[[int], None] | None = None)
 
 
 def check_base(lineage: Lineage | None, located: Located, *, any_base: bool = False) -> None:
-    """UnsupportedError if the adapter was trained on another model than this; one without a lineage cannot say."""
+    """Raises UnsupportedError if the adapter was trained on another model. One without a lineage cannot tell."""
     if lineage is None or any_base:
         return
     own = base_digest(located)

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: a model that needs no adapter, made row by row when it is written."""
+"""Merges an adapter into its base: the result needs no adapter, and is made row by row when it is written."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LINEAGE_KEY = "brise.lineage"
 
 
 def merge(original: Original, low_ranks: LowRanks, lineage: Lineage | None = None) -> Original:
-    """The same checkpoint with the adapter in its matrices, as float32 rows; everything else is as it was.
+    """The same checkpoint with the adapter in its matrices, as float32 rows. Everything else is unchanged.
 
-    The lineage goes along, and into what is written.
+    The lineage is kept, and is written into the new files.
     """
     names: dict[str, LowRank] = {}
 

@@ -1,8 +1,9 @@
-"""Adapters in PEFT's layout: adapter_config.json, and A and B of every matrix in adapter_model.safetensors.
+"""Reads and writes adapters in PEFT's layout: adapter_config.json, and A and B of every matrix in
+adapter_model.safetensors.
 
 Tensors are called base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight (r, in), ...lora_B.weight (out, r),
 and with DoRA ...lora_magnitude_vector (out,). Rows are in Hugging Face's order; in memory they are in the base's.
-What stands in such a folder is not trusted: peft_settings.py reads the config, this file bounds the tensors.
+Nothing in such a folder is trusted: peft_settings.py checks the config, this module the tensors.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class AdapterFile:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all numbers, as they lie in memory."""
+        """Bytes of all numbers in memory."""
         return sum(array.nbytes for low_rank in self.low_ranks.values()
                    for array in (low_rank.a, low_rank.b, low_rank.magnitude) if array is not None)
 
@@ -123,7 +124,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
 
 
 def _check_files(folder: Path) -> None:
-    """The two files are there; weights that only Python's pickle can read are not opened: it runs what it reads."""
+    """Checks that the two files are there. Pickled weights are not opened: reading a pickle runs code."""
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{str(folder)!r} is no adapter: it has no {CONFIG_FILE}", field=CONFIG_FILE,
                               value="missing", limit="a folder as PEFT writes it",
@@ -150,7 +151,7 @@ def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) ->
         raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
     settings.check_modules({path: modules[path] for path in tensors_of},
                            {path: HF_LAYER[path.split(".", 2)[2]] for path in shapes})
-    for path in shapes:  # in the model's order, whatever the file's
+    for path in shapes:  # in the model's order, whatever the order of the file
         if path in tensors_of:
             yield path, _from_hf(path, _low_rank(file, modules[path], tensors_of[path], settings, shapes[path]), config)
 
@@ -160,7 +161,7 @@ def _place(name: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, str, 
     match = _NAME.fullmatch(name)
     if match is None or (match["new"] and match["side"] != SIDES[2]) or match["tail"] not in _TAILS:
         raise UnsupportedError(
-            f"the tensor {name[:200]} is none of an adapter that brise implements",
+            f"the tensor {name[:200]} is not one of an adapter that brise implements",
             hint=f"adapters go on the decoder's {', '.join(MODULES)}, with {', '.join(SIDES)}; not on embeddings, the "
                  "output, experts, latent attention or a vision encoder")
     path = f"layers.{match['layer']}.{_TAILS[match['tail']]}"
@@ -187,7 +188,7 @@ def _low_rank(file: SafetensorsFile, module: str, tensors: Mapping[str, TensorEn
 
 
 def _numbers(file: SafetensorsFile, tensor: TensorEntry, shape: tuple[int, ...]) -> Array:
-    """float32, a copy: the file may go."""
+    """The numbers as float32, copied, so that the file may be closed."""
     if tensor.shape != shape:
         raise bad_value(f"shape of {tensor.name}", tensor.shape, f"{shape}, by the model and the rank",
                         hint="it was made for another model")
@@ -225,7 +226,7 @@ def _to_hf(path: str, low_rank: LowRank, config: Config) -> LowRank:
 
 
 def hf_rows(path: str, config: Config) -> Array | None:
-    """For each row of this matrix in memory its number in Hugging Face's file; None where that is the same.
+    """The number in Hugging Face's file of each row of this matrix in memory; None where the order is the same.
 
     A base with rope pairs as neighbours has rows 2 i and 2 i + 1 of a head's rotated part where Hugging Face's has i
     and i + half; rows that are not rotated stay.

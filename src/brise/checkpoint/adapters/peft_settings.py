@@ -1,7 +1,7 @@
-"""adapter_config.json of PEFT's LoRA: what of it brise does, what changes nothing, and what it refuses.
+"""Reads and writes PEFT's adapter_config.json: keys that act, keys that change nothing, and keys that are refused.
 
-A key that is not there has PEFT's default. Tensors say which matrices are adapted, so that no regular expression of
-the file is ever run: PEFT has adapted what it wrote. Keys of rank_pattern and alpha_pattern are names, not patterns.
+A missing key has PEFT's default. The tensors say which matrices are adapted, so no regular expression of the file is
+ever run: PEFT has adapted exactly what it wrote. Keys of rank_pattern and alpha_pattern are names, not patterns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
     "ensure_weight_tying": (False,),
     # The others (pissa, olora, corda, loftq) change the base as well.
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")})
-# Of how it was made, and of programs that are not used here.
+# How the adapter was made, and settings of other programs.
 _NOTES = frozenset({
     "auto_mapping", "corda_config", "eva_config", "exclude_modules", "inference_mode", "loftq_config",
     "megatron_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type"})
@@ -40,9 +40,9 @@ _KEY = re.compile(r"\^?[A-Za-z0-9_.]+")
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """What the config says of scales and ranks. `modules` is None where a regular expression or all-linear names them.
+    """Scales and ranks of the config. `modules` is None where a regular expression or all-linear names them.
 
-    Patterns are (key, value) in the file's order, of which the first that fits counts.
+    Patterns are (key, value) in the file's order; the first that matches counts.
     """
 
     rank: int
@@ -81,7 +81,7 @@ class PeftSettings:
             module = f"{prefix}layers.{path.split('.')[1]}.{tail}"
             if path not in modules and self._names(path, module):
                 raise UnsupportedError(f"{CONFIG_FILE} names {module}, of which there are no tensors",
-                                       hint="the file is not whole; save it again")
+                                       hint="the file is incomplete; save it again")
 
     def _names(self, path: str, module: str) -> bool:
         if self.layers is not None and int(path.split(".")[1]) not in self.layers:

@@ -1,4 +1,4 @@
-"""A GGUF file, mapped into memory: metadata as Python values, tensors as views that cost no copy."""
+"""Opens a GGUF file, mapped into memory: metadata are Python values, tensors views that cost no copy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["GgufFile", "GgufTensor", "StringArray", "Value", "open_gguf"]
 
 
 def open_gguf(path: Path | str) -> GgufFile:
-    """Maps the file and checks its whole header; CheckpointError says which field lies."""
+    """Maps the file and checks its whole header; CheckpointError names the field that is wrong."""
     path = Path(path)
     data = map_file(path, 24)
     try:
@@ -33,7 +33,7 @@ def open_gguf(path: Path | str) -> GgufFile:
 
 
 class GgufFile:
-    """An open file; `close` gives the mapping back once no array of it is alive."""
+    """An open file; `close` unmaps it once no array of it is alive."""
 
     def __init__(self, path: Path, data: mmap.mmap, header: Header) -> None:
         self.path, self._data, self._header = path, data, header

@@ -1,4 +1,4 @@
-"""Importance on disk, as llama.cpp's importance matrices: a GGUF file that its tools read, and theirs we read.
+"""Reads and writes importance matrices as llama.cpp does: GGUF files that its tools and brise exchange.
 
 For each tensor NAME: `NAME.in_sum2` F32 (M, columns), sums of squares, and `NAME.counts` F32 (M, 1), rows. Metadata:
 `general.type` "imatrix", `imatrix.datasets`, `imatrix.chunk_count`, `imatrix.chunk_size`.

@@ -1,4 +1,4 @@
-"""The GGUF name of every weight of a decoder; the names themselves stand in models/families.py."""
+"""Gives the GGUF name of every weight of a decoder, from the table in models/families.py."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from brise.quant.formats import FORMATS
 Numbers: TypeAlias = "NDArray[np.generic]"
 Value: TypeAlias = "bool | int | float | str | Numbers | StringArray | tuple[Value, ...]"
 
-# Limits of ours, far over what real files have, so that a lying count costs neither time nor memory.
+# Our own limits, far above what real files have, so that a false count costs neither time nor memory.
 MAX_STRING = 1 << 24  # a chat template or tokenizer.json is the longest string
 MAX_KEY = (1 << 16) - 1  # of the GGUF specification
 MAX_NAME = 255  # the specification says 64; some tools write longer ones
@@ -71,7 +71,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the tensors' data."""
+    """The part of the file before the tensors' data."""
 
     version: int
     alignment: int
@@ -110,11 +110,11 @@ class StringArray(Sequence[str]):
 
     @property
     def encoded(self) -> bytes:
-        """The strings as they lie in the file: 8-byte lengths, UTF-8."""
+        """The bytes of the strings in the file: 8-byte lengths, UTF-8."""
         return self._data
 
     def decode(self) -> list[str]:
-        """All strings: one decoding of the whole, four times as fast as one each."""
+        """All strings. Decoding them at once is four times as fast as one by one."""
         bytes_ = np.frombuffer(self._data, np.uint8).copy()
         starts = np.frombuffer(self._starts, np.int64)
         keep = np.ones(len(bytes_), np.bool_)
@@ -204,7 +204,7 @@ def _read_array(cursor: _Cursor, key: str, depth: int) -> Value:
 
 
 def _read_strings(cursor: _Cursor, key: str, count: int) -> StringArray:
-    """Finds where each string starts. This loop is the time it takes to open a file."""
+    """Finds where each string starts. Opening a file takes as long as this loop."""
     data, begin, end = cursor.data, cursor.position, len(cursor.data)
     unpack, last = SCALARS[10].unpack_from, end - 8
     starts: list[int] = []
@@ -279,7 +279,7 @@ def _placed(info: GgufTensor, start: int, alignment: int, end: int) -> GgufTenso
 
 
 def _check_extent(tensors: list[GgufTensor], start: int, alignment: int, size: int) -> None:
-    """No tensor lies on another, and the file ends where the last one ends (give or take the padding)."""
+    """Checks that no tensor overlaps another, and that the file ends where the last one ends, or its padding."""
     position, before = start, "the header"
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset < position:
@@ -292,7 +292,7 @@ def _check_extent(tensors: list[GgufTensor], start: int, alignment: int, size: i
 
 
 class _Cursor:
-    """A position in the file that never passes its end."""
+    """A position in the file, which never passes the end."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data, self.position = data, 0
@@ -309,7 +309,7 @@ class _Cursor:
         return int.from_bytes(self.take(field, size), "little")
 
     def count(self, field: str, limit: int, *, least_bytes: int) -> int:
-        """How many things follow, of at least so many bytes each: checked before anything is allocated."""
+        """Reads how many items follow, of at least so many bytes each, and checks it before anything is allocated."""
         value = self.integer(field, 8)
         limit = min(limit, (len(self.data) - self.position) // least_bytes)
         if value > limit:

@@ -26,13 +26,13 @@ from brise.text.images import DEVIATION, MEAN
 ROPE_THETA = 10000.0  # of every vision encoder so far; llama.cpp has no key for it
 IMAGE, BREAK, END = "[IMG]", "[IMG_BREAK]", "[IMG_END]"
 BREAK_ROW = "v.token_embd.img_break"
-# What says something in an mmproj file that changes nothing here, or is read below as what it is: no number.
+# Keys of an mmproj file that change nothing here, and keys that are no numbers and are read separately below.
 CLIP_NOTES = ("projector_type", "vision.projector_type", "vision.image_mean", "vision.image_std", "has_", "use_")
 
 
 @dataclass(frozen=True)
 class _Names:
-    """Tensor names, without `.weight`, of one way to pack a vision encoder; those of a layer follow v.blk.N."""
+    """Tensor names, without `.weight`, of one layout of the encoder; those of a layer follow v.blk.N."""
 
     whole: Mapping[str, str]
     layer: Mapping[str, str]
@@ -57,7 +57,7 @@ def open_vision(model: GgufFile, projector: GgufFile | None, config: Config, *,
                 is_named: bool) -> tuple[VisionConfig, VisionWeights] | None:
     """The model's vision encoder: the one inside its own file, or in the mmproj file beside it.
 
-    An mmproj file that is another model's is passed over, unless it `is_named`: lies in the folder that was asked for.
+    An mmproj file of another model is ignored, unless it `is_named`: stands in the folder that was asked for.
     """
     if f"{OLLAMA.whole['patch_conv']}.weight" in model.tensors:
         vision = _ollama_config(model, config)
@@ -88,7 +88,7 @@ def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> Vision
     if kind != "pixtral":
         raise UnsupportedError(f"the vision encoder is of type {kind!r}, allowed is 'pixtral'")
     if metadata.get("clip.use_gelu") is True:
-        raise UnsupportedError("clip.use_gelu is true: brise runs vision encoders with SiLU")
+        raise UnsupportedError("clip.use_gelu is true: brise runs encoders with SiLU")
     for name, expected in (("image_mean", MEAN), ("image_std", DEVIATION)):
         _check_colours(metadata.get(f"clip.vision.{name}"), name, expected)
     keys = keys_of(metadata, "clip")
@@ -119,7 +119,7 @@ def _ollama_config(model: GgufFile, config: Config) -> VisionConfig:
 
 def _config(keys: Fields, model: GgufFile, config: Config, *, norm_eps: float, merge: int, rope_theta: float,
             image_token: int) -> VisionConfig:
-    """What both kinds of files call by the same names."""
+    """The sizes that both layouts call by the same names."""
     width, num_heads = keys.integer("vision.embedding_length"), keys.integer("vision.attention.head_count")
     head_dim = keys.integer("vision.attention.key_length", default=width // num_heads)
     if head_dim * num_heads != width:

@@ -1,13 +1,13 @@
-"""Configuration and weights of a decoder from a GGUF file; checkpoint/read_decoder.py puts them together.
+"""Reads a decoder from a GGUF file: what its keys and tensors are, for checkpoint/read_decoder.py to put together.
 
 Sources: llama.cpp's naming of keys and tensors; for mistral3 also the other spellings that Ollama writes.
 
-Mistral Large 3 comes as llama.cpp's architecture `deepseek2`, which is that of DeepSeek-V2 and V3 too. They route and
-scale in other ways: what they do and Large 3 does not is refused by name. The softmax scale is (nope + rope) ** -0.5.
+Mistral Large 3 has llama.cpp's architecture `deepseek2`, as DeepSeek-V2 and V3 have. Those route and scale
+differently: what they do and Large 3 does not is refused by name. The softmax scale is (nope + rope) ** -0.5.
 llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every model of this architecture with YaRN, in converted
 Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there, and ten times it is the multiplier of DeepSeek.
-Mistral's params.json says `apply_scale: false`, and other engines found the accuracy better without. Whoever has a
-model that wants another scale gives it: the key `attention.scale` of the file, or `softmax_scale` of the Config.
+Mistral's params.json says `apply_scale: false`, and other engines measured a better accuracy without. A model that
+needs another scale can say so: with the key `attention.scale` of the file, or with `softmax_scale` of the Config.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class GgufConfig:
     def _query_temperature(self) -> QueryTemperature | None:
         beta = self.fields.number("attention.temperature_scale", "rope.scaling_beta", default=0.0, may_be_zero=True)
         if beta == 0 and self._row.has_latent_attention:
-            # Large 3 has it, DeepSeek has not: how a file without wants its softmax scaled, we would have to guess.
+            # Large 3 has it, DeepSeek does not: for a file without it we would have to guess the softmax scale.
             raise UnsupportedError("the model has no attention.temperature_scale; of the architecture deepseek2 brise "
                                    "runs Mistral Large 3, which has it")
         if beta == 0:
@@ -257,10 +257,10 @@ class GgufConfig:
         beta_fast = fields.number("rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", default=32.0)
         beta_slow = fields.number("rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", default=1.0)
         match self._row.yarn:
-            case "plain":  # the log multiplier means something else there, see NEUTRAL
+            case "plain":  # for these the log multiplier means something else, see NEUTRAL
                 return Yarn(factor, original, beta_fast, beta_slow)
             case "softmax":
-                # Read so that it counts as known: it is about the softmax scale, and cosines stay at any value.
+                # Read so that it counts as known: it changes the softmax scale, and never the cosines.
                 fields.number("rope.scaling.yarn_log_multiplier", default=0.0, may_be_zero=True)
                 return Yarn(factor, original, beta_fast, beta_slow, attention_factor=1.0)
             case "mscale":

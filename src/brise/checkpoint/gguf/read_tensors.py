@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file as weights: each is taken by its path with the shape that the config asks for."""
+"""Gives tensors of a GGUF file as weights, each by its path and with the shape that the config asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter as the GGUF file that llama.cpp's --lora reads.
+"""Writes an adapter as the GGUF file that llama.cpp's --lora reads.
 
 Keys: general.type adapter, general.architecture, adapter.type lora, adapter.lora.alpha. Tensors are the base's names
 with .lora_a (r, in) and .lora_b (out, r), rows in the order of a GGUF base; B A counts alpha / r times.
@@ -26,9 +26,9 @@ from brise.quant.rows import encode_rows
 
 
 def write_gguf_adapter(path: Path, adapter: AdapterFile, lineage: Lineage | None, config: Config, dtype: str) -> int:
-    """Writes the whole file, or nothing; gives its size. The adapter's rows are in the order of `config`'s base."""
+    """Writes the whole file, or nothing; returns its size. The adapter's rows are in the order of `config`'s base."""
     if adapter.use_dora:
-        raise UnsupportedError("the adapter has magnitudes (DoRA), which llama.cpp's adapters have not",
+        raise UnsupportedError("the adapter has magnitudes (DoRA), which llama.cpp's adapters cannot hold",
                                hint="give --format gguf --merge")
     metadata: dict[str, object] = {
         "general.type": "adapter", "general.architecture": FAMILIES[config.family].gguf_architecture,
@@ -40,7 +40,7 @@ def write_gguf_adapter(path: Path, adapter: AdapterFile, lineage: Lineage | None
 
 
 def _tensors(adapter: AdapterFile, dtype: str) -> Iterator[Outgoing]:
-    """B takes what a matrix' own scale differs from alpha / r."""
+    """B is multiplied by how far a matrix's own scale differs from alpha / r."""
     for path, low_rank in adapter.low_ranks.items():
         a, b = np.asarray(low_rank.a), np.asarray(low_rank.b)
         factor = low_rank.scale * len(a) / adapter.alpha

@@ -52,7 +52,7 @@ class Outgoing:
 
 def write_gguf(path: Path, metadata: Mapping[str, object], tensors: Sequence[Outgoing],
                wrote: Callable[[int], None] | None = None) -> int:
-    """Writes the whole file, or nothing; gives its size. `wrote` is told the bytes of each piece."""
+    """Writes the whole file, or nothing; returns its size. `wrote` is called with the bytes of each piece."""
     header = _header(metadata, tensors)
     size = len(header) + sum(_padded(tensor.nbytes) for tensor in tensors)
     with staged_file(path, size) as file:

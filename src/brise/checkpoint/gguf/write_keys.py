@@ -1,6 +1,6 @@
-"""The hyper-parameters of a decoder as GGUF metadata; read_model.py is the other direction.
+"""Writes the hyperparameters of a decoder as GGUF metadata; read_model.py reads them.
 
-Keys are llama.cpp's. Where a file says less than a configuration does (Llama 3's rope rule), tensors say it.
+Keys are llama.cpp's. What no key can say (Llama 3's rope rule) stands in a tensor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def hyperparameters(config: Config) -> dict[str, object]:
 
 
 def rope_factors(rope: Rope) -> NDArray[np.float32] | None:
-    """The tensor `rope_freqs.weight`: what each frequency is divided by, where no key can say it."""
+    """The tensor `rope_freqs.weight`: what each inverse frequency is divided by, where no key can say it."""
     match rope.scaling:
         case Factors(factors):
             return np.array(factors, np.float32)

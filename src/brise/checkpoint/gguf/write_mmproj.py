@@ -20,17 +20,17 @@ from brise.text.images import DEVIATION, MEAN
 
 
 def projector_path(model: Path) -> Path:
-    """Where the vision encoder of a model file lies: beside it, under a name by which readers find it."""
+    """The path of a model file's vision encoder: beside it, under a name by which readers find it."""
     return model.with_name(f"mmproj-{model.name}")
 
 
 def has_own_vision(original: Original) -> bool:
-    """Whether the vision encoder lies among the model's own tensors, as Ollama packs it, and is copied with them."""
+    """Whether the vision encoder stands among the model's own tensors, as Ollama packs it, and is copied with them."""
     return any(tensor.name.startswith("v.") for tensor in original.tensors)
 
 
 def write_projector(original: Original, path: Path) -> int:
-    """Writes the vision encoder, its matrices in the formats that they have; gives the size of the file."""
+    """Writes the vision encoder, each matrix in the format that it has; returns the size of the file."""
     assert original.vision is not None, "a model without a vision encoder"
     config, weights = original.vision
     if config.rope_theta != 10000.0:

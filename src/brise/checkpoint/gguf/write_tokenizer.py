@@ -1,4 +1,4 @@
-"""A tokenizer.json or tekken.json as the tokenizer.ggml.* keys of a GGUF file, as llama.cpp's converter writes them."""
+"""Writes a tokenizer.json or tekken.json as the tokenizer.ggml.* keys of a GGUF file, as llama.cpp's converter does."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _tekken_words(document: Mapping[str, object], count: int, path: Path) -> lis
 
 
 def _pairs(words: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Every way to put a word together from two others: how a list of words becomes merges, best word first."""
+    """Every pair of words that makes another word: how a list of words becomes merges, best word first."""
     ranks = {word: rank for rank, word in enumerate(words)}
     for word in words:
         pairs = ((ranks.get(word[:cut]), ranks.get(word[cut:])) for cut in range(1, len(word)))
@@ -138,7 +138,7 @@ def _keys(pre: str, tokens: list[str], types: list[int], merges: list[str], ids:
 
 
 def _pre_name(document: Mapping[str, object], path: Path) -> str:
-    """The name for how the file cuts words: the one whose cutting of PROBE is the same."""
+    """The name of the file's pre-tokenizer: the one that cuts PROBE the same."""
     steps = BpeTokenizer.from_str(json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
         "normalizer": document.get("normalizer"), "pre_tokenizer": document.get("pre_tokenizer"), "decoder": None,
@@ -147,7 +147,7 @@ def _pre_name(document: Mapping[str, object], path: Path) -> str:
     for name in PRE_NAMES:
         if _cut(_splitter(pretokenizers.named(name))) == pieces:
             return name
-    raise UnsupportedError(f"{path.name} cuts words in a way for which brise knows no tokenizer.ggml.pre; known are "
+    raise UnsupportedError(f"{path.name} has a pre-tokenizer for which brise knows no tokenizer.ggml.pre; known are "
                            f"{', '.join(PRE_NAMES)}")
 
 

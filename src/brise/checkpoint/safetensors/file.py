@@ -1,4 +1,4 @@
-"""safetensors files, mapped into memory: tensors as views that cost no copy; no length or offset is trusted.
+"""Opens safetensors files, mapped into memory: tensors are views that cost no copy; no length or offset is trusted.
 
 Layout: u64 length of the header (little-endian), the header, the tensors' bytes without gaps. The header is a JSON
 object: name -> {"dtype", "shape", "data_offsets": [first, last]}, offsets from the header's end; `__metadata__` holds
@@ -24,7 +24,7 @@ from brise.files.fields import errors_of
 from brise.files.json_file import parse_json
 from brise.files.mapped import map_file
 
-# Limits of ours: Mistral Large 3 has 46 000 tensors, and headers of 6 MB in all.
+# Our own limits: Mistral Large 3 has 46 000 tensors, and headers of 6 MB in all.
 MAX_HEADER_BYTES = 1 << 25
 MAX_TENSORS = 1 << 19
 MAX_DIMS = 8
@@ -50,7 +50,7 @@ class TensorEntry:
 
 
 def open_safetensors(path: Path | str) -> SafetensorsFile:
-    """Maps the file and checks its whole header; CheckpointError says which field lies."""
+    """Maps the file and checks its whole header; CheckpointError names the field that is wrong."""
     path = Path(path)
     data = map_file(path, 8)
     try:
@@ -70,7 +70,7 @@ def read_header(data: mmap.mmap | bytes) -> Mapping[str, TensorEntry]:
     if length > limit:
         raise bad_value("length of the header", length, f"at most {limit}", hint="this is not a whole safetensors file")
     fields = parse_json(bytes(data[8:8 + length]), "the header")
-    fields.pop("__metadata__", None)  # notes of whoever wrote the file
+    fields.pop("__metadata__", None)  # notes by the program that wrote the file
     if len(fields) > MAX_TENSORS:
         raise bad_value("number of tensors", len(fields), f"at most {MAX_TENSORS}")
     tensors = sorted((_tensor(name, value, 8 + length) for name, value in fields.items()),
@@ -101,7 +101,7 @@ def _are_counts(value: object) -> bool:
 
 
 def _check_extent(tensors: list[TensorEntry], start: int, size: int) -> None:
-    """Tensors lie one after the other, and fill the file."""
+    """Checks that the tensors follow one another and fill the file."""
     position, before = start, "the header"
     for tensor in tensors:
         if tensor.offset != position:
@@ -112,7 +112,7 @@ def _check_extent(tensors: list[TensorEntry], start: int, size: int) -> None:
 
 
 class SafetensorsFile:
-    """An open file; `close` gives the mapping back once no array of it is alive."""
+    """An open file; `close` unmaps it once no array of it is alive."""
 
     def __init__(self, path: Path, data: mmap.mmap, tensors: Mapping[str, TensorEntry]) -> None:
         self.path, self._data, self.tensors = path, data, tensors

@@ -1,4 +1,4 @@
-"""Weights that a file holds as small codes and scales: FP8 (one scale, or one a row or block) and NVFP4.
+"""Decodes weights that are small codes and scales: FP8 (one scale, or one for each row or block) and NVFP4.
 
 Both become BF16 when they are read: code times scale in float32, rounded once, as the original BF16 weight was made.
 FP8: e4m3 codes times a scale for `block` rows and columns. NVFP4: two e2m1 codes a byte, the low one first; 16
@@ -30,7 +30,7 @@ E2M1: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 class Fp8Rows:
     """Rows of an FP8 matrix as BF16. `scales` (R, C) holds one for each `block` rows and columns.
 
-    `order` says which row of the file is the next one; without it, they are taken as they lie.
+    `order` gives the file's row for each row; without it, rows keep the file's order.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""config.json of Hugging Face checkpoints: the decoder, the vision encoder and the quantisation that it describes."""
+"""Reads config.json of Hugging Face checkpoints: the decoder, the vision encoder and the quantisation."""
 
 from __future__ import annotations
 

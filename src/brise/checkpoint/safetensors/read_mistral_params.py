@@ -1,4 +1,4 @@
-"""params.json of Mistral's own checkpoints: the decoder, the vision encoder and the quantisation that it describes."""
+"""Reads params.json of Mistral's own checkpoints: the decoder, the vision encoder and the quantisation."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _temperature(fields: Fields) -> QueryTemperature | None:
 
 
 def _window(fields: Fields, max_context: int) -> int | None:
-    """The window of all layers; a list goes round over them."""
+    """The window of all layers; a list is repeated over them."""
     value = fields.value("sliding_window")
     if isinstance(value, list):
         if any(window != value[0] for window in value):

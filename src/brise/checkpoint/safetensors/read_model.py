@@ -1,4 +1,4 @@
-"""Weights of a decoder and of its vision encoder from safetensors files, under any of their names."""
+"""Reads the weights of a decoder and of its vision encoder from safetensors files, under any of their names."""
 
 from __future__ import annotations
 

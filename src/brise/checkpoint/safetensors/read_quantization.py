@@ -1,6 +1,6 @@
-"""The quantisations of safetensors checkpoints that brise reads: what their config may say.
+"""Checks the quantisation that a config describes; what brise cannot read is refused by name.
 
-Which weight is quantised, and how, is seen from its tensors; here everything else is refused by name. Scales of
+Which weight is quantised, and how, is seen from its tensors. Scales of
 activations and of a cache are notes: brise computes on the weights' numbers, which is closer to the original model.
 """
 

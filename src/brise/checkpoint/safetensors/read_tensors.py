@@ -57,7 +57,7 @@ class SafetensorsTensors:
         return _ordered(Dense(self._plain(tensor), (rows, cols), data), order)
 
     def kernel(self, module: str, rows: int, shape: tuple[int, ...]) -> Dense:
-        """A convolution that reads each input once, as the matrix that it is."""
+        """A convolution that reads each input once, as a matrix."""
         tensor = self._take(f"{module}.weight", (rows, *shape))
         data = self._shards.array(tensor.name).reshape(rows, math.prod(shape))
         return Dense(self._plain(tensor), (rows, math.prod(shape)), data)
@@ -100,7 +100,7 @@ class SafetensorsTensors:
         return Stored("BF16", (rows, cols), Fp8Rows(name, codes, scales, block, order))
 
     def _scale(self, module: str) -> Array:
-        """The tensor of scales beside a weight, as it lies."""
+        """The tensor of scales beside a weight, as it is in the file."""
         name = next((name for name in SCALES if self.has(f"{module}.{name}")), SCALES[0])
         return self._shards.array(self._take(f"{module}.{name}", None).name)
 

@@ -1,4 +1,4 @@
-"""The tensors of a model that lies in one safetensors file or in several, in a folder."""
+"""Opens the tensors of a model that is one safetensors file or several, in a folder."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _weight_map(index: Path) -> Mapping[str, str]:
 
 
 def _numbered(folder: Path, stem: str) -> list[str]:
-    """STEM-00001-of-0000N and its fellows, all that must be there; empty if there is not even one."""
+    """STEM-00001-of-0000N and its fellows, all that must be there; empty if there is none."""
     numbered = [match for path in folder.glob(f"{stem}-*.safetensors")
              if (match := NUMBERED.fullmatch(path.name)) and match[1] == stem]
     if not numbered:

@@ -1,4 +1,4 @@
-"""What weights are called in safetensors files: Hugging Face's two spellings, and Mistral's own.
+"""Names weights of safetensors files: Hugging Face's spellings and Mistral's own.
 
 A weight's path in brise (layers.3.attention.wq) becomes a module of the file (model.layers.3.self_attn.q_proj),
 whose tensors are `module.weight` and, where it is quantised, scales beside it.

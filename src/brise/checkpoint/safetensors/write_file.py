@@ -20,7 +20,7 @@ SHARD_BYTES = 5 * 10**9  # what Hugging Face's own tools write
 
 
 class WritableTensor(Protocol):
-    """What is written: an Outgoing, or anything like it with a format that only safetensors knows."""
+    """A tensor to write: an Outgoing, or one like it in a format that only safetensors has."""
 
     @property
     def name(self) -> str: ...
@@ -35,7 +35,7 @@ class WritableTensor(Protocol):
 
 
 def write_safetensors(folder: Path, tensors: Sequence[Outgoing], wrote: Callable[[int], None] | None = None) -> int:
-    """model.safetensors, or model-00001-of-0000N.safetensors with their index; gives the bytes of all tensors."""
+    """model.safetensors, or model-00001-of-0000N.safetensors with their index; returns the bytes of all tensors."""
     shards = _shards(tensors)
     names = ["model.safetensors"] if len(shards) == 1 else [
         f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]

@@ -1,4 +1,4 @@
-"""A decoder and its vision encoder as a config.json that transformers reads; read_hf_config.py reads it back."""
+"""Writes a decoder and its vision encoder as a config.json for transformers; read_hf_config.py reads it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _llama3(scaling: Llama3) -> dict[str, object]:
 
 
 def _recovered(rope: Rope, factors: tuple[float, ...]) -> Llama3:
-    """The rule behind the factors of a GGUF file; they are the only form that it has there."""
+    """The rule that gave the factors of a GGUF file, which has no other form for it."""
     by_file, _ = frequencies(rope)
     for context in _LLAMA3_CONTEXTS:
         scaling = Llama3(max(factors), context, _LLAMA3_LOW, _LLAMA3_HIGH)

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file as the files that transformers reads; gguf_vocabulary.py is the other direction."""
+"""Writes the tokenizer of a GGUF file as the files that transformers reads; gguf/write_tokenizer.py is the reverse."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]
               bos: int | None) -> dict[str, object]:
     """Unused tokens, which fill up a vocabulary, are left out: no text becomes one.
 
-    Control tokens stand in the vocabulary too: the library would number those anew that stand in added_tokens alone.
+    Control tokens are in the vocabulary too: the library would renumber those that are in added_tokens alone.
     """
     steps = BpeTokenizer.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}')
     steps.pre_tokenizer, steps.normalizer = splitting.pre_tokenizer(), splitting.normalizer()

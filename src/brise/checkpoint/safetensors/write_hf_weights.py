@@ -1,4 +1,4 @@
-"""Weights of a decoder and its vision encoder under Hugging Face's names; read_model.py reads them back."""
+"""Writes weights of a decoder and its vision encoder under Hugging Face's names; read_model.py reads them."""
 
 from __future__ import annotations
 
