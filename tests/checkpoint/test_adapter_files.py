@@ -82,14 +82,14 @@ def test_a_setting_is_honoured_or_refused_by_name(adapter: Path, values: dict[st
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("base_model.model.lm_head.lora_A.weight", "none of an adapter that brise implements"),
-    ("base_model.model.model.embed_tokens.lora_embedding_A", "lora_embedding_A is none of"),
-    ("base_model.model.model.vision_tower.layers.0.attention.q_proj.lora_A.weight", "is none of"),
-    ("base_model.model.model.layers.0.mlp.experts.0.gate_proj.lora_A.weight", "is none of"),
-    ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "is none of"),
-    ("base_model.model.model.layers.0.self_attn.q_a_proj.lora_A.weight", "is none of"),
-    ("base_model.model.model.layers.0.self_attn.x_proj.lora_A.weight", "is none of"),
-    ("base_model.model.model.layers.0.input_layernorm.weight", "is none of"),
+    ("base_model.model.lm_head.lora_A.weight", "is not one of an adapter that brise implements"),
+    ("base_model.model.model.embed_tokens.lora_embedding_A", "lora_embedding_A is not one of"),
+    ("base_model.model.model.vision_tower.layers.0.attention.q_proj.lora_A.weight", "is not one of"),
+    ("base_model.model.model.layers.0.mlp.experts.0.gate_proj.lora_A.weight", "is not one of"),
+    ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "is not one of"),
+    ("base_model.model.model.layers.0.self_attn.q_a_proj.lora_A.weight", "is not one of"),
+    ("base_model.model.model.layers.0.self_attn.x_proj.lora_A.weight", "is not one of"),
+    ("base_model.model.model.layers.0.input_layernorm.weight", "is not one of"),
     ("base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight", "the model has no layers.9.attention.wq"),
     ("base_model.model.layers.0.self_attn.q_proj.lora_A.weight", "one lora_A.weight for layers.0.attention.wq"),
     (f"{Q_PROJ}.lora_magnitude_vector", "allowed is no tensor, as use_dora is false")])

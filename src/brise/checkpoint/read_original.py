@@ -29,9 +29,9 @@ class Named:
 
 @dataclass(frozen=True)
 class Original:
-    """An open checkpoint. `metadata` is what a GGUF file of it says; `forget` lets go of the files' pages.
+    """An open checkpoint. `metadata` is that of a GGUF file of it; `forget` lets the system drop the files' pages.
 
-    `tensors` are those of the text model, and what else lies in the same GGUF file; `vision` is the tower.
+    `tensors` are those of the text model, and all others of the same GGUF file; `vision` is the vision encoder.
     """
 
     folder: Path
