@@ -1,4 +1,4 @@
-"""The end of a run: the adapter with its lineage, or the model, the loss curve, and the parity of what is served.
+"""Finishing a run: writing the adapter with its lineage, or the model, and the loss curve, and checking parity.
 
 Needs the extra `tune`.
 """
@@ -57,14 +57,14 @@ class FinishedRun:
 
     @property
     def made(self) -> Path:
-        """Where the adapter, or the model that was trained whole, is."""
+        """The path of the adapter, or of the model that was trained whole."""
         if not self.is_whole:
             return self.folder.path / "adapter"
         return self.folder.path / ("model.gguf" if self.checkpoint.kind == "gguf" else "model")
 
 
 def finish(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> TuneResult:
-    """Writes what the run made, and compares what is served with it."""
+    """Writes what the run made, and compares what is served with what was trained."""
     folder, session = run.folder.path, run.session
     curve = Curve.of(run_folder.read_log(folder))
     curve.write_png(folder / CURVE, f"{run.located.name}, {options.data[0].name}")
@@ -77,7 +77,7 @@ def finish(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> TuneResu
 
 
 def _parity(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> ParityReport:
-    """What is served beside what was trained."""
+    """Compares what is served with what was trained."""
     trainer = run.session.trainer
     compute = trainer.compute
     side = TorchSide(run.checkpoint.config, trainer.trained.weights, TorchOps(compute.device, compute.dtype))

@@ -1,8 +1,8 @@
-"""What a step of training takes in memory, counted on the trainer itself: every tensor that it makes, while it lives.
+"""The memory of a training step, measured on the trainer itself: every tensor that it makes, while it lives.
 
-A model of the real widths but one and two layers, few tokens and a tiny vocabulary, with zeros for weights, is run
-forth and back under a mode that sees each tensor come and go. The bytes are straight lines in tokens and layers. The
-head, which takes only so many rows at a time, is run by itself. Needs the extra `tune`.
+A model of the real widths, but with one and two layers, few tokens, a tiny vocabulary and zeros for weights, runs
+forward and backward under a dispatch mode that sees each tensor come and go. The bytes are linear in tokens and in
+layers. The head, which takes only so many rows at a time, runs by itself. Needs the extra `tune`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LENGTH, _ROWS = 48, (1, 3)  # tokens a row, rows of the two microbatches
 
 @dataclass(frozen=True)
 class ActivationCosts:
-    """Activations of a microbatch of T tokens and L layers: fixed + layer L + (token + token_layer L) T bytes."""
+    """Bytes of the activations of T tokens in L layers: fixed + layer L + (token + token_layer L) T."""
 
     fixed: float
     layer: float
@@ -44,13 +44,13 @@ class ActivationCosts:
     token_layer: float
 
     def bytes(self, num_layers: int, num_tokens: int) -> int:
-        """At most, at one time."""
+        """The most bytes at one time."""
         return int(self.fixed + self.layer * num_layers + (self.token + self.token_layer * num_layers) * num_tokens)
 
 
 def measure(config: Config, weights: Weights, recipe: Recipe, compute: ComputeOptions,
             base_storage: BaseStorage = "dense") -> ActivationCosts:
-    """The costs of a model, of which only shapes and formats are looked at."""
+    """The costs of a model, of which only shapes and formats are used."""
     peaks: dict[tuple[int, int], int] = {}
     layer = place(weights.layers[-1], lambda name, weight: _empty(weight, compute, base_storage))
     for num_layers in (1, 2):
@@ -67,7 +67,7 @@ def measure(config: Config, weights: Weights, recipe: Recipe, compute: ComputeOp
 
 
 def _peak(trainer: Trainer) -> int:
-    """Of forward and backward of all its rows in one microbatch; gradients have their place already."""
+    """The peak of a forward and a backward pass over all rows in one microbatch; gradients exist already."""
     for parameter in trainer.trained.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     packed = pack(trainer.rows)
@@ -75,7 +75,7 @@ def _peak(trainer: Trainer) -> int:
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """The most bytes that tensors made by `work` took at one time. One thread: the work is too small for two."""
+    """The most bytes of tensors made by `work` at one time, on one thread: the work is too small for two."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,7 +88,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts storages from the first operation that gives them to their end; views count once."""
+    """Counts each storage from the operation that makes it until it is freed; views share one."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What goes in and was not made here was there before: weights, moments.
+        # Inputs that were not made here existed before: weights, optimizer state.
         self._note((args, kwargs), is_new=False)
         out = func(*args, **(kwargs or {}))
         self._note(out, is_new=True)
@@ -122,7 +122,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _tree(config: Config, layers: Iterable[Any], compute: ComputeOptions) -> Weights:
-    """A model of these layers, each weight an object of its own, so that each gets its own adapter."""
+    """A model of these layers, in which each weight is its own object, so that each gets its own adapter."""
     table = Placed((_VOCABULARY, config.width), torch.zeros(_VOCABULARY, config.width, dtype=compute.dtype,
                                                             device=compute.device))
     norm = Placed((config.width,), torch.zeros(config.width, device=compute.device))
@@ -135,7 +135,7 @@ def _tree(config: Config, layers: Iterable[Any], compute: ComputeOptions) -> Wei
 
 
 def weights_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_storage: BaseStorage) -> int:
-    """What all weights take once they are placed; of a model that is trained whole, in float32."""
+    """Bytes of all weights once they are placed; in float32 if all of them are trained."""
     kind = torch.float32 if recipe.method == "full" else compute.dtype
     total = 0
 
@@ -150,7 +150,7 @@ def weights_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, bas
 
 
 def head_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_storage: BaseStorage) -> int:
-    """What the loss takes besides, for as many rows as it takes at a time. A head that is zeros takes no memory."""
+    """Bytes that the loss adds, for the rows that it takes at a time. A head of zeros takes no memory."""
     head = _empty(weights.output, compute, base_storage)
     vocab_size, width = head.shape
     if recipe.method == "full":
@@ -162,7 +162,7 @@ def head_bytes(weights: Weights, recipe: Recipe, compute: ComputeOptions, base_s
 
 
 def _empty(weight: Weight, compute: ComputeOptions, base_storage: BaseStorage) -> Placed:
-    """A weight as it would be placed, of zeros: memory that nobody has written to takes none."""
+    """A weight as it would be placed, of zeros: pages that nothing has written to take no memory."""
     if isinstance(weight, Stack):
         return Placed(weight.shape, tuple(_handle(matrix.format, matrix.shape, compute, base_storage)
                                           for matrix in weight.matrices))
@@ -188,7 +188,7 @@ def _tensor(handle: Handle) -> torch.Tensor:
 
 
 def _rows(count: int) -> list[EncodedRow]:
-    """Rows that begin differently and learn their second half."""
+    """Rows with different beginnings, whose second half is learned."""
     learned = np.arange(_LENGTH) >= _LENGTH // 2
     return [EncodedRow(((np.arange(_LENGTH) + 7 * index) % _VOCABULARY).astype(np.int32), learned, f"probe:{index}")
             for index in range(count)]

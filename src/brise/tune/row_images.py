@@ -30,7 +30,7 @@ _COPIES = 3  # of the features of a microbatch: of its rows, joined, and one a t
 
 
 def settings_of(checkpoint: Checkpoint) -> ImageSettings | None:
-    """How the model's images are prepared; None if it sees none."""
+    """The image settings of the model; None if it has no vision encoder."""
     return None if checkpoint.vision is None else vision.image_settings(checkpoint.vision[0])
 
 
@@ -55,16 +55,16 @@ def load(checkpoint: Checkpoint, dataset: Dataset, threads: int) -> RowImages | 
 
 
 class RowImages:
-    """A packing.FeaturesOf: it is called with rows. Up to `capacity_bytes` of features are kept."""
+    """A packing.FeaturesOf, which keeps up to `capacity_bytes` of features."""
 
     def __init__(self, vision: LoadedVision, capacity_bytes: int) -> None:
         self.num_encoded = 0
         self._vision, self._capacity = vision, capacity_bytes
-        self._kept: OrderedDict[bytes, Array] = OrderedDict()  # longest unused first
+        self._kept: OrderedDict[bytes, Array] = OrderedDict()  # least recently used first
         self._kept_bytes = 0
 
     def __call__(self, row: EncodedRow) -> tuple[Array, Array]:
-        """Rows (N, D) for the row's images, and which of them each token takes, or -1."""
+        """Features (N, D) of the row's images, and which of them each token takes, or -1."""
         width = self._vision.config.text_width
         indices_T = np.full(len(row.tokens), -1, np.int32)
         parts: list[Array] = [np.zeros((0, width), np.float32)]
@@ -83,30 +83,30 @@ class RowImages:
         return np.concatenate(parts), indices_T
 
     def _features(self, image: ImageInput) -> Array:
-        """Of one image, encoded or kept."""
-        found = self._kept.get(image.digest)
-        if found is not None:
+        """The features of one image, kept or encoded now."""
+        features = self._kept.get(image.digest)
+        if features is not None:
             self._kept.move_to_end(image.digest)
-            return found
-        (found,) = self._vision.encode([image.pixels()])
+            return features
+        (features,) = self._vision.encode([image.pixels()])
         self.num_encoded += 1
-        if found.nbytes <= self._capacity:
-            self._kept[image.digest] = found
-            self._kept_bytes += found.nbytes
+        if features.nbytes <= self._capacity:
+            self._kept[image.digest] = features
+            self._kept_bytes += features.nbytes
         while self._kept_bytes > self._capacity:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= oldest.nbytes
-        return found
+        return features
 
 
 def feature_bytes(rows: Iterable[EncodedRow], image_token: int, width: int) -> int:
-    """What the features of all images of these rows take, each once."""
+    """Bytes of the features of all distinct images of these rows."""
     images = {image.digest: image for row in rows for image in row.images}
     return 4 * width * sum(image.tokens.count(image_token) for image in images.values())
 
 
 def _find(row: EncodedRow, image: ImageInput, start: int) -> int:
-    """Where the image's tokens stand in the row, from `start` on."""
+    """The index of the image's tokens in the row, from `start` on."""
     wanted = np.array(image.tokens, np.int32)
     last = len(row.tokens) - len(wanted)
     for place in np.flatnonzero(row.tokens[start:last + 1] == wanted[0]) + start:
@@ -116,7 +116,7 @@ def _find(row: EncodedRow, image: ImageInput, start: int) -> int:
 
 
 def _kept(checkpoint: Checkpoint, dataset: Dataset) -> int:
-    """Bytes of features that are kept; 0 if no row has an image."""
+    """Bytes of features to keep; 0 if no row has an image."""
     if checkpoint.vision is None:
         return 0
     config = checkpoint.vision[0]

@@ -46,7 +46,7 @@ _SCORES = 4  # float32 arrays of a block of attention: scores, their softmax, an
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """What the options say, with what was measured or recorded where they say nothing."""
+    """The options, completed by what was measured or recorded where they leave the choice open."""
 
     checkpoint: Checkpoint
     recipe: Recipe
@@ -62,12 +62,12 @@ class ResolvedOptions:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes that are taken now, of the device's memory."""
+    """Bytes of the device's memory in use."""
     return process.resident_bytes() if device.type == "cpu" else torch.cuda.memory_reserved(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that were taken at one time."""
+    """The most bytes in use at one time."""
     return process.peak_bytes() if device.type == "cpu" else torch.cuda.max_memory_reserved(device)
 
 
@@ -107,7 +107,7 @@ def settle(asked: ResolvedOptions, located: Located, limit: int | None, *, prove
     """The plan of the fastest settings that fit; MemoryLimitError if none do."""
     checkpoint, compute = asked.checkpoint, asked.compute
     weights = checkpoint.weights()
-    # Once before the process is measured: what torch loads when it first computes is there then.
+    # Once before the process is measured, so that what torch loads with its first computation is counted.
     probe.measure(checkpoint.config, weights, asked.recipe, compute, asked.choice.base_storage)
     resident = process.resident_bytes() + training_plan.LATER_BYTES
     if compute.device.type == "cuda":
@@ -122,7 +122,7 @@ def settle(asked: ResolvedOptions, located: Located, limit: int | None, *, prove
 
 @dataclass
 class Estimator:
-    """Plans for a model of which only shapes and formats are known; what was probed is not probed again."""
+    """Plans for a model of which only shapes and formats are known; each probe runs once."""
 
     name: str
     config: Config
@@ -168,7 +168,7 @@ def chosen(recipe: Recipe, compute: ComputeOptions, choice: MemoryChoice) -> tup
 
 
 def trained_sizes(weights: Weights, recipe: Recipe) -> Iterator[int]:
-    """How many numbers each trained tensor has."""
+    """The number of elements of each trained tensor."""
     sizes: list[int] = []
 
     def note(name: str, weight: Weight) -> Weight:
@@ -185,50 +185,50 @@ def trained_sizes(weights: Weights, recipe: Recipe) -> Iterator[int]:
 
 
 def _proving_bytes(located: Located, asked: ResolvedOptions) -> int:
-    """What the engine takes at the end, with the adapter and without it, while the trained model is there, too.
+    """What the engine takes at the end, with and without the adapter, beside the trained model.
 
-    Of a model that was trained whole: as it was written, and the pages of its file.
+    For a model that was trained whole: the model as it was written, and the pages of its file.
     """
     served, work = _served(located)
     scores = 16 * attend.BLOCK_SCORES
     if not asked.choice.rank:
         size = 4 if plain_format(open_original(located.path)) == "F32" else 2
         return 2 * size * sum(trained_sizes(served.weights, asked.recipe)) + scores + _running(served, work)
-    file = probe.weights_bytes(served.weights, asked.recipe, asked.compute, "packed")  # read twice, then let go
+    file = probe.weights_bytes(served.weights, asked.recipe, asked.compute, "packed")  # read twice, then released
     return file + scores + 2 * work.weights_bytes + _running(served, work)
 
 
 def _teaching_bytes(model: str) -> int:
-    """A teacher by the engine, and its file while it is read."""
+    """The teacher in the engine, and its file while it is read."""
     served, work = _served(locate(model, ModelStore(settings.read().home)))
     return 2 * work.weights_bytes + _running(served, work)
 
 
 def _answering_bytes(located: Located, asked: ResolvedOptions) -> int:
-    """The student as the engine serves it, or its teacher where that takes more; 0 where there are no rounds."""
+    """The student in the engine, or its teacher if that takes more; 0 without rounds."""
     if not asked.round_prompts:
         return 0
     numbers, rank = sum(trained_sizes(asked.checkpoint.weights(), asked.recipe)), asked.choice.rank
     engine = student.settings_for(asked.longest, asked.round_prompts, rank)
-    wish = MemoryRequest(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
-                         # The file, its numbers and what is made of them.
+    request = MemoryRequest(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
+                         # The file, its numbers, and what the engine makes of them.
                          adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
-    subject = describe(located.path, located.name)
-    served = serving_plan.make(subject, wish, open_planner(torch.get_num_threads()))
+    header = describe(located.path, located.name)
+    served = serving_plan.make(header, request, open_planner(torch.get_num_threads()))
     weights = served.weights_bytes if rank else 4 * numbers
     return max(asked.teaching_bytes, weights + served.adapters_bytes + max(served.loading_bytes, served.running_bytes))
 
 
 def _served(located: Located) -> tuple[ModelHeader, ServingPlan]:
-    subject = describe(located.path, located.name)
-    wish = MemoryRequest(context=min(parity_served.GROUP_TOKENS, subject.config.max_context), serves=False)
-    return subject, serving_plan.make(subject, wish, open_planner(torch.get_num_threads()))
+    header = describe(located.path, located.name)
+    request = MemoryRequest(context=min(parity_served.GROUP_TOKENS, header.config.max_context), serves=False)
+    return header, serving_plan.make(header, request, open_planner(torch.get_num_threads()))
 
 
-def _running(subject: ModelHeader, served: ServingPlan) -> int:
-    """Of a model whose predictions are asked for, besides its weights."""
-    hidden = 4 * _HIDDEN * parity_served.GROUP_TOKENS * (subject.config.width + subject.config.ffn_width)
-    logits = 4 * _LOGITS * min(parity_served.LOGITS, parity_served.GROUP_TOKENS * subject.config.vocab_size)
+def _running(header: ModelHeader, served: ServingPlan) -> int:
+    """What a model that predicts takes besides its weights."""
+    hidden = 4 * _HIDDEN * parity_served.GROUP_TOKENS * (header.config.width + header.config.ffn_width)
+    logits = 4 * _LOGITS * min(parity_served.LOGITS, parity_served.GROUP_TOKENS * header.config.vocab_size)
     return served.cache_bytes + served.work_bytes + logits + hidden
 
 

@@ -1,4 +1,4 @@
-"""One run from its options to an adapter. Needs the extra `tune`."""
+"""A training run from its options to its adapter. Needs the extra `tune`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Decided:
 
 @dataclass
 class RunPlanner:
-    """Where the first process decides: what it has read, and the folder of the run."""
+    """The part of a run that only the first process does: it reads the data, plans, and opens the folder."""
 
     options: TuneOptions
     watcher: TuneWatcher
@@ -64,7 +64,7 @@ class RunPlanner:
     folder: RunFolder | None = None
 
     def decide(self) -> Decided:
-        """Reads the data, plans, and unless it is a dry run opens the folder."""
+        """Reads the data and plans; opens the folder unless it is a dry run."""
         options, checkpoint = self.options, self.checkpoint
         self.folder = self._begun()
         recorded: Mapping[str, Plain] = {} if self.folder is None else self.folder.identity.settings
@@ -92,7 +92,7 @@ class RunPlanner:
         return decided
 
     def _begun(self) -> RunFolder | None:
-        """The folder of the run that goes on; None for a new one."""
+        """The folder of the run that resumes; None for a new one."""
         out = self.options.folder
         if not self.options.resume:
             if (out / run_folder.RUN).exists() and not self.options.dry_run:
@@ -113,7 +113,7 @@ class RunPlanner:
 
 
 def train(options: TuneOptions, watcher: TuneWatcher) -> TuneResult:
-    """The whole run. Of several processes each calls this; FirstFailedError says that the first has failed."""
+    """Runs from options to result. Each of several processes calls this; FirstFailedError: the first has failed."""
     with joined(options.device) as processes:
         try:
             return _run(options, watcher, processes)
@@ -173,7 +173,7 @@ def _train(planner: RunPlanner, decided: Decided) -> TuneResult:
 
 def _training_set(planner: RunPlanner, decided: Decided) -> TrainingSet:
     options, dataset = planner.options, decided.dataset
-    if planner.folder is None or planner.tokens is None:  # one of several processes, which have no teacher
+    if planner.folder is None or planner.tokens is None:  # one of several processes, which need no teacher
         return TrainingSet(dataset.train, training_set.evenly_picked(dataset.held_out, options.eval_rows))
     return training_set.prepared(options, TrainingSource(
         planner.checkpoint, planner.tokens, planner.teacher, dataset, decided.recipe, decided.compute,
@@ -208,7 +208,7 @@ def _threads(options: TuneOptions, recorded: Mapping[str, Plain], processes: int
 
 
 def _settings(options: TuneOptions, asked: ResolvedOptions, plan: TrainingPlan, processes: int) -> dict[str, Plain]:
-    """Everything that decides about the weights that come out, to the last bit."""
+    """Everything that decides the resulting weights, to the last bit."""
     recipe = asdict(asked.recipe)
     (beta1, beta2), targets = recipe.pop("betas"), recipe.pop("targets")
     several: dict[str, Plain] = {"processes": processes} if processes > 1 else {}
@@ -225,7 +225,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _check_memory(options: TuneOptions, device: torch.device) -> None:
-    """The memory limit is kept, or the run ends: nobody runs into a limit that was stated."""
+    """Ends the run with MemoryLimitError once it has taken more than the stated limit."""
     if options.memory is not None and (peak := run_plan.peak_memory(device)) > options.memory:
         raise MemoryLimitError(peak, options.memory, "the most that was measured while training",
                                hint="begin again with a smaller --batch-tokens or --checkpointing on")

@@ -1,12 +1,12 @@
-"""Learning from a teacher's log-probabilities over the output head, a few rows at a time.
+"""The distillation loss: a teacher's log-probabilities against the output head, a few rows at a time.
 
 Legend: R rows, D width, V vocabulary, K tokens of the teacher.
 
-The teacher gives its K likeliest tokens of each row; what is left of its probability is one more outcome, and so is
-what the student gives to all other tokens. Of these K + 1 outcomes, with teacher p and student q, forward is
-KL(p || q): the student covers what the teacher says. Reverse is KL(q || p), the student keeps to what the teacher
-would say, which fits answers of its own (GKD, 2306.13649). Both as in knowledge distillation (1503.02531): at a
-temperature t, times t^2, mixed with the cross entropy of the targets.
+The teacher gives its K most likely tokens of each row; its remaining probability is one more outcome, and so is what
+the student gives to all other tokens. Over these K + 1 outcomes, with teacher p and student q, "forward" is KL(p || q):
+the student covers everything the teacher says. "Reverse" is KL(q || p): the student keeps to what the teacher would
+say, which suits answers of its own (GKD, 2306.13649). As in knowledge distillation (1503.02531), both are taken at a
+temperature t, multiplied by t^2, and mixed with the cross entropy of the targets.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from brise.tune.recipe import Direction
 
 Tensor = torch.Tensor
 
-# The least that reverse KL takes for the teacher's rest: float32 log-probabilities of a few dozen tokens sum to 1
-# within about this, and a teacher that rounds to "never" would cost infinitely much.
+# A lower bound on the teacher's remaining probability in reverse KL: float32 log-probabilities of a few dozen tokens
+# sum to 1 within about this, and a remainder that rounds to 0 would cost infinitely much.
 LEAST_REST = 1e-6
 
 
@@ -48,13 +48,13 @@ def lumped_kl(hidden_RD: Tensor, head: Weight, targets_R: Tensor, tokens_RK: Ten
 
 
 def _numbers(head: Weight, like: Tensor) -> Tensor:
-    """The head as a tensor, whose gradient goes into it where it is trained."""
+    """The head as a tensor, which receives the gradient if it is trained."""
     handle = handle_of(head)
     return handle if isinstance(handle, Tensor) else numbers_of(handle, like.dtype)
 
 
 class _LumpedKl(torch.autograd.Function):
-    """The gradient by hidden states is made in the forward pass, while the logits are there."""
+    """Computes the gradient with respect to hidden states in the forward pass, while the logits are in memory."""
 
     @staticmethod
     def forward(ctx: Any, hidden_RD: Tensor, head_VD: Tensor, targets_R: Tensor, tokens_RK: Tensor,
@@ -63,7 +63,7 @@ class _LumpedKl(torch.autograd.Function):
         kind = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), dtype=kind, device=hidden_RD.device)
         num_rows = len(hidden_RD)
-        hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD), 2)  # a second array of them lies beside the logits
+        hidden_RD, pieces = in_pieces(hidden_RD, len(head_VD), 2)  # a second array stands beside the logits
         grad_RD = torch.empty_like(hidden_RD) if wants_hidden else None
         grad_VD = torch.zeros_like(head_VD) if wants_head else None
         compute_VD = head_VD.to(hidden_RD.dtype)
@@ -90,7 +90,7 @@ class _LumpedKl(torch.autograd.Function):
 
 def _blended(logits_RV: Tensor, targets_R: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor,
              blend: Blend) -> tuple[Tensor, Tensor]:
-    """The sum of the rows' losses, and its slope by the logits."""
+    """The sum of the rows' losses, and its gradient with respect to the logits."""
     t, weight = blend.temperature, blend.weight
     divergence = _forward_kl if blend.direction == "forward" else _reverse_kl
     loss, slope_RV = divergence(logits_RV / t, tokens_RK, _normal(logprobs_RK))
@@ -104,17 +104,17 @@ def _blended(logits_RV: Tensor, targets_R: Tensor, tokens_RK: Tensor, logprobs_R
 
 
 def _normal(logprobs_RK: Tensor) -> Tensor:
-    """Log-probabilities that sum to 1 at most, however they were rounded."""
+    """Log-probabilities whose sum is at most 1, however they were rounded."""
     return logprobs_RK - logprobs_RK.logsumexp(1, keepdim=True).clamp(min=0)
 
 
 def _rest(logprobs_RK: Tensor) -> Tensor:
-    """1 - sum of exp, which keeps its digits when it is small."""
+    """1 - sum of exp, computed so that it keeps its digits when it is small."""
     return -torch.expm1(logprobs_RK.logsumexp(1)).clamp(max=0)
 
 
 def _forward_kl(scores_RV: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of p (log p - log q). Its slope is q - p for the teacher's tokens; the others share p's rest as q does."""
+    """Sum of p (log p - log q). Its gradient is q - p for the teacher's tokens; the others share p's rest as q does."""
     sums_R1 = scores_RV.logsumexp(1, keepdim=True)
     log_q_RK = scores_RV.gather(1, tokens_RK) - sums_R1
     others_RV, rests_R1 = _others(scores_RV, tokens_RK)
@@ -128,7 +128,7 @@ def _forward_kl(scores_RV: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor) -> tu
 
 
 def _reverse_kl(scores_RV: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of q (log q - log p) = sum of q a. Its slope is q (a - mean of a under q), a being the token's outcome's."""
+    """Sum of q (log q - log p) = sum of q a. Its gradient is q (a - mean of a under q), a being the outcome's."""
     sums_R1 = scores_RV.logsumexp(1, keepdim=True)
     log_q_RK = scores_RV.gather(1, tokens_RK) - sums_R1
     _, rests_R1 = _others(scores_RV, tokens_RK)
@@ -143,8 +143,8 @@ def _reverse_kl(scores_RV: Tensor, tokens_RK: Tensor, logprobs_RK: Tensor) -> tu
 
 
 def _others(scores_RV: Tensor, tokens_RK: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores with the teacher's tokens taken out, and the log of the sum of their exponentials.
+    """Scores without the teacher's tokens, and the log of the sum of their exponentials.
 
-    Summed by themselves and not as what the teacher's tokens leave of 1, which has no digits when it is small."""
+    They are summed directly: as 1 minus the teacher's tokens, a small sum would have no digits."""
     others_RV = scores_RV.scatter(1, tokens_RK, -torch.inf)
     return others_RV, others_RV.logsumexp(1, keepdim=True)

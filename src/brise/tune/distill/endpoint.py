@@ -1,9 +1,9 @@
-"""A teacher behind an API: it answers the data's prompts, and its texts are learned.
+"""A teacher at an API: it answers the prompts of the data, and its answers are learned.
 
-    asked/answers.jsonl    every answer as it came (evals/answers_file.py): nothing is asked twice
-    asked/rows.jsonl       the rows that are trained on, with their provider
+    asked/answers.jsonl    every answer (evals/answers_file.py): no prompt is sent twice
+    asked/rows.jsonl       the rows to train on, with their provider
 
-Both lie in the run's folder. Whether a provider allows training on its answers is settled before anything is asked.
+Both lie in the run's folder. The right to train on the provider's answers is checked before anything is sent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WHOLE = ("stop", "tool_calls")
 
 
 def settings_of(teacher: TeacherEndpoint | None) -> dict[str, Plain]:
-    """Where the answers came from, for the run and the adapter's lineage."""
+    """The source of the answers, for the run and the adapter's lineage."""
     if teacher is None:
         return {}
     return {"teacher_endpoint": teacher.url, "teacher_name": teacher.name, "teacher_provider": teacher.host}
@@ -54,12 +54,12 @@ def answered_rows(teacher: TeacherEndpoint, paths: Sequence[Path], out: Path, op
                           "prompts") as advance:
         answers = answer_all(answerer, examples, folder / ANSWERS, advance).answers
     _write(folder / ROWS, teacher, examples, answers, watcher)
-    return [folder / ROWS], replace(options, conversation=())  # which the rows now name
+    return [folder / ROWS], replace(options, conversation=())  # the rows now name theirs
 
 
 def _write(path: Path, teacher: TeacherEndpoint, examples: Sequence[EvalExample], answers: Sequence[EvalAnswer],
            watcher: Watcher) -> None:
-    """Rows of the answers that are whole; how many are not is said."""
+    """Writes a row for each complete answer, and notes how many are not."""
     lines = [json.dumps(_row(teacher, example, answer), ensure_ascii=False) + "\n"
              for example, answer in zip(examples, answers, strict=True) if _why_not(answer) is None]
     reasons = [why for answer in answers if (why := _why_not(answer)) is not None]
@@ -68,7 +68,7 @@ def _write(path: Path, teacher: TeacherEndpoint, examples: Sequence[EvalExample]
     if not lines:
         raise EvidenceError(f"none of {len(examples)} prompts got an answer that can be learned: {reasons[0]}")
     text = "".join(lines).encode()
-    path.unlink(missing_ok=True)  # of a run that goes on, which writes the same again
+    path.unlink(missing_ok=True)  # left by a run that resumes, which writes the same again
     with staged_file(path, len(text)) as file:
         file.write(text)
 

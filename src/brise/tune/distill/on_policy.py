@@ -1,16 +1,16 @@
-"""On-policy distillation: the student answers, the teacher says what it would have said, the student learns that.
+"""On-policy distillation: the student answers, and learns what the teacher would have said at each of its tokens.
 
-Answers of others teach a student what to do where others have been; its own lead it where it goes itself (GKD,
-2306.13649). A round: the student as it stands answers some of the prompts, the teacher is recorded on these answers,
-and the student trains on them for a few steps. All that is drawn is drawn from (seed, round, place among the prompts),
-so that the same weights give the same rounds.
+Answers of others train a student on states that others reach; its own answers train it on the states that it reaches
+itself (GKD, 2306.13649). In a round the current student answers some of the prompts, the teacher's predictions on these
+answers are recorded, and the student trains on them for a few steps. Every random draw depends on (seed, round, index
+of the prompt), so that the same weights give the same rounds.
 
-What is written of a round is its answers, before its first step, in a folder of the run:
+The answers of a round are written before its first step, in a folder of the run:
 
-    round-00000003.jsonl        a line an answer: {"place", "tokens", "text"}
+    round-00000003.jsonl        one line for each answer: {"place", "tokens", "text"}
 
-A run that goes on from a checkpoint inside the round trains on them again; what the teacher said of them is found by
-its digest (teacher.py).
+A run that resumes inside the round trains on them again; the teacher's recorded predictions are found by their digest
+(teacher.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MAX_ANSWERS = 1 << 30  # bytes of a round's file
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is answered, as the student and as the teacher read it (with a system prompt that the student lacks)."""
+    """A prompt to answer, as the student and as the teacher reads it (with a system prompt that the student lacks)."""
 
     tokens: Array  # (T,)
     teacher_tokens: Array
@@ -47,26 +47,25 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Round:
-    """The answers of a round as rows, with what the teacher says of them."""
+    """The answers of a round as rows, with the teacher's predictions."""
 
     number: int
     rows: tuple[EncodedRow, ...]
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that the student wrote."""
+        """The number of tokens that the student wrote."""
         return sum(row.num_targets for row in self.rows)
 
 
 Sample = Callable[[Sequence[Prompt], int], Sequence[Array] | None]  # prompts, seed: an answer to each; None: stopped
 Record = Callable[[Sequence[EncodedRow]], Sequence[Teacher]]
-Rooms = Callable[[EncodedRow, EncodedRow],
-                 int]  # tokens that an answer may have behind these rows' prompts, as far as they know
+Rooms = Callable[[EncodedRow, EncodedRow], int]  # the most tokens that an answer to these two prompts may have
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Makes the rounds of a run, or finds their answers in `folder`."""
+    """Makes the rounds of a run, or reads their answers from `folder`."""
 
     prompts: Sequence[Prompt]
     sample: Sample
@@ -77,7 +76,7 @@ class Rounds:
     text_of: Callable[[Array], str]
 
     def of(self, number: int) -> Round | None:
-        """Round `number`; the student as it stands answers, if that was not done before. None: it was stopped."""
+        """Round `number`; the current student answers, unless its answers are in the folder. None: it was stopped."""
         order = np.random.default_rng([self.seed, number]).permutation(len(self.prompts))[:self.plan.prompts]
         chosen = [self.prompts[int(index)] for index in order]
         answers: Sequence[Array] | None = self._read(number, chosen)
@@ -95,7 +94,7 @@ class Rounds:
         return self.folder / f"round-{number:08}.jsonl"
 
     def _write(self, number: int, chosen: Sequence[Prompt], answers: Sequence[Array]) -> None:
-        """Whole or not at all."""
+        """Writes the whole file or none."""
         with output_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
         lines = [json.dumps({"place": prompt.place, "tokens": answer.tolist(), "text": self.text_of(answer)}) + "\n"
@@ -120,7 +119,7 @@ class Rounds:
 
 def prompts_of(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow], plan: RoundOptions,
                room: Rooms) -> list[Prompt]:
-    """The prompts of the rows' last answers; `teachers` are the teacher's rows beside them (absorb.aligned)."""
+    """The prompts of the rows' last answers; `teachers` are the teacher's rows for them (open_teacher.aligned)."""
     prompts = []
     for row, other in zip(students, teachers, strict=True):
         own, theirs = before_last_answer(row), before_last_answer(other)
@@ -141,7 +140,7 @@ def longest_row(rows: Sequence[EncodedRow], plan: RoundOptions, max_context: int
 
 
 def before_last_answer(row: EncodedRow) -> EncodedRow:
-    """The row up to where its last run of targets begins, which learns nothing."""
+    """The row up to its last run of targets, with nothing to learn."""
     begins = row.is_target & ~np.concatenate([[False], row.is_target[:-1]])
     last = int(np.flatnonzero(begins)[-1])
     return EncodedRow(row.tokens[:last], np.zeros(last, bool), row.place)

@@ -1,8 +1,8 @@
-"""An open teacher: its rows beside the student's, and what it predicts for every token that is learned.
+"""An open teacher: its rows for the student's, and its predictions for every token that is learned.
 
-A teacher reads a conversation in its own chat format, and with the system prompt that the student is to do without
-(prompt distillation, data/system_prompts.py). What both have in common are the answers: they are what it is asked
-about. teacher.py records its predictions. Needs the extra `tune`.
+A teacher reads a conversation in its own chat format, and with the system prompt that the student is trained to do
+without (prompt distillation, data/system_prompts.py). Both share the answers, for which its predictions are recorded
+(teacher.py). Needs the extra `tune`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FOLDER = "teacher"  # of a run
 
 @dataclass(frozen=True)
 class OpenedTeacher:
-    """A teacher whose tokens are the student's; of its weights nothing is read yet."""
+    """A teacher with the student's vocabulary, of whose weights nothing has been read."""
 
     checkpoint: Checkpoint
     tokens: Tokens
@@ -47,7 +47,7 @@ class OpenedTeacher:
 
 @dataclass(frozen=True)
 class OpenTeacher:
-    """A teacher that is asked now and then, and in memory only while it is; `folder` keeps what it said."""
+    """A teacher that is in memory only while it predicts; `folder` keeps its predictions."""
 
     checkpoint: Checkpoint
     recording: Recording
@@ -56,8 +56,8 @@ class OpenTeacher:
     folder: Path
     threads: int
 
-    def says(self, rows: Sequence[EncodedRow], progress: Callable[[int], None]) -> list[Teacher]:
-        """What it predicts for each row's targets, its own rows."""
+    def predict(self, rows: Sequence[EncodedRow], progress: Callable[[int], None]) -> list[Teacher]:
+        """Its predictions for the targets of each row, which are its own rows."""
         backend, config = open_planner(self.threads), self.checkpoint.config
         side = NativeSide.of(backend, config, place(self.checkpoint.weights(), backend.place))
         self.checkpoint.forget()
@@ -67,7 +67,7 @@ class OpenTeacher:
 
 
 def settings_of(options: TeacherOptions | None) -> dict[str, Plain]:
-    """What of the teacher decides about the weights that come out."""
+    """The settings of the teacher that decide the resulting weights."""
     if options is None:
         return {}
     located = locate(options.model, ModelStore(settings.read().home))
@@ -78,7 +78,7 @@ def settings_of(options: TeacherOptions | None) -> dict[str, Plain]:
 
 
 def opened(options: TeacherOptions | None, tokens: Tokens, rows: Sequence[EncodedRow]) -> OpenedTeacher | None:
-    """The teacher that is asked for, before anything of the run is written; UnsupportedError if it cannot teach."""
+    """Opens the teacher, before anything of the run is written; UnsupportedError if it cannot teach."""
     if options is None:
         return None
     if (seen := next((row for row in rows if row.images), None)) is not None:
@@ -91,41 +91,41 @@ def opened(options: TeacherOptions | None, tokens: Tokens, rows: Sequence[Encode
 
 
 def ready(opened_: OpenedTeacher, folder: Path, threads: int, known: Mapping[str, Plain]) -> OpenTeacher:
-    """The teacher, to be asked; `known` are the settings of the run."""
+    """The teacher, ready to predict; `known` are the settings of the run."""
     digest = f"{known['teacher']} {known.get('teacher_adapter', '')}"
     return OpenTeacher(opened_.checkpoint, opened_.recording, opened_.adapter, digest, folder / FOLDER, threads)
 
 
 def taught(asked: OpenTeacher, rows: Sequence[EncodedRow], own: Sequence[EncodedRow],
            watcher: Watcher) -> list[EncodedRow]:
-    """The rows with what the teacher says of them; `own` are the teacher's rows beside them."""
+    """The rows with the teacher's predictions; `own` are the teacher's rows for them."""
     with watcher.progress("asking the teacher", len(rows), "rows") as advance:
-        return teacher.taught(rows, asked.says(own, advance))
+        return teacher.taught(rows, asked.predict(own, advance))
 
 
 def own_rows(data: Sequence[Path], opened_: OpenedTeacher, rows: Sequence[EncodedRow],
              options: DataOptions) -> list[EncodedRow]:
-    """For each of the student's rows the teacher's, which has the same answers."""
+    """The teacher's row, with the same answers, for each of the student's rows."""
     return aligned(rows, teacher_rows(data, opened_.tokens, replace(options, skip_bad=True)))
 
 
 def teacher_rows(paths: Sequence[Path], tokens: Tokens, options: DataOptions) -> tuple[EncodedRow, ...]:
-    """The rows of the same files as the teacher reads them, nothing absorbed and nothing left out for its length."""
+    """The rows of the same files as the teacher reads them, with system prompts and of any length."""
     whole = replace(options, absorb_system=False, max_tokens=None, allow_leakage=True, held_out_share=0.0,
-                    held_out_count=None)  # a row that is between the sides for the teacher may not be for the student
+                    held_out_count=None)  # the teacher's split may differ from the student's
     dataset = prepare(paths, tokens, whole)
     return (*dataset.train, *dataset.held_out)
 
 
 def aligned(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow]) -> list[EncodedRow]:
-    """For each row of the student the teacher's row with the same answers; EvidenceError names one that has none."""
+    """The teacher's row with the same answers for each of the student's; EvidenceError names a row without one."""
     by_place: dict[str, list[EncodedRow]] = {}
     for row in teachers:
         by_place.setdefault(row.place, []).append(row)
     own: dict[str, list[EncodedRow]] = {}
     for row in students:
         own.setdefault(row.place, []).append(row)
-    found = []
+    teachers_rows = []
     for row in students:
         mine, theirs = own[row.place], by_place.get(row.place, [])
         if len(mine) != len(theirs):
@@ -135,5 +135,5 @@ def aligned(students: Sequence[EncodedRow], teachers: Sequence[EncodedRow]) -> l
         if not np.array_equal(row.tokens[row.is_target], other.tokens[other.is_target]):
             raise EvidenceError(f"{row.place} has other answer tokens for the teacher than for the student",
                                 hint="their chat formats end an answer differently; learn from texts")
-        found.append(other)
-    return found
+        teachers_rows.append(other)
+    return teachers_rows

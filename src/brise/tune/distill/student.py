@@ -1,7 +1,7 @@
-"""The student's own answers: the model that is trained, as the engine serves it at this moment.
+"""The student's own answers: the model in training, served by the engine with its current weights.
 
-Its base is placed once more, in the engine's form, and is gone when the answers are there; an adapter goes through a
-file, as one that is served does. Needs the extra `tune`.
+Its base is placed once more, in the engine's form, and released after the answers; an adapter goes through a file, as
+it does when it is served. Needs the extra `tune`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from brise.tune.adapters import Trained
 from brise.tune.distill.on_policy import Prompt
 from brise.tune.recipe import Recipe
 
-PARALLEL = 16  # answers at one time: more are hardly faster on a CPU, and each has its keys and values in memory
+PARALLEL = 16  # answers at one time: more are hardly faster on a CPU, and each keeps its keys and values in memory
 _NAME = "student"
 
 Progress = Callable[[int], None]  # answers that have ended
@@ -37,7 +37,7 @@ Progress = Callable[[int], None]  # answers that have ended
 
 @dataclass(frozen=True)
 class Student:
-    """Who answers. `scratch` is a folder that this may make and remove."""
+    """The model that answers. `scratch` is a folder that it may make and remove."""
 
     checkpoint: Checkpoint
     tokens: Tokens
@@ -48,24 +48,25 @@ class Student:
 
     def answers(self, trained: Trained, prompts: Sequence[Prompt], seed: int, is_stopped: Callable[[], bool],
                 progress: Progress) -> list[Array] | None:
-        """An answer to each prompt, with the token that ends it if it came to an end; None if it was stopped."""
+        """An answer to each prompt, with its end token unless it was cut; None if stopped."""
         engine = self._engine(trained, max(len(prompt.tokens) + prompt.room for prompt in prompts), len(prompts))
         adapter = None if engine.adapters is None else _NAME
-        found: dict[str, list[int]] = {}
+        tokens_by_id: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             sampling = Sampling(temperature=self.temperature, seed=_seed(seed, index))
-            found[engine.submit(Request(tuple(map(int, prompt.tokens)), max_tokens=prompt.room, sampling=sampling,
-                                        adapter=adapter))] = []
+            request = Request(tuple(map(int, prompt.tokens)), max_tokens=prompt.room, sampling=sampling,
+                              adapter=adapter)
+            tokens_by_id[engine.submit(request)] = []
         while engine.has_work:
             if is_stopped():
                 return None
             for delta in engine.step():
                 if delta.error is not None:
                     raise EvidenceError(f"the student could not answer: {delta.error}")
-                found[delta.request_id].extend(delta.tokens)
+                tokens_by_id[delta.request_id].extend(delta.tokens)
                 if delta.finish is not None:
                     progress(1)
-        return [np.array(answer, np.int32) for answer in found.values()]
+        return [np.array(answer, np.int32) for answer in tokens_by_id.values()]
 
     def _engine(self, trained: Trained, longest: int, num_prompts: int) -> Engine:
         backend = open_planner(self.threads)
@@ -91,7 +92,7 @@ class Student:
 
 
 def settings_for(longest: int, num_prompts: int, rank: int) -> EngineSettings:
-    """Of the engine that answers so many prompts with rows of up to `longest` tokens; rank 0: without an adapter."""
+    """Settings of an engine that answers so many prompts, in rows of up to `longest` tokens; rank 0: no adapter."""
     sizes = EngineSettings()
     parallel = min(PARALLEL, num_prompts)
     return EngineSettings(max_context=longest, num_pages=parallel * -(-longest // sizes.page_size),

@@ -1,8 +1,8 @@
-"""What an open teacher predicts for every token that the student learns: recorded once, kept in a folder.
+"""Recording an open teacher's predictions for every token that the student learns: once, in a folder.
 
-Layout of the folder: DIGEST.safetensors for every few rows, `tokens` (N, K) int32 and `logprobs` (N, K) float32, the
-targets of all these rows one after the other. DIGEST is that of the teacher, of how it was recorded, and of the rows:
-what was recorded already is found again, whatever became of the rest.
+The folder has one DIGEST.safetensors for every few rows: `tokens` (N, K) int32 and `logprobs` (N, K) float32, for the
+targets of all these rows, concatenated. DIGEST covers the teacher, how it was recorded, and the rows, so that earlier
+recordings are found again whatever happened to the rest.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from brise.text.protocols import TextTokenizer
 from brise.tune.packing import pack
 from brise.tune.parity.served import ParitySide, groups, pieces
 
-SHARD_ROWS = 64  # what a run that is killed records again
+SHARD_ROWS = 64  # at most so many rows are recorded again after a run was killed
 
 Progress = Callable[[int], None]  # rows done
 
 
 @dataclass(frozen=True)
 class Recording:
-    """How a teacher is recorded: its `k` likeliest tokens of a softmax at `temperature`.
+    """How a teacher is recorded: the `k` most likely tokens of a softmax at `temperature`.
 
-    `num_tokens`: the tokens that both vocabularies have; a model may have more rows than its tokenizer tokens.
+    `num_tokens` is the size of the shared vocabulary; a model may have more rows than its tokenizer has tokens.
     """
 
     num_tokens: int
@@ -49,7 +49,7 @@ class Recording:
 
 
 def shared_tokens(student: TextTokenizer, teacher: TextTokenizer) -> int:
-    """How many tokens both have; UnsupportedError unless every one is the same text for both."""
+    """The number of tokens of both; UnsupportedError unless every token is the same text for both."""
     if student.vocab_size != teacher.vocab_size:
         raise UnsupportedError(
             f"the student has {student.vocab_size} tokens and the teacher {teacher.vocab_size}: what one says of a "
@@ -64,14 +64,14 @@ def shared_tokens(student: TextTokenizer, teacher: TextTokenizer) -> int:
 
 
 def taught(rows: Sequence[EncodedRow], teachers: Sequence[Teacher]) -> list[EncodedRow]:
-    """The rows with what their teacher says of them."""
+    """The rows with their teacher's predictions."""
     for row, teacher in zip(rows, teachers, strict=True):
         assert len(teacher.tokens) == row.num_targets, row.place
     return [replace(row, teacher=teacher) for row, teacher in zip(rows, teachers, strict=True)]
 
 
 def record(side: ParitySide, rows: Sequence[EncodedRow], recording: Recording) -> Iterator[Teacher]:
-    """What the teacher says of each row's targets."""
+    """The teacher's predictions for each row's targets."""
     for row in rows:
         if row.images:
             raise UnsupportedError(f"{row.place} has an image; teachers are recorded on text only")
@@ -81,7 +81,7 @@ def record(side: ParitySide, rows: Sequence[EncodedRow], recording: Recording) -
     for group in groups(rows):
         packed = pack(group, shares=False)
         hidden_RD = side.hidden(packed.batch)
-        parts = [_likeliest(side.logits(hidden_RD[piece]), recording)
+        parts = [_most_likely(side.logits(hidden_RD[piece]), recording)
                  for piece in pieces(len(hidden_RD), side.config.vocab_size)]
         nothing = (np.zeros((0, recording.k), np.int32), np.zeros((0, recording.k), np.float32))
         tokens_NK, logprobs_NK = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
@@ -92,24 +92,24 @@ def record(side: ParitySide, rows: Sequence[EncodedRow], recording: Recording) -
 
 def recorded(side: ParitySide, rows: Sequence[EncodedRow], recording: Recording, folder: Path, digest: str,
              progress: Progress = lambda count: None) -> list[Teacher]:
-    """As `record`, from the folder where it has been recorded before. `digest` says which teacher it is."""
+    """As `record`, but read from the folder where it was recorded before. `digest` identifies the teacher."""
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     teachers: list[Teacher] = []
     for first in range(0, len(rows), SHARD_ROWS):
         shard = rows[first:first + SHARD_ROWS]
         path = folder / f"{_digest(shard, recording, digest)}.safetensors"
-        found = _read(path, shard, recording)
-        if found is None:
-            found = list(record(side, shard, recording))
-            _write(path, found)
-        teachers += found
+        shard_teachers = _read(path, shard, recording)
+        if shard_teachers is None:
+            shard_teachers = list(record(side, shard, recording))
+            _write(path, shard_teachers)
+        teachers += shard_teachers
         progress(len(shard))
     return teachers
 
 
-def _likeliest(logits_RV: Array, recording: Recording) -> tuple[Array, Array]:
-    """Tokens and log-probabilities (R, k), likeliest first; of equal ones the lower token first."""
+def _most_likely(logits_RV: Array, recording: Recording) -> tuple[Array, Array]:
+    """Tokens and log-probabilities (R, k), most likely first; ties go to the lower token."""
     scores_RV = logits_RV[:, :recording.num_tokens].astype(np.float32) / np.float32(recording.temperature)
     tokens_RK = np.sort(np.argpartition(-scores_RV, recording.k - 1, axis=1)[:, :recording.k], axis=1)
     best_RK = np.take_along_axis(scores_RV, tokens_RK, 1)
@@ -129,7 +129,7 @@ def _digest(rows: Sequence[EncodedRow], recording: Recording, digest: str) -> st
 
 @dataclass(frozen=True)
 class _Array:
-    """An array as safetensors are written."""
+    """An array in the form that safetensors.writer takes."""
 
     name: str
     format: str
@@ -150,7 +150,7 @@ class _Array:
 
 
 def _write(path: Path, teachers: Sequence[Teacher]) -> None:
-    """Whole or not at all."""
+    """Writes the whole file or none."""
     part = path.with_name(f".{path.name}.part")
     with output_errors(path):
         part.unlink(missing_ok=True)

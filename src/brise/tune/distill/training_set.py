@@ -1,7 +1,6 @@
-"""What a run trains on and evaluates on: rows of the data with a teacher's predictions, or rounds on policy.
+"""The training set of a run: rows of the data, with a teacher's predictions if there is one, or rounds on policy.
 
-Needs the extra `tune`. A teacher is asked before the student is read: both are never in memory together but where the
-student answers itself.
+Needs the extra `tune`. The teacher predicts before the student is read; only on policy are both in memory together.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class RoundPrompts:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """With `round_prompts`, the rows are only prompts: what is trained on is made of them in rounds."""
+    """Rows to train on and held-out rows. With `round_prompts`, rounds replace the rows to train on."""
 
     rows: Sequence[EncodedRow]
     held_out: Sequence[EncodedRow]
@@ -53,7 +52,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """What of a run decides about its training set."""
+    """What the training set of a run is made from."""
 
     checkpoint: Checkpoint
     tokens: Tokens
@@ -67,7 +66,7 @@ class TrainingSource:
 
 
 def prepared(options: TuneOptions, source: TrainingSource, watcher: Watcher) -> TrainingSet:
-    """The rows, after the teacher was asked where there is one."""
+    """The training set, with the predictions of the teacher if there is one."""
     rows, held_out = source.dataset.train, evenly_picked(source.dataset.held_out, options.eval_rows)
     if source.teacher is None:
         return TrainingSet(rows, held_out)
@@ -91,14 +90,14 @@ def evenly_picked(rows: tuple[EncodedRow, ...], count: int) -> tuple[EncodedRow,
 
 
 def _room(source: TrainingSource, teacher: OpenTeacher, prompt: EncodedRow, teachers: EncodedRow) -> int:
-    """What contexts and microbatches leave for an answer."""
+    """The tokens that contexts and microbatches leave for an answer."""
     own = min(source.checkpoint.config.max_context, source.compute.max_tokens) - len(prompt.tokens)
     return min(own, teacher.checkpoint.config.max_context - len(teachers.tokens))
 
 
 @dataclass
 class RoundFeeder:
-    """Makes rounds while a run goes on, and puts their rows before the trainer."""
+    """Makes the rounds of a run as it needs them, and gives their rows to the trainer."""
 
     round_prompts: RoundPrompts
     trainer: Trainer
@@ -132,7 +131,7 @@ class RoundFeeder:
             return source.student.answers(self.trainer.trained, prompts, seed, self.watcher.is_stopped, ended)
 
         def record(rows: Sequence[EncodedRow]) -> Sequence[Teacher]:
-            return source.teacher.says(rows, lambda count: None)
+            return source.teacher.predict(rows, lambda count: None)
 
         tokenizer = source.student.tokens.tokenizer
         return Rounds(source.prompts, sample, record, source.plan, source.seed, source.folder,
@@ -140,7 +139,7 @@ class RoundFeeder:
 
 
 def settings_of(plan: RoundOptions | None) -> dict[str, Plain]:
-    """What of the rounds decides about the weights that come out."""
+    """The settings of the rounds that decide the resulting weights."""
     if plan is None:
         return {}
     return {"on_policy": True, "rounds": plan.rounds, "round_prompts": plan.prompts, "round_steps": plan.steps,

@@ -1,8 +1,8 @@
-"""Where two runs of a model part: the named values of both, in the model's order.
+"""Finding where two runs of a model diverge: their named values, in the model's order.
 
-The trained side goes on from the served side's value after each of them, so that each error is the own one of an
-attention or a feed-forward and not what those before it left. The error of a value is the median over tokens of
-|served - trained| / |trained|: a few tokens with huge activations, as decoders have them, decide nothing.
+The trained side continues from the served side's value after each of them, so that each error belongs to one attention
+or feed-forward block and not to those before it. The error of a value is the median over tokens of
+|served - trained| / |trained|, so that the few tokens with huge activations that decoders have decide nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from brise.tune.parity.served import GuidedSide, ParitySide
 
 @dataclass(frozen=True)
 class DivergenceRule:
-    """A value parts if its error is over `floor` and over `jump` times what is usual.
+    """A value diverges if its error exceeds `floor` and `jump` times the usual error.
 
-    Usual is the base's own error there or, without a base to compare with, the largest error before it.
+    The usual error is that of the base or, without a base, the largest error of the values before it.
     """
 
     jump: float = 2.0
     floor: float = 1e-4
-    blind_jump: float = 4.0  # without a base: errors of neighbours differ more than those of base and adapted
+    blind_jump: float = 4.0  # without a base: neighbours differ more than base and adapted model
     blind_floor: float = 0.05
 
 
 @dataclass(frozen=True)
 class Parting:
-    """Errors by name, in the model's order, and the names that part; the first of them is where to look."""
+    """Errors by name, in the model's order, and the names that diverge; the first of them is where to look."""
 
     errors: Mapping[str, float]
     base_errors: Mapping[str, float] | None
@@ -44,7 +44,7 @@ class Parting:
 
     @property
     def worst(self) -> str:
-        """The name with the largest error, beside the base's where that is known."""
+        """The name with the largest error, relative to the base's where that is known."""
         return max(self.errors, key=lambda name: self.errors[name] / max(self._usual(name), 1e-12))
 
     def _usual(self, name: str) -> float:
@@ -53,7 +53,7 @@ class Parting:
 
 def part(trained: GuidedSide, served: ParitySide, batch: Batch, base: tuple[GuidedSide, ParitySide] | None,
          rule: DivergenceRule = DivergenceRule()) -> Parting:
-    """Runs both sides (and both without the adapter) on a batch and finds the names that part."""
+    """Runs both sides (and both without the adapter) on a batch, and finds the names that diverge."""
     errors = own_errors(trained, served, batch)
     usual = None if base is None else own_errors(*base, batch)
     names, largest = [], 0.0
@@ -68,13 +68,13 @@ def part(trained: GuidedSide, served: ParitySide, batch: Batch, base: tuple[Guid
 
 def own_errors(trained: GuidedSide, served: ParitySide, batch: Batch) -> dict[str, float]:
     """The error of every named value."""
-    found = served.trace(batch)
-    return {name: relative_error(found[name], value) for name, value in trained.guided_trace(batch, found).items()}
+    values = served.trace(batch)
+    return {name: relative_error(values[name], value) for name, value in trained.guided_trace(batch, values).items()}
 
 
-def relative_error(found: Array, expected: Array) -> float:
-    """Median over rows of |found - expected| / |expected|; infinite where numbers are none."""
-    differences = np.linalg.norm((found - expected).reshape(len(expected), -1).astype(np.float64), axis=1)
+def relative_error(actual: Array, expected: Array) -> float:
+    """Median over rows of |actual - expected| / |expected|; infinite where numbers are not finite."""
+    differences = np.linalg.norm((actual - expected).reshape(len(expected), -1).astype(np.float64), axis=1)
     sizes = np.linalg.norm(expected.reshape(len(expected), -1).astype(np.float64), axis=1)
     if not (np.isfinite(differences).all() and np.isfinite(sizes).all()):
         return float("inf")

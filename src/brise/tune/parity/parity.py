@@ -1,8 +1,8 @@
-"""Whether the model that is served says what the model that was trained says: the same rows through both.
+"""Parity: whether the served model predicts what the trained model predicts, on the same rows.
 
-Prompts and answers are replayed token by token, so both sides see the same; compared are the predictions of every token
-that is learned, over the full vocabulary. The same comparison without the adapter says how much of the difference is
-the backends' own: rounding, integers in place of floats.
+Prompts and answers are replayed token by token, so that both sides see the same; the predictions of every learned token
+are compared over the full vocabulary. The same comparison without the adapter shows how much of the difference comes
+from the backends: rounding, and integers in place of floats.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from brise.tune.parity.templates import TemplateFault
 
 Progress = Callable[[int], None]  # rows done
 
-LEAST_KL = 1e-3  # nats a token: a quarter of what the kernels' rounding alone makes of SmolLM2
+LEAST_KL = 1e-3  # nats a token: a quarter of what the kernels' rounding alone causes in SmolLM2
 
 
 class ParityError(BriseError):
-    """What is served is not what was trained; `report` has the numbers."""
+    """The served model differs from the trained one; `report` has the numbers."""
 
     def __init__(self, report: ParityReport) -> None:
         super().__init__(f"the served model is not the trained one: {'; '.join(report.failures)}", hint=report.where)
@@ -36,36 +36,38 @@ class ParityError(BriseError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Limits of the mean KL (nats a token) and of the share of tokens of which both find the same the likeliest, less
-    two standard errors of a share of so many tokens.
+    """Limits of the mean KL (nats a token) and of agreement.
 
-    The native kernels multiply integers of 8 bits where the trainer has floats. SmolLM2-135M as Q4_1, not tuned, on 869
-    answer tokens of function calls: mean KL 0.0037, agreement 96.8 %. The limits allow five times the first and twice
-    the disagreement; a tuned model is surer of its answers and lies well inside. An adapter that changes little can be
-    wrong and stay below them: so the mean KL may not be over `max_times_base` times that of the base alone either, nor
-    over LEAST_KL where the base differs less than that.
+    Agreement is the share of tokens whose most likely token is the same in both; two standard errors of a share of so
+    many tokens are allowed below its limit.
+
+    The native kernels multiply 8-bit integers where the trainer has floats. SmolLM2-135M as Q4_1, not tuned, on 869
+    answer tokens of function calls: mean KL 0.0037, agreement 96.8 %. The limits allow five times the KL and twice the
+    disagreement; a tuned model is surer of its answers and stays well within. An adapter that changes little could be
+    wrong and stay within: so the mean KL may not exceed `max_times_base` times that of the base alone either, or
+    LEAST_KL where that is more.
     """
 
     max_mean_kl: float = 0.02
     min_agreement: float = 0.93  # 0 to 1
-    max_times_base: float | None = 3.0  # None: not asked, as of a merged model, whose weights are rounded anew
+    max_times_base: float | None = 3.0  # None: no such limit, as for a merged model, whose weights are rounded again
 
     def exceeded(self, quality: QuantQuality, base: QuantQuality | None = None) -> list[str]:
-        """What is over a limit, with the numbers."""
-        found = []
-        if not quality.kl_mean <= self.max_mean_kl:  # NaN is over it, too
-            found.append(f"mean KL is {quality.kl_mean:.3g}, allowed is {self.max_mean_kl:g}")
+        """The limits that are exceeded, with the numbers."""
+        exceeded = []
+        if not quality.kl_mean <= self.max_mean_kl:  # NaN exceeds it, too
+            exceeded.append(f"mean KL is {quality.kl_mean:.3g}, allowed is {self.max_mean_kl:g}")
         elif base is not None and self.max_times_base is not None:
             limit = max(LEAST_KL, self.max_times_base * base.kl_mean)
             if quality.kl_mean > limit:
-                found.append(f"mean KL is {quality.kl_mean:.3g}, without the adapter {base.kl_mean:.3g}: allowed is "
+                exceeded.append(f"mean KL is {quality.kl_mean:.3g}, without the adapter {base.kl_mean:.3g}: allowed is "
                              f"{limit:.3g}")
-        # Two standard errors: of a dozen tokens one that nearly ties says nothing.
+        # Two standard errors: among a dozen tokens, one near tie means nothing.
         chance = 2 * math.sqrt(self.min_agreement * (1 - self.min_agreement) / quality.num_tokens)
         if not quality.top1_agreement >= self.min_agreement - chance:
-            found.append(f"they agree on {quality.top1_agreement:.2%} of the tokens, allowed is "
+            exceeded.append(f"they agree on {quality.top1_agreement:.2%} of the tokens, allowed is "
                          f"{self.min_agreement:.2%} at least (less {chance:.2%} for chance)")
-        return found
+        return exceeded
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class ParityReport:
 
     @property
     def failures(self) -> list[str]:
-        """What is over the tolerance, with the numbers."""
+        """What exceeds the tolerance, with the numbers."""
         if not self.template_faults:
             return self.tolerance.exceeded(self.quality, self.base)
         return [f"{len(self.template_faults)} of {self.num_templates} conversations are encoded to other tokens than "
@@ -102,7 +104,7 @@ class ParityReport:
 
     @property
     def where(self) -> str | None:
-        """Where to look, if something is over the tolerance or a layer stands out."""
+        """Where to look, if something exceeds the tolerance or a layer stands out."""
         if self.template_faults:
             return f"the chat template: {self.template_faults[0]}"
         if self.parting is None:
@@ -126,7 +128,7 @@ class ParityReport:
         return f"error {self.parting.errors[name]:.3g}{beside}"
 
     def as_json(self) -> dict[str, object]:
-        """All of it for machines."""
+        """The whole report, as --json prints it."""
         return {"passed": self.passed, "failures": self.failures, "where": self.where, "num_rows": self.num_rows,
                 "num_templates": self.num_templates, "tolerance": asdict(self.tolerance),
                 "adapted": _numbers(self.quality), "base": None if self.base is None else _numbers(self.base),
@@ -136,7 +138,7 @@ class ParityReport:
                     "base_errors": _finite_all(self.parting.base_errors)}}
 
     def check(self) -> ParityReport:
-        """The report itself; ParityError if it did not pass."""
+        """Returns the report, or raises ParityError if it did not pass."""
         if not self.passed:
             raise ParityError(self)
         return self
@@ -146,7 +148,7 @@ def run(adapted: ParityPair, base: ParityPair | None, rows: Sequence[EncodedRow]
         template_faults: Sequence[TemplateFault] = (),
         num_templates: int = 0, tolerance: Tolerance = Tolerance(), features_of: FeaturesOf | None = None,
         progress: Progress = lambda count: None) -> ParityReport:
-    """Compares both sides on rows, and finds where they part if they do. Nothing is raised for a difference."""
+    """Compares both sides on rows, and finds where they diverge. A difference raises nothing."""
     if not any(row.num_targets for row in rows):
         raise EvidenceError("there is no held-out row with an answer to compare the models on")
     quality = compare(adapted, rows, features_of, progress)
@@ -154,7 +156,7 @@ def run(adapted: ParityPair, base: ParityPair | None, rows: Sequence[EncodedRow]
     report = ParityReport(len(rows), quality, of_base, tolerance, tuple(template_faults), num_templates, None)
     shortest = pack([min((row for row in rows if row.num_targets), key=lambda row: len(row.tokens))], shares=False,
                     features_of=features_of)
-    # A base that parts by itself is no measure of what is usual.
+    # A base that diverges by itself is no measure of the usual error.
     is_sound = of_base is not None and not tolerance.exceeded(of_base)
     parting = part(adapted.trained, adapted.served, shortest.batch,
                    (base.trained, base.served) if base is not None and is_sound else None)
@@ -163,7 +165,7 @@ def run(adapted: ParityPair, base: ParityPair | None, rows: Sequence[EncodedRow]
 
 def compare(pair: ParityPair, rows: Sequence[EncodedRow], features_of: FeaturesOf | None = None,
             progress: Progress = lambda count: None) -> QuantQuality:
-    """How the served side's predictions differ from the trained side's; a row is a window."""
+    """How the predictions of the served side differ from the trained side's; each row is a window."""
     comparison, number = Comparison(), 0
     for group in groups([row for row in rows if row.num_targets]):
         packed = pack(group, shares=False, features_of=features_of)
@@ -182,7 +184,7 @@ def _predictions(pair: ParityPair, packed: Pack) -> Predictions:
 
 
 def _numbers(quality: QuantQuality) -> dict[str, object]:
-    """Trained and served in place of original and quantised."""
+    """The numbers under names of parity: trained and served in place of original and quantised."""
     return {"num_tokens": quality.num_tokens, "kl_mean": _finite(quality.kl_mean),
             "kl_error": None if quality.kl_error is None else _finite(quality.kl_error),
             "kl_max": _finite(quality.kl_max), "agreement": quality.top1_agreement,

@@ -69,14 +69,14 @@ class TorchSide:
 
     @torch.no_grad()
     def _trace(self, ops: TorchOps, batch: Batch) -> dict[str, Array]:
-        found: dict[str, Tensor] = {}
-        decoder.forward(replace(ops, trace=found), self.config, self.weights, batch)
-        return {name: _array(value) for name, value in found.items()}
+        values: dict[str, Tensor] = {}
+        decoder.forward(replace(ops, trace=values), self.config, self.weights, batch)
+        return {name: _array(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class ParityReplay:
-    """What is compared: with the adapter and, if there is one, without it; conversations are encoded by both."""
+    """The pairs to compare: with the adapter and, if there is one, without it; and the tokenizers of both sides."""
 
     config: Config
     adapted: ParityPair
@@ -98,7 +98,7 @@ def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
     replay = open_replay(base.path, low_ranks, served, threads)
     rows = options.data_options(replay.config.max_context)
     dataset = prepare(options.data, replay.trained_tokens, rows, images=row_images.settings_of(checkpoint))
-    # A merged model was rounded anew: that its base differs less says nothing.
+    # A merged model was rounded again, so that a smaller difference of its base means nothing.
     tolerance = options.tolerance if served is None else replace(options.tolerance, max_times_base=None)
     return compare_rows(replay, dataset, options.max_rows, tolerance, rows, watcher,
                         row_images.load(checkpoint, dataset, threads))
@@ -106,7 +106,7 @@ def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
 
 def compare_rows(replay: ParityReplay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
                  watcher: Watcher, features_of: FeaturesOf | None = None) -> ParityReport:
-    """Replays about `num_rows` held-out rows; rows that were trained on where nothing is held out."""
+    """Replays about `num_rows` held-out rows, or training rows where nothing is held out."""
     rows = _picked(dataset, num_rows)
     faults = templates.check(replay.served_tokens, dataset.held_out_examples or dataset.train_examples, rows,
                              targets=options.targets, as_text=options.as_text or replay.trained_tokens.chat is None)
@@ -118,7 +118,7 @@ def compare_rows(replay: ParityReplay, dataset: Dataset, num_rows: int, toleranc
 
 
 def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: int) -> ParityReplay:
-    """The base `model` with an adapter; served is that by the engine, or a model that the adapter was merged into."""
+    """The base `model` with an adapter, against the same in the engine or a model that the adapter was merged into."""
     checkpoint = open_checkpoint(model)
     backend = open_planner(threads)
     stored, cpu = checkpoint.weights(), torch.device("cpu")
@@ -140,7 +140,7 @@ def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: 
 
 def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowRanks, tokens: Tokens,
                      threads: int) -> ParityReplay:
-    """The model as it lies in the trainer, and the base with its adapter by the engine."""
+    """The model in the trainer, against the base with its adapter in the engine."""
     def bare(name: str, weight: Weight) -> Weight:
         return weight.base if isinstance(weight, Lora) else weight
 
@@ -153,7 +153,7 @@ def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowR
 
 
 def replay_of_written(written: Checkpoint, trained: TorchSide, tokens: Tokens, threads: int) -> ParityReplay:
-    """A model that was trained whole, as it lies in the trainer, and the file that was made of it by the engine."""
+    """A model that was trained whole, in the trainer, against its written file in the engine."""
     backend = open_planner(threads)
     served = NativeSide.of(backend, written.config, place(written.weights(), backend.place))
     written.forget()
@@ -161,14 +161,14 @@ def replay_of_written(written: Checkpoint, trained: TorchSide, tokens: Tokens, t
 
 
 def on_tensors(low_rank: LowRank) -> LowRank:
-    """An adapter's arrays as torch has them."""
+    """An adapter with torch tensors in place of its arrays."""
     magnitude = None if low_rank.magnitude is None else torch.from_numpy(np.array(low_rank.magnitude))
     return replace(low_rank, a=torch.from_numpy(np.array(low_rank.a)), b=torch.from_numpy(np.array(low_rank.b)),
                    magnitude=magnitude)
 
 
 def _check_same(config: Config, served: Config, path: Path) -> None:
-    """A served model of other sizes is not this one with an adapter in it."""
+    """UnsupportedError for a served model of other sizes, which cannot be this one with an adapter."""
     own, other = asdict(config), asdict(served)
     for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width"):
         if own[name] != other[name]:
@@ -177,7 +177,7 @@ def _check_same(config: Config, served: Config, path: Path) -> None:
 
 
 def _picked(dataset: Dataset, num_rows: int) -> list[EncodedRow]:
-    """Evenly. An example is there with all of its rows or not at all, as templates are compared by example."""
+    """Evenly picked rows. All rows of an example or none, as chat templates are compared by example."""
     rows = dataset.held_out or dataset.train
     places = list(dict.fromkeys(row.place for row in rows))
     chosen = set(places[::-(-len(places) // num_rows)])

@@ -1,4 +1,4 @@
-"""A model as parity sees it: hidden states, logits and named values of a batch. Here: the model as it is served."""
+"""The sides of parity: hidden states, logits and named values of a batch; and the side of the served model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from brise.models.lora import LowRanks, adapted
 from brise.models.ops import Backend, CacheFormat, Runner
 from brise.models.weights import Array, Weights
 
-GROUP_TOKENS = 2048  # tokens of several rows that go through a model together
+GROUP_TOKENS = 2048  # of several rows that go through a model together
 LOGITS = 1 << 21  # numbers of logits at a time: comparing two models makes a dozen arrays of so many
 
 
 class ParitySide(Protocol):
-    """What is compared. Arrays are NumPy's, float32."""
+    """One side of a comparison. Arrays are NumPy's, float32."""
 
     @property
     def config(self) -> Config: ...
@@ -36,14 +36,14 @@ class ParitySide(Protocol):
 
 
 class GuidedSide(ParitySide, Protocol):
-    """A side that can go on from another's values, so that no error goes on into what comes after it."""
+    """A side that can continue from another side's values, so that no error affects later values."""
 
     def guided_trace(self, batch: Batch, guide: Mapping[str, Array]) -> dict[str, Array]:
-        """`trace`, each value computed from those of `guide` that stand before it."""
+        """As `trace`, but each value is computed from the values of `guide` before it."""
 
 
 def groups(rows: Sequence[EncodedRow], max_tokens: int = GROUP_TOKENS) -> Iterator[list[EncodedRow]]:
-    """Rows in order, as many together as `max_tokens` allow; a longer one by itself."""
+    """Rows in order, grouped up to `max_tokens`; a longer row is a group of its own."""
     group: list[EncodedRow] = []
     for row in rows:
         if group and sum(len(own.tokens) for own in group) + len(row.tokens) > max_tokens:
@@ -55,7 +55,7 @@ def groups(rows: Sequence[EncodedRow], max_tokens: int = GROUP_TOKENS) -> Iterat
 
 
 def pieces(num_rows: int, vocab_size: int) -> Iterator[slice]:
-    """Rows of hidden states, few enough for their logits."""
+    """Slices of hidden states, small enough for their logits."""
     step = max(1, LOGITS // vocab_size)
     for first in range(0, num_rows, step):
         yield slice(first, min(first + step, num_rows))
@@ -63,9 +63,9 @@ def pieces(num_rows: int, vocab_size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class NativeSide:
-    """A model as the engine runs it: recorded, its keys and values in pages of the engine's format.
+    """A model as the engine runs it: recorded, with keys and values in pages of the engine's format.
 
-    `is_adapted`: every token goes through the adapter in slot 0 of the runner's table.
+    `is_adapted`: every token uses the adapter in slot 0 of the runner's table.
     """
 
     backend: Backend
@@ -77,11 +77,11 @@ class NativeSide:
 
     @classmethod
     def of(cls, backend: Backend, config: Config, weights: Weights) -> NativeSide:
-        """Of placed weights."""
+        """The side of placed weights."""
         return cls(backend, config, weights, backend.runner(config, weights, GROUP_TOKENS))
 
     def with_adapter(self, low_ranks: LowRanks) -> NativeSide:
-        """The same model with an adapter on it, as requests go through one; the base's weights are shared."""
+        """The same model with an adapter, as requests use one; the base's weights are shared."""
         if not low_ranks:
             return self
         table = self.backend.adapters(self.config, self.weights, 1, max(len(low.a) for low in low_ranks.values()))
@@ -90,18 +90,18 @@ class NativeSide:
                        runner=self.backend.runner(self.config, self.weights, GROUP_TOKENS, table))
 
     def hidden(self, batch: Batch) -> Array:
-        """See Side."""
+        """See ParitySide."""
         paged, num_pages = packed_pages(batch)
         if self.is_adapted:
             paged = replace(paged, adapters=np.zeros(len(paged.tokens), np.int32))
         return self.runner.hidden(paged, self.backend.new_cache(self.config, num_pages, PAGE_SIZE, self.cache_format))
 
     def logits(self, hidden_RD: Array) -> Array:
-        """See Side."""
+        """See ParitySide."""
         return self.backend.ops().linear(hidden_RD, self.weights.output)
 
     def trace(self, batch: Batch) -> dict[str, Array]:
-        """See Side."""
+        """See ParitySide."""
         found: dict[str, Array] = {}
         decoder.forward(self.backend.ops(found), self.config, self.weights, batch)
         return found

@@ -1,4 +1,4 @@
-"""Whether the chat format of a served model encodes conversations to the very tokens that were trained on."""
+"""Checking that the chat format of a served model encodes conversations to the tokens that were trained on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from brise.models.weights import Array
 from brise.text.load import Tokens
 from brise.text.protocols import TextTokenizer
 
-CONTEXT = 8  # tokens that are shown before the first difference, and after it
+CONTEXT = 8  # tokens shown before and after the first difference
 
 
 @dataclass(frozen=True)
 class TemplateFault:
-    """Where the tokens of a row first differ: `what` was encoded, and the tokens of both from just before it."""
+    """The first difference of a row: `what` was encoded, and the tokens of both sides around it."""
 
     place: str
     what: str
@@ -34,9 +34,10 @@ class TemplateFault:
 def check(served: Tokens, examples: Sequence[TrainingExample], rows: Sequence[EncodedRow], *,
           targets: Targets = "assistant",
           as_text: bool = False) -> list[TemplateFault]:
-    """The first fault of every example: in its rows, or in its last prompt as the server would read it.
+    """The first fault of each example: in its rows, or in its last prompt as the server would encode it.
 
-    A row belongs to the example of its `place`. The prompt must end exactly where the last row begins to learn.
+    A row belongs to the example of the same `place`. The prompt must end exactly where the last answer of the last row
+    begins.
     """
     own: dict[str, list[EncodedRow]] = {}
     for row in rows:
@@ -87,6 +88,6 @@ def _compare(tokenizer: TextTokenizer, place: str, what: str, trained: Array, se
 
 
 def _show(tokenizer: TextTokenizer, tokens: Array, index: int) -> str:
-    """Tokens before and after an index, with bars between them."""
+    """The tokens around an index, separated by bars."""
     shown = tokens[max(0, index - CONTEXT):index + CONTEXT]
     return "|".join(tokenizer.token_text(int(token)).replace("\n", "\\n") for token in shown)
