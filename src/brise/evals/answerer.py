@@ -1,4 +1,4 @@
-"""Who answers: a model on this machine, an endpoint, or a baseline; and what they are asked for."""
+"""The protocol of a system that answers: a model on this machine, an endpoint, or a baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brise.evals.example import EvalAnswer, EvalExample
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How all of them are asked. `schema` (JSON text) constrains answers; `scores` wants the references' likelihood.
+    """What every system is asked for. `schema` (JSON text) constrains answers; `scores` asks for the references' score.
 
     `absorb_system` is what was done to the prompts (data.Reading).
     """
@@ -22,21 +22,21 @@ class AnswerSettings:
     absorb_system: bool | str = False
 
     def identity(self) -> Mapping[str, object]:
-        """All of it, for the settings of a file of answers."""
+        """The settings, as a file of answers records them."""
         return asdict(self)
 
 
 class Answerer(Protocol):
-    """Answers one example at a time, from `parallel` threads at once. Temperature is 0 throughout."""
+    """Answers one example at a time, called from `parallel` threads. The temperature is 0."""
 
     name: str
     parallel: int
 
     def identity(self) -> Mapping[str, object]:
-        """What answers depend on; a file of answers is only continued under the same one."""
+        """Everything that answers depend on; a file of answers is only continued under the same identity."""
     def prepare(self, examples: Sequence[EvalExample]) -> None:
-        """Hears of all examples that will be asked, once and before the first."""
+        """Called once with all examples, before the first of them is asked."""
     def answer(self, example: EvalExample) -> EvalAnswer:
-        """The answer; one that cannot be given has its `error`. Raises if no other example could be answered either."""
+        """The answer, with an `error` if there is none. Raises if no other example could be answered either."""
     def close(self) -> None:
-        """Stops what runs. Answers that are still waited for raise."""
+        """Stops all work. Calls of `answer` that still wait raise."""

@@ -1,4 +1,4 @@
-"""Asks an answerer for all examples, several at once, and keeps what is done whatever happens."""
+"""Asking an answerer for all examples, several at once, without losing an answer if it is interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[int], None]  # examples done
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers in the order of the examples. `num_kept` came from the file, `num_asked` took `seconds`."""
+    """The answers in the order of the examples. `num_kept` came from the file; the other `num_asked` took `seconds`."""
 
     answers: tuple[EvalAnswer, ...]
     num_kept: int
@@ -29,40 +29,40 @@ class Answered:
 
 
 def answer_all(answerer: Answerer, examples: Sequence[EvalExample], out: Path | None, progress: Progress) -> Answered:
-    """One answer for each example. With `out` each is written as it comes, and those that are there are not asked.
+    """One answer for each example. Each is appended to `out`, and examples that have an answer there are not asked.
 
-    Equal examples are asked once, and those that got an error in an earlier run again. The answerer is closed at the
-    end, also of a run that is broken off. If none of the first MOST_FAILURES gets an answer, the others are not asked.
+    Equal examples are asked once, and those with an error in an earlier run are asked again. The answerer is closed at
+    the end, also after an interruption. If none of the first MOST_FAILURES gets an answer, no others are asked.
     """
     with ExitStack() as stack:
         file = None if out is None else stack.enter_context(
             answers_file.continued(out, answerer.name, answerer.identity()))
         kept = {} if file is None else file.answers
-        found = {digest: answer for digest, answer in kept.items() if answer.error is None}
+        answers = {digest: answer for digest, answer in kept.items() if answer.error is None}
         wanted = {example.digest: example for example in examples}
-        missing = [example for digest, example in wanted.items() if digest not in found]
+        missing = [example for digest, example in wanted.items() if digest not in answers]
         num_kept = len(wanted) - len(missing)
         progress(num_kept)
         start, failures = perf_counter(), 0
 
         def take(example: EvalExample, answer: EvalAnswer) -> None:
             nonlocal failures
-            found[example.digest] = answer
+            answers[example.digest] = answer
             if file is not None:
                 file.append(example, answer)
             progress(1)
             failures += answer.error is not None
-            if failures == len(found) >= MOST_FAILURES:
+            if failures == len(answers) >= MOST_FAILURES:
                 raise EvidenceError(f"none of the first {failures} examples got an answer; the last: {answer.error}")
 
         if missing:
             _ask(answerer, missing, take)
-        return Answered(tuple(found[example.digest] for example in examples), num_kept, len(missing),
+        return Answered(tuple(answers[example.digest] for example in examples), num_kept, len(missing),
                         perf_counter() - start)
 
 
 def _ask(answerer: Answerer, examples: Sequence[EvalExample], take: Callable[[EvalExample, EvalAnswer], None]) -> None:
-    """At most twice as many wait as are answered at once: Ctrl-C has little to undo."""
+    """At most twice as many examples wait as are answered at once, so that Ctrl-C ends quickly."""
     pool = ThreadPoolExecutor(answerer.parallel, "brise-eval")
     try:
         answerer.prepare(examples)

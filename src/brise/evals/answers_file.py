@@ -1,9 +1,9 @@
-"""The file of answers: it grows by whole lines, and a run that was broken off goes on with it.
+"""The file of answers: it grows by whole lines, and an interrupted run continues it.
 
 line 1     {"brise_eval": 1, "system": "smollm2", "settings": {...}}
 others     {"id": digest of the example, "place": "valid.jsonl:7", "answer": {...}}
 
-A last line without its end is what a crash left: it is cut off, and that example is asked again.
+A last line without a line break is left by a crash: it is cut off, and its example is asked again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SavedAnswers:
-    """What a file holds: whose answers, under which settings, and the answers by the digest of their example."""
+    """The content of a file: whose answers, under which settings, and the answers by the digest of their example."""
 
     system: str
     settings: Mapping[str, object]
@@ -34,20 +34,20 @@ class SavedAnswers:
 
 
 class AnswersFile:
-    """Open for appending; made by `continued`."""
+    """A file open for appending; `continued` makes it."""
 
     def __init__(self, file: BinaryIO, answers: Mapping[str, EvalAnswer]) -> None:
         self._file, self.answers = file, answers
 
     def append(self, example: EvalExample, answer: EvalAnswer) -> None:
-        """One more line, in one write."""
+        """Appends one line, in one write."""
         self._file.write(_line({"id": example.digest, "place": example.place, "answer": as_json(answer)}))
         self._file.flush()
 
 
 @contextmanager
 def continued(path: Path, system: str, settings: Mapping[str, object]) -> Iterator[AnswersFile]:
-    """The file with the answers that it has; a new one if there is none. Other settings than these are refused."""
+    """Opens the file with its answers, or a new one. OutputError if its settings differ from these."""
     with output_errors(path), path.open("ab+") as file:
         _lock(file, path)
         file.seek(0)

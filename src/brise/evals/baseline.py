@@ -1,7 +1,7 @@
-"""What costs nothing to run: the most frequent answer, and TF-IDF with a linear model or the nearest neighbour.
+"""Baselines that cost nothing to run: the most frequent answer, and TF-IDF with a linear model or nearest neighbour.
 
-A language model that does not beat them is not worth its memory. They are answerers like any model, so that their
-answers go through the same scorer on the same rows.
+A language model that does not beat them is not worth its memory. They are answerers like any model, so that the same
+scorer scores their answers on the same rows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from brise.files.digests import text_digest
 from brise.text.conversation import plain_text
 
 Kind = Literal["majority", "tfidf"]
-# Words and pairs of them, and pieces of words of 2 to 5 characters: the usual ones for short texts.
+# Words and word pairs, and character n-grams of 2 to 5 within words: the usual features of short texts.
 WORDS, CHARACTERS = (1, 2), (2, 5)
 
 
 class BaselineAnswerer:
-    """Learns from `train` what it answers. For a classification TF-IDF trains a linear model.
+    """Learns its answers from `train`. For a classification TF-IDF trains a linear model.
 
-    For any other task it copies the answer of the training example with the most similar prompt.
+    For other tasks it copies the answer of the training example with the most similar prompt.
     """
 
     parallel = 1
@@ -38,12 +38,12 @@ class BaselineAnswerer:
             self.name = "TF-IDF + linear" if classifies else "TF-IDF + nearest neighbour"
 
     def identity(self) -> Mapping[str, object]:
-        """The method and the digest of what it learns from."""
+        """The method, and the digest of the training examples."""
         rows = text_digest("".join(example.digest for example in self._train))
         return {"baseline": self.name, "train": rows}
 
     def prepare(self, examples: Sequence[EvalExample]) -> None:
-        """Trains, and answers all of them at once."""
+        """Trains, and answers all examples at once."""
         if self._kind == "majority":
             chosen = [majority(self._train)] * len(examples)
         elif self._classifies:
@@ -53,15 +53,15 @@ class BaselineAnswerer:
         self._answers = {example.digest: answer for example, answer in zip(examples, chosen, strict=True)}
 
     def answer(self, example: EvalExample) -> EvalAnswer:
-        """What `prepare` found."""
+        """The answer that `prepare` computed."""
         return self._answers[example.digest]
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Does nothing: no work goes on."""
 
 
 def without(train: Sequence[EvalExample], evaluated: Sequence[EvalExample]) -> tuple[EvalExample, ...]:
-    """The training rows of conversations that are not evaluated; EvidenceError if none is left."""
+    """The training examples of conversations that are not evaluated; EvidenceError if none is left."""
     seen = {example.conversation for example in evaluated}
     kept = tuple(example for example in train if example.conversation not in seen)
     if not kept:
@@ -71,12 +71,12 @@ def without(train: Sequence[EvalExample], evaluated: Sequence[EvalExample]) -> t
 
 
 def majority(train: Sequence[EvalExample]) -> EvalAnswer:
-    """The most frequent answer, of equally frequent ones the first."""
+    """The most frequent answer; the first of equally frequent ones."""
     return Counter(example.reference for example in train).most_common(1)[0][0]
 
 
 def texts_of(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> tuple[list[str], list[str]]:
-    """What each example says, for both parts; system messages only if they differ between training rows."""
+    """The texts of both sets; system messages are included only if they differ between training examples."""
     systems = {_written(example, is_system=True) for example in train}
 
     def text(example: EvalExample) -> str:
@@ -108,7 +108,7 @@ def _nearest(train: Sequence[EvalExample], examples: Sequence[EvalExample]) -> l
 
 
 def _most_similar(known: Any, asked: Any) -> Iterator[int]:
-    """Rows have the same length, so the greatest product is the greatest cosine; some hundred at a time."""
+    """Rows have unit length, so that the largest product is the largest cosine; some hundred rows at a time."""
     for start in range(0, asked.shape[0], 256):
         products = (asked[start:start + 256] @ known.T).toarray()
         yield from (int(at) for at in products.argmax(1))

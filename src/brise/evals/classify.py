@@ -1,4 +1,4 @@
-"""Classification: accuracy, answers that are no label, macro F1, and which labels are taken for which."""
+"""Scoring classification: accuracy, answers outside the labels, macro F1, and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from brise.stats.clusters import Floats
 
 
 def labels_of(examples: Sequence[EvalExample]) -> tuple[str, ...]:
-    """The labels that references have."""
+    """The labels of the references."""
     return tuple(sorted({example.reference.text.strip() for example in examples}))
 
 
 def row(labels: Sequence[str]) -> Callable[[EvalExample, EvalAnswer], Counts]:
-    """Counts of one answer: right, and outside the labels."""
+    """The counts of one answer: whether it is right, and whether it is outside the labels."""
     known = frozenset(labels)
 
     def count(example: EvalExample, answer: EvalAnswer) -> Counts:
@@ -32,11 +32,11 @@ def row(labels: Sequence[str]) -> Callable[[EvalExample, EvalAnswer], Counts]:
 def macro(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:
     """Macro F1: each label's F1 = 2 TP / (2 TP + FP + FN), and their mean over the labels that occur as references.
 
-    An answer that is no label costs its reference's label a miss, and no label a false alarm.
+    An answer outside the labels is a false negative of the reference's label, and a false positive of none.
     """
     occurring = labels_of(examples)
     index = {label: number for number, label in enumerate(occurring)}
-    counts = np.zeros((len(examples), 2, len(occurring)))  # right ones; references and answers together
+    counts = np.zeros((len(examples), 2, len(occurring)))  # true positives; references plus answers
     for number, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         wanted, given = example.reference.text.strip(), answer.text.strip()
         counts[number, 1, index[wanted]] += 1
@@ -48,7 +48,7 @@ def macro(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> lis
 
 def confusions(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer], most: int = 10) -> list[tuple[str, str,
                                                                                                              int]]:
-    """(reference, answer, how often), the most frequent mistakes first; long answers are shortened."""
+    """(reference, answer, count) of the most frequent mistakes; long answers are shortened."""
     pairs = Counter((example.reference.text.strip(), answer.text.strip()[:80])
                     for example, answer in zip(examples, answers, strict=True)
                     if example.reference.text.strip() != answer.text.strip())
@@ -57,7 +57,7 @@ def confusions(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer], m
 
 
 def _macro_f1(sums: Floats) -> Floats:
-    """Mean over labels of 2 TP / (references + answers); a label that was not drawn is left out."""
+    """Mean over labels of 2 TP / (references + answers); labels without any are left out."""
     halves = sums.reshape(*sums.shape[:-1], 2, -1)
     right, all_of = halves[..., 0, :], halves[..., 1, :]
     has_any = all_of > 0

@@ -1,4 +1,4 @@
-"""Values of JSON compared: strictly read, brought into one form, and taken apart into fields."""
+"""Comparing JSON values: strict parsing, a canonical form, and the fields of a value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from brise.errors import RequestError
 from brise.text.json_text import parse_json
 
-# What no JSON text can be: an answer that is none differs from the answer null.
+# Differs from every JSON value: an answer that is not JSON differs from the answer null.
 INVALID = object()
 
 Leaf = tuple[str, str]
 
 
 def parse(text: str) -> object:
-    """The JSON value that is all of the text, or INVALID. NaN, double names and deep nesting are none, as in requests.
+    """The JSON value that is the whole text, or INVALID; NaN, duplicate names and deep nesting are invalid.
     """
     try:
         return parse_json(text.encode("utf-8", "surrogatepass"), "the answer")
@@ -26,17 +26,17 @@ def parse(text: str) -> object:
 
 
 def canonical(value: object) -> str:
-    """One text for equal values: keys sorted, 1.0 as 1, white space in strings as one blank, none at the ends."""
+    """The same text for equal values: keys sorted, 1.0 as 1, runs of white space as one blank, none at the ends."""
     return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
 
 
 def squeezed(text: str) -> str:
-    """The text without white space at its ends, and with one blank for each run of it within."""
+    """The text without white space at its ends, and with runs of white space as one blank."""
     return " ".join(text.split())
 
 
 def leaves(value: object) -> Counter[Leaf]:
-    """All fields of a value with how often they are there: (path, canonical value).
+    """The fields of a value, counted: (path, canonical value).
 
     {"a": {"b": 1}, "c": ["x", "y"]} has a.b = 1, c[] = "x" and c[] = "y": the order within lists does not count. An
     empty list or object is a field too, unless it is the whole value.
@@ -45,7 +45,7 @@ def leaves(value: object) -> Counter[Leaf]:
 
 
 def matches(wanted: Counter[Leaf], given: Counter[Leaf]) -> tuple[int, int, int]:
-    """Of two multisets: how many are in both, only in the given one, only in the wanted one."""
+    """Of two multisets: the number of elements in both, only in `given`, and only in `wanted`."""
     both = (wanted & given).total()
     return both, given.total() - both, wanted.total() - both
 

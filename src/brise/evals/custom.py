@@ -1,4 +1,4 @@
-"""A scorer of the user's own: FILE.py:FUNCTION, called with (example, answer), gives a number or a dict of numbers.
+"""A scorer of the user's own: FILE.py:FUNCTION is called with (example, answer) and returns a number or several.
 
     def score(example: dict, answer: dict) -> float | dict[str, float]
 
@@ -25,7 +25,7 @@ Score = Callable[[Mapping[str, object], Mapping[str, object]], object]
 
 
 def load(spec: str) -> Scorer:
-    """The scorer that `spec` names; its file is run."""
+    """The scorer that `spec` names. Its file is executed."""
     file, colon, function = spec.rpartition(":")
     if not colon or not file.endswith(".py") or not function.isidentifier():
         raise EvidenceError(f"the scorer is {spec!r}, allowed is FILE.py:FUNCTION")
@@ -47,10 +47,10 @@ def _function(path: Path, name: str) -> Score:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's own code raises
         raise EvidenceError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    found = vars(module).get(name)
-    if not callable(found):
+    function_ = vars(module).get(name)
+    if not callable(function_):
         raise EvidenceError(f"{path} has no function {name!r}")
-    function: Score = found
+    function: Score = function_
     return function
 
 
@@ -58,10 +58,10 @@ def _numbers(score: Score, example: EvalExample, answer: EvalAnswer) -> Mapping[
     shown = {"messages": [dict(message) for message in example.prompt], "reference": as_json(example.reference),
              "tools": list(example.tools), "meta": dict(example.meta), "place": example.place}
     try:
-        found = score(shown, as_json(answer))
+        result = score(shown, as_json(answer))
     except Exception as error:  # whatever the user's own code raises
         raise EvidenceError(f"the scorer failed at {example.place}: {type(error).__name__}: {error}") from error
-    values = found if isinstance(found, Mapping) else {"score": found}
+    values = result if isinstance(result, Mapping) else {"score": result}
     return {str(name): _number(name, value, example.place) for name, value in values.items()}
 
 

@@ -1,6 +1,6 @@
-"""Reads what is to be evaluated, by the rules by which `brise tune` reads what is learned.
+"""Reading the examples of an evaluation, by the rules by which `brise tune` reads training data.
 
-So the same row is the same conversation for both, and a data file that can be trained on can be evaluated.
+The same row is therefore the same conversation for both, and a file that can be trained on can be evaluated.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Turns = Literal["last", "all"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How files become examples; what both commands have means what it means to `brise tune`.
+    """How files become examples; options that `brise tune` also has mean the same.
 
     `held_out_share`: only the conversations that tuning with this share and `split_seed` holds out of these files.
-    `absorb_system`: True asks without the rows' system prompts, a text asks with this one instead.
+    `absorb_system`: True asks without the rows' system prompts, a text with this one instead.
     """
 
     turns: Turns = "last"
@@ -43,9 +43,9 @@ class Reading:
 
 
 def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[EvalExample, ...]:
-    """All examples of these files, in order. With turns "all" each answer of an assistant is one, else the last.
+    """All examples of these files, in order. With turns "all" each answer of an assistant gives one, else the last.
 
-    A row that cannot be read refuses all of them: figures over part of the data are no figures of the data.
+    EvidenceError for any row that cannot be read: figures over part of the data are not figures of the data.
     """
     reading = reading or Reading()
     rows = read_rows(paths, reading.rules, reading.columns)
@@ -60,7 +60,7 @@ def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[EvalExa
 
 
 def as_json(answer: EvalAnswer) -> dict[str, object]:
-    """An answer as a file of answers has it; what is empty is left out."""
+    """An answer in the form of a file of answers; empty fields are left out."""
     out: dict[str, object] = {"text": answer.text, "finish": answer.finish}
     if answer.calls:
         out["calls"] = [{"name": call.name, "arguments": call.arguments} for call in answer.calls]
@@ -72,8 +72,8 @@ def as_json(answer: EvalAnswer) -> dict[str, object]:
 
 
 def _examples(row: Conversation, reading: Reading) -> Iterator[EvalExample]:
-    """Digests are those of the row as it stands in the file, so that a student without its system prompt can be
-    compared with one that has it."""
+    """Digests are those of the row in the file, so that a model without the system prompt can be compared with one that
+    has it."""
     answers = [index for index, message in enumerate(row.messages)
                if index and message["role"] == "assistant" and message.get(UNLEARNED) != 0]
     messages = [{name: value for name, value in message.items() if name != UNLEARNED} for message in row.messages]

@@ -1,4 +1,4 @@
-"""An endpoint answers: any server with OpenAI's /chat/completions, with retries where waiting helps."""
+"""The answerer of an endpoint: any server with OpenAI's /chat/completions, with retries where waiting helps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from brise.text.protocols import Message, parts_of
 
 Wait = Callable[[float], Awaitable[object]]
 
-RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)  # 529: overloaded, as Anthropic says it
-OF_THE_ROW = (400, 413, 422)  # too long, not allowed: other rows may pass
+RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)  # 529: overloaded, in Anthropic's API
+OF_THE_ROW = (400, 413, 422)  # too long, not allowed: other rows may succeed
 ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 1.0, 300.0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and whom to ask. `url` is what stands before /chat/completions, as in OpenAI's clients; `key` is secret."""
+    """A model at a server. `url` is the base URL before /chat/completions, as in OpenAI's clients; `key` is secret."""
 
     url: str
     model: str
@@ -43,7 +43,7 @@ class Endpoint:
 
     @property
     def is_here(self) -> bool:
-        """Whether it runs on this machine; then no proxy stands between."""
+        """Whether it runs on this machine, so that no proxy is used."""
         return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
 
     def __repr__(self) -> str:
@@ -51,15 +51,15 @@ class Endpoint:
 
 
 class EndpointAnswerer:
-    """Requests run in an event loop of their own, so that Ctrl-C ends them at once and waits for no slow server.
+    """Requests run in an event loop of their own, so that Ctrl-C ends them at once without waiting for a slow server.
 
-    `transport` is for tests, and so is `wait`, which sleeps.
+    `transport` is for tests, and so is `wait`, which sleeps by default.
     """
 
     def __init__(self, endpoint: Endpoint, asked: AnswerSettings, *, parallel: int = 16,
                  transport: httpx.AsyncBaseTransport | None = None, wait: Wait = asyncio.sleep) -> None:
         if asked.scores:
-            raise UnsupportedError("perplexity needs the model itself: endpoints tell no likelihood of a given answer",
+            raise UnsupportedError("perplexity needs the model itself: endpoints give no likelihood of a given answer",
                                    hint="--model MODEL")
         self._endpoint, self._asked, self._wait = endpoint, asked, wait
         headers = {} if endpoint.key is None else {"Authorization": f"Bearer {endpoint.key}"}
@@ -67,15 +67,15 @@ class EndpointAnswerer:
         self._client = httpx.AsyncClient(timeout=endpoint.timeout_s, headers=headers, limits=limits,
                                          transport=transport, trust_env=not endpoint.is_here)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = Lock()  # nothing is started in a loop that ends
+        self._lock = Lock()  # no request is started in a loop that ends
         self.name, self.parallel = endpoint.model, parallel
 
     def identity(self) -> Mapping[str, object]:
-        """Where the model runs, and what is asked of it."""
+        """The endpoint, its model, and the settings of the answers."""
         return {"endpoint": self._endpoint.url, "model": self._endpoint.model, **self._asked.identity()}
 
     def prepare(self, examples: Sequence[EvalExample]) -> None:
-        """Refuses what cannot be sent before anything is."""
+        """Refuses messages that cannot be sent, before any request."""
         for example in examples:
             for message in example.prompt:
                 sent(message, example.place)
@@ -84,7 +84,7 @@ class EndpointAnswerer:
         self._thread.start()
 
     def answer(self, example: EvalExample) -> EvalAnswer:
-        """One request, again while the server is busy; NetworkError if it cannot be had at all."""
+        """Sends one request, and repeats it while the server is busy; NetworkError if it gives no answer at all."""
         with self._lock:
             if self._loop is None:
                 raise NetworkError("the run was stopped")
@@ -92,7 +92,7 @@ class EndpointAnswerer:
         return future.result()
 
     def close(self) -> None:
-        """Cancels what runs, and ends the connections."""
+        """Cancels all requests, and closes the connections."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
@@ -151,14 +151,14 @@ class EndpointAnswerer:
 
 @dataclass(frozen=True)
 class _Busy:
-    """Why there is no answer yet, and how long the server wants us to wait."""
+    """The reason for having no answer yet, and the wait that the server asks for."""
 
     reason: str
     wait_s: float | None = None
 
 
 def sent(message: Message, place: str) -> dict[str, object]:
-    """The message in OpenAI's form; UnsupportedError for what it has no form for."""
+    """The message in OpenAI's form; UnsupportedError for parts that cannot be sent."""
     sent: dict[str, object] = {**message}
     if not isinstance(message["content"], str):
         parts = parts_of(message["content"])
@@ -188,7 +188,7 @@ def _read(response: httpx.Response, url: str) -> EvalAnswer:
 
 
 def _reason(response: httpx.Response, key: str | None) -> str:
-    """What the server says, without the key, which some quote: it stands in files of answers."""
+    """The server's reason, without the key, which some servers quote: files of answers contain it."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
@@ -198,7 +198,7 @@ def _reason(response: httpx.Response, key: str | None) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, or a date."""
+    """The seconds to wait, from a number or a date."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():

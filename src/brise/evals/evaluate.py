@@ -1,4 +1,4 @@
-"""One evaluation from its options to figures with intervals: who answers, how answers are scored, what came out."""
+"""An evaluation from its options to figures with intervals: it picks the answerer and the scorer, and reports."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evaluate(options: EvalOptions, watcher: Watcher = SILENT, loaded: LoadedMode
     reading = options.reading(None if vision is None else vision.settings)
     examples = sample(data.read(options.data, reading), options.sample)
     judged = _judged(options, examples)
-    # What cannot be compared shows on the references themselves, before an hour of asking.
+    # References that the scorer cannot compare are found now, and not after an hour of asking.
     rehearsed = examples[:1] if options.scorer is not None else examples
     judged.scorer.measures(rehearsed, [example.reference for example in rehearsed])
     other = None if options.against is None else answers_file.read(options.against)

@@ -1,4 +1,4 @@
-"""What is evaluated: a prompt with its reference answer, and what a model answered."""
+"""An example of an evaluation, a prompt with its reference answer, and a model's answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from brise.text.protocols import Message
 
 @dataclass(frozen=True)
 class AnsweredCall:
-    """A function call of an answer. `arguments` is JSON text as it was written, maybe wrong."""
+    """A function call of an answer. `arguments` is the text that the model wrote, which may not be valid JSON."""
 
     name: str
     arguments: str
@@ -18,9 +18,9 @@ class AnsweredCall:
 
 @dataclass(frozen=True)
 class EvalAnswer:
-    """What a model said. `error` says why there is no answer; it counts as a wrong one.
+    """A model's answer. `error` says why there is none; it counts as wrong.
 
-    For perplexity `nll` is the reference's negative log-likelihood in nats over `scored_tokens` tokens.
+    For perplexity, `nll` is the reference's negative log-likelihood in nats over `scored_tokens` tokens.
     """
 
     text: str = ""
@@ -35,9 +35,9 @@ class EvalAnswer:
 
 @dataclass(frozen=True)
 class EvalExample:
-    """One question. `place` is file:line; rows of one `conversation` are no independent observations.
+    """One example. `place` is file:line; rows of one `conversation` are not independent observations.
 
-    `digest` is that of prompt, tools and reference: the key in a file of answers.
+    `digest`, of prompt, tools and reference, is the key in a file of answers.
     """
 
     prompt: tuple[Message, ...]

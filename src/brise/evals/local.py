@@ -1,4 +1,4 @@
-"""A model on this machine answers: through the engine that serves it, many examples in one batch."""
+"""The answerer of a model on this machine: the engine that serves it answers many examples in one batch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from brise.text.inputs import Grammar
 from brise.text.protocols import Encoded, Message
 from brise.watch import SILENT, Watcher
 
-ADAPTER = "adapter"  # its name in an engine that has no other
+ADAPTER = "adapter"  # its name in the engine, which has no other
 GREEDY = Sampling(temperature=0.0, seed=0)
 
 
 @dataclass(frozen=True)
 class OnTop:
-    """The folder of an adapter to ask through."""
+    """The folder of an adapter to use."""
 
     folder: Path
     any_base: bool = False
@@ -67,7 +67,7 @@ def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int 
     digest = lineage.base_digest(located)
     if adapter is None:
         return LocalModel(loaded, digest, None)
-    # Its base was looked at above, before the model was loaded.
+    # Its base was checked above, before the model was loaded.
     return LocalModel(loaded, f"{digest} + {file_digest(adapter / WEIGHTS_FILE)}", OnTop(adapter, any_base=True))
 
 
@@ -84,11 +84,11 @@ class LocalAnswerer:
         self.name = model.name if adapter is None else f"{model.name} + {adapter.folder.resolve().name}"
 
     def identity(self) -> Mapping[str, object]:
-        """The model's digest and what is asked of it."""
+        """The model's digest, and the settings of the answers."""
         return {"model": self._digest, **self._asked.identity()}
 
     def prepare(self, examples: Sequence[EvalExample]) -> None:
-        """Renders all prompts, and makes an engine with room for the longest ones."""
+        """Encodes all prompts, and makes an engine with room for the longest."""
         self._prompts = {example.digest: self._rendered(example) for example in examples}
         lengths = [_length(prompt) for prompt in self._prompts.values() if not isinstance(prompt, RequestError)]
         if not lengths:
@@ -116,7 +116,7 @@ class LocalAnswerer:
             return EvalAnswer(finish="error", error=error.args[0])
 
     def close(self) -> None:
-        """Cancels what runs and ends the engine."""
+        """Cancels all requests and stops the engine."""
         if self._worker is not None:
             self._worker.shutdown(drain=False)
 
@@ -205,19 +205,19 @@ class _Spoken:
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """A prompt with its reference answer as tokens; the answer begins at `start` and ends with the text's end."""
+    """A prompt with its reference answer as tokens; the answer goes from `start` to the end."""
 
     whole: Encoded
     start: int
 
 
 def prompt(model: LoadedModel, example: EvalExample) -> Encoded:
-    """What the model is given to answer; RequestError if it cannot read it."""
+    """The prompt as the model reads it; RequestError if it cannot."""
     return _encoded(model, example, example.prompt, is_prompt=True)
 
 
 def scored(model: LoadedModel, example: EvalExample, asked: Encoded) -> ScoredPrompt:
-    """The prompt that was `asked` and the reference answer behind it, up to and with the token that ends it."""
+    """The prompt `asked`, followed by the reference answer with its end token."""
     whole = _encoded(model, example, [*example.prompt, _message(example.reference)], is_prompt=False)
     start = len(asked.tokens)
     if whole.tokens[:start] != asked.tokens or len(whole.tokens) == start:

@@ -1,4 +1,4 @@
-"""A figure of a report: each row's counts, and what their sum says; its interval by resampling conversations."""
+"""The figures of a report: counts of each example, the function of their sums, and intervals by resampling."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Counts = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Measure:
-    """`counts` has a row (K numbers) an example; `value` says what their sums mean, for any number of sums at once.
+    """`counts` has a row of K numbers for each example; `value` maps their sums, any number at once, to the figure.
 
-    A `share` lies between 0 and 1; the better of two is the higher one unless `lower_is_better`.
+    A share lies between 0 and 1; the higher of two figures is the better one unless `lower_is_better`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The options of an evaluation, and which of them each kind of system takes."""
+"""The options of an evaluation, and which of them each kind of system accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brise.evals.baseline import Kind
 from brise.evals.data import Reading, Turns
 from brise.text.images import ImageSettings
 
-# Options that not every kind of system can honour, and which ones do. Given to another it is an error.
+# The kinds of systems that accept an option; given to another kind, it is an error.
 OWN: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "adapter": ("model",), "any_base": ("model",), "context": ("model",), "threads": ("model",), "name": ("endpoint",),
     "key_env": ("endpoint",), "timeout": ("endpoint",), "train": ("baseline",), "json_schema": ("model", "endpoint"),

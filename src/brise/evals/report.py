@@ -1,4 +1,4 @@
-"""What came out: every figure with its interval, and what one must know to read it."""
+"""The report of an evaluation: every figure with its interval, and what is needed to interpret it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from brise.evals.scorers import Scorer
 
 @dataclass(frozen=True)
 class Judged:
-    """A scorer, and why it was taken."""
+    """A scorer, and why it was chosen."""
 
     scorer: Scorer
     why: str
@@ -64,7 +64,7 @@ def compared(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer], oth
 
 
 def label_source(examples: Sequence[EvalExample]) -> str:
-    """Where the truth comes from, as far as the rows say."""
+    """The source of the labels, as far as the rows tell."""
     providers = sorted({example.provider for example in examples if example.provider is not None})
     if not providers:
         return "reference answers of the data, compared by program"
@@ -72,13 +72,13 @@ def label_source(examples: Sequence[EvalExample]) -> str:
 
 
 def _errors(answers: Sequence[EvalAnswer]) -> dict[str, object]:
-    found = Counter(answer.error for answer in answers if answer.error is not None)
-    return {"number": found.total(), "reasons": [{"reason": reason, "times": times}
-                                                 for reason, times in found.most_common(5)]}
+    reasons = Counter(answer.error for answer in answers if answer.error is not None)
+    return {"number": reasons.total(), "reasons": [{"reason": reason, "times": times}
+                                                 for reason, times in reasons.most_common(5)]}
 
 
-def _bounds(found: Bounded) -> Mapping[str, object]:
-    return {"estimate": _number(found.estimate), "low": found.low, "high": found.high, "interval": found.how}
+def _bounds(figure: Bounded) -> Mapping[str, object]:
+    return {"estimate": _number(figure.estimate), "low": figure.low, "high": figure.high, "interval": figure.how}
 
 
 def _number(value: float) -> float | None:
@@ -87,7 +87,7 @@ def _number(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Field:
-    """How often a field is in references, in answers, and in both with the same value."""
+    """How often a field occurs in references, in answers, and in both with the same value."""
 
     name: str
     wanted: int
@@ -108,9 +108,9 @@ class Field:
 
 
 def by_name(score: str, examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Field]:
-    """All fields that references or answers have, the most frequent ones of the references first; else none.
+    """The fields of references and answers, the most frequent in references first; empty for scores without fields.
 
-    For `call` a field is an argument, for `spans` a type, for `json` a path.
+    A field is an argument for `call`, a type for `spans`, and a path for `json`.
     """
     wanted, given, right = Counter[str](), Counter[str](), Counter[str]()
     for example, answer in zip(examples, answers, strict=True):

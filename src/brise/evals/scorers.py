@@ -1,6 +1,6 @@
-"""How an answer is compared with its reference: pure functions from a row to counts.
+"""The scorers: pure functions that compare an answer with its reference and give counts.
 
-Each scorer's definition is printed with its figures, so that nobody compares two different "F1".
+Each scorer's definition is printed with its figures, so that two different "F1" are not compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = Callable[[EvalExample, EvalAnswer], Counts]
 
 @dataclass(frozen=True)
 class Scorer:
-    """`row` counts one answer; `whole` makes figures that are no ratio of sums. `names` in the order of the report."""
+    """`row` counts one answer; `whole` makes figures that are not ratios of sums. `names` are in the report's order."""
 
     name: str
     definition: str
@@ -47,7 +47,7 @@ def exact(example: EvalExample, answer: EvalAnswer) -> Counts:
 
 
 def json_fields(example: EvalExample, answer: EvalAnswer) -> Counts:
-    """Whether the answer is JSON, whether all of it is equal, and how many of its fields are."""
+    """Whether the answer is JSON, whether it equals the reference, and how many of its fields do."""
     wanted = _reference_json(example)
     given = compare.parse(answer.text)
     is_valid = given is not compare.INVALID
@@ -79,13 +79,13 @@ def spans(example: EvalExample, answer: EvalAnswer) -> Counts:
         raise EvidenceError(f"{example.place}: the reference is no JSON list of objects with 'type' and 'value'",
                             hint="choose another --score")
     given = spans_of(compare.parse(answer.text))
-    found = given if given is not None else Counter()
+    given_spans = given if given is not None else Counter()
     return {"valid_spans": _mean(given is not None), "equal": _mean(given == wanted),
-            **_micro("span", *compare.matches(wanted, found))}
+            **_micro("span", *compare.matches(wanted, given_spans))}
 
 
 def perplexity(example: EvalExample, answer: EvalAnswer) -> Counts:
-    """What the reference cost the model: nats, tokens."""
+    """The negative log-likelihood of the reference in nats, and its tokens."""
     if answer.nll is None:
         return {}
     return {"nll_per_answer": (answer.nll, 1.0), "tokens_per_answer": (float(answer.scored_tokens), 1.0)}
@@ -94,7 +94,7 @@ def perplexity(example: EvalExample, answer: EvalAnswer) -> Counts:
 def calls_of(answer: EvalAnswer) -> list[tuple[str, Mapping[str, object]]]:
     """An answer's calls: its tool calls, else its text as one call {"name", "arguments"} or a list of them.
 
-    One that is not of this form makes all of them invalid: nobody could run half an answer.
+    One call that is not of this form makes all of them invalid: half an answer cannot be executed.
     """
     if answer.calls:
         return _all_or_none([_tool_call(call) for call in answer.calls])
@@ -112,16 +112,16 @@ def spans_of(value: object) -> Counter[compare.Leaf] | None:
     """The (type, value) pairs of a list; None if it is no such list."""
     if not isinstance(value, list):
         return None
-    found: Counter[compare.Leaf] = Counter()
+    pairs: Counter[compare.Leaf] = Counter()
     for item in value:
         if not isinstance(item, dict) or not isinstance(item.get("type"), str) or "value" not in item:
             return None
-        found[item["type"], compare.canonical(item["value"])] += 1
-    return found
+        pairs[item["type"], compare.canonical(item["value"])] += 1
+    return pairs
 
 
 def built_in(labels: Sequence[str]) -> Mapping[str, Scorer]:
-    """Every scorer by its name in --score; `labels` are those that a classification allows."""
+    """Every scorer by its name in --score; `labels` are the allowed labels of a classification."""
     micro = "precision, recall and F1 from sums over all examples (micro)"
     scorers = (
         Scorer("exact", "the answer's text is the reference's; squeezed: runs of white space count as one blank",
@@ -174,8 +174,8 @@ def _perplexity(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) 
 
 
 def _all_or_none(calls: Sequence[tuple[str, Mapping[str, object]] | None]) -> list[tuple[str, Mapping[str, object]]]:
-    found = [call for call in calls if call is not None]
-    return found if len(found) == len(calls) else []
+    valid = [call for call in calls if call is not None]
+    return valid if len(valid) == len(calls) else []
 
 
 def _tool_call(call: AnsweredCall) -> tuple[str, Mapping[str, object]] | None:
@@ -191,7 +191,7 @@ def _text_call(value: object) -> tuple[str, Mapping[str, object]] | None:
 
 
 def _tool_calls(answer: EvalAnswer) -> list[tuple[str, str]]:
-    """The calls of an answer, arguments in one form if they are JSON."""
+    """The calls of an answer, with arguments in canonical form if they are JSON."""
     parsed = [(call, compare.parse(call.arguments or "{}")) for call in answer.calls]
     return [(call.name, call.arguments if value is compare.INVALID else compare.canonical(value))
             for call, value in parsed]
@@ -207,10 +207,10 @@ def _equal(call: tuple[str, Mapping[str, object]]) -> tuple[str, str]:
 
 
 def _slots(calls: Sequence[tuple[str, Mapping[str, object]]]) -> Counter[compare.Leaf]:
-    found: Counter[compare.Leaf] = Counter()
+    slots: Counter[compare.Leaf] = Counter()
     for _, arguments in calls:
-        found += compare.leaves(arguments)
-    return found
+        slots += compare.leaves(arguments)
+    return slots
 
 
 def _reference_json(example: EvalExample) -> object:
@@ -229,12 +229,12 @@ def _micro_names(what: str) -> tuple[str, ...]:
 
 
 def _micro(what: str, both: int, extra: int, missing: int) -> Counts:
-    """F1 is a ratio of sums, too: 2 TP / (2 TP + FP + FN)."""
+    """F1 is also a ratio of sums: 2 TP / (2 TP + FP + FN)."""
     return {f"{what}_f1": (2.0 * both, float(2 * both + extra + missing)),
             f"{what}_precision": (float(both), float(both + extra)),
             f"{what}_recall": (float(both), float(both + missing))}
 
 
 def _f1(both: int, extra: int, missing: int) -> float:
-    """Of one example; 1 where there was nothing to find and nothing was found."""
+    """F1 of one example; 1 if the reference and the answer are both empty."""
     return 2 * both / (2 * both + extra + missing) if both + extra + missing else 1.0

@@ -1,8 +1,8 @@
-"""Turns blocks of any weight format into float32, in plain NumPy: the judge of the native kernels.
+"""Dequantisation of every weight format to float32 in plain NumPy: the reference for the native kernels.
 
-Legend: B blocks, and the numbers of a block in the order in which they stand in the row. Every function
-takes blocks (B, block_bytes) uint8 and gives float32 (B, block_size). A scale is multiplied into the
-integer in the order that ggml uses, so that results agree to the last bit.
+Legend: B blocks; the numbers of a block are in row order. Every function takes blocks (B, block_bytes) uint8 and
+gives float32 (B, block_size). Scales and integers are multiplied in ggml's order, so that results agree to the last
+bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def dequantize(format: str, data: Bytes, cols: int) -> Floats:
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != row_bytes:
         raise ValueError(f"{format} data is {data.dtype} {data.shape}, allowed is uint8 (rows, {row_bytes})")
     blocks_BN = np.ascontiguousarray(data).reshape(-1, FORMATS[format].block_bytes)
-    # The scales come from a file: an infinite one gives infinities and NaNs, not a warning.
+    # Scales come from a file: an infinite one must give infinities and NaNs, not a warning.
     with np.errstate(over="ignore", invalid="ignore"):
         return _BLOCKS[format](blocks_BN).reshape(len(data), cols)
 

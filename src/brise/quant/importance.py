@@ -1,7 +1,7 @@
-"""How much each column of a weight matters: the mean square of what multiplies it, over calibration text.
+"""The importance of each column of a weight: the mean square of its input over calibration text.
 
-An error in a column of a weight moves the output by as much as the column's input is large; quantisers therefore
-spend their precision by these numbers (llama.cpp calls them the importance matrix).
+An error in a column changes the output in proportion to the column's input; quantisers therefore spend their precision
+by these numbers (the importance matrix of llama.cpp).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from brise.models.weights import Array
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one tensor: sums of squares (M, columns) of its M matrices' inputs, and how many rows went in (M,)."""
+    """Of one tensor: sums of squares (M, columns) of the inputs of its M matrices, and their number of rows (M,)."""
 
     squares: NDArray[np.float64]
     counts: NDArray[np.float64]
@@ -27,35 +27,35 @@ class Sums:
 
 @dataclass(frozen=True)
 class Importance:
-    """What a calibration found, by GGUF tensor name; `num_tokens` went through the model."""
+    """The result of a calibration by GGUF tensor name, over `num_tokens` tokens."""
 
     sums: Mapping[str, Sums]
     num_tokens: int
     source: str
 
     def columns(self, name: str, matrix: int, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """Mean squares of the columns of one matrix of a tensor; None where nothing is known.
+        """Mean squares of the columns of one matrix of a tensor; None where they are unknown.
 
-        That is the case for embeddings, which nothing multiplies, and for experts that no token reached. A column
-        that was always zero gets a millionth of the mean, so that its weights still count a little.
+        They are unknown for embeddings, which have no input, and for experts that no token reached. A column that was
+        always zero gets a millionth of the mean, so that its weights still count a little.
         """
-        found = self.sums.get(name)
-        if found is None:
+        sums = self.sums.get(name)
+        if sums is None:
             return None
         num_matrices, cols = (shape[0] if len(shape) == 3 else 1), shape[-1]
-        if found.squares.shape != (num_matrices, cols):
+        if sums.squares.shape != (num_matrices, cols):
             raise CheckpointError(
-                f"the importance of {name} has the shape {found.squares.shape}, the tensor {num_matrices} matrices "
-                f"of {cols} columns", field=name, value=found.squares.shape,
+                f"the importance of {name} has the shape {sums.squares.shape}, the tensor {num_matrices} matrices "
+                f"of {cols} columns", field=name, value=sums.squares.shape,
                 limit=(num_matrices, cols), hint="it was made for another model; calibrate again")
-        if found.counts[matrix] == 0 or not found.squares[matrix].any():
+        if sums.counts[matrix] == 0 or not sums.squares[matrix].any():
             return None
-        mean = found.squares[matrix] / found.counts[matrix]
+        mean = sums.squares[matrix] / sums.counts[matrix]
         return np.asarray(np.maximum(mean, 1e-6 * mean.mean()), np.float32)
 
 
 class Collector:
-    """Adds up inputs while a model runs over calibration text."""
+    """Sums up inputs while a model runs over calibration text."""
 
     def __init__(self) -> None:
         self._squares: dict[str, dict[int, Array]] = {}

@@ -1,4 +1,4 @@
-"""What quantising did to a model: perplexity of both, and how far their predictions lie apart, token by token."""
+"""The effect of quantisation on a model: the perplexity of both, and the distance of their predictions by token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class QuantQuality:
 
 @dataclass
 class Comparison:
-    """Gathers both models' predictions, a few tokens at a time."""
+    """Collects both models' predictions, a few tokens at a time."""
 
     _windows: list[Array] = field(default_factory=list)  # (T,) of each piece, as all below
     _nll: list[Array] = field(default_factory=list)  # (2, T): original, quantised

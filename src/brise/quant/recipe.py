@@ -1,14 +1,15 @@
-"""Which tensor gets which format: the mixes that llama.cpp's quantiser knows by the same names.
+"""The format of each tensor in a mix; llama.cpp's quantiser has the same mixes under the same names.
 
-The rules, of which the first that fits counts:
+The first of these rules that applies counts:
 
-1. Vectors (norms, biases), the router of experts and rope factors stay F32. Tensors of a vision tower stay as they are.
+1. Vectors (norms, biases), the router of experts and rope factors stay F32; tensors of a vision encoder are not
+   changed.
 2. The output, and an embedding that is the output too: Q6_K, but Q8_0 in the mix Q8_0.
 3. Q4_K_M and Q5_K_M: v and ffn_down are Q6_K in the first and last eighth of the layers and every third between.
    Q4_K_S: v of the first four layers and ffn_down of the first eighth are Q5_K.
 4. Everything else: the mix's own format (Q4_K in Q4_K_M).
-5. Rows that are no multiple of a K format's 256 numbers: Q4_K becomes Q5_0, Q5_K becomes Q5_1, Q6_K becomes Q8_0.
-   Rows that are no multiple of 32 either: F16.
+5. Rows that are not a multiple of a K format's 256 numbers: Q4_K becomes Q5_0, Q5_K becomes Q5_1, Q6_K becomes Q8_0.
+   Rows that are not a multiple of 32 either: F16.
 
 In F16, BF16 and F32 every matrix has that format.
 """
@@ -26,7 +27,7 @@ MIXES: Mapping[str, str] = MappingProxyType({
     "Q4_K_M": "Q4_K", "Q4_K_S": "Q4_K", "Q4_0": "Q4_0", "Q4_1": "Q4_1", "Q5_0": "Q5_0", "Q5_1": "Q5_1",
     "Q5_K_M": "Q5_K", "Q6_K": "Q6_K", "Q8_0": "Q8_0", "F16": "F16", "BF16": "BF16", "F32": "F32"})
 
-# What takes the place of a K format where rows are no multiple of 256 (llama.cpp's rule).
+# The format in place of a K format where rows are not a multiple of 256 (llama.cpp's rule).
 FALLBACKS: Mapping[str, str] = MappingProxyType({
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"})
 
@@ -45,7 +46,7 @@ def choose(mix: str, name: str, shape: tuple[int, ...], source_format: str, num_
 
 
 def fitting(format: str, cols: int) -> str:
-    """The format itself, or what takes its place in rows of `cols` numbers."""
+    """The format, or the one in its place in rows of `cols` numbers."""
     if cols % FORMATS[format].block_size == 0:
         return format
     return fitting(FALLBACKS[format], cols) if format in FALLBACKS else "F16"

@@ -1,6 +1,6 @@
-"""Rows of any weight as float32, and float32 rows in any format: what quantising and exporting stand on.
+"""Rows of any weight as float32, and float32 rows in any format, for quantising and exporting.
 
-A weight is seen as a matrix: a vector is one row, a stack its matrices one below the other.
+A weight is seen as a matrix: a vector is one row, a stack is its matrices one below the other.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def float_rows(weight: Weight, first: int, last: int) -> Floats:
 
 
 def take_rows(weight: Weight, rows: Array) -> Floats:
-    """These rows as float32, in their order: an embedding without its whole table."""
+    """These rows as float32, in the given order: an embedding without its whole table."""
     wanted, places = np.unique(np.asarray(rows), return_inverse=True)
     parts = [float_rows(weight, int(row), int(row) + 1) for row in wanted]
     return np.concatenate(parts)[places] if parts else np.zeros((0, weight.shape[-1]), np.float32)
@@ -131,9 +131,9 @@ _NO_IMPORTANCE = np.zeros(0, np.float32)
 def quantize(format: str, x: Array, importance: Array | None = None, threads: int = 1) -> NDArray[np.uint8]:
     """Rows x float32 (rows, cols) as blocks: uint8 (rows, bytes of a row).
 
-    Minimises the sum of importance[c] * (x[r, c] - what is read back)^2, where `importance` (cols,) says how much a
-    column matters: the mean square of what it is multiplied with. Q4_0 to Q8_0 without importance are rounded as
-    everybody rounds them. ValueError for numbers that no block holds.
+    Minimises the sum of importance[c] * (x[r, c] - decoded[r, c])^2, where `importance` (cols,) is the mean square of
+    a column's input. Without importance, Q4_0 to Q8_0 are rounded in the usual way. ValueError for numbers that no
+    block can hold.
     """
     if format not in QUANTISED:
         raise ValueError(f"format {format!r} has no blocks, allowed are {', '.join(QUANTISED)}")
@@ -151,7 +151,7 @@ def quantize(format: str, x: Array, importance: Array | None = None, threads: in
 
 
 def _relative(importance: Array, cols: int) -> NDArray[np.float32]:
-    """Shares of the largest, none of them 0: a column that was never used still has to be something."""
+    """Shares of the largest, at least 1e-6: a column without input still needs a value."""
     values = np.asarray(importance, np.float64)
     if values.shape != (cols,) or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"importance of shape {values.shape} for {cols} columns; "
