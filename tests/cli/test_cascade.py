@@ -47,7 +47,7 @@ def test_a_threshold_is_certified_and_the_switch_uses_it(store: SqlStore, capsys
 def test_an_impossible_promise_is_an_answer(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, shadowed(300, error=0.4, knows=False))
     assert main(["cascade", "calls", "--risk", "1"]) == 3
-    assert "this promise is impossible on your data" in capsys.readouterr().out
+    assert "this guarantee is impossible on your data" in capsys.readouterr().out
     found = document(capsys, "cascade", "calls", "--risk", "1", status=3)
     assert found["rule"] is None and found["why_not"] and found["feasibility"]["floor"] > 0.3
     assert [(line.kind, line.body["result"]) for line in store.ledger()] == [("certification", "impossible")] * 2

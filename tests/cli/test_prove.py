@@ -145,7 +145,7 @@ def test_the_large_model_against_itself(tmp_path: Path, capsys: pytest.CaptureFi
     ("--pairs log.jsonl --unit user", "there is no label 'user'"),
     ("--pairs log.jsonl --figure macro_f1", "no share of each answer by itself"),
     ("--pairs log.jsonl --figure f2", "no figure 'f2', it has accuracy"),
-    ("--pairs few.jsonl", "20 independent units, at least 30"),
+    ("--pairs few.jsonl", "20 independent clusters, at least 30"),
     ("--pairs twice.jsonl", "have an id that another one has")])
 def test_what_cannot_be_is_said(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                 capsys: pytest.CaptureFixture[str]) -> None:

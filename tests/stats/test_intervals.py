@@ -81,7 +81,7 @@ def test_binomial_tails_equal_scipys(errors: int, trials: int, rate: float, expe
 
 
 def test_the_normal_interval_wants_thirty_units() -> None:
-    with pytest.raises(EvidenceError, match="29 independent units"):
+    with pytest.raises(EvidenceError, match="29 independent clusters"):
         intervals.normal([0.1] * 29)
     assert intervals.normal([0.0, 0.2] * 50).estimate == pytest.approx(0.1)
 

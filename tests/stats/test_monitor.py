@@ -32,7 +32,7 @@ def test_the_alarm_is_quiet_over_20_000_steps_where_all_is_well(repetitions: Cal
     for units in differences(rng, 20, repetitions(20_000), 0.1, -0.02):
         alarm = Alarm.start(0.02)
         for d in units:
-            alarm = alarm.after(float(d))
+            alarm = alarm.updated(float(d))
             if alarm.rings:
                 rang += 1
                 break
@@ -44,11 +44,11 @@ def test_the_alarm_rings_soon_after_a_fall() -> None:
     rng = np.random.default_rng(3)
     alarm = Alarm.start(0.02)
     for d in differences(rng, 1, 3000, 0.1, 0.0)[0]:
-        alarm = alarm.after(float(d))
+        alarm = alarm.updated(float(d))
     assert not alarm.rings
     steps = 0
     for d in differences(rng, 1, 3000, 0.3, -0.2)[0]:
-        alarm, steps = alarm.after(float(d)), steps + 1
+        alarm, steps = alarm.updated(float(d)), steps + 1
         if alarm.rings:
             break
     assert alarm.rings and steps < 400  # a good past does not delay it
@@ -91,7 +91,7 @@ def test_wrong_inputs_are_named() -> None:
     with pytest.raises(EvidenceError, match=r"probabilities\[1\] is 0"):
         monitor.audited_mean([0, 0], [0.5, 0], 10)
     with pytest.raises(EvidenceError, match="the difference is 2"):
-        Alarm.start(0.02).after(2)
+        Alarm.start(0.02).updated(2)
     with pytest.raises(EvidenceError, match="probability is 0"):
         labels.corrected_units([0.0], [0.0], [True], 0)
     with pytest.raises(EvidenceError, match="1 labels"):

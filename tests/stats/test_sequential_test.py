@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brise.errors import EvidenceError
 from brise.stats import sequential_test
-from brise.stats.clusters import unit_means
+from brise.stats.clusters import cluster_means
 from brise.stats.sequential_test import NonInferiorityTest
 from tests.profiles import examples
 from tests.stats.planted import differences, three_standard_errors, three_standard_errors_below
@@ -62,7 +62,7 @@ def test_rows_of_one_session_must_be_fed_as_one_unit(repetitions: Callable[[int]
         values = np.where(rng.random((sessions, rows)) < 0.84, shared[:, None], own).ravel()  # 0.84^2 = rho 0.7
         names = [str(session) for session in range(sessions) for _ in range(rows)]
         wrong_by_row += sequential_test.wealth(values, 0.02).max() >= 20
-        wrong_by_session += sequential_test.wealth(unit_means(values, names), 0.02).max() >= 20
+        wrong_by_session += sequential_test.wealth(cluster_means(values, names), 0.02).max() >= 20
     assert wrong_by_row / runs > 0.15  # 0.48 in 300 runs; 50 runs stay above 0.27 (three standard errors)
     assert wrong_by_session / runs <= three_standard_errors(0.05, runs)
 
@@ -152,7 +152,7 @@ def test_a_promise_that_is_none_is_refused(arguments: dict[str, float], named: s
 
 
 def test_too_few_units_and_wrong_scores_are_refused_by_name() -> None:
-    with pytest.raises(EvidenceError, match="29 independent units, at least 30"):
+    with pytest.raises(EvidenceError, match="29 independent clusters, at least 30"):
         sequential_test.decide([0.0] * 29, NonInferiorityTest())
     with pytest.raises(EvidenceError, match=r"differences\[1\] is 1.5"):
         sequential_test.decide([0.0, 1.5], NonInferiorityTest())

@@ -118,5 +118,5 @@ def test_wrong_inputs_are_named() -> None:
         thresholds.sgr([1, 2], [0, 0.5], PROMISE)
     with pytest.raises(EvidenceError, match="risk is 0"):
         RiskClaim(risk=0)
-    with pytest.raises(EvidenceError, match="2 independent units"):
+    with pytest.raises(EvidenceError, match="2 independent clusters"):
         thresholds.learn_then_test_clusters([1.0, 1.0], [0, 0], ["a", "b"], [0.5], PROMISE)

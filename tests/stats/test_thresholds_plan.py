@@ -117,7 +117,7 @@ def test_ranking_is_measured_with_ties() -> None:
 def test_too_few_units_are_refused() -> None:
     for method in (lambda: cascade.sgr(np.ones(29), np.zeros(29), PROMISE),
                    lambda: cascade.learn_then_test(np.ones(29), np.zeros(29), [0.5], PROMISE)):
-        with pytest.raises(EvidenceError, match="29 independent units"):
+        with pytest.raises(EvidenceError, match="29 independent clusters"):
             method()
 
 

@@ -1,4 +1,4 @@
-"""`brise audit`: is the ledger whole, who answers what, and what have audits found."""
+"""`brise audit` says whether the ledger is whole, who answers what, and what audits have found."""
 
 from __future__ import annotations
 

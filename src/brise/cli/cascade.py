@@ -1,4 +1,4 @@
-"""`brise cascade`: which answers of a small model may be kept, with a promise about the kept ones."""
+"""`brise cascade` certifies which answers of a small model may be kept, with a guarantee about the kept ones."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              f"(default: {100 * claim.delta:g})")
     parser.add_argument("--label-source", "--labels", choices=LABELS, default="auto",
                         help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
-                             "the hosted model's (fidelity); auto: the best there is (default: auto)")
+                             "the large model's (fidelity); auto: the best there is (default: auto)")
     parser.add_argument("--score", choices=answers.SCORERS, default="auto",
                         help="how answers are compared: calls, JSON, classes or texts; auto: as they look "
                              "(default: auto)")
     parser.add_argument("--signal", metavar="NAME", action="append",
-                        help="look at this signal only; may be repeated (default: the best one, or all if together "
+                        help="use this signal only; may be repeated (default: the best one, or all if together "
                              "they are better)")
     parser.add_argument("--since", metavar="TIME", type=pair_options.moment,
                         help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
     parser.add_argument("--until", metavar="TIME", type=pair_options.moment, help="only what was asked before")
     parser.add_argument("--dry-run", action="store_true",
-                        help="write no rule into the ledger; it is a look all the same")
+                        help="write no rule into the ledger; it is an interim analysis all the same")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument("--store", metavar="PLACE",
                         help="path or postgresql:// URL of the traffic (default: in BRISE_HOME)")
@@ -77,7 +77,7 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
-    say(f"{found.draft.task}: {rows.candidate} beside the hosted model, {len(rows.rows)} answers")
+    say(f"{found.draft.task}: {rows.candidate} beside the large model, {len(rows.rows)} answers")
     say(f"wrong is: {_WRONG[rows.label_source]}")
     for number, reason in rows.left_out:
         say(f"left out: {number} answers: {reason}")
@@ -87,7 +87,7 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
     say(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}")
     if found.rule is None:
-        say(f"this promise is impossible on your data: {found.why}")
+        say(f"this guarantee is impossible on your data: {found.why}")
         return
     rule = found.rule
     say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
@@ -95,16 +95,16 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
         f"{_percents(rule.kept)} of answers are kept ({rule.units} answers of {rule.clusters} conversations, "
         f"{rule.method})")
     saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"
-    say(f"saving: about {_percents(rule.kept * (1 - AUDIT))} of hosted requests, audits of {_percents(AUDIT)} "
-        f"included{saving}")
-    say(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --candidate {rule.candidate} uses it"
+    say(f"saving: about {_percents(rule.kept * (1 - AUDIT))} of the large model's requests, audits of "
+        f"{_percents(AUDIT)} included{saving}")
+    say(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --small-model {rule.candidate} uses it"
         if is_kept else "not written (--dry-run)")
 
 
-_WRONG: Mapping[str, str] = {"fidelity": "an answer that differs from the hosted model's (fidelity, not correctness)",
-          "outcome": "what a program found wrong; answers that are the hosted model's count as right",
-          "human": "what people found wrong; answers that are the hosted model's count as right",
-          "judge": "what a judge found wrong, uncorrected; answers that are the hosted model's count as right"}
+_WRONG: Mapping[str, str] = {"fidelity": "an answer that differs from the large model's (fidelity, not correctness)",
+          "outcome": "what a program found wrong; answers that are the large model's count as right",
+          "human": "what people found wrong; answers that are the large model's count as right",
+          "judge": "what a judge found wrong, uncorrected; answers that are the large model's count as right"}
 
 
 def _feasible(found: Calibration) -> Table:
@@ -114,7 +114,7 @@ def _feasible(found: Calibration) -> Table:
     table.add_column("before certifying")
     table.add_column("", justify="right")
     needed = "more than 100,000" if what.needed is None else f"about {what.needed.units:,}"
-    for name, value in (("the candidate's answers that are wrong", _percents(what.error)),
+    for name, value in (("the small model's answers that are wrong", _percents(what.error)),
                         ("must escalate even with perfect ranking (the floor)", _percents(what.floor)),
                         ("how well confidence ranks (AUROC)", f"{what.auroc:.3f}"),
                         ("could be kept if all were known (oracle)", _percents(what.oracle)),

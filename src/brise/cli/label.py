@@ -1,4 +1,4 @@
-"""`brise label`: a queue of questions in the terminal. Which answer is good, A or B? Nobody sees whose is which."""
+"""`brise label` asks in the terminal which of two answers is good, A or B. Nobody sees whose is which."""
 
 from __future__ import annotations
 
@@ -129,4 +129,4 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--send-traffic", action="store_true",
                         help="the endpoint is not on this machine, and may see requests and answers")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=PARALLEL,
-                        help=f"pairs that the judge looks at at one time (default: {PARALLEL})")
+                        help=f"pairs that the judge is asked about at one time (default: {PARALLEL})")

@@ -1,4 +1,4 @@
-"""`brise log`: captured traffic: look, search, label, export, import, forget."""
+"""`brise log` lists, searches, labels, exports, imports and forgets captured traffic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "Without an action: list.",
         epilog="example: brise log list --task triage")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    _add_looks(actions)
+    _add_views(actions)
     _add_changes(actions)
     _add_export(actions)
     _add_import(actions)
@@ -78,7 +78,7 @@ def _default() -> argparse.Namespace:
     return parser.parse_args(["log", "list"])
 
 
-def _add_looks(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = actions.add_parser("list", help="list exchanges", allow_abbrev=False,
                                  description="List exchanges, the newest first.",
                                  epilog="example: brise log list --mode degraded --since 2d")
@@ -195,15 +195,15 @@ def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--limit", metavar="N", type=_whole, help="at most so many exchanges, the oldest")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a file that is not there yet (default: stdout)")
     parser.add_argument("--answer", choices=get_args(Whose), default="hosted",
-                        help="whose answer: what the client got, the hosted model's, or the one with the best label "
+                        help="whose answer: what the client got, the large model's, or the one with the best label "
                              "(default: hosted)")
     parser.add_argument("--min-score", metavar="S", type=float, default=0.0,
                         help="with --answer best: only answers with a label of at least this (default: 0)")
     parser.add_argument("--provider", metavar="NAME",
-                        help="who wrote the hosted answers, for the teacher's rights; none: an open model, which "
-                             "needs no rights (default: as the model's name says)")
+                        help="who wrote the large model's answers, for the teacher's rights; none: an open model, "
+                             "which needs no rights (default: as the model's name says)")
     parser.add_argument("--include-open-tests", "--include-gate", action="store_true",
-                        help="conversations of an open test, too: brise prove has looked at them and not decided yet. "
+                        help="conversations of an open test, too: brise prove has analysed them and not decided yet. "
                              "It is written into the ledger, and they prove nothing any more")
     parser.add_argument("--no-scrub", action="store_true", help="leave secrets and personal data as they are")
     _add_store(parser)

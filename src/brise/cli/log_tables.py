@@ -1,4 +1,4 @@
-"""Captured traffic to look at: a table, one exchange, counts."""
+"""Tables of `brise log`: exchanges, one exchange, counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.summary import Summary, summarise
 
-WIDTH, ID_LETTERS, MOST_LETTERS = 130, 32, 48
+WIDTH, ID_CHARACTERS, MOST_CHARACTERS = 130, 32, 48
 
 
 def table(store: SqlStore, query: Query, as_json: bool) -> int:
@@ -36,7 +36,7 @@ def table(store: SqlStore, query: Query, as_json: bool) -> int:
     shown = Table(box=None, pad_edge=False)
     for name in ("id", "when", "task", "mode", "status", "tokens", "seconds", "asked"):
         shown.add_column(name, justify="right" if name in ("status", "tokens", "seconds") else "left", no_wrap=True,
-                         overflow="ellipsis", min_width=ID_LETTERS if name == "id" else None)
+                         overflow="ellipsis", min_width=ID_CHARACTERS if name == "id" else None)
     for exchange in found:
         shown.add_row(*map(_safe, (
             exchange.id, when(exchange.at_s), exchange.task, exchange.mode, str(exchange.status),
@@ -93,7 +93,7 @@ def stats(store: SqlStore, query: Query, as_json: bool) -> int:
     for reason, number in skipped.items():
         terminal.result(f"{number} requests were not written: {reason}")
     if pending:
-        terminal.result(f"{pending} requests wait for the hosted model's answer")
+        terminal.result(f"{pending} requests wait for the large model's answer")
     return 0
 
 
@@ -142,7 +142,7 @@ def _indented(body: object) -> str:
 
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= MOST_LETTERS else line[:MOST_LETTERS - 1] + "…"
+    return line if len(line) <= MOST_CHARACTERS else line[:MOST_CHARACTERS - 1] + "…"
 
 
 def _safe(text: str) -> Text:

@@ -1,4 +1,4 @@
-"""`brise prove`: may the small model take over? A verdict that holds at every moment somebody looks."""
+"""`brise prove` tests whether the small model may take over. The verdict holds at every interim analysis."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "prove", help="test whether the small model may take over", allow_abbrev=False,
         description="Compare the answers of a small and a large model to the same requests, and say whether the small "
-                    "one may take over, by a test that may be looked at every day. Exit status: 0 promote, 3 not good "
-                    "enough, 4 undecided.",
+                    "one may take over, by a test that allows an interim analysis every day. Exit status: 0 promote, "
+                    "3 not good enough, 4 undecided.",
         epilog="example: brise prove --pairs log.jsonl --margin 2")
     _add_live(parser)
     pair_options.add_arguments(parser)
@@ -164,7 +164,7 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
                              "times (default: every label of 2 to 20 values, length and writing)")
     parser.add_argument("--slice-margin", "--slice-delta", metavar="POINTS", type=number_types.percent, default=5.0,
                         help="points that it may be worse in a slice (default: 5)")
-    parser.add_argument("--plan-only", action="store_true", help="say what it takes, and look at nothing")
+    parser.add_argument("--plan-only", action="store_true", help="say what it takes, and compare nothing")
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`brise report`: quality, cost, latency, reliability and control of a task, what is not known, and what to do."""
+"""`brise report` says what a task's models cost and are worth, what is not known, and what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.traffic import prices
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "report", help="say what a task's models cost and are worth, and what to do", allow_abbrev=False,
-        description="From the captured traffic: quality, cost, latency, reliability and control of the hosted model, "
+        description="From the captured traffic: quality, cost, latency, reliability and control of the large model, "
                     "the small one, and both together; what is not known; and a recommendation, which may be to stay "
                     "on the large model.",
         epilog="example: brise report --task tickets --html report.html")

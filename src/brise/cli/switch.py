@@ -1,4 +1,4 @@
-"""`brise switch`: put a small model in a hosted one's place, step by step, and back."""
+"""`brise switch` puts a small model in the large one's place, step by step, and back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SHARES = tuple(round(100 * share) for share in switch.SHARES)
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "switch", help="put a proven small model in a hosted one's place, and back", allow_abbrev=False,
-        description="Let a small model answer a task in the place of the hosted one: by a certificate of `brise "
+        "switch", help="put a proven small model in the large one's place, and back", allow_abbrev=False,
+        description="Let a small model answer a task in the place of the large one: by a certificate of `brise "
                     "prove`, in steps, with audits and an alarm that switches back. Running gateways follow at once. "
                     "Without an option: show how tasks are switched.",
         epilog="example: brise switch calls --small-model smollm2 --force --reason 'a trial' --share 1")
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "(default: 1 to begin with)")
     parser.add_argument("--auto", action="store_true", help="the gateway takes the next steps by itself")
     parser.add_argument("--audit", metavar="PERCENT", type=UP_TO_ALL, default=100 * switch.AUDIT,
-                        help="of kept answers that are compared with the hosted model's, more at small shares "
+                        help="of kept answers that are compared with the large model's, more at small shares "
                              f"(default: {100 * switch.AUDIT:g})")
     parser.add_argument("--tolerance", metavar="POINTS", type=number_types.percent,
                         help="how far audits may fall before the alarm counts it as harm (default: what the rule or "
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--force", action="store_true",
                         help="without a certificate, or against the audits; with --reason")
     parser.add_argument("--reason", metavar="TEXT", help="why; it stands in the ledger, with your name")
-    parser.add_argument("--back", action="store_true", help="the hosted model answers again, from the next request on")
+    parser.add_argument("--back", action="store_true", help="the large model answers again, from the next request on")
     parser.add_argument("--status", action="store_true", help="show how tasks are switched, and change nothing")
     parser.add_argument("--json", action="store_true", help="print the state as JSON")
     parser.add_argument("--store", metavar="PLACE",

@@ -46,7 +46,7 @@ def cascade(demo: Demo) -> None:
     document: dict[str, Any] = json.loads(found.out)
     rule = document["rule"]
     if rule is None:
-        demo.show.say(f"this promise is impossible on these data: {document['why_not']}")
+        demo.show.say(f"this guarantee is impossible on these data: {document['why_not']}")
         return
     demo.show.say(f"of kept answers at most {demo.size.risk:g} % are wrong; {figures.percent(rule['kept'])} are kept, "
                   f"the rest is escalated ({rule['units']} answers, {rule['method']})")
@@ -59,17 +59,17 @@ def switch(demo: Demo) -> None:
     size, words = demo.size, ("switch", TASK, "--store", str(demo.store_path), "--json")
     demo.run(*words, "--share", "1", "--audit", f"{size.audit:g}")
     demo.is_switched = True
-    _told(demo, "1 %", demo.drive(demo.first, 4, "switched at 1 %"))
+    _say_answers(demo, "1 %", demo.drive(demo.first, 4, "switched at 1 %"))
     demo.run(*words, "--share", "50", "--force", "--reason", "the demo has minutes, not days, for audits at 1 and 10 %")
     demo.show.say("50 % by force: at 1 and 10 % the 30 audits of a step take thousands of requests; the ledger says so")
-    _told(demo, "50 %", demo.drive(demo.half, 4, "switched at 50 %"))
+    _say_answers(demo, "50 %", demo.drive(demo.half, 4, "switched at 50 %"))
     until(lambda: _state(demo)["why_not_up"] is None, 20.0)
     why_not = _state(demo)["why_not_up"]
     if why_not is not None:
         demo.show.say(f"not switched further: {why_not}")
         return
     demo.run(*words, "--share", "100")
-    _told(demo, "100 %, earned by its audits", demo.drive(demo.whole, 4, "switched at 100 %"))
+    _say_answers(demo, "100 %, earned by its audits", demo.drive(demo.whole, 4, "switched at 100 %"))
 
 
 def _state(demo: Demo) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _state(demo: Demo) -> dict[str, Any]:
     return state
 
 
-def _told(demo: Demo, share: str, found: DriveTally) -> None:
+def _say_answers(demo: Demo, share: str, found: DriveTally) -> None:
     ways = ", ".join(f"{count} {mode}" for mode, count in found.modes.most_common())
     demo.show.say(f"at {share}: {found.answered} of {found.asked} answered ({ways}), "
                   f"{figures.percent(found.right / max(found.asked, 1))} right")
@@ -91,10 +91,10 @@ def outage(demo: Demo) -> None:
     demo.hosted.kill()
     demo.show.say("SIGKILL to the simulated hosted model: connections are refused from here on")
     found = demo.drive(demo.outage, 4, "hosted model down")
-    _told(demo, "no hosted model", found)
+    _say_answers(demo, "no hosted model", found)
     demo.hosted.start()
     demo.show.say("the simulated hosted model is back")
-    _told(demo, "its return", demo.drive(demo.after, 4, "hosted model back"))
+    _say_answers(demo, "its return", demo.drive(demo.after, 4, "hosted model back"))
     waiting = _pending(demo)
     if not waiting:
         return

@@ -46,7 +46,7 @@ class Analysis:
 
 def record(store: TrafficStore, around: About, proof: Proof, definition: str,
            report: Mapping[str, Any]) -> LedgerEntry:
-    """That somebody looked, and what the data said: later candidates pay for it.
+    """Writes down an interim analysis and what the data said: later candidates pay for it.
 
     Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
     """
@@ -79,10 +79,10 @@ def definition(terms: Terms, scored: PairScores, pairs: Sequence[Pair], selected
 
 
 def candidate_number(entries: Iterable[LedgerEntry], this: Analysis) -> int:
-    """The other tests that were looked at on data from its first request on, and one.
+    """One more than the other tests that were analysed on data from its first request on.
 
-    A test that was looked at before keeps its number; other weights under the same name are another test. Only
-    if another one began behind its data, counting from one again, and it now grows into these, it counts anew.
+    A test that was analysed before keeps its number; other weights under the same name are another test. Only
+    if another one began after its data, counting from one again, and it now grows into these, it counts anew.
     """
     name = this.student, this.fingerprint, this.definition, this.since_s
     own, own_until = None, None
@@ -154,7 +154,7 @@ def require_unexported(store: TrafficStore, task: str, exchanges: Collection[str
         last = datetime.fromtimestamp(max(times) + 1, UTC).isoformat(timespec="seconds")
         raise EvidenceError(f"{len(times)} of {len(exchanges)} pairs are of conversations that were exported for "
                             "training while the test was open (brise log export --include-open-tests)",
-                            hint=f"--since {last} begins behind them")
+                            hint=f"--since {last} begins after them")
 
 
 def _digest(conversation: str) -> str:

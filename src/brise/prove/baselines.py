@@ -1,4 +1,4 @@
-"""What the small model must be seen beside: the large one against itself, and a classifier that costs nothing."""
+"""Baselines stand beside the small model: the large one against itself, and a classifier that costs next to nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.prove import scoring
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters
 from brise.stats import sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, unit_means
+from brise.stats.clusters import MIN_CLUSTERS, cluster_means
 from brise.stats.sequential_test import NonInferiorityTest, Verdict
 
 
@@ -66,7 +66,7 @@ def classical(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer, tra
     figure = scoring.figure_of(scorer)
     own = scoring.values(scorer, figure, examples, given)
     large = scoring.values(scorer, figure, examples, [pair.large.answer for pair in rows])
-    means = unit_means(own - large, clusters.of_row)
+    means = cluster_means(own - large, clusters.of_row)
     outcome = sequential_test.decide(means, test) if len(means) >= MIN_CLUSTERS else None
     found = bounded(of_rows([{"right": (float(value), 1.0)} for value in own], ["right"])[0], clusters.of_row)
     return BaselineResult(answerer.name, figure, found.estimate, found.low, found.high, len(rows),

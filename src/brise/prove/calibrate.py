@@ -1,7 +1,7 @@
-"""From answers whose outcome is known to a certified rule: which signals, what weights, which threshold.
+"""Calibration makes a certified rule from answers whose outcome is known: its signals, their weights, a threshold.
 
-The earlier conversations choose signals and weights and fix the sequence of thresholds; the later ones, which nothing
-was chosen on, certify. What is possible at all is computed from the earlier ones alone, and comes first.
+The earlier conversations choose signals and weights and fix the sequence of thresholds; the later ones, on which
+nothing was chosen, certify it. What is possible at all is computed first, from the earlier conversations alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from brise.switch.signals import OF_TOKENS
 
 FITTED = 1 / 3  # of conversations
 FOLDS = 5
-GAIN = 0.01  # of AUROC, by which many signals must beat the best single one: a plain rule is one that people understand
+GAIN = 0.01  # of AUROC, by which many signals must beat the best single one: people understand a plain rule
 SINGLE: Sequence[str] = ("logprob", "mean", "least", "least_field", "margin")
 NEVER = -1.0  # the confidence of what is never kept: the rule's are over 0
 BINS = 10
@@ -35,7 +35,7 @@ class Feasibility:
 
     rows: int
     units: int
-    error: float  # of the candidate's answers
+    error: float  # share of the small model's answers that are wrong
     floor: float  # the share that must escalate even if confidence ranked perfectly
     auroc: float
     oracle: float  # the share that could be kept if all were known
@@ -47,7 +47,7 @@ class Feasibility:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`rule` is None if the promise is impossible on these data; `why` says so."""
+    """`rule` is None if the claim is impossible on these data; `why` says so."""
 
     feasibility: Feasibility
     draft: Rule  # signals and weights, without a certified threshold
@@ -56,23 +56,23 @@ class Calibration:
     saving_usd: float | None  # of the cost of these requests
 
 
-def calibrate(rows: CalibrationRows, task: str, promise: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
+def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
               signals: Sequence[str] | None = None) -> Calibration:
     """EvidenceError under 30 conversations on either side."""
     earlier, later = split(rows.rows)
-    draft = _fit(earlier, task, rows, promise, scorer, signals)
+    draft = _fit(earlier, task, rows, claim, scorer, signals)
     confidences, wrong = _judged(draft, earlier), _wrong(earlier)
     certifying = len(later)
     feasibility = Feasibility(
-        len(earlier), len(_units(earlier)), float(wrong.mean()), cascade.floor(float(wrong.mean()), promise),
-        cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, promise), certifying,
-        cascade.expected(confidences, wrong, certifying, promise).kept,
-        cascade.units_needed(confidences, wrong, promise), cascade.least_units(promise))
-    thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, promise) if value > NEVER]
+        len(earlier), len(_clusters(earlier)), float(wrong.mean()), cascade.floor(float(wrong.mean()), claim),
+        cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, claim), certifying,
+        cascade.expected(confidences, wrong, certifying, claim).kept,
+        cascade.units_needed(confidences, wrong, claim), cascade.least_units(claim))
+    thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, claim) if value > NEVER]
     later_confidences, later_wrong = _judged(draft, later), _wrong(later)
-    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later], thresholds, promise)
+    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later], thresholds, claim)
     if found is None:
-        return Calibration(feasibility, draft, None, _why_not(feasibility, promise), None)
+        return Calibration(feasibility, draft, None, _why_not(feasibility, claim), None)
     rule = _certified(draft, found, method, later, later_confidences)
     return Calibration(feasibility, draft, rule, "", _saving(later, found, audit))
 
@@ -89,7 +89,7 @@ def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], t
             tuple(row for row in rows if row.cluster not in earlier))
 
 
-def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, promise: RiskClaim, scorer: str,
+def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, claim: RiskClaim, scorer: str,
          wanted: Sequence[str] | None) -> Rule:
     """The best single signal; or all together, if that is better on conversations that they were not fitted on."""
     centres = novelty.cover([row.text for row in rows])
@@ -111,7 +111,7 @@ def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, p
     fitted = logistic.fit(_matrix(usable, chosen), 1 - _wrong(usable))
     terms = tuple(Term(name, float(fitted.means[at]), float(fitted.scales[at]), float(fitted.weights[at]))
                   for at, name in enumerate(chosen))
-    return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, promise.risk, promise.delta, 0.0, 1.0, "", 0, 0,
+    return Rule(task, all_rows.candidate, terms, fitted.bias, 1.0, 1.0, claim.risk, claim.delta, 0.0, 1.0, "", 0, 0,
                 0.0, 0.0, all_rows.label_source, scorer, RuleBaseline((), (1.0,), 0.0, 1.0, 0.0, 0), vetoes,
                 centres if "novelty" in chosen else "", all_rows.fingerprint)
 
@@ -161,15 +161,15 @@ def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[Calibr
         float(1 - kept.mean()), float(np.mean([row.differs for row, is_in in zip(rows, kept, strict=True) if is_in])),
         len(rows))
     rule = replace(draft, threshold=found.confidence, tight=float(np.median(confidences[kept])), kept=found.kept,
-                   bound=found.bound, method=method, units=len(rows), clusters=len(_units(rows)),
+                   bound=found.bound, method=method, units=len(rows), clusters=len(_clusters(rows)),
                    since_s=rows[0].at_s, until_s=rows[-1].at_s, baseline=baseline)
     return from_body(to_body(rule))
 
 
-def _why_not(found: Feasibility, promise: RiskClaim) -> str:
+def _why_not(found: Feasibility, claim: RiskClaim) -> str:
     if found.certifying < found.least:
         return (f"{found.certifying} answers are left to certify with; even if all were right, {found.least} are "
-                f"needed for a risk of {100 * promise.risk:g} % with {100 * (1 - promise.delta):g} % certainty")
+                f"needed for a risk of {100 * claim.risk:g} % with {100 * (1 - claim.delta):g} % certainty")
     best = found.oracle * found.certifying
     if best < found.least:
         return (f"confidence tells right from wrong only so well (AUROC {found.auroc:.2f}) that, even if all were "
@@ -189,7 +189,7 @@ def _saving(rows: Sequence[CalibrationRow], found: Threshold, audit: float) -> f
     return found.kept * (1 - audit) * sum(costs) if costs else None
 
 
-def _units(rows: Sequence[CalibrationRow]) -> list[str]:
+def _clusters(rows: Sequence[CalibrationRow]) -> list[str]:
     return list(dict.fromkeys(row.cluster for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""What a cascade is calibrated on: answers of the candidate beside the hosted model's, their signals, right or wrong.
+"""The rows that a cascade is calibrated on: the small model's answers beside the large one's, signals, right or wrong.
 
 Only shadow answers: they were drawn by chance. Drafts that escalated were drawn for being unsure, and say nothing of
 the rest.
@@ -28,7 +28,7 @@ BATCH = 500  # exchanges whose answers and labels are read at one time
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One answer of the candidate. `differs`: it says something else than the hosted model; `wrong` by the labels."""
+    """One answer of the small model. `differs`: it says something else than the large model; `wrong` by the labels."""
 
     exchange: str
     cluster: str
@@ -42,7 +42,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class CalibrationRows:
-    """In the order of time. `rung` is where `wrong` is from; `left_out` says what could not be used, and why."""
+    """In the order of time. `label_source` is where `wrong` is from; `left_out` is what could not be used, and why."""
 
     rows: tuple[CalibrationRow, ...]
     candidate: str
@@ -54,7 +54,7 @@ class CalibrationRows:
 def read(store: TrafficStore, task: str, candidate: str | None, since_s: float | None = None,
          until_s: float | None = None, *,
          label_source: WantedSource = "auto", scorer: str = "auto") -> CalibrationRows:
-    """EvidenceError if there is nothing, several candidates, or too few labels of the rung that was asked for."""
+    """EvidenceError if there is nothing, several candidates, or too few labels of the source that was asked for."""
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
     found, without = list[tuple[Exchange, RecordedAnswer, Sequence[Label]]](), Counter[str]()
     exchanges = store.exchanges(query)

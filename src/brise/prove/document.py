@@ -1,4 +1,6 @@
-"""A proof as one JSON value: what --json prints, and what tables and pages are made of. docs/prove.md says what it has.
+"""A proof as one JSON value: what --json prints, and what a report's document is made of.
+
+docs/guides/prove.md says what it has.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
 
 
 def planned(around: About, plan: Planned, terms: Terms) -> dict[str, Any]:
-    """Before anything is looked at."""
+    """Before any answer is compared."""
     return {"version": 1, **_around(around), "verdict": None, "terms": _terms(terms), "plan": asdict(plan)}
 
 
@@ -84,18 +86,18 @@ def plan_words(found: Mapping[str, Any]) -> str:
     plan, terms = found["plan"], found["terms"]
     stated = "stated" if plan["is_stated"] else "as in the data"
     return (f"Plan: for {100 * terms['power']:g} % power at a margin of {100 * terms['delta']:g} points, with "
-            f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} units, about "
-            f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} units as the test may be looked at any "
-            f"time. There are {plan['have_units']:,} units, {plan['have_labels']:,} pairs that differ are judged, "
-            f"{plan['open_rows']:,} are open.")
+            f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} clusters, about "
+            f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} clusters with interim analyses "
+            f"at any time. There are {plan['have_units']:,} clusters, {plan['have_labels']:,} pairs that differ are "
+            f"judged, {plan['open_rows']:,} are open.")
 
 
 def guarantee_words(found: Mapping[str, Any]) -> str:
     """What the test guarantees."""
     terms = found["terms"]
     return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % "
-            f"are promoted, whenever somebody looks (candidate {terms['candidate']}; all candidates on these data "
-            f"share {100 * terms['alpha']:g} %)")
+            f"are promoted, at any number of interim analyses (candidate {terms['candidate']}; all candidates on "
+            f"these data share {100 * terms['alpha']:g} %)")
 
 
 def time_words(seconds: float) -> str:

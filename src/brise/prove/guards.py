@@ -1,6 +1,6 @@
-"""What must hold beside quality: speed, valid answers, refusals and length, each with a margin of its own.
+"""Guards must hold beside quality: speed, valid answers, refusals and length, each with a margin of its own.
 
-All of them must be shown, each at the gate's own alpha: a model that fails one is promoted at most as often as that
+All of them must be shown, each at the test's own alpha: a model that fails one is promoted at most as often as that
 one's test errs, so nothing is split.
 """
 
@@ -18,7 +18,7 @@ from brise.evals.example import EvalAnswer
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters
 from brise.stats import sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
+from brise.stats.clusters import MIN_CLUSTERS, Floats, cluster_means
 from brise.stats.sequential_test import NonInferiorityTest
 
 Name = Literal["p95 latency", "valid answers", "refusals", "length"]
@@ -140,7 +140,7 @@ def _length(rows: Sequence[Pair], clusters: PairClusters, margins: Margins,
     # One more on both sides: an empty answer to an empty one is alike, and short labels weigh little.
     ratio = (lengths[:, 0] + 1) / (lengths[:, 1] + 1)
     within = ((ratio <= margins.length) & (ratio >= 1 / margins.length)).astype(np.float64)
-    successes = unit_means(within, clusters.of_row)
+    successes = cluster_means(within, clusters.of_row)
     path = sequential_test.rate_wealth(successes, margins.length_share)
     against = sequential_test.rate_wealth(1 - successes, 1 - margins.length_share)
     return _guard("length", f"at least {100 * margins.length_share:g} % of answers {1 / margins.length:.2g} to "
@@ -154,7 +154,7 @@ def _size(answer: EvalAnswer) -> int:
 
 def _paired(name: Name, claim: str, small: Floats, large: Floats, differences: Floats, clusters: PairClusters,
             margin: float, test: NonInferiorityTest) -> Guard:
-    means = unit_means(differences, clusters.of_row)
+    means = cluster_means(differences, clusters.of_row)
     return _guard(name, claim, float(small.mean()), float(large.mean()), sequential_test.wealth(means, margin),
                   sequential_test.wealth_against(means, margin), test)
 

@@ -1,6 +1,7 @@
 """A model judges which of two answers is good: blinded, in both orders, by a rubric.
 
-Its word alone proves nothing; `brise prove --rung judge` corrects it by people on a random part (docs/prove.md).
+Its word alone proves nothing; `brise prove --label-source judge` corrects it by people on a random part
+(docs/guides/prove.md).
 """
 
 from __future__ import annotations

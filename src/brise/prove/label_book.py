@@ -1,4 +1,4 @@
-"""Where verdicts on pairs of answers are kept, people's and a judge's: labels in the store, or a file beside a log.
+"""Books keep verdicts on pairs of answers, people's and a judge's: as labels in the store, or in a file beside a log.
 
 A file has a line each: {"id": of the pair, "small_score", "large_score", "rung": "human" or "judge", "who", "at",
 "second_look"}.
@@ -29,7 +29,10 @@ BATCH = 500  # exchanges whose labels are read at one time
 
 @dataclass(frozen=True)
 class Verdict:
-    """What somebody made of the two answers of a pair: 1 for a good one. A second look tells how steady people are."""
+    """What somebody made of the two answers of a pair: 1 for a good one.
+
+    A second verdict on the same pair measures how consistent people are.
+    """
 
     pair: str
     small: float

@@ -1,4 +1,4 @@
-"""What people are asked, and in which order: only about answers that differ, and nobody sees whose is which."""
+"""The queue of questions for people: only answers that differ are asked about, and nobody sees whose is which."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ MOST_SHOWN = 20
 
 
 def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
-    """All pairs of the file. `unit` names a label whose value tells independent units apart, else `conversation` does.
+    """All pairs of the file. `cluster` names a label whose value tells clusters apart, else `conversation` does.
 
     A row that cannot be read refuses all of them: figures over part of a log are no figures of the log.
     """
@@ -75,7 +75,7 @@ def _pair(value: Json, place: str, cluster: str | None) -> Pair:
     name = fields.text("conversation") or (identity.derived_conversation(prompt, tools) if prompt else number)
     if cluster is not None:
         if cluster not in labels:
-            raise RequestError(f"there is no label {cluster!r}, by which independent units are told apart")
+            raise RequestError(f"there is no label {cluster!r}, by which independent clusters are told apart")
         name = labels[cluster]
     context = context_digest({part: fields.raw(part) for part in ("messages", "tools")}) or NO_CONTEXT
     pair = Pair(fields.text("id") or number, place, name, small, large, again, _time(fields), prompt, tools, reference,

@@ -1,4 +1,4 @@
-"""Pairs from captured traffic: what the hosted model answered, and the candidate in the shadow."""
+"""Pairs from captured traffic: the large model's answers, and the small model's in the shadow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from brise.traffic.records import Exchange, Label
 from brise.traffic.store import Query, TrafficStore
 
 BATCH = 500  # exchanges whose answers and labels are read at one time
-SECOND_LOOK = "second look"  # the note of a label that only tells how steady its giver is
+SECOND_LOOK = "second look"  # the note of a label that only measures how consistent its giver is
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Captured:
 
 def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: float | None = None, *,
          small_model: str | None = None, fingerprint: str | None = NEWEST, cluster: str | None = None) -> Captured:
-    """All requests of the task that the hosted model answered for its user, and a candidate beside it.
+    """All requests of the task that the large model answered for its user, and a small model in the shadow.
 
-    Only the answers of one version of the candidate: of this `fingerprint`, or of who answered last. EvidenceError if
-    several candidates answered and `student` names none of them.
+    Only answers of one version of the small model count: that of `fingerprint`, or the one that answered last.
+    EvidenceError if several small models answered and `small_model` names none of them.
     """
     found, without = list[Pair](), Counter[str]()
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
@@ -58,7 +58,7 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
     students = sorted({pair.small.model or "unnamed" for pair in found})
     if len(students) > 1:
         raise EvidenceError(f"{len(students)} candidates answered {task!r} in this time: {', '.join(students)}",
-                            hint="--student NAME says which one is meant")
+                            hint="--small-model NAME says which one is meant")
     if not found:
         raise EvidenceError(f"no request of the task {task!r} was answered by both models in this time",
                             hint="brise serve --upstream URL --shadow SHARE: the candidate answers in the background")
@@ -122,7 +122,7 @@ def _messages(request: Body) -> tuple[Message, ...]:
 
 
 def _judgements(labels: Sequence[Label], answer: str) -> tuple[Judgement, ...]:
-    """Of each rung the newest word on either answer, if there is one on both."""
+    """Of each label source the newest word on either answer, if there is one on both."""
     small, large, who = dict[JudgementSource, float](), dict[JudgementSource, float](), dict[JudgementSource, str]()
     for label in sorted(labels, key=lambda label: label.at_s):
         if label.rung == "fidelity" or label.note == SECOND_LOOK:

@@ -1,4 +1,4 @@
-"""May the small model take over? From pairs to a verdict: what is promised beforehand, and what the data said."""
+"""The proof: from pairs to a verdict, over all of them and in slices. The claim is stated before data are seen."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters, PairScores, complete, part
 from brise.stats import intervals, sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, Floats, unit_means
+from brise.stats.clusters import MIN_CLUSTERS, Floats, cluster_means
 from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
 from brise.text.conversation import plain_text
 from brise.traffic import slice_keys
 
 MOST_VALUES = 20  # of a label that is looked at by itself; one with more, such as a user's name, is none
-ANYTIME = 2.0  # times the fixed number of units, until the test that may be looked at any time has 90 % power
+ANYTIME = 2.0  # times the fixed sample size, until the sequential test has 90 % power
 
 
 @dataclass(frozen=True)
 class Terms:
     """What is stated before data are seen. `alpha` is shared by all candidates; this one is the `candidate`-th.
 
-    `slice_delta` is the margin of a part: each has fewer units than the whole.
+    `slice_delta` is the margin of a slice: each has fewer clusters than the whole.
     """
 
     delta: float = 0.02
@@ -42,7 +42,7 @@ class Terms:
 
     @property
     def test(self) -> NonInferiorityTest:
-        """The promise with this candidate's part of alpha."""
+        """The non-inferiority test with this candidate's part of alpha."""
         return NonInferiorityTest(self.delta, sequential_test.candidate_alpha(self.alpha, self.candidate),
                                   self.futility)
 
@@ -51,7 +51,7 @@ class Terms:
 class Planned:
     """What it takes, and what there is. `discordance` is the share of rows whose answers differ, or what was stated.
 
-    `units` by the formula for a fixed number; `anytime_units` for the test that may be looked at every morning.
+    `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test.
     """
 
     discordance: float
@@ -91,7 +91,7 @@ class Proof:
     plan: Planned
     scored: PairScores
     clusters: PairClusters
-    differences: Floats  # of units
+    differences: Floats  # of clusters
     outcome: Outcome
     verdict: Verdict
     reason: str
@@ -104,41 +104,41 @@ class Proof:
 
 
 def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: float | None = None) -> Planned:
-    """Units and labels needed for a model as good as the large one. Looks at whether answers differ, not at whose is
+    """Clusters and labels needed for a model as good as the large one. It uses whether answers differ, not whose is
     better, so that it may be computed at any time.
     """
     clusters = tuple(pair.cluster for pair in pairs)
-    promise = terms.test
+    test = terms.test
     found = discordance
     if found is None:
         if not len(scored.differs):
             raise EvidenceError("there are no pairs", hint="state --psi, the share of answers that will differ")
         found = max(float(scored.differs.mean()), 1 / len(pairs))
-    # The variance of a unit's mean is at most the mean square of its share of rows that differ.
+    # The variance of a cluster's mean is at most the mean square of its share of rows that differ.
     spread = found if discordance is not None else max(
-        float((unit_means(scored.differs.astype(np.float64), clusters) ** 2).mean()), 1 / len(pairs))
-    planned = sequential_test.plan(spread, promise, terms.power)
-    rows_a_unit = len(pairs) / max(len(set(clusters)), 1) if pairs else 1.0
+        float((cluster_means(scored.differs.astype(np.float64), clusters) ** 2).mean()), 1 / len(pairs))
+    planned = sequential_test.plan(spread, test, terms.power)
+    rows_per_cluster = len(pairs) / max(len(set(clusters)), 1) if pairs else 1.0
     return Planned(
         found, discordance is not None, planned.units, math.ceil(ANYTIME * planned.units),
-        round(planned.units * rows_a_unit * found), len(set(clusters)),
-        int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / promise.alpha)
+        round(planned.units * rows_per_cluster * found), len(set(clusters)),
+        int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / test.alpha)
 
 
 def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned) -> Proof:
-    """The verdict over all pairs, which are in the order of time and of one context and teacher."""
-    clusters, promise = complete(pairs, scored), replace(terms.test, bound=scored.bound)
+    """The verdict over all pairs, which are in the order of time and of one context and one large model."""
+    clusters, test = complete(pairs, scored), replace(terms.test, bound=scored.bound)
     if len(clusters.names) < MIN_CLUSTERS and clusters.waiting:
         raise EvidenceError(
             f"{len(clusters.names)} clusters have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind "
             f"them {clusters.waiting} wait", hint=f"brise label: {int(scored.is_open.sum())} pairs differ and nobody "
                                                   "has said which answer is good")
     differences = clusters.means(scored.differences)
-    outcome = sequential_test.decide(differences, promise)
-    found = guards.guards(pairs, clusters, terms.margins, promise)
+    outcome = sequential_test.decide(differences, test)
+    found = guards.guards(pairs, clusters, terms.margins, test)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
     parts = slices_of(pairs, scored, clusters, dimensions(pairs, terms.dimensions),
-                          max(terms.slice_delta, terms.delta), promise.alpha)
+                          max(terms.slice_delta, terms.delta), test.alpha)
     if outcome.verdict != "promote":
         parts = tuple(replace(one, is_proven=False) for one in parts)
     small, large = (_measure(name, values, clusters) for name, values in (("small", scored.small),
@@ -151,7 +151,7 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
 
 
 def _difference(scored: PairScores, small: Measure, large: Measure, clusters: PairClusters) -> Bounded:
-    """Of right and wrong, one row a unit: Tango's interval; else units are drawn again.
+    """Of right and wrong, one row a cluster: Tango's interval; else clusters are resampled.
 
     Rows whose scores nobody gave, for their answers are the same, count as equal ones.
     """

@@ -1,7 +1,7 @@
-"""What both answers of each pair are worth, and who says so: the rungs of proof.labels.
+"""Scores of both answers of each pair, by one label source; and the clusters whose scores are complete.
 
-Where the two answers are the same, D is 0 and nobody needs to look. Where they differ, the chosen rung gives S and T;
-a pair that it does not speak of yet is open.
+Where the two answers are the same, D is 0 and nobody is asked. Where they differ, the chosen label source gives S and
+T; a pair that has no label of it yet is open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from brise.evals.scorers import Scorer
 from brise.files.digests import hash_draw
 from brise.prove.pairs import Judgement, Pair
 from brise.stats import labels
-from brise.stats.clusters import Floats, unit_means
+from brise.stats.clusters import Floats, cluster_means
 from brise.stats.labels import LabelSource
 
 WORDS: Mapping[LabelSource, str] = MappingProxyType({
@@ -32,7 +32,7 @@ WORDS: Mapping[LabelSource, str] = MappingProxyType({
 })
 Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
 
-JUDGED_SHARE = 0.3  # of the pairs that a judge looked at, people look at
+JUDGED_SHARE = 0.3  # of the pairs that a judge sees, people see this share
 # What a scorer's figures say of one answer as a whole; others may be chosen.
 FIGURES: Mapping[str, str] = MappingProxyType({
     "exact": "exact_squeezed", "json": "equal", "call": "call_exact", "class": "accuracy", "spans": "equal"})
@@ -67,7 +67,7 @@ def same(one: EvalAnswer, other: EvalAnswer) -> bool:
 
 
 def best_label_source(pairs: Sequence[Pair], differs: Sequence[bool]) -> LabelSource:
-    """The best rung that speaks of every pair that differs; of all pairs, where none does.
+    """The best source that labels every pair that differs; all pairs, where none does.
 
     Else a judge that does, if people began to correct it; else people, if they began; else fidelity.
     """
@@ -82,7 +82,7 @@ def best_label_source(pairs: Sequence[Pair], differs: Sequence[bool]) -> LabelSo
 
 def score(pairs: Sequence[Pair], label_source: LabelSource | None, scorer: Scorer | None, figure: str | None = None,
           share: float = JUDGED_SHARE) -> PairScores:
-    """Scores all pairs by one rung (None: the best one they have). `scorer` compares answers with references.
+    """Scores all pairs by one label source (None: the best one they have). `scorer` compares answers with references.
 
     `share` of the pairs that differ are drawn for people, who correct a judge.
     """
@@ -147,7 +147,7 @@ def figure_of(scorer: Scorer) -> str:
 
 
 def _judged(pairs: Sequence[Pair], sources: Sequence[str]) -> tuple[Floats, Floats]:
-    """What the first of these rungs that speaks of a pair says of it."""
+    """The scores by the first of these sources that labels a pair."""
     small, large = np.full(len(pairs), np.nan), np.full(len(pairs), np.nan)
     for at, pair in enumerate(pairs):
         judgement = _judgement(pair, sources)
@@ -173,7 +173,7 @@ def _fidelity(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np
 
 
 def is_drawn(pair: Pair, share: float) -> bool:
-    """Whether people are asked about a pair that a judge looked at: by its name only, so that nothing sways it."""
+    """Whether people are asked about a pair that a judge saw: by its name only, so that nothing biases it."""
     return hash_draw(f"brise judge\0{pair.id}") < share
 
 
@@ -209,7 +209,7 @@ def _plain(answer: EvalAnswer) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class PairClusters:
-    """The rows that count, and the unit of each. `waiting` units come behind the first that has an open row."""
+    """The rows that count, and the cluster of each. `waiting` clusters come after the first that has an open row."""
 
     rows: Rows
     of_row: tuple[str, ...]
@@ -225,12 +225,12 @@ class PairClusters:
         return [pairs[int(at)] for at in self.rows]
 
     def means(self, values: Any) -> Floats:
-        """A number for each of all rows, as means over the rows of each unit."""
-        return unit_means(np.asarray(values, np.float64)[self.rows], self.of_row)
+        """A number for each of all rows, as means over the rows of each cluster."""
+        return cluster_means(np.asarray(values, np.float64)[self.rows], self.of_row)
 
 
 def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
-    """All units before the first that has an open row.
+    """All clusters before the first that has an open row.
 
     Only these: which of two answers is better must not decide whether a pair is among those that count.
     """
@@ -244,7 +244,7 @@ def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
 
 
 def part(clusters: PairClusters, of_slice: Any) -> PairClusters:
-    """The rows of these units for which `of_slice`, one truth value for each of all rows, holds."""
+    """The rows of these clusters for which `of_slice`, one truth value for each of all rows, holds."""
     inside = np.asarray(of_slice, np.bool_)[clusters.rows]
     names = tuple(name for name, is_in in zip(clusters.of_row, inside, strict=True) if is_in)
     return PairClusters(clusters.rows[inside], names, clusters.waiting)

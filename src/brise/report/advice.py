@@ -1,4 +1,6 @@
-"""What to do, and why: rules in one order, the first that holds decides. `stay on the large model` is one of them."""
+"""Advice says what to do, and why: of the rules, in their order, the first that holds decides. One is to stay on the
+large model.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brise.report import figures
+from brise.stats.clusters import MIN_CLUSTERS
 
 Choice = Literal["stay", "not yet", "switch", "cascade", "classical", "keep"]
-MIN_CONVERSATIONS = 30  # proof.units.MIN_CLUSTERS: under that, no test says anything
 
 
 @dataclass(frozen=True)
 class Proven:
-    """The newest proof in the ledger. `gap` is the estimate of small less hosted, `delta` the margin stated before."""
+    """The newest proof in the ledger. `gap` is the estimate of small less large, `delta` the margin stated before."""
 
     verdict: Literal["promote", "not good enough", "undecided"]
     delta: float
@@ -102,9 +104,9 @@ def _switched(facts: Facts) -> Advice | None:
 def _nothing_shown(facts: Facts) -> Advice | None:
     if facts.proven is not None:
         return None
-    if facts.conversations < MIN_CONVERSATIONS:
+    if facts.conversations < MIN_CLUSTERS:
         return Advice("not yet", "Stay on the large model for now: too little traffic to say anything",
-                      (f"{facts.conversations} conversations were captured, {MIN_CONVERSATIONS} are the least that any "
+                      (f"{facts.conversations} conversations were captured, {MIN_CLUSTERS} are the least that any "
                        "test accepts.",))
     return Advice("not yet", "Stay on the large model for now: nothing was proven yet",
                   (f"{facts.conversations} conversations were captured. What a small model would make of them is not "

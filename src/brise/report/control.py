@@ -1,4 +1,4 @@
-"""Where data went, who may say what with them, and what runs without a network."""
+"""Control: where data went, what the licence and the rights allow, and what runs without a network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def control(traffic: TrafficOverview, model: Model | None) -> Control:
         # A hosted model that was down has been sent nothing that we know of: a broken request counts as sent.
         if row.mode in ("hosted", "escalated", "failed"):
             went.setdefault(row.served_by or row.model or "hosted", set()).add(row.id)
-    for answer in traffic.told("audit", "reask", "reanswer"):
+    for answer in traffic.answers_as("audit", "reask", "reanswer"):
         went.setdefault(answer.served_by or "hosted", set()).add(answer.exchange)
     total = len(traffic.exchanges)
     outside = set().union(*went.values()) if went else set()

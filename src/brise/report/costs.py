@@ -1,4 +1,4 @@
-"""What a request costs with each system, and after how many requests the machine has paid for itself."""
+"""Costs of a request with each system, and the number of requests after which the machine has paid for itself."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | Non
 
 def _busy_s(traffic: TrafficOverview) -> float | None:
     """Seconds a request in which our machine was answering at least one: what is answered side by side is shared."""
-    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.told("shadow", "draft")]
+    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.answers_as("shadow", "draft")]
     spans = [(item.at_s, item.at_s + item.total_s) for item in small if item.total_s > 0]
     return _covered(spans) / len(spans) if spans else None
 
@@ -125,7 +125,7 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _small(traffic: TrafficOverview, hardware: Hardware | None, busy_s: float) -> Cost:
-    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.told("shadow", "draft")]
+    small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.answers_as("shadow", "draft")]
     usages = [item.usage for item in small if item.usage is not None]
     power = None if hardware is None else hardware.usd_of_power_s * busy_s
     machine = None if hardware is None else hardware.usd_per_busy_s * busy_s
@@ -140,7 +140,7 @@ def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> 
     rows = traffic.of("small", "escalated")
     if not rows or busy_s is None:
         return None
-    audits = {answer.exchange: answer for answer in traffic.told("audit")}
+    audits = {answer.exchange: answer for answer in traffic.answers_as("audit")}
     spent, is_known = list[tuple[str, float]](), True
     for row in rows:
         usd = 0.0 if row.mode == "small" else prices.cost(row.served_by, row.model, row.usage)

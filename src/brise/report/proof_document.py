@@ -50,7 +50,7 @@ def proof_document(found: Mapping[str, Any]) -> Document:
     top: list[Part] = [Conclusion(STATUS[found["verdict"]], HEADLINE[found["verdict"]], [found["reason"]]),
                        _key_figures(found)]
     return Document(f"Proof: {found['task']}", _lead(found), sections, top,
-                    "Made by brise prove. The guarantee holds at every moment somebody looks.")
+                    "Made by brise prove. The guarantee holds at every interim analysis.")
 
 
 def _lead(found: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ def _key_figures(found: Mapping[str, Any]) -> KeyFigures:
         ("small model", figures.percent(scores["small"]["estimate"]), ""),
         ("large model", figures.percent(scores["large"]["estimate"]), ""),
         ("difference", figures.points(d["estimate"]), f"margin {-100 * found['terms']['delta']:g} points"),
-        ("units", f"{gate['units']:,}", f"{gate['waiting']:,} wait for judgements" if gate["waiting"] else ""),
+        ("clusters", f"{gate['units']:,}", f"{gate['waiting']:,} wait for judgements" if gate["waiting"] else ""),
         ("answers differ", figures.percent(scores["discordance"]), "in what they are worth")])
 
 
@@ -75,20 +75,20 @@ def _path(found: Mapping[str, Any]) -> Figure:
              Series("against it", xs, [max(value, LOWEST) for value in gate["futility_path"]])]
     most = max(*drawn[0].ys, *drawn[1].ys, gate["level"], futility)
     chart = LineChart(
-        "Evidence after each unit", f"Evidence for and against, after each of {gate['units']} units. It promotes at "
-        f"{gate['level']:.1f} and ends at {futility:g}.", drawn, Axis("units", 0.0, max(xs)),
+        "Evidence after each cluster", f"Evidence for and against, after each of {gate['units']} clusters. It "
+        f"promotes at {gate['level']:.1f} and ends at {futility:g}.", drawn, Axis("clusters", 0.0, max(xs)),
         Axis("evidence", LOWEST, min(most * 3, 1e9), is_log=True),
         # The two lie close together, so the upper one says what both are.
         [Reference(max(gate["level"], futility), f"promote at {gate['level']:.1f}; against: end at {futility:g}"),
          Reference(min(gate["level"], futility), "")])
-    return Figure("Evidence after each unit", chart,
-                       "The wealth of a gambler who bets that the small model is within the margin, and of one who "
-                       "bets that it is not. Either may be looked at any time.")
+    return Figure("Evidence after each cluster", chart,
+                       "The wealth of a bettor who bets that the small model is within the margin, and of one who "
+                       "bets that it is not. Both hold at every interim analysis.")
 
 
 def _decision(found: Mapping[str, Any]) -> list[Part]:
     gate = found["gate"]
-    decided = (f"Decided after {gate['decided_at']:,} units." if gate["decided_at"] is not None else
+    decided = (f"Decided after {gate['decided_at']:,} clusters." if gate["decided_at"] is not None else
                "Not decided yet.")
     return [Paragraph(f"{decided} {texts.guarantee_words(found)}."), Paragraph(_evidence_words(found)),
             Note(texts.plan_words(found))]
@@ -105,7 +105,7 @@ def _quality(found: Mapping[str, Any]) -> list[Part]:
     rows = [(name, figures.percent(scores[name]["estimate"]), figures.interval(scores[name]["low"],
              scores[name]["high"]), scores[name]["interval"]) for name in ("small", "large")]
     rows.append(("difference", figures.points(d["estimate"]), figures.interval(d["low"], d["high"]), d["interval"]))
-    about = "An interval for a number of units fixed beforehand, to be read beside the evidence, not for it."
+    about = "An interval for a sample size fixed beforehand, to be read beside the evidence, not for it."
     return [Figure("Difference of quality", chart, about),
             ReportTable(["", "estimate", "95 % interval", "how"], rows, numeric=(1, 2))]
 
@@ -129,7 +129,7 @@ def _slices(found: Mapping[str, Any]) -> list[Part]:
     rows = [(one["name"], f"{one['units']:,}", figures.points(one["mean"]), figures.short(round(one["evidence"], 2)),
              Mark("good", "proven") if one["is_proven"] else Mark("unsure", "escalates"))
             for one in found["slices"]]
-    return [ReportTable(["slice", "units", "difference", "evidence", ""], rows, numeric=(1, 2, 3)),
+    return [ReportTable(["slice", "clusters", "difference", "evidence", ""], rows, numeric=(1, 2, 3)),
             Note(f"Each within {margin:g} points, by e-values and e-BH: at most {100 * terms['alpha']:g} % of the "
                       "proven slices are wrong on average. What is not proven goes on to the large model.")]
 
@@ -143,7 +143,7 @@ def _baselines(baselines: Sequence[Mapping[str, Any]]) -> ReportTable:
 def _ground(found: Mapping[str, Any]) -> list[str]:
     window = found["window"]
     lines = [f"Labels: {found['labels']['source']}.", f"Score: {found['labels']['definition']}.",
-             f"Source: {found['source']}; a unit is a {window['unit']}."]
+             f"Source: {found['source']}; a cluster is a {window['unit']}."]
     if window["since_s"] is not None:
         since, until = texts.time_words(window["since_s"]), texts.time_words(window["until_s"])
         lines.append(f"Asked from {since} to {until}.")

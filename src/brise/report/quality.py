@@ -1,4 +1,4 @@
-"""How good each system's answers are, as far as somebody or something said so: by one rung of labels, never a mix."""
+"""The quality of each system's answers, as far as they have labels: by one label source, never a mix."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class AnswerQuality:
 
 @dataclass(frozen=True)
 class Qualities:
-    """`rung` is None where there are no labels. `difference` is the small model less the hosted one, on the same
-    requests.
+    """`label_source` is None where there are no labels. `difference` is the small model less the large one, on the
+    same requests.
     """
 
     label_source: str | None
@@ -49,7 +49,7 @@ class _Scored:
 
 
 def qualities(traffic: TrafficOverview) -> Qualities:
-    """From the best rung that has labels.
+    """From the best label source that there is.
 
     hosted: its own answers to requests that no switch had chosen. small: shadow answers, each weighing 1 over the
     probability with which it was drawn. cascade: what clients got from a switched task; the labelled answers of each
@@ -61,7 +61,7 @@ def qualities(traffic: TrafficOverview) -> Qualities:
         return Qualities(None, {}, None)
     own, others = _scores([label for label in traffic.labels if label.rung == label_source])
     conversation = {row.id: row.conversation for row in traffic.exchanges}
-    shadows = [answer for answer in traffic.told("shadow") if answer.id in others]
+    shadows = [answer for answer in traffic.answers_as("shadow") if answer.id in others]
     systems = {
         "hosted": [_Scored(row.conversation, own[row.id]) for row in traffic.of("hosted") if row.id in own],
         "small": [_Scored(conversation[answer.exchange], others[answer.id], 1 / (answer.probability or 1.0))

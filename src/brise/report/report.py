@@ -99,7 +99,7 @@ def _model(options: ReportOptions, home: Path) -> Model | None:
 
 
 def to_json(report: SwitchReport) -> dict[str, Any]:
-    """What --json prints. docs/report.md says what it has."""
+    """What --json prints. docs/guides/report.md says what it has."""
     traffic, past = report.traffic, report.history
     return {
         "version": VERSION, "made_s": report.made_s, "task": traffic.task,

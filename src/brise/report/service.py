@@ -92,7 +92,7 @@ def waits(traffic: TrafficOverview) -> Mapping[str, Waits]:
     """
     kept = traffic.of("small")
     samples: Mapping[str, Sequence[Exchange | RecordedAnswer]] = {
-        "hosted": traffic.of("hosted"), "small": kept or traffic.told("shadow"),
+        "hosted": traffic.of("hosted"), "small": kept or traffic.answers_as("shadow"),
         "cascade": traffic.of("small", "escalated"), "degraded": traffic.of("degraded")}
     return {name: _waits([item for item in items if item.status < 400]) for name, items in samples.items() if items}
 

@@ -103,11 +103,11 @@ def _path(report: SwitchReport) -> Figure | None:
     if not gate or not gate["path"]:
         return None
     return Figure("Evidence of the newest proof", LineChart(
-        "Evidence that the small model may take over", "The path of K_t over the units compared.",
+        "Evidence that the small model may take over", "The path of K_t over the clusters compared.",
         [Series("for the switch", gate["at"], gate["path"]), Series("against it", gate["at"], gate["futility_path"])],
-        Axis("units compared"), Axis("evidence", is_log=True),
+        Axis("clusters compared"), Axis("evidence", is_log=True),
         [Reference(gate["level"], f"proof at {gate['level']:.3g}")]),
-        f"Decided after {gate['decided_at']} units." if gate["decided_at"] else "Not decided.")
+        f"Decided after {gate['decided_at']} clusters." if gate["decided_at"] else "Not decided.")
 
 
 def _proof_lines(report: SwitchReport) -> list[Part]:

@@ -1,4 +1,4 @@
-"""A task's traffic as the report needs it: who answered, when, how fast, for how many tokens; without contents."""
+"""A task's traffic as the report needs it: who answered, when, how fast, in how many tokens; without contents."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrafficOverview:
         """Exchanges that were answered in one of these ways."""
         return [row for row in self.exchanges if row.mode in modes]
 
-    def told(self, *roles: str) -> list[RecordedAnswer]:
+    def answers_as(self, *roles: str) -> list[RecordedAnswer]:
         """Other answers, in these roles."""
         return [answer for answer in self.answers if answer.role in roles]
 

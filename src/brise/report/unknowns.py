@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.report.advice import MIN_CONVERSATIONS
 from brise.report.control import Control
 from brise.report.costs import TrafficCosts
 from brise.report.ledger import SwitchTimeline
 from brise.report.quality import Qualities
 from brise.report.service import Availability, Waits
 from brise.report.traffic import TrafficOverview
+from brise.stats.clusters import MIN_CLUSTERS
 from brise.traffic.prices import Prices
 
 
@@ -43,9 +43,9 @@ def unknowns(found: ReportSections) -> tuple[Unknown, ...]:
 
 def _of_quality(found: ReportSections) -> list[Unknown]:
     out, traffic = list[Unknown](), found.traffic
-    if traffic.conversations < MIN_CONVERSATIONS:
+    if traffic.conversations < MIN_CLUSTERS:
         out.append(Unknown(f"Any interval: {traffic.conversations} conversations are too few "
-                           f"({MIN_CONVERSATIONS} are the least)", "capture more traffic"))
+                           f"({MIN_CLUSTERS} are the least)", "capture more traffic"))
     match found.qualities.label_source:
         case None:
             out.append(Unknown("How good any answer is: nothing has a label",
@@ -59,14 +59,14 @@ def _of_quality(found: ReportSections) -> list[Unknown]:
         case "fidelity":
             out.append(Unknown("Whether answers are right: they were only compared with the hosted model's",
                                "brise label, or outcomes from your own program"))
-    if not traffic.told("shadow"):
+    if not traffic.answers_as("shadow"):
         out.append(Unknown("What the small model would have answered to this traffic", "brise serve --shadow SHARE"))
     if found.history.proof is None:
         out.append(Unknown("Whether the small model may take over", "brise prove"))
     if traffic.of("small") and not found.history.audits:
         out.append(Unknown("Whether the switched answers are still good: none was audited",
                            "the random audit of brise switch"))
-    unlabelled = "small" not in found.qualities.systems and bool(traffic.told("shadow"))
+    unlabelled = "small" not in found.qualities.systems and bool(traffic.answers_as("shadow"))
     if found.qualities.label_source is not None and unlabelled and found.qualities.label_source != "human":
         out.append(Unknown("How good the small model's answers are: none of them has a label", "brise label"))
     return out

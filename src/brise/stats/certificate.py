@@ -1,6 +1,6 @@
-"""What a proof leaves behind: all that its verdict depends on, in one form, so that anybody can compute it again.
+"""Certificates hold all that a verdict depends on, in one form, so that anybody can compute it again.
 
-The differences of the units are in it, in their order; from them alone the path K_t follows, bit for bit.
+The differences of the clusters are in it, in their order. From them alone the path K_t follows, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CertifiedModel:
 
 @dataclass(frozen=True)
 class Window:
-    """Which data. `source` says where they lay, `units_digest` is that of the units' names in order."""
+    """Which data. `source` says where they lay, `units_digest` is that of the clusters' names in order."""
 
     source: str
     source_digest: str | None
@@ -95,7 +95,7 @@ class Certificate:
 
     @property
     def n(self) -> int:
-        """Units."""
+        """Clusters."""
         return len(self.differences)
 
 
@@ -121,8 +121,8 @@ def replay(certificate: Certificate, differences: Sequence[float] | None = None)
         if len(differences) != certificate.n:
             at = min(len(differences), certificate.n) + 1
             return ReplayMismatch(at, f"there were {certificate.n} units, there are {len(differences)}")
-    promise = NonInferiorityTest(certificate.delta, certificate.alpha, certificate.futility, certificate.bound)
-    outcome = sequential_test.decide(certificate.differences, promise)
+    test = NonInferiorityTest(certificate.delta, certificate.alpha, certificate.futility, certificate.bound)
+    outcome = sequential_test.decide(certificate.differences, test)
     said_path = np.array(certificate.path)
     if len(said_path) != certificate.n:
         return ReplayMismatch(None, f"the path has {len(said_path)} values for {certificate.n} units")

@@ -1,4 +1,4 @@
-"""What counts as one observation: a conversation or session, never one row where rows share a source."""
+"""Clusters are what counts as one observation: a conversation or session, never one row where rows share a source."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def scores(values: Any, name: str, low: float = 0.0, high: float = 1.0) -> Float
     return out
 
 
-def unit_means(values: Any, clusters: Sequence[object]) -> Floats:
+def cluster_means(values: Any, clusters: Sequence[object]) -> Floats:
     """The mean of each cluster's rows, clusters in the order in which they first appear.
 
-    Rows of one session go the same way: fed row by row, a valid test promotes far more often than it promises.
+    Rows of one session go wrong together: fed row by row, a valid test errs far more often than its alpha.
     """
     rows = np.asarray(values, np.float64)
     if len(rows) != len(clusters):
@@ -42,7 +42,7 @@ def unit_means(values: Any, clusters: Sequence[object]) -> Floats:
 
 
 def require_clusters(count: int) -> None:
-    """EvidenceError if there are too few independent units for any claim."""
+    """EvidenceError if there are too few independent clusters for any claim."""
     if count < MIN_CLUSTERS:
-        raise EvidenceError(f"there are {count} independent units, at least {MIN_CLUSTERS} are needed",
+        raise EvidenceError(f"there are {count} independent clusters, at least {MIN_CLUSTERS} are needed",
                             hint="collect more conversations; more rows of the same ones do not help")

@@ -1,4 +1,4 @@
-"""Intervals for a number of units fixed beforehand, to be read beside the anytime test."""
+"""Confidence intervals for a sample size that was fixed beforehand, to be read beside the sequential test."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tango(only_small: int, only_large: int, units: int, confidence: float = 0.95
 
 
 def normal(differences: Any, confidence: float = 0.95) -> Interval:
-    """Mean of independent units and its interval by the central limit theorem."""
+    """Mean of independent clusters and its interval by the central limit theorem."""
     units = scores(differences, "differences", -1.0, 1.0)
     require_clusters(len(units))
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * float(units.std(ddof=1)) / math.sqrt(len(units))

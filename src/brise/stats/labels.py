@@ -43,7 +43,7 @@ def corrected(judged_rest: Any, judged: Any, labelled: Any, confidence: float = 
 
 
 def corrected_units(judged: Any, labelled: Any, is_drawn: Any, probability: float) -> Floats:
-    """The same for a test that goes on unit by unit: J, and (H - J) / probability more where people were asked.
+    """The same for a test that goes on cluster by cluster: J, and (H - J) / probability more where people were asked.
 
     Units were drawn for people with this `probability`, independently of everything else, so each value is the
     humans' D on average, however biased the judge is. Of units that were not drawn `labelled` is not looked at.
@@ -68,12 +68,12 @@ def _squared_error(values: Floats) -> float:
     return float(values.var(ddof=1)) / len(values)
 
 
-def fidelity(agrees: Any, teacher_agrees: Any) -> Floats:
-    """D of units without labels: 1[small ~ teacher] - 1[teacher asked again ~ teacher]."""
-    small, teacher = scores(agrees, "agrees"), scores(teacher_agrees, "teacher_agrees")
-    if len(small) != len(teacher):
-        raise EvidenceError(f"{len(small)} agreements of the small model and {len(teacher)} of the teacher")
-    difference: Floats = small - teacher
+def fidelity(agrees: Any, large_agrees: Any) -> Floats:
+    """D of pairs without labels: 1[small ~ large] - 1[large asked again ~ large]."""
+    small, large = scores(agrees, "agrees"), scores(large_agrees, "large_agrees")
+    if len(small) != len(large):
+        raise EvidenceError(f"{len(small)} agreements of the small model and {len(large)} of the large one")
+    difference: Floats = small - large
     return difference
 
 

@@ -1,4 +1,4 @@
-"""Logistic regression in plain numpy: from a few signals of an answer to the chance that it is right."""
+"""Logistic regression in plain NumPy: the chance that an answer is right, from a few of its signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from brise.errors import EvidenceError
 from brise.stats.clusters import Floats, scores
 
 # On standardised signals: a prior of N(0, 1) on each weight, worth about one observation. It keeps weights finite where
-# the signals part right from wrong answers without an exception.
+# the signals separate right from wrong answers perfectly.
 RIDGE = 1.0
 MAX_STEPS = 50
 

@@ -1,4 +1,4 @@
-"""After the switch: an audited random share of kept requests, an unbiased estimate, and an alarm that means it."""
+"""The monitor of a switch: an unbiased estimate from a random share of audited answers, and an alarm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brise.stats.clusters import Floats, scores
 from brise.stats.intervals import Interval
 from brise.stats.sequential_test import STAKES
 
-ALARM = 1e4  # on average at least so many audited units pass before a false alarm
+ALARM = 1e4  # on average at least so many audited answers pass before a false alarm
 
 
 def audited_mean(differences: Any, probabilities: Any, total: int, confidence: float = 0.95) -> Interval:
@@ -48,7 +48,7 @@ class Alarm:
     """An e-CUSUM detector (Shin, Ramdas & Rinaldo, 2203.03532) of E[D] having fallen under -delta.
 
     `logs` holds one log wealth a stake; each never falls below 0, that is: the past in which all was well is
-    forgotten. Make one with Alarm.start, and replace it by `after(d)` at each audited unit.
+    forgotten. Make one with Alarm.start, and replace it by `updated(d)` at each audited answer.
     """
 
     delta: float
@@ -63,8 +63,8 @@ class Alarm:
             raise EvidenceError(f"the alarm level is {level}, it must be over 1")
         return cls(delta, (0.0,) * len(STAKES), level)
 
-    def after(self, difference: float) -> Alarm:
-        """The detector one audited unit later."""
+    def updated(self, difference: float) -> Alarm:
+        """The detector one audited answer later."""
         if not -1 <= difference <= 1:
             raise EvidenceError(f"the difference is {difference}, allowed is -1 to 1")
         logs = tuple(max(log, 0.0) + math.log1p(-min(stake, 1 / (1 + self.delta)) * (difference + self.delta))

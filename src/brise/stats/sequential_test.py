@@ -1,6 +1,6 @@
-"""May the small model take over? A paired test that holds at every moment somebody looks at it.
+"""A paired non-inferiority test: may the small model take over? It is valid at every interim analysis.
 
-Each unit gives D = S - T, the small model's score less the large one's, in [-1, 1]. The claim to be shown is
+Each cluster gives D = S - T, the small model's score less the large one's, in [-1, 1]. The claim to be shown is
 E[D] > -delta, for a margin delta stated before any data are seen. Evidence grows as the wealth of a gambler who
 bets on it: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds: Howard et al., 1810.08240.
 """
@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.stats.clusters import Floats, require_clusters, scores, unit_means
+from brise.stats.clusters import Floats, cluster_means, require_clusters, scores
 
-# The stakes of eight gamblers; wealth is their mean, so none of them has to be the right one.
+# The stakes of eight bettors; wealth is their mean, so none of them has to be the right one.
 STAKES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 
-BLOCK = 128  # units whose product of factors in [0.1, 2.8] stays far inside a double's range
+BLOCK = 128  # clusters whose product of factors in [0.1, 2.8] stays far inside a double's range
 LARGEST = sys.float_info.max / len(STAKES)
 
 # Seconds at which the large model's p95 may lie, 8 to a factor of 10: fixed before any data, as they must be.
@@ -33,10 +33,10 @@ Verdict = Literal["promote", "not good enough", "undecided"]
 
 @dataclass(frozen=True)
 class NonInferiorityTest:
-    """The promise: at most `alpha` wrong promotions of a model that is `delta` or more worse.
+    """The test's guarantee: a model that is `delta` or more worse is promoted with probability `alpha` at most.
 
-    Wealth of `futility` for the opposite claim ends the test with "not good enough". Each unit's D is within `bound`
-    of zero: 1, but more for a judge's opinions that are corrected by people (labels.corrected_units).
+    Wealth of `futility` for the opposite claim ends the test with "not good enough". Each cluster's D is within
+    `bound` of zero: 1, but more for a judge's opinions that are corrected by people (labels.corrected_units).
     """
 
     delta: float = 0.02
@@ -57,7 +57,7 @@ class NonInferiorityTest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the data said, `decided_at` units in (None: not yet). The paths have a value for each unit."""
+    """The verdict, decided after `decided_at` clusters (None: not yet). The paths have a value for each cluster."""
 
     verdict: Verdict
     decided_at: int | None
@@ -65,12 +65,12 @@ class Outcome:
     futility_path: Floats
 
 
-def decide(differences: Any, gate: NonInferiorityTest) -> Outcome:
-    """Runs the gate over units in the order in which they came; the first decision stands."""
-    units = scores(differences, "differences", -gate.bound, gate.bound)
+def decide(differences: Any, test: NonInferiorityTest) -> Outcome:
+    """Runs the test over clusters in the order in which they came; the first decision stands."""
+    units = scores(differences, "differences", -test.bound, test.bound)
     require_clusters(len(units))
-    path, against = wealth(units, gate.delta, gate.bound), wealth_against(units, gate.delta, gate.bound)
-    promoted, stopped = _first(path >= 1 / gate.alpha), _first(against >= gate.futility)
+    path, against = wealth(units, test.delta, test.bound), wealth_against(units, test.delta, test.bound)
+    promoted, stopped = _first(path >= 1 / test.alpha), _first(against >= test.futility)
     if promoted is not None and (stopped is None or promoted <= stopped):
         return Outcome("promote", promoted + 1, path, against)
     if stopped is not None:
@@ -79,10 +79,10 @@ def decide(differences: Any, gate: NonInferiorityTest) -> Outcome:
 
 
 def wealth(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
-    """K_t after each unit: the mean over stakes of prod(1 + stake (D + delta)); 1 / alpha of it is proof.
+    """K_t after each cluster: the mean over stakes of prod(1 + stake (D + delta)); 1 / alpha of it is proof.
 
-    Under E[D] <= -delta it reaches 1 / alpha with probability alpha at most, whenever one looks. Shape (..., n)
-    of units gives the same shape. With a larger `bound` of |D| the stakes are so much smaller.
+    Under E[D] <= -delta it reaches 1 / alpha with probability alpha at most, at any number of interim analyses. Shape
+    (..., n) of clusters gives the same shape. With a larger `bound` of |D| the stakes are so much smaller.
     """
     return _mixture((np.asarray(differences, np.float64) + delta) / bound, bound / (bound - delta))
 
@@ -126,27 +126,27 @@ def _first(reached: Any) -> int | None:
 
 @dataclass(frozen=True)
 class SampleSizePlan:
-    """What a gate will cost: `units` to compare, of which about `labels` differ and need a judgement."""
+    """What a test will cost: `units` clusters to compare, of which about `labels` differ and need a judgement."""
 
     units: int
     labels: int
 
 
-def plan(discordance: float, gate: NonInferiorityTest, power: float = 0.9) -> SampleSizePlan:
-    """Units for a model that is as good as the large one, with `discordance` = P(S != T).
+def plan(discordance: float, test: NonInferiorityTest, power: float = 0.9) -> SampleSizePlan:
+    """Clusters for a model that is as good as the large one, with `discordance` = P(S != T).
 
-    The fixed-n normal approximation (z_{1-alpha} + z_power)^2 discordance / delta^2. The test that may be looked at
-    at any time promotes an equal model in 6 of 10 runs by then, and in 9 of 10 by twice as many (simulated).
+    The fixed-n normal approximation (z_{1-alpha} + z_power)^2 discordance / delta^2. The sequential
+    test promotes an equal model in 6 of 10 runs by then, and in 9 of 10 by twice as many (simulated).
     """
     if not 0 < discordance <= 1:
         raise EvidenceError(f"discordance is {discordance}, allowed is over 0 to 1")
     if not 0.5 <= power < 1:
         raise EvidenceError(f"power is {power}, allowed is 0.5 to under 1")
-    if gate.delta == 0:
-        raise EvidenceError("delta is 0: no number of units shows that two equal models are equal",
+    if test.delta == 0:
+        raise EvidenceError("delta is 0: no number of clusters shows that two equal models are equal",
                             hint="state how many points worse the small model may be")
-    z = NormalDist().inv_cdf(1 - gate.alpha) + NormalDist().inv_cdf(power)
-    units = z * z * discordance / gate.delta**2
+    z = NormalDist().inv_cdf(1 - test.alpha) + NormalDist().inv_cdf(power)
+    units = z * z * discordance / test.delta**2
     return SampleSizePlan(round(units), round(discordance * units))
 
 
@@ -168,7 +168,7 @@ def proven_slices(evidence: Mapping[str, float], alpha: float = 0.05) -> frozens
 
 
 def rate_wealth(successes: Any, least: float) -> Floats:
-    """Evidence after each unit that a rate (valid JSON, within the latency limit) is over `least`.
+    """Evidence after each cluster that a rate (valid JSON, within the latency limit) is over `least`.
 
     `successes` are in [0, 1], shape (..., n). For p95 latency: success is an answer within a limit stated before, least
     is 0.95; p95_wealth compares two models.
@@ -182,7 +182,7 @@ def rate_wealth(successes: Any, least: float) -> Floats:
 
 def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s: float,
                quantile: float = 0.95) -> Floats:
-    """Evidence after each unit that the small model's p95 is at most `margin_s` above the large one's.
+    """Evidence after each cluster that the small model's p95 is at most `margin_s` above the large one's.
 
     If it is more, then for every limit x either under 95 % of small answers come within x + margin, or over 95 % of
     large ones within x. So the lesser of the two pieces of evidence against that is fair at each x, and so is their
@@ -193,8 +193,8 @@ def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s:
         raise EvidenceError("a latency is not a number of seconds from 0 on")
     if not margin_s >= 0:
         raise EvidenceError(f"the margin is {margin_s} s, allowed is 0 and more")
-    is_fast = np.stack([unit_means(small <= limit + margin_s, clusters) for limit in LIMITS_S])
-    is_slow = np.stack([unit_means(large > limit, clusters) for limit in LIMITS_S])
+    is_fast = np.stack([cluster_means(small <= limit + margin_s, clusters) for limit in LIMITS_S])
+    is_slow = np.stack([cluster_means(large > limit, clusters) for limit in LIMITS_S])
     lesser = np.minimum(rate_wealth(is_fast, quantile), rate_wealth(is_slow, 1 - quantile))
     mean: Floats = lesser.mean(axis=0)
     return mean

@@ -1,6 +1,6 @@
-"""Which answers of the small model may be kept: a threshold on its confidence, with a promise about the kept ones.
+"""Which answers of the small model may be kept: a threshold on its confidence, with a guarantee about the kept ones.
 
-The promise: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
+The claim: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
 surer. Sources: SGR (Geifman & El-Yaniv, 1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
 """
 
@@ -41,19 +41,19 @@ class Threshold:
     bound: float
 
 
-def of_analysis(promise: RiskClaim, k: int) -> RiskClaim:
+def of_analysis(claim: RiskClaim, k: int) -> RiskClaim:
     """What the k-th interim analysis (from 1) of one set of data may claim; all together fail with `delta` at most."""
-    return replace(promise, delta=candidate_alpha(promise.delta, k))
+    return replace(claim, delta=candidate_alpha(claim.delta, k))
 
 
-def floor(error_rate: float, promise: RiskClaim) -> float:
+def floor(error_rate: float, claim: RiskClaim) -> float:
     """The share that must escalate even if confidence ranked perfectly (2606.29054)."""
-    return max(0.0, (error_rate - promise.risk) / (1 - promise.risk))
+    return max(0.0, (error_rate - claim.risk) / (1 - claim.risk))
 
 
-def least_units(promise: RiskClaim) -> int:
+def least_units(claim: RiskClaim) -> int:
     """Answers that must be kept, all of them right, before anything can be certified: (1 - risk)^n <= delta."""
-    return math.ceil(math.log(promise.delta) / math.log1p(-promise.risk))
+    return math.ceil(math.log(claim.delta) / math.log1p(-claim.risk))
 
 
 def auroc(confidences: Any, wrong: Any) -> float:
@@ -68,43 +68,43 @@ def auroc(confidences: Any, wrong: Any) -> float:
     return float((middles[inverse][mistakes == 0].sum() - good * (good + 1) / 2) / (good * bad))
 
 
-def oracle(confidences: Any, wrong: Any, promise: RiskClaim) -> float:
+def oracle(confidences: Any, wrong: Any, claim: RiskClaim) -> float:
     """The share that could be kept if the error of each threshold were known: what no honest rule reaches."""
     ranked, errors = _ranked(confidences, wrong)
-    fine = np.flatnonzero(errors <= promise.risk * np.arange(1, len(ranked) + 1))
+    fine = np.flatnonzero(errors <= claim.risk * np.arange(1, len(ranked) + 1))
     return float(fine[-1] + 1) / len(ranked) if len(fine) else 0.0
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What so many labelled `units` would certify, were they like the data it is computed from."""
+    """The share that `units` labelled answers would certify, if they are like the data that this is computed from."""
 
     units: int
     kept: float
 
 
-def expected(confidences: Any, wrong: Any, units: int, promise: RiskClaim) -> Expected:
+def expected(confidences: Any, wrong: Any, units: int, claim: RiskClaim) -> Expected:
     """By exact binomial tails at the data's own error of each share, and one error more."""
     ranked, errors = _ranked(confidences, wrong)
     for kept in sorted({*np.linspace(1, len(ranked), 100).astype(int).tolist()}, reverse=True):
         number = round(units * kept / len(ranked))
         mistakes = math.ceil(errors[kept - 1] * units / len(ranked)) + 1
-        if number and binomial_cdf(mistakes, number, promise.risk) <= promise.delta:
+        if number and binomial_cdf(mistakes, number, claim.risk) <= claim.delta:
             return Expected(units, kept / len(ranked))
     return Expected(units, 0.0)
 
 
-def units_needed(confidences: Any, wrong: Any, promise: RiskClaim, share: float = 0.8) -> Expected | None:
+def units_needed(confidences: Any, wrong: Any, claim: RiskClaim, share: float = 0.8) -> Expected | None:
     """The fewest of 100, 200, 500, ... units that would keep `share` of what the oracle keeps; None: not 100,000."""
-    wanted = share * oracle(confidences, wrong, promise)
+    wanted = share * oracle(confidences, wrong, claim)
     if wanted == 0:
         return None
     sizes = (step * 10**power for power in (2, 3, 4) for step in (1, 2, 3, 5, 7))
     return next((found for size in sizes
-                 if (found := expected(confidences, wrong, size, promise)).kept >= wanted), None)
+                 if (found := expected(confidences, wrong, size, claim)).kept >= wanted), None)
 
 
-def sequence(confidences: Any, wrong: Any, units: int, promise: RiskClaim, steps: int = 40) -> list[float]:
+def sequence(confidences: Any, wrong: Any, units: int, claim: RiskClaim, steps: int = 40) -> list[float]:
     """Thresholds for `learn_then_test`, from other data than it will be given, which has so many `units`.
 
     The first is where the test is likeliest to pass: a stricter one keeps too few answers to show anything.
@@ -112,21 +112,21 @@ def sequence(confidences: Any, wrong: Any, units: int, promise: RiskClaim, steps
     ranked, errors = _ranked(confidences, wrong)
     places = sorted({max(1, round(len(ranked) * step / steps)) for step in range(1, steps + 1)})
     tails = [binomial_cdf(round((errors[kept - 1] + 0.5) * units / len(ranked)),
-                          max(1, round(units * kept / len(ranked))), promise.risk) for kept in places]
+                          max(1, round(units * kept / len(ranked))), claim.risk) for kept in places]
     start = int(np.argmin(tails))
     return [float(ranked[kept - 1]) for kept in places[start:]]
 
 
 def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
-            promise: RiskClaim) -> tuple[Threshold | None, str]:
+            claim: RiskClaim) -> tuple[Threshold | None, str]:
     """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of what was done."""
     if len(set(clusters)) == len(clusters):
-        return learn_then_test(confidences, wrong, thresholds, promise), "Learn then Test, exact binomial tails"
-    return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, promise),
+        return learn_then_test(confidences, wrong, thresholds, claim), "Learn then Test, exact binomial tails"
+    return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, claim),
             "Learn then Test, betting on the means of clusters")
 
 
-def sgr(confidences: Any, wrong: Any, promise: RiskClaim) -> Threshold | None:
+def sgr(confidences: Any, wrong: Any, claim: RiskClaim) -> Threshold | None:
     """The lowest threshold that a binary search with exact binomial bounds certifies; None: impossible here.
 
     Each unit is one independent answer; `wrong` is 0 or 1. The error budget is shared by the steps of the search.
@@ -139,7 +139,7 @@ def sgr(confidences: Any, wrong: Any, promise: RiskClaim) -> Threshold | None:
     for _ in range(steps):
         kept = _with_ties(ranked, (low + high + 1) // 2)
         # That the bound is within the risk is the same as this, which costs one tail and no search.
-        if binomial_cdf(int(errors[kept - 1]), kept, promise.risk) <= promise.delta / steps:
+        if binomial_cdf(int(errors[kept - 1]), kept, claim.risk) <= claim.delta / steps:
             found, low = max(found, kept), kept
         else:
             high = max((low + high + 1) // 2 - 1, 1)
@@ -148,10 +148,10 @@ def sgr(confidences: Any, wrong: Any, promise: RiskClaim) -> Threshold | None:
     if not found:
         return None
     return Threshold(float(ranked[found - 1]), found / units,
-                     binomial_upper(int(errors[found - 1]), found, promise.delta / steps))
+                     binomial_upper(int(errors[found - 1]), found, claim.delta / steps))
 
 
-def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], promise: RiskClaim) -> Threshold | None:
+def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], claim: RiskClaim) -> Threshold | None:
     """Tests thresholds from the strictest on at full level each, and stops at the first that fails.
 
     The `thresholds` must have been fixed before the calibration data were seen, for instance as quantiles of
@@ -163,20 +163,20 @@ def learn_then_test(confidences: Any, wrong: Any, thresholds: Sequence[float], p
     for threshold in sorted(thresholds, reverse=True):
         kept = int(np.searchsorted(-ranked, -threshold, side="right"))
         mistakes = int(errors[kept - 1]) if kept else 0
-        if binomial_cdf(mistakes, kept, promise.risk) > promise.delta:
+        if binomial_cdf(mistakes, kept, claim.risk) > claim.delta:
             break
         found = float(threshold), kept, mistakes
     if found is None:
         return None
-    return Threshold(found[0], found[1] / len(ranked), binomial_upper(found[2], found[1], promise.delta))
+    return Threshold(found[0], found[1] / len(ranked), binomial_upper(found[2], found[1], claim.delta))
 
 
 def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
-                             promise: RiskClaim) -> Threshold | None:
+                             claim: RiskClaim) -> Threshold | None:
     """The same where answers of one cluster (a conversation) go wrong together.
 
-    The unit is the cluster: its mean over its answers of (risk - wrong) on kept ones, zero on others, is bet on
-    (gate.py); so large and small conversations weigh alike. `bound` is the promised risk itself.
+    The test bets on clusters: on the mean over a cluster's answers of (risk - wrong) for kept ones, zero for others
+    (sequential_test.py); so large and small conversations weigh alike. `bound` is the claimed risk itself.
     """
     confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
     index_of: dict[object, int] = {}
@@ -189,10 +189,10 @@ def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[ob
     found = None
     for threshold in sorted(thresholds, reverse=True):
         kept = confident >= threshold
-        gains = np.bincount(indices, np.where(kept, promise.risk - mistakes, 0.0)) / sizes
-        if _final_wealth(gains, 1 / (1 - promise.risk)) < 1 / promise.delta:
+        gains = np.bincount(indices, np.where(kept, claim.risk - mistakes, 0.0)) / sizes
+        if _final_wealth(gains, 1 / (1 - claim.risk)) < 1 / claim.delta:
             break
-        found = Threshold(float(threshold), float(kept.mean()), promise.risk)
+        found = Threshold(float(threshold), float(kept.mean()), claim.risk)
     return found
 
 

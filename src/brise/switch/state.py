@@ -259,7 +259,7 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
 def _audited(state: TaskState, difference: float, probability: float) -> TaskState:
     if state.alarm.rings:  # it has been decided; what was under way then changes nothing
         return state
-    alarm = state.alarm.after(difference)
+    alarm = state.alarm.updated(difference)
     left = state.raised_left
     if left:
         left = left - 1 if left > 1 else int(alarm.evidence >= CALM)
