@@ -44,7 +44,7 @@ def main() -> int:
     for index, piece in enumerate(pieces):
         exact = logits(model, runner, piece, "f32")[:-1]
         for format, comparison in comparisons.items():
-            comparison.add(index, exact, logits(model, runner, piece, format)[:-1], piece[1:])
+            comparison.add_logits(index, exact, logits(model, runner, piece, format)[:-1], piece[1:])
     sys.stdout.write("| cache | bytes a token | mean KL | largest KL | same best token | perplexity | with f32 |\n"
                      "|---|---|---|---|---|---|---|\n")
     for format, comparison in comparisons.items():

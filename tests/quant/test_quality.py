@@ -14,7 +14,7 @@ def logits(*probabilities: tuple[float, ...]) -> np.ndarray:
 
 def test_a_model_is_at_no_distance_from_itself() -> None:
     comparison, own = Comparison(), np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
-    comparison.add(0, own, own, np.zeros(5, np.int32))
+    comparison.add_logits(0, own, own, np.zeros(5, np.int32))
     quality = comparison.finish()
     assert quality.kl_mean == 0 and quality.kl_max == 0 and quality.top1_agreement == 1
     assert quality.perplexity_original == quality.perplexity_quantised and quality.kl_error is None
@@ -22,8 +22,8 @@ def test_a_model_is_at_no_distance_from_itself() -> None:
 
 def test_numbers_worked_out_by_hand() -> None:
     comparison = Comparison()
-    comparison.add(0, logits((0.5, 0.5), (0.9, 0.1)), logits((0.25, 0.75), (0.9, 0.1)), np.array([0, 0]))
-    comparison.add(1, logits((0.5, 0.5)), logits((0.75, 0.25)), np.array([1]))
+    comparison.add_logits(0, logits((0.5, 0.5), (0.9, 0.1)), logits((0.25, 0.75), (0.9, 0.1)), np.array([0, 0]))
+    comparison.add_logits(1, logits((0.5, 0.5)), logits((0.75, 0.25)), np.array([1]))
     quality = comparison.finish()
     one = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
     assert quality.kl_max == pytest.approx(one, rel=1e-5) and quality.kl_mean == pytest.approx(2 * one / 3, rel=1e-5)
@@ -36,13 +36,13 @@ def test_numbers_worked_out_by_hand() -> None:
 
 def test_agreement_counts_equal_best_tokens() -> None:
     comparison = Comparison()
-    comparison.add(0, logits((0.6, 0.4), (0.6, 0.4)), logits((0.7, 0.3), (0.3, 0.7)), np.array([0, 0]))
+    comparison.add_logits(0, logits((0.6, 0.4), (0.6, 0.4)), logits((0.7, 0.3), (0.3, 0.7)), np.array([0, 0]))
     assert comparison.finish().top1_agreement == 0.5
 
 
 def test_large_logits_have_finite_measures() -> None:
     predictions, large = Predictions(np.array([0])), np.array([[1e4, 0, -1e4]], np.float32)
-    predictions.add(slice(0, 1), 0, large, large[:, ::-1])
+    predictions.add_logits(slice(0, 1), 0, large, large[:, ::-1])
     assert predictions.nll.tolist() == [[0], [2e4]] and predictions.divergences.tolist() == [2e4]
     assert not predictions.agreements.any()
 
@@ -57,7 +57,7 @@ def test_blocks_of_the_vocabulary_give_what_all_of_it_gives(block: int) -> None:
     predictions = Predictions(targets)
     for first in range(0, 300, block):
         for tokens in (slice(0, 13), slice(13, 20)):
-            predictions.add(tokens, first, p[tokens, first:first + block], q[tokens, first:first + block])
+            predictions.add_logits(tokens, first, p[tokens, first:first + block], q[tokens, first:first + block])
     log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (np.float64(p), np.float64(q)))
     at = np.arange(20)
     assert np.allclose(predictions.nll, -np.stack([log_p[at, targets], log_q[at, targets]]), rtol=0, atol=1e-6)

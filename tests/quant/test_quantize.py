@@ -12,8 +12,8 @@ import pytest
 from brise import _native
 from brise.models.weights import Array
 from brise.quant.dequantize import dequantize
-from brise.quant.formats import FORMATS
-from brise.quant.rows import QUANTISED, quantize
+from brise.quant.formats import FORMATS, QUANTISED
+from brise.quant.rows import quantize
 
 PLAIN_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 COLS = 1280  # five blocks of 256: an odd number, so that the last pass of a kernel is half full

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from brise.checkpoint.gguf.write_file import FILE_TYPES, QUANTIZATION_VERSION, Outgoing, write_gguf
 from brise.checkpoint.read_original import Named, Original
 from brise.errors import UnsupportedError
-from brise.quant.formats import FORMATS
+from brise.quant.formats import FORMATS, PLAIN
 from brise.quant.importance import Importance
 from brise.quant.recipe import choose
-from brise.quant.rows import PLAIN, encode_rows, float_rows, format_of, matrix_shape, raw_rows
+from brise.quant.rows import encode_rows, float_rows, format_of, matrix_shape, raw_rows
 
 # Numbers of a block of rows: 16 MB as float32, and about four times that while it is being quantised.
 BLOCK_NUMBERS = 1 << 22

@@ -20,7 +20,8 @@ from brise.checkpoint.safetensors.write_hf_weights import text_tensors, vision_t
 from brise.checkpoint.write_gguf import outgoing
 from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
-from brise.quant.rows import PLAIN, format_of, matrix_shape
+from brise.quant.formats import PLAIN
+from brise.quant.rows import format_of, matrix_shape
 
 # Copied where the source is a Hugging Face folder.
 TOKENIZER_FILES = (

@@ -75,7 +75,7 @@ def calibrate(machine: Machine, model: ScoringModel, names: Sequence[tuple[str, 
 
     def seen(weight: Weight, matrix: int, x: Array) -> None:
         name, num_matrices = of[id(weight)]
-        collector.add(name, x, matrix, num_matrices)
+        collector.add_inputs(name, x, matrix, num_matrices)
 
     for group in _groups(windows, machine.pass_tokens):
         hidden_TD = _hidden(machine, model, group, seen, np.arange(sum(map(len, group)), dtype=np.int32))
@@ -96,7 +96,8 @@ def compare(machine: Machine, original: ScoringModel, quantised: ScoringModel, w
         hidden = [_hidden(machine, model, group, ignore, rows) for model in (original, quantised)]
         predictions = Predictions(np.concatenate([window[1:] for window in group]))
         _predict(machine, predictions, (original, quantised), hidden)
-        comparison.take(np.repeat(np.arange(number, number + len(group)), np.array(lengths) - 1), predictions)
+        owners = np.repeat(np.arange(number, number + len(group)), np.array(lengths) - 1)
+        comparison.add_predictions(owners, predictions)
         number += len(group)
         progress(sum(lengths))
     return comparison.finish()
@@ -117,7 +118,7 @@ def _predict(machine: Machine, predictions: Predictions, models: Sequence[Scorin
             tokens = slice(start, min(start + step, len(hidden[0])))
             original, quantised = (machine.ops.linear(hidden_TD[tokens], head)
                                    for hidden_TD, head in zip(hidden, heads, strict=True))
-            predictions.add(tokens, first, original, quantised)
+            predictions.add_logits(tokens, first, original, quantised)
 
 
 def output_rows(num_rows: int, width: int, output_numbers: int = OUTPUT_NUMBERS) -> int:

@@ -1,4 +1,8 @@
-"""The weight formats: how many numbers a block holds and how many bytes it takes."""
+"""The one list of weight formats: how many numbers a block holds, and how many bytes it takes.
+
+dequantize.py has the layout of each block, and checks that it decodes all of them; the native backend checks that the
+C++ kernels have the same list.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,6 @@ class BlockFormat:
         return cols // self.block_size * self.block_bytes
 
 
-# The layout of each block stands in dequantize.py.
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType({
     format.name: format for format in (
         BlockFormat("F32", 1, 4),
@@ -44,3 +47,6 @@ FORMATS: Mapping[str, BlockFormat] = MappingProxyType({
         BlockFormat("Q5_K", 256, 2 + 2 + 12 + 32 + 128),
         BlockFormat("Q6_K", 256, 128 + 64 + 16 + 2),
     )})
+
+PLAIN = tuple(format.name for format in FORMATS.values() if format.is_plain)
+QUANTISED = tuple(format.name for format in FORMATS.values() if not format.is_plain)

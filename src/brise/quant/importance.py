@@ -62,7 +62,7 @@ class Collector:
         self._counts: dict[str, dict[int, int]] = {}
         self._num_matrices: dict[str, int] = {}
 
-    def add(self, name: str, x: Array, matrix: int = 0, num_matrices: int = 1) -> None:
+    def add_inputs(self, name: str, x: Array, matrix: int = 0, num_matrices: int = 1) -> None:
         """Rows x (T, columns) that multiplied this matrix of the tensor."""
         squares, counts = self._squares.setdefault(name, {}), self._counts.setdefault(name, {})
         total = np.einsum("tc,tc->c", x, x, dtype=np.float64)

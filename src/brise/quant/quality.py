@@ -39,13 +39,13 @@ class Comparison:
     _divergences: list[Array] = field(default_factory=list)
     _agreements: list[Array] = field(default_factory=list)
 
-    def add(self, window: int, original: Array, quantised: Array, targets: Array) -> None:
+    def add_logits(self, window: int, original: Array, quantised: Array, targets: Array) -> None:
         """Logits (T, V) of both models for the same tokens of one window, and the tokens (T,) that came next."""
         predictions = Predictions(targets)
-        predictions.add(slice(0, len(targets)), 0, original, quantised)
-        self.take(np.full(len(targets), window), predictions)
+        predictions.add_logits(slice(0, len(targets)), 0, original, quantised)
+        self.add_predictions(np.full(len(targets), window), predictions)
 
-    def take(self, windows: Array, predictions: Predictions) -> None:
+    def add_predictions(self, windows: Array, predictions: Predictions) -> None:
         """Predictions that have seen the full vocabulary, and the window (T,) of each."""
         self._windows.append(windows)
         self._nll.append(predictions.nll)
@@ -79,7 +79,7 @@ class Predictions:
         self._differences: Numbers = np.zeros(len(targets))
         self._of_targets: Numbers = np.zeros(both)
 
-    def add(self, tokens: slice, first: int, original: Array, quantised: Array) -> None:
+    def add_logits(self, tokens: slice, first: int, original: Array, quantised: Array) -> None:
         """Logits (T, V) of some of the tokens for a block of the vocabulary that begins with `first`."""
         inside = self._targets[tokens] - first
         (hits,) = np.nonzero((inside >= 0) & (inside < original.shape[1]))

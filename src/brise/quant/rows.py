@@ -12,11 +12,9 @@ from brise import _native
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.weights import Array, Dense, Lora, Placed, Quant, Stack, Stored, Weight
 from brise.quant.dequantize import dequantize
-from brise.quant.formats import FORMATS
+from brise.quant.formats import FORMATS, QUANTISED
 
 Floats = NDArray[np.float32]
-
-PLAIN = ("F32", "F16", "BF16")
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -122,7 +120,6 @@ def _bytes(rows: Array) -> Array:
     return contiguous.view(np.uint8).reshape(len(contiguous), -1)
 
 
-QUANTISED = tuple(format.name for format in FORMATS.values() if not format.is_plain)
 LARGEST = 65504.0  # of float16, in which the formats keep scales
 
 _NO_IMPORTANCE = np.zeros(0, np.float32)

@@ -24,9 +24,7 @@ from brise.models.ops import Cache, CacheFormat, Ops
 from brise.models.rope import Layout
 from brise.models.weights import Array, Dense, Layer, Lora, Quant, Stack, Stored, Weight, Weights
 from brise.quant.dequantize import dequantize
-from brise.quant.formats import FORMATS
-
-_PLAIN_FORMATS = ("F32", "F16", "BF16")
+from brise.quant.formats import FORMATS, PLAIN
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ReferenceBackend:
             return Stack(tuple(matrix for matrix in placed if isinstance(matrix, Dense)))
         if not isinstance(weight, Dense | Quant | Stored):
             raise UnsupportedError(f"{name} has been placed in another backend already")
-        known = _PLAIN_FORMATS if isinstance(weight, Dense) else tuple(FORMATS)  # FORMATS has the plain ones too
+        known = PLAIN if isinstance(weight, Dense) else tuple(FORMATS)  # FORMATS has the plain ones too
         if weight.format not in known:
             raise UnsupportedError(f"{name} has weight format {weight.format}; "
                                    f"the reference backend reads {', '.join(known)}")
@@ -355,7 +353,7 @@ def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | Non
 def _read(weight: Stored, first: int, last: int) -> Dense | Quant:
     """Rows first to last of a weight in a file."""
     data = weight.rows(first, last)
-    if weight.format in _PLAIN_FORMATS:
+    if weight.format in PLAIN:
         return Dense(weight.format, (last - first, *weight.shape[1:]), data)
     return Quant(weight.format, (last - first, weight.shape[1]), data)
 

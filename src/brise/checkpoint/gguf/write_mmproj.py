@@ -15,7 +15,8 @@ from brise.checkpoint.write_gguf import outgoing
 from brise.errors import UnsupportedError
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import Dense, Weight, place
-from brise.quant.rows import PLAIN, float_rows, format_of
+from brise.quant.formats import PLAIN
+from brise.quant.rows import float_rows, format_of
 from brise.text.images import DEVIATION, MEAN
 
 

@@ -14,11 +14,11 @@ from brise.checkpoint.safetensors.fp8_nvfp4 import GROUP, Fp8Rows, Nvfp4Rows
 from brise.checkpoint.safetensors.shards import Shards
 from brise.errors import UnsupportedError, bad_value
 from brise.models.weights import Array, Dense, Stored
+from brise.quant.formats import PLAIN
 
 Matrix = Dense | Stored
 Order = NDArray[np.intp]
 
-PLAIN = ("F32", "F16", "BF16")
 # A weight's scale: Hugging Face's FP8, Mistral's own, compressed-tensors' and ModelOpt's. All are factors.
 SCALES = ("weight_scale_inv", "qscale_weight", "weight_scale")
 # Scales of activations and caches: brise computes on the weights' numbers, see read_quantization.py.

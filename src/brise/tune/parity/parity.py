@@ -169,7 +169,7 @@ def compare(pair: ParityPair, rows: Sequence[EncodedRow], features_of: FeaturesO
     comparison, number = Comparison(), 0
     for group in groups([row for row in rows if row.num_targets]):
         packed = pack(group, shares=False, features_of=features_of)
-        comparison.take(number + packed.owners, _predictions(pair, packed))
+        comparison.add_predictions(number + packed.owners, _predictions(pair, packed))
         number += len(group)
         progress(len(group))
     return comparison.finish()
@@ -179,7 +179,8 @@ def _predictions(pair: ParityPair, packed: Pack) -> Predictions:
     predictions = Predictions(packed.targets)
     trained_RD, served_RD = pair.trained.hidden(packed.batch), pair.served.hidden(packed.batch)
     for tokens in pieces(len(packed.targets), pair.trained.config.vocab_size):
-        predictions.add(tokens, 0, pair.trained.logits(trained_RD[tokens]), pair.served.logits(served_RD[tokens]))
+        trained_TV, served_TV = pair.trained.logits(trained_RD[tokens]), pair.served.logits(served_RD[tokens])
+        predictions.add_logits(tokens, 0, trained_TV, served_TV)
     return predictions
 
 
