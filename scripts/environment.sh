@@ -92,3 +92,10 @@ install() {
     printf '%s\n' "$stamp" >"$venv/brise.stamp"
     say "installed: $("$venv/bin/brise" --version)"
 }
+
+lint() {
+    say 'ruff'
+    "$venv/bin/ruff" check .
+    say 'mypy'
+    "$venv/bin/mypy"
+}
