@@ -69,25 +69,25 @@ def server(*words: object) -> Iterator[tuple[str, int]]:
 
 
 def test_a_chat_stays_under_its_promise_with_a_full_context(mid_size: Path) -> None:
-    promised = plan(mid_size, "--context", 2048)["total"]
-    done = brise("chat", mid_size, QUESTION[:2800], "--context", 2048, "--memory", promised, "--max-tokens", 8)
+    promised = plan(mid_size, "--context", 1024)["total"]
+    done = brise("chat", mid_size, QUESTION[:1400], "--context", 1024, "--memory", promised, "--max-tokens", 8)
     assert done.returncode == 0, done.stderr
     assert peak(done.stderr) <= promised
 
 
 def test_a_server_stays_under_its_promise_with_a_full_cache(mid_size: Path) -> None:
-    promised = plan(mid_size, "--context", 1024, "--parallel", 3)["total"]
-    with (server(mid_size, "--context", 1024, "--memory", promised) as (url, pid), httpx.Client(timeout=200) as client,
+    promised = plan(mid_size, "--context", 512, "--parallel", 3)["total"]
+    with (server(mid_size, "--context", 512, "--memory", promised) as (url, pid), httpx.Client(timeout=200) as client,
           ThreadPoolExecutor(6) as threads):
         def ask(number: int) -> int:
             options = {"response_format": SCHEMA} if number % 3 == 2 else {"logprobs": True, "top_logprobs": 20}
-            message = {"role": "user", "content": f"{number} {QUESTION[:1300]}"}
+            message = {"role": "user", "content": f"{number} {QUESTION[:650]}"}
             return client.post(f"{url}/v1/chat/completions", json={
                 "model": "mid", "messages": [message], "max_tokens": 12, **options}).status_code
 
         assert set(threads.map(ask, range(6))) == {200}
         scored = client.post(f"{url}/v1/completions", json={
-            "model": "mid", "prompt": QUESTION[:1300], "max_tokens": 1, "echo": True, "logprobs": 5})
+            "model": "mid", "prompt": QUESTION[:650], "max_tokens": 1, "echo": True, "logprobs": 5})
         assert scored.status_code == 200
         assert peak(Path(f"/proc/{pid}/status").read_text()) <= promised
 
