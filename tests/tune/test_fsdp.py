@@ -34,7 +34,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[Mappin
     """By name of the run: what one process got, and what two ranks got."""
     folder = tmp_path_factory.mktemp("spread")
     words = [word for name, settings in RUNS.items() for word in (f"{folder}/{{}}-{name}.npz", *settings)]
-    _run([sys.executable, "-m", "tests.tune.fsdp_run", *(word.format("one") for word in words)])
+    threads = torch.get_num_threads()
+    fsdp_run.main([word.format("one") for word in words])
+    torch.set_num_threads(threads)
     _run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
           "-m", "tests.tune.fsdp_run", *(word.format("two") for word in words)])
     return {name: (_read(folder / f"one-{name}.npz"), _read(folder / f"two-{name}.npz")) for name in RUNS}
