@@ -18,9 +18,17 @@ from tests.store_fixtures import opener, place, postgres_url, store  # noqa: F40
 profiles.register()
 
 # What --quick leaves out: tests that use one of these fixtures, have this marker, or lie in one of these places.
-QUICK_SKIPS_FIXTURES = ("smollm2_path", "repetitions")  # the real model, simulations
+QUICK_SKIPS_FIXTURES = ("smollm2_path", "postgres_url", "repetitions")  # the real model, a server, simulations
 QUICK_SKIPS_MARKER = "slow"
-QUICK_SKIPS_PLACES: tuple[str, ...] = ()
+QUICK_SKIPS_PLACES = (
+    # training, and judges that need torch
+    "tests/tune/", "tests/cli/test_parity.py", "tests/cli/test_tune", "tests/cli/test_log_to_tune.py",
+    "tests/backends/test_torch_ops.py", "tests/checkpoint/test_adapters.py", "tests/checkpoint/test_merge.py",
+    # processes of their own
+    "tests/cli/test_bench.py", "tests/cli/test_serve", "tests/hub/test_hugging_face.py", "tests/memory/",
+    "tests/serve/test_process.py", "tests/test_offline.py",
+    # compilers, the whole path, every example
+    "tests/native/", "tests/demo/", "tests/docs/", "tests/test_docs.py", "tests/test_examples.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

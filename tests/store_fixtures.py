@@ -13,8 +13,8 @@ from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.traffic import postgres
 
-KINDS = ("sqlite", pytest.param("postgres", marks=pytest.mark.skipif(
-    not postgres.is_possible(), reason="PostgreSQL is not installed")))
+KINDS = ("sqlite", pytest.param("postgres", marks=(pytest.mark.slow, pytest.mark.skipif(
+    not postgres.is_possible(), reason="PostgreSQL is not installed"))))
 Opener = Callable[[], SqlStore]
 
 

@@ -72,6 +72,7 @@ def test_a_tekken_becomes_merges_of_every_split(tmp_path: Path) -> None:
     assert tokenizer.encode(" abc") == [20 + 259] and tokenizer.bos_id == 1 and tokenizer.add_bos
 
 
+@pytest.mark.slow
 def test_mistral_s_own_tekken_has_as_many_merges_as_its_converter_writes(tmp_path: Path) -> None:
     common = pytest.importorskip("mistral_common")
     source = Path(common.__file__).parent / "data" / "tekken_240911.json"

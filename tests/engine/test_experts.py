@@ -111,6 +111,7 @@ print(hashlib.sha256(logits.tobytes()).hexdigest(), open("/proc/self/status").re
     return int(found[1]) * 1024, result.stdout.split()[0]
 
 
+@pytest.mark.slow
 def test_peak_memory_stays_inside_the_room_for_experts(large: Path) -> None:
     room, experts = 30_000_000, 96 * 3_550_000
     whole, expected = peak(large, None)

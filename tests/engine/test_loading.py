@@ -22,6 +22,7 @@ LAYERS, WIDTH, FFN = 6, 1024, 4096
 LAYER_NUMBERS = WIDTH * (1024 + 512 + 512 + 1024 + 3 * FFN)  # q, k, v, o and the feed-forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "layer_bytes"), [("BF16", 2 * LAYER_NUMBERS), ("FP8", LAYER_NUMBERS)])
 def test_into_four_bits_the_peak_is_the_result_and_a_layer(tmp_path: Path, dtype: str, layer_bytes: int) -> None:
     folder = tmp_path / dtype

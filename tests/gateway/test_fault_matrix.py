@@ -161,6 +161,7 @@ async def cut_as_asked(peer: Peer) -> None:
     await cut(whole, int(wanted["bytes"]), reset=wanted["how"] == "reset")(peer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stream", "how", "places"), [
     (True, "end", [*range(0, 100, 9), *range(100, 560)]), (True, "reset", range(0, 560, 13)),
     (False, "end", range(0, 500, 13)), (False, "reset", range(0, 500, 29))],
