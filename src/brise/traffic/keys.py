@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from brise.traffic.database import Database
+from brise.traffic.schema import Database
 from brise.traffic.seal import derived, new_key, seal, unseal
 
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 import psycopg
 
 from brise.errors import StoreError
-from brise.traffic.database import Row
-from brise.traffic.schema import VERSION, DatabaseSchema
+from brise.traffic.schema import VERSION, DatabaseSchema, Row
 
 CONNECT_S = 10
 LOCK_MS = 5000  # how long another transaction is waited for, as with SQLite

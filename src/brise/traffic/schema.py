@@ -1,4 +1,4 @@
-"""The tables, and how records become their rows.
+"""The tables of a store, how records become their rows, and what a store needs of the database under it.
 
     exchanges   one request and its answer; `body` is sealed under the key with the id `key`
     answers     other answers to it          labels    what is known of the quality of either
@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from brise.dialects.bodies import Usage
-from brise.traffic.database import Row
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
+Row = Sequence[Any]
 VERSION = 2
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE answers ADD COLUMN fingerprint TEXT",)}
@@ -65,6 +66,31 @@ TABLES: Sequence[str] = (
         previous TEXT NOT NULL, digest TEXT NOT NULL)""")
 KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",)
+
+
+class Transaction(Protocol):
+    """Statements that happen together or not at all."""
+
+    def run(self, sql: str, values: Row = ()) -> int:
+        """One statement; the number of rows that it wrote."""
+    def run_many(self, sql: str, rows: Iterable[Row]) -> None:
+        """One statement for each of the rows."""
+    def rows(self, sql: str, values: Row = ()) -> list[Row]:
+        """What a query gives."""
+
+
+class Database(Protocol):
+    """May be called from any thread. What fails is a StoreError that names the place."""
+
+    place: str  # to be shown: without passwords
+
+    def rows(self, sql: str, values: Row = ()) -> list[Row]:
+        """What a query gives; it waits for no writer."""
+    def transaction(self, *, alone: bool = False) -> AbstractContextManager[Transaction]:
+        """Durable when it is left without an error. `alone`: no other such transaction of any process meanwhile."""
+    def purge(self, table: str) -> None:
+        """Takes deleted rows of the table out of the database's files, as far as no reader needs them."""
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

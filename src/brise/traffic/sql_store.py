@@ -11,9 +11,9 @@ from typing import Any
 from brise.dialects.bodies import Body
 from brise.text.protocols import texts_of
 from brise.traffic import ledger, schema
-from brise.traffic.database import Database, Row, Transaction
 from brise.traffic.keys import Key, KeyRing
 from brise.traffic.records import ConversationEnd, Exchange, Label, LedgerEntry, Pending, RecordedAnswer, Role
+from brise.traffic.schema import Database, Row, Transaction
 from brise.traffic.seal import seal, unseal
 from brise.traffic.store import EVERYTHING, Query, UnknownExchangeError
 

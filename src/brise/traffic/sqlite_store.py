@@ -16,8 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from brise.errors import StoreError
-from brise.traffic.database import Row
-from brise.traffic.schema import VERSION, DatabaseSchema
+from brise.traffic.schema import VERSION, DatabaseSchema, Row
 
 BUSY_S = 5.0  # how long another process's transaction is waited for; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
