@@ -135,7 +135,7 @@ def test_what_is_exported_is_scrubbed_and_can_come_back(filled: Path, capsys: py
 
 def test_an_export_of_nothing_is_an_error_and_leaves_no_file(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = output(capsys, "export", "--mode", "degraded", "--out", "out.jsonl", status=1)
-    assert "no row to export" in err and "left out 1: the hosted model did not answer it" in err
+    assert "no row to export" in err and "left out 1: the large model did not answer it" in err
     assert not (filled / "out.jsonl").exists()
 
 

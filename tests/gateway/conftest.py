@@ -1,4 +1,4 @@
-"""A gateway with its hosted model, for the tests of a whole file."""
+"""A gateway with its large model, for the tests of a whole file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.gateway.rig import Rig, rig
 
 @pytest.fixture(scope="module")
 def module_rig() -> Iterator[Rig]:
-    """A gateway and its hosted model, started once for a file's tests."""
+    """A gateway and its large model, started once for a file's tests."""
     with rig() as made:
         yield made
 

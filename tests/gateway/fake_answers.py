@@ -1,4 +1,4 @@
-"""What the fake hosted model says: bodies and events in OpenAI's shapes."""
+"""What the fake large model says: bodies and events in OpenAI's shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fake hosted model on a real socket. Every request is answered by the next behaviour of its script.
+"""A fake large model on a real socket. Every request is answered by the next behaviour of its script.
 
     with fake_upstream() as fake:
         fake.then(refuse(429, headers={"retry-after": "1"}), chat("hello"))

@@ -1,4 +1,4 @@
-"""A gateway as a user has it: brise's server on a real socket, in front of a fake hosted model."""
+"""A gateway as a user has it: brise's server on a real socket, in front of a fake large model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Rig:
 
 
 Around = Callable[[SmallModels, LargeModel, Memory],
-                  Components]  # parts that need the small model, the hosted one, the capture
+                  Components]  # parts that need the small model, the large one, the capture
 
 
 @contextmanager

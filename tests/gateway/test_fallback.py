@@ -1,4 +1,4 @@
-"""The small model answers where the hosted one cannot: whole, from the beginning, or behind what was said already."""
+"""The small model answers where the large one cannot: whole, from the beginning, or behind what was said already."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Hold, answer, chat, cut, events, hang, raw, refuse
 from tests.gateway.rig import Rig, rig
 
-SAYS = "one two three four five"  # the small model; the hosted one says the beginning of it
+SAYS = "one two three four five"  # the small model; the large one says the beginning of it
 HI = [{"role": "user", "content": "hi"}]
 NONSENSE = raw(b"this is no HTTP\r\n\r\n")
 BODY: dict[str, Any] = {"model": "big", "messages": HI, "temperature": 0}

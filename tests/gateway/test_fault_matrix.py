@@ -1,4 +1,4 @@
-"""Every fault of the hosted model, streaming and not: the client has the whole answer once, or a typed error.
+"""Every fault of the large model, streaming and not: the client has the whole answer once, or a typed error.
 
 Here somebody stands in; test_faults.py has the faults where nobody does.
 """
@@ -48,7 +48,7 @@ class Got:
 
 @pytest.fixture(scope="module")
 def standing_in() -> Iterator[Rig]:
-    """Nothing is sent twice, the breaker stays closed, and the small model says what the hosted one says."""
+    """Nothing is sent twice, the breaker stays closed, and the small model says what the large one says."""
     breaker = Breaker(BreakerSettings(failures=1_000_000))
     with rig(SHORT, model=stub_model(SAYS), breaker=breaker, around=stand_in) as made:
         yield made

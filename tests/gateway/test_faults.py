@@ -1,4 +1,4 @@
-"""What a client sees when the hosted model fails and nobody else is there to answer."""
+"""What a client sees when the large model fails and nobody else is there to answer."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_an_answer_that_is_no_http_and_a_quote_that_is_cut(tmp_path: Path) -> No
 
 
 def test_whoever_answers_the_request_once_more(tmp_path: Path) -> None:
-    """The candidate in the shadow, the hosted model asked again: both are told the key by the request itself."""
+    """The candidate in the shadow, the large model asked again: both are told the key by the request itself."""
     store = open_store(None, tmp_path)
     capture = Capture(store)
 

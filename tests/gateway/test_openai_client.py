@@ -1,4 +1,4 @@
-"""OpenAI's own client through the gateway: what it asks reaches the hosted model, and what that says reaches it."""
+"""OpenAI's own client through the gateway: what it asks reaches the large model, and what that says reaches it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client of the gateway gets is what the hosted model sent."""
+"""What a client of the gateway gets is what the large model sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After an outage the hosted model is asked again, with the key that a request came with or the gateway's own."""
+"""After an outage the large model is asked again, with the key that a request came with or the gateway's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a hosted model's stream ends, and what of its head still holds when somebody else goes on with it."""
+"""Where a large model's stream ends, and what of its head still holds when somebody else goes on with it."""
 
 from __future__ import annotations
 

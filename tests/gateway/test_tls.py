@@ -1,4 +1,4 @@
-"""The hosted model behind TLS, and behind a proxy: as a company's network has it."""
+"""The large model behind TLS, and behind a proxy: as a company's network has it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trusted(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def server(trusted: trustme.CA) -> ssl.SSLContext:
-    """Of a hosted model in whose name it speaks."""
+    """Of a large model in whose name it speaks."""
     return context(trusted, "127.0.0.1")
 
 

@@ -1,4 +1,4 @@
-"""Which places of a hosted model are taken, and what of its answers is no business of ours."""
+"""Which places of a large model are taken, and what of its answers is no business of ours."""
 
 from __future__ import annotations
 

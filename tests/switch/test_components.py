@@ -109,7 +109,7 @@ def test_an_alarm_in_one_gateway_switches_all_back(store: SqlStore) -> None:
             ask(first)
             return any(line.kind == "back" for line in store.ledger())
 
-        wait_until(ends)  # the fake hosted model says "hello" to everything, so that all audits differ
+        wait_until(ends)  # the fake large model says "hello" to everything, so that all audits differ
         assert mode(first) != "small" and mode(second) != "small"
         lines = list(store.ledger())
         assert [line.kind for line in lines if line.kind in ("tighten", "back")][-1] == "back"

@@ -1,4 +1,4 @@
-"""The candidate answers in the background what the hosted model answered, and is never in a user's way."""
+"""The candidate answers in the background what the large model answered, and is never in a user's way."""
 
 from __future__ import annotations
 

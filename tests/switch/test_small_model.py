@@ -1,4 +1,4 @@
-"""What the small model is sure of goes out; what it is unsure of goes to the hosted model, and nothing goes twice."""
+"""What the small model is sure of goes out; what it is unsure of goes to the large model, and nothing goes twice."""
 
 from __future__ import annotations
 

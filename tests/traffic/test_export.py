@@ -78,7 +78,7 @@ def test_a_hosted_answer_names_its_provider(store: SqlStore, model: str, option:
 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"request": None, "response": None}, "its content was not kept"), ({"response": None}, "its answer was not kept"),
-    ({"status": 500, "error": "x"}, "answered with an error"), ({"mode": "small"}, "the hosted model did not answer"),
+    ({"status": 500, "error": "x"}, "answered with an error"), ({"mode": "small"}, "the large model did not answer"),
     ({"kind": "embedding", "request": {"input": "x"}}, "'embedding' is no chat"),
     ({"response": body("")}, "its answer is empty"), ({"response": body(None, refusal="no")}, "refused"),
     ({"request": {"messages": [{"role": "function", "content": "x"}]}}, "in OpenAI's old way"),

@@ -78,7 +78,7 @@ def test_what_was_recorded_is_found_again(model: Tiny, tmp_path: Path, monkeypat
         assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.logprobs, other.logprobs)
 
 
-def test_another_teacher_or_recording_is_recorded_anew(model: Tiny, tmp_path: Path) -> None:
+def test_another_large_model_or_recording_is_recorded_anew(model: Tiny, tmp_path: Path) -> None:
     rows = model.rows[:2]
     for digest, k, temperature in (("a", 5, 1.0), ("b", 5, 1.0), ("a", 6, 1.0), ("a", 5, 2.0)):
         teacher.recorded(model.reference(), rows, Recording(model.config.vocab_size, k, temperature), tmp_path, digest)

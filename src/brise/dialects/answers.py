@@ -51,7 +51,7 @@ def agreement(given: EvalAnswer, reference: EvalAnswer, scorer: str = "auto") ->
         return 0.0
     if scorer == "auto":
         scorer = _fitting(given, reference)
-    example = EvalExample((), reference, "the hosted model's answer", "", "", tools=({},))
+    example = EvalExample((), reference, "the large model's answer", "", "", tools=({},))
     try:
         counts = scorers.built_in((reference.text.strip(),))[scorer].row(example, given)
     except EvidenceError:  # the reference itself is nothing that this scorer could compare with

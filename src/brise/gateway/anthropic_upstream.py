@@ -1,4 +1,4 @@
-"""A server of Anthropic's Messages API, asked for chat completions: to the gateway it is one of OpenAI's."""
+"""An upstream that speaks Anthropic's Messages API, made to look like one that speaks OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import Upstream, UpstreamResponse, UpstreamSettings
 
 VERSION = b"2023-06-01"
-# About an account at OpenAI, or written anew.
+# Headers about an account at OpenAI, and those that are written anew.
 DROPPED, OPENAI = frozenset({b"authorization", b"api-key", b"anthropic-version"}), b"openai-"
 
 
 class AnthropicUpstream:
-    """Says chats in Anthropic's words and their answers in OpenAI's; Messages pass. Of the event loop's thread."""
+    """Translates chats and their answers; requests for Messages pass through. It belongs to the event loop's thread."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -34,7 +34,7 @@ class AnthropicUpstream:
         return self._upstream.settings
 
     def unfit(self, request: ClientRequest) -> UpstreamResponse | None:
-        """The error for a request that cannot be said in this dialect."""
+        """The error for a request that cannot be expressed in this dialect."""
         if request.dialect is not CHAT:
             if request.path == MESSAGES.path or request.path.startswith(f"{MESSAGES.path}/"):
                 return None
@@ -48,7 +48,7 @@ class AnthropicUpstream:
         return None
 
     async def open(self, request: ClientRequest) -> UpstreamResponse:
-        """Sends a request that is fit, and waits for status and headers of the answer, or raises UpstreamError."""
+        """Sends a request (see `unfit`), and waits for status and headers of the answer, or raises UpstreamError."""
         if request.dialect is not CHAT:
             return await self._upstream.open(replace(request, dialect=MESSAGES))  # whose key goes as x-api-key
         body = json.dumps(_sent(request), ensure_ascii=False).encode("utf-8", "replace")
@@ -63,7 +63,7 @@ class AnthropicUpstream:
             raise
 
     def close(self) -> None:
-        """Ends the connections that wait for requests."""
+        """Ends idle connections."""
         self._upstream.close()
 
 
@@ -74,7 +74,7 @@ def _sent(request: ClientRequest) -> dict[str, object]:
 
 
 def _headers(request: ClientRequest) -> Headers:
-    """A client of OpenAI's has its key as bearer."""
+    """Clients of OpenAI send their key as a bearer token."""
     kept = [(name, value) for name, value in request.headers if name not in DROPPED and not name.startswith(OPENAI)]
     scheme, _, key = (request.header(b"authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and request.header(b"x-api-key") is None:
@@ -83,13 +83,13 @@ def _headers(request: ClientRequest) -> Headers:
 
 
 def _read(reply: UpstreamResponse, request: ClientRequest) -> UpstreamResponse:
-    """The answer in OpenAI's words; one that is neither an answer nor an error of this API passes as it is."""
+    """The answer in OpenAI's dialect; what is neither an answer nor an error of this API passes through."""
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
     is_readable = headers.find(reply.headers, b"content-encoding") in (b"", b"identity")
     if reply.status >= 300:
         return _Whole(reply, request) if is_readable and media_type == b"application/json" else reply
     if not is_readable:
-        raise UpstreamError(UpstreamFailure("malformed", "the answer is compressed, and was asked for as it is"))
+        raise UpstreamError(UpstreamFailure("malformed", "it is compressed, though it was asked for uncompressed"))
     match media_type:
         case b"application/json":
             return _Whole(reply, request)
@@ -120,7 +120,7 @@ class _Whole:
         except (ValueError, RecursionError) as error:
             if self.status < 300:
                 raise UpstreamError(UpstreamFailure("malformed", f"no answer of the Messages API: {error}")) from None
-            yield bytes(body)  # some other server's error, between here and there
+            yield bytes(body)  # an error of another server on the way
 
     def close(self) -> None:
         self._reply.close()
@@ -134,7 +134,7 @@ class _Whole:
 
 
 class _Stream:
-    """An answer as it is written."""
+    """A stream."""
 
     def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
         options = (request.fields or {}).get("stream_options")
@@ -144,7 +144,7 @@ class _Stream:
         self.status, self.headers = reply.status, _answered(reply.headers)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The events that those which came together make; what was right before a wrong one leaves."""
+        """The events that each piece translates to; those before a malformed one still leave."""
         held = b""
         async with aclosing(self._reply.chunks()) as pieces:
             async for piece in pieces:
@@ -176,7 +176,7 @@ class _Stream:
 
 
 class _Said:
-    """An error of our own: the upstream is not asked."""
+    """An error of the gateway's own: the upstream is not asked."""
 
     def __init__(self, status: int, error: RequestError) -> None:
         self._body = json.dumps({"error": {"message": str(error), "type": "invalid_request_error",
@@ -189,11 +189,11 @@ class _Said:
         yield self._body
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""
 
 
 def _answered(sent: Headers) -> Headers:
-    """Of another length than the upstream's, and with its name of the request under OpenAI's name."""
+    """The length differs from the upstream's; its id of the request goes by OpenAI's name."""
     kept = [(name, value) for name, value in sent if name.lower() not in (b"content-length", b"x-request-id")]
     request_id = headers.find(sent, b"request-id")
     return [*kept, (b"x-request-id", request_id)] if request_id else kept

@@ -21,7 +21,7 @@ class BreakerSettings:
 
 @dataclass(frozen=True)
 class Permit:
-    """A request that was let through; it is given back with what became of it."""
+    """A request that was let through; it is given back when its result is known."""
 
     is_probe: bool
 
@@ -41,7 +41,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """What the next request finds."""
+        """The state as the next request meets it."""
         if self._open_until_s is None:
             return "closed"
         return "open" if self._now() < self._open_until_s else "half-open"
@@ -52,7 +52,7 @@ class Breaker:
         return 0.0 if self._open_until_s is None else max(self._open_until_s - self._now(), 0.0)
 
     def enter(self) -> Permit | None:
-        """Lets a request through, or not. One that was let through ends in `succeeded`, `failed` or `left`."""
+        """Lets a request through, or returns None. For each permit `succeeded`, `failed` or `left` is called."""
         if self._open_until_s is None:
             return Permit(is_probe=False)
         if self._probe is not None or self._now() < self._open_until_s:
@@ -66,18 +66,18 @@ class Breaker:
         self._failures, self._open_until_s, self._pause_s = 0, None, self._settings.pause_s
 
     def failed(self, permit: Permit, wait_s: float | None = None) -> None:
-        """It did not; `wait_s` is after how long it says that it will."""
+        """The upstream did not answer; `wait_s` is how long it asks to wait."""
         self.left(permit)
         self._failures += 1
         if self._open_until_s is None:
             if self._failures >= self._settings.failures:
                 self._open(wait_s)
-        elif permit.is_probe:  # other requests are from before it opened, and say nothing new
+        elif permit.is_probe:  # other requests began before it opened, and tell nothing new
             self._pause_s = min(self._pause_s * 2, self._settings.longest_pause_s)
             self._open(wait_s)
 
     def left(self, permit: Permit) -> None:
-        """Nobody knows: the client went away before there was an answer."""
+        """The result is unknown: the client went away before there was an answer."""
         if permit is self._probe:
             self._probe = None
 

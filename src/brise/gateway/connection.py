@@ -1,7 +1,7 @@
-"""A connection to the hosted model's server, and the pool of those that wait for the next request.
+"""Connections to the upstream, and the pool of those that wait for the next request.
 
 httpcore's pool asks the kernel about every idle connection for every request, so under load it spends its time on that;
-here the event loop says when a connection is lost. What a head means is h11's to say, a body framing.py's.
+here the event loop reports a lost connection. h11 reads the heads, framing.py the bodies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import h11
 from brise.gateway.framing import Body, FramingError
 from brise.gateway.request import Headers
 
-MOST_IDLE, IDLE_S = 128, 55.0  # many servers end idle connections after a minute
+MOST_IDLE, IDLE_S = 128, 55.0  # many servers close idle connections after a minute
 MAX_HEAD_BYTES = 256 << 10
-UNREAD_BYTES = 256 << 10  # received and not yet asked for; then the sender has to wait
+UNREAD_BYTES = 256 << 10  # received but not read yet; more makes the sender wait
 
 
 class LostError(Exception):
@@ -27,7 +27,7 @@ class LostError(Exception):
 
 
 class NotHttpError(Exception):
-    """What came is no HTTP/1.1."""
+    """What came is not HTTP/1.1."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Address:
 
 
 class Pool:
-    """Connections to one address. The one used last is used next, so that the others may grow old and end."""
+    """Connections to one address. The one used last is used next, so that the others can expire."""
 
     def __init__(self, address: Address, now: Callable[[], float] = time.monotonic) -> None:
         self._address, self._now = address, now
@@ -52,12 +52,12 @@ class Pool:
         return len(self._idle)
 
     def take(self) -> Connection | None:
-        """One that waits and is good still, or None."""
+        """An idle one that is still open, or None."""
         self._drop_old()
         return self._idle.pop() if self._idle else None
 
     async def connect(self) -> Connection:
-        """A new one; OSError if there is none to be had."""
+        """A new one; OSError if none can be made."""
         address = self._address
         loop = asyncio.get_running_loop()
         host, port = (address.host, address.port) if address.proxy is None else address.proxy[:2]
@@ -76,7 +76,7 @@ class Pool:
         return connection
 
     def give_back(self, connection: Connection) -> None:
-        """Keeps it for the next request if it is in a state for one."""
+        """Keeps it for the next request if it can take one; otherwise ends it."""
         if len(self._idle) < MOST_IDLE and connection.is_renewed():
             connection.idle_since_s = self._now()
             self._idle.append(connection)
@@ -84,7 +84,7 @@ class Pool:
             connection.abort()
 
     def close(self) -> None:
-        """Ends those that wait."""
+        """Ends the idle ones."""
         while self._idle:
             self._idle.pop().abort()
 
@@ -93,13 +93,13 @@ class Pool:
             self._idle.pop(0).abort()
 
     def _forget(self, connection: Connection) -> None:
-        """The other side ended it, or said something that nobody asked for."""
+        """The other side closed it, or sent something unasked."""
         if connection in self._idle:
             self._idle.remove(connection)
 
 
 class Connection(asyncio.Protocol):
-    """One request after the other."""
+    """One connection: one request after the other."""
 
     def __init__(self, on_loss: Callable[[Connection], None]) -> None:
         self._on_loss = on_loss
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self.num_requests = 0
 
     def is_renewed(self) -> bool:
-        """Makes it ready for another request, if its last answer was read to the end and it was not ended."""
+        """Makes it ready for another request; False if its last answer was not read to the end, or it is closed."""
         body = self._body
         if self._is_lost or not self._keeps_open or body is None or not body.is_over or body.rest or self._received:
             return False
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def send(self, method: str, target: bytes, headers: Headers, body: bytes) -> None:
-        """The whole request in one piece."""
+        """Sends the whole request in one piece."""
         assert self._transport is not None and self._head is None
         self.num_requests += 1
         self._method = method
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(head + body)
 
     async def answer(self) -> h11.Response:
-        """Status and headers, when they come."""
+        """Waits for status and headers."""
         head = self._head
         assert head is not None
         while True:
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
                 await self._more()
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The body's pieces; those that came together leave together."""
+        """The body in pieces; what came together is yielded together."""
         body = self._body
         assert body is not None
         while True:
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
                 await self._more()
 
     async def tunnel(self, target: bytes, authorization: bytes) -> None:
-        """Asks a proxy for the way to the server; then the connection is as new."""
+        """Asks a proxy for a tunnel to the server; then the connection is as good as new."""
         headers = [(b"host", target), *([(b"proxy-authorization", authorization)] if authorization else [])]
         self.send("CONNECT", target, headers, b"")
         try:
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _begun(self, head: h11.Connection, response: h11.Response) -> h11.Response:
-        """From here on, what comes is the body."""
+        """What comes from here on is the body."""
         headers = [*response.headers]
         named = b",".join(value for name, value in headers if name == b"connection").lower()
         self._keeps_open = response.http_version >= b"1.1" and b"close" not in named
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         return response
 
     def _check_end(self, body: Body) -> None:
-        """The end of the connection is the end of an answer of no stated length, and of no other."""
+        """The end of the connection ends only an answer without a stated length."""
         try:
             body.end()
         except FramingError:
@@ -224,14 +224,14 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiting = None
 
-    # What the event loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self._head is None:  # nothing was asked
+        if self._head is None:  # no request is open
             self._on_loss(self)
             self.abort()
             return

@@ -13,11 +13,11 @@ HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 class FramingError(Exception):
-    """The body is not framed as HTTP says."""
+    """The body is not framed as HTTP requires."""
 
 
 class Body:
-    """Takes what comes over the connection, gives what belongs to the body. `rest` is what came behind its end."""
+    """Splits what comes over the connection into the body and the `rest` that follows it."""
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]], status: int, method: str) -> None:
         self.is_over, self.rest = False, b""
@@ -42,7 +42,7 @@ class Body:
             self._left = None
 
     def feed(self, data: bytes) -> bytes:
-        """The part of the body in `data`, b"" if there is none (yet)."""
+        """The part of the body in `data`; b"" if there is none yet."""
         if self.is_over:
             self.rest += data
             return b""
@@ -88,7 +88,7 @@ class Body:
         return pieces
 
     def _line(self, line: bytes) -> None:
-        """The line between two chunks: the end of one, the size of the next, or a trailer, which we have no use for."""
+        """The line between two chunks: the end of one, the size of the next, or a trailer, which is ignored."""
         if self._in_trailers:
             self.is_over = not line
         elif self._ends_chunk:

@@ -1,4 +1,4 @@
-"""Which headers go on to the hosted model, and which come back."""
+"""Headers: which go upstream, and which come back to the client."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from brise.traffic.records import Mode
 # Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
 OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
                       b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
-# Made anew: the host and length of the new message; what we can read of encodings; we answer `Expect` ourselves.
+# Written anew: host and length of the new message, and the encodings that are read here. `Expect` is answered here.
 MADE_ANEW = frozenset({b"host", b"content-length", b"accept-encoding", b"expect"})
 KEYS = frozenset({b"authorization", b"x-api-key", b"api-key"})
-# alt-svc would send the client past the gateway; the server writes a date of its own.
+# alt-svc would send the client around the gateway; the server writes its own date.
 NOT_OURS = frozenset({b"alt-svc", b"date"})
 ENCODED = (b"gzip", b"deflate", b"br", b"zstd")
 
 
 def upstream(headers: Headers, host: bytes, key: Headers | None, *, is_read: bool) -> list[tuple[bytes, bytes]]:
-    """Headers of a request. `key` stands in for the client's own keys, None leaves those.
+    """Headers of a request. `key` replaces the client's own keys; None leaves those.
 
-    An answer that `is_read` here has to come as it is: compressed, its events could not be told apart.
+    An answer that `is_read` here has to come uncompressed, so that its events can be told apart.
     """
     dropped = OF_A_HOP | MADE_ANEW | _named(headers) | (KEYS if key is not None else frozenset())
     kept = [(b"host", host), *((name, value) for name, value in headers
@@ -38,14 +38,14 @@ def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def added(request: ClientRequest, mode: Mode, model: str | None) -> Headers:
-    """What the gateway says of an answer in its headers."""
+    """The headers in which the gateway describes an answer."""
     name = (model or "").strip().encode("ascii", "replace")
     named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
     return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", request.id.encode()), *named]
 
 
 def find(headers: Headers, name: bytes) -> bytes:
-    """The value of a header, b"" if it is not there. Names are compared without regard to case."""
+    """The value of a header, b"" if it is missing. Case does not matter."""
     return next((value for known, value in headers if known.lower() == name), b"")
 
 

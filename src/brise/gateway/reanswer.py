@@ -23,7 +23,7 @@ from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
-NOT_ALLOWED = frozenset({401, 403})  # the key, not the request: another time it may be good
+NOT_ALLOWED = frozenset({401, 403})  # the key's fault, not the request's: it may be valid later
 
 
 class Flushing(Protocol):
@@ -34,9 +34,9 @@ class Flushing(Protocol):
 
 @dataclass(frozen=True)
 class ReanswerOptions:
-    """At most one request every `every_s`, one at a time; after one that failed, none before somebody else had an
-    answer or `probe_s` are over. A request is asked `attempts` times at most while others have answers: attempts that
-    find out that an outage goes on do not count. `max_held` keys are in memory."""
+    """At most one request every `every_s`, one at a time; after one that failed, none before a client has had an answer
+    or `probe_s` have passed. A request is asked `attempts` times at most while others have answers: attempts that find
+    an outage still going on do not count. `max_held` keys are in memory."""
 
     every_s: float = 1.0
     probe_s: float = 60.0
@@ -53,7 +53,7 @@ class Reanswer:
         self._large, self._store, self._capture = large, store, capture
         self._options, self._clock = options, clock
         self.counts = Counter[str]()
-        self._held: OrderedDict[str, tuple[ClientRequest, int]] = OrderedDict()  # and how often it was asked again
+        self._held: OrderedDict[str, tuple[ClientRequest, int]] = OrderedDict()  # and how many attempts there were
         self._held_bytes = 0
         self._is_up, self._has_work = asyncio.Event(), asyncio.Event()
 
@@ -75,13 +75,13 @@ class Reanswer:
             try:
                 await asyncio.wait_for(self._is_up.wait(), options.probe_s)
             except TimeoutError:
-                pass  # nobody has asked for a while: this request finds out
+                pass  # no client has asked for a while: this request finds out
             if not await self._next():
                 self._has_work.clear()
             await asyncio.sleep(options.every_s)
 
     async def _next(self) -> bool:
-        """Asks for one answer; False if there is nothing to ask."""
+        """Asks for one answer; False if no request waits."""
         try:
             oldest = await self._oldest()
             if oldest is None:
@@ -100,11 +100,11 @@ class Reanswer:
             if was_up:
                 await asyncio.to_thread(self._postpone, request.id)
         except StoreError:
-            self.counts["unwritten"] += 1  # it is pending still
+            self.counts["unwritten"] += 1  # it is still pending
         return True
 
     async def _ask(self, request: ClientRequest) -> RecordedAnswer | None:
-        """The answer, which may be that the request is wrong; None if another attempt may bring one."""
+        """The answer, which may be an error of the request; None if another attempt may bring one."""
         started_s, at_s = time.monotonic(), self._clock()
         try:
             outcome = await self._large.ask(request)
@@ -127,7 +127,7 @@ class Reanswer:
         return await asyncio.to_thread(self._stored)
 
     def _stored(self) -> tuple[ClientRequest, int] | None:
-        """The oldest request that waits in the store and may be asked once more."""
+        """The oldest request that waits in the store and has attempts left."""
         for pending in self._store.pending(limit=1000):
             if pending.attempts < self._options.attempts:
                 exchange = self._store.exchange(pending.exchange)
@@ -136,7 +136,7 @@ class Reanswer:
         return None
 
     def _postpone(self, exchange: str) -> None:
-        self._capture.flush()  # it may be on its way to the store
+        self._capture.flush()  # the exchange may still be on its way to the store
         self._store.postpone(exchange)
 
     def _keep(self, answer: RecordedAnswer) -> None:

@@ -1,4 +1,4 @@
-"""Passes an answer of the hosted model on to the client, and keeps what is written down of it."""
+"""The relay passes an answer of the large model on to the client, and keeps what is to be written down of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from brise.gateway.failure import Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import UpstreamResponse
 
-COLLECTED_BYTES = 8 << 20  # an answer in one piece is held until it is complete, so that one cut short can be replaced
+COLLECTED_BYTES = 8 << 20  # a whole answer is held until it is complete, so that one cut short can be replaced
 OWN_FAULTS = frozenset({"invalid_request_error", "authentication_error", "permission_error", "not_found_error",
-                        "billing_error", "insufficient_quota"})  # types of errors that the next attempt gives again
-KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, and not written down
+                        "billing_error", "insufficient_quota"})  # types of errors that a retry would only repeat
+KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, but not written down
 DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 
 
 async def pass_on(reply: UpstreamResponse, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
                   now: Callable[[], float] = time.monotonic, *, stops_at_faults: bool = False) -> None:
-    """The whole answer, to its end; `relayed` says how far it came if this raises UpstreamError.
+    """Passes the whole answer on; `delivery` says how far it came if this raises UpstreamError.
 
-    A stream of events leaves event by event, since one that is cut in the middle could not be gone on with. JSON in one
-    piece leaves when it is complete. Anything else leaves as it comes.
+    A stream of events leaves event by event, since nobody could continue after half an event. JSON in one piece
+    leaves when it is complete. Anything else leaves as it comes.
 
-    With `stops_at_faults` somebody else can answer: an event that is none, or that says that the server failed, does
-    not leave then, and ends the attempt.
+    With `stops_at_faults` another model can answer: then an event that cannot be read, or that reports a failure of
+    the server, is held back and ends the attempt.
     """
     out = _Out(send, delivery, [*headers.downstream(reply.headers), *added], now)
     media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
@@ -55,9 +55,9 @@ async def _events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at
         held = await _whole_events(reply, out, dialect, stops_at_faults)
     except UpstreamError:
         if out.has_all(dialect):
-            return  # it was lost, or fell silent, behind the end of its answer
+            return  # the connection was lost, or fell silent, after the end of the answer
         raise
-    # The last event, without the blank line that ends it; or a part of one, which is of no use to anybody.
+    # The last event, without the blank line that ends it; or a part of one, which is dropped.
     is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
     if is_whole:
         await _pass_piece(held, out, dialect, Progress(), stops_at_faults)
@@ -69,7 +69,7 @@ async def _events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at
 
 
 async def _whole_events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at_faults: bool) -> bytes:
-    """Passes them on, and gives what is left: less than one."""
+    """Passes whole events on; returns the rest, which is less than one."""
     held, progress = b"", Progress()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
@@ -85,7 +85,7 @@ async def _whole_events(reply: UpstreamResponse, out: _Out, dialect: Dialect, st
 
 
 async def _pass_piece(piece: bytes, out: _Out, dialect: Dialect, progress: Progress, stops_at_faults: bool) -> None:
-    """Without `stops_at_faults`, events are looked into until the first that a client reads; the rest only pass."""
+    """Without `stops_at_faults`, events are read until the first with content; the rest only pass through."""
     failure = None
     if stops_at_faults:
         failure = next(filter(None, map(_fault, sse.events(piece))), None)
@@ -94,7 +94,7 @@ async def _pass_piece(piece: bytes, out: _Out, dialect: Dialect, progress: Progr
             piece = b"".join(good)
     if piece:
         await out.pass_on(piece)
-    if not progress.has_content:  # behind the client's back: nobody waits for our reading
+    if not progress.has_content:  # after the piece has left: no client waits for this
         for event in sse.events(piece):
             follow(dialect, progress, event)
         if progress.has_content:
@@ -108,7 +108,7 @@ def _is_readable(event: sse.ServerSentEvent) -> bool:
 
 
 def _fault(event: sse.ServerSentEvent) -> UpstreamFailure | None:
-    """What is wrong with the server by this event. An error of the request is the client's own business."""
+    """The server's failure that this event reports. An error in the request is for the client to see."""
     if not _is_readable(event):
         return UpstreamFailure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
     fields = event.fields or {}
@@ -127,7 +127,7 @@ async def _whole(reply: UpstreamResponse, out: _Out) -> None:
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             body += chunk
-            if len(body) > COLLECTED_BYTES:  # of a length that was not said before
+            if len(body) > COLLECTED_BYTES:  # its length was not stated
                 await out.pass_on(bytes(body))
                 body.clear()
     await out.pass_on(bytes(body))
@@ -140,7 +140,7 @@ async def _as_it_comes(reply: UpstreamResponse, out: _Out) -> None:
 
 
 class _Out:
-    """The way to the client: status and headers go with the first piece."""
+    """The client; status and headers leave with the first piece."""
 
     def __init__(self, send: Send, delivery: Delivery, sent_headers: Headers, now: Callable[[], float]) -> None:
         self._send, self._relayed, self._headers, self._now = send, delivery, sent_headers, now
@@ -155,7 +155,7 @@ class _Out:
             delivery.body += piece
 
     def forget_length(self) -> None:
-        """A stream may end otherwise than its server thought."""
+        """A stream may become shorter or longer than its server stated."""
         self._headers = [(name, value) for name, value in self._headers if name != b"content-length"]
 
     def saw_token(self) -> None:
@@ -163,11 +163,11 @@ class _Out:
             self._relayed.first_s = self._now()
 
     def has_all(self, dialect: Dialect) -> bool:
-        """Whether the client has a stream to the end of its answer."""
+        """Whether the client has the stream to the end of its answer."""
         return self._relayed.is_kept and progress_of(dialect, bytes(self._relayed.body)).has_ended
 
     def missing_end(self, dialect: Dialect) -> UpstreamFailure | None:
-        """Why a stream that has ended is no answer, if it is none."""
+        """Why a stream that has ended is not a complete answer; None if it is."""
         body = self._relayed.body
         if DONE in body[-TAIL_BYTES:] or not self._relayed.is_kept:
             return None

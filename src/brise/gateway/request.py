@@ -1,4 +1,4 @@
-"""A request as it came to the gateway: what is sent on, and what it says of itself in its headers and its body."""
+"""A client's request: what is sent upstream, and what its headers and its body say about it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from brise.traffic.records import new_id
 
 Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
 
-OWN, LABEL = b"x-brise-", b"x-brise-label-"  # of headers that are for the gateway: none of them goes upstream
-MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or a name that is kept, labels that are kept
+OWN, LABEL = b"x-brise-", b"x-brise-label-"  # headers for the gateway: none of them goes upstream
+MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or of a name, and labels, that are kept
 
 
 @dataclass(frozen=True)
 class ClientRequest:
-    """One request. `fields` is its JSON body, None where the body is no JSON object."""
+    """One request. `fields` is its JSON body; None if the body is not a JSON object."""
 
     id: str  # of its exchange
     method: str
@@ -32,13 +32,13 @@ class ClientRequest:
     body: bytes
     fields: Body | None
     dialect: Dialect
-    model: str  # "" where none is named
+    model: str  # "" if none is named
     task: str
     conversation: str | None = None  # as the client calls it
     subject: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     is_captured: bool = True
-    secrets: Sequence[str] = field(default=(), repr=False)  # that must not be written down (redact.py)
+    secrets: Sequence[str] = field(default=(), repr=False)  # what must not be written down (traffic/redact.py)
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -49,7 +49,7 @@ class ClientRequest:
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is wanted as server-sent events."""
+        """Whether the client asked for a stream."""
         return self.fields is not None and self.fields.get("stream") is True
 
     def header(self, name: bytes) -> str | None:
@@ -59,7 +59,7 @@ class ClientRequest:
 
 def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
          secrets: Sequence[str] = ()) -> ClientRequest:
-    """Never fails: what is no JSON is passed on all the same, and the hosted model may say what is wrong with it.
+    """Never fails: a body that is not JSON is passed on all the same, and the upstream says what is wrong with it.
 
     `secrets` of the gateway itself are added to those that the request came with.
     """
@@ -90,5 +90,5 @@ def _object(body: bytes) -> Body | None:
 
 
 def _text(value: bytes) -> str:
-    """A header's value; text that is not ASCII comes percent-encoded."""
+    """A header's value; clients percent-encode text that is not ASCII."""
     return unquote(value.decode("latin-1").strip())[:MAX_NAME]

@@ -1,4 +1,4 @@
-"""Whether a failed request is sent again, and after how long."""
+"""Retries: whether a failed request is sent again, and after how long."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from brise.gateway.request import ClientRequest, Headers
 
 BUSY = frozenset({408, 429, 500, 502, 503, 504, 529})  # "not now"; 529 is Anthropic's
 NOTHING_SENT = frozenset({"refused", "connect_timeout"})
-BUDGET_SHARE, BUDGET = 0.2, 10.0  # a request adds a fifth of a retry, so an outage is no storm; ten are there at first
+BUDGET_SHARE, BUDGET = 0.2, 10.0  # each request adds a fifth of a retry, so an outage causes no storm
 
 
 @dataclass(frozen=True)
 class RetrySettings:
-    """How often, and how long a client is kept waiting between two attempts at most."""
+    """How many attempts, and how long a client waits between two of them at most."""
 
     retries: int = 2
-    first_wait_s: float = 0.25  # doubles, where the server does not say how long
+    first_wait_s: float = 0.25  # doubles, if the server does not say how long
     longest_wait_s: float = 5.0
 
 
 class Retries:
-    """Decides for all requests together: the budget is theirs."""
+    """Decides for all requests together, because they share one budget."""
 
     def __init__(self, settings: RetrySettings, chance: Callable[[], float] = random.random) -> None:
         self._settings, self._chance = settings, chance
@@ -41,13 +41,13 @@ class Retries:
         self._budget = min(self._budget + BUDGET_SHARE, BUDGET)
 
     def wait_s(self, request: ClientRequest, failure: UpstreamFailure, number: int) -> float | None:
-        """How long to wait before attempt `number` (1 is the first repetition); None: it is not to be repeated."""
+        """How long to wait before attempt `number` (1 is the first repetition); None: it must not be repeated."""
         if not _is_repeatable(request, failure):
             return None
         if failure.is_stale:
             return 0.0
         wait_s = failure.retry_after_s
-        if wait_s is None:  # half of it by chance, so that clients which failed together do not come back together
+        if wait_s is None:  # half of it random, so that clients which failed together do not come back together
             wait_s = self._settings.first_wait_s * 2.0 ** (number - 1) * (0.5 + self._chance() / 2)
         if number > self._settings.retries or wait_s > self._settings.longest_wait_s or self._budget < 1:
             return None
@@ -57,7 +57,7 @@ class Retries:
 
 
 def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> float | None:
-    """What the headers of an answer say: OpenAI's milliseconds, seconds, or a date."""
+    """How long an answer's headers ask to wait: in OpenAI's milliseconds, in seconds, or until a date."""
     text = headers.find(sent, b"retry-after-ms").decode("latin-1")
     scale = 0.001
     if not text:
@@ -74,7 +74,7 @@ def retry_after_s(sent: Headers, now_s: Callable[[], float] = time.time) -> floa
 
 
 def is_safe(request: ClientRequest) -> bool:
-    """Whether asking twice does nothing but ask twice."""
+    """Whether a request may be sent twice without harm."""
     return request.dialect.is_read or request.method in ("GET", "HEAD", "OPTIONS")
 
 

@@ -1,4 +1,4 @@
-"""The hosted model's server: one pool of connections, requests as they came, answers as they come."""
+"""The upstream, the large model's server: one pool of connections, requests as they came, answers as they come."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from brise.gateway.connection import Address, Connection, LostError, NotHttpErro
 from brise.gateway.failure import FailureKind, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 
-PREFIX = b"/v1"  # what every path of OpenAI's API begins with: the clients' base URL has it, and so has the upstream's
+PREFIX = b"/v1"  # how every path of OpenAI's API begins: it is in the clients' base URL, and in the upstream's
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the hosted model may take, in seconds."""
+    """How long the large model may take, in seconds."""
 
     connect_s: float = 5.0
     first_byte_s: float = 60.0  # of a stream, until its first piece
     answer_s: float = 600.0  # of an answer in one piece, which comes when it is complete
     between_s: float = 60.0  # from one piece to the next
-    total_s: float = 3600.0  # from the request to the last piece: a server may drip for ever
+    total_s: float = 3600.0  # from the request to the last piece: a server may send a byte a minute for ever
 
 
 @dataclass(frozen=True)
 class UpstreamSettings:
-    """Where the hosted model is. `url` is what its clients have as base URL; `key` is secret.
+    """Where the large model is. `url` is the base URL that its clients use; `key` is secret.
 
-    Without a key the clients' own go on, unless `forwards_keys` is False: then they are keys of this server.
+    Without a key the clients' own are forwarded, unless `forwards_keys` is False: then they are keys to this server.
     """
 
     url: str
@@ -48,7 +48,7 @@ class UpstreamSettings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What is to stand in no record: the key, and the password of the proxy."""
+        """What no record may hold: the key, and the password of the proxy."""
         password = urlsplit(self.proxy or "").password
         return tuple(secret for secret in (self.key, password and unquote(password)) if secret)
 
@@ -68,28 +68,28 @@ class UpstreamSettings:
 
 
 class UpstreamResponse(Protocol):
-    """An answer that has begun. It has to be closed."""
+    """An answer that has begun. It must be closed."""
 
     status: int
     headers: Headers
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes, or UpstreamError where it stops coming."""
+        """The body as it comes; UpstreamError if it stops coming."""
         ...
 
     def close(self) -> None:
-        """Leaves the connection to the next request if the answer was read to its end, else ends it."""
+        """Returns the connection to the pool if the answer was read to its end; otherwise ends it."""
         ...
 
 
 class HostedServer(Protocol):
-    """A hosted model's server, in whatever dialect. It belongs to the event loop's thread."""
+    """An upstream in any dialect. It belongs to the event loop's thread."""
 
     @property
     def settings(self) -> UpstreamSettings: ...
 
     def unfit(self, request: ClientRequest) -> UpstreamResponse | None:
-        """The error for a request that its dialect cannot say; None if it can be sent."""
+        """The error for a request that its dialect cannot express; None if it can be sent."""
         ...
 
     async def open(self, request: ClientRequest) -> UpstreamResponse:
@@ -97,7 +97,7 @@ class HostedServer(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the connections that wait for requests."""
+        """Ends idle connections."""
         ...
 
 
@@ -115,7 +115,7 @@ class Upstream:
         self._pool = Pool(address)
 
     def unfit(self, request: ClientRequest) -> None:
-        """Every request is sent: the server may say what is wrong with it."""
+        """None: every request is sent, and the server says what is wrong with it."""
 
     async def open(self, request: ClientRequest) -> UpstreamResponse:
         """Sends a request and waits for status and headers of the answer, or raises UpstreamError."""
@@ -143,7 +143,7 @@ class Upstream:
         return _HttpReply(self._pool, connection, response, first_s, limits, begun_s)
 
     def close(self) -> None:
-        """Ends the connections that wait for requests."""
+        """Ends idle connections."""
         self._pool.close()
 
     async def _connect(self) -> Connection:
@@ -153,12 +153,12 @@ class Upstream:
                 return await self._pool.connect()
         except TimeoutError:
             raise UpstreamError(UpstreamFailure("connect_timeout", f"no connection within {wait_s:g} s")) from None
-        except OSError as error:  # those of TLS too
+        except OSError as error:  # errors of TLS too
             raise UpstreamError(UpstreamFailure("refused",
                                                 error.strerror or str(error) or type(error).__name__)) from None
 
     def _target(self, target: bytes) -> bytes:
-        """The path of the client's base URL is /v1, that of the upstream's may be another."""
+        """The path of the client's base URL is /v1; that of the upstream's may differ."""
         if target == PREFIX or target.startswith((PREFIX + b"/", PREFIX + b"?")):
             target = (self._path or PREFIX) + target[len(PREFIX):]
         else:
@@ -180,7 +180,7 @@ class Upstream:
 
 
 class _HttpReply:
-    """An answer as it came."""
+    """An answer over HTTP."""
 
     def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float, limits: Limits,
                  begun_s: float) -> None:
@@ -190,7 +190,7 @@ class _HttpReply:
         self.headers: Headers = [*response.headers]
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes, or UpstreamError where it stops coming."""
+        """The body as it comes; UpstreamError if it stops coming."""
         pieces, wait_s = self._connection.body(), self._first_s
         kind: FailureKind = "first_byte_timeout"
         while True:
@@ -217,7 +217,7 @@ class _HttpReply:
         return f"it was not complete after {self._limits.total_s:g} s"
 
     def close(self) -> None:
-        """Leaves the connection to the next request if the answer was read to its end, else ends it."""
+        """Returns the connection to the pool if the answer was read to its end; otherwise ends it."""
         self._pool.give_back(self._connection)
 
 

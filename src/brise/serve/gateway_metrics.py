@@ -1,4 +1,4 @@
-"""Prometheus metrics of the gateway: who answered, how fast the hosted model is, what was written down."""
+"""Prometheus metrics of the gateway: who answered, how fast the large model is, what was written down."""
 
 from __future__ import annotations
 

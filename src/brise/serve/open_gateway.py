@@ -1,4 +1,4 @@
-"""A gateway put together: the hosted model's server, the store, and what the small models do for it."""
+"""A gateway put together: the large model's server, the store, and what the small models do for it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class SwitchMetrics(Collector):
                     yield from _audits(part)
         if isinstance(self._components.small, SmallModel):
             refused = CounterMetricFamily("brise_switch_refused", "Requests that the small model could not take, by "
-                                          "reason; the hosted one answered.", labels=("task", "reason"))
+                                          "reason; the large one answered.", labels=("task", "reason"))
             for (task, reason), number in self._components.small.refused.items():
                 refused.add_metric((task, reason), number)
             yield refused
@@ -62,4 +62,4 @@ def _audits(auditor: Auditor) -> Iterator[Metric]:
     for result, number in auditor.counts.items():
         family.add_metric((result,), number)
     yield family
-    yield GaugeMetricFamily("brise_audits_waiting", "Audits that wait for the hosted model.", value=auditor.waiting)
+    yield GaugeMetricFamily("brise_audits_waiting", "Audits that wait for the large model.", value=auditor.waiting)

@@ -1,7 +1,7 @@
-"""Kept answers are audited: some of them, drawn with a known probability, are compared with the hosted model's.
+"""Audits: kept answers, drawn with a known probability, are compared with the large model's.
 
-Nobody waits for an audit. The queue is bounded; while the hosted model is out of reach, audits wait. What comes of one
-is a line of the ledger, from which every gateway computes the alarm.
+No client waits for an audit. The queue is bounded; while the large model is out of reach, audits wait. The result is a
+line of the ledger, from which every gateway computes the alarm.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from brise.traffic.records import Exchange, RecordedAnswer
 
 MAX_WAITING = 512  # requests; at 64 kB each 32 MB
 RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
-LATER = frozenset({408, 500, 502, 503, 504, 529})  # the hosted model's, for this request: it goes to the queue's end
-FINGERPRINT = "system_fingerprint"  # of a hosted model's version, in its answers
-MAX_ATTEMPTS = 8  # that end so: some requests are never answered, and must not hold up the others
+LATER = frozenset({408, 500, 502, 503, 504, 529})  # statuses with which an audit goes to the end of the queue
+FINGERPRINT = "system_fingerprint"  # in a large model's answers, of its version
+MAX_ATTEMPTS = 8  # that end in LATER: some requests are never answered, and must not hold up the others
 
-# The hosted model asked in the background, or None while it is out of reach; it never raises.
+# Asks the large model in the background; None while it is out of reach. It never raises.
 Ask = Callable[[ClientRequest, float], Awaitable[RecordedAnswer | None]]
 Write = Callable[[RecordedAnswer], None]
 
@@ -40,11 +40,11 @@ class _Audit:
     probability: float
     switch: int  # the ledger's line of the switch under which the answer was kept
     attempts: int = 0
-    answer: RecordedAnswer | None = None  # the hosted model's, if only the line is still to be written
+    answer: RecordedAnswer | None = None  # the large model's, if only the ledger's line is still to be written
 
 
 class Auditor:
-    """Implements parts.Observer and parts.Background. `counts` says what became of the audits."""
+    """Implements `Observer` and `Background`. `counts` says what became of the audits."""
 
     def __init__(self, follower: Follower, ask: Ask, write: Write, max_waiting: int = MAX_WAITING,
                  wait: Callable[[float], Awaitable[None]] = asyncio.sleep, log: TextIO | None = None) -> None:
@@ -55,9 +55,9 @@ class Auditor:
         self.counts = Counter[str]()
 
     def observe(self, request: ClientRequest, exchange: Exchange) -> None:
-        """Draws whether this answer is audited; the draw knows nothing of how sure the answer was."""
+        """Draws whether this answer is audited; how sure the small model was has no part in it."""
         probability, state = exchange.audit_probability, self._follower.state(exchange.task)
-        action = None if state is None else other_teacher(state, exchange)
+        action = None if state is None else other_large_model(state, exchange)
         if action is not None:
             self._follower.write(action)
         if exchange.mode != "small" or probability is None or state is None:
@@ -76,7 +76,7 @@ class Auditor:
         return len(self._queue)
 
     async def run(self) -> None:
-        """Until cancelled: one audit after the other."""
+        """Until it is cancelled: one audit after the other."""
         retry_s = RETRY_S
         while True:
             while not self._queue:
@@ -96,7 +96,7 @@ class Auditor:
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     async def _audit(self, audit: _Audit) -> _Audit | None:
-        """What is to be tried later, None if it is done with; no audit may end the loop."""
+        """The audit to be tried later, None if it is done; no audit may end the loop."""
         try:
             if audit.answer is None:
                 answer = await self._ask(audit.request, audit.probability)
@@ -109,12 +109,12 @@ class Auditor:
                 if answer.error is not None or answer.response is None:
                     self.counts["unanswered"] += 1
                     return None
-                self._look_at(audit.exchange.task, answer.served_by, answer.response.get(FINGERPRINT))
+                self._check_model(audit.exchange.task, answer.served_by, answer.response.get(FINGERPRINT))
                 audit = replace(audit, attempts=0, answer=answer)
             assert audit.answer is not None
             await self._follower.append("audit", self._line(audit, audit.answer))
             self.counts["audited"] += 1
-        except BriseError as error:  # a locked ledger, a full disk: the line waits, and nobody is asked twice
+        except BriseError as error:  # a locked ledger, a full disk: the line waits, and no model is asked twice
             self.counts["unwritten"] += 1
             if self.counts["unwritten"] == 1:
                 print(f"brise: audits cannot be written: {error}", file=self._log, flush=True)
@@ -125,15 +125,15 @@ class Auditor:
                   flush=True)
         return None
 
-    def _look_at(self, task: str, model: str | None, fingerprint: object) -> None:
-        """At a share of 100 % nothing else says who the hosted model is."""
+    def _check_model(self, task: str, model: str | None, fingerprint: object) -> None:
+        """At a share of 100 %, only audits show which large model answers."""
         state = self._follower.state(task)
         action = None if state is None else _void(state, model, fingerprint)
         if action is not None:
             self._follower.write(action)
 
     def _line(self, audit: _Audit, answer: RecordedAnswer) -> dict[str, object]:
-        """D is 0 where both say the same, -1 where they do not: the hosted model counts as right."""
+        """D is 0 if both answers say the same, otherwise -1: the large model counts as right."""
         state = self._follower.state(audit.exchange.task)
         scorer = scorer_of(state)
         same = answers.agreement(answers.of(audit.exchange.response), answers.of(answer.response), scorer)
@@ -141,8 +141,8 @@ class Auditor:
                 "answer": answer.id, "difference": same - 1.0, "probability": audit.probability, "scorer": scorer}
 
 
-def other_teacher(state: TaskState, exchange: Exchange) -> Action | None:
-    """The line that ends a switch when a hosted model answers that its certificate was not made with."""
+def other_large_model(state: TaskState, exchange: Exchange) -> Action | None:
+    """The line that ends a switch if another large model answers than the one its certificate was made with."""
     if exchange.mode not in ("hosted", "escalated") or exchange.status != 200:
         return None
     return _void(state, exchange.served_by, exchange.fingerprint)
@@ -151,12 +151,12 @@ def other_teacher(state: TaskState, exchange: Exchange) -> Action | None:
 def _void(state: TaskState, model: str | None, fingerprint: object) -> Action | None:
     if not model:
         return None
-    teacher = " ".join(part for part in (model, fingerprint) if isinstance(part, str) and part)
-    if not state.is_on or state.warrant is None or not state.warrant.teachers or teacher in state.warrant.teachers:
+    name = " ".join(part for part in (model, fingerprint) if isinstance(part, str) and part)
+    if not state.is_on or state.warrant is None or not state.warrant.large_models or name in state.warrant.large_models:
         return None
     return Action("void", gateway_line(state) | {
-        "reason": f"the large model is {teacher!r}, the certificate was made with "
-                  f"{', '.join(map(repr, state.warrant.teachers))}"})
+        "reason": f"the large model is {name!r}, the certificate was made with "
+                  f"{', '.join(map(repr, state.warrant.large_models))}"})
 
 
 def scorer_of(state: TaskState | None) -> str:

@@ -1,4 +1,4 @@
-"""Cheap signs that something has changed, long before audits could show it: the answers themselves look different.
+"""Drift: cheap signs that something has changed, long before audits could show it, because the answers look different.
 
 Each block of answers is compared with how the rule behaved when it was certified: how many are vetoed, how many
 escalate (Fisher's exact test), and where their confidences lie (population stability index over the deciles of then).
@@ -17,15 +17,15 @@ from brise.switch.rule import Rule, RuleBaseline
 from brise.switch.state import Action, TaskState, gateway_line
 
 BLOCK = 200  # answers; blocks do not overlap
-# So unlikely is a false sign from one block and one test: of 1,000 answers a day, one in some years.
+# The chance of a false sign from one block and one test: with 1,000 answers a day, one in several years.
 LEVEL = 1e-4
-# Over this a population counts as changed by the usual reading of the index; chance alone gives a block about 0.06.
+# The usual level of the index above which a population counts as changed; chance alone gives a block about 0.06.
 INSTABILITY = 0.25
 
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """One answer: its confidence (None: it was vetoed, or could not be judged), and what became of it."""
+    """One answer: its confidence (None: it was vetoed, or could not be judged), and whether it was kept or vetoed."""
 
     confidence: float | None
     is_kept: bool
@@ -33,14 +33,14 @@ class JudgedAnswer:
 
 
 class DriftWatch:
-    """Looks at the blocks of every task. One gateway sees its own answers only, which is enough to raise a doubt."""
+    """Watches each task in blocks of answers. A gateway sees only its own answers, which is enough to raise a doubt."""
 
     def __init__(self, block: int = BLOCK) -> None:
         self._block = block
         self._blocks: dict[tuple[str, int], deque[JudgedAnswer]] = {}
 
     def observe(self, state: TaskState, answer: JudgedAnswer) -> Action | None:
-        """The line to be written if this answer ends a block that looks different."""
+        """The ledger's line that is due if this answer completes a block that looks different."""
         if state.rule is None or state.raised_left:
             return None
         block = self._blocks.setdefault((state.task, state.number), deque())

@@ -1,4 +1,4 @@
-"""What the ledger tells of each switch: its audits, its alarm, and what happened when."""
+"""The history of each switch, from the ledger: its audits, its alarm, and what happened when."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SwitchEvent:
 
 @dataclass(frozen=True)
 class Tenure:
-    """One switch from its beginning to its end. `state` is as it was last."""
+    """One switch from its beginning to its end; `state` is the last one."""
 
     state: TaskState
     audits: tuple[Audited, ...]
@@ -56,13 +56,13 @@ class Tenure:
 
     @property
     def highest(self) -> float:
-        """The most evidence of harm that there was."""
+        """The highest evidence of harm."""
         return max((audit.evidence for audit in self.audits), default=1.0)
 
 
 @dataclass(frozen=True)
 class SwitchHistory:
-    """All of the ledger that is about switches."""
+    """Everything in the ledger about switches."""
 
     switches: Switches
     tenures: tuple[Tenure, ...]
@@ -70,7 +70,7 @@ class SwitchHistory:
 
 
 def replay(entries: Iterable[LedgerEntry]) -> SwitchHistory:
-    """Folds the lines, and keeps what they did."""
+    """Folds the lines, and keeps what each of them did."""
     switches, found, events = Switches(), dict[int, tuple[TaskState, list[Audited]]](), list[SwitchEvent]()
     for entry in entries:
         switches = next_state(switches, entry)
@@ -80,7 +80,7 @@ def replay(entries: Iterable[LedgerEntry]) -> SwitchHistory:
         if state is None:
             continue
         audits = found.setdefault(state.number, (state, []))[1]
-        if entry.kind == "audit" and state.audits > len(audits):  # else it is of a switch that had ended
+        if entry.kind == "audit" and state.audits > len(audits):  # otherwise its switch had ended
             audits.append(Audited(entry.number, entry.at_s, str(entry.body.get("exchange")),
                                   float(entry.body["difference"]), float(entry.body["probability"]),
                                   state.alarm.evidence))

@@ -1,4 +1,4 @@
-"""A gateway follows the ledger that it shares with others: what is written there holds here, too, soon after."""
+"""Follows the ledger that a gateway shares with others: what another gateway writes holds here, too, soon after."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from brise.errors import BriseError
 from brise.switch.state import Action, Switches, TaskState, due, next_state_or_ended
 from brise.traffic.store import TrafficStore
 
-PATIENCE_S = 0.25  # for which a request waits for the store
-POLL_S = 0.25  # reading a ledger without news is one look into an index: tens of microseconds
+PATIENCE_S = 0.25  # how long a request waits for the store
+POLL_S = 0.25  # reading a ledger without new lines is one index lookup: tens of microseconds
 
 
 class Follower:
-    """Holds the state of all tasks. `look` reads what is new; `run` does so all the time, and writes what is due.
+    """Holds the state of all tasks. `look` reads new lines; `run` does so all the time, and writes lines that are due.
 
-    If the store cannot be read, the state stays as it was known last: the hosted model may be down as well.
+    If the store cannot be read, the last known state stays in force: the large model may be down as well.
     """
 
     def __init__(self, store: TrafficStore, clock: Callable[[], float] = time.time, log: TextIO | None = None,
@@ -31,7 +31,7 @@ class Follower:
         self._switches = Switches()
         self._folding = threading.Lock()  # a line counts once, whichever thread reads it
         self._looking, self._refreshing = asyncio.Lock(), asyncio.Lock()
-        self._late: asyncio.Future[None] | None = None  # a look that the store has not answered yet
+        self._late: asyncio.Future[None] | None = None  # a read that the store has not answered yet
         self._noted: list[Action] = []
         self._has_work = asyncio.Event()
         self.failures = 0  # of reading or writing the ledger
@@ -41,7 +41,7 @@ class Follower:
         return self._switches
 
     def state(self, task: str) -> TaskState | None:
-        """As it is known here."""
+        """The state of a task, as far as it is known here."""
         return self._switches.tasks.get(task)
 
     def write(self, action: Action) -> None:
@@ -52,7 +52,7 @@ class Follower:
 
     async def look(self) -> None:
         """Reads the lines that others have written since. A request waits for it, so it writes nothing, does not wait
-        for who writes, and gives up on a store that hangs: then the state is as it was known last."""
+        for writers, and gives up on a store that hangs: then the last known state stays in force."""
         try:
             async with asyncio.timeout(self._patience_s), self._looking:
                 if self._late is not None and not self._late.done():
@@ -71,12 +71,12 @@ class Follower:
             self._noted = [*left, *self._noted]
 
     async def append(self, kind: str, body: Body) -> None:
-        """Writes a line, and looks at what it brings about. Raises what the store raises."""
+        """Writes a line, and reads on. Raises what the store raises."""
         await asyncio.to_thread(self._store.append, kind, body)
         await self.refresh()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until it is cancelled."""
         while True:
             await self.refresh()
             try:
@@ -85,7 +85,7 @@ class Follower:
                 continue
 
     def _step(self, noted: Sequence[Action]) -> Sequence[Action]:
-        """Gives back what could not be written."""
+        """Returns what could not be written."""
         left = deque(noted)
         try:
             self._read()

@@ -1,4 +1,4 @@
-"""Who answers a request: the hosted model, or the small one that its task was switched to."""
+"""Routing: whether the large model answers a request, or the small one that its task was switched to."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from brise.switch.ledger_follower import Follower
 from brise.switch.state import Action, TaskState, gateway_line
 from brise.traffic import slice_keys
 
-MAX_CONTEXTS = 16  # without a certificate, that are written down for one switch
+MAX_CONTEXTS = 16  # contexts without a certificate that are noted for one switch
 
 
 class SwitchRouter:
-    """Decides by the state of the ledger as it is known here; lines that a decision brings about go to the ledger."""
+    """Decides by the ledger as it is known here; lines that a decision causes go to the ledger."""
 
     def __init__(self, follower: Follower, clock: Callable[[], float] = time.time) -> None:
         self._follower, self._clock = follower, clock
 
     def decide(self, request: ClientRequest) -> Decision:
-        """At once: what another gateway has written since is looked at before a small model's answer goes out."""
+        """Decides without waiting; `SmallModel` reads what other gateways have written since."""
         state = self._follower.state(request.task)
         if state is None:
             return Decision()
@@ -37,7 +37,7 @@ class SwitchRouter:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one request, and why. `action` is a line for the ledger that it brings about."""
+    """Where one request goes, and why. `action` is a line for the ledger that it causes."""
 
     is_small: bool
     why: str
@@ -58,12 +58,12 @@ def decide(state: TaskState, request: ClientRequest, now_s: float) -> Route:
     context = request.dialect.context_digest(request.fields) or "none"
     if state.warrant is not None and state.warrant.contexts and context not in state.warrant.contexts:
         return Route(False, "no certificate for this system prompt and these tools", _noted(state, context))
-    if blake_draw(state.task, side_of(request.conversation, request.subject, request.fields)) >= state.share:
+    if blake_draw(state.task, conversation_key(request.conversation, request.subject, request.fields)) >= state.share:
         return Route(False, f"not in the share of {100 * state.share:g} %")
     return Route(True, f"switch {state.number} at {100 * state.share:g} %")
 
 
-def side_of(conversation: str | None, subject: str | None, fields: Body) -> str:
+def conversation_key(conversation: str | None, subject: str | None, fields: Body) -> str:
     """What all requests of a conversation have in common: its name if the client gave one, else its first message."""
     if conversation:
         return f"c:{conversation}"
@@ -74,7 +74,7 @@ def side_of(conversation: str | None, subject: str | None, fields: Body) -> str:
 
 
 def _unproven(state: TaskState, labels: Mapping[str, str], fields: Body) -> str | None:
-    """A slice that the certificate looked at, and did not prove for this request's value."""
+    """A slice of this request that the certificate looked at but did not prove."""
     if state.warrant is None or not state.warrant.dimensions:
         return None
     text = slice_keys.last_text(fields)

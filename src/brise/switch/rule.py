@@ -1,4 +1,4 @@
-"""A certified rule of a cascade: from the signals of an answer to a confidence, and the confidence that is kept.
+"""A certified rule of a cascade: it turns an answer's signals into a confidence, and says which confidence is kept.
 
 It is plain numbers, so that it can stand in the ledger and be computed again anywhere.
 """
@@ -31,7 +31,7 @@ class Term:
 
 @dataclass(frozen=True)
 class RuleBaseline:
-    """How the rule behaved when it was certified; a change of it is noticed long before wrong answers are counted.
+    """How the rule behaved when it was certified; a change is noticed long before wrong answers are counted.
 
     `edges` part the confidences into bins, of which bin i held `shares[i]` of the answers.
     """
@@ -40,7 +40,7 @@ class RuleBaseline:
     shares: tuple[float, ...]
     vetoed: float
     escalated: float
-    disagreed: float  # of kept answers, with the hosted model's
+    disagreed: float  # of kept answers, with the large model's
     units: int
 
 
@@ -66,12 +66,12 @@ class Rule:
     clusters: int
     since_s: float
     until_s: float
-    rung: str  # of the labels
+    rung: str  # the label source
     scorer: str
     baseline: RuleBaseline
     vetoes: tuple[str, ...] = (VETO,)  # signals that overrule all others where they are over 0
-    coverage: str = ""  # what `novelty` is measured from (switch/novelty.py), if the rule looks at it
-    fingerprint: str | None = None  # of the candidate whose answers it was fitted on
+    coverage: str = ""  # what `novelty` is measured from (switch/novelty.py), if the rule uses it
+    fingerprint: str | None = None  # of the small model whose answers it was fitted on
     digest: str = ""
 
     @property
@@ -97,7 +97,7 @@ class Rule:
 def to_body(rule: Rule) -> dict[str, Any]:
     """What the ledger holds of a rule, its digest included."""
     body = {name: value for name, value in asdict(rule).items()
-            if name != "digest" and (name, value) != ("fingerprint", None)}  # as older rules are
+            if name != "digest" and (name, value) != ("fingerprint", None)}  # as in older rules
     return body | {"digest": _digest(body)}
 
 

@@ -1,6 +1,6 @@
-"""Whether a JSON value fits a schema, as far as the usual keywords say; what a rare keyword forbids is not seen.
+"""Checks a JSON value against a schema by its usual keywords; rare keywords are not checked.
 
-It decides what surely cannot be right. That an answer is right is never concluded from it.
+So it finds answers that cannot be right. It never shows that an answer is right.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from brise.evals import compare
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int, float),
     "boolean": (bool,), "null": (type(None),)}
-# Looks at a value and a schema, and such looks within each other: schemas come from clients, and may refer to
-# themselves. (For the same reason `pattern` is not looked at: some patterns take Python's `re` for ever.)
-MAX_LOOKS, MAX_DEPTH = 10_000, 100
+# Limits on checks, and on checks within each other: schemas come from clients, and may refer to themselves. (For the
+# same reason `pattern` is not checked: some patterns keep Python's `re` busy for ever.)
+MAX_CHECKS, MAX_DEPTH = 10_000, 100
 
 
 def misfit(value: object, schema: object) -> str | None:
-    """Where the value breaks the schema, and how; None if no keyword that is looked at is broken."""
-    return next(_Look(schema).misfits(value, schema, "", 0), None)
+    """Where the value breaks the schema, and how; None if it breaks no keyword that is checked."""
+    return next(_Check(schema).misfits(value, schema, "", 0), None)
 
 
-class _Look:
-    """One value looked at under one schema, whose parts may refer to each other."""
+class _Check:
+    """The check of one value against one schema, whose parts may refer to each other."""
 
     def __init__(self, root: object) -> None:
-        self._root, self._left = root, MAX_LOOKS
+        self._root, self._left = root, MAX_CHECKS
 
     def misfits(self, value: object, schema: object, path: str, depth: int) -> Iterator[str]:
         self._left -= 1
@@ -61,7 +61,7 @@ class _Look:
 
 
 def _own(value: object, schema: Mapping[str, Any]) -> Iterator[str]:
-    """What keywords say that look at this value only."""
+    """The keywords that concern this value only."""
     wanted = schema.get("type")
     types = wanted if isinstance(wanted, list) else [wanted] if isinstance(wanted, str) else []
     if types and not any(_is(value, name) for name in types):

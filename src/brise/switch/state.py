@@ -1,9 +1,9 @@
-"""Which model answers a task: a pure fold over the ledger, the same in every gateway that shares the store.
+"""The state of each task's switch: a pure fold over the ledger, the same in every gateway that shares the store.
 
-Kinds of lines, and what they do: `cascade` makes a rule known; `switch` puts a candidate in place; `step` changes its
-share; `audit` is one kept answer compared with the hosted model's; `raise` audits half of all for a while; `tighten`
-keeps surer answers only, for as long; `void` and `back` end the switch; `context` and `changed` note what a gateway met
-that has no certificate. Other kinds are none of ours.
+Kinds of lines, and what they do: `cascade` makes a rule known; `switch` puts a small model in place; `step` changes its
+share; `audit` is one kept answer compared with the large model's; `raise` audits half of all for a while; `tighten`
+also keeps only surer answers for as long; `void` and `back` end the switch; `context` and `changed` note what a gateway
+met without a certificate for it. Lines of other kinds change nothing here.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ AUDIT = 0.05  # of kept answers, at a share of 1
 RAISED_AUDIT = 0.5
 # Audits after which raised caution ends, if the evidence of harm is under CALM by then.
 RAISED_UNITS = 200
-CALM = 20.0  # evidence under which all is well: 1 in 20 is what chance alone gives
-CAUTION = 100.0  # evidence from which surer answers only are kept; the alarm itself is at 10,000
+CALM = 20.0  # evidence under which all is well: chance alone reaches it 1 time in 20
+CAUTION = 100.0  # evidence from which only surer answers are kept; the alarm rings at 10,000
 MIN_AUDITS = 30  # at the present share, before the next larger one
 
 
 @dataclass(frozen=True)
 class Warrant:
-    """What the switch holds of its certificate. Without `teachers` or `contexts` it is bound to none."""
+    """What a switch takes from its certificate. Without `large_models` or `contexts` it is bound to none."""
 
     digest: str
     expires_s: float
-    teachers: tuple[str, ...] = ()
+    large_models: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
     dimensions: tuple[str, ...] = ()
     proven: tuple[str, ...] = ()
-    fingerprint: str | None = None  # of the small model that it is for; None: known by its name alone
+    fingerprint: str | None = None  # of the small model; None: the model is known by its name alone
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class AuditTally:
 
 @dataclass(frozen=True)
 class TaskState:
-    """How a task is switched. `ended` says why it no longer is; then the hosted model answers everything."""
+    """How a task is switched. `ended` says why it no longer is; then the large model answers everything."""
 
     task: str
     candidate: str
     share: float
-    number: int  # of the ledger's line that began it
+    number: int  # of the line that began it
     since_s: float
     user: str
     alarm: Alarm
@@ -77,12 +77,12 @@ class TaskState:
     audits: int = 0
     raised_left: int = 0  # audits until raised caution may end
     is_tight: bool = False
-    warned: frozenset[str] = frozenset()  # contexts and candidates without a certificate that were written down
+    warned: frozenset[str] = frozenset()  # contexts and small models without a certificate that were noted
     ended: str | None = None
 
     @property
     def is_on(self) -> bool:
-        """Whether the candidate answers. An alarm counts from the audit on that rang it."""
+        """Whether the small model answers. An alarm counts from the audit that rang it."""
         return self.ended is None and not self.alarm.rings
 
     @property
@@ -96,7 +96,7 @@ class TaskState:
         return self.warrant is not None and now_s >= self.warrant.expires_s
 
     def is_certified_for(self, fingerprint: str) -> bool:
-        """Whether the candidate is the one that was certified, and that the rule was fitted on."""
+        """Whether this is the small model that was certified, and that the rule was fitted on."""
         known = {None if self.warrant is None else self.warrant.fingerprint,
                  None if self.rule is None else self.rule.fingerprint}
         return known <= {None, fingerprint}
@@ -105,7 +105,7 @@ class TaskState:
         return next((share for share in SHARES if share > self.share), None)
 
     def why_not_up(self) -> str | None:
-        """The rule for a larger share: 30 audits at this one, their mean within the tolerance, no evidence of harm."""
+        """Why the share may not grow; None if it may: 30 audits, a mean within the tolerance, no evidence of harm."""
         if not self.is_on:
             return "it is switched back"
         if self.tally.count < MIN_AUDITS:
@@ -127,8 +127,7 @@ class Switches:
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def newest_rule(self, task: str, candidate: str, fingerprint: str | None = None) -> Rule | None:
-        """The rule that was certified last for this pair; with a fingerprint none of another version of the candidate.
-        """
+        """The rule that was certified last for this pair; with a fingerprint, for this version of the small model."""
         found = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)
                  and (fingerprint is None or rule.fingerprint in (None, fingerprint))]
         return found[-1] if found else None
@@ -150,7 +149,7 @@ def fold(entries: Iterable[LedgerEntry], start: Switches = Switches()) -> Switch
 
 
 def next_state(switches: Switches, entry: LedgerEntry) -> Switches:
-    """The state one line later; StoreError if a line of ours cannot be read."""
+    """The state one line later; StoreError if a line about switches cannot be read."""
     try:
         return replace(_after(switches, entry), number=entry.number)
     except (KeyError, TypeError, ValueError, EvidenceError) as error:
@@ -159,7 +158,7 @@ def next_state(switches: Switches, entry: LedgerEntry) -> Switches:
 
 
 def next_state_or_ended(switches: Switches, entry: LedgerEntry) -> Switches:
-    """As a gateway goes on behind a line that it cannot read: whatever it said, all switches end, to be safe."""
+    """The same for a gateway, which must go on: after a line that cannot be read all switches end, to be safe."""
     try:
         return next_state(switches, entry)
     except StoreError:
@@ -170,7 +169,7 @@ def next_state_or_ended(switches: Switches, entry: LedgerEntry) -> Switches:
 
 
 def due(state: TaskState, now_s: float) -> Action | None:
-    """What follows from the state and is not written down yet. Two gateways may both write it: once is enough."""
+    """The line that follows from the state and is not written yet. A second gateway that writes it changes nothing."""
     if state.ended is not None:
         return None
     about = gateway_line(state) | {"evidence": min(state.alarm.evidence, 1e300)}
@@ -189,7 +188,7 @@ def due(state: TaskState, now_s: float) -> Action | None:
 
 
 def gateway_line(state: TaskState) -> dict[str, Any]:
-    """What a gateway's line says of itself. It means this switch: one that comes when that has ended does nothing."""
+    """The fields of every line that a gateway writes. They name the switch: a line after its end does nothing."""
     return {"task": state.task, "switch": state.number, "by": "gateway"}
 
 
@@ -230,9 +229,9 @@ def _begun(switches: Switches, entry: LedgerEntry) -> TaskState:
 
 
 def _warrant(body: Body) -> Warrant:
-    teachers, contexts, dimensions, proven = (
+    large_models, contexts, dimensions, proven = (
         tuple(map(str, body[name])) for name in ("teachers", "contexts", "dimensions", "proven"))
-    return Warrant(str(body["digest"]), float(body["expires_s"]), teachers, contexts, dimensions, proven,
+    return Warrant(str(body["digest"]), float(body["expires_s"]), large_models, contexts, dimensions, proven,
                    body.get("fingerprint"))
 
 
@@ -257,7 +256,7 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
 
 
 def _audited(state: TaskState, difference: float, probability: float) -> TaskState:
-    if state.alarm.rings:  # it has been decided; what was under way then changes nothing
+    if state.alarm.rings:  # it has been decided; audits that were under way change nothing
         return state
     alarm = state.alarm.updated(difference)
     left = state.raised_left

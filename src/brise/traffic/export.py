@@ -1,7 +1,7 @@
 """Captured exchanges as rows that `brise tune` and `brise eval` read: one a line, one answer to learn in each.
 
 Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. A row names the
-provider of its answer, if a hosted model wrote it, so that the teacher's rights are asked for (data/rights.py).
+provider of its answer, if a large model wrote it, so that the teacher's rights are asked for (data/rights.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
 
-# served: what the client got; hosted: the hosted model's, wherever it stands; best: the one with the best label.
+# served: what the client got; hosted: the large model's, wherever it stands; best: the one with the best label.
 Whose = Literal["served", "hosted", "best"]
 HOSTED_MODES = ("hosted", "escalated")
 HOSTED_ROLES = ("audit", "reanswer", "reask")
@@ -135,7 +135,7 @@ def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Seque
     if options.whose == "hosted":
         found = next((other for other in others.values() if other.is_hosted), None)
         if found is None:
-            raise ValueError("the hosted model did not answer it")
+            raise ValueError("the large model did not answer it")
         return found
     return _best(served, others, labels, options.least_score)
 
@@ -157,7 +157,7 @@ def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], 
 
 
 def _provider(chosen: _Chosen, options: TrafficExportOptions) -> str | None:
-    """Who has a say in what is trained on a hosted model's answer: where its name does not tell, the name itself."""
+    """Who has a say in what is trained on a large model's answer: where its name does not tell, the name itself."""
     if not chosen.is_hosted:
         return provider_of_model(chosen.model or "")
     return provider_of_model(chosen.model or "") or chosen.model if options.provider is None else options.provider

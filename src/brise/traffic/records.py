@@ -1,7 +1,7 @@
 """What the gateway writes down: plain values, the same for every store.
 
 An `Exchange` is one request with the answer that its client got. An `Answer` is another answer to the same request,
-which no client saw in its place: the candidate's in the shadow, the hosted model's in an audit. A `Label` is what
+which no client saw in its place: the candidate's in the shadow, the large model's in an audit. A `Label` is what
 somebody or something says of an exchange's answers. An `Entry` is a line of the ledger.
 """
 
@@ -15,11 +15,11 @@ from typing import Literal
 
 from brise.dialects.bodies import Body, Kind, Usage
 
-# Who answered: the hosted model; the small one by a switch; the hosted one because the small one was unsure; the small
-# one because the hosted one was out of reach; nobody (an error that the client saw).
+# Who answered: the large model; the small one by a switch; the large one because the small one was unsure; the small
+# one because the large one was out of reach; nobody (an error that the client saw).
 Mode = Literal["hosted", "small", "escalated", "degraded", "failed"]
-# shadow: the candidate, in the background. audit: the hosted model on a kept request. reask: the hosted model asked
-# the same again. reanswer: the hosted model after an outage. draft: the small model's, which was escalated.
+# shadow: the candidate, in the background. audit: the large model on a kept request. reask: the large model asked
+# the same again. reanswer: the large model after an outage. draft: the small model's, which was escalated.
 Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
 
 
@@ -46,7 +46,7 @@ class Exchange:
     subject: str | None = None  # whose data these are, to be forgotten together
     labels: Mapping[str, str] = field(default_factory=dict)  # headers x-brise-label-NAME
     served_by: str | None = None  # the model that answered, as it calls itself
-    fingerprint: str | None = None  # a hosted model's system_fingerprint, or what SmallModels.fingerprint gives
+    fingerprint: str | None = None  # a large model's system_fingerprint, or what SmallModels.fingerprint gives
     context_digest: str | None = None
     error: str | None = None
     streamed: bool = False
@@ -102,7 +102,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Pending:
-    """A request that was answered in an outage and waits for the hosted model's answer."""
+    """A request that was answered in an outage and waits for the large model's answer."""
 
     exchange: str
     at_s: float

@@ -1,4 +1,4 @@
-"""Keys are never written down. What quotes the key that a request came with, as the errors of hosted models do, is kept
+"""Keys are never written down. What quotes the key that a request came with, as the errors of large models do, is kept
 with [key] in its place: wherever it stands, whole or cut to more than half, and escaped as JSON and URLs do it.
 """
 

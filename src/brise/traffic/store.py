@@ -57,7 +57,7 @@ class TrafficStore(Protocol):
     def labels(self, exchanges: Sequence[str]) -> Iterator[Label]: ...
     def count(self, query: Query = EVERYTHING) -> int: ...
     def pending(self, limit: int = 100) -> list[Pending]:
-        """The oldest requests that wait for the hosted model's answer."""
+        """The oldest requests that wait for the large model's answer."""
     def settle(self, exchange: str) -> None:
         """Takes a request out of those that wait."""
     def postpone(self, exchange: str) -> None:
