@@ -1,8 +1,8 @@
 """Novelty: how far a request is from those that a rule was fitted on, by hashed words and pieces of words.
 
 A text becomes a vector of length 1: how often its words, pairs of words and triples of characters fall into each of
-WIDTH places (feature hashing, Weinberger et al., 0902.2206). A few of a set's texts stand for it, chosen so that each of
-the others is close to one (Gonzalez' farthest-first traversal). The distance is 1 - cosine to the nearest.
+WIDTH places (feature hashing, Weinberger et al., 0902.2206). A few of a set's texts stand for it, chosen so that each
+of the others is close to one (Gonzalez' farthest-first traversal). The distance is 1 - cosine to the nearest.
 """
 
 from __future__ import annotations
