@@ -130,7 +130,7 @@ def _label_source(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label
 
 def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], label_source: str,
          scorer: str) -> CalibrationRow | None:
-    """None: nobody knows whether it is wrong. Where both say the same, it is as right as the hosted model."""
+    """None: nobody knows whether it is wrong. Where both say the same, it is as right as the large model."""
     assert exchange.request is not None
     differs = _differs(exchange, answer, scorer)
     score = None if label_source == "fidelity" else _labelled(answer, labels, label_source)

@@ -205,7 +205,7 @@ def warrant_of(signed: Signed, task: str, candidate: str, now_s: float, trusted:
 
 
 def require_not_taken_back(store: TrafficStore, digest: str) -> None:
-    """EvidenceError if an alarm, or another hosted model, ended a switch by this certificate: it speaks of what was."""
+    """EvidenceError if an alarm, or another large model, ended a switch by this certificate: it speaks of what was."""
     by_it = set[int]()
     for entry in store.ledger():
         body = entry.body
@@ -217,7 +217,7 @@ def require_not_taken_back(store: TrafficStore, digest: str) -> None:
 
 
 def tolerance(signed: Signed | None, rule: Rule | None) -> float:
-    """How far the audited mean of D may fall before it is harm: D is -1 where the answer differs from the hosted one's.
+    """How far the audited mean of D may fall before it is harm: D is -1 where the answer differs from the large one's.
 
     With a rule: its risk, or how often kept answers differed when it was certified, if that is more. With a certificate
     alone: how often answers differed, both right or not, and the margin that was allowed.

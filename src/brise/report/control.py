@@ -50,10 +50,10 @@ class Control:
 
 
 def control(traffic: TrafficOverview, model: Model | None) -> Control:
-    """By who was asked. What a shadow answers stays here; an audit and an answer after an outage go out."""
+    """By who was asked. Shadow answers stay here; audits and answers after an outage go out."""
     went: dict[str, set[str]] = {}
     for row in traffic.exchanges:
-        # A hosted model that was down has been sent nothing that we know of: a broken request counts as sent.
+        # A large model that was down has been sent nothing that we know of: a broken request counts as sent.
         if row.mode in ("hosted", "escalated", "failed"):
             went.setdefault(row.served_by or row.model or "hosted", set()).add(row.id)
     for answer in traffic.answers_as("audit", "reask", "reanswer"):

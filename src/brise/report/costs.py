@@ -26,7 +26,7 @@ class Cost:
     low: float | None
     high: float | None
     requests: int
-    hosted_usd: float | None  # tokens of the hosted model
+    hosted_usd: float | None  # tokens of the large model
     power_usd: float | None  # electricity of our machine
     machine_usd: float | None  # its price, spread over the time in which it works
     tokens_in: float | None
@@ -36,9 +36,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """After so many requests what the hosted model would have cost more pays the machine. None: never.
+    """After so many requests what the large model would have cost more pays the machine. None: never.
 
-    `low` and `high` follow from the interval of the hosted model's cost. `days` is at the rate that was measured,
+    `low` and `high` follow from the interval of the large model's cost. `days` is at the rate that was measured,
     if that was measured for a day at least.
     """
 
@@ -57,12 +57,12 @@ class TrafficCosts:
     systems: Mapping[str, Cost]
     break_even: tuple[BreakEven, ...]
     per_day: float | None
-    without_price: tuple[str, ...]  # hosted models that prices.toml does not have
-    without_tokens: int  # hosted answers that said nothing of their tokens
+    without_price: tuple[str, ...]  # large models that prices.toml does not have
+    without_tokens: int  # of the large model's answers: those that said nothing of their tokens
 
 
 def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
-    """Of the hosted model as it was used, of the small one, and of the cascade as it ran."""
+    """Of the large model as it was used, of the small one, and of the cascade as it ran."""
     billed = _billed(traffic, prices)
     known = [(row.conversation, usd) for row, usd in billed if usd is not None]
     systems: dict[str, Cost] = {}
@@ -84,7 +84,7 @@ def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
 
 
 def _billed(traffic: TrafficOverview, prices: Prices) -> list[tuple[Exchange, float | None]]:
-    """Requests that the hosted model answered, and what that cost; what was written down at the time, if no price is
+    """Requests that the large model answered, and what that cost; what was written down at the time, if no price is
     in the file.
     """
     rows = [row for row in traffic.of("hosted", "escalated") if row.status < 400]
@@ -136,7 +136,7 @@ def _small(traffic: TrafficOverview, hardware: Hardware | None, busy_s: float) -
 
 
 def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> Cost | None:
-    """All requests of a switched task try the small model first; escalated ones and audits pay the hosted one too."""
+    """All requests of a switched task try the small model first; escalated ones and audits pay the large one too."""
     rows = traffic.of("small", "escalated")
     if not rows or busy_s is None:
         return None

@@ -15,7 +15,7 @@ from brise.traffic.records import Label
 
 WORDS: Mapping[str, str] = {
     "outcome": "outcomes: a program compared each answer with what was right, or saw what came of it",
-    "human": "people", "judge": "a model's opinion", "fidelity": "agreement with the hosted model: no correctness"}
+    "human": "people", "judge": "a model's opinion", "fidelity": "agreement with the large model: no correctness"}
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ _BEYOND = 5
 
 @dataclass(frozen=True)
 class Outage:
-    """Requests in a row that the hosted model did not answer."""
+    """Requests in a row that the large model did not answer."""
 
     since_s: float
     seconds: float
     requests: int
-    answered: int  # by the local model
+    answered: int  # by the small model
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Availability:
     failed: int
     left: int  # clients that did not wait
     outages: tuple[Outage, ...]
-    pending: int  # requests that still wait for the hosted model's answer
+    pending: int  # requests that still wait for the large model's answer
 
 
 def availability(traffic: TrafficOverview) -> Availability:

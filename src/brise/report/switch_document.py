@@ -35,7 +35,7 @@ from brise.report.service import REFERENCE
 TONES: Mapping[Choice, Status] = MappingProxyType({
     "stay": "bad", "not yet": "unsure", "switch": "good", "cascade": "good", "classical": "good", "keep": "good"})
 NAMES: Mapping[str, str] = MappingProxyType({
-    "hosted": "hosted model", "small": "small model", "cascade": "cascade (as it ran)", "classical": "classical",
+    "hosted": "large model", "small": "small model", "cascade": "cascade (as it ran)", "classical": "classical",
     "degraded": "small model, in outages"})
 
 
@@ -115,7 +115,7 @@ def _proof_lines(report: SwitchReport) -> list[Part]:
     lines: list[str] = []
     if gap is not None:
         ends = figures.interval(gap.low, gap.high)
-        lines.append(f"Small model less hosted model, on the same requests: {figures.points(gap.estimate)} {ends} "
+        lines.append(f"Small model less large model, on the same requests: {figures.points(gap.estimate)} {ends} "
                      f"({gap.how}).")
     if past.proven is not None and past.proof_at_s is not None:
         lines.append(f"Newest proof, {time_words(past.proof_at_s)}: {past.proven.verdict}; the margin was "
@@ -129,7 +129,7 @@ def _proof_lines(report: SwitchReport) -> list[Part]:
     if past.audits:
         mean = float(np.average([d for d, _ in past.audits], weights=[1 / q for _, q in past.audits]))
         lines.append(f"After the switch {len(past.audits)} answers were audited at random: "
-                     f"{figures.points(mean)} against the hosted model.")
+                     f"{figures.points(mean)} against the large model.")
     return [Bullets(lines)] if lines else []
 
 
@@ -143,7 +143,8 @@ def _cost(report: SwitchReport) -> Section:
             [ChartBar(NAMES[name], 1000 * (cost.usd or 0.0), _thousand(cost.usd)) for name, cost in known.items()],
             Axis("USD a thousand requests", words=lambda value: f"${value:g}"))))
     parts.append(ReportTable(
-        ["", "USD a request", "hosted tokens", "electricity", "machine", "tokens in", "tokens out", "machine busy"],
+        ["", "USD a request", "large model's tokens", "electricity", "machine", "tokens in", "tokens out",
+         "machine busy"],
         [[NAMES[name], figures.usd(cost.usd), figures.usd(cost.hosted_usd), figures.usd(cost.power_usd),
           figures.usd(cost.machine_usd), _one(cost.tokens_in), _one(cost.tokens_out), figures.seconds(cost.busy_s)]
          for name, cost in found.systems.items()], numeric=range(1, 8)))
@@ -189,15 +190,15 @@ def _reliability(report: SwitchReport) -> Section:
     found = report.availability
     dots = [ChartBar("with the gateway", found.answered, figures.percent(found.answered, 2))]
     if found.hosted_alone is not None:
-        dots.append(ChartBar("the hosted model alone", found.hosted_alone, figures.percent(found.hosted_alone, 2)))
+        dots.append(ChartBar("the large model alone", found.hosted_alone, figures.percent(found.hosted_alone, 2)))
     rows = [["requests that waited for an answer", figures.count(found.requests)],
             ["answered", figures.percent(found.answered, 3)],
-            ["answered by the hosted model, of those that asked it", figures.percent(found.hosted_alone, 3)],
+            ["answered by the large model, of those that asked it", figures.percent(found.hosted_alone, 3)],
             ["degraded: the small model stood in", figures.percent(found.degraded, 3)],
             ["failed", figures.count(found.failed)], ["clients that did not wait", figures.count(found.left)],
-            ["still to be answered by the hosted model", figures.count(found.pending)]]
+            ["still to be answered by the large model", figures.count(found.pending)]]
     parts: list[Part] = [Figure("Requests that got an answer", BarChart(
-        "Share of requests that got an answer", "With the gateway, and with the hosted model alone.", dots,
+        "Share of requests that got an answer", "With the gateway, and with the large model alone.", dots,
         Axis("share of requests", high=1.0, words=_percent))), ReportTable(["", ""], rows, numeric=(1,))]
     for outage in found.outages[:10]:
         parts.append(Paragraph(
@@ -229,7 +230,7 @@ def control_lines(report: SwitchReport) -> list[str]:
         rights = "; ".join(f"{name}: {basis}" for name, basis in (model.rights or {}).items())
         lines.append(f"Adapter {model.adapter}: " + (
             figures.UNKNOWN if model.rights is None else
-            f"trained on hosted answers by the right of {rights}" if rights else
+            f"trained on a hosted model's answers by the right of {rights}" if rights else
             "trained on nothing that needs a hosted provider's leave") + ".")
     lines.append("The small model answers without a network; nothing of what it is asked leaves this machine.")
     return lines

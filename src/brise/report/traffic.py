@@ -29,7 +29,7 @@ class TrafficOverview:
     answers: tuple[RecordedAnswer, ...] = ()
     labels: tuple[Label, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()  # lines of this task
-    pending: int = 0  # requests, of any task, that wait for the hosted model's answer
+    pending: int = 0  # requests, of any task, that wait for the large model's answer
     skipped: Mapping[str, int] = field(default_factory=dict)  # why the capture kept nothing of so many, of any task
 
     @property
