@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside under another name, synced, renamed."""
+"""Writes files and folders that appear whole or not at all: under another name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from brise.errors import OutputError
 
 @contextmanager
 def staged_file(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file to write `size` bytes to, which gets its name at the end; an error leaves nothing behind.
+    """A file to write `size` bytes to, which gets its name at the end. An error leaves nothing.
 
-    After a power cut or SIGKILL the unfinished file `.NAME.part` may stay; the next try writes over it.
+    After a power cut or SIGKILL the unfinished file `.NAME.part` may remain; the next try overwrites it.
     """
     refuse_existing(path)
     part = path.with_name(f".{path.name}.part")
@@ -40,7 +40,7 @@ def staged_file(path: Path, size: int) -> Iterator[BinaryIO]:
 
 @contextmanager
 def staged_folder(path: Path, size: int) -> Iterator[Path]:
-    """A folder to fill with about `size` bytes, which gets its name at the end; an error leaves nothing behind."""
+    """A folder to fill with about `size` bytes, which gets its name at the end. An error leaves nothing."""
     refuse_existing(path)
     part = path.with_name(f".{path.name}.part")
     with output_errors(path):
@@ -60,7 +60,7 @@ def staged_folder(path: Path, size: int) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path) -> None:
-    """OutputError if there is something, or no folder to write into."""
+    """Raises OutputError if something is there already, or no folder to write into."""
     with output_errors(path):
         if os.path.lexists(path):
             raise OutputError(f"{str(path)!r} is there already", hint="remove it first, or give another name")
@@ -70,7 +70,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turns what a disk refuses into OutputError."""
+    """Turns errors of the disk into OutputError."""
     try:
         yield
     except OSError as error:

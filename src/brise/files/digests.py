@@ -1,4 +1,4 @@
-"""SHA-256 digests of text, files and folders, draws made of them, and what a disk error means."""
+"""Computes SHA-256 digests of text, files and folders, makes draws of them, and explains disk errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Located:
-    """A model file or folder on disk, the name to show for it, and its SHA-256 if it lies in the store."""
+    """A model file or folder on disk, the name to show for it, and its SHA-256 if it is in the store."""
 
     name: str
     path: Path
@@ -41,7 +41,7 @@ def text_digest(text: str) -> str:
 
 
 def hash_draw(text: str) -> float:
-    """A number from 0 to 1 that depends on nothing but the text, and is as good as drawn at random."""
+    """A number from 0 to 1 that depends on the text alone and is as good as random."""
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
@@ -59,7 +59,7 @@ def list_digest(files: Sequence[StoredFile]) -> str:
 
 
 def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file; `progress` is told the bytes done."""
+    """SHA-256 of a file; `progress` is called with the bytes done."""
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -72,18 +72,18 @@ def file_digest(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turns what a disk refuses into StoreError. Nothing is lost by it: the old state stands."""
+    """Turns errors of the disk into StoreError. Nothing is lost: the old state remains."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(f"no space left on the disk of {root}",
                              hint="make room (`brise models remove NAME`) or set BRISE_HOME to another disk; "
-                                  "the next pull goes on where this one stopped") from error
+                                  "the next pull resumes where this one stopped") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(f"may not write to {error.filename or root}: {error.strerror}",
                              hint="set BRISE_HOME to a folder of your own") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
             raise StoreError(f"cannot use {error.filename or root}: {error.strerror}",
-                             hint=f"set BRISE_HOME to a folder that can be; it means {root}") from error
+                             hint=f"set BRISE_HOME to a usable folder; it is {root}") from error
         raise

@@ -1,4 +1,4 @@
-"""Typed, bounded reading of a file's keys, of which none is overlooked: JSON objects and GGUF metadata."""
+"""Reads the keys of a file, JSON objects or GGUF metadata: typed, bounded, and none overlooked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Plain = bool | int | float | str
 
 @contextmanager
 def errors_of(file: str) -> Iterator[None]:
-    """Puts the name of a file before what is wrong in it."""
+    """Puts the name of the file before the messages of errors in it."""
     try:
         yield
     except CheckpointError as error:
@@ -30,8 +30,8 @@ def errors_of(file: str) -> Iterator[None]:
 class Fields:
     """Reads the keys of one object and remembers which, so that `refuse_rest` can name the others.
 
-    A key that is not there has the value that `defaults` holds: what the library that wrote the file leaves out.
-    null means that a key is not set.
+    A missing key has its value in `defaults`, which holds what the library that wrote the file leaves out. null means
+    that a key is not set.
     """
 
     def __init__(self, values: Mapping[str, object], name: str,
@@ -40,7 +40,7 @@ class Fields:
         self._read: set[str] = set()
 
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
-        """The value of the first of several spellings; without a default one must be there."""
+        """The value under the first of several spellings; without a default, one must be there."""
         name, value = self._find(names, default)
         if isinstance(value, np.ndarray):  # GGUF files may say a size for each layer
             raise self.refused(name, "one number for all layers")
@@ -98,7 +98,7 @@ class Fields:
         return any([self.value(name) is not None for name in names])
 
     def value(self, name: str) -> object:
-        """Whatever stands there; None where nothing does."""
+        """The raw value; None where there is none."""
         self._read.add(name)
         return self._values.get(name, self._defaults.get(name))
 
@@ -137,7 +137,7 @@ class Fields:
                     raise bad_value(self._full(other), second, f"{_shown(value)}, as {name} says")
             return name, value
         for name in names:
-            # null is a value of its own where the library has another default: the caller's means "not set".
+            # Where the library has a default, null is a value of its own; the caller's default means "not set".
             if name in self._defaults and name not in self._values and self._defaults[name] is not None:
                 return name, self._defaults[name]
         if default is None:

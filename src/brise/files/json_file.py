@@ -1,4 +1,4 @@
-"""JSON files and headers that come with a checkpoint: bounded, without doubles, and always an object."""
+"""Reads JSON files and headers of a checkpoint: bounded, without duplicate keys, and always an object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def parse_json(data: bytes, name: str) -> dict[str, object]:
-    """The object that `data` is; `name` is what the error calls it."""
+    """The object in `data`; `name` is what errors call it."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         out = dict(pairs)

@@ -1,4 +1,4 @@
-"""A file as read-only memory."""
+"""Maps a file as read-only memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from brise.errors import CheckpointError
 
 
 def map_file(path: Path, least_bytes: int) -> mmap.mmap:
-    """The whole file; CheckpointError if it cannot be opened, or is empty where `least_bytes` are the least."""
+    """The whole file; CheckpointError if it cannot be opened, or is empty (`least_bytes` is what it should have)."""
     try:
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:  # an empty file cannot be mapped

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped: HTTP with Range requests into a file that is kept when cut off."""
+"""Downloads files over HTTP and resumes where it stopped: a partial file is kept and completed with Range requests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 def fetch(client: httpx.Client, url: str, target: Path, size: int, progress: Progress) -> None:
-    """Makes `target` the `size` bytes of `url`. A part that lies there already is kept and completed.
+    """Downloads the `size` bytes of `url` to `target`. A part that is there already is kept and completed.
 
-    The caller checks the digest; a part of another file is found out by it.
+    The caller checks the digest, which also detects a part of another file.
     """
     failures = 0
     while (done := _length(target)) != size:
@@ -33,11 +33,11 @@ def fetch(client: httpx.Client, url: str, target: Path, size: int, progress: Pro
             failures = failures + 1 if _length(target) == done else 0
             if failures == ATTEMPTS:
                 raise NetworkError(f"the download of {url} broke off after {done} of {size} bytes: {error!r}",
-                                   hint="run the same command again; it goes on from there") from error
+                                   hint="run the same command again; it resumes from there") from error
 
 
 def get_text(client: httpx.Client, url: str, headers: dict[str, str], limit_bytes: int) -> httpx.Response:
-    """A small page, refused if it is longer than `limit_bytes`."""
+    """Reads a small page; refuses one that is longer than `limit_bytes`."""
     try:
         with client.stream("GET", url, headers=headers) as response:
             _check_status(response, url)
@@ -64,7 +64,7 @@ def _attempt(client: httpx.Client, url: str, target: Path, done: int, size: int,
         if response.status_code == 206:
             _check_range(response, url, done, size)
         else:
-            done = 0  # no ranges here: the whole file comes again
+            done = 0  # the server ignores ranges: the whole file comes again
         with target.open("ab" if done else "wb") as file:
             for chunk in response.iter_raw():  # as received: a chunk size would hold bytes back
                 done += len(chunk)
@@ -86,7 +86,7 @@ def _check_range(response: httpx.Response, url: str, done: int, size: int) -> No
 def _check_status(response: httpx.Response, url: str) -> None:
     if not response.is_success:
         raise NetworkError(f"{url} answers {response.status_code} {response.reason_phrase}",
-                           hint="is that the right address, and may you read it?")
+                           hint="is that the right address, and do you have access to it?")
 
 
 def _length(path: Path) -> int:

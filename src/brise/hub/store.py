@@ -1,14 +1,14 @@
-"""The model store: files named by their SHA-256, and one small manifest for each model name.
+"""Keeps the model store: files named by their SHA-256, and one small manifest for each model name.
 
 ROOT/blobs/sha256-HEX        model files, read-only
 ROOT/folders/sha256-HEX/     links to the blobs of a model of several files, under the files' own names
 ROOT/manifests/NAME.json     which blob or folder a name means, and where it came from
-ROOT/partial/KEY/            downloads under way; they stay for the next try
-ROOT/locks/KEY               held (flock) by whoever works on KEY
+ROOT/partial/KEY/            unfinished downloads, kept for the next try
+ROOT/locks/KEY               held (flock) by the process that works on KEY
 
 A file gets its final name by one rename after fsync, so that a crash leaves the old state or the new one. A folder is
 complete before its manifest is written. A blob or folder without a manifest is harmless: the next change of the store
-sweeps it away.
+deletes it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_MANIFEST_BYTES = 1 << 20  # of a model of thousands of files
 class StoredModel:
     """One model of the store. `digest` is the SHA-256 of its file, `source` what was pulled.
 
-    A model of several files has them in `files`; its digest is that of the list of theirs.
+    A model of several files lists them in `files`; its digest is that of this list.
     """
 
     name: str
@@ -46,7 +46,7 @@ class StoredModel:
 
 
 def locate(model: str, store: ModelStore) -> Located:
-    """What a user's `model` means: a name in the store, a .gguf, or a folder with one .gguf or with safetensors.
+    """Resolves a user's `model`: a name in the store, a .gguf, or a folder with one .gguf or with safetensors.
 
     A bare word is a name first, so that a folder of the same name does not hide the store (./WORD does).
     """
@@ -60,13 +60,13 @@ def locate(model: str, store: ModelStore) -> Located:
     layout = find_layout(path)
     if path.is_file():
         return Located(path.stem, path)
-    # Of a folder all files are meant: an mmproj file of another model is an error there, and not passed over.
+    # A folder means all of its files: an mmproj file of another model is an error there, and not ignored.
     is_one = layout.kind == "gguf" and len(layout.files) == 1
     return Located(path.resolve().name, layout.files[0] if is_one else path)
 
 
 def path_of(text: str) -> Path:
-    """The path that a user wrote; of an empty one (an unset variable) Path would make the folder we are in."""
+    """The path that a user wrote. Path would turn an empty one (an unset variable) into the current folder."""
     if not text:
         raise StoreError("an empty MODEL is given",
                          hint="give a name that `brise models` lists, or the path of a .gguf file or of a folder")
@@ -129,7 +129,7 @@ class ModelStore:
         return self.root / "folders" / f"sha256-{digest}"
 
     def add(self, name: str, staged: Path, digest: str, source: str) -> StoredModel:
-        """Takes over the complete file `staged` (it must lie in `partial`) under `name`."""
+        """Moves the complete file `staged` (inside `partial`) into the store as `name`."""
         check_name(name)
         entry = StoredModel(name, digest, staged.stat().st_size, source,
                             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -142,7 +142,7 @@ class ModelStore:
         return entry
 
     def add_folder(self, name: str, staged: Path, files: Sequence[StoredFile], source: str) -> StoredModel:
-        """Takes over the complete `files` in the folder `staged` (it must lie in `partial`) under `name`."""
+        """Moves the complete `files` of the folder `staged` (inside `partial`) into the store as `name`."""
         check_name(name)
         entry = StoredModel(name, list_digest(files), sum(file.size for file in files), source,
                             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), tuple(files))
@@ -166,7 +166,7 @@ class ModelStore:
             self._sweep()
 
     def partial(self, key: str) -> Path:
-        """The folder where the download `key` grows; hold `lock(key)` while using it."""
+        """The folder of the download `key`; hold `lock(key)` while using it."""
         with disk_errors(self.root):
             return _folder(self.root / "partial" / key)
 
@@ -178,7 +178,7 @@ class ModelStore:
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Holds `key` against all other processes; `waiting` is called if somebody else has it.
+        """Locks `key` against all other processes; `waiting` is called if another one holds it.
 
         Lock files are never deleted: a waiter could hold a lock on a file that is no longer there.
         """
@@ -226,7 +226,7 @@ class ModelStore:
         _rename(staged, path)
 
     def _sweep(self) -> None:
-        """Deletes blobs and folders that no manifest names. With a damaged one nobody knows: then nothing goes."""
+        """Deletes blobs and folders that no manifest names; deletes nothing if a manifest is damaged."""
         try:
             entries = [self.get(name) for name in self.names()]
         except StoreError:
@@ -242,7 +242,7 @@ class ModelStore:
 
 
 def check_name(name: str) -> None:
-    """StoreError unless the store may keep a model under this name."""
+    """Raises StoreError unless the store may keep a model under this name."""
     if not is_name(name):
         raise StoreError(f"{name!r} cannot name a model",
                          hint="a name is 1 to 100 letters, digits, '.', '_' and '-', starts with a letter or "

@@ -1,4 +1,4 @@
-"""The decoder: Llama, SmolLM2 and 3, Mistral, Ministral 3, Mistral Large 3, Qwen2, Qwen3, written once over the ops.
+"""Computes a decoder (every family of models/families.py), written once over the ops.
 
 Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, F ffn width, R rows, V vocabulary.
 """

@@ -1,7 +1,7 @@
-"""Model families: what the block of each one has, and what every file format calls its sizes and tensors.
+"""Describes the model families: what the block of each has, and what every file format calls its sizes and tensors.
 
 A family that shares the block of another is one row of FAMILIES. Readers and writers of GGUF, of Hugging Face's folders
-and of Mistral's own all take what is written here; checkpoint/read_decoder.py puts a model together from it.
+and of Mistral's own all use these tables; checkpoint/read_decoder.py makes a model from them.
 Sources: transformers 5.23.0 (classes and their defaults), llama.cpp's and `gguf`'s names, Mistral's params.json.
 """
 
@@ -18,9 +18,9 @@ from brise.models.config import Config, Experts
 from brise.models.rope import Layout
 
 Format = Literal["gguf", "hf", "native"]  # native: Mistral's own, params.json and consolidated.safetensors
-# How files say what YaRN does besides scaling frequencies. "plain": cos and sin are multiplied by
-# 0.1 ln(factor) + 1. "mscale": by what the keys mscale and mscale_all_dim make of it. "softmax": nothing is, and
-# what llama.cpp multiplies the softmax scale by must be undone.
+# What YaRN does besides scaling frequencies. "plain": cos and sin are multiplied by 0.1 ln(factor) + 1. "mscale": the
+# keys mscale and mscale_all_dim change that factor. "softmax": there is no factor, and the one that llama.cpp puts on
+# the softmax scale must be undone.
 YarnKeys = Literal["plain", "mscale", "softmax"]
 
 
@@ -28,7 +28,7 @@ YarnKeys = Literal["plain", "mscale", "softmax"]
 class ModelFamily:
     """One family. `hf_class` is transformers' name of it without ForCausalLM.
 
-    `rope_layout` is how rope pairs lie in memory and in GGUF. Hugging Face's folders have them as halves, but for
+    `rope_layout` is the order of rope pairs in memory and in GGUF. Hugging Face's folders have halves, except for
     latent attention, whose pairs are neighbours in every file.
     """
 
@@ -37,18 +37,18 @@ class ModelFamily:
     hf_class: str
     hf_defaults: Mapping[str, object]  # what transformers leaves out of a file, because its class has the same value
     hf_constants: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))  # written, never changed
-    native_keys: tuple[str, ...] | None = None  # any of them in a params.json tells the family; (): none is needed
+    native_keys: tuple[str, ...] | None = None  # of a params.json of this family, one of them; (): none
     has_qkv_bias: bool = False
     has_head_norms: bool = False  # of queries and keys
     has_latent_attention: bool = False  # and experts
     has_query_temperature: bool = False
-    has_window: bool = False  # the same in all layers
-    window_spares_layers: bool = False  # which, no GGUF file says
+    has_window: bool = False  # sliding, the same in all layers
+    window_spares_layers: bool = False  # with use_sliding_window; no GGUF file says which
     yarn: YarnKeys = "plain"
     no_rope_interval: int | None = None  # every such layer has no rotary positions; GGUF has no key for it
 
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
-        """Those that every file of the family means, unless it says otherwise."""
+        """The layers without rotary positions, unless a file says otherwise."""
         interval = self.no_rope_interval
         return () if interval is None else tuple(range(interval - 1, num_layers, interval))
 
@@ -124,7 +124,7 @@ class Names:
                 return self.native
 
 
-# Numbers of a Config by the path of their attribute. What is not here (rope, windows) each format says in its own way.
+# Numbers of a Config by the path of their attribute. Formats differ in how they say the rest (rope, windows).
 KEYS: Mapping[str, Names] = MappingProxyType({
     "vocab_size": Names(("vocab_size",), ("vocab_size",), ("vocab_size",)),
     "num_layers": Names(("block_count",), ("num_hidden_layers",), ("n_layers",)),
@@ -156,7 +156,7 @@ def written_keys(config: Config, format: Format, *paths: str) -> dict[str, Any]:
 
 
 def num_shared(experts: Experts, holds: str) -> int:
-    """How many experts' widths the shared one has."""
+    """The width of the shared expert in widths of the others."""
     shared = experts.shared_width // experts.width
     if shared * experts.width != experts.shared_width:
         raise UnsupportedError(f"the shared expert is {experts.shared_width} wide; {holds} multiples of the experts' "

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a decoder: which matrices they may change, and the weights with them on."""
+"""Puts low-rank adapters on a decoder: which matrices may have one, and the weights with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LowRanks = Mapping[str, LowRank]  # by path: layers.3.attention.wq
 
 
 def targets(config: Config, modules: tuple[str, ...] = tuple(MODULES)) -> Mapping[str, tuple[int, int]]:
-    """Path -> (out, in) of every matrix that these modules name; UnsupportedError where the model has none of one.
+    """Path -> (out, in) of every matrix that these modules name; UnsupportedError if the model lacks one of them.
 
     Latent attention and routed experts take no adapters; the dense layers before experts do.
     """
@@ -73,7 +73,7 @@ def adapted(weights: Weights, *adapters: LowRanks) -> Weights:
 
 
 def check_shape(path: str, low_rank: LowRank, shape: tuple[int, ...]) -> None:
-    """UnsupportedError unless the adapter fits a matrix of this shape."""
+    """Raises UnsupportedError unless the adapter fits a matrix of this shape."""
     a, b = tuple(low_rank.a.shape), tuple(low_rank.b.shape)
     fits = len(a) == len(b) == 2 and a[0] == b[1] and (b[0], a[1]) == shape
     if not fits or (low_rank.magnitude is not None and tuple(low_rank.magnitude.shape) != shape[:1]):

@@ -1,4 +1,4 @@
-"""The ops: everything a model may ask of a backend. backends/reference/ops.py is their specification in NumPy.
+"""Declares the ops: everything a model may ask of a backend. backends/reference/ops.py is their specification in NumPy.
 
 Activations are float32 and row-major. An op returns a new value; a backend may reuse the memory of an
 argument that the model does not use again, so a model never relies on identity.

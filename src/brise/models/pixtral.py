@@ -1,4 +1,4 @@
-"""Pixtral's vision encoder and the projector that makes rows of the text model from it, written over the ops.
+"""Computes Pixtral's vision encoder, and the projector that makes rows for the text model, written over the ops.
 
 Legend: N patches of all images, C width of the encoder, H heads, E numbers a head, X numbers of a patch, M merged
 patches (N / merge^2), D width of the text model. Source: Pixtral 12B (2410.07073).
@@ -24,7 +24,7 @@ BLOCK_ROWS = 512
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the tower. `image_size` bounds an image's longest side in pixels; rope is interleaved."""
+    """Sizes of the encoder. `image_size` bounds an image's longest side in pixels; rope is interleaved."""
 
     width: int
     num_layers: int
@@ -90,7 +90,7 @@ def forward(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches
 
 
 def steps(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
-    """The same in as many steps as there are layers, for a caller who has other work between: None until the last."""
+    """The same in one step a layer, so that a caller can do other work between them: None until the last."""
     inv_freq = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
     table_NE = ops.rope_table_2d(patches.rows, patches.columns, inv_freq)
     num_patches = sum(rows * columns for rows, columns in patches.grids)
@@ -111,8 +111,8 @@ def steps(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: 
 def work_bytes(config: VisionConfig, num_patches: int) -> int:
     """About the most memory that `forward` takes for one image, run op by op; its result is in it.
 
-    Eight values (N, C) at one time: x, its norm, q, k and v while attention makes its output of copies of a head each;
-    or three of them, and six blocks of the feed-forward's inner values. And the patches all the time.
+    The peak is eight values (N, C): x, its norm, q, k and v while attention copies heads one by one; or three of
+    them and six blocks of the feed-forward's inner values. The patches stay all the time.
     """
     value, wide = num_patches * config.width, min(num_patches, BLOCK_ROWS) * config.ffn_width
     features = num_patches // config.merge**2 * config.text_width
@@ -145,6 +145,6 @@ def _project(ops: ImageOps, weights: VisionWeights) -> Callable[[Array], Array]:
 
 
 def _by_rows(ops: ImageOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
-    """`compute` on blocks of rows, one after the other: it treats each row for itself."""
+    """`compute` on one block of rows after the other; rows are independent of one another."""
     return ops.join_rows([compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows)))
                           for first in range(0, num_rows, BLOCK_ROWS)])

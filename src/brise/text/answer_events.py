@@ -1,4 +1,4 @@
-"""What an answer's text turns out to be: reasoning, text, and function calls."""
+"""Names the parts of an answer: reasoning, text, and function calls."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class CallParser(Protocol):
     def push(self, text: str) -> list[Parsed]:
         """What this piece makes certain."""
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
-        """The rest. `was_cut`: the answer was not at its end, so half a call is the beginning of one."""
+        """The rest. `was_cut`: the answer was cut off, so half a call is the beginning of one."""
 
 
 def joined(items: Iterable[Parsed]) -> list[Parsed]:
-    """The same with neighbouring pieces of a kind put together, and without empty ones."""
+    """The items with neighbours of one kind joined, and without empty ones."""
     out: list[Parsed] = []
     for item in items:
         last = out[-1] if out else None
@@ -67,7 +67,7 @@ def joined(items: Iterable[Parsed]) -> list[Parsed]:
 
 
 def changed(item: Parsed, change: Callable[[str], str]) -> Parsed:
-    """The same item with another text; a call's start stays as it is."""
+    """The item with another text; a call's start is unchanged."""
     match item:
         case ParsedText(text):
             return ParsedText(change(text))

@@ -1,4 +1,4 @@
-"""What a model's answers look like: which special tokens mark reasoning and function calls, and who reads them."""
+"""Describes a model's answers, and reads them: which special tokens mark reasoning and function calls."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ID_LETTERS = string.ascii_letters + string.digits
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """`tokens` are those of the sentinels that this model has."""
+    """How a model writes answers. `tokens` are those of its sentinels."""
 
     calls: CallStyle
     tokens: Mapping[str, int]  # by sentinel
-    texts: Mapping[int, str]  # what each sentinel is called, by its character's number
+    texts: Mapping[int, str]  # the name of each sentinel's token, by the sentinel's code point
     strips_lines: bool = False  # <think> stands on lines of its own; [THINK] does not
 
     @classmethod
@@ -50,12 +50,12 @@ class AnswerFormat:
 
     @property
     def sentinels(self) -> Mapping[int, str]:
-        """For the engine's request."""
+        """By token, for the engine's request."""
         return {token: sentinel for sentinel, token in self.tokens.items()}
 
     @property
     def can_think(self) -> bool:
-        """Whether there is a thinking part that messages may have too."""
+        """Whether answers, and so messages, may have a thinking part."""
         return THINK in self.tokens
 
     def thinks_at_end_of(self, tokens: Sequence[int]) -> bool:
@@ -70,13 +70,13 @@ class AnswerFormat:
         return AnswerParser(self._call_parser(names), self, is_thinking=is_thinking)
 
     def new_call_id(self) -> str:
-        """An id for a call. Mistral's models have seen nine letters and digits, and their templates insist."""
+        """An id for a call. Mistral's templates insist on nine letters and digits."""
         if self.calls == "tags":
             return f"call_{secrets.token_hex(16)}"
         return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
 
     def with_call_ids(self, message: Message) -> Message:
-        """The message with ids that this model's template takes: any other becomes the same nine letters always."""
+        """The message with ids that this model's template takes: others are mapped to nine letters, always the same."""
         if self.calls == "tags" or not {"tool_calls", "tool_call_id"} & message.keys():
             return message
         changed = dict(message)
@@ -107,7 +107,7 @@ def _short_id(call_id: str) -> str:
 
 
 class AnswerParser:
-    """Tells reasoning, text and calls apart, however the text is cut; sentinels that mean nothing become text."""
+    """Separates reasoning, text and calls, however the text is cut; sentinels without a meaning become text."""
 
     def __init__(self, calls: CallParser | None, format: AnswerFormat, *, is_thinking: bool) -> None:
         self._calls, self._texts, self._strips = calls, format.texts, format.strips_lines
@@ -130,7 +130,7 @@ class AnswerParser:
         if part == END_THINK and self._is_thinking:
             self._is_thinking, self._at_start, self._held_lines = False, self._strips, ""
             return []
-        if part == CALL and self._is_thinking:  # it forgot to say that it has thought enough
+        if part == CALL and self._is_thinking:  # the model left out the end of its thinking
             self._is_thinking, self._held_lines = False, ""
         if self._at_start:
             part = part.lstrip("\n")

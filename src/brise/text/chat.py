@@ -1,8 +1,8 @@
-"""Messages to tokens through the model's own chat template; text in a message never becomes a control token.
+"""Encodes messages with the model's own chat template; text in a message never becomes a control token.
 
 The template gets the messages with every special token in them disguised: its first character is replaced by
 a private-use character that occurs nowhere in the messages. So each special token in the rendered text is
-the template's own; the text between them is put back as it was and encoded as plain text.
+the template's own; the text between them is restored and encoded as plain text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
 
 
 class ChatTemplate:
-    """A model's chat format, as its template writes it. `knows_tools`: it writes tools out."""
+    """A model's chat format by its template. `knows_tools`: the template describes tools."""
 
     def __init__(self, source: str, tokenizer: TextTokenizer) -> None:
         self.source, self._tokenizer = source, tokenizer
@@ -81,15 +81,15 @@ class ChatTemplate:
             messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
         messages = [self.format.with_call_ids(self._with_known_parts(message)) for message in messages]
         disguise = _Disguise(self._control, (messages, tools), self.source)
-        shown = [disguise.hide_message(_with_image_marks(message, disguise.image_mark)) for message in messages]
+        shown = [disguise.hide_message(_with_image_placeholders(message, disguise.image_mark)) for message in messages]
         if continue_final:
-            shown[-1] = _with_end_mark(shown[-1], disguise.end_mark)
+            shown[-1] = _with_end_placeholder(shown[-1], disguise.end_placeholder)
         text = self._program.render({
             "messages": shown, "tools": [disguise.hide(tool) for tool in tools] if tools else None,
             "add_generation_prompt": add_generation_prompt and not continue_final, "documents": None,
             "bos_token": self._name(self._tokenizer.bos_id), "eos_token": self._name(self._tokenizer.eos_id)})
         if continue_final:
-            text, mark, _ = text.rpartition(disguise.end_mark)
+            text, mark, _ = text.rpartition(disguise.end_placeholder)
             if not mark:
                 raise RequestError("the model's chat template leaves out the message that is to be continued",
                                    param="messages", code="chat_template_error")
@@ -99,7 +99,7 @@ class ChatTemplate:
         return self._tokens(text, disguise, images)
 
     def _with_known_parts(self, message: Message) -> Message:
-        """Thinking in the form that the template knows; a template that knows none never gets to see it."""
+        """Thinking in the form that the template knows; a template without one does not get it."""
         reasoning = message.get("reasoning_content")
         if reasoning and not self._shows_reasoning:
             message = {key: value for key, value in message.items() if key != "reasoning_content"}
@@ -141,7 +141,7 @@ class ChatTemplate:
 
 
 def require(chat: Chat | None) -> Chat:
-    """The chat format, or a refusal for a model that has none."""
+    """The chat format; raises RequestError for a model without one."""
     if chat is None:
         raise RequestError("this model has no chat template", param="model", code="no_chat_template",
                            hint="it continues text: use /v1/completions, or take an instruct model")
@@ -149,7 +149,7 @@ def require(chat: Chat | None) -> Chat:
 
 
 class _SpecialTokens:
-    """What of a vocabulary's special tokens the disguise needs, the same for all conversations."""
+    """What the disguise needs to know about the vocabulary's special tokens; the same for all conversations."""
 
     def __init__(self, control: Collection[str]) -> None:
         self.firsts = sorted({text[0] for text in control})
@@ -159,11 +159,11 @@ class _SpecialTokens:
 
 
 class _Disguise:
-    """Hides the special tokens in what a client wrote, and puts them back."""
+    """Hides the special tokens in a client's text, and restores them."""
 
     def __init__(self, control: _SpecialTokens, written: object, source: str) -> None:
         free = _unused_characters({*source}.union(*texts_of(written)), len(control.firsts) + 2)
-        self.end_mark, self.image_mark = free.pop(), free.pop()
+        self.end_placeholder, self.image_mark = free.pop(), free.pop()
         self._control = control
         self._standin = dict(zip(control.firsts, free, strict=True))
         self._original = {ord(standin): first for first, standin in self._standin.items()}
@@ -223,7 +223,7 @@ def _check_roles(messages: Sequence[Mapping[str, object]]) -> None:
 
 
 def _with_reasoning_apart(message: Mapping[str, object], shows_reasoning: bool) -> Mapping[str, object]:
-    """Does what the template would, which cannot find a disguised </think> in an assistant's answer.
+    """Does what the template would do if it could see a disguised </think> in an assistant's answer.
 
     Templates that can show the reasoning (Qwen 3) strip what follows it, those that drop it (R1) do not.
     """
@@ -236,15 +236,15 @@ def _with_reasoning_apart(message: Mapping[str, object], shows_reasoning: bool) 
     return {"reasoning_content": reasoning, **message, "content": answer}
 
 
-def _with_image_marks(message: Message, mark: str) -> Message:
-    """A message with images as text with a mark for each: templates for text alone can write it too."""
+def _with_image_placeholders(message: Message, mark: str) -> Message:
+    """A message with a placeholder in the text for each image, so that templates for text alone can write it."""
     if not images_of(message):
         return message
     parts = arranged(parts_of(message["content"]))
     return {**message, "content": "".join(mark if part["type"] == "image" else str(part["text"]) for part in parts)}
 
 
-def _with_end_mark(message: dict[str, object], mark: str) -> dict[str, object]:
+def _with_end_placeholder(message: dict[str, object], mark: str) -> dict[str, object]:
     content = message.get("content")
     if message["role"] != "assistant" or content == [] or not isinstance(content, str | list):
         raise RequestError("only an assistant's message with text can be continued", param="messages")

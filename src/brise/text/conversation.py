@@ -1,4 +1,4 @@
-"""A conversation as the model reads it, in training as in serving, also where its template knows no tools."""
+"""Encodes a conversation, in training as in serving, also for templates that know no tools."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def written_out(message: Message) -> Message:
 
 
 def with_system(messages: Sequence[Message], text: str) -> list[Message]:
-    """Behind what the first message says if it is a system message: most templates take only one."""
+    """The messages with `text` after the first system message, or as one: most templates take only one."""
     if messages and messages[0]["role"] == "system":
         first = messages[0]
         added = [*parts_of(first["content"]), {"type": "text", "text": f"\n\n{text}"}]
@@ -81,7 +81,7 @@ def suggested_system(text: str, name: str, today: date, *, can_think: bool) -> s
 
 
 def plain_text(content: object) -> str:
-    """The text of a message's content, without what was thought."""
+    """The text of a message's content, without reasoning."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(str(part["text"]) for part in parts_of(content) if part["type"] == "text")

@@ -1,6 +1,6 @@
-"""Texts to calibrate with and to evaluate on: a plain text file, or JSON Lines.
+"""Reads texts for calibration and evaluation: a plain text file, or JSON Lines.
 
-Of a line of JSON one of these counts: `text`; `messages` (a conversation, through the model's chat template); `prompt`
+A line of JSON has one of these: `text`; `messages` (a conversation, through the model's chat template); `prompt`
 and `completion`, one after the other.
 """
 
@@ -15,11 +15,11 @@ from brise.errors import EvidenceError
 Encode = Callable[[str], list[int]]
 EncodeMessages = Callable[[Sequence[Mapping[str, object]]], list[int]]
 
-MAX_BYTES = 1 << 28  # far over what calibration needs; a wrong file must not eat the memory
+MAX_BYTES = 1 << 28  # far above what calibration needs; a wrong file must not fill the memory
 
 
 def read(path: Path, encode: Encode, encode_messages: EncodeMessages | None) -> list[list[int]]:
-    """The tokens of every text, without bos; EvidenceError names the line that is none."""
+    """The tokens of every text, without bos; EvidenceError names a line that has no text."""
     data = _read(path)
     try:
         content = data.decode()

@@ -1,6 +1,7 @@
-"""A typed reader of one JSON object: fields are read under a type and range, what nobody read is refused.
+"""Reads one JSON object of a request: each field with its type and range; fields that nobody read are refused.
 
-`null` means the same as leaving a field out, as in OpenAI's API.
+`null` means that a field is left out, as in OpenAI's API. Files are read by files/fields.py, where a missing key has a
+default or is an error, and errors are of a file and not of a request.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ NOT_KNOWN = "it is not known here"
 
 @dataclass
 class Ignored:
-    """What is left out of a request that was written for another server: the path of each field, and why.
+    """What is ignored in a request that was written for another server: the path of each field, and why.
 
-    Fields that nobody knows are, and those in `names` where what they ask for is not done here.
+    Unknown fields are ignored, and fields in `names` that ask for something that brise does not do.
     """
 
     names: frozenset[str]
@@ -28,7 +29,7 @@ class Ignored:
 class RequestFields:
     """One object of the request at `path`; call `done` when all known fields are read.
 
-    With `ignored`, what is written there is not refused.
+    With `ignored`, fields are noted there and not refused.
     """
 
     def __init__(self, value: Json, path: str = "", ignored: Ignored | None = None) -> None:
@@ -106,7 +107,7 @@ class RequestFields:
         return value
 
     def mapping(self, name: str) -> dict[str, Json] | None:
-        """An object whose fields are the caller's own business, such as a JSON schema."""
+        """An object whose fields are free, such as a JSON schema."""
         value = self.raw(name)
         if value is not None and not isinstance(value, dict):
             raise self._type_error(name, value, "an object")
@@ -123,12 +124,12 @@ class RequestFields:
             yield RequestFields(value, f"{self.path(name)}[{index}]", self._ignored)
 
     def refuse(self, name: str, why: str) -> None:
-        """A field of OpenAI's API that we do not have."""
+        """Refuses a field of OpenAI's API that brise does not have."""
         if self.raw(name) is not None:
             self._leave_out(name, why, why)
 
     def only(self, name: str, allowed: Sequence[object], why: str) -> None:
-        """A field that is accepted with the values that say what is done anyway."""
+        """Accepts a field only with the values that ask for what is done anyway."""
         value = self.raw(name)
         if value is not None and not any(type(value) is type(each) and value == each for each in allowed):
             self._leave_out(name, why, f"{why}; accepted is {_listed(allowed)}")

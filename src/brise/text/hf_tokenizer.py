@@ -1,8 +1,8 @@
-"""Reads a Hugging Face tokenizer.json: a byte-level BPE, cut into words the way the file itself says.
+"""Reads a Hugging Face tokenizer.json: a byte-level BPE with the pre-tokenizer that the file describes.
 
 `model` has `vocab` (token in GPT-2's byte alphabet: id) and `merges` ("left right", or pairs); `added_tokens`
 are the control tokens (`special`) and others that are never cut; `pre_tokenizer` and `normalizer` are built by
-the library that wrote them. What is no byte-level BPE is refused by name.
+the library that wrote them. Anything but a byte-level BPE is refused by name.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _begins_with(document: Mapping[str, object], bos_id: int) -> bool:
 
 
 def _name(token: object) -> str | None:
-    """A token's text: tokenizer_config.json has it alone, or within an object."""
+    """A token's text: tokenizer_config.json has a string, or an object with one."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 

@@ -1,11 +1,11 @@
-"""Images of a message: checked before they are decoded, then what mistral-common makes of them.
+"""Prepares the images of a message: checks them before they are decoded, then does what mistral-common does.
 
 In a message of `Chat.encode` an image is a part {"type": "image", "image": ImageInput}, between parts
-{"type": "text", "text": ...}. Pillow and OpenCV come with the extra `mistral` and are imported when an image comes.
+{"type": "text", "text": ...}. Pillow and OpenCV come with the extra `mistral` and are imported for the first image.
 
 The steps are those of mistral-common 1.13: transparent becomes white; a longest side over `image_size` is scaled
-down to it; the picture is stretched to whole cells with OpenCV's cubic filter; the mean is taken off, and divided
-by the deviation. An orientation in a photograph's EXIF data is not looked at, as there.
+down to it; the picture is stretched to whole cells with OpenCV's cubic filter; the mean is subtracted, and the
+result divided by the deviation. As there, the orientation in EXIF data is ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_BYTES = 20 << 20
 # A photograph of a telephone has 12 to 24 million pixels. Decoding takes up to WORK_BYTES_PER_PIXEL of each.
 MAX_PIXELS = 25_000_000
-# Pillow's four bytes and three of ours, and strips between them; then, with Pillow's let go, a channel as float32.
+# Pillow's four bytes, our three, and strips between; then, with Pillow's freed, a channel as float32.
 WORK_BYTES_PER_PIXEL = 8
 STRIP_ROWS = 256
 
@@ -73,8 +73,8 @@ class ImageSettings:
 def prepare(data: bytes, settings: ImageSettings, name: str) -> ImageInput:
     """The image in a file's bytes, for a request; RequestError says what is wrong with `name`.
 
-    It is decoded once to see that it can be, and again when its turn has come: a queue of pixels would take 12
-    bytes for each of them, a queue of files takes no more than the requests that brought them.
+    It is decoded once as a check, and again when the encoder is about to run: queued pixels would take 12 bytes each,
+    queued files take no more than the requests that brought them.
     """
     with _open(data, name) as image:
         rows, columns = settings.grid(*image.size)
@@ -119,7 +119,7 @@ def images_of(message: Message) -> list[Mapping[str, object]]:
 
 
 def arranged(parts: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
-    """Parts of a message in mistral-common's order: an only image that ends a message goes before its text."""
+    """Parts of a message in mistral-common's order: a single image at the end goes before the text."""
     kinds = [part["type"] for part in parts]
     if len(parts) > 1 and kinds[-1] == "image" and "image" not in kinds[:-1]:
         return [parts[-1], *parts[:-1]]
@@ -127,7 +127,7 @@ def arranged(parts: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]
 
 
 def _open(data: bytes, name: str) -> Image:
-    """The image with its header read and found allowed; its pixels are not decoded."""
+    """The image, its header read and checked; its pixels are not decoded."""
     if len(data) > MAX_BYTES:
         raise _wrong(name, f"has {len(data)} bytes, allowed are {MAX_BYTES}")
     pillow = _import("PIL.Image", name)

@@ -1,4 +1,4 @@
-"""What goes into a prompt beside text, and what binds its answer: images and grammars."""
+"""Names what a request has beside text: images of the prompt, and the grammar of its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brise.models.weights import Array
 class Grammar:
     """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
 
-    `begun` is what of the answer stands in the prompt already.
+    `begun` is the part of the answer that is in the prompt already.
     """
 
     kind: Literal["json_schema", "json_object", "lark"]

@@ -1,4 +1,4 @@
-"""JSON that grows piece by piece: where an object ends, and what a call is that is written as one."""
+"""Reads JSON that arrives in pieces: where an object ends, and which function call it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.)*")\s*,\s*"ar
 
 
 class ObjectEnd:
-    """Finds where a JSON object ends, looking at each character once; what stands in a string is no end."""
+    """Finds where a JSON object ends, looking at each character once and skipping strings."""
 
     def __init__(self, start: int = 0, depth: int = 0) -> None:
         self._next, self._depth = start, depth

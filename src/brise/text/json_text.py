@@ -1,4 +1,4 @@
-"""JSON from strangers: size is the caller's to check; depth, encoding and duplicate fields are checked here."""
+"""Parses untrusted JSON: depth, encoding and duplicate fields are checked here, the size by the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from brise.errors import RequestError
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
-# Deeper than any message or schema in earnest, far below the recursion limit of Python's parser.
+# Deeper than any real message or schema, far below the recursion limit of Python's parser.
 MAX_DEPTH = 64
 
 
@@ -30,8 +30,7 @@ def parse_json(body: bytes, name: str = "the body") -> Json:
 
 
 def check(root: Json, root_name: str) -> None:
-    """Refuses deep nesting and lone surrogates, without recursion: a hostile body must not choose how deep our stack
-    goes."""
+    """Refuses deep nesting and lone surrogates, without recursion: a hostile body must not choose our stack's depth."""
     pending: list[tuple[Json, int]] = [(root, 1)]
     while pending:
         value, depth = pending.pop()

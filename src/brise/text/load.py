@@ -1,8 +1,8 @@
-"""A model's tokenizer and chat format, from whichever of its files has them.
+"""Loads a model's tokenizer and chat format from whichever of its files has them.
 
 In this order: tekken.json (mistral-common decides); tokenizer.json with the template of chat_template.jinja,
 chat_template.json or tokenizer_config.json; the metadata of the GGUF file. SYSTEM_PROMPT.txt beside them is
-kept for those who ask for it; nobody gets a system prompt that they did not ask for.
+kept for callers that ask for it; it is never added unasked.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MAX_TEXT_BYTES = 1 << 22  # of a template or a system prompt
 
 
 class Files(Protocol):
-    """What is asked of a checkpoint: the folder in which it lies, and a GGUF file's metadata."""
+    """What a checkpoint must offer: its folder, and a GGUF file's metadata."""
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint's other files lie."""
+        """The folder of the checkpoint's other files."""
     @property
     def metadata(self) -> Mapping[str, object]:
         """Keys of the GGUF file; empty for safetensors."""
@@ -35,7 +35,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """`system_prompt` is the text of SYSTEM_PROMPT.txt, as it lies there."""
+    """A tokenizer, a chat format, and the unchanged text of SYSTEM_PROMPT.txt."""
 
     tokenizer: TextTokenizer
     chat: Chat | None
@@ -76,7 +76,7 @@ def _tekken(path: Path, metadata: Mapping[str, object], system_prompt: str | Non
 
 
 def _check_same(tokenizer: TextTokenizer, own: list[object] | tuple[object, ...], path: Path) -> None:
-    """A tekken.json beside a GGUF file may be another model's."""
+    """Checks that a tekken.json beside a GGUF file is this model's."""
     differing = [name for name, token in tokenizer.control.items()
                  if "<SPECIAL_" not in name and (token >= len(own) or own[token] != name)]
     if len(own) != tokenizer.vocab_size or differing:
@@ -98,7 +98,7 @@ def _hf(folder: Path, system_prompt: str | None) -> Tokens:
 
 
 def _template(value: object) -> str | None:
-    """tokenizer_config.json has one template, or several of which one is called default."""
+    """The template of tokenizer_config.json: the only one, or the one called default."""
     if isinstance(value, list):
         named = [entry.get("template") for entry in value
                  if isinstance(entry, dict) and entry.get("name") == "default"]

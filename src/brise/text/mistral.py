@@ -1,4 +1,4 @@
-"""Tekken, the tokenizer of Mistral's models since Nemo: a tekken.json read by mistral-common (extra `mistral`).
+"""Reads Tekken, the tokenizer of Mistral's models since Nemo: a tekken.json, by mistral-common (extra `mistral`).
 
     {"config": {"pattern", "default_vocab_size", "default_num_special_tokens", "version": "v13", ...},
      "vocab": [{"rank", "token_bytes" (base64), "token_str"}],      ids 1000 and up
@@ -65,7 +65,7 @@ class MistralTokenizer:
         return self._pieces[token - self.num_control]
 
     def token_text(self, token: int) -> str:
-        """A token to look at: control tokens by name, half characters as U+FFFD."""
+        """A token for display: control tokens by name, half characters as U+FFFD."""
         return self.token_bytes(token, show_control=True).decode(errors="replace")
 
     def is_control(self, token: int) -> bool:
@@ -82,7 +82,7 @@ class MistralTokenizer:
 
 
 def check_unicode(text: str) -> None:
-    """Refuses half a surrogate pair, which mistral-common would replace without a word."""
+    """Refuses half a surrogate pair, which mistral-common would replace silently."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -111,7 +111,7 @@ def _read_pieces(path: Path) -> list[bytes]:
 def _open(path: Path) -> tuple[CommonTokenizer, Tekkenizer]:
     try:
         common = CommonTokenizer.from_file(path)
-    except Exception as error:  # foreign code reads a foreign file: whatever it raises, the file is wrong
+    except Exception as error:  # foreign code reads an untrusted file: whatever it raises, the file is wrong
         raise CheckpointError(f"{path.name} cannot be used: {str(error)[:300] or type(error).__name__}",
                               field=path.name) from error
     tekken = common.instruct_tokenizer.tokenizer
@@ -124,7 +124,7 @@ def _open(path: Path) -> tuple[CommonTokenizer, Tekkenizer]:
 
 
 def _check(document: Mapping[str, object], path: Path) -> None:
-    """What mistral-common takes on trust: sizes, and that a control token's rank is its place."""
+    """Checks what mistral-common does not: sizes, and that a control token's rank is its position."""
     config, vocab, control = document.get("config"), document.get("vocab"), document.get("special_tokens")
     if not isinstance(config, dict) or not isinstance(vocab, list) or not isinstance(control, list | None):
         raise CheckpointError(f"{path.name} has no 'config' or no 'vocab'", field=path.name)
@@ -141,5 +141,5 @@ def _check(document: Mapping[str, object], path: Path) -> None:
                               field="vocab", value=len(vocab), limit=size - num_control)
     for place, entry in enumerate(control or []):
         if not isinstance(entry, dict) or entry.get("rank") != place or not isinstance(entry.get("token_str"), str):
-            raise CheckpointError(f"special_tokens[{place}] of {path.name} has not the rank {place} and a name",
+            raise CheckpointError(f"special_tokens[{place}] of {path.name} does not have the rank {place} and a name",
                                   field=f"special_tokens[{place}]", value=str(entry)[:80])

@@ -1,10 +1,11 @@
-"""Function calls as Mistral's models write them, behind special tokens that come as sentinels (text/special_tokens.py).
+"""Reads function calls of Mistral's models, which follow special tokens that arrive as sentinels
+(text/special_tokens.py).
 
     v11, v13   [TOOL_CALLS]name[CALL_ID]id[ARGS]{"city": "Paris"}   once for each call; v13 has no [CALL_ID]
     v3, v7     [TOOL_CALLS][{"name": "name", "arguments": {"city": "Paris"}, "id": "id"}, ...]
 
-A call is reported as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or
-calls a function that there is not, comes back as text, its sentinels in it.
+A call is reported as soon as its name is certain, its arguments then piece by piece. What cannot be a call, or names
+an unknown function, comes back as text, with its sentinels.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class ListCallParser:
         return joined(self._read())
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
-        """What was held is text; of a list whose calls are out, nothing is left but brackets."""
+        """Text that was held; of a list whose calls are reported, only brackets remain."""
         held, self._held = self._opening + self._held, ""
         return joined([ParsedText(held if held.strip(WHITE + ",") else "")])
 
@@ -164,14 +165,14 @@ class ListCallParser:
 
 
 class _Arguments:
-    """A JSON object that streams. What is broken in it does not end it; only the next call does."""
+    """A JSON object that streams. Broken JSON does not end it; only the next call does."""
 
     def __init__(self) -> None:
         self._object = ObjectEnd()
         self.is_broken = False
 
     def take(self, text: str) -> tuple[str, str, bool]:
-        """What of the text belongs to the arguments, what follows, and whether they are over."""
+        """The part of the text that belongs to the arguments, the rest, and whether the arguments are complete."""
         own, sentinel, rest = text.partition(CALL)
         end = None if self.is_broken else self._object.feed(own)
         if end:

@@ -1,4 +1,4 @@
-"""Messages to tokens as mistral-common does it for each version of Mistral's chat format (extra `mistral`).
+"""Encodes messages with mistral-common, for each version of Mistral's chat format (extra `mistral`).
 
 Users' text is encoded as text, so no text becomes a control token. No system prompt is added. What
 mistral-common refuses is refused in its words.
@@ -88,7 +88,7 @@ class MistralChat:
                                    "tool, user", param=f"messages[{index}].role")
 
     def _content(self, content: object, index: int, images: _Images) -> str | list[ContentChunk]:
-        """Text stays text; a model that cannot think does not get to see what another one thought."""
+        """Text stays text; a model that cannot think does not get another one's reasoning."""
         if isinstance(content, str):
             return content
         chunks: list[ContentChunk] = []
@@ -110,7 +110,7 @@ class MistralChat:
 
 
 class _Images(ImageEncoder):
-    """Stands in for mistral-common's image encoder: the images are prepared already, their tokens known."""
+    """Replaces mistral-common's image encoder: the images are prepared already, their tokens known."""
 
     def __init__(self) -> None:
         self._images: list[ImageInput] = []

@@ -1,4 +1,4 @@
-"""Chat messages as OpenAI's clients send them, and as chat templates want them."""
+"""Reads chat messages as OpenAI's clients send them, and gives them as chat templates want them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Thinking:
-    """A part of a message that shows how to think, or what was thought. Open, the model goes on with it."""
+    """A part of a message that shows how to think, or holds reasoning. If it is open, the model continues it."""
 
     text: str
     closed: bool = True
@@ -46,9 +46,7 @@ class Thinking:
 
 @dataclass(frozen=True)
 class Image:
-    """A part that is an image: its URL; when it was fetched its bytes; when it was looked at what the engine takes.
-
-    `name` is the field that the client knows it by.
+    """An image: its URL; once fetched, its bytes; once checked, the engine's input. `name` is the client's field.
     """
 
     name: str
@@ -68,7 +66,7 @@ DETAILS = ("auto", "low", "high", "original")  # low is made smaller, all others
 class Message:
     """One message; `content` is None only where an assistant did nothing but call functions.
 
-    Content with other parts than text keeps its parts. `is_open`: the answer goes on with this message.
+    Content with other parts than text keeps its parts. `is_open`: the answer continues this message.
     """
 
     role: str
@@ -141,7 +139,7 @@ def _message(fields: RequestFields) -> Message:
 
 
 def _reasoning(fields: RequestFields, content: str | tuple[Part, ...] | None) -> str | None:
-    """What the model thought; answers carry it under this name."""
+    """The reasoning, which answers have under this name."""
     reasoning = fields.text("reasoning_content")
     if reasoning and isinstance(content, tuple):
         raise fields.error("reasoning_content", "cannot be combined with parts of type 'thinking'")
@@ -149,7 +147,7 @@ def _reasoning(fields: RequestFields, content: str | tuple[Part, ...] | None) ->
 
 
 def _assistant_leftovers(fields: RequestFields) -> None:
-    """Fields of OpenAI's answers that clients send back; empty they mean nothing."""
+    """Refuses fields of OpenAI's answers that clients send back, unless they are empty."""
     fields.refuse("refusal", "models write no refusals apart from their text")
     fields.refuse("audio", "audio is not read")
     fields.refuse("function_call", "it is OpenAI's older form; use 'tool_calls'")
@@ -157,7 +155,7 @@ def _assistant_leftovers(fields: RequestFields) -> None:
 
 
 def _content(fields: RequestFields, role: str) -> str | tuple[Part, ...] | None:
-    """A string, text parts joined by newlines, or parts of several kinds as they are."""
+    """A string; text parts joined by newlines; or parts of several kinds, unchanged."""
     value = fields.raw("content")
     if value is None or isinstance(value, str):
         return value
@@ -168,7 +166,7 @@ def _content(fields: RequestFields, role: str) -> str | tuple[Part, ...] | None:
 
 
 def joined(parts: Sequence[Part]) -> str | tuple[Part, ...]:
-    """Neighbouring texts with a newline between; a string if there is nothing else."""
+    """The parts with neighbouring texts joined by newlines; a string if there is nothing else."""
     out: list[Part] = []
     for part in parts:
         last = out[-1] if out else None

@@ -1,4 +1,4 @@
-"""The functions that a model may call, as OpenAI's clients describe them."""
+"""Reads the functions that a model may call, as OpenAI's clients describe them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tool:
 
 
 def parse_tools(fields: RequestFields) -> tuple[Tool, ...]:
-    """The field `tools`."""
+    """Reads the field `tools`."""
     items = fields.items("tools") or []
     if len(items) > MAX_TOOLS:
         raise fields.error("tools", f"has {len(items)} tools, allowed are {MAX_TOOLS}")

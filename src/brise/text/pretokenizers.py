@@ -1,4 +1,4 @@
-"""How each kind of byte-level BPE cuts text into words before merging (`tokenizer.ggml.pre` of a GGUF file).
+"""Defines the pre-tokenizers of byte-level BPE, which cut text into words (`tokenizer.ggml.pre` of a GGUF file).
 
 The patterns are those of the models' own tokenizer.json files; llama.cpp's src/llama-vocab.cpp says which
 name means which pattern. Tokens never cross a word, so a wrong cut quietly gives a worse model.
@@ -17,7 +17,7 @@ from brise.errors import UnsupportedError
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_LEAD = r"[^\r\n\p{L}\p{N}]?"  # one sign that may stand before a word, most often the space
+_LEAD = r"[^\r\n\p{L}\p{N}]?"  # one character that may stand before a word, mostly the space
 
 _LLAMA3 = rf"{_CONTRACTIONS}|{_LEAD}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_TAIL}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -30,13 +30,13 @@ _GPT4O = (rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*
 
 
 @dataclass(frozen=True)
-class Splitting:
-    """One way to cut: each pattern cuts further what the one before left; none at all means GPT-2's."""
+class Pretokenization:
+    """A pre-tokenizer: each pattern cuts what the one before left; without any it is GPT-2's."""
 
     patterns: tuple[str, ...] = ()
     single_digits: bool = False
     nfc: bool = False  # the model's own tokenizer composes characters first
-    whole_words: bool = False  # a word that is a token is that token, whatever the merges say
+    whole_words: bool = False  # a word that is a token becomes that token, whatever the merges say
     add_bos: bool = False  # when the file does not say
 
     def pre_tokenizer(self) -> PreTokenizer:
@@ -49,24 +49,24 @@ class Splitting:
         return NFC() if self.nfc else None
 
 
-def named(pre: str) -> Splitting:
-    """The splitting a GGUF file means by this name."""
-    for names, splitting in _SPLITTINGS:
+def named(pre: str) -> Pretokenization:
+    """The pre-tokenizer that a GGUF file means by this name."""
+    for names, pretokenizer in _PRETOKENIZERS:
         if pre in names:
-            return splitting
-    known = ", ".join(sorted(name for names, _ in _SPLITTINGS for name in names))
+            return pretokenizer
+    known = ", ".join(sorted(name for names, _ in _PRETOKENIZERS for name in names))
     raise UnsupportedError(f"tokenizer.ggml.pre is {pre!r}; this build knows {known}",
                            hint="a wrong guess would cut words wrongly and quietly make the model worse")
 
 
-_SPLITTINGS: tuple[tuple[frozenset[str], Splitting], ...] = (
-    (frozenset({"smollm", "starcoder", "refact", "codeshell"}), Splitting(single_digits=True)),
-    (frozenset({"gpt-2", "phi-2"}), Splitting()),
+_PRETOKENIZERS: tuple[tuple[frozenset[str], Pretokenization], ...] = (
+    (frozenset({"smollm", "starcoder", "refact", "codeshell"}), Pretokenization(single_digits=True)),
+    (frozenset({"gpt-2", "phi-2"}), Pretokenization()),
     (frozenset({"llama-bpe", "llama3", "llama-v3", "pixtral"}),
-     Splitting((_LLAMA3,), whole_words=True, add_bos=True)),
-    (frozenset({"qwen2"}), Splitting((_QWEN2,), nfc=True)),
-    (frozenset({"deepseek-r1-qwen"}), Splitting((_QWEN2,))),
-    (frozenset({"tekken"}), Splitting((_TEKKEN,), whole_words=True, add_bos=True)),
-    (frozenset({"default"}), Splitting(_DEFAULT)),
-    (frozenset({"gpt-4o", "llama4"}), Splitting((_GPT4O,))),
+     Pretokenization((_LLAMA3,), whole_words=True, add_bos=True)),
+    (frozenset({"qwen2"}), Pretokenization((_QWEN2,), nfc=True)),
+    (frozenset({"deepseek-r1-qwen"}), Pretokenization((_QWEN2,))),
+    (frozenset({"tekken"}), Pretokenization((_TEKKEN,), whole_words=True, add_bos=True)),
+    (frozenset({"default"}), Pretokenization(_DEFAULT)),
+    (frozenset({"gpt-4o", "llama4"}), Pretokenization((_GPT4O,))),
 )

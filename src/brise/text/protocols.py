@@ -1,4 +1,4 @@
-"""What the rest of brise needs of a tokenizer, and what messages and encoded prompts are."""
+"""Declares what brise needs of a tokenizer, and what messages and encoded prompts are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Message = Mapping[str, object]
 
 
 class TextTokenizer(Protocol):
-    """Text to ids and back. Control strings such as </s> never arise from plain text."""
+    """Text to ids and back. Control tokens such as </s> never arise from plain text."""
 
     control: Mapping[str, int]
     bos_id: int | None
@@ -31,7 +31,7 @@ class TextTokenizer(Protocol):
     def token_bytes(self, token: int, *, show_control: bool = False) -> bytes:
         """What a token adds to the text, maybe half a character. Nothing for a control token unless shown."""
     def token_text(self, token: int) -> str:
-        """A token to look at: control tokens by name, half characters as U+FFFD."""
+        """A token for display: control tokens by name, half characters as U+FFFD."""
     def is_control(self, token: int) -> bool:
         """Whether the token is no text."""
 

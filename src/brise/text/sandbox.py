@@ -1,8 +1,8 @@
-"""Runs a chat template, which is a program out of a model file that nobody has read.
+"""Runs a chat template, which is an untrusted program from a model file.
 
-Jinja's immutable sandbox keeps it from everything but its arguments. What the sandbox does not bound is
-bounded here: processor time, the length of strings and of the output, and operations that would make huge
-values. For that every loop, call, filter, `~` and output of the template is made to pass through a check.
+Jinja's immutable sandbox restricts it to its arguments. This module bounds what the sandbox does not: processor time,
+the length of strings and of the output, and operations that would make huge values. Every loop, call, filter, `~` and
+output of the template passes through a check.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from brise.errors import RequestError
 
 _MAX_CHARS = 1 << 24  # of one string and of all output; a context of 256k tokens is about 1 << 20
-_MAX_WORK = 1 << 30  # bound of what one operation may make: characters in times characters or numbers in
+_MAX_WORK = 1 << 30  # what one operation may make: characters in times characters or numbers in
 _MAX_ITEMS = 1 << 20  # of one value, nested ones counted
 
 
@@ -52,14 +52,14 @@ class TemplateProgram:
             self._environment.start()
             try:
                 return "".join(self._template.generate(variables))
-            except Exception as error:  # foreign code: whatever it raises is the request's error
+            except Exception as error:  # untrusted code: whatever it raises is the request's error
                 reason = str(error) or type(error).__name__
                 raise RequestError(f"the model's chat template refuses these messages: {reason}",
                                    param="messages", code="chat_template_error") from error
 
 
 class _BoundError(TemplateError):
-    """The template passed a bound."""
+    """The template exceeded a bound."""
 
 
 class _GenerationTag(Extension):
@@ -161,7 +161,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _route_through_checks(tree: nodes.Template) -> None:
-    """Loops, outputs and `~` go through filters whose names no template can write."""
+    """Sends loops, outputs and `~` through filters whose names no template can write."""
     for loop in tree.find_all(nodes.For):
         loop.iter = _filter(_expression(loop.iter), " loop")
     for output in tree.find_all(nodes.Output):
@@ -192,13 +192,13 @@ def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
 
 
 def _check_format(format: Any) -> None:
-    """`'%99999999d' % 1` makes much of little, and so does a format that names a long value often."""
+    """Bounds formats: `'%99999999d' % 1` makes a huge text, and so does one that names a long value often."""
     if isinstance(format, str) and (len(format) > 200 or re.search(r"\d{5}|\*", format)):
         raise _BoundError("a long format, or one with a width of five digits or '*'")
 
 
 def _weight(value: Any, *, numbers: bool = False) -> int:
-    """How much a value could make: its characters and items, nested ones too, and what its numbers say."""
+    """How large a result a value can lead to: its characters and items, nested ones too, and its numbers."""
     total, items, waiting = 0, 0, [value]
     while waiting:
         item = waiting.pop()

@@ -1,4 +1,4 @@
-"""Special tokens such as <|im_end|>: finding their names in text, and sentinels that stand for them in answers.
+"""Finds special tokens such as <|im_end|> in text, and defines the sentinels that stand for them in answers.
 
 A request names the tokens that mean something ([TOOL_CALLS], [THINK], ...) and the sentinel that each becomes in the
 text of the answer. Sentinels are noncharacters of Unicode. Where one stands in ordinary text it is replaced, so text

@@ -1,4 +1,4 @@
-"""Text that is safe to show while it grows: whole characters, and nothing that may begin a stop string."""
+"""Turns bytes into text that is safe to show: whole characters, and nothing that may begin a stop string."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class TextStream:
         self.stopped: str | None = None
 
     def push(self, data: bytes) -> str:
-        """The text that these bytes make safe to show, maybe none. After a stop there is no more."""
+        """The text that is safe to show with these bytes, maybe none. After a stop there is no more."""
         return self._advance(data, is_last=False)
 
     def sentinel(self, sentinel: str) -> str:
-        """What was held, for no stop string goes across a sentinel, and the sentinel."""
+        """What was held, since no stop string crosses a sentinel, and the sentinel."""
         return self._advance(b"", is_last=True) + sentinel if self.stopped is None else ""
 
     def finish(self) -> str:

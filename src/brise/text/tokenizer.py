@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE from the metadata of a GGUF file, or from a tokenizer.json.
+"""Encodes and decodes text: byte-level BPE from the metadata of a GGUF file, or from a tokenizer.json.
 
 GGUF keys read here, all under `tokenizer.ggml.`: model, pre, tokens (in GPT-2's byte alphabet), merges ("left
 right", best first), token_type (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte),
@@ -18,10 +18,10 @@ from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
 from brise.text import hf_tokenizer, pretokenizers, special_tokens
-from brise.text.pretokenizers import Splitting
+from brise.text.pretokenizers import Pretokenization
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_MAX_TOKENS = 1 << 21  # the largest vocabularies in use have 2^18; a lying header must not eat the memory
+_MAX_TOKENS = 1 << 21  # the largest vocabularies in use have 2^18; a false header must not fill the memory
 
 # Tokens that end an answer whatever the file says: many files name only one (llama.cpp does so too).
 _END_TEXTS = frozenset({"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
@@ -29,7 +29,7 @@ _END_TEXTS = frozenset({"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot
 
 
 class Tokenizer:
-    """Byte-level BPE. Control strings such as <|im_end|> never arise from plain text."""
+    """Byte-level BPE. Control tokens such as <|im_end|> never arise from plain text."""
 
     def __init__(self, tokens: Sequence[str], types: Sequence[int],
                  build: Callable[[dict[str, int]], BpeTokenizer], *, bos_id: int | None = None,
@@ -61,20 +61,20 @@ class Tokenizer:
         types = _types(metadata, len(tokens))
         pre = metadata.get(_key("pre"))
         if not isinstance(pre, str):
-            raise UnsupportedError("the file has no tokenizer.ggml.pre, so how it cuts words is unknown",
+            raise UnsupportedError("the file has no tokenizer.ggml.pre, so its pre-tokenizer is unknown",
                                    hint="convert the model again with a current llama.cpp")
-        splitting = pretokenizers.named(pre)
+        pretokenizer = pretokenizers.named(pre)
         if metadata.get(_key("add_eos_token")):
             raise UnsupportedError("tokenizer.ggml.add_eos_token is true; brise never ends a prompt so")
         bos_id, eos_id = _id(metadata, "bos", len(tokens)), _id(metadata, "eos", len(tokens))
-        add_bos = bool(metadata.get(_key("add_bos_token"), splitting.add_bos))
+        add_bos = bool(metadata.get(_key("add_bos_token"), pretokenizer.add_bos))
         ends = (eos_id, _id(metadata, "eot", len(tokens)), _id(metadata, "eom", len(tokens)))
-        return cls(tokens, types, lambda vocab: _build(vocab, merges, splitting), bos_id=bos_id, eos_id=eos_id,
+        return cls(tokens, types, lambda vocab: _build(vocab, merges, pretokenizer), bos_id=bos_id, eos_id=eos_id,
                    add_bos=add_bos and bos_id is not None, end_ids=(end for end in ends if end is not None))
 
     @classmethod
     def from_hf(cls, path: Path, settings: Mapping[str, object], end_ids: Iterable[int] = ()) -> Tokenizer:
-        """That of a tokenizer.json; `settings` is what tokenizer_config.json says, `end_ids` end answers too."""
+        """The tokenizer of a tokenizer.json; `settings` is tokenizer_config.json, `end_ids` end answers too."""
         read = hf_tokenizer.read(path, settings)
         types = [_NORMAL] * len(read.tokens)
         for index, is_special in read.added.items():
@@ -104,7 +104,7 @@ class Tokenizer:
         return text.encode() if token in self._shown else bytes(map(self._bytes.__getitem__, text))
 
     def token_text(self, token: int) -> str:
-        """A token to look at: control tokens by name, half characters as U+FFFD."""
+        """A token for display: control tokens by name, half characters as U+FFFD."""
         return self.token_bytes(token, show_control=True).decode(errors="replace")
 
     def is_control(self, token: int) -> bool:
@@ -126,7 +126,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise RequestError("the text holds half a surrogate pair, which is no Unicode character",
                                code="invalid_unicode") from error
-        if len(data.translate(None, self._missing)) != len(data):  # the BPE would drop them without a word
+        if len(data.translate(None, self._missing)) != len(data):  # the BPE would drop them silently
             byte = next(byte for byte in data if byte in self._missing)
             raise RequestError(f"the text holds the byte 0x{byte:02x}, for which this model has no token",
                                code="invalid_unicode",
@@ -141,7 +141,7 @@ class Tokenizer:
 
 def _text_vocabulary(tokens: Sequence[str], special: Iterable[int],
                      alphabet: Mapping[str, int]) -> dict[str, int]:
-    """The tokens that text can become; what is not in it can't come out of the BPE, not even whole."""
+    """The tokens that text can become; the BPE never gives others."""
     vocab = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(vocab) != len(tokens):
         raise CheckpointError("tokenizer.ggml.tokens has the same token twice", field="tokenizer.ggml.tokens")
@@ -155,17 +155,17 @@ def _text_vocabulary(tokens: Sequence[str], special: Iterable[int],
     return vocab
 
 
-def _build(vocab: dict[str, int], merges: Sequence[str], splitting: Splitting) -> BpeTokenizer:
+def _build(vocab: dict[str, int], merges: Sequence[str], pretokenizer: Pretokenization) -> BpeTokenizer:
     parts = iter(" ".join(merges).split(" "))  # one split for all: 2 x faster than one each
     try:
         model = BPE(vocab=vocab, merges=list(zip(parts, parts, strict=True)) if merges else [],
-                    ignore_merges=splitting.whole_words)
+                    ignore_merges=pretokenizer.whole_words)
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"tokenizer.ggml.merges does not fit the tokens: {error}",
                               field="tokenizer.ggml.merges") from error
     bpe = BpeTokenizer(model)
-    bpe.pre_tokenizer = splitting.pre_tokenizer()
-    bpe.normalizer = splitting.normalizer()
+    bpe.pre_tokenizer = pretokenizer.pre_tokenizer()
+    bpe.normalizer = pretokenizer.normalizer()
     return bpe
 
 

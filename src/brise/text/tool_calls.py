@@ -1,4 +1,4 @@
-"""Function calls in a model's text, in the format of Hermes and Qwen, and the prompt that asks for it.
+"""Reads function calls in the format of Hermes and Qwen, and writes the prompt that asks for it.
 
     <tool_call>
     {"name": "weather", "arguments": {"city": "Paris"}}
@@ -21,9 +21,9 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 class ToolCallParser:
     """Finds calls in text that comes in pieces, however it is cut.
 
-    A call is held until it is whole, because only then it is certain that it is one: what turns out to be
-    malformed, or to call a function that is not in `names` (None: any will do), comes back as text. Where the
-    tags are tokens of their own, `tags` are their sentinels.
+    A call is held until it is complete, because only then it is certain to be one: a malformed one, or one of a
+    function that is not in `names` (None: any), comes back as text. Where the tags are tokens, `tags` are their
+    sentinels.
     """
 
     def __init__(self, names: Collection[str] | None = None, tags: tuple[str, str] = (OPEN, CLOSE)) -> None:
@@ -87,7 +87,7 @@ class ToolCallParser:
 
 
 def tool_system_prompt(tools: Sequence[Mapping[str, object]]) -> str:
-    """Tells a model whose template knows no tools what there is to call and how, in Qwen's words."""
+    """The prompt, in Qwen's words, that tells a model whose template knows no tools what to call and how."""
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return ("# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
             "You are provided with function signatures within <tools></tools> XML tags:\n"

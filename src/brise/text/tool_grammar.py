@@ -1,4 +1,4 @@
-"""Lark grammars for llguidance that let a model write only calls that can be made."""
+"""Makes Lark grammars for llguidance that let a model write only valid calls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, 
 from brise.text.tool_calls import CLOSE, OPEN
 
 # The spacing of Python's json.dumps, in which models have seen calls; with free white space small models
-# may write it without end.
+# may write it endlessly.
 _SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# Without no_forcing the only way to write a tag would be letter by letter, also where it is a token.
+# Without no_forcing a tag could only be written letter by letter, even where it is a token.
 _HEAD = """%llguidance {"no_forcing": true}
 TEXT: /(.|\\n)+/
 """
@@ -112,7 +112,7 @@ def _function(tool: Mapping[str, object], index: int) -> Function:
     if schema["type"] != "object":
         raise RequestError(f"{param} has the type {schema['type']!r}; arguments are an 'object'", param=param)
     schema["x-guidance"] = _SPACING
-    from llguidance import LLMatcher  # noqa: PLC0415 - 50 ms that who asks for no grammar need not pay
+    from llguidance import LLMatcher  # noqa: PLC0415 - it takes 50 ms, and few requests need it
 
     failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
     if failed:

@@ -151,9 +151,9 @@ def _pre_name(document: Mapping[str, object], path: Path) -> str:
                            f"{', '.join(PRE_NAMES)}")
 
 
-def _splitter(splitting: pretokenizers.Splitting) -> BpeTokenizer:
+def _splitter(pretokenizer: pretokenizers.Pretokenization) -> BpeTokenizer:
     tokenizer = BpeTokenizer.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}')
-    tokenizer.pre_tokenizer, tokenizer.normalizer = splitting.pre_tokenizer(), splitting.normalizer()
+    tokenizer.pre_tokenizer, tokenizer.normalizer = pretokenizer.pre_tokenizer(), pretokenizer.normalizer()
     return tokenizer
 
 

@@ -29,25 +29,25 @@ def tokenizer_files(metadata: Mapping[str, object], max_context: int) -> Files:
                                "byte-level BPE ('gpt2')")
     tokens, merges = _strings(metadata, "tokens"), _strings(metadata, "merges")
     types = _types(metadata, len(tokens))
-    splitting = pretokenizers.named(str(metadata.get("tokenizer.ggml.pre")))
+    pretokenizer = pretokenizers.named(str(metadata.get("tokenizer.ggml.pre")))
     ids = token_ids(metadata)
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", splitting.add_bos)) and ids["bos"] is not None
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", pretokenizer.add_bos)) and ids["bos"] is not None
     files = {
-        "tokenizer.json": _dump(_document(tokens, types, merges, splitting, ids["bos"] if add_bos else None)),
+        "tokenizer.json": _dump(_document(tokens, types, merges, pretokenizer, ids["bos"] if add_bos else None)),
         "tokenizer_config.json": _dump(_settings(tokens, ids, max_context, add_bos=add_bos)),
         "generation_config.json": _dump(_generation(metadata, ids))}
     template = metadata.get("tokenizer.chat_template")
     return files | {"chat_template.jinja": template} if isinstance(template, str) else files
 
 
-def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], splitting: pretokenizers.Splitting,
-              bos: int | None) -> dict[str, object]:
+def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str],
+              pretokenizer: pretokenizers.Pretokenization, bos: int | None) -> dict[str, object]:
     """Unused tokens, which fill up a vocabulary, are left out: no text becomes one.
 
     Control tokens are in the vocabulary too: the library would renumber those that are in added_tokens alone.
     """
     steps = BpeTokenizer.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}')
-    steps.pre_tokenizer, steps.normalizer = splitting.pre_tokenizer(), splitting.normalizer()
+    steps.pre_tokenizer, steps.normalizer = pretokenizer.pre_tokenizer(), pretokenizer.normalizer()
     document: dict[str, object] = json.loads(steps.to_str())
     added = [index for index, kind in enumerate(types) if kind not in (NORMAL, UNUSED)]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -58,7 +58,7 @@ def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]
         "post_processor": {**byte_level, "trim_offsets": False} if bos is None else _bos_template(tokens[bos], bos),
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": splitting.whole_words,
+                  "ignore_merges": pretokenizer.whole_words,
                   "vocab": {token: index for index, token in enumerate(tokens) if types[index] != UNUSED},
                   "merges": [merge.split(" ") for merge in merges]}}
     return document
