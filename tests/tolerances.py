@@ -61,7 +61,7 @@ SIGMAS = 6.5
 # differ in sign (measured with the reference: 1.7e-5). A wrong rope layout is off by more than 1.
 GOLDEN_LOGITS = 5e-5
 
-# Features of the tiny vision tower (largest about 20) in float32: two blocks and four linears in a row, about 24
+# Features of the tiny vision encoder (largest about 20) in float32: two blocks and four linears in a row, about 24
 # operations, sums of up to 256 products off by sqrt(256) u = 1e-6 of a result of up to 20, errors of both signs:
 # sqrt(24) * 20 * 1e-6 = 1e-4 (measured with the reference: 1.6e-5).
 VISION_FEATURES = 1e-4

@@ -58,7 +58,7 @@ class Tiny:
     config: dict[str, Any]
     arrays: dict[str, Array]
     vision: dict[str, Any] | None = None
-    seen: dict[str, Array] = field(default_factory=dict)  # weights of the vision tower
+    seen: dict[str, Array] = field(default_factory=dict)  # weights of the vision encoder
 
 
 def tiny(name: str) -> Tiny:

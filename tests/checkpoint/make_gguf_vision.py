@@ -1,4 +1,4 @@
-"""Writes the golden vision tower as GGUF files, for tests only: as an mmproj file, or inside a model as Ollama does."""
+"""Writes the golden vision encoder as GGUF files, for tests only: as an mmproj file, or inside a model (Ollama)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS[10], TOKENS[12], TOKENS[13] = "[IMG]", "[IMG_BREAK]", "[IMG_END]"
 
 def write_mmproj(path: Path, golden: VisionGolden, *, format: str = "F32", changes: Mapping[str, object] | None = None,
                  without: str = "") -> Path:
-    """The tower as llama.cpp's converters write it. `changes` replace metadata (None takes a key away)."""
+    """The encoder as llama.cpp's converters write it. `changes` replace metadata (None takes a key away)."""
     config = golden.config
     writer = GGUFWriter(path, "clip")
     keys: dict[str, object] = {
@@ -44,7 +44,7 @@ def write_mmproj(path: Path, golden: VisionGolden, *, format: str = "F32", chang
 
 
 def write_model(path: Path, golden: VisionGolden | None = None) -> Path:
-    """A model's file as far as a tower asks for it: its tokens; with a golden, the tower as Ollama packs it."""
+    """A model's file as far as an encoder asks for it: its tokens; with a golden, the encoder as Ollama packs it."""
     writer = GGUFWriter(path, "mistral3")
     writer.add_token_list(TOKENS)
     if golden is not None:

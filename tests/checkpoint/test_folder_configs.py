@@ -219,7 +219,7 @@ def test_params_that_brise_does_not_implement(change: dict[str, Any], message: s
         read_params(NATIVE_14B | change)
 
 
-def test_older_params_nest_the_tower() -> None:
+def test_older_params_nest_the_encoder() -> None:
     older = {key: value for key, value in NATIVE_14B.items() if key != "vision_encoder"}
     older["multimodal"] = {"vision_encoder_args": NATIVE_14B["vision_encoder"]}
     assert read_params(older) == read_params(NATIVE_14B)

@@ -1,4 +1,4 @@
-"""Vision towers in GGUF files give the features of the same tower elsewhere; what lies or does not fit is named."""
+"""Vision encoders in GGUF files give the features of the same encoder elsewhere; what lies or does not fit is named."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def golden() -> VisionGolden:
 def beside(folder: Path, golden: VisionGolden, *, is_named: bool = True, format: str = "F32",
            changes: Mapping[str, object] | None = None,
            without: str = "") -> tuple[VisionConfig, VisionWeights] | None:
-    """The tower of a model with an mmproj file beside it."""
+    """The encoder of a model with an mmproj file beside it."""
     model = open_gguf(write_model(folder / "model.gguf"))
     path = folder / "mmproj-model.gguf"
     projector = open_gguf(write_mmproj(path, golden, format=format, changes=changes, without=without))
@@ -59,7 +59,7 @@ def test_formats_of_an_mmproj_file(tmp_path: Path, golden: VisionGolden, format:
     assert np.abs(features - golden.features).max() < limit
 
 
-def test_a_tower_inside_the_model(tmp_path: Path, golden: VisionGolden) -> None:
+def test_an_encoder_inside_the_model(tmp_path: Path, golden: VisionGolden) -> None:
     model = open_gguf(write_model(tmp_path / "model.gguf", golden))
     vision = loaded(open_vision(model, None, golden.text.config, is_named=False))
     assert vision.config == golden.config and vision.break_row is None
@@ -67,7 +67,7 @@ def test_a_tower_inside_the_model(tmp_path: Path, golden: VisionGolden) -> None:
     assert np.abs(features - golden.features).max() < tolerances.VISION_FEATURES
 
 
-def test_a_model_without_a_tower(tmp_path: Path, golden: VisionGolden) -> None:
+def test_a_model_without_an_encoder(tmp_path: Path, golden: VisionGolden) -> None:
     assert open_vision(open_gguf(write_model(tmp_path / "model.gguf")), None, golden.text.config, is_named=True) is None
 
 

@@ -93,7 +93,7 @@ def test_half_precision_is_the_same_in_both_layouts(under_test: UnderTest, tmp_p
     lambda folder, model: make.write_hf(folder, model, "old"),
     lambda folder, model: make.write_hf(folder, model, "new", num_shards=5), make.write_native],
     ids=["hf-old", "hf-new", "native"])
-def test_the_vision_tower_is_the_same_in_every_layout(
+def test_the_vision_encoder_is_the_same_in_every_layout(
         tmp_path: Path, write: Callable[[Path, make.Tiny], Path]) -> None:
     expected = read_vision()
     checkpoint = open_checkpoint(write(tmp_path, make.tiny("vision")))
@@ -102,7 +102,7 @@ def test_the_vision_tower_is_the_same_in_every_layout(
     assert config == expected.config
     found, wanted = numbers_of(weights), numbers_of(expected.weights)
     assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
-    checkpoint.weights()  # nothing of the tower is left over
+    checkpoint.weights()  # nothing of the encoder is left over
 
 
 def test_a_text_only_copy_keeps_its_vision_config(tmp_path: Path) -> None:

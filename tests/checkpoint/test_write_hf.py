@@ -67,7 +67,7 @@ def test_a_gguf_exported_to_hugging_face_has_identical_logits(tmp_path: Path, fa
     assert np.array_equal(logits_of(tmp_path / "out", tokens), logits_of(source, tokens))
 
 
-def test_the_vision_tower_goes_along(tmp_path: Path) -> None:
+def test_the_vision_encoder_goes_along(tmp_path: Path) -> None:
     source = open_original(write_source(tmp_path / "source", "vision"))
     model = tmp_path / "middle.gguf"
     write_mix(source, model, "BF16")
@@ -136,7 +136,7 @@ def tensors_of(path: Path) -> dict[str, Array]:
     place(original.weights, note)
     if original.vision is not None:
         place(original.vision[1], lambda name, weight: note(f"vision.{name}", weight))
-    found.pop("vision.break_row", None)  # a row of the embedding, beside the tower in an mmproj file
+    found.pop("vision.break_row", None)  # a row of the embedding, beside the encoder in an mmproj file
     return found
 
 

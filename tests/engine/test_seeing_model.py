@@ -14,7 +14,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import load
 from brise.engine.request import Request, Sampling
 from brise.text import images
-from tests.checkpoint.make_seeing import picture, write_seeing
+from tests.checkpoint.make_vision_model import picture, write_seeing
 from tests.engine.stub import answer, tokens_of
 
 pytest.importorskip("PIL.Image")

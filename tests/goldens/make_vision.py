@@ -4,7 +4,7 @@
     python tests/goldens/make_vision.py
 
 It holds `config` and `vision` (brise's Config and VisionConfig as JSON), text weights and, with the prefix
-`vision.`, the tower's under brise's names, `image0` and `image1` (pixels, CHW), `tokens`, `features` of both
+`vision.`, the encoder's under brise's names, `image0` and `image1` (pixels, CHW), `tokens`, `features` of both
 images and `logits`. The numbers' grid and the order of q and k are make.py's.
 """
 
@@ -23,7 +23,7 @@ from tests.goldens.make import GRID, VOCAB_SIZE, brise_name
 PATCH, MERGE = 4, 2
 IMAGE, BREAK, END = 10, 12, 13
 SIZES = ((16, 24), (32, 8))  # pixels of the two images, height and width
-VISION_EPS, TEXT_EPS = 1e-5, 1e-6  # transformers hard-codes the tower's
+VISION_EPS, TEXT_EPS = 1e-5, 1e-6  # transformers hard-codes the encoder's
 YARN = {"factor": 16.0, "beta_fast": 4.0, "beta_slow": 0.1, "mscale": 1.0, "mscale_all_dim": 1.0}
 TAILS = {"attention_norm.weight": "attention_norm", "ffn_norm.weight": "ffn_norm",
          "attention.q_proj.weight": "attention.wq", "attention.k_proj.weight": "attention.wk",
@@ -37,7 +37,7 @@ WHOLE = {"vision_tower.patch_conv.weight": "patch_conv", "vision_tower.ln_pre.we
 
 
 def build() -> Any:
-    """A tiny Ministral 3 with a tiny tower."""
+    """A tiny Ministral 3 with a tiny encoder."""
     config = transformers.Mistral3Config(
         text_config={
             "model_type": "ministral3", "vocab_size": VOCAB_SIZE, "hidden_size": 48, "intermediate_size": 80,

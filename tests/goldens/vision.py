@@ -26,7 +26,7 @@ class VisionGolden:
 
 
 def read_vision() -> VisionGolden:
-    """The golden with rope pairs interleaved, in tower and text."""
+    """The golden with rope pairs interleaved, in encoder and text."""
     with np.load(FOLDER / "vision.npz") as file:
         arrays = dict(file)
     config = VisionConfig(**json.loads(str(arrays["vision"])))

@@ -23,7 +23,7 @@ from tests.backends.under_test import UnderTest
 from tests.goldens.golden import NAMES, read
 from tests.goldens.vision import read_vision
 from tests.models.test_goldens import PREFILL_THEN_DECODE, in_chunks, packed
-from tests.models.test_pixtral import spliced, tower
+from tests.models.test_pixtral import encoder, spliced
 from tests.stored.machine import numpy_kind
 
 STORED = Path(__file__).parents[1] / "stored" / "v0_1" / "golden_logits.json"
@@ -70,7 +70,7 @@ def digests(under_test: UnderTest, name: str) -> dict[str, str]:
 
 def _vision_digests(under_test: UnderTest) -> dict[str, str]:
     golden = read_vision()
-    features = np.concatenate(tower(golden, under_test).encode(golden.images))
+    features = np.concatenate(encoder(golden, under_test).encode(golden.images))
     weights = place(golden.text.weights, under_test.backend.place)
     logits = decoder.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
     return {"features": _digest(features), "logits": _digest(logits)}

@@ -1,4 +1,4 @@
-"""The vision tower gives transformers' features, and images in a prompt its logits, on every backend."""
+"""The vision encoder gives transformers' features, and images in a prompt its logits, on every backend."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def golden() -> VisionGolden:
     return read_vision()
 
 
-def tower(golden: VisionGolden, under_test: UnderTest) -> LoadedVision:
+def encoder(golden: VisionGolden, under_test: UnderTest) -> LoadedVision:
     return LoadedVision(golden.config, place(golden.weights, under_test.backend.place), under_test.ops)
 
 
 def test_features_of_two_images_at_once(under_test: UnderTest, golden: VisionGolden) -> None:
-    features = np.concatenate(tower(golden, under_test).encode(golden.images))
+    features = np.concatenate(encoder(golden, under_test).encode(golden.images))
     assert features.shape == golden.features.shape and features.dtype == np.float32
     assert np.abs(features - golden.features).max() < tolerances.VISION_FEATURES
 
 
 def test_an_image_alone_gives_what_it_gives_in_company(under_test: UnderTest, golden: VisionGolden) -> None:
-    vision = tower(golden, under_test)
+    vision = encoder(golden, under_test)
     together = vision.encode(golden.images)
     for image, features in zip(golden.images, together, strict=True):
         alone = vision.encode([image])[0]
@@ -42,12 +42,12 @@ def test_an_image_alone_gives_what_it_gives_in_company(under_test: UnderTest, go
 def test_row_blocks_change_nothing(under_test: UnderTest, golden: VisionGolden,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixtral, "BLOCK_ROWS", 5)
-    features = np.concatenate(tower(golden, under_test).encode(golden.images))
+    features = np.concatenate(encoder(golden, under_test).encode(golden.images))
     assert np.abs(features - golden.features).max() < tolerances.VISION_FEATURES
 
 
 def test_logits_of_a_prompt_with_two_images(under_test: UnderTest, golden: VisionGolden) -> None:
-    features = np.concatenate(tower(golden, under_test).encode(golden.images))
+    features = np.concatenate(encoder(golden, under_test).encode(golden.images))
     weights = place(golden.text.weights, under_test.backend.place)
     logits = decoder.forward(under_test.ops, golden.text.config, weights, spliced(golden, features))
     assert np.abs(logits - golden.text.logits).max() < tolerances.VISION_LOGITS

@@ -29,7 +29,7 @@ from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
 from brise.tune.row_images import RowImages, feature_bytes
 from brise.tune.train import ComputeOptions, Trainer
-from tests.checkpoint.make_seeing import picture, write_seeing
+from tests.checkpoint.make_vision_model import picture, write_seeing
 from tests.engine.stub_vision import BREAK, IMAGE, stub_image, stub_vision
 
 pytest.importorskip("PIL.Image")

@@ -1,4 +1,4 @@
-"""A tiny model that sees, and pictures for it: a GGUF file with the golden tower beside it as an mmproj file."""
+"""A tiny model that sees, and pictures for it: a GGUF file with the golden encoder beside it as an mmproj file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = make_gguf.sizes("mistral3").width
 
 
 def write_seeing(folder: Path) -> Path:
-    """A Mistral 3 with random weights; its tower's file brings a row of its own for breaks."""
+    """A Mistral 3 with random weights; its encoder's file brings a row of its own for breaks."""
     golden = read_vision()
     rng = np.random.default_rng(5)
 
