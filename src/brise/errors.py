@@ -61,11 +61,11 @@ class UnsupportedError(BriseError):
 
 
 class MemoryLimitError(BriseError):
-    """The model would take `needed` bytes, `limit` are promised; `numbers` says what they are for."""
+    """The process would take `needed` bytes, more than its memory limit; `numbers` says what they are for."""
 
     def __init__(self, needed: int, limit: int, numbers: str, *, hint: str | None = None) -> None:
         super().__init__(f"this takes {needed / 1e6:.1f} MB, {(needed - limit) / 1e6:.1f} MB more than the "
-                         f"{limit / 1e6:.1f} MB promised: {numbers}", hint=hint)
+                         f"limit of {limit / 1e6:.1f} MB: {numbers}", hint=hint)
         self.needed, self.limit = needed, limit
 
 

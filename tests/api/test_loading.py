@@ -77,7 +77,7 @@ def test_memory_is_planned_and_kept(tiny_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(tiny_path: Path) -> None:
-    with pytest.raises(brise.MemoryLimitError, match="MB more than the 20.0 MB promised: weights") as error:
+    with pytest.raises(brise.MemoryLimitError, match="MB more than the limit of 20.0 MB: weights") as error:
         brise.load(tiny_path, memory="20MB")
     assert error.value.needed > error.value.limit == 20_000_000
 

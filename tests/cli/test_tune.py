@@ -155,7 +155,7 @@ def test_what_a_teacher_takes_is_in_the_plan(
 def test_what_does_not_fit_is_refused_before_anything_is_written(
         data: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tune(data, tiny_path, tmp_path / "run", "--memory", "50MB") == 1
-    assert re.search(r"takes \d+\.\d MB, \d+\.\d MB more than the 50\.0 MB promised: weights", capsys.readouterr().err)
+    assert re.search(r"takes \d+\.\d MB, \d+\.\d MB more than the limit of 50\.0 MB: weights", capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 

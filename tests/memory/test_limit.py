@@ -1,4 +1,4 @@
-"""A promise of memory is kept to the end of a full cache, or refused before anything is loaded."""
+"""A memory limit is kept with a full cache, or the model is refused before it is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.checkpoint.make_gguf import write_tiny
 
 ROOT = Path(__file__).parents[2]
-# A process says what it took at most; what its parent took would be in getrusage's number too.
+# The process reports its own peak; getrusage would include the peak of its parent.
 MAIN = """
 import sys
 from brise.cli.main import main
@@ -68,16 +68,16 @@ def server(*words: object) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-def test_a_chat_stays_under_its_promise_with_a_full_context(mid_size: Path) -> None:
-    promised = plan(mid_size, "--context", 1024)["total"]
-    done = brise("chat", mid_size, QUESTION[:1400], "--context", 1024, "--memory", promised, "--max-tokens", 8)
+def test_a_chat_stays_under_its_limit_with_a_full_context(mid_size: Path) -> None:
+    limit = plan(mid_size, "--context", 1024)["total"]
+    done = brise("chat", mid_size, QUESTION[:1400], "--context", 1024, "--memory", limit, "--max-tokens", 8)
     assert done.returncode == 0, done.stderr
-    assert peak(done.stderr) <= promised
+    assert peak(done.stderr) <= limit
 
 
-def test_a_server_stays_under_its_promise_with_a_full_cache(mid_size: Path) -> None:
-    promised = plan(mid_size, "--context", 512, "--parallel", 3)["total"]
-    with (server(mid_size, "--context", 512, "--memory", promised) as (url, pid), httpx.Client(timeout=200) as client,
+def test_a_server_stays_under_its_limit_with_a_full_cache(mid_size: Path) -> None:
+    limit = plan(mid_size, "--context", 512, "--parallel", 3)["total"]
+    with (server(mid_size, "--context", 512, "--memory", limit) as (url, pid), httpx.Client(timeout=200) as client,
           ThreadPoolExecutor(6) as threads):
         def ask(number: int) -> int:
             options = {"response_format": SCHEMA} if number % 3 == 2 else {"logprobs": True, "top_logprobs": 20}
@@ -89,19 +89,19 @@ def test_a_server_stays_under_its_promise_with_a_full_cache(mid_size: Path) -> N
         scored = client.post(f"{url}/v1/completions", json={
             "model": "mid", "prompt": QUESTION[:650], "max_tokens": 1, "echo": True, "logprobs": 5})
         assert scored.status_code == 200
-        assert peak(Path(f"/proc/{pid}/status").read_text()) <= promised
+        assert peak(Path(f"/proc/{pid}/status").read_text()) <= limit
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers_before_it_is_loaded(mid_size: Path) -> None:
     done = brise("chat", mid_size, "hi", "--context", 4096, "--memory", "300MB")
     assert done.returncode == 1
-    assert re.search(r"takes \d+\.\d MB, \d+\.\d MB more than the 300\.0 MB promised: weights \d", done.stderr)
+    assert re.search(r"takes \d+\.\d MB, \d+\.\d MB more than the limit of 300\.0 MB: weights \d", done.stderr)
     assert peak(done.stderr) < 200_000_000, "it was loaded"
 
 
 def test_a_refusal_says_what_would_fit(mid_size: Path) -> None:
-    promised = plan(mid_size, "--context", 4096)["total"] - 100_000_000  # a chat takes less than a server
-    done = brise("chat", mid_size, "hi", "--context", 32768, "--memory", promised)
+    limit = plan(mid_size, "--context", 4096)["total"] - 100_000_000  # a chat takes less than a server
+    done = brise("chat", mid_size, "hi", "--context", 32768, "--memory", limit)
     assert "hint: what fits: " in done.stderr and "--context" in done.stderr
 
 
@@ -110,8 +110,8 @@ def test_a_context_that_is_not_there_is_refused_by_its_number(mid_size: Path) ->
     assert done.returncode == 1 and "40000" in done.stderr and "32768" in done.stderr
 
 
-def test_a_tiny_model_stays_under_a_tiny_promise(tmp_path: Path) -> None:
+def test_a_tiny_model_stays_under_a_tiny_limit(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny.gguf", "llama")
-    promised = plan(tmp_path / "tiny.gguf")["total"]
-    done = brise("chat", tmp_path / "tiny.gguf", "hi", "--memory", promised, "--max-tokens", 4)
-    assert done.returncode == 0 and peak(done.stderr) <= promised
+    limit = plan(tmp_path / "tiny.gguf")["total"]
+    done = brise("chat", tmp_path / "tiny.gguf", "hi", "--memory", limit, "--max-tokens", 4)
+    assert done.returncode == 0 and peak(done.stderr) <= limit

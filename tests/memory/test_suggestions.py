@@ -1,4 +1,4 @@
-"""What a plan offers instead: experts that stay in the file."""
+"""Experts that stay in the file are suggested where a model does not fit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 from brise.backends.native.backend import NativeBackend
 from brise.memory import serving_plan as plans
 from brise.memory import suggestions
+from brise.memory.model_header import ModelHeader
 from brise.memory.process import Vocabulary
-from brise.memory.serving_plan import MemoryRequest, ModelHeader
+from brise.memory.serving_plan import MemoryRequest
 from brise.models.config import Config, Experts, Latent
 from brise.models.rope import Rope
 from brise.models.weights import FeedForward, LatentAttention, Layer, Mixture, Stack, Stored, Weights
@@ -39,20 +40,21 @@ def mixture_of_experts() -> ModelHeader:
 
 
 def test_what_is_left_is_offered_to_the_experts_and_fits() -> None:
-    subject, backend = mixture_of_experts(), NativeBackend(1)
-    wish = MemoryRequest(limit=500_000_000, context=512, serves=False)
-    asked = plans.make(subject, wish, backend)
-    assert not asked.fits
-    offered = [way for way in suggestions.find(subject, wish, asked, backend) if way.experts is not None]
-    assert len(offered) == 1 and "--experts" in offered[0].text(asked)
-    kept = plans.make(subject, replace(wish, expert_bytes=offered[0].experts), backend)
+    header, backend = mixture_of_experts(), NativeBackend(1)
+    request = MemoryRequest(limit=500_000_000, context=512, serves=False)
+    plan = plans.make(header, request, backend)
+    assert not plan.fits
+    offered = [suggestion for suggestion in suggestions.suggest(header, request, plan, backend)
+               if suggestion.experts is not None]
+    assert len(offered) == 1 and "--experts" in offered[0].text(plan)
+    kept = plans.make(header, replace(request, expert_bytes=offered[0].experts), backend)
     assert kept.fits and kept.total_bytes == offered[0].total_bytes
 
 
 def test_room_for_less_than_one_expert_is_no_offer() -> None:
-    subject, backend = mixture_of_experts(), NativeBackend(1)
-    wish = MemoryRequest(context=512, serves=False, expert_bytes=0)
-    least = plans.make(subject, wish, backend).total_bytes
-    wish = replace(wish, limit=least + 5_000_000, expert_bytes=None)  # an expert takes 6.7 MB
-    ways = suggestions.find(subject, wish, plans.make(subject, wish, backend), backend)
-    assert all(way.experts is None for way in ways)
+    header, backend = mixture_of_experts(), NativeBackend(1)
+    request = MemoryRequest(context=512, serves=False, expert_bytes=0)
+    least = plans.make(header, request, backend).total_bytes
+    request = replace(request, limit=least + 5_000_000, expert_bytes=None)  # an expert takes 6.7 MB
+    offered = suggestions.suggest(header, request, plans.make(header, request, backend), backend)
+    assert all(suggestion.experts is None for suggestion in offered)

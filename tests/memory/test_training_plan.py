@@ -1,4 +1,4 @@
-"""Which settings are taken under a promise, and what an error proposes."""
+"""Settings are chosen to fit a memory limit, and the error suggests others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from brise.errors import MemoryLimitError
-from brise.memory.training_plan import LATER_BYTES, MemoryChoice, Needs, TrainingPlan, settle, ways
+from brise.memory.training_plan import LATER_BYTES, MemoryChoice, TrainingParts, TrainingPlan, settle, suggestions
 
 ASKED = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=16)
 MB = 10**6
@@ -20,10 +20,10 @@ class Counter:
         self.limit = limit
 
     def __call__(self, choice: MemoryChoice) -> TrainingPlan:
-        needs = Needs(weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
+        parts = TrainingParts(weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
                       optimizer_state=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
                       activations=choice.num_tokens * MB // (100 if choice.checkpointing else 10), head=0)
-        return TrainingPlan("tiny", choice, needs, process=300 * MB, proving=0, limit=self.limit)
+        return TrainingPlan("tiny", choice, parts, process_bytes=300 * MB, proving_bytes=0, limit=self.limit)
 
 
 def settled(limit: int | None, **options: object) -> TrainingPlan:
@@ -31,7 +31,7 @@ def settled(limit: int | None, **options: object) -> TrainingPlan:
     return settle(ASKED, count=Counter(limit), **chosen)  # type: ignore[arg-type]
 
 
-def test_without_a_promise_it_is_what_was_asked() -> None:
+def test_without_a_limit_nothing_is_changed() -> None:
     assert settled(None).choice == ASKED
 
 
@@ -50,23 +50,23 @@ def test_what_was_fixed_is_not_changed_but_proposed() -> None:
 
 
 def test_changes_are_put_together_where_none_is_enough() -> None:
-    found = ways(ASKED, 100, Counter(430 * MB))
-    assert [text for text, _ in found] == ["--batch-tokens 100 --checkpointing on --optimizer adamw8 --method qlora"]
-    assert found[0][1].fits
+    fitting = suggestions(ASKED, 100, Counter(430 * MB))
+    assert [text for text, _ in fitting] == ["--batch-tokens 100 --checkpointing on --optimizer adamw8 --method qlora"]
+    assert fitting[0][1].fits
 
 
 def test_leaving_the_proof_out_is_proposed_where_that_is_enough() -> None:
     def count(choice: MemoryChoice) -> TrainingPlan:
-        return replace(Counter(1200 * MB)(choice), proving=500 * MB)
+        return replace(Counter(1200 * MB)(choice), proving_bytes=500 * MB)
 
     with pytest.raises(MemoryLimitError, match="what fits: --parity-rows 0"):
         settle(ASKED, may_shrink=True, may_checkpoint=True, longest=100, count=count)
 
 
 def test_the_proof_is_what_is_too_much_where_smaller_steps_would_fit() -> None:
-    """The numbers are those of the smallest try, and training in it would keep the promise."""
+    """The numbers are those of the smallest try, and training in it would keep the limit."""
     def count(choice: MemoryChoice) -> TrainingPlan:
-        return replace(Counter(900 * MB)(choice), proving=500 * MB)
+        return replace(Counter(900 * MB)(choice), proving_bytes=500 * MB)
 
     with pytest.raises(MemoryLimitError, match=r"this takes 1316\.0 MB.*proving 516\.0 MB") as caught:
         settle(ASKED, may_shrink=True, may_checkpoint=True, longest=100, count=count)
@@ -80,8 +80,8 @@ def test_nothing_is_proposed_that_does_not_fit() -> None:
 
 def test_the_sum_is_shown_row_by_row() -> None:
     plan = settled(None)
-    assert sum(nbytes for _, _, nbytes in plan.rows()) == plan.total
-    loading = replace(plan, needs=replace(plan.needs, loading=9000 * MB))
-    assert sum(nbytes for _, _, nbytes in loading.rows()) == loading.total
+    assert sum(nbytes for _, _, nbytes in plan.rows()) == plan.total_bytes
+    loading = replace(plan, parts=replace(plan.parts, loading=9000 * MB))
+    assert sum(nbytes for _, _, nbytes in loading.rows()) == loading.total_bytes
     assert ("loading", "more than training", 9000 * MB) in loading.rows()
     assert LATER_BYTES > 0

@@ -81,7 +81,7 @@ def test_a_plan_grows_with_tokens_and_shrinks_with_checkpointing(model: tuple[Co
     config, weights = model
     count = Estimator("tiny", config, weights, Recipe(rank=4), COMPUTE, 10**8, 0, None, 40)
     asked = MemoryChoice(2048, checkpointing=False, base_storage="dense", bits=32, rank=4)
-    whole = count(asked).needs
-    assert count(replace(asked, num_tokens=1024)).needs.activations < whole.activations
-    assert count(replace(asked, checkpointing=True)).needs.activations < 0.7 * whole.activations
-    assert count(replace(asked, rank=8)).needs.optimizer_state == 2 * whole.optimizer_state
+    whole = count(asked).parts
+    assert count(replace(asked, num_tokens=1024)).parts.activations < whole.activations
+    assert count(replace(asked, checkpointing=True)).parts.activations < 0.7 * whole.activations
+    assert count(replace(asked, rank=8)).parts.optimizer_state == 2 * whole.optimizer_state

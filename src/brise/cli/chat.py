@@ -98,7 +98,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> 
     if args.memory is not None:
         from brise.memory import limit, serving_plan  # noqa: PLC0415 - only a promise needs them
 
-        made = limit.make(located.path, located.name, serving_plan.MemoryRequest(
+        made = limit.plan_within(located.path, located.name, serving_plan.MemoryRequest(
             args.memory, args.context, cache=args.cache, image_size=args.image_size, serves=False,
             usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts, adapter_slots=slots, adapter_rank=rank,
             adapters_bytes=adapters_bytes), weights=args.weights, threads=threads)
@@ -106,7 +106,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> 
                  expert_bytes=args.experts)
     model = model.with_image_size(args.image_size)
     if made is not None:
-        limit.hold(made, model)
+        limit.check_loaded(made, model)
     context = made.context if made else args.context or min(DEFAULT_CONTEXT, model.config.max_context)
     engine = Engine(model, EngineSettings(
         max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE, max_sequences=1,

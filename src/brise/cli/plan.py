@@ -1,4 +1,4 @@
-"""`brise plan`: what a model will take in memory, from its header alone; and what would fit if it does not."""
+"""`brise plan`: the memory that a model takes, from its header alone, and what would fit if it does not."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ from rich.text import Text
 
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
 from brise.memory import serving_plan as plans
-from brise.memory import suggestions
 from brise.memory.limit import plan_serving
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
-from brise.memory.suggestions import Suggestion
+from brise.memory.suggestions import Suggestion, hint
 from brise.models.batch import PAGE_SIZE
 
 BAR_WIDTH = 60
-LONGEST_BAR = 76  # with what is over the promise
+LONGEST_BAR = 76  # with what exceeds the limit
 ROW_BAR_WIDTH = 18
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "plan", help="say what a model takes in memory", allow_abbrev=False,
-        description="Say what a model takes in memory before a byte of its weights is read, and what would fit if it "
+        description="Say what a model takes in memory, without reading a byte of its weights, and what would fit if it "
                     "does not. Exit status 1 if it does not fit.",
         epilog="examples: brise plan smollm2 --memory 500MB | brise plan ./mine.gguf --memory 4GB --context 16384")
     parser.add_argument("model", metavar="MODEL",
-                        help="a name that `brise models` lists, a .gguf file, or a folder with a model")
+                        help="a name from `brise models`, a .gguf file, or a folder with a model")
     memory_options.add_arguments(parser)
     parser.add_argument("--context", metavar="N", type=chat_options.count,
-                        help="tokens of a prompt and its answer (default: the most that fits; without --memory "
-                             f"{plans.DEFAULT_CONTEXT}, or what the model allows)")
+                        help="tokens of a prompt and its answer (default: as many as fit; without --memory "
+                             f"{plans.DEFAULT_CONTEXT}, or fewer if the model allows fewer)")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=1,
                         help="answers at one time, each with a full context (default: 1)")
     serve_adapters.add_room_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
-                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+                        help="threads of the kernels (default: BRISE_THREADS, or one per core)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -57,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if planned.plan.fits else 1
 
 
-def show(plan: ServingPlan, ways: Sequence[Suggestion], console: Console) -> None:
-    """Tables and bars, with letters in the bar, so that it can be read without colours."""
+def show(plan: ServingPlan, suggestions: Sequence[Suggestion], console: Console) -> None:
+    """Prints a table and bars. The bar has letters, so that it can be read without colours."""
     rows = _rows(plan)
     whole = plan.limit or plan.total_bytes
     console.print(Text(_headline(plan), style="bold"))
@@ -70,12 +69,12 @@ def show(plan: ServingPlan, ways: Sequence[Suggestion], console: Console) -> Non
         table.add_row(letter, name, kind, _size(nbytes), _bar(nbytes / whole, ROW_BAR_WIDTH))
     console.print(table)
     console.print(Text(_contexts(plan)))
-    if ways:
+    if suggestions:
         console.print(Text("what fits:", style="bold"))
-        for way in ways:
-            console.print(Text(f"  {way.text(plan)}  ({_size(way.total_bytes)})"), soft_wrap=True)
+        for suggestion in suggestions:
+            console.print(Text(f"  {suggestion.text(plan)}  ({_size(suggestion.total_bytes)})"), soft_wrap=True)
     elif not plan.fits:
-        console.print(Text(suggestions.hint(ways, plan)))
+        console.print(Text(hint(suggestions, plan)))
 
 
 def _headline(plan: ServingPlan) -> str:
@@ -89,7 +88,7 @@ def _headline(plan: ServingPlan) -> str:
 
 
 def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
-    """Letter, name, format and bytes of everything in the sum."""
+    """Letter, name, format and bytes of every term of the sum."""
     tied = {"embedding": " = head"} if plan.is_tied else {}
     rows = [(part.name[0].upper() if part.name != "experts" else "X", part.name + tied.get(part.name, ""),
              " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
@@ -98,26 +97,26 @@ def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
                ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
     if plan.loading_bytes > plan.running_bytes:
         running = [("L", "loading", "more than cache and work", plan.loading_bytes)]
-    rows += [*running, ("T", "adapters", "", plan.adapters_bytes), ("B", "process", "", plan.base_bytes)]
+    rows += [*running, ("T", "adapters", "", plan.adapters_bytes), ("B", "process", "", plan.process_bytes)]
     return [row for row in rows if row[3]]
 
 
 def _contexts(plan: ServingPlan) -> str:
     per_token = _size(plan.page_bytes // PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
-    asked = f"context {plan.context}{each}, {per_token} a token in the cache"
+    planned = f"context {plan.context}{each}, {per_token} a token in the cache"
     if plan.limit is None:
-        return f"{asked}; the model allows {plan.max_context}"
+        return f"{planned}; the model allows {plan.max_context}"
     fitting = f"at most {plan.largest_context} fit" if plan.largest_context else "no context fits"
-    return f"{asked}; {fitting}, the model allows {plan.max_context}"
+    return f"{planned}; {fitting}, the model allows {plan.max_context}"
 
 
 def _stacked(rows: Sequence[tuple[str, str, str, int]], whole: int) -> Text:
-    """One bar of letters; what is over the promise stands behind its end."""
+    """One bar of letters; what exceeds the limit is drawn to the right of its end."""
     text, done, at = Text("["), 0, 0
     for letter, _, _, nbytes in rows:
         done += nbytes
-        end = min(round(done / whole * BAR_WIDTH), LONGEST_BAR)  # a promise of a byte would make billions of cells
+        end = min(round(done / whole * BAR_WIDTH), LONGEST_BAR)  # a limit of one byte would make billions of cells
         cells = letter * max(end - at, 0)
         inside = cells[:max(BAR_WIDTH - at, 0)]
         text.append(inside)
@@ -139,7 +138,7 @@ def _bar(share: float, width: int) -> str:
 
 
 def _size(nbytes: int) -> str:
-    """Two digits more than elsewhere: what is left over may be small."""
+    """Gigabytes with two decimals: what is left over may be small."""
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 995_000_000 else terminal.size(nbytes)
 
 

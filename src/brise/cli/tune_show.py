@@ -48,14 +48,14 @@ class TuneTerminal(TerminalWatcher):
         choice = plan.choice
         if self._as_json:
             print_event(
-                "plan", total=plan.total, memory=plan.limit, dtype=dtype, num_tokens=choice.num_tokens,
+                "plan", total=plan.total_bytes, memory=plan.limit, dtype=dtype, num_tokens=choice.num_tokens,
                 checkpointing=choice.checkpointing, keep=choice.base_storage, bits=choice.bits, rank=choice.rank,
                 rates=None if rates is None else dict(rates),
                 parts=[{"name": name, "note": note, "bytes": nbytes} for name, note, nbytes in plan.rows()])
             return
         console = Console(stderr=not self._is_dry, highlight=False)
         fits = "" if plan.limit is None else f" of {terminal.size(plan.limit)}, fits"
-        console.print(Text(f"{plan.model}: {terminal.size(plan.total)}{fits}", style="bold"))
+        console.print(Text(f"{plan.model}: {terminal.size(plan.total_bytes)}{fits}", style="bold"))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for column in ("part", "size", "note"):
             table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)

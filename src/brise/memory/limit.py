@@ -1,4 +1,4 @@
-"""Keeping a memory promise: planned before loading, measured after it."""
+"""The memory limit of a served model: planned before loading, checked after it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from brise.backends import open_planner
 from brise.engine.model import LoadedModel
 from brise.errors import MemoryLimitError
 from brise.hub.store import ModelStore, locate
-from brise.memory import process, serving_plan, suggestions
-from brise.memory.model_header import describe
+from brise.memory import process, serving_plan
+from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
-from brise.memory.suggestions import Suggestion
+from brise.memory.suggestions import Suggestion, hint, suggest
 from brise.models.batch import PAGE_SIZE
 
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What a model takes, and what would fit if it does not."""
+    """The memory plan of a model, and what would fit if it does not."""
 
     plan: ServingPlan
     suggestions: Sequence[Suggestion]
 
     def document(self) -> dict[str, object]:
-        """The plan as JSON; docs/memory.md says what the fields are, and a test that they stay."""
+        """The plan as JSON. docs/guides/memory.md describes the fields; a test checks that they stay."""
         plan = self.plan
         return {
             "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
@@ -38,43 +38,47 @@ class PlannedModel:
             "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
                         "model": plan.max_context},
             "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
-            "answers": plan.answers_bytes, "process": plan.base_bytes, "loading": plan.loading_bytes,
+            "answers": plan.answers_bytes, "process": plan.process_bytes, "loading": plan.loading_bytes,
             "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
-            "ways": [asdict(way) for way in self.suggestions]}
+            "ways": [asdict(suggestion) for suggestion in self.suggestions]}
 
 
 def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None,
                  threads: int | None = None) -> PlannedModel:
-    """The plan of a model that lies on this machine: a name of the store, a .gguf file or a folder. Its weights are not
-    read.
+    """The plan of a model on this machine: a name in the store, a .gguf file or a folder. Its weights are not read.
 
-    StoreError for a model that is not here, UnsupportedError for one that has no such context or image.
+    StoreError if there is no such model, UnsupportedError if it has no such context or image size.
     """
-    found = settings.read()
-    located = locate(model, ModelStore(found.home))
-    header = describe(located.path, located.name, weights)
-    backend = open_planner(threads or found.threads)
+    environment = settings.read()
+    located = locate(model, ModelStore(environment.home))
+    header = read_header(located.path, located.name, weights)
+    backend = open_planner(threads or environment.threads)
     plan = serving_plan.make(header, request, backend)
-    return PlannedModel(plan, suggestions.find(header, request, plan, backend))
+    return PlannedModel(plan, suggest(header, request, plan, backend))
 
 
-def make(path: Path, name: str, wish: MemoryRequest, *, weights: str | None = None,
-         threads: int | None = None) -> ServingPlan:
-    """The plan of what will be loaded; MemoryPromiseError says by how much it is too large, and what would fit."""
+def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str | None = None,
+                threads: int | None = None) -> ServingPlan:
+    """The plan of a model that is about to be loaded. MemoryLimitError says by how much it exceeds the limit, and what
+    would fit."""
     process.keep_small()
-    subject = describe(path, name, weights)
+    header = read_header(path, name, weights)
     backend = open_planner(threads)
-    made = serving_plan.make(subject, wish, backend)
-    serving_plan.check(made, lambda: suggestions.hint(suggestions.find(subject, wish, made, backend), made))
-    return made
+    plan = serving_plan.make(header, request, backend)
+    if not plan.fits:
+        assert plan.limit is not None
+        suggestions = suggest(header, request, plan, backend)
+        raise MemoryLimitError(plan.total_bytes, plan.limit, serving_plan.numbers(plan), hint=hint(suggestions, plan))
+    return plan
 
 
-def hold(made: ServingPlan, model: LoadedModel) -> None:
-    """Refuses a loaded model if the process takes more with it than was planned."""
-    assert made.limit is not None
+def check_loaded(plan: ServingPlan, model: LoadedModel) -> None:
+    """MemoryLimitError if the process takes more with the loaded model than was planned, so that it will exceed the
+    limit."""
+    assert plan.limit is not None
     process.keep_small()
     resident = process.resident_bytes()
-    needed = resident + made.adapters_bytes + made.running_bytes + made.to_come_bytes
-    if needed > made.limit:
-        raise MemoryLimitError(needed, made.limit, f"{resident / 1e6:.1f} MB of {model.name} measured after loading, "
-                               f"and {serving_plan.numbers(made)}", hint="ask for a shorter context or fewer answers")
+    needed = resident + plan.adapters_bytes + plan.running_bytes + plan.later_bytes
+    if needed > plan.limit:
+        raise MemoryLimitError(needed, plan.limit, f"{resident / 1e6:.1f} MB of {model.name} measured after loading, "
+                               f"and {serving_plan.numbers(plan)}", hint="take a shorter context or fewer answers")

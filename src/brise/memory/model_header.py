@@ -1,23 +1,38 @@
-"""What there is to plan: a model's header, without a byte of its weights."""
+"""A model's header, from which memory is planned: no byte of its weights is read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from brise.checkpoint.gguf.file import StringArray
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.requantize import requantized, requantized_vision
 from brise.memory.process import MISTRAL_BYTES, Vocabulary
-from brise.memory.serving_plan import ModelHeader
+from brise.models.config import Config
+from brise.models.pixtral import VisionConfig, VisionWeights
+from brise.models.weights import Weights
 
-# A tokenizer.json has its merges and tokens as JSON text, with quotes, commas and numbers: bytes for one of either.
+# Bytes of a token and of a merge in a tokenizer.json, with their quotes, commas and numbers.
 _JSON_TOKEN_BYTES, _JSON_MERGE_BYTES = 25, 30
 
 _POOLING = "{}.pooling_type"
 
 
-def describe(path: Path, name: str, weights: str | None = None) -> ModelHeader:
-    """The model at `path`, with `weights` as `load` would quantise it."""
+@dataclass(frozen=True)
+class ModelHeader:
+    """A model without its weights: configuration, shapes and formats, and the size of its vocabulary."""
+
+    name: str
+    config: Config
+    weights: Weights
+    vocabulary: Vocabulary
+    vision: tuple[VisionConfig, VisionWeights] | None = None
+    makes_embeddings: bool = False
+
+
+def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeader:
+    """The header of the model at `path`, with its matrices in the formats that `load` would quantize them to."""
     checkpoint = open_checkpoint(path)
     tree, vision = checkpoint.weights(), checkpoint.vision
     if weights is not None:
@@ -30,7 +45,7 @@ def describe(path: Path, name: str, weights: str | None = None) -> ModelHeader:
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:
-    """The tokenizer's size: from the GGUF's lists, or from the size of its file."""
+    """The size of the tokenizer, from the lists of a GGUF file or from the size of the tokenizer's file."""
     size = checkpoint.config.vocab_size
     tekken, document = checkpoint.folder / "tekken.json", checkpoint.folder / "tokenizer.json"
     if tekken.is_file():

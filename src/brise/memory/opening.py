@@ -71,19 +71,19 @@ def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: i
 def open_engine(located: Located, options: EngineOptions, progress: OpeningProgress = OpeningProgress()) -> Engine:
     """The engine, which does not run yet; MemoryLimitError before a byte is loaded if the plan does not fit."""
     room = options.adapter_room
-    made = None if options.memory is None else _plan(located, options)
+    plan = None if options.memory is None else _plan(located, options)
     progress.loading(located)
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
                  weights=options.weights, expert_bytes=options.experts).with_image_size(options.image_size)
     settings = EngineSettings(
         max_context=options.context, max_sequences=options.parallel, max_waiting=options.queue,
         cache_format=options.cache, max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes)
-    if made is not None:
-        made = made.filled(options.parallel)
-        limit.hold(made, model)
-        progress.planned(made)
-        settings = replace(settings, max_context=made.context, num_pages=made.num_pages,
-                           feature_bytes=made.feature_bytes)
+    if plan is not None:
+        plan = plan.filled(options.parallel)
+        limit.check_loaded(plan, model)
+        progress.planned(plan)
+        settings = replace(settings, max_context=plan.context, num_pages=plan.num_pages,
+                           feature_bytes=plan.feature_bytes)
     engine = Engine(model, settings)
     for name, path in options.adapters:
         if engine.adapters is None:
@@ -94,7 +94,7 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
 
 def _plan(located: Located, options: EngineOptions) -> ServingPlan:
     room = options.adapter_room
-    return limit.make(located.path, located.name, MemoryRequest(
+    return limit.plan_within(located.path, located.name, MemoryRequest(
         options.memory, options.context, cache=options.cache, image_size=options.image_size,
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
         expert_bytes=options.experts, other_bytes=options.other_bytes), weights=options.weights,

@@ -1,4 +1,4 @@
-"""What would fit where a plan does not: the smallest steps away from what was asked, in order of what they cost."""
+"""What would fit where a serving plan does not: the smallest changes to the request, cheapest first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from brise.checkpoint.gguf.names import gguf_name
 from brise.engine.experts import routed
+from brise.memory import rendering
 from brise.memory import serving_plan as plans
-from brise.memory.serving_plan import MemoryRequest, ModelHeader, ServingPlan
+from brise.memory.model_header import ModelHeader
+from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner
 from brise.models.weights import Dense, Quant, Stack, Stored, Weight, place
@@ -23,7 +25,7 @@ _LEAST_CONTEXT = 512
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One change, or several, that makes it fit; None where nothing changes."""
+    """A changed request that fits. Fields are None where it leaves the request as it is."""
 
     total_bytes: int
     context: int
@@ -31,88 +33,90 @@ class Suggestion:
     weights: str | None = None
     image_size: int | None = None
     parallel: int | None = None
-    experts: int | None = None  # bytes of a mixture's experts that are kept, the others stay in the file
+    experts: int | None = None  # bytes of a mixture's experts that are kept, while the others stay in the file
 
-    def text(self, asked: ServingPlan) -> str:
-        """The options to give."""
+    def text(self, plan: ServingPlan) -> str:
+        """The options that differ from those of `plan`."""
         changes = [f"--parallel {self.parallel}"] if self.parallel is not None else []
         changes += [f"--image-size {self.image_size}"] if self.image_size is not None else []
-        changes += [f"--cache {self.cache}"] if self.cache != asked.cache else []
-        changes += [f"--context {self.context}"] if self.context != asked.context else []
+        changes += [f"--cache {self.cache}"] if self.cache != plan.cache else []
+        changes += [f"--context {self.context}"] if self.context != plan.context else []
         changes += [f"--experts {self.experts // 10**6}MB"] if self.experts is not None else []
         changes += [f"weights in {self.weights}"] if self.weights is not None else []
         return " with ".join((" ".join(changes[:-1]), changes[-1])) if self.weights and changes[:-1] else (
             " ".join(changes))
 
 
-def find(subject: ModelHeader, wish: MemoryRequest, asked: ServingPlan, backend: Planner) -> list[Suggestion]:
-    """The ways, none twice; empty if it fits already or nothing helps."""
-    if asked.fits or wish.limit is None:
+def suggest(header: ModelHeader, request: MemoryRequest, plan: ServingPlan, backend: Planner) -> list[Suggestion]:
+    """Requests that fit in place of the one that `plan` was made for; empty if it fits, or if nothing helps."""
+    if plan.fits or request.limit is None:
         return []
-    return list(dict.fromkeys(way for way in _tries(subject, replace(wish, context=asked.context), backend) if way))
+    candidates = _candidates(header, replace(request, context=plan.context), backend)
+    return list(dict.fromkeys(suggestion for suggestion in candidates if suggestion))
 
 
-def hint(ways: Sequence[Suggestion], asked: ServingPlan) -> str:
-    """One line for an error."""
-    if not ways:
-        least = replace(asked, context=_LEAST_CONTEXT, parallel=1).total_bytes
-        return (f"no cache, context or format that brise has fits; {_LEAST_CONTEXT} tokens of context take "
-                f"{least / 1e6:.0f} MB as asked: promise more, or take a smaller model")
-    return "what fits: " + "; or ".join(f"{way.text(asked)} ({way.total_bytes / 1e6:.0f} MB)" for way in ways)
+def hint(suggestions: Sequence[Suggestion], plan: ServingPlan) -> str:
+    """The suggestions on one line, for an error."""
+    least = replace(plan, context=_LEAST_CONTEXT, parallel=1).total_bytes
+    return rendering.fitting((suggestion.text(plan), suggestion.total_bytes) for suggestion in suggestions) or (
+        f"no cache, context or format that brise has fits; {_LEAST_CONTEXT} tokens of context take "
+        f"{least / 1e6:.0f} MB as requested: raise the limit, or take a smaller model")
 
 
-def _tries(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Iterator[Suggestion | None]:
-    yield from (_way(subject, replace(wish, cache=cache), backend) for cache in _smaller(wish.cache))
-    if wish.parallel > 1:
-        pages = plans.make(subject, wish, backend).pages_within // -(-(wish.context or 1) // PAGE_SIZE)
-        if pages:
-            yield _way(subject, replace(wish, parallel=pages), backend, parallel=pages)
-    yield from _with_smaller_images(subject, wish, backend)
-    for cache in (wish.cache, _CACHES[-1]):
-        longest = plans.make(subject, replace(wish, cache=cache), backend).largest_context
-        if longest >= min(_LEAST_CONTEXT, subject.config.max_context):
-            yield _way(subject, replace(wish, cache=cache, context=longest), backend)
-    yield _with_experts_in_file(subject, wish, backend)
-    for cache in (wish.cache, _CACHES[-1]):
-        ways = (_way(_in_mix(subject, mix), replace(wish, cache=cache), backend, weights=mix)
-                for mix in _smaller_mixes(subject, backend))
-        yield next((way for way in ways if way), None)
+def _candidates(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Iterator[Suggestion | None]:
+    yield from (_suggestion(header, replace(request, cache=cache), backend) for cache in _smaller(request.cache))
+    if request.parallel > 1:
+        parallel = plans.make(header, request, backend).pages_within // -(-(request.context or 1) // PAGE_SIZE)
+        if parallel:
+            yield _suggestion(header, replace(request, parallel=parallel), backend, parallel=parallel)
+    yield from _with_smaller_images(header, request, backend)
+    for cache in (request.cache, _CACHES[-1]):
+        longest = plans.make(header, replace(request, cache=cache), backend).largest_context
+        if longest >= min(_LEAST_CONTEXT, header.config.max_context):
+            yield _suggestion(header, replace(request, cache=cache, context=longest), backend)
+    yield _with_experts_in_file(header, request, backend)
+    for cache in (request.cache, _CACHES[-1]):
+        in_mixes = (_suggestion(_in_mix(header, mix), replace(request, cache=cache), backend, weights=mix)
+                    for mix in _smaller_mixes(header, backend))
+        yield next((suggestion for suggestion in in_mixes if suggestion), None)
 
 
-def _way(subject: ModelHeader, wish: MemoryRequest, backend: Planner, *, weights: str | None = None,
-         image_size: int | None = None, parallel: int | None = None) -> Suggestion | None:
-    plan = plans.make(subject, wish, backend)
+def _suggestion(header: ModelHeader, request: MemoryRequest, backend: Planner, *, weights: str | None = None,
+                image_size: int | None = None, parallel: int | None = None) -> Suggestion | None:
+    """The request as a suggestion; None if it does not fit either."""
+    plan = plans.make(header, request, backend)
     return Suggestion(plan.total_bytes, plan.context, plan.cache, weights, image_size, parallel) if plan.fits else None
 
 
-def _with_smaller_images(subject: ModelHeader, wish: MemoryRequest,
+def _with_smaller_images(header: ModelHeader, request: MemoryRequest,
                          backend: Planner) -> Iterator[Suggestion | None]:
-    """The largest images that fit, alone or with the smallest cache, and else with the longest context beside them."""
-    if subject.vision is None:
+    """The largest images that fit, alone or with the smallest cache; if none do, with the longest context that fits."""
+    if header.vision is None:
         return
-    least = min(_LEAST_CONTEXT, subject.config.max_context)
-    sizes = [size for size in _IMAGE_SIZES if size < (wish.image_size or subject.vision[0].image_size)]
-    for cache in (wish.cache, _CACHES[-1]):
-        smaller = [replace(wish, cache=cache, image_size=size) for size in sizes]
-        ways = (_way(subject, one, backend, image_size=one.image_size) for one in smaller)
-        yield (found := next((way for way in ways if way), None))
-        if found is None:
-            lengths = ((one, plans.make(subject, one, backend).largest_context) for one in smaller)
-            yield next((_way(subject, replace(one, context=longest), backend, image_size=one.image_size)
-                        for one, longest in lengths if longest >= least), None)
+    least = min(_LEAST_CONTEXT, header.config.max_context)
+    sizes = [size for size in _IMAGE_SIZES if size < (request.image_size or header.vision[0].image_size)]
+    for cache in (request.cache, _CACHES[-1]):
+        requests = [replace(request, cache=cache, image_size=size) for size in sizes]
+        at_sizes = (_suggestion(header, smaller, backend, image_size=smaller.image_size) for smaller in requests)
+        suggestion = next((fitting for fitting in at_sizes if fitting), None)
+        yield suggestion
+        if suggestion is None:
+            contexts = ((smaller, plans.make(header, smaller, backend).largest_context) for smaller in requests)
+            yield next((_suggestion(header, replace(smaller, context=longest), backend, image_size=smaller.image_size)
+                        for smaller, longest in contexts if longest >= least), None)
 
 
-def _with_experts_in_file(subject: ModelHeader, wish: MemoryRequest, backend: Planner) -> Suggestion | None:
-    """All the room that is left for experts, if a whole one of the largest layer has a place in it."""
-    if subject.config.experts is None or wish.expert_bytes is not None or wish.limit is None:
+def _with_experts_in_file(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Suggestion | None:
+    """All the room that is left as room for experts, if it holds one expert of the largest layer."""
+    if header.config.experts is None or request.expert_bytes is not None or request.limit is None:
         return None
     sizes = [backend.nbytes(backend.shape_only("experts", stack)) // len(stack.matrices)
-             for stack in routed(subject.weights)]
-    spare = wish.limit - plans.make(subject, replace(wish, expert_bytes=0), backend).total_bytes
+             for stack in routed(header.weights)]
+    spare = request.limit - plans.make(header, replace(request, expert_bytes=0), backend).total_bytes
     experts = spare // 10**6 * 10**6
     if experts < max((sum(sizes[first:first + 3]) for first in range(0, len(sizes), 3)), default=0):
         return None
-    plan = plans.make(subject, replace(wish, expert_bytes=experts), backend)
+    plan = plans.make(header, replace(request, expert_bytes=experts), backend)
     return Suggestion(plan.total_bytes, plan.context, plan.cache, experts=experts) if plan.fits else None
 
 
@@ -120,19 +124,19 @@ def _smaller(cache: CacheFormat) -> tuple[CacheFormat, ...]:
     return _CACHES[_CACHES.index(cache) + 1:] if cache in _CACHES else ()
 
 
-def _smaller_mixes(subject: ModelHeader, backend: Planner) -> Iterator[str]:
-    """Mixes in which the model takes less than as it is."""
-    def weights_bytes(one: ModelHeader) -> int:
-        return plans.make(one, MemoryRequest(), backend).weights_bytes
+def _smaller_mixes(header: ModelHeader, backend: Planner) -> Iterator[str]:
+    """Mixes in which the model takes less than in its own formats."""
+    def weights_bytes(model: ModelHeader) -> int:
+        return plans.make(model, MemoryRequest(), backend).weights_bytes
 
-    now = weights_bytes(subject)
-    yield from (mix for mix in _MIXES if weights_bytes(_in_mix(subject, mix)) < now)
+    unchanged = weights_bytes(header)
+    yield from (mix for mix in _MIXES if weights_bytes(_in_mix(header, mix)) < unchanged)
 
 
-def _in_mix(subject: ModelHeader, mix: str) -> ModelHeader:
-    """The same model as `brise quantize` would write it: formats only, there is no data."""
-    is_tied = subject.weights.output is subject.weights.tok_embeddings
-    num_layers = subject.config.num_layers
+def _in_mix(header: ModelHeader, mix: str) -> ModelHeader:
+    """The header of the model that `brise quantize` would write."""
+    is_tied = header.weights.output is header.weights.tok_embeddings
+    num_layers = header.config.num_layers
 
     def format_of(name: str, weight: Weight, shape: tuple[int, ...]) -> str:
         return recipe.choose(mix, gguf_name(name, weight), shape, "F16", num_layers, tied=is_tied)
@@ -141,14 +145,15 @@ def _in_mix(subject: ModelHeader, mix: str) -> ModelHeader:
         if len(weight.shape) == 1:
             return weight
         if isinstance(weight, Stack):
-            return Stack(tuple(_typed(format_of(name, weight, matrix.shape), matrix.shape)
+            return Stack(tuple(_unread(format_of(name, weight, matrix.shape), matrix.shape)
                                for matrix in weight.matrices))
-        return _typed(format_of(name, weight, weight.shape), weight.shape)
+        return _unread(format_of(name, weight, weight.shape), weight.shape)
 
-    return replace(subject, weights=place(subject.weights, put))
+    return replace(header, weights=place(header.weights, put))
 
 
-def _typed(format: str, shape: tuple[int, ...]) -> Dense | Quant | Stored:
+def _unread(format: str, shape: tuple[int, ...]) -> Dense | Quant | Stored:
+    """A weight that has a format and a shape, and no data."""
     return Stored(format, shape, _no_rows)
 
 

@@ -1,15 +1,15 @@
-"""What a training run takes in memory, before a weight of its model is read; and which settings fit into a promise.
+"""The memory plan of a training run, made before a weight is read, and the settings that fit a memory limit.
 
     peak = process + the larger of teaching and
            weights + images + the larger of
-             loading:   what is in memory besides while a weight is read
-             training:  moments + gradients + activations of a microbatch + the head's piece of logits
-             answering: moments + the student as it is served or, after that, its teacher (on-policy distillation)
-             proving:   the model as it is served, beside the trained one (brise parity)
+             loading:   what is in memory besides the weights while one of them is read
+             training:  optimizer state + gradients + activations of a microbatch + one block of logits
+             answering: optimizer state + the student as it is served or, after it, its teacher (on-policy distillation)
+             proving:   optimizer state + the model as it is served, beside the trained one (brise parity)
 
-`teaching` is the open teacher, if there is one, which is gone before the student is read.
-`process` is measured: the interpreter with torch, tokenizer and data as they are when the plan is made. Activations are
-those of the trainer itself (probe.py). On a GPU the same sum is made without the process.
+`teaching` is the open teacher, if there is one; it is closed before the student is read.
+`process` is measured: the interpreter with torch, tokenizer and data at the time of planning. Activations are measured
+on the trainer itself (tune/probe.py). On a GPU the sum is the same, without the process.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
 from brise.errors import MemoryLimitError
+from brise.memory.rendering import fitting, numbers
 
 BaseStorage = Literal["dense", "packed"]
 
-# What comes to a process that has probed: threads' stacks, matplotlib, a checkpoint's pages while they are written.
+# Memory that a process takes after probing: threads' stacks, matplotlib, a checkpoint's pages while they are written.
 LATER_BYTES = 60_000_000
-# Pieces that malloc keeps between tensors, measured on SmolLM2: a share of what lives at one time.
+# Pieces that malloc keeps between tensors, measured on SmolLM2: a share of what is allocated at one time.
 FRAGMENTS = 0.12
 TOKENS: Sequence[int] = (2048, 1024, 512, 256, 128)  # of a microbatch; more than the first is hardly faster on a CPU
 
 
 @dataclass(frozen=True)
 class MemoryChoice:
-    """What decides about memory, and may be changed for it."""
+    """The settings that decide about memory, and that may be changed to fit."""
 
     num_tokens: int  # computed tokens of a microbatch
     checkpointing: bool
-    base_storage: BaseStorage  # of the base's weights
-    bits: int  # of the optimiser's moments: 8 or 32
+    base_storage: BaseStorage  # how the base's weights are kept
+    bits: int  # of the optimizer state: 8 or 32
     rank: int  # 0: no adapters
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes of a choice, as the trainer's own parts count them."""
+class TrainingParts:
+    """Bytes of each part of training under one choice, as the trainer's own code counts them."""
 
     weights: int
     loading: int
@@ -54,136 +55,135 @@ class Needs:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The bytes of everything. `limit` is the promise, None if there is none."""
+    """The memory of a training run in bytes; `limit` is the memory limit, None without one."""
 
     model: str
     choice: MemoryChoice
-    needs: Needs
-    process: int
-    proving: int
+    parts: TrainingParts
+    process_bytes: int
+    proving_bytes: int
     limit: int | None
-    images: int = 0  # the vision tower, its work, and features of images
-    teaching: int = 0  # a teacher, which is asked before the student is read
-    answering: int = 0  # student or teacher, whichever takes more in a round
+    images_bytes: int = 0  # the vision encoder, its work space, and features of images
+    teaching_bytes: int = 0  # a teacher that is asked before the student is read
+    answering_bytes: int = 0  # student or teacher, whichever takes more in a round
 
     @property
-    def fragments(self) -> int:
-        """Of memory that is taken and given back all the time."""
-        return int(FRAGMENTS * (self.needs.activations + self.needs.head))
+    def fragments_bytes(self) -> int:
+        """Lost between blocks that are allocated and freed in every step."""
+        return int(FRAGMENTS * (self.parts.activations + self.parts.head))
 
     @property
-    def training(self) -> int:
-        needs = self.needs
-        return needs.optimizer_state + needs.gradients + needs.activations + needs.head + self.fragments
+    def running_bytes(self) -> int:
+        """Training itself, without the weights."""
+        parts = self.parts
+        return parts.optimizer_state + parts.gradients + parts.activations + parts.head + self.fragments_bytes
 
     @property
-    def total(self) -> int:
+    def total_bytes(self) -> int:
         """The peak."""
-        return self.process + max(self.teaching, self._after_teaching)
+        return self.process_bytes + max(self.teaching_bytes, self._student_bytes)
 
     @property
-    def _after_teaching(self) -> int:
-        return self.images + self.needs.weights + max(self.needs.loading, self.training, self.answered, self.proved)
+    def _student_bytes(self) -> int:
+        return self.images_bytes + self.parts.weights + max(
+            self.parts.loading, self.running_bytes, self._with_optimizer(self.answering_bytes),
+            self._with_optimizer(self.proving_bytes))
 
-    @property
-    def answered(self) -> int:
-        """What a round takes before its steps; the optimiser is there."""
-        return self.answering + self.needs.optimizer_state if self.answering else 0
-
-    @property
-    def proved(self) -> int:
-        """What proving takes, while the optimiser is still there."""
-        return self.proving + self.needs.optimizer_state if self.proving else 0
+    def _with_optimizer(self, nbytes: int) -> int:
+        """What a stage between steps takes: the optimizer state stays in memory. 0 for a stage that does not run."""
+        return nbytes + self.parts.optimizer_state if nbytes else 0
 
     @property
     def fits(self) -> bool:
-        return self.limit is None or self.total <= self.limit
+        return self.limit is None or self.total_bytes <= self.limit
 
     def rows(self) -> list[tuple[str, str, int]]:
-        """Name, note and bytes of everything in the sum."""
-        choice, needs = self.choice, self.needs
-        is_again = " (layers computed again for the gradient)" if choice.checkpointing else ""
-        rows = [("weights", "as in the file" if choice.base_storage == "packed" else "", needs.weights),
-                ("moments", f"{choice.bits} bits", needs.optimizer_state), ("gradients", "", needs.gradients),
-                ("activations", f"{choice.num_tokens} tokens{is_again}", needs.activations),
-                ("head", "a piece of logits", needs.head), ("fragments", "", self.fragments)]
-        parts = {"loading": needs.loading, "answering": self.answered, "proving": self.proved}
-        name, most = max(parts.items(), key=lambda item: item[1])
-        if most > self.training:
-            rows = [rows[0], (name, "more than training", most)]
-        if self.teaching > self._after_teaching:
-            rows = [("teaching", "more than all of training", self.teaching)]
-        elif self.images:
-            rows.append(("images", "vision tower and features", self.images))
-        return [*rows, ("process", "Python, torch, tokenizer, data", self.process)]
+        """Name, note and bytes of every term of the sum."""
+        choice, parts = self.choice, self.parts
+        note = " (layers computed again for the gradient)" if choice.checkpointing else ""
+        rows = [("weights", "as in the file" if choice.base_storage == "packed" else "", parts.weights),
+                ("moments", f"{choice.bits} bits", parts.optimizer_state), ("gradients", "", parts.gradients),
+                ("activations", f"{choice.num_tokens} tokens{note}", parts.activations),
+                ("head", "a block of logits", parts.head), ("fragments", "", self.fragments_bytes)]
+        stages = {"loading": parts.loading, "answering": self._with_optimizer(self.answering_bytes),
+                  "proving": self._with_optimizer(self.proving_bytes)}
+        name, largest = max(stages.items(), key=lambda item: item[1])
+        if largest > self.running_bytes:
+            rows = [rows[0], (name, "more than training", largest)]
+        if self.teaching_bytes > self._student_bytes:
+            rows = [("teaching", "more than all of training", self.teaching_bytes)]
+        elif self.images_bytes:
+            rows.append(("images", "vision encoder and features", self.images_bytes))
+        return [*rows, ("process", "Python, torch, tokenizer, data", self.process_bytes)]
 
 
 Count = Callable[[MemoryChoice], TrainingPlan]
-Change = tuple[str, Mapping[str, int | bool | str]]  # options, and the fields that they change
+Change = tuple[str, Mapping[str, int | bool | str]]  # options, and the fields of MemoryChoice that they change
 
 
-def settle(asked: MemoryChoice, *, may_shrink: bool, may_checkpoint: bool, longest: int, count: Count) -> TrainingPlan:
-    """The plan of the fastest choice that fits; MemoryPromiseError with what would fit if none does.
+def settle(choice: MemoryChoice, *, may_shrink: bool, may_checkpoint: bool, longest: int, count: Count) -> TrainingPlan:
+    """The plan of the fastest settings that fit; MemoryLimitError with what would fit if none do.
 
-    Without a promise it is what was asked. `may_shrink`: microbatches may get smaller, down to the `longest` row;
-    `may_checkpoint`: layers may be computed again.
+    Without a limit the choice stays as it is. `may_shrink` allows smaller microbatches, down to the `longest` row;
+    `may_checkpoint` allows layers to be computed again for the gradient.
     """
-    if (plan := count(asked)).fits:
+    if (plan := count(choice)).fits:
         return plan
-    tries = [replace(asked, num_tokens=tokens, checkpointing=again)
-             for again in ((False, True) if may_checkpoint else (asked.checkpointing,))
-             for tokens in (_smaller(asked.num_tokens, longest) if may_shrink else (asked.num_tokens,))]
-    counted: list[TrainingPlan] = []
-    for choice in tries:
-        counted.append(count(choice))
-        if counted[-1].fits:
-            return counted[-1]
-    least = min(counted, key=lambda plan: plan.total)
-    # Training alone may fit, in one of these ways.
-    unproved = [alone for plan in counted if (alone := replace(plan, proving=0)).fits]
-    raise_promise(least, [("--parity-rows 0", unproved[0])] if unproved else ways(least.choice, longest, count))
+    candidates = [replace(choice, num_tokens=tokens, checkpointing=checkpointing)
+                  for checkpointing in ((False, True) if may_checkpoint else (choice.checkpointing,))
+                  for tokens in (_smaller(choice.num_tokens, longest) if may_shrink else (choice.num_tokens,))]
+    plans: list[TrainingPlan] = []
+    for candidate in candidates:
+        plans.append(count(candidate))
+        if plans[-1].fits:
+            return plans[-1]
+    smallest = min(plans, key=lambda plan: plan.total_bytes)
+    # Training alone may fit with one of these candidates.
+    without_parity = [alone for plan in plans if (alone := replace(plan, proving_bytes=0)).fits]
+    raise_limit(smallest, [("--parity-rows 0", without_parity[0])] if without_parity else
+                suggestions(smallest.choice, longest, count))
 
 
-def raise_promise(plan: TrainingPlan, found: Sequence[tuple[str, TrainingPlan]]) -> NoReturn:
-    """MemoryPromiseError with the numbers and what would fit."""
+def raise_limit(plan: TrainingPlan, fitting_plans: Sequence[tuple[str, TrainingPlan]]) -> NoReturn:
+    """Raises MemoryLimitError with the numbers of a plan, and what would fit."""
     assert plan.limit is not None
-    numbers = ", ".join(f"{name} {nbytes / 1e6:.1f} MB" for name, _, nbytes in plan.rows() if nbytes)
-    least = "nothing that brise can change makes it fit: promise more, or take a smaller model"
-    fitting = "; or ".join(f"{text} ({way.total / 1e6:.0f} MB)" for text, way in found)
-    raise MemoryLimitError(plan.total, plan.limit, numbers, hint=f"what fits: {fitting}" if fitting else least)
+    hint = fitting((text, other.total_bytes) for text, other in fitting_plans) or (
+        "nothing that brise can change makes it fit: raise the limit, or take a smaller model")
+    raise MemoryLimitError(plan.total_bytes, plan.limit, numbers((name, nbytes) for name, _, nbytes in plan.rows()),
+                           hint=hint)
 
 
-def ways(asked: MemoryChoice, longest: int, count: Count) -> list[tuple[str, TrainingPlan]]:
-    """Options that make it fit, in order of what they cost: first each alone, then one after the other together."""
-    changes = list(_changes(asked, longest))
-    found = [(text, plan) for text, fields in changes if (plan := count(_changed(asked, fields))).fits]
-    if found:
+def suggestions(choice: MemoryChoice, longest: int, count: Count) -> list[tuple[str, TrainingPlan]]:
+    """Options that make it fit, cheapest first: single changes, or if none is enough, changes added up one by one."""
+    changes = list(_changes(choice, longest))
+    single = [(text, plan) for text, fields in changes if (plan := count(_changed(choice, fields))).fits]
+    if single:
         first: dict[str, tuple[str, TrainingPlan]] = {}
-        for text, plan in found:
+        for text, plan in single:
             first.setdefault(text.split()[0], (text, plan))
         return list(first.values())[:3]
-    names: dict[str, str] = {}
-    choice = asked
+    options: dict[str, str] = {}
+    changed = choice
     for text, fields in changes:
-        choice = _changed(choice, fields)
-        names[text.split()[0]] = text
-        plan = count(choice)
+        changed = _changed(changed, fields)
+        options[text.split()[0]] = text
+        plan = count(changed)
         if plan.fits:
-            return [(" ".join(names.values()), plan)]
+            return [(" ".join(options.values()), plan)]
     return []
 
 
-def _changes(asked: MemoryChoice, longest: int) -> Iterator[Change]:
-    for tokens in _smaller(asked.num_tokens, longest)[1:]:
+def _changes(choice: MemoryChoice, longest: int) -> Iterator[Change]:
+    for tokens in _smaller(choice.num_tokens, longest)[1:]:
         yield f"--batch-tokens {tokens}", {"num_tokens": tokens}
-    if not asked.checkpointing:
+    if not choice.checkpointing:
         yield "--checkpointing on", {"checkpointing": True}
-    if asked.bits != 8:
+    if choice.bits != 8:
         yield "--optimizer adamw8", {"bits": 8}
-    if asked.rank and asked.base_storage != "packed":
+    if choice.rank and choice.base_storage != "packed":
         yield "--method qlora", {"base_storage": "packed"}
     for rank in (8, 4):
-        if asked.rank > rank:
+        if choice.rank > rank:
             yield f"--rank {rank}", {"rank": rank}
 
 
@@ -192,7 +192,7 @@ def _changed(choice: MemoryChoice, fields: Mapping[str, int | bool | str]) -> Me
 
 
 def _smaller(num_tokens: int, longest: int) -> list[int]:
-    """Sizes of a microbatch from the one that was asked for down to the longest row."""
+    """Sizes of a microbatch, from the requested one down to the longest row."""
     least = max(longest, 1)
     return [num_tokens, *(tokens for tokens in TOKENS if least <= tokens < num_tokens),
             *([least] if least < num_tokens and least not in TOKENS else [])]

@@ -19,7 +19,7 @@ from brise.engine import vision
 from brise.engine.vision import LoadedVision
 from brise.errors import UnsupportedError
 from brise.memory import serving_plan
-from brise.memory.model_header import describe
+from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest
 from brise.models.weights import Array
 from brise.text.images import ImageSettings
@@ -39,7 +39,7 @@ def planned_bytes(checkpoint: Checkpoint, name: str, dataset: Dataset, num_token
     kept = _kept(checkpoint, dataset)
     if checkpoint.vision is None or not kept:
         return 0
-    served = serving_plan.make(describe(checkpoint.path, name), MemoryRequest(serves=False), open_planner(threads))
+    served = serving_plan.make(read_header(checkpoint.path, name), MemoryRequest(serves=False), open_planner(threads))
     encoder = sum(part.nbytes for part in served.parts if part.name in ("vision", "projector"))
     config = checkpoint.vision[0]
     return encoder + vision.planned_bytes(config, serves=False) + kept + 4 * _COPIES * num_tokens * config.text_width

@@ -22,9 +22,9 @@ from brise.errors import UnsupportedError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
 from brise.memory import process, serving_plan, training_plan
-from brise.memory.model_header import describe
-from brise.memory.serving_plan import MemoryRequest, ModelHeader, ServingPlan
-from brise.memory.training_plan import BaseStorage, MemoryChoice, Needs, TrainingPlan
+from brise.memory.model_header import ModelHeader, read_header
+from brise.memory.serving_plan import MemoryRequest, ServingPlan
+from brise.memory.training_plan import BaseStorage, MemoryChoice, TrainingParts, TrainingPlan
 from brise.models.config import Config
 from brise.models.weights import Weight, Weights, place
 from brise.tune import pick_dtype, probe, row_images
@@ -145,13 +145,13 @@ class Estimator:
         head = probe.head_bytes(self.weights, recipe, compute, choice.base_storage)
         scores = min(attend.BLOCK_SCORES, self.config.num_heads * self.longest * choice.num_tokens)
         costs = self._probed(recipe, compute, choice)
-        needs = Needs(
+        parts = TrainingParts(
             weights=probe.weights_bytes(self.weights, recipe, compute, choice.base_storage),
             loading=_READ_AHEAD + 8 * BLOCK_NUMBERS,
             optimizer_state=sum(state_bytes(size, 8 if choice.bits == 8 else 32) for size in sizes),
             gradients=4 * sum(sizes),
             activations=costs.bytes(self.config.num_layers, choice.num_tokens) + 4 * _SCORES * scores, head=head)
-        return TrainingPlan(self.name, choice, needs, self.process, self.proving, self.limit, self.images,
+        return TrainingPlan(self.name, choice, parts, self.process, self.proving, self.limit, self.images,
                             self.teaching, self.answering)
 
     def _probed(self, recipe: Recipe, compute: ComputeOptions, choice: MemoryChoice) -> probe.ActivationCosts:
@@ -213,14 +213,14 @@ def _answering_bytes(located: Located, asked: ResolvedOptions) -> int:
     request = MemoryRequest(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
                          # The file, its numbers, and what the engine makes of them.
                          adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
-    header = describe(located.path, located.name)
+    header = read_header(located.path, located.name)
     served = serving_plan.make(header, request, open_planner(torch.get_num_threads()))
     weights = served.weights_bytes if rank else 4 * numbers
     return max(asked.teaching_bytes, weights + served.adapters_bytes + max(served.loading_bytes, served.running_bytes))
 
 
 def _served(located: Located) -> tuple[ModelHeader, ServingPlan]:
-    header = describe(located.path, located.name)
+    header = read_header(located.path, located.name)
     request = MemoryRequest(context=min(parity_served.GROUP_TOKENS, header.config.max_context), serves=False)
     return header, serving_plan.make(header, request, open_planner(torch.get_num_threads()))
 
