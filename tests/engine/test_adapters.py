@@ -263,9 +263,9 @@ def test_one_that_changed_on_disk_is_not_read_again(model: LoadedModel, folders:
 
 
 def test_names_are_bounded(model: LoadedModel, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters_module, "MAX_KNOWN", 2)
+    monkeypatch.setattr(adapters_module, "MAX_ADAPTERS", 2)
     engine = engine_with(model, folders, "one", "two")
-    with pytest.raises(RequestError, match="2 adapters are known already"):
+    with pytest.raises(RequestError, match="2 adapters are registered already"):
         known(engine).add("dora", folders / "dora")
     with pytest.raises(AdapterExistsError):
         known(engine).add("one", folders / "dora")

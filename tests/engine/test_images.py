@@ -135,7 +135,7 @@ def test_a_prompt_may_end_with_an_image(last: bytes) -> None:
 
 
 def test_an_image_needs_a_tower() -> None:
-    with pytest.raises(RequestError, match="stub sees none") as refused:
+    with pytest.raises(RequestError, match="stub has no vision encoder") as refused:
         stub_engine().submit(asking(stub_image(1, 1), b"b"))
     assert (refused.value.code, refused.value.status) == ("no_vision", 400)
 

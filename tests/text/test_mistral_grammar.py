@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from brise.engine.grammar import trie
 from brise.text.answer_format import AnswerFormat, CallStyle
 from brise.text.mistral import MistralTokenizer
 from brise.text.tool_grammar import tool_grammar
 from tests.text import tekken
 from tests.text.test_tool_grammar import ONE, TOOLS
+from tests.text.trie import trie
 
 WEATHER, NOW = '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}', "[TOOL_CALLS]now[ARGS]{}"
 IN_LIST = {WEATHER: '{"name": "weather", "arguments": {"city": "Paris"}, "id": "abcdefghi"}',

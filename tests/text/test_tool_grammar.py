@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 from llguidance import LLMatcher
 
-from brise.engine.grammar import trie
 from brise.errors import RequestError
 from brise.text import tool_grammar as grammars
 from brise.text.answer_format import AnswerFormat
 from brise.text.inputs import Grammar
 from brise.text.tokenizer import Tokenizer
+from tests.text.trie import trie
 from tests.text.vocabulary import tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/Name"}}, "required": ["city"],

@@ -10,7 +10,7 @@ from typing import Generic, Self, TypeVar
 
 from brise.api.answers import BatchResult, Growing
 from brise.api.options import Messages
-from brise.engine.engine_thread import EngineStoppedError, EngineThread, Inbox, LoopInbox, News
+from brise.engine.engine_thread import DeltaOrError, EngineStoppedError, EngineThread, Inbox, LoopInbox
 from brise.engine.request import Request
 from brise.errors import BriseError, ClosedError, RequestError
 
@@ -57,13 +57,13 @@ class _Window(Generic[T_co]):
         except RequestError as error:
             self._results[index] = BatchResult(index, error)
 
-    def push(self, news: News) -> None:
+    def push(self, delta: DeltaOrError) -> None:
         """Takes what the engine says of one of them."""
-        if isinstance(news, Exception):
+        if isinstance(delta, Exception):
             raise ClosedError(f"the model {self._worker.model.name!r}") from None
-        index, growing = self._open[news.request_id]
+        index, growing = self._open[delta.request_id]
         try:
-            growing.push(news)
+            growing.push(delta)
         except ClosedError:
             raise
         except BriseError as error:
@@ -72,7 +72,7 @@ class _Window(Generic[T_co]):
             if not growing.is_done:
                 return
             self._results[index] = BatchResult(index, given=growing.answer())
-        del self._open[news.request_id]
+        del self._open[delta.request_id]
 
     def pop(self) -> BatchResult[T_co] | None:
         """The next result in order, if it is there."""
@@ -94,7 +94,7 @@ class PromptBatch(Iterator[BatchResult[T_co]]):
     def __init__(self, worker: EngineThread, prompts: Iterable[Messages], begin: Begin[T_co]) -> None:
         self._window = _Window(worker, begin)
         self._prompts: Iterator[Messages] | None = iter(prompts)
-        self._inbox: SimpleQueue[News] = SimpleQueue()
+        self._inbox: SimpleQueue[DeltaOrError] = SimpleQueue()
 
     def __next__(self) -> BatchResult[T_co]:
         while True:

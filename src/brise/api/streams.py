@@ -1,4 +1,4 @@
-"""Answers that are read while they grow, by a thread or by an event loop."""
+"""DeltaStream that are read while they grow, by a thread or by an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from brise.api.answers import Answer, Growing, Piece
-from brise.engine.engine_thread import Answers
+from brise.engine.engine_thread import DeltaStream
 from brise.engine.request import Delta
 from brise.errors import AnswerError
 
@@ -18,7 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Stream(Iterator[Piece], Generic[T_co]):
     """The pieces of one answer. Leaving it early, by `close` or by the end of a `with` block, stops the model."""
 
-    def __init__(self, deltas: Answers, growing: Growing[T_co]) -> None:
+    def __init__(self, deltas: DeltaStream, growing: Growing[T_co]) -> None:
         self._deltas, self._growing = deltas, growing
         self._pieces = deque[Piece]()
 

@@ -1,4 +1,4 @@
-"""An adapter from its folder to what a backend's table takes: read, checked against the base, packed."""
+"""Loading of adapters: reads a folder, checks it against the base model, and packs it for a backend's table."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from brise.models.lora import LowRanks
 from brise.models.ops import AdapterTable
 from brise.models.weights import Array
 
-_TILE = 16  # backends round sides of matrices up to it
-_MAGNITUDE, _GAIN_BYTES = ".lora_magnitude_vector", 24 << 20  # for gains, rows of the base are looked at in float64
+_TILE = 16  # backends round the sides of matrices up to a multiple
+_MAGNITUDE, _GAIN_BYTES = ".lora_magnitude_vector", 24 << 20  # the base in float64, for gains
 
 
 class AdapterInvalidError(RequestError):
-    """The folder is no adapter of this model."""
+    """The folder does not hold an adapter for this model."""
 
 
 @dataclass(frozen=True)
 class ReadAdapter:
-    """A packed adapter. Equal digests mean equal numbers."""
+    """A packed adapter. Adapters with equal digests give equal results."""
 
     digest: bytes
     rank: int
@@ -43,14 +43,14 @@ class ReadAdapter:
 
 
 class AdapterReader:
-    """Reads adapters for one model; any thread may, also several."""
+    """Reads adapters for one model. Safe to use from several threads."""
 
     def __init__(self, model: LoadedModel, table: AdapterTable) -> None:
         self._model, self._table, self._lock = model, table, Lock()
         self._base = Located(model.name, model.path, model.digest)
 
     def read(self, path: Path, *, any_base: bool = False) -> ReadAdapter:
-        """AdapterInvalidError with the reason if it cannot go on this model."""
+        """The adapter in a folder; AdapterInvalidError with the reason if this model cannot use it."""
         try:
             self._check_base(path, any_base=any_base)
             adapter = read_adapter(path, self._model.config)
@@ -64,7 +64,7 @@ class AdapterReader:
         return ReadAdapter(digest_of(adapter.low_ranks), rank, self._table.nbytes(prepared), prepared)
 
     def _check_base(self, path: Path, *, any_base: bool) -> None:
-        """The base's digest is worked out when the first lineage asks for it, and kept."""
+        """The base's digest is computed for the first adapter with a lineage, and kept."""
         lineage = None if any_base else read_lineage(path)
         if lineage is None:
             return
@@ -75,7 +75,7 @@ class AdapterReader:
 
 
 def reading_bytes(path: Path) -> int:
-    """The most that is in memory while an adapter is read: its file, its numbers as float32, and the packed ones."""
+    """Peak memory of reading an adapter: its file, its numbers as float32, and the packed numbers."""
     nbytes, shapes = _header(path)
     numbers = sum(prod(shape) for shape in shapes.values())
     packed = sum(prod(-(-side // _TILE) * _TILE for side in shape) for shape in shapes.values())
@@ -83,7 +83,7 @@ def reading_bytes(path: Path) -> int:
 
 
 def rank_in(path: Path) -> int:
-    """The largest rank in the folder of an adapter, by its shapes alone."""
+    """The largest rank of the adapter in a folder, from its shapes alone."""
     return max((shape[0] for name, shape in _header(path)[1].items() if ".lora_A" in name and shape), default=1)
 
 
@@ -102,7 +102,7 @@ def _header(path: Path) -> tuple[int, Mapping[str, tuple[int, ...]]]:
 
 
 def digest_of(low_ranks: LowRanks) -> bytes:
-    """A digest of all that changes an answer: matrices, scales and magnitudes by path."""
+    """A digest of everything that changes an answer: matrices, scales and magnitudes by path."""
     digest = blake2b(digest_size=16)
     for path in sorted(low_ranks):
         low_rank = low_ranks[path]
@@ -122,11 +122,11 @@ def dora_gains(table: AdapterTable, low_ranks: LowRanks) -> Mapping[str, Array]:
         with np.errstate(divide="ignore", invalid="ignore"):
             gains[path] = gain(partial(table.rows, path), low_rank)
         if not np.isfinite(gains[path]).all():
-            raise CheckpointError(f"{path} has a row of zeros, which has no direction that a magnitude could scale",
+            raise CheckpointError(f"{path} has a row of zeros, which a magnitude cannot scale",
                                   field=path, value=0, limit="rows with a length over 0")
     return gains
 
 
-def _invalid(path: Path, why: str, hint: str | None = None) -> AdapterInvalidError:
-    return AdapterInvalidError(f"no adapter can be loaded from {str(path)!r}: {why}", param="path",
+def _invalid(path: Path, reason: str, hint: str | None = None) -> AdapterInvalidError:
+    return AdapterInvalidError(f"no adapter can be loaded from {str(path)!r}: {reason}", param="path",
                                code="adapter_invalid", hint=hint)

@@ -1,4 +1,4 @@
-"""One answer on its way: from rows of logits to tokens, text and log-probabilities, and when to stop."""
+"""One answer in progress: turns rows of logits into tokens, text and log-probabilities, and decides when to stop."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from brise.models.weights import Array
 from brise.text.protocols import TextTokenizer
 from brise.text.stream import TextStream
 
-if TYPE_CHECKING:  # llguidance takes 50 ms to import: who asks for no grammar does not pay for it
+if TYPE_CHECKING:  # llguidance takes 50 ms to import: only requests with a grammar pay for it
     from brise.engine.grammar import Constraint
 
 
 class EngineAnswer:
-    """Answer `index` of a request. What it draws depends on its logits, seed, index and position only."""
+    """Answer `index` of a request. What it samples depends only on its logits, seed, index and position."""
 
     def __init__(self, request_id: str, index: int, request: Request, sequence: Sequence, *,
                  tokenizer: TextTokenizer, seed: int, max_tokens: int, constraint: Constraint | None) -> None:
         self.sequence = sequence
         self.index = index
-        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # told with the next delta
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # goes out with the next delta
         self.num_cached = 0
         self._request_id, self._request = request_id, request
         self._tokenizer, self._seed, self._max_tokens = tokenizer, seed, max_tokens
@@ -34,7 +34,7 @@ class EngineAnswer:
         self._num_tokens = 0
 
     def take(self, logits_V: Array) -> Delta:
-        """Draws the next token from its logits and says what is new."""
+        """Samples the next token from its logits and returns what is new."""
         if self._max_tokens == 0:
             return self.end("length")
         if self._constraint is not None:
@@ -48,10 +48,10 @@ class EngineAnswer:
         return self._delta(token, logprobs)
 
     def end(self, finish: FinishReason, error: str | None = None) -> Delta:
-        """The last delta, without a further token."""
+        """The last delta, without another token."""
         return Delta(self._request_id, self.index, finish=finish, error=error,
                      prompt_tokens=self.sequence.num_prompt, cached_tokens=self.num_cached,
-                     completion_tokens=self._num_tokens, prompt_logprobs=self._told_once())
+                     completion_tokens=self._num_tokens, prompt_logprobs=self._take_prompt_logprobs())
 
     def _keep(self, token: int) -> None:
         self.sequence.append(token)
@@ -70,7 +70,7 @@ class EngineAnswer:
             text += stream.finish()
         return Delta(self._request_id, self.index, text, (token,), logprobs, finish, stream.stopped, None,
                      self.sequence.num_prompt, self.num_cached, self._num_tokens,
-                     None if self.prompt_logprobs is None else self._told_once())
+                     None if self.prompt_logprobs is None else self._take_prompt_logprobs())
 
     def _finish(self, token: int) -> FinishReason | None:
         if token in self._end_ids or self._stream.stopped is not None:
@@ -79,13 +79,14 @@ class EngineAnswer:
             return "stop"
         return "length" if self._num_tokens == self._max_tokens else None
 
-    def _told_once(self) -> tuple[TokenLogprob | None, ...] | None:
-        told, self.prompt_logprobs = self.prompt_logprobs, None
-        return told
+    def _take_prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """The prompt's log-probabilities, for one delta only."""
+        logprobs, self.prompt_logprobs = self.prompt_logprobs, None
+        return logprobs
 
 
 def token_logprob(tokenizer: TextTokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:
-    """A token's log-probability and its best rivals'. Control tokens are named, so that one can tell them."""
+    """The log-probability of a token and of the best tokens. Special tokens have their names as text."""
     logprob, top = sampler.score(logits_V, token, num_top)
     return TokenLogprob(
         token, tokenizer.token_bytes(token, show_control=True), logprob,

@@ -1,4 +1,4 @@
-"""From scheduled chunks to the packed arrays of one step (models/batch.py has their meaning)."""
+"""Packs the scheduled chunks of one step into arrays (models/batch.py describes them)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from brise.models.weights import Array
 
 
 def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> Batch:
-    """The batch of one step. Its rows come chunk by chunk, in the chunks' order.
+    """The batch of one step, chunk by chunk in the given order.
 
-    `break_row` is the vision tower's own row for breaks between rows of an image, if it has one.
+    `break_row` is the vision encoder's own row for breaks between rows of an image, if it has one.
     """
     if all(chunk.end - chunk.start == 1 and not chunk.sequence.has_features for chunk in chunks):
         return _pack_decodes(chunks, page_size)
@@ -38,7 +38,7 @@ def pack(chunks: Seq[Chunk], page_size: int, break_row: Array | None = None) -> 
 
 
 def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
-    """One token a sequence: the common step, so it makes no array per sequence."""
+    """A step of one token per sequence. It is the common step, so it makes no array per sequence."""
     places = [chunk.start for chunk in chunks]
     positions = np.array(places, np.int32)
     tokens = np.array([chunk.sequence.tokens[chunk.start] for chunk in chunks], np.int32)
@@ -51,13 +51,13 @@ def _pack_decodes(chunks: Seq[Chunk], page_size: int) -> Batch:
 
 
 def _adapters(chunks: Seq[Chunk], lengths: Seq[int]) -> Array | None:
-    """Which adapter each token goes through; None if none goes through any, as most steps do."""
+    """The slot of each token's adapter; None if no sequence has one, as in most steps."""
     slots = [chunk.sequence.adapter for chunk in chunks]
     return None if max(slots) < 0 else np.repeat(np.array(slots, np.int32), lengths)
 
 
 def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> tuple[Array | None, Array | None]:
-    """The rows of images that the step's tokens take, and which token takes which; None where there is no image."""
+    """The image features of the step, and which row each token takes; None for a step without images."""
     parts: list[Array] = []
     feature_rows = np.full(num_tokens, -1, np.int32)
     at = count = 0
@@ -80,7 +80,7 @@ def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> t
 
 
 def _page_table(chunks: Seq[Chunk], page_size: int) -> Array:
-    """Pages (S, P) as far as the step looks; zero behind a sequence's last."""
+    """Pages (S, P) up to the last one that the step reads; zero after the last one of a sequence."""
     counts = [-(-chunk.end // page_size) for chunk in chunks]
     if len(chunks) == 1:
         return chunks[0].sequence.table[None, :counts[0]].copy()

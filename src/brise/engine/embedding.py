@@ -1,4 +1,4 @@
-"""Texts to vectors: the model's last hidden states, pooled and brought to length 1."""
+"""Embeddings of texts: the model's last hidden states, pooled and scaled to length 1."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from brise.models.weights import Array
 Pooling = Literal["mean", "cls", "last"]
 
 
-def groups(texts: Seq[Seq[int]], max_pages: int, page_size: int) -> list[Seq[Seq[int]]]:
-    """Neighbours whose pages are `max_pages` together at most; a text with more stands alone."""
-    made: list[Seq[Seq[int]]] = []
+def split_groups(texts: Seq[Seq[int]], max_pages: int, page_size: int) -> list[Seq[Seq[int]]]:
+    """Splits the texts, in order, into groups of at most `max_pages` pages; a longer text is a group of its own."""
+    groups: list[Seq[Seq[int]]] = []
     first = total = 0
     for index, text in enumerate(texts):
         needed = num_pages(len(text), page_size)
         if index > first and total + needed > max_pages:
-            made.append(texts[first:index])
+            groups.append(texts[first:index])
             first, total = index, 0
         total += needed
-    return [*made, texts[first:]] if len(texts) else []
+    return [*groups, texts[first:]] if len(texts) else []
 
 
 def embed(texts: Seq[Seq[int]], pooling: Pooling, runner: Runner, cache: Cache, pages: Pages,
           max_step_tokens: int) -> list[Array]:
-    """One group's vectors (D,) float32. The pages must be available; they are given back whatever happens."""
+    """The vectors (D,) float32 of one group. Its pages must be available; they are released in any case."""
     sequences = [Sequence((0, index), text) for index, text in enumerate(texts)]
     try:
         for sequence in sequences:
@@ -50,16 +50,16 @@ def embed(texts: Seq[Seq[int]], pooling: Pooling, runner: Runner, cache: Cache, 
         return [_unit(total) for total in sums]
     finally:
         for sequence in sequences:
-            pages.release(sequence.let_go())
+            pages.release(sequence.drop_pages())
 
 
 def group_pages(texts: Seq[Seq[int]], page_size: int) -> int:
-    """Pages that a group takes."""
+    """The number of pages that a group takes."""
     return sum(num_pages(len(text), page_size) for text in texts)
 
 
 def num_pages(num_tokens: int, page_size: int) -> int:
-    """Pages that hold so many tokens."""
+    """The number of pages that hold `num_tokens` tokens."""
     return -(-num_tokens // page_size)
 
 
@@ -73,12 +73,12 @@ def _steps(sequences: Seq[Sequence], pooling: Pooling, max_tokens: int) -> Itera
 
 
 def _chunk(sequence: Sequence, start: int, end: int, pooling: Pooling) -> Chunk:
-    """A chunk that wants every row if the pooling is a mean or the first token's, else the last one's."""
+    """A chunk with every row for "mean" and "cls", and with the last row for "last"."""
     return Chunk(sequence, start, end, end - 1 if pooling == "last" else start)
 
 
 def _pooled(hidden_RD: Array, pooling: Pooling, chunk: Chunk) -> Array:
-    """This chunk's share of the sum over tokens, of which the direction is wanted."""
+    """This chunk's share of a sum over tokens; only the direction of the sum matters."""
     match pooling:
         case "mean":
             return hidden_RD.sum(axis=0, dtype=np.float64)

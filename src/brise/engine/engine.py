@@ -1,4 +1,4 @@
-"""Many requests on one model: `submit` takes them in, each `step` moves all on and says what is new."""
+"""The engine runs many requests on one model: `submit` queues one, and each `step` advances all of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from brise.engine import batching, cache_budget, embedding, features, validate
+from brise.engine import batching, embedding, features, validate
 from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
-from brise.engine.pages import Pages
+from brise.engine.pages import Pages, default_pages, pages_within
 from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
 from brise.engine.scheduler import Chunk, Scheduler
 from brise.engine.sequence import Sequence
@@ -26,12 +26,13 @@ if TYPE_CHECKING:  # see answer.py
     from brise.engine.adapters import Adapters, Lease
     from brise.engine.grammar import Constraint, Grammars
 
-BACKGROUND_STEP_TOKENS = 32  # of prompts that nobody waits for: who comes meanwhile waits for the step that runs
+# Prompt tokens in a step of background requests: a request that arrives meanwhile waits until the step is done.
+BACKGROUND_STEP_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Sizes of an engine. The cache has `num_pages`, or what fits `cache_bytes`, or a share of the memory."""
+    """Sizes of an engine. The cache has `num_pages`, or as many as fit `cache_bytes`, or a share of the memory."""
 
     max_context: int | None = None
     num_pages: int | None = None
@@ -45,12 +46,12 @@ class EngineSettings:
     feature_bytes: int = 128 << 20  # encoded images that are kept: about four of the largest
     max_adapters: int = 0  # in memory at one time
     max_rank: int = 64  # of an adapter
-    adapter_bytes: int | None = None  # of memory for adapters, what loading one takes included; None: not bounded
+    adapter_bytes: int | None = None  # memory for adapters, loading included; None: not bounded
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A look at the engine; the totals count since it was made."""
+    """The state of an engine; totals count from its start."""
 
     running: int
     waiting: int
@@ -64,27 +65,27 @@ class EngineStats:
     completion_tokens: int
     preemptions: int
     failures: int
-    images: int = 0  # encoded; those that were found again do not count
+    images: int = 0  # encoded; those taken from the cache do not count
     adapters: int = 0  # in memory
     adapter_bytes: int = 0
-    background: int = 0  # of the answers that run or wait: nobody waits for them
+    background: int = 0  # of the answers that run or wait: those of background requests
 
 
 @dataclass(eq=False)
 class Submission:
-    """An accepted request: its answers, those of them that run on, and what is known of its prompt."""
+    """A request in the engine: its answers, which of them are open, and its prompt's log-probabilities so far."""
 
     request_id: str
     request: Request
     answers: list[EngineAnswer]
     open: set[int]
-    held_back: list[EngineAnswer]  # they start when the first one has put the prompt into the prefix cache
+    held_back: list[EngineAnswer]  # they start once the first one has put the prompt into the prefix cache
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     lease: Lease | None = None  # of its adapter, until the last answer has ended
 
 
 class Engine:
-    """Not safe to use from several threads, except `prepare` and `stats`; runner.EngineThread is."""
+    """Not safe to use from several threads, except `prepare`, `drop` and `stats`; engine_thread.EngineThread is."""
 
     def __init__(self, model: LoadedModel, settings: EngineSettings | None = None) -> None:
         self.model, self.settings = model, settings or EngineSettings()
@@ -102,22 +103,22 @@ class Engine:
         self._break_row = None if model.vision is None else model.vision.break_row
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self._arrivals = count()
-        self._jobs: dict[int, Submission] = {}  # by arrival
+        self._submissions: dict[int, Submission] = {}  # by arrival
         self._arrival_of: dict[str, int] = {}
-        self._background: set[str] = set()  # ids of requests that nobody waits for; beside them there are no others
-        self._news: list[Delta] = []  # ends that came between steps
+        self._background: set[str] = set()  # ids of background requests; they never run beside others
+        self._pending: list[Delta] = []  # of answers that ended between steps
         self._grammars: Grammars | None = None
         self._num_steps = self._num_failures = 0
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
     def submit(self, request: Request) -> str:
-        """Takes a request in and returns its id; RequestError if it cannot be answered."""
+        """Queues a request and returns its id; RequestError if it cannot be answered."""
         return self.accept(self.prepare(request))
 
     def prepare(self, request: Request) -> Submission:
-        """Everything about a request that needs no turn on the engine; any thread may do it.
+        """Does everything for a request that the engine's thread need not do; safe to call from any thread.
 
-        It may read the request's adapter from disk. `accept` or `drop` has to follow.
+        It may read the request's adapter from disk. Call `accept` or `drop` with the result.
         """
         max_tokens = validate.check(request, self._vocab_size, self.max_context)
         spans = features.spans(request, self.model.vision, self.model.name)
@@ -134,95 +135,98 @@ class Engine:
                          tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
                          constraint=self._constraint(request.grammar))
             for index in range(request.n)]
-        job = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
+        submission = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
         if request.adapter is not None:
             if self.adapters is None:
                 from brise.engine.adapters import AdapterNotFoundError  # noqa: PLC0415 - see _adapters
                 raise AdapterNotFoundError(request.adapter)
-            job.lease = self.adapters.acquire(request.adapter)
+            submission.lease = self.adapters.acquire(request.adapter)
             for answer in answers:
-                answer.sequence.adapter, answer.sequence.root = job.lease.slot, job.lease.digest
-        return job
+                answer.sequence.adapter, answer.sequence.root = submission.lease.slot, submission.lease.digest
+        return submission
 
-    def accept(self, job: Submission) -> str:
-        """Puts a prepared request into the queue; QueueFullError if that is full.
+    def accept(self, submission: Submission) -> str:
+        """Queues a prepared request; QueueFullError if the queue is full.
 
-        One in the background finds no room beside others, and makes room for them.
+        A background request is refused while there are others, and ended when one arrives.
         """
-        if job.request.background and len(self._background) < len(self._jobs):
-            self.drop(job)
+        if submission.request.background and len(self._background) < len(self._submissions):
+            self.drop(submission)
             raise PreemptedError
-        if not job.request.background:
+        if not submission.request.background:
             for request_id in tuple(self._background):
-                self._news.extend(self._end_job(self._jobs[self._arrival_of[request_id]], "preempted"))
+                self._pending.extend(self._end(self._submissions[self._arrival_of[request_id]], "preempted"))
         waiting = self._scheduler.num_unstarted
         if waiting >= self.settings.max_waiting:
-            self.drop(job)
+            self.drop(submission)
             raise QueueFullError(waiting, self.settings.max_waiting)
-        first = job.answers[0].sequence
-        self._jobs[first.order[0]] = job
-        self._arrival_of[job.request_id] = first.order[0]
-        if job.request.background:
-            self._background.add(job.request_id)
+        first = submission.answers[0].sequence
+        self._submissions[first.order[0]] = submission
+        self._arrival_of[submission.request_id] = first.order[0]
+        if submission.request.background:
+            self._background.add(submission.request_id)
         self._prompt_tokens += first.num_prompt
         self._scheduler.add(first)
-        return job.request_id
+        return submission.request_id
 
-    def drop(self, job: Submission) -> None:
-        """Gives back what a prepared request holds, if it will not be accepted; any thread may do it."""
-        if job.lease is not None and self.adapters is not None:
-            self.adapters.release(job.lease)
+    def drop(self, submission: Submission) -> None:
+        """Releases what a prepared request holds if it will not be accepted; safe to call from any thread."""
+        if submission.lease is not None and self.adapters is not None:
+            self.adapters.release(submission.lease)
 
     def cancel(self, request_id: str) -> None:
-        """Ends a request's answers; nothing happens if it has ended already."""
+        """Ends a request's answers; does nothing if it has ended already."""
         arrival = self._arrival_of.get(request_id)
         if arrival is not None:
-            self._news.extend(self._end_job(self._jobs[arrival], "cancelled"))
+            self._pending.extend(self._end(self._submissions[arrival], "cancelled"))
 
     def abort(self, error: str) -> None:
         """Ends all requests with an error."""
-        for job in list(self._jobs.values()):
+        for submission in list(self._submissions.values()):
             self._num_failures += 1
-            self._news.extend(self._end_job(job, "error", error))
+            self._pending.extend(self._end(submission, "error", error))
 
     @property
     def has_work(self) -> bool:
-        """Whether a `step` would bring anything."""
-        return bool(self._jobs or self._news or (self.adapters is not None and self.adapters.has_changes))
+        """Whether a `step` has anything to do."""
+        return bool(self._submissions or self._pending or (self.adapters is not None and self.adapters.has_changes))
 
     def step(self) -> list[Delta]:
-        """Runs the model once on everything that can move on. Never raises for what one request did."""
-        deltas, self._news = self._news, []
+        """Runs the model once for everything that can advance, and returns what is new.
+
+        An error ends only the requests that it concerns.
+        """
+        deltas, self._pending = self._pending, []
         if self.adapters is not None:
-            self.adapters.settle()
+            self.adapters.apply_changes()
         deltas += self._encode_images()
         chunks = self._scheduler.schedule(BACKGROUND_STEP_TOKENS if self._background else None)
         if not chunks:
             return deltas
-        chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter's numbers are read once a step
+        chunks.sort(key=lambda chunk: chunk.sequence.adapter)  # so that an adapter is read once a step
         self._num_steps += 1
         try:
             batch = batching.pack(chunks, self._pages.page_size, self._break_row)
             logits_RV = self._runner.logits(batch, self._cache)
-        except Exception as error:  # whatever it is: it must not reach the requests outside this step
+        except Exception as error:  # of any kind: it must not reach the requests outside this step
             for arrival in {chunk.sequence.order[0] for chunk in chunks}:
-                deltas += self._fail(self._jobs[arrival], error)
+                deltas += self._fail(self._submissions[arrival], error)
             return deltas
         self._scheduler.complete(chunks)
         first = 0
         for chunk in chunks:
             last = first + chunk.end - chunk.first_row
-            job = self._jobs.get(chunk.sequence.order[0])  # None: a sibling has just failed
-            if last > first and job is not None:
+            submission = self._submissions.get(chunk.sequence.order[0])  # None: another of its answers has just failed
+            if last > first and submission is not None:
                 try:
-                    deltas += self._read(job, chunk, logits_RV[first:last, :self._vocab_size])
+                    deltas += self._read_rows(submission, chunk, logits_RV[first:last, :self._vocab_size])
                 except Exception as error:
-                    deltas += self._fail(job, error)
+                    deltas += self._fail(submission, error)
             first = last
         return deltas
 
     def embed(self, texts: Seq[Seq[int]]) -> list[Array]:
-        """A vector of length 1 for each text; UnsupportedError if the model is not made for it."""
+        """A vector of length 1 for each text; UnsupportedError if the model makes no embeddings."""
         pooling = self._pooling()
         vectors: list[Array] = []
         for group in self.embedding_groups(texts):
@@ -232,23 +236,23 @@ class Engine:
         return vectors
 
     def embedding_groups(self, texts: Seq[Seq[int]]) -> list[Seq[Seq[int]]]:
-        """The texts in groups of about a step each; an error if one of them cannot be embedded."""
+        """Splits texts into groups of about one step; an error if one of them cannot be embedded."""
         self._pooling()
         for text in texts:
             validate.check_tokens(text, self._vocab_size)
             if len(text) > self.max_context:
                 raise ContextLengthError(len(text), 0, self.max_context)
         step_pages = self.settings.max_step_tokens // self._pages.page_size
-        return embedding.groups(texts, min(step_pages, self._pages.num_pages), self._pages.page_size)
+        return embedding.split_groups(texts, min(step_pages, self._pages.num_pages), self._pages.page_size)
 
     def _pooling(self) -> embedding.Pooling:
         if self.model.pooling is None:
             raise UnsupportedError(f"{self.model.name} makes no embeddings: its file names no pooling",
-                                   hint="take an embedding model for this")
+                                   hint="use an embedding model")
         return self.model.pooling
 
     def stats(self) -> EngineStats:
-        """Numbers for metrics; from another thread they may be a step apart from each other."""
+        """Numbers for metrics; read from another thread, they may be a step apart from each other."""
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
         return EngineStats(
             running=running, waiting=waiting, background=running + waiting if self._background else 0,
@@ -264,7 +268,7 @@ class Engine:
         """Asserts that pages and sequences agree; for tests, after each step."""
         sequences = [*self._scheduler.running, *self._scheduler.waiting]
         self._pages.check(sequence.table[:sequence.num_pages].tolist() for sequence in sequences)
-        assert {sequence.order[0] for sequence in sequences} == set(self._jobs), "a request is lost"
+        assert {sequence.order[0] for sequence in sequences} == set(self._submissions), "a request is lost"
         if self.adapters is not None:
             self.adapters.check()
 
@@ -277,80 +281,81 @@ class Engine:
         return self._grammars.constraint(grammar)
 
     def _encode_images(self) -> list[Delta]:
-        """A piece of work on the image that a sequence waits for; one that fails ends the requests that have it."""
+        """Works on the image that a sequence waits for, one piece; a failure ends the requests with that image."""
         failure = None if self._features is None else self._features.advance(self._scheduler.running)
         if failure is None:
             return []
         arrivals = {sequence.order[0] for sequence in failure.sequences}
-        return [delta for arrival in sorted(arrivals) for delta in self._fail(self._jobs[arrival], failure.error)]
+        return [delta for arrival in sorted(arrivals)
+                for delta in self._fail(self._submissions[arrival], failure.error)]
 
-    def _read(self, job: Submission, chunk: Chunk, logits_RV: Array) -> list[Delta]:
-        """What the rows of one chunk say: of the prompt, of the next token, or of both."""
+    def _read_rows(self, submission: Submission, chunk: Chunk, logits_RV: Array) -> list[Delta]:
+        """Reads the rows of logits of one chunk: log-probabilities of the prompt, the next token, or both."""
         sequence = chunk.sequence
         if sequence.wants_scores:
-            self._score_prompt(job, chunk, logits_RV)
+            self._score_prompt(submission, chunk, logits_RV)
         if chunk.end < sequence.num_tokens:
             return []
-        if job.held_back and sequence.order[1] == 0:
-            self._start(job)
-        answer = job.answers[sequence.order[1]]
+        if submission.held_back and sequence.order[1] == 0:
+            self._start_others(submission)
+        answer = submission.answers[sequence.order[1]]
         if chunk.end == sequence.num_prompt:
-            self._tell_prompt(job, answer)
+            self._begin_answer(submission, answer)
         delta = answer.take(logits_RV[-1])
         self._completion_tokens += len(delta.tokens)
         if delta.finish is not None:
-            self._close(job, answer)
+            self._close_answer(submission, answer)
         return [delta]
 
-    def _score_prompt(self, job: Submission, chunk: Chunk, logits_RV: Array) -> None:
-        """The row of a position holds the log-probability of the token after it."""
+    def _score_prompt(self, submission: Submission, chunk: Chunk, logits_RV: Array) -> None:
+        """Scores prompt tokens: the row of a position holds the log-probability of the token after it."""
         sequence = chunk.sequence
         for position in range(chunk.first_row, min(chunk.end, sequence.num_prompt - 1)):
-            job.prompt_logprobs.append(token_logprob(
+            submission.prompt_logprobs.append(token_logprob(
                 self.model.tokenizer, logits_RV[position - chunk.first_row],
-                int(sequence.tokens[position + 1]), job.request.prompt_logprobs or 0))
+                int(sequence.tokens[position + 1]), submission.request.prompt_logprobs or 0))
         sequence.num_scored = chunk.end
 
-    def _start(self, job: Submission) -> None:
-        """The first answer has computed the prompt: the others find it in the prefix cache."""
-        for answer in job.held_back:
+    def _start_others(self, submission: Submission) -> None:
+        """Starts the other answers: the first one has computed the prompt, which they find in the prefix cache."""
+        for answer in submission.held_back:
             self._scheduler.add(answer.sequence)
-        job.held_back = []
+        submission.held_back = []
 
-    def _tell_prompt(self, job: Submission, answer: EngineAnswer) -> None:
-        """The answer begins: it will say how much of the prompt was cached and, once, how likely that was."""
-        first = job.answers[0].sequence
+    def _begin_answer(self, submission: Submission, answer: EngineAnswer) -> None:
+        """Gives an answer what it reports of the prompt: how much was cached and, once, its log-probabilities."""
+        first = submission.answers[0].sequence
         if answer.index == 0:
             self._cached_tokens += first.num_cached
         answer.num_cached = first.num_cached
-        if job.request.prompt_logprobs is not None:
-            answer.prompt_logprobs = tuple(job.prompt_logprobs)
+        if submission.request.prompt_logprobs is not None:
+            answer.prompt_logprobs = tuple(submission.prompt_logprobs)
 
-    def _fail(self, job: Submission, error: Exception) -> list[Delta]:
+    def _fail(self, submission: Submission, error: Exception) -> list[Delta]:
         self._num_failures += 1
-        return self._end_job(job, "error", f"{type(error).__name__}: {error}")
+        return self._end(submission, "error", f"{type(error).__name__}: {error}")
 
-    def _end_job(self, job: Submission, finish: FinishReason, error: str | None = None) -> list[Delta]:
-        """Ends those of a request's answers that run on."""
+    def _end(self, submission: Submission, finish: FinishReason, error: str | None = None) -> list[Delta]:
+        """Ends the open answers of a request."""
         deltas = []
-        for index in sorted(job.open):
-            deltas.append(job.answers[index].end(finish, error))
-            self._close(job, job.answers[index])
+        for index in sorted(submission.open):
+            deltas.append(submission.answers[index].end(finish, error))
+            self._close_answer(submission, submission.answers[index])
         return deltas
 
-    def _close(self, job: Submission, answer: EngineAnswer) -> None:
+    def _close_answer(self, submission: Submission, answer: EngineAnswer) -> None:
         self._scheduler.remove(answer.sequence)
-        job.open.discard(answer.index)
-        if not job.open:
-            del self._jobs[self._arrival_of.pop(job.request_id)]
-            self._background.discard(job.request_id)
-            self.drop(job)
+        submission.open.discard(answer.index)
+        if not submission.open:
+            del self._submissions[self._arrival_of.pop(submission.request_id)]
+            self._background.discard(submission.request_id)
+            self.drop(submission)
 
 
 def _adapters(model: LoadedModel, settings: EngineSettings) -> Adapters | None:
     if not settings.max_adapters:
         return None
-    from brise.engine.adapters import Adapters  # noqa: PLC0415 - an engine without them starts sooner
+    from brise.engine.adapters import Adapters  # noqa: PLC0415 - an engine without adapters starts sooner
 
     return Adapters(model, settings.max_adapters, settings.max_rank, settings.adapter_bytes)
 
@@ -358,15 +363,15 @@ def _adapters(model: LoadedModel, settings: EngineSettings) -> Adapters | None:
 def _num_pages(model: LoadedModel, settings: EngineSettings) -> int:
     if settings.num_pages is not None:
         return settings.num_pages
-    page = cache_budget.page_bytes(model.backend, model.config, settings.page_size, settings.cache_format)
+    page_bytes = model.backend.cache_bytes(model.config, 1, settings.page_size, settings.cache_format)
     if settings.cache_bytes is not None:
-        return cache_budget.pages_within(settings.cache_bytes, page)
-    return cache_budget.default_pages(page, _max_context(model, settings), settings.page_size)
+        return pages_within(settings.cache_bytes, page_bytes)
+    return default_pages(page_bytes, _max_context(model, settings), settings.page_size)
 
 
 def _max_context(model: LoadedModel, settings: EngineSettings) -> int:
-    wanted = settings.max_context
-    if wanted is not None and not 1 <= wanted <= model.config.max_context:
-        raise UnsupportedError(f"a context of {wanted} tokens is asked for; {model.name} allows 1 to "
+    context = settings.max_context
+    if context is not None and not 1 <= context <= model.config.max_context:
+        raise UnsupportedError(f"a context of {context} tokens was requested; {model.name} allows 1 to "
                                f"{model.config.max_context}")
-    return wanted or model.config.max_context
+    return context or model.config.max_context

@@ -1,7 +1,7 @@
-"""The engine in a thread of its own: requests from any thread or event loop go in, their deltas come back.
+"""Runs an engine in its own thread, for requests from any thread or event loop.
 
-All of the engine's state belongs to its thread. Others post calls to it and get their deltas through an
-inbox. An idle engine waits for the next call and burns nothing.
+All of the engine's state belongs to its thread. Other threads post calls to it, and receive deltas through an inbox. An
+idle engine waits for the next call and uses no processor time.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from brise.errors import RequestError
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
 
-if TYPE_CHECKING:  # `brise chat` has no event loop and does not wait for 40 ms of import
+if TYPE_CHECKING:  # importing it takes 40 ms, and `brise chat` has no event loop
     import asyncio
     from pathlib import Path
 
     from brise.engine.adapters import AdapterInfo
 
-News = Delta | Exception
+DeltaOrError = Delta | Exception
 
 
 class EngineStoppedError(RequestError):
-    """The engine is shut down, or shutting down."""
+    """The engine has been shut down, or is shutting down."""
 
     status = 503
 
@@ -41,7 +41,7 @@ class EngineStoppedError(RequestError):
 
 
 class AdaptersOffError(RequestError):
-    """The engine was made without room for adapters."""
+    """The engine has no room for adapters."""
 
     def __init__(self) -> None:
         super().__init__("this model was loaded without room for adapters", code="adapters_off",
@@ -50,31 +50,31 @@ class AdaptersOffError(RequestError):
 
 @dataclass(frozen=True)
 class LoopInbox:
-    """Where an event loop's consumer gets its news: put there by the loop itself."""
+    """The inbox of a consumer in an event loop; the loop itself puts deltas into the queue."""
 
     loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[News]
+    queue: asyncio.Queue[DeltaOrError]
 
     def refuse(self, error: Exception | None) -> None:
-        """Tells the consumer why it gets no deltas, if there is a reason."""
+        """Passes on the error that ends the request, if there is one."""
         if error is not None:
             deliver(self, error)
 
 
-Inbox: TypeAlias = "SimpleQueue[News] | LoopInbox"
+Inbox: TypeAlias = "SimpleQueue[DeltaOrError] | LoopInbox"
 
 
 class EngineThread:
-    """`start` before or after the first request, `shutdown` at the end; safe to use from several threads."""
+    """Safe to use from several threads. Call `start` before or after the first request, and `shutdown` at the end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._embeddings: deque[Callable[[], object]] = deque()  # one between two steps: answers flow on
+        self._embeddings: deque[Callable[[], object]] = deque()  # one runs between two steps
         self._inboxes: dict[str, tuple[Submission, Inbox]] = {}  # by request id
         self._thread: Thread | None = None
         self._is_closed = self._is_stopping = False
-        self._lock = Lock()  # no call is posted after the one that stops
+        self._lock = Lock()  # no call is posted after the one that stops the thread
 
     @property
     def model(self) -> LoadedModel:
@@ -90,12 +90,12 @@ class EngineThread:
 
     @property
     def max_sequences(self) -> int:
-        """Answers that it writes at one time."""
+        """The number of answers that are generated at one time."""
         return self._engine.settings.max_sequences
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes requests: not after a shutdown, nor after a fault that ended its thread."""
+        """Whether requests are accepted: not after a shutdown, nor after a fault that ended the thread."""
         return not self._is_closed
 
     def stats(self) -> EngineStats:
@@ -107,9 +107,9 @@ class EngineThread:
         self._thread.start()
 
     def shutdown(self, drain: bool = True) -> None:
-        """Takes no more requests, finishes what runs (without `drain`: cancels it), and ends the thread.
+        """Accepts no more requests, finishes those that run (without `drain`: cancels them), and ends the thread.
 
-        May be called again, for instance without `drain` while another thread waits for a drain.
+        It may be called again, for instance without `drain` while another thread waits for a drain.
         """
         with self._lock:
             self._is_closed = True
@@ -119,59 +119,59 @@ class EngineThread:
         else:
             self._thread.join()
 
-    def generate(self, request: Request) -> Answers:
-        """The deltas of all of the request's answers; raises at once if it is refused. Close it to cancel."""
-        job = self._engine.prepare(request)
-        inbox: SimpleQueue[News] = SimpleQueue()
-        verdict: SimpleQueue[Exception | None] = SimpleQueue()
-        self._hand_over(job, inbox, verdict.put)
-        error = verdict.get()
+    def generate(self, request: Request) -> DeltaStream:
+        """The deltas of all of the request's answers; raises if the request is refused. Close it to cancel."""
+        submission = self._engine.prepare(request)
+        inbox: SimpleQueue[DeltaOrError] = SimpleQueue()
+        refusal: SimpleQueue[Exception | None] = SimpleQueue()
+        self._submit(submission, inbox, refusal.put)
+        error = refusal.get()
         if error is not None:
             raise error
-        return Answers(inbox, len(job.answers), partial(self._cancel, job))
+        return DeltaStream(inbox, len(submission.answers), partial(self._cancel, submission))
 
     def submit(self, request: Request, inbox: Inbox) -> str:
         """The same into an inbox that several requests may share; returns the id that their deltas carry.
 
         It does not wait for the engine: a full queue is told as a delta that ends in an error. `cancel` ends it.
         """
-        job = self._engine.prepare(request)
+        submission = self._engine.prepare(request)
 
         def tell(error: Exception | None) -> None:
             if error is not None:
-                deliver(inbox, Delta(job.request_id, 0, finish="error", error=str(error)))
+                deliver(inbox, Delta(submission.request_id, 0, finish="error", error=str(error)))
 
-        self._hand_over(job, inbox, tell)
-        return job.request_id
+        self._submit(submission, inbox, tell)
+        return submission.request_id
 
     def cancel(self, request_id: str) -> None:
         """Ends a request's answers; nothing happens if it has ended already."""
         self._calls.put(partial(self._engine.cancel, request_id))
 
     async def agenerate(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """The same for an event loop; a refusal is raised by the first step. Leaving it (aclose) cancels."""
-        import asyncio  # noqa: PLC0415 - whoever awaits this has imported it
+        """`generate` for an event loop; the first step raises a refusal. Closing it (aclose) cancels."""
+        import asyncio  # noqa: PLC0415 - the caller has imported it
 
-        # A grammar may take a second to compile, and an adapter to be read; all else is quick.
-        job = (self._engine.prepare(request) if request.grammar is None and request.adapter is None
-               else await self._prepare_elsewhere(request))
+        # Compiling a grammar or reading an adapter may take a second; everything else is quick.
+        submission = (self._engine.prepare(request) if request.grammar is None and request.adapter is None
+               else await self._prepare_in_thread(request))
         inbox = LoopInbox(asyncio.get_running_loop(), asyncio.Queue())
-        self._hand_over(job, inbox, inbox.refuse)
-        num_open = len(job.answers)
+        self._submit(submission, inbox, inbox.refuse)
+        num_open = len(submission.answers)
         try:
             while num_open:
-                news = await inbox.queue.get()
-                if isinstance(news, Exception):
+                delta = await inbox.queue.get()
+                if isinstance(delta, Exception):
                     num_open = 0
-                    raise news
-                num_open -= news.finish is not None
-                yield news
+                    raise delta
+                num_open -= delta.finish is not None
+                yield delta
         finally:
             if num_open:
-                self._cancel(job)
+                self._cancel(submission)
 
-    async def _prepare_elsewhere(self, request: Request) -> Submission:
-        """In another thread; a consumer that goes away before it is done leaves nothing held."""
+    async def _prepare_in_thread(self, request: Request) -> Submission:
+        """Prepares a request in another thread; releases what it holds if the consumer goes away meanwhile."""
         import asyncio  # noqa: PLC0415 - see agenerate
 
         preparing = asyncio.get_running_loop().run_in_executor(None, self._engine.prepare, request)
@@ -185,24 +185,24 @@ class EngineThread:
         if not preparing.cancelled() and preparing.exception() is None:
             self._engine.drop(preparing.result())
 
-    def _hand_over(self, job: Submission, inbox: Inbox, answer: Callable[[Exception | None], None]) -> None:
+    def _submit(self, submission: Submission, inbox: Inbox, reply: Callable[[Exception | None], None]) -> None:
         try:
-            self._post(partial(self._accept, job, inbox, answer))
+            self._post(partial(self._accept, submission, inbox, reply))
         except EngineStoppedError:
-            self._engine.drop(job)
+            self._engine.drop(submission)
             raise
 
     @property
     def adapters(self) -> tuple[AdapterInfo, ...]:
-        """The adapters that requests may name."""
+        """The adapters that requests can name."""
         return () if self._engine.adapters is None else self._engine.adapters.list()
 
     def has_adapter(self, name: str) -> bool:
-        """Whether requests may name this adapter."""
+        """Whether requests can name this adapter."""
         return self._engine.adapters is not None and name in self._engine.adapters
 
     def add_adapter(self, name: str, path: Path, *, any_base: bool = False) -> AdapterInfo:
-        """Reads an adapter in the thread that asks; requests go through it from now on."""
+        """Reads an adapter in the caller's thread; requests can name it from now on."""
         if self._engine.adapters is None:
             raise AdaptersOffError
         info = self._engine.adapters.add(name, path, any_base=any_base)
@@ -210,7 +210,7 @@ class EngineThread:
         return info
 
     def remove_adapter(self, name: str) -> AdapterInfo:
-        """No new request may name it; what runs finishes."""
+        """Removes an adapter; requests that already use it finish."""
         if self._engine.adapters is None:
             raise AdaptersOffError
         info = self._engine.adapters.remove(name)
@@ -218,11 +218,11 @@ class EngineThread:
         return info
 
     def embed(self, texts: Sequence[Sequence[int]]) -> list[Array]:
-        """Vectors of the texts, computed between the steps of what runs."""
+        """Vectors of the texts, computed between the steps of running requests."""
         return [vector for group in self._engine.embedding_groups(texts) for vector in self._embed(group)]
 
     async def aembed(self, texts: Sequence[Sequence[int]]) -> list[Array]:
-        """The same for an event loop; a consumer that goes away leaves the rest undone."""
+        """`embed` for an event loop; the rest is not computed if the consumer goes away."""
         import asyncio  # noqa: PLC0415 - see agenerate
 
         vectors: list[Array] = []
@@ -244,10 +244,10 @@ class EngineThread:
                 raise EngineStoppedError
             self._calls.put(call)
 
-    def _cancel(self, job: Submission) -> None:
-        self.cancel(job.request_id)
+    def _cancel(self, submission: Submission) -> None:
+        self.cancel(submission.request_id)
 
-    # From here on: in the engine's thread.
+    # All methods below run in the engine's thread.
 
     def _run(self) -> None:
         try:
@@ -266,7 +266,7 @@ class EngineThread:
             self._refuse_rest()
 
     def _refuse_rest(self) -> None:
-        """Nobody waits for ever, even if `_run` has a bug: what was posted is taken in, and all of it refused."""
+        """Refuses every posted call, so that no caller waits for ever even if `_run` has a bug."""
         while not self._calls.empty():
             with suppress(Exception):
                 self._calls.get()()
@@ -283,45 +283,45 @@ class EngineThread:
     def _stop(self, drain: bool) -> None:
         self._is_stopping = True
         if not drain:
-            for job, _ in self._inboxes.values():
-                self._engine.cancel(job.request_id)
+            for submission, _ in self._inboxes.values():
+                self._engine.cancel(submission.request_id)
 
-    def _accept(self, job: Submission, inbox: Inbox, answer: Callable[[Exception | None], None]) -> None:
+    def _accept(self, submission: Submission, inbox: Inbox, reply: Callable[[Exception | None], None]) -> None:
         try:
-            self._engine.accept(job)
-        except Exception as error:  # handed to the one who asked
-            answer(error)
+            self._engine.accept(submission)
+        except Exception as error:  # the caller gets it
+            reply(error)
             return
-        self._inboxes[job.request_id] = job, inbox
-        answer(None)
+        self._inboxes[submission.request_id] = submission, inbox
+        reply(None)
 
     def _embed_here(self, texts: Sequence[Sequence[int]],
-                    answer: Callable[[list[Array] | Exception], None]) -> None:
+                    reply: Callable[[list[Array] | Exception], None]) -> None:
         try:
-            answer(self._engine.embed(texts))
-        except Exception as error:  # handed to the one who asked
-            answer(error)
+            reply(self._engine.embed(texts))
+        except Exception as error:  # the caller gets it
+            reply(error)
 
     def _step(self) -> list[Delta]:
         try:
             return self._engine.step()
-        except Exception as error:  # a bug of ours: it ends what runs, and what comes later has a fresh start
+        except Exception as error:  # a bug of ours: running requests end, later ones start afresh
             self._engine.abort(f"{type(error).__name__}: {error}")
             return self._engine.step()
 
     def _deliver(self, deltas: list[Delta]) -> None:
-        """Hands each delta to its consumer; an event loop is woken once for all of its consumers."""
-        letters: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[News], Delta]]] = {}
+        """Passes each delta to its consumer; wakes an event loop once for all of its consumers."""
+        for_loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[DeltaOrError], Delta]]] = {}
         for delta in deltas:
             _, inbox = self._inboxes[delta.request_id]
             if isinstance(inbox, LoopInbox):
-                letters.setdefault(inbox.loop, []).append((inbox.queue, delta))
+                for_loops.setdefault(inbox.loop, []).append((inbox.queue, delta))
             else:
                 inbox.put(delta)
-        for loop, batch in letters.items():
+        for loop, batch in for_loops.items():
             try:
-                loop.call_soon_threadsafe(_hand_out, batch)
-            except RuntimeError:  # the loop is closed, so its consumers have gone without a word
+                loop.call_soon_threadsafe(_put_all, batch)
+            except RuntimeError:  # the loop is closed, so its consumers are gone
                 for _, delta in batch:
                     self._engine.cancel(delta.request_id)
         for request_id in {delta.request_id for delta in deltas if delta.finish is not None}:
@@ -329,28 +329,28 @@ class EngineThread:
                 del self._inboxes[request_id]
 
 
-class Answers(Iterator[Delta]):
-    """What `generate` returns: ends when all answers have, and cancels them when it is closed before."""
+class DeltaStream(Iterator[Delta]):
+    """The iterator that `generate` returns. It ends with the last answer; closing it earlier cancels the request."""
 
-    def __init__(self, inbox: SimpleQueue[News], num_open: int, cancel: Callable[[], None]) -> None:
+    def __init__(self, inbox: SimpleQueue[DeltaOrError], num_open: int, cancel: Callable[[], None]) -> None:
         self._inbox, self._num_open, self._cancel = inbox, num_open, cancel
 
     def __next__(self) -> Delta:
         if self._num_open == 0:
             raise StopIteration
-        news = self._inbox.get()
-        if isinstance(news, Exception):
+        delta = self._inbox.get()
+        if isinstance(delta, Exception):
             self._num_open = 0
-            raise news
-        self._num_open -= news.finish is not None
-        return news
+            raise delta
+        self._num_open -= delta.finish is not None
+        return delta
 
     def close(self) -> None:
         if self._num_open:
             self._num_open = 0
             self._cancel()
 
-    def __enter__(self) -> Answers:
+    def __enter__(self) -> DeltaStream:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -361,18 +361,18 @@ class Answers(Iterator[Delta]):
 
 
 def _wake() -> None:
-    """An idle engine that gets a call looks whether there is anything else to do."""
+    """Does nothing; but an idle engine that gets a call also checks for other work."""
 
 
-def deliver(inbox: Inbox, news: News) -> None:
-    """Puts one thing into an inbox, from any thread."""
+def deliver(inbox: Inbox, item: DeltaOrError) -> None:
+    """Puts a delta or an error into an inbox; safe to call from any thread."""
     if isinstance(inbox, LoopInbox):
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            inbox.loop.call_soon_threadsafe(inbox.queue.put_nowait, news)
+        with suppress(RuntimeError):  # the loop is closed, and the consumer gone
+            inbox.loop.call_soon_threadsafe(inbox.queue.put_nowait, item)
     else:
-        inbox.put(news)
+        inbox.put(item)
 
 
-def _hand_out(batch: list[tuple[asyncio.Queue[News], Delta]]) -> None:
+def _put_all(batch: list[tuple[asyncio.Queue[DeltaOrError], Delta]]) -> None:
     for queue, delta in batch:
         queue.put_nowait(delta)

@@ -1,6 +1,6 @@
-"""Answers that must fit a grammar: which tokens may come next, by llguidance.
+"""Grammars for answers: llguidance computes which tokens may come next.
 
-The tokenizer's trie takes a few tenths of a second to build, so it is made when the first grammar comes.
+The tokenizer's trie takes a few tenths of a second to build, so it is built for the first request with a grammar.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from brise.models.weights import Array
 from brise.text.inputs import Grammar
 from brise.text.protocols import TextTokenizer
 
-# Small models love to write line breaks for ever where JSON allows them; this is room for a deep indentation.
+# Small models tend to write line breaks without end where JSON allows them; 32 characters allow a deep indentation.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
-_NUM_KEPT = 64  # compiled grammars; a workflow sends the same few again and again
+_NUM_KEPT = 64  # compiled grammars; a workflow repeats the same few
 
 
 class Grammars:
@@ -32,7 +32,7 @@ class Grammars:
         self._lock = Lock()
 
     def constraint(self, grammar: Grammar) -> Constraint:
-        """A fresh answer's place in `grammar`; RequestError if it is none."""
+        """The state of a new answer in `grammar`; RequestError if the grammar is invalid."""
         whole = replace(grammar, begun="")
         with self._lock:
             matcher = self._compiled.get(whole)
@@ -41,11 +41,11 @@ class Grammars:
                 if len(self._compiled) > _NUM_KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(whole)
-            place = matcher.deep_copy()
-        if grammar.begun and not place.consume_tokens(self._tokenizer.encode(grammar.begun)):
+            state = matcher.deep_copy()
+        if grammar.begun and not state.consume_tokens(self._tokenizer.encode(grammar.begun)):
             raise RequestError(f"the answer begins with {grammar.begun[:40]!r}, which does not fit its {grammar.kind}",
                                param="grammar", code="invalid_grammar")
-        return Constraint(place)
+        return Constraint(state)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if self._trie is None:
@@ -54,7 +54,7 @@ class Grammars:
         matcher = LLMatcher(self._trie, _source(grammar), log_level=0)
         if matcher.is_error():
             raise _refused(grammar, matcher.get_error())
-        # Some grammars (a schema that is only a reference to itself) are found to be empty at the first token.
+        # Some grammars (a schema that is only a reference to itself) turn out to be empty at the first token.
         trial = matcher.deep_copy()
         trial.compute_bitmask()
         if trial.is_error():
@@ -63,10 +63,10 @@ class Grammars:
 
 
 class _Words:
-    """Our tokenizer as llguidance asks it: a tokenizer.json would have it build a second one, with thrice the memory.
+    """Our tokenizer behind llguidance's interface: from a tokenizer.json it would build one that is three times as large.
 
-    User-defined tokens (<tool_call> in Qwen's files) are ordinary text here: a grammar that asks for the text
-    allows the token too. Control tokens are not, whatever text they look like.
+    User-defined tokens (<tool_call> in Qwen's files) are ordinary text here: a grammar that allows the text allows the
+    token too. Control tokens are not, whatever text they look like.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
@@ -77,7 +77,7 @@ class _Words:
         self._tokenizer = tokenizer
 
     def __call__(self, text: str) -> list[int]:
-        """Ids of text that a grammar demands; none where the model has no tokens for it."""
+        """Ids of text that a grammar requires; empty if the model has no tokens for it."""
         try:
             return self._tokenizer.encode(text)
         except RequestError:
@@ -85,18 +85,18 @@ class _Words:
 
 
 class Constraint:
-    """One answer's place in its grammar."""
+    """The state of one answer in its grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     @property
     def is_complete(self) -> bool:
-        """Nothing but the end may follow."""
+        """Whether only the end may follow."""
         return self._matcher.is_stopped()
 
     def apply(self, logits_V: Array) -> Array:
-        """A copy with minus infinity wherever the grammar forbids the token."""
+        """A copy of the logits with minus infinity for every token that the grammar forbids."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._raise_error()
         allowed_V = np.unpackbits(bits, count=len(logits_V), bitorder="little").view(np.bool_)
@@ -105,40 +105,13 @@ class Constraint:
         return out_V
 
     def advance(self, token: int) -> None:
-        """The answer has got `token`."""
+        """Records that the answer has got `token`."""
         self._matcher.consume_token(token)
         self._raise_error()
 
     def _raise_error(self) -> None:
         if self._matcher.is_error():
-            raise ArithmeticError(f"the grammar cannot go on: {self._matcher.get_error()}")
-
-
-def trie(tokenizer: TextTokenizer) -> LLTokenizer:
-    """The vocabulary as llguidance wants it."""
-    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocab_size,
-                       eos_token=sorted(tokenizer.end_ids))
-
-
-class _Vocabulary:
-    """Every token's bytes. Control strings, shown ones (<tool_call> in Qwen's files) too, are kept apart from text:
-
-    a grammar asks for them by number, as <[9]>.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self.bos_token_id = tokenizer.bos_id
-        self.eos_token_id = min(tokenizer.end_ids, default=0)
-        self.tokens = [tokenizer.token_bytes(token, show_control=True) for token in range(tokenizer.vocab_size)]
-        control = {*tokenizer.control.values()}
-        self.special_token_ids = [token for token in range(tokenizer.vocab_size)
-                                  if token in control or tokenizer.is_control(token)]
-
-    def __call__(self, text: str) -> list[int]:
-        if not isinstance(text, str):
-            raise TypeError("only text is encoded")  # llguidance asks once whether bytes are
-        return self._tokenizer.encode(text)
+            raise ArithmeticError(f"the grammar cannot continue: {self._matcher.get_error()}")
 
 
 def _source(grammar: Grammar) -> str:
@@ -156,6 +129,6 @@ def _source(grammar: Grammar) -> str:
         raise _refused(grammar, str(error)) from error
 
 
-def _refused(grammar: Grammar, why: str) -> RequestError:
-    return RequestError(f"the {grammar.kind} grammar cannot be used: {why.strip()}", param="grammar",
+def _refused(grammar: Grammar, reason: str) -> RequestError:
+    return RequestError(f"the {grammar.kind} grammar cannot be used: {reason.strip()}", param="grammar",
                         code="invalid_grammar")

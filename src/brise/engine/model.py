@@ -1,8 +1,8 @@
-"""A model ready to run: configuration, weights placed in a backend, tokenizer and chat template."""
+"""Loading of models: configuration, weights placed in a backend, tokenizer and chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -24,15 +24,15 @@ from brise.text.protocols import TextTokenizer
 Pooling = Literal["mean", "cls", "last"]
 T = TypeVar("T")
 
-# llama.cpp's numbers of `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
+# llama.cpp's numbers for `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
 _POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "cls", "last")
-# Bytes of a file that are read before their pages are let go.
+# Bytes of a file that are read before their pages are released.
 _READ_AHEAD = 32 << 20
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What an engine runs. `digest` is the SHA-256 of the file, where the store knows it."""
+    """A model that an engine can run. `digest` is the SHA-256 of the file, if the store knows it."""
 
     config: Config
     backend: Backend
@@ -43,45 +43,45 @@ class LoadedModel:
     name: str
     path: Path
     digest: str | None = None
-    system_prompt: str | None = None  # the one that its makers suggest; nobody gets it unasked
+    system_prompt: str | None = None  # the one that its makers suggest; used only on request
     vision: LoadedVision | None = None
-    requantized: str | None = None  # the form in which matrices were put while they were read
+    requantized: str | None = None  # the format that matrices were quantized to while they were read
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
         if image_size is None:
             return self
         if self.vision is None:
-            raise UnsupportedError(f"an image size is asked for, and {self.name} has no vision")
+            raise UnsupportedError(f"an image size was requested, and {self.name} has no vision encoder")
         return replace(self, vision=self.vision.with_image_size(image_size))
 
 
 def load(path: Path | str, *, backend: BackendName = "native", threads: int | None = None,
          name: str | None = None, digest: str | None = None, weights: str | None = None,
          expert_bytes: int | None = None) -> LoadedModel:
-    """Opens a .gguf or a folder and places its weights; anything that the backend cannot run is refused here.
+    """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
 
-    With `weights` (Q4_0, Q4_K_M, ... as `brise quantize` has them), matrices in FP8 or plain formats are quantised
-    while they are read, and those of a vision tower to Q8_0. With `expert_bytes`, experts stay in the file: the ones
-    that tokens need are packed when they need them, and at most that many bytes of them are kept.
+    With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
+    they are read, and those of a vision encoder to Q8_0. With `expert_bytes`, experts stay in the file: an expert is
+    packed when a token needs it, and at most that many bytes of experts are kept.
     """
     checkpoint = open_checkpoint(path)
     tokens = tokens_for(checkpoint)
     pooling = _pooling(checkpoint.metadata)
     target = open_backend(backend, threads)
     stored = checkpoint.weights()
-    behind = _Behind(checkpoint)
+    on_read = _PageRelease(checkpoint)
     vision = None
     if checkpoint.vision is not None:
-        sizes, tower = checkpoint.vision
+        sizes, encoder = checkpoint.vision
         if weights is not None:
-            tower = requantized_vision(tower, weights, checkpoint.forget, threads or num_cores())
-        vision = open_vision(sizes, tower, target, behind)
+            encoder = requantized_vision(encoder, weights, checkpoint.forget, threads or num_cores())
+        vision = open_vision(sizes, encoder, target, on_read)
     checkpoint.forget()
     if weights is not None:
         stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())
-    put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, behind)
-    placed = _placed(stored, put, behind)
+    put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, on_read)
+    placed = _placed(stored, put, on_read)
     if expert_bytes is not None:
         experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
@@ -89,18 +89,18 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
                        weights)
 
 
-def _placed(tree: T, put: experts.Put, behind: _Behind) -> T:
-    """Places one weight after the other, and lets go of the file's pages behind it: the model is in memory once."""
-    def put_and_forget(name: str, weight: Weight) -> Weight:
+def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:
+    """Places one weight after the other and releases the file's pages, so that the model is in memory once."""
+    def put_and_release(name: str, weight: Weight) -> Weight:
         placed = put(name, weight)
-        behind(weight)
+        on_read(weight)
         return placed
 
-    return place(tree, put_and_forget)
+    return place(tree, put_and_release)
 
 
-class _Behind:
-    """Hears of every weight that was read, and lets go of the files' pages now and then."""
+class _PageRelease:
+    """Counts the bytes of weights that were read, and releases the file's pages every _READ_AHEAD bytes."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint, self._num_read = checkpoint, 0
@@ -113,7 +113,7 @@ class _Behind:
 
 
 def _stored_bytes(weight: Weight) -> int:
-    """About what was read of the files for it."""
+    """About how many bytes of the files were read for a weight."""
     match weight:
         case Dense() | Quant():
             return int(weight.data.nbytes)

@@ -1,34 +1,40 @@
-"""The pool of cache pages: who holds which, and which hold a prefix that somebody may want again.
+"""The pool of cache pages: which sequences hold a page, and which pages hold a prefix that may be reused.
 
-A page is free (nothing of worth in it), held (sequences refer to it) or idle (nobody refers to it, but it
-is registered under the key of its contents and may be found again; the one idle longest is taken first). A
-key is a digest chained over all tokens and images up to the end of the page, and the adapter that they went through, so
-equal keys mean equal contents.
+A page is free (its contents are worthless), held (sequences refer to it) or idle (no sequence refers to it, but it is
+registered under the key of its contents and can be found again; the page that has been idle longest is evicted first).
+A key is a digest chained over the adapter and over all tokens and images up to the end of the page, so that equal keys
+mean equal contents.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
+from brise.errors import UnsupportedError
 from brise.models.weights import Array
+
+# The default size of the cache: a few full contexts, but not more than this share of the machine's memory.
+_NUM_CONTEXTS = 4
+_MEMORY_SHARE = 0.25
 
 
 class Pages:
-    """Reference counts and the prefix index; the numbers themselves lie in the backend's cache."""
+    """Reference counts and the prefix index; the keys and values themselves lie in the backend's cache."""
 
     def __init__(self, num_pages: int, page_size: int, *, prefix_cache: bool = True) -> None:
         self.num_pages, self.page_size, self.prefix_cache = num_pages, page_size, prefix_cache
         self._holders = [0] * num_pages
         self._free = list(range(num_pages - 1, -1, -1))
-        self._idle: OrderedDict[int, None] = OrderedDict()  # longest idle first
+        self._idle: OrderedDict[int, None] = OrderedDict()  # idle longest first
         self._page_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
 
     @property
     def num_available(self) -> int:
-        """How many pages `allocate` could hand out now."""
+        """How many pages `allocate` can hand out now."""
         return len(self._free) + len(self._idle)
 
     @property
@@ -36,7 +42,7 @@ class Pages:
         return len(self._idle)
 
     def allocate(self, count: int) -> list[int]:
-        """Takes `count` pages for one holder; the caller has looked at `num_available`."""
+        """Takes `count` pages for one holder; the caller has checked `num_available`."""
         assert 0 <= count <= self.num_available, (count, self.num_available)
         taken = []
         for _ in range(count):
@@ -46,8 +52,8 @@ class Pages:
         return taken
 
     def match(self, keys: Iterable[bytes]) -> list[int]:
-        """Pages of the longest registered run of `keys` from the first on, held once more each."""
-        found = []
+        """The pages of the longest registered prefix of `keys`; each gets one more holder."""
+        pages = []
         for key in keys:
             page = self._page_of.get(key)
             if page is None:
@@ -55,20 +61,20 @@ class Pages:
             if self._holders[page] == 0:
                 del self._idle[page]
             self._holders[page] += 1
-            found.append(page)
-        return found
+            pages.append(page)
+        return pages
 
     def register(self, page: int, key: bytes) -> None:
-        """Makes a full, computed page findable. If its like is known already, this one stays private."""
+        """Registers a full, computed page. It stays private if a page with equal contents is registered already."""
         if self.prefix_cache and key not in self._page_of:
             assert self._holders[page] > 0 and page not in self._key_of, page
             self._page_of[key] = page
             self._key_of[page] = key
 
     def release(self, pages: Sequence[int]) -> None:
-        """One holder lets go of `pages`, given from the first of its sequence to the last.
+        """Takes one holder from each of `pages`, which are in the order of their sequence.
 
-        They go last first, so that of one sequence the tail is evicted before the head it is useless without.
+        The last page is released first, so that the tail of a sequence is evicted before the head that it needs.
         """
         for page in reversed(pages):
             assert self._holders[page] > 0, page
@@ -80,7 +86,7 @@ class Pages:
                     self._free.append(page)
 
     def check(self, tables: Iterable[Iterable[int]] | None = None) -> None:
-        """Asserts that the books agree; with `tables` (one a holder) also that references have holders."""
+        """Asserts that counts and index agree; with `tables` (one per holder), also that they match the holders."""
         free, idle = set(self._free), set(self._idle)
         held = {page for page, holders in enumerate(self._holders) if holders > 0}
         assert min(self._holders, default=0) >= 0, "negative reference count"
@@ -105,8 +111,22 @@ def chained_key(parent: bytes, tokens: Array, images: Sequence[bytes] = ()) -> b
     """The key of a page that holds `tokens` (int32) after the page with key `parent`.
 
     The first page's parent is the digest of the adapter, b"" without one. `images` are the digests of the images that
-    its tokens belong to. A cryptographic digest: a collision would answer one user from another's prompt. The count
-    keeps what is hashed apart from every other way to cut it.
+    its tokens belong to. The digest is cryptographic: a collision would answer one user from another's prompt. The
+    count makes the hashed bytes unambiguous.
     """
     return blake2b(b"".join((len(images).to_bytes(4, "little"), parent, tokens.tobytes(), *images)),
                    digest_size=16).digest()
+
+
+def default_pages(page_bytes: int, max_context: int, page_size: int) -> int:
+    """The number of pages of a cache that was given no size."""
+    pages = _NUM_CONTEXTS * -(-max_context // page_size)
+    physical_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(min(pages, int(_MEMORY_SHARE * physical_bytes) // page_bytes), 1)
+
+
+def pages_within(cache_bytes: int, page_bytes: int) -> int:
+    """The number of pages that fit into `cache_bytes`; UnsupportedError if not even one does."""
+    if cache_bytes < page_bytes:
+        raise UnsupportedError(f"a cache of {cache_bytes} bytes holds no page: one takes {page_bytes}")
+    return cache_bytes // page_bytes

@@ -1,4 +1,4 @@
-"""What a caller asks of the engine, and what comes back."""
+"""Requests to the engine, and the deltas that come back."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ USUAL_MAX_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, `n` answers. `logprobs` is how many alternatives each token comes with (None: no logprobs)."""
+    """One prompt and `n` answers. `logprobs` is the number of alternatives for each token (None: no logprobs)."""
 
     prompt: tuple[int, ...]
-    max_tokens: int | None = None  # None: as many as the context holds
+    max_tokens: int | None = None  # None: as many as the context has room for
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     n: int = 1
     grammar: Grammar | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    ignore_eos: bool = False  # benchmarks
-    sentinels: Mapping[int, str] = field(default_factory=dict)  # of tokens (text/special_tokens.py)
-    images: tuple[ImageInput, ...] = ()  # in the order in which their tokens stand in the prompt
-    background: bool = False  # nobody waits for it: taken in when there is nothing else, ended when there is
-    adapter: str | None = None  # the name of one that the engine has (engine/adapters.py)
+    ignore_eos: bool = False  # for benchmarks
+    sentinels: Mapping[int, str] = field(default_factory=dict)  # for special tokens (text/special_tokens.py)
+    images: tuple[ImageInput, ...] = ()  # in the order of their tokens in the prompt
+    background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives
+    adapter: str | None = None  # the name of an adapter of the engine (engine/adapters.py)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """News of one answer: text that is safe to show, and at the end why it ended.
+    """What is new of one answer: text that is safe to show, and at the end the reason why it ended.
 
-    `text` never ends in half a character and never holds a part of a stop string.
+    `text` never ends in the middle of a character and never holds part of a stop string.
     """
 
     request_id: str

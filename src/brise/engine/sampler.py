@@ -1,8 +1,8 @@
-"""From one row of logits to one token: pure functions, so that an answer never depends on its company.
+"""Samples one token from one row of logits, by pure functions: an answer never depends on others in its batch.
 
-The order is: grammar, then log-probabilities are read, then logit bias and penalties, temperature, top-k,
-top-p, min-p (each on what the one before left), then the draw. Everything is exact; sorting the whole
-vocabulary is avoided by first finding a small set that must hold the answer.
+The order is: grammar, log-probabilities, logit bias and penalties, temperature, top-k, top-p, min-p (each on what the
+previous one left), the draw. Everything is exact; to avoid sorting the whole vocabulary, a small set of tokens that
+must hold the result is found first.
 
 Legend: V vocabulary, C candidates, B blocks of the vocabulary.
 """
@@ -18,22 +18,22 @@ import numpy as np
 from brise.engine.request import Sampling
 from brise.models.weights import Array
 
-# Sums are made by block, then over blocks: a running sum over the whole vocabulary costs ten times as much.
+# Sums are taken by block, then over blocks: a running sum over the whole vocabulary costs ten times as much.
 _BLOCK = 256
-# The k-th largest of the blocks' maxima is a bound that k logits reach; small blocks make it a tight one.
+# The k-th largest of the blocks' maxima is a bound that at least k logits reach; small blocks make it tight.
 _SMALL_BLOCK = 64
-# 1 / temperature is cut here, so that float32 does not overflow; the draw is the arg max long before.
+# 1 / temperature is limited so that float32 does not overflow; far below the limit the draw is the arg max already.
 _MAX_SHARPNESS = 1e30
-# Where the search for the nucleus starts: tokens this much less likely than the best are seldom part of it.
+# Where the search for the nucleus starts: it seldom holds tokens that are this much less likely than the best.
 _FIRST_PIVOT = 2.0**-7
-_FEW = 512  # to sort so many takes as long as one more look at the vocabulary
+_FEW = 512  # sorting so many takes as long as one more pass over the vocabulary
 
 
 class Adjustments:
-    """Logit bias and penalties of one answer; counts its tokens as they come.
+    """Logit bias and penalties of one answer, with counts of its tokens.
 
-    The repetition penalty looks at prompt and answer (CTRL, 1909.05858), presence and frequency at the answer
-    only (OpenAI's definition).
+    The repetition penalty counts prompt and answer (CTRL, 1909.05858); presence and frequency penalties count the
+    answer only (OpenAI's definition).
     """
 
     def __init__(self, sampling: Sampling, prompt: Array, vocab_size: int) -> None:
@@ -49,7 +49,7 @@ class Adjustments:
         self._counts: Array = np.empty(64, np.float32)
 
     def count(self, token: int) -> None:
-        """The answer has got `token`."""
+        """Records that the answer has got `token`."""
         if self._is_seen is not None:
             self._is_seen[token] = True
         place = self._place_of.get(token)
@@ -62,7 +62,7 @@ class Adjustments:
         self._counts[place] += 1
 
     def apply(self, logits_V: Array) -> Array:
-        """A changed copy."""
+        """A copy of the logits with bias and penalties."""
         sampling = self._sampling
         logits_V = logits_V.copy()
         logits_V[self._bias_tokens] += self._bias
@@ -79,7 +79,7 @@ class Adjustments:
 
 
 def adjustments(sampling: Sampling, prompt: Array, vocab_size: int) -> Adjustments | None:
-    """None if nothing of the kind is asked for: then a step pays nothing for it."""
+    """The bias and penalties that a request sets; None if there are none, so that a step costs nothing."""
     if (sampling.logit_bias or sampling.repetition_penalty != 1.0 or sampling.presence_penalty
             or sampling.frequency_penalty):
         return Adjustments(sampling, prompt, vocab_size)
@@ -87,18 +87,18 @@ def adjustments(sampling: Sampling, prompt: Array, vocab_size: int) -> Adjustmen
 
 
 def uniform(seed: int, index: int, position: int) -> float:
-    """A number in [0, 1) for token `position` of answer `index`; it depends on nothing else."""
+    """A number in [0, 1) that depends only on the seed, the answer's index and the token's position."""
     digest = blake2b(pack("<qqq", seed, index, position), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
 def pick(logits_V: Array, sampling: Sampling, draw: float, adjust: Adjustments | None = None) -> int:
-    """The token; `draw` in [0, 1) decides. ArithmeticError if the logits hold no finite best."""
+    """The token that `draw` in [0, 1) selects. ArithmeticError if the largest logit is not finite."""
     if adjust is not None:
         logits_V = adjust.apply(logits_V)
     best_token = int(logits_V.argmax())
     best = float(logits_V[best_token])
-    if not isfinite(best):  # argmax finds a NaN if there is one
+    if not isfinite(best):  # argmax returns a NaN if there is one
         raise ArithmeticError(f"the best logit is {best}: damaged numbers, or no token is allowed")
     if sampling.temperature == 0:
         return best_token
@@ -121,7 +121,7 @@ def score(logits_V: Array, token: int, num_top: int) -> tuple[float, list[tuple[
 
 
 def largest(logits_V: Array, count: int) -> Array:
-    """The tokens of the `count` largest finite logits, largest first; of equal ones the lower token first."""
+    """The tokens of the `count` largest finite logits, largest first; equal ones in the order of their tokens."""
     count = min(count, len(logits_V))
     maxima_B = np.maximum.reduceat(logits_V, np.arange(0, len(logits_V), _SMALL_BLOCK))
     values = maxima_B if len(maxima_B) >= count else logits_V
@@ -131,14 +131,14 @@ def largest(logits_V: Array, count: int) -> Array:
 
 
 def _likelihoods(logits: Array, best: float, sharpness: float) -> Array:
-    """Probabilities relative to the best token's: 1 for it."""
+    """Probabilities relative to that of the best token, whose value is 1."""
     likelihoods = logits - np.float32(best)
     likelihoods *= np.float32(sharpness)
     return np.exp(likelihoods, out=likelihoods)
 
 
 def _draw_any(likelihoods_V: Array, draw: float) -> int:
-    """One of all tokens: first the block, then the token in it."""
+    """Draws from all tokens: first the block, then the token in it."""
     ends_B = np.cumsum(_block_sums(likelihoods_V), dtype=np.float64)
     target = draw * ends_B[-1]
     block = _first_beyond(ends_B, target)
@@ -147,12 +147,12 @@ def _draw_any(likelihoods_V: Array, draw: float) -> int:
 
 
 def _draw_nucleus(likelihoods_V: Array, sampling: Sampling, draw: float) -> int:
-    """One of the likeliest tokens that make up top_p of the whole and reach min_p of the best."""
+    """Draws from the likeliest tokens that together make up top_p of the sum, and that reach min_p of the best."""
     cutoff, num_kept = 0.0, len(likelihoods_V)
     if sampling.top_p < 1.0:
         total = float(_block_sums(likelihoods_V).sum(dtype=np.float64))
         cutoff, num_kept = _nucleus_cutoff(likelihoods_V, sampling.top_p * total)
-    if sampling.min_p > cutoff:  # both rules keep a head of the sorted order: the shorter one counts
+    if sampling.min_p > cutoff:  # both rules keep the head of the sorted order; the shorter one applies
         cutoff, num_kept = sampling.min_p, len(likelihoods_V)
     tokens_C = np.flatnonzero(likelihoods_V >= cutoff)
     likelihoods_C = likelihoods_V[tokens_C]
@@ -162,14 +162,14 @@ def _draw_nucleus(likelihoods_V: Array, sampling: Sampling, draw: float) -> int:
 
 
 def _nucleus_cutoff(likelihoods_V: Array, wanted: float) -> tuple[float, int]:
-    """The least likelihood in the nucleus with sum `wanted`, and how many tokens of just that it has.
+    """The least likelihood in the nucleus with sum `wanted`, and the number of its tokens with exactly that likelihood.
 
-    A search by halves for where the sum is reached, until so few are left that they can be sorted.
+    A bisection for where the sum is reached, until so few tokens are left that they can be sorted.
     """
     inside, above = likelihoods_V, 0.0  # low <= inside < high; `above` is the sum of what is >= high
     low, high, pivot = 0.0, 2.0, _FIRST_PIVOT
     tiny = float(np.finfo(np.float32).tiny)
-    wanted = max(wanted, tiny)  # the best token is always in
+    wanted = max(wanted, tiny)  # the nucleus always holds the best token
     while len(inside) > _FEW and low < pivot < high and pivot > tiny:
         is_upper = inside >= np.float32(pivot)
         upper = inside[is_upper]
@@ -186,7 +186,7 @@ def _nucleus_cutoff(likelihoods_V: Array, wanted: float) -> tuple[float, int]:
 
 
 def _draw_sorted(tokens_C: Array, likelihoods_C: Array, sampling: Sampling, draw: float) -> int:
-    """Cuts candidates, likeliest first, by top_p and min_p; draws one."""
+    """Draws from candidates, which are sorted, after cutting them by top_p and min_p."""
     ends_C = np.cumsum(likelihoods_C, dtype=np.float64)
     kept = len(ends_C)
     if sampling.top_p < 1.0:
@@ -202,6 +202,6 @@ def _block_sums(values_V: Array) -> Array:
 
 
 def _first_beyond(ends: Array, target: float) -> int:
-    """The first running sum that exceeds `target`; if rounding left none, the first that is the whole."""
-    found = int(np.searchsorted(ends, target, side="right"))
-    return found if found < len(ends) else int(np.searchsorted(ends, ends[-1]))
+    """The index of the first running sum over `target`; if rounding left none, of the first that equals the total."""
+    index = int(np.searchsorted(ends, target, side="right"))
+    return index if index < len(ends) else int(np.searchsorted(ends, ends[-1]))

@@ -1,10 +1,10 @@
-"""Which tokens of which sequences go into the next step.
+"""The scheduler decides which tokens of which sequences go into the next step.
 
-Decodes and prefill chunks share one token budget: what runs goes first (oldest first), then who waits is let
-in, strictly in order of arrival. A sequence takes the pages of all its tokens when it is let in, and one more
-whenever it has filled its last one; if there is none, the youngest running sequence gives up its pages and
-will be computed anew (its finished pages may still be found in the prefix cache). A sequence that has come to an
-image goes on when the image is encoded; until then it is in no step.
+Decodes and prefill chunks share one token budget: running sequences come first (oldest first), then waiting ones are
+admitted, strictly in order of arrival. A sequence takes the pages of all its tokens when it is admitted, and one more
+whenever it has filled its last one. If no page is left, the youngest running sequence gives up its pages and will be
+computed again (its finished pages may still be in the prefix cache). A sequence that has reached an image takes part in
+no step until the image is encoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from brise.engine.sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """Tokens start to end of a sequence go into the step; logits are wanted from first_row to end."""
+    """Tokens start to end of a sequence, which go into a step; logits are computed from first_row to end."""
 
     sequence: Sequence
     start: int
@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
 
 
 class Scheduler:
-    """`max_rows` bounds the rows of logits of one step: they are what is large (rows * vocabulary)."""
+    """`max_rows` bounds the rows of logits of one step, which are its largest arrays (rows * vocabulary)."""
 
     def __init__(self, pages: Pages, *, max_step_tokens: int, max_sequences: int) -> None:
         self.pages = pages
@@ -41,26 +41,26 @@ class Scheduler:
 
     @property
     def num_unstarted(self) -> int:
-        """Sequences that have never run: the queue that a client sees."""
+        """The number of sequences that have never run: the queue that a client sees."""
         return sum(not sequence.was_admitted for sequence in self.waiting)
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_order)
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence out, wherever it is, and frees its pages."""
+        """Removes a sequence, running or waiting, and frees its pages."""
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        self.pages.release(sequence.let_go())
+        self.pages.release(sequence.drop_pages())
 
     def schedule(self, max_tokens: int | None = None) -> list[Chunk]:
-        """The next step. Not empty if anything runs or waits, given that each alone fits into the pages, unless all
-        that run wait for images. With `max_tokens` prompts move on in smaller pieces."""
+        """The chunks of the next step. Not empty if a sequence runs or waits, provided that each fits into the pages by
+        itself, unless all running ones wait for images. With `max_tokens`, prompts advance in smaller chunks."""
         self._grow()
         chunks: list[Chunk] = []
-        # A decode is one token and one row: those are set aside before prefills divide the rest.
+        # A decode takes one token and one row. Decodes are counted first; prefills share the rest.
         num_decodes = sum(s.num_tokens - s.num_computed == 1 for s in self.running)  # or an image's last token
         budget = self.max_step_tokens if max_tokens is None else min(max_tokens, self.max_step_tokens)
         tokens, rows = budget - num_decodes, self.max_rows - num_decodes
@@ -80,10 +80,10 @@ class Scheduler:
         return chunks
 
     def complete(self, chunks: list[Chunk]) -> None:
-        """The step has been run: its keys and values are in the cache, and its full pages can be found."""
+        """Records that the step has run: its keys and values are in the cache, and its full pages become reusable."""
         page_size = self.pages.page_size
         for sequence, _, end, _ in chunks:
-            sequence.compute(end)
+            sequence.mark_computed(end)
             for index in range(sequence.num_registered, end // page_size if self.pages.prefix_cache else 0):
                 self.pages.register(int(sequence.table[index]), sequence.key(index, page_size))
                 sequence.num_registered = index + 1
@@ -94,7 +94,7 @@ class Scheduler:
             self._preempt()
 
     def _grow(self) -> None:
-        """One more page for each running sequence that has filled its last one, oldest first."""
+        """Gives one more page to each running sequence that has filled its last one, oldest first."""
         page_size = self.pages.page_size
         position = 0
         while position < len(self.running):
@@ -102,13 +102,13 @@ class Scheduler:
             if sequence.num_tokens > sequence.num_pages * page_size:
                 self.make_room(1)
                 if position == len(self.running):
-                    return  # it was itself the youngest
+                    return  # it was the youngest itself
                 sequence.hold(self.pages.allocate(1))
             position += 1
 
     def _preempt(self) -> None:
         youngest = self.running.pop()
-        self.pages.release(youngest.let_go())
+        self.pages.release(youngest.drop_pages())
         self.add(youngest)
         self.num_preemptions += 1
 
@@ -126,21 +126,21 @@ class Scheduler:
                 yield chunk
 
     def _take_pages(self, sequence: Sequence) -> bool:
-        """Pages for all tokens known so far, the first from the prefix cache; or False and nothing taken."""
+        """Takes pages for all tokens so far, the first ones from the prefix cache; False if there are too few."""
         page_size = self.pages.page_size
         needed = -(-sequence.num_tokens // page_size)
-        found: list[int] = []
+        cached: list[int] = []
         if self.pages.prefix_cache and not sequence.wants_scores:
-            # The last token is always computed: its logits are wanted.
-            found = self.pages.match(sequence.keys((sequence.num_tokens - 1) // page_size, page_size))
-        # Those who run may each want a page soon; to let one in and throw it out again would waste a prefill.
-        if needed - len(found) + len(self.running) > self.pages.num_available:
-            self.pages.release(found)
+            # The last token is always computed, because its logits are needed.
+            cached = self.pages.match(sequence.keys((sequence.num_tokens - 1) // page_size, page_size))
+        # Each running sequence may need a page soon; admitting one and preempting it again would waste a prefill.
+        if needed - len(cached) + len(self.running) > self.pages.num_available:
+            self.pages.release(cached)
             return False
-        sequence.hold(found)
-        sequence.hold(self.pages.allocate(needed - len(found)))
-        sequence.num_computed = len(found) * page_size
-        sequence.num_registered = len(found)
+        sequence.hold(cached)
+        sequence.hold(self.pages.allocate(needed - len(cached)))
+        sequence.num_computed = len(cached) * page_size
+        sequence.num_registered = len(cached)
         if not sequence.was_admitted:
             sequence.was_admitted = True
             sequence.num_cached = sequence.num_computed
@@ -148,7 +148,7 @@ class Scheduler:
 
 
 def _prefill(sequence: Sequence, tokens: int, rows: int) -> Chunk:
-    """As many of the next tokens as the budgets of tokens and of rows allow."""
+    """A chunk of as many of the next tokens as the budgets of tokens and rows allow."""
     start = sequence.num_computed
     end = min(sequence.limit, start + tokens)
     if sequence.wants_scores:

@@ -1,4 +1,4 @@
-"""One answer's tokens and the cache pages that hold their keys and values."""
+"""A sequence: the tokens of one answer, and the cache pages that hold their keys and values."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from brise.text.inputs import ImageInput
 
 @dataclass(eq=False)
 class Span:
-    """Tokens start to end of a prompt are an image; `rows` says which row of its features each of them takes.
+    """An image in a prompt, at tokens start to end; `rows` says which row of its features each token takes.
 
-    The features are there from when they are needed until the span has been computed.
+    The features are present from the time they are needed until the span has been computed.
     """
 
     start: int
     end: int
     image: ImageInput
-    rows: Array  # (end - start,); -1: none, -2: the tower's own row for a break
+    rows: Array  # (end - start,); -1: none, -2: the vision encoder's own row for a break
     features: Array | None = None
 
 
 class Sequence:
-    """Grows by a token a step. Arrays grow by doubling, so that a step rebuilds nothing.
+    """Grows by one token per step. Arrays grow by doubling, so that most steps copy nothing.
 
-    `order` is (arrival, index): older is more important. Tokens before `num_computed` have their keys and
-    values in the cache. With `scores_prompt`, the logits of every prompt position are wanted, those before
-    `num_scored` have been had. `spans` are the prompt's images, in order. `adapter` is the slot of the adapter that
-    its tokens go through (-1: none) and `root` that adapter's digest, as it changes keys and values.
+    `order` is (arrival, index): lower goes first. Tokens before `num_computed` have their keys and values in the cache.
+    With `scores_prompt`, the logits of every prompt position are needed; those before `num_scored` are done. `spans`
+    are the prompt's images, in order. `adapter` is the slot of its adapter (-1: none), and `root` the digest of that
+    adapter, which keys its pages because an adapter changes keys and values.
     """
 
     __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
@@ -59,12 +59,12 @@ class Sequence:
 
     @property
     def wants_scores(self) -> bool:
-        """Whether logits inside the prompt are still to come: its pages cannot be taken from the cache."""
+        """Whether prompt positions are still to be scored; then its pages cannot come from the prefix cache."""
         return self.scores_prompt and self.num_scored < self.num_prompt
 
     @property
     def limit(self) -> int:
-        """How far its tokens can be computed: to the first image whose features are not there."""
+        """How far its tokens can be computed: up to the first image without features."""
         for span in self.spans:
             if span.end > self.num_computed and span.features is None:
                 return max(span.start, self.num_computed)
@@ -72,7 +72,7 @@ class Sequence:
 
     @property
     def awaited(self) -> Span | None:
-        """The image without whose features nothing more can be computed."""
+        """The image whose features are needed to compute any further."""
         for span in self.spans:
             if span.end > self.num_computed:
                 return span if span.features is None and span.start <= self.num_computed else None
@@ -80,11 +80,11 @@ class Sequence:
 
     @property
     def has_features(self) -> bool:
-        """Whether features of an image are there and not used up."""
+        """Whether it holds features of an image that have not been used yet."""
         return any(span.features is not None for span in self.spans)
 
-    def compute(self, end: int) -> None:
-        """Tokens before `end` have been computed: features of images among them are not needed any more."""
+    def mark_computed(self, end: int) -> None:
+        """Records that tokens before `end` have been computed, and drops the features of their images."""
         self.num_computed = end
         for span in self.spans:
             if span.end <= end:
@@ -97,7 +97,7 @@ class Sequence:
         self.num_tokens += 1
 
     def hold(self, pages: Seq[int]) -> None:
-        """Puts pages behind the ones held already."""
+        """Appends pages to those that it holds."""
         needed = self.num_pages + len(pages)
         if needed > len(self.table):
             grown = np.zeros(max(2 * len(self.table), needed), np.int32)
@@ -106,8 +106,8 @@ class Sequence:
         self.table[self.num_pages:needed] = pages
         self.num_pages = needed
 
-    def let_go(self) -> list[int]:
-        """Forgets all pages, and with them what was computed; returns them."""
+    def drop_pages(self) -> list[int]:
+        """Gives up all pages, and with them everything that was computed; returns the pages."""
         held: list[int] = self.table[:self.num_pages].tolist()
         self.num_pages = self.num_computed = self.num_registered = 0
         for span in self.spans:

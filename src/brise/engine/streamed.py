@@ -1,7 +1,7 @@
-"""Runs a model with one weight in memory at a time: slow for a token, but for thousands of them the loading is small.
+"""Runs a model with one weight in memory at a time, so that a model larger than the memory can be evaluated.
 
-So a model that is larger than the machine can be calibrated and evaluated. Each weight is placed in the backend when
-an op asks for it, and let go of behind it.
+Each weight is placed in the backend when an op needs it, and dropped after the op. That is slow for one token; for
+thousands of tokens, loading is a small part of the time.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from brise.models.weights import Array, Dense, Layer, Quant, Stack, Stored, Weig
 from brise.quant.rows import take_rows
 
 Place = Callable[[str, Weight], Weight]
-Seen = Callable[[Weight, int, Array], None]  # a weight, the index of its matrix in a stack, the rows it multiplied
+# Gets a weight, the index of the matrix in a stack, and the rows that it multiplied.
+Observer = Callable[[Weight, int, Array], None]
 
 
 def ignore(weight: Weight, matrix: int, x: Array) -> None:
-    """What an evaluation does with the inputs of weights."""
+    """An observer for evaluations, which do not need the inputs of weights."""
 
 
 class StreamedOps:
-    """The ops contract over another backend's; `seen` is shown what every matrix multiplies."""
+    """The ops of another backend, with weights placed one at a time; `observe` gets the inputs of every matrix."""
 
-    def __init__(self, ops: Ops, place: Place, seen: Seen = ignore,
+    def __init__(self, ops: Ops, place: Place, observe: Observer = ignore,
                  forget: Callable[[], None] = lambda: None) -> None:
-        self._ops, self._place, self._seen, self._forget = ops, place, seen, forget
+        self._ops, self._place, self._observe, self._forget = ops, place, observe, forget
 
     def embed(self, table: Weight, tokens: Array) -> Array:
         return take_rows(table, tokens)
@@ -92,7 +93,7 @@ class StreamedOps:
         return self._ops.route(logits, per_token, scale)
 
     def experts(self, x: Array, gates: Array, w1: Weight, w2: Weight, w3: Weight) -> Array:
-        """Expert by expert, each with the tokens that were routed to it."""
+        """Runs one expert after the other, each on the tokens that were routed to it."""
         y = np.zeros_like(x)
         stacks = zip(_matrices(w1), _matrices(w2), _matrices(w3), strict=True)
         for index, (gate, down, up) in enumerate(stacks):
@@ -117,8 +118,8 @@ class StreamedOps:
         return x
 
     def _linear(self, x: Array, whole: Weight, matrix: Weight, index: int) -> Array:
-        """x times one matrix of `whole`, which is a stack or that matrix itself."""
-        self._seen(whole, index, x)
+        """x times `matrix`, which is one of the stack `whole`, or `whole` itself."""
+        self._observe(whole, index, x)
         y = self._ops.linear(x, self._place("matrix", matrix))
         self._forget()
         return y

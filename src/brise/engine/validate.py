@@ -1,4 +1,4 @@
-"""Refuses requests that no model could answer: each error names the field, its value and what is allowed."""
+"""Validation of requests to the engine: each error names the field, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEED_RANGE = 1 << 63
 
 
 def check(request: Request, vocab_size: int, limit: int) -> int:
-    """How many tokens the answer may get; `limit` is what prompt and answer have together."""
+    """The largest number of tokens that the answer may have; `limit` applies to prompt and answer together."""
     check_tokens(request.prompt, vocab_size)
     _within("n", request.n, 1, _MAX_ANSWERS)
     for name, value in (("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)):
@@ -25,15 +25,15 @@ def check(request: Request, vocab_size: int, limit: int) -> int:
     _check_sampling(request.sampling, vocab_size)
     if request.max_tokens is not None:
         _within("max_tokens", request.max_tokens, 0, inf)
-    # Without max_tokens, an answer needs room for a token at least.
-    wanted = 1 if request.max_tokens is None else request.max_tokens
-    if len(request.prompt) + wanted > limit:
-        raise ContextLengthError(len(request.prompt), wanted, limit)
+    # Without max_tokens, an answer needs room for at least one token.
+    least = 1 if request.max_tokens is None else request.max_tokens
+    if len(request.prompt) + least > limit:
+        raise ContextLengthError(len(request.prompt), least, limit)
     return limit - len(request.prompt) if request.max_tokens is None else request.max_tokens
 
 
 def check_tokens(prompt: Sequence[int], vocab_size: int) -> None:
-    """RequestError unless these are tokens of the vocabulary, at least one."""
+    """RequestError unless there is at least one token, and all are in the vocabulary."""
     if not prompt:
         raise RequestError("the prompt is empty", param="prompt")
     for token in (min(prompt), max(prompt)):

@@ -1,4 +1,4 @@
-"""A model's vision tower ready to run: pixels of an image in, rows of the text model out."""
+"""A vision encoder ready to run: it turns the pixels of an image into rows for the text model."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from brise.text.images import MAX_PIXELS, WORK_BYTES_PER_PIXEL, ImageSettings
 
 @dataclass(frozen=True)
 class LoadedVision:
-    """A tower whose weights are placed in the backend that `ops` runs.
+    """A vision encoder with weights placed in a backend, and the backend's `ops`.
 
-    `break_row` is the embedding (D,) of the break token where the tower's file brings one.
+    `break_row` is the embedding (D,) of the break token, if the encoder's file has one.
     """
 
     config: VisionConfig
     weights: VisionWeights
     ops: ImageOps
     break_row: Array | None = None
-    # Who decodes an image holds it: that takes memory, and is planned once.
+    # Held while an image is decoded: the memory plan counts one decoding at a time.
     decoding: Lock = field(default_factory=Lock, compare=False)
 
     @property
     def settings(self) -> ImageSettings:
-        """How its images are prepared."""
+        """How images are prepared for it."""
         return image_settings(self.config)
 
     def with_image_size(self, image_size: int | None) -> LoadedVision:
-        """The same tower with another longest side for its images, in pixels; None: the model's."""
+        """The same encoder with another longest side for images, in pixels; None: the model's own."""
         if image_size is None:
             return self
         if not self.config.cell_size <= image_size <= self.config.image_size:
-            raise UnsupportedError(f"an image size of {image_size} pixels is asked for; the model allows "
+            raise UnsupportedError(f"an image size of {image_size} pixels was requested; the model allows "
                                    f"{self.config.cell_size} to {self.config.image_size}")
         return replace(self, config=replace(self.config, image_size=image_size))
 
     def steps(self, image: Array) -> Iterator[Array | None]:
-        """Works on an image (3, height, width) piece by piece; the last step gives its features (M, D)."""
+        """Encodes an image (3, height, width) in steps; the last one yields its features (M, D)."""
         return pixtral.steps(self.ops, self.config, self.weights, pack(self.config, [image]))
 
     def encode(self, images: Sequence[Array]) -> list[Array]:
-        """Features (M, D) of each image (3, height, width), all at once."""
+        """The features (M, D) of each image (3, height, width)."""
         patches = pack(self.config, images)
         features = pixtral.forward(self.ops, self.config, self.weights, patches)
         counts = [rows * columns // self.config.merge**2 for rows, columns in patches.grids]
         return np.split(features, np.cumsum(counts)[:-1])
 
     def rows(self, tokens: Sequence[int]) -> Array:
-        """Which row of an image's features each of its tokens takes, -1 for none; -2 for `break_row`."""
+        """The row of the image's features that each token takes; -1 for none, -2 for `break_row`."""
         tokens_T = np.array(tokens, np.int32)
         is_image = tokens_T == self.config.image_token
         rows_T = np.where(is_image, np.cumsum(is_image) - 1, -1)
@@ -68,16 +68,17 @@ class LoadedVision:
 
 
 def image_settings(config: VisionConfig) -> ImageSettings:
-    """How images for a tower are prepared."""
+    """How images are prepared for a vision encoder."""
     return ImageSettings(config.cell_size, config.image_size, config.image_token, config.break_token, config.end_token)
 
 
 def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,
-                behind: Callable[[Weight], None] = lambda weight: None) -> LoadedVision:
-    """The tower in a backend, which refuses weights that it cannot run; `behind` hears of each that was read."""
+                on_read: Callable[[Weight], None] = lambda weight: None) -> LoadedVision:
+    """Places a vision encoder in a backend, which refuses weights that it cannot run. `on_read` is called with each
+    weight that was read."""
     def put(name: str, weight: Weight) -> Weight:
         placed = backend.place(f"vision.{name}", weight)
-        behind(weight)
+        on_read(weight)
         return placed
 
     break_row = None if weights.break_row is None else float_rows(weights.break_row, 0, 1)[0]
@@ -85,20 +86,20 @@ def open_vision(config: VisionConfig, weights: VisionWeights, backend: Backend,
 
 
 def planned_bytes(config: VisionConfig, image_size: int | None = None, *, serves: bool = True) -> int:
-    """The most memory that images take on their way: decoded, prepared, in the tower.
+    """The peak memory of an image that is decoded, prepared and encoded.
 
-    The largest square of `image_size` pixels (None: the model's own) is the worst that the tower gets. One image is
-    decoded at a time; a server may do that for one request while the engine works on the image of another.
+    The worst case is a square of `image_size` pixels (None: the model's own size). One image is decoded at a time; a
+    server may do that for one request while the engine encodes the image of another.
     """
     side = -(-(image_size or config.image_size) // config.cell_size) * config.cell_size
     pixels = 4 * pixtral.NUM_CHANNELS * side**2
-    tower = pixtral.work_bytes(config, (side // config.patch_size) ** 2) + pixels
+    encoding = pixtral.work_bytes(config, (side // config.patch_size) ** 2) + pixels
     decoding = MAX_PIXELS * WORK_BYTES_PER_PIXEL + pixels
-    return tower + decoding if serves else max(tower, decoding)
+    return encoding + decoding if serves else max(encoding, decoding)
 
 
 def pack(config: VisionConfig, images: Sequence[Array]) -> Patches:
-    """The patches of images (3, height, width) whose sides are multiples of the cell's."""
+    """The patches of images (3, height, width) whose sides are multiples of the cell size."""
     size = config.patch_size
     grids = tuple((image.shape[1] // size, image.shape[2] // size) for image in images)
     values = [image.reshape(pixtral.NUM_CHANNELS, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
