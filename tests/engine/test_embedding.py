@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brise.engine.embedding import groups
+from brise.engine.embedding import split_groups
 from brise.engine.request import Request
 from brise.errors import ContextLengthError, RequestError, UnsupportedError
 from brise.models.batch import Batch
@@ -61,5 +61,5 @@ def test_refusals_have_names() -> None:
 
 def test_groups_fill_steps_and_keep_the_order() -> None:
     texts = [[0] * length for length in (4, 5, 40, 1, 1)]
-    assert [list(map(len, group)) for group in groups(texts, 4, 4)] == [[4, 5], [40], [1, 1]]
-    assert groups([], 4, 4) == []
+    assert [list(map(len, group)) for group in split_groups(texts, 4, 4)] == [[4, 5], [40], [1, 1]]
+    assert split_groups([], 4, 4) == []

@@ -1,4 +1,4 @@
-"""Where models run, and the one place that chooses among them. A backend is imported only if it is chosen."""
+"""The backends that models run on, and the one place that chooses one. Only the chosen backend is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BackendName = Literal["native", "reference"]
 
 def open_backend(name: BackendName = "native", threads: int | None = None, isa: str | None = None) -> Backend:
     """A backend to run models on: "native" (C++, on `threads` threads; `isa` forces an instruction set) or "reference"
-    (NumPy, which the others are judged by)."""
+    (NumPy, which the others are tested against)."""
     if name == "reference":
         reference: Backend = importlib.import_module("brise.backends.reference.ops").ReferenceBackend()
         return reference
@@ -22,14 +22,14 @@ def open_backend(name: BackendName = "native", threads: int | None = None, isa: 
 
 
 def open_planner(threads: int | None = None, isa: str | None = None) -> Planner:
-    """The backend of this machine's processor, which can also plan. It runs `threads` threads, or one for each core."""
+    """The backend for this machine's processor, which also plans memory. It has `threads` threads, or one per core."""
     native = importlib.import_module("brise.backends.native.backend")
     planner: Planner = native.NativeBackend(threads or num_cores(), isa)
     return planner
 
 
 def num_cores() -> int:
-    """Physical cores that this process may run on: two threads on one core only wait for each other."""
+    """The number of physical cores that this process may use: two threads on one core would wait for each other."""
     cpus = os.sched_getaffinity(0)
     siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
     if not all(path.is_file() for path in siblings):

@@ -1,4 +1,4 @@
-"""What backends share about adapters: which matrices take one, what a table refuses, and the gain of a magnitude."""
+"""Checks of adapters that all backends share: which matrices take one, what a table refuses, and DoRA's gains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brise.models.config import Config
 from brise.models.lora import MODULES, check_shape, targets
 from brise.models.weights import Array, LowRank
 
-_NUMBERS = 1 << 20  # of a matrix that are looked at together: 8 MB as float64
+_NUMBERS = 1 << 20  # of a matrix that are read at a time: 8 MB as float64
 
 
 def matrices_with_adapters(config: Config) -> Mapping[str, tuple[int, int]]:
@@ -29,19 +29,19 @@ def check_table(num_slots: int, max_rank: int) -> None:
 
 
 def check_slot(slot: int, num_slots: int) -> None:
-    """ValueError unless a table has this slot."""
+    """ValueError unless a table of `num_slots` slots has this one."""
     if not 0 <= slot < num_slots:
         raise ValueError(f"slot {slot} of a table of adapters, allowed are 0 to {num_slots - 1}")
 
 
 def check_adapter(shapes: Mapping[str, tuple[int, int]], low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array],
                   max_rank: int) -> None:
-    """UnsupportedError unless an adapter fits these matrices, its ranks are 1 to max_rank, and every path with a
-    magnitude, and no other, has a gain."""
+    """UnsupportedError unless an adapter fits these matrices, its ranks are 1 to max_rank, and exactly the paths with a
+    magnitude have a gain."""
     for path, low in low_ranks.items():
         if path not in shapes:
             raise UnsupportedError(f"the adapter changes {path}, which takes no adapter in this model",
-                                   hint="it was made for another model")
+                                   hint="the adapter was made for another model")
         check_shape(path, low, shapes[path])
         if not 1 <= len(low.a) <= max_rank:
             raise UnsupportedError(f"{path} has an adapter of rank {len(low.a)}, allowed is 1 to {max_rank}")
@@ -51,12 +51,14 @@ def check_adapter(shapes: Mapping[str, tuple[int, int]], low_ranks: Mapping[str,
             raise UnsupportedError(f"{path} has a gain of shape {tuple(gains[path].shape)}, allowed is ({len(low.b)},)")
     for path in gains:
         if path not in low_ranks:
-            raise UnsupportedError(f"{path} has a gain, and no adapter")
+            raise UnsupportedError(f"{path} has a gain but no adapter")
 
 
 def gain(rows: Callable[[int, int], Array], low: LowRank) -> Array:
-    """DoRA's factors (O,) of a matrix whose `rows(first, last)` are asked for a few at a time: magnitude / |rows of
-    W + scale * B A|, worked out in float64."""
+    """DoRA's factors (O,) of a matrix: magnitude / |rows of W + scale * B A|, computed in float64.
+
+    `rows(first, last)` reads rows of W, a few at a time.
+    """
     assert low.magnitude is not None, "an adapter without a magnitude has no gain"
     a, b = np.asarray(low.a, np.float64), np.asarray(low.b, np.float64)
     step = max(_NUMBERS // a.shape[1], 1)

@@ -1,4 +1,4 @@
-"""Pages of a cache for a batch that comes without one."""
+"""Cache pages for a batch that runs without a cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from brise.models.batch import PAGE_SIZE, Batch
 
 
 def packed_pages(batch: Batch) -> tuple[Batch, int]:
-    """The batch with pages for exactly its own tokens, and how many: attention without a cache is this."""
+    """The batch with pages for exactly its own tokens, and their number. Attention without a cache runs on these."""
     if batch.parents is not None:
-        raise UnsupportedError("a batch with shared prompts (parents) is for training; the native backend has pages")
+        raise UnsupportedError("a batch with shared prompts (parents) is for training, which needs the torch backend")
     starts = np.asarray(batch.query_starts)
     counts = -(-np.diff(starts) // PAGE_SIZE)
     table = np.zeros((len(counts), int(counts.max(initial=0))), np.int32)

@@ -63,7 +63,7 @@ class Grammars:
 
 
 class _Words:
-    """Our tokenizer behind llguidance's interface: from a tokenizer.json it would build one that is three times as large.
+    """Our tokenizer behind llguidance's interface: a tokenizer.json would make one three times as large.
 
     User-defined tokens (<tool_call> in Qwen's files) are ordinary text here: a grammar that allows the text allows the
     token too. Control tokens are not, whatever text they look like.

@@ -1,6 +1,6 @@
-"""The native backend: a model is recorded once as a list of C++ ops and replayed for every step.
+"""The native backend records a model once as a program of C++ ops and replays it for every step.
 
-A step is then one call without Python in between and with the GIL released.
+A step is one call, with the GIL released and no Python in between.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from brise.models.ops import Cache, CacheFormat, Forward
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
 
 TILE = 16  # rows of a weight that are packed together
-_STREAMED_NUMBERS = 1 << 20  # of a weight that is made row by row: 4 MB as float32
+_STREAMED_NUMBERS = 1 << 20  # of a weight that is converted block by block: 4 MB as float32
 
 
 class NativeBackend:
-    """C++ kernels on `threads` threads; `isa` forces an instruction set (None: the best of this processor)."""
+    """C++ kernels on `threads` threads; `isa` forces an instruction set (None: the best on this processor)."""
 
     name = "native"
 
@@ -36,7 +36,7 @@ class NativeBackend:
 
     @staticmethod
     def available_isas() -> list[str]:
-        """Instruction sets of this build that this processor runs, best first."""
+        """The instruction sets of this build that this processor runs, best first."""
         return _native.isa_names()
 
     @property
@@ -52,7 +52,7 @@ class NativeBackend:
         return self.handle.threads
 
     def place(self, name: str, weight: Weight) -> Weight:
-        """Packs a matrix into tiles, copies a vector; refuses what there is no kernel for."""
+        """Packs a matrix into tiles, or copies a vector; refuses a format without a kernel."""
         match weight:
             case Placed():
                 return weight
@@ -70,11 +70,11 @@ class NativeBackend:
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
     def ops(self, trace: dict[str, Array] | None = None) -> EagerOps:
-        """The ops one at a time; each is a program of one op."""
+        """The ops one at a time, each as a program of one op."""
         return EagerOps(self.handle, trace)
 
     def new_expert_store(self, num_bytes: int) -> _native.ExpertStore:
-        """Keeps the packed matrices that were needed last, within `num_bytes`."""
+        """A store that keeps the most recently used packed matrices, up to `num_bytes`."""
         try:
             return _native.ExpertStore(num_bytes)
         except ValueError as error:
@@ -95,7 +95,7 @@ class NativeBackend:
         return expert_stack(stack).matrix_bytes
 
     def shape_only(self, name: str, weight: Weight) -> Weight:
-        """What `place` would give, without its memory: a program can be recorded over it and planned, not run."""
+        """The placed weight without its memory. A program over it can be recorded and planned, but not run."""
         match weight:
             case Placed():
                 return weight
@@ -112,7 +112,7 @@ class NativeBackend:
         raise UnsupportedError(f"{name} has {len(weight.shape)} dimensions; the native backend takes 1 and 2")
 
     def nbytes(self, weight: Weight) -> int:
-        """Memory of a placed weight, or of the one that a shape-only weight stands for."""
+        """Memory of a placed weight, or of the weight that a shape-only one stands for."""
         if isinstance(weight, Placed) and isinstance(weight.handle, tuple):
             return sum(handle.nbytes for handle in weight.handle)
         return matrix_handle(weight).nbytes
@@ -124,7 +124,7 @@ class NativeBackend:
             raise UnsupportedError(f"{name}: {error}") from None
 
     def _stream(self, name: str, weight: Stored) -> _native.Weight:
-        """Packs a few rows at a time: beside the packed weight only they are in memory."""
+        """Packs a few rows at a time, so that only those are in memory besides the packed weight."""
         num_rows, cols = weight.shape
         try:
             handle = _native.empty(weight.format, num_rows, cols)
@@ -140,17 +140,17 @@ class NativeBackend:
                              _sides(config))
 
     def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
-        """What `new_cache` would take, without taking it."""
+        """Memory that `new_cache` would allocate."""
         return _native.cache_bytes(config.num_layers, num_pages, page_size, config.cache_heads, config.cache_dim,
                                    format, _sides(config))
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> NativeAdapterTable:
-        """A table of empty slots; over shape-only weights one to plan with."""
+        """A table of empty slots; over shape-only weights, one to plan with."""
         return NativeAdapterTable(config, weights, num_slots, max_rank)
 
     def runner(self, config: Config, weights: Weights, max_tokens: int,
                adapters: NativeAdapterTable | None = None) -> NativeRunner:
-        """One program runs steps with adapters and steps without, which cost what they cost without a table."""
+        """A runner whose one program runs steps with and without adapters; those without cost nothing extra."""
         return NativeRunner(self, config, weights if adapters is None else adapters.weights)
 
 
@@ -169,11 +169,11 @@ class NativeRunner:
 
     @property
     def work_bytes(self) -> int:
-        """Memory of activations and scratch so far."""
+        """Memory of activations and scratch space so far."""
         return sum(recorder.program.work_bytes for recorder in self.programs.values())
 
     def planned_bytes(self, num_tokens: int, num_rows: int) -> int:
-        """What `work_bytes` becomes with the logits of a first step of that size; weights may be shape-only."""
+        """The `work_bytes` after a first step of this size, with logits; weights may be shape-only."""
         return self._recorded(decoder.forward).program.planned_bytes(num_tokens, num_rows)
 
     def _run(self, forward: Forward, batch: Batch, cache: Cache | None) -> Array:
@@ -183,7 +183,7 @@ class NativeRunner:
         return self._recorded(forward).run(batch, cache)[0]
 
     def _recorded(self, forward: Forward) -> Recorder:
-        """The program of `forward`, recorded once: it is the same for any batch and any cache."""
+        """The program of `forward`, recorded once: it is the same for every batch and cache."""
         if forward not in self.programs:
             recorder = self.programs[forward] = Recorder(self.backend.handle)
             any_batch = Batch(NO_INTS, NO_INTS, NO_INTS, NO_INTS)
@@ -192,17 +192,17 @@ class NativeRunner:
 
 
 def _sides(config: Config) -> int:
-    """Of the cache: keys and values, or latents, which are both."""
+    """The number of sides of the cache: 2 for keys and values, 1 for latents, which are both."""
     return 2 if config.latent is None else 1
 
 
 def _bytes(data: Array) -> Array:
-    """Rows of a weight as their bytes."""
+    """The bytes of rows of a weight."""
     return np.ascontiguousarray(data).view(np.uint8).reshape(len(data), -1)
 
 
 def _float32(format: str, data: Array) -> Array:
-    """A 1-D weight as float32; BF16 lies in uint16."""
+    """A 1-D weight as float32; BF16 is stored in uint16."""
     if format == "BF16":
         return (np.asarray(data).astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(data, np.float32)

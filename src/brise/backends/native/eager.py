@@ -1,6 +1,6 @@
-"""The native ops one at a time on numpy arrays, for images, tests and tracing: a program of one op, recorded and run.
+"""The native ops one at a time on NumPy arrays, for images, tests and tracing: each records and runs a program.
 
-Arguments are read where they lie, and a result is the program's own memory, which outlives it: nothing is copied.
+Nothing is copied: arguments are read in place, and a result is the program's own memory, which outlives it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from brise.models.weights import Array, Layer, Lora, Weight
 
 
 class EagerOps:
-    """The ops over the native backend; weights must have been placed. `trace` collects `named` values."""
+    """The ops of the native backend on placed weights. `trace` collects `named` values."""
 
     def __init__(self, backend: _native.Backend, trace: dict[str, Array] | None = None) -> None:
         self.backend, self.trace = backend, trace
@@ -94,7 +94,7 @@ class EagerOps:
                          _plain(len(positions), positions=positions))[0]
 
     def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
-        return ReferenceOps().rope_table_2d(rows, columns, inv_freq)  # a table for an image: nothing to gain
+        return ReferenceOps().rope_table_2d(rows, columns, inv_freq)  # once per image: not worth a kernel
 
     def rope(self, x: Array, table: Array, layout: Layout) -> Array:
         return self._run([x, table], lambda ops, v: [ops.rope(v[0], v[1], layout)])[0].reshape(x.shape)
@@ -111,7 +111,7 @@ class EagerOps:
                          batch, cache)[0]
 
     def _attend_packed(self, q: Array, k: Array, v: Array, batch: Batch, scale: float, window: int | None) -> Array:
-        """One key/value head after the other: its keys lie together then, and thousands of them stay in L2."""
+        """Runs one key/value head after the other, so that its keys are contiguous and thousands of them stay in L2."""
         batch, num_pages = packed_pages(batch)
         share = q.shape[1] // k.shape[1]
         out = np.empty_like(q)
@@ -162,7 +162,7 @@ class EagerOps:
 
 
 def _plain(count: int, tokens: Array | None = None, positions: Array | None = None) -> Batch:
-    """A batch that only has as many tokens as an op needs."""
+    """A batch of `count` tokens, for an op that needs no more of it."""
     zeros = np.zeros(count, np.int32)
     return Batch(zeros if tokens is None else np.asarray(tokens, np.int32),
                  zeros if positions is None else np.asarray(positions, np.int32),

@@ -1,4 +1,4 @@
-"""Stacks of experts in the native backend: all packed in memory, or packed from the file when a token needs one."""
+"""Stacks of experts in the native backend: all in memory, or packed from the file when a token needs one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from brise.models.weights import Dense, Placed, Quant, Stack, Stored, Weight
 
 def place_loaded(name: str, stack: Stack, store: _native.ExpertStore,
                  pack: Callable[[str, Dense | Quant | Stored], _native.Weight]) -> Placed:
-    """The stack without a byte of its matrices: `pack` is asked for one when a token needs it, and `store` keeps it.
+    """The stack without its matrices: `pack` makes one when a token needs it, and `store` keeps it.
 
-    `pack` runs on the thread that runs the step, between two runs of the thread pool; what it raises ends the step.
+    `pack` runs in the thread of the step, between two runs of the thread pool; an error that it raises ends the step.
     """
     first = stack.matrices[0]
     for index, matrix in enumerate(stack.matrices):
@@ -30,7 +30,7 @@ def place_loaded(name: str, stack: Stack, store: _native.ExpertStore,
 
 
 def expert_stack(weight: Weight) -> _native.Stack:
-    """The stack that the `experts` op takes, from a placed one of either kind."""
+    """The stack for the `experts` op, from a placed stack of either kind."""
     if not isinstance(weight, Placed):
         raise UnsupportedError(f"a {type(weight).__name__} weight was not placed in the native backend")
     match weight.handle:

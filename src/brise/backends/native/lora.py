@@ -1,4 +1,4 @@
-"""Adapters in the native backend: a table of slots, and the weights that a program with adapters is recorded over."""
+"""Adapters in the native backend: a table of slots, and the weights over which a program with adapters is recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.models.weights import Array, Lora, LowRank, Placed, Weight, Weights, 
 
 @dataclass(frozen=True)
 class Target:
-    """The handle of a matrix that adapters of a table may change."""
+    """The handle of a matrix that the adapters of a table can change."""
 
     base: _native.Weight
     table: _native.LoraTable
@@ -24,7 +24,7 @@ class Target:
 
 
 class Slots:
-    """A table over any matrices by path: what EagerOps needs for a few, and NativeAdapterTable for a model's."""
+    """A table of adapters over matrices by path: a few for EagerOps, all of a model's for NativeAdapterTable."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], num_slots: int, max_rank: int) -> None:
         check_table(num_slots, max_rank)
@@ -33,7 +33,7 @@ class Slots:
         self._targets = {path: index for index, path in enumerate(shapes)}
 
     def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> _native.Adapter:
-        """Packs an adapter; Python and running steps go on meanwhile."""
+        """Packs an adapter; other Python threads and running steps continue meanwhile."""
         check_adapter(self.shapes, low_ranks, gains, self.max_rank)
         return _native.Adapter(self.table, [
             (self._targets[path], _floats(low.a), _floats(low.b), float(low.scale),
@@ -44,19 +44,19 @@ class Slots:
         return prepared.nbytes
 
     def put(self, slot: int, prepared: _native.Adapter | None) -> None:
-        """Fills or empties a slot. A step that runs keeps the adapters that it began with."""
+        """Fills or empties a slot. A running step keeps the adapters that it began with."""
         check_slot(slot, self.num_slots)
         self.table.put(slot, prepared)
 
     def target(self, path: str, weight: Weight) -> Weight:
-        """A placed matrix as a target of this table; itself if it is none."""
+        """A placed matrix as a target of this table, or unchanged if the table has no such path."""
         if path not in self._targets or not isinstance(weight, Placed):
             return weight
         return Placed(weight.shape, Target(weight.handle, self.table, self._targets[path]))
 
 
 class NativeAdapterTable(Slots):
-    """The contract's AdapterTable; `weights` are the model's with every matrix that takes adapters as a target."""
+    """An AdapterTable (models/ops.py); `weights` are the model's, with every matrix that takes adapters as a target."""
 
     def __init__(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> None:
         super().__init__(matrices_with_adapters(config), num_slots, max_rank)
@@ -73,7 +73,7 @@ class NativeAdapterTable(Slots):
 
 
 def record_linears(program: _native.Program, x: int, weights: Sequence[Weight]) -> list[int]:
-    """Linears of placed matrices, some of which may be targets of one table."""
+    """Records linears of placed matrices, some of which may be targets of one table."""
     handles = [handle_of(weight) for weight in weights]
     bases = [handle.base if isinstance(handle, Target) else handle for handle in handles]
     tables = [handle.table for handle in handles if isinstance(handle, Target)]
@@ -92,7 +92,7 @@ def handle_of(weight: Weight) -> _native.Weight | Target:
 
 
 def numbers(weight: Weight, first: int, last: int) -> Array:
-    """Rows first to last of a placed matrix, float32."""
+    """Rows first to last of a placed matrix as float32."""
     handle = handle_of(weight)
     out = np.empty((last - first, weight.shape[1]), np.float32)
     (handle.base if isinstance(handle, Target) else handle).rows(first, out)
@@ -100,11 +100,11 @@ def numbers(weight: Weight, first: int, last: int) -> Array:
 
 
 def on_slots(weights: Sequence[Weight]) -> tuple[tuple[Weight, ...], list[int] | None]:
-    """Matrices of one call, Loras among them, as targets of a table of their own; and the Loras' `tokens`."""
+    """The matrices of one call with its Loras as targets of a table of their own, and the `tokens` of the Loras."""
     loras = {str(index): weight for index, weight in enumerate(weights) if isinstance(weight, Lora)}
     tokens = [None if lora.tokens is None else np.asarray(lora.tokens).tolist() for lora in loras.values()]
     if any(other != tokens[0] for other in tokens[1:]):
-        raise UnsupportedError("matrices of one call send the same tokens through different adapters")
+        raise UnsupportedError("the matrices of one call use different adapters for the same tokens")
     ranks = [len(low.a) for lora in loras.values() for low in lora.adapters if low is not None]
     slots = Slots({path: (lora.shape[0], lora.shape[1]) for path, lora in loras.items()},
                   max(len(lora.adapters) for lora in loras.values()), max(ranks, default=1))

@@ -1,4 +1,4 @@
-"""Recording: a model's `forward` runs once with Recorder as its ops and leaves a program of C++ ops."""
+"""Recording of programs: a model's `forward` runs once with Recorder as its ops, which makes a program of C++ ops."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NO_PAGES = np.zeros((0, 0), np.int32)
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the program being recorded; `heads` is how many heads a row is seen as."""
+    """A value of the program being recorded; `heads` is the number of heads in a row."""
 
     id: int
     heads: int = 1
 
 
 class Recorder:
-    """The ops as recording: every call adds to the program and gives back a value number."""
+    """The ops as a recorder: every call adds an op to the program and returns the number of its value."""
 
     def __init__(self, backend: _native.Backend) -> None:
         self.program = backend.program()
@@ -40,7 +40,7 @@ class Recorder:
         self.program.finish([value.id for value in outputs])
 
     def run(self, batch: Batch, cache: Cache | None) -> list[Array]:
-        """Every output as (rows, width), copied: the next step writes over the program's own memory."""
+        """Copies of all outputs (rows, width); the next step overwrites the program's own memory."""
         self.step(batch, cache)
         return [self.program.read(value.id, len(batch.rows)).copy() for value in self.outputs]
 

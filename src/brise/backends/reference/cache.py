@@ -1,6 +1,6 @@
-"""The reference backend's paged key/value cache, in float32, float16, 8 or 4 bits.
+"""The paged key/value cache of the reference backend, in float32, float16, 8 or 4 bits.
 
-Slot s = page * page_size + offset holds one token of one layer: K heads of E numbers, keys and values apart.
+Slot s = page * page_size + offset holds one token of one layer: K heads of E numbers, keys and values separately.
 q8: int8, one float32 scale = max|x| / 127 for each token, key/value head and side (key or value).
 q4: codes 0 to 15 with a float16 scale and minimum for each token, head, side and group of 32 numbers of the head.
 """
@@ -19,7 +19,7 @@ _LARGEST_F16 = np.float32(65504)
 
 
 class ReferenceCache:
-    """Pages of keys and values of all layers, zero at first. With one side (latents) values are the keys."""
+    """Keys and values of all layers in pages, initially zero. With one side (latents), the values are the keys."""
 
     def __init__(self, num_layers: int, num_kv_heads: int, head_dim: int, num_pages: int, page_size: int,
                  format: CacheFormat, num_sides: int = 2) -> None:
@@ -37,7 +37,7 @@ class ReferenceCache:
         return self._data.nbytes + self._scales.nbytes + self._lines.nbytes
 
     def write(self, layer: int, slots: Array, k_TKE: Array, v_TKE: Array) -> None:
-        """Keeps the keys and values of T tokens, rounded to the cache's format."""
+        """Stores the keys and values of T tokens, rounded to the cache's format."""
         for side, x_TKE in enumerate((k_TKE, v_TKE)[:self.num_sides]):
             if self.format == "q8":
                 self._data[layer, side, slots], self._scales[layer, side, slots] = quantize_heads(x_TKE)

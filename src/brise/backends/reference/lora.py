@@ -1,4 +1,4 @@
-"""The reference backend's table of adapters: every step runs over the weights with all slots' adapters on them."""
+"""The adapter table of the reference backend: every step runs over weights that carry the adapters of all slots."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ _BYTES = 4  # of a float32 number
 
 @dataclass(frozen=True)
 class PreparedAdapter:
-    """What `prepare` gives: matrices by path. The reference works the gains out itself, from the magnitudes."""
+    """The result of `prepare`: matrices by path. The reference computes gains itself, from the magnitudes."""
 
     low_ranks: Mapping[str, LowRank]
 
 
 class ReferenceAdapterTable:
-    """The contract's AdapterTable over models.adapters.adapted."""
+    """An AdapterTable (models/ops.py) over models.lora.adapted."""
 
     def __init__(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> None:
         self.config, self.weights, self.num_slots, self.max_rank = config, weights, num_slots, max_rank
         self._slots: list[PreparedAdapter | None] = [None] * num_slots
 
     def prepare(self, low_ranks: Mapping[str, LowRank], gains: Mapping[str, Array]) -> PreparedAdapter:
-        """Checked as the contract says, and kept as it is."""
+        """Checks an adapter and keeps it as it is."""
         check_adapter(matrices_with_adapters(self.config), low_ranks, gains, self.max_rank)
         return PreparedAdapter(dict(low_ranks))
 
     def rows(self, path: str, first: int, last: int) -> Array:
         """Rows of a matrix without its adapters."""
-        found: list[Array] = []
+        result: list[Array] = []
 
         def look(name: str, weight: Weight) -> Weight:
             if name == path and isinstance(weight, Dense):  # as this backend places them
-                found.append(weight.data[first:last])
+                result.append(weight.data[first:last])
             return weight
 
         place(self.weights, look)
-        return found[0]
+        return result[0]
 
     def nbytes(self, prepared: PreparedAdapter) -> int:
-        """As float32 numbers."""
+        """Memory of a prepared adapter as float32."""
         return sum(_BYTES * int(low.a.size + low.b.size + (0 if low.magnitude is None else low.magnitude.size))
                    for low in prepared.low_ranks.values())
 
@@ -58,7 +58,7 @@ class ReferenceAdapterTable:
         self._slots[slot] = prepared
 
     def weights_of(self, batch: Batch) -> Weights:
-        """The weights for a step: with Loras wherever an adapter in a slot changes a matrix."""
+        """The weights for a step, with a Lora for each matrix that an adapter in a slot changes."""
         if batch.adapters is None:
             return self.weights
         for token, slot in enumerate(batch.adapters):

@@ -1,7 +1,7 @@
-"""Every op in plain NumPy: what the ops mean, and the backend that judges the others.
+"""Every op in plain NumPy: the specification of the ops, and the backend that others are tested against.
 
 Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, O outputs, R rows, C keys of a
-sequence, V vocabulary. Slow on purpose: nothing here is clever, so that it can be checked by reading.
+sequence, V vocabulary. It is slow on purpose: nothing here is clever, so that it can be checked by reading.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from brise.quant.formats import FORMATS, PLAIN
 
 @dataclass(frozen=True)
 class ReferenceBackend:
-    """Runs a model on ReferenceOps. Weights become float32 when placed, so a step need not decode them."""
+    """Runs a model on ReferenceOps. Weights become float32 when they are placed, so that steps need not decode them."""
 
     trace: dict[str, Array] | None = None  # filled by the runner's steps: name -> copy of the value
 
@@ -38,7 +38,7 @@ class ReferenceBackend:
         return "reference"
 
     def place(self, name: str, weight: Weight) -> Weight:
-        """The weight as float32 numbers; a format that we cannot decode is refused."""
+        """The weight as float32; a format that cannot be decoded is refused."""
         if isinstance(weight, Stack):
             placed = [self.place(f"{name}.{index}", matrix) for index, matrix in enumerate(weight.matrices)]
             return Stack(tuple(matrix for matrix in placed if isinstance(matrix, Dense)))
@@ -51,11 +51,11 @@ class ReferenceBackend:
         return Dense("F32", weight.shape, numbers(weight, np.float32))
 
     def facts(self) -> Mapping[str, str | int]:
-        """Its name is all that there is to say."""
+        """Its name alone."""
         return {"backend": self.name}
 
     def ops(self, trace: dict[str, Array] | None = None) -> ReferenceOps:
-        """The ops one at a time: NumPy has no others."""
+        """The ops on arrays and placed weights."""
         return ReferenceOps(self.trace if trace is None else trace)
 
     def new_expert_store(self, num_bytes: int) -> NoReturn:
@@ -63,11 +63,11 @@ class ReferenceBackend:
         raise UnsupportedError(f"expert_bytes is for the native backend; the backend {self.name} keeps all experts")
 
     def place_experts(self, name: str, stack: Stack, store: object, on_read: Callable[[Weight], None]) -> Weight:
-        """All of them, at once."""
+        """Places all experts at once."""
         return self.place(name, stack)
 
     def expert_bytes(self, stack: Weight) -> int:
-        """float32 numbers."""
+        """Memory of one expert as float32."""
         return 4 * math.prod(stack.shape[1:])
 
     def new_cache(self, config: Config, num_pages: int, page_size: int,
@@ -77,7 +77,7 @@ class ReferenceBackend:
                               num_pages, page_size, format, 2 if config.latent is None else 1)
 
     def cache_bytes(self, config: Config, num_pages: int, page_size: int, format: CacheFormat) -> int:
-        """What `new_cache` takes."""
+        """Memory that `new_cache` allocates."""
         return self.new_cache(config, num_pages, page_size, format).nbytes
 
     def adapters(self, config: Config, weights: Weights, num_slots: int, max_rank: int) -> ReferenceAdapterTable:
@@ -87,18 +87,18 @@ class ReferenceBackend:
 
     def runner(self, config: Config, weights: Weights, max_tokens: int,
                adapters: ReferenceAdapterTable | None = None) -> ReferenceRunner:
-        """NumPy allocates as it goes, so `max_tokens` sizes nothing here."""
+        """A runner of the model; `max_tokens` only checks steps, because NumPy allocates as it goes."""
         table = adapters or ReferenceAdapterTable(config, weights, 0, 0)
         return ReferenceRunner(ReferenceOps(self.trace), config, table, max_tokens)
 
 
 @dataclass(frozen=True)
 class ReferenceRunner:
-    """The dense model on the reference ops."""
+    """Runs a model on the reference ops."""
 
     ops: Ops
     config: Config
-    adapters: ReferenceAdapterTable  # has the weights
+    adapters: ReferenceAdapterTable  # it has the weights
     max_tokens: int
 
     def logits(self, batch: Batch, cache: Any) -> Array:
@@ -107,14 +107,14 @@ class ReferenceRunner:
         return decoder.forward(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
 
     def hidden(self, batch: Batch, cache: Any) -> Array:
-        """float32 (R, D), normalised."""
+        """float32 (R, D), normalized."""
         assert len(batch.tokens) <= self.max_tokens, (len(batch.tokens), self.max_tokens)
         return decoder.hidden(self.ops, self.config, self.adapters.weights_of(batch), batch, cache)
 
 
 @dataclass(frozen=True)
 class ReferenceOps:
-    """The ops contract. `precision` float64 gives the value that float32 backends are measured against."""
+    """The ops (models/ops.py). With `precision` float64, they give the values that tests compare backends with."""
 
     trace: dict[str, Array] | None = None
     precision: type[np.floating[Any]] = np.float32
@@ -136,7 +136,7 @@ class ReferenceOps:
         return x @ numbers(w, self.precision).T
 
     def _adapted(self, x: Array, w: Lora) -> Array:
-        """Each token through the adapter that is its own."""
+        """Applies its own adapter to each token."""
         y = self.linear(x, w.base)
         tokens = np.zeros(len(x), np.int32) if w.tokens is None else w.tokens
         for index, adapter in enumerate(w.adapters):
@@ -199,10 +199,10 @@ class ReferenceOps:
             case "half":
                 first, second = slice(0, half), slice(half, width)
         a, b = x[..., first], x[..., second]
-        turned = x.copy()  # numbers beyond the table's width stay as they are
-        turned[..., first] = a * cos - b * sin
-        turned[..., second] = a * sin + b * cos
-        return turned
+        rotated = x.copy()  # numbers beyond the table's width are not rotated
+        rotated[..., first] = a * cos - b * sin
+        rotated[..., second] = a * sin + b * cos
+        return rotated
 
     def scale_queries(self, x: Array, positions: Array, beta: float, period: int) -> Array:
         scales = 1.0 + beta * np.log1p((positions // period).astype(np.float64))
@@ -231,7 +231,7 @@ class ReferenceOps:
         return out
 
     def _attend_one(self, q_THE: Array, k_CKE: Array, v_CKE: Array, seen_TC: Array, scale: float) -> Array:
-        """One sequence, head by head: softmax of q k scaled, over the keys that are seen, times v."""
+        """Attention of one sequence, head by head: softmax of scale * q k over the visible keys, times v."""
         num_heads, num_kv_heads = q_THE.shape[1], k_CKE.shape[1]
         heads = []
         for head in range(num_heads):
@@ -253,7 +253,7 @@ class ReferenceOps:
         return out.reshape(q.shape)[..., :rank]
 
     def route(self, logits: Array, per_token: int, scale: float) -> Array:
-        # Picked by logits: distinct ones may have equal shares once they are rounded.
+        # Experts are picked by logits: distinct logits may have equal shares after rounding.
         best = np.argsort(-logits, axis=1, kind="stable")[:, :per_token]
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -275,7 +275,7 @@ class ReferenceOps:
         return (x * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))), [float])(x)).astype(self.precision)
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
-        with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is the right answer: 0
+        with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is 0, as it should be
             return gate / (1 + np.exp(-gate)) * up
 
     def slice_rows(self, x: Array, first: int, last: int) -> Array:
@@ -297,7 +297,7 @@ class ReferenceOps:
 
 
 def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
-    """The contract's `merge_patches`, which only moves numbers: every backend on arrays shares it."""
+    """ImageOps.merge_patches on arrays. It only moves numbers, so other backends use it, too."""
     width, first, parts = x.shape[1], 0, []
     for rows, columns in grids:
         image = x[first:first + rows * columns].reshape(rows // merge, merge, columns // merge, merge, width)
@@ -307,7 +307,7 @@ def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Ar
 
 
 def _with_parent(batch: Batch, sequence: int) -> Array:
-    """Indices of the tokens of a sequence, and before them those of the one that it goes on from."""
+    """Indices of the tokens of a sequence, preceded by those of its parent."""
     def own(index: int) -> Array:
         return np.arange(batch.query_starts[index], batch.query_starts[index + 1])
 
@@ -318,9 +318,9 @@ def _with_parent(batch: Batch, sequence: int) -> Array:
 
 def _cached_keys(batch: Batch, sequence: int, positions: Array, cache: ReferenceCache, layer: int,
                  window: int | None) -> tuple[Array, Array, Array]:
-    """Keys and values (C, K, E) that queries at `positions` of a sequence may see, and where they stand."""
+    """Keys and values (C, K, E) that queries at `positions` of a sequence may see, and the positions of the keys."""
     assert batch.page_table is not None, "a batch for a cache has a page table"
-    # Pages that lie wholly behind the window may be in other hands: do not read them.
+    # Pages entirely before the window may belong to other sequences by now: do not read them.
     first = 0 if window is None else max(0, int(positions.min()) - window + 1)
     key_positions = np.arange(first, int(positions.max()) + 1)
     pages = batch.page_table[sequence, key_positions // cache.page_size]
@@ -334,14 +334,14 @@ def _stack(weight: Weight) -> tuple[Weight, ...]:
 
 
 def numbers(weight: Weight, precision: type[np.floating[Any]], rows: Array | None = None) -> Array:
-    """The weight (or some rows of it) decoded to plain numbers."""
+    """The weight, or some rows of it, decoded to plain numbers."""
     match weight:
         case Dense(format, _, data):
-            taken = data if rows is None else data[rows]
-            return _plain_numbers(format, taken).astype(precision, copy=False)
+            part = data if rows is None else data[rows]
+            return _plain_numbers(format, part).astype(precision, copy=False)
         case Quant(format, shape, data):
-            taken = data if rows is None else data[rows]
-            return dequantize(format, taken, shape[1]).astype(precision, copy=False)
+            part = data if rows is None else data[rows]
+            return dequantize(format, part, shape[1]).astype(precision, copy=False)
         case Stored(shape=shape):
             if rows is None:
                 return numbers(_read(weight, 0, shape[0]), precision)

@@ -1,8 +1,8 @@
-"""Causal attention over packed sequences, some of which share a prompt, in torch.
+"""Causal attention in torch over packed sequences, some of which share a prompt.
 
-Sequences of like length and equal parent go through one call together, padded to the longest. Scores are made block
-by block of queries, in float32, and made again for the gradient: nothing of size T x T is kept, and a block sees only
-the keys that causality and the window leave it.
+Sequences of similar length and equal parent are computed together, padded to the longest. Scores are computed for one
+block of queries at a time, in float32, and computed again for the gradient: nothing of size T x T is kept, and a block
+reads only the keys that causality and the window allow.
 
 Legend: T tokens, N sequences of a group, L their padded length, P tokens of their prompt, C = P + L keys,
 H query heads, K key/value heads, G = H / K, E and F numbers of a key's and of a value's head.
@@ -24,23 +24,23 @@ from brise.models.weights import Array
 
 Tensor = torch.Tensor
 
-# Scores of a block: 16 MiB of float32, so that they are still near when softmax and the values come.
+# Scores of a block: 16 MiB of float32, so that they are still in cache for softmax and the values.
 BLOCK_SCORES = 1 << 22
-# Sequences share a group if padding adds at most a quarter and 16 tokens to the shortest: a call more costs as much.
+# Sequences share a group if padding adds at most a quarter and 16 tokens to the shortest: another call costs as much.
 PADDING, SLACK = 1.25, 16
 
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """Sequences that are computed together."""
+    """Sequences that are computed in one call."""
 
-    places: Array  # (N, L): tokens; where a sequence has ended, its first one again
+    places: Array  # (N, L): tokens; after the end of a sequence, its first one again
     lengths: Array  # (N,)
     prompt: Array  # (P,)
 
 
 def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: float, window: int | None) -> Tensor:
-    """(T, H * F): see Ops.attend without a cache. The positions of a sequence follow on one another."""
+    """(T, H * F): Ops.attend without a cache. The positions of a sequence must be consecutive."""
     starts = np.asarray(batch.query_starts)
     if not starts[-1]:
         return q_THE.new_zeros(0, q_THE.shape[1] * v_TKF.shape[2])
@@ -52,16 +52,16 @@ def attend(q_THE: Tensor, k_TKE: Tensor, v_TKF: Tensor, batch: Batch, scale: flo
 
 
 def _check_causal(positions: Array, starts: Array) -> None:
-    """The patches of an image see one another: their positions say so, and would be taken for a text's."""
+    """Refuses patches of an image, which see one another: their positions are not consecutive."""
     steps = np.diff(positions)
     steps[starts[(starts > 0) & (starts < len(positions))] - 1] = 1  # from one sequence to the next
     if (steps != 1).any():
-        raise UnsupportedError("positions of a sequence do not follow on one another; the torch backend trains text "
-                               "models, and leaves vision towers to the others")
+        raise UnsupportedError("the positions of a sequence are not consecutive; the torch backend trains text models, "
+                               "and runs no vision encoder")
 
 
 def _groups(starts: Array, parents: Array) -> Iterator[SequenceGroup]:
-    """Every sequence with tokens, in groups of equal parent and like length."""
+    """All sequences with tokens, in groups of equal parent and similar length."""
     lengths = np.diff(starts)
     order = np.lexsort((lengths, parents))
     order = order[lengths[order] > 0]
@@ -80,10 +80,10 @@ def _groups(starts: Array, parents: Array) -> Iterator[SequenceGroup]:
 
 
 class _Attend(torch.autograd.Function):
-    """Keeps q, k and v only; computes in float32 (or float64).
+    """Saves only q, k and v; computes in float32 (or float64).
 
-    In bfloat16 the products would be faster, but oneDNN builds a kernel for each shape that it meets and keeps it with
-    its memory, and every batch has shapes of its own here: 0.7 MB each, a gigabyte after a hundred steps.
+    In bfloat16 the products would be faster, but oneDNN builds and keeps a kernel for each shape, and here every batch
+    has shapes of its own: 0.7 MB each, a gigabyte after a hundred steps.
     """
 
     @staticmethod
@@ -150,7 +150,7 @@ def _at(x: Tensor, places: Array) -> Tensor:
 
 
 def _without_padding(grad_NLHE: Tensor, group: SequenceGroup) -> Tensor:
-    """What stands in for padding is a copy of a token, whose gradient counts once."""
+    """The gradient without padding, which repeats a token whose gradient counts once."""
     length = group.places.shape[1]
     if (group.lengths == length).all():
         return grad_NLHE
@@ -159,7 +159,7 @@ def _without_padding(grad_NLHE: Tensor, group: SequenceGroup) -> Tensor:
 
 
 def _is_in_order(places: Array) -> bool:
-    """No padding, and one sequence follows on the other."""
+    """Whether there is no padding, and the sequences are consecutive."""
     return bool((places.reshape(-1) == np.arange(places[0, 0], places[0, 0] + places.size)).all())
 
 
@@ -174,7 +174,7 @@ def _by_token(x_NKGLE: Tensor, group: SequenceGroup) -> Tensor:
 
 
 def _put_back(parts: list[Tensor], groups: list[SequenceGroup]) -> Tensor:
-    """The tokens of all groups in the batch's order, padding left out."""
+    """The tokens of all groups in the batch's order, without padding."""
     if len(groups) == 1 and _is_in_order(groups[0].places):
         return parts[0]
     places = np.concatenate([group.places.reshape(-1) for group in groups])
@@ -184,7 +184,7 @@ def _put_back(parts: list[Tensor], groups: list[SequenceGroup]) -> Tensor:
 
 
 def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Queries of a block, the keys that some of them see, and what to add to their scores (0 or -inf)."""
+    """Blocks: queries, the keys that some of them see, and the mask to add to their scores (0 or -inf)."""
     size, kv_heads, group, length, _ = q.shape
     num_keys = k.shape[3]
     past = num_keys - length
@@ -200,7 +200,7 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
 
 
 def _rows(x: Tensor, part: slice) -> Tensor:
-    """(N, K, G, L, E) at these tokens as (N * K, G * rows, E)."""
+    """Part of (N, K, G, L, E) as (N * K, G * rows, E)."""
     return x[..., part, :].reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
 
 

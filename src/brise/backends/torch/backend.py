@@ -1,4 +1,4 @@
-"""The torch backend: places weights for training. It runs whole sequences and has no cache."""
+"""The torch backend places weights for training. It runs whole sequences and has no cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brise.models.weights import Weight
 
 @dataclass(frozen=True)
 class TorchBackend:
-    """Where a model is trained. `keep` "packed" leaves block formats as they are and dequantises in every step."""
+    """Runs models for training. `keep` "packed" keeps block formats as they are and dequantizes them in every step."""
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
@@ -24,7 +24,7 @@ class TorchBackend:
         return "torch"
 
     def place(self, name: str, weight: Weight) -> Weight:
-        """The weight as tensors; one that cannot be trained beside is refused by name."""
+        """The weight as tensors; one that this backend cannot run is refused by name."""
         return place(name, weight, self.device, self.dtype, self.keep)
 
     def ops(self) -> TorchOps:

@@ -1,6 +1,6 @@
-"""Norm, rotation and activation with gradients written out: each keeps the few numbers that its gradient needs.
+"""Norm, rotation and activation with explicit gradients: each saves only the few numbers that its gradient needs.
 
-Legend: T tokens, D width, H heads, E numbers a head. Sums and roots are taken in float32 (float64 stays float64).
+Legend: T tokens, D width, H heads, E numbers a head. Sums and roots are computed in float32 (float64 stays float64).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """Keeps x in the result's type, which the gradient has anyway, and one number a row."""
+    """Saves x in the type of the result, which is that of the gradient, and one number per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -58,7 +58,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class _SiluMul(torch.autograd.Function):
-    """Keeps gate and up, not silu(gate)."""
+    """Saves gate and up, not silu(gate)."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -72,42 +72,42 @@ class _SiluMul(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), functional.silu(gate).mul_(grad)
 
 
-def turn(x: Tensor, table: Tensor, layout: Layout) -> Tensor:
+def rotate(x: Tensor, table: Tensor, layout: Layout) -> Tensor:
     """x (T, H, E) with the first table-width numbers of each head rotated; table has cosines, then sines."""
-    turned: Tensor = _Turn.apply(x, table, layout)  # type: ignore[no-untyped-call]
-    return turned
+    rotated: Tensor = _Rotate.apply(x, table, layout)  # type: ignore[no-untyped-call]
+    return rotated
 
 
-class _Turn(torch.autograd.Function):
-    """A rotation's gradient is the rotation back, so that x is not kept."""
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the inverse rotation, so x is not saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
         ctx.save_for_backward(table)
         ctx.layout = layout
         cos, sin = table.chunk(2, dim=-1)
-        return _turned(x, cos, sin, layout)
+        return _rotated(x, cos, sin, layout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors[0].chunk(2, dim=-1)
-        return _turned(grad, cos, -sin, ctx.layout), None, None
+        return _rotated(grad, cos, -sin, ctx.layout), None, None
 
 
-def _turned(x_THE: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-    """Rotated in float32: a cosine rounded to bfloat16 would be no rotation any more."""
+def _rotated(x_THE: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    """Rotates in float32: with cosines rounded to bfloat16 it would not be a rotation."""
     half = cos.shape[-1]
     first = widened(x_THE[..., :2 * half])
     if layout == "interleaved":
         pairs = torch.view_as_complex(first.reshape(*first.shape[:-1], half, 2).contiguous())
         factors = torch.complex(cos.to(first.dtype), sin.to(first.dtype))[:, None]
-        turned = torch.view_as_real(pairs * factors).flatten(-2)
+        rotated = torch.view_as_real(pairs * factors).flatten(-2)
     else:
         cos, sin = cos.to(first.dtype)[:, None], sin.to(first.dtype)[:, None]
         a, b = first[..., :half], first[..., half:]
-        turned = torch.empty_like(first)
-        torch.mul(a, cos, out=turned[..., :half]).addcmul_(b, sin, value=-1)
-        torch.mul(a, sin, out=turned[..., half:]).addcmul_(b, cos)
-    turned = turned.to(x_THE.dtype)
-    return turned if 2 * half == x_THE.shape[-1] else torch.cat([turned, x_THE[..., 2 * half:]], dim=-1)
+        rotated = torch.empty_like(first)
+        torch.mul(a, cos, out=rotated[..., :half]).addcmul_(b, sin, value=-1)
+        torch.mul(a, sin, out=rotated[..., half:]).addcmul_(b, cos)
+    rotated = rotated.to(x_THE.dtype)
+    return rotated if 2 * half == x_THE.shape[-1] else torch.cat([rotated, x_THE[..., 2 * half:]], dim=-1)

@@ -1,4 +1,4 @@
-"""Linears of the torch backend: frozen matrices, plain or in blocks, and the low-rank adapters that train beside them.
+"""Linears of the torch backend: frozen matrices, plain or in blocks, and the low-rank adapters that are trained.
 
 Legend: T tokens, O outputs, R the ranks of all adapters of a call.
 """
@@ -18,18 +18,18 @@ T = TypeVar("T")
 Tensor = torch.Tensor
 Dropout = Callable[[Tensor], Tensor]
 
-# Of rows of frozen matrices by their id: beside it the matrix, as an id is another's once its owner is gone.
+# Squared norms of the rows of frozen matrices, by id. The matrix is kept, too, because ids of dead objects are reused.
 RowNormCache = MutableMapping[int, tuple[Handle, Tensor]]
 
 
 def linears(x: Tensor, weights: Sequence[Weight], dropout: Dropout | None,
             row_norms: RowNormCache) -> tuple[Tensor, ...]:
-    """x W^T of each weight, with what its first adapter adds. `row_norms` keeps what DoRA needs of frozen matrices.
+    """x W^T of each weight plus the product of its first adapter. `row_norms` keeps what DoRA needs of frozen matrices.
 
-    DoRA's are float32 at least: a gain near 1 changes nothing of a number that is rounded to bfloat16 behind it.
+    DoRA's results are float32 at least: a gain near 1 would be lost in rounding to bfloat16.
     """
     if dropout is not None and len(weights) > 1 and any(_adapter(w) is not None for w in weights):
-        return tuple(linears(x, (w,), dropout, row_norms)[0] for w in weights)  # a dropout of its own for each adapter
+        return tuple(linears(x, (w,), dropout, row_norms)[0] for w in weights)  # each adapter has its own dropout
     handles = [handle_of(w.base if isinstance(w, Lora) else w) for w in weights]
     adapters = [_adapter(w) for w in weights]
     if all(adapter is None and isinstance(handle, Tensor)
@@ -52,13 +52,13 @@ def _adapter(weight: Weight) -> LowRank | None:
 
 
 class _Linears(torch.autograd.Function):
-    """Several matrices on one x. Keeps the adapters' input and its product with A; matrices stay as they are placed.
+    """Several matrices on one x. Saves the adapters' input and its product with A; matrices stay as they are placed.
 
-    `scales` has None where a matrix has no adapter; `sides` are the A and B of the others. z is x, or x with dropout.
+    `scales` is None for a matrix without an adapter; `sides` are the A and B of the others. z is x, or x with dropout.
 
-    What an adapter adds is computed first, and the large product goes upon it: a sum in float32 that is rounded once.
-    Added to a product that is in bfloat16 already, whatever is less than half of its last digit would vanish: in the
-    first steps, when every B is small, a large part of all that the adapters do.
+    An adapter's product is computed first and the large product is added to it: a sum in float32 that is rounded once.
+    If it were added to a product in bfloat16, everything under half of the last digit would be lost: in the first
+    steps, when every B is small, that is most of what adapters do.
     """
 
     @staticmethod
@@ -92,25 +92,25 @@ class _Linears(torch.autograd.Function):
 
 
 def _stacked(sides: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """A of all adapters, one below the other."""
+    """The A of all adapters, stacked."""
     return torch.cat([a.to(dtype) for a in sides[::2]]) if len(sides) > 2 else sides[0].to(dtype)
 
 
 def _adapted(values: Sequence[T], scales: Sequence[float | None],
              sides: Sequence[Tensor]) -> list[tuple[T, Tensor, float, slice]]:
-    """Of every matrix with an adapter: its value, B, scale, and its columns among R."""
-    found, first, index = [], 0, 1
+    """For every matrix with an adapter: its value, B, scale, and columns of R."""
+    adapted, first, index = [], 0, 1
     for value, scale in zip(values, scales, strict=True):
         if scale is None:
             continue
         b = sides[index]
-        found.append((value, b, scale, slice(first, first + b.shape[1])))
+        adapted.append((value, b, scale, slice(first, first + b.shape[1])))
         first, index = first + b.shape[1], index + 2
-    return found
+    return adapted
 
 
 def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
-    """x W^T, upon what an adapter adds."""
+    """x W^T, added in place to `added` if there is an adapter's product."""
     if isinstance(handle, Tensor):
         w = handle.to(x.dtype).t()
         return x @ w if added is None else added.addmm_(x, w)
@@ -124,7 +124,7 @@ def _product(x: Tensor, handle: Handle, added: Tensor | None) -> Tensor:
 
 
 def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | None) -> Tensor:
-    """The sum of grad W, upon `total`."""
+    """The sum of grad W, added in place to `total`."""
     for grad, handle in zip(grads, handles, strict=True):
         for rows, part in parts_of(handle, grad.dtype):
             total = grad[:, rows] @ part if total is None else total.addmm_(grad[:, rows], part)
@@ -133,7 +133,7 @@ def _back(grads: Sequence[Tensor], handles: Sequence[Handle], total: Tensor | No
 
 
 def _gain(handle: Handle, adapter: LowRank, dtype: torch.dtype, row_norms: RowNormCache) -> Tensor:
-    """magnitude / |rows of W + scale B A|; the norm counts as a constant in the gradient (2402.09353, section 4.3)."""
+    """magnitude / |rows of W + scale B A|; the norm is a constant for the gradient (2402.09353, section 4.3)."""
     with torch.no_grad():
         a, b = adapter.a.detach(), adapter.b.detach() * adapter.scale
         whole = numbers_of(handle, dtype)

@@ -98,7 +98,7 @@ class TorchOps:
         return self._tensor(table).to(self.wide)
 
     def rope(self, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
-        return functions.turn(x, table, layout)
+        return functions.rotate(x, table, layout)
 
     def scale_queries(self, x: Tensor, positions: Array, beta: float, period: int) -> Tensor:
         scales = 1.0 + beta * np.log1p((np.asarray(positions) // period).astype(np.float64))

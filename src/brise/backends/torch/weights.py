@@ -1,7 +1,7 @@
-"""Weights of the torch backend: plain tensors, or blocks that are dequantised whenever they are needed.
+"""Weights of the torch backend: plain tensors, or blocks that are dequantized whenever they are needed.
 
-A placed weight's handle is a tensor (its numbers), a Packed, or for a stack a tuple of those. A Lora in the tree has a
-placed base, and tensors in its LowRanks.
+The handle of a placed weight is a tensor, a Packed, or for a stack a tuple of these. A Lora in the tree has a placed
+base, and tensors in its LowRanks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from brise.quant.rows import matrix_shape, raw_rows
 Tensor = torch.Tensor
 Keep = Literal["dense", "packed"]
 
-# A block of rows that is read, or dequantised, at a time: few megabytes beside what is placed.
+# Rows are read, or dequantized, in blocks of this many numbers: a few megabytes besides the placed weights.
 BLOCK_NUMBERS = 1 << 21
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -44,10 +44,10 @@ Handle = Tensor | Packed
 def place(name: str, weight: Weight, device: torch.device, dtype: torch.dtype, keep: Keep = "dense") -> Weight:
     """The weight as tensors: vectors in float32 (float64 if `dtype` is), matrices in `dtype`.
 
-    With `keep` "packed" block formats stay as they are, and matrices in BF16 and F16 stay in 16 bits.
+    With `keep` "packed", block formats stay as they are, and matrices in BF16 and F16 stay in 16 bits.
     """
     if dtype not in DTYPES:
-        raise UnsupportedError(f"the type of numbers is {dtype}; the torch backend computes in float32 and bfloat16")
+        raise UnsupportedError(f"the dtype is {dtype}; the torch backend computes in float32 and bfloat16")
     match weight:
         case Dense() | Quant() | Stored():
             return Placed(weight.shape, _placed(name, weight, device, dtype, keep))
@@ -88,7 +88,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _plain_dtype(format: str, dtype: torch.dtype, keep: Keep) -> torch.dtype:
-    """What a matrix is kept in: 16 bits that a file has stay 16 bits with `keep` "packed"."""
+    """The type that a matrix is kept in: with `keep` "packed", 16 bits in the file stay 16 bits."""
     if keep == "packed" and format in ("BF16", "F16"):
         return torch.bfloat16 if format == "BF16" else torch.float16
     return dtype
@@ -101,19 +101,19 @@ def _row_blocks(rows: int, cols: int) -> Iterator[tuple[int, int]]:
 
 
 def _bytes(data: Array) -> Tensor:
-    """A copy: a tensor cannot look at memory that is only to be read."""
+    """A copy: a tensor cannot share read-only memory."""
     return torch.from_numpy(np.array(data))
 
 
 def handle_of(weight: Weight) -> Handle:
-    """What a matrix or vector is placed as."""
+    """The handle of a placed matrix or vector."""
     assert isinstance(weight, Placed), type(weight)
     handle: Handle = weight.handle
     return handle
 
 
 def parts_of(handle: Handle, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """The matrix block by block of rows: a tensor as one; blocks dequantised, none kept longer than its turn."""
+    """The matrix in blocks of rows: a tensor as one block; a Packed dequantized, one block in memory at a time."""
     if isinstance(handle, Tensor):
         yield slice(0, len(handle)), handle.to(dtype)
         return
@@ -122,14 +122,14 @@ def parts_of(handle: Handle, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor
 
 
 def numbers_of(handle: Handle, dtype: torch.dtype) -> Tensor:
-    """All numbers of a matrix."""
+    """The whole matrix as plain numbers."""
     return torch.cat([part for _, part in parts_of(handle, dtype)]) if isinstance(handle, Packed) else handle.to(dtype)
 
 
 def tensor_of(weight: Weight) -> Tensor:
-    """The numbers of a weight that is placed as a tensor."""
+    """The tensor of a weight that was placed as one."""
     handle = handle_of(weight)
-    assert isinstance(handle, Tensor), "a weight in blocks is no tensor"
+    assert isinstance(handle, Tensor), "a weight in blocks is not a tensor"
     return handle
 
 
@@ -147,7 +147,7 @@ def stack_of(weight: Weight) -> tuple[Handle, ...]:
 
 
 def rows_of(table: Weight, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of a table; of one in blocks only these are dequantised."""
+    """Rows of a table; if it is in blocks, only these are dequantized."""
     handle = handle_of(table)
     if isinstance(handle, Tensor):
         return handle[tokens].to(dtype)
@@ -156,7 +156,7 @@ def rows_of(table: Weight, tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def decode(format: str, cols: int, data: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers (rows, cols) of `data` (rows, bytes of a row) on its device (a GPU's by the host)."""
+    """The numbers (rows, cols) of `data` (rows, bytes of a row) on its device; the host decodes blocks of a GPU."""
     match format:
         case "F32" | "F16" | "BF16":
             plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[format]
@@ -164,7 +164,7 @@ def decode(format: str, cols: int, data: Tensor, dtype: torch.dtype) -> Tensor:
     if not len(data):
         return torch.empty(0, cols, dtype=dtype, device=data.device)
     blocks, native = data.cpu().contiguous(), _native()
-    # blocks.numpy() would pin the storage, which FSDP frees and fills again.
+    # blocks.numpy() would pin the storage, which FSDP frees and refills.
     shared = np.asarray(np.from_dlpack(blocks), np.uint8)
     if native is None:
         return torch.from_numpy(dequantize(format, shared, cols)).to(device=data.device, dtype=dtype)
@@ -176,7 +176,7 @@ def decode(format: str, cols: int, data: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _native() -> ModuleType | None:
-    """None where the module is not built."""
+    """The compiled module; None if it is not built."""
     try:
         return importlib.import_module("brise._native")
     except ImportError:
