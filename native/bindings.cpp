@@ -49,10 +49,19 @@ Backend make_backend(int threads, const std::string& isa) {
 }
 
 Format format_named(const std::string& name) {
-  static const char* names[] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"};
-  for (int i = 0; i < 13; i++)
-    if (name == names[i]) return (Format)i;
+  for (int i = 0; i < NUM_FORMATS; i++)
+    if (name == stored_format((Format)i).name) return (Format)i;
   throw std::invalid_argument("no kernel for weight format '" + name + "'");
+}
+
+// Name, block columns and block bytes of every weight format.
+std::vector<std::tuple<std::string, int, int>> formats() {
+  std::vector<std::tuple<std::string, int, int>> out;
+  for (int i = 0; i < NUM_FORMATS; i++) {
+    const StoredFormat stored = stored_format((Format)i);
+    out.emplace_back(stored.name, stored.columns, stored.bytes);
+  }
+  return out;
 }
 
 CacheFormat cache_format_named(const std::string& name) {
@@ -76,11 +85,11 @@ void check_length(size_t rows) {
 }
 
 // A weight's size without its numbers; without columns it is a vector, in float32 whatever its format.
-std::shared_ptr<Weight> make_phantom(const std::string& format_name, int rows, int cols) {
+std::shared_ptr<Weight> make_shape_only(const std::string& format_name, int rows, int cols) {
   const Format format = format_named(format_name);
   if (cols) check_shape(format_name, format, (size_t)std::max(rows, 0), cols);
   else check_length((size_t)std::max(rows, 0));
-  return phantom(format, rows, cols);
+  return shape_only(format, rows, cols);
 }
 
 size_t weight_bytes(const std::string& format_name, int rows, int cols) {
@@ -234,9 +243,9 @@ nb::ndarray<nb::numpy, const float, nb::ndim<2>> read_value(Program& program, in
 // Rows of a matrix as numbers, from `first` as many as `out` has.
 void weight_rows(const Weight& weight, size_t first, FloatOutput out) {
   const Matrix& m = weight.matrix;
-  if (weight.is_phantom || out.shape(1) != (size_t)m.cols || first > (size_t)m.rows || out.shape(0) > (size_t)m.rows - first)
+  if (weight.is_shape_only || out.shape(1) != (size_t)m.cols || first > (size_t)m.rows || out.shape(0) > (size_t)m.rows - first)
     throw std::invalid_argument("rows " + std::to_string(first) + " to " + std::to_string(first + out.shape(0)) + " of " + std::to_string(out.shape(1)) +
-                                " columns of a matrix of " + std::to_string(weight.is_phantom ? 0 : m.rows) + " and " + std::to_string(m.cols));
+                                " columns of a matrix of " + std::to_string(weight.is_shape_only ? 0 : m.rows) + " and " + std::to_string(m.cols));
   nb::gil_scoped_release release;
   for (size_t row = 0; row < out.shape(0); row++) unpack_row(m, (int)(first + row), out.data() + row * (size_t)m.cols);
 }
@@ -276,6 +285,7 @@ void make_adapter(Adapter* self, const LoraTable& table, const std::vector<std::
 NB_MODULE(_native, m) {
   m.doc() = "Kernels and the recorded program of brise's native backend.";
   m.def("isa_names", &isa_names);
+  m.def("formats", &formats);
   m.def("cache_bytes", [](int layers, int pages, int page_size, int kv_heads, int head_dim, const std::string& format, int sides) {
     return Cache::bytes(layers, pages, page_size, kv_heads, head_dim, cache_format_named(format), sides);
   }, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("format"), nb::arg("sides") = 2);
@@ -293,7 +303,8 @@ NB_MODULE(_native, m) {
   m.def("vector", &pack_vector);
   m.def("decode", &decode_blocks, nb::arg("format"), nb::arg("data"), nb::arg("cols"), nb::arg("is_bf16"), nb::arg("threads"), nb::arg("out"));
   m.def("empty", &empty_weight, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
-  m.def("phantom", &make_phantom, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  m.def("shape_only", &make_shape_only, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  m.def("phantom", &make_shape_only, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def("weight_bytes", &weight_bytes, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   nb::class_<ExpertStore>(m, "ExpertStore")
       .def("__init__", [](ExpertStore* self, int64_t budget) {

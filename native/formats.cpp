@@ -16,7 +16,25 @@ namespace brise {
 
 namespace {
 
-constexpr size_t BLOCK_BYTES[] = {18, 20, 22, 24, 34, 84, 110, 144, 176, 210, 2, 2, 4};
+// quant/formats.py has the same list; backends/native/backend.py compares the two when it is imported.
+constexpr StoredFormat layout_of(Format format) {
+  switch (format) {
+    case Format::Q4_0: return {"Q4_0", 32, 18};
+    case Format::Q4_1: return {"Q4_1", 32, 20};
+    case Format::Q5_0: return {"Q5_0", 32, 22};
+    case Format::Q5_1: return {"Q5_1", 32, 24};
+    case Format::Q8_0: return {"Q8_0", 32, 34};
+    case Format::Q2_K: return {"Q2_K", 256, 84};
+    case Format::Q3_K: return {"Q3_K", 256, 110};
+    case Format::Q4_K: return {"Q4_K", 256, 144};
+    case Format::Q5_K: return {"Q5_K", 256, 176};
+    case Format::Q6_K: return {"Q6_K", 256, 210};
+    case Format::F16: return {"F16", 1, 2};
+    case Format::BF16: return {"BF16", 1, 2};
+    case Format::F32: break;
+  }
+  return {"F32", 1, 4};
+}
 
 // 32 columns of one row: codes, four to a word, and the scale numbers as the file has them.
 struct Decoded {
@@ -100,7 +118,7 @@ void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
 }
 
 inline void decode(Format format, const uint8_t* row, int block, Decoded& out) {
-  const size_t size = BLOCK_BYTES[(int)format];
+  const size_t size = (size_t)layout_of(format).bytes;
   if (format >= Format::Q2_K) return decode_k(format, row + block / 8 * size, block % 8, out);
   const uint8_t* p = row + block * size;
   std::memcpy(&out.d, p, 2);
@@ -206,13 +224,13 @@ void unpack_block(const uint8_t* head, const uint8_t* p, int lane, float* out) {
 
 }  // namespace
 
-int block_columns(Format format) {
-  if (format >= Format::F16) return 1;
-  return format >= Format::Q2_K ? 256 : 32;
-}
+StoredFormat stored_format(Format format) { return layout_of(format); }
+
+int block_columns(Format format) { return layout_of(format).columns; }
 
 size_t source_row_bytes(Format format, int cols) {
-  return (size_t)(cols / block_columns(format)) * BLOCK_BYTES[(int)format];
+  const StoredFormat stored = layout_of(format);
+  return (size_t)(cols / stored.columns) * (size_t)stored.bytes;
 }
 
 size_t tile_bytes(Format format, int cols) {

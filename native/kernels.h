@@ -11,6 +11,13 @@ constexpr int TOKEN_BLOCK = 12;   // tokens whose activations lie side by side; 
 constexpr int KEY_CHUNK = 512;    // keys whose scores one attention unit holds at a time
 
 enum class Format : int { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, F16, BF16, F32 };
+constexpr int NUM_FORMATS = (int)Format::F32 + 1;
+
+// A format in a file: its name, and the columns and bytes of one block. Plain formats have blocks of one column.
+struct StoredFormat {
+  const char* name;
+  int columns, bytes;
+};
 
 // A matrix (rows, cols) cut into tiles of 16 rows. A tile holds its rows for all columns, 16 rows
 // interleaved so that one 64-byte load brings four columns of each; formats.h has the layouts.
@@ -125,6 +132,7 @@ struct Kernels {
 const Kernels* const* available_kernels();
 
 // formats.cpp: ISA-independent packing.
+StoredFormat stored_format(Format format);
 size_t tile_bytes(Format format, int cols);
 size_t source_row_bytes(Format format, int cols);
 int block_columns(Format format);  // cols must be a multiple

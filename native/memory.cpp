@@ -73,11 +73,11 @@ size_t packed_bytes(Format format, int rows, int cols) {
 }
 
 // Without columns a vector, which is small and as real as any.
-std::shared_ptr<Weight> phantom(Format format, int rows, int cols) {
+std::shared_ptr<Weight> shape_only(Format format, int rows, int cols) {
   auto out = std::make_shared<Weight>();
   if (cols) out->matrix = {format, rows, cols, tile_bytes(format, cols), nullptr};
   else out->vector.resize((size_t)rows);
-  out->is_phantom = true;
+  out->is_shape_only = true;
   return out;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
 
-bool is_row_op(Kind kind) { 
+bool is_row_op(Kind kind) {
   return kind != Kind::LINEAR && kind != Kind::HEADS_LINEAR && kind != Kind::ATTEND && kind != Kind::EXPERTS && kind != Kind::INPUT;
 }
 
@@ -132,11 +132,11 @@ int Program::rms_norm(int x, std::shared_ptr<const Weight> w, double eps) {
   return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
 }
 
-int Program::rope_table(const std::vector<double>& turns, double magnitude) {
+int Program::rope_table(const std::vector<double>& inv_freq, double attention_factor) {
   Op op{Kind::ROPE_TABLE};
-  op.turns = turns;
-  op.a = magnitude;
-  return push(std::move(op), (int)turns.size() * 2, false);
+  op.inv_freq = inv_freq;
+  op.a = attention_factor;
+  return push(std::move(op), (int)inv_freq.size() * 2, false);
 }
 
 int Program::rope(int x, int table, int heads, bool interleaved) {
@@ -344,9 +344,9 @@ void Program::check(const Cache* cache, int num_tokens) const {
   if (unit_is_latent_ && num_tokens > INT_MAX / unit_heads_) throw error("a step of " + std::to_string(num_tokens) + " tokens has too many query rows");
   for (const auto& op : ops_) {
     for (const auto& w : op.weights)
-      if (w->is_phantom) throw error("the program was recorded to be planned: a weight of it has no memory");
+      if (w->is_shape_only) throw error("the program was recorded to be planned: a weight of it has no memory");
     for (const auto& stack : {op.experts.w1, op.experts.w2, op.experts.w3})
-      if (stack && stack->is_resident() && stack->matrices[0]->is_phantom) throw error("the program was recorded to be planned: its experts have no memory");
+      if (stack && stack->is_resident() && stack->matrices[0]->is_shape_only) throw error("the program was recorded to be planned: its experts have no memory");
     if (op.kind == Kind::EXPERTS && num_tokens > INT_MAX / 2 / op.experts.per_token)
       throw error("a step of " + std::to_string(num_tokens) + " tokens with " + std::to_string(op.experts.per_token) + " experts each is too large");
     if (op.kind != Kind::ATTEND) continue;

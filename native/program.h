@@ -41,7 +41,7 @@ struct Weight {
   Matrix matrix;                 // 2-D weights
   std::vector<float> vector;     // 1-D weights
   std::shared_ptr<Memory> memory;
-  bool is_phantom = false;       // has a size but no memory: a program over it can be planned, not run
+  bool is_shape_only = false;    // has a size but no memory: a program over it can be planned, not run
   size_t nbytes() const;
 };
 
@@ -77,8 +77,8 @@ struct Op {
   Kind kind;
   std::vector<int> in{}, out{};
   std::vector<std::shared_ptr<const Weight>> weights{};
-  std::vector<double> turns{};    // ROPE_TABLE
-  double a = 0, b = 0;            // eps; beta, period; magnitude
+  std::vector<double> inv_freq{};  // ROPE_TABLE
+  double a = 0, b = 0;            // eps; beta, period; attention_factor
   int heads = 1, layer = 0;
   int first = 0;                  // COLUMNS
   bool interleaved = false;
@@ -101,7 +101,7 @@ class Program : public Job {
   int bias(int x, std::shared_ptr<const Weight> b);
   int add(int x, int y);
   int rms_norm(int x, std::shared_ptr<const Weight> w, double eps);
-  int rope_table(const std::vector<double>& turns, double magnitude);
+  int rope_table(const std::vector<double>& inv_freq, double attention_factor);
   int rope(int x, int table, int heads, bool interleaved);
   int scale_queries(int x, double beta, double period);
   int silu_mul(int gate, int up);
@@ -218,7 +218,7 @@ class Program : public Job {
 };
 
 size_t packed_bytes(Format format, int rows, int cols);
-std::shared_ptr<Weight> phantom(Format format, int rows, int cols);
+std::shared_ptr<Weight> shape_only(Format format, int rows, int cols);
 // A matrix without its numbers, and rows [first, first + rows) of them as a file has them; `first` begins a tile.
 std::shared_ptr<Weight> empty_matrix(Format format, int rows, int cols);
 void fill_rows(Pool& pool, Weight& weight, const uint8_t* source, int first, int rows);

@@ -209,7 +209,7 @@ void Program::run_row(const Op& op, int row) {
     case Kind::SILU_MUL: kernels_->silu_mul(at(op.in[0]), at(op.in[1]), n, out); break;
     case Kind::ROPE_TABLE:
       for (int i = 0; i < n / 2; i++) {
-        const double angle = step_.positions[row] * op.turns[(size_t)i];
+        const double angle = step_.positions[row] * op.inv_freq[(size_t)i];
         out[i] = (float)(std::cos(angle) * op.a);
         out[i + n / 2] = (float)(std::sin(angle) * op.a);
       }
