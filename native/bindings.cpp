@@ -1,4 +1,4 @@
-// The Python face of the native backend. Sizes are checked here, once; kernels trust them.
+// The Python bindings of the native backend. Sizes are checked here, once; kernels trust them.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
@@ -304,7 +304,6 @@ NB_MODULE(_native, m) {
   m.def("decode", &decode_blocks, nb::arg("format"), nb::arg("data"), nb::arg("cols"), nb::arg("is_bf16"), nb::arg("threads"), nb::arg("out"));
   m.def("empty", &empty_weight, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def("shape_only", &make_shape_only, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
-  m.def("phantom", &make_shape_only, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def("weight_bytes", &weight_bytes, nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   nb::class_<ExpertStore>(m, "ExpertStore")
       .def("__init__", [](ExpertStore* self, int64_t budget) {

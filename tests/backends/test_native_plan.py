@@ -1,4 +1,4 @@
-"""A program over weights without memory says beforehand what its steps take."""
+"""A program over shape-only weights says what its steps take."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def test_a_planned_program_does_not_run() -> None:
 
 @pytest.mark.parametrize("rows", [1, 16, 33])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_phantom_is_as_large_as_the_packed_weight(format: str, rows: int) -> None:
-    phantom = _native.phantom(format, rows, 256)
+def test_a_shape_only_weight_is_as_large_as_the_packed_one(format: str, rows: int) -> None:
+    planned = _native.shape_only(format, rows, 256)
     packed = _native.Backend(1, "").pack(format, np.zeros((rows, FORMATS[format].row_bytes(256)), np.uint8), 256)
-    assert phantom.nbytes == packed.nbytes == _native.weight_bytes(format, rows, 256)
+    assert planned.nbytes == packed.nbytes == _native.weight_bytes(format, rows, 256)
 
 
 def test_a_vector_is_a_weight_without_columns() -> None:
     assert _native.vector(np.ones(40, np.float32)).nbytes == _native.weight_bytes("F32", 40, 0) == 160
-    assert _native.phantom("F32", 40, 0).nbytes == 160
+    assert _native.shape_only("F32", 40, 0).nbytes == 160
 
 
 @pytest.mark.parametrize("shape", [("Q4_0", 4, 33), ("Q9_9", 4, 32), ("F32", 0, 4), ("F32", -1, 0), ("F32", 4, -1)])
-def test_no_phantom_of_what_could_not_be_packed(shape: tuple[str, int, int]) -> None:
+def test_a_weight_that_cannot_be_packed_cannot_be_planned(shape: tuple[str, int, int]) -> None:
     with pytest.raises(ValueError, match="columns|weight format|numbers"):
-        _native.phantom(*shape)
+        _native.shape_only(*shape)
     with pytest.raises(ValueError, match="columns|weight format|numbers"):
         _native.weight_bytes(*shape)
 

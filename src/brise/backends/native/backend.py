@@ -21,9 +21,15 @@ from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.config import Config
 from brise.models.ops import Cache, CacheFormat, Forward
 from brise.models.weights import Array, Dense, Placed, Quant, Stack, Stored, Weight, Weights
+from brise.quant.formats import FORMATS
 
 TILE = 16  # rows of a weight that are packed together
 _STREAMED_NUMBERS = 1 << 20  # of a weight that is converted block by block: 4 MB as float32
+
+
+if {name: (columns, nbytes) for name, columns, nbytes in _native.formats()} != {
+        format.name: (format.block_size, format.block_bytes) for format in FORMATS.values()}:
+    raise ImportError("native/formats.cpp and quant/formats.py list different weight formats; build brise again")
 
 
 class NativeBackend:
@@ -102,8 +108,8 @@ class NativeBackend:
             case Dense(format=format, shape=(*rows, cols)) | Quant(format=format, shape=(*rows, cols)) | Stored(
                     format=format, shape=(*rows, cols)) if len(rows) < 2:
                 try:
-                    return Placed(weight.shape, _native.phantom(format, rows[0], cols) if rows else
-                                  _native.phantom("F32", cols, 0))
+                    return Placed(weight.shape, _native.shape_only(format, rows[0], cols) if rows else
+                                  _native.shape_only("F32", cols, 0))
                 except ValueError as error:
                     raise UnsupportedError(f"{name}: {error}") from None
             case Stack(matrices):
