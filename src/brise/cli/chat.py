@@ -20,19 +20,18 @@ from brise.cli import chat_options, memory_options, terminal
 from brise.cli.chat_commands import ChatSession, Said, execute, names
 from brise.cli.chat_input import LineReader
 from brise.cli.conversation import Conversation, PrintedAnswer
-from brise.engine.engine import Engine, EngineSettings
-from brise.engine.model import load
+from brise.cli.memory_options import MemoryOptions
+from brise.engine.engine import Engine
 from brise.engine.request import USUAL_MAX_TOKENS
 from brise.errors import BriseError, RequestError
 from brise.files.digests import Located
 from brise.hub.store import ModelStore, locate
-from brise.models.batch import PAGE_SIZE
+from brise.memory.opening import AdapterRoom, EngineOptions, adapter_room, open_engine
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
 # A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
 DEFAULT_CONTEXT = 8192
 ADAPTER = "adapter"  # its name in an engine that has no other
-FEATURE_BYTES = EngineSettings().feature_bytes
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--any-base needs --adapter FOLDER")
     settings_ = settings.read()
     located = locate(args.model, ModelStore(settings_.home))
-    engine = _engine(located, args, args.threads or settings_.threads)
+    engine = _engine(located, memory_options.from_arguments(args), args.context, args.threads or settings_.threads,
+                     args.adapter, any_base=args.any_base)
     adapter = None if args.adapter is None else ADAPTER
     session = ChatSession(Conversation(engine.model, engine, args.system, adapter), chat_options.from_arguments(args))
     for path in args.image:
@@ -87,34 +87,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(located: Located, args: argparse.Namespace, threads: int | None) -> Engine:
-    """The model with its cache; under a promise, planned first and held to it."""
-    made, slots, rank, adapters_bytes = None, 0, 0, 0
-    if args.adapter is not None:
-        from brise.engine import adapter_loading  # noqa: PLC0415 - only an adapter needs it
+def _engine(located: Located, options: MemoryOptions, context: int | None, threads: int | None, adapter: Path | None,
+            *, any_base: bool) -> Engine:
+    """An engine for one conversation, with the adapter if there is one."""
+    room = AdapterRoom(slots=0)
+    if adapter is not None:
+        from brise.engine.adapter_loading import rank_in  # noqa: PLC0415 - only an adapter needs it
 
-        slots, rank = 1, adapter_loading.rank_in(args.adapter)
-        adapters_bytes = adapter_loading.reading_bytes(args.adapter)
-    if args.memory is not None:
-        from brise.memory import limit, serving_plan  # noqa: PLC0415 - only a promise needs them
-
-        made = limit.plan_within(located.path, located.name, serving_plan.MemoryRequest(
-            args.memory, args.context, cache=args.cache, image_size=args.image_size, serves=False,
-            usual_context=DEFAULT_CONTEXT, expert_bytes=args.experts, adapter_slots=slots, adapter_rank=rank,
-            adapters_bytes=adapters_bytes), weights=args.weights, threads=threads)
-    model = load(located.path, threads=threads, name=located.name, digest=located.digest, weights=args.weights,
-                 expert_bytes=args.experts)
-    model = model.with_image_size(args.image_size)
-    if made is not None:
-        limit.check_loaded(made, model)
-    context = made.context if made else args.context or min(DEFAULT_CONTEXT, model.config.max_context)
-    engine = Engine(model, EngineSettings(
-        max_context=context, num_pages=-(-context // PAGE_SIZE), page_size=PAGE_SIZE, max_sequences=1,
-        cache_format=args.cache, feature_bytes=made.feature_bytes if made else FEATURE_BYTES, max_adapters=slots,
-        max_rank=rank))
-    if engine.adapters is not None:
-        engine.adapters.add(ADAPTER, args.adapter, any_base=args.any_base)
-    return engine
+        room = adapter_room((adapter,), memory=options.memory, adapter_memory=None, slots=1, rank=rank_in(adapter))
+    return open_engine(located, EngineOptions(
+        memory=options.memory, context=context, usual_context=DEFAULT_CONTEXT, parallel=1, cache=options.cache,
+        weights=options.weights, experts=options.experts, image_size=options.image_size, threads=threads,
+        adapters=() if adapter is None else ((ADAPTER, adapter),), any_base=any_base, adapter_room=room, serves=False))
 
 
 @dataclass

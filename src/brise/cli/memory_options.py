@@ -1,17 +1,31 @@
-"""`--memory` and what decides about memory: options of every command that loads a model."""
+"""`--memory` and the other options that decide about memory, for every command that loads a model."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 
+from brise.cli.fill import fill
 from brise.memory.sizes import parse_size
+from brise.models.ops import CacheFormat
 from brise.quant.recipe import MIXES
 
-CACHES = ("f16", "q8", "q4")
+CACHES: tuple[CacheFormat, ...] = ("f16", "q8", "q4")
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What the options say; sizes are bytes, and None means what the model's file says."""
+
+    memory: int | None
+    cache: CacheFormat
+    weights: str | None
+    experts: int | None
+    image_size: int | None
 
 
 def size(text: str) -> int:
-    """Reads 4GB (4 * 10^9 bytes), 3.5GiB (3.5 * 2^30), 800MB, for argparse."""
+    """Reads a size such as 4GB (4 * 10^9 bytes), 3.5GiB (3.5 * 2^30) or 800MB, for argparse."""
     try:
         return parse_size(text)
     except ValueError as error:
@@ -19,19 +33,24 @@ def size(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--memory`, `--cache`, `--weights`, `--experts`, `--image-size`."""
+    """Adds `--memory`, `--cache`, `--weights`, `--experts` and `--image-size`."""
     parser.add_argument("--memory", metavar="SIZE", type=size,
-                        help="stay within this much memory, or refuse before loading: 4GB, 3.5GiB")
+                        help="memory limit, such as 4GB or 3.5GiB; a model that does not fit is refused before loading")
     parser.add_argument("--cache", choices=CACHES, default="f16",
-                        help="number format of keys and values; q8 needs half the memory, q4 a third (default: f16)")
+                        help="number format of the cache; q8 takes half the memory of f16, q4 a third (default: f16)")
     parser.add_argument("--weights", choices=tuple(MIXES), metavar="FORMAT",
-                        help="quantise weights in plain formats or FP8 while loading: " + ", ".join(MIXES))
+                        help="quantize weights in plain formats or FP8 while loading: " + ", ".join(MIXES))
     parser.add_argument("--experts", metavar="SIZE", type=size,
-                        help="keep so much of a mixture's experts in memory, and read the others from the file when a "
-                             "token needs them (default: all are kept)")
+                        help="keep at most this much of a mixture's experts in memory, and read the others from the file "
+                             "when a token needs them (default: keep all)")
     parser.add_argument("--image-size", metavar="N", type=_pixels,
-                        help="longest side of an image in pixels; larger ones are made smaller "
+                        help="longest side of an image in pixels; larger images are scaled down "
                              "(default: what the model allows)")
+
+
+def from_arguments(args: argparse.Namespace) -> MemoryOptions:
+    """The options of a command line."""
+    return fill(MemoryOptions, args)
 
 
 def _pixels(text: str) -> int:

@@ -44,11 +44,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    request = MemoryRequest(args.memory, args.context, args.parallel, args.cache, args.image_size,
-                            expert_bytes=args.experts, adapters_bytes=args.adapter_memory or 0,
+    options = memory_options.from_arguments(args)
+    request = MemoryRequest(options.memory, args.context, args.parallel, options.cache, options.image_size,
+                            expert_bytes=options.experts, adapters_bytes=args.adapter_memory or 0,
                             adapter_rank=args.adapter_rank,
                             adapter_slots=args.max_adapters if args.adapter_memory else 0)
-    planned = plan_serving(args.model, request, weights=args.weights, threads=args.threads)
+    planned = plan_serving(args.model, request, weights=options.weights, threads=args.threads)
     if args.json:
         terminal.result(json.dumps(planned.document(), indent=2))
     else:

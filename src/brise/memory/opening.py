@@ -1,20 +1,21 @@
-"""An engine from a model on disk: planned, loaded, held to its memory limit, with its adapters."""
+"""Opening of a model on disk as an engine: planned, loaded, checked against its memory limit, with its adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from brise.engine import adapter_loading
-from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
-from brise.engine.model import load
+from brise.engine.model import LoadedModel, load
 from brise.errors import UnsupportedError
 from brise.files.digests import Located
-from brise.memory import limit
-from brise.memory.serving_plan import MemoryRequest, ServingPlan
 from brise.models.ops import CacheFormat
+
+if TYPE_CHECKING:  # a chat without adapters and without a limit starts sooner
+    from brise.engine.adapters import AdapterInfo
+    from brise.memory.serving_plan import ServingPlan
 
 MAX_ADAPTERS, MAX_RANK = 8, 64
 _USUAL = EngineSettings()
@@ -22,7 +23,7 @@ _USUAL = EngineSettings()
 
 @dataclass(frozen=True)
 class AdapterRoom:
-    """Slots for adapters of ranks up to `rank`, and bytes of memory; None: not bounded."""
+    """Slots for adapters of ranks up to `rank`, and their memory in bytes (None: not bounded)."""
 
     slots: int = MAX_ADAPTERS
     rank: int = MAX_RANK
@@ -31,13 +32,14 @@ class AdapterRoom:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is opened for many requests at one time. Sizes are bytes; None: as the model's file has it.
+    """How a model is opened. Sizes are bytes; None means what the model's file says.
 
-    `memory` is what the whole process may take: planned before loading, checked after it.
+    `memory` is the limit of the whole process: planned before loading, checked after it.
     """
 
     memory: int | None = None
     context: int | None = None
+    usual_context: int | None = None  # the longest context unless `context` is given
     parallel: int = _USUAL.max_sequences
     queue: int = _USUAL.max_waiting
     cache: CacheFormat = _USUAL.cache_format
@@ -48,12 +50,13 @@ class EngineOptions:
     adapters: Sequence[tuple[str, Path]] = ()
     any_base: bool = False
     adapter_room: AdapterRoom = AdapterRoom()
-    other_bytes: int = 0  # that this process takes for other things
+    other_bytes: int = 0  # what this process takes for other things
+    serves: bool = True  # over HTTP, with grammars; a chat has neither, and a cache for exactly `context`
 
 
 @dataclass(frozen=True)
 class OpeningProgress:
-    """Hears of each stage of opening."""
+    """Functions that are called at each stage of opening."""
 
     planned: Callable[[ServingPlan], None] = lambda plan: None
     loading: Callable[[Located], None] = lambda located: None
@@ -62,29 +65,26 @@ class OpeningProgress:
 
 def adapter_room(paths: Sequence[Path], *, memory: int | None, adapter_memory: int | None, slots: int,
                  rank: int) -> AdapterRoom:
-    """The room that is asked for; under a memory limit and without `adapter_memory` what these adapters need."""
+    """The requested room; with a memory limit and without `adapter_memory`, what these adapters need."""
+    from brise.engine import adapter_loading  # noqa: PLC0415 - only adapters need it
+
     needed = sum(map(adapter_loading.reading_bytes, paths))
     nbytes = adapter_memory if adapter_memory is not None or memory is None else needed
     return AdapterRoom(0 if nbytes == 0 else slots, rank, nbytes)
 
 
 def open_engine(located: Located, options: EngineOptions, progress: OpeningProgress = OpeningProgress()) -> Engine:
-    """The engine, which does not run yet; MemoryLimitError before a byte is loaded if the plan does not fit."""
-    room = options.adapter_room
+    """An engine that is ready to run. MemoryLimitError, before a byte is loaded, if the plan does not fit."""
     plan = None if options.memory is None else _plan(located, options)
     progress.loading(located)
     model = load(located.path, threads=options.threads, name=located.name, digest=located.digest,
                  weights=options.weights, expert_bytes=options.experts).with_image_size(options.image_size)
-    settings = EngineSettings(
-        max_context=options.context, max_sequences=options.parallel, max_waiting=options.queue,
-        cache_format=options.cache, max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes)
     if plan is not None:
-        plan = plan.filled(options.parallel)
+        from brise.memory import limit  # noqa: PLC0415 - see TYPE_CHECKING
+
         limit.check_loaded(plan, model)
         progress.planned(plan)
-        settings = replace(settings, max_context=plan.context, num_pages=plan.num_pages,
-                           feature_bytes=plan.feature_bytes)
-    engine = Engine(model, settings)
+    engine = Engine(model, _settings(options, model, plan))
     for name, path in options.adapters:
         if engine.adapters is None:
             raise UnsupportedError("adapters are given, and there is room for none")
@@ -92,10 +92,28 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
     return engine
 
 
-def _plan(located: Located, options: EngineOptions) -> ServingPlan:
+def _settings(options: EngineOptions, model: LoadedModel, plan: ServingPlan | None) -> EngineSettings:
     room = options.adapter_room
-    return limit.plan_within(located.path, located.name, MemoryRequest(
+    context = options.context
+    if context is None and options.usual_context is not None:
+        context = min(options.usual_context, model.config.max_context)
+    settings = EngineSettings(
+        max_context=context, max_sequences=options.parallel, max_waiting=options.queue, cache_format=options.cache,
+        max_adapters=room.slots, max_rank=room.rank, adapter_bytes=room.nbytes)
+    if plan is not None:
+        return replace(settings, max_context=plan.context, num_pages=plan.num_pages, feature_bytes=plan.feature_bytes)
+    if options.serves or context is None:
+        return settings
+    return replace(settings, num_pages=options.parallel * -(-context // settings.page_size))
+
+
+def _plan(located: Located, options: EngineOptions) -> ServingPlan:
+    """The plan of the model, with all the cache that fits, up to one context for each answer."""
+    from brise.memory import limit, serving_plan  # noqa: PLC0415 - see TYPE_CHECKING
+
+    room = options.adapter_room
+    return limit.plan_within(located.path, located.name, serving_plan.MemoryRequest(
         options.memory, options.context, cache=options.cache, image_size=options.image_size,
         adapters_bytes=room.nbytes or 0, adapter_slots=room.slots, adapter_rank=room.rank, answers=options.parallel,
-        expert_bytes=options.experts, other_bytes=options.other_bytes), weights=options.weights,
-        threads=options.threads)
+        usual_context=options.usual_context, serves=options.serves, expert_bytes=options.experts,
+        other_bytes=options.other_bytes), weights=options.weights, threads=options.threads).filled(options.parallel)
