@@ -1,4 +1,4 @@
-"""`brise bench`: how fast a model runs on this machine, and what it takes."""
+"""`brise bench`: measures the speed and memory of a model on this machine."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from brise.evals.speed import Rate, SpeedOptions, SpeedReport, measure, median
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "bench", help="measure a model on this machine", allow_abbrev=False,
-        description="Measure prefill, decode, several sequences at once, the time to the first token of a "
-                    "fresh process, and memory. Medians; the last line on stdout is JSON.",
+        description="Measure prefill, decode, several sequences at once, the time to the first token of a new process, "
+                    "and memory. Reports medians; the last line on stdout is JSON.",
         epilog="example: brise bench smollm2 --sequences 1,8 --threads 2")
     parser.add_argument("model", metavar="MODEL",
-                        help="a name that `brise models` lists, or the path of a .gguf file")
+                        help="a name from `brise models`, or the path of a .gguf file")
     parser.add_argument("--prompt", metavar="N", type=chat_options.count, default=512,
-                        help="tokens of the prompt for prefill (default: 512)")
+                        help="prompt length for prefill in tokens (default: 512)")
     parser.add_argument("--decode", metavar="N", type=chat_options.count, default=128,
                         help="tokens to decode (default: 128)")
     parser.add_argument("--depth", metavar="N", type=chat_options.count, default=32,
@@ -32,10 +32,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--sequences", metavar="N,N", type=_counts, default=[1, 8],
                         help="how many sequences to decode at once, one measurement each (default: 1,8)")
     parser.add_argument("--threads", metavar="N", type=chat_options.count,
-                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+                        help="threads of the kernels (default: BRISE_THREADS, or one per core)")
     parser.add_argument("--runs", metavar="N", type=chat_options.count, default=5,
-                        help="runs of each measurement, of which the median counts (default: 5)")
-    parser.add_argument("--json-only", action="store_true", help="print the line of JSON alone")
+                        help="runs of each measurement; the median is reported (default: 5)")
+    parser.add_argument("--json-only", action="store_true", help="print only the line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""`brise chat`: talk to a model in the terminal, in a pipe, or with one question.
+"""`brise chat`: a conversation with a model at the terminal, in a pipe, or with a single question.
 
-The time to the first token counts here: nothing is imported that an answer does not need.
+The time to the first token matters here, so nothing is imported that an answer does not need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 
 from brise import settings
 from brise.cli import chat_options, memory_options, terminal
-from brise.cli.chat_commands import ChatSession, Said, execute, names
+from brise.cli.chat_commands import ChatAction, ChatSession, execute, names
 from brise.cli.chat_input import LineReader
 from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.cli.memory_options import MemoryOptions
@@ -29,36 +29,36 @@ from brise.hub.store import ModelStore, locate
 from brise.memory.opening import AdapterRoom, EngineOptions, adapter_room, open_engine
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
-# A chat of one person rarely needs more, and the cache of a 128k context would not fit beside a small model.
+# One person's chat rarely needs more, and the cache for a 128k context would be larger than a small model.
 DEFAULT_CONTEXT = 8192
-ADAPTER = "adapter"  # its name in an engine that has no other
+ADAPTER = "adapter"  # its name in an engine with one adapter
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "chat", help="talk to a model in the terminal", allow_abbrev=False,
-        description="Talk to a model. With words, or with text on stdin, it answers once and ends.",
+        description="Talk to a model. With words, or with text on stdin, it answers once and exits.",
         epilog="examples: brise chat smollm2 | brise chat smollm2 'What is a breeze?' | "
                "git diff | brise chat smollm2 'Summarise:' - | "
                "brise chat ministral3 --image photo.jpg 'What is on it?'")
     parser.add_argument("model", metavar="MODEL",
-                        help="a name that `brise models` lists, or the path of a .gguf file")
+                        help="a name from `brise models`, or the path of a .gguf file")
     parser.add_argument("words", metavar="WORD", nargs="*",
-                        help="the question; a word - stands for the text on stdin")
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt; @model: the one beside the model")
+                        help="the question; the word - stands for the text on stdin")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt; @model: the one that comes with the model")
     parser.add_argument("--image", metavar="PATH", action="append", default=[],
-                        help="an image for the (first) question; may be given several times")
+                        help="an image for the first question; may be given several times")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
-                        help="an adapter to put on the model, as `brise tune` and PEFT write them")
+                        help="an adapter for the model, as `brise tune` and PEFT write it")
     parser.add_argument("--any-base", action="store_true",
-                        help="take the adapter although its lineage names another model")
+                        help="use the adapter even if its lineage names another model")
     chat_options.add_arguments(parser)
     parser.add_argument("--context", metavar="N", type=chat_options.count,
-                        help="tokens that the conversation may have "
+                        help="longest conversation in tokens "
                              f"(default: what the model allows, at most {DEFAULT_CONTEXT})")
     memory_options.add_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
-                        help="threads of the kernels (default: BRISE_THREADS, or one a core)")
+                        help="threads of the kernels (default: BRISE_THREADS, or one per core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     reader = LineReader(settings_.home / "chat_history", names())
     try:
         _converse(session, reader)
-    except KeyboardInterrupt:  # pressed again before the prompt was back, or twice during an answer
+    except KeyboardInterrupt:  # Ctrl-C before the prompt is back, or twice during an answer
         terminal.note("\nleft")
     finally:
         reader.close()
@@ -103,13 +103,13 @@ def _engine(located: Located, options: MemoryOptions, context: int | None, threa
 
 @dataclass
 class Stop:
-    """Whether the answer that runs shall stop."""
+    """Whether the current answer shall stop."""
 
     is_pressed: bool = False
 
 
 def _question(words: list[str]) -> str | None:
-    """The one question of the command line or of stdin; None: a person will type."""
+    """The single question from the command line or stdin; None if a person will type questions."""
     if not words and sys.stdin.isatty():
         return None
     parts = [" ".join(words)]
@@ -130,7 +130,7 @@ def _read_stdin() -> str:
 
 
 def _checked(text: str) -> str:
-    """Refuses bytes that are no UTF-8; Python hands them over as lone surrogates."""
+    """Refuses bytes that are not UTF-8, which Python passes on as lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -139,7 +139,7 @@ def _checked(text: str) -> str:
 
 
 def _converse(session: ChatSession, reader: LineReader) -> None:
-    """Reads and answers until the person leaves. Errors are shown and the chat goes on."""
+    """Reads and answers questions until the person leaves. Errors are shown, and the chat continues."""
     is_leaving = False
     while True:
         try:
@@ -156,22 +156,22 @@ def _converse(session: ChatSession, reader: LineReader) -> None:
         is_leaving = False
         try:
             is_command = typed.text.startswith("/") and not typed.is_block
-            said = execute(session, typed.text) if is_command else Said(_checked(typed.text))
-            if said.is_end:
+            action = execute(session, typed.text) if is_command else ChatAction(_checked(typed.text))
+            if action.is_end:
                 return
-            if said.is_retry or said.question is not None and said.question.strip():
+            if action.is_retry or action.question is not None and action.question.strip():
                 with _ctrl_c_stops() as stop:
-                    _answer(session, said.question, stop)
+                    _answer(session, action.question, stop)
         except BriseError as error:
             terminal.note(f"brise: error: {error}")
 
 
 def _answer(session: ChatSession, question: str | None, stop: Stop) -> None:
-    """Asks, without a question the last one again, and shows what comes."""
-    screen, talk = AnswerPrinter(session.options.thinking == "show"), session.conversation
-    ask = talk.ask_again if question is None else partial(talk.ask, question)
-    answer = ask(session.options, screen.write, lambda: stop.is_pressed)
-    screen.finish()
+    """Asks a question, or the last one again if it is None, and prints the answer as it comes."""
+    printer, conversation = AnswerPrinter(session.options.thinking == "show"), session.conversation
+    ask = conversation.ask_again if question is None else partial(conversation.ask, question)
+    answer = ask(session.options, printer.write, lambda: stop.is_pressed)
+    printer.finish()
     terminal.stream("" if answer.text.endswith("\n") else "\n")
     session.last = answer
     _explain(session, answer)
@@ -180,7 +180,7 @@ def _answer(session: ChatSession, question: str | None, stop: Stop) -> None:
 
 
 class AnswerPrinter:
-    """Writes an answer as it comes: the text to stdout, what the model thinks to stderr, between two lines."""
+    """Prints an answer as it comes: text to stdout, reasoning to stderr, between two lines."""
 
     def __init__(self, shows_thinking: bool) -> None:
         self._shows_thinking, self._is_thinking = shows_thinking, False
@@ -196,17 +196,17 @@ class AnswerPrinter:
                 self.finish()
                 self._write(text)
             case _:
-                pass  # no functions were offered, so none is called
+                pass  # no functions were offered, so none are called
 
     def finish(self) -> None:
-        """Closes what was thought."""
+        """Ends the reasoning, if it is being printed."""
         if self._is_thinking:
             self._is_thinking = False
             terminal.aside("\n[/thinking]\n")
 
 
 def _explain(session: ChatSession, answer: PrintedAnswer) -> None:
-    """Says why an answer is shorter than the model wanted."""
+    """Says why an answer ended before the model was done."""
     if answer.finish == "cancelled":
         terminal.note("[stopped]")
     elif answer.finish == "length" and answer.completion_tokens == session.options.max_tokens:
@@ -214,14 +214,14 @@ def _explain(session: ChatSession, answer: PrintedAnswer) -> None:
     elif answer.finish == "length" and answer.completion_tokens == USUAL_MAX_TOKENS:
         terminal.note(f"[cut after {USUAL_MAX_TOKENS} tokens; --max-tokens N allows longer answers]")
     elif answer.finish == "length":
-        terminal.note("[cut: the context is full; /clear begins anew, --context N makes it longer]")
+        terminal.note("[cut: the context is full; /clear starts a new conversation, --context N allows a longer one]")
 
 
 @contextmanager
 def _ctrl_c_stops() -> Iterator[Stop]:
-    """Ctrl-C sets a flag that is looked at between steps, so that no step is torn in the middle.
+    """Ctrl-C sets a flag that is checked between steps, so that no step is interrupted.
 
-    A second one, if the first has not worked yet, ends the program in the usual way.
+    A second Ctrl-C, before the first has taken effect, ends the program as usual.
     """
     stop = Stop()
 

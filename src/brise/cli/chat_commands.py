@@ -1,4 +1,4 @@
-"""The / commands of a chat."""
+"""The commands of a chat, such as /help and /set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.errors import RequestError
 
 @dataclass
 class ChatSession:
-    """One chat at the terminal."""
+    """The state of a chat at the terminal."""
 
     conversation: Conversation
     options: ChatSettings
@@ -24,8 +24,8 @@ class ChatSession:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command leads to: a question to ask, or the last one once more, or the end of the chat, or nothing."""
+class ChatAction:
+    """What a line of input leads to: a question, the last question again, the end of the chat, or nothing."""
 
     question: str | None = None
     is_retry: bool = False
@@ -36,8 +36,8 @@ def help_lines() -> Mapping[str, str]:
     """Every command and what it does."""
     return {
         "/help": "list the commands",
-        "/clear": "forget what was said; the system prompt stays",
-        "/system [TEXT]": "set the system prompt, or show it; @model is the model's own, - takes it away",
+        "/clear": "start a new conversation; the system prompt stays",
+        "/system [TEXT]": "set the system prompt, or show it; @model is the model's own, - removes it",
         "/image PATH": "show the model an image with the next question",
         "/set [NAME VALUE]": "change a setting, or show all of them",
         "/stats": "show the speed of the last answer",
@@ -48,45 +48,45 @@ def help_lines() -> Mapping[str, str]:
 
 
 def names() -> tuple[str, ...]:
-    """The commands alone, without what follows them."""
+    """The names of the commands."""
     return tuple(line.split()[0] for line in help_lines())
 
 
-def execute(session: ChatSession, line: str) -> Said:
-    """Runs one line that begins with a slash; RequestError if it is no command."""
+def execute(session: ChatSession, line: str) -> ChatAction:
+    """Runs a line that begins with a slash; RequestError if it is not a command."""
     name, _, argument = line.strip().partition(" ")
     argument = argument.strip()
     if argument and name in ("/help", "/clear", "/stats", "/retry", "/exit"):
-        raise RequestError(f"{name} takes nothing after it, got {argument!r}")
+        raise RequestError(f"{name} takes no argument, got {argument!r}")
     takers = {"/system": _system, "/image": _image, "/set": _set, "/save": _save}
     if name in takers:
         takers[name](session, argument)
-        return Said()
+        return ChatAction()
     match name:
         case "/help":
             _help()
         case "/clear":
             session.conversation.clear()
-            terminal.note("forgotten; a new conversation begins")
+            terminal.note("a new conversation begins")
         case "/stats":
-            terminal.note(session.last.stats if session.last else "nothing was answered so far")
+            terminal.note(session.last.stats if session.last else "there is no answer yet")
         case "/retry":
             return _retry(session)
         case "/exit":
-            return Said(is_end=True)
+            return ChatAction(is_end=True)
         case _:
             raise RequestError(f"there is no command {name!r}",
-                               hint="/help lists the commands; a message that begins with / goes between "
+                               hint="/help lists the commands; put a message that begins with / between "
                                     'two lines of """')
-    return Said()
+    return ChatAction()
 
 
 def _help() -> None:
     for usage, text in help_lines().items():
         terminal.note(f"  {usage:<18} {text}")
-    terminal.note('  A line that ends with \\ goes on in the next one.')
+    terminal.note('  A line that ends with \\ continues on the next one.')
     terminal.note('  Lines between two lines of """ are one message.')
-    terminal.note("  Ctrl-C stops an answer; twice at the prompt it leaves.")
+    terminal.note("  Ctrl-C stops an answer; pressed twice at the prompt, it leaves the chat.")
     terminal.note("settings for /set:")
     for option in chat_options.options():
         terminal.note(f"  {option.name:<18} {option.help}")
@@ -129,9 +129,9 @@ def _save(session: ChatSession, argument: str) -> None:
     terminal.note(f"saved to {path}")
 
 
-def _retry(session: ChatSession) -> Said:
+def _retry(session: ChatSession) -> ChatAction:
     if not session.conversation.turns:
         raise RequestError("there is no question to ask again")
     if session.options.seed is not None or session.options.temperature == 0:
         terminal.note("with a fixed seed or temperature 0 the answer will be the same")
-    return Said(is_retry=True)
+    return ChatAction(is_retry=True)

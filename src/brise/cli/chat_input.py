@@ -1,4 +1,4 @@
-"""Reading what a person types: several lines, editing and history (readline), Ctrl-C and Ctrl-D."""
+"""Input of a chat at the terminal: several lines, editing and history (readline), Ctrl-C and Ctrl-D."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_HISTORY_LINES = 1000
 
 @dataclass(frozen=True)
 class Typed:
-    """One input. A block between fences is always a message, also if it begins with a slash."""
+    """One input. A block between fences is a message even if it begins with a slash."""
 
     text: str
     is_block: bool = False
 
 
 class LineReader:
-    """Reads from the terminal, with the history of earlier chats; `close` writes it back."""
+    """Reads input from the terminal, with the history of earlier chats; `close` saves the history."""
 
     def __init__(self, history: Path, words: Sequence[str]) -> None:
         self._history = history
@@ -38,7 +38,7 @@ class LineReader:
             readline.add_history(line)
 
     def read(self) -> Typed:
-        """The next input; EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C, which drops what was begun."""
+        """The next input; EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C, which discards what was typed."""
         line = _line("> ")
         if line.strip() == FENCE:
             lines = []
@@ -56,16 +56,16 @@ class LineReader:
                  for number in range(1, readline.get_current_history_length() + 1)]
         try:
             _write_history(self._history, lines[-MAX_HISTORY_LINES:])
-        except OSError as error:  # a full disk must not turn a good chat into a failure
+        except OSError as error:  # a full disk must not make the chat fail
             terminal.note(f"brise: the history was not saved: {error}")
 
     def _complete(self, text: str, state: int) -> str | None:
-        fits = [word for word in self._words if text and word.startswith(text)]
-        return fits[state] if state < len(fits) else None
+        matches = [word for word in self._words if text and word.startswith(text)]
+        return matches[state] if state < len(matches) else None
 
 
 def _line(prompt: str) -> str:
-    """One line. If the answers go into a file, the prompt must not: it goes to stderr."""
+    """Reads one line. The prompt goes to stderr if stdout is a file, which gets answers only."""
     if sys.stdout.isatty():
         return input(prompt)
     sys.stderr.write(prompt)
@@ -81,7 +81,7 @@ def _read_history(path: Path) -> list[str]:
 
 
 def _write_history(path: Path, lines: Sequence[str]) -> None:
-    """Written anew and renamed, readable by its owner only: people paste secrets into chats."""
+    """Writes a new file and renames it. Only its owner can read it, because people paste secrets into chats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f"{path.name}.{os.getpid()}")
     text = "".join(line.replace("\n", " ") + "\n" for line in lines if line.strip())

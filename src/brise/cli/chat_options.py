@@ -1,4 +1,4 @@
-"""What a chat can be set to: one table for the command line options and for /set."""
+"""The settings of a chat: one table for the command line and for /set."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser an option for each field of ChatSettings."""
+    """Adds an option for each field of ChatSettings to the parser."""
     defaults = ChatSettings()
     for option in options():
         value = {field.name: field.default for field in fields(defaults)}[option.name]
@@ -64,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace) -> ChatSettings:
-    """What the command line chose."""
+    """The settings of a command line."""
     return ChatSettings(**{option.name: vars(args)[option.name] for option in options()})
 
 
 def change(current: ChatSettings, name: str, text: str) -> ChatSettings:
-    """`/set NAME TEXT`; RequestError says what is allowed."""
+    """The settings after `/set NAME TEXT`; RequestError says what is allowed."""
     for option in options():
         if option.name == name.replace("-", "_"):
             try:
@@ -81,22 +81,22 @@ def change(current: ChatSettings, name: str, text: str) -> ChatSettings:
 
 
 def options() -> tuple[Option, ...]:
-    """All of them, in the order of the help."""
+    """All settings, in the order of the help."""
     return (
-        Option("temperature", "T", _number(0, 100), "how freely tokens are chosen; 0 takes the likeliest"),
-        Option("top_p", "P", _number(0, 1), "choose among the likeliest tokens that together have P"),
-        Option("top_k", "K", _whole(0), "choose among the K likeliest tokens; 0 means all"),
-        Option("min_p", "P", _number(0, 1), "leave out tokens less likely than P times the likeliest"),
-        Option("repetition_penalty", "R", _number(0.01, 10), "over 1: repeats get rarer"),
-        Option("seed", "N", _whole(0), "same seed, same answer (default: another one each time)"),
+        Option("temperature", "T", _number(0, 100), "sampling temperature; 0 always takes the likeliest token"),
+        Option("top_p", "P", _number(0, 1), "sample from the likeliest tokens whose probabilities add up to P"),
+        Option("top_k", "K", _whole(0), "sample from the K likeliest tokens; 0 means all"),
+        Option("min_p", "P", _number(0, 1), "drop tokens less likely than P times the likeliest"),
+        Option("repetition_penalty", "R", _number(0.01, 10), "above 1, repetitions become less likely"),
+        Option("seed", "N", _whole(0), "the same seed gives the same answer (default: a new seed each time)"),
         Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context holds)"),
-        Option("thinking", "show|hide", _one_of("show", "hide"), "what a model thinks first goes to stderr"),
+        Option("thinking", "show|hide", _one_of("show", "hide"), "print the model's reasoning to stderr, or hide it"),
         Option("stats", "on|off", _switch, "after each answer, print its speed to stderr"),
     )
 
 
 def count(text: str) -> int:
-    """Reads the number of an option that is 1 or more, for argparse."""
+    """Reads a whole number of 1 or more, for argparse."""
     return _argument(_whole(1))(text)
 
 
@@ -106,7 +106,7 @@ def thread_count(text: str) -> int:
 
 
 def _argument(read: Callable[[str], T]) -> Callable[[str], T]:
-    """As argparse wants it: with its own kind of error, whose text it shows."""
+    """Raises argparse's own kind of error, whose text it shows."""
     def argument(text: str) -> T:
         try:
             return read(text)

@@ -1,7 +1,7 @@
-"""A conversation with one model: the messages so far, and answers that stream.
+"""A conversation with a model: the messages so far, and answers that stream.
 
-The messages are encoded anew for every answer. That is cheap: the engine's prefix cache still has the keys
-and values of all that was said before.
+All messages are encoded again for every answer. That is cheap: the engine's prefix cache holds the keys and values of
+the earlier ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from brise.text.conversation import suggested_system
 from brise.text.protocols import parts_of
 
 Message = Mapping[str, object]
-SUGGESTED = "@model"  # as a system prompt: the one that lies beside the model
+SUGGESTED = "@model"  # as a system prompt: the one that comes with the model
 
 
 @dataclass(frozen=True)
 class PrintedAnswer:
-    """What was said and thought, why it ended, and how fast it came."""
+    """Text and reasoning of an answer, why it ended, and its speed."""
 
     text: str
     reasoning: str
@@ -50,7 +50,7 @@ class PrintedAnswer:
 
 
 class Conversation:
-    """Messages and the engine that answers them. The engine steps in the caller's thread."""
+    """Messages and the engine that answers them. The engine runs in the caller's thread."""
 
     def __init__(self, model: LoadedModel, engine: Engine, system: str | None, adapter: str | None = None) -> None:
         if model.chat is None:
@@ -63,34 +63,34 @@ class Conversation:
         self._suggested = model.system_prompt
         self.system: str | None = None
         self.set_system(system)
-        self.turns: list[Message] = []  # user and assistant by turns
+        self.turns: list[Message] = []  # user and assistant in turn
         self.vision = model.vision
-        self.attached: list[Message] = []  # parts that are images, for the next question
+        self.attached: list[Message] = []  # images for the next question, as parts of its content
 
     def attach(self, path: str) -> None:
-        """Puts an image before the next question."""
+        """Adds an image to the next question."""
         if self.vision is None:
-            raise RequestError(f"the model {self.model!r} sees no images: it has no vision tower", code="no_vision",
-                               hint="GGUF models have theirs in a second file, mmproj*.gguf, in the same folder")
+            raise RequestError(f"the model {self.model!r} takes no images: it has no vision encoder", code="no_vision",
+                               hint="the vision encoder of a GGUF model is a second file in its folder, mmproj*.gguf")
         image = images.prepare(images.from_path(Path(os.path.expanduser(path))), self.vision.settings, path)
         self.attached.append({"type": "image", "image": image, "path": path})
 
     def clear(self) -> None:
-        """Forgets what was said and shown."""
+        """Forgets all messages and images."""
         self.turns.clear()
         self.attached.clear()
 
     @property
     def saved(self) -> list[Message]:
-        """The messages for a file: an image is its path."""
+        """The messages as they are saved, with the paths of images."""
         return [{**message, "content": [{key: value for key, value in part.items() if key != "image"}
                                         for part in parts_of(message["content"])]}
                 if isinstance(message["content"], list) else message for message in self.messages]
 
     def set_system(self, text: str | None) -> None:
-        """Sets the system prompt; `@model` is the one that the model's makers suggest."""
+        """Sets the system prompt; `@model` is the one that the makers of the model suggest."""
         if text == SUGGESTED and self._suggested is None:
-            raise RequestError(f"the model {self.model!r} has no SYSTEM_PROMPT.txt beside it", param="system",
+            raise RequestError(f"the model {self.model!r} comes without a SYSTEM_PROMPT.txt", param="system",
                                hint="write one: --system TEXT")
         self.system = text
 
@@ -105,9 +105,9 @@ class Conversation:
 
     def ask(self, text: str, options: ChatSettings, write: Callable[[Parsed], None],
             is_stopped: Callable[[], bool]) -> PrintedAnswer:
-        """Answers `text`, and `write`s the answer piece by piece until it ends or `is_stopped`.
+        """Answers `text`; calls `write` with each piece of the answer until it ends or `is_stopped` is true.
 
-        A refused question leaves no trace; an answer that was stopped stays, as far as it came.
+        A refused question is not kept; an answer that was stopped is, as far as it came.
         """
         content = [*self.attached, {"type": "text", "text": text}] if self.attached else text
         question: Message = {"role": "user", "content": content}
@@ -127,24 +127,24 @@ class Conversation:
         answer = self._stream(request_id, len(tokens), collector, write, is_stopped)
         if answer.text:
             self.attached = []
-            thought = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
-            self.turns += [question, {"role": "assistant", "content": answer.text, **thought}]
+            reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+            self.turns += [question, {"role": "assistant", "content": answer.text, **reasoning}]
         return answer
 
     def _how_to_fit(self, room: int) -> str:
-        """What a person can do who asked for more than the context holds, `room` tokens beside the prompt."""
-        ways = ["/clear forgets what was said"] if self.turns else []
+        """What helps if the answer does not fit into the context, which has `room` tokens left after the prompt."""
+        hints = ["/clear forgets the conversation so far"] if self.turns else []
         if room > 0:
-            ways.append(f"--max-tokens N with N up to {room} fits")
-        if not ways:
-            ways.append("ask something shorter")
+            hints.append(f"--max-tokens N with N up to {room} fits")
+        if not hints:
+            hints.append("ask something shorter")
         if self.engine.max_context < self.max_context:
-            ways.append(f"a longer context is set with --context N (this model: up to {self.max_context})")
-        return "; ".join(ways)
+            hints.append(f"--context N allows a longer context (this model: up to {self.max_context})")
+        return "; ".join(hints)
 
     def ask_again(self, options: ChatSettings, write: Callable[[Parsed], None],
                   is_stopped: Callable[[], bool]) -> PrintedAnswer:
-        """Asks the last question once more; where no new answer comes, the old one stays."""
+        """Asks the last question again; the old answer stays if there is no new one."""
         turns, attached = [*self.turns], self.attached
         *self.attached, question = parts_of(turns[-2]["content"])
         del self.turns[-2:]
@@ -168,8 +168,8 @@ class Conversation:
                 first_s = first_s if completion else last_s
                 cached = max(cached, delta.cached_tokens)
                 completion = max(completion, delta.completion_tokens)
-                for item in collector.push(delta):
-                    write(item)
+                for piece in collector.push(delta):
+                    write(piece)
                 finish = delta.finish or finish
                 if delta.finish == "error":
                     raise BriseError(f"the answer broke off: {delta.error}")

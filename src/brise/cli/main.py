@@ -1,4 +1,4 @@
-"""The command `brise`: one file a command, and only the one that was asked for is imported."""
+"""The command `brise`. Each subcommand is a file of this package, imported only when it is run."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ COMMANDS: Mapping[str, str] = {
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # such as stdout in a file on a full disk
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # as when stdout is a file on a full disk
 
 
 class Command(Protocol):
-    """What each file of brise.cli that is a command offers."""
+    """What the file of a subcommand defines."""
 
     def add_parser(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None: ...
     def run(self, args: argparse.Namespace) -> int: ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for an error, 2 for bad usage, 130 for Ctrl-C."""
+    """Runs a command and returns its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a model may write what a locale cannot
+        sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: locales cannot encode everything
     settings.share_cores()
     try:
-        args = parse(words)  # leaves here on --help, --version and wrong usage
+        args = parse(words)  # exits here on --help, --version and wrong usage
         status = _load(args.command).run(args)
         sys.stdout.flush()
         return status
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.note("")
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone (`brise models | head -1`)
+    except BrokenPipeError:  # the reader of stdout is gone (`brise models | head -1`)
         _drop_stdout()
         return BROKEN_PIPE
     except OSError as error:
@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_stdout() -> None:
-    """Python would try again at exit to write what is left, and complain."""
+    """Replaces stdout: at exit Python would try again to write what is left, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line. Free words (of a question) may stand before, between and after options.
+    """Reads the command line. The words of a question may stand before, between and after options.
 
-    argparse alone gives up on those that follow an option, and hands them back as unknown. After `--` all are words.
+    argparse alone returns words after an option as unknown. After `--`, everything is a word.
     """
     parser = build_parser([name for name in words[:1] if name in COMMANDS])
     args, rest = parser.parse_known_args(words)
@@ -99,9 +99,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """The parser with the options of the `wanted` commands; of the others it knows the summary only."""
+    """The parser with the options of the `wanted` commands, and only the summaries of the others."""
     parser = argparse.ArgumentParser(
-        prog="brise", description="Earn the switch from a big hosted model to a small one that you own.",
+        prog="brise", description="Earn the switch from a large hosted model to a small one that you own.",
         epilog="example: brise pull smollm2 && brise chat smollm2", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"brise {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

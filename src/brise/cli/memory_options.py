@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=tuple(MIXES), metavar="FORMAT",
                         help="quantize weights in plain formats or FP8 while loading: " + ", ".join(MIXES))
     parser.add_argument("--experts", metavar="SIZE", type=size,
-                        help="keep at most this much of a mixture's experts in memory, and read the others from the file "
-                             "when a token needs them (default: keep all)")
+                        help="keep at most this much of a mixture's experts in memory, and read the others from the "
+                             "file when a token needs them (default: keep all)")
     parser.add_argument("--image-size", metavar="N", type=_pixels,
                         help="longest side of an image in pixels; larger images are scaled down "
                              "(default: what the model allows)")

@@ -1,4 +1,4 @@
-"""`brise models`: list, show and remove models of the store."""
+"""`brise models`: lists, shows and removes models of the store."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example: brise models show smollm2 --json")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     listing = actions.add_parser("list", help="list all models", allow_abbrev=False,
-                                 description="List all models of the store, one a line.",
+                                 description="List all models of the store, one per line.",
                                  epilog="example: brise models list")
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     show = actions.add_parser("show", help="show one model", allow_abbrev=False,
-                              description="Show where a model came from and what it is.",
+                              description="Show the source and the configuration of a model.",
                               epilog="example: brise models show smollm2")
-    show.add_argument("name", metavar="NAME", help="a name that `brise models` lists")
+    show.add_argument("name", metavar="NAME", help="a name from `brise models`")
     show.add_argument("--json", action="store_true", help="print a JSON object")
     remove = actions.add_parser("remove", help="remove models", allow_abbrev=False,
                                 description="Remove models from the store, and their files if no other name "
-                                            "means the same file.",
+                                            "uses them.",
                                 epilog="example: brise models remove smollm2")
-    remove.add_argument("name", metavar="NAME", nargs="+", help="a name that `brise models` lists")
+    remove.add_argument("name", metavar="NAME", nargs="+", help="a name from `brise models`")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(store: ModelStore, as_json: bool) -> int:
-    """Lists what is whole; a damaged entry is reported and does not hide the others."""
+    """Lists all models. A damaged entry is reported and does not hide the others."""
     entries: list[StoredModel] = []
     status = 0
     for name in store.names():

@@ -1,4 +1,4 @@
-"""Types of options that are numbers within limits."""
+"""Argument types for numbers within limits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Within:
-    """A number from `least` to `most`; `what` names in an error what is allowed. "nan" and words are refused."""
+    """A number from `least` to `most`; `allowed` describes the range in errors. NaN and words are refused."""
 
     least: float
     most: float
-    what: str
-    above: bool = False  # not `least` itself
-    below: bool = False  # not `most` itself
+    allowed: str
+    above: bool = False  # excludes `least`
+    below: bool = False  # excludes `most`
 
     def __call__(self, text: str) -> float:
         try:
@@ -24,7 +24,7 @@ class Within:
             value = math.nan
         if not self.least <= value <= self.most or (self.above and value == self.least) or (
                 self.below and value == self.most):
-            raise argparse.ArgumentTypeError(f"{text!r}: {self.what} is allowed")
+            raise argparse.ArgumentTypeError(f"{text!r}: {self.allowed} is allowed")
         return value
 
 

@@ -1,4 +1,4 @@
-"""`brise pull`: get a model into the local store."""
+"""`brise pull`: gets a model into the local store."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from brise.hub.store import ModelStore
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "pull", help="get a model into the local store", allow_abbrev=False,
-        description="Get a model into the local store. A pull that was cut off goes on where it stopped.",
+        description="Get a model into the local store. An interrupted pull continues where it stopped.",
         epilog="example: brise pull smollm2")
     parser.add_argument("model", metavar="MODEL",
-                        help="smollm2, the path of a .gguf file or of a folder with one or with "
-                             "safetensors, or hf:OWNER/REPO[/FILE.gguf]")
+                        help="smollm2, the path of a .gguf file or of a folder with GGUF or "
+                             "safetensors files, or hf:OWNER/REPO[/FILE.gguf]")
     parser.add_argument("--name", help="name in the store (default: made from MODEL)")
 
 
@@ -40,18 +40,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _admit(path: Path) -> None:
-    """Raises if a file is damaged or of a model that we do not run: better before the copy than after."""
+    """Raises, before the file is copied, if it is damaged or not of a model that brise runs."""
     with closing(open_checkpoint(path)) as checkpoint:
         checkpoint.weights()
 
 
 def _waiting() -> None:
-    terminal.note("another brise pulls this model; waiting for it")
+    terminal.note("another process is pulling this model; waiting for it")
 
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere (a log of CI) one line for each kind of work."""
+    """A progress bar on a terminal; elsewhere, as in a CI log, one line for each stage."""
     console = rich.console.Console(stderr=True)
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),

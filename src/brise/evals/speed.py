@@ -1,4 +1,4 @@
-"""Speed of a model on this machine: prefill, decode, several sequences at once, a cold start; and its memory."""
+"""Measures a model on this machine: prefill, decode, several sequences at once, a cold start, and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from brise.errors import BriseError, ContextLengthError
 from brise.hub.store import ModelStore, locate
 from brise.memory.process import peak_bytes
 
-# A chat in a process of its own, which says at the end how much memory it had.
+# A chat in a process of its own, which prints its peak memory at the end.
 CHAT = """
 import runpy, sys
 from brise.memory.process import peak_bytes
@@ -34,11 +34,11 @@ finally:
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What is measured. Each measurement runs `runs` times, and the median counts.
+    """What is measured. Each measurement runs `runs` times, and the median is reported.
 
-    prompt: tokens of the prompt for prefill. decode: tokens to decode. depth: tokens in each sequence before decoding
-    starts. sequences: how many sequences are decoded at once, one measurement each. threads: of the kernels; None:
-    BRISE_THREADS, or one a core.
+    prompt: prompt length for prefill in tokens. decode: tokens to decode. depth: tokens in each sequence before
+    decoding starts. sequences: how many sequences are decoded at once, one measurement each. threads: of the kernels;
+    None: BRISE_THREADS, or one per core.
     """
 
     model: str
@@ -64,14 +64,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Start:
-    """A fresh `brise chat` process: from its start to the first token, and the most memory it had."""
+    """A new `brise chat` process: the time from its start to the first token, and its peak memory."""
 
     seconds: float
     peak_bytes: int
 
 
 class BenchEngine:
-    """An engine with room for `num_sequences` of `max_tokens`, and no prefix cache to cheat with."""
+    """An engine with room for `num_sequences` of `max_tokens`, without the prefix cache, which would skip work."""
 
     def __init__(self, model: LoadedModel, num_sequences: int, max_tokens: int) -> None:
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
@@ -81,7 +81,7 @@ class BenchEngine:
             max_sequences=num_sequences, max_waiting=num_sequences, prefix_cache=False))
 
     def prefill(self, length: int) -> Rate:
-        """One prompt of `length` tokens, up to its first picked token."""
+        """One prompt of `length` tokens, up to its first sampled token."""
         self._submit(0, length, max_tokens=1)
         start = time.perf_counter()
         while self._engine.has_work:
@@ -91,7 +91,7 @@ class BenchEngine:
     def decode(self, num_sequences: int, depth: int, steps: int) -> Rate:
         """`steps` tokens for each of the sequences, which hold `depth` tokens at the start.
 
-        Counted is the time in which all of them are under way: a long queue of prompts takes several steps.
+        Only the time in which all of them decode is counted: a long queue of prompts takes several steps.
         """
         ids = {self._submit(index, depth, max_tokens=steps + 1) for index in range(num_sequences)}
         started: set[str] = set()
@@ -109,13 +109,13 @@ class BenchEngine:
         return Rate(count, seconds)
 
     def _submit(self, index: int, length: int, max_tokens: int) -> str:
-        """A prompt from all over the vocabulary, the same in each run; its answer never ends early."""
+        """Queues a prompt of tokens from the whole vocabulary, the same in each run; its answer never ends early."""
         prompt = tuple((7919 * (position + 1) + 104729 * index) % self._vocab_size
                        for position in range(length))
         return self._engine.submit(Request(prompt, max_tokens, Sampling(temperature=0), ignore_eos=True))
 
     def _step(self) -> dict[str, tuple[int, bool]]:
-        """How many tokens each request got, and whether that was its end."""
+        """Runs a step: how many tokens each request got, and whether it has ended."""
         deltas = self._engine.step()
         for delta in deltas:
             if delta.finish == "error":
@@ -156,7 +156,7 @@ class SpeedReport:
 
 
 def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: None) -> SpeedReport:
-    """Loads the model and measures it; `note` is called with what is done next."""
+    """Loads the model and measures it; `note` is called with the name of each step."""
     threads = options.threads or settings.read().threads
     located = locate(options.model, ModelStore(settings.read().home))
     note(f"loading {located.name} from {located.path}")
@@ -185,7 +185,7 @@ def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: No
 
 
 def cold_start(path: Path, threads: int | None) -> Start:
-    """A fresh Python process runs `brise chat` for one token; files are in the page cache by then."""
+    """Runs `brise chat` for one token in a new Python process; its files are in the page cache by then."""
     options = ["--max-tokens", "1", "--temperature", "0", *(["--threads", str(threads)] if threads else [])]
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", CHAT, str(path), "hi", *options], stdin=subprocess.DEVNULL,
@@ -201,13 +201,13 @@ def cold_start(path: Path, threads: int | None) -> Start:
 
 
 def repeat(runs: int, measure: Callable[[], Rate]) -> list[Rate]:
-    """`runs` measurements after one that is thrown away, which touches memory for the first time."""
+    """`runs` measurements, after one that is discarded because it touches memory for the first time."""
     measure()
     return [measure() for _ in range(runs)]
 
 
 def median(rates: Sequence[Rate]) -> float:
-    """Tokens per second."""
+    """The median in tokens per second."""
     return round(statistics.median(rate.tokens_per_s for rate in rates), 2)
 
 
@@ -220,7 +220,7 @@ def _rounded(rates: Sequence[Rate]) -> list[float]:
 
 
 def _machine() -> str:
-    """The processor's own name where Linux tells it."""
+    """The processor's name if Linux reports it."""
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
              if line.startswith("model name")] if info.is_file() else []
