@@ -1,9 +1,9 @@
 // Causal attention over the paged cache, for the queries of one sequence that share one key/value head.
 //
 // Bound: multiply-adds in prefill, memory in decode at long contexts. Query rows (tokens times the heads that
-// share the kv head) go through in blocks that fill the registers; keys are taken 16 to a register. Scores of
-// KEY_CHUNK keys at a time, then softmax, then the weighted sum of values; chunks begin at multiples of KEY_CHUNK
-// and are merged in order, so a query's result does not depend on which other queries it came with.
+// share the kv head) are processed in blocks that fill the registers, with 16 keys to a register. For KEY_CHUNK keys
+// at a time it computes scores, softmax and the weighted sum of values. Chunks begin at multiples of KEY_CHUNK and are
+// merged in order, so that a query's result does not depend on the other queries of its batch.
 #pragma once
 
 #include <limits>
@@ -18,12 +18,12 @@ constexpr int QUERY_ROWS = MAX_TOKENS >= 12 ? 12 : 4;
 template <int VALUE> struct Number { static constexpr int value = VALUE; };
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
-// Registers for accumulators, less what else a pass holds: so many tiles of keys, or columns of values, side by side.
-// More of them hide the latency of a multiply-add, and use whole cache lines of values.
+// Registers for accumulators, less those that a pass needs for other values. They set how many tiles of keys, or columns
+// of values, are processed side by side: more of them hide the latency of a multiply-add and use whole cache lines.
 constexpr int ACCUMULATORS = MAX_TOKENS >= 12 ? 16 : 6;
 constexpr int side_by_side(int rows) { return rows >= ACCUMULATORS ? 1 : ACCUMULATORS / rows > 8 ? 8 : ACCUMULATORS / rows; }
 
-// Running state of one query row: max, sum, and the unnormalised output.
+// Running state of one query row: max, sum, and the unnormalized output.
 struct Row {
   const float* q;
   float* out;
@@ -32,24 +32,24 @@ struct Row {
   const float* group_sums;  // of q, in groups of 32: Q4 needs them
 };
 
-// The first n lanes; zero behind them, whatever memory holds there.
+// The first n lanes; the others are zero, whatever memory holds there.
 BRISE_INLINE F first_lanes(F v, int n) {
   static constexpr float NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return f_if_less(f_load(NUMBERS), f_set((float)n), v, f_zero());
 }
 
-// A chunk of keys: where its tiles lie, and room for what belongs to it.
+// A chunk of keys: the places of its tiles, and its work space.
 struct Chunk {
   int begin, end, tiles;
   int keys(int t) const { return end - begin - t * TILE < TILE ? end - begin - t * TILE : TILE; }
   size_t tile[KEY_CHUNK / TILE];
-  int tiles_ahead;  // of the next chunk, whose keys are asked for while this one's values are read
+  int tiles_ahead;  // of the next chunk, whose keys are prefetched while this one's values are read
   size_t ahead[KEY_CHUNK / TILE];
   float* scores;   // [row][KEY_CHUNK]
   float* scaled;   // the same for Q4: weights times the values' scales
 };
 
-// Scores of S key tiles for N rows: scores[r * KEY_CHUNK + 0..16 S). Asks for the tiles' values, to be read next.
+// Scores of S key tiles for N rows: scores[r * KEY_CHUNK + 0..16 S). Prefetches the tiles' values.
 template <CacheFormat FORMAT, int N, int S>
 BRISE_INLINE void score_rows(const CacheLayer& cache, const Row* rows, const size_t* tile, float scale, float* scores) {
   constexpr size_t ELEMENT = FORMAT == CacheFormat::F32 ? 4 : FORMAT == CacheFormat::F16 ? 2 : 1;
@@ -115,7 +115,7 @@ BRISE_INLINE void score_rows_q4(const CacheLayer& cache, const Row* rows, const 
     for (int r = 0; r < N; r++) f_store(scores + (size_t)r * KEY_CHUNK + s * TILE, f_mul(total[s][r], f_set(scale)));
 }
 
-// Asks for keys of the next chunk: part k of 16 of the tile in place t.
+// Prefetches keys of the next chunk: part k of 16 of the tile in place t.
 BRISE_INLINE void ask_ahead(const CacheLayer& cache, const Chunk& chunk, int t, int k) {
   if (t >= chunk.tiles_ahead) return;
   const size_t size = cache.key_tile_bytes(), part = size / TILE;
@@ -144,7 +144,7 @@ BRISE_INLINE void weigh_rows(const CacheLayer& cache, const Chunk& chunk, int co
   }
 }
 
-// The same for Q4, 16 numbers of the head: half a group's codes by weights times scales, and the minima on top.
+// The same for Q4, 16 numbers of the head: half a group's codes by weights times scales, plus the minima.
 template <int N, bool HIGH>
 BRISE_INLINE void weigh_rows_q4(const CacheLayer& cache, const Chunk& chunk, int column, const float* minima, F (&acc)[N][1]) {
   const size_t groups = (size_t)cache.groups(), group = (size_t)column / 32;
@@ -166,7 +166,7 @@ BRISE_INLINE size_t tile_of(const CacheLayer& cache, const AttendUnit& unit, int
   return cache.tile(unit.pages[key / cache.page_size], unit.kv_head, key % cache.page_size);
 }
 
-// Turns scores of keys [begin, end) into weights exp(s - max); returns their max and sum. Masked ones become 0.
+// Replaces scores of keys [begin, end) by weights exp(s - max); returns their max and sum. Masked ones become 0.
 BRISE_INLINE void soften(const Row& row, int begin, int end, float* s, float& max, float& sum) {
   const int padded = (end - begin + TILE - 1) / TILE * TILE;
   // Rows of one pass see different keys: a row's window may begin behind this chunk, whose scores end at `end`.
@@ -201,7 +201,7 @@ void score_chunk(const CacheLayer& cache, const Chunk& chunk, const Row* rows, f
   for (; t < chunk.tiles; t++) score(Number<1>{}, t);
 }
 
-// The values' scales and minima go into the weights: into the chunk's `scaled` and a sum for each row.
+// Multiplies the values' scales and minima into the weights: into the chunk's `scaled` and a sum for each row.
 template <int N>
 void scale_weights(const CacheLayer& cache, const uint16_t* lines, const Chunk& chunk, int group, float* minima) {
   F sum[N];
@@ -219,7 +219,7 @@ void scale_weights(const CacheLayer& cache, const uint16_t* lines, const Chunk& 
   for (int r = 0; r < N; r++) minima[r] = f_sum(sum[r]);
 }
 
-// Adds the chunk's weighted values to the rows' outputs; keep and take weigh what was there and what comes.
+// Adds the chunk's weighted values to the rows' outputs; keep and take are the weights of the old and the new part.
 template <CacheFormat FORMAT, int N>
 void weigh_chunk(const CacheLayer& cache, const Chunk& chunk, Row* rows, const float* keep, const float* take) {
   float minima[N];
@@ -248,8 +248,8 @@ void weigh_chunk(const CacheLayer& cache, const Chunk& chunk, Row* rows, const f
   for (; column < cache.stride; column += LANES) weigh(Number<1>{}, column);
 }
 
-// Softmax weights of one chunk of keys for N rows, in place of their scores, and what the sums so far and those of
-// this chunk are to be multiplied with.
+// Softmax weights of one chunk of keys for N rows, in place of their scores, and the factors for the sums so far and
+// for those of this chunk.
 template <CacheFormat FORMAT, int N>
 BRISE_INLINE void weigh_keys(const CacheLayer& cache, const AttendShape& shape, Row* rows, const Chunk& chunk, float (&keep)[N],
                              float (&take)[N]) {
@@ -270,7 +270,7 @@ template <CacheFormat FORMAT, int N>
 void chunk_rows(const CacheLayer& cache, const AttendShape& shape, Row* rows, const Chunk& chunk) {
   float keep[N], take[N];
   weigh_keys<FORMAT, N>(cache, shape, rows, chunk, keep, take);
-  if constexpr (FORMAT == CacheFormat::Q8)  // the values' scales go into the weights
+  if constexpr (FORMAT == CacheFormat::Q8)  // the weights include the values' scales
     for (int t = 0; t < chunk.tiles; t++)
       for (int r = 0; r < N; r++) {
         float* s = chunk.scores + (size_t)r * KEY_CHUNK + t * TILE;
@@ -307,7 +307,7 @@ BRISE_INLINE void each_chunk(const CacheLayer& cache, const AttendUnit& unit, co
   }
 }
 
-// Calls f<N>(rows) for n rows in as few parts as registers allow.
+// Calls f<N>(rows) for n rows, in as few parts as the registers allow.
 template <class Call>
 BRISE_INLINE void in_rows(int n, Row* rows, Call&& f) {
   while (n > 0) {  // whatever the split, each row's sums run over the same chunks in the same order

@@ -173,7 +173,7 @@ void range(const char* what, Ints values, int limit) {
       throw std::invalid_argument(std::string(what) + "[" + std::to_string(i) + "] is " + std::to_string(values.data()[i]) + ", allowed are 0 to " + std::to_string(limit - 1));
 }
 
-// What a wrong batch would make a kernel read or write out of bounds.
+// Refuses a batch that would make a kernel read or write out of bounds.
 void check_step(Ints tokens, int vocabulary, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache) {
   const size_t T = tokens.shape(0), S = starts.shape(0) ? starts.shape(0) - 1 : 0;
   for (const size_t size : {T, S, rows.shape(0), pages.shape(1)})
@@ -216,7 +216,7 @@ void check_features(const Program& program, size_t tokens, const std::optional<R
 
 void run_program(Program& program, Ints tokens, Ints positions, Ints starts, Ints rows, Table pages, Ints slots, const Cache* cache,
                  std::optional<Rows> features, std::optional<Ints> feature_rows, std::optional<Ints> adapters) {
-  const Program::Use use(program);  // given back after Python's lock is taken again
+  const Program::Use use(program);  // released after the GIL is taken again
   check_step(tokens, program.vocabulary(), positions, starts, rows, pages, slots, cache);
   check_features(program, tokens.shape(0), features, feature_rows);
   if (adapters && adapters->shape(0) != tokens.shape(0)) throw std::invalid_argument("adapters and tokens differ in length");
@@ -261,7 +261,7 @@ void make_table(LoraTable* self, const std::vector<std::pair<int, int>>& shapes,
   new (self) LoraTable(std::move(own), num_slots, max_rank);
 }
 
-// Of each target: its number, a, b, scale, gain. Packing holds no lock: steps and Python go on.
+// Of each target: its number, a, b, scale, gain. Packing holds no lock: steps and other Python threads continue.
 void make_adapter(Adapter* self, const LoraTable& table, const std::vector<std::tuple<int, Rows, Rows, float, std::optional<Floats>>>& parts) {
   std::vector<LowRankSource> sources;
   std::vector<bool> seen(table.shapes.size());

@@ -1,4 +1,4 @@
-// Rows of blocks into a buffer of the caller's, by a few threads that live as long as the call.
+// Decodes rows of blocks into the caller's buffer, on a few threads that live as long as the call.
 #include <algorithm>
 #include <thread>
 #include <vector>
@@ -9,7 +9,7 @@ namespace brise {
 
 namespace {
 
-constexpr size_t LEAST = 1 << 16;  // numbers for which a thread more is worth its start: some 20 of its 50 microseconds
+constexpr size_t LEAST = 1 << 16;  // numbers that make another thread worth starting: 50 microseconds of work for 20 of starting it
 
 void decode_part(const Kernels& kernels, Format format, const uint8_t* data, size_t blocks, bool is_bf16, uint8_t* out) {
   const int block = block_columns(format);

@@ -1,6 +1,6 @@
-// Blocks of a GGUF format (layouts: formats.cpp) as float32, a row at a time, for what computes in plain numbers. Bound by
-// memory once the loops over 32 codes are vectors, which the compiler makes of them. A product and a difference are rounded apart
-// (see CMakeLists.txt), as brise.quant.dequantize has them: the numbers are the same to the last bit.
+// Blocks of a GGUF format (layouts: formats.cpp) as float32, one row at a time, for code that computes in plain numbers.
+// Bound by memory, once the compiler has vectorized the loops over 32 codes. A product and a difference are rounded separately
+// (see CMakeLists.txt), as in brise.quant.dequantize, so that the numbers are the same to the last bit.
 #pragma once
 
 #include <cstring>
@@ -129,7 +129,7 @@ void decode(Format format, const uint8_t* p, float* out) {
   }
 }
 
-// Halves to even; a NaN stays one.
+// Rounds halves to even; a NaN stays a NaN.
 void round_bf16(const float* x, int n, uint16_t* out) {
   for (int i = 0; i < n; i++) {
     uint32_t bits;

@@ -1,4 +1,4 @@
-// Which instruction sets this build has and this processor runs.
+// Finds the instruction sets of this build that this processor runs.
 #include "kernels.h"
 
 #ifdef BRISE_ARM

@@ -28,7 +28,7 @@ size_t at_least(std::unique_ptr<Memory>& memory, size_t bytes) {
 float* floats(const std::unique_ptr<Memory>& memory) { return memory ? (float*)memory->data() : nullptr; }
 QBlock* blocks(const std::unique_ptr<Memory>& memory) { return memory ? (QBlock*)memory->data() : nullptr; }
 
-// Rows of QBlocks that n places take: whole blocks of 12 once there is more than one.
+// The number of rows of QBlocks that n places take: whole blocks of 12 once there is more than one.
 int padded(int n) { return n <= TOKEN_BLOCK ? n : (n + TOKEN_BLOCK - 1) / TOKEN_BLOCK * TOKEN_BLOCK; }
 
 }  // namespace
@@ -76,29 +76,29 @@ int ExpertStore::new_id() {
 
 bool ExpertStore::has(const Wanted& wanted) {
   std::lock_guard lock(mutex_);
-  return found_.count({wanted.first->id, wanted.second}) > 0;
+  return by_key_.count({wanted.first->id, wanted.second}) > 0;
 }
 
 std::vector<std::shared_ptr<const Weight>> ExpertStore::hold(const std::vector<Wanted>& wanted) {
   std::lock_guard lock(mutex_);
-  // What is there goes to the front first, so that making place for the others cannot take it away.
+  // Entries that are present move to the front first, so that making place for the others cannot evict them.
   size_t all = 0;
   for (const auto& [stack, index] : wanted) {
     all += stack->matrix_bytes();
-    if (const auto found = found_.find({stack->id, index}); found != found_.end()) recent_.splice(recent_.begin(), recent_, found->second);
+    if (const auto found = by_key_.find({stack->id, index}); found != by_key_.end()) recent_.splice(recent_.begin(), recent_, found->second);
   }
   if (all > budget_) throw error("the store holds " + std::to_string(budget_) + " bytes, an expert takes " + std::to_string(all));
   std::vector<std::shared_ptr<const Weight>> out;
   for (const auto& [stack, index] : wanted) {
     const Key key = {stack->id, index};
-    if (found_.find(key) == found_.end()) {
+    if (by_key_.find(key) == by_key_.end()) {
       make_place(stack->matrix_bytes());
       recent_.push_front({key, stack->load(index), stack->matrix_bytes()});
-      found_[key] = recent_.begin();
+      by_key_[key] = recent_.begin();
       used_ += recent_.front().bytes;
       num_loads_++;
     }
-    out.push_back(found_.at(key)->weight);
+    out.push_back(by_key_.at(key)->weight);
   }
   return out;
 }
@@ -106,7 +106,7 @@ std::vector<std::shared_ptr<const Weight>> ExpertStore::hold(const std::vector<W
 void ExpertStore::make_place(size_t bytes) {
   while (!recent_.empty() && used_ + bytes > budget_) {
     used_ -= recent_.back().bytes;
-    found_.erase(recent_.back().key);
+    by_key_.erase(recent_.back().key);
     recent_.pop_back();
   }
 }
@@ -133,7 +133,7 @@ size_t ExpertWork::bytes(int tokens) const {
   return x + x_blocks + 2 * hidden + hidden_blocks + out;
 }
 
-// Everything that a unit would otherwise have to allocate.
+// Scratch space that a unit would otherwise have to allocate.
 size_t ExpertWork::reserve(int tokens) {
   tokens_ = tokens;
   size_t sum = 0;
@@ -157,7 +157,7 @@ size_t ExpertWork::reserve(int tokens) {
 
 int ExpertWork::most_experts(const Experts& op) const { return in_groups_ ? (int)group_.size() : room(op, tokens_).experts; }
 
-// Tiles of one matrix that are a unit: eight units a thread, whole groups of four tiles where experts have one token.
+// The number of tiles of one matrix in a unit: eight units per thread, whole groups of four tiles where experts have one token.
 int ExpertWork::chunk(const Experts& op, const Stack& w, int threads) const {
   const int tiles = (w.rows + TILE - 1) / TILE, share = (int)std::min<int64_t>((int64_t)tiles * most_experts(op) / (threads * 8), 64);
   return room(op, tokens_).places <= op.w1->count ? std::clamp(share / 4 * 4, 4, 64) : std::clamp(share, 1, 8);
@@ -277,7 +277,7 @@ void ExpertWork::down(const Kernels& kernels, const Experts& op, int unit, int t
   linear(kernels, w, floats(gate_), blocks(hidden_blocks_), group_[(size_t)member], begin, std::min(begin + size, w.tiles()), floats(out_));
 }
 
-// Products and sums are rounded apart, as the reference does it. A place belongs to one token: it may be scaled where it lies.
+// Products and sums are rounded separately, as in the reference. A place belongs to one token, so it is scaled in place.
 void ExpertWork::sum(const Kernels& kernels, const Experts& op, int token, float* out) {
   const int n = op.width(), *places = places_.data() + (size_t)token * (size_t)op.per_token;
   std::fill(out, out + n, 0.0f);
@@ -334,7 +334,7 @@ void route(const float* logits, int count, int per_token, double scale, float* g
   std::fill(gates, gates + count, 0.0f);
   double top = 0, sum = 0;
   for (int i = 0; i < per_token; i++) {
-    int best = -1;  // a NaN is better than nothing: there are always `per_token`
+    int best = -1;  // accepts a NaN, so that there are always `per_token`
     for (int e = 0; e < count; e++)
       if (gates[e] == 0.0f && (best < 0 || logits[e] > logits[best])) best = e;
     if (i == 0) top = logits[best];

@@ -1,17 +1,17 @@
-// Experts of a feed-forward: which tokens go to which, the stages that run them, and where their weights are.
+// Experts of a mixture: which tokens each one gets, the stages that run them, and where their weights are.
 //
-// A place is a token with one of its experts. Places lie expert by expert, tokens ascending, so that an expert's
-// linears see its tokens as neighbours. Stages, each done before the next:
+// A place is a pair of a token and one of its experts. Places are sorted by expert, then by token, so that the tokens
+// of an expert are contiguous for its linears. Stages, each done before the next:
 //   PLAN      lists places; one unit
-//   GATHER    rows of x go to their places; a unit is a block of places of one expert
+//   GATHER    copies rows of x to their places; a unit is a block of places of one expert
 //   UP        w1 and w3; a unit is a group of weight tiles of one expert
 //   ACTIVATE  silu(gate) * up; by block
 //   DOWN      w2; by tiles
-// The sum over a token's places, experts ascending, is a row op after them. A place's numbers do not depend on what
-// else is there: a token gets the same alone, in a batch and in a prefill, and whatever order experts are run in.
+// The sum over a token's places, experts ascending, is a row op after them. A place's numbers do not depend on the
+// other places: a token's result is the same alone, in a batch and in a prefill, in whatever order experts are run.
 //
-// Experts may be more than memory holds: a stack may load its matrices when a token needs them, through a store that
-// keeps the latest within a budget. UP, ACTIVATE and DOWN then run for as many experts at a time as the store holds.
+// Experts may not fit into memory: then a stack loads its matrices when a token needs them, through a store that keeps
+// the most recently used ones within a budget. UP, ACTIVATE and DOWN then run for as many experts at a time as the store holds.
 #pragma once
 
 #include <functional>
@@ -52,7 +52,7 @@ class Stack {
   Load load_;
 };
 
-// Packed matrices of stacks that do not stay in memory: the latest that were needed, within `budget` bytes.
+// Packed matrices of stacks that do not stay in memory: the most recently used ones, within `budget` bytes.
 class ExpertStore {
  public:
   using Wanted = std::pair<const Stack*, int>;
@@ -64,7 +64,7 @@ class ExpertStore {
   size_t nbytes();
   size_t num_loads();
   bool has(const Wanted& wanted);
-  // All of them at once, which must fit the budget. Loading takes Python's lock: the caller does not hold it.
+  // All of them at once; they must fit the budget. Loading takes the GIL, so the caller must not hold it.
   std::vector<std::shared_ptr<const Weight>> hold(const std::vector<Wanted>& wanted);
   int new_id();
 
@@ -81,8 +81,8 @@ class ExpertStore {
   size_t used_ = 0, num_loads_ = 0;
   int num_stacks_ = 0;
   std::mutex mutex_;
-  std::list<Entry> recent_;  // the latest first
-  std::map<Key, std::list<Entry>::iterator> found_;
+  std::list<Entry> recent_;  // most recently used first
+  std::map<Key, std::list<Entry>::iterator> by_key_;
 };
 
 // The weights of one op, and how many experts a token has at most.
@@ -94,12 +94,12 @@ struct Experts {
   int hidden() const { return w1->rows; }  // of an expert
 };
 
-// Plan and work space of the op that runs; the ops of a program take turns.
+// Plan and work space of the running op; the ops of a program run one after the other.
 class ExpertWork {
  public:
   enum Stage { PLAN, GATHER, UP, ACTIVATE, DOWN, NUM_STAGES };
 
-  void include(const Experts& op);  // at recording: the work space is as large as the largest op asks
+  void include(const Experts& op);  // at recording: the work space is that of the largest op
   size_t bytes(int tokens) const;
   size_t reserve(int tokens);
 
@@ -111,8 +111,8 @@ class ExpertWork {
   void down(const Kernels& kernels, const Experts& op, int unit, int threads);
   void sum(const Kernels& kernels, const Experts& op, int token, float* out);
 
-  // Experts of the plan in groups that fit their store, those that are in it first. `next` loads a group, or says
-  // that there is none left.
+  // Experts of the plan in groups that fit their store, those that are in it first. `next` loads a group; false if
+  // there is none left.
   void begin_groups(const Experts& op);
   bool next_group(const Experts& op);
   void end_groups();
@@ -136,7 +136,7 @@ class ExpertWork {
   std::vector<int> token_;                        // of each place
   std::vector<float> weight_;                     // gate of each place
   std::vector<int> places_, num_own_;             // of each token: places_[token * per_token ...]
-  std::vector<int> group_;                        // active experts that run
+  std::vector<int> group_;                        // the active experts that run now
   std::vector<Block> blocks_;
   std::vector<int> order_;                        // of begin_groups
   size_t next_ = 0;

@@ -12,7 +12,7 @@
 //          K: u8 s[16], u8 m[16]            w = d * s * code - dmin * m        Q4_K Q5_K
 //        K16: i8 s[2][16]                   w = d * s * (code - offset)        Q3_K Q6_K, groups of 16
 //       K16M: u8 (s | m << 4)[2][16]        w = d * s * code - dmin * m        Q2_K, groups of 16
-// Sizes stay within 3 % of the file's; the exact scales of the file are kept, so no number changes.
+// Sizes are within 3 % of the file's. The file's exact scales are kept, so no number changes.
 #pragma once
 
 #include "kernels.h"

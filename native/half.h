@@ -6,7 +6,7 @@
 
 namespace brise {
 
-// Always inline: an object of one instruction set shares no function with the others.
+// Always inline, so that object files of different instruction sets share no function.
 static inline __attribute__((always_inline)) float half_to_float(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
   uint32_t bits;

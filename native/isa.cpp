@@ -1,4 +1,4 @@
-// One instruction set's kernels: compiled once for each, with its own flags and namespace.
+// The kernels of one instruction set: compiled once for each set, with its own flags and namespace.
 #include "attend.h"
 #include "decode.h"
 #include "latent.h"

@@ -1,4 +1,4 @@
-// What the parts of the native backend share: weight tiles, quantised activations, the cache, the kernel table.
+// Types that the native backend shares: weight tiles, quantized activations, the cache, the kernel table.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ struct Matrix {
   bool is_float() const { return format >= Format::F16; }
 };
 
-// 32 activations of one token as int8, in one cache line with all that the formats need beside them.
+// 32 activations of one token as int8, in one cache line with everything that the formats need with them.
 struct alignas(64) QBlock {
   int8_t q[32];
   float scale;         // max|x| / 127
@@ -43,7 +43,7 @@ struct alignas(64) QBlock {
 static_assert(sizeof(QBlock) == 64);
 
 // Activations (tokens, cols) as QBlocks in the order [token / width][col / 32][token % width]; width is 12, or
-// the number of tokens where there are fewer, so that a single token's blocks are neighbours.
+// the number of tokens if there are fewer, so that the blocks of a single token are contiguous.
 struct QRows {
   QBlock* blocks;
   int groups;  // cols / 32

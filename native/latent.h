@@ -1,10 +1,10 @@
-// Causal attention to one shared vector a token (latent attention): it is the key of all heads, and its first `rank`
+// Causal attention to one shared vector per token (latent attention): it is the key of all heads, and its first `rank`
 // numbers are their value.
 //
-// Bound: multiply-adds, also in decode, for all heads of a token read the same keys. Query rows are tokens times heads
-// in the order they lie in memory. Scores are those of attend.h. The cache has keys only, 16 to a register, so a sum of
-// values takes number after number: the key tiles of a chunk times the weights of their keys, and the lanes are added
-// at the end. As in attend.h nothing but the keys' positions decides the order of sums.
+// Bound: multiply-adds, also in decode, because all heads of a token read the same keys. Query rows are tokens times
+// heads, in memory order. Scores are those of attend.h. The cache has keys only, 16 to a register, so a sum of values is
+// computed number by number: the key tiles of a chunk times the weights of their keys, with the lanes added at the end.
+// As in attend.h, the order of sums depends only on the positions of the keys.
 #pragma once
 
 #include "attend.h"

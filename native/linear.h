@@ -1,9 +1,9 @@
 // x times W transposed, for tiles of 16 rows.
 //
-// With one token the bound is memory: every weight is read once, so several tiles stream at once and lines are
-// asked for ahead. With many tokens the bound is the int8 dot product: 12 int and 12 float accumulators fill the
-// registers, a tile is unpacked once for 12 tokens. The order of sums for one output never depends on how many
-// tokens came along: a token's numbers are the same alone, in a batch and in a prefill.
+// With one token the bound is memory: every weight is read once, so several tiles stream at a time and lines are
+// prefetched. With many tokens the bound is the int8 dot product: 12 int and 12 float accumulators fill the registers,
+// and a tile is unpacked once for 12 tokens. The order of sums for an output does not depend on the number of tokens:
+// a token's numbers are the same alone, in a batch and in a prefill.
 #pragma once
 
 #include "formats.h"
@@ -13,8 +13,8 @@ namespace BRISE_ISA {
 
 using namespace brise;
 
-// 4 KiB is about 300 ns of one core's share of the memory's bandwidth. Into L2 only: asking for lines of L1 takes the
-// few places where its misses wait, and made decode slower than not asking at all (docs/dev/LOG.md).
+// 4 KiB is about 300 ns of one core's share of the memory's bandwidth. Into L2 only: prefetching into L1 occupies its
+// few miss buffers, and made decode slower than no prefetching (docs/dev/LOG.md).
 constexpr int PREFETCH_BYTES = 4096;
 
 BRISE_INLINE int32_t four(const int8_t* q) {
@@ -167,14 +167,14 @@ void linear_q(const Matrix& w, const QRows& x, int tile0, int tile1, int t0, int
   with_layout(w.format, [&](auto layout) { run_q<decltype(layout)>(w, x, tile0, tile1, t0, t1, out, ld); });
 }
 
-// Weights that are not quantised: float32 activations, one multiply-add a weight.
+// Weights that are not quantized: float32 activations, one multiply-add per weight.
 template <Format FORMAT> BRISE_INLINE F load_weights(const uint8_t* tile, size_t column) {
   if constexpr (FORMAT == Format::F32) return f_load((const float*)tile + column * TILE);
   else if constexpr (FORMAT == Format::F16) return f_load_f16((const uint16_t*)tile + column * TILE);
   else return f_load_bf16((const uint16_t*)tile + column * TILE);
 }
 
-// What becomes of sums: they are the outputs, or an adapter's part of them.
+// What is done with sums: they are the outputs, or an adapter's part of them.
 struct Store {
   template <int R, int T> BRISE_INLINE void take(const F (&acc)[R][T], int row, int rows, float* out, size_t ld) const {
     store_tiles<R, T>(acc, row, rows, out, ld);
@@ -231,8 +231,8 @@ void tiles_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, 
   for (; tile < tile1; tile++) block_f<FORMAT, 1, T>(w, tile, x, ldx, out, ld, taker);
 }
 
-// Tokens outside, tiles inside: a few tokens' activations stay in L1 while the tiles, which fit L2, go by. A token
-// alone takes tiles together, for one sum waits four cycles for each of its products.
+// Tokens are the outer loop: the activations of a few tokens stay in L1 while the tiles, which fit L2, are read. A
+// single token takes several tiles at a time, because one sum waits four cycles for each product.
 template <Format FORMAT, class Taker>
 void run_f(const Matrix& w, const float* x, size_t ldx, int tile0, int tile1, int t0, int t1, float* out, size_t ld, const Taker& taker) {
   int t = t0;

@@ -16,7 +16,7 @@ constexpr int RUN_TOKENS = 64;  // at most: threads share the tokens of a prompt
 
 std::invalid_argument error(const std::string& what) { return std::invalid_argument(what); }
 
-// The narrower format that keeps every number.
+// The narrowest format that stores every number exactly.
 Format lossless(const float* x, size_t n) {
   uint32_t low = 0;
   for (size_t i = 0; i < n; i++) {

@@ -1,13 +1,13 @@
-// Low-rank adapters beside a model's matrices, and their part of a step: y = (W x + scale * B (A x)) * gain.
+// Low-rank adapters of a model's matrices, and their part of a step: y = (W x + scale * B (A x)) * gain.
 //
-// A table has slots, and a step names one for each token. What an adapter has on a matrix is kept as two matrices in
-// tiles, without loss: in bfloat16 if every number is one, in float32 if not. A matrix that takes adapters is a target.
+// A table has slots, and a step names one for each token. A matrix that takes adapters is a target. An adapter of a
+// target is stored without loss as two matrices in tiles: in bfloat16 if that holds every number, else in float32.
 //
-// A linear's phase begins with the units that make h = A x (a few tokens of one adapter, one target). A unit of the
-// base's tiles, once it is done with them, waits for these and adds scale * B h to its own outputs. It never waits long
-// nor for ever: units are claimed in order, so those it waits for are at work already, and wait for nothing. Hence an
-// adapter costs no phase of its own, and a step without one nothing. A sum runs over the columns of A and B from first
-// to last: a token's numbers do not depend on which others, or which adapters, are in the step.
+// A linear's phase begins with the units that compute h = A x (a few tokens of one adapter, one target). A unit of the
+// base's tiles then waits for these and adds scale * B h to its own outputs. The wait is short and always ends: units
+// are claimed in order, so those it waits for are running already, and wait for nothing. So an adapter costs no phase of
+// its own, and a step without adapters costs nothing. A sum runs over the columns of A and B from first to last: a
+// token's numbers do not depend on the other tokens and adapters of the step.
 #pragma once
 
 #include <memory>
@@ -24,7 +24,7 @@ struct Step;
 
 struct MatrixShape { int rows, cols; };
 
-// What an adapter has on one target, as it comes: a (rank, cols), b (rows, rank), gain (rows) or null.
+// The adapter of one target as it is passed in: a (rank, cols), b (rows, rank), gain (rows) or null.
 struct LowRankSource {
   int target, rank;
   const float *a, *b, *gain;
@@ -33,10 +33,10 @@ struct LowRankSource {
 
 class Adapter {
  public:
-  // Checked by who calls: a source fits its shape, and a target is there once.
+  // The caller has checked that each source fits its shape, and that a target occurs once.
   Adapter(const std::vector<MatrixShape>& shapes, const std::vector<LowRankSource>& sources);
   struct LowRank {
-    Matrix a, b;  // a.rows is 0 where the adapter leaves the target as it is
+    Matrix a, b;  // a.rows is 0 if the adapter does not change the target
     float scale;
     std::vector<float> gain;  // as long as b's tiles, or empty
   };
@@ -68,13 +68,13 @@ struct LoraTargets {
   int index = -1;  // in LoraWork
 };
 
-// The adapters of the step that runs, and its work space; the linears of a program take turns.
+// The adapters of the running step and its work space; the linears of a program run one after the other.
 class LoraWork {
  public:
   LoraTargets include(std::shared_ptr<const LoraTable> table, std::vector<int> targets);  // at recording
   size_t bytes(int tokens) const;
   size_t reserve(int tokens);
-  void begin(const Step& step);  // checks step.adapters, and holds what they name until `end`
+  void begin(const Step& step);  // checks step.adapters, and holds those adapters until `end`
   void end();
   void begin_phase(const LoraTargets& op);  // before the first of its units
 
@@ -84,7 +84,7 @@ class LoraWork {
   void up(const Kernels& kernels, const LoraTargets& op, size_t which, int begin, int end, float* y, size_t ld);
 
  private:
-  struct Run { const Adapter* adapter; int begin, end; };  // neighbours that go through one adapter
+  struct Run { const Adapter* adapter; int begin, end; };  // adjacent tokens with one adapter
   size_t width() const { return widest_ * (size_t)(table_ ? table_->max_rank : 0); }  // of a row of h
 
   std::shared_ptr<const LoraTable> table_;

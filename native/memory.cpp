@@ -67,12 +67,12 @@ size_t Weight::nbytes() const {
   return packed_bytes(matrix.format, matrix.rows, matrix.cols);
 }
 
-// 4 KiB behind the last tile: a kernel asks for lines ahead, and may load past the end of a plane.
+// 4 KiB after the last tile: kernels prefetch lines, and may load past the end of a plane.
 size_t packed_bytes(Format format, int rows, int cols) {
   return (size_t)((rows + TILE - 1) / TILE) * tile_bytes(format, cols) + 4096;
 }
 
-// Without columns a vector, which is small and as real as any.
+// Without columns it is a vector, which is small and allocated.
 std::shared_ptr<Weight> shape_only(Format format, int rows, int cols) {
   auto out = std::make_shared<Weight>();
   if (cols) out->matrix = {format, rows, cols, tile_bytes(format, cols), nullptr};

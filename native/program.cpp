@@ -1,4 +1,4 @@
-// Recording ops, and turning the list into phases and buffers: see program.h.
+// Recording of ops, and conversion of the list into phases and buffers: see program.h.
 #include "program.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ bool is_row_op(Kind kind) {
   return kind != Kind::LINEAR && kind != Kind::HEADS_LINEAR && kind != Kind::ATTEND && kind != Kind::EXPERTS && kind != Kind::INPUT;
 }
 
-// Ops that may write over their first argument: each number of a row is read before its place is written.
+// Ops whose result may overwrite their first argument: each number of a row is read before it is written.
 bool may_overwrite(Kind kind) {
   return kind == Kind::RMS_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
          kind == Kind::SCALE || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
@@ -42,7 +42,7 @@ void Program::check_recording() const {
   if (is_finished_) throw error("the program is finished already");
 }
 
-// Rows of tokens and rows of outputs differ in number: an op takes one kind.
+// There are rows per token and rows per output, in different numbers: an op takes one kind.
 void Program::check_rows(int id, bool per_output_row) const {
   if (values_[(size_t)id].per_output_row != per_output_row)
     throw error(per_output_row ? "value has a row for each token, wanted one for each output" : "value has a row for each output, wanted one for each token");
@@ -79,7 +79,7 @@ int Program::take_rows(int x) {
 std::vector<int> Program::linears(int x, const std::vector<std::shared_ptr<const Weight>>& weights) {
   check_recording();
   if (weights.empty()) throw error("linears without a weight");
-  for (const auto& w : weights)  // all before the first value: one without an op would have no memory
+  for (const auto& w : weights)  // before any value is made: a value without an op would have no memory
     if (w->matrix.cols != width(x))
       throw error("weight has " + std::to_string(w->matrix.cols) + " columns, x is " + std::to_string(width(x)) + " wide");
   Op op{Kind::LINEAR, {x}};
@@ -237,7 +237,7 @@ int Program::attend_latent(int q, int kv, int layer, int heads, double scale, in
   return push_attend({kv}, q, layer, {heads, 1, head_dim, 0, (float)scale, rank}, heads * rank);
 }
 
-// What is kept goes into the cache before any query looks at it.
+// Keys and values are written to the cache before any query reads them.
 int Program::push_attend(std::vector<int> kept, int q, int layer, const AttendShape& shape, int width) {
   if (unit_heads_ && (unit_heads_ != shape.heads || unit_kv_heads_ != shape.kv_heads || unit_is_latent_ != (shape.rank > 0)))
     throw error("layers differ in their heads");
@@ -254,7 +254,7 @@ int Program::push_attend(std::vector<int> kept, int q, int layer, const AttendSh
   return push(std::move(op), width, false);
 }
 
-// A linear with block formats reads int8 activations: quantising them is a row op before it.
+// A linear with block formats reads int8 activations: a row op before it quantizes them.
 void Program::insert_row_ops() {
   std::vector<Op> out;
   for (auto& op : ops_) {
@@ -289,9 +289,9 @@ void Program::make_phases() {
   progress_ = std::make_unique<Units[]>(phases_.size());
 }
 
-// Buffers are reused only by values of the same width: within a phase threads are at different rows, and a row
-// then lies at the same place whoever owns the buffer. TAKE_ROWS reads rows other than its own: its argument's buffer
-// is not given on. Nor is an input's: it is filled before the run.
+// Buffers are reused only by values of the same width: within a phase threads are at different rows, and so a
+// row has the same place in every value of a buffer. TAKE_ROWS reads rows other than its own, so its argument's buffer
+// is not reused. Nor is that of an input, which is filled before the run.
 void Program::make_buffers(const std::vector<int>& outputs) {
   for (int i = 0; i < (int)ops_.size(); i++)
     for (int id : ops_[(size_t)i].in) values_[(size_t)id].last_use = i;
@@ -306,8 +306,8 @@ void Program::make_buffers(const std::vector<int>& outputs) {
           spare.push_back(value.buffer);
       }
     };
-    // Arguments that the result may lie on are given back before it gets a buffer, the others after: ROPE needs its
-    // table to the end of the row.
+    // Buffers of arguments that the result may overwrite are released before it gets one, the others after it: ROPE
+    // needs its table to the end of the row.
     const size_t before = !may_overwrite(op.kind) ? 0 : op.kind == Kind::ROPE ? 1 : op.in.size();
     release(0, before);
     for (int id : op.out) {

@@ -21,8 +21,8 @@
 
 namespace brise {
 
-// Fresh zero pages that cost nothing until they are touched. `large` asks for 2 MiB pages: right for what is
-// read from end to end, like weights; a cache is touched here and there, and would take 2 MiB for each place.
+// Zero pages that take no memory until they are touched. `large` asks for 2 MiB pages: right for memory that is read
+// from end to end, like weights; a cache is touched in scattered places, and would take 2 MiB for each.
 class Memory {
  public:
   explicit Memory(size_t bytes, bool large = false);
@@ -128,8 +128,8 @@ class Program : public Job {
   size_t work_bytes() const { return work_bytes_; }
   size_t planned_bytes(int num_tokens, int num_rows) const;  // work_bytes of a first step of that size
 
-  // Held by who runs the program or touches its values. Taken and given back under Python's lock, and refused to a
-  // second thread: its step would replace the first one's arrays.
+  // Held while a program runs or its values are accessed. Taken and released under the GIL, and refused to a second
+  // thread, whose step would replace the first one's arrays.
   class Use {
    public:
     explicit Use(Program& program);

@@ -1,7 +1,8 @@
-// float32 rows as GGUF blocks: which numbers a kernel fits, and how codes and scales lie (layouts: formats.cpp).
+// Quantizes float32 rows to GGUF blocks: calls the kernels that fit numbers, and writes codes and scales (layouts:
+// formats.cpp).
 //
-// The 32-column formats without importance are what everybody else writes, bit for bit; all else is fitted
-// (quantize.h), and comes out the same on every instruction set.
+// 32-column formats without importance are bit for bit what other programs write; everything else is fitted
+// (quantize.h), with the same result on every instruction set.
 #include "kernels.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
-// Codes and scales for groups of weights, found by weighted least squares.
+// Codes and scales for groups of weights, by weighted least squares.
 //
-// Sixteen groups at once, one in each lane: every sum runs down a lane, in one order and without fused products,
-// so all instruction sets give the same bytes. Bound: compute, about 25 passes over a group.
+// Sixteen groups are fitted at a time, one in each lane: every sum runs within a lane, in one order and without fused
+// products, so that all instruction sets give the same bytes. Bound: compute, about 25 passes over a group.
 // A group is fitted by a line x ~ scale * code + base (or scale * code): codes from a candidate scale, the best line
 // for those codes, and again. K formats then round the lines' numbers to a few bits times one number of the block;
 // neighbours of the rounded ones are tried against that block's number, and it against them.
@@ -14,7 +14,7 @@ namespace BRISE_ISA {
 
 using namespace brise;
 
-constexpr float NO_SCALE = 1e-30f;  // smaller ranges count as none: their inverse would overflow
+constexpr float NO_SCALE = 1e-30f;  // smaller ranges count as 0: their inverse would overflow
 constexpr float NEVER = 3e38f;
 
 // Sixteen groups of N numbers and their weights, transposed.
@@ -106,7 +106,7 @@ BRISE_INLINE void improve_line(const Groups<N>& g, F inverse, F offset, float hi
     worse = f_zero();
   }
   worse = f_if_less(f_zero(), scale, worse, f_set(NEVER));
-  // What least squares leaves over.
+  // The residual of least squares.
   const F left = f_add(f_sub(f_sub(g.sum_xx, f_mul(scale, s.xq)), f_mul(base, g.sum_x)), worse);
   best.scale = f_if_less(left, error, scale, best.scale);
   best.base = f_if_less(left, error, base, best.base);
@@ -126,9 +126,9 @@ Line fit_line(const Groups<N>& g, float high, bool below) {
   Line best = {f_zero(), below ? f_min(mean, f_zero()) : mean};
   F error = f_add(f_sub(g.sum_xx, f_mul(f_mul(f_set(2.0f), best.base), g.sum_x)), f_mul(f_mul(best.base, best.base), g.sum_w));
   const F one = inverse_of(f_sub(top, low));
-  for (int step = -6; step <= 12; step++) {  // wider codes cut off what lies far out
+  for (int step = -6; step <= 12; step++) {  // wider steps clip outliers
     const F inverse = f_mul(one, f_set(high * (1.0f + 0.02f * (float)step) + 0.1f));
-    // What is cut off is shared by both ends.
+    // Both ends are clipped alike.
     const F middle = f_mul(f_add(top, low), f_set(0.5f));
     improve_line(g, inverse, f_sub(f_set(0.5f * high), f_mul(middle, inverse)), high, below, best, error);
     improve_line(g, inverse, f_sub(f_zero(), f_mul(low, inverse)), high, below, best, error);

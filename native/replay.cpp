@@ -1,4 +1,4 @@
-// Running a recorded program: phases, units, row chains.
+// Execution of a recorded program: phases, units, row chains.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,9 +9,9 @@
 namespace brise {
 
 namespace {
-// Work space grows in steps, so that a context that creeps up does not reallocate at every step.
+// Work space only grows, so that a step reallocates only if it is larger than all before it.
 template <class Pointer>
-size_t reserve(Pointer& memory, size_t bytes) {  // the bytes there are
+size_t reserve(Pointer& memory, size_t bytes) {  // returns the size
   if (!memory || memory->size() < bytes) memory = std::make_unique<Memory>(bytes);
   return memory->size();
 }
@@ -59,7 +59,7 @@ void Program::make_room() {
   work_bytes_ = sum;
 }
 
-// Query blocks are as long as one pass of the kernel takes rows, so that there are many units to share out.
+// A query block has as many rows as one pass of the kernel takes, so that there are many units to distribute.
 void Program::make_units() {
   blocks_.clear();
   if (!unit_heads_) return;
@@ -76,7 +76,7 @@ void Program::make_units() {
     for (int head = 0; head < unit_kv_heads_; head++)  // one head after the other: its keys stay in a core's cache
       for (int begin = step_.query_starts[s]; begin < step_.query_starts[s + 1]; begin += most)
         blocks_.push_back({s, begin, std::min(begin + most, step_.query_starts[s + 1]), head});
-  std::reverse(blocks_.begin(), blocks_.end());  // the longest contexts first: the ends then differ little
+  std::reverse(blocks_.begin(), blocks_.end());  // the longest contexts first, so that threads finish at about the same time
 }
 
 void Program::run(const Step& step) {
@@ -89,8 +89,8 @@ void Program::run(const Step& step) {
   for (size_t i = 0; i < phases_.size(); i++) {
     if (!needs_loading(phases_[i])) continue;
     run_phases(first, i);
-    // Experts that are not all in memory: as many at a time as there is room for. They are loaded here, between runs
-    // of the pool, where an error has somewhere to go and packing may use the pool itself.
+    // Experts that are not all in memory run as many at a time as there is room for. They are loaded here, between runs
+    // of the pool, where an error can be thrown and packing may use the pool itself.
     const Experts& op = ops_[(size_t)phases_[i].ops[0]].experts;
     for (experts_.begin_groups(op); experts_.next_group(op);) run_phases(i, i + 3);
     experts_.end_groups();
@@ -124,7 +124,7 @@ void Program::work(int thread, uint32_t run) {
   }
 }
 
-// Tiles of one matrix that are a unit of a linear. Eight units a thread even out the load; whole groups of four
+// The number of tiles of one matrix in a unit of a linear. Eight units per thread balance the load; whole groups of four
 // tiles feed the one-token kernel.
 int Program::chunk_of(const Op& op) const {
   int total = 0;
@@ -246,8 +246,8 @@ void Program::run_linear(const Op& op, int unit) {
   if (op.kind == Kind::LINEAR) lora_.up(*kernels_, op.lora, which, begin, end, values_[(size_t)op.out[which]].data, (size_t)values_[(size_t)op.out[which]].width);
 }
 
-// All tokens of a group of tiles: activations stay in cache while the tiles go by. The matrix of a head reads and
-// writes that head's part of a row; its part of a quantised row is as many groups further on.
+// Runs all tokens on a group of tiles: activations stay in cache while the tiles are read. The matrix of a head reads
+// and writes that head's part of a row; its part of a quantized row is as many groups further on.
 void Program::run_tiles(const Op& op, size_t which, int begin, int end) {
   const Value& x = values_[(size_t)op.in[0]];
   const int tokens = rows_of(x.per_output_row);

@@ -1,5 +1,5 @@
-// Row-local kernels: norm, rope, activation, quantisation. All are bound by memory in L1/L2 and are small
-// beside the linears; a tail shorter than 16 goes through a padded copy, so that every length is legal.
+// Row-local kernels: norm, rope, activation, quantization. All are bound by L1/L2 bandwidth and take little time
+// compared with the linears. A tail shorter than 16 goes through a padded copy, so that every length works.
 #pragma once
 
 #include <limits>
@@ -43,7 +43,7 @@ void silu_mul(const float* gate, const float* up, int n, float* out) {
   });
 }
 
-// By the library: erf is called where an image meets the text model, a few million times an image, and nowhere else.
+// The C library's erf is fast enough: it is called only between an image and the text model, a few million times.
 void gelu(const float* x, int n, float* out) {
   for (int i = 0; i < n; i++) out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
 }
@@ -80,7 +80,7 @@ void quantize_row(const float* x, int cols, QBlock* block, int width) {
     const F a = f_load(x + c), b = f_load(x + c + LANES);
     const float top = f_top(f_max(f_abs(a), f_abs(b)));
     block->scale = top / 127.0f;
-    // A subnormal scale has no inverse in float: activations so small (below 1.5e-36) count as 0.
+    // A subnormal scale has no inverse in float: activations below 1.5e-36 count as 0.
     const F inverse = f_set(block->scale >= std::numeric_limits<float>::min() ? 127.0f / top : 0.0f);
     const I qa = i_round(f_mul(a, inverse)), qb = i_round(f_mul(b, inverse));
     i_store_i8(block->q, qa);

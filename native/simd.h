@@ -1,7 +1,7 @@
 // Sixteen lanes of float, sixteen of int32, sixty-four of bytes: the only file with intrinsics.
 //
 // A kernel is written once over F, I and B; each instruction set compiles it in a namespace of its own.
-// Why sixteen: it is one AVX-512 register, two of AVX2, four of NEON, and the height of a weight tile.
+// Sixteen lanes are one AVX-512 register, two of AVX2, four of NEON, and the height of a weight tile.
 #pragma once
 
 #include <cmath>

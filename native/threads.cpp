@@ -1,4 +1,4 @@
-// The thread pool: see threads.h for why nobody waits for a late thread.
+// The thread pool: threads.h says why no thread waits for a late one.
 #include "threads.h"
 
 namespace brise {
@@ -6,7 +6,7 @@ namespace brise {
 namespace {
 
 // Between two runs a worker spins for about 0.1 ms, the time of Python's part of a decode step, then sleeps.
-// A thread that waits for the last units of a phase spins for about 50 us, then gives its core away.
+// A thread that waits for the last units of a phase spins for about 50 us, then yields its core.
 constexpr int SPIN_PHASE = 2000, SPIN_IDLE = 4000;  // pauses of about 25 ns
 
 inline void pause() {
@@ -42,7 +42,7 @@ Pool::Pool(int threads) {
       Worker& worker = *workers_.back();
       worker.thread = std::thread([this, i, &worker] { serve(i, worker); });
     }
-  } catch (...) {  // the system gives no more threads
+  } catch (...) {  // the system has no more threads
     stop();
     throw;
   }
@@ -71,7 +71,7 @@ void Pool::serve(int thread, Worker& self) {
   for (;;) {
     for (int i = 0; i < SPIN_IDLE && run_.load(std::memory_order_acquire) == seen; i++) pause();
     while (run_.load(std::memory_order_acquire) == seen) run_.wait(seen);
-    // Busy is said before the job is read: `forget` first takes the job away, then waits for the busy ones.
+    // `is_busy` is set before the job is read: `forget` first removes the job, then waits for busy workers.
     self.is_busy.store(true);
     seen = run_.load();
     if (stop_) return;
@@ -92,7 +92,7 @@ void Pool::run(Job& job) {
 
 void Pool::forget(const Job& job) {
   std::lock_guard lock(one_run_);
-  // Also when a later job has begun: a late worker may still be on its way out of this one.
+  // Waits even if a later job has begun: a late worker may still be leaving this one.
   if (job_.load() == &job) job_.store(nullptr);
   for (auto& worker : workers_)
     while (worker->is_busy.load()) std::this_thread::yield();

@@ -1,9 +1,9 @@
-// A few threads that work through the phases of a job together.
+// A pool of threads that process the phases of a job together.
 //
-// A phase is done when its units are done, not when all threads have said so: on a shared machine a thread may be
-// off its core for milliseconds, and whoever is there goes on without it. A late thread finds the units of its
-// phase, or of the whole run, taken, and catches up. Counters carry the number of the run, so that a thread that
-// wakes up in a later run cannot take a unit of it by mistake; `run` therefore need not wait for the late ones.
+// A phase is done when its units are done, not when all threads have arrived: on a shared machine a thread may be off
+// its core for milliseconds, and the others continue without it. A late thread finds the units of its phase, or of the
+// whole run, taken, and catches up. Counters carry the number of the run, so that a thread that wakes up in a later run
+// cannot claim a unit of it by mistake; therefore `run` does not wait for late threads.
 #pragma once
 
 #include <atomic>
@@ -17,8 +17,8 @@
 namespace brise {
 
 // The units of one phase: how many are not claimed yet, how many not done. High half: the run; low half: the count.
-// Counts fall to 0, so that a late thread sees in one word that nothing is left: beside a separate total, which the
-// next run may be writing just then, its old count could look like a unit to take.
+// Counts go down to 0, so that a late thread sees in one word that nothing is left. With counts that go up, it would
+// compare with a separate total, which the next run may be writing, and could claim a unit that does not exist.
 class Units {
  public:
   void begin(uint32_t run, int total) {
@@ -31,7 +31,7 @@ class Units {
     uint64_t seen = unclaimed_.load(std::memory_order_acquire);
     for (;;) {
       if ((uint32_t)(seen >> 32) != run || (uint32_t)seen == 0) return -1;
-      // With a unit in hand the run cannot end, nor the total change.
+      // While this unit is not finished, the run cannot end and the total cannot change.
       if (unclaimed_.compare_exchange_weak(seen, seen - 1, std::memory_order_acquire))
         return total_.load(std::memory_order_relaxed) - (int)(uint32_t)seen;
     }
@@ -48,7 +48,7 @@ class Units {
   std::atomic<int> total_{0};
 };
 
-// What a pool runs: `begin` on the caller's thread alone, then `work` on every thread that finds the time.
+// A job for a pool: `begin` runs on the caller's thread alone, then `work` on every thread that gets to it.
 class Job {
  public:
   virtual ~Job() = default;
@@ -65,7 +65,7 @@ class Pool {
 
   int size() const { return (int)workers_.size() + 1; }
   void run(Job& job);
-  void forget(const Job& job);  // when this returns, no thread is in the job any more
+  void forget(const Job& job);  // returns once no thread is in the job any more
   void each(int units, const std::function<void(int)>& call);
 
   static void wait(const Units& units, uint32_t run);

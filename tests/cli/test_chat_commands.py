@@ -92,8 +92,8 @@ def test_set_changes_what_the_next_answer_uses(session: ChatSession, capsys: pyt
     ("/set top_k -1", "a whole number from 0"), ("/set max_tokens 0", "a whole number from 1"),
     ("/set stats maybe", "'on' or 'off'"), ("/set wings 2", "there is no setting"),
     ("/set seed", "seed is ''"), ("/save", "needs the name of a file"), ("/retry", "no question"),
-    ("/stats now", "takes nothing after it"),
-    ("/image", "needs the path"), ("/image ~nobody-of-that-name/x", "sees no images"),
+    ("/stats now", "takes no argument"),
+    ("/image", "needs the path"), ("/image ~nobody-of-that-name/x", "takes no images"),
     ("/nonsense", "/help lists the commands"), ("/save /no/such/folder/x", "cannot write"),
     ("/save ~nobody-of-that-name/x", "cannot write")])
 def test_a_wrong_command_says_what_is_allowed_and_the_chat_goes_on(
@@ -133,7 +133,7 @@ def test_save_writes_the_messages_and_never_over_a_file(
 def test_stats_shows_the_last_answer(session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(session, "/stats", "hello", "/stats")
     err = capsys.readouterr().err
-    assert "nothing was answered so far" in err and "[4 tokens," in err
+    assert "there is no answer yet" in err and "[4 tokens," in err
 
 
 def test_exit_leaves(session: ChatSession) -> None:
@@ -170,7 +170,7 @@ def test_a_question_that_does_not_fit_leaves_no_trace(session: ChatSession) -> N
 
 @pytest.mark.parametrize(("turns", "question", "max_tokens", "hint"), [
     (0, "hi", 100000, "--max-tokens N with N up to {room}"), (0, "long " * 600, None, "ask something shorter"),
-    (1, "long " * 600, None, "/clear forgets what was said")])
+    (1, "long " * 600, None, "/clear forgets the conversation so far")])
 def test_the_hint_about_the_context_fits_the_case(
         session: ChatSession, turns: int, question: str, max_tokens: int | None, hint: str) -> None:
     conversation = session.conversation

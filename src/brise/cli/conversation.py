@@ -139,7 +139,7 @@ class Conversation:
         if not hints:
             hints.append("ask something shorter")
         if self.engine.max_context < self.max_context:
-            hints.append(f"--context N allows a longer context (this model: up to {self.max_context})")
+            hints.append(f"a longer context takes --context N (this model: up to {self.max_context})")
         return "; ".join(hints)
 
     def ask_again(self, options: ChatSettings, write: Callable[[Parsed], None],
