@@ -1,6 +1,6 @@
 // Checks of cache.h and attend.h: the paged cache in its formats, and attention over it.
 //
-// The cache is read back by its layout as kernels.h draws it and compared with what was written; attention is then
+// The cache is read back by its layout (kernels.h) and compared with what was written; attention is then
 // compared with softmax sums in double over the numbers read back. Memory that nothing was written to is NaN.
 #include <algorithm>
 #include <initializer_list>
@@ -16,7 +16,7 @@ namespace {
 struct Setup {
   CacheFormat format;
   int head_dim, kv_heads, share, page_size;
-  int context, tokens;  // the last `tokens` of `context` positions ask
+  int context, tokens;  // queries are the last `tokens` of `context` positions
   int window;
   float loudness;       // of queries: large ones make softmax nearly a maximum
 };
@@ -60,7 +60,7 @@ struct Paged {
     to.push_back(term + minimum);
     sizes.push_back(term + std::fabs(minimum));
   }
-  // What lies in the cache, as (context, kv_heads, head_dim) like what was written.
+  // The contents of the cache, as (context, kv_heads, head_dim) like what was written.
   void read() {
     for (int position = 0; position < setup.context; position++)
       for (int head = 0; head < setup.kv_heads; head++) {
@@ -88,7 +88,7 @@ struct Paged {
   CacheLayer layer;
 };
 
-// How far a stored number may lie from the one written; top is the largest of its token and head.
+// The largest difference between a stored number and the one written; top is the largest of its token and head.
 double storage_bound(CacheFormat format, float x, double top) {
   if (format == CacheFormat::F32) return 0;
   if (format == CacheFormat::F16) return std::fabs(half_value(nearest_half(x)) - x);
@@ -170,7 +170,7 @@ struct Asked {
   std::vector<int32_t> positions;
 };
 
-// All queries, `together` tokens a unit; work space is as large as promised and not larger.
+// All queries, `together` tokens a unit; work space is exactly as large as planned.
 std::vector<float> attend(Tally& tally, const Asked& asked, int together) {
   const Setup& s = asked.cache.setup;
   Guarded out(asked.q.size()), scratch(asked.kernels.attend_scratch(s.head_dim), 1);

@@ -1,4 +1,4 @@
-// What the kernel checks share: random numbers, the tally of one kernel, guarded memory, the meaning of f16 and bf16.
+// Tools of the kernel checks: random numbers, the tally of one kernel, guarded memory, definitions of f16 and bf16.
 #pragma once
 
 #include <algorithm>
@@ -45,7 +45,7 @@ struct Report {
   int passed = 0, failed = 0;  // kernels, each on one instruction set
 };
 
-// The checks of one kernel on one instruction set: at the end a line with how many there were.
+// The checks of one kernel on one instruction set; prints a line with their number at the end.
 class Tally {
  public:
   Tally(Report& report, const char* isa, std::string kernel) : report_(report), isa_(isa), kernel_(std::move(kernel)) {}
@@ -58,7 +58,7 @@ class Tally {
     std::fflush(stdout);
   }
 
-  // Says in the messages of the checks that follow what is run.
+  // Names the case in the messages of the following checks.
   __attribute__((format(printf, 2, 3))) void begin(const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);

@@ -9,7 +9,7 @@
 
 namespace {
 
-// The f16 conversions of the scalar kernels: all halves, and what lies around the middle between two neighbours.
+// The f16 conversions of the scalar kernels: all halves, and numbers around the middle between two neighbours.
 void check_scalar_half(checks::Report& report) {
   checks::Tally tally(report, "any", "f16 by hand");
   for (uint32_t bits = 0; bits < 0x10000; bits++) {

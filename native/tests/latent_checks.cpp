@@ -1,6 +1,6 @@
 // Checks of latent.h: attention whose values are the first numbers of its keys, over a cache without values.
 //
-// What lies in the cache is read by its layout as kernels.h draws it; attention is compared with softmax sums in double
+// The cache is read by its layout (kernels.h); attention is compared with softmax sums in double
 // over the numbers read. Memory that nothing was written to is NaN.
 #include <algorithm>
 #include <initializer_list>
@@ -16,7 +16,7 @@ namespace {
 struct Latents {
   CacheFormat format;
   int head_dim, rank, heads, page_size;
-  int context, tokens;  // the last `tokens` of `context` positions ask
+  int context, tokens;  // queries are the last `tokens` of `context` positions
 };
 
 // One sequence in every other page of a pool, from the last to the first.
@@ -90,7 +90,7 @@ void check_row(Tally& tally, const Question& asked, int row, const float* got) {
   }
 }
 
-// All query rows, `together` a unit; work space is as large as promised and not larger.
+// All query rows, `together` a unit; work space is exactly as large as planned.
 std::vector<float> attend(Tally& tally, const Question& asked, int together) {
   const Latents& s = asked.store.setup;
   const int rows = s.tokens * s.heads;

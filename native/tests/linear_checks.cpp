@@ -1,7 +1,7 @@
 // Checks of linear.h: every weight format, numbers of tokens and rows around every block size of the kernels.
 //
-// Expected values are sums in double over unpack_row and the int8 activations (unpack_row itself is held to gguf's
-// own decoder in tests/ops). They are compared once, with tokens one at a time; every other split of tokens, rows
+// Expected values are sums in double over unpack_row and the int8 activations (tests/backends compares unpack_row with
+// gguf's own decoder). They are compared once, with tokens one at a time; every other split of tokens, rows
 // and tiles must then give the same bits.
 #include <initializer_list>
 
@@ -16,7 +16,7 @@ namespace {
 constexpr int TOKENS = 25, ROWS = 79;  // two token blocks and one; five tiles, so that one is left of four
 constexpr float MARK = Guarded::MARK;
 
-// Where the f16 scales of a format's block lie; -1: no second one.
+// The offsets of the f16 scales in a format's block; -1: no second one.
 struct Source {
   const char* name;
   Format format;
@@ -49,7 +49,7 @@ void put_half(uint8_t* p, float value) {
   std::memcpy(p, &bits, 2);
 }
 
-// Any bytes are a legal block but for the scales, which must be finite. Rows 3 and 4 have only the largest and the
+// Any bytes are a legal block, except for the scales, which must be finite. Rows 3 and 4 have only the largest and the
 // smallest codes: with constant activations they take sums to the ends of their range.
 void fill_blocks(Random& random, const Source& source, std::vector<uint8_t>& bytes) {
   const size_t size = source_row_bytes(source.format, block_columns(source.format)), row = bytes.size() / ROWS;
@@ -69,7 +69,7 @@ void fill_floats(Random& random, Format format, std::vector<uint8_t>& bytes) {
   }
 }
 
-// Token 1 is constant, token 2 has every other sign turned, token 3 is zero, token 4 has one large number.
+// Token 1 is constant, token 2 has every other sign flipped, token 3 is zero, token 4 has one large number.
 std::vector<float> activations(Random& random, int cols) {
   std::vector<float> x = random.normals((size_t)TOKENS * cols);
   for (int c = 0; c < cols; c++) {
@@ -91,7 +91,7 @@ Packed pack(const Case& one, int rows) {
   return out;
 }
 
-// Activations of tokens [first, first + tokens) as the kernels take them.
+// Activations of tokens [first, first + tokens) in the kernels' layout.
 struct Activations {
   std::vector<QBlock> blocks;
   QRows rows;
@@ -124,7 +124,7 @@ double bound(const Case& one, double largest, double sum) {
   return (2.0 * one.cols / 32 + 16) * U * 2.5 * largest * sum;
 }
 
-// Fills `alone` and holds it to the sums in double.
+// Fills `alone` and compares it with the sums in double.
 void check_values(Tally& tally, Case& one) {
   const Packed packed = pack(one, ROWS);
   one.alone.assign((size_t)TOKENS * ROWS, MARK);
@@ -187,8 +187,8 @@ void check_format(Report& report, const Kernels& kernels, const Source& source, 
   }
 }
 
-// An adapter's part: out + scale * b h times a gain, where the sums are linear_f's of a token alone; in any company the
-// same bits, and nothing beyond the outputs is touched.
+// An adapter's part: out + scale * b h times a gain, where the sums are linear_f's for a single token; the bits are the
+// same in any batch, and nothing beyond the outputs is touched.
 void check_low_rank(Report& report, const Kernels& kernels, const Source& source) {
   Tally tally(report, kernels.name, std::string("add_low_rank ") + source.name);
   Random random(11);

@@ -1,4 +1,4 @@
-// Checks of rows.h: norm, activation, sums, rope and the quantisation of activations.
+// Checks of rows.h: norm, activation, sums, rope and the quantization of activations.
 #include <initializer_list>
 
 #include "checks.h"

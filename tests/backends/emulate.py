@@ -1,4 +1,4 @@
-"""What the native backend computes for quantised weights, in plain NumPy: activations rounded to int8.
+"""The native backend's linears of quantized weights in plain NumPy, with activations rounded to int8.
 
 Each 32 numbers of a row of x get one float32 scale max|x| / 127 and are rounded, halves to even. All else is
 exact.
@@ -19,7 +19,7 @@ GROUP = 32
 
 @dataclass(frozen=True)
 class RoundedActivationOps(ReferenceOps):
-    """The reference ops, but for linears of quantised weights."""
+    """The reference ops, except for linears of quantized weights."""
 
     def linear(self, x: Array, w: Weight) -> Array:
         if not isinstance(w, Quant):

@@ -41,7 +41,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Experts:
-    """Plain formats: quantised experts are compared with quantised linears, to the last bit, in test_experts.py.
+    """Plain formats: quantized experts are compared with quantized linears, to the last bit, in test_experts.py.
 
     Every token has `per_token` experts, but every seventh none at all; the last expert has no token.
     """

@@ -13,7 +13,7 @@ from brise.models.weights import Array, Dense, Quant, Weight
 
 Precision = type[np.floating[Any]]
 
-# Numbers and bytes of a block, and where its float16 fields lie; all other bytes may be anything.
+# Numbers and bytes of a block, and the offsets of its float16 fields; all other bytes are arbitrary.
 BLOCKS: Mapping[str, tuple[int, int, tuple[int, ...]]] = MappingProxyType({
     "Q4_0": (32, 18, (0,)), "Q4_1": (32, 20, (0, 2)), "Q5_0": (32, 22, (0,)), "Q5_1": (32, 24, (0, 2)),
     "Q8_0": (32, 34, (0,)), "Q2_K": (256, 84, (80, 82)), "Q3_K": (256, 110, (108,)),

@@ -1,4 +1,4 @@
-"""The rows of the case table for what latent attention asks for besides: parts of heads, and a matrix for each head."""
+"""The rows of the case table for the other ops of latent attention: parts of heads, and a matrix for each head."""
 
 from __future__ import annotations
 

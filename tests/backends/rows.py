@@ -1,6 +1,6 @@
-"""The kinds of rows of the case table: how each op is fed, called, and how far off it may be.
+"""The kinds of rows of the case table: the inputs of each op, its call, and its tolerance.
 
-A row makes the same inputs each time it is asked (an op may overwrite its arguments). Inputs are float32
+A row makes the same inputs each time (an op may overwrite its arguments). Inputs are float32
 numbers, 4 bytes off any vector alignment; the judge gets the same numbers in float64.
 """
 

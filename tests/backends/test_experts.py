@@ -1,4 +1,4 @@
-"""The experts op of the native backend to the last bit: alone or in company, all in memory or loaded when needed."""
+"""The experts op of the native backend, bit for bit: alone or in a batch, all in memory or loaded when needed."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_an_error_while_loading_ends_the_step_and_not_the_next_one(under_test: U
     expected, (x, gates) = row.run(under_test.ops, backend, np.float32), row.inputs()
     is_broken = True
 
-    def behind(weight: Weight) -> None:
+    def on_read(weight: Weight) -> None:
         if is_broken and weight is row_stacks[1].matrices[1]:
             raise CheckpointError("expert 1 is damaged")
 
     row_stacks = row.stacks()
     store = _native.ExpertStore(2 * expert_bytes(row_stacks))
-    stacks = [backend.place_experts(name, stack, store, behind)
+    stacks = [backend.place_experts(name, stack, store, on_read)
               for name, stack in zip(NAMES, row_stacks, strict=True)]
     with pytest.raises(CheckpointError, match="expert 1 is damaged"):
         under_test.ops.experts(x, gates, *stacks)

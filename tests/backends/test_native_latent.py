@@ -1,4 +1,4 @@
-"""Latent attention gives a token the same bits alone, in a prefill and beside other sequences."""
+"""Latent attention gives a token the same bits alone, in a prefill and in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters in the native backend: against the reference, bit for bit in any company, and slots that change."""
+"""Adapters in the native backend: compared with the reference, bit for bit in any batch, and slots that change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are made from a file row by row: the numbers of the same weight in one piece, and little memory."""
+"""Weights that are read in blocks of rows: the same numbers as in one piece, and little memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPS = BACKEND.ops()
 
 
 def recorded(data: Array, asked: list[tuple[int, int]]) -> Callable[[int, int], Array]:
-    """Rows of `data`; what is asked for is written down."""
+    """Rows of `data`; requests are recorded."""
     def rows(first: int, last: int) -> Array:
         asked.append((first, last))
         return data[first:last]

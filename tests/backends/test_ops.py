@@ -27,7 +27,7 @@ def test_op_agrees_with_the_reference(under_test: UnderTest, group: str,
 
 
 @pytest.mark.parametrize("format", BLOCKS)
-def test_quantised_linear_is_the_emulation(under_test: UnderTest, format: str) -> None:
+def test_a_quantized_linear_equals_the_emulation(under_test: UnderTest, format: str) -> None:
     if not under_test.is_native:
         pytest.skip("the reference keeps activations in float32")
     failures = []

@@ -1,4 +1,4 @@
-"""Linears in bfloat16: what an adapter adds is not lost in the rounding of what it is added to."""
+"""Linears in bfloat16: an adapter's product is not lost in rounding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def matrix(*, is_packed: bool) -> Placed:
 
 
 def kept(values: torch.Tensor, added: torch.Tensor) -> float:
-    """The share of what is added that is found in the values: 1 where nothing is lost. By least squares."""
+    """The share of the added values that is left in the result, by least squares: 1 if nothing is lost."""
     return float((values * added).sum() / added.square().sum())
 
 
@@ -32,7 +32,7 @@ def kept(values: torch.Tensor, added: torch.Tensor) -> float:
 def test_small_parts_of_an_adapter_do_not_vanish(is_packed: bool, has_magnitude: bool) -> None:
     """They are a thousandth of what they are added to; bfloat16 has steps of a 256th to a 128th.
 
-    An output's own error is a rounding of at most 1/512 of it, whichever way, so that over 12,800 outputs the share
+    An output's own error is a rounding of at most 1/512 of it, up or down, so that over 12,800 outputs the share
     has an error of about (1/512) / sqrt(3) / 0.001 / sqrt(12800) = 0.01, of which five are allowed. Added to a product
     that is rounded already, half of the adapter is lost, and with a magnitude two thirds.
     """
@@ -43,8 +43,8 @@ def test_small_parts_of_an_adapter_do_not_vanish(is_packed: bool, has_magnitude:
     lengths = torch.linalg.vector_norm(linears(torch.eye(WIDTH), (base,), None, {})[0], dim=0)
     magnitude = lengths * (1 + 0.001 * torch.randn(ROWS)) if has_magnitude else None
     (exact,) = linears(x.double(), (Lora(base, (LowRank(a, b, 1.0, magnitude),)),), None, {})
-    (found,) = linears(x, (Lora(base, (LowRank(a, b, 1.0, magnitude),)),), None, {})
-    assert kept(found.double() - plain, exact - plain) == pytest.approx(1.0, abs=0.05)
+    (actual,) = linears(x, (Lora(base, (LowRank(a, b, 1.0, magnitude),)),), None, {})
+    assert kept(actual.double() - plain, exact - plain) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_gradient_holds_what_goes_through_the_adapter() -> None:
@@ -63,5 +63,5 @@ def test_a_gradient_holds_what_goes_through_the_adapter() -> None:
         return leaf.grad.double()
 
     plain = gradient(torch.float64, is_adapted=False)
-    exact, found = (gradient(dtype, is_adapted=True) for dtype in (torch.float64, torch.bfloat16))
-    assert kept(found - plain, exact - plain) == pytest.approx(1.0, abs=0.05)
+    exact, actual = (gradient(dtype, is_adapted=True) for dtype in (torch.float64, torch.bfloat16))
+    assert kept(actual - plain, exact - plain) == pytest.approx(1.0, abs=0.05)

@@ -1,4 +1,4 @@
-"""The torch ops: the table of cases against the reference, and every gradient against differences in float64."""
+"""The torch ops: the case table against the reference, and every gradient against finite differences in float64."""
 
 from __future__ import annotations
 

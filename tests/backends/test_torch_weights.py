@@ -1,4 +1,4 @@
-"""The torch backend: what it refuses to place, weights that are trained themselves, and the ops of images."""
+"""The torch backend: weights that it refuses, weights that are trained, and the ops for images."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ def test_an_image_s_patches_which_see_one_another_are_refused() -> None:
     golden, backend = read_vision(), torch_backend.TorchBackend()
     patches = vision.pack(golden.config, golden.images)
     patches = replace(patches, values=torch.from_numpy(patches.values))
-    with pytest.raises(UnsupportedError, match="vision towers"):
+    with pytest.raises(UnsupportedError, match="runs no vision encoder"):
         pixtral.forward(backend.ops(), golden.config, place(golden.weights, backend.place), patches)

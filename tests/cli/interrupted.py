@@ -1,4 +1,4 @@
-"""A run of `brise tune --json` that gets Ctrl-C behind its first step."""
+"""A run of `brise tune --json` that gets Ctrl-C after its first step."""
 
 from __future__ import annotations
 

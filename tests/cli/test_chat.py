@@ -158,7 +158,7 @@ class Terminal:
         os.write(self.descriptor, text.encode())
 
     def end(self) -> int:
-        """The exit status, once the program has gone; that is an OSError to who reads (on Linux)."""
+        """The exit status, after the program has ended, which on Linux is an OSError for the reader."""
         with contextlib.suppress(OSError):
             self.wait_for("never written")
         os.close(self.descriptor)

@@ -1,4 +1,4 @@
-"""What is said inside a chat: messages, / commands, settings."""
+"""Input inside a chat: messages, commands, settings."""
 
 from __future__ import annotations
 

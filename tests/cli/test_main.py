@@ -1,4 +1,4 @@
-"""The command itself: exit status, where errors go, and that only the wanted command is loaded."""
+"""The command line: exit status, where errors go, and that only the wanted command is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`brise pull PATH` and `brise models`: what is put in is listed, shown and removed."""
+"""`brise pull PATH` and `brise models`: models are stored, listed, shown and removed."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def tiny(tmp_path: Path) -> str:
 
 def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     main(["plan", *words, "--json"])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plan
 
 
 def test_the_total_is_the_sum_of_what_is_shown(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a model thinks at the terminal, and the system prompt that its makers suggest."""
+"""Reasoning at the terminal, and the system prompt that a model's makers suggest."""
 
 from __future__ import annotations
 

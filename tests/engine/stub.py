@@ -1,4 +1,4 @@
-"""A model without weights, for tests of the engine and of what stands on it.
+"""A model without weights, for tests of the engine and of everything above it.
 
 Its logits are a hash of the whole context, read back from the cache through the page table. As real keys and
 values do, what a slot holds depends on all tokens before it: a token in a wrong slot, or a page lost, shared too
@@ -149,7 +149,7 @@ class StubBackend:
 def stub_engine(reply: str | None = None, *, pooling: Pooling | None = None,
                 on_step: Callable[[Batch], None] | None = None, vision: LoadedVision | None = None,
                 **settings: int | bool) -> Engine:
-    """An engine on the stub, with pages of 4 tokens unless told otherwise."""
+    """An engine on the stub, with pages of 4 tokens by default."""
     model = stub_model(reply, pooling=pooling, on_step=on_step, vision=vision)
     return Engine(model, EngineSettings(**({"page_size": 4, "num_pages": 64} | settings)))
 
@@ -211,7 +211,7 @@ def _mix(states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def _context(batch: Batch, cache: StubCache, token: int) -> np.ndarray:
-    """All tokens of `token`'s sequence up to it, by way of the page table."""
+    """All tokens of `token`'s sequence up to it, read through the page table."""
     sequence = int(np.searchsorted(batch.query_starts, token, side="right")) - 1
     positions = np.arange(batch.positions[token] + 1)
     pages = batch.page_table[sequence, positions // cache.page_size]

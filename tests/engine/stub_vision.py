@@ -1,4 +1,4 @@
-"""A tiny vision tower for the stub model, and images for it: what the stub says depends on every pixel."""
+"""A tiny vision encoder for the stub model, and images for it: the stub's answers depend on every pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells adapters apart, and the gains of those with magnitudes."""
+"""Digests of adapters, and gains of adapters with magnitudes."""
 
 from __future__ import annotations
 

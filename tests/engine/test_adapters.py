@@ -1,4 +1,4 @@
-"""Adapters in the engine: several in one batch, lent and evicted, read again, refused; never another's pages."""
+"""Adapters in the engine: several in one batch, leased, evicted, read again and refused; pages are never mixed up."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def ask(adapter: str | None, max_tokens: int = 6, **more: Any) -> Request:
 
 def answered(engine: Engine, *requests: Request) -> list[list[Delta]]:
     ids = [engine.submit(request) for request in requests]
-    found = run_all(engine)
-    return [found[request_id, 0] for request_id in ids]
+    deltas_of = run_all(engine)
+    return [deltas_of[request_id, 0] for request_id in ids]
 
 
 def logprobs_of(deltas: list[Delta]) -> np.ndarray:
@@ -169,8 +169,8 @@ def test_what_answers_keeps_its_slot_and_others_are_told_to_wait(model: LoadedMo
         engine.submit(ask("dora"))
     with pytest.raises(AdaptersBusyError):
         known(engine).add("more", folders / "dora")
-    found = run_all(engine)
-    assert all(found[request_id, 0][-1].finish == "length" for request_id in running)
+    deltas_of = run_all(engine)
+    assert all(deltas_of[request_id, 0][-1].finish == "length" for request_id in running)
     assert [info.name for info in known(engine).list()] == ["one", "two", "dora"]
     assert tokens_of(answered(engine, ask("dora"))[0])
 
@@ -289,19 +289,19 @@ def test_any_order_of_requests_loads_and_removals_keeps_the_books(model: LoadedM
                 for name in (*NAMES, None)}
     choose, engine = random.Random(seed), engine_with(model, folders)
     running: dict[str, str | None] = {}
-    found: dict[str, list[Delta]] = {}
+    deltas_of: dict[str, list[Delta]] = {}
     for _ in range(60):
         with suppress(AdapterExistsError, AdapterNotFoundError, AdaptersBusyError):
             act(engine, folders, choose, running)
         for delta in engine.step() if engine.has_work else ():
-            found.setdefault(delta.request_id, []).append(delta)
+            deltas_of.setdefault(delta.request_id, []).append(delta)
         engine.check()
     for (request_id, _), deltas in run_all(engine).items():
-        found.setdefault(request_id, []).extend(deltas)
-    assert found.keys() == running.keys() and len(running) > 5
+        deltas_of.setdefault(request_id, []).extend(deltas)
+    assert deltas_of.keys() == running.keys() and len(running) > 5
     for request_id, name in running.items():
-        if found[request_id][-1].finish != "cancelled":
-            assert tokens_of(found[request_id]) == expected[name]
+        if deltas_of[request_id][-1].finish != "cancelled":
+            assert tokens_of(deltas_of[request_id]) == expected[name]
     assert all(info.users == 0 for info in known(engine).list())
 
 

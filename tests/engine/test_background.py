@@ -1,4 +1,4 @@
-"""Requests that nobody waits for never stand in the way of one that somebody waits for."""
+"""Background requests never delay other requests."""
 
 from __future__ import annotations
 

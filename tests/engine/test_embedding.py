@@ -1,4 +1,4 @@
-"""Embeddings: pooling, grouping, and that they leave the pages as they were."""
+"""Embeddings: pooling, grouping, and unchanged pages afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine on the stub model: every field of a request, and how answers end."""
+"""The engine on the stub model: every field of a request, and the ways in which answers end."""
 
 from __future__ import annotations
 

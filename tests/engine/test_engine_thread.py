@@ -1,4 +1,4 @@
-"""The engine's thread: sync and async consumers, those that go away, failures and shutdown."""
+"""The engine in its thread: sync and async consumers, consumers that go away, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_dropping_the_answers_cancels() -> None:
 def test_many_async_consumers_and_one_that_leaves(thread: EngineThread) -> None:
     async def consume(leave_after: int | None) -> list[Delta]:
         out = []
-        async with aclosing(thread.agenerate(LONG if leave_after else Request(PROMPT, sampling=GREEDY))) as news:
-            async for delta in news:
+        async with aclosing(thread.agenerate(LONG if leave_after else Request(PROMPT, sampling=GREEDY))) as deltas:
+            async for delta in deltas:
                 out.append(delta)
                 if len(out) == leave_after:
                     break
@@ -182,8 +182,8 @@ def test_a_closed_loop_cancels_its_requests() -> None:
     engine = stub_engine("a reply", num_pages=512, on_step=gate)
     thread = started(engine)
     loop = asyncio.new_event_loop()
-    news = thread.agenerate(LONG)
-    waiting = loop.create_task(anext(news))
+    deltas = thread.agenerate(LONG)
+    waiting = loop.create_task(anext(deltas))
     loop.run_until_complete(asyncio.sleep(0))
     assert gate.reached.wait(30)
     waiting.cancel()

@@ -1,4 +1,4 @@
-"""Experts that stay in the file: the same numbers with any room for them, inside the room, and errors by name."""
+"""Experts that stay in the file: equal results with any budget, memory within the budget, and errors by name."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ print(hashlib.sha256(logits.tobytes()).hexdigest(), open("/proc/self/status").re
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    found = re.search(r"VmHWM:\s+(\d+) kB", result.stdout)
-    assert found
-    return int(found[1]) * 1024, result.stdout.split()[0]
+    peak = re.search(r"VmHWM:\s+(\d+) kB", result.stdout)
+    assert peak
+    return int(peak[1]) * 1024, result.stdout.split()[0]
 
 
 @pytest.mark.slow
@@ -117,6 +117,6 @@ def test_peak_memory_stays_inside_the_room_for_experts(large: Path) -> None:
     whole, expected = peak(large, None)
     some, same = peak(large, room)
     assert same == expected
-    # Pages of the file are let go of every 32 MiB, and a matrix is 1.2 MB. Packed experts of the whole model are in
+    # Pages of the file are released every 32 MiB, and a matrix is 1.2 MB. Packed experts of the whole model are in
     # huge pages, which round up.
     assert some < whole - experts + room + (40 << 20), (some, whole)

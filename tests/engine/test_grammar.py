@@ -1,4 +1,4 @@
-"""Answers under a grammar: they fit it, end with it, and their log-probabilities are after it."""
+"""Answers with a grammar: they match it, end with it, and their log-probabilities include it."""
 
 from __future__ import annotations
 

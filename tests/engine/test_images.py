@@ -1,4 +1,4 @@
-"""Images in requests: encoded between steps, shared by what is equal, and gone with who asked for them."""
+"""Images in requests: encoded between steps, shared if equal, and dropped with their request."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_others_go_on_while_an_image_is_encoded() -> None:
     engine = seeing()
     quick = engine.submit(asking(b"quick", max_tokens=8))
     slow = engine.submit(asking(stub_image(3, 3), b"slow"))
-    news = [delta.request_id for _ in range(2) for delta in engine.step()]
-    assert news.count(quick) == 2 and slow not in news  # one step to let it in, one for its first layer
+    ids = [delta.request_id for _ in range(2) for delta in engine.step()]
+    assert ids.count(quick) == 2 and slow not in ids  # one step to admit it, one for its first layer
     assert {request_id for request_id, _ in run_all(engine)} == {quick, slow}
 
 
@@ -134,7 +134,7 @@ def test_a_prompt_may_end_with_an_image(last: bytes) -> None:
     assert tokens_of(answer(seeing(max_step_tokens=1), request)) == alone(request)
 
 
-def test_an_image_needs_a_tower() -> None:
+def test_an_image_needs_a_vision_encoder() -> None:
     with pytest.raises(RequestError, match="stub has no vision encoder") as refused:
         stub_engine().submit(asking(stub_image(1, 1), b"b"))
     assert (refused.value.code, refused.value.status) == ("no_vision", 400)

@@ -1,6 +1,6 @@
 """The engine on real ops with tiny models: decode == prefill, batch == single, preempted == not, rescored == decoded.
 
-The native backend promises equal bits whatever a token's company; the reference leaves its sums to BLAS, which
+The native backend guarantees equal bits whatever else is in the batch; the reference leaves its sums to BLAS, which
 adds in another order for other shapes, so there numbers are compared within a tolerance.
 """
 

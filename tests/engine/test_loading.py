@@ -1,4 +1,4 @@
-"""Loading a folder takes little more memory than what is placed, and gives a model that answers."""
+"""Loading a folder takes little more memory than the placed weights, and gives a model that answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LAYER_NUMBERS = WIDTH * (1024 + 512 + 512 + 1024 + 3 * FFN)  # q, k, v, o and th
 def test_into_four_bits_the_peak_is_the_result_and_a_layer(tmp_path: Path, dtype: str, layer_bytes: int) -> None:
     folder = tmp_path / dtype
     run("synthesize_folder.py", "--layers", LAYERS, "--dtype", dtype, folder)
-    found = json.loads(run("loading.py", "--rounds", 1, "--json", f"{folder}:Q4_0"))[f"{folder}:Q4_0"]
-    assert found["placed"] < 0.65 * LAYERS * LAYER_NUMBERS + WIDTH * 16384 * 0.9
-    assert found["peak"] <= 1.1 * found["placed"] + layer_bytes, found
+    measured = json.loads(run("loading.py", "--rounds", 1, "--json", f"{folder}:Q4_0"))[f"{folder}:Q4_0"]
+    assert measured["placed"] < 0.65 * LAYERS * LAYER_NUMBERS + WIDTH * 16384 * 0.9
+    assert measured["peak"] <= 1.1 * measured["placed"] + layer_bytes, measured
 
 
 @pytest.mark.parametrize("write", [
@@ -57,7 +57,7 @@ def test_an_unknown_mix_is_refused_by_name(tmp_path: Path, mix: str) -> None:
         load(folder, weights=mix)
 
 
-def test_a_number_that_is_none_is_refused_while_quantising(tmp_path: Path) -> None:
+def test_a_nan_is_refused_while_quantizing(tmp_path: Path) -> None:
     model = make.tiny("ministral3_yarn0_untied")
     model.arrays["layers.1.wo"][3, 4] = np.nan
     folder = write_tokenizer(make.write_hf(tmp_path, model), 97)

@@ -1,4 +1,4 @@
-"""Pages: reference counts, the prefix index, eviction, and random schedules of all of them."""
+"""The page pool: reference counts, the prefix index, eviction, and random schedules."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class PagesMachine(RuleBasedStateMachine):
     def arrive(self, prefix: int, length: int, extra: int) -> None:
         keys = [bytes([prefix, index]) for index in range(length)]
         held = self.pages.match(keys)
-        found = len(held)
-        if length - found + extra > self.pages.num_available:
+        num_matched = len(held)
+        if length - num_matched + extra > self.pages.num_available:
             self.pages.release(held)
             return
-        held += self.pages.allocate(length - found + extra)
-        for page, key in list(zip(held, keys, strict=False))[found:]:
+        held += self.pages.allocate(length - num_matched + extra)
+        for page, key in list(zip(held, keys, strict=False))[num_matched:]:
             self.pages.register(page, key)
         self.holders.append(held)
 

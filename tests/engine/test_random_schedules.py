@@ -1,4 +1,4 @@
-"""Random arrivals, cancellations, failures and page shortage: nothing is lost, and answers are as if alone."""
+"""Random arrivals, cancellations, failures and page shortage: nothing is lost, and answers do not change."""
 
 from __future__ import annotations
 

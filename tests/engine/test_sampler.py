@@ -1,4 +1,4 @@
-"""The sampler against a slow one that sorts everything, and its behaviour at the edges."""
+"""The sampler compared with a slow one that sorts everything, and its edge cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models run one weight at a time: the same numbers as otherwise, and what calibration sees of them."""
+"""Models that run one weight at a time: the same numbers, and the inputs that calibration sees."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_streamed_hidden_states_are_the_model_s(under_test: UnderTest, tmp_path:
     batch = Batch(WINDOWS[0], np.arange(27, dtype=np.int32), np.array([0, 27], np.int32), np.arange(27, dtype=np.int32))
     streamed = StreamedOps(under_test.ops, under_test.backend.place)
     expected = decoder.hidden(ReferenceOps(), original.config, original.weights, batch)
-    found = decoder.hidden(streamed, original.config, original.weights, batch)
-    assert np.abs(found - expected).max() < 1e-4
+    actual = decoder.hidden(streamed, original.config, original.weights, batch)
+    assert np.abs(actual - expected).max() < 1e-4
 
 
 def test_importance_is_the_mean_square_of_inputs(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_model_compared_with_itself_and_with_its_copy_in_few_bits(under_test: 
 def test_blocks_of_the_output_compare_as_all_of_it_does(under_test: UnderTest, tmp_path: Path, tied: bool) -> None:
     original = open_original(write_tiny(tmp_path / "a.gguf", "llama", tied=tied))
     write_mix(original, tmp_path / "b.gguf", "Q4_0")
-    quantised = open_original(tmp_path / "b.gguf")
+    quantized = open_original(tmp_path / "b.gguf")
     whole, blocks = (compare(Machine(under_test.backend, under_test.ops, 30, output_numbers, logits),
-                             scored(original), scored(quantised), WINDOWS, lambda tokens: None)
+                             scored(original), scored(quantized), WINDOWS, lambda tokens: None)
                      for output_numbers, logits in ((1 << 24, 1 << 22), (48 * original.config.width, 48 * 5)))
     assert (blocks.num_tokens, blocks.num_windows) == (whole.num_tokens, whole.num_windows)
     for name in ("perplexity_original", "perplexity_quantised", "kl_mean", "kl_error", "kl_max", "top1_agreement"):
@@ -102,12 +102,12 @@ def test_blocks_of_the_output_compare_as_all_of_it_does(under_test: UnderTest, t
 
 def test_perplexity_is_that_of_the_runner(tmp_path: Path) -> None:
     original = open_original(write_tiny(tmp_path / "a.gguf", "llama"))
-    found = compare(machine(), scored(original), scored(original), WINDOWS[:1], lambda tokens: None)
+    quality = compare(machine(), scored(original), scored(original), WINDOWS[:1], lambda tokens: None)
     positions = np.arange(27, dtype=np.int32)
     logits = decoder.forward(ReferenceOps(), original.config, original.weights,
                              Batch(WINDOWS[0], positions, np.array([0, 27], np.int32), positions)).astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    assert found.perplexity_original == pytest.approx(np.exp(-log_p[np.arange(26), WINDOWS[0][1:]].mean()), rel=1e-5)
+    assert quality.perplexity_original == pytest.approx(np.exp(-log_p[np.arange(26), WINDOWS[0][1:]].mean()), rel=1e-5)
 
 
 def test_texts_are_cut_into_windows_that_begin_with_bos() -> None:

@@ -1,4 +1,4 @@
-"""A GGUF model with an mmproj file beside it: loaded, asked about images, on both backends and in the terminal."""
+"""A GGUF model with an mmproj file: loading, and questions about images on both backends and at the terminal."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ def plan(*words: object) -> dict[str, int]:
 
 
 def peak(status: str) -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found, status
-    return int(found[1]) * 1024
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak, status
+    return int(peak[1]) * 1024
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def server(*words: object) -> Iterator[tuple[str, int]]:
         assert process.stderr is not None
         try:
             lines = iter(process.stderr.readline, "")
-            found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in lines)))
-            yield found[0], process.pid
+            address = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in lines)))
+            yield address[0], process.pid
         finally:
             process.kill()
 

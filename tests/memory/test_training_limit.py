@@ -1,4 +1,4 @@
-"""A run on the real model stays under what its plan says, to the end of its proof."""
+"""A training run on the real model stays under its planned memory, to the end of its parity test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tune(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("options", [("--method", "lora", "--checkpointing", "on"), ("--method", "qlora")])
-def test_a_run_keeps_its_promise(options: tuple[str, ...], smollm2_path: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_its_limit(options: tuple[str, ...], smollm2_path: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"{number} " + "the wind and the sea " * 15, "completion": "yes"})
                             + "\n" for number in range(20)))
@@ -33,5 +33,5 @@ def test_a_run_keeps_its_promise(options: tuple[str, ...], smollm2_path: Path, t
     plan = json.loads(tune(*words, "--dry-run").stdout.splitlines()[1])
     done = tune(*words, "--memory", plan["total"] + 20_000_000)  # the measured process differs from run to run
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
-    assert found is not None and int(found[1]) * 1024 <= plan["total"] + 20_000_000
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
+    assert peak is not None and int(peak[1]) * 1024 <= plan["total"] + 20_000_000

@@ -122,11 +122,11 @@ def commands(target: Target) -> list[list[str]]:
 
 
 def isa_flags(isa: str) -> list[str]:
-    """What CMakeLists.txt compiles the kernels of an instruction set with, less the optimisation."""
+    """What CMakeLists.txt compiles the kernels of an instruction set with, without the optimization."""
     text = (ROOT / "CMakeLists.txt").read_text()
     own = re.search(rf"add_isa\({isa} (\w+)(.*)\)", text)
     common = re.search(r"target_compile_options\(isa_\S+ PRIVATE\s(.*?)\$\{ARGN\}\)", text, re.DOTALL)
-    assert own and common, "CMakeLists.txt lists the instruction sets in another way"
+    assert own and common, "CMakeLists.txt lists the instruction sets in another form"
     flags = [flag for flag in common[1].split() if not flag.startswith("-O")]
     return [*flags, f"-DBRISE_ISA={isa}", f"-DBRISE_{own[1]}", *own[2].split()]
 
