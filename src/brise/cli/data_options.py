@@ -16,36 +16,38 @@ from brise.data.rights import Rights, read_rights
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All of them; --seed is the command's own."""
     parser.add_argument("--held-out", metavar="FILE", type=Path, action="append",
-                        help="rows to evaluate on, in place of a share of DATA; may be given several times")
+                        help="rows to evaluate on, in place of a share of DATA; may be repeated")
     parser.add_argument("--held-out-share", metavar="SHARE", type=number(0.0), default=0.1,
                         help="share of the conversations that is held out (default: 0.1)")
     parser.add_argument("--held-out-count", metavar="N", type=chat_options.count,
-                        help="so many examples are held out, in place of a share")
+                        help="number of examples to hold out, in place of a share")
     parser.add_argument("--conversation", metavar="FIELD", action="append",
-                        help="field that tells conversations apart, such as meta.seed; may be given several times")
+                        help="field that identifies a conversation, such as meta.seed; may be repeated")
     parser.add_argument("--learn", choices=("assistant", "all"), default="assistant",
-                        help="what is learned: the assistant's tokens, or all (default: assistant)")
+                        help="learn the assistant's tokens, or all (default: assistant)")
     parser.add_argument("--max-length", metavar="N", type=chat_options.count,
                         help="longest row in tokens; longer ones are left out and reported (default: what the model "
                              "allows)")
     parser.add_argument("--refuse-long", action="store_true", help="longer rows are an error")
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out, in place of an error")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out instead of failing")
     parser.add_argument("--allow-leakage", action="store_true",
-                        help="train although held-out rows have prompts that are trained on")
+                        help="accept held-out rows whose prompts are trained on")
     parser.add_argument("--provider", metavar="NAME",
-                        help="hosted model's provider that wrote the answers of rows that do not say it")
+                        help="provider of the model that wrote the answers, for rows that name none")
     parser.add_argument("--rights", metavar="FILE", type=Path,
-                        help="rights.toml: which providers allow training on their answers")
+                        help="rights.toml, with the providers that allow training on their answers")
     parser.add_argument("--absorb-system", metavar="TEXT", nargs="?", const="",
-                        help="train without the rows' system prompts, or with TEXT in their place")
+                        help="leave out the rows' system prompts, or put TEXT in their place")
     parser.add_argument("--as-text", action="store_true",
-                        help="prompt and completion are one text, without a chat format")
-    parser.add_argument("--prompt-column", metavar="NAME", default="prompt", help="of a CSV (default: prompt)")
+                        help="treat prompt and completion as one text, without a chat format")
+    parser.add_argument("--prompt-column", metavar="NAME", default="prompt",
+                        help="prompt column of a CSV (default: prompt)")
     parser.add_argument("--completion-column", metavar="NAME", default="completion",
-                        help="of a CSV (default: completion)")
-    parser.add_argument("--system-column", metavar="NAME", help="of a CSV (default: it has none)")
+                        help="completion column of a CSV (default: completion)")
+    parser.add_argument("--system-column", metavar="NAME", help="system prompt column of a CSV (default: none)")
     parser.add_argument("--conversation-column", metavar="NAME",
-                        help="of a CSV: rows with the same one stay on one side of the split (default: it has none)")
+                        help="conversation column of a CSV: rows of one conversation stay on one side of the split "
+                             "(default: none)")
 
 
 def rows_of(args: argparse.Namespace) -> DataOptions:

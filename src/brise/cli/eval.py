@@ -1,4 +1,4 @@
-"""`brise eval`: how good a model's answers are on your data, with intervals."""
+"""`brise eval`: measures the quality of a model's answers on your data, with intervals."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from brise.evals.evaluate import evaluate
 from brise.evals.options import EvalOptions
 
 MOST_FIELDS = 10
-# Figures that are no shares of 1: shown as they are.
+# Figures that are not shares of 1 are shown as they are.
 PLAIN = frozenset({"perplexity", "nll_per_answer", "tokens_per_answer"})
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "eval", help="measure a model's answers on your data", allow_abbrev=False,
-        description="Ask a model the questions of your data, compare its answers with those in the data, and print "
-                    "figures with 95 % intervals. Sampling is greedy.",
+        description="Ask a model to answer the prompts of your data, compare its answers with those in the data, and "
+                    "print figures with 95 % intervals. Sampling is greedy.",
         epilog="example: brise eval valid.jsonl --model smollm2 --out answers.jsonl")
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
@@ -54,31 +54,31 @@ def run(args: argparse.Namespace) -> int:
 def _add_systems(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--model", metavar="MODEL",
-                     help="who answers: a name that `brise models` lists, a .gguf file, or a folder")
+                     help="the model that answers: a name that `brise models` lists, a .gguf file, or a folder")
     who.add_argument("--endpoint", metavar="URL",
                      help="or a server with OpenAI's API, such as http://127.0.0.1:8080/v1")
     who.add_argument("--baseline", choices=("majority", "tfidf"),
-                     help="or no model: the most frequent answer of --train, or TF-IDF with a linear model (for other "
-                          "tasks than classification: the answer to the most similar prompt)")
+                     help="or no model: the most frequent answer of --train, or TF-IDF with a linear model (for tasks "
+                          "other than classification, the answer to the most similar prompt)")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="an adapter to put on the model, as `brise tune` and PEFT write them")
     parser.add_argument("--any-base", action="store_true",
-                        help="take the adapter although its lineage names another model")
+                        help="accept an adapter whose lineage names another model")
     parser.add_argument("--name", metavar="NAME", help="the model at the endpoint")
     parser.add_argument("--key-env", metavar="VARIABLE",
                         help="the environment variable that holds the endpoint's API key")
     parser.add_argument("--timeout", metavar="SECONDS", type=number_types.seconds, default=EvalOptions.timeout,
                         help=f"how long the endpoint may take for an answer (default: {EvalOptions.timeout:g})")
     parser.add_argument("--train", metavar="FILE", action="append", type=Path,
-                        help="what a baseline learns from; may be given several times. Conversations that are "
-                             "evaluated are left out")
+                        help="training data of a baseline; may be repeated. Conversations that are evaluated are left "
+                             "out")
     parser.add_argument("--max-tokens", metavar="N", type=chat_options.count, default=EvalOptions.max_tokens,
                         help=f"longest answer in tokens (default: {EvalOptions.max_tokens})")
     parser.add_argument("--json-schema", metavar="FILE", type=Path, help="answers must follow this JSON schema")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=EvalOptions.parallel,
-                        help=f"examples that are asked at one time (default: {EvalOptions.parallel})")
+                        help=f"examples in progress at a time (default: {EvalOptions.parallel})")
     parser.add_argument("--context", metavar="N", type=chat_options.count,
-                        help="tokens of a prompt and its answer (default: what the longest needs)")
+                        help="tokens of a prompt and its answer (default: what the longest example needs)")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
 
@@ -87,19 +87,20 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", choices=("last", "all"), default="last",
                         help="which answers of a conversation are asked for (default: last)")
     parser.add_argument("--conversation", metavar="FIELD", action="append",
-                        help="field that tells conversations apart, such as meta.seed; may be given several times")
+                        help="field that identifies a conversation, such as meta.seed; may be repeated")
     parser.add_argument("--held-out-share", metavar="SHARE", type=number_types.some,
                         help="only the conversations that `brise tune` holds out of DATA with this share")
     parser.add_argument("--split-seed", metavar="N", type=int, default=0,
-                        help="the seed that it was given (default: 0)")
+                        help="the seed of that run (default: 0)")
     parser.add_argument("--sample", metavar="N", type=chat_options.count,
-                        help="only N examples, chosen by their digests: always the same ones")
+                        help="only N examples, always the same ones: they are chosen by their digests")
     parser.add_argument("--absorb-system", metavar="TEXT", nargs="?", const="",
-                        help="ask without the rows' system prompts, or with TEXT in their place")
-    parser.add_argument("--prompt-column", metavar="NAME", default="prompt", help="of a CSV (default: prompt)")
+                        help="leave out the rows' system prompts, or put TEXT in their place")
+    parser.add_argument("--prompt-column", metavar="NAME", default="prompt",
+                        help="prompt column of a CSV (default: prompt)")
     parser.add_argument("--completion-column", metavar="NAME", default="completion",
-                        help="of a CSV (default: completion)")
-    parser.add_argument("--system-column", metavar="NAME", help="of a CSV (default: it has none)")
+                        help="completion column of a CSV (default: completion)")
+    parser.add_argument("--system-column", metavar="NAME", help="system prompt column of a CSV (default: none)")
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
@@ -107,14 +108,15 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", choices=names, metavar="NAME",
                         help=f"how answers are compared: {', '.join(names)} (default: by the rows' meta.task)")
     parser.add_argument("--scorer", metavar="FILE.py:FUNCTION",
-                        help="compare with your own function, which gets (example, answer); its file is run")
+                        help="score with your own function of (example, answer); its file is executed")
     parser.add_argument("--labels", metavar="FILE", type=Path,
                         help="JSON list of a classification's labels (default: those of the reference answers)")
     parser.add_argument("--out", metavar="FILE", type=Path,
-                        help="keep every answer in this file; the same command goes on where it was broken off")
+                        help="keep every answer in this file; the same command continues an interrupted run")
     parser.add_argument("--against", metavar="FILE", type=Path,
-                        help="compare with the answers of another run, on the examples that both have")
-    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the intervals' resampling (default: 0)")
+                        help="compare with the answers of another run, on the examples of both")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=0,
+                        help="seed of the intervals' resampling (default: 0)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -125,7 +127,7 @@ def _seed(text: str) -> int:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Figures with intervals, beside another system's where there is one; then what one must know to read them."""
+    """Figures with intervals, beside those of another system if there is one; then notes on how to read them."""
     console, against = Console(width=110, highlight=False), report["against"]
     console.print(Text(f"{report['system']}: {report['examples']} examples, {report['conversations']} conversations",
                        style="bold"))
@@ -147,7 +149,7 @@ def show(report: Mapping[str, Any]) -> None:
 
 
 def _fields(fields: Sequence[Mapping[str, Any]]) -> Table:
-    """The fields that references have most often."""
+    """The fields that occur most often in references."""
     table = Table()
     table.add_column(Text(f"field, {min(len(fields), MOST_FIELDS)} of {len(fields)}"))
     for name in ("in references", "in answers", "right", "F1"):
@@ -161,10 +163,10 @@ def _fields(fields: Sequence[Mapping[str, Any]]) -> Table:
 def _difference(name: str, against: Mapping[str, Any] | None) -> tuple[str, ...]:
     if against is None:
         return ()
-    found = against["figures"].get(name)
-    if found is None:
+    figure = against["figures"].get(name)
+    if figure is None:
         return "", "", ""
-    return (_value(name, found["other"]), *_cells(name, found["difference"], signed=True))
+    return (_value(name, figure["other"]), *_cells(name, figure["difference"], signed=True))
 
 
 def _cells(name: str, figure: Mapping[str, Any], *, signed: bool = False) -> tuple[str, str]:

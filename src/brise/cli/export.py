@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="an adapter; give --merge as well, or --format gguf-lora")
     parser.add_argument("--any-base", action="store_true",
-                        help="take the adapter although its lineage names another model")
+                        help="accept an adapter whose lineage names another model")
     parser.add_argument("--merge", action="store_true", help="write the model with the adapter in its weights")
     parser.add_argument("--json", action="store_true", help="print what was written as a JSON object")
 

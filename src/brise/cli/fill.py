@@ -1,4 +1,4 @@
-"""Options of a command line as the dataclass of a use case."""
+"""Filling the options dataclass of a use case from the arguments of a command line."""
 
 from __future__ import annotations
 

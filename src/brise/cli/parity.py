@@ -1,4 +1,4 @@
-"""`brise parity`: whether the model that is served says what the model that was trained says."""
+"""`brise parity`: checks that the served model predicts what the trained model predicts."""
 
 from __future__ import annotations
 
@@ -22,39 +22,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     limits = Tolerance()
     parser = subparsers.add_parser(
         "parity", help="compare what is served with what was trained", allow_abbrev=False,
-        description="Replay held-out rows through the trainer's model and through the one that is served: the same "
-                    "tokens, the same predictions, within a tolerance. Over it, the exit status is 1 and the layer "
-                    "where they part is named. Give the options of the data as to brise tune, and the same rows are "
-                    "held out.",
+        description="Replay held-out rows through the trained model and through the served one, and compare tokens and "
+                    "predictions within a tolerance. Beyond it, the exit status is 1, and the layer where they "
+                    "diverge is named. Give the data options of brise tune, so that the same rows are held out.",
         epilog="example: brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl")
     parser.add_argument("model", metavar="MODEL",
                         help="the base: a name that `brise models` lists, a .gguf file, or a folder")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path, required=True,
                         help="the adapter that was trained, in PEFT's layout")
     parser.add_argument("--any-base", action="store_true",
-                        help="take the adapter although its lineage names another model")
+                        help="accept an adapter whose lineage names another model")
     parser.add_argument("--data", metavar="DATA", type=Path, action="append", required=True,
-                        help="files or folders of examples, as for brise tune; may be given several times")
+                        help="files or folders of examples, as for brise tune; may be repeated")
     parser.add_argument("--served", metavar="MODEL",
                         help="a model that the adapter was merged into (brise export --merge), in place of the base "
                              "with the adapter")
     parser.add_argument("--rows", metavar="N", type=chat_options.count, default=ParityOptions.max_rows,
-                        help=f"held-out rows to replay, at most (default: {ParityOptions.max_rows})")
+                        help=f"largest number of held-out rows to replay (default: {ParityOptions.max_rows})")
     parser.add_argument("--max-mean-kl", metavar="NATS", type=data_options.number(0.0), default=limits.max_mean_kl,
                         help=f"largest mean KL divergence a token (default: {limits.max_mean_kl:g})")
     parser.add_argument("--min-agreement", metavar="SHARE", type=number_types.share,
                         default=limits.min_agreement,
-                        help="least share of the tokens of which both find the same the likeliest (default: "
+                        help="least share of tokens whose most likely token is the same in both (default: "
                              f"{limits.min_agreement:g})")
     parser.add_argument("--max-times-base", metavar="TIMES", type=data_options.number(0.0),
                         default=limits.max_times_base,
-                        help="largest mean KL as a multiple of what the base alone has; not asked of --served "
+                        help="largest mean KL as a multiple of that of the base alone; not used with --served "
                              f"(default: {limits.max_times_base:g})")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
     parser.add_argument("--seed", metavar="N", type=data_options.seed, default=0,
-                        help="of the split: the run's (default: 0)")
+                        help="seed of the split: that of the run (default: 0)")
     data_options.add_arguments(parser)
 
 

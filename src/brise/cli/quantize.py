@@ -38,22 +38,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         default=QuantizeOptions.calibration_tokens,
                         help=f"tokens of it to use (default: {QuantizeOptions.calibration_tokens})")
     parser.add_argument("--save-importance", metavar="FILE", type=Path,
-                        help="write the importance matrix, to use it again; llama.cpp's tools read it")
+                        help="write the importance matrix for later use; llama.cpp's tools read it, too")
     parser.add_argument("--evaluate", metavar="FILE", type=Path,
-                        help="text (or .jsonl) on which original and result are compared")
+                        help="text (or .jsonl) on which the original and the result are compared")
     parser.add_argument("--evaluation-tokens", metavar="N", type=chat_options.count,
                         default=QuantizeOptions.evaluation_tokens,
                         help=f"tokens of it to use (default: {QuantizeOptions.evaluation_tokens})")
     parser.add_argument("--requantize", action="store_true",
-                        help="take a source that is quantised already, which loses more than it had to")
+                        help="accept a source that is quantised already, which loses more quality than necessary")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
-                        help="an adapter, which is merged into the model before it is quantised")
+                        help="an adapter to merge into the model before it is quantised")
     parser.add_argument("--any-base", action="store_true",
-                        help="take the adapter although its lineage names another model")
+                        help="accept an adapter whose lineage names another model")
     parser.add_argument("--threads", metavar="N", type=chat_options.count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--memory", metavar="SIZE", type=memory_options.size,
-                        help="stay within so much memory, such as 4GB or 4GiB, or refuse")
+                        help="stay within this much memory, such as 4GB or 4GiB, or refuse")
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
 
 

@@ -1,4 +1,4 @@
-"""`brise tune`: an adapter from examples, on this machine, in a stated memory budget."""
+"""`brise tune`: trains an adapter on examples, on this machine, within a memory limit."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "tune", help="train a model on your examples", allow_abbrev=False,
-        description="Train a model on examples: check the data, say what it takes, train an adapter inside a memory "
-                    "budget, and prove that what is served is what was trained. A run that was cut off goes on with "
+        description="Train a model on examples: check the data, plan the memory, train an adapter within a memory "
+                    "limit, and check that what is served is what was trained. An interrupted run continues with "
                     "--resume.",
         epilog="example: brise tune tickets.jsonl --model smollm2 --memory 4GB")
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
                              "CSV with these columns")
     parser.add_argument("--model", metavar="MODEL", required=True,
-                        help="what is tuned: a name that `brise models` lists, a .gguf file, or a folder")
+                        help="the model to train: a name that `brise models` lists, a .gguf file, or a folder")
     parser.add_argument("--out", metavar="FOLDER", type=Path,
                         help="the run's folder: adapter, checkpoints, log, loss curve (default: DATA-MODEL, here)")
     parser.add_argument("--memory", metavar="SIZE", type=memory_options.size,
-                        help="stay within this much memory (on a GPU: of its memory), or refuse before loading: 4GB")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder, to the same bits")
+                        help="stay within this much memory (on a GPU, of its memory), or refuse before loading: 4GB")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder, to the same bits")
     parser.add_argument("--dry-run", action="store_true",
-                        help="only say what is wrong with the data, and what the run would take")
-    parser.add_argument("--json", action="store_true", help="print what happens as JSON lines")
+                        help="only check the data, and say what the run would take")
+    parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     _add_recipe(parser)
     _add_machine(parser)
     _add_teacher(parser)
@@ -123,62 +123,62 @@ def _refuse(options: Mapping[str, object], needed: str) -> None:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default="lora",
-                        help="lora: adapters; qlora: the same while the base stays as quantised as its file is; dora: "
-                             "adapters and the lengths of rows; full: all weights (default: lora)")
+                        help="lora: adapters; qlora: adapters on a base that stays as quantised as its file is; dora: "
+                             "adapters and the norms of rows; full: all weights (default: lora)")
     parser.add_argument("--rank", metavar="R", type=chat_options.count, default=16,
                         help="rank of the adapters (default: 16)")
     parser.add_argument("--alpha", metavar="A", type=data_options.number(0.0),
-                        help="what they are scaled by, times 1/R (default: twice the rank)")
+                        help="adapters are scaled by A/R (default: twice the rank)")
     parser.add_argument("--dropout", metavar="P", type=data_options.number(0.0), default=0.0,
-                        help="share of an adapter's inputs that a step leaves out (default: 0)")
+                        help="share of an adapter's inputs that a step drops (default: 0)")
     parser.add_argument("--targets", metavar="NAMES", type=_names, default=TuneOptions.targets,
                         help="matrices that get adapters, separated by commas (default: "
                              f"{','.join(MODULES)})")
     parser.add_argument("--lr", metavar="RATE", type=data_options.number(0.0),
                         help=f"learning rate (default: {RATE:g} for adapters, {FULL_RATE:g} for full)")
     parser.add_argument("--min-lr", metavar="SHARE", type=data_options.number(0.0), default=0.0,
-                        help="where the schedule ends, as a share of the rate (default: 0)")
+                        help="rate at the end of the schedule, as a share of --lr (default: 0)")
     parser.add_argument("--schedule", choices=SCHEDULES, default="cosine",
-                        help="how the rate falls after warm-up (default: cosine)")
+                        help="how the rate falls after the warm-up (default: cosine)")
     parser.add_argument("--warmup", metavar="SHARE", type=data_options.number(0.0), default=0.03,
                         help="share of the steps in which the rate rises (default: 0.03)")
     parser.add_argument("--weight-decay", metavar="W", type=data_options.number(0.0), default=0.0,
-                        help="what weights lose a step, times the rate (default: 0)")
+                        help="weight decay of a step, times the rate (default: 0)")
     parser.add_argument("--clip", metavar="NORM", type=data_options.number(0.0), default=1.0,
-                        help="longest gradient; 0: any (default: 1)")
+                        help="largest norm of the gradient; 0: no limit (default: 1)")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw",
-                        help="AdamW with moments in float32, or in 8 bits (default: adamw)")
+                        help="AdamW with its state in float32, or in 8 bits (default: adamw)")
     parser.add_argument("--batch-size", metavar="N", type=chat_options.count, default=32,
                         help="examples of a step (default: 32)")
     parser.add_argument("--epochs", metavar="N", type=data_options.number(0.0),
-                        help=f"how often all examples are gone through (default: {EPOCHS:g})")
-    parser.add_argument("--steps", metavar="N", type=chat_options.count, help="so many steps, in place of --epochs")
+                        help=f"passes over all examples (default: {EPOCHS:g})")
+    parser.add_argument("--steps", metavar="N", type=chat_options.count, help="number of steps, in place of --epochs")
     parser.add_argument("--seed", metavar="N", type=data_options.seed, default=0,
                         help="same seed, same weights (default: 0)")
     parser.add_argument("--eval-every", metavar="N", type=chat_options.count,
                         help="steps between evaluations on held-out rows (default: an epoch; with --on-policy a fifth "
                              "of the run)")
     parser.add_argument("--patience", metavar="N", type=chat_options.count,
-                        help="stop after so many evaluations without a better one (default: never)")
+                        help="stop after so many evaluations without improvement (default: never)")
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-tokens", metavar="N", type=chat_options.count,
-                        help="tokens computed at a time; a step adds up as many microbatches as it needs (default: "
-                             f"{BATCH_TOKENS}, or fewer under --memory)")
+                        help="tokens of a microbatch; a step sums as many microbatches as it needs (default: "
+                             f"{BATCH_TOKENS}, or fewer to stay within --memory)")
     parser.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto",
-                        help="compute layers again for the gradient: less memory, and the forward pass twice; "
-                             "auto: only if --memory asks for it (default: auto)")
+                        help="recompute layers for the gradient: less memory, but a second forward pass; auto: only if "
+                             "--memory requires it (default: auto)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="numbers in which is computed; auto: what is faster here, by measurement (default: auto)")
+                        help="number type of the computation; auto: the faster one here, as measured (default: auto)")
     parser.add_argument("--device", metavar="NAME", default="auto",
                         help="cpu, cuda or cuda:1; auto: a GPU if there is one (default: auto)")
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--eval-rows", metavar="N", type=chat_options.count, default=TuneOptions.eval_rows,
-                        help=f"held-out rows of an evaluation, at most (default: {TuneOptions.eval_rows})")
+                        help=f"largest number of held-out rows in an evaluation (default: {TuneOptions.eval_rows})")
     parser.add_argument("--parity-rows", metavar="N", type=_rows, default=TuneOptions.parity_rows,
-                        help="held-out rows that are replayed at the end through what is served, at most; 0: none "
+                        help="largest number of held-out rows to replay at the end; 0: none "
                              f"(default: {TuneOptions.parity_rows})")
     parser.add_argument("--save-every", metavar="N", type=chat_options.count, default=TuneOptions.save_every,
                         help=f"steps between checkpoints (default: {TuneOptions.save_every})")
@@ -186,15 +186,15 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 def _add_teacher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="MODEL",
-                        help="learn from what this model predicts: a name, a .gguf file, or a folder; it must have the "
-                             "same tokens")
+                        help="learn the predictions of this model: a name, a .gguf file, or a folder; it must have the "
+                             "same vocabulary")
     parser.add_argument("--teacher-adapter", metavar="FOLDER", type=Path, help="an adapter of the teacher")
     parser.add_argument("--teacher-top", metavar="K", type=chat_options.count, default=TeacherOptions.top,
-                        help=f"likeliest tokens of the teacher that are recorded (default: {TeacherOptions.top})")
+                        help=f"most likely tokens of the teacher to record (default: {TeacherOptions.top})")
     parser.add_argument("--teacher-weight", metavar="SHARE", type=number_types.share, default=1.0,
-                        help="of its predictions in the loss; the rest is cross entropy (default: 1)")
+                        help="share of its predictions in the loss; the rest is cross entropy (default: 1)")
     parser.add_argument("--teacher-temperature", metavar="T", type=float, default=1.0,
-                        help="temperature at which both are compared (default: 1)")
+                        help="temperature of the comparison (default: 1)")
     parser.add_argument("--teacher-divergence", choices=("forward", "reverse"),
                         help="forward: KL(teacher || student), the student covers what the teacher says; reverse: "
                              "KL(student || teacher), it keeps to what the teacher would say (default: forward, with "
@@ -204,32 +204,32 @@ def _add_teacher(parser: argparse.ArgumentParser) -> None:
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-policy", action="store_true",
                         help="with --teacher: the student answers the prompts of DATA, and learns what the teacher "
-                             "would have said at each of its tokens; the answers in DATA serve evaluation")
+                             "would have said at each of its tokens; the answers in DATA are for evaluation")
     parser.add_argument("--rounds", metavar="N", type=chat_options.count,
-                        help=f"how often the student answers, with --on-policy (default: {RoundOptions.rounds})")
+                        help=f"number of rounds of answers, with --on-policy (default: {RoundOptions.rounds})")
     parser.add_argument("--round-prompts", metavar="N", type=chat_options.count,
-                        help=f"prompts that it answers in a round (default: {RoundOptions.prompts})")
+                        help=f"prompts that the student answers in a round (default: {RoundOptions.prompts})")
     parser.add_argument("--round-steps", metavar="N", type=chat_options.count,
                         help=f"steps of training on a round's answers (default: {RoundOptions.steps})")
     parser.add_argument("--round-tokens", metavar="N", type=chat_options.count,
-                        help=f"longest answer (default: {RoundOptions.max_tokens})")
+                        help=f"longest answer of the student, in tokens (default: {RoundOptions.max_tokens})")
     parser.add_argument("--round-temperature", metavar="T", type=float,
-                        help="at which it answers; 0: the likeliest token each time (default: "
+                        help="temperature of the answers; 0: always the most likely token (default: "
                              f"{RoundOptions.temperature:g})")
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-endpoint", metavar="URL",
-                        help="learn the texts that a model behind an OpenAI-compatible API answers to the prompts of "
-                             "DATA, in place of DATA's: https://api.example.com/v1")
-    parser.add_argument("--teacher-name", metavar="NAME", help="the model's name there")
+                        help="learn the answers of a model at an OpenAI-compatible API to the prompts of DATA, instead "
+                             "of the answers in DATA: https://api.example.com/v1")
+    parser.add_argument("--teacher-name", metavar="NAME", help="the name of the model there")
     parser.add_argument("--teacher-key-env", metavar="VARIABLE",
                         help="the environment variable that holds the API key")
     parser.add_argument("--teacher-provider", metavar="NAME",
-                        help="who hosts it; --rights must allow training on its answers")
-    parser.add_argument("--teacher-open", action="store_true", help="its weights are open: no right is needed")
+                        help="the provider that hosts it; --rights must allow training on its answers")
+    parser.add_argument("--teacher-open", action="store_true", help="its weights are open, so that no right is needed")
     parser.add_argument("--teacher-tokens", metavar="N", type=chat_options.count,
-                        help="longest answer of the endpoint; longer ones are left out (default: "
+                        help="longest answer of the endpoint, in tokens; longer ones are left out (default: "
                              f"{TeacherEndpoint.max_tokens})")
 
 

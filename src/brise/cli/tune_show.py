@@ -1,4 +1,4 @@
-"""What `brise tune` shows: a bar on a terminal, lines elsewhere, JSON lines for machines; then the result."""
+"""The output of `brise tune`: a bar on a terminal, lines elsewhere, JSON lines for machines; then the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from brise.tune.watch import HeldOutLoss, SilentSteps, Step, StepWatcher, Traini
 
 ESTIMATE_AFTER = 3  # steps: the first are slower
 LINE_S = 15.0  # between lines where there is no terminal
-_RECENT = 0.9  # what the mean time of a step keeps of the steps before
+_RECENT = 0.9  # weight of earlier steps in the mean time of a step
 
 
 class TuneTerminal(TerminalWatcher):
@@ -36,7 +36,7 @@ class TuneTerminal(TerminalWatcher):
         self._as_json, self._is_dry = as_json, is_dry
 
     def data_read(self, report: DataReport) -> None:
-        """The report, which is the result of a dry run."""
+        """Shows the report, which is the result of a dry run."""
         if self._as_json:
             print_event("data", **report.to_json())
             return
@@ -44,7 +44,7 @@ class TuneTerminal(TerminalWatcher):
             (terminal.result if self._is_dry else terminal.note)(line)
 
     def planned(self, plan: TrainingPlan, device: str, dtype: str, rates: Mapping[str, float] | None) -> None:
-        """The plan as a table."""
+        """Shows the plan as a table."""
         choice = plan.choice
         if self._as_json:
             print_event(
@@ -68,7 +68,7 @@ class TuneTerminal(TerminalWatcher):
 
     @contextmanager
     def training(self, start: TrainingStart) -> Iterator[StepWatcher]:
-        """Shows the steps, and lets Ctrl-C end the run after one; of several processes only the first shows any."""
+        """Shows the steps, and lets Ctrl-C end the run after a step; of several processes only the first shows any."""
         with _stop_on_interrupt(says=start.is_first) as stop:
             clock = Clock(start.num_steps, start.eval_every, start.round_steps)
             if not start.is_first:
@@ -83,12 +83,12 @@ class TuneTerminal(TerminalWatcher):
                     yield bar
 
     def failed(self, error: BriseError) -> None:
-        """The error for machines; people read it when the command ends."""
+        """Prints the error for machines; people see it when the command ends."""
         if self._as_json:
             print_event("error", message=error.args[0], hint=error.hint)
 
     def show(self, options: TuneOptions, result: TuneResult) -> None:
-        """What the run came to, and what to do with it."""
+        """Shows the result of the run, and how to use it."""
         if result.end == "planned":
             return
         if result.end == "interrupted":
@@ -132,7 +132,7 @@ def _words(options: TuneOptions, result: TuneResult) -> str:
 
 @dataclass
 class Clock:
-    """How long is left: evaluations and rounds are still to come over `num_steps`."""
+    """Estimates the remaining time of `num_steps` steps with their evaluations and rounds."""
 
     num_steps: int
     eval_every: int
@@ -214,7 +214,7 @@ class StepLines:
         return self._stop.is_asked
 
     def answering(self, number: int, done: int, total: int) -> None:
-        """Machines hear of whole rounds."""
+        """Does nothing: machines get whole rounds."""
 
     def rounded(self, number: int, answers: int, answer_tokens: int, seconds: float) -> None:
         """See StepWatcher."""
@@ -261,7 +261,7 @@ class TrainingBar:
         self._note(f"step {loss.step}: held-out loss {loss.loss:.4f}{' (the best so far)' if is_best else ''}")
 
     def saved(self, step: int) -> None:
-        """A checkpoint is nothing to read about."""
+        """Shows nothing."""
 
     def is_stopped(self) -> bool:
         """See StepWatcher."""
@@ -299,5 +299,5 @@ def duration(seconds: float) -> str:
 
 
 def _number(value: float) -> float | None:
-    """JSON has neither infinity nor NaN."""
+    """None for infinity and NaN, which JSON does not have."""
     return value if abs(value) < float("inf") else None
