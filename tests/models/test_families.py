@@ -1,0 +1,58 @@
+"""The table of model families agrees with itself, with the goldens and with transformers' classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS
+from tests.goldens import golden
+
+
+def test_every_family_has_a_golden() -> None:
+    assert {golden.read(name, "half").config.family for name in golden.NAMES} == FAMILIES.keys()
+
+
+def test_families_of_one_gguf_architecture_differ_by_their_window() -> None:
+    for name, family in FAMILIES.items():
+        others = [other for other in FAMILIES.values() if other is not family
+                  and other.gguf_architecture == family.gguf_architecture]
+        assert all(other.has_window != family.has_window for other in others), name
+
+
+@pytest.mark.parametrize("format", ["gguf", "hf", "native"])
+def test_no_two_weights_of_a_layer_have_one_name(format: Any) -> None:
+    names = [names.of(format)[0] for path, names in LAYER_TENSORS.items()
+             if names.of(format) and path not in ("attention.bq", "attention.bk", "attention.bv")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_defaults_are_those_of_transformers(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    family = FAMILIES[name]
+    theirs = getattr(transformers, f"{family.hf_class}Config")()
+    assert theirs.model_type == name and hasattr(transformers, f"{family.hf_class}ForCausalLM")
+    values = dict(family.hf_defaults)
+    theta = values.pop("rope_theta", None)
+    assert theta is None or theirs.rope_parameters["rope_theta"] == theta
+    rope: Any = values.pop("rope_parameters", {})
+    assert {key: theirs.rope_parameters[key] for key in rope} == dict(rope)
+    assert {key: getattr(theirs, key) for key in values} == values
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_size_that_transformers_gives_a_value_has_a_default(name: str) -> None:
+    """A key that a config.json leaves out, because the class has it, is not missing here."""
+    transformers = pytest.importorskip("transformers")
+    family = FAMILIES[name]
+    theirs = getattr(transformers, f"{family.hf_class}Config")
+    has_experts = family.has_latent_attention
+    for path in KEYS:
+        if path.startswith(("latent.", "experts.", "rope.")) and not has_experts:
+            continue
+        for key in KEYS[path].hf[:1]:
+            value = getattr(theirs, key, None)
+            if path not in ("head_dim", "num_kv_heads", "experts.scale") and value is not None:
+                assert family.hf_defaults[key] == value, key
