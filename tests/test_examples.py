@@ -78,6 +78,20 @@ def test_export(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert Path("exported/model-q8_0.gguf").stat().st_size < Path("exported/model-f16.gguf").stat().st_size
 
 
+def test_prove(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run("prove.py", monkeypatch=monkeypatch, capsys=capsys)
+    assert lines[0].startswith("600 pairs, ") and "verdict at a margin of 5%: promote" in lines[-1]
+
+
+@pytest.mark.slow
+def test_tune_and_serve(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    lines = run("tune_and_serve.py", tiny, 2, monkeypatch=monkeypatch, capsys=capsys)
+    assert [line.partition(":")[0] for line in lines if ": " in line][:3] == [
+        "trained", "without the adapter", "with the adapter"]
+    assert any(line.startswith("served: ") for line in lines)
+
+
 def test_every_example_is_tested() -> None:
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {path.stem for path in EXAMPLES.glob("*.py")} <= tests
