@@ -16,7 +16,7 @@ TALKS = [talk for talk in Workload(3).talks(60, held_out=0.3)]
 
 
 @pytest.fixture(scope="module")
-def hosted() -> Iterator[LargeModelProcess]:
+def large() -> Iterator[LargeModelProcess]:
     server = LargeModelProcess(truth_of(TALKS), Nature(accuracy=0.8, median_s=0.001))
     server.start()
     yield server
@@ -27,8 +27,8 @@ def went(url: str, talks: list[Talk]) -> drive.DriveTally:
     return asyncio.run(drive.drive(url, talks, parallel=8))
 
 
-def test_all_are_answered_and_the_right_ones_are_counted(hosted: LargeModelProcess) -> None:
-    found = went(hosted.url, TALKS)
+def test_all_are_answered_and_the_right_ones_are_counted(large: LargeModelProcess) -> None:
+    found = went(large.url, TALKS)
     assert found.answered == found.asked and found.modes == {"hosted": found.asked}
     assert 60 <= found.asked <= sum(len(talk.turns) for talk in TALKS)
     assert 0.6 < found.right / found.asked < 0.95
@@ -39,13 +39,13 @@ def test_a_server_that_is_gone_is_no_answer() -> None:
     assert (found.asked, found.answered, found.right) == (3, 0, 0)
 
 
-def test_a_pause_is_made_before_each_conversation(hosted: LargeModelProcess) -> None:
+def test_a_pause_is_made_before_each_conversation(large: LargeModelProcess) -> None:
     pauses: list[int] = []
 
     async def pause() -> None:
         pauses.append(1)
 
-    asyncio.run(drive.drive(hosted.url, TALKS[:7], parallel=3, before=pause))
+    asyncio.run(drive.drive(large.url, TALKS[:7], parallel=3, before=pause))
     assert len(pauses) == 7
 
 

@@ -1,4 +1,4 @@
-"""The simulated hosted model: right at its stated rate, otherwise when asked again, the same for the same seed."""
+"""The simulated large model: right at its stated rate, otherwise when asked again, the same for the same seed."""
 
 from __future__ import annotations
 

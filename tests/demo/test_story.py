@@ -13,7 +13,7 @@ from brise.demo.stages import Demo, SkippedError
 from brise.demo.story import STAGES, Ended, Stage
 from brise.errors import EvidenceError
 
-TINY = Size(train=5, calibrate=5, gate=5, first_step=2, half=2, whole=2, outage=2, after=1)
+TINY = Size(train=5, calibrate=5, prove=5, first_step=2, half=2, whole=2, outage=2, after=1)
 
 
 class Told:
@@ -80,20 +80,20 @@ def test_ctrl_c_ends_what_was_started(tmp_path: Path) -> None:
 
     def starts(demo: Demo) -> None:
         found.append(demo)
-        demo.hosted.start()
-        demo.stack.callback(demo.hosted.kill)
+        demo.large.start()
+        demo.stack.callback(demo.large.kill)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         told(tmp_path, [Stage("traffic", "", starts)])
-    assert found[0].hosted.process is None
+    assert found[0].large.process is None
 
 
 def test_stretches_of_traffic_share_no_conversation(tmp_path: Path) -> None:
     found: list[Demo] = []
     told(tmp_path, [Stage("look", "", found.append)])
     demo = found[0]
-    talks = [*demo.training, *demo.calibrating, *demo.gating, *demo.first, *demo.half, *demo.whole, *demo.outage,
+    talks = [*demo.training, *demo.calibrating, *demo.proving, *demo.first, *demo.half, *demo.whole, *demo.outage,
              *demo.after]
     assert len({talk.id for talk in talks}) == len(talks) == 24
     assert not any(turn.is_held_out for talk in demo.training for turn in talk.turns)

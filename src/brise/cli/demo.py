@@ -1,4 +1,4 @@
-"""`brise demo`: the golden path from captured traffic to a switch that survives an outage, on this machine."""
+"""`brise demo` goes from captured traffic to a switch that survives an outage, on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARED = ("blobs", "folders", "manifests")  # of the model store
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "demo", help="see all of it work on this machine, in minutes", allow_abbrev=False,
-        description="The whole path with the small default model and a simulated hosted one: traffic through the "
+        description="The whole path with the small default model and a simulated large one: traffic through the "
                     "gateway, tuning, parity, shadow, proof, cascade, switch in steps, an outage, the report. It takes "
                     "up to 15 minutes on two cores, and no network once smollm2 is pulled.",
         epilog="example: brise demo --keep ./demo")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtraError("torch", "tune", "brise demo")
     home = settings.read().home
     if MODEL not in ModelStore(home).names():  # the one step that needs a network
-        pull.run(argparse.Namespace(model=MODEL, name=None))
+        pull.pull_model(MODEL)
     with _folder(args.keep) as folder:
         _share_models(home, folder / "home")
         with DemoProgress() as screen:
@@ -165,4 +165,4 @@ def close(ended: Sequence[Ended], pages: Sequence[Path], kept: Path | None) -> N
         terminal.result(f"{page.stem}: {page}")
     if kept is not None:
         terminal.result(f"everything else: {kept.resolve()}")
-    terminal.note("The hosted model was simulated; all other numbers are measured on this machine.")
+    terminal.note("The large model was simulated; all other numbers are measured on this machine.")

@@ -30,13 +30,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    pull_model(args.model, args.name)
+    return 0
+
+
+def pull_model(model: str, name: str | None = None) -> None:
+    """Gets the model, and shows how far it has come; `brise demo` begins with it, too."""
     settings_ = settings.read()
     with _progress() as progress:
         entry = pull(Puller(store=ModelStore(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
-                            index_url=settings_.index_url), args.model, args.name)
+                            index_url=settings_.index_url), model, name)
     terminal.result(f"{entry.name}: {terminal.size(entry.size)}, sha256 {entry.digest}")
     terminal.note(f"talk to it: brise chat {entry.name}")
-    return 0
 
 
 def _admit(path: Path) -> None:

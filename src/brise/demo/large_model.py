@@ -1,4 +1,4 @@
-"""The simulated hosted model as a server: a process of its own on loopback, with OpenAI's API, that can be killed.
+"""The simulated large model as a server: a process of its own on loopback, with OpenAI's API, that can be killed.
 
 It is priced by the demo's prices.toml and says in every answer that it is simulated.
 """
@@ -53,7 +53,7 @@ class LargeModelProcess:
         theirs.close()
         if not ours.poll(START_TIMEOUT_S):
             self.kill()
-            raise ChildError(f"the simulated hosted model did not start within {START_TIMEOUT_S:g} s")
+            raise ChildError(f"the simulated large model did not start within {START_TIMEOUT_S:g} s")
         self.port = ours.recv()
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""Outcome labels: what the generator meant, compared with what was answered, for every answer in the store."""
+"""Outcome labels for every answer in the store: what the generator meant, compared with what was answered."""
 
 from __future__ import annotations
 

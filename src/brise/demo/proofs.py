@@ -1,4 +1,4 @@
-"""The golden path's second half: prove, cascade, switch, outage, report."""
+"""The second half of the demo: prove, cascade, switch, outage, report."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ IMPOSSIBLE = 3  # of brise cascade
 
 def prove(demo: Demo) -> None:
     """May the small model take over? Whatever the statistics say stands."""
-    if demo.adapter is None or not demo.gate_s:
+    if demo.adapter is None or not demo.prove_s:
         raise SkippedError("there are no pairs of answers")
     size = demo.size
-    found = demo.run("prove", "--task", TASK, "--store", str(demo.store_path), "--since", iso(demo.gate_s), "--settle",
-                     f"{size.settle_s:g}", "--delta", f"{size.delta:g}", "--model", MODEL, "--adapter",
+    found = demo.run("prove", "--task", TASK, "--store", str(demo.store_path), "--since", iso(demo.prove_s), "--settle",
+                     f"{size.settle_s:g}", "--margin", f"{size.delta:g}", "--model", MODEL, "--adapter",
                      str(demo.adapter), "--train", str(demo.folder / "train.jsonl"), "--html",
                      str(demo.folder / "proof.html"), "--json", allowed=(PROMOTED, REFUTED, UNDECIDED))
     proof: dict[str, Any] = json.loads(found.out)
     demo.verdict = proof["verdict"]
     scores, gate = proof["scores"], proof["gate"]
-    for name, what in (("large", "simulated hosted model"), ("small", "small model")):
+    for name, what in (("large", "simulated large model"), ("small", "small model")):
         found_of = scores[name]
         demo.show.say(f"{what}: {figures.percent(found_of['estimate'])} right "
                       f"{figures.interval(found_of['low'], found_of['high'])}")
@@ -38,11 +38,11 @@ def prove(demo: Demo) -> None:
 
 def cascade(demo: Demo) -> None:
     """Which of its answers may be kept, by requests from before those of the proof."""
-    if not demo.gate_s:
+    if not demo.prove_s:
         raise SkippedError("there are no pairs of answers")
-    found = demo.run("cascade", TASK, "--store", str(demo.store_path), "--candidate", ADAPTER, "--since",
-                     iso(demo.calibrate_s), "--until", iso(demo.gate_s), "--risk", f"{demo.size.risk:g}", "--labels",
-                     "outcome", "--json", allowed=(0, IMPOSSIBLE))
+    found = demo.run("cascade", TASK, "--store", str(demo.store_path), "--small-model", ADAPTER, "--since",
+                     iso(demo.calibrate_s), "--until", iso(demo.prove_s), "--risk", f"{demo.size.risk:g}",
+                     "--label-source", "outcome", "--json", allowed=(0, IMPOSSIBLE))
     document: dict[str, Any] = json.loads(found.out)
     rule = document["rule"]
     if rule is None:
@@ -85,16 +85,16 @@ def _say_answers(demo: Demo, share: str, found: DriveTally) -> None:
 
 
 def outage(demo: Demo) -> None:
-    """The hosted model's process is killed while cars drive; then it comes back."""
+    """The large model's process is killed while cars drive; then it comes back."""
     if not demo.url or demo.adapter is None:
         raise SkippedError("no gateway with a small model runs")
-    demo.hosted.kill()
-    demo.show.say("SIGKILL to the simulated hosted model: connections are refused from here on")
-    found = demo.drive(demo.outage, 4, "hosted model down")
-    _say_answers(demo, "no hosted model", found)
-    demo.hosted.start()
-    demo.show.say("the simulated hosted model is back")
-    _say_answers(demo, "its return", demo.drive(demo.after, 4, "hosted model back"))
+    demo.large.kill()
+    demo.show.say("SIGKILL to the simulated large model: connections are refused from here on")
+    found = demo.drive(demo.outage, 4, "large model down")
+    _say_answers(demo, "no large model", found)
+    demo.large.start()
+    demo.show.say("the simulated large model is back")
+    _say_answers(demo, "its return", demo.drive(demo.after, 4, "large model back"))
     waiting = _pending(demo)
     if not waiting:
         return
@@ -105,7 +105,7 @@ def outage(demo: Demo) -> None:
 
 def _caught_up(demo: Demo, waiting: int) -> bool:
     left = _pending(demo)
-    demo.show.progress(waiting - left, waiting, f"{left} requests wait for the hosted model's answer")
+    demo.show.progress(waiting - left, waiting, f"{left} requests wait for the large model's answer")
     return left == 0
 
 

@@ -1,4 +1,4 @@
-"""How much the demo does: numbers chosen so that it takes minutes on two cores, and that a good student can pass."""
+"""Sizes of the demo, chosen so that it takes minutes on two cores and that a good small model can pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Size:
 
     train: int = 1900
     calibrate: int = 280
-    gate: int = 720
+    prove: int = 720
     first_step: int = 40  # conversations at a share of 1 %
     half: int = 160  # at 50 %, until the audits allow 100 %
     whole: int = 80  # at 100 %
-    outage: int = 50  # while the hosted model is down
+    outage: int = 50  # while the large model is down
     after: int = 12  # when it is back
     held_out: float = 0.25
     parallel: int = 24  # cars at a time while nothing else is to be done
@@ -39,5 +39,5 @@ class Size:
 
 FULL = Size()
 # To see that everything works: too little training and traffic to prove anything.
-QUICK = Size(train=220, calibrate=95, gate=50, first_step=6, half=12, whole=10, outage=16, after=4, steps=16,
+QUICK = Size(train=220, calibrate=95, prove=50, first_step=6, half=12, whole=10, outage=16, after=4, steps=16,
              eval_rows=12, parity_rows=4, settle_s=3.0, nature=Nature(seed=1, median_s=0.3))

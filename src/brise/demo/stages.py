@@ -1,5 +1,4 @@
-"""The golden path, stage by stage, by the commands that a user would type. Each stage says what it found, good or bad.
-"""
+"""The stages of the demo, by the commands that a user would type. Each stage says what it found, good or bad."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ watts = 35
 usd_per_kwh = 0.30
 utilisation = 0.25
 """
-RIGHTS = """# Whose answers may be trained on. The demo's hosted model is simulated: it is a part of brise.
+RIGHTS = """# Whose answers may be trained on. The demo's large model is simulated: it is a part of brise.
 [[allow]]
 provider = "simulated"
 basis = "no hosted model at all: brise's own generator wrote these answers"
@@ -52,28 +51,28 @@ scope = "training"
 
 
 class StageWatcher(Protocol):
-    """What the demo tells while it runs."""
+    """Shows what the demo does while it runs."""
 
     def command(self, line: str) -> None:
-        """This is run now; a user could type it."""
+        """A command that is run now; a user could type it."""
 
     def progress(self, done: float, total: float, note: str) -> None:
-        """How far the stage is."""
+        """How far the stage has come."""
 
     def say(self, line: str) -> None:
-        """Something was found."""
+        """A line of what was found."""
 
     def text(self, text: str) -> None:
         """Output of a command, as it is."""
 
 
 class SkippedError(BriseError):
-    """A stage that has nothing to stand on, and why."""
+    """A stage that cannot run, and why."""
 
 
 @dataclass
 class Demo:
-    """What the stages share. `stack` holds what has to be ended: the hosted model, the gateway, the store."""
+    """What the stages share. `stack` holds what has to be ended: the large model, the gateway, the store."""
 
     folder: Path
     brise: Brise
@@ -86,17 +85,17 @@ class Demo:
     verdict: str | None = None
     is_switched: bool = False
     calibrate_s: float = 0.0
-    gate_s: float = 0.0
+    prove_s: float = 0.0
     began_s: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         size, workload = self.size, Workload(self.seed)
         self.training = workload.talks(size.train, held_out=0.0)
-        later = (size.calibrate, size.gate, size.first_step, size.half, size.whole, size.outage, size.after)
+        later = (size.calibrate, size.prove, size.first_step, size.half, size.whole, size.outage, size.after)
         stretches = [workload.talks(count, held_out=size.held_out) for count in later]
-        (self.calibrating, self.gating, self.first, self.half, self.whole, self.outage, self.after) = stretches
+        (self.calibrating, self.proving, self.first, self.half, self.whole, self.outage, self.after) = stretches
         self.truth = truth_of(talk for talks in (self.training, *stretches) for talk in talks)
-        self.hosted = LargeModelProcess(self.truth, size.nature)
+        self.large = LargeModelProcess(self.truth, size.nature)
         self.store_path, self.prices = self.folder / "traffic.sqlite", self.folder / "prices.toml"
 
     @property
@@ -159,11 +158,11 @@ class _Pace:
 
 
 def traffic(demo: Demo) -> None:
-    """Cars ask the hosted model, through the gateway, which writes everything down."""
+    """Cars ask the large model, through the gateway, which writes everything down."""
     demo.prices.write_text(PRICES)
-    demo.hosted.start()
-    demo.stack.callback(demo.hosted.kill)
-    words = ("--upstream", demo.hosted.url, "--store", str(demo.store_path), "--prices", str(demo.prices))
+    demo.large.start()
+    demo.stack.callback(demo.large.kill)
+    words = ("--upstream", demo.large.url, "--store", str(demo.store_path), "--prices", str(demo.prices))
     demo.show.command(shown(("serve", *words)))
     with demo.brise.server(*words) as demo.url:
         found = demo.drive(demo.training, demo.size.parallel, "hosted")
@@ -215,20 +214,20 @@ def _parity(demo: Demo, found: dict[str, Any] | None) -> None:
 
 
 def shadow(demo: Demo) -> None:
-    """The tuned model answers the same requests in the background; the cars see the hosted model's answers."""
+    """The tuned model answers the same requests in the background; the cars see the large model's answers."""
     if demo.adapter is None:
         raise SkippedError("there is no tuned model")
-    words = (MODEL, "--adapter", f"{ADAPTER}={demo.adapter}", "--upstream", demo.hosted.url, "--candidate", ADAPTER,
+    words = (MODEL, "--adapter", f"{ADAPTER}={demo.adapter}", "--upstream", demo.large.url, "--candidate", ADAPTER,
              "--shadow", "1", "--fallback", ADAPTER, "--store", str(demo.store_path), "--prices", str(demo.prices))
     demo.show.command(shown(("serve", *words)))
     demo.url = demo.stack.enter_context(demo.brise.server(*words))
     demo.calibrate_s = time.time()
     demo.drive(demo.calibrating, 8, "to calibrate", shadows=True)
     _drained(demo, demo.calibrate_s)
-    demo.gate_s = time.time()
-    demo.drive(demo.gating, 8, "to prove", shadows=True)
+    demo.prove_s = time.time()
+    demo.drive(demo.proving, 8, "to prove", shadows=True)
     ended_s = time.monotonic()
-    _drained(demo, demo.gate_s)
+    _drained(demo, demo.prove_s)
     demo.label()
     time.sleep(max(demo.size.settle_s - (time.monotonic() - ended_s), 0.0))
     pairs = demo.count(since_s=demo.calibrate_s, has_answer="shadow")

@@ -1,7 +1,7 @@
-"""What the simulated hosted model says: no model at all, but the right answer at a stated rate, and mistakes else.
+"""What the simulated large model says: no model at all, but the right answer at a stated rate, and mistakes else.
 
 It is told the truth of the workload beforehand. Which requests it gets wrong, how, and how long it takes is drawn from
-a seed and from how often it was asked the same: asked again, it may answer otherwise, as hosted models do.
+a seed and from how often it was asked the same: asked again, it may answer otherwise, as large models do.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def key_of(requests: Sequence[str]) -> str:
 
 
 def num_tokens(text: str) -> int:
-    """About as many as a hosted model would bill: four letters a token."""
+    """About as many as a large model would bill: four characters a token."""
     return 1 + len(text) // 4
 
 

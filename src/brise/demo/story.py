@@ -49,13 +49,13 @@ class Teller(StageWatcher, Protocol):
 
 
 STAGES: Sequence[Stage] = (
-    Stage("traffic", "cars talk to a simulated hosted model, through the gateway", stages.traffic),
+    Stage("traffic", "cars talk to a simulated large model, through the gateway", stages.traffic),
     Stage("tune", "a small model learns from the captured traffic, on this machine", stages.tune),
     Stage("shadow", "it answers new traffic in the background, where nobody sees it", stages.shadow),
     Stage("prove", "may it take over? a test that holds whenever one looks", proofs.prove),
     Stage("cascade", "of which answers is it sure enough?", proofs.cascade),
     Stage("switch", "it takes over in steps, audited at random", proofs.switch),
-    Stage("outage", "the hosted model is killed while cars drive", proofs.outage),
+    Stage("outage", "the large model is killed while cars drive", proofs.outage),
     Stage("report", "what it is worth, what it costs, what is not known", proofs.report),
 )
 
