@@ -62,47 +62,54 @@ _ROPE_4 = MappingProxyType({**_ROPE_3, "rope_theta": 1e4, "factor": 128.0, "orig
 # By Config.family, which is `model_type` of a config.json.
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
     "llama": ModelFamily(
-        "llama", "interleaved", "Llama",
-        {**_DENSE, "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048,
-         "rms_norm_eps": 1e-6},
-        {"attention_bias": False, "mlp_bias": False}),
+        gguf_architecture="llama", rope_layout="interleaved", hf_class="Llama",
+        hf_defaults={
+            **_DENSE, "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6},
+        hf_constants={"attention_bias": False, "mlp_bias": False}),
     "mistral": ModelFamily(
-        "llama", "interleaved", "Mistral",
-        {**_DENSE, "vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
-         "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "sliding_window": 4096},
+        gguf_architecture="llama", rope_layout="interleaved", hf_class="Mistral",
+        hf_defaults={
+            **_DENSE, "vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "sliding_window": 4096},
         native_keys=(), has_window=True),
     "ministral3": ModelFamily(
-        "mistral3", "interleaved", "Ministral3",
-        {**_DENSE, "vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34,
-         "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
-         "rope_parameters": _ROPE_3},
+        gguf_architecture="mistral3", rope_layout="interleaved", hf_class="Ministral3",
+        hf_defaults={
+            **_DENSE, "vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34,
+            "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
+            "rope_parameters": _ROPE_3},
         native_keys=("yarn", "llama_4_scaling"), has_query_temperature=True, has_window=True, yarn="mscale"),
     "mistral4": ModelFamily(
-        "deepseek2", "interleaved", "Mistral4",
-        {**_DENSE, "vocab_size": 131072, "intermediate_size": 12288, "num_hidden_layers": 36,
-         "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 128, "num_experts_per_tok": 4,
-         "first_k_dense_replace": 0, "kv_lora_rank": 256, "q_lora_rank": 1024, "qk_rope_head_dim": 64,
-         "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 1048576,
-         "rope_parameters": _ROPE_4},
-        {"rope_interleave": True, "attention_bias": False},
+        gguf_architecture="deepseek2", rope_layout="interleaved", hf_class="Mistral4",
+        hf_defaults={
+            **_DENSE, "vocab_size": 131072, "intermediate_size": 12288, "num_hidden_layers": 36,
+            "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 128, "num_experts_per_tok": 4,
+            "first_k_dense_replace": 0, "kv_lora_rank": 256, "q_lora_rank": 1024, "qk_rope_head_dim": 64,
+            "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 1048576,
+            "rope_parameters": _ROPE_4},
+        hf_constants={"rope_interleave": True, "attention_bias": False},
         native_keys=("kv_lora_rank",), has_latent_attention=True, has_query_temperature=True, yarn="softmax"),
     "qwen2": ModelFamily(
-        "qwen2", "half", "Qwen2",
-        {**_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
-         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
-        {"use_sliding_window": False}, has_qkv_bias=True, window_spares_layers=True),
+        gguf_architecture="qwen2", rope_layout="half", hf_class="Qwen2",
+        hf_defaults={
+            **_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
+        hf_constants={"use_sliding_window": False}, has_qkv_bias=True, window_spares_layers=True),
     "qwen3": ModelFamily(
-        "qwen3", "half", "Qwen3",
-        {**_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
-         "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
-        {"use_sliding_window": False}, has_head_norms=True, window_spares_layers=True),
+        gguf_architecture="qwen3", rope_layout="half", hf_class="Qwen3",
+        hf_defaults={
+            **_DENSE, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
+        hf_constants={"use_sliding_window": False}, has_head_norms=True, window_spares_layers=True),
     "smollm3": ModelFamily(
-        "smollm3", "interleaved", "SmolLM3",
-        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-         "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
-         "rope_theta": 2e6, "no_rope_layer_interval": 4},
-        {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False}, window_spares_layers=True,
-        no_rope_interval=4),
+        gguf_architecture="smollm3", rope_layout="interleaved", hf_class="SmolLM3",
+        hf_defaults={
+            "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+            "rope_theta": 2e6, "no_rope_layer_interval": 4},
+        hf_constants={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
+        window_spares_layers=True, no_rope_interval=4),
 })
 
 
