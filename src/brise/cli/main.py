@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "prove": "test whether the small model may take over",
     "label": "say which of two answers is good",
     "cascade": "certify which answers of a small model may be kept",
-    "switch": "put a proven small model in a hosted one's place, and back",
+    "switch": "put a proven small model in the large one's place, and back",
     "audit": "check the ledger, and show what audits have found",
     "eval": "measure a model's answers on your data",
     "log": "look at captured traffic, label, export and forget it",
