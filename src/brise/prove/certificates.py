@@ -25,7 +25,7 @@ from brise.files.digests import file_digest, text_digest
 from brise.hub.store import ModelStore, locate
 from brise.prove.document import About
 from brise.prove.options import SmallModelOptions
-from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters, large_model_of
+from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters, large_model_of, read_evidence
 from brise.prove.proof import Proof
 from brise.stats import certificate as forms
 from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
@@ -115,9 +115,7 @@ def write(signed: Signed, path: Path) -> None:
 def read(path: Path) -> Signed:
     """The certificate in a file; EvidenceError if it is none. Whether it is genuine is the caller's to ask."""
     try:
-        return parse(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        return parse(json.loads(read_evidence(path)))
     except (ValueError, RecursionError) as error:
         raise EvidenceError(f"{str(path)!r} is no JSON: {error}") from None
 

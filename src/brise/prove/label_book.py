@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from brise.errors import EvidenceError, RequestError
 from brise.files.atomic import output_errors
-from brise.prove.pairs import Judgement, Pair
+from brise.prove.pairs import Judgement, Pair, read_evidence
 from brise.prove.pairs_store import SECOND_LOOK
 from brise.text.fields import RequestFields
 from brise.text.json_text import parse_json
@@ -102,10 +102,7 @@ class FileBook:
 
 def read(path: Path) -> Sequence[Verdict]:
     """The verdicts of a file; EvidenceError names the line that is none."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    data = read_evidence(path)
     found = []
     for number, line in enumerate(data[:data.rfind(b"\n") + 1].splitlines(), 1):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer, EvalExample
@@ -66,6 +67,14 @@ class Pair:
     def example(self, reference: EvalAnswer) -> EvalExample:
         """The request as `brise eval` scores it, with this answer for the right one."""
         return EvalExample(self.prompt, reference, self.place, self.cluster, self.id, self.tools, meta=self.meta)
+
+
+def read_evidence(path: Path) -> bytes:
+    """A file that a proof stands on: pairs, verdicts or a certificate. EvidenceError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
 
 
 def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

@@ -20,7 +20,7 @@ from brise.data import identity
 from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError, RequestError
 from brise.evals.example import AnsweredCall, EvalAnswer
-from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair
+from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair, read_evidence
 from brise.stats.labels import JUDGEMENT_SOURCES, JudgementSource
 from brise.text.fields import RequestFields
 from brise.text.json_text import Json, parse_json
@@ -36,10 +36,7 @@ def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
 
     A row that cannot be read refuses all of them: figures over part of a log are no figures of the log.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    lines = read_evidence(path).splitlines()
     pairs, bad = list[Pair](), list[str]()
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
