@@ -1,4 +1,4 @@
-"""Answers of chat models as values: what they say, what they call, and whether two of them say the same."""
+"""Answers of chat completions as values: what they say, what they call, and whether two of them say the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORERS: Sequence[str] = ("auto", *WHOLE)
 
 
 def of(body: Body | None) -> EvalAnswer:
-    """The first choice of a chat completion; one with an `error` if the body holds none."""
+    """The first choice of a chat completion; an answer with an `error` if the body holds none."""
     choices = body.get("choices") if body is not None else None
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
@@ -35,7 +35,7 @@ def tools_of(fields: Body | None) -> tuple[Mapping[str, Any], ...]:
 
 
 def user_text(fields: Body | None) -> str:
-    """All that users said in a request."""
+    """All messages of users in a request."""
     messages = fields.get("messages") if fields is not None else None
     texts = [text_of(message.get("content")) for message in messages if isinstance(message, dict)
              and message.get("role") == "user"] if isinstance(messages, list) else []
@@ -54,14 +54,14 @@ def agreement(given: EvalAnswer, reference: EvalAnswer, scorer: str = "auto") ->
     example = EvalExample((), reference, "the large model's answer", "", "", tools=({},))
     try:
         counts = scorers.built_in((reference.text.strip(),))[scorer].row(example, given)
-    except EvidenceError:  # the reference itself is nothing that this scorer could compare with
+    except EvidenceError:  # this scorer cannot read the reference itself
         return 0.0
     right, of_all = counts[WHOLE[scorer]]
     return right / of_all
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content, whoever wrote it: a string, or parts of which some are text."""
+    """The text of a message's content: a string, or parts of which some are text."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []

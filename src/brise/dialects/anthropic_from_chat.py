@@ -1,6 +1,6 @@
-"""A chat completion's request as Anthropic's Messages API has it: every field is said there, or is refused by its name.
+"""Translates requests for chat completions into Anthropic's Messages API: each field is translated, or refused by name.
 
-The API's version 2023-06-01, as platform.claude.com/docs/en/api/messages has it. RequestError names what it cannot say.
+The API's version 2023-06-01, see platform.claude.com/docs/en/api/messages. RequestError names what it cannot express.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import NoReturn
 from brise.dialects.bodies import Body, Fields
 from brise.errors import RequestError
 
-MAX_TOKENS = 8192  # the API asks for a limit where OpenAI's has none: what its older models still write in one answer
+MAX_TOKENS = 8192  # the API requires a limit: what its older models can still write in one answer
 MAX_TEMPERATURE = 1.0
-SAID = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "stream",
-                  "stream_options", "tools", "tool_choice", "parallel_tool_calls", "user", "safety_identifier",
-                  "response_format", "service_tier"})
-# Values of other fields that ask for what is done anyway.
+TRANSLATED = frozenset({
+    "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "stream",
+    "stream_options", "tools", "tool_choice", "parallel_tool_calls", "user", "safety_identifier", "response_format",
+    "service_tier"})
+# Values of other fields that ask for the default.
 IMPLIED: Mapping[str, object] = {"n": 1, "logprobs": False, "store": False, "frequency_penalty": 0,
                                  "presence_penalty": 0, "logit_bias": {}, "metadata": {}, "modalities": ["text"]}
 OF_A_STREAM: Mapping[str, tuple[object, ...]] = {"include_usage": (True, False), "include_obfuscation": (False,)}
@@ -28,9 +29,9 @@ OF_A_MESSAGE: Mapping[object, frozenset[str]] = {
 
 
 def messages_request(asked: Body) -> Fields:
-    """The request's body there. What is wrong with a value of a field that both APIs have, the upstream says itself."""
+    """The body of the request. The upstream itself checks values of fields that both APIs have."""
     for name, value in asked.items():
-        if name not in SAID and value is not None and value != IMPLIED.get(name, ...):
+        if name not in TRANSLATED and value is not None and value != IMPLIED.get(name, ...):
             _refuse(name, "Anthropic's Messages API has nothing for it")
     system, turns = _conversation(asked.get("messages"))
     sent: Fields = {"model": asked.get("model"), "max_tokens": _max_tokens(asked), "messages": turns, "system": system,
@@ -63,12 +64,12 @@ def _stop(value: object) -> object:
 
 def _service_tier(value: object) -> str | None:
     if not isinstance(value, str | None) or value not in SERVICE_TIERS:
-        _refuse("service_tier", f"it is {_shown(value)}, and what Anthropic's Messages API can say is auto and default")
+        _refuse("service_tier", f"it is {_shown(value)}, and Anthropic's Messages API knows auto and default")
     return SERVICE_TIERS[value]
 
 
 def _check_stream_options(value: object) -> None:
-    """They are about the chunks, which are written here."""
+    """Options of chunks, which are written here."""
     for name, option in (value if isinstance(value, dict) else {}).items():
         if option is not None and option not in OF_A_STREAM.get(name, ()):
             _refuse(f"stream_options.{name}", "an answer of Anthropic's Messages API has nothing for it")
@@ -82,7 +83,7 @@ def _output_config(value: object) -> Fields | None:
             described = {"description": about["description"]} if about.get("description") else {}
             return {"format": {"type": "json_schema", "schema": {**described, **schema}}}
         case _:
-            _refuse("response_format", "what Anthropic's Messages API can say is text and json_schema with its schema")
+            _refuse("response_format", "Anthropic's Messages API knows text, and json_schema with its schema")
 
 
 def _tools(asked: Body) -> Fields:
@@ -108,7 +109,7 @@ def _tool_choice(value: object) -> Fields | None:
         case {"type": "function", "function": {"name": str(name)}}:
             return {"type": "tool", "name": name}
         case _:
-            _refuse("tool_choice", "what Anthropic's Messages API can say is auto, none, required and one function")
+            _refuse("tool_choice", "Anthropic's Messages API knows auto, none, required and one function")
 
 
 def _tool(tool: object, where: str) -> Fields:
@@ -121,11 +122,11 @@ def _tool(tool: object, where: str) -> Fields:
             kept = {key: about[key] for key in ("description", "strict") if about.get(key)}
             return made | kept
         case _:
-            _refuse(where, "it is no function with a name, and other tools Anthropic's Messages API has not")
+            _refuse(where, "it is no function with a name, and Anthropic's Messages API has no other tools")
 
 
 def _conversation(messages: object) -> tuple[list[Fields] | None, list[Fields]]:
-    """What stands before all turns, and the turns: messages of one side that follow each other are one."""
+    """The system prompt, and the turns: consecutive messages of one side become one."""
     system, turns = list[Fields](), list[Fields]()
     for place, message in enumerate(messages if isinstance(messages, list) else [messages]):
         role, blocks = _message(message, f"messages[{place}]")
@@ -136,13 +137,13 @@ def _conversation(messages: object) -> tuple[list[Fields] | None, list[Fields]]:
         else:
             turns.append({"role": role, "content": blocks})
     if turns and turns[-1]["role"] == "assistant":
-        _refuse("messages", "the last one is the assistant's, which Anthropic's Messages API would go on with, "
+        _refuse("messages", "the last one is the assistant's, which Anthropic's Messages API would continue, "
                             "where OpenAI's begins another")
     return system or None, turns
 
 
 def _message(message: object, where: str) -> tuple[str, list[Fields]]:
-    """Its role there, and its blocks."""
+    """The role and the blocks of a message."""
     if not isinstance(message, dict):
         _refuse(where, "it is no message")
     role = message.get("role")
@@ -189,18 +190,18 @@ def _part(part: object, where: str) -> list[Fields]:
             return _text(text)
         case {"type": "image_url", "image_url": {"url": str(url), **rest}}:
             if rest.get("detail") not in (None, "auto"):
-                _refuse(f"{where}.image_url.detail", "Anthropic's Messages API has one way to see an image")
+                _refuse(f"{where}.image_url.detail", "Anthropic's Messages API has one level of detail")
             return [{"type": "image", "source": _image(url, f"{where}.image_url.url")}]
         case {"type": "text", **rest}:
             _refuse(where, f"a text part with {', '.join(sorted(map(str, rest)))}, allowed is text alone")
         case {"type": str(kind)}:
-            _refuse(where, f"it is of type {_shown(kind)}, and what is known to be said is text and image_url")
+            _refuse(where, f"it is of type {_shown(kind)}, and known are text and image_url")
         case _:
             _refuse(where, "it is no part of a message")
 
 
 def _text(text: str) -> list[Fields]:
-    """Empty text is no block there."""
+    """Empty text makes no block."""
     return [{"type": "text", "text": text}] if text else []
 
 

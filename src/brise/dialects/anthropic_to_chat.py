@@ -1,6 +1,6 @@
-"""Answers of Anthropic's Messages API as those of a chat completion: whole ones, streams event by event, and errors.
+"""Translates answers of Anthropic's Messages API into chat completions: whole ones, streams event by event, and errors.
 
-Thoughts are left out: a chat completion has no place for them. ValueError says what is no answer of that API.
+Reasoning is left out, because a chat completion has no place for it. ValueError says what is no answer of that API.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from brise.dialects import sse
 from brise.dialects.bodies import Body, Fields
 
-FINISH: Mapping[str, str] = {  # a reason that is not known here goes on under its own name
+FINISH: Mapping[str, str] = {  # an unknown reason keeps its own name
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
     "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
 
@@ -38,7 +38,7 @@ def chat_completion(message: Body, created: int) -> Fields:
 
 
 def usage_of(usage: Body) -> Fields:
-    """What was read from or written to the upstream's cache is not among its input tokens, and is among OpenAI's."""
+    """Anthropic does not count tokens from and for its cache among the input tokens; OpenAI does."""
     cached = _count(usage, "cache_read_input_tokens")
     asked = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
     said = _count(usage, "output_tokens")
@@ -65,7 +65,7 @@ class Chunks:
         self._calls: dict[object, _Call] = {}  # by the index of their block
 
     def push(self, event: sse.ServerSentEvent) -> bytes:
-        """The events that it makes, none perhaps. What is not known here says nothing that a chat completion has."""
+        """The chunks that an event becomes, perhaps none. Unknown events hold nothing that a chat completion has."""
         fields = event.fields
         if fields is None:
             raise ValueError(f"an event that is no JSON object: {event.data[:40]!r}")
@@ -105,13 +105,13 @@ class Chunks:
                     raise ValueError("arguments of a call that has not begun")
                 return self._delta(self._calls[index].piece(piece)) if piece else b""
             case {"type": "content_block_stop"} if index in self._calls and not self._calls[index].has_arguments:
-                call = self._calls[index]  # they came with its beginning, or there are none
+                call = self._calls[index]  # they came with the call's beginning, or there are none
                 return self._delta(call.piece(json.dumps(call.input, ensure_ascii=False)))
             case _:
                 return b""
 
     def _count(self, fields: Body) -> None:
-        """Counts are of the whole answer so far; one that is not named again stays."""
+        """Each count is of the whole answer so far; one that is missing keeps its value."""
         usage = fields.get("usage")
         self._usage |= {name: count for name, count in (usage if isinstance(usage, dict) else {}).items()
                         if count is not None}

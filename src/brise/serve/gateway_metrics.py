@@ -1,4 +1,4 @@
-"""Prometheus metrics of the gateway: who answered, how fast the large model is, what was written down."""
+"""Prometheus metrics of the gateway: who answered, how fast the upstream is, what was written down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from brise.traffic.records import Exchange
 
 
 class GatewayMetrics(Collector):
-    """Is told of each request, and asks the gateway's parts when a scrape comes."""
+    """Counts each request, and reads the gateway's components when a scrape comes."""
 
     def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
         self._gateway = gateway
@@ -63,7 +63,7 @@ class GatewayMetrics(Collector):
 
 
 def _small_models(components: Components) -> Iterator[Metric]:
-    """What small models and second questions did beside the upstream; parts that are not there are left out."""
+    """What small models and repeated questions did beside the upstream; missing components are left out."""
     ignored = CounterMetricFamily("brise_gateway_ignored_fields", "Fields of requests that a small model left out.",
                                   labels=("part", "field"))
     for part in (components.fallback, *components.background):
@@ -71,7 +71,7 @@ def _small_models(components: Components) -> Iterator[Metric]:
             case SmallModelFallback():
                 yield _counter("fallback", "Requests that the upstream did not answer.", part.counts, "outcome")
             case Shadow():
-                yield _counter("shadow", "Requests that were drawn for the candidate.", part.counts, "outcome")
+                yield _counter("shadow", "Requests that were drawn for the small model.", part.counts, "outcome")
             case Reask():
                 yield _counter("reask", "Requests that the upstream was asked again.", part.counts, "outcome")
             case Reanswer():

@@ -1,4 +1,4 @@
-"""Before the routes: which requests this server's own models answer, and which ones go through the gateway."""
+"""Decides before the routes which requests this server's own models answer, and which go through the gateway."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Front:
         return request.method == "GET" and name != request.path and self._serving.is_taken(name)
 
     async def _models(self, request: ClientRequest) -> JSONResponse:
-        """The models that are here, and behind them the upstream's, as far as it tells."""
+        """The models of this server, followed by the upstream's, if it lists them."""
         answer = _Collected()
         readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
         await self._gateway.handle(replace(request, headers=readable), answer.send)
@@ -84,14 +84,14 @@ class Front:
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that another site's page is behind it. Programs say nothing of the kind."""
+    """Whether a browser sent it for another site's page. Programs send no such headers."""
     origin = headers.get("origin")
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
         origin is not None and origin.partition("//")[2] != headers.get("host"))
 
 
 class _Replay:
-    """Gives a body that was read already to who comes next."""
+    """Gives a body that was already read to the next application."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._message: Mapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
@@ -103,7 +103,7 @@ class _Replay:
 
 
 class _Collected:
-    """An answer that goes no further."""
+    """An answer that is collected and sent to no client."""
 
     def __init__(self) -> None:
         self.status, self._body = 0, bytearray()

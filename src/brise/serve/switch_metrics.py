@@ -1,4 +1,4 @@
-"""Prometheus metrics of switched tasks: who answers how much, what audits find, and what does not work."""
+"""Prometheus metrics of switched tasks: how much the small model answers, what audits find, and what fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.switch.small_model import SmallModel
 
 
 class SwitchMetrics(Collector):
-    """Asks the parts of a gateway when a scrape comes."""
+    """Reads the gateway's components when a scrape comes."""
 
     def __init__(self, components: Components, registry: CollectorRegistry) -> None:
         self._components = components

@@ -1,4 +1,4 @@
-"""What the gateway saw, on its way to the store: a bounded queue and one thread that writes.
+"""The capture takes what the gateway saw to the store: a bounded queue, and one thread that writes.
 
 `record` only puts into the queue. It never waits and never raises: a request is answered whether or not its traffic
 can be kept. What could not be kept is counted by reason (`stats`):
@@ -9,7 +9,7 @@ can be kept. What could not be kept is counted by reason (`stats`):
     closed       it came after `drain`, or `drain` ran out of time
 
 Several rows go into one transaction. If that fails for a reason that may pass (a lock, a full disk, a database that
-restarts), it is tried again, ever more seldom, while the queue takes what comes meanwhile.
+restarts), it is tried again, at longer and longer intervals, while the queue takes new rows.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ EXPIRE_EVERY_S = 600.0
 # From the first row that waits until they are written: at 100 requests/s five go into one transaction, which costs a
 # fifth of the time, and of the interpreter's lock, that five would.
 GATHER_S = 0.05
-MOST_LEFT_OUT = 20_000  # ids, for what comes later to exchanges that were not sampled
+MOST_LEFT_OUT = 20_000  # ids of exchanges that were not sampled, for what comes to them later
 
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """`share` of conversations is kept, each whole or not at all; `content`: bodies too, not only what surrounds them.
+    """`share` of conversations is kept, each whole or not at all; `content`: bodies too.
 
-    What waits for an answer or was drawn for an audit is always kept: leaving it out by chance would bias what is
-    estimated from it. `ttl_s`: exchanges older than this are deleted while the gateway runs. `max_rows` and `max_bytes`
+    What waits for an answer or was drawn for an audit is always kept: leaving it out by chance would bias
+    estimates from it. `ttl_s`: exchanges older than this are deleted while the gateway runs. `max_rows` and `max_bytes`
     bound the queue; `batch_rows` go into one transaction at most.
     """
 
@@ -98,7 +98,7 @@ class _Counts:
 
 
 class Threader(Protocol):
-    """Finds the conversation of an exchange (threads.py)."""
+    """Finds the conversation of an exchange (conversations.py)."""
 
     def place(self, exchange: Exchange) -> tuple[Exchange, tuple[ConversationEnd, ...]]: ...
 
@@ -112,9 +112,9 @@ class Capture:
         self._left_out: OrderedDict[str, None] = OrderedDict()  # ids of exchanges that were not sampled
         self._queue: deque[_Batch] = deque()
         self._waiting_rows = self._waiting_bytes = 0
-        self._num_put = self._num_settled = 0  # batches, which are settled in the order in which they were put
+        self._num_put = self._num_settled = 0  # batches; they are settled in the order in which they were put
         self._counts = _Counts()
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._is_closed = False
         self._deadline: float | None = None  # of `drain`, by time.monotonic
         self._thread = threading.Thread(target=self._run, name="brise-capture", daemon=True)
@@ -122,39 +122,39 @@ class Capture:
 
     def record(self, exchange: Exchange | None = None, answers: Iterable[RecordedAnswer] = (),
                pending: Iterable[Pending] = (), labels: Iterable[Label] = ()) -> None:
-        """An exchange, or what came later to one. If its conversation has no name (""), it is found on the way."""
+        """An exchange, or what came later to one. If its conversation has no name (""), the writer finds it."""
         batch = _Batch(() if exchange is None else (exchange,), tuple(answers), tuple(labels), tuple(pending))
         self._put(replace(batch, waiting_rows=batch.rows, waiting_bytes=_size(batch)))
 
     def skip(self, reason: Skipped) -> None:
-        """Counts a request of which nothing else is to be written: the client said so, or chance did."""
+        """Counts a request of which nothing else is written, because the client said so or it was not sampled."""
         self._put(_Batch(skipped=((self._clock(), reason),), waiting_bytes=64))
 
     def stats(self) -> CaptureStats:
         """The counters at this moment."""
-        with self._news:
+        with self._changed:
             counts = self._counts
             return CaptureStats(counts.written, self._waiting_rows, self._waiting_bytes, counts.retries,
                                 dict(counts.dropped), dict(counts.skipped), counts.expired, counts.last_error)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Waits until all that was recorded so far is written or dropped; False if that took longer. What is recorded
-        meanwhile is not waited for: under steady load the queue is never empty."""
-        with self._news:
+        """Waits until all that was recorded so far is written or dropped; False if that took longer. It does not wait
+        for what is recorded meanwhile: under steady load the queue is never empty."""
+        with self._changed:
             last = self._num_put
-            return self._news.wait_for(lambda: self._num_settled >= last, timeout_s)
+            return self._changed.wait_for(lambda: self._num_settled >= last, timeout_s)
 
     def drain(self, timeout_s: float = 10.0) -> CaptureStats:
         """Takes nothing more, writes what waits for at most `timeout_s`, and ends the thread."""
-        with self._news:
+        with self._changed:
             self._is_closed = True
             self._deadline = time.monotonic() + timeout_s
-            self._news.notify_all()
+            self._changed.notify_all()
         self._thread.join(timeout_s + 10.0)  # a transaction that has begun may wait for a lock beyond the deadline
         return self.stats()
 
     def _put(self, batch: _Batch) -> None:
-        with self._news:
+        with self._changed:
             if self._is_closed:
                 self._counts.dropped["closed"] += batch.rows
             elif (self._waiting_rows + batch.waiting_rows > self._options.max_rows
@@ -165,7 +165,7 @@ class Capture:
                 self._num_put += 1
                 self._waiting_rows += batch.waiting_rows
                 self._waiting_bytes += batch.waiting_bytes
-                self._news.notify_all()
+                self._changed.notify_all()
 
     # The rest runs on the writer's thread.
 
@@ -173,9 +173,9 @@ class Capture:
         next_expiry = time.monotonic()
         while True:
             wait_s = None if self._options.ttl_s is None else max(next_expiry - time.monotonic(), 0.0)
-            with self._news:
-                if self._news.wait_for(lambda: self._queue or self._is_closed, wait_s):
-                    self._news.wait_for(lambda: self._waiting_rows >= self._options.batch_rows or self._is_closed,
+            with self._changed:
+                if self._changed.wait_for(lambda: self._queue or self._is_closed, wait_s):
+                    self._changed.wait_for(lambda: self._waiting_rows >= self._options.batch_rows or self._is_closed,
                                         GATHER_S)
                 batches = self._take()
                 if not batches and self._is_closed:
@@ -198,7 +198,7 @@ class Capture:
         lost. `batches` become prepared ones on the way."""
         try:
             is_written = self._insist(batches)
-        except Exception as error:  # whatever it is: a gateway answers requests also if its traffic cannot be kept
+        except Exception as error:  # any error: a gateway answers requests even if its traffic cannot be kept
             if len(batches) > 1:
                 for batch in batches:
                     self._write([batch])
@@ -208,7 +208,7 @@ class Capture:
             self._settle(batches, None if is_written else "closed")
 
     def _insist(self, batches: list[_Batch]) -> bool:
-        """Tries until it is written, or fails for good. False: the time of `drain` is over."""
+        """Tries until the batches are written, or fails for good. False: the time of `drain` is over."""
         wait_s = RETRY_S
         while self._deadline is None or time.monotonic() < self._deadline:
             try:
@@ -225,8 +225,8 @@ class Capture:
         return False
 
     def _prepared(self, batch: _Batch) -> _Batch:
-        """As it is to be written: in its conversation, if that is of the share that is kept, and without content where
-        none is kept."""
+        """The batch as it is written: with its conversations, without those that are not sampled, and without content
+        if none is kept."""
         content, exchanges, threads = self._options.content, list[Exchange](), list[ConversationEnd]()
         for exchange in batch.exchanges:
             placed, ends = self._place(exchange)
@@ -252,7 +252,7 @@ class Capture:
         return self._threads.place(exchange)
 
     def _is_sampled(self, conversation: str) -> bool:
-        """Whether it is of the share that is kept: it depends on its name only, for every gateway alike."""
+        """Whether a conversation is kept. It depends on its name only, so every gateway decides alike."""
         if self._options.share >= 1.0:
             return True
         return hash_draw(conversation) < self._options.share
@@ -277,16 +277,16 @@ class Capture:
 
     def _pause(self, wait_s: float, error: StoreError) -> None:
         """Waits before the next try; `drain` may come meanwhile and shorten it."""
-        with self._news:
+        with self._changed:
             self._counts.retries += 1
             self._counts.last_error = str(error)
-            self._news.wait_for(lambda: self._deadline is not None, wait_s)
+            self._changed.wait_for(lambda: self._deadline is not None, wait_s)
             if self._deadline is not None:
-                self._news.wait_for(lambda: False, max(0.0, min(wait_s, self._deadline - time.monotonic())))
+                self._changed.wait_for(lambda: False, max(0.0, min(wait_s, self._deadline - time.monotonic())))
 
     def _settle(self, batches: Sequence[_Batch], dropped: Reason | None, error: Exception | None = None) -> None:
         """They no longer wait: written, or dropped for a reason."""
-        with self._news:
+        with self._changed:
             self._num_settled += len(batches)
             for batch in batches:
                 self._waiting_rows -= batch.waiting_rows
@@ -298,16 +298,16 @@ class Capture:
                     self._counts.dropped[dropped] += batch.rows
             if error is not None:
                 self._counts.last_error = str(error)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _expire(self, ttl_s: float) -> None:
         try:
             expired = self._store.expire(self._clock() - ttl_s)
         except Exception as error:  # as in `_write`: the thread goes on; the next time is in ten minutes
-            with self._news:
+            with self._changed:
                 self._counts.last_error = str(error)
         else:
-            with self._news:
+            with self._changed:
                 self._counts.expired += expired
 
 
@@ -322,7 +322,7 @@ def _size(batch: _Batch) -> int:
         match value:
             case str():
                 size += 50 + len(value)
-            case dict() | Mapping():  # the type that it nearly always is comes first: asking an ABC takes longer
+            case dict() | Mapping():  # the usual type comes first: checking against an ABC takes longer
                 size += 100 * len(value)
                 pending += value.values()
             case list() | tuple():

@@ -1,4 +1,4 @@
-"""Which conversation a request belongs to: the one that the client names, else the longest known beginning.
+"""Finds the conversation of a request: the one that the client names, else the one with the longest known beginning.
 
 Each answered request leaves a digest of its messages up to and with its answer. A later request that begins with just
 these messages continues it: the longest such beginning names the parent, and the parent the conversation. If nothing is
@@ -21,20 +21,20 @@ from typing import Protocol
 from brise.dialects import table
 from brise.traffic.records import ConversationEnd, Exchange
 
-MOST_DIGESTS = 20_000  # kept in memory, at most 10 MB of it (bench/soak_gateway.py); older ones are asked of the store
+MOST_DIGESTS = 20_000  # in memory, at most 10 MB (bench/soak_gateway.py); older ones are looked up in the store
 MOST_ENDS = 8  # exchanges kept for one digest
-MOST_ASKED = 64  # beginnings of one request that the store is asked for: the longest
+MOST_ASKED = 64  # beginnings of one request that are looked up in the store: the longest ones
 
 
 class Known(Protocol):
-    """The store, as far as threads need it."""
+    """The part of a store that is needed here."""
 
     def threads(self, digests: Sequence[str]) -> Sequence[ConversationEnd]: ...
 
 
 @dataclass(slots=True)  # there are many
 class _End:
-    """An exchange after which a conversation may go on."""
+    """An exchange that a later request may continue."""
 
     exchange: str
     conversation: str
@@ -42,14 +42,14 @@ class _End:
 
 
 class Conversations:
-    """Places exchanges one after the other, each once. Of one thread of the program."""
+    """Places exchanges one after the other, each once. It belongs to one thread."""
 
     def __init__(self, store: Known, secret: bytes, most_digests: int = MOST_DIGESTS) -> None:
         self._store, self._secret, self._most_digests = store, secret, most_digests
         self._ends: OrderedDict[str, list[_End]] = OrderedDict()
 
     def place(self, exchange: Exchange) -> tuple[Exchange, tuple[ConversationEnd, ...]]:
-        """The exchange with its conversation and parent, and what its own answer may be continued by."""
+        """The exchange with its conversation and parent, and the digests by which a later request continues it."""
         dialect, request = table.named(exchange.kind), exchange.request or {}
         continued_id = dialect.continued_id(request)
         asked = self._begin(exchange, continued_id)
@@ -71,7 +71,7 @@ class Conversations:
         return placed, threads
 
     def _begin(self, exchange: Exchange, continued_id: str | None) -> str:
-        """Conversations of different tasks or subjects never meet; one that goes on by an id begins with it."""
+        """Conversations of different tasks or subjects never meet; one that continues by an id begins with the id."""
         start = self._digest("", json.dumps([exchange.task, exchange.subject, exchange.kind]))
         return start if continued_id is None else self._digest(start, f"response {continued_id}")
 

@@ -1,4 +1,4 @@
-"""Captured exchanges as rows that `brise tune` and `brise eval` read: one a line, one answer to learn in each.
+"""Exports captured exchanges as rows for `brise tune` and `brise eval`: each row has one answer to learn.
 
 Earlier answers of a conversation have weight 0: each of them is learned in the row of its own exchange. A row names the
 provider of its answer, if a large model wrote it, so that the teacher's rights are asked for (data/rights.py).
@@ -24,7 +24,7 @@ from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
 
-# served: what the client got; hosted: the large model's, wherever it stands; best: the one with the best label.
+# served: what the client got; hosted: the large model's, wherever it is recorded; best: the one with the best label.
 Whose = Literal["served", "hosted", "best"]
 HOSTED_MODES = ("hosted", "escalated")
 HOSTED_ROLES = ("audit", "reanswer", "reask")
@@ -70,7 +70,7 @@ class _Chosen:
 
 def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrubber: Scrubber | None,
          report: ExportReport) -> Iterator[dict[str, Any]]:
-    """The rows, in the order of time; each can be read back. `report` is filled on the way."""
+    """The rows, in the order of time; each can be read back. `report` is filled meanwhile."""
     exchanges = store.exchanges(query)
     while page := list(islice(exchanges, PAGE)):
         ids = [exchange.id for exchange in page]
@@ -141,7 +141,7 @@ def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Seque
 
 
 def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], least: float) -> _Chosen:
-    """The answer with the highest label; of equals the one that the client got. Later labels replace earlier ones."""
+    """The answer with the highest label; among equals the client's own. Later labels replace earlier ones."""
     scored: dict[str | None, _Chosen] = {}
     for label in labels:
         for answer, chosen, score in ((None, served, label.score),
@@ -157,14 +157,14 @@ def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], 
 
 
 def _provider(chosen: _Chosen, options: TrafficExportOptions) -> str | None:
-    """Who has a say in what is trained on a large model's answer: where its name does not tell, the name itself."""
+    """The provider whose rights apply to training on a large model's answer; the model's name if that does not tell."""
     if not chosen.is_hosted:
         return provider_of_model(chosen.model or "")
     return provider_of_model(chosen.model or "") or chosen.model if options.provider is None else options.provider
 
 
 def _check(row: dict[str, Any]) -> None:
-    """By the same rules by which the row will be read; images are looked at by whoever has a model that sees."""
+    """Checks a row by the rules by which it will be read. Images are checked later, by whoever has a vision model."""
     if any(isinstance(message.get("content"), list) and any(
             isinstance(part, dict) and part.get("type") == "image_url" for part in message["content"])
            for message in row["messages"]):

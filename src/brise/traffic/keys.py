@@ -1,4 +1,4 @@
-"""A key for each subject, wrapped by the master key. Whose key is destroyed is forgotten: in backups of bodies too."""
+"""The key ring: a key for each subject, wrapped by the master key. Without it its data are unreadable, also in backups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from brise.traffic.seal import derived, new_key, seal, unseal
 
 @dataclass(frozen=True)
 class Key:
-    """`id` stands beside what the key has sealed."""
+    """A subject's key. `id` is stored beside what the key has sealed."""
 
     id: str
     secret: bytes = field(repr=False)
@@ -25,7 +25,7 @@ class KeyRing:
         self._database, self._master = database, master
 
     def of_subjects(self, subjects: Iterable[str | None]) -> Mapping[str | None, Key]:
-        """Their keys; who has none gets one. None stands for all data that have no subject."""
+        """The keys of subjects; a subject without one gets one. None stands for all data without a subject."""
         owners = {self._owner(subject): subject for subject in subjects}
         rows = self._rows("owner", owners)
         missing = [owner for owner in owners if owner not in rows]
@@ -37,11 +37,11 @@ class KeyRing:
         return {owners[owner]: key for owner, key in rows.items()}
 
     def by_id(self, ids: Iterable[str]) -> Mapping[str, Key]:
-        """Those that are still there."""
+        """The keys that still exist."""
         return self._rows("id", ids)
 
     def destroy(self, subject: str) -> None:
-        """What was sealed for this subject can be read no more. New data of it get a new key."""
+        """Makes what was sealed for this subject unreadable. New data get a new key."""
         with self._database.transaction() as transaction:
             transaction.run("DELETE FROM keys WHERE owner = ?", (self._owner(subject),))
         self._database.purge("keys")
@@ -50,7 +50,7 @@ class KeyRing:
         self._database.close()
 
     def _owner(self, subject: str | None) -> str:
-        """Whose key it is, in a form from which nobody without the master key learns who that is."""
+        """The subject's name in a form that says nothing without the master key."""
         return derived(self._master, "no subject" if subject is None else f"subject:{subject}").hex()
 
     def _new_row(self, owner: str) -> tuple[str, str, bytes]:

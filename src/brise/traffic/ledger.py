@@ -1,4 +1,4 @@
-"""The ledger: lines that say what was decided and when, each bound to the one before by its digest."""
+"""The ledger: lines that say what was decided and when, each bound to the one before it by a digest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GENESIS = "0" * 64  # what the first line names as the digest before it
 
 @dataclass(frozen=True)
 class LedgerBreak:
-    """The first line that does not fit, by the number that it should have, and why."""
+    """The first line that does not fit, by the number that it should have, and the reason."""
 
     number: int
     reason: str
@@ -33,9 +33,9 @@ def digest_of(number: int, at_s: float, kind: str, body: Body, previous: str) ->
 
 
 def next_entry(last: tuple[int, str] | None, at_s: float, kind: str, body: Body) -> LedgerEntry:
-    """The line behind the one with this number and digest; None: the first line."""
+    """The line after the one with this number and digest; None: the first line."""
     number, previous = (1, GENESIS) if last is None else (last[0] + 1, last[1])
-    kept: Body = json.loads(canonical(body))  # as the store will give it back: no tuples, no other mappings
+    kept: Body = json.loads(canonical(body))  # as a store returns it: no tuples, no other mappings
     return LedgerEntry(number, float(at_s), kind, kept, previous, digest_of(number, at_s, kind, kept, previous))
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL under a store: for several gateways that share one, and one ledger.
+"""PostgreSQL under a store, for several gateways that share one store and one ledger.
 
 Two connections, one for reading and one for writing, are made when they are needed and made again when they broke; a
 write that broke with its connection is rolled back by the server, and its caller tries again (capture.py does).
@@ -17,7 +17,7 @@ from brise.errors import StoreError
 from brise.traffic.schema import VERSION, DatabaseSchema, Row
 
 CONNECT_S = 10
-LOCK_MS = 5000  # how long another transaction is waited for, as with SQLite
+LOCK_MS = 5000  # how long to wait for another transaction, as with SQLite
 ALONE = 0x6272697365  # "brise": the advisory lock of transactions that must be alone
 
 
@@ -86,7 +86,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What the server or the way to it refuses, as a StoreError."""
+        """Errors of the server or of the connection, as a StoreError."""
         try:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
@@ -114,13 +114,13 @@ class PostgresTransaction:
 
 
 def without_password(url: str) -> str:
-    """A URL to be shown."""
+    """A URL that can be shown."""
     without = re.sub(r"(://[^/?#:]*):[^/?#]*@", r"\1@", url)
     return re.sub(r"(?i)([?&](?:ssl)?password=)[^&#]*", r"\1...", without)
 
 
 def _statement(sql: str) -> str:
-    """In PostgreSQL's words. Texts compare byte by byte, as in SQLite, whatever the server's language."""
+    """The statement for PostgreSQL. Texts compare byte by byte, as in SQLite, whatever the server's locale."""
     if sql.startswith("CREATE TABLE"):
         sql = re.sub(r"\bTEXT\b", 'TEXT COLLATE "C"', sql).replace(" BLOB", " BYTEA")
     return sql.replace("%", "%%").replace("?", "%s")

@@ -50,7 +50,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine of ours."""
+    """The machine that the small model runs on."""
 
     price: float
     years: float
@@ -60,29 +60,29 @@ class Hardware:
 
     @property
     def usd_per_busy_s(self) -> float:
-        """What was paid for the machine, spread over the seconds in which it works."""
+        """The price of the machine, spread over the seconds in which it works."""
         return self.price / (self.years * _YEAR_S * self.utilisation)
 
     @property
     def usd_of_power_s(self) -> float:
-        """The electricity of a second in which it works."""
+        """The cost of electricity for a second in which it works."""
         return self.watts / 1000 / _HOUR_S * self.usd_per_kwh
 
 
 @dataclass(frozen=True)
 class Prices:
-    """All of a file; without one nothing is known."""
+    """All prices of a file; without a file there are none."""
 
     models: Mapping[str, Price] = field(default_factory=dict)
     hardware: Hardware | None = None
     path: Path | None = None
 
     def price(self, served_by: str | None, asked: str) -> Price | None:
-        """By the name that the model gives itself, else by the one it was asked for; nothing is guessed."""
+        """By the name that the model gives itself, else by the one in the request; nothing is guessed."""
         return self.models.get(served_by or asked, self.models.get(asked))
 
     def cost(self, served_by: str | None, asked: str, usage: Usage | None) -> float | None:
-        """USD for an answer; None where price or tokens are not known."""
+        """USD for an answer; None if price or tokens are unknown."""
         price = self.price(served_by, asked)
         return None if price is None or usage is None else price.of(usage)
 
@@ -93,7 +93,7 @@ def default_place(home: Path) -> Path:
 
 
 def read_prices(path: Path) -> Prices:
-    """The file, each field checked; UnsupportedError names what is wrong in it."""
+    """Reads the file and checks each field; UnsupportedError names what is wrong."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What the gateway writes down: plain values, the same for every store.
+"""Records of captured traffic: plain values, the same for every store.
 
-An `Exchange` is one request with the answer that its client got. An `Answer` is another answer to the same request,
-which no client saw in its place: the candidate's in the shadow, the large model's in an audit. A `Label` is what
-somebody or something says of an exchange's answers. An `Entry` is a line of the ledger.
+An `Exchange` is one request with the answer that its client got. A `RecordedAnswer` is another answer to the same
+request, which no client saw: the small model's in the shadow, the large model's in an audit. A `Label` is an opinion
+about an exchange's answers, of a person or a program. A `LedgerEntry` is a line of the ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from brise.dialects.bodies import Body, Kind, Usage
 # Who answered: the large model; the small one by a switch; the large one because the small one was unsure; the small
 # one because the large one was out of reach; nobody (an error that the client saw).
 Mode = Literal["hosted", "small", "escalated", "degraded", "failed"]
-# shadow: the candidate, in the background. audit: the large model on a kept request. reask: the large model asked
+# shadow: the small model, in the background. audit: the large model on a kept request. reask: the large model asked
 # the same again. reanswer: the large model after an outage. draft: the small model's, which was escalated.
 Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
 
@@ -27,7 +27,7 @@ Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
 class Exchange:
     """One request, and the answer that its client got.
 
-    `request` and `response` are bodies in the dialect of `kind`, a stream's put together into the body that the same
+    `request` and `response` are bodies in the dialect of `kind`, that of a stream assembled into the body that the same
     request without `stream` would have got; both are None where content is not kept. `task` is the workflow
     that is switched as one: the header x-brise-task, else the model's name as asked. `context_digest` is the SHA-256
     of system prompt and tools, to which a certificate is bound. Times are in seconds, `at_s` since the epoch.
@@ -55,7 +55,7 @@ class Exchange:
     first_token_s: float | None = None
     total_s: float = 0.0
     signals: Mapping[str, float] = field(default_factory=dict)  # of the small model's confidence, if it was asked
-    audit_probability: float | None = None  # with which a kept request was to be audited
+    audit_probability: float | None = None  # with which an audit of a kept request was drawn
     request: Body | None = None
     response: Body | None = None
 
@@ -83,9 +83,9 @@ class RecordedAnswer:
 
 @dataclass(frozen=True)
 class Label:
-    """What is known of the quality of an exchange's answers, and from which rung of proof.labels.
+    """What is known of the quality of an exchange's answers, and from which label source (`rung`, see stats/labels.py).
 
-    Scores are in [0, 1]; `answer_score` is of the answer with the id `answer` (the candidate's), `score` of the
+    Scores are in [0, 1]; `answer_score` is of the answer with the id `answer` (the small model's), `score` of the
     exchange's own. Either may be missing.
     """
 
@@ -132,6 +132,6 @@ class LedgerEntry:
 
 
 def new_id(now_s: float | None = None) -> str:
-    """Unique, and in the order of time: 12 hex digits of milliseconds, 20 of chance."""
+    """A unique id that sorts by time: 12 hexadecimal digits of milliseconds, 20 random ones."""
     milliseconds = int((time.time() if now_s is None else now_s) * 1000)
     return f"{milliseconds & 0xFFFFFFFFFFFF:012x}{secrets.token_hex(10)}"

@@ -1,5 +1,5 @@
-"""Keys are never written down. What quotes the key that a request came with, as the errors of large models do, is kept
-with [key] in its place: wherever it stands, whole or cut to more than half, and escaped as JSON and URLs do it.
+"""Leaves keys out of what is written down. Where a record quotes the key of its request, as errors of upstreams do, it
+has [key] instead: wherever the key stands, whole or cut to more than half, and escaped as in JSON or in URLs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from brise.dialects.bodies import Body
 from brise.traffic.records import Exchange, RecordedAnswer
 
 MARK = "[key]"
-LEAST = 8  # characters: what is shorter is no secret, and as a part of words it would be everywhere
-MOST = 64  # of the beginning of a key by which it is known
+LEAST = 8  # characters: anything shorter is no secret, and would be found in many words
+MOST = 64  # characters at the beginning of a key that identify it
 _SECRET = re.compile(r"(?:^|[-_.])(?:api|access|subscription)?[-_]?key$|token$|secret|signature$|passw|cookie"
                      r"|authorization|authentication|(?:^|[-_.])auth(?:$|[-_.])", re.IGNORECASE)
 _LISTS = ("tools", "mcp_servers", "data_sources")  # fields of a request whose entries may hold keys to other servers
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def secrets_of(headers: Sequence[tuple[bytes, bytes]], target: bytes, fields: Body | None) -> tuple[str, ...]:
-    """The secrets that a request came with: in its headers, its query, and where its body hands on keys to others."""
+    """The secrets of a request: in its headers, in its query, and the keys to other servers in its body."""
     found = set[str]()
     for name, value in headers:
         if _is_secret(name):
@@ -53,19 +53,19 @@ def secrets_of(headers: Sequence[tuple[bytes, bytes]], target: bytes, fields: Bo
 
 
 def text(value: str, secrets: Sequence[str]) -> str:
-    """The text without them."""
+    """The text without these secrets."""
     for secret in sorted(secrets, key=len, reverse=True):  # a longer one may begin with a shorter one
         value = _finder(secret).without(value)
     return value
 
 
 def exchange(whole: Exchange, secrets: Sequence[str]) -> Exchange:
-    """The row without them; the same object where there is nothing to leave out."""
+    """The row without these secrets; the same object if it holds none."""
     return _record(whole, _TEXTS, ("request", "response"), secrets)
 
 
 def answer(whole: RecordedAnswer, secrets: Sequence[str]) -> RecordedAnswer:
-    """As `exchange`."""
+    """The same for another answer."""
     return _record(whole, _ANSWER_TEXTS, ("response",), secrets)
 
 
@@ -85,18 +85,18 @@ def _record(whole: T, texts: Sequence[str], bodies: Sequence[str], secrets: Sequ
 
 
 def _holds(value: object, secrets: Sequence[str]) -> bool:
-    """Whether a string of a JSON value does. Not recursive: most bodies hold none, and this is all that they cost."""
+    """Whether a string of a JSON value holds a secret. Not recursive: most bodies hold none, and pay for this only."""
     strings, pending = list[str](), [value]
     while pending:
         item = pending.pop()
         if isinstance(item, str):
             strings.append(item)
-        elif isinstance(item, dict | Mapping):  # the type that it nearly always is comes first
+        elif isinstance(item, dict | Mapping):  # the usual type comes first
             strings += item
             pending += item.values()
         elif isinstance(item, list | tuple):
             pending += item
-    together = "\n".join(strings)  # a key has no line
+    together = "\n".join(strings)  # a key has no line break
     return any(_finder(secret).finds(together) for secret in secrets)
 
 
@@ -113,7 +113,7 @@ def _without(value: Any, secrets: Sequence[str]) -> Any:
 
 
 def _unspelt(value: Any) -> Any:
-    """Without the log-probabilities, which say the text once more, token by token."""
+    """Without the log-probabilities, which repeat the text token by token."""
     match value:
         case dict():
             return {name: None if name == "logprobs" else _unspelt(item) for name, item in value.items()}
@@ -124,12 +124,12 @@ def _unspelt(value: Any) -> Any:
 
 
 def _may_hold_key(entry: object) -> bool:
-    """A function's schema, of which there may be hundreds, holds none."""
+    """Functions, of which there may be hundreds, hold no keys."""
     return isinstance(entry, dict) and entry.get("type") != "function" and "input_schema" not in entry
 
 
 def _inside(value: object) -> Iterator[str]:
-    """Strings of a JSON value that are called a key, a token, a password."""
+    """Strings of a JSON value whose name says key, token or password."""
     pending = [value]
     while pending:
         match pending.pop():
@@ -144,7 +144,7 @@ def _inside(value: object) -> Iterator[str]:
 
 
 def _of_header(value: str) -> Iterator[str]:
-    """Secrets in a header's value: the words behind the scheme, what follows a "=" in them, a password in base64."""
+    """Secrets in a header's value: the words after the scheme, what follows a "=" in them, a password in base64."""
     scheme = _SCHEME.match(value)
     words = _WORD.findall(value[scheme.end():] if scheme is not None else value)
     for word in words:
@@ -173,7 +173,7 @@ class _Finder:
         least = min(max(LEAST, -(-len(secret) // 2)), MOST)
         self._begin = re.compile("".join(map(_form, secret[:least])))
         self._rest = secret[least:]
-        self._plain = max(_PLAIN.findall(secret[:least]), key=len, default="")  # is in every text that has it
+        self._plain = max(_PLAIN.findall(secret[:least]), key=len, default="")  # in every text with the secret
 
     def finds(self, value: str) -> bool:
         return self._plain in value and self._begin.search(value) is not None
@@ -199,7 +199,7 @@ def _letter(letter: str) -> re.Pattern[str]:
 
 
 def _form(letter: str) -> str:
-    """A letter as it stands in text, in JSON within that (\\/, \\u002b) or in a URL (%2B)."""
+    """A letter as it appears in text, in JSON inside text (\\/, \\u002b) or in a URL (%2B)."""
     if letter.isascii() and letter.isalnum():
         return letter
     escaped = "".join(f"%{byte:02x}" for byte in letter.encode(errors="surrogatepass"))

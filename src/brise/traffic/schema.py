@@ -95,7 +95,7 @@ class Database(Protocol):
 
 @dataclass(frozen=True)
 class DatabaseSchema:
-    """The tables of a database, and by version what leads to it from the one before."""
+    """The tables of a database, and for each version the steps from the one before it."""
 
     tables: Sequence[str]
     migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def insert(table: str, columns: str) -> str:
 
 
 def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
-    """In the order of EXCHANGE_COLUMNS."""
+    """The row of an exchange, in the order of EXCHANGE_COLUMNS."""
     return (exchange.id, exchange.at_s, plain(exchange.task), exchange.kind, plain(exchange.path),
             plain(exchange.model), exchange.mode, exchange.status, plain(exchange.conversation), exchange.parent,
             plain(exchange.subject), _json(exchange.labels), plain(exchange.served_by), plain(exchange.fingerprint),
@@ -144,7 +144,7 @@ def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:
 
 
 def answer_row(answer: RecordedAnswer, key: str, body: bytes | None) -> Row:
-    """In the order of ANSWER_COLUMNS."""
+    """The row of an answer, in the order of ANSWER_COLUMNS."""
     return (answer.id, answer.exchange, answer.at_s, answer.role, plain(answer.served_by), answer.status,
             brief(answer.error, answer.status), *_usage_row(answer.usage), answer.cost_usd, answer.first_token_s,
             answer.total_s, _json(answer.signals), answer.probability, plain(answer.fingerprint), key, body)
@@ -159,7 +159,7 @@ def answer_of(row: Row, content: Mapping[str, Any]) -> RecordedAnswer:
 
 
 def label_row(label: Label, key: str, body: bytes | None) -> Row:
-    """In the order of LABEL_COLUMNS."""
+    """The row of a label, in the order of LABEL_COLUMNS."""
     return (label.id, label.exchange, label.at_s, label.rung, plain(label.who), label.score, label.answer,
             label.answer_score, key, body)
 
@@ -172,7 +172,7 @@ def label_of(row: Row, content: Mapping[str, Any]) -> Label:
 
 
 def brief(error: str | None, status: int) -> str | None:
-    """What may be read of an error without opening the body."""
+    """What of an error can be read without opening the body."""
     if error is None:
         return None
     return f"status {status}" if status >= 400 else "incomplete"
@@ -192,13 +192,13 @@ def unpacked(body: bytes) -> Mapping[str, Any]:
 
 
 def label_pair(name: str, value: str) -> str:
-    """How a route label stands in the column `labels`: no other label's name or value can hold this text, as quotes
+    """How a label stands in the column `labels`: no other label's name or value can hold this text, as quotes
     in them are escaped."""
     return _json({name: value})[1:-1]
 
 
 def plain(text: str | None) -> Any:
-    """Text as every database takes it: without NUL and half surrogate pairs."""
+    """Text that every database accepts: without NUL and half surrogate pairs."""
     return text if text is None or text.isascii() and "\0" not in text else (
         text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 

@@ -1,7 +1,7 @@
-"""Secrets and personal data in what leaves this machine, replaced by typed placeholders: [EMAIL_1], [KEY_2], ...
+"""Scrubs secrets and personal data from what leaves this machine: [EMAIL_1], [KEY_2] and so on stand in their place.
 
-The same value gets the same placeholder throughout one export, so that a text still says who wrote to whom. Found is
-what has a form of its own: keys and tokens of known makers, private keys, passwords that are called so, e-mail
+The same value gets the same placeholder throughout one export, so that a text still says who wrote to whom. What is
+found has a form of its own: keys and tokens of known makers, private keys, passwords that are called so, e-mail
 addresses, telephone numbers, payment cards (Luhn's digit), IBANs (remainder 1 by 97) and IP addresses. Names and
 streets have none, and stay.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_PLAIN_IPS = ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::", "::1")  # of no person and no machine in particular
+_PLAIN_IPS = ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::", "::1")  # they belong to no person and no machine
 _IMAGE = re.compile(r"data:[\w.+/-]{1,80}(?:;[\w.+=-]{1,80}){0,4};base64,[A-Za-z0-9+/_-]*={0,2}")  # as a URL
 _LEAST_CARD = 10**11  # the least number with as many digits as a card
 _SEPARATORS = str.maketrans("", "", " -.()/\u00a0")
@@ -24,7 +24,7 @@ _SEPARATORS = str.maketrans("", "", " -.()/\u00a0")
 
 @dataclass(frozen=True)
 class _Pattern:
-    """What one kind looks like. Group 1, if there is one, is what is replaced; `is_real` looks at it closely."""
+    """The form of one kind. Group 1, if there is one, is what is replaced; `is_real` checks it."""
 
     kind: str
     form: re.Pattern[str]
@@ -64,7 +64,7 @@ def _is_password(text: str) -> bool:
     return any(map(str.isalpha, text)) and any(map(str.isdigit, text)) and text[0] not in "<${["
 
 
-# In this order: what is replaced first is not looked at again.
+# In this order: what an earlier pattern replaced is not matched again.
 _PATTERNS: Sequence[_Pattern] = (
     _Pattern("PRIVATE_KEY", re.compile(
         r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?"
@@ -108,7 +108,7 @@ class Scrubber:
         self._numbers = Counter[str]()
 
     def scrub(self, value: Any) -> Any:
-        """A JSON value with every string in it scrubbed, the names of fields too."""
+        """A JSON value with every string in it scrubbed, and the names of fields."""
         match value:
             case str():
                 return self._string(value)
@@ -123,7 +123,7 @@ class Scrubber:
                 return value
 
     def _string(self, text: str) -> str:
-        if _IMAGE.fullmatch(text):  # it has no text, and by chance everything else
+        if _IMAGE.fullmatch(text):  # it holds no text, but by chance looks like everything else
             return text
         if text.lstrip()[:1] in ("{", "["):  # JSON within JSON: arguments of calls, results of tools, escaped in it
             try:
@@ -148,7 +148,7 @@ class Scrubber:
         yield text[at:]
 
     def _placeholder(self, kind: str, value: str) -> str:
-        """The same for the same value, however it is spaced."""
+        """One placeholder for one value, however it is spaced."""
         same = value.translate(_SEPARATORS) if kind in ("CARD", "IBAN", "PHONE") else value
         key = (kind, same.lower() if kind in ("EMAIL", "IP") else same)
         if key not in self._names:

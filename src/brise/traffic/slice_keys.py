@@ -1,4 +1,4 @@
-"""What can be told of a request without a model: parts of the traffic that a proof looks at one by one."""
+"""Slices of traffic that a proof looks at one by one: by label, or by what can be told of a request without a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brise.dialects import answers
 from brise.dialects.bodies import Body
 
 DERIVED = ("length", "writing")
-# Characters of the request's last message: fixed, so that a slice is the same in every look.
+# Characters of the request's last message: fixed, so that a slice is the same in every interim analysis.
 LENGTHS: Mapping[str, int] = MappingProxyType({"to 200": 200, "to 1000": 1000, "to 5000": 5000})
 LONGEST = "over 5000"
 
@@ -36,6 +36,6 @@ def length_of(text: str) -> str:
 
 
 def writing_of(text: str) -> str:
-    """The script of most letters, such as Latin, Cyrillic or CJK: what can be told of a language without a model."""
+    """The script of most letters, such as Latin, Cyrillic or CJK: all that can be told about the language."""
     scripts = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text[:2000] if letter.isalpha())
     return scripts.most_common(1)[0][0].capitalize() if scripts else "none"

@@ -23,20 +23,20 @@ EXPIRED_AT_ONCE = 500  # exchanges deleted in one transaction, so that writers w
 
 
 class SqlStore:
-    """See `store.Store`. `keys` may lie in another database than the rows."""
+    """Implements `TrafficStore`. `keys` may be in another database than the rows."""
 
     def __init__(self, database: Database, keys: KeyRing, clock: Callable[[], float] = time.time) -> None:
         self._database, self._keys, self._clock = database, keys, clock
 
     @property
     def place(self) -> str:
-        """Where it lies, to be shown."""
+        """Where the store is, to be shown."""
         return self._database.place
 
     def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[RecordedAnswer] = (),
             labels: Iterable[Label] = (),
             pending: Iterable[Pending] = (), threads: Iterable[ConversationEnd] = ()) -> None:
-        # A subject's key goes by the name that stands in its rows, so that forgetting that name finds it.
+        # A subject's key is found by the name in its rows, so that forgetting that name finds the key.
         exchanges = tuple(replace(exchange, subject=schema.plain(exchange.subject)) for exchange in exchanges)
         answers, labels, pending = tuple(answers), tuple(labels), tuple(pending)
         keys = self._keys.of_subjects({exchange.subject for exchange in exchanges})
@@ -137,7 +137,7 @@ class SqlStore:
             after = rows[-1][0]
 
     def forget(self, subject: str) -> int:
-        """The key goes first: killed half-way, the bodies are lost already, and asking again finishes it."""
+        """The key goes first: if the process is killed then, the bodies are unreadable, and a second call finishes."""
         subject = schema.plain(subject)
         self._keys.destroy(subject)
         with self._database.transaction() as transaction:
@@ -212,7 +212,7 @@ class SqlStore:
                                       "ORDER BY at_s, id", (*part, *values))
 
     def _opened(self, table: str, rows: Sequence[Row]) -> Iterator[tuple[Row, Mapping[str, Any]]]:
-        """Rows with what is in their bodies; nothing where there is none, or its key is destroyed."""
+        """Rows with the content of their bodies; empty if there is none, or if its key is destroyed."""
         keys = self._keys.by_id(row[-2] for row in rows if row[-1] is not None)
         for row in rows:
             key = keys.get(row[-2])
@@ -223,7 +223,7 @@ class SqlStore:
 
 
 def _sealed(key: Key | None, binding: str, **content: object) -> bytes | None:
-    """None where there is nothing to keep, or the key was destroyed meanwhile."""
+    """None if there is nothing to keep, or the key was destroyed meanwhile."""
     kept = {name: value for name, value in content.items() if value is not None}
     return seal(key.secret, binding, schema.packed(kept)) if key is not None and kept else None
 
@@ -262,6 +262,6 @@ def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def holds(body: object, text: str) -> bool:
-    """Whether a string in the body, or a field's name, holds the text, without regard to case."""
+    """Whether a string in the body, or a field's name, holds the text, in any case."""
     wanted = text.casefold()
     return any(wanted in found.casefold() for found in texts_of(body))

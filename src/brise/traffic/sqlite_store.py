@@ -18,10 +18,10 @@ from pathlib import Path
 from brise.errors import StoreError
 from brise.traffic.schema import VERSION, DatabaseSchema, Row
 
-BUSY_S = 5.0  # how long another process's transaction is waited for; ours take milliseconds
+BUSY_S = 5.0  # how long to wait for another process's transaction; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
             "trusted_schema = OFF")
-FREED_PAGES = 20_000  # given back to the disk after a deletion: 80 MB at most, so that nobody waits for long
+FREED_PAGES = 20_000  # returned to the disk after a deletion: 80 MB at most, so that no writer waits for long
 
 
 class SqliteDatabase:
@@ -36,7 +36,7 @@ class SqliteDatabase:
             self._writer = opened.enter_context(closing(self._connect(path)))
             self._reader = opened.enter_context(closing(self._connect(path)))
             self._prepare(layout)
-            opened.pop_all()  # all is well: they stay open
+            opened.pop_all()  # no error: they stay open
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
         with self._errors(), self._reading:
@@ -44,7 +44,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[SqliteTransaction]:
-        """Every transaction is alone here: IMMEDIATE takes the only right to write when it begins."""
+        """Every transaction is alone here: IMMEDIATE takes the write lock when it begins."""
         with self._writing:
             with self._errors():
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -58,7 +58,7 @@ class SqliteDatabase:
                 raise
 
     def purge(self, table: str) -> None:
-        """Deleted content was overwritten (`secure_delete`); here the log with older pages is cut, and the file too."""
+        """Deleted content was overwritten (`secure_delete`); this truncates the log with older pages, and the file."""
         with self._errors(), self._writing:
             # `execute` would step once, and each step frees one page.
             self._writer.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
@@ -94,7 +94,7 @@ class SqliteDatabase:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What SQLite or the disk refuses, as a StoreError that says what to do."""
+        """Errors of SQLite and of the disk, as a StoreError that says what to do."""
         try:
             yield
         except sqlite3.DatabaseError as error:

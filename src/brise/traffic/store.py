@@ -1,4 +1,4 @@
-"""Where captured traffic lies: what every store can do, and which one a URL means."""
+"""The store of captured traffic: what every store can do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UnknownExchangeError(StoreError):
 
 @dataclass(frozen=True)
 class Query:
-    """Which exchanges. None means any; times are seconds since the epoch, `until_s` is not included.
+    """Which exchanges to read. None means any; times are seconds since the epoch, `until_s` is not included.
 
     Without `content` they come without their bodies, and many times faster: nothing is opened.
     """
@@ -30,7 +30,7 @@ class Query:
     label: tuple[str, str] | None = None  # a header x-brise-label-NAME and its value
     since_s: float | None = None
     until_s: float | None = None
-    text: str | None = None  # anywhere in the bodies, without regard to case
+    text: str | None = None  # anywhere in the bodies, in any case
     has_answer: Role | None = None
     newest_first: bool = False
     limit: int | None = None
@@ -59,7 +59,7 @@ class TrafficStore(Protocol):
     def pending(self, limit: int = 100) -> list[Pending]:
         """The oldest requests that wait for the large model's answer."""
     def settle(self, exchange: str) -> None:
-        """Takes a request out of those that wait."""
+        """Removes a request from those that wait."""
     def postpone(self, exchange: str) -> None:
         """Counts one more attempt that did not answer it."""
     def threads(self, digests: Sequence[str]) -> Sequence[ConversationEnd]:
@@ -69,11 +69,11 @@ class TrafficStore(Protocol):
     def skipped(self) -> Mapping[str, int]:
         """Their numbers by reason."""
     def append(self, kind: str, body: Body) -> LedgerEntry:
-        """Adds a line to the ledger, behind the newest one, whoever wrote that."""
+        """Adds a line to the ledger, after the newest one, whoever wrote that."""
     def ledger(self, after: int = 0) -> Iterator[LedgerEntry]:
         """Lines with a number over `after`, in order."""
     def forget(self, subject: str) -> int:
-        """Destroys the key of a subject: its bodies can be read no more, by anybody. Returns the rows concerned."""
+        """Destroys the key of a subject: nobody can read its bodies any more. Returns the number of rows concerned."""
     def expire(self, before_s: float) -> int:
         """Deletes exchanges before this time, with their answers and labels. The ledger is never deleted."""
     def close(self) -> None: ...

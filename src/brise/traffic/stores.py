@@ -1,4 +1,4 @@
-"""Which store a path or a URL means, and where it lies by default."""
+"""Opens the store that a path or a URL means; by default the one in the home folder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ POSTGRES = ("postgresql://", "postgres://")
 
 
 def default_place(home: Path) -> Path:
-    """The file in which traffic lies unless the user names another."""
+    """The store's file, unless the user names another."""
     return home / "gateway" / "traffic.sqlite"
 
 
 def keys_folder(home: Path) -> Path:
-    """Where the keys of this machine lie, whatever the store."""
+    """The folder of this machine's keys, whatever the store."""
     return home / "gateway" / "keys"
 
 
 def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False) -> SqlStore:
     """The store at a path or postgresql:// URL, by default the one in `home`; made if it is not there.
 
-    `must_exist`: for commands that only look; a mistyped path is an error then, and no new empty file.
+    `must_exist`: for commands that only read: a mistyped path is an error then, and makes no empty file.
     """
     folder = keys_folder(home)
     if isinstance(place, str) and "://" in place:
@@ -65,5 +65,5 @@ def _postgres(url: str, master: bytes) -> SqlStore:
 
 
 def open_threads(store: SqlStore, home: Path) -> Conversations:
-    """What finds the conversations of exchanges that are to be written to this store."""
+    """Finds the conversations of exchanges that are written to this store."""
     return Conversations(store, derived(load_or_create_master_key(keys_folder(home)), "threads"))

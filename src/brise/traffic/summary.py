@@ -1,4 +1,4 @@
-"""What is in a store, in numbers: how much, of which tasks and models, how fast, what it cost."""
+"""Sums up a store: how much traffic, of which tasks and models, how fast, at what cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brise.traffic.records import Exchange
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """One task. Times are in seconds, of answers that came; None where there are none."""
+    """One task. Times are in seconds, of answers that came; None if there are none."""
 
     task: str
     exchanges: int
@@ -30,7 +30,7 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All tasks, the busiest first, and the time that they span."""
+    """All tasks, the busiest first, and the time span."""
 
     tasks: Sequence[TaskSummary]
     first_at_s: float | None
@@ -72,7 +72,7 @@ class _Task:
 
 
 def summarise(exchanges: Iterable[Exchange]) -> Summary:
-    """Goes through them once."""
+    """Reads the exchanges once."""
     tasks: defaultdict[str, _Task] = defaultdict(_Task)
     first = last = None  # type: float | None
     for exchange in exchanges:
