@@ -1,4 +1,4 @@
-"""The key ring: a key for each subject, wrapped by the master key. Without it its data are unreadable, also in backups."""
+"""The key ring: a key for each subject, wrapped by the master key. Without it even backups of its data are unreadable."""
 
 from __future__ import annotations
 
