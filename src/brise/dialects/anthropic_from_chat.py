@@ -28,25 +28,26 @@ OF_A_MESSAGE: Mapping[object, frozenset[str]] = {
     "assistant": frozenset({"tool_calls", "refusal"}), "tool": frozenset({"tool_call_id"})}
 
 
-def messages_request(asked: Body) -> Fields:
+def messages_request(request: Body) -> Fields:
     """The body of the request. The upstream itself checks values of fields that both APIs have."""
-    for name, value in asked.items():
+    for name, value in request.items():
         if name not in TRANSLATED and value is not None and value != IMPLIED.get(name, ...):
             _refuse(name, "Anthropic's Messages API has nothing for it")
-    system, turns = _conversation(asked.get("messages"))
-    sent: Fields = {"model": asked.get("model"), "max_tokens": _max_tokens(asked), "messages": turns, "system": system,
-                    "temperature": _temperature(asked.get("temperature")), "top_p": asked.get("top_p"),
-                    "stop_sequences": _stop(asked.get("stop")), "stream": asked.get("stream"),
-                    "service_tier": _service_tier(asked.get("service_tier")),
-                    "output_config": _output_config(asked.get("response_format")), **_tools(asked)}
-    _check_stream_options(asked.get("stream_options"))
-    user = asked.get("user") or asked.get("safety_identifier")
+    system, turns = _conversation(request.get("messages"))
+    sent: Fields = {"model": request.get("model"), "max_tokens": _max_tokens(request), "messages": turns,
+                    "system": system, "temperature": _temperature(request.get("temperature")),
+                    "top_p": request.get("top_p"),
+                    "stop_sequences": _stop(request.get("stop")), "stream": request.get("stream"),
+                    "service_tier": _service_tier(request.get("service_tier")),
+                    "output_config": _output_config(request.get("response_format")), **_tools(request)}
+    _check_stream_options(request.get("stream_options"))
+    user = request.get("user") or request.get("safety_identifier")
     sent["metadata"] = {"user_id": user} if user else None
     return {name: value for name, value in sent.items() if value is not None}
 
 
-def _max_tokens(asked: Body) -> object:
-    limits = [asked[name] for name in ("max_completion_tokens", "max_tokens") if asked.get(name) is not None]
+def _max_tokens(request: Body) -> object:
+    limits = [request[name] for name in ("max_completion_tokens", "max_tokens") if request.get(name) is not None]
     if len(limits) == 2 and limits[0] != limits[1]:
         _refuse("max_tokens", f"it is {limits[1]!r}, max_completion_tokens is {limits[0]!r}, and they mean the same")
     return limits[0] if limits else MAX_TOKENS
@@ -86,11 +87,11 @@ def _output_config(value: object) -> Fields | None:
             _refuse("response_format", "Anthropic's Messages API knows text, and json_schema with its schema")
 
 
-def _tools(asked: Body) -> Fields:
-    tools, parallel = asked.get("tools"), asked.get("parallel_tool_calls")
+def _tools(request: Body) -> Fields:
+    tools, parallel = request.get("tools"), request.get("parallel_tool_calls")
     if not isinstance(tools, list | None):
         _refuse("tools", "it is no list")
-    choice = _tool_choice(asked.get("tool_choice"))
+    choice = _tool_choice(request.get("tool_choice"))
     if not tools:  # then nothing is called, together or not
         return {"tool_choice": choice if choice is not None and choice["type"] in ("any", "tool") else None}
     if parallel is False and (choice is None or choice["type"] != "none"):
@@ -117,10 +118,10 @@ def _tool(tool: object, where: str) -> Fields:
         case {"type": "function", "function": {"name": str(name), **about}}:
             for other in about.keys() - {"description", "parameters", "strict"}:
                 _refuse(f"{where}.function.{other}", "Anthropic's Messages API has nothing for it")
-            made: Fields = {"name": name, "input_schema": about.get("parameters") or {"type": "object",
+            converted: Fields = {"name": name, "input_schema": about.get("parameters") or {"type": "object",
                                                                                       "properties": {}}}
             kept = {key: about[key] for key in ("description", "strict") if about.get(key)}
-            return made | kept
+            return converted | kept
         case _:
             _refuse(where, "it is no function with a name, and Anthropic's Messages API has no other tools")
 

@@ -100,8 +100,8 @@ class AnthropicMessages:
 
     def chat_messages(self, request: Body) -> list[Message]:
         return [*chat_form.system_messages(request.get("system")), *(
-            found for message in chat_form.required_objects(request.get("messages"), "messages")
-            for found in _chat_messages(message))]
+            converted for message in chat_form.required_objects(request.get("messages"), "messages")
+            for converted in _chat_messages(message))]
 
     def chat_answer(self, response: Body) -> Message:
         return chat_form.answered(next(iter(_chat_messages({"role": "assistant", "content": response.get("content")}))))

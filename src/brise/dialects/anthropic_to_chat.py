@@ -29,8 +29,8 @@ def chat_completion(message: Body, created: int) -> Fields:
             case {"type": "tool_use", "id": str(id), "name": str(name), "input": arguments}:
                 calls.append({"id": id, "type": "function",
                               "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}})
-    said: Fields = {"role": "assistant", "content": "".join(texts) or (None if calls else ""), "refusal": None}
-    choice = {"index": 0, "message": said | ({"tool_calls": calls} if calls else {}), "logprobs": None,
+    answer: Fields = {"role": "assistant", "content": "".join(texts) or (None if calls else ""), "refusal": None}
+    choice = {"index": 0, "message": answer | ({"tool_calls": calls} if calls else {}), "logprobs": None,
               "finish_reason": FINISH.get(reason, reason)}
     usage = message.get("usage")
     return {"id": message.get("id"), "object": "chat.completion", "created": created, "model": message.get("model"),
@@ -40,9 +40,9 @@ def chat_completion(message: Body, created: int) -> Fields:
 def usage_of(usage: Body) -> Fields:
     """Anthropic does not count tokens from and for its cache among the input tokens; OpenAI does."""
     cached = _count(usage, "cache_read_input_tokens")
-    asked = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
-    said = _count(usage, "output_tokens")
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said,
+    prompt = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
+    completion = _count(usage, "output_tokens")
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": cached}}
 
 

@@ -172,8 +172,8 @@ class _GrowingMessage:
 
     def _call(self, piece: Fields, place: int) -> _GrowingCall:
         """Pieces of a call have its index. Some servers give all calls index 0, or none, and tell them apart by id."""
-        found, id = piece.get("index"), piece.get("id")
-        index = found if isinstance(found, int) else place
+        given_index, id = piece.get("index"), piece.get("id")
+        index = given_index if isinstance(given_index, int) else place
         known = self._places.get(index)
         if known is not None and (not id or not known.id or id == known.id):
             return known

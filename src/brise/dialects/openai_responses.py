@@ -38,7 +38,7 @@ class OpenAIResponses:
     def conversation(self, request: Body) -> list[ConversationItem]:
         given = request.get("input")
         items = [{"role": "user", "content": given}] if isinstance(given, str) else objects(given)
-        return [found for item in items for found in _items(item)]
+        return [compared for item in items for compared in _items(item)]
 
     def continued_id(self, request: Body) -> str | None:
         conversation: Any = request.get("conversation")
@@ -52,7 +52,7 @@ class OpenAIResponses:
         return None
 
     def answers(self, response: Body) -> list[list[ConversationItem]]:
-        return [[found for item in objects(response.get("output")) for found in _items(item)]]
+        return [[compared for item in objects(response.get("output")) for compared in _items(item)]]
 
     def answer_id(self, response: Body) -> str | None:
         return bodies.text(response.get("id"))

@@ -43,7 +43,7 @@ def blocks(stream: bytes) -> list[bytes]:
 
 def whole(stream: bytes) -> int:
     """How many bytes of `stream` are whole events: the rest may still grow."""
-    return max(found + len(end) if (found := stream.rfind(end)) >= 0 else 0 for end in ENDS)
+    return max(position + len(end) if (position := stream.rfind(end)) >= 0 else 0 for end in ENDS)
 
 
 def events(stream: bytes) -> Iterator[ServerSentEvent]:

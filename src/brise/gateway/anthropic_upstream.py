@@ -129,8 +129,8 @@ class _Whole:
         value = json.loads(body)
         if not isinstance(value, dict):
             raise ValueError("it is no JSON object")
-        said = error_of(value) if self.status >= 300 else chat_completion(value, self._created)
-        return json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+        translated = error_of(value) if self.status >= 300 else chat_completion(value, self._created)
+        return json.dumps(translated, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class _Stream:
@@ -152,27 +152,28 @@ class _Stream:
                 end = sse.whole(held)
                 if end == 0 and len(held) > MAX_EVENT_BYTES:
                     raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
-                made, wrong = self._made(held[:end])
+                translated, wrong = self._translated_events(held[:end])
                 held = held[end:]
-                if made:
-                    yield made
+                if translated:
+                    yield translated
                 if wrong is not None:
                     raise UpstreamError(wrong)
-        made, _ = self._made(held)  # the last event, without the blank line that ends it, or a part of one
-        if made:
-            yield made
+        # The last event, without the blank line that ends it, or a part of one.
+        translated, _ = self._translated_events(held)
+        if translated:
+            yield translated
 
     def close(self) -> None:
         self._reply.close()
 
-    def _made(self, stream: bytes) -> tuple[bytes, UpstreamFailure | None]:
-        made = bytearray()
+    def _translated_events(self, stream: bytes) -> tuple[bytes, UpstreamFailure | None]:
+        translated = bytearray()
         for event in sse.events(stream):
             try:
-                made += self._chunks.push(event)
+                translated += self._chunks.push(event)
             except ValueError as error:
-                return bytes(made), UpstreamFailure("malformed", f"no stream of the Messages API: {error}")
-        return bytes(made), None
+                return bytes(translated), UpstreamFailure("malformed", f"no stream of the Messages API: {error}")
+        return bytes(translated), None
 
 
 class _Said:

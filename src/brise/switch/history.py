@@ -71,7 +71,7 @@ class SwitchHistory:
 
 def replay(entries: Iterable[LedgerEntry]) -> SwitchHistory:
     """Folds the lines, and keeps what each of them did."""
-    switches, found, events = Switches(), dict[int, tuple[TaskState, list[Audited]]](), list[SwitchEvent]()
+    switches, tenures, events = Switches(), dict[int, tuple[TaskState, list[Audited]]](), list[SwitchEvent]()
     for entry in entries:
         switches = next_state(switches, entry)
         if entry.kind in EVENTS:
@@ -79,13 +79,13 @@ def replay(entries: Iterable[LedgerEntry]) -> SwitchHistory:
         state = switches.tasks.get(str(entry.body.get("task"))) if entry.kind in (*EVENTS, "audit") else None
         if state is None:
             continue
-        audits = found.setdefault(state.number, (state, []))[1]
+        audits = tenures.setdefault(state.number, (state, []))[1]
         if entry.kind == "audit" and state.audits > len(audits):  # otherwise its switch had ended
             audits.append(Audited(entry.number, entry.at_s, str(entry.body.get("exchange")),
                                   float(entry.body["difference"]), float(entry.body["probability"]),
                                   state.alarm.evidence))
-        found[state.number] = state, audits
-    return SwitchHistory(switches, tuple(Tenure(state, tuple(audits)) for state, audits in found.values()),
+        tenures[state.number] = state, audits
+    return SwitchHistory(switches, tuple(Tenure(state, tuple(audits)) for state, audits in tenures.values()),
                          tuple(events))
 
 

@@ -29,10 +29,10 @@ class SwitchRouter:
         state = self._follower.state(request.task)
         if state is None:
             return Decision()
-        way = decide(state, request, self._clock())
-        if way.action is not None:
-            self._follower.write(way.action)
-        return Decision("small" if way.is_small else "hosted", state.candidate if way.is_small else None, way.why)
+        route = decide(state, request, self._clock())
+        if route.action is not None:
+            self._follower.write(route.action)
+        return Decision("small" if route.is_small else "hosted", state.candidate if route.is_small else None, route.why)
 
 
 @dataclass(frozen=True)

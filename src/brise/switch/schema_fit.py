@@ -39,8 +39,8 @@ class _Check:
         for part in (_resolved(schema.get("$ref"), self._root), *_schemas(schema.get("allOf"))):
             yield from self.misfits(value, part, path, depth + 1)
         for name in ("anyOf", "oneOf"):
-            ways = _schemas(schema.get(name))
-            if ways and all(next(self.misfits(value, way, path, depth + 1), None) for way in ways):
+            options = _schemas(schema.get(name))
+            if options and all(next(self.misfits(value, option, path, depth + 1), None) for option in options):
                 yield f"{path or 'the value'} fits none of {name}"
         if isinstance(value, dict):
             yield from self._of_object(value, schema, path, depth)
@@ -119,13 +119,13 @@ def _resolved(reference: object, root: object) -> object:
     """The part of the schema that a local reference names, or None."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
-    found: object = root
+    part: object = root
     for name in reference.removeprefix("#").split("/")[1:]:
         name = name.replace("~1", "/").replace("~0", "~")
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(part, dict) or name not in part:
             return None
-        found = found[name]
-    return found
+        part = part[name]
+    return part
 
 
 def _at(path: str, name: object) -> str:

@@ -128,9 +128,9 @@ class Switches:
 
     def newest_rule(self, task: str, candidate: str, fingerprint: str | None = None) -> Rule | None:
         """The rule that was certified last for this pair; with a fingerprint, for this version of the small model."""
-        found = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)
+        rules = [rule for rule in self.rules.values() if (rule.task, rule.candidate) == (task, candidate)
                  and (fingerprint is None or rule.fingerprint in (None, fingerprint))]
-        return found[-1] if found else None
+        return rules[-1] if rules else None
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ class Conversations:
         """The exchange with its conversation and parent, and the digests by which a later request continues it."""
         dialect, request = table.named(exchange.kind), exchange.request or {}
         continued_id = dialect.continued_id(request)
-        asked = self._begin(exchange, continued_id)
-        starts = [] if continued_id is None else [asked]
+        request_digest = self._begin(exchange, continued_id)
+        starts = [] if continued_id is None else [request_digest]
         for item in dialect.conversation(request):
-            asked = self._digest(asked, item.content)
+            request_digest = self._digest(request_digest, item.content)
             if item.is_answer:
-                starts.append(asked)
+                starts.append(request_digest)
         parent = self._parent(exchange, starts[::-1])
         if parent is not None:
             parent.is_continued = True
@@ -65,7 +65,7 @@ class Conversations:
         placed = replace(exchange, conversation=conversation,
                          parent=exchange.parent or (None if parent is None else parent.exchange))
         threads = tuple(ConversationEnd(digest, exchange.id, conversation, exchange.at_s)
-                        for digest in dict.fromkeys(self._left(exchange, asked)))
+                        for digest in dict.fromkeys(self._left(exchange, request_digest)))
         for thread in threads:
             self._remember(thread)
         return placed, threads
@@ -75,13 +75,13 @@ class Conversations:
         start = self._digest("", json.dumps([exchange.task, exchange.subject, exchange.kind]))
         return start if continued_id is None else self._digest(start, f"response {continued_id}")
 
-    def _left(self, exchange: Exchange, asked: str) -> Iterator[str]:
+    def _left(self, exchange: Exchange, request_digest: str) -> Iterator[str]:
         """The digests by which this exchange may be continued: one for each answer that it got."""
         if exchange.response is None or exchange.status >= 400:
             return
         dialect = table.named(exchange.kind)
         for answer in dialect.answers(exchange.response):
-            digest = asked
+            digest = request_digest
             for item in answer:
                 digest = self._digest(digest, item.content)
             yield digest

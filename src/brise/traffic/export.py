@@ -133,10 +133,10 @@ def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Seque
     others = {answer.id: _Chosen(answer.response, answer.served_by, answer.role in HOSTED_ROLES)
               for answer in answers if answer.error is None and answer.status < 400}
     if options.whose == "hosted":
-        found = next((other for other in others.values() if other.is_hosted), None)
-        if found is None:
+        large_answer = next((other for other in others.values() if other.is_hosted), None)
+        if large_answer is None:
             raise ValueError("the large model did not answer it")
-        return found
+        return large_answer
     return _best(served, others, labels, options.least_score)
 
 

@@ -1,4 +1,4 @@
-"""The key ring: a key for each subject, wrapped by the master key. Without it even backups of its data are unreadable."""
+"""The key ring: a key for each subject, wrapped by the master key. Without it, even backups of its data are useless."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class KeyRing:
         return id, owner, seal(self._master, f"keys:{id}", new_key())
 
     def _rows(self, column: str, values: Iterable[str]) -> dict[str, Key]:
-        wanted, found = sorted(set(values)), dict[str, Key]()
+        wanted, keys = sorted(set(values)), dict[str, Key]()
         for start in range(0, len(wanted), 500):
             part = wanted[start:start + 500]
             for name, id, wrapped in self._database.rows(
                     f"SELECT {column}, id, wrapped FROM keys WHERE {column} IN ({', '.join('?' * len(part))})", part):
-                found[name] = Key(id, unseal(self._master, f"keys:{id}", bytes(wrapped)))
-        return found
+                keys[name] = Key(id, unseal(self._master, f"keys:{id}", bytes(wrapped)))
+        return keys

@@ -73,8 +73,8 @@ class PostgresDatabase:
     def _prepare(self, layout: DatabaseSchema) -> None:
         with self.transaction(alone=True) as transaction:
             transaction.run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            found = transaction.rows("SELECT value FROM meta WHERE name = 'version'")
-            version = int(found[0][0]) if found else 0
+            versions = transaction.rows("SELECT value FROM meta WHERE name = 'version'")
+            version = int(versions[0][0]) if versions else 0
             if version > VERSION:
                 raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {version}, this one "
                                  f"knows up to {VERSION}", hint="update brise")

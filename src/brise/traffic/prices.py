@@ -77,13 +77,13 @@ class Prices:
     hardware: Hardware | None = None
     path: Path | None = None
 
-    def price(self, served_by: str | None, asked: str) -> Price | None:
+    def price(self, served_by: str | None, requested: str) -> Price | None:
         """By the name that the model gives itself, else by the one in the request; nothing is guessed."""
-        return self.models.get(served_by or asked, self.models.get(asked))
+        return self.models.get(served_by or requested, self.models.get(requested))
 
-    def cost(self, served_by: str | None, asked: str, usage: Usage | None) -> float | None:
+    def cost(self, served_by: str | None, requested: str, usage: Usage | None) -> float | None:
         """USD for an answer; None if price or tokens are unknown."""
-        price = self.price(served_by, asked)
+        price = self.price(served_by, requested)
         return None if price is None or usage is None else price.of(usage)
 
 

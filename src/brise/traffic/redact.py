@@ -35,21 +35,21 @@ T = TypeVar("T")
 
 def secrets_of(headers: Sequence[tuple[bytes, bytes]], target: bytes, fields: Body | None) -> tuple[str, ...]:
     """The secrets of a request: in its headers, in its query, and the keys to other servers in its body."""
-    found = set[str]()
+    secrets = set[str]()
     for name, value in headers:
         if _is_secret(name):
             least = _COOKIE if b"cookie" in name else LEAST
-            found.update(secret for secret in _of_header(value.decode("latin-1")) if len(secret) >= least)
+            secrets.update(secret for secret in _of_header(value.decode("latin-1")) if len(secret) >= least)
     query = target.partition(b"?")[2]
     if query:
-        found.update(value for name, value in parse_qsl(query.decode("latin-1"), errors="replace")
+        secrets.update(value for name, value in parse_qsl(query.decode("latin-1"), errors="replace")
                      if _SECRET.search(name))
     if fields is not None:
         for field in _LISTS:
             if isinstance(entries := fields.get(field), list):
-                found.update(_inside([entry for entry in entries if _may_hold_key(entry)]))
-        found.update(_inside({name: fields[name] for name in _KEYS if name in fields}))
-    return tuple(sorted(secret for secret in found if len(secret) >= LEAST))
+                secrets.update(_inside([entry for entry in entries if _may_hold_key(entry)]))
+        secrets.update(_inside({name: fields[name] for name in _KEYS if name in fields}))
+    return tuple(sorted(secret for secret in secrets if len(secret) >= LEAST))
 
 
 def text(value: str, secrets: Sequence[str]) -> str:
@@ -133,14 +133,14 @@ def _inside(value: object) -> Iterator[str]:
     pending = [value]
     while pending:
         match pending.pop():
-            case Mapping() as found:
-                for name, item in found.items():
+            case Mapping() as fields:
+                for name, item in fields.items():
                     if isinstance(item, str) and _SECRET.search(name):
                         yield from _of_header(item)
                     else:
                         pending.append(item)
-            case list() as found:
-                pending += found
+            case list() as items:
+                pending += items
 
 
 def _of_header(value: str) -> Iterator[str]:
@@ -186,10 +186,10 @@ class _Finder:
             pieces += (value[at:begin.start()], MARK)
             at = begin.end()
             for letter in self._rest:
-                found = _letter(letter).match(value, at)
-                if found is None:
+                matched = _letter(letter).match(value, at)
+                if matched is None:
                     break
-                at = found.end()
+                at = matched.end()
         return "".join((*pieces, value[at:]))
 
 

@@ -40,10 +40,10 @@ def _is_card(text: str) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    letters = text.replace(" ", "").upper()
-    if not 15 <= len(letters) <= 34:
+    account = text.replace(" ", "").upper()
+    if not 15 <= len(account) <= 34:
         return False
-    turned = letters[4:] + letters[:4]
+    turned = account[4:] + account[:4]
     return int("".join(str(int(letter, 36)) for letter in turned)) % 97 == 1
 
 
@@ -139,12 +139,12 @@ class Scrubber:
 
     def _pieces(self, pattern: _Pattern, text: str) -> Iterator[str]:
         at = 0
-        for found in pattern.form.finditer(text):
+        for match_ in pattern.form.finditer(text):
             group = 1 if pattern.kind in ("KEY", "PASSWORD") and pattern.form.groups else 0
-            if pattern.is_real(found[group]):
-                yield text[at:found.start(group)]
-                yield self._placeholder(pattern.kind, found[group])
-                at = found.end(group)
+            if pattern.is_real(match_[group]):
+                yield text[at:match_.start(group)]
+                yield self._placeholder(pattern.kind, match_[group])
+                at = match_.end(group)
         yield text[at:]
 
     def _placeholder(self, kind: str, value: str) -> str:

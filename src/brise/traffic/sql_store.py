@@ -195,15 +195,15 @@ class SqlStore:
         if not query.content and query.text is None:
             columns, size = columns.removesuffix("body") + "NULL", MOST_IDS
         order, sign = ("DESC", "<") if query.newest_first else ("ASC", ">")
-        behind, last = "", tuple[object, ...]()
+        from_last, last = "", tuple[object, ...]()
         while True:
             rows = self._database.rows(
-                f"SELECT {columns} FROM exchanges WHERE {condition}{behind} "
+                f"SELECT {columns} FROM exchanges WHERE {condition}{from_last} "
                 f"ORDER BY at_s {order}, id {order} LIMIT ?", (*values, *last, size))
             yield from self._opened("exchanges", rows)
             if len(rows) < size:
                 return
-            behind, last = f" AND (at_s, id) {sign} (?, ?)", (rows[-1][1], rows[-1][0])
+            from_last, last = f" AND (at_s, id) {sign} (?, ?)", (rows[-1][1], rows[-1][0])
 
     def _of_exchanges(self, table: str, columns: str, exchanges: Sequence[str], condition: str,
                       values: Row) -> Iterator[list[Row]]:

@@ -80,15 +80,15 @@ class SqliteDatabase:
         return connection
 
     def _prepare(self, layout: DatabaseSchema) -> None:
-        found = self._reader.execute("PRAGMA user_version").fetchone()[0]
-        if found > VERSION:
-            raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {found}, "
+        version = self._reader.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise StoreError(f"{self.place!r} was written by a newer brise: its layout is {version}, "
                              f"this one knows up to {VERSION}", hint="update brise")
-        if found == VERSION:
+        if version == VERSION:
             return
         with self.transaction() as transaction:
-            found = int(transaction.rows("PRAGMA user_version")[0][0])  # another process may have been faster
-            for statement in layout.steps_from(found):
+            version = int(transaction.rows("PRAGMA user_version")[0][0])  # another process may have been faster
+            for statement in layout.steps_from(version):
                 transaction.run(statement)
             transaction.run(f"PRAGMA user_version = {VERSION}")
 

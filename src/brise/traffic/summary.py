@@ -79,8 +79,8 @@ def summarise(exchanges: Iterable[Exchange]) -> Summary:
         tasks[exchange.task].add(exchange)
         first = exchange.at_s if first is None else min(first, exchange.at_s)
         last = exchange.at_s if last is None else max(last, exchange.at_s)
-    found = [task.summary(name) for name, task in tasks.items()]
-    return Summary(sorted(found, key=lambda task: (-task.exchanges, task.task)), first, last)
+    summaries = [task.summary(name) for name, task in tasks.items()]
+    return Summary(sorted(summaries, key=lambda task: (-task.exchanges, task.task)), first, last)
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:

@@ -63,11 +63,11 @@ def _of_chat(row: ImportedRow) -> Exchange:
     meta = fields_of(value.get("meta"))
     model = text(value.get("model")) or text(meta.get("model")) or text(value.get("provider")) or "unknown"
     at_s = seconds(meta.get("at")) or row.at_s
-    asked = [{name: field for name, field in message.items() if name != "weight"} for message in messages]
-    request = {"model": model, "messages": asked[:-1],
+    turns = [{name: field for name, field in message.items() if name != "weight"} for message in messages]
+    request = {"model": model, "messages": turns[:-1],
                **{name: value[name] for name in ("tools", "parallel_tool_calls") if value.get(name) is not None}}
     return exchange(identity(at_s if "at" in meta else 0, "openai", dict(value)), at_s, "chat", request,
-                    chat_body(asked[-1], model, None, None), task=text(meta.get("task")) or row.stem, model=model,
+                    chat_body(turns[-1], model, None, None), task=text(meta.get("task")) or row.stem, model=model,
                     conversation=str(value.get("conversation") or value.get("conversation_id") or ""),
                     served_by=model)
 
@@ -80,14 +80,15 @@ def _of_batch(row: ImportedRow, answer: ImportedRow | None) -> Exchange:
     if answer is None:
         raise BadRowError(f"the request {row.value['custom_id'][:64]!r} of a batch has no response in the files")
     response = fields_of(answer.value.get("response"))
-    made = response.get("body")
+    answer_body = response.get("body")
     status = whole(response.get("status_code"))
-    problem: Any = answer.value.get("error") or (made.get("error") if isinstance(made, dict) else None)
+    problem: Any = answer.value.get("error") or (answer_body.get("error") if isinstance(answer_body, dict) else None)
     error = None if status == 200 and not problem else str(
         problem.get("message") if isinstance(problem, dict) else problem or f"status {status}")
-    made = made if isinstance(made, dict) else None
-    at_s = (seconds(made.get("created")) if made is not None else None) or row.at_s
+    answer_body = answer_body if isinstance(answer_body, dict) else None
+    at_s = (seconds(answer_body.get("created")) if answer_body is not None else None) or row.at_s
     model = text(body.get("model")) or "unknown"
-    return exchange(identity(at_s, "batch", row.value["custom_id"], body), at_s, dialect.name, body, made, task=model,
-                    model=model, path=url, error=error, served_by=text((made or {}).get("model")),
-                    fingerprint=text((made or {}).get("system_fingerprint")), usage=dialect.usage(made or {}))
+    about = answer_body or {}
+    return exchange(identity(at_s, "batch", row.value["custom_id"], body), at_s, dialect.name, body, answer_body,
+                    task=model, model=model, path=url, error=error, served_by=text(about.get("model")),
+                    fingerprint=text(about.get("system_fingerprint")), usage=dialect.usage(about))
