@@ -17,7 +17,7 @@ from brise.report.document import Note, Paragraph, Part, ReportTable
 from brise.switch import history
 from brise.switch import state as switch
 from brise.switch.history import SwitchEvent, SwitchHistory, Tenure
-from brise.switch.state import TaskState
+from brise.switch.state import TaskState, Warrant
 from brise.traffic.ledger import LedgerBreak, check_chain
 from brise.traffic.records import LedgerEntry
 from brise.traffic.stores import open_store
@@ -136,13 +136,18 @@ def state_json(found: TaskState) -> dict[str, Any]:
     rule, alarm = found.rule, found.alarm
     return {"task": found.task, "candidate": found.candidate, "is_on": found.is_on, "ended": found.ended,
             "share": found.share, "since_s": found.since_s, "user": found.user, "forced": found.forced,
-            "certificate": None if found.warrant is None else asdict(found.warrant),
+            "certificate": None if found.warrant is None else _warrant_json(found.warrant),
             "rule": None if rule is None else {"digest": rule.digest, "threshold": rule.threshold, "risk": rule.risk,
                                                "delta": rule.delta, "kept": rule.kept, "units": rule.units},
             "audits": found.audits, "audit_probability": found.audit_probability, "is_tight": found.is_tight,
             "is_raised": found.raised_left > 0, "tolerance": alarm.delta, "evidence": min(alarm.evidence, 1e300),
             "alarm_level": alarm.level, "audited_mean_of_step": found.tally.mean if found.tally.count else None,
             "why_not_up": found.why_not_up()}
+
+
+def _warrant_json(warrant: Warrant) -> dict[str, Any]:
+    fields = asdict(warrant)
+    return {"teachers": fields.pop("large_models"), **fields}
 
 
 def states_shown(states: Sequence[TaskState], now_s: float) -> list[Part]:
