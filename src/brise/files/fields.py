@@ -31,12 +31,12 @@ class Fields:
     """Reads the keys of one object and remembers which, so that `refuse_rest` can name the others.
 
     A missing key has its value in `defaults`, which holds what the library that wrote the file leaves out. null means
-    that a key is not set.
+    that a key is not set. `has_types`: the format tells integers from floats, so that 2.0 is no integer.
     """
 
     def __init__(self, values: Mapping[str, object], name: str,
-                 defaults: Mapping[str, object] = MappingProxyType({})) -> None:
-        self._values, self._defaults, self._name = values, defaults, name
+                 defaults: Mapping[str, object] = MappingProxyType({}), *, has_types: bool = False) -> None:
+        self._values, self._defaults, self._name, self._has_types = values, defaults, name, has_types
         self._read: set[str] = set()
 
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
@@ -44,7 +44,7 @@ class Fields:
         name, value = self._find(names, default)
         if isinstance(value, np.ndarray):  # GGUF files may say a size for each layer
             raise self.refused(name, "one number for all layers")
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and not self._has_types:
             value = int(value)
         if type(value) is not int:
             raise bad_value(self._full(name), value, "an integer")

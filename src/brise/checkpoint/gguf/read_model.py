@@ -90,7 +90,7 @@ def keys_of(metadata: Mapping[str, Value], architecture: str) -> Fields:
     """The keys ARCHITECTURE.*, without that prefix."""
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    return Fields(own, architecture)
+    return Fields(own, architecture, has_types=True)
 
 
 def _architecture(gguf: GgufFile) -> str:
@@ -262,7 +262,7 @@ class GgufConfig:
             case "softmax":
                 # Read so that it counts as known: it changes the softmax scale, and never the cosines.
                 fields.number("rope.scaling.yarn_log_multiplier", default=0.0, may_be_zero=True)
-                return Yarn(factor, original, beta_fast, beta_slow, attention_factor=1.0)
+                return Yarn(fields.number("rope.scaling.factor"), original, beta_fast, beta_slow, attention_factor=1.0)
             case "mscale":
                 return Yarn(factor, original, beta_fast, beta_slow,
                             mscale=fields.number("rope.scaling.mscale", default=1.0, may_be_zero=True),

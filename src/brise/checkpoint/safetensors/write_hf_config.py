@@ -43,7 +43,7 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
     if config.latent is None:
         keys["head_dim"] = config.head_dim
     else:
-        keys |= _latent(config)
+        keys |= {**_latent(config), **family.hf_constants}
     if config.experts is not None:
         keys |= _experts(config, config.experts)
     if family.has_window:
