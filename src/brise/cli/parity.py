@@ -82,7 +82,7 @@ def show(report: ParityReport) -> None:
         table.add_column("without the adapter", justify="right")
     columns = [_cells(each) for each in (quality, base) if each is not None]
     names = (f"mean KL (at most {limits.max_mean_kl:g})", "largest KL",
-             f"same likeliest token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
+             f"same most likely token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
     for cells in zip(names, *columns, strict=True):
         table.add_row(*cells)
     table.add_row("tokens of answers", str(quality.num_tokens))

@@ -138,7 +138,7 @@ def _field(value: Json, name: str) -> Json:
 
 def _plain_value(value: Json, name: str) -> str:
     if value is None:
-        raise RequestError(f"{name!r} is missing, by which conversations are told apart", param=name,
+        raise RequestError(f"{name!r} is missing, which identifies the conversation", param=name,
                            code="missing_required_parameter")
     if isinstance(value, bool | list | dict) or value == "":
         raise RequestError(f"{name!r} is {str(value)[:40]!r}, it must be a string or a number", param=name,

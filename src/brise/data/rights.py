@@ -106,8 +106,8 @@ def read_rights(path: Path) -> Rights:
 
 def provider_of_model(name: str) -> str | None:
     """The provider that hosts a model of this name, if it is known; a vendor or "ft:" may precede the name."""
-    found = (provider for pattern, provider in _HOSTED if re.search(f"(^|[/.:])({pattern})", name.lower()))
-    return next(found, None)
+    providers = (provider for pattern, provider in _HOSTED if re.search(f"(^|[/.:])({pattern})", name.lower()))
+    return next(providers, None)
 
 
 def _right(entry: Mapping[str, object], where: str) -> Right:

@@ -152,8 +152,8 @@ class LocalAnswerer:
         """One pass over prompt and reference; nothing is generated."""
         request = Request(prompt=scored.whole.tokens, max_tokens=0, sampling=GREEDY, prompt_logprobs=0,
                           images=scored.whole.images)
-        found = [delta for delta in self._deltas(request) if delta.prompt_logprobs is not None]
-        logprobs = found[0].prompt_logprobs if found else None
+        deltas = [delta for delta in self._deltas(request) if delta.prompt_logprobs is not None]
+        logprobs = deltas[0].prompt_logprobs if deltas else None
         if logprobs is None:
             return EvalAnswer(finish="error", error="the engine gave no log-probabilities")
         own = [item.logprob for item in logprobs[scored.start:] if item is not None]
@@ -162,10 +162,10 @@ class LocalAnswerer:
     def _deltas(self, request: Request) -> list[Delta]:
         assert self._worker is not None, "prepared before"
         with self._worker.generate(replace(request, adapter=None if self._adapter is None else ADAPTER)) as deltas:
-            found = list(deltas)
-        if found[-1].finish == "cancelled":
+            received = list(deltas)
+        if received[-1].finish == "cancelled":
             raise EvidenceError("the run was stopped")
-        return found
+        return received
 
 
 def _length(prompt: Encoded | ScoredPrompt) -> int:

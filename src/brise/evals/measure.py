@@ -99,8 +99,8 @@ def difference(one: Measure, other: Measure, conversations: Sequence[str], seed:
         return Bounded(estimate, None, None, f"fewer than {MIN_CLUSTERS} conversations")
     if one.is_binary and other.is_binary and groups.max() + 1 == len(groups):
         gap = one.counts[:, 0] - other.counts[:, 0]
-        found: Interval = tango(int((gap > 0).sum()), int((gap < 0).sum()), len(gap), CONFIDENCE)
-        return Bounded(found.estimate, found.low, found.high, "Tango, paired")
+        interval: Interval = tango(int((gap > 0).sum()), int((gap < 0).sum()), len(gap), CONFIDENCE)
+        return Bounded(interval.estimate, interval.low, interval.high, "Tango, paired")
     values = (one.value(_resampled(one.counts, groups, seed)) - other.value(_resampled(other.counts, groups, seed)))
     low, high = _quantiles(values)
     if low == high:

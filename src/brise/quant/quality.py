@@ -113,7 +113,7 @@ class Predictions:
 
     @property
     def agreements(self) -> NDArray[np.bool_]:
-        """(T,): whether both find the same token the likeliest."""
+        """(T,): whether the most likely token is the same in both."""
         return np.array(self._best[0] == self._best[1])
 
     @property

@@ -25,7 +25,7 @@ class TeacherOptions:
     """An open teacher, whose predictions for every learned token are recorded and learned.
 
     `model` is a name in the store, a .gguf file or a folder, with the same tokens as the student; `adapter` a folder.
-    `top` of its likeliest tokens are recorded. `weight` is the share of its predictions in the loss, the rest is cross
+    Its `top` most likely tokens are recorded. `weight` is the share of its predictions in the loss, the rest is cross
     entropy. `divergence`: forward is KL(teacher || student), reverse KL(student || teacher); None chooses reverse on
     policy and forward otherwise.
     """

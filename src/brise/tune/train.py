@@ -79,7 +79,7 @@ class Trainer:
         return self.step >= self.num_steps
 
     def run_step(self) -> Step:
-        """Takes one step of the optimiser."""
+        """Takes one step of the optimizer."""
         rows = self.rows_of(self.step)
         num_targets = max(1, sum(row.num_targets for row in rows))
         total, computed = 0.0, 0.0

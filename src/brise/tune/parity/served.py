@@ -102,6 +102,6 @@ class NativeSide:
 
     def trace(self, batch: Batch) -> dict[str, Array]:
         """See ParitySide."""
-        found: dict[str, Array] = {}
-        decoder.forward(self.backend.ops(found), self.config, self.weights, batch)
-        return found
+        values: dict[str, Array] = {}
+        decoder.forward(self.backend.ops(values), self.config, self.weights, batch)
+        return values
