@@ -1,11 +1,11 @@
 """Interim analyses of `brise prove` as lines of the ledger: which candidate one is of, and which tests are still open.
 
-A test is a model, a definition of what is shown of it, and where its data begin. Looked at again with more data it is
-the same test, which is what it was made for. Anything else, chosen afterwards, might be chosen because it is lucky. So
-all that are tried on the same data share one alpha, whatever it is that differs.
+A test is a model, a definition of what is shown of it, and where its data begin. Analysed again with more data it
+is the same test; that is what it is made for. Anything else, chosen afterwards, might be chosen because it is lucky. So
+all that are tried on the same data share one alpha, whatever differs between them.
 
-A test is open while its newest analysis says "undecided". What it is made of must not be trained on until it closes;
-once it was, it is no evidence any more.
+A test is open while its newest analysis says "undecided". Its data must not be trained on until it closes; once they
+were, they are no evidence any more.
 """
 
 from __future__ import annotations

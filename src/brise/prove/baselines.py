@@ -35,9 +35,7 @@ class BaselineResult:
 
 
 def itself(pairs: Sequence[Pair], clusters: PairClusters) -> list[BaselineResult]:
-    """How often the large model repeats its own answer, and what its second answers are worth, as far as either is
-    known.
-    """
+    """How often the large model repeats its own answer, and the score of its second answers, as far as known."""
     rows = clusters.of(pairs)
     same = {at: float(scoring.same(pair.again.answer, pair.large.answer)) for at, pair in enumerate(rows)
             if pair.again is not None}
@@ -77,7 +75,7 @@ def classical(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer, tra
 def classical_if_it_can(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer | None,
                         train: Sequence[EvalExample],
                         test: NonInferiorityTest) -> tuple[BaselineResult | None, str | None]:
-    """For a classification with rows to learn from; else why there is none."""
+    """The classical baseline, for a classification with rows to learn from; else the reason why there is none."""
     if scorer is None or scorer.name != "class":
         return None, None
     if not train:

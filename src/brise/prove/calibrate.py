@@ -58,7 +58,7 @@ class Calibration:
 
 def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
               signals: Sequence[str] | None = None) -> Calibration:
-    """EvidenceError under 30 conversations on either side."""
+    """Calibrates and certifies; EvidenceError under 30 conversations on either side of the split."""
     earlier, later = split(rows.rows)
     draft = _fit(earlier, task, rows, claim, scorer, signals)
     confidences, wrong = _judged(draft, earlier), _wrong(earlier)
@@ -78,7 +78,7 @@ def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str
 
 
 def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], tuple[CalibrationRow, ...]]:
-    """Whole conversations: a third of them that began first, and the others."""
+    """Splits by whole conversations: the third that began first, and the others."""
     names = list(dict.fromkeys(row.cluster for row in rows))
     earlier = set(names[:round(FITTED * len(names))])
     if min(len(earlier), len(names) - len(earlier)) < MIN_CLUSTERS:
@@ -133,7 +133,7 @@ def _held_out(rows: Sequence[CalibrationRow], names: Sequence[str]) -> float:
 
 
 def _is_veto(rows: Sequence[CalibrationRow], name: str) -> bool:
-    """Whether answers with this sign are wrong more often than right, as far as ten of them or more can say."""
+    """Whether answers with this signal are wrong more often than right, given ten of them or more."""
     with_it = [row.wrong for row in rows if row.signals.get(name, 0.0) > 0 and not row.signals.get(VETO, 0.0)]
     return len(with_it) >= 10 and float(np.mean(with_it)) > 0.5
 
@@ -184,7 +184,7 @@ def _why_not(found: Feasibility, claim: RiskClaim) -> str:
 
 
 def _saving(rows: Sequence[CalibrationRow], found: Threshold, audit: float) -> float | None:
-    """Of what these requests cost, were they answered by the rule: kept ones are free, but for audits."""
+    """USD saved if these requests were answered by the rule: kept ones are free, except for audits."""
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     return found.kept * (1 - audit) * sum(costs) if costs else None
 

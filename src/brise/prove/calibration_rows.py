@@ -1,7 +1,7 @@
 """The rows that a cascade is calibrated on: the small model's answers beside the large one's, signals, right or wrong.
 
-Only shadow answers: they were drawn by chance. Drafts that escalated were drawn for being unsure, and say nothing of
-the rest.
+Only shadow answers count, for they were drawn at random. Drafts that escalated were selected for being unsure, and
+say nothing of the rest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CalibrationRows:
 def read(store: TrafficStore, task: str, candidate: str | None, since_s: float | None = None,
          until_s: float | None = None, *,
          label_source: WantedSource = "auto", scorer: str = "auto") -> CalibrationRows:
-    """EvidenceError if there is nothing, several candidates, or too few labels of the source that was asked for."""
+    """Reads the rows; EvidenceError if there are none, several small models, or too few labels of the wanted source."""
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
     found, without = list[tuple[Exchange, RecordedAnswer, Sequence[Label]]](), Counter[str]()
     exchanges = store.exchanges(query)
@@ -85,8 +85,8 @@ def read(store: TrafficStore, task: str, candidate: str | None, since_s: float |
 
 
 def newest_version(answers: Sequence[tuple[float, str | None]]) -> str | None:
-    """The fingerprint of what answered last, of answers with their times: what was shown of a model says nothing of
-    one that has its name now. None, of stores from before there were fingerprints, is a version like the others."""
+    """The fingerprint of the newest of these answers, given with their times: what was shown of a model says nothing
+    of another one that has its name now. None, from stores without fingerprints, is a version like the others."""
     return max(answers, key=lambda answer: answer[0], default=(0.0, None))[1]
 
 
@@ -114,7 +114,7 @@ def _unfit(exchange: Exchange, answer: RecordedAnswer) -> str | None:
 
 def _label_source(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label]]], wanted: WantedSource,
                   scorer: str) -> str:
-    """The best one that judges nine of ten answers that differ: fewer labels than that may be the easy ones."""
+    """The best source that labels nine of ten answers that differ: fewer labels than that may be the easy ones."""
     if wanted == "fidelity":
         return wanted
     differing = [(answer, labels) for exchange, answer, labels in found if _differs(exchange, answer, scorer)]
@@ -149,7 +149,7 @@ def _differs(exchange: Exchange, answer: RecordedAnswer, scorer: str) -> bool:
 
 
 def _labelled(answer: RecordedAnswer, labels: Sequence[Label], label_source: str) -> float | None:
-    """The newest word on this answer."""
+    """The newest score of this answer."""
     scores = [label.answer_score for label in sorted(labels, key=lambda label: label.at_s)
               if label.rung == label_source and label.answer == answer.id and label.answer_score is not None]
     return scores[-1] if scores else None

@@ -54,7 +54,7 @@ class CascadeOptions:
 
 @dataclass(frozen=True)
 class InterimAnalysis:
-    """`test` is the digest of all that the result hangs on: the data with their labels, and what was asked of them.
+    """`test` is the digest of all that the result depends on: the data with their labels, and what was asked of them.
 
     `claim` is what the user stated, of which the `number`-th analysis has a part.
     """
@@ -94,7 +94,7 @@ class CascadeResult:
 
 
 def run(options: CascadeOptions) -> CascadeResult:
-    """What the captured traffic certifies; a rule that was certified is in the ledger, unless it is a dry run."""
+    """Certifies a rule from captured traffic, and writes it into the ledger, unless it is a dry run."""
     with closing(open_store(options.store, settings.read().home, must_exist=True)) as store:
         rows = calibration_rows.read(store, options.task, options.small_model, options.since_s, options.until_s,
                                      label_source=options.label_source, scorer=options.score)
@@ -107,7 +107,7 @@ def run(options: CascadeOptions) -> CascadeResult:
 
 def _calibrated(store: TrafficStore, rows: CalibrationRows, analysis: InterimAnalysis,
                 options: CascadeOptions) -> Calibration:
-    """What these data say, written into the ledger before anybody is told."""
+    """Calibrates, and records the result in the ledger before anybody sees it."""
     try:
         found = calibrate(rows, options.task, analysis.share, scorer=options.score, audit=AUDIT,
                           signals=options.signals)
@@ -120,7 +120,7 @@ def _calibrated(store: TrafficStore, rows: CalibrationRows, analysis: InterimAna
 
 
 def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOptions) -> InterimAnalysis:
-    """Which interim analysis this is."""
+    """The interim analysis of these rows, with its number."""
     claim = options.claim
     signals = None if options.signals is None else list(options.signals)
     asked = {"candidate": rows.candidate, "rung": rows.label_source, "scorer": options.score, "risk": claim.risk,
@@ -133,7 +133,8 @@ def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOpti
 
 
 def analysis_number(entries: Iterable[LedgerEntry], this: InterimAnalysis) -> int:
-    """Other analyses of the task before the first one of this test, and one; not those whose data ended before these.
+    """One more than the other analyses of the task before the first one of this test, except those whose data ended
+    before these.
     """
     others, written = set[str](), set[str]()
     for entry in entries:
@@ -153,9 +154,10 @@ def analysis_number(entries: Iterable[LedgerEntry], this: InterimAnalysis) -> in
 
 def record(store: TrafficStore, this: InterimAnalysis, result: str, *, rule: str | None = None,
            why: str = "") -> LedgerEntry:
-    """The analysis' line, written before anybody is told what it found.
+    """Writes the analysis' line, before anybody sees its result.
 
-    EvidenceError if another analysis came between: then this one has another number, and its result is not told.
+    EvidenceError if another analysis was written in between: then this one has another number, and its result is
+    withheld.
     """
     entry = store.append(ANALYSIS, {
         "task": this.task, "candidate": this.candidate, "test": this.test, "number": this.number,

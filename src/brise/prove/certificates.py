@@ -2,7 +2,7 @@
 
     {"certificate": {...}, "digest": SHA-256 of its canonical form, "public_key": Ed25519, "signature": over that form}
 
-All three are hexadecimal. The ledger's line has the certificate whole: a gateway that shares the store needs no file.
+All three are hexadecimal. The ledger's line holds the whole certificate: a gateway that shares the store needs no file.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Signed:
 
 
 def folder(home: Path) -> Path:
-    """Where certificates lie unless the user names a file."""
+    """The folder of certificates, unless the user names a file."""
     return home / "gateway" / "certificates"
 
 
 def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedModel, *, now_s: float, days: int,
          any_context: bool, source_digest: str | None, selection: Mapping[str, str | float | bool | None]
          ) -> Certificate:
-    """The certificate of a proof that promotes."""
+    """Makes the certificate of a proof that promotes."""
     assert proof.verdict == "promote" and proof.outcome.decided_at is not None
     rows, terms = proof.clusters.of(pairs), proof.terms
     times = [pair.at_s for pair in rows if pair.at_s is not None]
@@ -93,19 +93,19 @@ def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedM
 
 
 def sign(certificate: Certificate, key: SigningKey) -> Signed:
-    """The certificate, signed by this machine."""
+    """Signs the certificate with this machine's key."""
     return Signed(certificate, key.public, seal.sign(key, forms.canonical(certificate)))
 
 
 def place_of(signed: Signed, home: Path) -> Path:
-    """The file that it gets: the task's name as far as file systems take it, and when it was made."""
+    """The certificate's file: the task's name as far as file systems allow it, and when it was made."""
     made = datetime.fromtimestamp(signed.certificate.made_at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", signed.certificate.task).strip("._")[:80] or "task"
     return folder(home) / f"{name}-{made}-{signed.digest[:8]}.json"
 
 
 def write(signed: Signed, path: Path) -> None:
-    """Whole or not at all, and over no other file."""
+    """Writes the file whole or not at all; an existing file is not replaced."""
     text = json.dumps(signed.to_json(), indent=1, allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path, len(text)) as file:
@@ -113,7 +113,7 @@ def write(signed: Signed, path: Path) -> None:
 
 
 def read(path: Path) -> Signed:
-    """The certificate in a file; EvidenceError if it is none. Whether it is genuine is the caller's to ask."""
+    """Reads a certificate; EvidenceError if it is none. Whether it is genuine, `is_genuine` says."""
     try:
         return parse(json.loads(read_evidence(path)))
     except (ValueError, RecursionError) as error:
@@ -132,7 +132,7 @@ def parse(value: object) -> Signed:
 
 
 def record(store: TrafficStore, signed: Signed, path: Path) -> LedgerEntry:
-    """The line of the ledger from which `brise switch` takes it."""
+    """Writes the line of the ledger from which `brise switch` takes the certificate."""
     found = signed.certificate
     return store.append(KIND, {
         "task": found.task, "path": str(path), "digest": signed.digest, "verdict": "promote",

@@ -1,6 +1,6 @@
 """The cutover: `run` lets the small model answer a task in the large one's place, in steps, and takes that back.
 
-Each change is a line of the ledger, which running gateways follow at once. A certificate is looked at before it acts.
+Each change is a line of the ledger, which running gateways follow at once. A certificate is checked before it acts.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _begin(options: SwitchOptions, task: str, store: TrafficStore, found: Switch
 
 
 def _certificate(options: SwitchOptions, task: str, store: TrafficStore) -> Signed | None:
-    """None: by force."""
+    """The certificate to switch by; None: by force."""
     if options.certificate is None and options.force:
         return None
     if options.certificate in (None, "auto"):
@@ -171,19 +171,19 @@ def _user() -> str:
         return "unknown"
 
 
-def newest(store: TrafficStore, task: str, candidate: str | None) -> Signed:
-    """The certificate of this task (and candidate) that came last into the ledger."""
+def newest(store: TrafficStore, task: str, small_model: str | None) -> Signed:
+    """The newest certificate in the ledger for this task (and small model)."""
     found = [entry.body for entry in store.ledger() if entry.kind == certificates.KIND
-             and entry.body.get("task") == task and candidate in (None, entry.body.get("student"))]
+             and entry.body.get("task") == task and small_model in (None, entry.body.get("student"))]
     if not found:
-        who = f" and {candidate!r}" if candidate is not None else ""
+        who = f" and {small_model!r}" if small_model is not None else ""
         raise EvidenceError(f"the ledger has no certificate for the task {task!r}{who}",
                             hint="brise prove makes one; --force --reason WHY switches without, and is recorded")
     return certificates.parse(found[-1])
 
 
 def warrant_of(signed: Signed, task: str, candidate: str, now_s: float, trusted: Collection[bytes]) -> dict[str, Any]:
-    """What the switch's line holds of the certificate; EvidenceError that names what is wrong with it."""
+    """What the switch's line keeps of the certificate; EvidenceError names what is wrong with it."""
     found = signed.certificate
     if not signed.is_genuine:
         raise EvidenceError("the certificate's signature is not of its content: somebody changed it")
@@ -205,7 +205,7 @@ def warrant_of(signed: Signed, task: str, candidate: str, now_s: float, trusted:
 
 
 def require_not_taken_back(store: TrafficStore, digest: str) -> None:
-    """EvidenceError if an alarm, or another large model, ended a switch by this certificate: it speaks of what was."""
+    """EvidenceError if an alarm, or another large model, ended a switch by this certificate: it no longer holds."""
     by_it = set[int]()
     for entry in store.ledger():
         body = entry.body

@@ -28,7 +28,7 @@ MOST_POINTS = 2000  # of the path that is shown; the certificate has all
 
 @dataclass(frozen=True)
 class About:
-    """What stands around a proof: whose task, where the data lay, what was left out and why."""
+    """The context of a proof: which task, which models, where the data came from, what was left out and why."""
 
     task: str
     source: str
@@ -44,7 +44,7 @@ class About:
 
 
 def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
-    """With the names and times that the pairs have."""
+    """The context, with names and times from the pairs."""
     times = [pair.at_s for pair in pairs if pair.at_s is not None]
     fingerprints = {pair.small.fingerprint for pair in pairs}
     students = dict.fromkeys(pair.small.model for pair in pairs if pair.small.model)
@@ -54,12 +54,12 @@ def about(task: str, source: str, pairs: Sequence[Pair], **rest: Any) -> About:
 
 
 def planned(around: About, plan: Planned, terms: Terms) -> dict[str, Any]:
-    """Before any answer is compared."""
+    """The document of a plan, before any answer is compared."""
     return {"version": 1, **_around(around), "verdict": None, "terms": _terms(terms), "plan": asdict(plan)}
 
 
 def proven(around: About, proof: Proof, baselines: Sequence[BaselineResult]) -> dict[str, Any]:
-    """All of it."""
+    """The document of a proof."""
     outcome, level = proof.outcome, proof.plan.level
     kept = _thinned(len(outcome.path))
     return {

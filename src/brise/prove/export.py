@@ -1,4 +1,4 @@
-"""Rows for training, out of captured traffic: without the conversations of a test that is still open."""
+"""Exports rows for training from captured traffic, without the conversations of a test that is still open."""
 
 from __future__ import annotations
 

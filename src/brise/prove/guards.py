@@ -32,7 +32,7 @@ REFUSAL = (r"(?i)^\W*(i['\u2019]?m (really |very )?sorry|sorry\b|i can ?not|i ca
 
 @dataclass(frozen=True)
 class Margins:
-    """How much worse the small model may be. None: not asked about.
+    """How much worse the small model may be. None: no such guard.
 
     `latency_s`: how much slower its p95. `valid`, `refusals`: points of the share of answers. `length`: an answer is
     within 1/length to length times the large one's in at least `length_share` of them.
@@ -48,7 +48,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class Guard:
-    """What was found of one of them. `evidence` is the largest so far, `level` what it must reach."""
+    """The result of one guard. `evidence` is the largest so far, `level` what it must reach."""
 
     name: Name
     claim: str
@@ -62,7 +62,7 @@ class Guard:
 
 def guards(pairs: Sequence[Pair], clusters: PairClusters, margins: Margins,
            test: NonInferiorityTest) -> tuple[Guard, ...]:
-    """Those that the data can speak of: without seconds in the log there is no latency, and so on."""
+    """The guards that the data allow: without seconds in the log there is no latency, and so on."""
     rows = clusters.of(pairs)
     if not rows or len(clusters.names) < MIN_CLUSTERS:
         return ()
@@ -72,7 +72,7 @@ def guards(pairs: Sequence[Pair], clusters: PairClusters, margins: Margins,
 
 
 def not_asked(found: Sequence[Guard], margins: Margins) -> list[str]:
-    """Those that were wanted and of which the data do not speak."""
+    """Notes on guards that were wanted but that the data do not allow."""
     wanted: dict[Name, object] = {"p95 latency": margins.latency_s, "valid answers": margins.valid,
                                   "refusals": margins.refusals, "length": margins.length}
     known = {guard.name for guard in found}
@@ -169,7 +169,7 @@ def _guard(name: Name, claim: str, small: float, large: float, path: Floats, aga
 
 
 def worst(verdicts: Mapping[str, Verdict]) -> Verdict:
-    """All must be shown; one that is refuted ends it."""
+    """The verdict over all: each must be shown, and one that is refuted ends the proof."""
     if "not good enough" in verdicts.values():
         return "not good enough"
     return "undecided" if "undecided" in verdicts.values() else "promote"

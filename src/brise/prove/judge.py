@@ -1,6 +1,6 @@
-"""A model judges which of two answers is good: blinded, in both orders, by a rubric.
+"""The judge: a model that says which of two answers is good, blinded, in both orders, by a rubric.
 
-Its word alone proves nothing; `brise prove --label-source judge` corrects it by people on a random part
+Its opinion alone proves nothing; `brise prove --label-source judge` corrects it by people on a random part
 (docs/guides/prove.md).
 """
 
@@ -33,7 +33,7 @@ MOST_RUBRIC = 20_000  # characters
 
 @dataclass(frozen=True)
 class Judge:
-    """Who is asked, and by which rubric."""
+    """The model that is asked, and its rubric."""
 
     answerer: Answerer
     rubric: str = RUBRIC
@@ -44,19 +44,19 @@ class Judge:
 
     @property
     def who(self) -> str:
-        """The model, and what it was told: another rubric is another judge."""
+        """The model and the digest of its rubric: another rubric is another judge."""
         return f"{self.answerer.name} {text_digest(self.rubric)[:12]}"
 
     def verdict(self, pair: Pair) -> Verdict | None:
-        """The mean of both orders, so that a liking for the first answer cancels; None if it gave no clear answer."""
-        looks = [self._look(Question(pair, is_swapped, False)) for is_swapped in (False, True)]
-        found = [look for look in looks if look is not None]
-        if len(found) < len(looks):
+        """The mean of both orders, so that a bias for the first answer cancels; None if it gave no clear answer."""
+        asked = [self._ask(Question(pair, is_swapped, False)) for is_swapped in (False, True)]
+        found = [scores for scores in asked if scores is not None]
+        if len(found) < len(asked):
             return None
         small, large = (sum(side) / len(found) for side in zip(*found, strict=True))
         return Verdict(pair.id, small, large, self.who, time.time(), label_source="judge")
 
-    def _look(self, question: Question) -> tuple[float, float] | None:
+    def _ask(self, question: Question) -> tuple[float, float] | None:
         for _ in range(ATTEMPTS):
             choice = choice_of(self.answerer.answer(self.example(question)))
             if choice is not None:
@@ -64,7 +64,7 @@ class Judge:
         return None
 
     def example(self, question: Question) -> EvalExample:
-        """What it is shown: the conversation and both answers, and neither model's name."""
+        """The judge's prompt: the conversation and both answers, and neither model's name."""
         shown = {"conversation": [{"role": message["role"], "content": plain_text(message.get("content"))}
                                   for message in question.pair.prompt],
                  "A": _shown(question.a), "B": _shown(question.b)}
@@ -75,21 +75,21 @@ class Judge:
 
 
 def open_pairs(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict], who: str) -> list[Pair]:
-    """Those that differ, on which neither a program nor this judge has spoken."""
+    """The pairs that differ and have neither an outcome nor an opinion of this judge."""
     judged = {verdict.pair for verdict in verdicts if verdict.who == who}
     return [pair for at, pair in enumerate(pairs) if scored.differs[at] and pair.id not in judged
             and not any(known.label_source == "outcome" for known in pair.judgements)]
 
 
 def ask_all(judge: Judge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict | None]]:
-    """In their order, several asked at a time."""
+    """The verdicts in the order of the pairs; several are asked at a time."""
     judge.answerer.prepare([judge.example(Question(pair, False, False)) for pair in pairs])
     with ThreadPoolExecutor(judge.answerer.parallel, "brise-judge") as pool:
         yield from zip(pairs, pool.map(judge.verdict, pairs), strict=True)
 
 
 def choice_of(answer: EvalAnswer) -> Choice | None:
-    """What it said: an object with the one field `good`, and nothing around it."""
+    """The choice in an answer: an object with the one field `good`, and nothing around it."""
     if answer.error is not None or answer.calls:
         return None
     try:

@@ -32,7 +32,7 @@ PARALLEL = 4
 class JudgeOptions:
     """A model at an OpenAI-compatible `endpoint`, and the file of the rubric that it judges by (None: RUBRIC).
 
-    `send_traffic` allows an endpoint that is not on this machine. `parallel` pairs are looked at at one time.
+    `send_traffic` allows an endpoint that is not on this machine. `parallel` pairs are asked about at one time.
     """
 
     endpoint: str | None = None
@@ -59,8 +59,8 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """Of `differing` pairs `judged` have a verdict; the plan for 2 points needs `needed`. `steady`: how far two looks
-    at the same pair agree.
+    """Of `differing` pairs `judged` have a verdict; the plan for 2 points needs `needed`. `steady`: how far two
+    verdicts on the same pair agree.
     """
 
     judged: int
@@ -71,7 +71,7 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """What a judge did: so many verdicts of it, and pairs without a clear answer."""
+    """The number of a judge's verdicts, and of pairs without a clear answer."""
 
     who: str
     verdicts: int
@@ -111,7 +111,7 @@ def session(options: LabelOptions) -> Iterator[LabelSession]:
 
 
 def ask_judge(options: LabelOptions, watcher: Watcher = SILENT) -> JudgedPairs:
-    """Asks the judge about every pair on which it has not spoken; each verdict is kept as it comes."""
+    """Asks the judge about every pair that it has not judged yet; each verdict is kept as it comes."""
     endpoint, asked = check(options), options.judge
     if endpoint is None:
         raise EvidenceError("no judge is named", hint="--judge-endpoint URL")

@@ -29,7 +29,7 @@ BATCH = 500  # exchanges whose labels are read at one time
 
 @dataclass(frozen=True)
 class Verdict:
-    """What somebody made of the two answers of a pair: 1 for a good one.
+    """Scores of the two answers of a pair: 1 for a good one.
 
     A second verdict on the same pair measures how consistent people are.
     """
@@ -47,7 +47,7 @@ class Book(Protocol):
     """Keeps verdicts; what was written is there after a crash."""
 
     def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
-        """Those so far, in the order in which they were given."""
+        """The verdicts so far, in the order in which they were given."""
     def write(self, pair: Pair, verdict: Verdict) -> None: ...
 
 
@@ -58,7 +58,7 @@ class StoreBook:
         self._store, self._pairs = store, pairs
 
     def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
-        """Those that speak of both answers of one of these pairs."""
+        """The verdicts that score both answers of one of these pairs."""
         answers = {pair.id: pair.small.id for pair in self._pairs}
         ids = list(answers)
         labels = [label for start in range(0, len(ids), BATCH)
@@ -70,7 +70,7 @@ class StoreBook:
                 if label.answer_score is not None and label.score is not None]
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
-        """One label."""
+        """Adds one label."""
         self._store.add(labels=[Label(
             new_id(), pair.id, verdict.at_s, verdict.label_source, verdict.who, verdict.large, pair.small.id,
             verdict.small, SECOND_LOOK if verdict.is_second else "")])
@@ -83,12 +83,12 @@ class FileBook:
         self._path = path
 
     def verdicts(self, label_source: VerdictSource = "human") -> Sequence[Verdict]:
-        """The lines of the file; none if it is not there yet."""
+        """The verdicts of the file; none if it does not exist yet."""
         found = read(self._path) if self._path.exists() else []
         return [verdict for verdict in found if verdict.label_source == label_source]
 
     def write(self, pair: Pair, verdict: Verdict) -> None:
-        """One line, in one write."""
+        """Appends one line, in one write."""
         line = json.dumps({"id": pair.id, "small_score": verdict.small, "large_score": verdict.large,
                            "rung": verdict.label_source, "who": verdict.who, "at": verdict.at_s,
                            "second_look": verdict.is_second})
@@ -113,7 +113,7 @@ def read(path: Path) -> Sequence[Verdict]:
 
 
 def with_verdicts(pairs: Sequence[Pair], verdicts: Iterable[Verdict]) -> tuple[Pair, ...]:
-    """The pairs with what was said of them; EvidenceError if it was said of pairs that are not there."""
+    """The pairs with their verdicts; EvidenceError for verdicts on pairs that are not there."""
     known = {pair.id for pair in pairs}
     newest: dict[tuple[str, VerdictSource], Judgement] = {}
     for verdict in verdicts:
@@ -139,6 +139,6 @@ def _verdict(fields: RequestFields) -> Verdict:
 
 
 def first_and_second(verdicts: Sequence[Verdict]) -> tuple[Mapping[str, Verdict], Mapping[str, Verdict]]:
-    """The newest first look and the newest second look at each pair."""
+    """The newest first and the newest second verdict on each pair."""
     return ({verdict.pair: verdict for verdict in verdicts if not verdict.is_second},
             {verdict.pair: verdict for verdict in verdicts if verdict.is_second})

@@ -16,12 +16,12 @@ from brise.stats import labels
 Choice = Literal["a", "b", "both", "neither"]
 CHOICES: Sequence[Choice] = ("a", "b", "both", "neither")
 TWICE = 0.1  # of the pairs come a second time, to see whether people agree with themselves
-LATER = 8  # other questions between the two looks, if there are so many
+LATER = 8  # other questions between both verdicts, if there are so many
 
 
 @dataclass(frozen=True)
 class Question:
-    """One pair to look at. `is_swapped`: A is the large model's answer."""
+    """One pair to judge. `is_swapped`: A is the large model's answer."""
 
     pair: Pair
     is_swapped: bool
@@ -36,14 +36,14 @@ class Question:
         return (self.pair.small if self.is_swapped else self.pair.large).answer
 
     def scores(self, choice: Choice) -> tuple[float, float]:
-        """What the choice says of the small and of the large model's answer."""
+        """The scores of the small and of the large model's answer by this choice."""
         a, b = float(choice in ("a", "both")), float(choice in ("b", "both"))
         return (b, a) if self.is_swapped else (a, b)
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """Of `pairs` that were looked at twice, the share with the same verdict, and Cohen's kappa."""
+    """Of `pairs` that were judged twice, the share with the same verdict, and Cohen's kappa."""
 
     pairs: int
     same: float
@@ -51,10 +51,10 @@ class Steadiness:
 
 
 def queue(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]) -> list[Question]:
-    """What is still to be asked, the oldest first: the test goes on in the order of time.
+    """The questions still to be asked, the oldest first: the test proceeds in the order of time.
 
-    One in ten pairs is asked a second time, some questions later. Which ones, and whose answer is A, hangs on the
-    pair's name only, so that a session that was broken off goes on as it began.
+    One in ten pairs is asked a second time, some questions later. Which ones, and whose answer is A, depends on
+    the pair's name only, so that an interrupted session goes on as it began.
     """
     first, second = first_and_second(verdicts)
     ranked = list[tuple[float, Question]]()
@@ -69,14 +69,14 @@ def queue(pairs: Sequence[Pair], scored: PairScores, verdicts: Sequence[Verdict]
 
 
 def steadiness(verdicts: Sequence[Verdict]) -> Steadiness | None:
-    """How far two looks at the same pair agree; None as long as there are none."""
+    """How far two verdicts on the same pair agree; None while there are none."""
     first, second = first_and_second(verdicts)
     both = [(first[pair], second[pair]) for pair in second if pair in first]
     if not both:
         return None
-    looks = [[(verdict.small, verdict.large) for verdict in side] for side in zip(*both, strict=True)]
-    same = sum(one == other for one, other in zip(*looks, strict=True)) / len(both)
-    return Steadiness(len(both), same, labels.kappa(*looks))
+    verdicts_of = [[(verdict.small, verdict.large) for verdict in side] for side in zip(*both, strict=True)]
+    same = sum(one == other for one, other in zip(*verdicts_of, strict=True)) / len(both)
+    return Steadiness(len(both), same, labels.kappa(*verdicts_of))
 
 
 def _draw(*names: str) -> float:

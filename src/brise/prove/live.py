@@ -1,4 +1,4 @@
-"""Pairs that are made now: both models answer the examples of a data file, and the answers are kept."""
+"""Makes pairs now: both models answer the examples of a data file, and the answers are kept."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _answers(live: LiveOptions, answerer: Answerer, examples: Sequence[EvalExamp
 
 
 def _notes(examples: Sequence[EvalExample]) -> tuple[str, ...]:
-    """What must be known where references are no truth."""
+    """Where references are no ground truth, what they are."""
     if all(example.provider is None for example in examples):
         return ()
     return (f"the references are {report.label_source(examples)}",)

@@ -1,6 +1,6 @@
 """The options of a proof: where the pairs come from, who answers, what is claimed, and how answers are scored.
 
-The defaults are those of `brise prove`, and `check` is the one place that refuses what contradicts itself. Its messages
+The defaults are those of `brise prove`, and `check` is the one place that refuses contradictions. Its messages
 name the options of the command line.
 """
 
@@ -95,11 +95,11 @@ class SmallModelOptions:
 
 @dataclass(frozen=True)
 class ProveOptions:
-    """All of it. `terms` has the margins as shares (0.02 is 2 points); its `candidate` is set by the run.
+    """All options of a proof. `terms` has the margins as shares (0.02 is 2 points); its `candidate` is set by the run.
 
     `discordance` is the share of answers that will differ, where it is stated for the plan. `train` is what the small
-    model was tuned on. A promotion by a store leaves a certificate, one by a log or by live models does only at
-    `certificate`.
+    model was tuned on. A promotion on captured traffic leaves a certificate; one on a log or live data does so only
+    if `certificate` names its file.
     """
 
     pairs: PairOptions = field(default_factory=PairOptions)

@@ -1,6 +1,6 @@
-"""Pairs: one request, and the answers that the small and the large model gave to it; and which pairs count.
+"""Pairs of answers: one request and the answers of the small and the large model to it; and which pairs count.
 
-Those count that were asked in the time that was named, and since the last change within it: a new system prompt, other
+A pair counts if it was asked in the wanted time, and after the last change within it: a new system prompt, other
 tools, or another version of the large model. What was shown before a change says nothing of what comes after.
 """
 
@@ -32,7 +32,7 @@ class ModelAnswer:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a program, a person or a judge gave the two answers, each in [0, 1]."""
+    """Scores of both answers by a program, a person or a judge, each in [0, 1]."""
 
     label_source: JudgementSource
     small: float
@@ -78,7 +78,7 @@ def read_evidence(path: Path) -> bytes:
 
 
 def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """By time, where all of them have one; else as they came. EvidenceError if only some have one."""
+    """The pairs sorted by time, if all of them have one; else as they came. EvidenceError if only some have one."""
     timed = sum(pair.at_s is not None for pair in pairs)
     if 0 < timed < len(pairs):
         without = next(pair for pair in pairs if pair.at_s is None)
@@ -88,7 +88,7 @@ def in_order(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def settled(pairs: Sequence[Pair], seconds: float, until_s: float) -> tuple[Pair, ...]:
-    """What may be looked at so that no later look changes it: of each cluster the rows of its first `seconds`.
+    """The pairs that no later analysis will see otherwise: of each cluster the rows of its first `seconds`.
 
     Clusters that began later than that before `until_s` are left out whole: they may still grow.
     """
@@ -141,9 +141,9 @@ def choose(pairs: Sequence[Pair], since_s: float | None = None, until_s: float |
 
 
 def changes(pairs: Sequence[Pair], *, any_context: bool) -> tuple[Change, ...]:
-    """Every point after which nothing of what stood before is seen again; `pairs` in the order of time.
+    """Every point after which nothing from before it is seen again; `pairs` in the order of time.
 
-    Two system prompts that are used by turns are no change; both are covered.
+    Two system prompts that are used in turn are no change; both are covered.
     """
     found = _cuts(pairs, "the large model", [large_model_of(pair) for pair in pairs])
     if not any_context:

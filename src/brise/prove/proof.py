@@ -20,7 +20,7 @@ from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
 from brise.text.conversation import plain_text
 from brise.traffic import slice_keys
 
-MOST_VALUES = 20  # of a label that is looked at by itself; one with more, such as a user's name, is none
+MOST_VALUES = 20  # of a label that makes slices; one with more, such as a user's name, does not
 ANYTIME = 2.0  # times the fixed sample size, until the sequential test has 90 % power
 
 
@@ -49,7 +49,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Planned:
-    """What it takes, and what there is. `discordance` is the share of rows whose answers differ, or what was stated.
+    """What is needed, and what there is. `discordance` is the share of rows whose answers differ, or is stated.
 
     `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test.
     """
@@ -68,7 +68,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Slice:
-    """One value of one dimension. `evidence` is the wealth after all of its units; 0 under 30 of them."""
+    """One value of one dimension. `evidence` is the wealth after all of its clusters; 0 under 30 of them."""
 
     dimension: str
     value: str
@@ -85,7 +85,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Proof:
-    """All that was found; `verdict` over quality and guards, the numbers as they are on the counted rows."""
+    """The result; `verdict` is over quality and guards, the numbers are of the counted rows."""
 
     terms: Terms
     plan: Planned
@@ -151,9 +151,9 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
 
 
 def _difference(scored: PairScores, small: Measure, large: Measure, clusters: PairClusters) -> Bounded:
-    """Of right and wrong, one row a cluster: Tango's interval; else clusters are resampled.
+    """Tango's interval for right and wrong with one row per cluster; else clusters are resampled.
 
-    Rows whose scores nobody gave, for their answers are the same, count as equal ones.
+    Rows without scores, because their answers are the same, count as equal.
     """
     if scored.label_source == "judge":  # corrected differences are all there is: no answer has a score by itself
         found = intervals.normal(clusters.means(scored.differences) / scored.bound)
@@ -188,7 +188,7 @@ def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], clusters
 
 
 def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """What the pairs are parted by: those that are wanted, else every label of 2 to 20 values, length and writing."""
+    """The dimensions of slices: the wanted ones, else every label of 2 to 20 values, length and writing."""
     if wanted is not None:
         return tuple(wanted)
     found: dict[str, set[str]] = {}
@@ -200,7 +200,7 @@ def dimensions(pairs: Sequence[Pair], wanted: Sequence[str] | None) -> tuple[str
 
 def slices_of(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, names: Sequence[str], delta: float,
            alpha: float) -> tuple[Slice, ...]:
-    """All of them with their evidence; those that pass e-BH together are proven, if the whole is."""
+    """All slices with their evidence; those that pass e-BH together are proven, if the whole is."""
     found = [one for name in names for one in _slices_of(name, pairs, scored, clusters, delta)]
     proven = sequential_test.proven_slices({one.name: one.evidence for one in found}, alpha)
     return tuple(Slice(one.dimension, one.value, one.rows, one.units, one.mean, one.evidence, one.name in proven)
@@ -208,7 +208,7 @@ def slices_of(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters,
 
 
 def value_of(pair: Pair, dimension: str) -> str:
-    """The value of a label, or of what is derived from the request; the gateway tells it in the same way."""
+    """The value of a label, or of what is derived from the request; the gateway computes it in the same way."""
     text = plain_text(pair.prompt[-1].get("content")) if pair.prompt else ""
     return slice_keys.value_of(pair.labels, text, dimension)
 

@@ -34,8 +34,8 @@ from brise.watch import SILENT, Watcher
 
 @dataclass(frozen=True)
 class ProveResult:
-    """What was found. `document` is all of it as JSON (docs/guides/prove.md says what it has); `proof` is None for a
-    plan alone.
+    """A result. `document` is all of it as JSON (docs/guides/prove.md says what it has); `proof` is None for
+    a plan alone.
 
     `proof.outcome.path` is the evidence after each cluster. A promotion may have left a signed `certificate`, in the
     file `certificate_path`.
@@ -123,14 +123,14 @@ def _certified(options: ProveOptions, found: PairSource, around: About, proof: P
 
 def _baselines(pairs: Sequence[Pair], proof: Proof, scorer: Scorer | None,
                train: Sequence[EvalExample]) -> tuple[list[BaselineResult], list[str]]:
-    """What the small model is seen beside, and why there is no classifier."""
+    """The baselines, and the reason if there is no classifier."""
     classical, why_not = baselines.classical_if_it_can(pairs, proof.clusters, scorer, train, proof.terms.test)
     found = baselines.itself(pairs, proof.clusters) + ([] if classical is None else [classical])
     return found, [] if why_not is None else [why_not]
 
 
 def _calibrated(store: TrafficStore | None, around: About) -> list[str]:
-    """Whether a cascade's threshold was set on some of these data: then they speak twice."""
+    """A note if a cascade's threshold was set on some of these data: then they would count twice."""
     until_s = None if store is None else cascade.calibrated_until(store, around.task, around.student)
     if until_s is None or around.since_s is None or around.since_s >= until_s:
         return []

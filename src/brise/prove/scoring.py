@@ -40,7 +40,7 @@ FIGURES: Mapping[str, str] = MappingProxyType({
 
 @dataclass(frozen=True)
 class PairScores:
-    """S and T of each pair, nan where nobody said; `differs` where the answers are not the same.
+    """S and T of each pair, nan where they are unknown; `differs` where the answers are not the same.
 
     `differences` is S - T, 0 where the answers are the same, and nan where a pair is open.
     """
@@ -55,7 +55,7 @@ class PairScores:
 
     @property
     def is_open(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which pairs still wait for somebody's judgement."""
+        """Which pairs still wait for a judgement."""
         return np.isnan(self.differences)
 
 
@@ -103,7 +103,7 @@ def score(pairs: Sequence[Pair], label_source: LabelSource | None, scorer: Score
 
 
 def scorer_of(score: str | None, own: str | None, pairs: Sequence[Pair]) -> Scorer | None:
-    """The one that was asked for, or the one for these rows; none where no row has a reference."""
+    """The wanted scorer, or the one for these rows; None where no row has a reference."""
     if own is not None:
         return custom.load(own)
     examples = [pair.example(pair.reference) for pair in pairs if pair.reference is not None]
@@ -142,7 +142,7 @@ def _outcomes(pairs: Sequence[Pair], scorer: Scorer | None, figure: str | None) 
 
 
 def figure_of(scorer: Scorer) -> str:
-    """What a scorer says of an answer as a whole; of a user's own it is `score`."""
+    """The figure of a scorer that rates an answer as a whole; of a user's own it is `score`."""
     return FIGURES.get(scorer.name, "score")
 
 
@@ -178,7 +178,7 @@ def is_drawn(pair: Pair, share: float) -> bool:
 
 
 def _corrected(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[np.bool_]], share: float) -> PairScores:
-    """A pair that differs is open until the judge has spoken, and where it was drawn, until people have."""
+    """A pair that differs is open until the judge has rated it and, where it was drawn, until people have."""
     judge = np.subtract(*_judged(pairs, ("judge",)))
     humans = np.subtract(*_judged(pairs, ("outcome", "human")))
     judge, humans = (np.where(differs, side, 0.0) for side in (judge, humans))
@@ -193,7 +193,7 @@ def _corrected(pairs: Sequence[Pair], differs: np.ndarray[tuple[int], np.dtype[n
 
 
 def _differs(pair: Pair) -> bool:
-    """By the answers; where a log has scores only, by them."""
+    """Whether the answers differ; where a log has scores only, whether these do."""
     if pair.judgements and pair.small.answer == pair.large.answer == EvalAnswer():
         return any(found.small != found.large for found in pair.judgements)
     return not same(pair.small.answer, pair.large.answer)
@@ -217,7 +217,7 @@ class PairClusters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order in which they began."""
+        """The clusters in the order in which they began."""
         return tuple(dict.fromkeys(self.of_row))
 
     def of(self, pairs: Sequence[Pair]) -> list[Pair]:
@@ -232,7 +232,7 @@ class PairClusters:
 def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
     """All clusters before the first that has an open row.
 
-    Only these: which of two answers is better must not decide whether a pair is among those that count.
+    Only these, because which of two answers is better must not decide whether a pair counts.
     """
     is_open = scored.is_open
     waiting = {pair.cluster for pair, open_ in zip(pairs, is_open, strict=True) if open_}

@@ -81,7 +81,7 @@ def _captured(options: PairOptions, store: TrafficStore | None, last_s: float | 
 
 
 def _quiet(pairs: tuple[Pair, ...], until_s: float | None, settle_s: float) -> tuple[Pair, ...]:
-    """Without conversations that may still grow."""
+    """The pairs without those of conversations that may still grow."""
     if settle_s == 0:
         return pairs
     found = settled(pairs, settle_s, min(time.time(), until_s or time.time()))

@@ -33,7 +33,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class CertificateCheck:
-    """One thing that was looked at; `passed` is None where it could not be."""
+    """One check; `passed` is None where it could not be made."""
 
     name: str
     passed: bool | None
@@ -42,7 +42,7 @@ class CertificateCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of a certificate."""
+    """All checks of a certificate."""
 
     certificate: Path
     digest: str
@@ -50,7 +50,7 @@ class Verification:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing that was looked at is wrong."""
+        """Whether no check failed."""
         return not any(check.passed is False for check in self.checks)
 
     def to_json(self) -> Mapping[str, Any]:
@@ -59,7 +59,7 @@ class Verification:
 
 
 def verify(options: VerifyOptions) -> Verification:
-    """Signature, path and time always; the ledger and the data where there are any."""
+    """Checks signature, path and time; and the ledger and the data where there are any."""
     signed, pairs = certificates.read(options.certificate), options.pairs
     found = signed.certificate
     path = _replayed("path", replay(found), f"K_t of {found.n:,} units is the same, bit for bit")

@@ -1,5 +1,5 @@
-"""Advice says what to do, and why: of the rules, in their order, the first that holds decides. One is to stay on the
-large model.
+"""Advice says what to do, and why: the first of the rules that applies decides. Staying on the large model is one of
+the answers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. Savings are USD a request, None where something of them is not known."""
+    """The input of the rules. Savings are USD per request; None where a part of them is unknown."""
 
     conversations: int
     proven: Proven | None = None
@@ -70,7 +70,7 @@ class Advice:
 
 
 def advise(facts: Facts) -> Advice:
-    """The first rule that holds."""
+    """The advice of the first rule that applies."""
     for rule in (_switched, _nothing_shown, _classical, _expired, _promoted, _cascade, _refuted):
         advice = rule(facts)
         if advice is not None:
@@ -79,7 +79,7 @@ def advise(facts: Facts) -> Advice:
 
 
 def _switched(facts: Facts) -> Advice | None:
-    """What runs is judged by its audits; one that was rolled back stays back until there is a new proof."""
+    """A running switch is judged by its audits; one that was rolled back stays so until there is a new proof."""
     state = facts.switched
     if state is None:
         return None
@@ -144,7 +144,7 @@ def _promoted(facts: Facts) -> Advice | None:
 
 
 def _cascade(facts: Facts) -> Advice | None:
-    """Not good enough alone, but often enough sure, and right then."""
+    """Not good enough alone, but right often enough where it is confident."""
     if facts.kept is None or facts.kept.share <= 0 or facts.proven is None:
         return None
     kept = (f"Answers of which at most {figures.percent(facts.kept.risk)} are wrong make up "
@@ -183,6 +183,6 @@ def _gap(proven: Proven) -> str:
 
 
 def saving(hosted: float | None, other: float | None) -> float | None:
-    """USD a request; None where one of both is not known."""
+    """USD per request; None where either is unknown."""
     return None if hosted is None or other is None else hosted - other
 

@@ -22,18 +22,18 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 12, 40  # room for labels around the plot
 _HEIGHT = 260  # of charts with two axes
 _MOST_POINTS = 400  # columns of a line; of what lies in one, the lowest and the highest are kept
 _DASHES: Sequence[str] = ("", "7 4", "2 4", "10 3 2 3", "1 6")
-_LETTERS = 12  # height of letters
+_LETTERS = 12  # height of characters
 _ROW = 46  # units of height for a row of intervals or bars
-_HUGE = 1e100  # what is larger, or nearer to zero on a logarithmic axis, stands at the end
+_HUGE = 1e100  # larger values, or on a logarithmic axis those nearer to zero, are drawn at the end
 _DECADES = 12  # a logarithmic axis shows so many at most: below lies nothing that anyone compares
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis is called, how its numbers read, and its ends (None: from the data).
+    """An axis: its name, how its numbers are written, and its ends (None: from the data).
 
-    Values become places: linear or logarithmic, with ticks at round numbers.
+    It maps values to places, linearly or logarithmically, with ticks at round numbers.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Axis:
         return replace(self, low=low, high=high)
 
     def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high one; what lies beyond stands at the end."""
+        """0 at the low end, 1 at the high one; values beyond are drawn at the end."""
         assert self.low is not None and self.high is not None, "a fitted axis has its ends"
         if math.isnan(value):
             return math.nan
@@ -74,7 +74,7 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> Sequence[tuple[float, str]]:
-        """Round numbers within the ends, and how they read."""
+        """Round numbers within the ends, and their text."""
         assert self.low is not None and self.high is not None, "a fitted axis has its ends"
         values = (_decades if self.is_log else _steps)(self.low, self.high, self.num_ticks)
         return [(value, self.words(value)) for value in values]
@@ -82,7 +82,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """A line."""
+    """One line of a chart."""
 
     name: str
     xs: Sequence[float]
@@ -91,7 +91,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Reference:
-    """A value to compare with: a line across, by its name."""
+    """A named value to compare with, drawn as a line across."""
 
     value: float
     name: str
@@ -99,7 +99,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Dot:
-    """An estimate with its interval (None: it has none), and how it reads."""
+    """An estimate with its interval (None: it has none), and its text."""
 
     name: str
     estimate: float
@@ -110,7 +110,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class ChartBar:
-    """A length, and how it reads."""
+    """A bar's value and its text."""
 
     name: str
     value: float
@@ -119,7 +119,7 @@ class ChartBar:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines over two axes; references lie across, on the y axis. `about` says what is seen."""
+    """Lines over two axes; references are horizontal. `about` describes the chart."""
 
     title: str
     about: str
@@ -129,7 +129,7 @@ class LineChart:
     references: Sequence[Reference] = ()
 
     def svg(self) -> Markup:
-        """The picture."""
+        """The chart as SVG."""
         x = self.x.fitted(value for line in self.series for value in line.xs)
         y = self.y.fitted([value for line in self.series for value in line.ys]
                           + [reference.value for reference in self.references])
@@ -145,13 +145,13 @@ class LineChart:
         return _svg(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
-        """Of each evidence path a row of blocks. Other lines are in the table beside."""
+        """A row of blocks for each path on a logarithmic axis. Other lines have their values in a table beside them."""
         return [(line.name, spark(line.ys)) for line in self.series if len(line.ys)] if self.y.is_log else []
 
 
 @dataclass(frozen=True)
 class IntervalChart:
-    """An estimate and its interval a row, on one axis; references stand upright."""
+    """One estimate with its interval per row, on one axis; references are vertical."""
 
     title: str
     about: str
@@ -160,7 +160,7 @@ class IntervalChart:
     references: Sequence[Reference] = ()
 
     def svg(self) -> Markup:
-        """The picture."""
+        """The chart as SVG."""
         ends = [value for dot in self.dots for value in (dot.estimate, dot.low, dot.high) if value is not None]
         x = self.x.fitted([*ends, *(reference.value for reference in self.references)])
         y = Axis("", 0.0, 1.0)
@@ -173,13 +173,13 @@ class IntervalChart:
         return _svg(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
-        """The estimates as they read."""
+        """Names and estimates."""
         return [(dot.name, dot.text) for dot in self.dots]
 
 
 @dataclass(frozen=True)
 class BarChart:
-    """A bar a row, from zero."""
+    """One bar per row, from zero."""
 
     title: str
     about: str
@@ -187,7 +187,7 @@ class BarChart:
     x: Axis
 
     def svg(self) -> Markup:
-        """The picture."""
+        """The chart as SVG."""
         low = min([0.0, *(row.value for row in self.rows)])
         x = replace(self.x, low=low).fitted(row.value for row in self.rows)
         plot = _Plot(x, Axis("", 0.0, 1.0), _TOP, left=_RIGHT + 4, height=_ROW * len(self.rows))
@@ -201,7 +201,7 @@ class BarChart:
         return _svg(self.title, self.about, plot.height, parts)
 
     def text(self) -> list[tuple[str, str]]:
-        """The values as they read."""
+        """Names and values."""
         return [(row.name, row.text) for row in self.rows]
 
 
@@ -276,7 +276,7 @@ class _Plot:
             self.left, self.right, self.bottom)
 
     def _anchor(self, x: float) -> str:
-        """Words at the edge stay within the picture."""
+        """Text at the edge stays within the chart."""
         return "start" if x < self.left + 12 and self.left < _LEFT else "end" if x > self.right - 12 else "middle"
 
     def references(self, references: Sequence[Reference]) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""A document in a terminal: the same words, tables and figures as its page, charts as rows of text."""
+"""Shows a document in a terminal: the same words, tables and figures as its page, charts as rows of text."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _cell(cell: Cell) -> Text:
 
 
 def _figure(figure: Figure) -> list[Text]:
-    """Nothing of a chart whose values are in the table beside it."""
+    """A chart as rows of text; nothing if its values are in a table beside it."""
     rows = figure.chart.text()
     width = max((len(name) for name, _ in rows), default=0)
     title = [Text(figure.title, style="italic")] if rows else []

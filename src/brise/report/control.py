@@ -18,7 +18,7 @@ _LICENCE_FILES = ("LICENSE*", "LICENCE*")
 
 @dataclass(frozen=True)
 class Destination:
-    """Requests whose content went there, and the share of all that is."""
+    """How many requests sent their content there, and their share of all."""
 
     name: str
     requests: int
@@ -33,7 +33,7 @@ class Model:
     digest: str | None
     licence: str | None
     adapter: str | None = None
-    base_digest: str | None = None  # that the adapter was trained on
+    base_digest: str | None = None  # of the model that the adapter was trained on
     data_digest: str | None = None
     rights: Mapping[str, str] | None = None  # None: no adapter, or one without lineage
 
@@ -50,7 +50,10 @@ class Control:
 
 
 def control(traffic: TrafficOverview, model: Model | None) -> Control:
-    """By who was asked. Shadow answers stay here; audits and answers after an outage go out."""
+    """Counts requests by the model that was asked.
+
+    Shadow answers stay here; audits and answers after an outage go out.
+    """
     went: dict[str, set[str]] = {}
     for row in traffic.exchanges:
         # A large model that was down has been sent nothing that we know of: a broken request counts as sent.

@@ -17,9 +17,9 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class Cost:
-    """USD a request; None where prices or tokens are not known.
+    """USD per request; None where prices or tokens are unknown.
 
-    `low` and `high` bound the mean by the spread over conversations. `tokens_in` and `tokens_out` are means.
+    `low` and `high` are the interval of the mean over conversations. `tokens_in` and `tokens_out` are means.
     """
 
     usd: float | None
@@ -36,7 +36,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """After so many requests what the large model would have cost more pays the machine. None: never.
+    """The number of requests after which the savings have paid for the machine. None: never.
 
     `low` and `high` follow from the interval of the large model's cost. `days` is at the rate that was measured,
     if that was measured for a day at least.
@@ -46,7 +46,7 @@ class BreakEven:
     requests: float | None
     low: float | None
     high: float | None
-    saving_usd: float  # a request, electricity paid
+    saving_usd: float  # per request, after electricity
     days: float | None
 
 
@@ -84,8 +84,7 @@ def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
 
 
 def _billed(traffic: TrafficOverview, prices: Prices) -> list[tuple[Exchange, float | None]]:
-    """Requests that the large model answered, and what that cost; what was written down at the time, if no price is
-    in the file.
+    """Requests that the large model answered, and what each cost: by the price file, else as recorded at the time.
     """
     rows = [row for row in traffic.of("hosted", "escalated") if row.status < 400]
     return [(row, usd if (usd := prices.cost(row.served_by, row.model, row.usage)) is not None else row.cost_usd)
@@ -109,7 +108,7 @@ def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | Non
 
 
 def _busy_s(traffic: TrafficOverview) -> float | None:
-    """Seconds a request in which our machine was answering at least one: what is answered side by side is shared."""
+    """Busy seconds per request of our machine: time in which several requests were answered is shared among them."""
     small: list[Exchange | RecordedAnswer] = [*traffic.of("small", "degraded"), *traffic.answers_as("shadow", "draft")]
     spans = [(item.at_s, item.at_s + item.total_s) for item in small if item.total_s > 0]
     return _covered(spans) / len(spans) if spans else None
@@ -165,7 +164,7 @@ def _can_break_even(name: str, systems: Mapping[str, Cost], hardware: Hardware |
 
 
 def _break_even(name: str, systems: Mapping[str, Cost], hardware: Hardware | None, per_day: float | None) -> BreakEven:
-    """The machine is paid by what each request saves: its utilisation does not matter then."""
+    """Each request's saving pays for the machine, so its utilisation does not matter."""
     hosted, system = systems["hosted"], systems[name]
     assert hardware is not None and hosted.usd is not None, "asked for before"
     assert system.hosted_usd is not None and system.power_usd is not None, "asked for before"

@@ -37,7 +37,7 @@ Cell = str | Mark | Code
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the report comes to, and why."""
+    """The conclusion of the report, and its reasons."""
 
     status: Status
     headline: str
@@ -46,7 +46,7 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """Figures that stand out: what, its value, a word about it."""
+    """Figures that stand out: name, value and a word about it."""
 
     items: Sequence[tuple[str, str, str]]
 
@@ -74,7 +74,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table whose first column names the row. Columns in `numeric` stand right."""
+    """A table whose first column names the row. Columns in `numeric` are right-aligned."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -111,7 +111,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `top` stands before the first heading: what a reader in a hurry needs."""
+    """A whole report. `top` comes before the first heading: it is for a reader in a hurry."""
 
     title: str
     lead: str

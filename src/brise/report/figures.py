@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in the terminal and in HTML."""
+"""Formats numbers for people, the same in the terminal and in HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def count(value: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.974 as '97.4 %'. What is not quite all or not quite nothing is not rounded to it."""
+    """0.974 as '97.4 %'. Almost all is not rounded to all, nor almost nothing to nothing."""
     if share is None or math.isnan(share):
         return UNKNOWN
     text = f"{100 * share:.{digits}f} %"

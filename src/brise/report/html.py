@@ -1,4 +1,4 @@
-"""A document as an HTML page in one file: no scripts, nothing fetched, light and dark, for screens, phones and paper.
+"""Makes an HTML page of a document, in one file: no scripts, nothing fetched, light and dark, for screens and paper.
 
 Everything that goes into a page is escaped by markupsafe, unless it is Markup, which only this file and charts.py make.
 """

@@ -1,4 +1,4 @@
-"""What the ledger says: of one task for its report, and of all switches for `brise switch` and `brise audit`."""
+"""Reads the ledger: one task for its report, and all switches for `brise switch` and `brise audit`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class SwitchTimeline:
 
 
 def timeline(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
-    """From the lines of one task, in order."""
+    """The timeline of one task, from its lines in order."""
     proof = next((entry for entry in reversed(ledger) if entry.kind == analyses.ANALYSIS), None)
     signed = next((entry for entry in reversed(ledger) if entry.kind == certificates.KIND), None)
     rule = next((entry for entry in reversed(ledger) if entry.kind == cascade.RULE), None)
@@ -99,7 +99,7 @@ def timeline(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
     state = _switched(ledger)
     if state is not None and state.ended is not None and proof is not None and began is not None:
         ended_at = max((entry.at_s for entry in ledger if entry.kind in ("void", "back")), default=began.at_s)
-        state = None if proof.at_s > ended_at else state  # what was proven since says more
+        state = None if proof.at_s > ended_at else state  # a newer proof replaces it
     return SwitchTimeline(
         proven, kept, state, None if proof is None else proof.body, None if proof is None else proof.at_s,
         None if signed is None else str(signed.body["digest"]), expires_s,
@@ -151,7 +151,7 @@ def _warrant_json(warrant: Warrant) -> dict[str, Any]:
 
 
 def states_shown(states: Sequence[TaskState], now_s: float) -> list[Part]:
-    """A table of tasks, and below it what holds each of them."""
+    """A table of tasks, and below it what each of them waits for."""
     rows = [(each.task, each.candidate if each.is_on else "hosted", f"{100 * each.share:g} %" if each.is_on else "0 %",
              _by(each, now_s), _keeps(each), f"{each.audits}, {100 * each.audit_probability:g} %",
              f"{each.alarm.evidence:.3g} of {each.alarm.level:g}") for each in states]

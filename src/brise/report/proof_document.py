@@ -1,4 +1,4 @@
-"""The report of a proof as a document: the verdict, the path of the evidence, and what it stands on."""
+"""Makes a document of a proof: the verdict, the path of the evidence, and what it is based on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADLINE: Mapping[str, str] = MappingProxyType({
     "promote": "Promote: the small model may take over",
     "not good enough": "Not good enough: stay on the large model",
     "undecided": "Undecided: not enough evidence yet, for or against"})
-LOWEST = 1e-3  # of the evidence that is drawn; below it lies nothing that could still matter
+LOWEST = 1e-3  # of the evidence that is drawn; what lies below cannot matter any more
 
 
 def plan_document(found: Mapping[str, Any]) -> Document:

@@ -49,7 +49,7 @@ class _Scored:
 
 
 def qualities(traffic: TrafficOverview) -> Qualities:
-    """From the best label source that there is.
+    """Quality by the best label source that there is.
 
     hosted: its own answers to requests that no switch had chosen. small: shadow answers, each weighing 1 over the
     probability with which it was drawn. cascade: what clients got from a switched task; the labelled answers of each
@@ -77,7 +77,7 @@ def qualities(traffic: TrafficOverview) -> Qualities:
 
 
 def _scores(labels: Sequence[Label]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Scores of exchanges' own answers and of others, by id; of several the newest counts."""
+    """Scores of exchanges' own answers and of other answers, by id; the newest label counts."""
     own, others = dict[str, float](), dict[str, float]()
     for label in sorted(labels, key=lambda label: label.at_s):
         if label.score is not None:
@@ -92,7 +92,7 @@ def _stratified(traffic: TrafficOverview, own: Mapping[str, float]) -> list[_Sco
     all_of = Counter(row.mode for row in rows)
     labelled = Counter(row.mode for row in rows if row.id in own)
     if any(mode not in labelled for mode in all_of):
-        return []  # of one of the ways nobody knows anything
+        return []  # one of the modes has no labels at all
     return [_Scored(row.conversation, own[row.id], all_of[row.mode] / labelled[row.mode])
             for row in rows if row.id in own]
 

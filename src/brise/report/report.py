@@ -1,5 +1,4 @@
-"""The report of a task: what is known of quality, cost, latency, reliability and control, what is not, and what to do.
-"""
+"""The report of a task: quality, cost, latency, reliability and control, what is not known, and what to do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How clients were served: whether they got an answer and whose, and how long they waited. And what the large model's
-outages would have done without the gateway.
+"""Service to clients: whether they got an answer and whose, how long they waited, and what the large model's outages
+would have done without the gateway.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class Availability:
-    """Shares of the requests whose clients waited for an answer; `hosted_alone` as it had been without the gateway."""
+    """Shares of the requests whose clients waited for an answer; `hosted_alone`: without the gateway."""
 
     requests: int
     answered: float

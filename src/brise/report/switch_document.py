@@ -1,4 +1,4 @@
-"""The report of a task as a document."""
+"""Makes a document of a task's report."""
 
 from __future__ import annotations
 

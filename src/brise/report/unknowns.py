@@ -1,4 +1,4 @@
-"""What a report does not know, and how one would learn it. A report without this section claims too much."""
+"""Unknowns: what a report does not know, and how to find out. A report without this section claims too much."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class CertifiedModel:
-    """The small model: the name that it answers by, and the digests of what makes its answers, as far as known.
+    """The small model: the name it is served under, and digests of what produces its answers, as far as known.
 
-    `fingerprint` is what the gateway wrote beside its answers: it says what ran, the others what was named.
+    `fingerprint` is what the gateway recorded with its answers: it identifies what ran, the digests what was named.
     """
 
     name: str
@@ -37,7 +37,7 @@ class CertifiedModel:
 
 @dataclass(frozen=True)
 class Window:
-    """Which data. `source` says where they lay, `units_digest` is that of the clusters' names in order."""
+    """The data. `source` says where they came from, `units_digest` is that of the clusters' names in order."""
 
     source: str
     source_digest: str | None
@@ -63,8 +63,8 @@ class Certificate:
 
     `alpha` is this candidate's part of `alpha_of_all`. `discordance` is P(S != T); answers that differ are the
     share `differing`, which is more where both may be right. `contexts` is empty where it is bound to none. `proven`
-    names the slices of these `dimensions` that are shown; what else such a slice holds escalates. `path` is K_t after
-    each unit, which reached 1 / alpha at unit `decided_at`.
+    names the proven slices of these `dimensions`; requests of other slices escalate. `path` is K_t after each cluster,
+    which reached 1 / alpha at cluster `decided_at`.
     """
 
     task: str
@@ -101,7 +101,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class ReplayMismatch:
-    """Where a replay parts from what the certificate says: the unit, counted from 1, and what differs. None: nowhere.
+    """Where a replay differs from the certificate: the cluster, counted from 1, and what differs. None: nowhere.
     """
 
     unit: int | None = None
@@ -139,17 +139,17 @@ def replay(certificate: Certificate, differences: Sequence[float] | None = None)
 
 
 def canonical(certificate: Certificate) -> bytes:
-    """One form for equal certificates: what is signed, and what the digest is of."""
+    """The canonical form: equal certificates have equal bytes. It is what is signed and digested."""
     return json.dumps(to_json(certificate), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest(certificate: Certificate) -> str:
-    """The SHA-256 of its one form."""
+    """The SHA-256 of the canonical form."""
     return hashlib.sha256(canonical(certificate)).hexdigest()
 
 
 def to_json(certificate: Certificate) -> dict[str, Any]:
-    """The certificate as JSON has it, its number of units spelled out."""
+    """The certificate as JSON, with its number of clusters."""
     fields = {"format": VERSION, "n": certificate.n} | asdict(certificate)
     if certificate.student.fingerprint is None:  # certificates from before there were any keep their digest
         del fields["student"]["fingerprint"]

@@ -16,7 +16,7 @@ from brise.stats.clusters import require_clusters, scores
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the two ends around it."""
+    """An estimate and its confidence limits."""
 
     estimate: float
     low: float
@@ -26,7 +26,7 @@ class Interval:
 def tango(only_small: int, only_large: int, units: int, confidence: float = 0.95) -> Interval:
     """Tango's score interval (Statistics in Medicine 17, 1998) for a difference of paired proportions.
 
-    Of `units` pairs, `only_small` had only the small model right, `only_large` only the large one.
+    Of `units` independent pairs, `only_small` had only the small model right, `only_large` only the large one.
     """
     if min(only_small, only_large) < 0 or units < 1 or only_small + only_large > units:
         raise EvidenceError(f"{only_small} and {only_large} discordant of {units} pairs cannot be")

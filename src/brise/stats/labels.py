@@ -26,8 +26,8 @@ JUDGEMENT_SOURCES: Sequence[JudgementSource] = ("outcome", "human", "judge")
 def corrected(judged_rest: Any, judged: Any, labelled: Any, confidence: float = 0.95) -> Interval:
     """The mean score by prediction-powered inference (Angelopoulos et al., 2301.09633).
 
-    `judged` and `labelled` are the judge's and the humans' scores of the same random units, `judged_rest` the
-    judge's of all others. The mean over all judged units is moved by the judge's mean error on the labelled ones.
+    `judged` and `labelled` are the judge's and the humans' scores of the same random pairs, `judged_rest` the
+    judge's of all others. The mean over all judged pairs is corrected by the judge's mean error on the labelled ones.
     """
     rest = scores(judged_rest, "judged_rest", -1.0, 1.0)
     both, humans = scores(judged, "judged", -1.0, 1.0), scores(labelled, "labelled", -1.0, 1.0)
@@ -45,8 +45,8 @@ def corrected(judged_rest: Any, judged: Any, labelled: Any, confidence: float = 
 def corrected_units(judged: Any, labelled: Any, is_drawn: Any, probability: float) -> Floats:
     """The same for a test that goes on cluster by cluster: J, and (H - J) / probability more where people were asked.
 
-    Units were drawn for people with this `probability`, independently of everything else, so each value is the
-    humans' D on average, however biased the judge is. Of units that were not drawn `labelled` is not looked at.
+    Pairs were drawn for people with this `probability`, independently of everything else, so each value is the
+    humans' D on average, however biased the judge is. For pairs that were not drawn, `labelled` is ignored.
     """
     if not 0 < probability <= 1:
         raise EvidenceError(f"the probability is {probability}, allowed is over 0 to 1")

@@ -58,7 +58,7 @@ def fit(values: Any, outcomes: Any, ridge: float = RIDGE) -> Fit:
 
 
 def out_of_fold(values: Any, outcomes: Any, units: Sequence[str], folds: int, ridge: float = RIDGE) -> Floats:
-    """Log-odds of each answer by a fit on the other folds; the answers of a unit are in one. 0 where there is no other.
+    """Log-odds of each answer by a fit on the other folds; a cluster's answers share a fold. 0 where there is no other.
     """
     given, wanted = np.asarray(values, np.float64), np.asarray(outcomes, np.float64)
     number = {name: at % folds for at, name in enumerate(dict.fromkeys(units))}

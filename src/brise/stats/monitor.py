@@ -18,10 +18,10 @@ ALARM = 1e4  # on average at least so many audited answers pass before a false a
 
 
 def audited_mean(differences: Any, probabilities: Any, total: int, confidence: float = 0.95) -> Interval:
-    """Mean D over all `total` kept units from those audited, each with its own known probability.
+    """Mean D over all `total` kept answers, estimated from those audited, each with its own known probability.
 
     Horvitz-Thompson with the sample's own total of weights (Hajek): D / q summed, over 1 / q summed. Escalated
-    traffic is no audit sample: it was chosen for being unsure.
+    traffic is no audit sample: it was selected for being unsure.
     """
     values, weights = scores(differences, "differences", -1.0, 1.0), _weights(probabilities)
     if len(values) != len(weights) or len(values) > total:
@@ -47,7 +47,7 @@ def _weights(probabilities: Any) -> Floats:
 class Alarm:
     """An e-CUSUM detector (Shin, Ramdas & Rinaldo, 2203.03532) of E[D] having fallen under -delta.
 
-    `logs` holds one log wealth a stake; each never falls below 0, that is: the past in which all was well is
+    `logs` holds one log wealth a stake; none falls below 0, so that a past in which all was well is
     forgotten. Make one with Alarm.start, and replace it by `updated(d)` at each audited answer.
     """
 

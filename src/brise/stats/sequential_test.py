@@ -1,7 +1,7 @@
 """A paired non-inferiority test: may the small model take over? It is valid at every interim analysis.
 
 Each cluster gives D = S - T, the small model's score less the large one's, in [-1, 1]. The claim to be shown is
-E[D] > -delta, for a margin delta stated before any data are seen. Evidence grows as the wealth of a gambler who
+E[D] > -delta, for a margin delta stated before any data are seen. Evidence grows as the wealth of a bettor who
 bets on it: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds: Howard et al., 1810.08240.
 """
 
@@ -88,12 +88,12 @@ def wealth(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
 
 
 def wealth_against(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
-    """The mirror: evidence that E[D] < -delta."""
+    """Evidence for the opposite claim, E[D] < -delta."""
     return _mixture((-np.asarray(differences, np.float64) - delta) / bound, bound / (bound + delta))
 
 
 def _mixture(gains: Floats, largest_stake: float) -> Floats:
-    """Sums and products only, in the order of time: IEEE gives their bits alike on every machine, which it does not
+    """Sums and products only, in the order of time: IEEE 754 gives the same bits on every machine for them, but not
     for logarithms. So a path can be replayed to the last bit.
     """
     total = np.zeros(gains.shape)

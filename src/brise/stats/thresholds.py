@@ -1,4 +1,4 @@
-"""Which answers of the small model may be kept: a threshold on its confidence, with a guarantee about the kept ones.
+"""Thresholds on the small model's confidence decide which of its answers are kept, with a guarantee about those.
 
 The claim: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
 surer. Sources: SGR (Geifman & El-Yaniv, 1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
@@ -57,7 +57,7 @@ def least_units(claim: RiskClaim) -> int:
 
 
 def auroc(confidences: Any, wrong: Any) -> float:
-    """How often a right answer is surer than a wrong one, ties counting half; 0.5 if all are alike."""
+    """How often a right answer has the higher confidence than a wrong one, ties counting half; 0.5 if all are equal."""
     confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
     bad = int(mistakes.sum())
     if not 0 < bad < len(mistakes):
@@ -69,7 +69,7 @@ def auroc(confidences: Any, wrong: Any) -> float:
 
 
 def oracle(confidences: Any, wrong: Any, claim: RiskClaim) -> float:
-    """The share that could be kept if the error of each threshold were known: what no honest rule reaches."""
+    """The share that could be kept if the error of each threshold were known: an upper limit for every rule."""
     ranked, errors = _ranked(confidences, wrong)
     fine = np.flatnonzero(errors <= claim.risk * np.arange(1, len(ranked) + 1))
     return float(fine[-1] + 1) / len(ranked) if len(fine) else 0.0
@@ -95,7 +95,7 @@ def expected(confidences: Any, wrong: Any, units: int, claim: RiskClaim) -> Expe
 
 
 def units_needed(confidences: Any, wrong: Any, claim: RiskClaim, share: float = 0.8) -> Expected | None:
-    """The fewest of 100, 200, 500, ... units that would keep `share` of what the oracle keeps; None: not 100,000."""
+    """The fewest of 100, 200, 500, ... answers that would keep `share` of what the oracle keeps; None: not 100,000."""
     wanted = share * oracle(confidences, wrong, claim)
     if wanted == 0:
         return None
@@ -105,7 +105,7 @@ def units_needed(confidences: Any, wrong: Any, claim: RiskClaim, share: float = 
 
 
 def sequence(confidences: Any, wrong: Any, units: int, claim: RiskClaim, steps: int = 40) -> list[float]:
-    """Thresholds for `learn_then_test`, from other data than it will be given, which has so many `units`.
+    """Thresholds for `learn_then_test`, from other data than it will be given, which have so many `units` (answers).
 
     The first is where the test is likeliest to pass: a stricter one keeps too few answers to show anything.
     """
@@ -119,7 +119,7 @@ def sequence(confidences: Any, wrong: Any, units: int, claim: RiskClaim, steps: 
 
 def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
             claim: RiskClaim) -> tuple[Threshold | None, str]:
-    """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of what was done."""
+    """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of the method."""
     if len(set(clusters)) == len(clusters):
         return learn_then_test(confidences, wrong, thresholds, claim), "Learn then Test, exact binomial tails"
     return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, claim),
@@ -129,7 +129,7 @@ def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds
 def sgr(confidences: Any, wrong: Any, claim: RiskClaim) -> Threshold | None:
     """The lowest threshold that a binary search with exact binomial bounds certifies; None: impossible here.
 
-    Each unit is one independent answer; `wrong` is 0 or 1. The error budget is shared by the steps of the search.
+    Answers are independent; `wrong` is 0 or 1. The error budget is shared by the steps of the search.
     """
     ranked, errors = _ranked(confidences, wrong)
     units = len(ranked)
@@ -197,13 +197,13 @@ def learn_then_test_clusters(confidences: Any, wrong: Any, clusters: Sequence[ob
 
 
 def _final_wealth(gains: Floats, largest_stake: float) -> float:
-    """Wealth after all units. Gains are small (at most the risk), so the stakes are spread up to the largest."""
+    """Wealth after all clusters. Gains are small (at most the risk), so the stakes are spread up to the largest."""
     logs = [np.log1p(stake * largest_stake * gains).sum() for stake in STAKES]
     return float(np.exp(np.logaddexp.reduce(logs) - math.log(len(STAKES))))
 
 
 def _ranked(confidences: Any, wrong: Any) -> tuple[Floats, Floats]:
-    """Confidences from the surest on, and how many of the first k answers are wrong."""
+    """Confidences in falling order, and how many of the first k answers are wrong."""
     confident = np.asarray(confidences, np.float64)
     mistakes = scores(wrong, "wrong")
     if confident.shape != mistakes.shape or not len(confident):
@@ -218,5 +218,5 @@ def _ranked(confidences: Any, wrong: Any) -> tuple[Floats, Floats]:
 
 
 def _with_ties(ranked: Floats, kept: int) -> int:
-    """A threshold cannot part equal confidences: all of the last kept one are kept."""
+    """A threshold cannot separate equal confidences: all that equal the last kept one are kept."""
     return int(np.searchsorted(-ranked, -ranked[kept - 1], side="right"))
