@@ -69,14 +69,15 @@ def sizes(family: str, format: str = "F32") -> Sizes:
     wide_heads = family in ("mistral3", "qwen3")
     if format.endswith("_K"):
         return Sizes(width=256, head_dim=128 if wide_heads else 64, ffn_width=512)
-    return Sizes(width=64 if wide_heads else 128, head_dim=32, ffn_width=192)
+    num_layers = 4 if family == "smollm3" else 2  # its fourth layer has no rotary positions
+    return Sizes(width=64 if wide_heads else 128, head_dim=32, ffn_width=192, num_layers=num_layers)
 
 
 def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int = 0, vocab: int = VOCAB_SIZE,
                tokenizer: bool = True, tied: bool = True,
                extra_metadata: Mapping[str, object] | None = None,
                extra_tensors: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes a random model of `family` (llama, mistral3, deepseek2, qwen2, qwen3), its matrices in `format`.
+    """Writes a random model of `family` (llama, mistral3, deepseek2, qwen2, qwen3, smollm3), its matrices in `format`.
 
     `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys ("llama.rope.freq_base"),
     replaces what is there (None takes it away) and may hold str, bool, int, float and lists of them.

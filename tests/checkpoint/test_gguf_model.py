@@ -39,7 +39,7 @@ def weights_of(path: Path) -> tuple[Config, Weights]:
 def test_config_has_the_sizes_of_the_file(tmp_path: Path, family: str) -> None:
     config, expected = config_of(tmp_path, family), sizes(family)
     assert config.family == FAMILIES[family]
-    assert (config.vocab_size, config.width, config.num_layers) == (VOCAB_SIZE, expected.width, 2)
+    assert (config.vocab_size, config.width, config.num_layers) == (VOCAB_SIZE, expected.width, expected.num_layers)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (4, 2, 32)
     assert (config.ffn_width, config.max_context) == (expected.ffn_width, 512)
     assert config.norm_eps == pytest.approx(1e-5, rel=1e-7) and config.sliding_window is None

@@ -46,6 +46,13 @@ def test_the_same_model_passes(model: Tiny) -> None:
     assert report.parting is not None and not report.parting.names and report.where is None
 
 
+def test_a_model_with_a_layer_without_rope_passes(tmp_path: Path) -> None:
+    model = tiny(tmp_path, "smollm3")
+    assert model.config.layers_without_rope == (3,)
+    report = compared(model, model.adapter(), model.adapter()).check()
+    assert report.quality.kl_max < 1e-6 and report.quality.top1_agreement == 1
+
+
 def test_the_adapter_matters(model: Tiny) -> None:
     report = compared(model, model.adapter(), {})
     assert report.quality.kl_mean > 0.01 and not report.passed
