@@ -23,7 +23,7 @@ from brise.engine.model import load
 from brise.hub.store import ModelStore, locate
 from brise.prove import calibrate
 from brise.prove.calibration_rows import CalibrationRow
-from brise.serve.local_answers import LocalAnswers
+from brise.serve.engine_models import EngineModels
 from brise.settings import read
 from brise.stats import thresholds
 from brise.switch import novelty, signals
@@ -49,13 +49,13 @@ def main() -> None:
     lines = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()][:args.number]
     try:
         name = "base" if args.adapter is None else "small"
-        rows = asyncio.run(ask(LocalAnswers({"base": worker}), name, lines, args))
+        rows = asyncio.run(ask(EngineModels({"base": worker}), name, lines, args))
     finally:
         worker.shutdown(drain=False)
     report(rows)
 
 
-async def ask(local: LocalAnswers, name: str, lines: list[dict[str, object]],
+async def ask(local: EngineModels, name: str, lines: list[dict[str, object]],
               args: argparse.Namespace) -> list[CalibrationRow]:
     room = asyncio.Semaphore(AT_A_TIME)
 

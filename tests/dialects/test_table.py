@@ -16,7 +16,7 @@ from brise.dialects.dialect import Progress
 SOURCE = Path(table.__file__).parents[1]
 EMPTY: dict[str, object] = {}
 # The routes of this server parse each dialect into a request of the engine in their own way.
-OWN_ROUTES = "serve/local_answers.py"
+OWN_ROUTES = "serve/engine_models.py"
 
 
 @pytest.mark.parametrize("name", get_args(Kind))

@@ -18,7 +18,7 @@ from brise.gateway.large_model import LargeModel, Wait
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import SmallModels
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
-from brise.serve.local_answers import LocalAnswers
+from brise.serve.engine_models import EngineModels
 from brise.serve.serving import ServeSettings
 from brise.traffic.records import Exchange, Pending, RecordedAnswer
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
@@ -85,7 +85,7 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
                             hedge_after_s=hedge_after_s, wait=wait)
 
         def made(models: Mapping[str, EngineThread]) -> Gateway:
-            stand = parts or Components() if around is None else around(LocalAnswers(models), large, captured)
+            stand = parts or Components() if around is None else around(EngineModels(models), large, captured)
             return Gateway(large, stand if stand.capture is not None else replace(stand, capture=captured))
 
         with live(model, settings, gateway=made) as running:

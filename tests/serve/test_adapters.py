@@ -17,8 +17,8 @@ from brise.checkpoint.open import open_checkpoint
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel, load
+from brise.serve.engine_models import EngineModels
 from brise.serve.error_response import UnknownModelError
-from brise.serve.local_answers import LocalAnswers
 from brise.serve.serving import ServeSettings
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
@@ -200,7 +200,7 @@ def test_a_server_without_room_says_so(folders: Path) -> None:
 
 
 def test_a_fingerprint_says_what_answers_and_not_how_it_is_called(server: Live, folders: Path) -> None:
-    local, worker = LocalAnswers({"stub": server.worker}), server.worker
+    local, worker = EngineModels({"stub": server.worker}), server.worker
     base, one = local.fingerprint("stub"), local.fingerprint("one")
     assert base != one and len(one) == 32
     worker.remove_adapter("one")
@@ -215,7 +215,7 @@ def test_a_fingerprint_says_what_answers_and_not_how_it_is_called(server: Live, 
 
 def test_other_forms_of_weights_or_cache_are_another_model(model: LoadedModel) -> None:
     def fingerprint(made: LoadedModel, **options: Any) -> str:
-        return LocalAnswers({"m": EngineThread(Engine(made, EngineSettings(num_pages=8, **options)))}).fingerprint("m")
+        return EngineModels({"m": EngineThread(Engine(made, EngineSettings(num_pages=8, **options)))}).fingerprint("m")
 
     found = {fingerprint(model), fingerprint(model, cache_format="q8"), fingerprint(replace(model, requantized="Q4_0"))}
     assert len(found) == 3 and fingerprint(replace(model, name="other")) in found

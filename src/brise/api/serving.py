@@ -20,7 +20,7 @@ from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
 from brise.serve.access import AcceptedKeys, is_key, read_keys
-from brise.serve.local_answers import LocalAnswers
+from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamDialect, open_gateway
 from brise.serve.serving import SEEING_BODY_BYTES, TEXT_BODY_BYTES, ServeSettings, bounded
 from brise.traffic.capture import CaptureOptions, CaptureStats
@@ -133,7 +133,7 @@ def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[Ups
     check_names(options, UpstreamOptions)
     with python_words(), ExitStack() as owned:
         opened = {} if small is None else _opened(small, options.get("memory"), owned)
-        local = LocalAnswers({name: model.worker for name, model in opened.items()},
+        local = EngineModels({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
         gateway_options = _gateway_options(upstream, options, local.names())
         opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore))

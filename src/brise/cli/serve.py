@@ -22,7 +22,7 @@ from brise.memory.serving_plan import ServingPlan
 from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
-from brise.serve.local_answers import LocalAnswers
+from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import open_gateway
 from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings, bounded
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
         if upstream is None:
             return _run(workers, serving, bound, None)
-        local = LocalAnswers(workers, allow_image_urls=args.allow_image_urls)
+        local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
         options = serve_gateway.options_of(args, upstream, small)
         with open_gateway(options, settings_.home, local, serve_gateway.tell) as gateway:
             return _run(workers, serving, bound, gateway)

@@ -1,6 +1,6 @@
 """How the gateway asks the small models of this process, and which of them answers for which task.
 
-`brise.serve.local_answers` implements `SmallModels` over the engine. The body is the one that the client wrote for a
+`brise.serve.engine_models` implements `SmallModels` over the engine. The body is the one that the client wrote for a
 large model, so it may hold fields that no small model knows. Those that do not change what a right answer is are left
 out, and the answer says which (`ignored`). For all other fields, and for anything else that is wrong with a request,
 the call raises RequestError.

@@ -86,7 +86,7 @@ def _exchange(value: Mapping[str, Any], row: ImportedRow) -> Exchange:
 
 
 def _asked(value: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Messages, and what else was asked."""
+    """The messages and the other fields of a request."""
     match value:
         case {"messages": list(messages)}:
             others = {name: field for name, field in value.items()
@@ -128,7 +128,7 @@ def _answered(value: Any, model: str, usage: Usage | None) -> dict[str, Any] | N
 
 
 def _usage(value: Mapping[str, Any]) -> Usage | None:
-    """Whatever of its many names the export uses."""
+    """A field by any of the names that exports use."""
     details = parsed(value.get("usage_details")) or parsed(value.get("usage"))
     found = _snake(details) if isinstance(details, dict) else {}
     prompt = whole(found.get("input") or found.get("prompt_tokens") or found.get("input_tokens")
@@ -148,7 +148,7 @@ def _cost(value: Mapping[str, Any]) -> float | None:
 
 
 def _parameters(value: Any) -> dict[str, Any]:
-    """Such as temperature."""
+    """Parameters such as temperature."""
     return {name: field for name, field in value.items() if isinstance(field, int | float | str | bool)
             and name not in ("model", "messages", "stream")} if isinstance(value, dict) else {}
 

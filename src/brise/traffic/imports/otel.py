@@ -105,7 +105,7 @@ def _exchange(span: Fields, logged: Mapping[str, list[Fields]], row: ImportedRow
 
 
 def _messages(said: Fields, events: Sequence[Fields]) -> tuple[list[Fields], Fields | None]:
-    """What was asked, and the answer."""
+    """The request and the answer."""
     for event in events:
         if event["name"] == "gen_ai.client.inference.operation.details":
             said = {**event, **said}
@@ -120,7 +120,7 @@ def _messages(said: Fields, events: Sequence[Fields]) -> tuple[list[Fields], Fie
 
 
 def _parts(value: object) -> list[Fields]:
-    """Messages of the newest conventions as those of a chat."""
+    """Messages of the newest conventions as messages of a chat."""
     out: list[Fields] = []
     found = parsed(value)
     for each in found if isinstance(found, list) else ():
@@ -151,7 +151,7 @@ def _parts(value: object) -> list[Fields]:
 
 
 def _of_events(events: Sequence[Fields]) -> tuple[list[Fields], list[Fields]]:
-    """The older ways: one event a message."""
+    """The older conventions: one event for each message."""
     asked, answers = list[Fields](), list[Fields]()
     for event in events:
         name = event["name"]
@@ -224,7 +224,7 @@ def _first(value: object) -> str | None:
 
 
 def _spans(row: ImportedRow) -> Iterator[tuple[str, Fields]]:
-    """The spans of an export, each with its place and with its resource's attributes."""
+    """The spans of an export, each with its place and its resource's attributes."""
     value = row.value
     groups = value.get("resourceSpans", value.get("resource_spans"))
     if groups is None:

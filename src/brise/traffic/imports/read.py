@@ -1,4 +1,4 @@
-"""Files of other systems -> exchanges: all of them, or none and a list of what is wrong with which line."""
+"""Imports files of other systems as exchanges: all of them, or none and a list of what is wrong in which line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READERS: Mapping[str, Callable[[Sequence[ImportedRow]], Made]] = {
     "openai": openai_files.read, "langfuse": langfuse.read, "otel": otel.read}
 SUFFIXES = (".jsonl", ".json", ".csv")
 NUM_SHOWN = 20
-MOST_CELL = 64 << 20  # letters in a cell of a table: a conversation with images
+MOST_CELL = 64 << 20  # characters in a cell of a table: a conversation with images
 
 
 @dataclass
@@ -33,7 +33,7 @@ class ImportedRows:
 
 
 class BadFileError(EvidenceError):
-    """Rows that cannot be imported; `bad` has them all."""
+    """Some rows cannot be imported; `bad` lists them all."""
 
     def __init__(self, found: ImportedRows) -> None:
         lines = [f"  {place}: {reason}" for place, reason in found.bad[:NUM_SHOWN]]
@@ -45,7 +45,7 @@ class BadFileError(EvidenceError):
 
 
 def read(paths: Sequence[Path], format: Format = "auto") -> ImportedRows:
-    """All that these files hold, in the order of time. They are read together: a batch has two files."""
+    """All exchanges in these files, in the order of time. They are read together, because a batch has two files."""
     found, rows = ImportedRows(), list[ImportedRow]()
     for path in paths:
         if path.suffix.lower() not in SUFFIXES:
@@ -86,7 +86,7 @@ def _format(row: ImportedRow) -> str:
 
 
 def _values(path: Path) -> Iterator[tuple[str, Json]]:
-    """Values with their place behind the path; a text instead of a value says why it is none."""
+    """Values with their place in the file; a text in place of a value says why it cannot be read."""
     if path.suffix.lower() == ".csv":
         yield from _table(path)
         return
@@ -95,7 +95,7 @@ def _values(path: Path) -> Iterator[tuple[str, Json]]:
         try:
             value = parse_json(data, "the file")
         except RequestError:
-            pass  # several values, one a line, go by this name too
+            pass  # some of these files hold several values, one a line
         else:
             yield from _unpacked(value)
             return

@@ -1,4 +1,4 @@
-"""One row of a file that is imported, and what is made of it."""
+"""One row of an imported file, and how it becomes an exchange."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brise.dialects.bodies import Body, Kind, Usage, context_digest
 from brise.files.digests import text_digest
 from brise.traffic.records import Exchange
 
-_YEAR_10000_S = 253_402_300_800.0  # no calendar of ours goes further
+_YEAR_10000_S = 253_402_300_800.0  # Python's calendar ends here
 
 
 class BadRowError(ValueError):
@@ -21,12 +21,12 @@ class BadRowError(ValueError):
 
 
 class PassedOverError(ValueError):
-    """The row is no request to a model, and need not be one: a span of a data base, a whole trace."""
+    """The row is no request to a model, and need not be one: a span of a database, a whole trace."""
 
 
 @dataclass(frozen=True)
 class ImportedRow:
-    """A JSON value, or a line of a table, where it stands, and a time for it if it has none of its own."""
+    """A JSON value or a line of a table, its place, and the time to use if it has none."""
 
     value: Mapping[str, Any]
     place: str
@@ -35,7 +35,7 @@ class ImportedRow:
 
 
 def message(role: str, content: object, **more: object) -> dict[str, Any]:
-    """A chat message without fields that say nothing."""
+    """A chat message without empty fields."""
     return {"role": role, "content": content, **{name: value for name, value in more.items() if value}}
 
 
@@ -67,7 +67,7 @@ def exchange(id: str, at_s: float, kind: Kind, request: Body, response: Body | N
 
 
 def parsed(value: object) -> Any:
-    """JSON where a text is some, else the value itself."""
+    """The JSON value in a text; any other value as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "[", '"'):
         return value
     try:
@@ -97,7 +97,7 @@ def seconds(value: object) -> float | None:
 
 
 def whole(value: object) -> int:
-    """A count; 0 for what is none."""
+    """A count; 0 for anything else."""
     if isinstance(value, str) and value.isdecimal():
         return int(value) if len(value) <= 18 else 0
     is_count = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
@@ -105,7 +105,7 @@ def whole(value: object) -> int:
 
 
 def number(value: object) -> float | None:
-    """A number, also where a table has it as text."""
+    """A number, also one that a table has as text."""
     try:
         return None if value is None or value == "" or isinstance(value,
                                                                   bool) else float(value)  # type: ignore[arg-type]
@@ -114,10 +114,10 @@ def number(value: object) -> float | None:
 
 
 def fields_of(value: object) -> dict[str, Any]:
-    """An object, empty where there is none."""
+    """An object; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def text(value: object) -> str | None:
-    """A text that says something."""
+    """A text that is not empty."""
     return value if isinstance(value, str) and value.strip() else None

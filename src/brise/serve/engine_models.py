@@ -1,4 +1,4 @@
-"""The small models of this server, asked from inside: the way of an HTTP request, without HTTP."""
+"""The small models of this server, asked from inside: as by an HTTP request, but without HTTP."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from brise.text.fields import Ignored
 from brise.text.json_text import Json
 from brise.text.protocols import TextTokenizer
 
-# What these ask for is the hosted service's own way of working, and no part of a right answer.
+# Fields about how a hosted service works, which do not change what a right answer is.
 IGNORABLE = frozenset({
     "service_tier", "store", "moderation", "prediction", "verbosity", "reasoning", "reasoning_effort", "include",
     "prompt_cache_options", "prompt_cache_retention", "prompt_cache_breakpoint", "include_obfuscation", "annotations"})
 
 
-class LocalAnswers:
-    """Implements `gateway.small_models.SmallModels`."""
+class EngineModels:
+    """Implements `SmallModels` over the engine."""
 
     def __init__(self, models: Mapping[str, EngineThread], *, allow_image_urls: bool = False) -> None:
         self._models, self._allows_urls = models, allow_image_urls
@@ -51,7 +51,7 @@ class LocalAnswers:
                 for name in (model, *(info.name for info in worker.adapters))]
 
     def fingerprint(self, model: str) -> str:
-        """A digest of what answers; 32 hexadecimal digits."""
+        """A digest of the model that answers; 32 hexadecimal digits."""
         served = find(self._models, model)
         parts = [self._bases[served.worker]]
         if served.adapter is not None:
@@ -62,7 +62,7 @@ class LocalAnswers:
         return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def load(self, model: str) -> Load:
-        """What the model has to do for those that wait for it."""
+        """How busy the model is with requests that a client waits for."""
         worker = find(self._models, model).worker
         stats = worker.stats()
         others = (0, 0) if stats.background else (stats.running, stats.waiting)
@@ -86,7 +86,7 @@ class LocalAnswers:
                            time.monotonic() - ticket.started_s, asked.ignored)
 
     async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> SmallStream:
-        """The answer piece by piece; with `prefix` it goes on behind that text."""
+        """The answer piece by piece; with `prefix` it continues that text."""
         begun = body if prefix is None else _with_prefix(dialect, body, prefix)
         asked = await self._ask(model, dialect, {**begun, "stream": True})
         if prefix is not None:
@@ -94,7 +94,7 @@ class LocalAnswers:
         return SmallStream(asked.chunks(), asked.ignored, partial(_usage, asked.job.ticket))
 
     async def _ask(self, model: str, dialect: Dialect, body: Body) -> _Asked:
-        """Reads a body that was written for a hosted model."""
+        """Reads a body that was written for a large model."""
         fields = cast(dict[str, Json], {**body, "model": model})
         ignored, ticket, served = Ignored(IGNORABLE), Ticket(), find(self._models, model)
         if fields.pop("logit_bias", None):
@@ -157,13 +157,13 @@ class _Asked:
 def _with_prefix(dialect: Dialect, body: Body, prefix: str) -> Body:
     begun = dialect.with_prefix(body, prefix)
     if begun is None:
-        raise RequestError(f"an answer to this request of the kind {dialect.name!r} cannot be gone on with",
+        raise RequestError(f"an answer to this request of the kind {dialect.name!r} cannot be continued",
                            code="unsupported_parameter")
     return begun
 
 
 def _fitting(context: int, ignored: dict[str, str], request: EngineRequest) -> EngineRequest:
-    """A hosted model's context is longer: a limit of the answer that goes over this one's is left out."""
+    """A large model's context is longer: a limit on the answer that exceeds this one's is left out."""
     room = context - len(request.prompt)
     if request.max_tokens is None or request.max_tokens <= room or room < 1:
         return request
@@ -177,7 +177,7 @@ def _told(logprobs: int | None, background: bool, request: EngineRequest) -> Eng
 
 
 def _begun(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) -> EngineRequest:
-    """The part of the answer that is there counts towards its length, and is held to its grammar."""
+    """The part of the answer that exists already counts towards its length, and must fit its grammar."""
     grammar, max_tokens = request.grammar, request.max_tokens
     if grammar is not None and grammar.kind != "lark":  # those of tools allow text before a call
         grammar = replace(grammar, begun=prefix)

@@ -1,4 +1,4 @@
-"""Small models asked from inside, with bodies that were written for a hosted one."""
+"""Small models asked from inside, with bodies that were written for a large one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.errors import ContextLengthError, RequestError
 from brise.gateway.small_models import Load, SmallModels
 from brise.models.batch import Batch
-from brise.serve.local_answers import LocalAnswers
+from brise.serve.engine_models import EngineModels
 from tests.engine.stub import stub_model
 from tests.serve.test_parse_chat import TOOL, USER
 
@@ -31,7 +31,7 @@ def small(reply: str | None = "Hello there!", on_step: Callable[[Batch], None] |
     worker = EngineThread(Engine(stub_model(reply, on_step=on_step), EngineSettings(num_pages=64, max_context=context)))
     worker.start()
     try:
-        yield LocalAnswers({"small": worker})
+        yield EngineModels({"small": worker})
     finally:
         worker.shutdown(drain=False)
 
@@ -147,7 +147,7 @@ def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was
 
     with small() as local:
         assert asyncio.run(read(max_tokens=100)) == "lo there!" and asyncio.run(read(max_tokens=5)) == "lo"
-        with pytest.raises(RequestError, match="cannot be gone on with"):
+        with pytest.raises(RequestError, match="cannot be continued"):
             asyncio.run(read(echo=True))
 
 
