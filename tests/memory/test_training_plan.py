@@ -20,9 +20,10 @@ class Counter:
         self.limit = limit
 
     def __call__(self, choice: MemoryChoice) -> TrainingPlan:
-        parts = TrainingParts(weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
-                      optimizer_state=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
-                      activations=choice.num_tokens * MB // (100 if choice.checkpointing else 10), head=0)
+        parts = TrainingParts(
+            weights=(500 if choice.base_storage == "dense" else 100) * MB, loading=10 * MB,
+            optimizer_state=choice.rank * choice.bits * MB // 32, gradients=choice.rank * MB,
+            activations=choice.num_tokens * MB // (100 if choice.checkpointing else 10), head=0)
         return TrainingPlan("tiny", choice, parts, process_bytes=300 * MB, proving_bytes=0, limit=self.limit)
 
 

@@ -14,7 +14,7 @@ from brise.watch import Advance
 
 @contextmanager
 def bar(task: str, total: int, unit: str) -> Iterator[Advance]:
-    """A bar of `total` bytes or tokens on a terminal, to be told each step; elsewhere one line for the whole work."""
+    """A progress bar of `total` bytes or tokens on a terminal; elsewhere one line for the whole task."""
     console = rich.console.Console(stderr=True)
     columns = (rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn()) if unit == "bytes" else (
         rich.progress.MofNCompleteColumn(), rich.progress.TextColumn(unit))
@@ -29,14 +29,14 @@ def bar(task: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 class TerminalWatcher:
-    """Shows on stderr what a use case tells; see brise.watch.Watcher."""
+    """Shows the notes and progress of a use case on stderr (brise.watch.Watcher)."""
 
     def note(self, text: str) -> None:
-        """A line."""
+        """Writes a line."""
         terminal.note(text)
 
     @contextmanager
     def progress(self, task: str, total: int, unit: str) -> Iterator[Advance]:
-        """A bar."""
+        """Shows a bar."""
         with bar(task, total, unit) as advance:
             yield advance

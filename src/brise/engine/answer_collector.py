@@ -1,4 +1,4 @@
-"""One chat answer as it grows: text, reasoning and function calls, put together from the engine's deltas."""
+"""Collects one chat answer from the engine's deltas: text, reasoning and function calls."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class AnswerCollector:
         return "".join(self._reasoning)
 
     def push(self, delta: Delta) -> Iterator[Parsed]:
-        """The pieces that this delta makes certain. Each is collected when the iterator yields it, so read all."""
+        """Yields the pieces that this delta completes. Each is collected when it is yielded, so read all of them."""
         items = self._parser.push(delta.text)
         if delta.finish is not None:
             items = [*items, *self._parser.finish(was_cut=delta.finish == "length")]
@@ -102,6 +102,6 @@ class AnswerCollector:
         return ParsedCallStart(name, call.id)
 
     def _finish(self, finish: FinishReason) -> AnswerFinish:
-        """Calls are announced only if all of them are whole: a client would make them."""
+        """The finish reason: "tool_calls" only if all calls are whole, because a client would make them."""
         are_whole = all(call.is_whole for call in self.calls)
         return "tool_calls" if self.calls and are_whole and finish != "length" else finish

@@ -131,21 +131,21 @@ class EngineThread:
         return DeltaStream(inbox, len(submission.answers), partial(self._cancel, submission))
 
     def submit(self, request: Request, inbox: Inbox) -> str:
-        """The same into an inbox that several requests may share; returns the id that their deltas carry.
+        """Sends the request's deltas to an inbox that requests may share; returns the request's id.
 
-        It does not wait for the engine: a full queue is told as a delta that ends in an error. `cancel` ends it.
+        It does not wait for the engine: a full queue is reported by a delta that ends with an error.
         """
         submission = self._engine.prepare(request)
 
-        def tell(error: Exception | None) -> None:
+        def report(error: Exception | None) -> None:
             if error is not None:
                 deliver(inbox, Delta(submission.request_id, 0, finish="error", error=str(error)))
 
-        self._submit(submission, inbox, tell)
+        self._submit(submission, inbox, report)
         return submission.request_id
 
     def cancel(self, request_id: str) -> None:
-        """Ends a request's answers; nothing happens if it has ended already."""
+        """Ends a request's answers; does nothing if it has ended already."""
         self._calls.put(partial(self._engine.cancel, request_id))
 
     async def agenerate(self, request: Request) -> AsyncGenerator[Delta, None]:
@@ -154,7 +154,7 @@ class EngineThread:
 
         # Compiling a grammar or reading an adapter may take a second; everything else is quick.
         submission = (self._engine.prepare(request) if request.grammar is None and request.adapter is None
-               else await self._prepare_in_thread(request))
+                      else await self._prepare_in_thread(request))
         inbox = LoopInbox(asyncio.get_running_loop(), asyncio.Queue())
         self._submit(submission, inbox, inbox.refuse)
         num_open = len(submission.answers)

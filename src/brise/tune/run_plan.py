@@ -210,9 +210,9 @@ def _answering_bytes(located: Located, asked: ResolvedOptions) -> int:
         return 0
     numbers, rank = sum(trained_sizes(asked.checkpoint.weights(), asked.recipe)), asked.choice.rank
     engine = student.settings_for(asked.longest, asked.round_prompts, rank)
-    request = MemoryRequest(context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters,
-                         # The file, its numbers, and what the engine makes of them.
-                         adapters_bytes=3 * 4 * numbers if rank else 0, adapter_rank=rank)
+    request = MemoryRequest(
+        context=asked.longest, parallel=engine.max_sequences, adapter_slots=engine.max_adapters, adapter_rank=rank,
+        adapters_bytes=3 * 4 * numbers if rank else 0)  # the file, its numbers, and what the engine makes of them
     header = read_header(located.path, located.name)
     served = serving_plan.make(header, request, open_planner(torch.get_num_threads()))
     weights = served.weights_bytes if rank else 4 * numbers
