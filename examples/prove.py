@@ -17,10 +17,10 @@ margin = float(sys.argv[2]) if len(sys.argv) > 2 else 0.05
 with path.open(encoding="utf-8", newline="") as file:
     rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
 
-found = brise.prove(rows, margin=margin)
-assert found.proof is not None
-small, large, worse = found.proof.small, found.proof.large, found.proof.difference
-print(f"{len(rows)} pairs, {found.proof.discordance:.1%} of them with different answers")
-print(f"small {small.estimate:.1%}, large {large.estimate:.1%}; "
-      f"difference {worse.estimate:+.1%} ({worse.low:+.1%} to {worse.high:+.1%})")
-print(f"verdict at a margin of {margin:.0%}: {found.verdict} ({found.proof.reason})")
+result = brise.prove(rows, margin=margin)
+proof = result.proof
+assert proof is not None, "only a plan has none"
+print(f"{len(rows)} pairs, {proof.discordance:.1%} of them with different answers")
+print(f"small {proof.small.estimate:.1%}, large {proof.large.estimate:.1%}; difference "
+      f"{proof.difference.estimate:+.1%} ({proof.difference.low:+.1%} to {proof.difference.high:+.1%})")
+print(f"verdict at a margin of {margin:.0%}: {result.verdict} ({proof.reason})")

@@ -9,7 +9,7 @@ import pytest
 
 from brise.errors import EvidenceError
 from brise.report import html, report, traffic
-from brise.report.control import Model
+from brise.report.control import ModelOrigin
 from brise.report.report import SwitchReport
 from brise.report.service import REFERENCE
 from brise.report.switch_document import switch_document
@@ -17,10 +17,10 @@ from brise.traffic.prices import Prices
 from tests.prove.planted import PRICES, START_S, TASK, Planted
 from tests.report.html import words
 
-MODEL = Model("tiny", "ab", "apache-2.0", "mine", "ab", "cd", {"big": "contract <1>"})
+MODEL = ModelOrigin("tiny", "ab", "apache-2.0", "mine", "ab", "cd", {"big": "contract <1>"})
 
 
-def made(planted: Planted, prices: Prices = PRICES, model: Model | None = MODEL) -> SwitchReport:
+def made(planted: Planted, prices: Prices = PRICES, model: ModelOrigin | None = MODEL) -> SwitchReport:
     return report.make(traffic.read(planted.store, None), prices, model, planted.now_s)
 
 

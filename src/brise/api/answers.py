@@ -117,8 +117,10 @@ class Answer(Generic[T_co]):
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is: `tokens` with their log-probabilities in nats, the first one left out if nothing stood
-    before it."""
+    """How likely a text is: its tokens with their log-probabilities, in nats.
+
+    The first token is left out if nothing comes before it.
+    """
 
     tokens: tuple[TokenLogprob, ...]
 
@@ -160,7 +162,7 @@ class BatchResult(Generic[T_co]):
 
 
 class Growing(Generic[T_co]):
-    """One answer on its way, from the engine's deltas to pieces and the whole."""
+    """An answer that grows: deltas of the engine go in, pieces and the whole answer come out."""
 
     def __init__(self, model: str, collector: AnswerCollector, read: Callable[[str], T_co]) -> None:
         self._model, self._collector, self._read = model, collector, read

@@ -1,4 +1,4 @@
-"""Many prompts through one engine: it is kept full, results come in the prompts' order, an error ends only its own."""
+"""Many prompts through one engine: it is kept full, results keep the order of the prompts, errors are per prompt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T_co = TypeVar("T_co", covariant=True)
 Begin = Callable[[Messages], tuple[Request, Growing[T_co]]]
 # Prompts that wait in the engine behind those that it answers, so that none of its places is empty for a step.
 WAITING_SHARE = 1.0
-# Results that wait for an earlier one, for each place of the engine: a long answer holds back so many short ones.
+# Results that may wait for an earlier one, per prompt in the engine: a long answer holds back so many short ones.
 AHEAD = 16
 
 
 class _Window(Generic[T_co]):
-    """What of a batch is under way: requests in the engine, and results that wait for their turn."""
+    """The part of a batch in progress: requests in the engine, and results that wait for their turn."""
 
     def __init__(self, worker: EngineThread, begin: Begin[T_co]) -> None:
         self._worker, self._begin = worker, begin
@@ -58,7 +58,7 @@ class _Window(Generic[T_co]):
             self._results[index] = BatchResult(index, error)
 
     def push(self, delta: DeltaOrError) -> None:
-        """Takes what the engine says of one of them."""
+        """Takes the engine's next message about one of them."""
         if isinstance(delta, Exception):
             raise ClosedError(f"the model {self._worker.model.name!r}") from None
         index, growing = self._open[delta.request_id]

@@ -83,10 +83,10 @@ def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"
     """
     check(options, LoadOptions)
     _check_device(device)
-    found = settings.read()
+    defaults = settings.read()
     with python_words():
-        engine = open_engine(locate(str(model), ModelStore(found.home)),
-                             _engine_options(options, size(memory, "memory"), found.threads))
+        engine = open_engine(locate(str(model), ModelStore(defaults.home)),
+                             _engine_options(options, size(memory, "memory"), defaults.threads))
     worker = EngineThread(engine)
     worker.start()
     return Model(worker, str(model), is_limited=memory is not None)

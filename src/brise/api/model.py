@@ -37,8 +37,8 @@ JsonSchema = Mapping[str, object]
 class Model:
     """A loaded model; `brise.load` makes it. Safe to use from several threads and event loops at one time.
 
-    Calls that run at the same time are answered together, each as if it were alone: company changes no token. Closing
-    it (`close`, or the end of a `with` block) ends what runs with ClosedError and gives the memory back.
+    Calls that run at the same time are answered together, each as if it were alone: other calls change no token.
+    Closing the model (`close`, or the end of a `with` block) ends what runs with ClosedError and frees the memory.
 
     Methods whose names begin with `a` are the same for an event loop. All of them raise `brise.RequestError` for an
     argument that is wrong, `brise.ContextLengthError` where prompt and answer do not fit, `brise.AnswerError` for an
@@ -228,7 +228,7 @@ class Model:
         return self._worker
 
     def close(self) -> None:
-        """Ends what runs, and gives the memory back. A second call does nothing."""
+        """Ends what runs, and frees the memory. A second call does nothing."""
         self._worker = None
         self._shutdown()
 

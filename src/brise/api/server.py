@@ -27,7 +27,7 @@ from brise.serve.serving import ServerState, ServeSettings, prepare
 
 @dataclass(frozen=True)
 class ServerParts:
-    """What a server is made of. `owned` is closed with it: models that it loaded, and the gateway's store."""
+    """The parts of a server. `owned` is closed with it: models that it loaded, and the gateway's store."""
 
     models: Mapping[str, Model]
     settings: ServeSettings
@@ -40,9 +40,9 @@ class ServerParts:
 class Server:
     """Models, or a gateway, over HTTP; `brise.serve` and `brise.gateway` make it.
 
-    It is an ASGI application, to be mounted under any path of another one or handed to an ASGI server; and listens by
-    itself in an `async with` block (in this event loop), in a `with` block (in a thread) or in `run` (until Ctrl-C).
-    A server is used once. Models that were handed in stay open; what it loaded itself is closed with it.
+    A server is an ASGI application: mount it under any path of another one, or give it to an ASGI server. It also
+    listens by itself: in an `async with` block (in this event loop), in a `with` block (in a thread), or in `run`
+    (until Ctrl-C). Use a server once. Models that you give it stay open; models that it loads are closed with it.
     """
 
     def __init__(self, parts: ServerParts) -> None:
@@ -73,7 +73,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[Self]:
-        """For an application that mounts the server: what runs beside the requests begins, and ends with the block."""
+        """For the lifespan of an application that mounts the server: starts its background work, and ends it."""
         self._begin()
         try:
             yield self
@@ -81,7 +81,7 @@ class Server:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends what runs beside the requests, writes what the gateway saw, and closes what the server loaded."""
+        """Ends the background work, writes the captured traffic, and closes the models that the server loaded."""
         self._state.traffic.close()
         if not self._is_closed:
             self._is_closed = True
@@ -90,7 +90,7 @@ class Server:
             await asyncio.to_thread(self._parts.owned.close)
 
     def run(self) -> None:
-        """Listens until SIGINT or SIGTERM, as `brise serve` does; what runs then is finished. Closes the models too."""
+        """Listens until SIGINT or SIGTERM, as `brise serve` does, and lets requests finish. It closes all models."""
         self._use()
         try:
             run_server(self._workers, self._parts.settings, self._log, gateway=self._parts.gateway,
@@ -127,7 +127,7 @@ class Server:
 
     @asynccontextmanager
     async def _listen(self) -> AsyncIterator[None]:
-        """Takes connections; at the end what runs is finished within the time for it, and the rest broken off."""
+        """Takes connections. At the end, requests get `drain_timeout` seconds to finish; the rest are broken off."""
         settings = self._parts.settings
         check_bind(settings.host, self._state.keys is not None, settings.allow_insecure_bind)
         with bind(settings) as listener:
@@ -147,7 +147,7 @@ class Server:
                 await serving
 
     def _begin(self) -> None:
-        """In the event loop, once: what runs beside the requests."""
+        """Starts the background work, once, in the event loop."""
         if self._is_closed:
             raise ClosedError("the server")
         if not self._has_begun:
@@ -208,7 +208,7 @@ class _ServerThread:
 
 
 def _unmounted(scope: Scope) -> Scope:
-    """The request as if nothing stood before our paths: applications that mount us put their prefix there."""
+    """The request without the prefix under which an application has mounted the server."""
     root, path = scope.get("root_path", "").rstrip("/"), scope["path"]
     if root and (path == root or path.startswith(f"{root}/")):
         path = path[len(root):] or "/"

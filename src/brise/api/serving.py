@@ -42,7 +42,7 @@ class ServerOptions(TypedDict, total=False):
         api_keys: The keys that are accepted, or the Path of a file with one a line. Without keys the server listens
             for this machine only, and answers only requests that name it as their host.
         any_host: Answer and listen for everybody although there are no keys: for an application that mounts the
-            server and lets in whom it likes. Default: False.
+            server and controls access itself. Default: False.
         image_urls: Fetch images that clients name by http(s) URLs, from public addresses only. Default: False.
         access_log: Write a line for each request to `log`. Default: False.
         log: Where lines go. Default: stderr.

@@ -26,7 +26,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelOrigin:
     """The small model: its licence as its files state it, and what allowed its training."""
 
     name: str
@@ -46,10 +46,10 @@ class Control:
     stayed: float
     not_captured: Mapping[str, int]
     subjects: int
-    model: Model | None
+    model: ModelOrigin | None
 
 
-def control(traffic: TrafficOverview, model: Model | None) -> Control:
+def control(traffic: TrafficOverview, model: ModelOrigin | None) -> Control:
     """Counts requests by the model that was asked.
 
     Shadow answers stay here; audits and answers after an outage go out.
@@ -70,18 +70,18 @@ def control(traffic: TrafficOverview, model: Model | None) -> Control:
         len({row.subject for row in traffic.exchanges if row.subject is not None}), model)
 
 
-def model_of(located: Located, adapter: Path | None = None) -> Model:
+def model_of(located: Located, adapter: Path | None = None) -> ModelOrigin:
     """What the model's files say of it."""
     with closing(open_checkpoint(located.path)) as checkpoint:
         stated = checkpoint.metadata.get("general.license")
         folder = checkpoint.folder
     licence = stated if isinstance(stated, str) and stated else _licence_file(folder)
     if adapter is None:
-        return Model(located.name, located.digest, licence)
+        return ModelOrigin(located.name, located.digest, licence)
     lineage = read_lineage(adapter)
     if lineage is None:
-        return Model(located.name, located.digest, licence, adapter.name)
-    return Model(located.name, located.digest, licence, adapter.name, lineage.base_digest, lineage.data_digest,
+        return ModelOrigin(located.name, located.digest, licence, adapter.name)
+    return ModelOrigin(located.name, located.digest, licence, adapter.name, lineage.base_digest, lineage.data_digest,
                  lineage.rights)
 
 

@@ -13,7 +13,7 @@ from brise.errors import UnsupportedError
 from brise.hub.store import ModelStore, locate
 from brise.report import advice as rules
 from brise.report.advice import Advice, Facts
-from brise.report.control import Model, control, model_of
+from brise.report.control import ModelOrigin, control, model_of
 from brise.report.costs import DAY_S, costs
 from brise.report.ledger import timeline
 from brise.report.quality import qualities
@@ -68,7 +68,7 @@ def run(options: ReportOptions) -> SwitchReport:
     return make(found, rates, model, now_s)
 
 
-def make(traffic: TrafficOverview, prices: Prices, model: Model | None, now_s: float) -> SwitchReport:
+def make(traffic: TrafficOverview, prices: Prices, model: ModelOrigin | None, now_s: float) -> SwitchReport:
     """The report over this traffic."""
     past = timeline(traffic.ledger, now_s)
     found = ReportSections(traffic, prices, qualities(traffic), costs(traffic, prices), dict(waits(traffic)),
@@ -89,7 +89,7 @@ def _prices(path: Path | None, home: Path) -> Prices:
     return read_prices(usual) if usual.exists() else Prices()
 
 
-def _model(options: ReportOptions, home: Path) -> Model | None:
+def _model(options: ReportOptions, home: Path) -> ModelOrigin | None:
     if options.model is None:
         if options.adapter is not None:
             raise UnsupportedError("--adapter is given without the model that it is for", hint="--model MODEL")
