@@ -11,8 +11,7 @@ from brise.backends.reference.ops import ReferenceOps
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.engine.model import load
-from brise.evals.answerer import AnswerSettings
-from brise.evals.answering import answer_all
+from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.example import EvalAnswer
 from brise.evals.local import LocalAnswerer, OnTop
 from brise.models import decoder

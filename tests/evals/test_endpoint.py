@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from brise.errors import NetworkError, UnsupportedError
-from brise.evals.answerer import AnswerSettings
-from brise.evals.answering import answer_all
+from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from tests.engine.stub import stub_model

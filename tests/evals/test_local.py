@@ -16,8 +16,7 @@ from brise.data.parse_row import RowRules
 from brise.engine.model import LoadedModel, load
 from brise.errors import EvidenceError
 from brise.evals import data, local
-from brise.evals.answerer import AnswerSettings
-from brise.evals.answering import answer_all
+from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.data import Reading
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer

@@ -1,21 +1,58 @@
-"""Asking an answerer for all examples, several at once, without losing an answer if it is interrupted."""
+"""Answering the examples: the protocol of a system that answers, and asking it for all of them, several at once.
+
+A system is a model on this machine (local.py), an endpoint (endpoint.py) or a baseline (baseline.py). No answer is lost
+if the work is interrupted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 from brise.errors import EvidenceError
 from brise.evals import answers_file
-from brise.evals.answerer import Answerer
 from brise.evals.example import EvalAnswer, EvalExample
 
 MOST_FAILURES = 20
 Progress = Callable[[int], None]  # examples done
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How systems are asked. `schema` (JSON text) constrains answers; `scores` asks for the likelihood of references.
+
+    `absorb_system` is what was done to the prompts (data.Reading).
+    """
+
+    max_tokens: int = 256
+    schema: str | None = None
+    scores: bool = False
+    absorb_system: bool | str = False
+
+    def identity(self) -> Mapping[str, object]:
+        """The settings, as a file of answers records them."""
+        return asdict(self)
+
+
+class Answerer(Protocol):
+    """Answers one example at a time, called from `parallel` threads. The temperature is 0."""
+
+    name: str
+    parallel: int
+
+    def identity(self) -> Mapping[str, object]:
+        """Everything that answers depend on; a file of answers is only continued under the same identity."""
+    def prepare(self, examples: Sequence[EvalExample]) -> None:
+        """Called once with all examples, before the first of them is asked."""
+    def answer(self, example: EvalExample) -> EvalAnswer:
+        """The answer, with an `error` if there is none. Raises if no other example could be answered either."""
+    def close(self) -> None:
+        """Stops all work. Calls of `answer` that still wait raise."""
 
 
 @dataclass(frozen=True)

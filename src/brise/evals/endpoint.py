@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from brise.errors import NetworkError, UnsupportedError
-from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.text.protocols import Message, parts_of
 

@@ -12,8 +12,7 @@ from brise import settings
 from brise.engine.model import LoadedModel
 from brise.errors import EvidenceError, RequestError
 from brise.evals import answers_file, baseline, classify, custom, data, report, scorers
-from brise.evals.answerer import Answerer, AnswerSettings
-from brise.evals.answering import Answered, answer_all
+from brise.evals.answering import Answered, Answerer, AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer, LocalModel, load_local

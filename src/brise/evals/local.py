@@ -17,7 +17,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import EvidenceError, RequestError
-from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.files.digests import file_digest
 from brise.hub.store import ModelStore, locate

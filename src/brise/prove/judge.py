@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from brise.errors import EvidenceError
-from brise.evals.answerer import Answerer
+from brise.evals.answering import Answerer
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.digests import text_digest
 from brise.prove.label_book import Verdict

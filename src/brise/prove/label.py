@@ -13,7 +13,7 @@ from pathlib import Path
 
 from brise import settings
 from brise.errors import EvidenceError
-from brise.evals.answerer import AnswerSettings
+from brise.evals.answering import AnswerSettings
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.prove import judge as judges
 from brise.prove import label_queue, scoring, sources

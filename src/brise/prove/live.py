@@ -10,8 +10,7 @@ from brise.data.parse_row import RowRules
 from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError
 from brise.evals import data, report
-from brise.evals.answerer import Answerer, AnswerSettings
-from brise.evals.answering import answer_all
+from brise.evals.answering import Answerer, AnswerSettings, answer_all
 from brise.evals.data import Reading
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample

@@ -19,8 +19,7 @@ from brise.data.parse_row import RowRules
 from brise.data.prepare import DataOptions
 from brise.errors import EvidenceError
 from brise.evals import data
-from brise.evals.answerer import AnswerSettings
-from brise.evals.answering import answer_all
+from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer, sent
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.atomic import output_errors, staged_file
