@@ -50,7 +50,7 @@ def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
 
 
 def room(args: argparse.Namespace, paths: Sequence[Path]) -> AdapterRoom:
-    """What the options say, and under a promise without --adapter-memory what these adapters need."""
+    """The room that the options ask for; with a limit but without --adapter-memory, what these adapters need."""
     room = adapter_room(paths, memory=args.memory, adapter_memory=args.adapter_memory, slots=args.max_adapters,
                         rank=args.adapter_rank)
     if args.adapter and not room.slots:
