@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -17,6 +19,11 @@ PYTHON = (*MODULES, *sorted(path for folder in ("tests", "bench") for path in (R
 NATIVE = tuple(sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".h", ".cpp")))
 MAX_LINES, MAX_NATIVE_LINES, MAX_FUNCTION_LINES = 400, 500, 60
 COMMAND_SEAM = ("add_parser", "run")  # the same two functions in every command's file
+SHORT_LINES = 60
+# Shorter than that with one importer beside them, and still a subject of their own: why.
+SHORT_FILES: Mapping[str, str] = MappingProxyType({})
+# Training computes on tensors; whoever serves or plans asks for a backend by its protocol.
+NAMES_TORCH = ("tune", "memory")
 
 # From the bottom to the top: a package imports itself and what stands before it.
 ORDER = ("errors", "settings", "watch", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint",
@@ -67,6 +74,49 @@ def test_public_functions_and_classes_have_docstrings(trees: Trees) -> None:
                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
                and not node.name.startswith("_") and ast.get_docstring(node) is None
                and not (package_of(path) == "cli" and node.name in COMMAND_SEAM)]
+    assert not missing
+
+
+def test_no_import_cycles(trees: Trees) -> None:
+    cycles = [" <-> ".join(sorted(group)) for group in strongly_connected(import_graph(trees)) if len(group) > 1]
+    assert not cycles, "imports under TYPE_CHECKING and in functions count"
+
+
+def test_short_files_with_one_importer_are_part_of_it(trees: Trees) -> None:
+    graph = import_graph(trees)
+    importers: dict[str, set[str]] = {name: set() for name in graph}
+    for name, imported in graph.items():
+        for other in imported:
+            importers[other].add(name)
+    slices = [f"{path.relative_to(SOURCE)} belongs in {importer}" for path in trees
+              for name in [module_of(path)] if len(importers[name]) == 1 for importer in importers[name]
+              if 0 < len(path.read_text().splitlines()) < SHORT_LINES and path.name != "__init__.py"
+              and importer.rpartition(".")[0] == name.rpartition(".")[0]
+              and str(path.relative_to(SOURCE)) not in SHORT_FILES]
+    assert not slices, f"under {SHORT_LINES} lines; a subject of its own goes into SHORT_FILES with its reason"
+
+
+def test_public_class_names_are_unique(trees: Trees) -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(path))
+    assert not {name: paths for name, paths in places.items() if len(paths) > 1}
+
+
+def test_backends_are_named_by_their_chooser_only(trees: Trees) -> None:
+    named = [f"{name_of(path)} imports {target}" for path, tree in trees.items() for target in brise_imports(tree)
+             if target.startswith(("backends.native", "backends.reference", "backends.torch"))
+             and package_of(path) != "backends"
+             and not (target.startswith("backends.torch") and package_of(path) in NAMES_TORCH)]
+    assert not named, "ask brise.backends for one, and use models/ops.py's protocols"
+
+
+def test_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = {name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"[\w./*-]+\.(?:py|h|cpp)\b", code)}
+    missing = [name for name in sorted(named) if not any(any(base.glob(name)) for base in (ROOT, SOURCE))]
     assert not missing
 
 
@@ -132,6 +182,48 @@ def brise_imports(tree: ast.Module) -> Iterator[str]:
         else:
             continue
         yield from (name.removeprefix("brise.") for name in names if name.startswith("brise."))
+
+
+def module_of(path: Path) -> str:
+    """brise.models.decoder for src/brise/models/decoder.py, brise.backends for its __init__.py."""
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph(trees: Trees) -> dict[str, set[str]]:
+    """Which modules of brise each of them imports, wherever in the file."""
+    names = {module_of(path) for path in trees}
+    graph: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        targets = [f"brise.{target}" for target in brise_imports(tree)]
+        graph[module_of(path)] = {target if target in names else target.rpartition(".")[0] for target in targets
+                                  if path != SOURCE / "__init__.py"} & names  # the public names are imported lazily
+    return graph
+
+
+def strongly_connected(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that import each other, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in graph[name]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            groups.append(set(stack[at:]))
+            del stack[at:]
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return groups
 
 
 def is_mutable(node: ast.stmt) -> bool:
