@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brise.cli import serve_small
+from brise.cli import serve_gateway
 from brise.cli.main import main, parse
 from brise.gateway.small_models import TaskModels
 
 NOBODY = "http://127.0.0.1:9/v1"  # the port of the service "discard"
 
 
-def options(*words: str, names: tuple[str, ...] = ("small",)) -> serve_small.SmallOptions:
-    return serve_small.check(parse(["serve", "small", *words]), names)
+def options(*words: str, names: tuple[str, ...] = ("small",)) -> serve_gateway.SmallOptions:
+    return serve_gateway.check_small(parse(["serve", "small", *words]), names)
 
 
 def test_the_only_model_answers_in_the_shadow_and_nobody_stands_in_unasked() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from socket import socket
 
 from brise import settings
-from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_small, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, terminal
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="a name that `brise models` lists or the path of a .gguf file; "
                              "NAME=MODEL serves it under another name")
     serve_gateway.add_arguments(parser)
-    serve_small.add_arguments(parser)
+    serve_gateway.add_small_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls)
     room = serve_adapters.check(args, [located.name for located in models])
-    small = serve_small.check(args, [*(located.name for located in models), *(name for name, _ in args.adapter)])
+    names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
+    small = serve_gateway.check_small(args, names)
     with bind(serving) as bound:
         workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
                    for located in models}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from brise import settings
 from brise.cli import number_types, terminal
 from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
+from brise.gateway import small_models
 from brise.gateway.retry import RetrySettings
+from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
 from brise.serve.open_gateway import GatewayOptions, SmallOptions
 from brise.traffic.capture import CaptureOptions, CaptureStats
@@ -17,6 +20,8 @@ from brise.traffic.capture import CaptureOptions, CaptureStats
 DAY_S = 86400.0
 SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
 DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
+
+SMALL_OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,3 +99,32 @@ def _retries(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text[:3]) > 10:
         raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 10 is allowed")
     return int(text)
+
+
+def add_small_arguments(parser: argparse.ArgumentParser) -> None:
+    """--fallback, --shadow and what belongs to them."""
+    parser.add_argument("--fallback", metavar="[TASK=]MODEL", action="append", default=[],
+                        help="a model or adapter that is served here answers where the upstream cannot, all tasks or "
+                             "one; may be given several times (default: the client is told that nobody answers)")
+    parser.add_argument("--shadow", metavar="SHARE", type=number_types.share, default=0.0,
+                        help="share of the upstream's answered requests that the candidate answers too, in the "
+                             "background, for `brise prove` (default: 0)")
+    parser.add_argument("--candidate", metavar="[TASK=]MODEL", action="append", default=[],
+                        help="the model or adapter that answers in the shadow, for all tasks or one; may be given "
+                             "several times (default: MODEL, if there is one and it has no adapters)")
+    parser.add_argument("--reask", metavar="SHARE", type=number_types.share, default=0.0,
+                        help="share of its answered requests that the upstream is asked once more in the background: "
+                             "how far does it agree with itself? Each is paid (default: 0)")
+
+
+def check_small(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
+    """Looks at the options before a model is loaded; `names` are the models and adapters that there will be."""
+    if args.upstream is None and (given := next((option for option in SMALL_OPTIONS if vars(args)[option]), None)):
+        raise UnsupportedError(f"--{given} is for a gateway, and there is none", hint="--upstream URL")
+    candidate = small_models.parse_task_models(args.candidate or (names if len(names) == 1 else ()), names,
+                                               "--candidate")
+    if args.shadow and candidate == TaskModels():
+        raise UnsupportedError(f"--shadow {args.shadow:g}: it is not said which model answers, of {len(names)}",
+                               hint="--candidate MODEL; brise serve MODEL --upstream URL serves both")
+    fallback = small_models.parse_task_models(args.fallback, names, "--fallback")
+    return SmallOptions(fallback, candidate, args.shadow, args.reask)
