@@ -6,17 +6,16 @@ import argparse
 import json
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from brise.cli import number_types, pair_options, terminal
 from brise.dialects import answers
 from brise.prove import cascade as use_case
 from brise.prove.calibrate import Calibration
-from brise.prove.cascade import CascadeOptions, CascadeResult
+from brise.prove.cascade import CascadeOptions, CascadeResult, InterimAnalysis
+from brise.report import console, figures
+from brise.report.document import Paragraph, Part, ReportTable
 from brise.stats.labels import JUDGEMENT_SOURCES
 from brise.stats.thresholds import RiskClaim
+from brise.switch.rule import Rule
 from brise.switch.state import AUDIT
 
 IMPOSSIBLE = 3  # the exit status, as of a proof that ends with "not good enough"
@@ -27,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     claim = RiskClaim()
     parser = subparsers.add_parser(
         "cascade", help="certify which answers of a small model may be kept", allow_abbrev=False,
-        description="From requests that both models answered, find the confidence from which on a small model's "
+        description="From requests that both models answered, find the confidence from which a small model's "
                     "answers may be kept: of those at most --risk are wrong, and this itself fails with --delta. Says "
                     "first what is possible at all. Exit status: 0 certified, 3 impossible on these data.",
         epilog="example: brise cascade calls --risk 5 --delta 5")
@@ -38,8 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help=f"of kept answers that may be wrong (default: {100 * claim.risk:g})")
     parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * claim.delta,
                         help="with which the guarantee itself may fail, by bad luck, over all interim analyses of "
-                             "these data "
-                             f"(default: {100 * claim.delta:g})")
+                             f"these data (default: {100 * claim.delta:g})")
     parser.add_argument("--label-source", "--labels", choices=LABELS, default="auto",
                         help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
                              "the large model's (fidelity); auto: the best there is (default: auto)")
@@ -50,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="use this signal only; may be repeated (default: the best one, or all if together "
                              "they are better)")
     parser.add_argument("--since", metavar="TIME", type=pair_options.moment,
-                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
-    parser.add_argument("--until", metavar="TIME", type=pair_options.moment, help="only what was asked before")
+                        help="only requests from then on: 2026-01-31, or with T and a time of day (UTC)")
+    parser.add_argument("--until", metavar="TIME", type=pair_options.moment, help="only requests before then")
     parser.add_argument("--dry-run", action="store_true",
                         help="write no rule into the ledger; it is an interim analysis all the same")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -72,33 +70,34 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(result: CascadeResult, *, is_kept: bool) -> None:
     rows, found, analysis = result.rows, result.calibration, result.analysis
-    console = Console(width=110, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
-
-    say(f"{found.draft.task}: {rows.candidate} beside the large model, {len(rows.rows)} answers")
-    say(f"wrong is: {_WRONG[rows.label_source]}")
-    for number, reason in rows.left_out:
-        say(f"left out: {number} answers: {reason}")
-    say(f"interim analysis {analysis.number} of these data: it may fail with {100 * analysis.share.delta:.2g} %, "
-        f"all analyses of them together with {100 * analysis.claim.delta:g} %")
-    console.print(_feasible(found))
+    parts: list[Part] = [
+        Paragraph(f"{found.draft.task}: {rows.candidate} beside the large model, {len(rows.rows)} answers"),
+        Paragraph(f"wrong is: {_WRONG[rows.label_source]}"),
+        *(Paragraph(f"left out: {number} answers: {reason}") for number, reason in rows.left_out),
+        Paragraph(f"interim analysis {analysis.number} of these data: it may fail with "
+                  f"{100 * analysis.share.delta:.2g} %, all analyses of them together with "
+                  f"{100 * analysis.claim.delta:g} %"),
+        _feasible(found)]
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
-    say(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}")
+    parts.append(Paragraph(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}"))
     if found.rule is None:
-        say(f"this guarantee is impossible on your data: {found.why}")
-        return
-    rule = found.rule
-    say(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
-        f"{_percents(analysis.claim.risk)} are wrong, with {100 * (1 - analysis.share.delta):.4g} % certainty; "
-        f"{_percents(rule.kept)} of answers are kept ({rule.units} answers of {rule.clusters} conversations, "
-        f"{rule.method})")
-    saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"
-    say(f"saving: about {_percents(rule.kept * (1 - AUDIT))} of the large model's requests, audits of "
-        f"{_percents(AUDIT)} included{saving}")
-    say(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --small-model {rule.candidate} uses it"
-        if is_kept else "not written (--dry-run)")
+        parts.append(Paragraph(f"this guarantee is impossible on your data: {found.why}"))
+    else:
+        parts += _certified(found.rule, found.saving_usd, analysis, is_kept=is_kept)
+    console.show_parts(parts)
+
+
+def _certified(rule: Rule, saving_usd: float | None, analysis: InterimAnalysis, *, is_kept: bool) -> list[Part]:
+    saving = "" if saving_usd is None else f", ${saving_usd:.2f} of the cost of these"
+    return [
+        Paragraph(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
+                  f"{figures.percent(analysis.claim.risk)} are wrong, with {100 * (1 - analysis.share.delta):.4g} % "
+                  f"certainty; {figures.percent(rule.kept)} of answers are kept ({rule.units} answers of "
+                  f"{rule.clusters} conversations, {rule.method})"),
+        Paragraph(f"saving: about {figures.percent(rule.kept * (1 - AUDIT))} of the large model's requests, audits of "
+                  f"{figures.percent(AUDIT)} included{saving}"),
+        Paragraph(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --small-model {rule.candidate} "
+                  "uses it" if is_kept else "not written (--dry-run)")]
 
 
 _WRONG: Mapping[str, str] = {"fidelity": "an answer that differs from the large model's (fidelity, not correctness)",
@@ -107,24 +106,17 @@ _WRONG: Mapping[str, str] = {"fidelity": "an answer that differs from the large 
           "judge": "what a judge found wrong, uncorrected; answers that are the large model's count as right"}
 
 
-def _feasible(found: Calibration) -> Table:
+def _feasible(found: Calibration) -> ReportTable:
     """What can be expected, before anything is certified."""
-    what, table = found.feasibility, Table(title=f"from the {found.feasibility.rows} answers that began first, "
-                                                 f"{found.feasibility.units} conversations")
-    table.add_column("before certifying")
-    table.add_column("", justify="right")
+    what = found.feasibility
     needed = "more than 100,000" if what.needed is None else f"about {what.needed.units:,}"
-    for name, value in (("the small model's answers that are wrong", _percents(what.error)),
-                        ("must escalate even with perfect ranking (the floor)", _percents(what.floor)),
-                        ("how well confidence ranks (AUROC)", f"{what.auroc:.3f}"),
-                        ("could be kept if all were known (oracle)", _percents(what.oracle)),
-                        ("answers that must be kept, all right, to show anything", str(what.least)),
-                        ("answers that are left to certify with", str(what.certifying)),
-                        ("expected to be kept with them", _percents(what.expected)),
-                        ("labelled answers for four fifths of the oracle", needed)):
-        table.add_row(name, value)
-    return table
-
-
-def _percents(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return ReportTable(("before certifying", ""), [
+        ("the small model's answers that are wrong", figures.percent(what.error)),
+        ("must escalate even with perfect ranking (the floor)", figures.percent(what.floor)),
+        ("how well confidence ranks (AUROC)", f"{what.auroc:.3f}"),
+        ("could be kept if all were known (oracle)", figures.percent(what.oracle)),
+        ("answers that must be kept, all right, to show anything", str(what.least)),
+        ("answers that are left to certify with", str(what.certifying)),
+        ("expected to be kept with them", figures.percent(what.expected)),
+        ("labelled answers for four fifths of the oracle", needed)], (1,),
+        f"from the {what.rows} answers that began first, {what.units} conversations")

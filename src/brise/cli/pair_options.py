@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="STORE", help="the store: a path, or postgresql://... (default: the one of "
                                                          "brise serve)")
     parser.add_argument("--small-model", "--student", metavar="NAME",
-                        help="the small model that is meant, where several answered in the shadow")
+                        help="the small model, where several answered in the shadow")
     parser.add_argument("--judgements", metavar="FILE", type=Path,
-                        help="with --pairs: what people said of them, as `brise label` writes it")
+                        help="with --pairs: people's verdicts on them, as `brise label` writes them")
     parser.add_argument("--since", metavar="TIME", type=moment,
-                        help="only what was asked from then on: 2026-01-31, or with T and a time of day (UTC)")
-    parser.add_argument("--until", metavar="TIME", type=moment, help="only what was asked before")
+                        help="only requests from then on: 2026-01-31, or with T and a time of day (UTC)")
+    parser.add_argument("--until", metavar="TIME", type=moment, help="only requests before then")
     parser.add_argument("--any-context", action="store_true",
                         help="system prompt and tools may change: the certificate is bound to none")
 

@@ -120,7 +120,7 @@ def _add_live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reask", action="store_true",
                         help="ask the large model everything twice, to see how far it agrees with itself")
     parser.add_argument("--answers", metavar="FOLDER", type=Path,
-                        help="keep the answers there; the same command goes on where it was broken off")
+                        help="keep the answers there; the same command continues an interrupted run")
     parser.add_argument("--conversation", metavar="FIELD", action="append",
                         help="with DATA: field that tells conversations apart, such as meta.seed; may be given several "
                              "times")
@@ -134,8 +134,8 @@ def _add_clusters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", "--unit", metavar="LABEL",
                         help="the label that tells independent clusters apart (default: the conversation)")
     parser.add_argument("--settle", metavar="SECONDS", type=SECONDS, default=given.SETTLE_S,
-                        help="of captured conversations only what was asked in their first SECONDS counts, and only "
-                             "when these are over, so that no later analysis changes an earlier one (default: 3600)")
+                        help="of captured conversations only requests of their first SECONDS count, and only when "
+                             "these are over, so that no later analysis changes an earlier one (default: 3600)")
 
 
 def _add_small_model(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +154,7 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", metavar="SHARE", type=OPEN_SHARE, default=0.05,
                         help="how often a worse one may be promoted, over all candidates (default: 0.05)")
     parser.add_argument("--power", metavar="SHARE", type=OPEN_SHARE, default=0.9,
-                        help="how surely the plan wants to show an equal one (default: 0.9)")
+                        help="the probability with which the plan is to prove an equal one (default: 0.9)")
     parser.add_argument("--discordance", "--psi", metavar="SHARE", type=OPEN_SHARE,
                         help="for the plan: the share of answers that will differ (default: as in the data)")
     parser.add_argument("--candidate", metavar="K", type=chat_options.count,
@@ -164,14 +164,14 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
                              "times (default: every label of 2 to 20 values, length and writing)")
     parser.add_argument("--slice-margin", "--slice-delta", metavar="POINTS", type=number_types.percent, default=5.0,
                         help="points that it may be worse in a slice (default: 5)")
-    parser.add_argument("--plan-only", action="store_true", help="say what it takes, and compare nothing")
+    parser.add_argument("--plan-only", action="store_true", help="print the sample size and compare nothing")
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
     names = tuple(name for name in scorers.built_in(()) if name != "perplexity")
     parser.add_argument("--label-source", "--rung", choices=LABEL_SOURCES, metavar="NAME",
-                        help=f"who says what an answer is worth: {', '.join(LABEL_SOURCES)} (default: the best one "
-                             "that speaks of all pairs that differ)")
+                        help=f"who scores answers: {', '.join(LABEL_SOURCES)} (default: the best "
+                             "one that labels all pairs that differ)")
     pair_options.add_draw(parser, "with the label source judge: the share of its opinions that `brise label --draw` "
                                   f"asked people about (default: {JUDGED_SHARE:g})")
     parser.add_argument("--score", choices=names, metavar="NAME",
@@ -186,7 +186,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def _add_guards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--p95-margin", metavar="SECONDS", type=SECONDS, default=1.0,
-                        help="how much slower the slowest twentieth may be (default: 1)")
+                        help="how much slower the slowest twentieth of answers may be (default: 1)")
     parser.add_argument("--valid-margin", metavar="POINTS", type=number_types.percent, default=2.0,
                         help="points that the share of valid answers may be lower (default: 2)")
     parser.add_argument("--refusal-margin", metavar="POINTS", type=number_types.percent, default=2.0,
