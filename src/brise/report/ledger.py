@@ -146,8 +146,8 @@ def state_json(found: TaskState) -> dict[str, Any]:
 
 
 def _warrant_json(warrant: Warrant) -> dict[str, Any]:
-    fields = asdict(warrant)
-    return {"teachers": fields.pop("large_models"), **fields}
+    """With the keys that the ledger has, in their order."""
+    return {"teachers" if name == "large_models" else name: value for name, value in asdict(warrant).items()}
 
 
 def states_shown(states: Sequence[TaskState], now_s: float) -> list[Part]:
