@@ -130,6 +130,18 @@ def test_mounted_for_the_world_it_asks_for_keys_or_for_a_word_that_it_is_meant()
         assert asyncio.run(status(model, brise.serve(model, api_keys=["k"]))) == 200
 
 
+def test_a_server_that_cannot_listen_says_why_in_the_words_of_python() -> None:
+    with saying("hello") as model:
+        with pytest.raises(brise.BriseError, match="without API keys(.|\n)*api_keys=FILE(.|\n)*any_host=True"):
+            with brise.serve(model, host="0.0.0.0", port=0):
+                pass
+        with brise.serve(model, port=0) as server:
+            taken = int(server.url.split(":")[2].split("/")[0])
+            with pytest.raises(brise.BriseError, match="cannot listen on 127.0.0.1:(.|\n)*with port"):
+                with brise.serve(model, port=taken):
+                    pass
+
+
 def test_an_asgi_server_runs_its_lifespan() -> None:
     async def live(app: brise.Server) -> list[str]:
         messages = iter(["lifespan.startup", "lifespan.shutdown"])

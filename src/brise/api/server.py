@@ -17,6 +17,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from brise.api.model import Model
+from brise.api.words import python_words
 from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, ClosedError
 from brise.gateway.gateway import Gateway
@@ -129,8 +130,10 @@ class Server:
     async def _listen(self) -> AsyncIterator[None]:
         """Takes connections. At the end, requests get `drain_timeout` seconds to finish; the rest are broken off."""
         settings = self._parts.settings
-        check_bind(settings.host, self._state.keys is not None, settings.allow_insecure_bind)
-        with bind(settings) as listener:
+        with python_words():
+            check_bind(settings.host, self._state.keys is not None, settings.allow_insecure_bind)
+            bound = bind(settings)
+        with bound as listener:
             listener.listen(BACKLOG)
             server = new_server(self._state)
             serving = asyncio.create_task(server.serve(sockets=[listener]))

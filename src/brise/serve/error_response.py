@@ -58,7 +58,7 @@ class ForeignHostError(RequestError):
 
     def __init__(self, host: str) -> None:
         super().__init__(f"this server answers to localhost, not to {host[:128]!r}", code="wrong_host",
-                         hint="with API keys it answers to every name")
+                         hint="with API keys it answers to every name; mounted in a program, with any_host=True, too")
 
 
 class CrossSiteError(RequestError):
