@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from brise.dialects.bodies import Body
+from brise.dialects.bodies import Body, first_choice, objects
 from brise.errors import EvidenceError
 from brise.evals import compare, scorers
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
@@ -17,29 +16,24 @@ SCORERS: Sequence[str] = ("auto", *WHOLE)
 
 def of(body: Body | None) -> EvalAnswer:
     """The first choice of a chat completion; an answer with an `error` if the body holds none."""
-    choices = body.get("choices") if body is not None else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    if not isinstance(first, dict) or not isinstance(message, dict):
+    choice = first_choice(body or {}) or {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
         return EvalAnswer(error="the body holds no answer")
-    calls = message.get("tool_calls")
-    return EvalAnswer(text_of(message.get("content")), tuple(_calls(calls if isinstance(calls, list) else [])),
-                      str(first.get("finish_reason") or ""))
+    return EvalAnswer(text_of(message.get("content")), tuple(_calls(message.get("tool_calls"))),
+                      str(choice.get("finish_reason") or ""))
 
 
-def tools_of(fields: Body | None) -> tuple[Mapping[str, Any], ...]:
+def tools_of(fields: Body | None) -> tuple[Body, ...]:
     """The functions that a request offers: name, parameters."""
-    tools = fields.get("tools") if fields is not None else None
-    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    functions = [tool.get("function") for tool in objects((fields or {}).get("tools"))]
     return tuple(function for function in functions if isinstance(function, dict) and "name" in function)
 
 
 def user_text(fields: Body | None) -> str:
     """All messages of users in a request."""
-    messages = fields.get("messages") if fields is not None else None
-    texts = [text_of(message.get("content")) for message in messages if isinstance(message, dict)
-             and message.get("role") == "user"] if isinstance(messages, list) else []
-    return "\n".join(texts)
+    return "\n".join(text_of(message.get("content")) for message in objects((fields or {}).get("messages"))
+                     if message.get("role") == "user")
 
 
 def agreement(given: EvalAnswer, reference: EvalAnswer, scorer: str = "auto") -> float:
@@ -64,8 +58,7 @@ def text_of(content: object) -> str:
     """The text of a message's content: a string, or parts of which some are text."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type", "text") == "text"]
+    texts = [part.get("text") for part in objects(content) if part.get("type", "text") == "text"]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
@@ -75,8 +68,8 @@ def _fitting(given: EvalAnswer, reference: EvalAnswer) -> str:
     return "json" if isinstance(compare.parse(reference.text), dict | list) else "exact"
 
 
-def _calls(calls: Sequence[object]) -> Sequence[AnsweredCall]:
-    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+def _calls(calls: object) -> Sequence[AnsweredCall]:
+    functions = [call.get("function") for call in objects(calls)]
     return [AnsweredCall(str(function.get("name")), _arguments(function.get("arguments"))) for function in functions
             if isinstance(function, dict)]
 
