@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from brise.cli.main import main
+from brise.cli.main import main, parse
+from brise.cli.prove import options_of
+from brise.prove.options import ProveOptions
 from tests.prove.logs import changed, rows, write
 
 
@@ -161,3 +163,15 @@ def test_a_pattern_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["prove", "--pairs", "log.jsonl", "--refusal", "("])
     assert "'(': no regular expression" in capsys.readouterr().err
+
+
+def test_the_defaults_of_the_options_are_those_of_the_command_line() -> None:
+    assert options_of(parse(["prove"])) == ProveOptions()
+
+
+def test_old_names_of_options_mean_the_same_as_the_better_ones() -> None:
+    old = "--unit u --rung human --delta 3 --slice-delta 4 --psi 0.2 --student s --teacher http://a/v1 " \
+          "--teacher-name t --teacher-key-env K"
+    new = "--cluster u --label-source human --margin 3 --slice-margin 4 --discordance 0.2 --small-model s " \
+          "--large-endpoint http://a/v1 --large-name t --large-key-env K"
+    assert options_of(parse(["prove", *old.split()])) == options_of(parse(["prove", *new.split()]))
