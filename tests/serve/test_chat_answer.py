@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brise.engine.request import Delta, FinishReason, Request
 from brise.serve.chat import ChatChoice
-from brise.serve.envelope import Entry
+from brise.serve.generation import Entry
 from brise.serve.prompts import ChatJob
 from brise.text.answer_format import AnswerFormat
 from brise.text.stream import TextStream

@@ -27,9 +27,9 @@ from brise.serve import adapters, chat, completions, embeddings, models_and_heal
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
-from brise.serve.gateway_middleware import Front
+from brise.serve.gateway_middleware import GatewayMiddleware
 from brise.serve.serving import ServerState, ServeSettings, prepare
-from brise.serve.uvicorn_protocol import JoinedProtocol
+from brise.serve.uvicorn_protocol import CoalescingProtocol
 
 T = TypeVar("T")
 # After the engines were told to stop, so that their last words ("shutting down") reach the clients.
@@ -64,7 +64,7 @@ def create_app(serving: ServerState) -> Starlette:
     """The ASGI application; it neither starts nor stops engines."""
     middleware = [Middleware(AccessMiddleware, serving=serving)]
     if serving.gateway is not None:
-        middleware.append(Middleware(Front, serving=serving, gateway=serving.gateway))
+        middleware.append(Middleware(GatewayMiddleware, serving=serving, gateway=serving.gateway))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
@@ -95,7 +95,7 @@ class QuietServer(uvicorn.Server):
 def new_server(serving: ServerState) -> uvicorn.Server:
     """uvicorn, quiet and without what we do not use."""
     return QuietServer(uvicorn.Config(
-        create_app(serving), http=JoinedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        create_app(serving), http=CoalescingProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_WORDS_S))
 

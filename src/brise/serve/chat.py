@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`."""
+"""`POST /v1/chat/completions` continues a conversation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
 from brise.serve.body import read_json
-from brise.serve.envelope import Answering, Entry, Envelope, collect, stream
-from brise.serve.generation import GenerationTask, logprob_entries
-from brise.serve.images import fetched
+from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
+from brise.serve.images import fetch_images
 from brise.serve.in_flight import Ticket
 from brise.serve.openai_chat import ChatRequest, parse_chat
 from brise.serve.prompts import ChatJob, chat_job
@@ -28,34 +27,34 @@ TOOL_NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "tools"}
 
 
 async def complete(serving: ServerState, request: Request) -> Response:
-    """A conversation in, `n` next messages out."""
+    """The response: `n` next messages for a conversation."""
     settings = serving.settings
-    wanted = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    answering = await prepare(serving.find(wanted.options.model), wanted, request.scope["brise.ticket"],
+    chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.ticket"],
                               allows_urls=settings.allow_image_urls)
-    if wanted.options.stream:
-        return EventStream(stream(answering))
-    return JSONResponse(await unless_gone(request.receive, collect(answering)))
+    if chat.options.stream:
+        return EventStream(responder.stream())
+    return JSONResponse(await unless_gone(request.receive, responder.collect()))
 
 
-async def prepare(served: ModelHandle, wanted: ChatRequest, ticket: Ticket, *,
-                  allows_urls: bool) -> Answering:
-    """Everything up to the first token; the engine has not heard of it yet."""
-    options = wanted.options
+async def prepare(served: ModelHandle, chat: ChatRequest, ticket: Ticket, *,
+                  allows_urls: bool) -> ChoicesResponder:
+    """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read."""
+    options = chat.options
     model = served.worker.model
     ticket.model = options.model
-    messages = await fetched(wanted.messages, allows_urls=allows_urls)
-    prepared = await asyncio.to_thread(chat_job, replace(wanted, messages=messages), model)
-    job = GenerationTask(served, (prepared.request,), ticket, TOOL_NAMES if wanted.tooling.tools else NAMES)
-    choices = [ChatChoice(index, model.tokenizer, prepared, logprobs=wanted.logprobs) for index in range(options.n)]
+    messages = await fetch_images(chat.messages, allows_urls=allows_urls)
+    job = await asyncio.to_thread(chat_job, replace(chat, messages=messages), model)
+    task = GenerationTask(served, (job.request,), ticket, TOOL_NAMES if chat.tooling.tools else NAMES)
+    choices = [ChatChoice(index, model.tokenizer, job, logprobs=chat.logprobs) for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
-    return Answering(job, envelope, choices, options.include_usage)
+    return ChoicesResponder(task, envelope, choices, options.include_usage)
 
 
 class ChatChoice:
-    """Turns the deltas of one answer into the entries of OpenAI's chunks, and remembers the whole.
+    """One answer of a chat: turns deltas into entries of OpenAI's chunks, and keeps the whole.
 
-    `logprobs` is how many alternatives are shown (None: no log-probabilities), whatever the deltas bring.
+    `logprobs` is the number of alternatives to show (None: no log-probabilities); deltas may have more.
     """
 
     def __init__(self, index: int, tokenizer: TextTokenizer, job: ChatJob, *, logprobs: int | None) -> None:
@@ -90,7 +89,7 @@ class ChatChoice:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def _add_logprobs(self, entries: list[Entry], delta: Delta, num_top: int) -> None:
-        """They go with the last of the entries; tokens whose text is still held back get one of their own."""
+        """The last entry gets them; tokens whose text is still held back get an entry of their own."""
         items = logprob_entries(self._tokenizer, delta.logprobs, num_top)
         self._logprobs += items
         if not entries:
@@ -98,7 +97,7 @@ class ChatChoice:
         entries[-1]["logprobs"] = {"content": items, "refusal": None}
 
     def _shown(self, piece: Parsed) -> Entry:
-        """The piece as OpenAI writes it; a call's belongs to the one that began last."""
+        """The piece in OpenAI's form; a piece of a call belongs to the call that began last."""
         number = len(self._answer.calls) - 1
         match piece:
             case ParsedText(text):

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`."""
+"""`POST /v1/completions`, OpenAI's legacy API, continues raw prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from starlette.responses import JSONResponse, Response
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.serve.body import read_json
-from brise.serve.envelope import Answering, Entry, Envelope, collect, stream
-from brise.serve.generation import GenerationTask
+from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask
 from brise.serve.in_flight import Ticket
 from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
 from brise.serve.prompts import completion_requests
@@ -25,34 +24,34 @@ NAMES: Mapping[str, str] = {"messages": "prompt"}
 
 
 async def complete(serving: ServerState, request: Request) -> Response:
-    """Prompts in, `n` answers to each out."""
+    """The response: `n` answers to each prompt."""
     settings = serving.settings
-    wanted = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    answering = await prepare(serving.find(wanted.options.model), wanted, request.scope["brise.ticket"])
-    if wanted.options.stream:
-        return EventStream(stream(answering))
-    return JSONResponse(await unless_gone(request.receive, collect(answering)))
+    completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.ticket"])
+    if completion.options.stream:
+        return EventStream(responder.stream())
+    return JSONResponse(await unless_gone(request.receive, responder.collect()))
 
 
-async def prepare(served: ModelHandle, wanted: CompletionRequest, ticket: Ticket) -> Answering:
-    """Everything up to the first token; the engine has not heard of it yet."""
-    options = wanted.options
+async def prepare(served: ModelHandle, completion: CompletionRequest, ticket: Ticket) -> ChoicesResponder:
+    """The prompts are encoded; the engine gets the requests when the responder is read."""
+    options = completion.options
     model = served.worker.model
     ticket.model = options.model
-    engine_requests = await asyncio.to_thread(completion_requests, wanted, model)
-    job = GenerationTask(served, engine_requests, ticket, NAMES)
+    requests = await asyncio.to_thread(completion_requests, completion, model)
+    task = GenerationTask(served, requests, ticket, NAMES)
     envelope = Envelope("cmpl", "text_completion", "text_completion", options.model)
-    return Answering(job, envelope, _choices(wanted, engine_requests, model.tokenizer), options.include_usage)
+    return ChoicesResponder(task, envelope, _choices(completion, requests, model.tokenizer), options.include_usage)
 
 
-def _choices(wanted: CompletionRequest, requests: tuple[EngineRequest, ...], tokenizer: TextTokenizer,
+def _choices(completion: CompletionRequest, requests: tuple[EngineRequest, ...], tokenizer: TextTokenizer,
              ) -> list[CompletionChoice]:
-    count = wanted.options.n
-    return [CompletionChoice(number * count + index, tokenizer, request.prompt,
-                             _text(prompt, tokenizer) if wanted.echo else None,
-                             logprobs=wanted.logprobs)
-            for number, (prompt, request) in enumerate(zip(wanted.prompts, requests, strict=True))
-            for index in range(count)]
+    num_answers = completion.options.n
+    return [CompletionChoice(number * num_answers + index, tokenizer, request.prompt,
+                             _text(prompt, tokenizer) if completion.echo else None,
+                             logprobs=completion.logprobs)
+            for number, (prompt, request) in enumerate(zip(completion.prompts, requests, strict=True))
+            for index in range(num_answers)]
 
 
 def _text(prompt: Prompt, tokenizer: TextTokenizer) -> str:
@@ -60,9 +59,9 @@ def _text(prompt: Prompt, tokenizer: TextTokenizer) -> str:
 
 
 class CompletionChoice:
-    """Turns the deltas of one answer into entries; `echo` is the prompt's text to begin with.
+    """One answer to a prompt: turns deltas into entries; `echo` is the prompt's text, which comes first.
 
-    `logprobs` is how many alternatives are shown (None: no log-probabilities), whatever the deltas bring.
+    `logprobs` is the number of alternatives to show (None: no log-probabilities); deltas may have more.
     """
 
     def __init__(self, index: int, tokenizer: TextTokenizer, prompt: Sequence[int], echo: str | None, *,
@@ -97,7 +96,7 @@ class CompletionChoice:
 
 
 class _Logprobs:
-    """Parallel lists, as the old API has them: tokens, log-probabilities, best others, places in the text."""
+    """Log-probabilities as the legacy API has them: lists of tokens, values, alternatives and text offsets."""
 
     def __init__(self, tokenizer: TextTokenizer, num_top: int) -> None:
         self._tokenizer, self._num_top = tokenizer, num_top
@@ -107,7 +106,7 @@ class _Logprobs:
         self._num_taken = 0
 
     def add_prompt(self, prompt: Sequence[int], logprobs: Iterable[TokenLogprob | None]) -> None:
-        """The first token has no log-probability: nothing stands before it."""
+        """The first token has no log-probability, because nothing precedes it."""
         for token, logprob in zip(prompt, logprobs, strict=True):
             if logprob is None:
                 self._append(token, self._tokenizer.token_bytes(token, show_control=True), None, None)
@@ -121,7 +120,7 @@ class _Logprobs:
             self._append(item.token, item.text, item.logprob, best)
 
     def take(self) -> Entry | None:
-        """What came since the last time."""
+        """The columns of the tokens since the last call; None if there are none."""
         rows, self._num_taken = self._rows[self._num_taken:], len(self._rows)
         return _columns(rows) if rows else None
 
@@ -140,7 +139,7 @@ def _columns(rows: Sequence[tuple[str, float | None, dict[str, float] | None, in
 
 
 def _shown(text: bytes) -> str:
-    """Half a character as OpenAI writes it: bytes:\\xe2\\x80."""
+    """The token's text; an incomplete character is written as OpenAI does: bytes:\\xe2\\x80."""
     try:
         return text.decode()
     except UnicodeDecodeError:

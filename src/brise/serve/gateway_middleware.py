@@ -1,4 +1,4 @@
-"""Decides before the routes which requests this server's own models answer, and which go through the gateway."""
+"""GatewayMiddleware sends requests for this server's own models to the routes, and all others to the gateway."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from brise.serve.error_response import CrossSiteError, MethodError, respond
 from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
 
-OURS = frozenset({"/health", "/metrics", "/v1/adapters"})
+LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 
 
-class Front:
+class GatewayMiddleware:
     """ASGI middleware around the routes of a server with an upstream."""
 
     def __init__(self, app: ASGIApp, serving: ServerState, gateway: Gateway) -> None:
@@ -34,7 +34,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["type"] != "http" or path in OURS or path.startswith("/v1/adapters/"):
+        if scope["type"] != "http" or path in LOCAL_PATHS or path.startswith("/v1/adapters/"):
             await self._app(scope, receive, send)
             return
         try:
@@ -74,24 +74,24 @@ class Front:
         return request.method == "GET" and name != request.path and self._serving.is_taken(name)
 
     async def _models(self, request: ClientRequest) -> JSONResponse:
-        """The models of this server, followed by the upstream's, if it lists them."""
-        answer = _Collected()
+        """The models of this server, then those of the upstream if it lists them."""
+        answer = _CollectedResponse()
         readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
         await self._gateway.handle(replace(request, headers=readable), answer.send)
-        here = models_and_health.cards(self._serving)
-        theirs = answer.json.get("data") if answer.status == 200 else None
-        return JSONResponse({"object": "list", "data": [*here, *(theirs if isinstance(theirs, list) else ())]})
+        local = models_and_health.cards(self._serving)
+        upstream = answer.json.get("data") if answer.status == 200 else None
+        return JSONResponse({"object": "list", "data": [*local, *(upstream if isinstance(upstream, list) else ())]})
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Whether a browser sent it for another site's page. Programs send no such headers."""
+    """Whether a browser sent the request for another site's page. Programs send no such headers."""
     origin = headers.get("origin")
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
         origin is not None and origin.partition("//")[2] != headers.get("host"))
 
 
 class _Replay:
-    """Gives a body that was already read to the next application."""
+    """Replays a body that was already read to the next application."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._message: Mapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
@@ -102,8 +102,8 @@ class _Replay:
         return dict(message) if message is not None else await self._receive()
 
 
-class _Collected:
-    """An answer that is collected and sent to no client."""
+class _CollectedResponse:
+    """A response that is collected instead of sent."""
 
     def __init__(self) -> None:
         self.status, self._body = 0, bytearray()

@@ -1,4 +1,4 @@
-"""Images of a request: from the client's URLs to what the engine takes."""
+"""Images of a request are fetched, checked and decoded into the engine's inputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from brise.text.inputs import ImageInput
 from brise.text.openai_messages import Image, Message, Part
 
 MAX_IMAGES = 64
-LOW_DETAIL_SIZE = 512  # OpenAI's own for "detail": "low"
+LOW_DETAIL_SIZE = 512  # OpenAI's size for "detail": "low"
 
 
-async def fetched(messages: Sequence[Message], *, allows_urls: bool) -> tuple[Message, ...]:
-    """The messages with images that lie elsewhere brought here, one after the other."""
+async def fetch_images(messages: Sequence[Message], *, allows_urls: bool) -> tuple[Message, ...]:
+    """The messages with every http(s) image replaced by its bytes. Images are fetched one after the other."""
     bodies: dict[str, bytes] = {}
     for image in _images(messages):
         if isinstance(image.source, str) and not image.source.startswith("data:"):
@@ -24,8 +24,8 @@ async def fetched(messages: Sequence[Message], *, allows_urls: bool) -> tuple[Me
     return _with_images(messages, lambda image: replace(image, source=bodies.get(image.name, image.source)))
 
 
-def prepared(messages: Sequence[Message], model: LoadedModel) -> tuple[Message, ...]:
-    """The messages with every image decoded and found good. It may take long, so off the event loop."""
+def prepare_images(messages: Sequence[Message], model: LoadedModel) -> tuple[Message, ...]:
+    """The messages with every image checked and decoded. It may take long: call it off the event loop."""
     number = sum(1 for _ in _images(messages))
     if number > MAX_IMAGES:
         raise RequestError(f"the request has {number} images, allowed are {MAX_IMAGES}", param="messages")
@@ -34,7 +34,7 @@ def prepared(messages: Sequence[Message], model: LoadedModel) -> tuple[Message, 
 
 def _prepared(image: Image, model: LoadedModel) -> Image:
     if model.vision is None:
-        raise RequestError(f"{image.name!r} is an image, and {model.name} sees none: it has no vision tower",
+        raise RequestError(f"{image.name!r} is an image, and {model.name} takes none: it has no vision encoder",
                            param=image.name, code="no_vision")
     settings = model.vision.settings
     if image.detail == "low":
@@ -44,7 +44,7 @@ def _prepared(image: Image, model: LoadedModel) -> Image:
     try:
         with model.vision.decoding:
             return replace(image, source=images.prepare(data, settings, image.name))
-    except MissingExtraError as error:  # the operator's to mend, but the client must hear of it
+    except MissingExtraError as error:  # only the operator can install the extra, but the client must see the error
         raise RequestError(error.args[0], param=image.name, code="no_vision", hint=error.hint) from None
 
 

@@ -23,7 +23,7 @@ class Ticket:
     completion_tokens: int = 0
     first_token_s: float | None = None
 
-    def saw(self, delta: Delta) -> None:
+    def count(self, delta: Delta) -> None:
         """Called for every piece of an answer, so it does next to nothing."""
         self.completion_tokens += len(delta.tokens)
         if self.first_token_s is None and delta.tokens:

@@ -1,14 +1,14 @@
-"""`POST /v1/completions`, the legacy API: raw prompts in, text out."""
+"""OpenAI's legacy completion request is read here: raw prompts, and every field honoured or refused by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.serve.openai_options import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
+from brise.serve.openai_chat import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
 from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
-DEFAULT_MAX_TOKENS = 16  # OpenAI's; a client that relies on it gets short answers, not endless ones
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which clients rely on
 Prompt = str | tuple[int, ...]
 
 
@@ -21,7 +21,7 @@ class CompletionRequest:
     max_tokens: int
     echo: bool
     logprobs: int | None
-    parse_control: bool  # control tokens written out in a text prompt become tokens
+    parse_control: bool  # special tokens written in a text prompt become tokens
 
 
 def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRequest:

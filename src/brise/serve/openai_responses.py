@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: the request. Text in, text out; what OpenAI does beyond that is refused by name."""
+"""OpenAI's responses request is read here as a chat; every field is honoured or refused by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brise.engine.request import Sampling
-from brise.serve.openai_chat import ChatRequest, check_service
-from brise.serve.openai_options import MAX_TOKENS, Options, check_metadata
-from brise.serve.openai_tools import Tooling, schema_grammar
+from brise.serve.openai_chat import (
+    MAX_TOKENS,
+    ChatRequest,
+    Options,
+    Tooling,
+    check_metadata,
+    check_service,
+    schema_grammar,
+)
 from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar
 from brise.text.json_text import Json
@@ -24,7 +30,7 @@ FOREIGN: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ResponseRequest:
-    """A chat in other words, and the fields that the answer repeats."""
+    """A responses request: a chat, and the fields that the response repeats."""
 
     chat: ChatRequest
     echoed: Mapping[str, object]

@@ -1,4 +1,4 @@
-"""From a parsed request to the engine's: messages become tokens, and each wish one of the engine's fields."""
+"""A parsed request becomes an engine request: messages become tokens, and options become engine fields."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request
 from brise.serve import images
-from brise.serve.openai_chat import ChatRequest
+from brise.serve.openai_chat import ChatRequest, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
-from brise.serve.openai_tools import Tooling
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
 from brise.text.conversation import Chat, encoded
@@ -23,7 +22,7 @@ from brise.text.tool_grammar import tool_grammar
 
 @dataclass(frozen=True)
 class ChatJob:
-    """A conversation for the engine, and how its answers are to be read."""
+    """A conversation as an engine request, and the format of its answers."""
 
     request: Request
     format: AnswerFormat
@@ -31,21 +30,21 @@ class ChatJob:
     is_thinking: bool  # from the first token on
 
     def parser(self) -> AnswerParser:
-        """A reader for one answer."""
+        """A new parser for one answer."""
         return self.format.parser(self.tool_names, is_thinking=self.is_thinking)
 
     def collector(self) -> AnswerCollector:
-        """What puts one answer together."""
+        """A new collector for one answer."""
         return AnswerCollector(self.parser(), self.format.new_call_id, may_call=bool(self.tool_names))
 
 
 def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
-    """Renders the conversation. It may take long for a long one, so it is called off the event loop."""
+    """Renders the conversation. A long one takes time: call it off the event loop."""
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
-    grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # names a wrong schema
-    prompt = _render(images.prepared(chat.messages, model), tooling, template)
-    # A response_format holds from the first token on: there is no thinking before it.
+    grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # raises on a bad schema
+    prompt = _render(images.prepare_images(chat.messages, model), tooling, template)
+    # A response_format applies from the first token on, so the model does not think before it.
     is_thinking = chat.grammar is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
         grammar = _tool_grammar(tooling, template.format, is_thinking=True)
@@ -69,7 +68,7 @@ def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tu
 
 
 def prompt_tokens(prompt: Prompt, tokenizer: TextTokenizer, *, parse_control: bool = False) -> tuple[int, ...]:
-    """A text gets the model's bos, tokens are taken as they are."""
+    """The tokens of a prompt: a text gets the model's bos, tokens stay as they are."""
     if not isinstance(prompt, str):
         return prompt
     bos = (tokenizer.bos_id,) if tokenizer.add_bos and tokenizer.bos_id is not None else ()

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol, whose answers leave in one piece where they can: the head goes with the first of the body.
+"""CoalescingProtocol sends the head of a response together with the first bytes of its body.
 
-uvicorn writes both apart. Each write is a call into the kernel and a packet, a tenth of what an answer costs us.
+uvicorn writes them separately. Each write is a system call and a packet, a tenth of the cost of an answer.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class JoinedProtocol(H11Protocol):
-    """As uvicorn's, over a transport that holds the heads of answers."""
+class CoalescingProtocol(H11Protocol):
+    """uvicorn's HTTP protocol over a transport that holds back heads of responses."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport))
+        super().connection_made(_CoalescingTransport(transport))
 
 
-class _Joining(asyncio.Transport):
-    """Holds a head until the next write, or until the event loop's next turn."""
+class _CoalescingTransport(asyncio.Transport):
+    """Holds a head until the next write, or until the next iteration of the event loop."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__()
