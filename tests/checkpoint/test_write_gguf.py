@@ -115,7 +115,7 @@ def test_a_model_is_no_importance_matrix(tmp_path: Path) -> None:
 
 def importance_of(name: str, x: np.ndarray) -> Importance:
     collector = Collector()
-    collector.add(name, x)
+    collector.add_inputs(name, x)
     return collector.finish(len(x), "test")
 
 
