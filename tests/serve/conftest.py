@@ -1,4 +1,4 @@
-"""The official client of the server that the test module's own `server` fixture runs."""
+"""The `client` fixture is OpenAI's client, connected to the `server` fixture of the test module."""
 
 from __future__ import annotations
 

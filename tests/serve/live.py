@@ -1,4 +1,4 @@
-"""A real server on a free port of this machine, over an engine with a stub model."""
+"""A real server for tests runs on a free local port, over an engine with a stub model."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Live:
     worker: EngineThread
     serving: ServerState
     log: io.StringIO
-    loop: list[asyncio.AbstractEventLoop] = field(default_factory=list)  # once it runs
+    loop: list[asyncio.AbstractEventLoop] = field(default_factory=list)  # empty until it runs
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        """In the server's own thread."""
+        """Calls it in the server's thread."""
         self.loop[0].call_soon_threadsafe(call)
 
     def client(self, key: str = "none") -> openai.OpenAI:
@@ -70,16 +70,16 @@ MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
          engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None) -> Iterator[Live]:
-    """Serves until the block ends; afterwards nothing may be left running."""
+    """A server that runs until the block ends, and leaves no thread behind."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
-    made = None if gateway is None else gateway({"stub": worker})
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log, made)
+    opened = None if gateway is None else gateway({"stub": worker})
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened)
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=asyncio.run, args=(run_until_told(server, serving, listener, loop),))
+    thread = threading.Thread(target=asyncio.run, args=(run_until_exit(server, serving, listener, loop),))
     thread.start()
     try:
         wait_until(lambda: server.started)
@@ -92,7 +92,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     assert not thread.is_alive()
 
 
-async def run_until_told(server: uvicorn.Server, serving: ServerState, listener: socket.socket,
+async def run_until_exit(server: uvicorn.Server, serving: ServerState, listener: socket.socket,
                          loop: list[asyncio.AbstractEventLoop]) -> None:
     loop.append(asyncio.get_running_loop())
     if serving.gateway is not None:
@@ -103,8 +103,8 @@ async def run_until_told(server: uvicorn.Server, serving: ServerState, listener:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Looks again and again: what is waited for happens in another thread."""
+    """Polls a condition that another thread fulfils."""
     end = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.005)

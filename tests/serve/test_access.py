@@ -1,4 +1,4 @@
-"""API keys, and the address that may be bound without them."""
+"""API keys are read and checked, and without them only loopback addresses may be bound."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_keys_are_kept_as_digests_only() -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("", "holds no API key"), ("# only\n\n", "holds no API key"), ("two words\n", "line 1"),
     ("a\nclé\n", "line 2")])
-def test_key_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_key_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "keys"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(BriseError, match=message):
         read_keys(path)
 
 
-def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_key_file(tmp_path: Path) -> None:
     with pytest.raises(BriseError, match="cannot read the API keys"):
         read_keys(tmp_path / "none")
 

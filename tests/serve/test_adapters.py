@@ -1,4 +1,4 @@
-"""Adapters over HTTP: named as models, listed with their parent, loaded and removed while the server runs."""
+"""Adapters over HTTP are named as models, listed with their parent, and loaded and removed while the server runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def folders(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Adapters one, two and three; four is of another base."""
+    """Adapters one, two and three; four has another base."""
     config = open_checkpoint(model.path).config
     root = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("one", "two", "three", "four")):
@@ -68,20 +68,20 @@ def test_an_adapter_is_a_model_by_its_name(client: openai.OpenAI) -> None:
 
 
 def test_every_endpoint_of_texts_takes_an_adapter(client: openai.OpenAI) -> None:
-    said = {}
+    answers = {}
     for name in ("one", "stub"):
         chat = client.chat.completions.create(model=name, messages=[{"role": "user", "content": PROMPT}],
                                               max_tokens=8, temperature=0)
         reply = client.responses.create(model=name, input=PROMPT, max_output_tokens=16, temperature=0)
         stream = client.completions.create(model=name, prompt=PROMPT, max_tokens=8, temperature=0, stream=True)
         assert chat.model == reply.model == name
-        said[name] = (chat.choices[0].message.content, reply.output_text, "".join(c.choices[0].text for c in stream))
-    assert all(one != base for one, base in zip(said["one"], said["stub"], strict=True))
+        answers[name] = (chat.choices[0].message.content, reply.output_text, "".join(c.choices[0].text for c in stream))
+    assert all(one != base for one, base in zip(answers["one"], answers["stub"], strict=True))
     with pytest.raises(openai.BadRequestError, match="makes no embeddings|is an adapter"):
         client.embeddings.create(model="one", input="a")
 
 
-def test_one_is_loaded_asked_and_removed(server: Live, client: openai.OpenAI, folders: Path) -> None:
+def test_an_adapter_is_loaded_used_and_removed(server: Live, client: openai.OpenAI, folders: Path) -> None:
     card = server.post("/v1/adapters", {"name": "two", "path": str(folders / "two")})
     assert card.status_code == 200
     assert card.json() | {"digest": "", "bytes": 0} == {
@@ -90,8 +90,8 @@ def test_one_is_loaded_asked_and_removed(server: Live, client: openai.OpenAI, fo
     listed = server.get("/v1/adapters").json()
     assert listed["object"] == "list" and [one["id"] for one in listed["data"]] == ["one", "two"]
     assert len({text(client, name) for name in ("stub", "one", "two")}) == 3
-    gone = httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
-    assert gone.json() == {"id": "two", "object": "adapter", "deleted": True}
+    removed = httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
+    assert removed.json() == {"id": "two", "object": "adapter", "deleted": True}
     with pytest.raises(openai.NotFoundError) as missing:
         text(client, "two")
     assert missing.value.code == "model_not_found"
@@ -109,8 +109,8 @@ def test_one_is_loaded_asked_and_removed(server: Live, client: openai.OpenAI, fo
     ({"name": "new"}, 400, "missing_required_parameter", "path"),
     ({"name": "new", "path": "two", "rank": 3}, 400, "unknown_parameter", "rank"),
     ({"name": "new", "path": "two", "model": "other"}, 404, "model_not_found", "model")])
-def test_what_cannot_be_loaded_changes_nothing(server: Live, folders: Path, body: dict[str, object], status: int,
-                                               code: str, param: str) -> None:
+def test_an_adapter_that_cannot_be_loaded_changes_nothing(server: Live, folders: Path, body: dict[str, object],
+                                                          status: int, code: str, param: str) -> None:
     before = server.get("/v1/adapters").json()
     if "path" in body:
         body = body | {"path": f"{folders}/{body['path']}"}
@@ -120,17 +120,17 @@ def test_what_cannot_be_loaded_changes_nothing(server: Live, folders: Path, body
     assert server.get("/v1/adapters").json() == before
 
 
-def test_one_of_another_base_can_be_insisted_on(server: Live, folders: Path) -> None:
+def test_any_base_accepts_an_adapter_of_another_base(server: Live, folders: Path) -> None:
     answer = server.post("/v1/adapters", {"name": "four", "path": str(folders / "four"), "any_base": True})
     assert answer.status_code == 200
 
 
-def test_other_methods_name_those_there_are(server: Live) -> None:
+def test_other_methods_are_answered_with_the_allowed_ones(server: Live) -> None:
     answer = httpx.put(f"{server.url}/v1/adapters", trust_env=False)
     assert answer.status_code == 405 and set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
 
-def test_all_slots_in_use_is_a_429_to_try_again(model: LoadedModel, folders: Path) -> None:
+def test_all_slots_in_use_is_a_429_with_retry_after(model: LoadedModel, folders: Path) -> None:
     gate, reached = threading.Event(), threading.Event()
     with live(model, engine_settings=EngineSettings(num_pages=128, max_adapters=1, max_rank=8)) as server:
         server.worker.add_adapter("one", folders / "one")
@@ -151,22 +151,22 @@ def test_all_slots_in_use_is_a_429_to_try_again(model: LoadedModel, folders: Pat
 
 def test_no_request_is_lost_while_adapters_come_and_go(server: Live, folders: Path) -> None:
     expected = {name: text(server.client(), name) for name in ("stub", "one")}
-    said: list[tuple[str, str]] = []
-    asking = [threading.Thread(target=lambda name=name: said.extend(
+    answers: list[tuple[str, str]] = []
+    clients = [threading.Thread(target=lambda name=name: answers.extend(
         (name, text(server.client(), name)) for _ in range(5))) for name in ("stub", "one", "one")]
-    for each in asking:
+    for each in clients:
         each.start()
     for number in range(6):
         name = ("two", "three")[number % 2]
         assert server.post("/v1/adapters", {"name": name, "path": str(folders / name)}).status_code == 200
         assert text(server.client(), name)
         assert httpx.delete(f"{server.url}/v1/adapters/{name}", trust_env=False).status_code == 200
-    for each in asking:
+    for each in clients:
         each.join()
-    assert len(said) == 15 and all(answer == expected[name] for name, answer in said)
+    assert len(answers) == 15 and all(answer == expected[name] for name, answer in answers)
 
 
-def test_metrics_have_labels_of_what_there_is_only(server: Live, client: openai.OpenAI, folders: Path) -> None:
+def test_metrics_have_no_labels_of_removed_adapters(server: Live, client: openai.OpenAI, folders: Path) -> None:
     server.post("/v1/adapters", {"name": "two", "path": str(folders / "two")})
     text(client, "two")
     scraped = server.get("/metrics").text
@@ -199,7 +199,7 @@ def test_a_server_without_room_says_so(folders: Path) -> None:
         assert server.get("/v1/adapters").json() == {"object": "list", "data": []}
 
 
-def test_a_fingerprint_says_what_answers_and_not_how_it_is_called(server: Live, folders: Path) -> None:
+def test_a_fingerprint_depends_on_the_model_and_not_on_its_name(server: Live, folders: Path) -> None:
     local, worker = EngineModels({"stub": server.worker}), server.worker
     base, one = local.fingerprint("stub"), local.fingerprint("one")
     assert base != one and len(one) == 32
@@ -213,9 +213,10 @@ def test_a_fingerprint_says_what_answers_and_not_how_it_is_called(server: Live, 
     assert (local.fingerprint("stub"), local.fingerprint("one")) == (base, one)
 
 
-def test_other_forms_of_weights_or_cache_are_another_model(model: LoadedModel) -> None:
+def test_other_formats_of_weights_or_cache_are_another_model(model: LoadedModel) -> None:
     def fingerprint(made: LoadedModel, **options: Any) -> str:
         return EngineModels({"m": EngineThread(Engine(made, EngineSettings(num_pages=8, **options)))}).fingerprint("m")
 
-    found = {fingerprint(model), fingerprint(model, cache_format="q8"), fingerprint(replace(model, requantized="Q4_0"))}
-    assert len(found) == 3 and fingerprint(replace(model, name="other")) in found
+    fingerprints = {fingerprint(model), fingerprint(model, cache_format="q8"),
+                    fingerprint(replace(model, requantized="Q4_0"))}
+    assert len(fingerprints) == 3 and fingerprint(replace(model, name="other")) in fingerprints

@@ -1,4 +1,4 @@
-"""One chat answer: whatever the model writes and however it comes, stream and body say the same."""
+"""A chat answer is the same as a stream and as a body, whatever the model writes and wherever it is split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDS = st.sampled_from([*CONTROL, *TAGS, "add", '{"x": 1}', "[", "]", '{"name":
 
 
 def texts(format: AnswerFormat, tok: Tokenizer, tokens: Sequence[int]) -> list[str]:
-    """What the engine tells of each token."""
+    """The engine's text for each token."""
     stream = TextStream((), has_sentinels=True)
     sentinels = format.sentinels
     shown = [stream.sentinel(sentinels[token]) if token in sentinels else stream.push(tok.token_bytes(token))
@@ -45,8 +45,8 @@ def run(tok: Tokenizer, job: ChatJob, pieces: Sequence[str], finish: FinishReaso
     return entries, choice.final()
 
 
-def put_together(entries: Sequence[Entry]) -> Entry:
-    """What a client makes of a stream."""
+def assemble(entries: Sequence[Entry]) -> Entry:
+    """The message that a client assembles from a stream."""
     text, reasoning, calls = "", "", list[Entry]()
     for entry in entries:
         delta = copy.deepcopy(entry["delta"])
@@ -61,7 +61,7 @@ def put_together(entries: Sequence[Entry]) -> Entry:
     return {"text": text, "reasoning": reasoning, "calls": calls, "finish": entries[-1]["finish_reason"]}
 
 
-def in_whole(final: Entry) -> Entry:
+def of_body(final: Entry) -> Entry:
     message = final["message"]
     assert isinstance(message, dict)
     return {"text": message["content"] or "", "reasoning": message.get("reasoning_content", ""),
@@ -76,8 +76,8 @@ def test_any_cut_of_the_tokens_gives_one_message(kind: str, words: list[str], ha
     job = ChatJob(Request((0,)), format, ("add",) if has_tools else (), is_thinking)
     pieces = texts(format, tok, [token for word in words for token in tok.encode(word, parse_control=True)])
     entries, final = run(tok, job, pieces, finish)
-    assert put_together(entries) == in_whole(final)
+    assert assemble(entries) == of_body(final)
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(pieces)), max_size=5)))
-    others = ["".join(pieces[start:end]) for start, end in pairwise([0, *cuts, len(pieces)])]
-    assert in_whole(run(tok, job, others, finish)[1]) == in_whole(final)
-    assert has_tools or in_whole(final)["calls"] == []
+    recut = ["".join(pieces[start:end]) for start, end in pairwise([0, *cuts, len(pieces)])]
+    assert of_body(run(tok, job, recut, finish)[1]) == of_body(final)
+    assert has_tools or of_body(final)["calls"] == []

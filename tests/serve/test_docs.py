@@ -1,4 +1,4 @@
-"""docs/guides/server.md names every field, every error code and every metric."""
+"""The server's guide documents every field, every error code and every metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models asked from inside, with bodies that were written for a large one."""
+"""EngineModels answers bodies that were written for a large model."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def body(**fields: object) -> dict[str, Any]:
     return {"model": "gpt-large", "messages": USER, "temperature": 0, **fields}
 
 
-def test_it_answers_in_its_own_name_whatever_the_body_says_of_model_and_stream() -> None:
+def test_a_small_model_answers_under_its_own_name_whatever_model_and_stream_are() -> None:
     with small() as local:
         assert list(local.names()) == ["small"]
-        got = asyncio.run(local.answer("small", CHAT, body(stream=True, stream_options={"include_usage": True})))
-    assert got.body["model"] == "small" and got.body["choices"][0]["message"]["content"] == "Hello there!"
-    assert got.usage == Usage(got.body["usage"]["prompt_tokens"], 13, 0) and got.usage.prompt_tokens > 0
-    assert got.first_token_s is not None and got.total_s >= got.first_token_s and not got.ignored
+        answer = asyncio.run(local.answer("small", CHAT, body(stream=True, stream_options={"include_usage": True})))
+    assert answer.body["model"] == "small" and answer.body["choices"][0]["message"]["content"] == "Hello there!"
+    assert answer.usage == Usage(answer.body["usage"]["prompt_tokens"], 13, 0) and answer.usage.prompt_tokens > 0
+    assert answer.first_token_s is not None and answer.total_s >= answer.first_token_s and not answer.ignored
 
 
-def test_fields_about_the_hosted_service_are_left_out_and_named() -> None:
-    asked = body(store=True, service_tier="flex", reasoning_effort="high", user="u", made_up=1,
+def test_fields_about_the_large_models_service_are_left_out_and_named() -> None:
+    request = body(store=True, service_tier="flex", reasoning_effort="high", user="u", made_up=1,
                  logit_bias={"9999999": 5}, messages=[
                      {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}])
     with small() as local:
-        got = asyncio.run(local.answer("small", CHAT, asked))
-    assert got.ignored.keys() == {"store", "service_tier", "reasoning_effort", "made_up", "logit_bias",
+        answer = asyncio.run(local.answer("small", CHAT, request))
+    assert answer.ignored.keys() == {"store", "service_tier", "reasoning_effort", "made_up", "logit_bias",
                                   "messages[0].content[0].cache_control"}
-    assert got.ignored["made_up"] == "it is not known here"
+    assert answer.ignored["made_up"] == "it is not known here"
 
 
 @pytest.mark.parametrize("fields, param", [
@@ -65,7 +65,7 @@ def test_fields_about_the_hosted_service_are_left_out_and_named() -> None:
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"functions": []}, "functions"),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
      "messages[0].content[0].type")])
-def test_what_an_answer_is_judged_by_is_never_left_out(fields: dict[str, object], param: str) -> None:
+def test_fields_that_change_the_answer_are_never_left_out(fields: dict[str, object], param: str) -> None:
     with small() as local, pytest.raises(RequestError) as caught:
         asyncio.run(local.answer("small", CHAT, body(**fields)))
     assert caught.value.param == param
@@ -73,8 +73,8 @@ def test_what_an_answer_is_judged_by_is_never_left_out(fields: dict[str, object]
 
 def test_a_limit_over_the_small_context_is_left_out_and_a_prompt_over_it_is_refused() -> None:
     with small(context=64) as local:
-        got = asyncio.run(local.answer("small", CHAT, body(max_tokens=4096)))
-        assert got.ignored.keys() == {"max_tokens"} and "4096" in got.ignored["max_tokens"]
+        answer = asyncio.run(local.answer("small", CHAT, body(max_tokens=4096)))
+        assert answer.ignored.keys() == {"max_tokens"} and "4096" in answer.ignored["max_tokens"]
         with pytest.raises(ContextLengthError):
             asyncio.run(local.answer("small", CHAT, body(messages=[{"role": "user", "content": "x" * 80}])))
 
@@ -82,11 +82,11 @@ def test_a_limit_over_the_small_context_is_left_out_and_a_prompt_over_it_is_refu
 def test_tokens_come_with_alternatives_that_the_client_did_not_ask_for() -> None:
     with small() as local:
         plain = asyncio.run(local.answer("small", CHAT, body(), logprobs=3))
-        asked = asyncio.run(local.answer("small", CHAT, body(logprobs=True, top_logprobs=1), logprobs=3))
+        requested = asyncio.run(local.answer("small", CHAT, body(logprobs=True, top_logprobs=1), logprobs=3))
     assert [len(token.top) for token in plain.tokens] == [3] * 13
     assert b"".join(token.text for token in plain.tokens[:-1]) == b"Hello there!"
     assert plain.body["choices"][0]["logprobs"] is None
-    assert {len(item["top_logprobs"]) for item in asked.body["choices"][0]["logprobs"]["content"]} == {1}
+    assert {len(item["top_logprobs"]) for item in requested.body["choices"][0]["logprobs"]["content"]} == {1}
 
 
 def test_a_stream_gives_the_objects_of_its_events() -> None:
@@ -123,7 +123,7 @@ def content(chunks: list[Any]) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
-def test_an_answer_goes_on_behind_a_prefix_and_counts_it() -> None:
+def test_an_answer_continues_a_prefix_and_counts_it() -> None:
     with small() as local:
         rest = asyncio.run(rest_of(local, "Hello th"))
         cut = asyncio.run(rest_of(local, "Hello th", max_tokens=10))
@@ -131,7 +131,7 @@ def test_an_answer_goes_on_behind_a_prefix_and_counts_it() -> None:
     assert content(cut) == "er" and cut[-1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_json_answer_goes_on_within_its_schema() -> None:
+def test_a_json_answer_continues_within_its_schema() -> None:
     with small(reply=None) as local:
         chunks = asyncio.run(rest_of(local, '{"city": "Par', response_format=SCHEMA, max_tokens=200))
         value = '{"city": "Par' + content(chunks)
@@ -140,7 +140,7 @@ def test_a_json_answer_goes_on_within_its_schema() -> None:
             asyncio.run(rest_of(local, "Paris is", response_format=SCHEMA))
 
 
-def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was_echoed() -> None:
+def test_a_completion_continues_a_prefix_unless_the_prompt_is_echoed() -> None:
     async def read(**fields: object) -> str:
         stream = await local.stream("small", named("completion"), {"model": "x", "prompt": "a", **fields}, prefix="Hel")
         return "".join([chunk["choices"][0]["text"] async for chunk in stream.chunks])
@@ -153,14 +153,14 @@ def test_a_completion_goes_on_behind_its_prompt_and_prefix_unless_the_prompt_was
 
 def test_tools_reach_the_small_model() -> None:
     with small('<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>') as local:
-        got = asyncio.run(local.answer("small", CHAT, body(tools=[TOOL])))
-    assert got.body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "add"
+        answer = asyncio.run(local.answer("small", CHAT, body(tools=[TOOL])))
+    assert answer.body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "add"
 
 
-def test_load_counts_those_that_wait_for_an_answer() -> None:
-    seen: list[Load] = []
-    with small(on_step=lambda _: seen.append(local.load("small"))) as local:
+def test_load_leaves_out_background_requests() -> None:
+    loads: list[Load] = []
+    with small(on_step=lambda _: loads.append(local.load("small"))) as local:
         asyncio.run(local.answer("small", CHAT, body(max_tokens=2), background=True))
-        in_background = list(seen)
+        in_background = list(loads)
         asyncio.run(local.answer("small", CHAT, body(max_tokens=2)))
-    assert {load.running for load in in_background} == {0} and seen[-1].running == 1
+    assert {load.running for load in in_background} == {0} and loads[-1].running == 1

@@ -1,4 +1,4 @@
-"""Images by URL: fetched from public addresses only, within their limits, and an error that the client understands."""
+"""Images behind URLs are fetched from public addresses only and within limits; everything else is a clear error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from brise.serve.fetch import is_public
 
 
 class Site(BaseHTTPRequestHandler):
-    """A few pages, and what the last request's Host header was."""
+    """A site with a few pages, which records the Host headers of its requests."""
 
     hosts: list[str] = []  # noqa: RUF012 - one server in this module
 
@@ -61,7 +61,7 @@ def site() -> Iterator[str]:
 
 
 def get(url: str) -> bytes:
-    """Allows this machine, and nothing else that is not public."""
+    """Fetches a URL; this machine is allowed besides public addresses."""
     return asyncio.run(fetch.fetch(url, "url", lambda address: address in ("127.0.0.1", "::1") or is_public(address)))
 
 
@@ -75,9 +75,9 @@ def test_a_redirect_is_followed(site: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "message"), [
-    ("/nothing", "status 404"), ("/elsewhere", "10.0.0.1', which is no public address"),
+    ("/nothing", "status 404"), ("/elsewhere", "10.0.0.1', which is not a public address"),
     ("/ftp", "neither http nor https"), ("/loop", "redirected more than 3 times")])
-def test_what_leads_nowhere_is_refused(site: str, path: str, message: str) -> None:
+def test_urls_that_lead_to_no_image_are_refused(site: str, path: str, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refused:
         get(f"{site}{path}")
     assert (refused.value.code, refused.value.param) == ("invalid_image", "url")
@@ -94,7 +94,7 @@ def test_a_body_that_is_too_large(site: str, monkeypatch: pytest.MonkeyPatch) ->
     "http://192.168.0.1/", "http://[::1]/", "http://[fe80::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/",
     "http://2130706433/", "http://[2002:7f00:1::]/"])
 def test_private_addresses_are_refused(url: str) -> None:
-    with pytest.raises(RequestError, match="no public address|could not be fetched"):
+    with pytest.raises(RequestError, match="not a public address|could not be fetched"):
         asyncio.run(fetch.fetch(url, "url"))
 
 
@@ -107,6 +107,6 @@ def test_public_addresses(address: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://", "https:///x", "http://exa mple/", "http://[::1", "http://a:99999/"])
-def test_urls_that_are_none(url: str) -> None:
+def test_malformed_urls(url: str) -> None:
     with pytest.raises(RequestError):
         asyncio.run(fetch.fetch(url, "url"))

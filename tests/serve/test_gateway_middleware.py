@@ -1,4 +1,4 @@
-"""What this server answers beside the upstream."""
+"""GatewayMiddleware lists this server's models together with the upstream's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.gateway.rig import rig
 
 
 def compressing(body: object) -> Behaviour:
-    """As servers do where the client allows it."""
+    """An upstream that compresses where the client allows it."""
     async def behave(peer: Peer) -> None:
         if "gzip" not in (peer.received.header("accept-encoding") or ""):
             await answer(body)(peer)
@@ -21,8 +21,8 @@ def compressing(body: object) -> Behaviour:
 
 
 def test_the_upstreams_models_are_listed_also_where_the_client_allows_compression() -> None:
-    with rig() as made:
-        made.fake.default = compressing({"object": "list", "data": [{"id": "big", "object": "model"}]})
-        listed = made.live.get("/v1/models", headers={"accept-encoding": "gzip"}).json()["data"]
+    with rig() as gateway:
+        gateway.fake.default = compressing({"object": "list", "data": [{"id": "big", "object": "model"}]})
+        listed = gateway.live.get("/v1/models", headers={"accept-encoding": "gzip"}).json()["data"]
         assert [card["id"] for card in listed] == ["stub", "big"]
-        assert made.live.get("/v1/models/big", headers={"accept-encoding": "gzip"}).json()["object"] == "list"
+        assert gateway.live.get("/v1/models/big", headers={"accept-encoding": "gzip"}).json()["object"] == "list"

@@ -1,4 +1,4 @@
-"""Images over HTTP: data URLs, several of them, what they cost, and what is refused."""
+"""Images over HTTP are accepted as data URLs, counted in tokens, and refused where they are wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def body(*parts: dict[str, object]) -> dict[str, object]:
 
 
 def images_in_prompt(*parts: dict[str, object]) -> tuple[str, list[tuple[int, ...]]]:
-    """The rendered prompt with a mark for each image, and the images' tokens."""
+    """The rendered prompt with {} for each image, and the images' tokens."""
     model = stub_model(vision=stub_vision())
     request = chat_job(parse_chat(body(*parts)), model).request
     text, at = "", 0
@@ -119,7 +119,7 @@ def test_the_same_image_is_cached(server: Live) -> None:
     (part(url(4, 4), detail="huge"), "invalid_value", "messages[0].content[0].image_url.detail"),
     ({"type": "image_url", "image_url": url(4, 4)}, "invalid_type", "messages[0].content[0].image_url"),
     ({"type": "input_image", "image_url": url(4, 4)}, "unsupported_parameter", "messages[0].content[0].type")])
-def test_what_is_refused(server: Live, bad: dict[str, object], code: str, param: str) -> None:
+def test_wrong_images_are_refused(server: Live, bad: dict[str, object], code: str, param: str) -> None:
     answer = server.post("/v1/chat/completions", body(bad, said("what?")))
     assert answer.status_code == 400
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
@@ -137,7 +137,7 @@ def test_too_many_images(server: Live) -> None:
     assert answer.status_code == 400 and "65 images, allowed are 64" in answer.json()["error"]["message"]
 
 
-def test_a_model_without_a_tower() -> None:
+def test_a_model_without_a_vision_encoder() -> None:
     with live(stub_model("Hello.")) as server:
         answer = server.post("/v1/chat/completions", body(part(url(4, 4)), said("what?")))
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_vision"

@@ -1,4 +1,4 @@
-"""The official client and a model in Mistral's format: thinking, calls, and what goes wrong with them."""
+"""OpenAI's client talks to a model in Mistral's format: reasoning, tool calls, and their errors."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.text.vocabulary import CHATML, tokenizer
 HI = [{"role": "user", "content": "hi"}]
 GREEDY = {"model": "stub", "messages": HI, "temperature": 0}
 CALL = '[TOOL_CALLS]add[ARGS]{"x": 1}'
-Talk = Callable[..., AbstractContextManager[openai.OpenAI]]
+Connect = Callable[..., AbstractContextManager[openai.OpenAI]]
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory) -> Talk:
-    made: dict[str, MistralTokenizer] = {}
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Connect:
+    tokenizers: dict[str, MistralTokenizer] = {}
 
     @contextmanager
     def opened(reply: str, version: str = "v13") -> Iterator[openai.OpenAI]:
-        if version not in made:
-            made[version] = MistralTokenizer(tekken.write(tmp_path_factory.mktemp(version), version))
-        tokens = Tokens(made[version], MistralChat(made[version]))
+        if version not in tokenizers:
+            tokenizers[version] = MistralTokenizer(tekken.write(tmp_path_factory.mktemp(version), version))
+        tokens = Tokens(tokenizers[version], MistralChat(tokenizers[version]))
         with live(stub_model(reply, tokens=tokens)) as server, server.client() as client:
             yield client
             server.wait_idle()
@@ -45,7 +45,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Talk:
 
 
 def streamed(client: openai.OpenAI, **more: object) -> dict[str, object]:
-    """A stream put together as clients do."""
+    """The message that clients assemble from a stream."""
     text, reasoning, finish, calls = "", "", None, list[list[str]]()
     for chunk in client.chat.completions.create(**GREEDY, stream=True, **more):  # type: ignore[call-overload]
         choice = chunk.choices[0]
@@ -81,9 +81,9 @@ ADD = ["add", '{"x": 1}']
     ("[THINK]hm hm hm", {"max_tokens": 2}, said("", "length", reasoning="h")),
     (CALL, {"tools": [TOOL], "stop": "x"}, said("", "stop", (["add", '{"'],))),
     ('[TOOL_CALLS]add[ARGS]{"x"', {"tools": [TOOL], "max_tokens": 6}, said("", "length", (["add", '{"'],)))])
-def test_a_stream_and_a_body_say_the_same(talk: Talk, reply: str, more: dict[str, object],
+def test_a_stream_and_a_body_say_the_same(connect: Connect, reply: str, more: dict[str, object],
                                           expected: dict[str, object]) -> None:
-    with talk(reply) as client:
+    with connect(reply) as client:
         one, other = whole(client, **more), streamed(client, **more)
     assert one == other
     if "max_tokens" not in more:  # how far an answer comes within them depends on the vocabulary
@@ -96,8 +96,8 @@ def test_a_stream_and_a_body_say_the_same(talk: Talk, reply: str, more: dict[str
     ("v7", '[TOOL_CALLS][{"name": "add", "arguments": {"x": 1}, "id": "abcdefghi"}]'),
     ("v3", '[TOOL_CALLS][{"name": "add", "arguments": {"x": 1}}]'),
     ("v11", '[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"x": 1}'), ("v13", CALL), ("v15", CALL)])
-def test_each_version_calls_and_goes_on(talk: Talk, version: str, reply: str) -> None:
-    with talk(reply, version) as client:
+def test_each_version_calls_and_goes_on(connect: Connect, version: str, reply: str) -> None:
+    with connect(reply, version) as client:
         answer = client.chat.completions.create(**GREEDY, tools=[TOOL])
         message = answer.choices[0].message
         assert message.content is None and answer.choices[0].finish_reason == "tool_calls"
@@ -109,29 +109,29 @@ def test_each_version_calls_and_goes_on(talk: Talk, version: str, reply: str) ->
 
 @pytest.mark.parametrize(("choice", "is_call"), [("required", True), ("none", False), ("auto", False), (
     {"type": "function", "function": {"name": "add"}}, True)])
-def test_the_choice_is_enforced(talk: Talk, choice: object, is_call: bool) -> None:
-    with talk("[THINK]I think that I had better say: no.[/THINK]no") as client:
+def test_the_choice_is_enforced(connect: Connect, choice: object, is_call: bool) -> None:
+    with connect("[THINK]I think that I had better say: no.[/THINK]no") as client:
         answer = client.chat.completions.create(**GREEDY, tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
     assert bool(answer.choices[0].message.tool_calls) is is_call
     assert is_call or answer.choices[0].message.content == "no"
 
 
-def test_none_keeps_a_model_from_calling(talk: Talk) -> None:
-    with talk(CALL) as client:
+def test_none_keeps_a_model_from_calling(connect: Connect) -> None:
+    with connect(CALL) as client:
         answer = client.chat.completions.create(**GREEDY, tools=[TOOL], tool_choice="none", max_tokens=30)
     message = answer.choices[0].message
     assert message.tool_calls is None and message.content is not None and "[TOOL_CALLS]" not in message.content
 
 
-def test_a_call_is_streamed_in_pieces(talk: Talk) -> None:
-    with talk(CALL) as client:
+def test_a_call_is_streamed_in_pieces(connect: Connect) -> None:
+    with connect(CALL) as client:
         chunks = list(client.chat.completions.create(**GREEDY, tools=[TOOL], stream=True))
     pieces = [call.function.arguments for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert len([piece for piece in pieces if piece]) > 1 and "".join(pieces) == '{"x": 1}'
 
 
-def test_thinking_is_sent_back_and_kept(talk: Talk) -> None:
-    with talk("[THINK]hm[/THINK]yes") as client:
+def test_thinking_is_sent_back_and_kept(connect: Connect) -> None:
+    with connect("[THINK]hm[/THINK]yes") as client:
         message = client.chat.completions.create(**GREEDY).choices[0].message
         again = client.chat.completions.create(**{**GREEDY, "messages": [*HI, message, *HI]})
         without = client.chat.completions.create(**{**GREEDY, "messages": [*HI, {
@@ -141,8 +141,8 @@ def test_thinking_is_sent_back_and_kept(talk: Talk) -> None:
     assert again.usage.prompt_tokens == without.usage.prompt_tokens + 2 + 2  # [THINK], h, m, [/THINK]
 
 
-def test_an_answer_goes_on_where_its_prefix_stops(talk: Talk) -> None:
-    with talk("yes, of course") as client:
+def test_an_answer_goes_on_where_its_prefix_stops(connect: Connect) -> None:
+    with connect("yes, of course") as client:
         start = {"role": "assistant", "content": "yes,", "prefix": True}
         answer = client.chat.completions.create(**{**GREEDY, "messages": [*HI, start]})
         assert answer.choices[0].message.content == " of course"
@@ -151,9 +151,9 @@ def test_an_answer_goes_on_where_its_prefix_stops(talk: Talk) -> None:
                 client.chat.completions.create(**{**GREEDY, "messages": wrong})
 
 
-def test_a_system_prompt_may_show_how_to_think(talk: Talk) -> None:
+def test_a_system_prompt_may_show_how_to_think(connect: Connect) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "b"}, {"type": "text", "text": "c"}]
-    with talk("yes") as client:
+    with connect("yes") as client:
         for role, is_right in (("system", True), ("developer", True), ("user", False)):
             messages = [{"role": role, "content": parts}, *HI]
             if is_right:
@@ -163,14 +163,14 @@ def test_a_system_prompt_may_show_how_to_think(talk: Talk) -> None:
                     client.chat.completions.create(**{**GREEDY, "messages": messages})
 
 
-def test_a_response_format_holds_from_the_first_token(talk: Talk) -> None:
-    with talk('[THINK]hm[/THINK]{"a": 1}') as client:
+def test_a_response_format_holds_from_the_first_token(connect: Connect) -> None:
+    with connect('[THINK]hm[/THINK]{"a": 1}') as client:
         answer = client.chat.completions.create(**GREEDY, response_format={"type": "json_object"}, max_tokens=300)
     assert answer.choices[0].message.model_extra == {}
 
 
-def test_responses_have_the_answer_alone(talk: Talk) -> None:
-    with talk("[THINK]hm[/THINK]yes") as client:
+def test_responses_have_the_answer_alone(connect: Connect) -> None:
+    with connect("[THINK]hm[/THINK]yes") as client:
         answer = client.responses.create(model="stub", input="hi", temperature=0)
         events = list(client.responses.create(model="stub", input="hi", temperature=0, stream=True))
     assert answer.output_text == "yes" and events[-1].type == "response.completed"
@@ -178,8 +178,8 @@ def test_responses_have_the_answer_alone(talk: Talk) -> None:
 
 @pytest.mark.parametrize("parameters", [{"type": "nothing"}, {"properties": 5}, {"type": "string"}])
 @pytest.mark.parametrize("choice", ["auto", "none"])
-def test_a_tool_whose_schema_is_none_is_refused(talk: Talk, parameters: object, choice: str) -> None:
-    with talk("yes") as client, pytest.raises(openai.BadRequestError) as caught:
+def test_a_tool_whose_schema_is_none_is_refused(connect: Connect, parameters: object, choice: str) -> None:
+    with connect("yes") as client, pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**GREEDY, tool_choice=choice, tools=[
             {"type": "function", "function": {"name": "f", "parameters": parameters}}])
     assert caught.value.param == "tools[0].function.parameters"

@@ -1,4 +1,4 @@
-"""The official client over real HTTP: what it asks for, it gets, in types that it can read."""
+"""OpenAI's client gets every kind of answer over real HTTP, in its own types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class Animal(BaseModel):
-    """A schema that even a model of random numbers comes to the end of."""
+    """A schema that even a model with random weights completes."""
 
     kind: Literal["cat", "dog"]
     is_tame: bool
@@ -117,7 +117,7 @@ def test_json_object(client: openai.OpenAI) -> None:
     assert logprobs.content[0].logprob == pytest.approx(0, abs=1e-4)  # nothing else is allowed
 
 
-def test_a_schema_that_is_none_is_refused(client: openai.OpenAI) -> None:
+def test_a_malformed_schema_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**GREEDY, response_format={
             "type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}})

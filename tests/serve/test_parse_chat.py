@@ -1,4 +1,4 @@
-"""Chat requests: every field is honoured, or refused under its name."""
+"""Every field of a chat request is honoured, or refused by name."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_harmless_fields_change_nothing(fields: dict[str, object]) -> None:
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
      "tool_choice.function.name"),
     ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type")])
-def test_wrong_and_foreign_fields_are_refused_by_name(fields: dict[str, object], param: str) -> None:
+def test_wrong_and_unsupported_fields_are_refused_by_name(fields: dict[str, object], param: str) -> None:
     error = refused(**fields)
     assert error.param == param
     assert param.split(".")[-1].split("[")[0] in str(error)
@@ -163,7 +163,7 @@ def test_a_whole_conversation_with_tools_is_read() -> None:
 
 
 @pytest.mark.parametrize("stop", [5, True, {}, [""], [1]])
-def test_a_wrong_stop_is_told_of_both_its_types(stop: object) -> None:
+def test_the_error_of_a_wrong_stop_names_both_types(stop: object) -> None:
     with pytest.raises(RequestError, match="'stop' must be a string or an array of strings"):
         parse(stop=stop)
 

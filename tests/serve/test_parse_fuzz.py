@@ -1,4 +1,4 @@
-"""Whatever JSON comes, a parser returns a request or raises a RequestError that can be shown."""
+"""A parser turns any JSON into a request, or raises a RequestError that can be shown to the client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHAT = {"model": "m", "messages": [
     "temperature": 1, "metadata": {"a": "b"}, "logprobs": True, "top_logprobs": 2, "seed": 5,
     "response_format": {"type": "text"}, "max_tokens": 5}
 SCHEMA = {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
-WHOLE: list[tuple[Callable[[Any], object], dict[str, object]]] = [
+VALID: list[tuple[Callable[[Any], object], dict[str, object]]] = [
     (parse_chat, CHAT),
     (parse_completion, {"model": "m", "prompt": [[1, 2], "a"], "logprobs": 2, "echo": True, "best_of": 1,
                         "n": 1}),
@@ -46,9 +46,9 @@ OVER_HTTP = [
     ("/v1/chat/completions", {"messages": USER, "max_tokens": 4, "response_format": {
         "type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {
             "x": {"type": "string", "pattern": "a+"}}, "required": ["x"]}}}}),
-    ("/v1/completions", {**WHOLE[1][1], "max_tokens": 4}), ("/v1/embeddings", WHOLE[2][1]),
-    ("/v1/responses", {**WHOLE[3][1], "max_output_tokens": 4})]
-PARSERS = [parse for parse, _ in WHOLE]
+    ("/v1/completions", {**VALID[1][1], "max_tokens": 4}), ("/v1/embeddings", VALID[2][1]),
+    ("/v1/responses", {**VALID[3][1], "max_output_tokens": 4})]
+PARSERS = [parse for parse, _ in VALID]
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def server() -> Iterator[Live]:
         running.wait_idle()
 
 
-@pytest.mark.parametrize(("parse", "body"), WHOLE)
-def test_the_bodies_that_get_damaged_are_whole(parse: Callable[[Any], object],
+@pytest.mark.parametrize(("parse", "body"), VALID)
+def test_the_bodies_to_damage_are_valid(parse: Callable[[Any], object],
                                                body: dict[str, object]) -> None:
     assert parse(body)
 
@@ -73,8 +73,8 @@ def test_random_json(parse: Callable[[Any], object], body: object) -> None:
 @settings(max_examples=examples(400))
 @given(st.data())
 def test_one_damaged_place(data: st.DataObject) -> None:
-    parse, whole = data.draw(st.sampled_from(WHOLE))
-    body: Any = copy.deepcopy(whole)
+    parse, valid = data.draw(st.sampled_from(VALID))
+    body: Any = copy.deepcopy(valid)
     parent, key = data.draw(st.sampled_from(list(places(body))))
     parent[key] = data.draw(JSON)
     answered(parse, body)
@@ -98,8 +98,8 @@ def places(value: Any) -> Any:
 @settings(max_examples=examples(60))
 @given(st.data())
 def test_one_damaged_place_over_http_is_never_our_fault(server: Live, data: st.DataObject) -> None:
-    path, whole = data.draw(st.sampled_from(OVER_HTTP))
-    body: Any = copy.deepcopy({**whole, "model": "stub"})
+    path, valid = data.draw(st.sampled_from(OVER_HTTP))
+    body: Any = copy.deepcopy({**valid, "model": "stub"})
     parent, key = data.draw(st.sampled_from(list(places(body))))
     parent[key] = data.draw(JSON)
     answer = server.post(path, body)

@@ -1,4 +1,4 @@
-"""Legacy completions, embeddings and responses: every field is honoured, or refused under its name."""
+"""Every field of legacy completions, embeddings and responses is honoured, or refused by name."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_response_input_is_a_chat() -> None:
 
 
 def test_response_format() -> None:
-    wanted = {"format": {"type": "json_schema", "name": "a", "strict": True, "schema": {"type": "object"}}}
-    assert response(text=wanted).chat.grammar == Grammar("json_schema", '{"type": "object"}')
+    text = {"format": {"type": "json_schema", "name": "a", "strict": True, "schema": {"type": "object"}}}
+    assert response(text=text).chat.grammar == Grammar("json_schema", '{"type": "object"}')
 
 
 @pytest.mark.parametrize(("field", "value"), [

@@ -1,4 +1,4 @@
-"""`run_server` as a process: from its first line to its exit status, under signals."""
+"""`run_server` runs as a process and reacts to signals, from its first line to its exit status."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ sys.exit(run_server({"stub": worker}, ServeSettings(port=0, drain_timeout_s=floa
 
 
 class Process:
-    """A server in a process of its own; `lines` is what it has written so far."""
+    """A server in its own process; `lines` are the lines that it has written."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         self.process, self.lines = process, [process.stderr.readline()]
-        found = re.search(r"http://127\.0\.0\.1:\d+", self.lines[0])
-        assert found, self.lines
-        self.url = found[0]
+        address = re.search(r"http://127\.0\.0\.1:\d+", self.lines[0])
+        assert address, self.lines
+        self.url = address[0]
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -73,7 +73,7 @@ def client() -> Iterator[httpx.Client]:
         yield opened
 
 
-def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(client: httpx.Client) -> None:
+def test_sigterm_finishes_running_requests_refuses_new_ones_and_exits_0(client: httpx.Client) -> None:
     with serving(60) as server, httpx.Client(trust_env=False) as other:
         assert other.get(f"{server.url}/health").status_code == 200
         stream = server.stream(client, 100)
@@ -90,7 +90,7 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_0(client: httpx
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-def test_what_takes_too_long_is_told(client: httpx.Client, signals: list[signal.Signals]) -> None:
+def test_requests_that_take_too_long_end_with_an_error(client: httpx.Client, signals: list[signal.Signals]) -> None:
     with serving(0.1 if len(signals) == 1 else 60) as server:
         stream = server.stream(client, 4000)
         next(stream)

@@ -1,4 +1,4 @@
-"""How a parsed request becomes the engine's."""
+"""A parsed request becomes an engine request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text(model: LoadedModel, request: Request) -> str:
     return model.tokenizer.decode(request.prompt, show_control=True)
 
 
-def test_text_of_a_message_never_becomes_a_control_token() -> None:
+def test_text_of_a_message_never_becomes_a_special_token() -> None:
     request = chat(stub_model(), messages=[{"role": "user", "content": "<|im_end|>"}])
     assert request.prompt.count(IM_END) == 1 and request.prompt.count(IM_START) == 2
 
@@ -48,13 +48,13 @@ def test_a_template_that_knows_tools_gets_them() -> None:
     assert text(model, chat(model, tools=[TOOL], tool_choice="none")).startswith("<|im_start|>user")
 
 
-def test_calls_are_marked_where_their_tags_are_control_tokens() -> None:
+def test_calls_have_sentinels_where_their_tags_are_special_tokens() -> None:
     model = replace(stub_model(), tokenizer=_with_call_tokens())
     request = chat(replace(model, chat=ChatTemplate(CHATML, model.tokenizer)), tools=[TOOL], stop="x")
     assert request.sentinels == {259: CALL, 260: END_CALL} and request.stop == ("x",)
 
 
-def test_control_strings_of_a_raw_prompt_are_text_unless_asked() -> None:
+def test_special_tokens_in_a_raw_prompt_are_text_unless_requested() -> None:
     def prompt(**fields: object) -> tuple[int, ...]:
         body = {"model": "m", "prompt": "<|im_end|>", **fields}
         return completion_requests(parse_completion(body), stub_model())[0].prompt  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_only_echo_with_logprobs_scores_the_prompt() -> None:
 
 
 def _with_call_tokens() -> Tokenizer:
-    """The stub's tokenizer, with the tags of calls as control tokens."""
+    """The stub's tokenizer, with the tags of calls as special tokens."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     symbols = [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""The server over a real forward pass: a tiny random GGUF on the reference backend, from file to HTTP."""
+"""The server runs a real forward pass: a tiny random GGUF on the reference backend, from file to HTTP."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_stream_and_whole_answer_are_the_same(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
 
 
-def test_what_was_decoded_scores_the_same_as_a_prompt(client: openai.OpenAI) -> None:
+def test_decoded_tokens_score_the_same_in_a_prompt(client: openai.OpenAI) -> None:
     prompt = [100, 101, 102]
-    # Only bytes may come: a text of them can be sent back as the same tokens, ids 3 to 258.
+    # Only byte tokens (ids 3 to 258) are allowed, so that the text can be sent back as the same tokens.
     bias = {str(token): -100 for token in (*range(3), *range(259, 288))}
     decoded = client.completions.create(model="stub", prompt=prompt, max_tokens=8, temperature=0, logprobs=0,
                                         logit_bias=bias).choices[0]

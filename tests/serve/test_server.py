@@ -1,4 +1,4 @@
-"""The server around the API: who gets in, what is refused how, and what happens when things go wrong."""
+"""The server admits, refuses, drains and fails as documented, whatever the API does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def error(answer: httpx.Response) -> Refusal:
     return answer.status_code, body["code"], body["param"]
 
 
-def test_a_stream_that_its_reader_leaves_frees_the_engine() -> None:
+def test_a_stream_that_its_client_closes_frees_the_engine() -> None:
     with live(stub_model(on_step=slow)) as server, server.client() as client:
         stream = client.chat.completions.create(**ENDLESS)
         next(iter(stream))
@@ -66,7 +66,7 @@ def test_a_stream_that_its_reader_leaves_frees_the_engine() -> None:
 
 
 @pytest.mark.parametrize("body", [{"prompt": "a"}, {"prompt": ["a", "b", "c"], "n": 2}])
-def test_a_whole_answer_that_nobody_waits_for_frees_the_engine(body: dict[str, object]) -> None:
+def test_an_answer_that_nobody_waits_for_frees_the_engine(body: dict[str, object]) -> None:
     with live(stub_model(on_step=slow)) as server:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/v1/completions", timeout=0.2, trust_env=False,
@@ -136,7 +136,7 @@ def test_wrong_paths_and_methods(server: Live, path: str, method: str, expected:
     assert error(httpx.request(method, f"{server.url}{path}", trust_env=False)) == expected
 
 
-def test_bodies_that_are_none(server: Live) -> None:
+def test_malformed_bodies(server: Live) -> None:
     assert error(server.post(CHAT, content=b"{", headers=JSON_TYPE))[:2] == (400, "invalid_json")
     assert error(server.post(CHAT, content=b"[" * 9000, headers=JSON_TYPE))[:2] == (400, "invalid_json")
     assert error(server.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}))[0] == 415
@@ -150,7 +150,7 @@ def test_a_body_too_large_is_413_declared_or_not(server: Live) -> None:
     assert error(server.post(CHAT, content=chunks, headers=JSON_TYPE))[0] == 413
 
 
-def test_a_body_that_does_not_come_is_408(server: Live) -> None:
+def test_a_body_that_does_not_arrive_is_408(server: Live) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"{"
         wait_until(lambda: " 408 " in server.log.getvalue())  # an id may have those digits too
@@ -161,7 +161,7 @@ def test_a_body_that_does_not_come_is_408(server: Live) -> None:
 @settings(max_examples=40)
 @given(st.sampled_from([CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses"]),
        st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_random_bodies_are_the_clients_fault(server: Live, path: str, body: bytes) -> None:
+def test_random_bodies_are_client_errors(server: Live, path: str, body: bytes) -> None:
     answer = server.post(path, content=body, headers=JSON_TYPE)
     assert error(answer)[0] == 400
 
@@ -198,7 +198,7 @@ def test_two_servers_in_one_process_count_apart(server: Live) -> None:
         assert "brise_requests_total{" not in other.get("/metrics").text
 
 
-def test_keys_are_asked_for_everywhere_but_health(tmp_path: Path) -> None:
+def test_keys_are_required_everywhere_but_for_health(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nsk-one\n\n  sk-two  \n")
     with live(settings=ServeSettings(api_keys_path=path)) as server:
@@ -222,7 +222,7 @@ def test_a_foreign_host_header_is_refused_without_keys(server: Live) -> None:
 
 
 async def pass_time(seconds: float) -> None:
-    """Puts the loop's clock forward and lets everything happen that was due until then."""
+    """Advances the loop's clock and runs everything that is due by then."""
     loop = asyncio.get_running_loop()
     over, now = loop.create_future(), loop.time
     loop.call_later(seconds, over.set_result, None)
@@ -240,11 +240,11 @@ def test_an_idle_connection_outlives_the_pools_of_clients_and_load_balancers() -
             ports.append(connection.sock.getsockname()[1])
             asyncio.run_coroutine_threadsafe(pass_time(idle_s), server.loop[0]).result(20)
         assert len(set(ports)) == 1
-        assert connection.sock.recv(1) == b""  # after 75 s the server ends it, so that it does not wait for ever
+        assert connection.sock.recv(1) == b""  # the server closes it after 75 s
         connection.close()
 
 
-def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:
+def test_draining_finishes_running_requests_and_refuses_new_ones() -> None:
     with live(stub_model("Hello there!", on_step=slow)) as server, server.client() as client:
         stream = iter(client.chat.completions.create(model="stub", messages=HI, stream=True, temperature=0))
         begun = [next(stream), next(stream)]
@@ -257,7 +257,7 @@ def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:
         assert "".join(chunk.choices[0].delta.content or "" for chunk in rest) == "Hello there!"
 
 
-def test_an_engine_that_stops_tells_its_readers() -> None:
+def test_an_engine_that_stops_ends_its_streams_with_an_error() -> None:
     with live(stub_model(on_step=slow)) as server, server.client() as client:
         stream = client.chat.completions.create(**ENDLESS)
         next(iter(stream))

@@ -1,4 +1,4 @@
-"""Event streams: what is sent when all goes well, and when it does not."""
+"""EventStream sends events, and reports errors before and after the first one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from brise.serve.sse import ClientGoneError, EventStream
 
 
 def run(stream: AsyncGenerator[bytes, None], disconnect_after: int | None = None) -> list[Message]:
-    """What the stream sends to a client that hangs up after so many messages."""
+    """The messages of a stream to a client that disconnects after so many."""
     sent: list[Message] = []
 
     async def main() -> None:

@@ -22,7 +22,7 @@ from brise.gateway.upstream import Limits, UpstreamSettings
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamDialect, open_gateway
-from brise.serve.serving import SEEING_BODY_BYTES, TEXT_BODY_BYTES, ServeSettings, bounded
+from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, ServeSettings, bounded
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[Ups
                              allow_image_urls=options.get("image_urls") or False)
         gateway_options = _gateway_options(upstream, options, local.names())
         opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore))
-        return Server(ServerParts(opened, _settings(opened, options, SEEING_BODY_BYTES), owned.pop_all(),
+        return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES), owned.pop_all(),
                                   _keys(options.get("api_keys")), opened_gateway, options.get("log")))
 
 
@@ -165,7 +165,7 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
         if model.is_limited:
             return bounded(made, model.worker)
     sees = any(model.worker.model.vision is not None for model in models.values())
-    return replace(made, max_body_bytes=SEEING_BODY_BYTES) if sees else made
+    return replace(made, max_body_bytes=VISION_BODY_BYTES) if sees else made
 
 
 def _gateway_options(upstream: str, options: UpstreamOptions, names: Sequence[str]) -> GatewayOptions:

@@ -1,4 +1,4 @@
-"""`brise serve`: serve models over the OpenAI HTTP API."""
+"""`brise serve` serves models over the OpenAI HTTP API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import open_gateway
-from brise.serve.serving import SEEING_BODY_BYTES, ServeSettings, bounded
+from brise.serve.serving import VISION_BODY_BYTES, ServeSettings, bounded
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    # Before a large model is loaded: a refusal should come at once.
+    # Before a model is loaded, so that a refusal comes at once.
     check_bind(args.host, args.api_keys is not None, args.allow_insecure_bind)
     if args.api_keys is not None:
         read_keys(args.api_keys)
@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
         if args.memory is not None:
             serving = bounded(serving, *workers.values())
         elif upstream is not None or any(worker.model.vision is not None for worker in workers.values()):
-            serving = replace(serving, max_body_bytes=SEEING_BODY_BYTES)
+            serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
         if upstream is None:
             return _run(workers, serving, bound, None)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
         options = serve_gateway.options_of(args, upstream, small)
-        with open_gateway(options, settings_.home, local, serve_gateway.tell) as gateway:
+        with open_gateway(options, settings_.home, local, serve_gateway.report_lost) as gateway:
             return _run(workers, serving, bound, gateway)
 
 
@@ -111,10 +111,10 @@ def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: soc
 
 
 def _engine(located: Located, args: argparse.Namespace, threads: int | None, room: AdapterRoom) -> Engine:
-    """The model with its cache; under a memory limit, planned first and held to it."""
-    def planned(made: ServingPlan) -> None:
-        terminal.note(f"memory: {terminal.size(made.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
-                      f"{made.context} tokens, {made.num_pages * PAGE_SIZE} tokens at one time")
+    """The model with its cache; under a memory limit it is planned first, and the plan is printed."""
+    def planned(plan: ServingPlan) -> None:
+        terminal.note(f"memory: {terminal.size(plan.total_bytes)} planned of {terminal.size(args.memory)}; contexts of "
+                      f"{plan.context} tokens, {plan.num_pages * PAGE_SIZE} tokens at one time")
 
     def loading(located: Located) -> None:
         terminal.note(f"loading {located.name} from {located.path}")
@@ -130,17 +130,17 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
 
 
 def _locate_all(specs: list[str], store: ModelStore) -> list[Located]:
-    """Every MODEL or NAME=MODEL; all are looked for before the first one is loaded."""
-    found: dict[str, Located] = {}
+    """Every MODEL or NAME=MODEL. All are located before the first one is loaded."""
+    located_models: dict[str, Located] = {}
     for spec in specs:
         name, equals, model = spec.partition("=")
         is_renamed = bool(equals) and is_name(name)
         located = locate(model if is_renamed else spec, store)
         shown = name if is_renamed else located.name
-        if shown in found:
+        if shown in located_models:
             raise RequestError(f"two models are called {shown!r}", hint="name one of them: NAME=MODEL")
-        found[shown] = replace(located, name=shown)
-    return list(found.values())
+        located_models[shown] = replace(located, name=shown)
+    return list(located_models.values())
 
 
 def _port(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Adapters of `brise serve` and of other commands that run an engine: options, names, and the memory they get."""
+"""Options for adapters, which `brise serve` and other commands with an engine share, are declared and checked here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_room_arguments(parser: argparse.ArgumentParser) -> None:
-    """How much room adapters have."""
+    """--max-adapters, --adapter-rank and --adapter-memory."""
     parser.add_argument("--max-adapters", metavar="N", type=_slots, default=MAX_ADAPTERS,
                         help="adapters in memory at one time; the one unused for longest makes room, and is read again "
                              f"when it is asked for (default: {MAX_ADAPTERS})")
@@ -36,7 +36,7 @@ def add_room_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
-    """Looks at names and folders before a model is loaded, and says how much room adapters get."""
+    """The memory for adapters. Names and folders are checked before a model is loaded."""
     if args.adapter and len(models) > 1:
         raise UnsupportedError(f"--adapter is for one model, here are {len(models)}",
                                hint="POST /v1/adapters has a field 'model'")
@@ -50,7 +50,7 @@ def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
 
 
 def room(args: argparse.Namespace, paths: Sequence[Path]) -> AdapterRoom:
-    """The room that the options ask for; with a limit but without --adapter-memory, what these adapters need."""
+    """The memory that the options ask for; under --memory without --adapter-memory, what these adapters need."""
     room = adapter_room(paths, memory=args.memory, adapter_memory=args.adapter_memory, slots=args.max_adapters,
                         rank=args.adapter_rank)
     if args.adapter and not room.slots:

@@ -1,4 +1,4 @@
-"""The options of the gateway of `brise serve`."""
+"""Options for the gateway of `brise serve` are declared and checked here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> UpstreamSettings | None:
-    """Looks at the options before a model is loaded; None without --upstream."""
+    """The settings of the upstream, checked before a model is loaded; None without --upstream."""
     if args.upstream is None:
         for option in ("upstream_dialect", "upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
             if vars(args)[option] is not None:
@@ -89,8 +89,8 @@ def options_of(args: argparse.Namespace, upstream: UpstreamSettings, small: Smal
                        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small)
 
 
-def tell(stats: CaptureStats) -> None:
-    """Says at the end what of the traffic was lost."""
+def report_lost(stats: CaptureStats) -> None:
+    """Reports captured traffic that could not be written."""
     if dropped := sum(stats.dropped.values()):
         terminal.note(f"captured {stats.written} rows; {dropped} could not be written: {stats.last_error}")
 
@@ -118,7 +118,7 @@ def add_small_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_small(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
-    """Looks at the options before a model is loaded; `names` are the models and adapters that there will be."""
+    """The tasks of the small models, checked before one is loaded; `names` are all models and adapters."""
     if args.upstream is None and (given := next((option for option in SMALL_OPTIONS if vars(args)[option]), None)):
         raise UnsupportedError(f"--{given} is for a gateway, and there is none", hint="--upstream URL")
     candidate = small_models.parse_task_models(args.candidate or (names if len(names) == 1 else ()), names,

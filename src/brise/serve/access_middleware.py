@@ -1,4 +1,4 @@
-"""The outermost layer: lets a request in or not, gives it an id, and writes down how it ended."""
+"""AccessMiddleware admits or refuses each request, gives it an id, and logs its outcome."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from brise.serve.sse import ClientGoneError
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
                        "/v1/models", "/v1/adapters", "/health", "/metrics"})
-PARENTS = ("/v1/models", "/v1/adapters")  # of paths that end in a name
-GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-CLIENT_GONE = 499  # nginx's number; no client ever sees it
+PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
+CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+CLIENT_GONE = 499  # as in nginx's log; no client ever sees it
 
 
 class AccessMiddleware:
-    """ASGI middleware around all routes."""
+    """The outermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, serving: ServerState) -> None:
         self._app, self._serving = app, serving
@@ -37,18 +37,18 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         ticket = scope["brise.ticket"] = Ticket()
-        answer = _Answer(send, _request_id(headers))
+        response = _TrackedResponse(send, _request_id(headers))
         with self._serving.traffic.running():
             try:
                 refusal = self._refuse(scope["path"], scope["method"], headers)
                 app = self._app if refusal is None else respond(refusal)
-                await app(scope, receive, answer.send)
+                await app(scope, receive, response.send)
             except ClientGoneError:
-                answer.status = CLIENT_GONE
+                response.status = CLIENT_GONE
             except Exception:
-                await self._fail(scope, receive, answer)
+                await self._fail(scope, receive, response)
             finally:
-                self._record(scope, answer, ticket)
+                self._record(scope, response, ticket)
 
     def _refuse(self, path: str, method: str, headers: Headers) -> RequestError | None:
         serving = self._serving
@@ -64,27 +64,27 @@ class AccessMiddleware:
             return QueueFullError(serving.traffic.num_running - 1, limit)
         return None
 
-    async def _fail(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        """A defect of ours: the trace goes to the log, to the client goes only that it happened."""
-        print(f"{answer.request_id} failed:\n{traceback.format_exc()}", file=self._serving.log, flush=True)
-        if answer.status == 0:
+    async def _fail(self, scope: Scope, receive: Receive, response: _TrackedResponse) -> None:
+        """A bug: the traceback goes to the log, and the client gets an error without details."""
+        print(f"{response.request_id} failed:\n{traceback.format_exc()}", file=self._serving.log, flush=True)
+        if response.status == 0:
             error = GenerationError("the server failed; its log has the details", code="internal_error")
-            await respond(error)(scope, receive, answer.send)
+            await respond(error)(scope, receive, response.send)
 
-    def _record(self, scope: Scope, answer: _Answer, ticket: Ticket) -> None:
+    def _record(self, scope: Scope, response: _TrackedResponse, ticket: Ticket) -> None:
         seconds = time.monotonic() - ticket.started_s
         path = scope["path"]
         parent = next((parent for parent in PARENTS if path.startswith(f"{parent}/")), "other")
         endpoint = path if path in ENDPOINTS else parent
-        # Bounded: an adapter that was removed meanwhile does not bring its label back.
+        # Bounded: the label of an adapter that was removed during the request is not created again.
         label = None if ticket.model is None else ticket.model if self._serving.is_taken(ticket.model) else "removed"
-        self._serving.metrics.record(endpoint, answer.status, seconds, ticket, label)
+        self._serving.metrics.record(endpoint, response.status, seconds, ticket, label)
         if not self._serving.settings.access_log:
             return
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        # The raw path is percent-encoded, so a client cannot write lines of its own; its query is not shown.
-        shown = scope["raw_path"].decode("ascii", "replace")[:200]
-        line = f"{stamp} {scope['method']} {shown} {answer.status} {seconds:.3f}s"
+        # The raw path is percent-encoded, so a client cannot forge log lines. The query is left out.
+        logged_path = scope["raw_path"].decode("ascii", "replace")[:200]
+        line = f"{stamp} {scope['method']} {logged_path} {response.status} {seconds:.3f}s"
         if ticket.mode is not None:
             line += f" mode={ticket.mode}"
         if ticket.model is not None:
@@ -92,11 +92,11 @@ class AccessMiddleware:
                      f" completion={ticket.completion_tokens}")
         if ticket.first_token_s is not None:
             line += f" first={ticket.first_token_s:.3f}s"
-        print(f"{line} id={answer.request_id}", file=self._serving.log, flush=True)
+        print(f"{line} id={response.request_id}", file=self._serving.log, flush=True)
 
 
-class _Answer:
-    """Watches an answer go out: adds the request's id, remembers the status (0: not begun)."""
+class _TrackedResponse:
+    """A response on its way to the client: adds the request's id, and records the status (0: not started)."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self.request_id, self.status = send, request_id, 0
@@ -104,18 +104,18 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            # An answer that comes from an upstream has its id, by which that server's makers know it.
+            # A response from an upstream keeps the upstream's id, which its support asks for.
             MutableHeaders(scope=message).setdefault("x-request-id", self.request_id)
         await self._send(message)
 
 
 def _key(headers: Headers) -> str:
-    """As OpenAI's clients send it, or as Anthropic's do."""
+    """The API key in the headers of OpenAI's clients or of Anthropic's."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def _request_id(headers: Headers) -> str:
-    """The client's own id, if it is one that can stand in a log line."""
-    given = headers.get("x-request-id", "")
-    return given if GIVEN_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    """The client's id if it is safe in a log line, otherwise a new one."""
+    client_id = headers.get("x-request-id", "")
+    return client_id if CLIENT_ID.fullmatch(client_id) else f"req_{uuid.uuid4().hex}"

@@ -1,4 +1,4 @@
-"""`/v1/adapters`: which adapters there are, one more, one less; while the server runs."""
+"""`/v1/adapters` lists, loads and removes adapters while the server runs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from brise.text.json_text import Json
 
 
 class AdaptersNeedKeysError(RequestError):
-    """Anybody who reaches this server could make it read files."""
+    """Anyone who can reach this server could make it read files."""
 
     status = 403
 
     def __init__(self) -> None:
-        super().__init__("without API keys this server is open to other machines, and adapters are not managed over it",
+        super().__init__("this server is open to other machines without API keys, so it does not manage adapters",
                          code="adapters_need_keys", hint="start it with --api-keys FILE, or for this machine only")
 
 
 @dataclass(frozen=True)
 class AdapterRequest:
-    """A folder on the server's machine, and the name that requests will give as their model."""
+    """An adapter to load: a folder on the server's machine, and the name that requests use as their model."""
 
     name: str
     path: str
-    model: str | None  # that it goes on; None: the only one
+    model: str | None  # the base; None: the only model
     any_base: bool
 
 
 async def adapters(serving: ServerState, request: Request) -> Response:
-    """All adapters, model by model; or with POST one more."""
+    """GET lists the adapters, model by model; POST loads one."""
     _check_allowed(serving)
     if request.method == "POST":
         return await _add(serving, request)
@@ -49,20 +49,20 @@ async def adapters(serving: ServerState, request: Request) -> Response:
 
 
 async def _add(serving: ServerState, request: Request) -> Response:
-    """What runs goes on meanwhile."""
+    """Loads an adapter; running requests continue."""
     settings = serving.settings
-    wanted = parse_adapter(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    model, worker = _base(serving, wanted)
+    requested = parse_adapter(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    model, worker = _base(serving, requested)
     async with serving.adapters_change:
-        if serving.is_taken(wanted.name):
-            raise AdapterExistsError(wanted.name)
-        info = await asyncio.to_thread(partial(worker.add_adapter, wanted.name, Path(wanted.path),
-                                               any_base=wanted.any_base))
+        if serving.is_taken(requested.name):
+            raise AdapterExistsError(requested.name)
+        info = await asyncio.to_thread(partial(worker.add_adapter, requested.name, Path(requested.path),
+                                               any_base=requested.any_base))
     return JSONResponse(_card(model, info))
 
 
 async def remove(serving: ServerState, request: Request) -> Response:
-    """No new request may name it; those that run are finished."""
+    """DELETE removes an adapter: running requests finish, new ones are refused."""
     _check_allowed(serving)
     name = request.path_params["name"]
     async with serving.adapters_change:
@@ -77,12 +77,12 @@ async def remove(serving: ServerState, request: Request) -> Response:
 def parse_adapter(body: Json) -> AdapterRequest:
     """The typed request, or a RequestError that names the field."""
     fields = RequestFields(body)
-    wanted = AdapterRequest(fields.required_text("name"), fields.required_text("path"), fields.text("model"),
-                            fields.flag("any_base") or False)
+    adapter = AdapterRequest(fields.required_text("name"), fields.required_text("path"), fields.text("model"),
+                             fields.flag("any_base") or False)
     fields.done()
-    if not wanted.path or not wanted.path.isprintable():
+    if not adapter.path or not adapter.path.isprintable():
         raise fields.error("path", "must be the path of a folder on the server's machine")
-    return wanted
+    return adapter
 
 
 def _check_allowed(serving: ServerState) -> None:
@@ -90,9 +90,9 @@ def _check_allowed(serving: ServerState) -> None:
         raise AdaptersNeedKeysError
 
 
-def _base(serving: ServerState, wanted: AdapterRequest) -> tuple[str, EngineThread]:
-    if wanted.model is not None:
-        return wanted.model, serving.base(wanted.model)
+def _base(serving: ServerState, adapter: AdapterRequest) -> tuple[str, EngineThread]:
+    if adapter.model is not None:
+        return adapter.model, serving.base(adapter.model)
     if len(serving.models) > 1:
         raise RequestError(f"this server has {len(serving.models)} models, and 'model' does not say which one the "
                            f"adapter is for: {', '.join(serving.models)}", param="model",

@@ -1,4 +1,4 @@
-"""The HTTP server: routes, and the life of the process from the first socket to the last answer."""
+"""The HTTP server: its routes, how it starts, and how it stops."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from brise.serve.serving import ServerState, ServeSettings, prepare
 from brise.serve.uvicorn_protocol import CoalescingProtocol
 
 T = TypeVar("T")
-# After the engines were told to stop, so that their last words ("shutting down") reach the clients.
-LAST_WORDS_S = 5
-BACKLOG = 2048  # connections that wait to be accepted
-# An idle connection is kept longer than its client keeps it, so that the client is the one who ends it. uvicorn ends it
-# without a word, and a request that is on its way just then is lost: most clients do not repeat a POST. OpenAI's client
-# keeps connections for 5 s, load balancers do so for 60 (nginx and AWS, unless they are set otherwise).
+# Time for the last events ("shutting down") to reach the clients after the engines have stopped.
+FLUSH_S = 5
+BACKLOG = 2048  # connections waiting to be accepted
+# The server keeps idle connections longer than clients do, so that the client is the one that closes. When uvicorn
+# closes a connection, a request that is just arriving is lost, and most clients do not repeat a POST. OpenAI's client
+# keeps idle connections for 5 s, load balancers for 60 s (the default of nginx and AWS).
 KEEP_ALIVE_S = 75
 
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
                bound: socket.socket | None = None, gateway: Gateway | None = None,
                keys: AcceptedKeys | None = None) -> int:
-    """Serves until SIGINT or SIGTERM, lets what runs finish, and shuts the engines down. Returns the status.
+    """Serves until SIGINT or SIGTERM, finishes running requests and shuts the engines down. Returns the exit status.
 
-    A second signal, or `drain_timeout_s`, ends what still runs with an error that its client sees.
-    `bound` is the socket of an earlier `bind`; `keys` are accepted where the settings name no file of them.
+    After a second signal or `drain_timeout_s`, requests that still run end with an error that their clients see.
+    `bound` is the socket from an earlier `bind`; `keys` apply if the settings name no file of keys.
     """
     serving = prepare(models, settings, log or sys.stderr, gateway, keys)
     check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
@@ -85,7 +85,7 @@ def create_app(serving: ServerState) -> Starlette:
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn's server, which leaves signals to the program that it runs in."""
+    """uvicorn's server without signal handlers: signals belong to the program that runs it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,41 +93,41 @@ class QuietServer(uvicorn.Server):
 
 
 def new_server(serving: ServerState) -> uvicorn.Server:
-    """uvicorn, quiet and without what we do not use."""
+    """A uvicorn server without logs, WebSockets and lifespan events."""
     return QuietServer(uvicorn.Config(
         create_app(serving), http=CoalescingProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=LAST_WORDS_S))
+        timeout_graceful_shutdown=FLUSH_S))
 
 
 async def _serve(serving: ServerState, listener: socket.socket) -> None:
     server = new_server(serving)
     if serving.gateway is not None:
         serving.gateway.start()
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not running.done():
+    serve_task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serve_task.done():
         await asyncio.sleep(0.01)
     if serving.gateway is not None:
-        _attend_to_latency()
+        _lower_latency()
     signals = asyncio.Queue[int]()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = address_of(serving.settings.host, listener)
     names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.large.upstream.settings.url])]
     print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
-    if await _signalled(running, signals):
+    if await _signalled(serve_task, signals):
         await _stop(serving, signals)
         server.should_exit = True
-    await running
+    await serve_task
     if serving.gateway is not None:
         serving.gateway.close()
 
 
-def _attend_to_latency() -> None:
-    """A gateway's own share of an answer's time is a millisecond or two.
+def _lower_latency() -> None:
+    """Removes pauses from the event loop: a gateway adds only a millisecond or two to an answer.
 
-    What lives as long as the process is taken out of the garbage collector's sight, a full collection of which takes
-    tens of milliseconds. And the thread that writes down gives way to the event loop after 0.5 ms instead of 5.
+    Objects that live as long as the process are frozen, because a full garbage collection takes tens of milliseconds.
+    The thread that captures traffic yields to the event loop after 0.5 ms instead of 5.
     """
     gc.collect()
     gc.freeze()
@@ -135,7 +135,7 @@ def _attend_to_latency() -> None:
 
 
 async def _stop(serving: ServerState, signals: asyncio.Queue[int]) -> None:
-    """Waits for what runs, or for another signal; what is left then is cancelled."""
+    """Waits for running requests, or for another signal; requests that are left are cancelled."""
     timeout_s = serving.settings.drain_timeout_s
     print(f"stopping: {serving.traffic.num_running} requests run, at most {timeout_s:g} s (again: at once)",
           file=serving.log, flush=True)
@@ -150,22 +150,22 @@ async def _stop(serving: ServerState, signals: asyncio.Queue[int]) -> None:
 
 async def _signalled(task: asyncio.Task[T], signals: asyncio.Queue[int]) -> bool:
     """Waits for a signal or the end of `task`; True if it was a signal."""
-    signal_comes = asyncio.create_task(signals.get())
-    await asyncio.wait((task, signal_comes), return_when=asyncio.FIRST_COMPLETED)
-    signal_comes.cancel()
+    next_signal = asyncio.create_task(signals.get())
+    await asyncio.wait((task, next_signal), return_when=asyncio.FIRST_COMPLETED)
+    next_signal.cancel()
     return not task.done()
 
 
 def address_of(host: str, listener: socket.socket) -> str:
-    """What clients take as their base URL."""
+    """The base URL for clients."""
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """Takes the port, so that one in use is known before a model is loaded. Nobody is let in before it listens."""
+    """Binds the port, so that a port in use is reported before a model is loaded. Connections need `listen`, too."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named as TCP, for asyncio sends small pieces at once (TCP_NODELAY) on such sockets only: else an answer's body
-    # waits for the client to acknowledge its head, which takes Linux 40 ms.
+    # With IPPROTO_TCP, because asyncio sets TCP_NODELAY on such sockets only. Without it the body of a response waits
+    # until the client acknowledges the head, which takes 40 ms on Linux.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,12 +194,12 @@ async def _request_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown paths and wrong methods, in the same shape as everything else."""
+    """Unknown paths and wrong methods, in the same format as other errors."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path[:200]!r}"
     if error.status_code != 405:
         return respond(NotFoundError(f"there is no {where}"))
     allowed = (error.headers or {}).get("Allow", "")
-    answer = respond(MethodError(f"there is no {where}; allowed is {allowed}"))
-    answer.headers["Allow"] = allowed
-    return answer
+    response = respond(MethodError(f"there is no {where}; allowed is {allowed}"))
+    response.headers["Allow"] = allowed
+    return response

@@ -1,4 +1,4 @@
-"""The bytes of a request body, as they are or as JSON: type, size and time are checked first."""
+"""Request bodies are read as bytes or JSON, within limits on type, size and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brise.text.json_text import Json, parse_json
 
 
 class BodyTooLargeError(RequestError):
-    """The body has more bytes than the server reads."""
+    """The body is larger than the server allows."""
 
     status = 413
 
@@ -29,17 +29,17 @@ class MediaTypeError(RequestError):
 
 
 async def read_json(request: Request, max_bytes: int, timeout_s: float) -> Json:
-    """The body of a request; every way it can be wrong is a RequestError."""
+    """The JSON in the body of a request. RequestError if there is anything wrong with it."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        # A web page may send other types to any address without asking first (CORS), JSON it may not.
+        # Web pages may send other types to any address without a CORS preflight, but not JSON.
         raise MediaTypeError(f"the content type is {media_type!r}, it must be 'application/json'",
                              code="unsupported_media_type", hint="curl -H 'Content-Type: application/json'")
     return parse_json(await read_bytes(request, max_bytes, timeout_s))
 
 
 async def read_bytes(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The body as it is, of whatever type."""
+    """The body as bytes, of any content type."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _read(request, max_bytes)

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`."""
+"""`POST /v1/embeddings` turns texts into vectors."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from brise.text.json_text import Json
 
 
 async def embed(serving: ServerState, request: Request) -> Response:
-    """Refuses models that were not made for it: their hidden states are vectors, but no embeddings."""
+    """The response: one vector for each input. A model without pooling is refused, because it makes no embeddings."""
     settings = serving.settings
-    wanted = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    served = serving.find(wanted.model)
+    embedding = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    served = serving.find(embedding.model)
     worker = served.worker
-    _check(wanted, served)
-    prompts = await asyncio.to_thread(_tokens, wanted, worker.model)
+    _check(embedding, served)
+    prompts = await asyncio.to_thread(_tokens, embedding, worker.model)
     ticket = request.scope["brise.ticket"]
-    ticket.model, ticket.prompt_tokens = wanted.model, sum(map(len, prompts))
+    ticket.model, ticket.prompt_tokens = embedding.model, sum(map(len, prompts))
     vectors = await unless_gone(request.receive, worker.aembed(prompts))
     return JSONResponse({
-        "object": "list", "model": wanted.model,
-        "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, wanted)}
+        "object": "list", "model": embedding.model,
+        "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
                  for index, vector in enumerate(vectors)],
         "usage": {"prompt_tokens": ticket.prompt_tokens, "total_tokens": ticket.prompt_tokens}})
 
 
-def _check(wanted: EmbeddingRequest, served: ModelHandle) -> None:
+def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
     model = served.worker.model
     if served.adapter is not None:
-        raise RequestError(f"{wanted.model!r} is an adapter, and embeddings come from a model itself", param="model",
+        raise RequestError(f"{embedding.model!r} is an adapter, and embeddings come from a model itself", param="model",
                            code="model_not_embedding", hint=f"ask {model.name!r}")
     if model.pooling is None:
-        raise RequestError(f"the model {wanted.model!r} makes no embeddings: its file names no pooling",
+        raise RequestError(f"the model {embedding.model!r} makes no embeddings: its file names no pooling",
                            param="model", code="model_not_embedding", hint="serve an embedding model")
-    if wanted.dimensions not in (None, model.config.width):
-        raise RequestError(f"'dimensions' is {wanted.dimensions}, the model has {model.config.width}",
+    if embedding.dimensions not in (None, model.config.width):
+        raise RequestError(f"'dimensions' is {embedding.dimensions}, the model has {model.config.width}",
                            param="dimensions")
 
 
-def _tokens(wanted: EmbeddingRequest, model: LoadedModel) -> list[list[int]]:
-    return [list(prompt_tokens(text, model.tokenizer)) for text in wanted.inputs]
+def _tokens(embedding: EmbeddingRequest, model: LoadedModel) -> list[list[int]]:
+    return [list(prompt_tokens(text, model.tokenizer)) for text in embedding.inputs]
 
 
-def _encode(vector: Array, wanted: EmbeddingRequest) -> str | list[float]:
-    """base64 (the official client's default) is of little-endian float32."""
-    if wanted.encoding == "base64":
+def _encode(vector: Array, embedding: EmbeddingRequest) -> str | list[float]:
+    """The vector as JSON; base64, the official client's default, holds little-endian float32."""
+    if embedding.encoding == "base64":
         return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
     values: list[float] = np.asarray(vector, np.float32).tolist()
     return values
@@ -71,7 +71,7 @@ MAX_INPUTS = 2048  # OpenAI's limit
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """Texts (or token lists) to be embedded."""
+    """Texts or token lists to embed."""
 
     model: str
     inputs: tuple[Prompt, ...]

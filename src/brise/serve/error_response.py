@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Error responses have OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UnknownModelError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """No such path."""
+    """The path does not exist."""
 
     status = 404
 
@@ -33,7 +33,7 @@ class NotFoundError(RequestError):
 
 
 class MethodError(RequestError):
-    """The path exists, the method does not."""
+    """The path does not support the method."""
 
     status = 405
 
@@ -42,7 +42,7 @@ class MethodError(RequestError):
 
 
 class UnauthorizedError(RequestError):
-    """No API key, or a wrong one."""
+    """The API key is missing or wrong."""
 
     status = 401
 
@@ -52,7 +52,7 @@ class UnauthorizedError(RequestError):
 
 
 class ForeignHostError(RequestError):
-    """A browser was made to believe that some web site's name is this machine (DNS rebinding)."""
+    """The Host header is not this machine's: a browser may be the victim of DNS rebinding."""
 
     status = 421
 
@@ -62,35 +62,35 @@ class ForeignHostError(RequestError):
 
 
 class CrossSiteError(RequestError):
-    """A web page of somebody else's makes a browser ask, and the gateway would pay."""
+    """Another site's web page makes a browser send the request, and the gateway would pay for it."""
 
     status = 403
 
     def __init__(self) -> None:
-        super().__init__("requests that another web site's page makes are refused: the gateway's own key would pay",
-                         code="cross_site", hint="with --api-keys every page that has a key may ask")
+        super().__init__("requests from another site's web page are refused: they would spend the gateway's own key",
+                         code="cross_site", hint="with --api-keys a page that has a key may send requests")
 
 
 class UnavailableError(RequestError):
-    """The server shuts down, or its engine is gone."""
+    """The server is shutting down, or its engine has failed."""
 
     status = 503
 
 
 class GenerationError(RequestError):
-    """The engine accepted the request and failed in the middle of it."""
+    """The engine accepted the request and then failed."""
 
     status = 500
 
 
 def error_body(error: RequestError, param: str | None = None) -> dict[str, object]:
-    """The body of an answer; `param` is the endpoint's own name for the field, if it differs."""
-    named = error.param if param is None else param
-    return {"error": {"message": str(error), "type": _kind(error.status), "param": named, "code": error.code}}
+    """The body of an error response; `param` is the endpoint's name for the field if it differs."""
+    shown_param = error.param if param is None else param
+    return {"error": {"message": str(error), "type": _kind(error.status), "param": shown_param, "code": error.code}}
 
 
 def respond(error: RequestError) -> JSONResponse:
-    """The whole answer, with the headers that its status needs."""
+    """The error response with the headers that its status needs."""
     headers: dict[str, str] = {}
     if isinstance(error, QueueFullError | AdaptersBusyError):
         headers["Retry-After"] = str(error.retry_after_s)

@@ -1,8 +1,8 @@
-"""Fetches images that clients name by an http(s) URL, where the operator allows it.
+"""Images behind http(s) URLs are fetched here, from public addresses only.
 
-A server must not become its clients' way into the network behind it: every host is looked up once, is refused if one
-of its addresses is not public, and is then connected to at the address that was looked at. Redirects go through the
-same; proxies of the environment are not used.
+Clients must not reach the server's own network through it (SSRF). Every host is resolved once, refused if any of its
+addresses is not public, and connected to at the address that was checked. Redirects are checked in the same way, and
+proxies from the environment are not used.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import httpx
 from brise.errors import RequestError
 from brise.text.images import MAX_BYTES
 
-TIMEOUT_S = 10.0  # for one image, redirects and all
+TIMEOUT_S = 10.0  # for one image, including redirects
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is anybody's on the Internet, and not of this machine or a network behind it."""
+    """Whether an address is on the public Internet, not on this machine or a private network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -33,7 +33,7 @@ def is_public(address: str) -> bool:
 
 
 async def fetch(url: str, name: str, allows: Callable[[str], bool] = is_public) -> bytes:
-    """The body of the answer to a GET; RequestError says what was wrong with `name`."""
+    """The body behind the URL. RequestError says what is wrong with the field `name`."""
     try:
         async with asyncio.timeout(TIMEOUT_S), httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as client:
             for _ in range(1 + MAX_REDIRECTS):
@@ -49,12 +49,12 @@ async def fetch(url: str, name: str, allows: Callable[[str], bool] = is_public) 
 
 
 async def _get(client: httpx.AsyncClient, url: str, name: str, allows: Callable[[str], bool]) -> bytes | str:
-    """The body, or the URL that the answer points to."""
+    """The body, or the URL of the redirect."""
     target = httpx.URL(url)
     if target.scheme not in ("http", "https") or not target.host:
         raise _wrong(name, "leads to a URL that is neither http nor https")
     address = await _address(target, name, allows)
-    # The connection goes to the address that was checked; name and certificate are those of the host.
+    # Connects to the address that was checked; Host header and certificate are those of the host name.
     async with client.stream("GET", target.copy_with(host=address), headers={"Host": target.netloc.decode()},
                              extensions={"sni_hostname": target.host}) as response:
         if response.status_code in REDIRECTS and "location" in response.headers:
@@ -72,12 +72,12 @@ async def _get(client: httpx.AsyncClient, url: str, name: str, allows: Callable[
 async def _address(target: httpx.URL, name: str, allows: Callable[[str], bool]) -> str:
     port = target.port or {"http": 80, "https": 443}[target.scheme]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+        infos = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise _wrong(name, f"could not be fetched: {error.strerror or error}") from None
-    addresses = [str(entry[4][0]) for entry in found]
+    addresses = [str(entry[4][0]) for entry in infos]
     if not addresses or not all(allows(address) for address in addresses):
-        raise _wrong(name, f"leads to {target.host!r}, which is no public address")
+        raise _wrong(name, f"leads to {target.host!r}, which is not a public address")
     return addresses[0]
 
 

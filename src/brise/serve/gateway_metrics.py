@@ -1,4 +1,4 @@
-"""Prometheus metrics of the gateway: who answered, how fast the upstream is, what was written down."""
+"""Prometheus metrics of the gateway: which model answered, upstream latency and failures, captured traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from brise.traffic.records import Exchange
 
 
 class GatewayMetrics(Collector):
-    """Counts each request, and reads the gateway's components when a scrape comes."""
+    """Counts each request, and reads the gateway's components at each scrape."""
 
     def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
         self._gateway = gateway
@@ -36,7 +36,7 @@ class GatewayMetrics(Collector):
         gateway.add_observer(self)
 
     def observe(self, request: ClientRequest, exchange: Exchange) -> None:
-        """One request is over."""
+        """Records a finished request."""
         self._requests.labels(request.kind, exchange.mode).inc()
         self._seconds.labels(exchange.mode).observe(exchange.total_s)
         if exchange.first_token_s is not None:
@@ -63,7 +63,7 @@ class GatewayMetrics(Collector):
 
 
 def _small_models(components: Components) -> Iterator[Metric]:
-    """What small models and repeated questions did beside the upstream; missing components are left out."""
+    """Metrics of the components that run small models or repeat requests."""
     ignored = CounterMetricFamily("brise_gateway_ignored_fields", "Fields of requests that a small model left out.",
                                   labels=("part", "field"))
     for part in (components.fallback, *components.background):

@@ -1,4 +1,4 @@
-"""What runs through the server at this moment: requests in flight, and whether new ones are still let in."""
+"""InFlight counts the requests that run and stops admitting new ones; Ticket records one of them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from brise.engine.request import Delta
 
 @dataclass
 class Ticket:
-    """One request's numbers, filled in while it runs, for the access log and the metrics."""
+    """The record of one request for the access log and the metrics, filled in while it runs."""
 
     started_s: float = field(default_factory=time.monotonic)
     model: str | None = None
-    mode: str | None = None  # who answered, where a gateway decides that
+    mode: str | None = None  # which model answered, if a gateway decided that
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     first_token_s: float | None = None
 
     def count(self, delta: Delta) -> None:
-        """Called for every piece of an answer, so it does next to nothing."""
+        """Counts a delta. It runs for every piece of an answer, so it must be cheap."""
         self.completion_tokens += len(delta.tokens)
         if self.first_token_s is None and delta.tokens:
             self.first_token_s = time.monotonic() - self.started_s
 
 
 class InFlight:
-    """Counts the requests that run. Used from the event loop's thread only, except for `close`."""
+    """The number of running requests. Only `close` may be called from another thread than the event loop's."""
 
     def __init__(self) -> None:
         self._num_running = 0
@@ -43,7 +43,7 @@ class InFlight:
 
     @property
     def closed(self) -> bool:
-        """No new requests are let in."""
+        """Whether new requests are refused."""
         return self._closed
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class InFlight:
             self._num_running -= 1
 
     async def drain(self, timeout_s: float) -> bool:
-        """Lets nothing new in and waits for what runs; False if the time was not enough."""
+        """Refuses new requests and waits for the running ones; False if the timeout came first."""
         self.close()
         try:
             async with asyncio.timeout(timeout_s):

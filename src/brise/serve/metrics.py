@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server, in a registry of its own."""
+"""Prometheus metrics of one server are kept in a registry of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from brise.engine.engine import EngineStats
 from brise.serve.in_flight import Ticket
 
-# From a cached short prompt to a full context on a small CPU.
+# From a short cached prompt to a full context on a small CPU.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 Reading = tuple[str, str, Callable[[EngineStats], float]]
 GAUGES: tuple[Reading, ...] = (
@@ -31,7 +31,7 @@ COUNTERS: tuple[Reading, ...] = (
 
 
 class Metrics:
-    """What a scrape shows: counters of finished requests, and the engines' numbers at that moment."""
+    """The metrics of one server: counters of finished requests, and the state of its engines at each scrape."""
 
     def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
         self._registry = CollectorRegistry()
@@ -49,7 +49,7 @@ class Metrics:
         self._registry.register(_EngineMetrics(stats))
 
     def record(self, endpoint: str, status: int, seconds: float, ticket: Ticket, model: str | None) -> None:
-        """One request is over; `model` is the label of what answered, if anything did."""
+        """Records a finished request; `model` is the label of the model that answered, None if none did."""
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
         if model is None:
@@ -65,17 +65,17 @@ class Metrics:
         return self._registry
 
     def forget(self, model: str) -> None:
-        """Takes a label out: an adapter was removed, and names that come and go must not pile up."""
+        """Removes the label of a removed adapter, so that labels do not pile up."""
         for metric in (self._first, self._prompt, self._cached, self._completion):
             metric.remove(model)
 
     def render(self) -> bytes:
-        """Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _EngineMetrics(Collector):
-    """Asks the engines when a scrape comes, not before."""
+    """Reads the engines' statistics at each scrape."""
 
     def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
         self._stats = stats

@@ -1,4 +1,4 @@
-"""`/v1/models`, `/health` and `/metrics`: what is here and how it is doing."""
+"""`/v1/models`, `/health` and `/metrics` report the models, the state and the metrics of the server."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from brise.serve.serving import ServerState
 
 
 async def models(serving: ServerState, request: Request) -> Response:
-    """All models, and their adapters."""
+    """The response with all models and their adapters."""
     return JSONResponse({"object": "list", "data": cards(serving)})
 
 
 async def model(serving: ServerState, request: Request) -> Response:
-    """One model, or 404."""
+    """The response with one model, or 404."""
     return JSONResponse(_card(serving, request.path_params["name"]))
 
 
 async def health(serving: ServerState, request: Request) -> Response:
-    """200 as long as new requests are let in and can be answered; needs no key, so it names no models."""
+    """200 while new requests can be answered. It needs no key, so it names no models."""
     if serving.traffic.closed:
         return JSONResponse({"status": "draining"}, 503, {"Retry-After": "1"})
     if not all(worker.is_open for worker in serving.models.values()):
@@ -29,18 +29,18 @@ async def health(serving: ServerState, request: Request) -> Response:
 
 
 async def metrics(serving: ServerState, request: Request) -> Response:
-    """Prometheus' text format."""
+    """The metrics in Prometheus' text format."""
     return Response(serving.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def cards(serving: ServerState) -> list[dict[str, object]]:
-    """What there is to say of every model and adapter."""
+    """The cards of all models and adapters."""
     return [_card(serving, name) for model, worker in serving.models.items()
             for name in (model, *(info.name for info in worker.adapters))]
 
 
 def _card(serving: ServerState, name: str) -> dict[str, object]:
-    """OpenAI's four fields, how long a context may be, and of an adapter the model that it is on."""
+    """OpenAI's four fields, the longest context, and for an adapter its base model."""
     served = serving.find(name)
     card: dict[str, object] = {"id": name, "object": "model", "created": serving.created, "owned_by": "brise",
                                "max_context": served.worker.max_context}

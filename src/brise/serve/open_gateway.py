@@ -1,4 +1,4 @@
-"""A gateway put together: the large model's server, the store, and what the small models do for it."""
+"""A gateway is assembled here from its upstream, its traffic store and the tasks of the small models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UpstreamDialect = Literal["openai", "anthropic"]
 
 @dataclass(frozen=True)
 class SmallOptions:
-    """Which models stand in for which tasks, and the shares of traffic that are answered twice."""
+    """The small models for each task, and the shares of traffic that are answered twice."""
 
     fallback: TaskModels = TaskModels()
     candidate: TaskModels = TaskModels()
@@ -38,7 +38,7 @@ class SmallOptions:
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """Everything about a gateway. `store` is a path or a postgresql:// URL; None: the store and prices of the home."""
+    """The options of a gateway. `store` is a path or a postgresql:// URL; None is the default in BRISE_HOME."""
 
     upstream: UpstreamSettings
     dialect: UpstreamDialect = "openai"
@@ -53,42 +53,42 @@ class GatewayOptions:
 @contextmanager
 def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
                  on_end: Callable[[CaptureStats], None]) -> Iterator[Gateway]:
-    """The gateway with its store, until the block ends: what it saw is written then, and `on_end` gets the counts."""
+    """The gateway with its store. When the block ends, captured traffic is written and `on_end` gets the counts."""
     prices = _prices(options.prices, home)
     store = open_store(options.store, home)
     capture = Capture(store, options.capture, open_threads(store, home))
     try:
         upstream = Upstream(options.upstream)
         large = LargeModel(AnthropicUpstream(upstream) if options.dialect == "anthropic" else upstream,
-                            retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
-        stand_ins = _stand_ins(options.small, small, large, store, capture)
+                           retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
+        parts = _small_components(options.small, small, large, store, capture)
         switches = components.switch_components(small, large, store, capture)
         yield Gateway(large, replace(
-            switches, fallback=stand_ins.fallback, observers=(*switches.observers, *stand_ins.observers),
-            background=(*switches.background, *stand_ins.background), capture=capture, prices=prices))
+            switches, fallback=parts.fallback, observers=(*switches.observers, *parts.observers),
+            background=(*switches.background, *parts.background), capture=capture, prices=prices))
     finally:
         stats = capture.drain()
         store.close()
         on_end(stats)
 
 
-def _stand_ins(options: SmallOptions, small: SmallModels, large: LargeModel, store: TrafficStore,
-               capture: Capture) -> Components:
-    """What the options ask for: small models that stand in during outages, and answers in the shadow."""
-    watching: list[Shadow | Reask | Reanswer] = []
+def _small_components(options: SmallOptions, small: SmallModels, large: LargeModel, store: TrafficStore,
+                      capture: Capture) -> Components:
+    """The components of the small models: the fallback during outages, and shadow answers."""
+    observers: list[Shadow | Reask | Reanswer] = []
     fallback = None
     if options.fallback != TaskModels():
         fallback = SmallModelFallback(small, options.fallback)
-        watching.append(Reanswer(large, store, capture))
+        observers.append(Reanswer(large, store, capture))
     if options.shadow:
-        watching.append(Shadow(small, options.candidate, ShadowOptions(options.shadow), capture))
+        observers.append(Shadow(small, options.candidate, ShadowOptions(options.shadow), capture))
     if options.reask:
-        watching.append(Reask(large, options.reask, capture))
-    return Components(fallback=fallback, observers=watching, background=watching)
+        observers.append(Reask(large, options.reask, capture))
+    return Components(fallback=fallback, observers=observers, background=observers)
 
 
 def _prices(path: Path | None, home: Path) -> Prices | None:
-    """The file that was named, else the one that lies where it lies by default, if it does."""
+    """The prices in the given file, or in the default file if it exists."""
     if path is None:
         path = default_place(home)
         if not path.exists():

@@ -18,7 +18,7 @@ from brise.text.json_text import Json
 from brise.text.openai_messages import Message, parse_messages
 from brise.text.openai_tools import NAME, Tool, parse_tools
 
-# OpenAI's own limits, except for stops (OpenAI: 4; more cost us nothing).
+# OpenAI's limits, except for stops: OpenAI allows 4, and more cost nothing here.
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
@@ -28,7 +28,7 @@ MAX_METADATA = 16
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A conversation to be continued."""
+    """A conversation to continue."""
 
     options: Options
     messages: tuple[Message, ...]
@@ -40,7 +40,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class Options:
-    """What every text request may carry."""
+    """The fields that chat and legacy completions share."""
 
     model: str
     stream: bool
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Tooling:
-    """The tools of a request and which of them the answer must or may call."""
+    """The tools of a request, and which of them the answer must or may call."""
 
     tools: tuple[Tool, ...] = ()
     mode: Literal["none", "auto", "required", "named"] = "none"
@@ -74,17 +74,17 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
                           _logprobs(fields), grammar, tooling)
     check_service(fields)
-    _refuse_foreign(fields)
+    _refuse_unsupported(fields)
     fields.done()
     return request
 
 
 def check_service(fields: RequestFields) -> None:
-    """Fields about the service, not the answer: accepted where they ask for what happens anyway."""
+    """Reads fields about the service; a value is accepted if it asks for what the server does anyway."""
     fields.text("safety_identifier")
-    fields.text("prompt_cache_key")  # equal beginnings are found without a key
-    fields.only("prompt_cache_retention", ("in_memory",), "the prefix cache lies in memory")
-    fields.refuse("prompt_cache_options", "equal beginnings are always cached")
+    fields.text("prompt_cache_key")  # equal prefixes are cached without a key
+    fields.only("prompt_cache_retention", ("in_memory",), "the prefix cache is in memory")
+    fields.refuse("prompt_cache_options", "equal prefixes are always cached")
     fields.only("store", (False,), "this server stores nothing")
     fields.only("service_tier", ("auto", "default"), "there is one tier")
     fields.refuse("moderation", "this server does not moderate")
@@ -99,26 +99,26 @@ def _max_tokens(fields: RequestFields) -> int | None:
 
 
 def _logprobs(fields: RequestFields) -> int | None:
-    wanted = fields.flag("logprobs") or False
+    has_logprobs = fields.flag("logprobs") or False
     top = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
-    if top and not wanted:
+    if top and not has_logprobs:
         raise fields.error("top_logprobs", "is only allowed with 'logprobs': true")
-    return (top or 0) if wanted else None
+    return (top or 0) if has_logprobs else None
 
 
-def _refuse_foreign(fields: RequestFields) -> None:
+def _refuse_unsupported(fields: RequestFields) -> None:
     fields.only("modalities", (["text"],), "answers are text")
     fields.only("reasoning_effort", ("none",), "the models here have no adjustable reasoning")
-    fields.only("verbosity", ("medium",), "the models here have no such dial")
+    fields.only("verbosity", ("medium",), "the models here have no such setting")
     fields.refuse("audio", "answers are text")
     fields.refuse("prediction", "predicted outputs are not implemented")
-    fields.refuse("functions", "it is OpenAI's old way; use 'tools'")
-    fields.refuse("function_call", "it is OpenAI's old way; use 'tool_choice'")
+    fields.refuse("functions", "OpenAI has deprecated it; use 'tools'")
+    fields.refuse("function_call", "OpenAI has deprecated it; use 'tool_choice'")
     fields.refuse("web_search_options", "this server opens no connections")
 
 
 def parse_options(fields: RequestFields) -> Options:
-    """Reads the shared fields; `user` and `metadata` are accepted because they ask for nothing."""
+    """Reads the shared fields; `user` and `metadata` are accepted because they change nothing."""
     fields.text("user")
     check_metadata(fields)
     stream = fields.flag("stream") or False
@@ -129,7 +129,7 @@ def parse_options(fields: RequestFields) -> Options:
 
 
 def check_metadata(fields: RequestFields) -> None:
-    """OpenAI's shape, so that a client's mistake shows here too; nothing is stored."""
+    """Checks metadata against OpenAI's limits, so that mistakes show here too. Nothing is stored."""
     metadata = fields.mapping("metadata") or {}
     if len(metadata) > MAX_METADATA:
         raise fields.error("metadata", f"has {len(metadata)} entries, allowed are {MAX_METADATA}")
@@ -163,15 +163,15 @@ def _stop(fields: RequestFields) -> tuple[str, ...]:
 
 
 def _sampling(fields: RequestFields) -> Sampling:
-    plain = Sampling()
+    defaults = Sampling()
     return Sampling(
-        temperature=_or(fields.number("temperature", 0, 2), plain.temperature),
-        top_p=_or(fields.number("top_p", 0, 1), plain.top_p),
+        temperature=_or(fields.number("temperature", 0, 2), defaults.temperature),
+        top_p=_or(fields.number("top_p", 0, 1), defaults.top_p),
         top_k=fields.whole("top_k", 0, MAX_TOKENS) or 0,
-        min_p=_or(fields.number("min_p", 0, 1), plain.min_p),
-        repetition_penalty=_or(fields.number("repetition_penalty", 0.01, 10), plain.repetition_penalty),
-        presence_penalty=_or(fields.number("presence_penalty", -2, 2), plain.presence_penalty),
-        frequency_penalty=_or(fields.number("frequency_penalty", -2, 2), plain.frequency_penalty),
+        min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
+        repetition_penalty=_or(fields.number("repetition_penalty", 0.01, 10), defaults.repetition_penalty),
+        presence_penalty=_or(fields.number("presence_penalty", -2, 2), defaults.presence_penalty),
+        frequency_penalty=_or(fields.number("frequency_penalty", -2, 2), defaults.frequency_penalty),
         logit_bias=_logit_bias(fields),
         seed=fields.whole("seed", -(2**63), 2**63 - 1))
 
@@ -205,7 +205,7 @@ def parse_tooling(fields: RequestFields) -> Tooling:
 
 
 def parse_response_format(value: RequestFields | None) -> Grammar | None:
-    """The constraint that `response_format` asks for."""
+    """The grammar that `response_format` asks for."""
     if value is None:
         return None
     kind = value.required_text("type")
@@ -223,7 +223,7 @@ def parse_response_format(value: RequestFields | None) -> Grammar | None:
 
 
 def schema_grammar(fields: RequestFields) -> Grammar:
-    """The fields around a JSON schema. `strict` changes nothing: the schema is always enforced."""
+    """The grammar of a JSON schema. `strict` changes nothing: the schema is always enforced."""
     name = fields.required_text("name")
     if not NAME.fullmatch(name):
         raise fields.error("name", "must be 1 to 64 letters, digits, '_' or '-'")
@@ -286,7 +286,7 @@ def _function_name(fields: RequestFields, tools: tuple[Tool, ...]) -> str:
 
 
 def _refuse_both(grammar: Grammar | None, tooling: Tooling) -> None:
-    """One answer cannot obey two grammars."""
+    """An answer cannot follow two grammars."""
     if grammar is not None and tooling.active:
         raise RequestError("'response_format' cannot be combined with 'tools' unless 'tool_choice' is 'none'",
                            param="response_format", code="unsupported_parameter")

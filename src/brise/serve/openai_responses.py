@@ -21,10 +21,10 @@ from brise.text.json_text import Json
 from brise.text.openai_messages import DETAILS, Image, Message, Part, TextPart, joined
 
 STATE = "this server keeps no state between requests; send the conversation in 'input'"
-FOREIGN: Mapping[str, str] = {
+UNSUPPORTED: Mapping[str, str] = {
     "background_options": STATE, "conversation": STATE, "previous_response_id": STATE,
     "context_management": STATE, "prompt": "there are no stored prompts",
-    "reasoning": "there is no reasoning dial", "max_tool_calls": "there are no built-in tools",
+    "reasoning": "the models here have no adjustable reasoning", "max_tool_calls": "there are no built-in tools",
     "image": "answers are text", "access_programs": "there are none"}
 
 
@@ -49,7 +49,7 @@ def parse_response(body: Json, ignored: Ignored | None = None) -> ResponseReques
     sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p)
     grammar = _format(fields)
     check_metadata(fields)
-    _refuse_foreign(fields, stream)
+    _refuse_unsupported(fields, stream)
     fields.done()
     options = Options(model, stream, False, 1, (), sampling, False)
     echoed = {
@@ -76,7 +76,7 @@ def _message(fields: RequestFields) -> Message:
     if kind not in (None, "message"):
         raise fields.unsupported("type", f"{kind[:32]!r}; only messages are")
     role = fields.required_choice("role", ("user", "assistant", "system", "developer"))
-    fields.text("id")  # an answer that is sent back carries its id and status
+    fields.text("id")  # an earlier answer has an id and a status
     fields.text("status")
     fields.text("phase")
     content = fields.raw("content")
@@ -103,35 +103,35 @@ def _part(part: RequestFields, role: str) -> Part:
     else:
         raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; this server reads text, and "
                                        "'input_image' from 'user'")
-    part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
+    part.refuse("prompt_cache_breakpoint", "equal prefixes are always cached")
     part.done()
     return read
 
 
 def _format(fields: RequestFields) -> Grammar | None:
     text = fields.child("text")
-    wanted = None if text is None else text.child("format")
+    format = None if text is None else text.child("format")
     grammar: Grammar | None = None
-    if wanted is not None:
-        kind = wanted.choice("type", ("text", "json_object", "json_schema"))
+    if format is not None:
+        kind = format.choice("type", ("text", "json_object", "json_schema"))
         if kind == "json_schema":
-            grammar = schema_grammar(wanted)
+            grammar = schema_grammar(format)
         elif kind == "json_object":
             grammar = Grammar("json_object")
-        wanted.done()
+        format.done()
     if text is not None:
-        text.only("verbosity", ("medium",), "the models here have no such dial")
+        text.only("verbosity", ("medium",), "the models here have no such setting")
         text.done()
     return grammar
 
 
-def _refuse_foreign(fields: RequestFields, stream: bool) -> None:
-    for name, why in FOREIGN.items():
-        fields.refuse(name, why)
+def _refuse_unsupported(fields: RequestFields, stream: bool) -> None:
+    for name, reason in UNSUPPORTED.items():
+        fields.refuse(name, reason)
     fields.only("background", (False,), STATE)
     fields.text("user")
     check_service(fields)
-    fields.flag("parallel_tool_calls")  # without tools it asks for nothing
+    fields.flag("parallel_tool_calls")  # it changes nothing without tools
     fields.only("tools", ([],), "use /v1/chat/completions for tools")
     fields.only("tool_choice", ("auto", "none"), "use /v1/chat/completions for tools")
     fields.only("include", ([],), "there is nothing more to include")

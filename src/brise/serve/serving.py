@@ -1,4 +1,4 @@
-"""What one server serves: models by name, settings, keys, and what runs at the moment."""
+"""ServerState holds what the routes of one server share: models, settings, keys, metrics and running requests."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from brise.serve.in_flight import InFlight
 from brise.serve.metrics import Metrics
 from brise.serve.switch_metrics import SwitchMetrics
 
-TEXT_BODY_BYTES = 8 << 20  # of text that is 2 million tokens, over any context
-SEEING_BODY_BYTES = 32 << 20  # a few photographs, base64 included
-# Under a memory limit: a body is text of so many bytes a token and some options, and an image in base64; it is there as
-# bytes, as text and as values at the same time.
+TEXT_BODY_BYTES = 8 << 20  # 2 million tokens of text, more than any context
+VISION_BODY_BYTES = 32 << 20  # a few photographs in base64
+# Sizes under a memory limit: a body has options, text of the context's tokens, and an image in base64. It is in memory
+# as bytes, text and values at once.
 BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How to serve. Without keys the server listens on this machine only, unless `allow_insecure_bind`."""
+    """The settings of a server. Without keys it listens on this machine only, unless `allow_insecure_bind`."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys_path: Path | None = None
     allow_insecure_bind: bool = False
     max_body_bytes: int = TEXT_BODY_BYTES
-    max_requests: int | None = None  # in flight, bodies that are being read included; the next one gets status 429
+    max_requests: int | None = None  # including those whose bodies are being read; further ones get status 429
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 60.0
     access_log: bool = True
-    allow_image_urls: bool = False  # fetch images that clients name by http(s) URLs
+    allow_image_urls: bool = False  # fetch images from http(s) URLs
 
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """What a request's `model` means: an engine, and an adapter of it or None."""
+    """The engine behind a request's `model`, and an adapter of it or None."""
 
     worker: EngineThread
     adapter: str | None
@@ -52,7 +52,7 @@ class ModelHandle:
 
 @dataclass(frozen=True)
 class ServerState:
-    """One server's parts; make it with `prepare`."""
+    """The shared state of one server, which `prepare` makes."""
 
     models: Mapping[str, EngineThread]
     settings: ServeSettings
@@ -61,20 +61,20 @@ class ServerState:
     log: TextIO
     gateway: Gateway | None = None
     traffic: InFlight = field(default_factory=InFlight)
-    adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # names are looked at and taken in one piece
+    adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def local_only(self) -> bool:
-        """Answers only to this machine's own names: no key protects it from a web page's tricks."""
+        """Whether only Host headers of this machine are accepted, because no key protects it from web pages."""
         return self.keys is None and not self.settings.allow_insecure_bind
 
     def find(self, name: str) -> ModelHandle:
-        """A model or an adapter by its name, or UnknownModelError."""
+        """The model or adapter of this name, or UnknownModelError."""
         return find(self.models, name)
 
     def base(self, name: str) -> EngineThread:
-        """A model by its name, or UnknownModelError."""
+        """The model of this name, or UnknownModelError."""
         if name not in self.models:
             raise UnknownModelError(name, self.models)
         return self.models[name]
@@ -85,7 +85,7 @@ class ServerState:
 
 
 def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
-    """A model or an adapter by its name, or UnknownModelError."""
+    """The model or adapter of this name, or UnknownModelError."""
     if name in models:
         return ModelHandle(models[name], None)
     for worker in models.values():
@@ -96,7 +96,7 @@ def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
             gateway: Gateway | None = None, keys: AcceptedKeys | None = None) -> ServerState:
-    """Reads the keys if a file has them, and sets up the metrics."""
+    """The state of a new server: reads the keys if the settings name a file, and sets up the metrics."""
     if settings.api_keys_path is not None:
         keys = read_keys(settings.api_keys_path)
     metrics = Metrics(lambda: {name: worker.stats() for name, worker in models.items()})
@@ -107,7 +107,7 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
-    """Bodies as long as the context asks for, and no more of them at one time than the plan has room for."""
+    """The settings under a memory limit: bodies as large as the context needs, and as many as the plan has room for."""
     body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
     body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
     return replace(settings, max_body_bytes=body_bytes,

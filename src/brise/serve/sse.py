@@ -1,4 +1,4 @@
-"""Server-sent events: bytes go out as they come, and an error does too, with a status while there is one."""
+"""EventStream sends server-sent events; an error becomes a status before the first event, and an event after it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HEADERS: Mapping[str, str] = {name.decode(): value.decode() for name, value in s
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before the answer was complete; there is nobody to tell."""
+    """The client closed the connection before the answer was complete."""
 
 
 class EventStream(Response):
-    """Sends what `events` yields. However it is left, `events` is closed before anything else goes on."""
+    """A response that sends what `events` yields. `events` is always closed before the call returns."""
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
         super().__init__(status_code=200, headers=HEADERS)
@@ -34,7 +34,7 @@ class EventStream(Response):
         await unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        """An error before the first event is raised, and becomes the answer; a later one becomes an event."""
+        """Raises an error before the first event, so that it becomes the response; a later one is sent as an event."""
         started = False
         async with aclosing(self._events) as events:
             try:
@@ -50,30 +50,30 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": _error_event(error), "more_body": False})
                 if isinstance(error, RequestError):
                     return
-                raise  # a defect of ours: the gate writes it down
+                raise  # a bug: AccessMiddleware logs it
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def unless_gone(receive: Receive, work: Coroutine[object, object, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client hangs up."""
-    task, has_left = asyncio.current_task(), False
+    """The result of `work`, which is cancelled as soon as the client disconnects."""
+    task, has_disconnected = asyncio.current_task(), False
     assert task is not None
 
-    def leave(gone: asyncio.Task[None]) -> None:
-        nonlocal has_left
+    def cancel(gone: asyncio.Task[None]) -> None:
+        nonlocal has_disconnected
         if not gone.cancelled():
-            has_left = True
+            has_disconnected = True
             task.cancel()
     gone = asyncio.ensure_future(_wait_gone(receive))
-    gone.add_done_callback(leave)
+    gone.add_done_callback(cancel)
     try:
         return await work
     except asyncio.CancelledError:
-        if has_left and task.uncancel() == 0:  # as asyncio.timeout does: nobody else wants it cancelled
+        if has_disconnected and task.uncancel() == 0:  # as in asyncio.timeout: nobody else cancelled the task
             raise ClientGoneError from None
         raise
     finally:
-        gone.remove_done_callback(leave)
+        gone.remove_done_callback(cancel)
         gone.cancel()
 
 
@@ -83,6 +83,6 @@ async def _wait_gone(receive: Receive) -> None:
 
 
 def _error_event(error: Exception) -> bytes:
-    known = error if isinstance(error, RequestError) else GenerationError(
+    shown = error if isinstance(error, RequestError) else GenerationError(
         "the server failed while it answered", code="internal_error")
-    return sse.encode(error_body(known), "error")
+    return sse.encode(error_body(shown), "error")

@@ -1,4 +1,4 @@
-"""Prometheus metrics of switched tasks: how much the small model answers, what audits find, and what fails."""
+"""Prometheus metrics of switched tasks: the small model's share, the results of audits, and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from brise.switch.small_model import SmallModel
 
 
 class SwitchMetrics(Collector):
-    """Reads the gateway's components when a scrape comes."""
+    """Reads the gateway's components at each scrape."""
 
     def __init__(self, components: Components, registry: CollectorRegistry) -> None:
         self._components = components
@@ -45,13 +45,13 @@ def _states(follower: Follower) -> Iterator[Metric]:
                               labels=("task", "candidate"))
     evidence = GaugeMetricFamily("brise_switch_harm_evidence", "Evidence of harm from audits; the alarm is at 10,000.",
                                  labels=("task",))
-    chance = GaugeMetricFamily("brise_switch_audit_probability", "With which a kept answer is audited.",
+    audit_probability = GaugeMetricFamily("brise_switch_audit_probability", "With which a kept answer is audited.",
                                labels=("task",))
     for task, state in follower.switches.tasks.items():
         share.add_metric((task, state.candidate), state.share if state.is_on else 0.0)
         evidence.add_metric((task,), state.alarm.evidence)
-        chance.add_metric((task,), state.audit_probability if state.is_on else 0.0)
-    yield from (share, evidence, chance)
+        audit_probability.add_metric((task,), state.audit_probability if state.is_on else 0.0)
+    yield from (share, evidence, audit_probability)
     yield CounterMetricFamily("brise_ledger_failures", "Times that the ledger could not be read or written.",
                               value=follower.failures)
 

@@ -191,7 +191,7 @@ def _part(part: RequestFields, role: str) -> Part:
     else:
         raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; read are 'text', and "
                                        "'image_url' from 'user'")
-    part.refuse("prompt_cache_breakpoint", "equal beginnings are always cached")
+    part.refuse("prompt_cache_breakpoint", "equal prefixes are always cached")
     part.done()
     return read
 
