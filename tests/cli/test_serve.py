@@ -80,7 +80,7 @@ def test_adapters_that_cannot_be_served_are_errors(tiny_path: Path, tmp_path: Pa
 def test_an_adapter_needs_a_name_and_a_folder(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["serve", "m", "--adapter", text])
-    assert left.value.code == 2 and "NAME=FOLDER is wanted" in capsys.readouterr().err
+    assert left.value.code == 2 and "must be NAME=FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -28,8 +28,8 @@ def test_the_only_model_answers_in_the_shadow_and_nobody_stands_in_unasked() -> 
 
 
 @pytest.mark.parametrize("words, message", [
-    (("--fallback", "small"), "--fallback is for a gateway, and there is none"),
-    (("--reask", "0.1"), "--reask is for a gateway, and there is none"),
+    (("--fallback", "small"), "--fallback needs a gateway"),
+    (("--reask", "0.1"), "--reask needs a gateway"),
     (("--upstream", NOBODY, "--fallback", "big"), "--fallback 'big': 'big' is not served here; there is 'small'"),
     (("--upstream", NOBODY, "--candidate", "t=big", "--shadow", "1"), "--candidate 't=big'")])
 def test_options_that_cannot_be_meant_are_errors(words: tuple[str, ...], message: str, tiny_path: Path,
@@ -40,7 +40,7 @@ def test_options_that_cannot_be_meant_are_errors(words: tuple[str, ...], message
 
 def test_a_shadow_needs_to_know_who_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--upstream", NOBODY, "--port", "0", "--shadow", "0.5"]) == 1
-    assert "it is not said which model answers" in capsys.readouterr().err
+    assert "name the model that answers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "some", "nan"])
@@ -75,7 +75,7 @@ def test_before_a_server_that_is_gone_the_small_model_answers(tiny_path: Path, t
 
 def test_a_dialect_is_for_an_upstream(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", f"small={tiny_path}", "--port", "0", "--upstream-dialect", "anthropic"]) == 1
-    assert "--upstream-dialect is for a gateway, and there is none" in capsys.readouterr().err
+    assert "--upstream-dialect needs a gateway" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("option", "value", "allowed"), [

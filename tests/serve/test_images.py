@@ -39,7 +39,7 @@ def part(image: str, **more: str) -> dict[str, object]:
     return {"type": "image_url", "image_url": {"url": image, **more}}
 
 
-def said(text: str) -> dict[str, object]:
+def text_part(text: str) -> dict[str, object]:
     return {"type": "text", "text": text}
 
 
@@ -69,30 +69,32 @@ def test_the_official_client_sends_an_image(client: openai.OpenAI) -> None:
 
 
 def test_image_tokens_are_counted(server: Live) -> None:
-    plain = server.post("/v1/chat/completions", body(said("a"))).json()["usage"]["prompt_tokens"]
-    seen = server.post("/v1/chat/completions", body(said("a"), part(url(12, 8, 1)))).json()["usage"]["prompt_tokens"]
-    assert seen - plain == 2 * (3 + 1)
+    plain = server.post("/v1/chat/completions", body(text_part("a"))).json()["usage"]["prompt_tokens"]
+    answer = server.post("/v1/chat/completions", body(text_part("a"), part(url(12, 8, 1)))).json()
+    assert answer["usage"]["prompt_tokens"] - plain == 2 * (3 + 1)
 
 
 def test_images_of_different_sizes_stand_where_they_were_put() -> None:
-    text, tokens = images_in_prompt(said("one "), part(url(8, 4)), said(" two "), part(url(5, 9)), said(" three"))
+    text, tokens = images_in_prompt(text_part("one "), part(url(8, 4)), text_part(" two "), part(url(5, 9)),
+                                    text_part(" three"))
     assert text == "<|im_start|>user\none {} two {} three<|im_end|>\n<|im_start|>assistant\n"
     assert [len(each) for each in tokens] == [3, 9]
 
 
 def test_an_only_image_that_ends_a_message_goes_first() -> None:
-    assert images_in_prompt(said("what?"), part(url(4, 4)))[0].startswith("<|im_start|>user\n{}what?<|im_end|>")
-    assert images_in_prompt(part(url(4, 4)), said("what?"))[0].startswith("<|im_start|>user\n{}what?<|im_end|>")
+    assert images_in_prompt(text_part("what?"), part(url(4, 4)))[0].startswith("<|im_start|>user\n{}what?<|im_end|>")
+    assert images_in_prompt(part(url(4, 4)), text_part("what?"))[0].startswith("<|im_start|>user\n{}what?<|im_end|>")
 
 
 def test_text_that_looks_like_an_image_is_text() -> None:
-    text, tokens = images_in_prompt(said("[IMG] \ue000\uf8ff "), part(url(4, 4)), said("[IMG_END]"))
+    text, tokens = images_in_prompt(text_part("[IMG] \ue000\uf8ff "), part(url(4, 4)), text_part("[IMG_END]"))
     assert "[IMG] \ue000\uf8ff {}[IMG_END]" in text and len(tokens) == 1
 
 
 def test_low_detail_makes_an_image_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LOW_DETAIL_SIZE", 8)
-    large, small = (images_in_prompt(part(url(40, 20), detail=detail), said("?"))[1][0] for detail in ("high", "low"))
+    large, small = (images_in_prompt(part(url(40, 20), detail=detail), text_part("?"))[1][0]
+                    for detail in ("high", "low"))
     assert (len(large), len(small)) == (5 * 11, 1 * 3)
 
 
@@ -104,7 +106,7 @@ def test_responses_see_images_too(client: openai.OpenAI) -> None:
 
 
 def test_the_same_image_is_cached(server: Live) -> None:
-    request = body(part(url(40, 40, 7)), said("a question"))
+    request = body(part(url(40, 40, 7)), text_part("a question"))
     first, second = (server.post("/v1/chat/completions", request).json()["usage"] for _ in range(2))
     assert first["prompt_tokens_details"]["cached_tokens"] < 100
     assert second["prompt_tokens_details"]["cached_tokens"] > 100
@@ -120,7 +122,7 @@ def test_the_same_image_is_cached(server: Live) -> None:
     ({"type": "image_url", "image_url": url(4, 4)}, "invalid_type", "messages[0].content[0].image_url"),
     ({"type": "input_image", "image_url": url(4, 4)}, "unsupported_parameter", "messages[0].content[0].type")])
 def test_wrong_images_are_refused(server: Live, bad: dict[str, object], code: str, param: str) -> None:
-    answer = server.post("/v1/chat/completions", body(bad, said("what?")))
+    answer = server.post("/v1/chat/completions", body(bad, text_part("what?")))
     assert answer.status_code == 400
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
     assert server.chat().status_code == 200
@@ -139,5 +141,5 @@ def test_too_many_images(server: Live) -> None:
 
 def test_a_model_without_a_vision_encoder() -> None:
     with live(stub_model("Hello.")) as server:
-        answer = server.post("/v1/chat/completions", body(part(url(4, 4)), said("what?")))
+        answer = server.post("/v1/chat/completions", body(part(url(4, 4)), text_part("what?")))
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "no_vision"

@@ -66,7 +66,7 @@ def whole(client: openai.OpenAI, **more: object) -> dict[str, object]:
             "reasoning": (choice.message.model_extra or {}).get("reasoning_content", "")}
 
 
-def said(text: str = "", finish: str = "stop", calls: tuple[list[str], ...] = (),
+def received(text: str = "", finish: str = "stop", calls: tuple[list[str], ...] = (),
          reasoning: str = "") -> dict[str, object]:
     return {"text": text, "reasoning": reasoning, "finish": finish, "calls": [*calls]}
 
@@ -75,12 +75,12 @@ ADD = ["add", '{"x": 1}']
 
 
 @pytest.mark.parametrize(("reply", "more", "expected"), [
-    ("[THINK]hm[/THINK]yes", {}, said("yes", reasoning="hm")),
-    (f"[THINK]hm[/THINK]Well.{CALL}{CALL}", {"tools": [TOOL]}, said("Well.", "tool_calls", (ADD, ADD), "hm")),
-    (CALL, {}, said(CALL)), (f"a{CALL}", {"tools": [TOOL], "max_tokens": 1}, said("a", "length")),
-    ("[THINK]hm hm hm", {"max_tokens": 2}, said("", "length", reasoning="h")),
-    (CALL, {"tools": [TOOL], "stop": "x"}, said("", "stop", (["add", '{"'],))),
-    ('[TOOL_CALLS]add[ARGS]{"x"', {"tools": [TOOL], "max_tokens": 6}, said("", "length", (["add", '{"'],)))])
+    ("[THINK]hm[/THINK]yes", {}, received("yes", reasoning="hm")),
+    (f"[THINK]hm[/THINK]Well.{CALL}{CALL}", {"tools": [TOOL]}, received("Well.", "tool_calls", (ADD, ADD), "hm")),
+    (CALL, {}, received(CALL)), (f"a{CALL}", {"tools": [TOOL], "max_tokens": 1}, received("a", "length")),
+    ("[THINK]hm hm hm", {"max_tokens": 2}, received("", "length", reasoning="h")),
+    (CALL, {"tools": [TOOL], "stop": "x"}, received("", "stop", (["add", '{"'],))),
+    ('[TOOL_CALLS]add[ARGS]{"x"', {"tools": [TOOL], "max_tokens": 6}, received("", "length", (["add", '{"'],)))])
 def test_a_stream_and_a_body_say_the_same(connect: Connect, reply: str, more: dict[str, object],
                                           expected: dict[str, object]) -> None:
     with connect(reply) as client:
@@ -190,8 +190,8 @@ def test_a_template_of_a_gguf_file_does_the_same(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_gguf(tekken.gguf_metadata())
     model = stub_model(f"[THINK]hm[/THINK]Well.{CALL}", tokens=Tokens(tokenizer, ChatTemplate(template, tokenizer)))
     with live(model) as server, server.client() as client:
-        assert whole(client, tools=[TOOL]) == said("Well.", "tool_calls", (ADD,), "hm")
-        assert streamed(client, tools=[TOOL]) == said("Well.", "tool_calls", (ADD,), "hm")
+        assert whole(client, tools=[TOOL]) == received("Well.", "tool_calls", (ADD,), "hm")
+        assert streamed(client, tools=[TOOL]) == received("Well.", "tool_calls", (ADD,), "hm")
 
 
 def test_a_template_that_opens_the_thinking_part_and_calls_in_tags() -> None:
@@ -201,8 +201,8 @@ def test_a_template_that_opens_the_thinking_part_and_calls_in_tags() -> None:
     reply = 'hm\n</think>\n\nWell.\n<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
     model = stub_model(reply, tokens=Tokens(tok, ChatTemplate(open_thinking, tok)))
     with live(model) as server, server.client() as client:
-        assert whole(client, tools=[TOOL]) == said("Well.", "tool_calls", (ADD,), "hm")
-        assert streamed(client, tools=[TOOL]) == said("Well.", "tool_calls", (ADD,), "hm")
+        assert whole(client, tools=[TOOL]) == received("Well.", "tool_calls", (ADD,), "hm")
+        assert streamed(client, tools=[TOOL]) == received("Well.", "tool_calls", (ADD,), "hm")
         forced = whole(client, tools=[TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=300)
         assert forced["reasoning"] and (forced["calls"] or forced["finish"] == "length")
         assert whole(client)["reasoning"] == "hm"

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
-        raise UnsupportedError(f"--memory is for one model, here are {len(models)}",
+        raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
                                hint="start one server for each, with a memory limit of its own")
     serving = ServeSettings(
         host=args.host, port=args.port, api_keys_path=args.api_keys,

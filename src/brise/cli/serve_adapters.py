@@ -38,7 +38,7 @@ def add_room_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace, models: Sequence[str]) -> AdapterRoom:
     """The memory for adapters. Names and folders are checked before a model is loaded."""
     if args.adapter and len(models) > 1:
-        raise UnsupportedError(f"--adapter is for one model, here are {len(models)}",
+        raise UnsupportedError(f"--adapter is for one model, and there are {len(models)}",
                                hint="POST /v1/adapters has a field 'model'")
     names = set(models)
     for name, _ in args.adapter:
@@ -61,7 +61,7 @@ def room(args: argparse.Namespace, paths: Sequence[Path]) -> AdapterRoom:
 def _named(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
-        raise argparse.ArgumentTypeError(f"{text!r}: NAME=FOLDER is wanted")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=FOLDER")
     return name, path_of(path)
 
 

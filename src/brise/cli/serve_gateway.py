@@ -72,7 +72,7 @@ def check(args: argparse.Namespace) -> UpstreamSettings | None:
     if args.upstream is None:
         for option in ("upstream_dialect", "upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
             if vars(args)[option] is not None:
-                raise UnsupportedError(f"--{option.replace('_', '-')} is for a gateway, and there is none",
+                raise UnsupportedError(f"--{option.replace('_', '-')} needs a gateway",
                                        hint="--upstream URL")
         return None
     key = None if args.upstream_key_env is None else settings.secret(args.upstream_key_env)
@@ -120,11 +120,11 @@ def add_small_arguments(parser: argparse.ArgumentParser) -> None:
 def check_small(args: argparse.Namespace, names: Sequence[str]) -> SmallOptions:
     """The tasks of the small models, checked before one is loaded; `names` are all models and adapters."""
     if args.upstream is None and (given := next((option for option in SMALL_OPTIONS if vars(args)[option]), None)):
-        raise UnsupportedError(f"--{given} is for a gateway, and there is none", hint="--upstream URL")
+        raise UnsupportedError(f"--{given} needs a gateway", hint="--upstream URL")
     candidate = small_models.parse_task_models(args.candidate or (names if len(names) == 1 else ()), names,
                                                "--candidate")
     if args.shadow and candidate == TaskModels():
-        raise UnsupportedError(f"--shadow {args.shadow:g}: it is not said which model answers, of {len(names)}",
+        raise UnsupportedError(f"--shadow {args.shadow:g}: name the model that answers; there are {len(names)}",
                                hint="--candidate MODEL; brise serve MODEL --upstream URL serves both")
     fallback = small_models.parse_task_models(args.fallback, names, "--fallback")
     return SmallOptions(fallback, candidate, args.shadow, args.reask)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from brise.errors import QueueFullError, RequestError
 from brise.serve.access import LOCAL_NAMES, host_name
 from brise.serve.error_response import ForeignHostError, GenerationError, UnauthorizedError, UnavailableError, respond
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.serving import ServerState
 from brise.serve.sse import ClientGoneError
 
@@ -36,7 +36,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        ticket = scope["brise.ticket"] = Ticket()
+        stats = scope["brise.stats"] = RequestStats()
         response = _TrackedResponse(send, _request_id(headers))
         with self._serving.traffic.running():
             try:
@@ -48,7 +48,7 @@ class AccessMiddleware:
             except Exception:
                 await self._fail(scope, receive, response)
             finally:
-                self._record(scope, response, ticket)
+                self._record(scope, response, stats)
 
     def _refuse(self, path: str, method: str, headers: Headers) -> RequestError | None:
         serving = self._serving
@@ -71,27 +71,27 @@ class AccessMiddleware:
             error = GenerationError("the server failed; its log has the details", code="internal_error")
             await respond(error)(scope, receive, response.send)
 
-    def _record(self, scope: Scope, response: _TrackedResponse, ticket: Ticket) -> None:
-        seconds = time.monotonic() - ticket.started_s
+    def _record(self, scope: Scope, response: _TrackedResponse, stats: RequestStats) -> None:
+        seconds = time.monotonic() - stats.started_s
         path = scope["path"]
         parent = next((parent for parent in PARENTS if path.startswith(f"{parent}/")), "other")
         endpoint = path if path in ENDPOINTS else parent
         # Bounded: the label of an adapter that was removed during the request is not created again.
-        label = None if ticket.model is None else ticket.model if self._serving.is_taken(ticket.model) else "removed"
-        self._serving.metrics.record(endpoint, response.status, seconds, ticket, label)
+        label = None if stats.model is None else stats.model if self._serving.is_taken(stats.model) else "removed"
+        self._serving.metrics.record(endpoint, response.status, seconds, stats, label)
         if not self._serving.settings.access_log:
             return
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         # The raw path is percent-encoded, so a client cannot forge log lines. The query is left out.
         logged_path = scope["raw_path"].decode("ascii", "replace")[:200]
         line = f"{stamp} {scope['method']} {logged_path} {response.status} {seconds:.3f}s"
-        if ticket.mode is not None:
-            line += f" mode={ticket.mode}"
-        if ticket.model is not None:
-            line += (f" model={ticket.model} prompt={ticket.prompt_tokens} cached={ticket.cached_tokens}"
-                     f" completion={ticket.completion_tokens}")
-        if ticket.first_token_s is not None:
-            line += f" first={ticket.first_token_s:.3f}s"
+        if stats.mode is not None:
+            line += f" mode={stats.mode}"
+        if stats.model is not None:
+            line += (f" model={stats.model} prompt={stats.prompt_tokens} cached={stats.cached_tokens}"
+                     f" completion={stats.completion_tokens}")
+        if stats.first_token_s is not None:
+            line += f" first={stats.first_token_s:.3f}s"
         print(f"{line} id={response.request_id}", file=self._serving.log, flush=True)
 
 

@@ -14,7 +14,7 @@ from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
 from brise.serve.images import fetch_images
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest, parse_chat
 from brise.serve.prompts import ChatJob, chat_job
 from brise.serve.serving import ModelHandle, ServerState
@@ -30,22 +30,22 @@ async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` next messages for a conversation."""
     settings = serving.settings
     chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.ticket"],
+    responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.stats"],
                               allows_urls=settings.allow_image_urls)
     if chat.options.stream:
         return EventStream(responder.stream())
     return JSONResponse(await unless_gone(request.receive, responder.collect()))
 
 
-async def prepare(served: ModelHandle, chat: ChatRequest, ticket: Ticket, *,
+async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *,
                   allows_urls: bool) -> ChoicesResponder:
     """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read."""
     options = chat.options
     model = served.worker.model
-    ticket.model = options.model
+    stats.model = options.model
     messages = await fetch_images(chat.messages, allows_urls=allows_urls)
     job = await asyncio.to_thread(chat_job, replace(chat, messages=messages), model)
-    task = GenerationTask(served, (job.request,), ticket, TOOL_NAMES if chat.tooling.tools else NAMES)
+    task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
     choices = [ChatChoice(index, model.tokenizer, job, logprobs=chat.logprobs) for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
     return ChoicesResponder(task, envelope, choices, options.include_usage)

@@ -13,7 +13,7 @@ from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
 from brise.serve.prompts import completion_requests
 from brise.serve.serving import ModelHandle, ServerState
@@ -27,19 +27,19 @@ async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` answers to each prompt."""
     settings = serving.settings
     completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.ticket"])
+    responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.stats"])
     if completion.options.stream:
         return EventStream(responder.stream())
     return JSONResponse(await unless_gone(request.receive, responder.collect()))
 
 
-async def prepare(served: ModelHandle, completion: CompletionRequest, ticket: Ticket) -> ChoicesResponder:
+async def prepare(served: ModelHandle, completion: CompletionRequest, stats: RequestStats) -> ChoicesResponder:
     """The prompts are encoded; the engine gets the requests when the responder is read."""
     options = completion.options
     model = served.worker.model
-    ticket.model = options.model
+    stats.model = options.model
     requests = await asyncio.to_thread(completion_requests, completion, model)
-    task = GenerationTask(served, requests, ticket, NAMES)
+    task = GenerationTask(served, requests, stats, NAMES)
     envelope = Envelope("cmpl", "text_completion", "text_completion", options.model)
     return ChoicesResponder(task, envelope, _choices(completion, requests, model.tokenizer), options.include_usage)
 

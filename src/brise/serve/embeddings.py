@@ -31,14 +31,14 @@ async def embed(serving: ServerState, request: Request) -> Response:
     worker = served.worker
     _check(embedding, served)
     prompts = await asyncio.to_thread(_tokens, embedding, worker.model)
-    ticket = request.scope["brise.ticket"]
-    ticket.model, ticket.prompt_tokens = embedding.model, sum(map(len, prompts))
+    stats = request.scope["brise.stats"]
+    stats.model, stats.prompt_tokens = embedding.model, sum(map(len, prompts))
     vectors = await unless_gone(request.receive, worker.aembed(prompts))
     return JSONResponse({
         "object": "list", "model": embedding.model,
         "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
                  for index, vector in enumerate(vectors)],
-        "usage": {"prompt_tokens": ticket.prompt_tokens, "total_tokens": ticket.prompt_tokens}})
+        "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}})
 
 
 def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:

@@ -21,7 +21,7 @@ from brise.gateway.small_models import Load, SmallAnswer, SmallStream
 from brise.serve import chat, completions, responses
 from brise.serve.error_response import UnknownModelError
 from brise.serve.generation import ChoicesResponder, GenerationTask
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
@@ -81,8 +81,8 @@ class EngineModels:
         has_tokens = logprobs is not None and len(task.requests) == task.requests[0].n == 1
         prepared = prepared.changed(partial(_with_settings, logprobs, background), watch if has_tokens else None)
         whole = await prepared.responder.collect()
-        return SmallAnswer(whole, _usage(task.ticket), tuple(tokens), task.ticket.first_token_s,
-                           time.monotonic() - task.ticket.started_s, prepared.ignored)
+        return SmallAnswer(whole, _usage(task.stats), tuple(tokens), task.stats.first_token_s,
+                           time.monotonic() - task.stats.started_s, prepared.ignored)
 
     async def stream(self, model: str, dialect: Dialect, body: Body, *, prefix: str | None = None) -> SmallStream:
         """The answer as a stream; with `prefix` it continues that text."""
@@ -91,23 +91,23 @@ class EngineModels:
         prepared = await self._prepare(model, dialect, {**body, "stream": True})
         if prefix is not None:
             prepared = prepared.changed(partial(_continued, prefix, prepared.task.served.worker.model.tokenizer))
-        return SmallStream(prepared.responder.chunks(), prepared.ignored, partial(_usage, prepared.task.ticket))
+        return SmallStream(prepared.responder.chunks(), prepared.ignored, partial(_usage, prepared.task.stats))
 
     async def _prepare(self, model: str, dialect: Dialect, body: Body) -> _PreparedRequest:
         """Reads a body that was written for a large model."""
         fields = cast(dict[str, Json], {**body, "model": model})
-        ignored, ticket, served = Ignored(IGNORABLE), Ticket(), find(self._models, model)
+        ignored, stats, served = Ignored(IGNORABLE), RequestStats(), find(self._models, model)
         if fields.pop("logit_bias", None):
             ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
         responder: ChoicesResponder | ResponsesResponder
         match dialect.name:
             case "chat":
-                responder = await chat.prepare(served, parse_chat(fields, ignored), ticket,
+                responder = await chat.prepare(served, parse_chat(fields, ignored), stats,
                                                allows_urls=self._allows_urls)
             case "completion":
-                responder = await completions.prepare(served, parse_completion(fields, ignored), ticket)
+                responder = await completions.prepare(served, parse_completion(fields, ignored), stats)
             case "responses":
-                responder = await responses.prepare(served, parse_response(fields, ignored), ticket,
+                responder = await responses.prepare(served, parse_response(fields, ignored), stats,
                                                     allows_urls=self._allows_urls)
             case _:
                 raise RequestError(f"the small models do not answer requests of the kind {dialect.name!r}",
@@ -172,5 +172,5 @@ def _continued(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) ->
     return replace(request, grammar=grammar, max_tokens=max_tokens)
 
 
-def _usage(ticket: Ticket) -> Usage:
-    return Usage(ticket.prompt_tokens, ticket.completion_tokens, ticket.cached_tokens)
+def _usage(stats: RequestStats) -> Usage:
+    return Usage(stats.prompt_tokens, stats.completion_tokens, stats.cached_tokens)

@@ -73,9 +73,9 @@ def _small_models(components: Components) -> Iterator[Metric]:
             case Shadow():
                 yield _counter("shadow", "Requests that were drawn for the small model.", part.counts, "outcome")
             case Reask():
-                yield _counter("reask", "Requests that the upstream was asked again.", part.counts, "outcome")
+                yield _counter("reask", "Requests that were sent to the upstream again.", part.counts, "outcome")
             case Reanswer():
-                yield _counter("reanswer", "Requests of an outage that were asked again.", part.counts, "outcome")
+                yield _counter("reanswer", "Requests of an outage that were sent again.", part.counts, "outcome")
             case _:
                 continue
         if isinstance(part, SmallModelFallback | Shadow):

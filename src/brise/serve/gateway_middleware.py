@@ -50,7 +50,7 @@ class GatewayMiddleware:
             await answer(scope, receive, send)
         else:
             outcome = await unless_gone(receive, self._gateway.handle(request, send))
-            scope["brise.ticket"].mode = outcome.mode
+            scope["brise.stats"].mode = outcome.mode
 
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:

@@ -14,7 +14,7 @@ from brise.dialects import sse
 from brise.engine.request import Delta, Request, TokenLogprob
 from brise.errors import PreemptedError, RequestError
 from brise.serve.error_response import GenerationError, UnavailableError
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.serving import ModelHandle
 from brise.text.protocols import TextTokenizer
 
@@ -66,7 +66,7 @@ class ChoicesResponder:
                 pass
         envelope = self.envelope
         return {**envelope.fields(envelope.kind), "choices": [choice.final() for choice in self.choices],
-                "usage": usage(self.task.ticket)}
+                "usage": usage(self.task.stats)}
 
     async def chunks(self) -> AsyncGenerator[Entry, None]:
         """The chunks of a stream, as objects."""
@@ -75,7 +75,7 @@ class ChoicesResponder:
             async for entry in entries:
                 yield {**fields, "choices": [entry], **more}
         if self.include_usage:
-            yield {**fields, "choices": [], "usage": usage(self.task.ticket)}
+            yield {**fields, "choices": [], "usage": usage(self.task.stats)}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The chunks as server-sent events. The part that all chunks share is encoded once."""
@@ -86,7 +86,7 @@ class ChoicesResponder:
             async for entry in entries:
                 yield f"{before}{sse.json_text(entry)}{after}".encode()
         if self.include_usage:
-            yield sse.encode({**self._chunk_fields(), "choices": [], "usage": usage(self.task.ticket)})
+            yield sse.encode({**self._chunk_fields(), "choices": [], "usage": usage(self.task.stats)})
         yield sse.END
 
     def _chunk_fields(self) -> Entry:
@@ -106,7 +106,7 @@ class GenerationTask:
 
     served: ModelHandle
     requests: tuple[Request, ...]
-    ticket: Ticket
+    stats: RequestStats
     names: Mapping[str, str]  # the endpoint's names for the engine's fields, for error messages
     watch: Callable[[Delta], None] | None = None  # sees every delta first; an exception from it ends the answer
 
@@ -154,9 +154,9 @@ async def _checked(task: GenerationTask, request: Request) -> AsyncGenerator[Del
             async for delta in generated:
                 if is_first:
                     is_first = False
-                    task.ticket.prompt_tokens += delta.prompt_tokens
-                    task.ticket.cached_tokens += delta.cached_tokens
-                task.ticket.count(delta)
+                    task.stats.prompt_tokens += delta.prompt_tokens
+                    task.stats.cached_tokens += delta.cached_tokens
+                task.stats.count(delta)
                 if task.watch is not None:
                     task.watch(delta)
                 if delta.finish == "error":
@@ -174,11 +174,11 @@ async def _checked(task: GenerationTask, request: Request) -> AsyncGenerator[Del
         raise RequestError(error.args[0], param=name, code=error.code, hint=error.hint) from None
 
 
-def usage(ticket: Ticket) -> Entry:
+def usage(stats: RequestStats) -> Entry:
     """OpenAI's usage object. Prompt tokens count once, however many answers they got."""
-    return {"prompt_tokens": ticket.prompt_tokens, "completion_tokens": ticket.completion_tokens,
-            "total_tokens": ticket.prompt_tokens + ticket.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": ticket.cached_tokens}}
+    return {"prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
+            "total_tokens": stats.prompt_tokens + stats.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": stats.cached_tokens}}
 
 
 def logprob_entries(tokenizer: TextTokenizer, items: Sequence[TokenLogprob], num_top: int,

@@ -1,4 +1,4 @@
-"""InFlight counts the requests that run and stops admitting new ones; Ticket records one of them."""
+"""InFlight counts the requests that run and stops admitting new ones; RequestStats describes one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from brise.engine.request import Delta
 
 
 @dataclass
-class Ticket:
+class RequestStats:
     """The record of one request for the access log and the metrics, filled in while it runs."""
 
     started_s: float = field(default_factory=time.monotonic)

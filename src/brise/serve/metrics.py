@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from brise.engine.engine import EngineStats
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 
 # From a short cached prompt to a full context on a small CPU.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -48,17 +48,17 @@ class Metrics:
                                    registry=self._registry)
         self._registry.register(_EngineMetrics(stats))
 
-    def record(self, endpoint: str, status: int, seconds: float, ticket: Ticket, model: str | None) -> None:
+    def record(self, endpoint: str, status: int, seconds: float, stats: RequestStats, model: str | None) -> None:
         """Records a finished request; `model` is the label of the model that answered, None if none did."""
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
         if model is None:
             return
-        self._prompt.labels(model).inc(ticket.prompt_tokens)
-        self._cached.labels(model).inc(ticket.cached_tokens)
-        self._completion.labels(model).inc(ticket.completion_tokens)
-        if ticket.first_token_s is not None:
-            self._first.labels(model).observe(ticket.first_token_s)
+        self._prompt.labels(model).inc(stats.prompt_tokens)
+        self._cached.labels(model).inc(stats.cached_tokens)
+        self._completion.labels(model).inc(stats.completion_tokens)
+        if stats.first_token_s is not None:
+            self._first.labels(model).observe(stats.first_token_s)
 
     @property
     def registry(self) -> CollectorRegistry:

@@ -18,7 +18,7 @@ from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.images import fetch_images
-from brise.serve.in_flight import Ticket
+from brise.serve.in_flight import RequestStats
 from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.serve.prompts import chat_job
 from brise.serve.serving import ModelHandle, ServerState
@@ -32,21 +32,21 @@ async def create(serving: ServerState, request: Request) -> Response:
     """The response: one answer. Nothing is stored, so `previous_response_id` is refused."""
     settings = serving.settings
     parsed = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
-    responder = await prepare(serving.find(parsed.chat.options.model), parsed, request.scope["brise.ticket"],
+    responder = await prepare(serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
                               allows_urls=settings.allow_image_urls)
     if parsed.chat.options.stream:
         return EventStream(responder.stream())
     return JSONResponse(await unless_gone(request.receive, responder.collect()))
 
 
-async def prepare(served: ModelHandle, request: ResponseRequest, ticket: Ticket, *,
+async def prepare(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *,
                   allows_urls: bool) -> ResponsesResponder:
     """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read."""
-    ticket.model = request.chat.options.model
+    stats.model = request.chat.options.model
     messages = await fetch_images(request.chat.messages, allows_urls=allows_urls)
     job = await asyncio.to_thread(chat_job, replace(request.chat, messages=messages), served.worker.model)
-    task = GenerationTask(served, (job.request,), ticket, NAMES)
-    return ResponsesResponder(task, GrowingResponse(request, ticket, job.collector()))
+    task = GenerationTask(served, (job.request,), stats, NAMES)
+    return ResponsesResponder(task, GrowingResponse(request, stats, job.collector()))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class GrowingResponse:
     """The response while it grows."""
 
     request: ResponseRequest
-    ticket: Ticket
+    stats: RequestStats
     answer: AnswerCollector
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     message_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
@@ -140,8 +140,8 @@ class GrowingResponse:
             "previous_response_id": None, **self.request.echoed, "usage": None if is_open else self._usage()}
 
     def _usage(self) -> Entry:
-        ticket = self.ticket
-        return {"input_tokens": ticket.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": ticket.cached_tokens, "cache_write_tokens": 0},
-                "output_tokens": ticket.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": ticket.prompt_tokens + ticket.completion_tokens}
+        stats = self.stats
+        return {"input_tokens": stats.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": stats.cached_tokens, "cache_write_tokens": 0},
+                "output_tokens": stats.completion_tokens, "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": stats.prompt_tokens + stats.completion_tokens}
