@@ -14,6 +14,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import commands_page  # beside this file
+
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
@@ -36,7 +38,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites the links of a page, outside code blocks."""
+    """Puts the commands into their page, and rewrites the links of every page, outside code blocks."""
+    if commands_page.MARKER in markdown:
+        markdown = commands_page.expand(markdown)
     def replace(match: re.Match[str]) -> str:
         return moved(match, page.file.src_uri, lambda path: files.get_file_from_path(path) is not None)
     pieces = FENCE.split(markdown)

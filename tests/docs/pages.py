@@ -16,13 +16,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import commands_page
+
 ROOT = Path(__file__).parents[2]
+COMMANDS = "docs/reference/commands.md"
 LANGUAGES = ("console", "python", "toml", "json", "text")
 PAGES = tuple(str(path.relative_to(ROOT)) for path in (
-    *sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if path.name != "commands.md")  # tests/test_docs.py runs its examples
+    *sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))))
 _PIECE = re.compile(r"^(?:<!-- (?P<word>given:|file:|new folder)(?P<rest>.*?) ?-->$"
                     r"|(?P<indent> *)```(?P<language>.*)\n(?P<code>(?:.*\n)*?)(?P=indent)```$)", re.MULTILINE)
+
+
+def read(page: str) -> str:
+    """The Markdown of a page; of the reference of commands, with the commands."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return commands_page.expand(text) if page == COMMANDS else text
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 The kinds of `<!-- given: KIND NAME ... -->`:
 
     gguf NAME       a random model of one file          folder NAME   one in Hugging Face's layout
-    stored NAME     one in the store                    adapter NAME  a random adapter for smollm2
+    stored NAME     smollm2 in F16, in the store        adapter NAME  a random adapter for smollm2
     examples NAME   rows to train on, or to measure     numbers NAME  rows whose answers are numbers
     pairs NAME      a log with two models' answers      traces NAME   a log of another system
     text NAME       some text                           keys NAME     API keys
     rights NAME     a right to train on every answer    traffic TASK  captured requests, and answers in the shadow
+    certified TASK  the same, with a certificate        certificate NAME  that of the traffic of `tickets`
+    merged NAME     smollm2 with the adapter in the folder tickets-smollm2
 """
 
 from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,16 +35,17 @@ from tests.report.traffic import body
 
 ID = "019ac2f4d1a0c0ffee00000000000001"  # of an exchange that examples name
 WORDS = ("rain", "tea", "the sea", "a train", "war", "stars", "a line", "the other one", "an answer", "this")
-START_S = 1_790_000_000.0
+START_S = time.time() - 3 * 86_400  # examples ask for the last days
 
 
 @dataclass(frozen=True)
 class Place:
-    """A page's folder, the BRISE_HOME that goes with it, and the file of the model `smollm2`."""
+    """A page's folder, its BRISE_HOME, the file of the model `smollm2`, and where stand-ins are kept that take time."""
 
     folder: Path
     home: Path
     model: Path
+    made: Path
 
 
 def put(place: Place, kind: str, names: Sequence[str]) -> None:
@@ -61,7 +65,11 @@ def _folder(place: Place, path: Path) -> None:
 
 
 def _stored(place: Place, path: Path) -> None:
-    assert main(["pull", str(place.model), "--name", path.name]) == 0
+    plain = place.made / "plain.gguf"
+    if not plain.exists():
+        plain.parent.mkdir(exist_ok=True)
+        assert main(["export", str(place.model), str(plain), "--format", "gguf", "--dtype", "f16"]) == 0
+    assert main(["pull", str(plain), "--name", path.name]) == 0
 
 
 def _adapter(place: Place, path: Path) -> None:
@@ -102,10 +110,17 @@ def _rights(place: Place, path: Path) -> None:
 
 def _traffic(place: Place, path: Path) -> None:
     """Conversations of the task; the adapter of that name answered in the shadow, in 4 of 100 otherwise: better."""
-    task, rows = path.name, logs.rows(400, better=0.04, worse=0.0)
+    made = place.made / path.name
+    if not made.exists():
+        with closing(open_store(None, made)) as store:
+            store.add(*_conversations(path.name))
+    shutil.copytree(made / "gateway", place.home / "gateway", dirs_exist_ok=True)
+
+
+def _conversations(task: str) -> tuple[list[Exchange], list[RecordedAnswer], list[Label]]:
     exchanges, answers, labels = list[Exchange](), list[RecordedAnswer](), list[Label]()
     draws = random.Random(2)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(logs.rows(400, better=0.04, worse=0.0)):
         id, at_s = ID if number == 0 else f"{task}{number:05d}", START_S + 60 * number
         large, small = row["large"]["content"], row["small"]["content"]
         exchanges.append(Exchange(
@@ -119,19 +134,33 @@ def _traffic(place: Place, path: Path) -> None:
         labels += [Label(f"l-{id}", id, at_s, "outcome", "tests", float(large == row["reference"])),
                    Label(f"m-{id}", id, at_s, "outcome", "tests", answer=f"s-{id}",
                          answer_score=float(small == row["reference"]))]
-    with closing(open_store(None, place.home)) as store:
-        store.add(exchanges, answers, labels)
+    return exchanges, answers, labels
+
+
+def _certified(place: Place, path: Path) -> None:
+    _traffic(place, path)
+    assert main(["prove", "--task", path.name]) == 0
+
+
+def _certificate(place: Place, path: Path) -> None:
+    assert main(["prove", "--task", "tickets", "--certificate", str(path)]) == 0
+
+
+def _merged(place: Place, path: Path) -> None:
+    assert main(["export", "smollm2", str(path), "--format", "gguf", "--adapter", "tickets-smollm2/adapter",
+                 "--merge"]) == 0
 
 
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
     "numbers": _numbers, "pairs": _pairs, "traces": _traces, "text": _text, "keys": _keys, "rights": _rights,
-    "traffic": _traffic})
+    "traffic": _traffic, "certified": _certified, "certificate": _certificate,
+    "merged": _merged})
 
 
 def prepare(folder: Path, model: Path | None) -> Place:
     """A place with nothing but `smollm2` in its store: `model`, or a tiny one in its stead."""
-    place = Place(folder / "work", folder / "home", model or write_tiny(folder / "tiny.gguf", "llama"))
+    place = Place(folder / "work", folder / "home", model or write_tiny(folder / "tiny.gguf", "llama"), folder / "made")
     place.folder.mkdir()
     assert main(["pull", str(place.model), "--name", "smollm2"]) == 0
     return place
@@ -141,4 +170,4 @@ def copy(place: Place, folder: Path) -> Place:
     """The same somewhere else."""
     for path in (place.folder, place.home):
         shutil.copytree(path, folder / path.name, symlinks=True)
-    return Place(folder / place.folder.name, folder / place.home.name, place.model)
+    return Place(folder / place.folder.name, folder / place.home.name, place.model, place.made)

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from brise import errors
+from brise import errors, settings
+from brise.hub.store import ModelStore
 from tests.docs import stand_ins
-from tests.docs.pages import LANGUAGES, PAGES, ROOT, Block, commands, steps
+from tests.docs.pages import LANGUAGES, PAGES, Block, commands, read, steps
 from tests.docs.stand_ins import Place
 from tests.docs.story import CHECKED, Story, split, unrunnable
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """What every page begins with."""
+def prepared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Place:
+    """What every page begins with. With --slow `smollm2` is the real one, if it is on this machine."""
+    folder = tmp_path_factory.mktemp("prepared")
+    model = real_model() if pytestconfig.getoption("slow") else None
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("prepared")
         patch.setenv("BRISE_HOME", str(folder / "home"))
-        return stand_ins.prepare(folder, None)
+        return stand_ins.prepare(folder, model)
 
 
-@pytest.mark.parametrize("page", PAGES)
+def real_model() -> Path | None:
+    """As the fixture `smollm2_path` finds it, which would skip these tests where there is none."""
+    given = os.environ.get("BRISE_TEST_SMOLLM2")
+    if given:
+        return Path(given)
+    store = ModelStore(settings.read().home)
+    return store.path(store.get("smollm2")) if "smollm2" in store.names() else None
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[] if page == "README.md" else pytest.mark.slow)
+                                  for page in PAGES])
 def test_every_block_of_a_page_runs(page: str, prepared: Place, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     story = Story(prepared, tmp_path, monkeypatch)
     try:
-        for step in steps(page, text_of(page)):
+        for step in steps(page, read(page)):
             try:
                 story.run(step)
             except (Exception, SystemExit) as error:
@@ -40,17 +53,13 @@ def test_every_block_of_a_page_runs(page: str, prepared: Place, tmp_path: Path,
 
 def blocks(page: str) -> Iterator[Block]:
     """The code blocks of a page."""
-    yield from (step for step in steps(page, text_of(page)) if isinstance(step, Block))
-
-
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
+    yield from (step for step in steps(page, read(page)) if isinstance(step, Block))
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_its_language(page: str) -> None:
     assert [block.place for block in blocks(page) if block.language not in LANGUAGES] == []
-    fences = re.findall(r"^ *```", text_of(page), re.MULTILINE)
+    fences = re.findall(r"^ *```", read(page), re.MULTILINE)
     assert 2 * len(list(blocks(page))) == len(fences), "a block that the test does not see"
 
 
@@ -68,8 +77,8 @@ def test_every_exception_is_needed() -> None:
 
 def test_every_error_is_documented() -> None:
     names = {name for name, value in vars(errors).items() if isinstance(value, type) and name != "BriseError"}
-    assert set(re.findall(r"^\| `(\w+Error)` \|", text_of("docs/reference/errors.md"), re.MULTILINE)) == names
+    assert set(re.findall(r"^\| `(\w+Error)` \|", read("docs/reference/errors.md"), re.MULTILINE)) == names
 
 
 def test_readme_is_one_page() -> None:
-    assert len(text_of("README.md").splitlines()) <= 120
+    assert len(read("README.md").splitlines()) <= 120
