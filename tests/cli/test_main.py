@@ -42,7 +42,7 @@ def test_version_and_help_load_no_command(option: str) -> None:
     code = (f"import sys\nfrom brise.cli.main import main\ntry: main(['{option}'])\nexcept SystemExit: pass\n"
             "print(sorted(name for name in sys.modules if name.startswith('brise.cli.')))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.endswith("['brise.cli.main', 'brise.cli.terminal']\n")
+    assert done.stdout.endswith("['brise.cli.command_parser', 'brise.cli.main', 'brise.cli.terminal']\n")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

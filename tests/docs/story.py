@@ -43,7 +43,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
     r"brise pull (smollm2$|hf:)": "needs the network",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
-    r"brise .*--(endpoint|teacher|teacher-endpoint|judge-endpoint) https://": "asks another host",
+    r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
     r"brise chat .*--image": "needs a model with a vision encoder",
 })
 EXTRA: Mapping[str, str] = MappingProxyType({

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from brise.cli import terminal
+from brise.cli.command_parser import examples
 from brise.report import console, ledger
 from brise.report.ledger import AuditOptions, LedgerAudit
 
@@ -14,13 +15,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "audit", help="check the ledger, and show what audits have found", allow_abbrev=False,
         description="Check that no line of the ledger was changed or taken out, compute the state of all switches from "
-                    "it, and show the audited quality, the evidence of harm, and what happened when. Exit status: 0 "
-                    "the ledger is whole, 1 it is broken.",
-        epilog="example: brise audit")
+                    "it, and show the audited quality with its interval, the evidence of harm, and what happened when. "
+                    "Exit status: 0 the ledger is whole, 1 it is broken; the first broken line is named, and only what "
+                    "stands before it is shown.",
+        epilog=examples("brise audit"))
     parser.add_argument("task", metavar="TASK", nargs="?", help="one workflow (default: all)")
     parser.add_argument("--expect", metavar="DIGEST",
-                        help="the digest of a line that you noted earlier: it must still be there, so that lines cut "
-                             "off at the end are seen, too")
+                        help="the digest of a line that you noted earlier, or its first 8 digits or more: it must "
+                             "still be there, so that lines cut off at the end are seen, too")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument("--store", metavar="PLACE",
                         help="path or postgresql:// URL of the traffic (default: in BRISE_HOME)")

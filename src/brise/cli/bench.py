@@ -12,6 +12,7 @@ from rich.table import Table
 
 from brise import __version__
 from brise.cli import chat_options, terminal
+from brise.cli.command_parser import examples
 from brise.evals.speed import Rate, SpeedOptions, SpeedReport, measure, median
 
 
@@ -20,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench", help="measure a model on this machine", allow_abbrev=False,
         description="Measure prefill, decode, several sequences at once, the time to the first token of a new process, "
                     "and memory. Reports medians; the last line on stdout is JSON.",
-        epilog="example: brise bench smollm2 --sequences 1,8 --threads 2")
+        epilog=examples("brise bench smollm2 --sequences 1,8 --threads 2"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name from `brise models`, or the path of a .gguf file")
     parser.add_argument("--prompt", metavar="N", type=chat_options.count, default=512,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 from brise.cli import number_types, pair_options, terminal
+from brise.cli.command_parser import examples
 from brise.dialects import answers
 from brise.prove import cascade as use_case
 from brise.prove.calibrate import Calibration
@@ -26,10 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     claim = RiskClaim()
     parser = subparsers.add_parser(
         "cascade", help="certify which answers of a small model may be kept", allow_abbrev=False,
-        description="From requests that both models answered, find the confidence from which a small model's "
-                    "answers may be kept: of those at most --risk are wrong, and this itself fails with --delta. Says "
-                    "first what is possible at all. Exit status: 0 certified, 3 impossible on these data.",
-        epilog="example: brise cascade calls --risk 5 --delta 5")
+        description="From requests that the large model answered, and a small one in the shadow, find the confidence "
+                    "from which the small model's answers may be kept: of those at most --risk are wrong, and this "
+                    "itself fails with --delta. First it says what is possible at all: the share that must escalate "
+                    "even with perfect ranking, the number of labelled answers needed, and what they will keep. Then "
+                    "it certifies, and writes the rule into the ledger, from where `brise switch` takes it. "
+                    "docs/guides/switch.md says how. Exit status: 0 certified, 3 impossible on these data.",
+        epilog=examples("brise cascade calls --risk 5 --delta 5"))
     parser.add_argument("task", metavar="TASK", help="the workflow, as requests name it")
     parser.add_argument("--small-model", "--candidate", metavar="MODEL",
                         help="the small model (default: the one that answered in the shadow)")
@@ -39,11 +43,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="with which the guarantee itself may fail, by bad luck, over all interim analyses of "
                              f"these data (default: {100 * claim.delta:g})")
     parser.add_argument("--label-source", "--labels", choices=LABELS, default="auto",
-                        help="what tells wrong answers: a program's outcome, people, a judge, or that they differ from "
-                             "the large model's (fidelity); auto: the best there is (default: auto)")
+                        help="what tells wrong answers: outcome (a program), human, judge, or fidelity: that they "
+                             "differ from the large model's; auto: the best of them that labels nine of ten answers "
+                             "that differ (default: auto)")
     parser.add_argument("--score", choices=answers.SCORERS, default="auto",
-                        help="how answers are compared: calls, JSON, classes or texts; auto: as they look "
-                             "(default: auto)")
+                        help="how answers are compared: call, json, class, exact; auto: calls if there are some, JSON "
+                             "if the large model's answer is some, else texts (default: auto)")
     parser.add_argument("--signal", metavar="NAME", action="append",
                         help="use this signal only; may be repeated (default: the best one, or all if together "
                              "they are better)")

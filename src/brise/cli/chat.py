@@ -19,6 +19,7 @@ from brise import settings
 from brise.cli import chat_options, memory_options, terminal
 from brise.cli.chat_commands import ChatAction, ChatSession, execute, names
 from brise.cli.chat_input import LineReader
+from brise.cli.command_parser import examples
 from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.cli.memory_options import MemoryOptions
 from brise.engine.engine import Engine
@@ -37,17 +38,25 @@ ADAPTER = "adapter"  # its name in an engine with one adapter
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "chat", help="talk to a model in the terminal", allow_abbrev=False,
-        description="Talk to a model. With words, or with text on stdin, it answers once and exits.",
-        epilog="examples: brise chat smollm2 | brise chat smollm2 'What is a breeze?' | "
-               "git diff | brise chat smollm2 'Summarise:' - | "
-               "brise chat ministral3 --image photo.jpg 'What is on it?'")
+        description="Talk to a model. With words, or with text on stdin, it answers once and exits, and stdout has the "
+                    "answer only. docs/guides/chat.md describes the terminal and its commands.",
+        epilog=examples("brise chat smollm2",
+                        "brise chat smollm2 'What is a breeze?'",
+                        "echo hi | brise chat smollm2",
+                        "echo hi | brise chat smollm2 'Translate into French:' -",
+                        "brise chat smollm2 --system 'Answer in one word.' --temperature 0 --stats 'Is water wet?'",
+                        "brise chat ministral3 --image photo.jpg 'What is on it?'"))
     parser.add_argument("model", metavar="MODEL",
-                        help="a name from `brise models`, or the path of a .gguf file")
+                        help="a name from `brise models`, a .gguf file, or a folder")
     parser.add_argument("words", metavar="WORD", nargs="*",
-                        help="the question; the word - stands for the text on stdin")
-    parser.add_argument("--system", metavar="TEXT", help="the system prompt; @model: the one that comes with the model")
+                        help="the question; the word - stands for the text on stdin, which is not read otherwise; "
+                             "after -- every word is taken as it is")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt (default: that of the model's chat "
+                                                         "template, if it has one); @model: the one that comes with "
+                                                         "the model")
     parser.add_argument("--image", metavar="PATH", action="append", default=[],
-                        help="an image for the first question; may be given several times")
+                        help="an image for the first question: PNG, JPEG, WebP or GIF; may be given several times. "
+                             "Needs a model with a vision encoder and the extra mistral")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="an adapter for the model, as `brise tune` and PEFT write it")
     parser.add_argument("--any-base", action="store_true",

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if option.read is _switch:
             parser.add_argument(option.flag, action="store_true", help=option.help)
         else:
-            known = "" if value is None else f" (default: {value})"
+            shown = f"{value:g}" if isinstance(value, float) else value
+            known = "" if value is None else f" (default: {shown})"
             parser.add_argument(option.flag, type=_argument(option.read), default=value,
                                 metavar=option.metavar, help=option.help + known)
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from brise import settings
 from brise.cli import pull, terminal
+from brise.cli.command_parser import examples
 from brise.demo import size, story
 from brise.demo.stages import MODEL
 from brise.demo.story import Ended, Stage
@@ -33,10 +34,12 @@ SHARED = ("blobs", "folders", "manifests")  # of the model store
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "demo", help="see all of it work on this machine, in minutes", allow_abbrev=False,
-        description="The whole path with the small default model and a simulated large one: traffic through the "
-                    "gateway, tuning, parity, shadow, proof, cascade, switch in steps, an outage, the report. It takes "
-                    "up to 15 minutes on two cores, and no network once smollm2 is pulled.",
-        epilog="example: brise demo --keep ./demo")
+        description="See all of it work on this machine, with the small default model and a simulated large one: "
+                    "traffic through the gateway, tuning, parity, shadow, proof, cascade, switch in steps, an outage, "
+                    "the report. It takes up to 15 minutes on two cores, no network once smollm2 is pulled, and the "
+                    "extra tune. docs/guides/demo.md says what is real and what is not.",
+        epilog=examples("brise demo",
+                        "brise demo --quick --keep ./demo"))
     parser.add_argument("--quick", action="store_true",
                         help="two or three minutes: everything runs, with too little traffic to prove anything")
     parser.add_argument("--keep", metavar="FOLDER", type=Path,

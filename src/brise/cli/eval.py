@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brise.cli import chat_options, number_types, terminal
+from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.cli.progress_bar import TerminalWatcher
 from brise.data.read_rows import Columns
@@ -29,8 +30,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "eval", help="measure a model's answers on your data", allow_abbrev=False,
         description="Ask a model to answer the prompts of your data, compare its answers with those in the data, and "
-                    "print figures with 95 % intervals. Sampling is greedy.",
-        epilog="example: brise eval valid.jsonl --model smollm2 --out answers.jsonl")
+                    "print figures with 95 % intervals: a model on this machine, any endpoint with OpenAI's API, or a "
+                    "baseline that is not a language model. Sampling is greedy. docs/guides/eval.md defines the scores "
+                    "and the intervals.",
+        epilog=examples("brise eval valid.jsonl --model smollm2 --out answers.jsonl",
+                        "brise eval valid.jsonl --model smollm2 --adapter ./calls --against answers.jsonl",
+                        "brise eval valid.jsonl --endpoint https://api.example.com/v1 --name big --key-env API_KEY "
+                        "--out big.jsonl",
+                        "brise eval train.jsonl --held-out-share 0.1 --baseline tfidf --train train.jsonl"))
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
                              "CSV with these columns")
@@ -58,8 +65,9 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--endpoint", metavar="URL",
                      help="or a server with OpenAI's API, such as http://127.0.0.1:8080/v1")
     who.add_argument("--baseline", choices=("majority", "tfidf"),
-                     help="or no model: the most frequent answer of --train, or TF-IDF with a linear model (for tasks "
-                          "other than classification, the answer to the most similar prompt)")
+                     help="or no model: majority, the most frequent answer of --train; or tfidf, TF-IDF with a linear "
+                          "model (for tasks other than classification, the answer to the most similar prompt), which "
+                          "needs the extra eval")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="an adapter to put on the model, as `brise tune` and PEFT write them")
     parser.add_argument("--any-base", action="store_true",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from brise.cli import terminal
+from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.cli.progress_bar import TerminalWatcher
 from brise.convert.export import ExportOptions, export
@@ -19,20 +20,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "export", help="write a model for other programs", allow_abbrev=False,
         description="Write a model in a plain number format, for other programs: as a Hugging Face safetensors folder, "
-                    "or as a GGUF file. Blocks and FP8 are decoded, which makes a file larger and no better.",
-        epilog="example: brise export smollm2 ./smollm2-hf --format hf --dtype bf16")
+                    "or as a GGUF file. Blocks and FP8 are decoded, which makes a file larger and no better. With "
+                    "--adapter and --merge an adapter goes into the weights (docs/guides/tune.md).",
+        epilog=examples("brise export smollm2 ./smollm2-hf --dtype bf16",
+                        "brise export smollm2 smollm2-f16.gguf --format gguf --dtype f16"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name of the store, a .gguf file, or a folder with safetensors")
     parser.add_argument("out", metavar="OUT", type=Path,
                         help="the folder (hf) or .gguf file (gguf) to write; it must not be there yet")
     parser.add_argument("--format", metavar="FORMAT", choices=FORMATS, default="hf",
-                        help="hf, a Hugging Face folder; gguf; or gguf-lora, the adapter alone as llama.cpp reads it "
-                             "(default: hf)")
+                        help="hf: config.json, safetensors (sharded over 5 GB, with index), tokenizer files; gguf; or "
+                             "gguf-lora, the adapter alone as llama.cpp reads it (default: hf)")
     parser.add_argument("--dtype", metavar="DTYPE", choices=DTYPES,
                         help="bf16, f16 or f32 (default: the source's, f16 if its weights are blocks of few bits; "
                              "f32 of an adapter)")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
-                        help="an adapter; give --merge as well, or --format gguf-lora")
+                        help="an adapter in PEFT's layout; give --merge as well, or --format gguf-lora")
     parser.add_argument("--any-base", action="store_true",
                         help="accept an adapter whose lineage names another model")
     parser.add_argument("--merge", action="store_true", help="write the model with the adapter in its weights")

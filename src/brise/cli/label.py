@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from brise.cli import chat_options, pair_options, terminal
+from brise.cli.command_parser import examples
 from brise.cli.progress_bar import TerminalWatcher
 from brise.evals.example import EvalAnswer
 from brise.prove import label, label_queue
@@ -28,8 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "label", help="say which of two answers is good", allow_abbrev=False,
         description="Look at the pairs of answers that differ, and say which is good: a, b, both (or +), neither (or "
-                    "-), skip or quit. Nobody sees which model wrote what; one in ten pairs comes twice.",
-        epilog="example: brise label --task tickets")
+                    "-), skip or quit. Only what differs is shown, nobody sees which model wrote what, and one in ten "
+                    "pairs comes twice, to see how steady the verdicts are. The next call continues where the last one "
+                    "ended. Verdicts are labels in the store, or lines of --judgements; `brise prove` takes them from "
+                    "there. With --judge-endpoint a model is asked instead; `brise prove --label-source judge` "
+                    "corrects its opinions by people's.",
+        epilog=examples("brise label --task tickets",
+                        "brise label --pairs log.jsonl --judgements verdicts.jsonl --number 20"))
     pair_options.add_arguments(parser)
     pair_options.add_draw(parser, "ask about a random SHARE of the pairs that differ, to correct a judge's opinions")
     parser.add_argument("--who", metavar="NAME", default="person", help="who judges (default: person)")

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from brise import settings
 from brise.cli import log_tables, number_types, terminal
+from brise.cli.command_parser import examples
 from brise.prove import export
 from brise.prove.export import RowExportOptions
 from brise.traffic import log
@@ -32,9 +33,10 @@ UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "log", help="look at captured traffic, label, export and forget it", allow_abbrev=False,
-        description="Look at what the gateway has captured, search it, label it, take it out, or forget it. "
-                    "Without an action: list.",
-        epilog="example: brise log list --task triage")
+        description="Look at what the gateway has captured, search it, label it, take it out, or forget it. Without an "
+                    "action: list. docs/guides/store.md says what is kept, how it is sealed and where.",
+        epilog=examples("brise log",
+                        "brise log list --task triage"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     _add_views(actions)
     _add_changes(actions)
@@ -80,24 +82,29 @@ def _default() -> argparse.Namespace:
 
 def _add_views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = actions.add_parser("list", help="list exchanges", allow_abbrev=False,
-                                 description="List exchanges, the newest first.",
-                                 epilog="example: brise log list --mode degraded --since 2d")
+                                 description="List exchanges, the newest first: one request and the answer that its "
+                                             "client got on a line.",
+                                 epilog=examples("brise log list --task triage",
+                                                 "brise log list --mode degraded --since 2d"))
     _add_look(listing)
     search = actions.add_parser("search", help="find exchanges by their text", allow_abbrev=False,
                                 description="Find exchanges whose request or answer holds a text, without regard to "
-                                            "case. Bodies are sealed, so every one of them is opened and read.",
-                                epilog="example: brise log search refund --task triage")
+                                            "case. Bodies are sealed, so every one of them is opened and read: a "
+                                            "filter on task or time makes it faster.",
+                                epilog=examples("brise log search refund --task triage"))
     search.add_argument("text", metavar="TEXT", help="what to look for")
     _add_look(search)
     show = actions.add_parser("show", help="show one exchange", allow_abbrev=False,
-                              description="Show one exchange with its conversation's place, answers and labels.",
-                              epilog="example: brise log show 019ac2f4d1a0c0ffee00000000000001")
+                              description="Show one exchange: what is known of it, both bodies, other answers to it "
+                                          "(from the shadow, from an audit) and its labels.",
+                              epilog=examples("brise log show 019ac2f4d1a0c0ffee00000000000001"))
     show.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
     _add_store(show)
     _add_json(show)
     stats = actions.add_parser("stats", help="count and time what was captured", allow_abbrev=False,
-                               description="Count exchanges, conversations, tokens, costs and times for each task.",
-                               epilog="example: brise log stats --since 7d")
+                               description="Count exchanges, conversations, errors, tokens, costs and times for each "
+                                           "task, and what was not written.",
+                               epilog=examples("brise log stats --since 7d"))
     _add_filters(stats)
     _add_store(stats)
     _add_json(stats)
@@ -113,8 +120,9 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
 
 def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     label = actions.add_parser("label", help="say how good an answer is", allow_abbrev=False,
-                               description="Write down what a person, or an outcome, says of an exchange's answer.",
-                               epilog="example: brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1")
+                               description="Write down what a person, or an outcome, says of an exchange's answer, or "
+                                           "of another answer to it.",
+                               epilog=examples("brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1"))
     label.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
     label.add_argument("--score", metavar="S", type=number_types.share,
                        help="of the answer that the client got: 0 wrong, 1 right")
@@ -127,14 +135,16 @@ def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     label.add_argument("--note", metavar="TEXT", default="", help="why; it is sealed as the bodies are")
     _add_store(label)
     forget = actions.add_parser("forget", help="forget a subject", allow_abbrev=False,
-                                description="Destroy the key of a subject: nobody can read its requests and answers "
-                                            "any more, in copies of the store neither.",
-                                epilog="example: brise log forget anna")
+                                description="Destroy the key of a subject. Nobody can read its requests and answers "
+                                            "any more, not in copies of the store either; what surrounds them (task, "
+                                            "time, tokens) stays, without the subject's name.",
+                                epilog=examples("brise log forget anna"))
     forget.add_argument("subject", metavar="SUBJECT", help="as the header x-brise-subject or the body's `user` had it")
     _add_store(forget)
     expire = actions.add_parser("expire", help="delete what is old", allow_abbrev=False,
-                                description="Delete exchanges with their answers and labels.",
-                                epilog="example: brise log expire --older-than 30d")
+                                description="Delete exchanges with their answers and labels. The ledger is never "
+                                            "deleted.",
+                                epilog=examples("brise log expire --older-than 30d"))
     expire.add_argument("--older-than", metavar="AGE", type=_age, required=True,
                         help="such as 12h, 30d or 2w")
     _add_store(expire)
@@ -187,9 +197,12 @@ def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The action and its options."""
     parser = actions.add_parser(
         "export", help="write rows for `brise tune` and `brise eval`", allow_abbrev=False,
-        description="Write exchanges as chat rows, one a line, which `brise tune` and `brise eval` read. Secrets and "
-                    "personal data that have a form of their own are replaced.",
-        epilog="example: brise log export --task triage --out triage.jsonl")
+        description="Write exchanges as chat rows, one a line, which `brise tune` and `brise eval` read. Earlier "
+                    "answers of a conversation have weight 0, so each answer is learned once; a row names the provider "
+                    "of its answer, if the large model wrote it, so that the teacher's rights are asked for. Secrets "
+                    "and personal data that have a form of their own become placeholders such as [EMAIL_1]. What "
+                    "cannot be a row (no content, an error, audio) is counted on stderr.",
+        epilog=examples("brise log export --task triage --out triage.jsonl"))
     _add_filters(parser)
     parser.add_argument("--text", metavar="TEXT", help="only where a request or an answer holds this text")
     parser.add_argument("--limit", metavar="N", type=_whole, help="at most so many exchanges, the oldest")
@@ -214,9 +227,9 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = actions.add_parser(
         "import", help="take in what another system captured", allow_abbrev=False,
         description="Take in chat rows and batches of OpenAI (JSONL), exports of Langfuse (JSON, JSONL, CSV) and of "
-                    "OpenTelemetry (OTLP JSON with gen_ai attributes). All rows, or none; importing a file twice adds "
-                    "nothing.",
-        epilog="example: brise log import traces.jsonl --task triage")
+                    "OpenTelemetry (OTLP JSON with gen_ai attributes). All rows, or none and a list of what is wrong "
+                    "with which line. Importing a file twice adds nothing.",
+        epilog=examples("brise log import traces.jsonl --task triage"))
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="files that belong together")
     parser.add_argument("--format", choices=get_args(Format), default="auto",
                         help="whose format it is (default: auto)")

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from brise import __version__, settings
 from brise.cli import terminal
+from brise.cli.command_parser import CommandParser, examples
 from brise.errors import BriseError
 
 COMMANDS: Mapping[str, str] = {
@@ -100,11 +101,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """The parser with the options of the `wanted` commands, and only the summaries of the others."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="brise", description="Earn the switch from a large hosted model to a small one that you own.",
-        epilog="example: brise pull smollm2 && brise chat smollm2", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"brise {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+        epilog=examples("brise --version", "brise plan smollm2 && brise chat smollm2"))
+    parser.add_argument("--version", action="version", version=f"brise {__version__}", help="print the version")
+    subparsers = cast("argparse._SubParsersAction[argparse.ArgumentParser]",
+                      parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
     for name, summary in COMMANDS.items():
         if name in wanted:
             _load(name).add_parser(subparsers)

@@ -35,11 +35,14 @@ def size(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--memory`, `--cache`, `--weights`, `--experts` and `--image-size`."""
     parser.add_argument("--memory", metavar="SIZE", type=size,
-                        help="memory limit, such as 4GB or 3.5GiB; a model that does not fit is refused before loading")
+                        help="memory limit, such as 4GB or 3.5GiB; a model that does not fit is refused before "
+                             "loading; docs/guides/memory.md says how")
     parser.add_argument("--cache", choices=CACHES, default="f16",
-                        help="number format of the cache; q8 takes half the memory of f16, q4 a third (default: f16)")
+                        help="number format of the cache: f16, q8 or q4; q8 takes half the memory of f16, q4 a third "
+                             "(default: f16)")
     parser.add_argument("--weights", choices=tuple(MIXES), metavar="FORMAT",
-                        help="quantize weights in plain formats or FP8 while loading: " + ", ".join(MIXES))
+                        help="quantize weights in plain formats or FP8 while loading: " + ", ".join(MIXES)
+                        + "; a vision encoder always gets Q8_0")
     parser.add_argument("--experts", metavar="SIZE", type=size,
                         help="keep at most this much of a mixture's experts in memory, and read the others from the "
                              "file when a token needs them (default: keep all)")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from brise import settings
 from brise.checkpoint.open import num_parameters, open_checkpoint
 from brise.cli import terminal
+from brise.cli.command_parser import examples
 from brise.errors import BriseError, StoreError
 from brise.hub.store import ModelStore, StoredModel
 from brise.models.config import Config
@@ -19,21 +20,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "models", help="list, show and remove models of the store", allow_abbrev=False,
         description="List, show and remove models of the store. Without an action: list.",
-        epilog="example: brise models show smollm2 --json")
+        epilog=examples("brise models"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     listing = actions.add_parser("list", help="list all models", allow_abbrev=False,
                                  description="List all models of the store, one per line.",
-                                 epilog="example: brise models list")
+                                 epilog=examples("brise models list",
+                                                 "brise models list --json"))
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     show = actions.add_parser("show", help="show one model", allow_abbrev=False,
-                              description="Show the source and the configuration of a model.",
-                              epilog="example: brise models show smollm2")
+                              description="Show where a model came from, where its file lies, and what it is.",
+                              epilog=examples("brise models show smollm2",
+                                              "brise models show smollm2 --json"))
     show.add_argument("name", metavar="NAME", help="a name from `brise models`")
     show.add_argument("--json", action="store_true", help="print a JSON object")
     remove = actions.add_parser("remove", help="remove models", allow_abbrev=False,
-                                description="Remove models from the store, and their files if no other name "
-                                            "uses them.",
-                                epilog="example: brise models remove smollm2")
+                                description="Remove models from the store, and their files if no other name uses them. "
+                                            "A running process keeps its model.",
+                                epilog=examples("brise models remove smollm2"))
     remove.add_argument("name", metavar="NAME", nargs="+", help="a name from `brise models`")
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brise.cli import chat_options, data_options, number_types, terminal
+from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.cli.progress_bar import TerminalWatcher
 from brise.quant.quality import QuantQuality
@@ -22,10 +23,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     limits = Tolerance()
     parser = subparsers.add_parser(
         "parity", help="compare what is served with what was trained", allow_abbrev=False,
-        description="Replay held-out rows through the trained model and through the served one, and compare tokens and "
-                    "predictions within a tolerance. Beyond it, the exit status is 1, and the layer where they "
-                    "diverge is named. Give the data options of brise tune, so that the same rows are held out.",
-        epilog="example: brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl")
+        description="Replay held-out rows, prompt and answer, through the trained model and through the served one, "
+                    "and compare tokens and predictions within a tolerance: is what is served what was trained? `brise "
+                    "tune` does this at its end. Beyond the tolerance, the exit status is 1, and the layer where they "
+                    "diverge is named. Give the data options of `brise tune`, so that the same rows are held out. "
+                    "docs/guides/tune.md#parity says how it is measured.",
+        epilog=examples("brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl",
+                        "brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl --served "
+                        "./merged.gguf --rows 100"))
     parser.add_argument("model", metavar="MODEL",
                         help="the base: a name that `brise models` lists, a .gguf file, or a folder")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path, required=True,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brise.cli import chat_options, memory_options, serve_adapters, terminal
+from brise.cli.command_parser import examples
 from brise.memory import serving_plan as plans
 from brise.memory.limit import plan_serving
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
@@ -26,9 +27,13 @@ ROW_BAR_WIDTH = 18
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "plan", help="say what a model takes in memory", allow_abbrev=False,
-        description="Say what a model takes in memory, without reading a byte of its weights, and what would fit if it "
-                    "does not. Exit status 1 if it does not fit.",
-        epilog="examples: brise plan smollm2 --memory 500MB | brise plan ./mine.gguf --memory 4GB --context 16384")
+        description="Say what a model takes in memory, without reading a byte of its weights: weights by part, cache, "
+                    "work space, process; the largest context that fits, and what would fit if it does not. Exit "
+                    "status 1 if it does not fit. docs/guides/memory.md says what is in the total, and describes the "
+                    "JSON.",
+        epilog=examples("brise plan smollm2",
+                        "brise plan smollm2 --memory 600MB",
+                        "brise plan mine.gguf --memory 2GB --parallel 4 --cache q8 --json"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name from `brise models`, a .gguf file, or a folder with a model")
     memory_options.add_arguments(parser)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from brise.cli import chat_options, number_types, pair_options, terminal
+from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.cli.progress_bar import TerminalWatcher
 from brise.evals import scorers
@@ -36,9 +37,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "prove", help="test whether the small model may take over", allow_abbrev=False,
         description="Compare the answers of a small and a large model to the same requests, and say whether the small "
-                    "one may take over, by a test that allows an interim analysis every day. Exit status: 0 promote, "
-                    "3 not good enough, 4 undecided.",
-        epilog="example: brise prove --pairs log.jsonl --margin 2")
+                    "one may take over, by a test that allows an interim analysis every day. docs/guides/prove.md says "
+                    "what it guarantees, and how. Exit status: 0 promote, 3 not good enough, 4 undecided.",
+        epilog=examples("brise prove --task tickets",
+                        "brise prove --pairs log.jsonl --plan-only",
+                        "brise prove --pairs log.jsonl --margin 2 --html proof.html",
+                        "brise prove valid.jsonl --model smollm2 --adapter ./calls --large-endpoint "
+                        "https://api.example.com/v1 --large-name big",
+                        "brise prove --verify certificate.json"))
     _add_live(parser)
     pair_options.add_arguments(parser)
     _add_clusters(parser)

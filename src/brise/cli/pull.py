@@ -13,6 +13,7 @@ import rich.progress
 from brise import settings
 from brise.checkpoint.open import open_checkpoint
 from brise.cli import terminal
+from brise.cli.command_parser import examples
 from brise.hub.download import Progress
 from brise.hub.pull import Puller, pull
 from brise.hub.store import ModelStore
@@ -21,12 +22,18 @@ from brise.hub.store import ModelStore
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "pull", help="get a model into the local store", allow_abbrev=False,
-        description="Get a model into the local store. An interrupted pull continues where it stopped.",
-        epilog="example: brise pull smollm2")
+        description="Get a model into the local store. An interrupted pull continues where it stopped; what arrived is "
+                    "checked by its SHA-256 before it gets its name; two pulls of the same model at once download it "
+                    "once. docs/guides/models.md says what can be pulled.",
+        epilog=examples("brise pull smollm2",
+                        "brise pull ./mine.gguf --name mine",
+                        "brise pull hf:owner/repo/file.gguf",
+                        "brise pull ./mine"))
     parser.add_argument("model", metavar="MODEL",
-                        help="smollm2, the path of a .gguf file or of a folder with GGUF or "
-                             "safetensors files, or hf:OWNER/REPO[/FILE.gguf]")
-    parser.add_argument("--name", help="name in the store (default: made from MODEL)")
+                        help="smollm2; the path of a .gguf file, or of a folder with GGUF or safetensors files; "
+                             "hf:OWNER/REPO, or hf:OWNER/REPO/FILE.gguf where the repository has several")
+    parser.add_argument("--name", help="name in the store (default: made from MODEL: the file name without .gguf, or "
+                                       "the name of the folder or repository)")
 
 
 def run(args: argparse.Namespace) -> int:

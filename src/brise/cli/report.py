@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from brise.cli import number_types, terminal
+from brise.cli.command_parser import examples
 from brise.report import console, html, report
 from brise.report.report import ReportOptions
 from brise.report.switch_document import switch_document
@@ -16,10 +17,14 @@ from brise.traffic import prices
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "report", help="say what a task's models cost and are worth, and what to do", allow_abbrev=False,
-        description="From the captured traffic: quality, cost, latency, reliability and control of the large model, "
-                    "the small one, and both together; what is not known; and a recommendation, which may be to stay "
-                    "on the large model.",
-        epilog="example: brise report --task tickets --html report.html")
+        description="Say of a task, from the captured traffic, what its answers are worth, what they cost, how long "
+                    "they take, how often there was none, and where data went: for the large model, the small one, "
+                    "both together, and a classical baseline. Then what is not known, and a recommendation, which may "
+                    "be to stay on the large model. docs/guides/report.md defines each figure and the rules of the "
+                    "recommendation, and describes prices.toml and the JSON.",
+        epilog=examples("brise report --task tickets --html report.html",
+                        "brise report --task tickets --model smollm2 --adapter tickets-smollm2/adapter --days 14 "
+                        "--json"))
     parser.add_argument("--task", metavar="TASK", help="which task (default: the only one that the store has)")
     parser.add_argument("--store", metavar="PLACE", help="the store: a path, or postgresql://... (default: "
                                                          "BRISE_HOME/gateway/traffic.sqlite)")

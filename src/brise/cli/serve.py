@@ -10,6 +10,7 @@ from socket import socket
 
 from brise import settings
 from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, terminal
+from brise.cli.command_parser import examples
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
@@ -31,14 +32,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     defaults = EngineSettings()
     parser = subparsers.add_parser(
         "serve", help="serve models over the OpenAI HTTP API", allow_abbrev=False,
-        description="Serve models over the OpenAI HTTP API. Ctrl-C lets running answers finish, "
-                    "a second one stops at once.",
-        epilog="examples: brise serve smollm2 | "
-               "brise serve small=smollm2 mine=./mine.gguf --api-keys keys.txt | "
-               "brise serve smollm2 --upstream https://api.openai.com/v1")
+        description="Serve models over the OpenAI HTTP API, stand in front of a hosted model, or both. Ctrl-C lets "
+                    "running answers finish, a second one stops at once. docs/guides/server.md describes the API, "
+                    "docs/guides/gateway.md the gateway.",
+        epilog=examples("brise serve smollm2",
+                        "brise serve small=smollm2 mine=./mine.gguf --api-keys keys.txt --host 0.0.0.0",
+                        "brise serve --upstream https://api.openai.com/v1",
+                        "brise serve smollm2 --upstream https://api.mistral.ai/v1 --upstream-key-env MISTRAL_API_KEY "
+                        "--api-keys keys.txt",
+                        "brise serve smollm2 --adapter tickets=./tickets-smollm2/adapter --adapter calls=./calls"))
     parser.add_argument("models", metavar="MODEL", nargs="*",
-                        help="a name that `brise models` lists or the path of a .gguf file; "
-                             "NAME=MODEL serves it under another name")
+                        help="a name from `brise models`, a .gguf file, or a folder; NAME=MODEL serves it under "
+                             "another name. At least one, or --upstream")
     serve_gateway.add_arguments(parser)
     serve_gateway.add_small_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -47,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--api-keys", metavar="FILE", type=Path,
                         help="file with the accepted API keys, one a line; without it none is asked for")
     parser.add_argument("--allow-insecure-bind", action="store_true",
-                        help="listen for other machines although there are no API keys")
+                        help="listen for other machines although there are no API keys; refused otherwise")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=defaults.max_sequences,
                         help=f"answers that a model writes at one time (default: {defaults.max_sequences})")
     parser.add_argument("--queue", metavar="N", type=chat_options.count, default=defaults.max_waiting,
@@ -60,9 +65,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one a core)")
     parser.add_argument("--allow-image-urls", action="store_true",
-                        help="fetch images that clients name by http(s) URLs, from public addresses only")
+                        help="fetch images that clients name by http(s) URLs, from public addresses only; without it "
+                             "they must send them as data URLs")
     parser.add_argument("--log-level", choices=("info", "warning"), default="info",
-                        help="info writes a line for each request to stderr (default: info)")
+                        help="info writes a line for each request to stderr, warning does not (default: info)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--adapter, --any-base, and those of `add_room_arguments`."""
     parser.add_argument("--adapter", metavar="NAME=FOLDER", type=_named, action="append", default=[],
                         help="an adapter, as `brise tune` and PEFT write them, that requests choose by this name as "
-                             "their model; may be given several times")
+                             "their model; may be given several times. For one model")
     parser.add_argument("--any-base", action="store_true",
                         help="take adapters although their lineage names another model")
     add_room_arguments(parser)

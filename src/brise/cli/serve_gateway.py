@@ -104,8 +104,9 @@ def _retries(text: str) -> int:
 def add_small_arguments(parser: argparse.ArgumentParser) -> None:
     """--fallback, --shadow and what belongs to them."""
     parser.add_argument("--fallback", metavar="[TASK=]MODEL", action="append", default=[],
-                        help="a model or adapter that is served here answers where the upstream cannot, all tasks or "
-                             "one; may be given several times (default: the client is told that nobody answers)")
+                        help="a model or adapter that is served here answers where the upstream cannot, for all tasks "
+                             "or one; may be given several times. docs/guides/gateway.md#outages says when and how "
+                             "(default: the client is told that nobody answers)")
     parser.add_argument("--shadow", metavar="SHARE", type=number_types.share, default=0.0,
                         help="share of the upstream's answered requests that the candidate answers too, in the "
                              "background, for `brise prove` (default: 0)")

@@ -7,6 +7,7 @@ import json
 import time
 
 from brise.cli import number_types, terminal
+from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.prove import cutover
 from brise.prove.cutover import SwitchOptions
@@ -20,15 +21,19 @@ SHARES = tuple(round(100 * share) for share in switch.SHARES)
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "switch", help="put a proven small model in the large one's place, and back", allow_abbrev=False,
-        description="Let a small model answer a task in the place of the large one: by a certificate of `brise "
-                    "prove`, in steps, with audits and an alarm that switches back. Running gateways follow at once. "
-                    "Without an option: show how tasks are switched.",
-        epilog="example: brise switch calls --small-model smollm2 --force --reason 'a trial' --share 1")
-    parser.add_argument("task", metavar="TASK", nargs="?", help="the workflow (default: show all)")
+        description="Let a small model answer a task in the place of the large one: by a certificate of `brise prove`, "
+                    "in steps of 1, 10, 50 and 100 % of conversations, with audits and an alarm that switches back. "
+                    "Running gateways follow at once. With TASK alone, or without anything: show how tasks are "
+                    "switched. docs/guides/switch.md describes all of it.",
+        epilog=examples("brise switch calls --share 1",
+                        "brise switch calls --small-model smollm2 --force --reason 'a trial' --share 1"))
+    parser.add_argument("task", metavar="TASK", nargs="?", help="the workflow: what requests name in x-brise-task, "
+                                                                "else the model that they ask for (default: show all)")
     parser.add_argument("--small-model", "--candidate", metavar="MODEL",
                         help="the small model or adapter, as `brise serve` names it (default: the certificate's)")
     parser.add_argument("--certificate", metavar="FILE",
-                        help="what `brise prove` wrote (default: auto, the newest in the ledger)")
+                        help="what `brise prove` wrote (default: auto, the newest in the ledger for this task and "
+                             "small model)")
     parser.add_argument("--share", metavar="PERCENT", type=int, choices=SHARES,
                         help="of conversations: 1, 10, 50 or 100; a larger one than before only if audits are fine "
                              "(default: 1 to begin with)")

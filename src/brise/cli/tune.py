@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from brise.cli import chat_options, data_options, memory_options, number_types, tune_show
+from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.errors import BriseError, UnsupportedError
 from brise.models.lora import MODULES
@@ -32,10 +33,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "tune", help="train a model on your examples", allow_abbrev=False,
-        description="Train a model on examples: check the data, plan the memory, train an adapter within a memory "
+        description="Train a model on your examples: check the data, plan the memory, train an adapter within a memory "
                     "limit, and check that what is served is what was trained. An interrupted run continues with "
-                    "--resume.",
-        epilog="example: brise tune tickets.jsonl --model smollm2 --memory 4GB")
+                    "--resume. Needs pip install 'brise[tune]'.\n"
+                    "docs/guides/tune.md describes the data, the run's folder, what --json prints, and how torchrun "
+                    "trains on several processes. Exit status 1 also if what is served is not what was trained; 130 if "
+                    "Ctrl-C ended it, after a checkpoint.",
+        epilog=examples("brise tune tickets.jsonl --model smollm2",
+                        "brise tune tickets.jsonl --model smollm2 --memory 4GB --dry-run",
+                        "brise tune tickets.jsonl --model smollm2 --out tickets-run --steps 60 --resume"))
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
                              "CSV with these columns")
@@ -44,8 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--out", metavar="FOLDER", type=Path,
                         help="the run's folder: adapter, checkpoints, log, loss curve (default: DATA-MODEL, here)")
     parser.add_argument("--memory", metavar="SIZE", type=memory_options.size,
-                        help="stay within this much memory (on a GPU, of its memory), or refuse before loading: 4GB")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder, to the same bits")
+                        help="stay within this much memory (on a GPU, of its memory), or refuse before a weight is "
+                             "read: 4GB, 3.5GiB; docs/guides/tune.md#memory says how")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder, to the same bits; a "
+                                                              "setting that was given before must be given again")
     parser.add_argument("--dry-run", action="store_true",
                         help="only check the data, and say what the run would take")
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
