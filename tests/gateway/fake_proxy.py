@@ -56,8 +56,10 @@ def fake_proxy(status: int = 200) -> Iterator[FakeProxy]:
         ready.set()
         await stopped.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
             task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)  # pending at the end of the loop they would warn
 
     ready, stopped = threading.Event(), asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="fake-proxy")
