@@ -26,7 +26,7 @@ class Judged:
 
 
 def document(system: str, examples: Sequence[EvalExample], answered: Answered, judged: Judged) -> dict[str, object]:
-    """The report as JSON; docs/eval.md says what the fields are."""
+    """The report as JSON; docs/guides/eval.md says what the fields are."""
     answers, conversations = answered.answers, [example.conversation for example in examples]
     measures = judged.scorer.measures(examples, answers)
     asked = sum(answer.completion_tokens for answer in answers)
