@@ -1,4 +1,4 @@
-"""brise: earn the switch from a big hosted model to a small one that you own.
+"""brise: earn the switch from a large hosted model to a small one that you own.
 
 The names in `__all__` are the public API, and carry the promise of semantic versioning. Each is imported when it is
 first used, so `import brise` itself loads nothing.

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = "docs/reference/commands.md"
 LANGUAGES = ("console", "python", "toml", "json", "text")
 PAGES = tuple(str(path.relative_to(ROOT)) for path in (
-    *sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))))
+    *sorted(ROOT.glob("*.md")), *(ROOT / name / "README.md" for name in ("bench", "examples")),
+    *sorted((ROOT / "docs").rglob("*.md"))))
 _PIECE = re.compile(r"^(?:<!-- (?P<word>given:|file:|new folder)(?P<rest>.*?) ?-->$"
                     r"|(?P<indent> *)```(?P<language>.*)\n(?P<code>(?:.*\n)*?)(?P=indent)```$)", re.MULTILINE)
 

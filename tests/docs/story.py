@@ -38,6 +38,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"(sudo|\S*pip|python3 -m venv|\.) ": "changes the machine, or needs a package index",
     r"scripts/": "installs and runs everything, this test included",
     r"python (bench|tests)/": "takes minutes, or a program that is not installed",
+    r"python examples/": "tests/test_examples.py runs them all",
     r"torchrun ": "starts processes of its own: tests/cli/test_tune_ranks.py does the same",
     r"docker ": "needs a container engine",
     r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
@@ -125,7 +126,7 @@ class Story:
         if words[0] == "brise":
             parse(words[1:])
         for word in words:
-            if re.fullmatch(r"(scripts|bench|tests)/[\w/.]+", word):
+            if re.fullmatch(r"(scripts|bench|tests|examples)/[\w/.]+", word):
                 assert (ROOT / word).exists(), word
 
     def _brise(self, words: Sequence[str], given: str) -> None:
