@@ -12,9 +12,11 @@ import pytest
 from brise import errors, settings
 from brise.hub.store import ModelStore
 from tests.docs import stand_ins
-from tests.docs.pages import LANGUAGES, PAGES, Block, commands, read, steps
+from tests.docs.pages import LANGUAGES, PAGES, ROOT, Block, commands, read, steps
 from tests.docs.stand_ins import Place
 from tests.docs.story import CHECKED, Story, split, unrunnable
+
+HISTORY = ("LOG.md", "CHANGELOG.md")  # pages that name files of their time
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def real_model() -> Path | None:
     return store.path(store.get("smollm2")) if "smollm2" in store.names() else None
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, marks=[] if page == "README.md" else pytest.mark.slow)
-                                  for page in PAGES])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_runs(page: str, prepared: Place, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     story = Story(prepared, tmp_path, monkeypatch)
@@ -73,6 +75,14 @@ def test_every_exception_is_needed() -> None:
     found = {unrunnable(words) for page in PAGES for block in blocks(page) if block.language == "console"
              for command in commands(block) for words, _ in split(command)}
     assert found - {None} == set(CHECKED)
+
+
+def test_pages_name_files_that_exist() -> None:
+    path_of = re.compile(r"(?<![\w/.-])[a-z]+/[\w./*-]*\w\.(?:py|h|cpp|md)\b")
+    for page in PAGES:
+        spans = [] if page.endswith(HISTORY) else re.findall(r"`([^`\n]+)`", read(page))
+        for path in {path for span in spans for path in path_of.findall(span)}:
+            assert any(set(base.glob(path)) for base in (ROOT, ROOT / "src" / "brise")), f"{page}: {path}"
 
 
 def test_every_error_is_documented() -> None:
