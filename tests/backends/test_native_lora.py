@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
                 ({path: low}, {}, "both or neither"),
                 (good, {path: np.ones(len(low.b), np.float32)}, "both or neither"),
                 ({path: low}, {path: np.ones(3, np.float32)}, "gain of shape"),
-                (good, {"layers.0.attention.wk": np.ones(3, np.float32)}, "wk has a gain, and no adapter")):
+                (good, {"layers.0.attention.wk": np.ones(3, np.float32)}, "wk has a gain but no adapter")):
             with pytest.raises(UnsupportedError, match=message):
                 table.prepare(bad, gains)
     with pytest.raises(UnsupportedError, match="a table of 0 adapters"):
