@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from brise.dialects import bodies, chat_form, sse
+from brise.dialects import bodies, chat_form, failures, sse
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
+from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem, message_items
 
 
@@ -40,6 +41,20 @@ class AnthropicMessages:
 
     def answer_id(self, response: Body) -> None:
         return None
+
+    def failure(self, response: object) -> str | None:
+        why = failures.of_body(response)
+        if why is not None or not isinstance(response, dict):
+            return why
+        if not isinstance(response.get("content"), list):
+            return "the body has no content"
+        if response.get("stop_reason", "unknown") in (None, ""):  # a stream that was cut has it so
+            return "it ended without a stop reason"
+        is_error = failures.finish_reason(response.get("stop_reason")) == "error"
+        return f"it ended with the stop reason {response['stop_reason']!r}" if is_error else None
+
+    def finish_reason(self, response: Body) -> FinishReason | None:
+        return failures.finish_reason(response.get("stop_reason"))
 
     def usage(self, response: Body) -> Usage | None:
         return bodies.token_usage(response)

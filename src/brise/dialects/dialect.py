@@ -12,6 +12,7 @@ from typing import Protocol
 
 from brise.dialects.bodies import Body, Fields, Kind, Usage
 from brise.dialects.chat_form import Message
+from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem
 
 
@@ -83,6 +84,15 @@ class Dialect(Protocol):
 
     def answer_id(self, response: Body) -> str | None:
         """The id by which a later request can continue this answer (see `continued_id`)."""
+
+    def failure(self, response: object) -> str | None:
+        """Why this body, or that of a stream, is no answer, such as an error; None if it is one.
+
+        An answer may be empty, cut, filtered, or a refusal. None and whatever is no JSON object are no answers.
+        """
+
+    def finish_reason(self, response: Body) -> FinishReason | None:
+        """Why the first answer stopped; None if the body does not say, or gives a reason that is not known."""
 
     def usage(self, response: Body) -> Usage | None:
         """The tokens that the server counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from brise.dialects import bodies, sse
+from brise.dialects import bodies, failures, sse
 from brise.dialects.bodies import Body, Fields, Kind, Usage
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
@@ -40,6 +40,18 @@ class Opaque:
         return []
 
     def answer_id(self, response: Body) -> None:
+        return None
+
+    def failure(self, response: object) -> str | None:
+        """A list of vectors is checked; of other answers nothing is known."""
+        if not self.is_read:
+            return None
+        why = failures.of_body(response)
+        if why is None and not (isinstance(response, dict) and response.get("data")):
+            return "the body has no data"
+        return why
+
+    def finish_reason(self, response: Body) -> None:
         return None
 
     def usage(self, response: Body) -> Usage | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from brise.dialects import bodies, chat_form, choices, sse
+from brise.dialects import bodies, chat_form, choices, failures, sse
 from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.choices import SAME, joined, joined_logprobs
 from brise.dialects.dialect import Progress
+from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem, message_items
 
 
@@ -46,6 +47,12 @@ class OpenAIChat:
 
     def answer_id(self, response: Body) -> None:
         return None
+
+    def failure(self, response: object) -> str | None:
+        return failures.of_choices(response, "message", dict)
+
+    def finish_reason(self, response: Body) -> FinishReason | None:
+        return failures.finish_reason((first_choice(response) or {}).get("finish_reason"))
 
     def usage(self, response: Body) -> Usage | None:
         return bodies.token_usage(response)

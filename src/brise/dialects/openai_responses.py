@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects import bodies, chat_form, sse
+from brise.dialects import bodies, chat_form, failures, sse
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
+from brise.dialects.failures import FinishReason
 from brise.dialects.items import REASONING, ConversationItem, canonical, message_items
 
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})  # what a client reads
@@ -56,6 +57,26 @@ class OpenAIResponses:
 
     def answer_id(self, response: Body) -> str | None:
         return bodies.text(response.get("id"))
+
+    def failure(self, response: object) -> str | None:
+        why = failures.of_body(response)
+        if why is not None or not isinstance(response, dict):
+            return why
+        output, status = response.get("output"), response.get("status")
+        if status in ("queued", "in_progress"):  # a stream that was cut has it so
+            return None if response.get("background") is True else f"it ended with the status {status!r}"
+        if status in ("failed", "cancelled"):
+            return f"it ended with the status {status!r}"
+        if not isinstance(output, list) or (not output and status != "incomplete"):
+            return "the body has no output"
+        return None
+
+    def finish_reason(self, response: Body) -> FinishReason | None:
+        details, status = response.get("incomplete_details"), response.get("status")
+        if status == "incomplete":
+            return failures.finish_reason(details.get("reason")) if isinstance(details, dict) else None
+        calls = any(str(item.get("type")).endswith("_call") for item in objects(response.get("output"))[-1:])
+        return "tool_calls" if status == "completed" and calls else failures.finish_reason(status)
 
     def usage(self, response: Body) -> Usage | None:
         return bodies.token_usage(response)

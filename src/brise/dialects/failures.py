@@ -1,0 +1,143 @@
+"""What a body says of its own end: an error in place of an answer, whose fault that is, and why an answer stopped.
+
+The body decides, not the status of HTTP: servers report failures with status 200, in a body or in an event of a stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from brise.dialects.bodies import Body, objects, text
+
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
+# By the names that servers have for them, without case, hyphens and underscores.
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    **dict.fromkeys(("stop", "endturn", "stopsequence", "eos", "eostoken", "end", "complete", "completed", "pauseturn",
+                     "done", "finished"), "stop"),
+    **dict.fromkeys(("length", "maxtokens", "maxoutputtokens", "modellength", "modelcontextwindowexceeded",
+                     "maxcontentlength", "contextlength"), "length"),
+    **dict.fromkeys(("contentfilter", "contentfiltered", "safety", "refusal", "recitation", "blocklist", "spii",
+                     "prohibitedcontent", "guardrailintervened", "imagesafety", "language", "sensitive"),
+                    "content_filter"),
+    **dict.fromkeys(("toolcalls", "toolcall", "tooluse", "functioncall"), "tool_calls"),
+    **dict.fromkeys(("error", "abort", "aborted", "cancelled", "canceled", "usercancel", "failed",
+                     "insufficientsystemresource", "malformedfunctioncall", "functioncallfilter",
+                     "networkerror", "errortoxic", "errorlimit"), "error")}
+# Names of errors that the request or its key has caused, in the same spelling, without "error" at the end. All that
+# begin with "invalid", "unsupported" or "missing" belong to them, too.
+OWN_FAULTS = frozenset({
+    "badrequest", "authentication", "permission", "permissiondenied", "forbidden", "unauthorized", "unauthenticated",
+    "notfound", "billing", "payment", "paymentrequired", "insufficientquota", "requesttoolarge", "payloadtoolarge",
+    "contextlengthexceeded", "contextwindowexceeded", "exceededcontextsize", "unprocessableentity", "validation",
+    "failedprecondition", "outofrange", "contentpolicyviolation", "contentfilter", "methodnotallowed",
+    "stringabovemaxlength", "gone", "accessdenied"})
+OWN_BEGINNINGS, OWN_ENDS = ("invalid", "unsupported", "missing"), ("notfound", "toolarge", "toolong", "policyviolation")
+NOT_NOW = (408, 425, 429)  # of the statuses of the client's own errors, those that say "later"
+MAX_MESSAGE = 200  # characters of a message that are kept
+
+
+@dataclass(frozen=True)
+class ReportedError:
+    """An error in a body or an event. `status` is HTTP's for it, if it names one; `is_own`: the client caused it."""
+
+    message: str
+    status: int | None = None
+    is_own: bool = False
+
+
+def reported(body: Body, name: str = "") -> ReportedError | None:
+    """The error that a body or an event reports; `name` is the event's. None if it reports none."""
+    response = body.get("response")
+    if isinstance(response, dict) and (body.get("type") or name) == "response.failed":
+        return reported(response) or ReportedError("the response failed")
+    choice_errors = [choice["error"] for choice in objects(body.get("choices")) if choice.get("error")]
+    error: object = body.get("error") or next(iter(choice_errors), None)
+    if not error and _is_error(body, name):
+        error = body
+    if not error:
+        return None
+    about = error if isinstance(error, dict) else {"message": error}
+    message = text(about.get("message")) or text(about.get("detail")) or _names_shown(about) or "an error"
+    status = next(filter(None, map(_status, _codes(about if about is body else {**body, **about}))), None)
+    own = 400 <= status < 500 and status not in NOT_NOW if status is not None else _is_own(about, message)
+    return ReportedError(message[:MAX_MESSAGE], status, own)
+
+
+def finish_reason(value: object) -> FinishReason | None:
+    """A server's reason by its common name; None if it gives none that is known."""
+    # Gemini's layer for OpenAI's clients writes "content_filter: PROHIBITED_CONTENT".
+    return FINISH_REASONS.get(_plain(value.partition(":")[0])) if isinstance(value, str) else None
+
+
+def of_choices(response: object, name: str, kind: type) -> str | None:
+    """Why a body of choices, whose answers stand under `name`, is no answer; None if it is one."""
+    why = of_body(response)
+    if why is not None or not isinstance(response, dict):
+        return why
+    choices = response.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return "the body has no choices"
+    for choice in choices:
+        if not isinstance(choice, dict) or not isinstance(choice.get(name), kind):
+            return f"a choice has no {name}"
+        if finish_reason(choice.get("finish_reason")) == "error":
+            return f"it ended with the finish reason {choice['finish_reason']!r}"
+        if choice.get("finish_reason", "unknown") in (None, ""):  # of a stream that was cut; some servers name none
+            return "it ended without a finish reason"
+    return None
+
+
+def of_body(response: object) -> str | None:
+    """What is wrong with a body in any dialect: it is no JSON object, or reports an error."""
+    if response is None or response == "" or response == {}:
+        return "the body is empty"
+    if not isinstance(response, dict):
+        return "the body is no JSON object"
+    error = reported(response)
+    return None if error is None else f"it reports an error: {error.message}"
+
+
+def _is_error(body: Body, name: str) -> bool:
+    """Whether the body itself is an error, as vLLM, FastAPI and Anthropic's API write one."""
+    if "error" in (body.get("object"), body.get("type"), name, body.get("status")):
+        return True
+    return not body.keys() & {"choices", "content", "output", "data", "type", "delta", "response"} and bool(
+        body.get("detail") or (text(body.get("message")) and _codes(body)))
+
+
+def _codes(error: Body) -> list[object]:
+    """All that names an error."""
+    return [error[name] for name in ("code", "status", "status_code", "statusCode", "http_status", "type")
+            if error.get(name) is not None]
+
+
+def _status(code: object) -> int | None:
+    if isinstance(code, str) and code.strip().isascii() and code.strip().isdigit() and len(code) < 8:
+        code = int(code)
+    is_number = isinstance(code, int | float) and not isinstance(code, bool)
+    return int(code) if is_number and 400 <= code < 600 else None  # type: ignore[call-overload, operator]
+
+
+def _is_own(error: Body, message: str) -> bool:
+    """By its names; some servers only write one at the beginning of the message."""
+    names = list(_names(error)) or [found[1] for found in [re.match(r"(?:\w+\.)*(\w+(?:Error|Exception))\b", message)]
+                                    if found]
+    plain = [re.sub("(error|exception)$", "", _plain(name)) or "error" for name in names]
+    if any(name.startswith(("ratelimit", "overloaded", "timeout", "invalidresponse")) for name in plain):
+        return False
+    return any(name in OWN_FAULTS or name.startswith(OWN_BEGINNINGS) or name.endswith(OWN_ENDS) for name in plain)
+
+
+def _names(error: Body) -> Iterator[str]:
+    yield from (code for code in _codes(error) if isinstance(code, str) and code != "error")
+
+
+def _names_shown(error: Body) -> str:
+    return ", ".join(_names(error))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name[:100].lower())
