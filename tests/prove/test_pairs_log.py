@@ -61,3 +61,14 @@ def test_what_is_wrong_is_named(row: Any, message: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(EvidenceError, match=message.replace("(", r"\(")):
         pairs_log.read(path)
+
+
+def test_conversations_and_ids_may_be_numbers_and_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    told = [{"id": at, "conversation": at // 2, "prompt": "q", "small_score": 1, "large_score": 1} for at in range(4)]
+    told.append({"id": "4", "conversation_id": "1", "prompt": "q", "small_score": 1, "large_score": 1})
+    path = write(tmp_path / "log.jsonl", told)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    pairs = pairs_log.read(path)
+    assert [(pair.id, pair.cluster) for pair in pairs] == [("0", "0"), ("1", "0"), ("2", "1"), ("3", "1"), ("4", "1")]
+    with pytest.raises(EvidenceError, match="'conversation' .*must be a string"):
+        pairs_log.read(write(tmp_path / "log.jsonl", [{**told[0], "conversation": True}]))

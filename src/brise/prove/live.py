@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brise import settings
+from brise.data import identity
 from brise.data.parse_row import RowRules
 from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError
@@ -50,7 +51,8 @@ def _pair(at: int, example: EvalExample, small: ModelAnswer, large: ModelAnswer,
     fields = {"messages": [{**message} for message in example.prompt], "tools": [{**tool} for tool in example.tools]}
     return Pair(f"{at}-{example.digest}", example.place, example.conversation, small, large, again,
                 prompt=example.prompt, tools=example.tools, reference=example.reference,
-                context=context_digest(fields) or NO_CONTEXT, meta=example.meta)
+                context=context_digest(fields) or NO_CONTEXT, meta=example.meta,
+                is_named=not identity.is_derived(example.conversation))
 
 
 def _small(live: LiveOptions, small: SmallModelOptions, watcher: Watcher) -> Answerer:

@@ -46,7 +46,8 @@ class Pair:
     """One request with both answers. Rows of one `cluster` (a conversation) are no independent observations.
 
     `place` says where it was found, `at_s` when it was asked. `context` is the digest of system prompt and tools.
-    `again` is the large model's answer when it was asked the same once more.
+    `again` is the large model's answer when it was asked the same once more. Unless the row `is_named`, nobody said
+    which conversation it is of.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Pair:
     labels: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, object] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
+    is_named: bool = True
 
     def example(self, reference: EvalAnswer) -> EvalExample:
         """The request as `brise eval` scores it, with this answer for the right one."""

@@ -2,7 +2,7 @@
 
 {"prompt": "...", "small": "...", "large": "...", "reference": "..."} is enough. In full:
 
-    id, conversation, at (seconds since the epoch, or ISO 8601), labels {name: value}, meta
+    id, conversation (texts or numbers), at (seconds since the epoch, or ISO 8601), labels {name: value}, meta
     messages or prompt, tools                    what was asked
     small, large, again                          the answers: text, or {"content", "tool_calls", "finish_reason",
                                                  "error", "model", "fingerprint", "seconds"}
@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import codecs
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -36,7 +37,7 @@ def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
 
     A row that cannot be read refuses all of them: figures over part of a log are no figures of the log.
     """
-    lines = read_evidence(path).splitlines()
+    lines = read_evidence(path).removeprefix(codecs.BOM_UTF8).splitlines()
     pairs, bad = list[Pair](), list[str]()
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
@@ -69,16 +70,24 @@ def _pair(value: Json, place: str, cluster: str | None) -> Pair:
     again = None if fields.raw("again") is None else _side(fields, "again", is_needed=True)
     reference = None if fields.raw("reference") is None else _side(fields, "reference", is_needed=True).answer
     labels = {name: str(label) for name, label in (fields.mapping("labels") or {}).items()}
-    name = fields.text("conversation") or (identity.derived_conversation(prompt, tools) if prompt else number)
+    own = _name(fields, "conversation") or _name(fields, "conversation_id")
+    name = own or (identity.derived_conversation(prompt, tools) if prompt else number)
     if cluster is not None:
         if cluster not in labels:
             raise RequestError(f"there is no label {cluster!r}, by which independent clusters are told apart")
         name = labels[cluster]
     context = context_digest({part: fields.raw(part) for part in ("messages", "tools")}) or NO_CONTEXT
-    pair = Pair(fields.text("id") or number, place, name, small, large, again, _time(fields), prompt, tools, reference,
-                context, labels, fields.mapping("meta") or {}, () if judgement is None else (judgement,))
+    pair = Pair(_name(fields, "id") or number, place, name, small, large, again, _time(fields), prompt, tools,
+                reference, context, labels, fields.mapping("meta") or {}, () if judgement is None else (judgement,),
+                is_named=own is not None or cluster is not None)
     fields.done()
     return pair
+
+
+def _name(fields: RequestFields, name: str) -> str | None:
+    """A name as text or as a number, as in files of examples; 7 and "7" are the same one."""
+    value = fields.raw(name)
+    return str(value) if type(value) in (int, float) else fields.text(name)
 
 
 def _prompt(fields: RequestFields) -> tuple[Message, ...]:

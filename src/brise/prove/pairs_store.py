@@ -105,7 +105,7 @@ def _pair(exchange: Exchange, answer: records.RecordedAnswer, again: records.Rec
                                    exchange.total_s),
         None if again is None else _side(again), exchange.at_s, _messages(request),
         tuple(tools) if isinstance(tools, list) else (), None, exchange.context_digest or NO_CONTEXT, exchange.labels,
-        {}, _judgements(labels, answer.id))
+        {}, _judgements(labels, answer.id), is_named=cluster is not None or exchange.conversation is not None)
 
 
 def _side(answer: records.RecordedAnswer) -> ModelAnswer:
