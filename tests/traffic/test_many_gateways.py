@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +13,14 @@ import pytest
 
 from brise.errors import StoreError
 from brise.traffic import ledger
-from brise.traffic.seal import load_or_create_master_key
+from brise.traffic.keys import Key
+from brise.traffic.schema import EXCHANGE_COLUMNS, KEYS, TRAFFIC, exchange_row, insert, packed
+from brise.traffic.seal import derived, load_or_create_master_key, new_key, seal
 from brise.traffic.sql_store import SqlStore
+from brise.traffic.sqlite_store import SqliteDatabase
 from brise.traffic.stores import open_store, open_threads
 from tests.store_fixtures import Opener
-from tests.traffic.records import exchange
+from tests.traffic.records import answer, exchange
 
 T = TypeVar("T")
 
@@ -119,3 +124,61 @@ def test_a_copy_of_the_rows_forgets_with_the_key(opener: Opener, place: str, tmp
     copied = open_store(copy, tmp_path)
     assert [found.request is None for found in copied.exchanges()] == [True, False]
     copied.close()
+
+
+def test_a_store_forgets_for_itself_alone(opener: Opener, tmp_path: Path) -> None:
+    main = opener()
+    main.add([exchange("a", subject="anna")])
+    with closing(open_store(tmp_path / "sample.sqlite", tmp_path)) as sample:
+        sample.add([exchange("a", subject="anna")])
+        assert sample.forget("anna") == 1
+        assert [found.request for found in sample.exchanges()] == [None]
+    assert [found.request is None for found in main.exchanges()] == [False]
+
+
+def test_a_store_names_the_others_that_hold_a_subject(tmp_path: Path) -> None:
+    with closing(open_store(None, tmp_path)) as main, closing(open_store(tmp_path / "s.sqlite", tmp_path)) as sample:
+        for store in (main, sample):
+            store.add([exchange("a", subject="anna")])
+        assert sample.holders("anna") == [str(tmp_path / "gateway" / "traffic.sqlite")] and not sample.holders("eva")
+        sample.forget("anna")
+        assert not main.holders("anna") and len(sample.holders("anna")) == 1
+        assert sample.forget("anna", everywhere=True) == 0
+        assert [found.request for found in main.exchanges()] == [None]
+
+
+def shared_key(home: Path, subject: str) -> Key:
+    """A subject's key as layout 2 had it, for all stores of this home."""
+    master = load_or_create_master_key(home / "gateway" / "keys")
+    key = Key("0123456789abcdef", new_key())
+    with closing(SqliteDatabase(home / "gateway" / "keys" / "subjects.sqlite", KEYS)) as keys:
+        with keys.transaction() as transaction:
+            transaction.run("INSERT INTO keys (id, owner, wrapped) VALUES (?, ?, ?)", (
+                key.id, derived(master, f"subject:{subject}").hex(), seal(master, f"keys:{key.id}", key.secret)))
+    return key
+
+
+def written_with(key: Key, store: SqlStore, place: Path) -> None:
+    """A row whose body is sealed under a key that its store did not make."""
+    made = exchange("old", subject="anna")
+    body = seal(key.secret, "exchanges:old", packed({"request": made.request, "response": made.response}))
+    with closing(SqliteDatabase(place, TRAFFIC)) as database, database.transaction() as transaction:
+        transaction.run_many(insert("exchanges", EXCHANGE_COLUMNS), [exchange_row(made, key.id, body)])
+    assert [found.request for found in store.exchanges()] == [made.request]
+
+
+def test_a_key_that_stores_share_is_given_up_by_the_one_that_forgets(tmp_path: Path) -> None:
+    key = shared_key(tmp_path, "anna")
+    with closing(open_store(tmp_path / "a.sqlite", tmp_path)) as one, closing(
+            open_store(tmp_path / "b.sqlite", tmp_path)) as other:
+        for name, store in (("a", one), ("b", other)):
+            written_with(key, store, tmp_path / f"{name}.sqlite")
+        one.add(answers=[answer("late", "old")])
+        with closing(sqlite3.connect(tmp_path / "a.sqlite")) as source:
+            source.execute("VACUUM INTO ?", (str(tmp_path / "copy.sqlite"),))
+        assert one.forget("anna") == 1 and one.shares_key("anna") and not one.shares_key("eva")
+        assert [found.request is None for store in (one, other) for found in store.exchanges()] == [True, False]
+        with closing(open_store(tmp_path / "copy.sqlite", tmp_path)) as copy:
+            assert [found.request for found in copy.exchanges()] == [None]
+        assert one.forget("anna", everywhere=True) == 0 and not one.shares_key("anna")
+        assert [found.request for found in other.exchanges()] == [None]

@@ -116,10 +116,22 @@ def test_a_forgotten_subject_leaves_no_content_and_no_name(store: SqlStore) -> N
               [Pending("full", 1.0)], [ConversationEnd("d", "full", "talk", 1.0)])
     assert store.forget("anna") == 1 and store.forget("anna") == 0
     found = store.exchange("full")
-    assert found == replace(FULL, subject=None, request=None, response=None)
+    assert found is not None and found.conversation != "talk"
+    assert found == replace(FULL, subject=None, request=None, response=None, labels={}, conversation=found.conversation)
     assert [each.response for each in store.answers(["full"])] == [None]
     assert [each.note for each in store.labels(["full"])] == [""]
     assert store.pending() == [] and not store.threads(["d"]) and ids(store, text="question") == ["b"]
+
+
+def test_conversations_of_a_forgotten_subject_stay_apart_without_their_names(store: SqlStore) -> None:
+    own = "0" * 32
+    store.add([exchange("a", subject="ann", conversation="ann 1"), exchange("b", subject="ann", conversation="ann 1"),
+               exchange("c", subject="ann", conversation="ann 2"), exchange("d", subject="ann", conversation=own),
+               exchange("e", subject="eva", conversation="ann 1")])
+    assert store.forget("ann") == 4
+    names = [found.conversation for found in store.exchanges()]
+    assert names[0] == names[1] != names[2] and names[3:] == [own, "ann 1"]
+    assert not any("ann" in name for name in names[:3])
 
 
 def test_what_comes_late_for_a_forgotten_subject_has_no_content(store: SqlStore) -> None:

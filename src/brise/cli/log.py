@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             case "import":
                 return _import(store, args)
             case "forget":
-                return _forget(store, args.subject)
+                return _forget(store, args.subject, everywhere=args.all_stores)
             case _:
                 deleted = store.expire(time.time() - args.older_than)
                 terminal.note(f"deleted {deleted} exchanges with their answers and labels; the ledger stays whole")
@@ -135,11 +136,15 @@ def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     label.add_argument("--note", metavar="TEXT", default="", help="why; it is sealed as the bodies are")
     _add_store(label)
     forget = actions.add_parser("forget", help="forget a subject", allow_abbrev=False,
-                                description="Destroy the key of a subject. Nobody can read its requests and answers "
-                                            "any more, not in copies of the store either; what surrounds them (task, "
-                                            "time, tokens) stays, without the subject's name.",
+                                description="Destroy the store's key of a subject. Nobody can read its requests and "
+                                            "answers any more, not in copies of the store either. Its name, its labels "
+                                            "and the names of its conversations go too; what surrounds them (task, "
+                                            "time, tokens, scores) stays. Other stores that hold the subject are "
+                                            "named, and keep what they have.",
                                 epilog=examples("brise log forget anna"))
     forget.add_argument("subject", metavar="SUBJECT", help="as the header x-brise-subject or the body's `user` had it")
+    forget.add_argument("--all-stores", action="store_true",
+                        help="destroy the subject's keys of every store of this BRISE_HOME")
     _add_store(forget)
     expire = actions.add_parser("expire", help="delete what is old", allow_abbrev=False,
                                 description="Delete exchanges with their answers and labels. The ledger is never "
@@ -186,11 +191,26 @@ def _import(store: SqlStore, args: argparse.Namespace) -> int:
     return 0
 
 
-def _forget(store: SqlStore, subject: str) -> int:
-    concerned = store.forget(subject)
-    terminal.note(f"the key of {subject!r} is destroyed; {concerned} exchanges have no content any more, here and in "
-                  "every copy of the store" if concerned else f"there is nothing of {subject!r} in {store.place}")
+def _forget(store: SqlStore, subject: str, *, everywhere: bool) -> int:
+    concerned, name = store.forget(subject, everywhere=everywhere), repr(subject)
+    terminal.note(
+        f"the key of {name} is destroyed: {_counted(concerned, 'exchange')} {'has' if concerned == 1 else 'have'} no "
+        f"content and no names any more, in {store.place} and in every copy of it" if concerned else
+        f"there is nothing of {name} in {store.place}")
+    if everywhere:
+        terminal.note(f"no store of this BRISE_HOME opens anything of {name} any more")
+        return 0
+    for place in store.holders(subject):
+        terminal.note(f"{name} is also in {place}: brise log forget {shlex.quote(subject)} --store "
+                      f"{shlex.quote(place)}")
+    if store.shares_key(subject):
+        terminal.note(f"rows of {name} from before brise 0.3 have a key that all stores of this BRISE_HOME share; it "
+                      "stays for the others: --all-stores destroys it")
     return 0
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,6 +5,8 @@
     pending     requests that wait           threads   digests by which the next request finds its conversation
     skipped     how many requests were not written, by hour and reason
     ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
+    meta        the store's id, drawn once   given_up  keys that stores shared before layout 3, and a store gave up
+                                             stores    which stores have keys here, and where they are
 
 A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an answer {"response", "error"}, of a label
 {"note"}. An error's text may quote what was asked, so the column has only what kind of error it was.
@@ -13,6 +15,7 @@ A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an ans
 from __future__ import annotations
 
 import json
+import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +26,7 @@ from brise.dialects.bodies import Usage
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 Row = Sequence[Any]
-VERSION = 2
+VERSION = 3
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE answers ADD COLUMN fingerprint TEXT",)}
 # Written for SQLite; where PostgreSQL has other words for a type, `postgres_store` puts them in.
@@ -63,9 +66,12 @@ TABLES: Sequence[str] = (
         hour BIGINT NOT NULL, reason TEXT NOT NULL, number BIGINT NOT NULL, PRIMARY KEY (hour, reason))""",
     """CREATE TABLE IF NOT EXISTS ledger (
         number BIGINT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
-        previous TEXT NOT NULL, digest TEXT NOT NULL)""")
+        previous TEXT NOT NULL, digest TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
 KEY_TABLES: Sequence[str] = (
-    "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",)
+    "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS given_up (store TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (store, id))",
+    "CREATE TABLE IF NOT EXISTS stores (id TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY (id, place))")
 
 
 class Transaction(Protocol):
@@ -116,6 +122,17 @@ ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_to
                   "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, fingerprint, key, body")
 LABEL_COLUMNS = "id, exchange, at_s, rung, who, score, answer, answer_score, key, body"
 MOST_COUNTED = 2**53  # a server may claim any number of tokens; a column holds 63 bits, JSON's readers 53
+
+
+def store_id(database: Database) -> str:
+    """The id of the store in this database, which its copies share; whoever comes first draws it."""
+    query = "SELECT value FROM meta WHERE name = 'store'"
+    if not (rows := database.rows(query)):
+        with database.transaction(alone=True) as transaction:
+            transaction.run("INSERT INTO meta (name, value) VALUES ('store', ?) ON CONFLICT DO NOTHING",
+                            (secrets.token_hex(16),))
+            rows = transaction.rows(query)
+    return str(rows[0][0])
 
 
 def insert(table: str, columns: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +21,7 @@ from brise.traffic.store import EVERYTHING, Query, UnknownExchangeError
 
 PAGE = 64  # rows with bodies that are read at once: a body may hold images of megabytes
 MOST_IDS = 500  # values in one statement
+OWN_NAME = re.compile(r"[0-9a-f]{32}")  # a conversation that we named, or a trace's id: it names nobody
 EXPIRED_AT_ONCE = 500  # exchanges deleted in one transaction, so that writers wait for milliseconds
 
 
@@ -136,21 +139,32 @@ class SqlStore:
                 yield LedgerEntry(number, at_s, kind, json.loads(body), previous, digest)
             after = rows[-1][0]
 
-    def forget(self, subject: str) -> int:
+    def forget(self, subject: str, *, everywhere: bool = False) -> int:
         """The key goes first: if the process is killed then, the bodies are unreadable, and a second call finishes."""
         subject = schema.plain(subject)
-        self._keys.destroy(subject)
+        (self._keys.destroy_everywhere if everywhere else self._keys.destroy)(subject)
+        of_subject = "IN (SELECT id FROM exchanges WHERE subject = ?)"
         with self._database.transaction() as transaction:
             for table in ("answers", "labels"):
-                transaction.run(f"UPDATE {table} SET body = NULL WHERE exchange IN "
-                                "(SELECT id FROM exchanges WHERE subject = ?)", (subject,))
+                transaction.run(f"UPDATE {table} SET body = NULL WHERE exchange {of_subject}", (subject,))
             for table in ("pending", "threads"):
-                transaction.run(f"DELETE FROM {table} WHERE exchange IN "
-                                "(SELECT id FROM exchanges WHERE subject = ?)", (subject,))
-            concerned = transaction.run("UPDATE exchanges SET body = NULL, subject = NULL WHERE subject = ?",
-                                        (subject,))
+                transaction.run(f"DELETE FROM {table} WHERE exchange {of_subject}", (subject,))
+            names = [name for name, in transaction.rows(
+                "SELECT DISTINCT conversation FROM exchanges WHERE subject = ?", (subject,))]
+            transaction.run_many("UPDATE exchanges SET conversation = ? WHERE subject = ? AND conversation = ?", [
+                (secrets.token_hex(16), subject, name) for name in names if not OWN_NAME.fullmatch(name)])
+            concerned = transaction.run("UPDATE exchanges SET body = NULL, subject = NULL, labels = '{}' "
+                                        "WHERE subject = ?", (subject,))
         self._database.purge("exchanges")
         return concerned
+
+    def holders(self, subject: str) -> list[str]:
+        """Other stores on this machine that hold something of this subject, as far as they are known."""
+        return self._keys.places_of(schema.plain(subject))
+
+    def shares_key(self, subject: str) -> bool:
+        """Whether a key from before layout 3, which other stores may need, still opens something of this subject."""
+        return self._keys.is_shared(schema.plain(subject))
 
     def expire(self, before_s: float) -> int:
         deleted = 0

@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from brise.errors import StoreError
 from brise.traffic.schema import VERSION, DatabaseSchema, Row
 
+RETRY_S = 0.01
 BUSY_S = 5.0  # how long to wait for another process's transaction; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
             "trusted_schema = OFF")
@@ -73,11 +75,23 @@ class SqliteDatabase:
         connection = sqlite3.connect(path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
         try:
             for setting in SETTINGS:
-                connection.execute(f"PRAGMA {setting}").fetchall()
+                self._set(connection, setting)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _set(self, connection: sqlite3.Connection, setting: str) -> None:
+        """Several that make the file at once: SQLite does not wait by itself where another one turns WAL on."""
+        until = time.monotonic() + self._busy_s
+        while True:
+            try:
+                connection.execute(f"PRAGMA {setting}").fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(RETRY_S)
 
     def _prepare(self, layout: DatabaseSchema) -> None:
         version = self._reader.execute("PRAGMA user_version").fetchone()[0]
@@ -122,9 +136,13 @@ class SqliteTransaction:
 
 
 def _make_private(path: Path) -> None:
-    """Makes the file before SQLite does, for its owner only; SQLite gives its companions the same mode."""
+    """Makes the file before SQLite does, for its owner only; SQLite gives its companions the same mode.
+
+    One that is there is not opened: closing it would drop the locks of this process's other connections (POSIX).
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _hint(error: sqlite3.DatabaseError) -> str | None:

@@ -72,8 +72,12 @@ class TrafficStore(Protocol):
         """Adds a line to the ledger, after the newest one, whoever wrote that."""
     def ledger(self, after: int = 0) -> Iterator[LedgerEntry]:
         """Lines with a number over `after`, in order."""
-    def forget(self, subject: str) -> int:
-        """Destroys the key of a subject: nobody can read its bodies any more. Returns the number of rows concerned."""
+    def forget(self, subject: str, *, everywhere: bool = False) -> int:
+        """Destroys this store's key of a subject: nobody can read its bodies any more, here or in a copy.
+
+        Its name, its labels and the names of its conversations go too. With `everywhere` the keys of other stores that
+        are kept in the same place are destroyed, too. Returns the number of exchanges concerned.
+        """
     def expire(self, before_s: float) -> int:
         """Deletes exchanges before this time, with their answers and labels. The ledger is never deleted."""
     def close(self) -> None: ...

@@ -7,7 +7,7 @@ from pathlib import Path
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.traffic.conversations import Conversations
 from brise.traffic.keys import KeyRing
-from brise.traffic.schema import ALL, KEYS, TRAFFIC
+from brise.traffic.schema import ALL, KEYS, TRAFFIC, store_id
 from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.sqlite_store import SqliteDatabase
@@ -46,7 +46,8 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     master = load_or_create_master_key(folder)
     database = SqliteDatabase(path, TRAFFIC)
     try:
-        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEYS), master))
+        return SqlStore(database, KeyRing(SqliteDatabase(folder / "subjects.sqlite", KEYS), master,
+                                          store_id(database), str(path.resolve())))
     except BaseException:
         database.close()
         raise
@@ -61,7 +62,7 @@ def _postgres(url: str, master: bytes) -> SqlStore:
             raise
         raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
     database = PostgresDatabase(url, ALL)
-    return SqlStore(database, KeyRing(database, master))
+    return SqlStore(database, KeyRing(database, master, store_id(database)))
 
 
 def open_threads(store: SqlStore, home: Path) -> Conversations:
