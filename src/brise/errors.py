@@ -9,6 +9,7 @@ BriseError
 ├── MissingExtraError    an optional dependency is not installed
 ├── NetworkError         a download failed
 ├── EvidenceError        data that cannot carry the claim asked of them
+│   └── CertificateError     a file or a ledger's line that is no certificate, or not in the form that is signed
 ├── AnswerError          an answer broke off, or is not what was asked for
 ├── ClosedError          a model or server of this program was closed
 └── RequestError         one request is wrong; the server answers 4xx
@@ -43,6 +44,10 @@ class CheckpointError(BriseError):
 
 class EvidenceError(BriseError):
     """Data, or a promise asked of them, that no statistics can carry: too few units, a margin of zero."""
+
+
+class CertificateError(EvidenceError):
+    """This is no certificate, or it is not in the form that is signed."""
 
 
 class AnswerError(BriseError):

@@ -6,12 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from Crypto.PublicKey import ECC
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.errors import StoreError
 from brise.traffic import seal
-from brise.traffic.seal import SealError
+from brise.traffic.seal import SealError, SigningKey
+from tests.traffic.small_order import ENCODINGS, P, ordinates
 
 
 @given(st.binary(max_size=2000), st.text(max_size=30))
@@ -96,3 +98,24 @@ def test_the_first_vector_of_rfc_8032() -> None:
     assert seal.sign(key, b"").hex() == (
         "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"
         "5fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b")
+
+
+def test_keys_of_small_order_and_second_spellings_are_no_keys() -> None:
+    assert len(ordinates()) == 5 and len(ENCODINGS) == 14
+    assert all(seal.why_no_key(key) is not None for key in ENCODINGS)
+    assert all(not seal.verify(key, b"anything", key + bytes(32)) for key in ENCODINGS)
+    assert seal.why_no_key(SigningKey(b"7" * 32).public) is None
+    assert seal.why_no_key((P + 3).to_bytes(32, "little")) == "it is not in its canonical form"
+    assert seal.why_no_key((2).to_bytes(32, "little")) == "it is no point of the curve"
+    assert "31 bytes" in str(seal.why_no_key(bytes(31)))
+
+
+def test_a_public_key_is_read_from_hexadecimal_digits_and_from_pem() -> None:
+    key = ECC.generate(curve="Ed25519")
+    raw = bytes(key.public_key().export_key(format="raw"))
+    pem = key.public_key().export_key(format="PEM").encode()
+    for data in (raw.hex().encode(), raw.hex().upper().encode() + b"\n", pem):
+        assert seal.public_key_in(data) == raw
+    other = ECC.generate(curve="P-256").public_key().export_key(format="PEM").encode()
+    for data in (b"", b"no key", b"\xff" * 40, other):
+        assert seal.public_key_in(data) is None

@@ -6,8 +6,12 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
+from brise import settings
 from brise.cli import number_types
+from brise.errors import BriseError
+from brise.prove import certificates
 from brise.prove.options import SETTLE_S, PairOptions
+from brise.traffic import stores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +43,14 @@ def options_of(args: argparse.Namespace, *, cluster: str | None = None, settle_s
     """What the command line says."""
     return PairOptions(args.pairs, args.task, args.store, args.small_model, args.judgements, args.since, args.until,
                        args.any_context, cluster, settle_s)
+
+
+def public_key(text: str) -> bytes:
+    """A key by which somebody signs certificates, or where it is."""
+    try:
+        return certificates.key_named(text, stores.keys_folder(settings.read().home))
+    except BriseError as error:
+        raise argparse.ArgumentTypeError(str(error.args[0])) from None
 
 
 def moment(text: str) -> float:

@@ -13,6 +13,7 @@ from brise.cli import chat_options, number_types, pair_options, terminal
 from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.cli.progress_bar import TerminalWatcher
+from brise.errors import CertificateError, UnsupportedError
 from brise.evals import scorers
 from brise.prove import options as given
 from brise.prove import run as use_case
@@ -27,6 +28,7 @@ from brise.report.proof_document import plan_document, proof_document
 from brise.stats.labels import LABEL_SOURCES
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
+UNKNOWN_SIGNER, NO_CERTIFICATE = 1, 2  # exit status of --verify
 GUARDS = ("latency", "valid", "refusals", "length")
 OPEN_SHARE = Within(0, 1, "a share over 0, under 1,", above=True, below=True)
 SECONDS = Within(0, 86400, "a number of seconds from 0, under 86400,", below=True)
@@ -59,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     if args.verify is not None:
         given.check(options)
-        return _verified(VerifyOptions(args.verify, options.pairs), as_json=args.json)
+        return _verified(VerifyOptions(args.verify, options.pairs, args.key), as_json=args.json)
+    if args.key is not None:
+        raise UnsupportedError("--key needs --verify CERTIFICATE")
     result = use_case.run(options, TerminalWatcher())
     if result.certificate_path is not None:
         terminal.note(f"the certificate is in {result.certificate_path}, good for {options.expires_days} days")
@@ -90,15 +94,21 @@ def options_of(args: argparse.Namespace) -> ProveOptions:
 
 
 def _verified(options: VerifyOptions, *, as_json: bool) -> int:
-    """Exit status 0 if nothing is wrong, 3 if something is."""
-    found = verify.verify(options)
+    """Exit status 0 if nothing is wrong, 1 if only the signer is unknown, 2 for no certificate, 3 for a wrong one."""
+    try:
+        found = verify.verify(options)
+    except CertificateError as error:
+        terminal.note(f"brise: error: {error}")
+        return NO_CERTIFICATE
     if as_json:
         terminal.result(json.dumps(found.to_json(), indent=2))
     else:
         for check in found.checks:
             sign = {True: "ok", False: "WRONG", None: "not looked at"}[check.passed]
             terminal.result(f"{check.name}: {sign}: {check.said}")
-    return 0 if found.is_sound else 3
+    if found.is_wrong:
+        return 3
+    return 0 if found.is_signer_known else UNKNOWN_SIGNER
 
 
 def _margins(args: argparse.Namespace) -> Margins:
@@ -213,6 +223,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
                         help=f"how long it is good for (default: {given.EXPIRES_DAYS})")
     parser.add_argument("--verify", metavar="CERTIFICATE", type=Path,
                         help="replay a certificate instead, and say where it parts from the data")
+    parser.add_argument("--key", metavar="KEY", type=pair_options.public_key,
+                        help="with --verify: the public key that must have signed it: 64 hexadecimal digits, a file, "
+                             "or NAME of NAME.pub in BRISE_HOME/gateway/keys (default: own, this machine's)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 
-from brise.cli import number_types, terminal
+from brise.cli import number_types, pair_options, terminal
 from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.prove import cutover
@@ -46,8 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              f"the certificate allows; without either {100 * cutover.FORCED_TOLERANCE:g})")
     parser.add_argument("--no-threshold", action="store_true",
                         help="keep all answers that are valid, also if `brise cascade` certified a threshold")
-    parser.add_argument("--trust", metavar="KEY", type=_key, action="append", default=[],
-                        help="public key of another machine whose certificates count; may be repeated")
+    parser.add_argument("--trust", metavar="KEY", type=pair_options.public_key, action="append", default=[],
+                        help="public key of another machine whose certificates count: 64 hexadecimal digits, a file, "
+                             "or NAME of NAME.pub in BRISE_HOME/gateway/keys; may be repeated")
     parser.add_argument("--force", action="store_true",
                         help="without a certificate, or against the audits; with --reason")
     parser.add_argument("--reason", metavar="TEXT", help="why; it stands in the ledger, with your name")
@@ -72,13 +73,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         terminal.note("no task is switched" if args.task is None else f"the task {args.task!r} is not switched")
     return 0
-
-
-def _key(text: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise argparse.ArgumentTypeError(f"{text!r}: 64 hexadecimal digits are needed")
-    return key

@@ -3,12 +3,16 @@
     {"certificate": {...}, "digest": SHA-256 of its canonical form, "public_key": Ed25519, "signature": over that form}
 
 All three are hexadecimal. The ledger's line holds the whole certificate: a gateway that shares the store needs no file.
+
+Every byte of the file counts. White space between the parts is free; everything else has one form, so that nothing can
+stand there which the signature does not cover: no key twice, no number or text in another spelling.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +23,7 @@ from brise import __version__, settings
 from brise.checkpoint import open
 from brise.checkpoint.adapters import lineage
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE
-from brise.errors import EvidenceError
+from brise.errors import CertificateError, EvidenceError
 from brise.files.atomic import staged_file
 from brise.files.digests import file_digest, text_digest
 from brise.hub.store import ModelStore, locate
@@ -44,11 +48,12 @@ PROBE = ({"role": "user", "content": "One?"}, {"role": "assistant", "content": "
 
 @dataclass(frozen=True)
 class Signed:
-    """A certificate with the signature over its canonical form."""
+    """A certificate with the signature over its canonical form. `said_digest` is what its file says (None: no file)."""
 
     certificate: Certificate
     public_key: bytes
     signature: bytes
+    said_digest: str | None = None
 
     @property
     def digest(self) -> str:
@@ -56,7 +61,12 @@ class Signed:
 
     @property
     def is_genuine(self) -> bool:
-        """Whether the holder of the key signed exactly this."""
+        """Whether the holder of the key signed exactly this, and the digest is of it."""
+        return self.said_digest in (None, self.digest) and self.has_valid_signature
+
+    @property
+    def has_valid_signature(self) -> bool:
+        """Whether the holder of the key signed the certificate, whatever digest stands beside it."""
         return seal.verify(self.public_key, forms.canonical(self.certificate), self.signature)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,31 +123,115 @@ def write(signed: Signed, path: Path) -> None:
 
 
 def read(path: Path) -> Signed:
-    """Reads a certificate; EvidenceError if it is none. Whether it is genuine, `is_genuine` says."""
-    try:
-        return parse(json.loads(read_evidence(path)))
-    except (ValueError, RecursionError) as error:
-        raise EvidenceError(f"{str(path)!r} is no JSON: {error}") from None
+    """Reads a certificate; CertificateError if it is none. Whether it is genuine, `is_genuine` says."""
+    return parse(_strict_json(read_evidence(path), path))
 
 
 def parse(value: object) -> Signed:
-    """The certificate of a file's or a ledger line's JSON."""
+    """The certificate of a file's JSON."""
+    if not isinstance(value, Mapping):
+        raise CertificateError(f"this is no certificate: it is {reprlib.repr(value)}, which is no object")
+    for name in (*_PARTS, *value):
+        if (name in value) != (name in _PARTS):
+            raise CertificateError(f"this is no certificate: {reprlib.repr(name)} " + (
+                "is missing" if name in _PARTS else "does not belong there"))
+    certificate, key = forms.from_json(value["certificate"]), _hexadecimal(value, "public_key", seal.KEY_BYTES)
+    why = seal.why_no_key(key)
+    if why is not None:
+        raise CertificateError(f"this is no certificate: public_key is {key.hex()}, which is no key: {why}")
+    return Signed(certificate, key, _hexadecimal(value, "signature", SIGNATURE_BYTES),
+                  _hexadecimal(value, "digest", DIGEST_BYTES).hex())
+
+
+_PARTS = ("certificate", "digest", "public_key", "signature")
+SIGNATURE_BYTES, DIGEST_BYTES = 64, 32
+# A text in JSON, which is kept, or white space between the parts.
+_TEXT_OR_SPACE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\r\n]+')
+
+
+def _strict_json(data: bytes, path: Path) -> object:
+    """The JSON of a file in which everything but white space has one form."""
     try:
-        if not isinstance(value, Mapping):
-            raise TypeError("it is no object")
-        return Signed(forms.from_json(value["certificate"]), bytes.fromhex(value["public_key"]),
-                      bytes.fromhex(value["signature"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvidenceError(f"this is no signed certificate: {type(error).__name__}: {error}") from None
+        text = data.decode()
+        value = json.loads(text, object_pairs_hook=_unique)
+        written = json.dumps(value, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        raise CertificateError(f"{str(path)!r} is no certificate: it is no JSON: {error}") from None
+    plain = _TEXT_OR_SPACE.sub(lambda found: found[0] if found[0].startswith('"') else "", text)
+    if plain != written:
+        at = next((at for at, (said, same) in enumerate(zip(plain, written, strict=False)) if said != same),
+                  min(len(plain), len(written)))
+        begins = max(at - 20, 0)
+        raise CertificateError(f"{str(path)!r} is no certificate: {plain[begins:at + 20]!r} is another spelling of "
+                               f"{written[begins:at + 20]!r}", hint="take the file as brise prove wrote it")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict[str, object]()
+    for name, value in pairs:
+        if name in found:
+            raise CertificateError(f"this is no certificate: the key {reprlib.repr(name)} stands twice")
+        found[name] = value
+    return found
+
+
+def _hexadecimal(value: Mapping[str, object], name: str, length: int) -> bytes:
+    """The bytes of a text of lower-case digits, the one form in which it is written."""
+    text = value[name]
+    if not isinstance(text, str) or re.fullmatch(f"[0-9a-f]{{{2 * length}}}", text) is None:
+        raise CertificateError(f"this is no certificate: {name} is {reprlib.repr(text)}, which are no {2 * length} "
+                               "hexadecimal digits in lower case")
+    return bytes.fromhex(text)
 
 
 def record(store: TrafficStore, signed: Signed, path: Path) -> LedgerEntry:
     """Writes the line of the ledger from which `brise switch` takes the certificate."""
+    return store.append(KIND, {**_summary(signed), "path": str(path), "verdict": "promote", **signed.to_json()})
+
+
+def of_line(body: Mapping[str, Any]) -> Signed:
+    """The certificate of a ledger's line. What stands beside it, to be read at a glance, must say the same."""
+    signed = parse({name: body[name] for name in _PARTS if name in body})
+    for name, value in _summary(signed).items():
+        if name in body and body[name] != value:
+            raise CertificateError(f"the ledger's line says {name} is {reprlib.repr(body[name])}, its certificate "
+                                   f"says {reprlib.repr(value)}")
+    return signed
+
+
+def _summary(signed: Signed) -> dict[str, Any]:
     found = signed.certificate
-    return store.append(KIND, {
-        "task": found.task, "path": str(path), "digest": signed.digest, "verdict": "promote",
-        "student": found.student.name, "candidate": found.candidate, "delta": found.delta, "alpha": found.alpha,
-        "n": found.n, "expires_at_s": found.expires_at_s, **signed.to_json()})
+    return {"task": found.task, "digest": signed.digest, "student": found.student.name, "candidate": found.candidate,
+            "delta": found.delta, "alpha": found.alpha, "n": found.n, "expires_at_s": found.expires_at_s}
+
+
+def key_named(text: str, folder: Path) -> bytes:
+    """A public key that a user names: 64 hexadecimal digits, the path of a file that holds them or a key in PEM, the
+    name of a file `NAME.pub` in this machine's `folder` of keys, or "own", this machine's.
+    """
+    if text == "own":
+        return seal.load_or_create_signing_key(folder).public
+    if re.fullmatch("[0-9a-fA-F]{64}", text):
+        key: bytes | None = bytes.fromhex(text)
+    else:
+        named = folder / f"{text}.pub" if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) else None
+        file = next((path for path in (Path(text), named) if path is not None and _is_file(path)), None)
+        if file is None:
+            raise EvidenceError(f"{text!r} is no public key: neither 64 hexadecimal digits nor a file"
+                                + ("" if named is None else f", and there is no {str(named)!r}"))
+        key = seal.public_key_in(read_evidence(file))
+    why = "it holds neither 64 hexadecimal digits nor an Ed25519 key in PEM" if key is None else seal.why_no_key(key)
+    if key is None or why is not None:
+        raise EvidenceError(f"{text!r} is no public key: {why}")
+    return key
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def in_ledger(store: TrafficStore, signed: Signed) -> str | None:
@@ -146,7 +240,8 @@ def in_ledger(store: TrafficStore, signed: Signed) -> str | None:
     broken = check_chain(entries)
     if broken is not None:
         return f"the ledger is broken: {broken.reason}"
-    if not any(entry.kind == KIND and entry.body.get("digest") == signed.digest for entry in entries):
+    written = {"digest": signed.digest, "certificate": json.loads(forms.canonical(signed.certificate))}
+    if not any(entry.kind == KIND and entry.body.items() >= written.items() for entry in entries):
         return "the ledger does not have this certificate"
     return None
 

@@ -20,6 +20,7 @@ from brise.prove.certificates import Signed
 from brise.stats import certificate as forms
 from brise.switch.rule import Rule
 from brise.switch.state import AUDIT, SHARES, Switches, TaskState, fold
+from brise.traffic import seal
 from brise.traffic.seal import load_or_create_signing_key
 from brise.traffic.store import TrafficStore
 from brise.traffic.stores import keys_folder, open_store
@@ -87,6 +88,10 @@ def check(options: SwitchOptions) -> list[str]:
         raise UnsupportedError(f"--status changes nothing, so {changes[0]} has no place beside it")
     if options.back and len(changes) > 1:
         raise UnsupportedError(f"--back and {changes[0]} are both given, one is allowed")
+    for key in options.trust:
+        why = seal.why_no_key(key)
+        if why is not None:
+            raise UnsupportedError(f"--trust is {key.hex()}, which is no public key: {why}")
     if options.force and not options.reason:
         raise UnsupportedError("--force needs --reason TEXT: whoever reads the ledger later will ask")
     return changes
@@ -179,7 +184,7 @@ def newest(store: TrafficStore, task: str, small_model: str | None) -> Signed:
         who = f" and {small_model!r}" if small_model is not None else ""
         raise EvidenceError(f"the ledger has no certificate for the task {task!r}{who}",
                             hint="brise prove makes one; --force --reason WHY switches without, and is recorded")
-    return certificates.parse(found[-1])
+    return certificates.of_line(found[-1])
 
 
 def warrant_of(signed: Signed, task: str, candidate: str, now_s: float, trusted: Collection[bytes]) -> dict[str, Any]:

@@ -23,12 +23,13 @@ from brise.traffic.store import TrafficStore
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """The certificate's file, and where its data are: the log or store of `pairs`, else this machine's store. How pairs
-    are selected from there is written in the certificate.
+    """The certificate's file, the public `key` that must have signed it (None: this machine's), and where its data are:
+    the log or store of `pairs`, else this machine's store. How pairs are selected is written in the certificate.
     """
 
     certificate: Path
     pairs: PairOptions = field(default_factory=PairOptions)
+    key: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,22 @@ class CertificateCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """All checks of a certificate."""
+    """All checks of a certificate. Without `is_signer_known` it is whole at best: anybody may have signed it."""
 
     certificate: Path
     digest: str
     checks: tuple[CertificateCheck, ...]
+    is_signer_known: bool = True
 
     @property
     def is_sound(self) -> bool:
         """Whether no check failed."""
         return not any(check.passed is False for check in self.checks)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether more failed than that the signer is not the expected one."""
+        return any(check.passed is False for check in self.checks if self.is_signer_known or check.name != SIGNATURE)
 
     def to_json(self) -> Mapping[str, Any]:
         return {"certificate": str(self.certificate), "digest": self.digest, "checks": [
@@ -63,7 +70,8 @@ def verify(options: VerifyOptions) -> Verification:
     signed, pairs = certificates.read(options.certificate), options.pairs
     found = signed.certificate
     path = _replayed("path", replay(found), f"K_t of {found.n:,} units is the same, bit for bit")
-    checks = [_signature(signed), path, _in_time(found)]
+    signature, is_known = _signature(signed, options.key)
+    checks = [signature, path, _in_time(found)]
     if pairs.task is None and pairs.log is None:
         pairs = replace(pairs, task=found.task)
     if pairs.log is not None or _has_store(pairs):
@@ -72,24 +80,36 @@ def verify(options: VerifyOptions) -> Verification:
                 wrong = certificates.in_ledger(store, signed)
                 checks.append(CertificateCheck("ledger", wrong is None,
                                                wrong or "its chain is whole and holds the certificate"))
-            checks.append(_data(pairs, found, store))
-    return Verification(options.certificate, signed.digest, tuple(checks))
+            checks.append(_data(pairs, found, store, may_run_code=is_known and signature.passed is True))
+    return Verification(options.certificate, signed.digest, tuple(checks), is_known)
+
+
+SIGNATURE = "signature"
 
 
 def _has_store(pairs: PairOptions) -> bool:
     return pairs.store is not None or stores.default_place(settings.read().home).is_file()
 
 
-def _signature(signed: Signed) -> CertificateCheck:
-    """Genuine, and by this machine's key where it has one."""
+def _signature(signed: Signed, expected: bytes | None) -> tuple[CertificateCheck, bool]:
+    """Whether it is genuine, and by the key that is expected; and whether we can tell who signed it."""
+    if signed.said_digest not in (None, signed.digest) and signed.has_valid_signature:
+        return CertificateCheck(SIGNATURE, False, f"its digest is not of its content, which has {signed.digest}"), True
     if not signed.is_genuine:
-        return CertificateCheck("signature", False, "the certificate was changed after it was signed")
-    folder, key = stores.keys_folder(settings.read().home), signed.public_key.hex()[:16]
-    if not (folder / seal.SIGNING_FILE).is_file():
-        return CertificateCheck("signature", True, f"whole, by the key {key} (this machine has none)")
-    if seal.load_or_create_signing_key(folder).public != signed.public_key:
-        return CertificateCheck("signature", False, f"whole, but by another machine's key ({key})")
-    return CertificateCheck("signature", True, "whole, by this machine's key")
+        return CertificateCheck(SIGNATURE, False, "the certificate was changed after it was signed"), True
+    folder, key = stores.keys_folder(settings.read().home), signed.public_key.hex()
+    has_own = (folder / seal.SIGNING_FILE).is_file()
+    if expected is None and not has_own:
+        return CertificateCheck(SIGNATURE, True, f"whole, but of an unknown signer: the key is {key}, this machine has "
+                                                 "none, and no --key says whose is expected"), False
+    own = seal.load_or_create_signing_key(folder).public if has_own else None
+    wanted = own if expected is None else expected
+    whose = "this machine's key" if wanted == own else "the key that was given"
+    if wanted != signed.public_key:
+        assert wanted is not None
+        return CertificateCheck(SIGNATURE, False, f"unknown signer: whole, but by another machine's key ({key}); "
+                                                  f"expected is {whose} ({wanted.hex()})"), False
+    return CertificateCheck(SIGNATURE, True, f"whole, by {whose}" + ("" if wanted == own else f" ({key})")), True
 
 
 def _in_time(found: Certificate) -> CertificateCheck:
@@ -100,8 +120,12 @@ def _replayed(name: str, result: ReplayMismatch, good: str) -> CertificateCheck:
     return CertificateCheck(name, result.is_equal, good if result.is_equal else result.reason)
 
 
-def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None) -> CertificateCheck:
+def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None, *,
+          may_run_code: bool) -> CertificateCheck:
     """The differences computed again from log or store, under the selection that the certificate names."""
+    if found.selection.get("scorer") is not None and not may_run_code:
+        return CertificateCheck("data", None, "the certificate names a scorer of its own, whose code is not run for an "
+                                              "unknown signer")
     try:
         differences, names = _differences(pairs, found, store)
     except BriseError as error:
@@ -115,19 +139,21 @@ def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None) ->
 def _differences(pairs: PairOptions, found: Certificate,
                  store: TrafficStore | None) -> tuple[list[float], tuple[str, ...]]:
     chosen = found.selection
-    cluster, settle_s, draw = chosen["unit"], chosen["settle_s"], chosen["draw"]
+    cluster, settle_s, draw = (chosen.get(name) for name in ("unit", "settle_s", "draw"))
     if not isinstance(settle_s, float) or not (cluster is None or isinstance(cluster, str)):
         raise EvidenceError("the certificate does not say how its pairs were selected")
     source = sources.select(
-        replace(pairs, small_model=_text(chosen["student"]) if pairs.log is None else None, cluster=cluster,
+        replace(pairs, small_model=_text(chosen.get("student")) if pairs.log is None else None, cluster=cluster,
                 settle_s=settle_s, since_s=found.window.since_s, until_s=None, any_context=not found.contexts),
         store, last_s=found.window.until_s, fingerprint=found.student.fingerprint)
     selected = source.chosen.pairs
-    scorer = scoring.scorer_of(_text(chosen["score"]), _text(chosen["scorer"]), selected)
-    label_source = next(known for known in LABEL_SOURCES if known == found.labels)
+    scorer = scoring.scorer_of(_text(chosen.get("score")), _text(chosen.get("scorer")), selected)
+    label_source = next((known for known in LABEL_SOURCES if known == found.labels), None)
+    if label_source is None:
+        raise EvidenceError(f"the certificate's labels are {found.labels!r}, known are {', '.join(LABEL_SOURCES)}")
     if not isinstance(draw, float):
         raise EvidenceError("the certificate does not say how pairs were drawn for people")
-    scored = scoring.score(selected, label_source, scorer, _text(chosen["figure"]), draw)
+    scored = scoring.score(selected, label_source, scorer, _text(chosen.get("figure")), draw)
     clusters = scoring.complete(selected, scored)
     return clusters.means(scored.differences).tolist(), clusters.names
 

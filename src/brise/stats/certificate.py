@@ -5,16 +5,18 @@ The differences of the clusters are in it, in their order. From them alone the p
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from brise.errors import EvidenceError
+from brise.errors import CertificateError, EvidenceError
 from brise.stats import sequential_test
 from brise.stats.sequential_test import NonInferiorityTest
 
@@ -114,6 +116,13 @@ class ReplayMismatch:
 
 def replay(certificate: Certificate, differences: Sequence[float] | None = None) -> ReplayMismatch:
     """Computes the path again, from the certificate's differences or from these, and compares every bit."""
+    try:
+        return _replay(certificate, differences)
+    except EvidenceError as error:  # of numbers that no proof can have
+        return ReplayMismatch(None, str(error.args[0]))
+
+
+def _replay(certificate: Certificate, differences: Sequence[float] | None) -> ReplayMismatch:
     if differences is not None:
         for at, (said, found) in enumerate(zip(certificate.differences, differences, strict=False), 1):
             if said != found:
@@ -150,39 +159,125 @@ def digest(certificate: Certificate) -> str:
 
 def to_json(certificate: Certificate) -> dict[str, Any]:
     """The certificate as JSON, with its number of clusters."""
-    fields = {"format": VERSION, "n": certificate.n} | asdict(certificate)
+    values = {"format": VERSION, "n": certificate.n} | asdict(certificate)
     if certificate.student.fingerprint is None:  # certificates from before there were any keep their digest
-        del fields["student"]["fingerprint"]
-    return fields
+        del values["student"]["fingerprint"]
+    return values
 
 
 def from_json(value: object) -> Certificate:
-    """The certificate of this JSON; EvidenceError if it is none, or has fields that we do not know."""
-    if not isinstance(value, dict) or value.get("format") != VERSION:
+    """The certificate of this JSON; CertificateError names the first value that is not as it must be.
+
+    Every value has its type, and all of them together are the canonical form and nothing else. So what is signed is
+    what is read, and equal certificates have equal bytes.
+    """
+    if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] != VERSION:
         found = value.get("format") if isinstance(value, dict) else None
-        raise EvidenceError(f"this is no certificate of format {VERSION}: its format is {found!r}")
-    fields = {name: item for name, item in value.items() if name not in ("format", "n")}
-    try:
-        certificate = Certificate(**fields | {
-            "student": CertifiedModel(**fields["student"]), "window": Window(**fields["window"]),
-            "claims": tuple(Claim(**claim) for claim in fields["claims"]),
-            **{name: _texts(fields[name]) for name in ("teachers", "contexts", "dimensions", "proven")},
-            **{name: _numbers(fields[name]) for name in ("differences", "path")}})
-        if value["n"] != certificate.n:
-            raise ValueError(f"n is {value['n']!r} for {certificate.n} units")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EvidenceError(f"this is no certificate: {error}") from None
+        raise CertificateError(f"this is no certificate of format {VERSION}: its format is {reprlib.repr(found)}")
+    named = {name: item for name, item in value.items() if name not in ("format", "n")}
+    certificate: Certificate = _record(Certificate, "", named)
+    if type(value.get("n")) is not int or value["n"] != certificate.n:
+        raise CertificateError(f"this is no certificate: n is {reprlib.repr(value.get('n'))} for {certificate.n} units")
+    written = to_json(certificate)
+    for name in written:
+        if _plain(value[name]) != _plain(written[name]):
+            raise CertificateError(f"this is no certificate: {name} is not in the form that is signed",
+                                   hint="take the file as brise prove wrote it")
     return certificate
 
 
-def _texts(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{str(values)[:40]} is no list of texts")
-    return tuple(values)
+def _plain(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list) or not all(type(value) in (int, float) and math.isfinite(value)
-                                               for value in values):
-        raise ValueError(f"{str(values)[:40]} is no list of numbers")
-    return tuple(map(float, values))
+_LATEST_S = 253_402_300_799.0  # the last second of the year 9999, the last that a date can name
+_LARGEST_WHOLE = 2**53  # whole numbers up to it are exact as float
+# What a number may be: the least and the most, whether these themselves are allowed, and the same in words.
+_OPEN_SHARE = (0.0, 1.0, False, "number over 0 and under 1")
+_SHARE = (0.0, 1.0, True, "number from 0 to 1")
+_TIME = (0.0, _LATEST_S, True, "number of seconds since 1970")
+_COUNT = (1, _LARGEST_WHOLE, True, "whole number from 1")
+_LIMITS: Mapping[str, tuple[float, float, bool, str]] = {
+    "alpha": _OPEN_SHARE, "alpha_of_all": _OPEN_SHARE, "delta": (-math.ulp(0.0), 1.0, False, "number from 0, under 1"),
+    "futility": (1.0, math.inf, False, "number over 1"), "bound": (1.0, 1e9, True, "number from 1"),
+    "discordance": _SHARE, "differing": _SHARE, "made_at_s": _TIME, "expires_at_s": _TIME, "window.since_s": _TIME,
+    "window.until_s": _TIME, "candidate": _COUNT, "decided_at": _COUNT, "window.rows": _COUNT}
+
+
+def _record(kind: type[Any], place: str, value: object) -> Any:
+    """A dataclass of an object that has its fields and no others; those with a default may be left out."""
+    if not isinstance(value, dict):
+        raise _wrong(place, value, "object")
+    types = _types(kind)
+    for name in value:
+        if name not in types:
+            raise CertificateError(f"this is no certificate: it has the field {reprlib.repr(place + name)}, which "
+                                   "brise does not know")
+    for field in fields(kind):
+        if field.name not in value and field.default is MISSING:
+            raise CertificateError(f"this is no certificate: {place + field.name} is missing")
+    return kind(**{name: _typed(types[name], f"{place}{name}", item) for name, item in value.items()})
+
+
+@functools.cache
+def _types(kind: Any) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _typed(kind: Any, place: str, value: object) -> Any:
+    """The value, if it is of this type and within its limits."""
+    if is_dataclass(kind):
+        return _record(kind, f"{place}.", value)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if not isinstance(value, list):
+            raise _wrong(place, value, _LISTS.get(item, "list"))
+        return tuple(_item(item, place, number, each, value) for number, each in enumerate(value))
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise _wrong(place, value, "object")
+        return {_text(place, name): _typed(get_args(kind)[1], f"{place}.{name}", each) for name, each in value.items()}
+    return _scalar(get_args(kind) or (kind,), place, value)
+
+
+_LISTS: Mapping[type, str] = {str: "list of texts", float: "list of numbers"}
+
+
+def _item(kind: Any, place: str, number: int, value: object, values: list[object]) -> Any:
+    """One of a list. Numbers of a list are all written as such with a point, so that a path has one form."""
+    if is_dataclass(kind):
+        return _record(kind, f"{place}[{number}].", value)  # type: ignore[arg-type]
+    try:
+        found = _scalar((kind,), place, value)
+    except CertificateError:
+        raise _wrong(place, values[number:], _LISTS.get(kind, "list")) from None
+    return float(found) if kind is float else found
+
+
+def _scalar(kinds: tuple[Any, ...], place: str, value: object) -> Any:
+    """A text, a number, a yes or no, or null, where one of these types is allowed."""
+    least, most, may_touch, words = _LIMITS.get(place, (-math.inf, math.inf, False, "number"))
+    if value is None and type(None) in kinds:
+        return value
+    if isinstance(value, bool) and bool in kinds:
+        return value
+    if isinstance(value, str) and str in kinds:
+        return _text(place, value)
+    is_number = type(value) is int and abs(value) <= _LARGEST_WHOLE or (type(value) is float and float in kinds)
+    if is_number and (int in kinds or float in kinds):
+        number = float(value)  # type: ignore[arg-type]
+        if least < number < most or (may_touch and number in (least, most)):
+            return value
+    raise _wrong(place, value, words if int in kinds or float in kinds else "text")
+
+
+def _text(place: str, value: str) -> str:
+    """A text that a file, a store and a terminal can hold."""
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise _wrong(place, value, "text")
+    return value
+
+
+def _wrong(place: str, value: object, allowed: str) -> CertificateError:
+    return CertificateError(f"this is no certificate: {place.rstrip('.')} is {reprlib.repr(value)}, which is no "
+                            f"{allowed}")

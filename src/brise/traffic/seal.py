@@ -27,6 +27,12 @@ from brise.errors import StoreError
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 MASTER_FILE, SIGNING_FILE = "master.key", "signing.key"
 _ED25519 = "rfc8032"
+_LARGEST_KEY_FILE = 1 << 16
+_PRIME = 2**255 - 19
+# y of the eight points whose order divides 8: of order 1, 2 and 4, and of order 8, where d y^4 + 2 y^2 = 1.
+# tests/traffic/test_seal.py computes them again.
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER = frozenset((1, _PRIME - 1, 0, _ORDER_8, _PRIME - _ORDER_8))
 
 
 class SealError(StoreError):
@@ -83,8 +89,42 @@ def sign(key: SigningKey, content: bytes) -> bytes:
     return bytes(eddsa.new(eddsa.import_private_key(key.seed), _ED25519).sign(content))
 
 
+def why_no_key(public: bytes) -> str | None:
+    """Why these bytes are no Ed25519 public key to trust; None if they are one.
+
+    Under a key of small order any message has a signature that anybody can compute (RFC 8032, 5.1.7, leaves it to the
+    verifier to refuse them). A y of 2^255 - 19 or more is a second spelling of another key's.
+    """
+    if len(public) != KEY_BYTES:
+        return f"it has {len(public)} bytes, {KEY_BYTES} are needed"
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    if y >= _PRIME:
+        return "it is not in its canonical form"
+    if y in _SMALL_ORDER:
+        return "it is of small order: anybody can sign with it"
+    try:
+        eddsa.import_public_key(public)
+    except ValueError:
+        return "it is no point of the curve"
+    return None
+
+
+def public_key_in(data: bytes) -> bytes | None:
+    """The Ed25519 public key in a file: hexadecimal digits, or PEM. None if there is none."""
+    text = data[:_LARGEST_KEY_FILE].decode("latin-1").strip()
+    if len(text) == 2 * KEY_BYTES and not set(text.lower()) - set("0123456789abcdef"):
+        return bytes.fromhex(text)
+    try:
+        key = ECC.import_key(text)
+    except (ValueError, IndexError, TypeError):
+        return None
+    return bytes(key.public_key().export_key(format="raw")) if key.curve == "Ed25519" else None
+
+
 def verify(public: bytes, content: bytes, signature: bytes) -> bool:
     """Whether the holder of the key behind `public` signed exactly this."""
+    if why_no_key(public) is not None:
+        return False
     try:
         eddsa.new(eddsa.import_public_key(public), _ED25519).verify(content, signature)
     except ValueError:
