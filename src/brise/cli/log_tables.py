@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from brise.cli import terminal
+from brise.dialects import token_counts
 from brise.dialects.bodies import Usage
 from brise.dialects.table import named
 from brise.traffic import log
-from brise.traffic.records import Exchange
+from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.summary import Summary, summarise
@@ -28,7 +29,7 @@ def table(store: SqlStore, query: Query, as_json: bool) -> int:
     found = list(store.exchanges(query))
     if as_json:
         for exchange in found:
-            terminal.result(json.dumps(asdict(exchange)))
+            terminal.result(json.dumps(_fields(exchange)))
         return 0
     if not found:
         terminal.note("nothing was found")
@@ -52,7 +53,7 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
     exchange = log.find(store, id)
     answers, labels = list(store.answers([id])), list(store.labels([id]))
     if as_json:
-        terminal.result(json.dumps({**asdict(exchange), "answers": [asdict(answer) for answer in answers],
+        terminal.result(json.dumps({**_fields(exchange), "answers": [_fields(answer) for answer in answers],
                                     "labels": [asdict(label) for label in labels]}, indent=1))
         return 0
     facts: dict[str, Any] = {
@@ -126,13 +127,20 @@ def asked(exchange: Exchange) -> str:
     return str(said.get("text") or said.get("answers") or said.get("output") or "")
 
 
+def _fields(record: Exchange | RecordedAnswer) -> dict[str, Any]:
+    return {**asdict(record), "usage": token_counts.shown(record.usage)}
+
+
 def _seconds(exchange: Exchange) -> str:
     first = "" if exchange.first_token_s is None else f", first token after {exchange.first_token_s:.3f}"
     return f"{exchange.total_s:.3f}{first}"
 
 
 def _tokens(usage: Usage | None) -> str:
-    return "" if usage is None else f"{usage.prompt_tokens}+{usage.completion_tokens}"
+    if usage is None:
+        return ""
+    return "+".join("unknown" if count is None else str(count)
+                    for count in (usage.prompt_tokens, usage.completion_tokens))
 
 
 def _indented(body: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from brise.dialects import bodies, chat_form, failures, sse
+from brise.dialects import bodies, chat_form, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
@@ -57,7 +57,7 @@ class AnthropicMessages:
         return failures.finish_reason(response.get("stop_reason"))
 
     def usage(self, response: Body) -> Usage | None:
-        return bodies.token_usage(response)
+        return token_counts.of_messages(response)
 
     def error_body(self, message: str, code: str) -> Body:
         return {"type": "error", "error": {"type": "api_error", "message": message}}
@@ -82,7 +82,7 @@ class AnthropicMessages:
         """The message: its beginning, its blocks, and how it ended."""
         body: Fields | None = None
         blocks: dict[int, _GrowingBlock] = {}
-        is_complete = False
+        is_complete = has_count = False
         for event in events:
             kind, place = event.get("type"), event.get("index")
             index = place if isinstance(place, int) else -1
@@ -93,12 +93,15 @@ class AnthropicMessages:
             elif kind == "content_block_delta" and index in blocks and isinstance(event.get("delta"), dict):
                 blocks[index].push(event["delta"])
             elif kind == "message_delta":
-                body = {**(body or {}), **_present(event.get("delta")),
-                        "usage": {**_present((body or {}).get("usage")), **_present(event.get("usage"))}}
+                has_count |= "output_tokens" in _present(event.get("usage"))
+                usage = token_counts.messages_so_far((body or {}).get("usage"), event.get("usage"))
+                body = {**(body or {}), **_present(event.get("delta")), "usage": usage}
             elif kind == "message_stop":
                 is_complete = True
         if body is None and not blocks:
             return None, False
+        if body is not None and not has_count and isinstance(body.get("usage"), dict):
+            body["usage"] = {**body["usage"], "output_tokens": None}  # what the beginning says of it is not the count
         return {**(body or {}), "content": [blocks[index].whole() for index in sorted(blocks)]}, is_complete
 
     def encode(self, event: Body) -> bytes:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from brise.dialects import sse
-from brise.dialects.bodies import Body, Fields
+from brise.dialects import sse, token_counts
+from brise.dialects.bodies import Body, Fields, Usage
 
 FINISH: Mapping[str, str] = {  # an unknown reason keeps its own name
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
@@ -32,18 +32,9 @@ def chat_completion(message: Body, created: int) -> Fields:
     answer: Fields = {"role": "assistant", "content": "".join(texts) or (None if calls else ""), "refusal": None}
     choice = {"index": 0, "message": answer | ({"tool_calls": calls} if calls else {}), "logprobs": None,
               "finish_reason": FINISH.get(reason, reason)}
-    usage = message.get("usage")
+    usage = token_counts.as_openai(token_counts.of_messages(message))
     return {"id": message.get("id"), "object": "chat.completion", "created": created, "model": message.get("model"),
-            "choices": [choice], "usage": usage_of(usage if isinstance(usage, dict) else {})}
-
-
-def usage_of(usage: Body) -> Fields:
-    """Anthropic does not count tokens from and for its cache among the input tokens; OpenAI does."""
-    cached = _count(usage, "cache_read_input_tokens")
-    prompt = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
-    completion = _count(usage, "output_tokens")
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached}}
+            "choices": [choice], **({} if usage is None else {"usage": usage})}
 
 
 def error_of(body: object) -> Fields:
@@ -62,7 +53,14 @@ class Chunks:
         self._with_usage = with_usage
         self._head: Fields = {"id": None, "object": "chat.completion.chunk", "created": created, "model": None}
         self._usage: Fields = {}
+        self._has_count = False  # what the beginning says of the completion is not its count
         self._calls: dict[object, _Call] = {}  # by the index of their block
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that were counted so far."""
+        counted = self._usage if self._has_count else {**self._usage, "output_tokens": None}
+        return token_counts.of_messages({"usage": counted})
 
     def push(self, event: sse.ServerSentEvent) -> bytes:
         """The chunks that an event becomes, perhaps none. Unknown events hold nothing that a chat completion has."""
@@ -72,14 +70,15 @@ class Chunks:
         match fields:
             case {"type": "message_start", "message": {"id": str(id), "model": str(model)}}:
                 self._head |= {"id": id, "model": model}
-                self._count(fields["message"])
+                self._usage = token_counts.messages_so_far(None, fields["message"].get("usage"))
                 return self._delta({"role": "assistant", "content": ""})
             case {"type": "message_delta", "delta": dict(delta)}:
-                self._count(fields)
+                self._usage = token_counts.messages_so_far(self._usage, fields.get("usage"))
+                self._has_count = True
                 reason = delta.get("stop_reason")
                 return self._delta({}, FINISH.get(reason, reason)) if isinstance(reason, str) else b""
             case {"type": "message_stop"}:
-                usage = [self._chunk([], usage_of(self._usage))] if self._with_usage else []
+                usage = [self._chunk([], token_counts.as_openai(self.usage))] if self._with_usage else []
                 return b"".join([*usage, _event(sse.DONE)])
             case {"type": "ping"}:
                 return b": ping\n\n"
@@ -110,12 +109,6 @@ class Chunks:
             case _:
                 return b""
 
-    def _count(self, fields: Body) -> None:
-        """Each count is of the whole answer so far; one that is missing keeps its value."""
-        usage = fields.get("usage")
-        self._usage |= {name: count for name, count in (usage if isinstance(usage, dict) else {}).items()
-                        if count is not None}
-
     def _delta(self, delta: Fields, finish: str | None = None) -> bytes:
         if self._head["id"] is None:
             raise ValueError("an answer without its beginning")
@@ -142,8 +135,3 @@ class _Call:
 
 def _event(data: str) -> bytes:
     return f"data: {data}\n\n".encode("utf-8", "replace")
-
-
-def _count(usage: Body, name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) else 0

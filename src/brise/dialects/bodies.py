@@ -19,11 +19,36 @@ Kind = Literal["chat", "completion", "embedding", "responses", "messages", "othe
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the answering server counted them."""
+    """Tokens as the answering server counted them; None where it did not say, or said what cannot be.
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+    Those of the prompt are all: what its cache had (`cached_tokens`) and what was written into the cache
+    (`cache_write_tokens`, of which `cache_write_1h_tokens` for an hour) is among them. So is reasoning among those of
+    the completion.
+    """
+
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    cached_tokens: int | None = 0
+    cache_write_tokens: int | None = 0
+    cache_write_1h_tokens: int | None = 0
+    reasoning_tokens: int | None = None
+    audio_prompt_tokens: int | None = 0
+    audio_completion_tokens: int | None = 0
+
+    @property
+    def plain_prompt_tokens(self) -> int | None:
+        """Those that were read anew, as text, and kept in no cache; None if a part is unknown or larger than all."""
+        parts = (self.cached_tokens, self.cache_write_tokens, self.audio_prompt_tokens)
+        rest = self.prompt_tokens
+        for part in parts:
+            rest = None if rest is None or part is None else rest - part
+        return None if rest is None or rest < 0 else rest
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Prompt and completion."""
+        return (None if self.prompt_tokens is None or self.completion_tokens is None
+                else self.prompt_tokens + self.completion_tokens)
 
 
 def objects(value: object) -> list[Body]:
@@ -54,18 +79,6 @@ def context_digest(request: Body) -> str | None:
     return text_digest(canonical)
 
 
-def token_usage(body: Body) -> Usage | None:
-    """The tokens that a body counts, under the names of OpenAI's APIs or of Anthropic's."""
-    usage = body.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    cached = cached or _count(usage.get("cache_read_input_tokens"))
-    return Usage(_count(usage.get("prompt_tokens")) or _count(usage.get("input_tokens")),
-                 _count(usage.get("completion_tokens")) or _count(usage.get("output_tokens")), cached)
-
-
 def person(request: Body) -> str | None:
     """Whom a request names as the person behind it, under the names of OpenAI's APIs or of Anthropic's."""
     metadata = request.get("metadata")
@@ -77,7 +90,3 @@ def person(request: Body) -> str | None:
 def openai_error(message: str, code: str) -> Body:
     """An error of the server, in the shape of OpenAI's APIs."""
     return {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from brise.dialects import bodies, failures, sse
+from brise.dialects import bodies, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
@@ -55,7 +55,7 @@ class Opaque:
         return None
 
     def usage(self, response: Body) -> Usage | None:
-        return bodies.token_usage(response)
+        return token_counts.of_openai(response)
 
     def error_body(self, message: str, code: str) -> Body:
         return bodies.openai_error(message, code)

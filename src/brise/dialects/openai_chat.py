@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from brise.dialects import bodies, chat_form, choices, failures, sse
+from brise.dialects import bodies, chat_form, choices, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.choices import SAME, joined, joined_logprobs
@@ -55,7 +55,7 @@ class OpenAIChat:
         return failures.finish_reason((first_choice(response) or {}).get("finish_reason"))
 
     def usage(self, response: Body) -> Usage | None:
-        return bodies.token_usage(response)
+        return token_counts.of_openai(response)
 
     def error_body(self, message: str, code: str) -> Body:
         return bodies.openai_error(message, code)

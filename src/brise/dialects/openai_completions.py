@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from brise.dialects import bodies, chat_form, choices, failures, sse
+from brise.dialects import bodies, chat_form, choices, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice
 from brise.dialects.chat_form import Message
 from brise.dialects.choices import joined_logprobs
@@ -52,7 +52,7 @@ class OpenAICompletions:
         return failures.finish_reason((first_choice(response) or {}).get("finish_reason"))
 
     def usage(self, response: Body) -> Usage | None:
-        return bodies.token_usage(response)
+        return token_counts.of_openai(response)
 
     def error_body(self, message: str, code: str) -> Body:
         return bodies.openai_error(message, code)

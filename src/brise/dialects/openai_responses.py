@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects import bodies, chat_form, failures, sse
+from brise.dialects import bodies, chat_form, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
@@ -79,7 +79,7 @@ class OpenAIResponses:
         return "tool_calls" if status == "completed" and calls else failures.finish_reason(status)
 
     def usage(self, response: Body) -> Usage | None:
-        return bodies.token_usage(response)
+        return token_counts.of_openai(response)
 
     def error_body(self, message: str, code: str) -> Body:
         return bodies.openai_error(message, code)

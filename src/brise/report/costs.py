@@ -95,8 +95,8 @@ def _hosted(rows: Sequence[Exchange], known: Sequence[tuple[str, float]]) -> Cos
     usages = [row.usage for row in rows if row.usage is not None]
     usd, low, high = _mean(known)
     return Cost(usd, low, high, len(rows), usd, 0.0 if usd is not None else None, 0.0 if usd is not None else None,
-                float(np.mean([usage.prompt_tokens for usage in usages])) if usages else None,
-                float(np.mean([usage.completion_tokens for usage in usages])) if usages else None, 0.0)
+                _average(usage.prompt_tokens for usage in usages),
+                _average(usage.completion_tokens for usage in usages), 0.0)
 
 
 def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | None, float | None]:
@@ -105,6 +105,12 @@ def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | Non
     found = bounded(Measure("usd", np.array([(usd, 1.0) for _, usd in known], np.float64), ratio, is_share=False),
                     [name for name, _ in known])
     return found.estimate, found.low, found.high
+
+
+def _average(counts: Iterable[int | None]) -> float | None:
+    """The mean of what is known."""
+    known = [count for count in counts if count is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _busy_s(traffic: TrafficOverview) -> float | None:
@@ -130,8 +136,8 @@ def _small(traffic: TrafficOverview, hardware: Hardware | None, busy_s: float) -
     machine = None if hardware is None else hardware.usd_per_busy_s * busy_s
     usd = None if power is None or machine is None else power + machine
     return Cost(usd, usd, usd, len(small), 0.0, power, machine,
-                float(np.mean([usage.prompt_tokens for usage in usages])) if usages else None,
-                float(np.mean([usage.completion_tokens for usage in usages])) if usages else None, busy_s)
+                _average(usage.prompt_tokens for usage in usages),
+                _average(usage.completion_tokens for usage in usages), busy_s)
 
 
 def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> Cost | None:

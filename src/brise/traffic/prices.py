@@ -5,6 +5,22 @@
     cached_input = 1.25    # optional: of tokens that its cache had (default: as input)
     output = 10.00
 
+    [models."claude-sonnet-4-5"]
+    input = 3.00
+    cached_input = 0.30
+    cache_write = 3.75     # of tokens that were written into its cache (unknown without it)
+    cache_write_1h = 6.00  # of those that it keeps for an hour (unknown without it)
+    output = 15.00
+    audio_input = 40.00    # of audio (unknown without them)
+    audio_output = 80.00
+    [models."claude-sonnet-4-5".long]
+    over = 200_000         # tokens of a prompt from which on these prices hold
+    input = 6.00
+    cached_input = 0.60
+    cache_write = 7.50
+    cache_write_1h = 12.00
+    output = 22.50
+
     [hardware]             # the machine that the small model runs on
     price = 1400           # USD, when it was bought
     years = 4              # over which that is spread
@@ -18,7 +34,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brise.dialects.bodies import Usage
@@ -30,22 +46,48 @@ _TOKENS = 1e6  # prices are for so many
 _HOUR_S = 3600.0
 _YEAR_S = 365.25 * 24 * _HOUR_S
 _LARGEST = 1e9
+_OPTIONAL = ("cached_input", "cache_write", "cache_write_1h", "audio_input", "audio_output")
 
 
 @dataclass(frozen=True)
 class Price:
-    """USD a million tokens."""
+    """USD a million tokens. `long` holds for the whole of an answer to a prompt of more than `over` tokens.
+
+    A price that is missing is not known, and not zero: without one for audio or for writing into the cache, what has
+    such tokens has no cost. Tokens from the cache cost as much as others unless a price says less.
+    """
 
     input: float
     output: float
     cached_input: float | None = None
+    cache_write: float | None = None
+    cache_write_1h: float | None = None
+    audio_input: float | None = None
+    audio_output: float | None = None
+    over: int = 0
+    long: Price | None = None
 
-    def of(self, usage: Usage) -> float:
-        """USD for one answer."""
-        cached = min(usage.cached_tokens, usage.prompt_tokens)
-        cached_price = self.input if self.cached_input is None else self.cached_input
-        return ((usage.prompt_tokens - cached) * self.input + cached * cached_price
-                + usage.completion_tokens * self.output) / _TOKENS
+    def of(self, usage: Usage) -> float | None:
+        """USD for one answer; None if a number of tokens or its price is not known."""
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt is None or completion is None:
+            return None
+        if self.long is not None and prompt > self.over:
+            return self.long.of(usage)
+        hour, audio = usage.cache_write_1h_tokens, usage.audio_completion_tokens
+        if self.cache_write == self.cache_write_1h:  # then it does not matter for how long
+            hour = 0
+        parts = ((usage.plain_prompt_tokens, self.input),
+                 (usage.cached_tokens, self.input if self.cached_input is None else self.cached_input),
+                 (_less(usage.cache_write_tokens, hour), self.cache_write), (hour, self.cache_write_1h),
+                 (usage.audio_prompt_tokens, self.audio_input), (_less(completion, audio), self.output),
+                 (audio, self.audio_output))
+        total = 0.0
+        for tokens, price in parts:
+            if tokens is None or tokens < 0 or (tokens and price is None):
+                return None
+            total += tokens * (price or 0.0)
+        return total / _TOKENS
 
 
 @dataclass(frozen=True)
@@ -110,9 +152,20 @@ def read_prices(path: Path) -> Prices:
 
 
 def _price(entry: Mapping[str, object], where: str) -> Price:
-    _only(entry, ("input", "output", "cached_input"), where)
-    cached = None if "cached_input" not in entry else _number(entry, "cached_input", where)
-    return Price(_number(entry, "input", where), _number(entry, "output", where), cached)
+    _only(entry, ("input", "output", *_OPTIONAL, "long"), where)
+    longer = _table(entry.get("long", {}), f"{where}.long")
+    if not longer:
+        return _rates(entry, where)
+    _only(longer, ("over", "input", "output", *_OPTIONAL), f"{where}.long")
+    return replace(_rates(entry, where), over=int(_number(longer, "over", f"{where}.long", above=0.0)),
+                   long=_rates(longer, f"{where}.long"))
+
+
+def _rates(entry: Mapping[str, object], where: str) -> Price:
+    cached, written, written_1h, audio_in, audio_out = (
+        _number(entry, name, where) if name in entry else None for name in _OPTIONAL)
+    return Price(_number(entry, "input", where), _number(entry, "output", where), cached, written, written_1h,
+                 audio_in, audio_out)
 
 
 def _hardware(entry: Mapping[str, object], where: str) -> Hardware:
@@ -144,3 +197,7 @@ def _number(entry: Mapping[str, object], name: str, where: str, *, above: float 
     if not is_number or not 0 <= float(str(value)) <= most or (above is not None and float(str(value)) <= above):
         raise UnsupportedError(f"{where}: {name!r} is {str(value)[:64]!r}, allowed is {low} to {most:g}", hint=_HINT)
     return float(str(value))
+
+
+def _less(tokens: int | None, part: int | None) -> int | None:
+    return None if tokens is None or part is None else tokens - part

@@ -19,7 +19,7 @@ import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
 from brise.dialects.bodies import Usage
@@ -28,8 +28,11 @@ from brise.traffic.records import Exchange, Label, RecordedAnswer
 Row = Sequence[Any]
 VERSION = 3
 # From the version before to this one. A store that is new has it all from TABLES.
-MIGRATIONS: Mapping[int, Sequence[str]] = {2: ("ALTER TABLE answers ADD COLUMN fingerprint TEXT",)}
-# Written for SQLite; where PostgreSQL has other words for a type, `postgres_store` puts them in.
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    2: ("ALTER TABLE answers ADD COLUMN IF NOT EXISTS fingerprint TEXT",),
+    3: tuple(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS token_details TEXT" for table in ("exchanges", "answers"))}
+# Written for SQLite but for ADD COLUMN IF NOT EXISTS, which `sqlite_store` does by itself; where PostgreSQL has other
+# words for a type, `postgres_store` puts them in.
 TABLES: Sequence[str] = (
     """CREATE TABLE IF NOT EXISTS exchanges (
         id TEXT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, task TEXT NOT NULL, kind TEXT NOT NULL,
@@ -38,7 +41,7 @@ TABLES: Sequence[str] = (
         fingerprint TEXT, context_digest TEXT, error TEXT, streamed BIGINT NOT NULL, prompt_tokens BIGINT,
         completion_tokens BIGINT, cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
         total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, audit_probability DOUBLE PRECISION,
-        key TEXT NOT NULL, body BLOB)""",
+        key TEXT NOT NULL, body BLOB, token_details TEXT)""",
     "CREATE INDEX IF NOT EXISTS exchanges_at ON exchanges (at_s, id)",
     "CREATE INDEX IF NOT EXISTS exchanges_task ON exchanges (task, at_s, id)",
     "CREATE INDEX IF NOT EXISTS exchanges_conversation ON exchanges (conversation, at_s)",
@@ -48,7 +51,7 @@ TABLES: Sequence[str] = (
         served_by TEXT, status BIGINT NOT NULL, error TEXT, prompt_tokens BIGINT, completion_tokens BIGINT,
         cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
         total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, probability DOUBLE PRECISION, fingerprint TEXT,
-        key TEXT NOT NULL, body BLOB)""",
+        key TEXT NOT NULL, body BLOB, token_details TEXT)""",
     "CREATE INDEX IF NOT EXISTS answers_exchange ON answers (exchange, role)",
     """CREATE TABLE IF NOT EXISTS labels (
         id TEXT PRIMARY KEY, exchange TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL, rung TEXT NOT NULL,
@@ -117,10 +120,13 @@ ALL = DatabaseSchema((*TABLES, *KEY_TABLES), MIGRATIONS)  # in one database
 
 EXCHANGE_COLUMNS = ("id, at_s, task, kind, path, model, mode, status, conversation, parent, subject, labels, "
                     "served_by, fingerprint, context_digest, error, streamed, prompt_tokens, completion_tokens, "
-                    "cached_tokens, cost_usd, first_token_s, total_s, signals, audit_probability, key, body")
+                    "cached_tokens, token_details, cost_usd, first_token_s, total_s, signals, audit_probability, "
+                    "key, body")
 ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_tokens, completion_tokens, "
-                  "cached_tokens, cost_usd, first_token_s, total_s, signals, probability, fingerprint, key, body")
+                  "cached_tokens, token_details, cost_usd, first_token_s, total_s, signals, probability, fingerprint, "
+                  "key, body")
 LABEL_COLUMNS = "id, exchange, at_s, rung, who, score, answer, answer_score, key, body"
+TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 MOST_COUNTED = 2**53  # a server may claim any number of tokens; a column holds 63 bits, JSON's readers 53
 
 
@@ -225,14 +231,24 @@ def _json(value: Mapping[str, object]) -> str:
 
 
 def _usage_row(usage: Usage | None) -> Row:
+    """The columns of tokens; `token_details` has the counts for which there is no column, if they say something."""
     if usage is None:
-        return None, None, None
-    return tuple(min(max(number, 0), MOST_COUNTED)
-                 for number in (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens))
+        return None, None, None, None
+    counts = {each.name: _kept(getattr(usage, each.name)) for each in fields(usage)}
+    known = [counts.pop(name) for name in TOKEN_COLUMNS]
+    said = {each.name: counts[each.name] for each in fields(usage)
+            if each.name in counts and counts[each.name] != each.default}
+    return *known, _json(said) if said else None
+
+
+def _kept(number: int | None) -> int | None:
+    return None if number is None else min(max(number, 0), MOST_COUNTED)
 
 
 def _with_usage(named: dict[str, Any]) -> dict[str, Any]:
-    """Columns as the fields of a record: the three of tokens are one, those of the sealed body are none."""
-    tokens = [named.pop(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")]
+    """Columns as the fields of a record: those of tokens are one, those of the sealed body are none."""
+    counts = {name: named.pop(name) for name in TOKEN_COLUMNS}
+    details = named.pop("token_details")
     del named["key"], named["body"]
-    return named | {"usage": None if tokens[0] is None else Usage(*tokens)}
+    is_known = counts["prompt_tokens"] is not None or counts["completion_tokens"] is not None
+    return named | {"usage": Usage(**counts, **json.loads(details or "{}")) if is_known else None}

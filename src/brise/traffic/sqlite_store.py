@@ -9,6 +9,7 @@ Readers have a connection of their own: in WAL mode they wait for no writer.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -23,6 +24,7 @@ RETRY_S = 0.01
 BUSY_S = 5.0  # how long to wait for another process's transaction; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
             "trusted_schema = OFF")
+NEW_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN IF NOT EXISTS (\w+) (.+)")
 FREED_PAGES = 20_000  # returned to the disk after a deletion: 80 MB at most, so that no writer waits for long
 
 
@@ -103,7 +105,7 @@ class SqliteDatabase:
         with self.transaction() as transaction:
             version = int(transaction.rows("PRAGMA user_version")[0][0])  # another process may have been faster
             for statement in layout.steps_from(version):
-                transaction.run(statement)
+                _step(transaction, statement)
             transaction.run(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
@@ -133,6 +135,15 @@ class SqliteTransaction:
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
         return list(self._connection.execute(sql, values))
+
+
+def _step(transaction: SqliteTransaction, statement: str) -> None:
+    """A statement that changes the layout. SQLite cannot add a column only if it is missing."""
+    added = NEW_COLUMN.fullmatch(statement)
+    if added is None:
+        transaction.run(statement)
+    elif not transaction.rows("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (added[1], added[2])):
+        transaction.run(f"ALTER TABLE {added[1]} ADD COLUMN {added[2]} {added[3]}")
 
 
 def _make_private(path: Path) -> None:

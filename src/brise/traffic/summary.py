@@ -60,8 +60,8 @@ class _Task:
             if exchange.first_token_s is not None:
                 self.firsts.append(exchange.first_token_s)
         if exchange.usage is not None:
-            self.prompt += exchange.usage.prompt_tokens
-            self.completion += exchange.usage.completion_tokens
+            self.prompt += exchange.usage.prompt_tokens or 0
+            self.completion += exchange.usage.completion_tokens or 0
         if exchange.cost_usd is not None:
             self.costs.append(exchange.cost_usd)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brise.dialects.bodies import Body, Kind, Usage, context_digest
+from brise.dialects.token_counts import as_openai
 from brise.files.digests import text_digest
 from brise.traffic.records import Exchange
 
@@ -44,10 +45,8 @@ def chat_body(answer: Body, model: str | None, finish: str | None, usage: Usage 
     body: dict[str, Any] = {"object": "chat.completion", "model": model, "choices": [
         {"index": 0, "message": dict(answer), "logprobs": None, "finish_reason": finish or (
             "tool_calls" if answer.get("tool_calls") else "stop")}]}
-    if usage is not None:
-        body["usage"] = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
-                         "total_tokens": usage.prompt_tokens + usage.completion_tokens}
-    return body
+    counted = as_openai(usage)
+    return body if counted is None else body | {"usage": counted}
 
 
 def identity(at_s: float, *parts: object) -> str:
