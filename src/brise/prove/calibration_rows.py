@@ -17,7 +17,7 @@ from brise.errors import EvidenceError
 from brise.stats.labels import JUDGEMENT_SOURCES
 from brise.switch import signals
 from brise.switch.rule import VETO
-from brise.traffic.records import Exchange, Label, RecordedAnswer
+from brise.traffic.records import Exchange, Label, RecordedAnswer, no_answer
 from brise.traffic.store import Query, TrafficStore
 
 WantedSource = Literal["auto", "outcome", "human", "judge", "fidelity"]
@@ -105,8 +105,9 @@ def _pairs(store: TrafficStore, batch: Sequence[Exchange], candidate: str | None
 def _unfit(exchange: Exchange, answer: RecordedAnswer) -> str | None:
     if not table.named(exchange.kind).is_switched:
         return f"of kind {exchange.kind}: only chat completions are switched"
-    if exchange.status != 200 or exchange.error is not None:
-        return "the hosted model gave no answer"
+    missing = no_answer(exchange)
+    if missing is not None:
+        return f"the large model gave no answer: {missing}"
     if exchange.request is None or exchange.response is None or (answer.response is None and answer.error is None):
         return "their content is not there: it was not kept, or its subject was forgotten"
     return None

@@ -86,7 +86,8 @@ def _answers(live: LiveOptions, answerer: Answerer, examples: Sequence[EvalExamp
         answered = answer_all(answerer, examples, out, advance)
     failed = sum(answer.error is not None for answer in answered.answers)
     if failed:
-        watcher.note(f"{failed} of {len(examples)} examples got no answer of {answerer.name}; they count as wrong")
+        watcher.note(f"{failed} of {len(examples)} examples got no answer of {answerer.name}; they "
+                     f"{'count as wrong' if what == 'small' else 'are left out'}")
     return list(answered.answers)
 
 

@@ -1,7 +1,8 @@
 """Pairs of answers: one request and the answers of the small and the large model to it; and which pairs count.
 
-A pair counts if it was asked in the wanted time, and after the last change within it: a new system prompt, other
-tools, or another version of the large model. What was shown before a change says nothing of what comes after.
+A pair counts if the large model answered, it was asked in the wanted time, and after the last change within it: a new
+system prompt, other tools, or another version of the large model. What was shown before a change says nothing of what
+comes after.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from brise.dialects import failures
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.digests import text_digest
@@ -129,9 +131,13 @@ class Chosen:
 def choose(pairs: Sequence[Pair], since_s: float | None = None, until_s: float | None = None, *,
            any_context: bool = False) -> Chosen:
     """The pairs that count; EvidenceError if nothing is left."""
-    ordered = in_order(pairs)
+    answered = [pair for pair in pairs if not is_failed(pair.large.answer)]
+    ordered = in_order(answered)
     within = tuple(pair for pair in ordered if _is_within(pair, since_s, until_s))
-    left_out = [(len(ordered) - len(within), "outside of --since and --until")]
+    left_out = [(len(pairs) - len(answered), "the large model gave no answer"),
+                (len(ordered) - len(within), "outside of --since and --until")]
+    if pairs and not answered:
+        raise EvidenceError(f"in none of {len(pairs)} pairs did the large model answer")
     if not within:
         raise EvidenceError(f"none of {len(ordered)} pairs was asked between --since and --until")
     found = changes(within, any_context=any_context)
@@ -140,6 +146,11 @@ def choose(pairs: Sequence[Pair], since_s: float | None = None, until_s: float |
         left_out.append((start, f"before the last change ({found[-1].what}); what was shown with another says nothing"))
         within = within[start:]
     return Chosen(within, tuple(item for item in left_out if item[0]), found)
+
+
+def is_failed(answer: EvalAnswer) -> bool:
+    """Whether an error stands in the answer's place, or ended it. Such an outage is no evidence for another model."""
+    return answer.error is not None or failures.finish_reason(answer.finish) == "error"
 
 
 def changes(pairs: Sequence[Pair], *, any_context: bool) -> tuple[Change, ...]:

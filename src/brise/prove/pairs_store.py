@@ -17,7 +17,7 @@ from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair
 from brise.stats.labels import JudgementSource
 from brise.text.protocols import Message
 from brise.traffic import records
-from brise.traffic.records import Exchange, Label
+from brise.traffic.records import Exchange, Label, no_answer
 from brise.traffic.store import Query, TrafficStore
 
 BATCH = 500  # exchanges whose answers and labels are read at one time
@@ -85,8 +85,9 @@ def _with_company(store: TrafficStore, batch: Sequence[Exchange]) -> Iterator[
 def _unfit(exchange: Exchange, answer: records.RecordedAnswer, cluster: str | None) -> str | None:
     if not table.named(exchange.kind).is_switched:
         return f"of kind {exchange.kind}: only chat completions are compared"
-    if exchange.status >= 400 or exchange.error is not None:
-        return "the large model gave no answer"
+    missing = no_answer(exchange)
+    if missing is not None:
+        return f"the large model gave no answer: {missing}"
     if exchange.response is None or exchange.request is None or (answer.response is None and answer.error is None):
         return "their content is not there: it was not kept, or its subject was forgotten"
     if cluster is not None and cluster not in exchange.labels:
@@ -98,6 +99,8 @@ def _pair(exchange: Exchange, answer: records.RecordedAnswer, again: records.Rec
           labels: Sequence[Label], cluster: str | None) -> Pair:
     request = exchange.request or {}
     tools = request.get("tools")
+    if again is not None and (again.error is not None or table.named(exchange.kind).failure(again.response)):
+        again = None  # an outage is no disagreement of the large model with itself
     return Pair(
         exchange.id, f"exchange {exchange.id}",
         exchange.labels[cluster] if cluster else exchange.conversation or exchange.id,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from brise.dialects import table
 from brise.dialects.bodies import Body, Kind, Usage
 
 # Who answered: the large model; the small one by a switch; the large one because the small one was unsure; the small
@@ -129,6 +130,19 @@ class LedgerEntry:
     body: Body
     previous: str
     digest: str
+
+
+def no_answer(exchange: Exchange) -> str | None:
+    """Why what the client got is no whole answer, in few words that can be counted; None if it is one.
+
+    Rows of older versions, or of other systems, may have an error in the body and nothing else that says so.
+    """
+    if exchange.status >= 300:
+        return f"status {exchange.status}"
+    why = None if exchange.response is None else table.named(exchange.kind).failure(exchange.response)
+    if why is not None:
+        return why.partition(":")[0]
+    return None if exchange.error is None else "it failed or was not kept whole"
 
 
 def new_id(now_s: float | None = None) -> str:
