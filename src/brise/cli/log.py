@@ -16,6 +16,7 @@ from typing import Any, get_args
 from brise import settings
 from brise.cli import log_tables, number_types, terminal
 from brise.cli.command_parser import examples
+from brise.hub.store import ModelStore
 from brise.prove import export
 from brise.prove.export import RowExportOptions
 from brise.traffic import log
@@ -28,6 +29,7 @@ from brise.traffic.store import Query
 from brise.traffic.stores import open_store
 
 LISTED = 20
+DEFAULT_MODEL = "smollm2"
 UNITS: Mapping[str, float] = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -176,7 +178,19 @@ def _export(store: SqlStore, args: argparse.Namespace) -> int:
         terminal.note(f"{len(names)} conversations of the open test of {task!r} are {what}")
     if made.replaced:
         terminal.note("replaced " + ", ".join(f"{number} {kind}" for kind, number in made.replaced))
+    score, why = made.report.kinds.fitting()
+    terminal.note(f"the scorer that fits: --score {score}: {why}")
+    if args.out is not None:
+        terminal.note(f"next: {_evaluated(args.out, score)}")
     return 0
+
+
+def _evaluated(path: Path, score: str) -> str:
+    """The command that evaluates a model on exported rows; it pulls the default one where there is none yet."""
+    models = ModelStore(settings.read().home).names()
+    name = DEFAULT_MODEL if DEFAULT_MODEL in models or not models else models[0]
+    pulled = "" if models else f"brise pull {name} && "
+    return f"{pulled}brise eval {shlex.quote(str(path))} --model {shlex.quote(name)} --score {score}"
 
 
 def _import(store: SqlStore, args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -160,6 +160,51 @@ def pick(examples: Sequence[EvalExample]) -> tuple[str, str]:
             answer.calls for answer in references):
         return "call", "references are tool calls"
     return "exact", "the rows name no task that another scorer is for"
+
+
+@dataclass
+class AnswerKinds:
+    """What answers look like, row by row, in bounded memory, and which scorer therefore fits them."""
+
+    rows: int = 0
+    calls: int = 0  # rows that call a function, in the way of the API or as JSON text
+    may_call: int = 0  # rows that call one, or were offered some and call none
+    values: int = 0  # rows whose text is a JSON object or list
+    spans: int = 0
+    labels: set[str] = field(default_factory=set)
+    is_short: bool = True  # all texts are of one short line, and few of them differ
+
+    def add(self, reference: EvalAnswer, *, has_tools: bool) -> None:
+        """One more row."""
+        value, is_call = compare.parse(reference.text), bool(calls_of(reference))
+        self.rows += 1
+        self.calls += is_call
+        self.may_call += is_call or (has_tools and not reference.calls)
+        self.values += isinstance(value, dict | list)
+        self.spans += value != [] and spans_of(value) is not None
+        text = reference.text.strip()
+        if self.is_short:
+            self.labels.add(text)
+            is_label = bool(text) and len(text) <= LONGEST_LABEL and "\n" not in text and not reference.calls
+            self.is_short = is_label and len(self.labels) <= MOST_LABELS
+
+    def fitting(self) -> tuple[str, str]:
+        """The scorer for all of these rows, and why."""
+        if self.calls and self.may_call == self.rows:
+            return "call", f"{self.calls} of {self.rows} answers call a function"
+        if self.rows and self.spans == self.rows:
+            return "spans", "all answers are lists of {type, value}"
+        if self.rows and self.values == self.rows:
+            return "json", "all answers are JSON"
+        if self.is_short and 1 < len(self.labels) <= self.rows / ROWS_A_LABEL:
+            return "class", f"all answers are one of {len(self.labels)} short texts"
+        others = [f"{number} {what}" for number, what in ((self.calls, "call a function"), (self.values, "are JSON"))
+                  if number]
+        return "exact", "the answers are texts" if not others else (
+            f"of {self.rows} answers {' and '.join(others)}: no other scorer fits them all")
+
+
+LONGEST_LABEL, MOST_LABELS, ROWS_A_LABEL = 64, 200, 3
 
 
 def _perplexity(examples: Sequence[EvalExample], answers: Sequence[EvalAnswer]) -> list[Measure]:

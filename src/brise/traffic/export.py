@@ -17,9 +17,11 @@ from typing import Any, Literal
 from brise.data.parse_row import RowRules, parse_row
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
+from brise.dialects import answers as answers_of
 from brise.dialects import table
 from brise.dialects.bodies import Body
 from brise.errors import RequestError
+from brise.evals.scorers import AnswerKinds
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
@@ -50,12 +52,14 @@ class TrafficExportOptions:
 class ExportReport:
     """What became of the exchanges: rows, and how many were left out for which reason.
 
-    `held` are the conversations of open tests, by task, that were left out or, if they were to be, exported.
+    `held` are the conversations of open tests, by task, that were left out or, if they were to be, exported. `kinds`
+    says which scorer fits the rows' answers.
     """
 
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     held: dict[str, set[str]] = field(default_factory=dict)
+    kinds: AnswerKinds = field(default_factory=AnswerKinds)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrub
                 report.left_out[str(error)] += 1
             else:
                 report.rows += 1
+                report.kinds.add(answers_of.of({"choices": [{"message": row["messages"][-1]}]}),
+                                 has_tools=bool(row.get("tools")))
                 _gate(exchange, options, report, is_out=True)
                 yield row
 
