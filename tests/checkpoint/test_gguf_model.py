@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.gguf.file import open_gguf
-from brise.checkpoint.gguf.read_model import read_config, read_weights
+from brise.checkpoint.gguf.read_model import describe, read_config, read_weights
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.config import Config, QueryTemperature
 from brise.models.rope import Factors, Linear, Rope, Yarn
@@ -148,7 +148,7 @@ def test_a_window_smaller_than_the_context_makes_it_a_mistral(tmp_path: Path) ->
 
 NOT_IMPLEMENTED = [
     ("llama", "expert_count", 8), ("llama", "logit_scale", 0.5), ("llama", "attention.scale", 0.1),
-    ("llama", "attention.causal", False), ("llama", "something.new", 1),
+    ("llama", "attention.causal", False), ("llama", "something.new_scale", 1),
     ("llama", "rope.scaling.attn_factor", 2.0),
     ("llama", "rope.scaling.yarn_log_multiplier", 1.0), ("llama", "attention.temperature_scale", 0.1),
     ("llama", "attention.value_length", 64), ("llama", "feed_forward_length", [192, 96]),
@@ -245,3 +245,10 @@ def named(weights: Weights) -> dict[str, Dense | Quant]:
 def numbers(weight: Dense | Quant) -> np.ndarray:
     rows = np.atleast_2d(weight.data).view(np.uint8)
     return dequantize(weight.format, rows, weight.shape[-1]).reshape(weight.shape)
+
+
+def test_an_unknown_key_is_accepted_and_reported(tmp_path: Path) -> None:
+    extra = {"llama.future_flag": True, "llama.new_attention_scale": 0.0}
+    with open_gguf(write_tiny(tmp_path / "m.gguf", "llama", extra_metadata=extra)) as file:
+        assert {key.name: key.is_known for key in describe(file).ignored} == {
+            "llama.future_flag": False, "llama.new_attention_scale": True}

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.read_mmproj import open_vision
-from brise.checkpoint.gguf.read_model import read_config, read_weights
+from brise.checkpoint.gguf.read_model import describe, read_weights
 from brise.checkpoint.model_files import ModelFiles, find_layout
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
@@ -29,7 +29,7 @@ from brise.checkpoint.safetensors.tensor_names import (
     hf_vision_names,
 )
 from brise.errors import BriseError, CheckpointError
-from brise.files.fields import errors_of
+from brise.files.fields import IgnoredKey, errors_of
 from brise.files.json_file import read_json
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
@@ -55,6 +55,9 @@ class Checkpoint(Protocol):
         """Every file that holds weights."""
     @property
     def config(self) -> Config: ...
+    @property
+    def ignored(self) -> tuple[IgnoredKey, ...]:
+        """Keys of the model's description that change nothing: notes, and what brise has never heard of."""
     @property
     def vision(self) -> Vision | None:
         """The vision encoder, if the model has one."""
@@ -109,7 +112,8 @@ class _Gguf:
         self.path, self.folder = path, layout.folder
         self._file = open_gguf(layout.files[0])
         self._projector = open_gguf(layout.files[1]) if len(layout.files) > 1 else None
-        self.config = read_config(self._file)
+        description = describe(self._file)
+        self.config, self.ignored = description.config, description.ignored
         self.vision = open_vision(self._file, self._projector, self.config, is_named=path.is_dir())
         self._files = [file for file in (self._file, self._projector) if file is not None]
 
@@ -150,7 +154,7 @@ class _Safetensors:
         with errors_of(layout.config):
             values = read_json(layout.folder / layout.config)
             description = read_params(values) if layout.kind == "mistral" else read_hf_config(values)
-        self.config = description.config
+        self.config, self.ignored = description.config, description.ignored
         self._tensors = SafetensorsTensors(shards, description.scale_block)
         self._names = NATIVE if layout.kind == "mistral" else hf_names(shards.tensors)
         self.vision = self._read_vision(description)

@@ -6,10 +6,10 @@ weight by its path). Names and differences of the families stand in models/famil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from brise.files.fields import Fields
+from brise.files.fields import Fields, IgnoredKey
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format
 from brise.models.lora import matrix_shapes
@@ -22,12 +22,14 @@ from brise.models.weights import Attention, Dense, FeedForward, LatentAttention,
 class Description:
     """What a config.json or a params.json says about a model.
 
-    `scale_block` is how many rows and columns share a scale, where weights are scaled by blocks.
+    `scale_block` is how many rows and columns share a scale, where weights are scaled by blocks; `ignored` are the
+    keys that changed nothing.
     """
 
     config: Config
     vision: VisionConfig | None
     scale_block: tuple[int, int] | None
+    ignored: tuple[IgnoredKey, ...] = field(default=(), compare=False)
 
 
 class ConfigSource(Protocol):

@@ -45,6 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve_adapters.add_room_arguments(parser)
     parser.add_argument("--threads", metavar="N", type=chat_options.thread_count,
                         help="threads of the kernels (default: BRISE_THREADS, or one per core)")
+    parser.add_argument("--strict", action="store_true",
+                        help="refuse a model whose config.json, params.json or GGUF metadata has a key that brise does "
+                             "not know")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
@@ -55,10 +58,17 @@ def run(args: argparse.Namespace) -> int:
                             adapter_rank=args.adapter_rank,
                             adapter_slots=args.max_adapters if args.adapter_memory else 0)
     planned = plan_serving(args.model, request, weights=options.weights, threads=args.threads)
+    if args.strict:
+        planned.refuse_unknown()
     if args.json:
         terminal.result(json.dumps(planned.document(), indent=2))
     else:
-        show(planned.plan, planned.suggestions, Console(highlight=False))
+        console = Console(highlight=False)
+        show(planned.plan, planned.suggestions, console)
+        for name, keys in (("notes", [key.name for key in planned.notes]),
+                           ("unknown keys, taken for notes", [f"{key.name} = {key.shown}" for key in planned.unknown])):
+            if keys:
+                console.print(Text(terminal.harmless(f"{name}: {', '.join(keys)}")), soft_wrap=True)
     return 0 if planned.plan.fits else 1
 
 

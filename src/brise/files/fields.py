@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isclose
 from types import MappingProxyType
 
 import numpy as np
@@ -27,24 +29,53 @@ def errors_of(file: str) -> Iterator[None]:
         raise UnsupportedError(f"{file}: {error.args[0]}", hint=error.hint) from None
 
 
+@dataclass(frozen=True)
+class IgnoredKey:
+    """A key that changed nothing: a note (`is_known`), or one that brise has never heard of."""
+
+    name: str
+    value: object
+    is_known: bool
+
+    @property
+    def shown(self) -> str:
+        return _shown(self.value)
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """What is known of the keys that no reader asks for.
+
+    `neutral` has the values with which a key that acts changes nothing, `notes` the keys that never do, `prefixes` what
+    the names of notes begin with. `acts` says of any other name whether it must be refused.
+    """
+
+    neutral: Mapping[str, tuple[Plain, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    notes: Collection[str] = ()
+    prefixes: tuple[str, ...] = ()
+    acts: Callable[[str], bool] = lambda name: True
+
+
 class Fields:
-    """Reads the keys of one object and remembers which, so that `refuse_rest` can name the others.
+    """Reads the keys of one object and remembers which, so that `refuse_rest` can judge the others.
 
     A missing key has its value in `defaults`, which holds what the library that wrote the file leaves out. null means
-    that a key is not set. `has_types`: the format tells integers from floats, so that 2.0 is no integer.
+    that a key is not set. A whole number that was written as a float is an integer.
     """
 
     def __init__(self, values: Mapping[str, object], name: str,
-                 defaults: Mapping[str, object] = MappingProxyType({}), *, has_types: bool = False) -> None:
-        self._values, self._defaults, self._name, self._has_types = values, defaults, name, has_types
+                 defaults: Mapping[str, object] = MappingProxyType({}), *,
+                 ignored: list[IgnoredKey] | None = None) -> None:
+        self._values, self._defaults, self._name = values, defaults, name
         self._read: set[str] = set()
+        self.ignored: list[IgnoredKey] = [] if ignored is None else ignored  # of all sections of one file
 
     def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
         """The value under the first of several spellings; without a default, one must be there."""
         name, value = self._find(names, default)
         if isinstance(value, np.ndarray):  # GGUF files may say a size for each layer
             raise self.refused(name, "one number for all layers")
-        if isinstance(value, float) and value.is_integer() and not self._has_types:
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int:
             raise bad_value(self._full(name), value, "an integer")
@@ -86,7 +117,7 @@ class Fields:
         name, value = self._find(names, None)
         if not isinstance(value, Mapping):
             raise bad_value(self._full(name), value, "an object")
-        return Fields(value, self._full(name), defaults)
+        return Fields(value, self._full(name), defaults, ignored=self.ignored)
 
     def sections(self, name: str) -> Sequence[Fields]:
         """The objects in the object `name`."""
@@ -111,21 +142,33 @@ class Fields:
         return UnsupportedError(f"{self._full(name)} is {_shown(self._values.get(name))}, which brise does not "
                                 f"implement; allowed is {limit}")
 
-    def refuse_rest(self, neutral: Mapping[str, tuple[Plain, ...]], notes: Collection[str],
-                    prefixes: tuple[str, ...] = ()) -> None:
-        """Raises for the first key that was not read, unless it is known to change nothing.
+    def refuse_rest(self, table: KeyTable) -> None:
+        """Raises for the first key that was not read and changes the numbers; notes down the others in `ignored`.
 
-        `neutral` has the values with which a key changes nothing, `notes` the keys that never do, `prefixes` what the
-        names of such keys begin with.
+        A value that asks for nothing (null, false, 0, empty) is never refused, unless the key is known to act.
         """
         for name, value in self._values.items():
-            if value is None or name in self._read or name in notes or name.startswith(prefixes):
+            if value is None or name in self._read:
                 continue
-            allowed = neutral.get(name, ())
-            if not isinstance(value, bool | int | float | str) or value not in allowed:
-                limit = f"; allowed is {' or '.join(map(repr, allowed))}" if allowed else ""
-                raise UnsupportedError(
-                    f"{self._full(name)} is {_shown(value)}, which brise does not implement{limit}")
+            if name in table.notes or name.startswith(table.prefixes):
+                self.ignored.append(IgnoredKey(self._full(name), value, is_known=True))
+            elif name in table.neutral:
+                self._refuse_other(name, value, table.neutral[name])
+            elif _is_empty(value):
+                self.ignored.append(IgnoredKey(self._full(name), value, is_known=True))
+            elif table.acts(name):
+                raise UnsupportedError(f"{self._full(name)} is {_shown(value)}, which brise does not implement")
+            else:
+                self.ignored.append(IgnoredKey(self._full(name), value, is_known=False))
+
+    def _refuse_other(self, name: str, value: object, allowed: tuple[Plain, ...]) -> None:
+        if _is_empty(value) and (not allowed or any(map(_is_empty, allowed))):  # 0, false, [], "" alike ask for nothing
+            return
+        if isinstance(value, bool | int | float | str) and any(_are_same(value, one) for one in allowed):
+            return
+        shown = " or ".join(map(repr, allowed)) or "null"
+        raise UnsupportedError(f"{self._full(name)} is {_shown(value)}, which brise does not implement; allowed is "
+                               f"{shown}")
 
     def _find(self, names: tuple[str, ...], default: object) -> tuple[str, object]:
         self._read.update(names)
@@ -146,6 +189,25 @@ class Fields:
 
     def _full(self, name: str) -> str:
         return f"{self._name}.{name}" if self._name else name
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a value asks for nothing: null, false, 0, an empty text, list or object, a list of zeros."""
+    if isinstance(value, np.ndarray):
+        return not value.any()
+    if isinstance(value, bool | int | float):
+        return value == 0
+    return value is None or (isinstance(value, str | Sequence | Mapping) and len(value) == 0)
+
+
+def _are_same(value: Plain, one: Plain) -> bool:
+    """Equal, or numbers that differ by no more than rounding to float32."""
+    if value == one or isinstance(value, str) or isinstance(one, str):
+        return value == one
+    try:
+        return isclose(value, one, rel_tol=1e-6)
+    except OverflowError:  # an integer of JSON that no float holds
+        return False
 
 
 def _shown(value: object) -> str:

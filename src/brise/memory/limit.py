@@ -9,7 +9,8 @@ from pathlib import Path
 from brise import settings
 from brise.backends import open_planner
 from brise.engine.model import LoadedModel
-from brise.errors import MemoryLimitError
+from brise.errors import MemoryLimitError, UnsupportedError
+from brise.files.fields import IgnoredKey
 from brise.hub.store import ModelStore, locate
 from brise.memory import process, serving_plan
 from brise.memory.model_header import read_header
@@ -24,10 +25,27 @@ class PlannedModel:
 
     plan: ServingPlan
     suggestions: Sequence[Suggestion]
+    ignored: Sequence[IgnoredKey] = ()  # keys of the model's description that change nothing
+
+    @property
+    def notes(self) -> Sequence[IgnoredKey]:
+        return [key for key in self.ignored if key.is_known]
+
+    @property
+    def unknown(self) -> Sequence[IgnoredKey]:
+        return [key for key in self.ignored if not key.is_known]
+
+    def refuse_unknown(self) -> None:
+        """Raises UnsupportedError for the first key of the model's description that brise does not know."""
+        for key in self.unknown:
+            raise UnsupportedError(f"{self.plan.model}: {key.name} is {key.shown}, a key that brise does not know",
+                                   hint="without --strict it is taken for a note, since its name speaks of no numbers")
 
     def document(self) -> dict[str, object]:
         """The plan as JSON. docs/guides/memory.md describes the fields; a test checks that they stay."""
         plan = self.plan
+        keys = {"keys": {"notes": [key.name for key in self.notes],
+                         "unknown": {key.name: key.shown for key in self.unknown}}}
         return {
             "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
             "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
@@ -40,7 +58,7 @@ class PlannedModel:
             "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
             "answers": plan.answers_bytes, "process": plan.process_bytes, "loading": plan.loading_bytes,
             "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
-            "ways": [asdict(suggestion) for suggestion in self.suggestions]}
+            "ways": [asdict(suggestion) for suggestion in self.suggestions], **(keys if self.ignored else {})}
 
 
 def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None,
@@ -54,7 +72,7 @@ def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = No
     header = read_header(located.path, located.name, weights)
     backend = open_planner(threads or environment.threads)
     plan = serving_plan.make(header, request, backend)
-    return PlannedModel(plan, suggest(header, request, plan, backend))
+    return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored)
 
 
 def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str | None = None,

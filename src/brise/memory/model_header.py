@@ -8,6 +8,7 @@ from pathlib import Path
 from brise.checkpoint.gguf.file import StringArray
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.requantize import requantized, requantized_vision
+from brise.files.fields import IgnoredKey
 from brise.memory.process import MISTRAL_BYTES, Vocabulary
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
@@ -29,6 +30,7 @@ class ModelHeader:
     vocabulary: Vocabulary
     vision: tuple[VisionConfig, VisionWeights] | None = None
     makes_embeddings: bool = False
+    ignored: tuple[IgnoredKey, ...] = ()  # keys of its description that change nothing
 
 
 def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeader:
@@ -41,7 +43,7 @@ def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeade
             vision = vision[0], requantized_vision(vision[1], weights, checkpoint.forget)
     return ModelHeader(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
                        makes_embeddings=bool(checkpoint.metadata.get(_POOLING.format(
-                       checkpoint.metadata.get("general.architecture")), 0)))
+                       checkpoint.metadata.get("general.architecture")), 0)), ignored=checkpoint.ignored)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:

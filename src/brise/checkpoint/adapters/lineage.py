@@ -19,7 +19,7 @@ from typing import TypeVar
 from brise.checkpoint.model_files import all_files, find_layout
 from brise.errors import UnsupportedError, bad_value
 from brise.files.digests import DIGEST, Located, StoredFile, file_digest, list_digest
-from brise.files.fields import Fields, Plain, errors_of
+from brise.files.fields import Fields, KeyTable, Plain, errors_of
 from brise.files.json_file import read_json
 
 FILE = "lineage.json"
@@ -79,7 +79,7 @@ def read_lineage(folder: Path) -> Lineage | None:
             _entries("metrics", fields.value("metrics"), _number),
             _entries("rights", fields.value("rights"), _text), fields.text("created"))
         for section in (fields, base, data):
-            section.refuse_rest({}, ())
+            section.refuse_rest(KeyTable())
     return lineage
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from brise.errors import UnsupportedError
-from brise.files.fields import Fields, Plain, errors_of
+from brise.files.fields import Fields, KeyTable, Plain, errors_of
 from brise.files.json_file import read_json
 from brise.models.lora import LowRanks
 
@@ -104,7 +104,7 @@ def read_settings(folder: Path) -> PeftSettings:
             fields.flag("use_dora", default=False), _dropout(fields),
             fields.text("base_model_name_or_path", default=""), _modules(fields), _layers(fields),
             fields.has("exclude_modules"), _ranks(fields), _alphas(fields))
-        fields.refuse_rest(_NEUTRAL, _NOTES)
+        fields.refuse_rest(KeyTable(_NEUTRAL, _NOTES))
     return settings
 
 

@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from brise.checkpoint import known_keys
 from brise.checkpoint.gguf.file import GgufFile, GgufTensor, StringArray
-from brise.checkpoint.gguf.read_model import NEUTRAL, NOTES, VISION_ARCHITECTURE, keys_of
+from brise.checkpoint.gguf.read_model import VISION_ARCHITECTURE, keys_of
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config
@@ -26,8 +27,6 @@ from brise.text.images import DEVIATION, MEAN
 ROPE_THETA = 10000.0  # of every vision encoder so far; llama.cpp has no key for it
 IMAGE, BREAK, END = "[IMG]", "[IMG_BREAK]", "[IMG_END]"
 BREAK_ROW = "v.token_embd.img_break"
-# Keys of an mmproj file that change nothing here, and keys that are no numbers and are read separately below.
-CLIP_NOTES = ("projector_type", "vision.projector_type", "vision.image_mean", "vision.image_std", "has_", "use_")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> Vision
         keys, model, config, norm_eps=keys.number("vision.attention.layer_norm_epsilon", default=NORM_EPS),
         merge=keys.integer("vision.spatial_merge_size", default=2), rope_theta=ROPE_THETA,
         image_token=_token(model, IMAGE))
-    keys.refuse_rest(NEUTRAL, NOTES, CLIP_NOTES)
+    keys.refuse_rest(known_keys.GGUF_CLIP)
     return vision
 
 

@@ -14,50 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import replace
 
 import numpy as np
 
-from brise.checkpoint import read_decoder
+from brise.checkpoint import known_keys, read_decoder
 from brise.checkpoint.gguf.file import GgufFile, StringArray, Value
 from brise.checkpoint.gguf.read_tensors import GgufTensors, missing
+from brise.checkpoint.read_decoder import Description
 from brise.errors import UnsupportedError, bad_value
-from brise.files.fields import Fields, Plain
+from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format, ModelFamily
 from brise.models.rope import Factors, Linear, Rope, Scaling, Yarn
 from brise.models.weights import Weights
-
-# Keys that change what a model computes when they have any other value than these.
-NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "attention.causal": (True,),
-    "attention.max_alibi_bias": (0,),
-    "attention.clamp_kqv": (0,),
-    "attention.scale": (0,),
-    "attn_logit_softcapping": (0,),
-    "final_logit_softcapping": (0,),
-    "logit_scale": (0, 1),
-    "residual_scale": (0, 1),
-    "embedding_scale": (0, 1),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "expert_shared_count": (0,),
-    "nextn_predict_layers": (0,),
-    "use_parallel_residual": (False,),
-    "tensor_data_layout": ("Meta AI original pth",),
-    "attention.temperature_scale": (0,),
-    "rope.scaling.attn_factor": (0, 1),
-    "rope.scaling.yarn_attn_factor": (1,),
-    "rope.scaling.yarn_ext_factor": (-1, 1),
-    "rope.scaling.yarn_log_multiplier": (0,),
-    "rope.scaling.mscale_all_dim": (0,),
-    "rope.scaling.mscale": (1,),
-})
-# Keys that change nothing in the decoder: notes, and what other parts of brise read.
-NOTES = frozenset({
-    "rope.scaling.finetuned", "pooling_type", "attention.temperature_length",
-    "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-    "rope.scaling.beta_fast", "rope.scaling.beta_slow"})
 
 # The vision encoder that Ollama packs into the same file; read_mmproj.py reads it.
 VISION_ARCHITECTURE = "mistral3"
@@ -69,12 +39,20 @@ SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func; 0 is "not said", which 
 
 
 def read_config(gguf: GgufFile) -> Config:
-    """The decoder's sizes; UnsupportedError names an architecture or key that brise does not run."""
+    """The decoder's sizes."""
+    return describe(gguf).config
+
+
+def describe(gguf: GgufFile) -> Description:
+    """What the file's keys say; UnsupportedError names an architecture or key that brise does not run."""
     architecture = _architecture(gguf)
     source = GgufConfig(gguf, architecture)
     config = read_decoder.read_config(source)
-    source.fields.refuse_rest(NEUTRAL, NOTES, VISION_KEYS if architecture == VISION_ARCHITECTURE else ())
-    return config
+    table = known_keys.GGUF
+    if architecture == VISION_ARCHITECTURE:
+        table = replace(table, prefixes=VISION_KEYS)
+    source.fields.refuse_rest(table)
+    return Description(config, None, None, tuple(source.fields.ignored))
 
 
 def read_weights(gguf: GgufFile, config: Config) -> Weights:
@@ -90,7 +68,7 @@ def keys_of(metadata: Mapping[str, Value], architecture: str) -> Fields:
     """The keys ARCHITECTURE.*, without that prefix."""
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    return Fields(own, architecture, has_types=True)
+    return Fields(own, architecture)
 
 
 def _architecture(gguf: GgufFile) -> str:
@@ -257,7 +235,7 @@ class GgufConfig:
         beta_fast = fields.number("rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast", default=32.0)
         beta_slow = fields.number("rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow", default=1.0)
         match self._row.yarn:
-            case "plain":  # for these the log multiplier means something else, see NEUTRAL
+            case "plain":  # for these the log multiplier means something else, see known_keys
                 return Yarn(factor, original, beta_fast, beta_slow)
             case "softmax":
                 # Read so that it counts as known: it changes the softmax scale, and never the cosines.

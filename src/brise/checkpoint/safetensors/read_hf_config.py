@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from brise.checkpoint import read_decoder
+from brise.checkpoint import known_keys, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
-from brise.files.fields import Fields, Plain
+from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
@@ -19,29 +19,6 @@ from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
 VISION_DEFAULTS = MappingProxyType({
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 1024, "patch_size": 16})
-
-# Values with which a key changes nothing, and keys that never do: notes, and what text and sampling read.
-NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,), "rope_interleave": (True,),
-    "norm_topk_prob": (True,), "n_group": (1,), "topk_group": (1,), "partial_rotary_factor": (1,),
-    "is_decoder": (False, True), "is_encoder_decoder": (False,), "add_cross_attention": (False,),
-    "tie_encoder_decoder": (False,), "chunk_size_feed_forward": (0,), "output_router_logits": (False,),
-    "num_nextn_predict_layers": (0,)})
-NOTES = frozenset({
-    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path",
-    "_attn_implementation_autoset", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id",
-    "decoder_start_token_id", "initializer_range", "use_cache", "tie_word_embeddings", "pretraining_tp",
-    "max_window_layers", "qk_head_dim", "is_composition", "return_dict", "output_hidden_states",
-    "output_attentions", "torchscript", "use_bfloat16", "pruned_heads", "id2label", "label2id", "problem_type",
-    "finetuning_task", "tokenizer_class", "prefix", "task_specific_params", "tf_legacy_loss", "max_length",
-    "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
-    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
-    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
-    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "vocab_size",
-    "router_aux_loss_coef", "attention_dropout"})
-WRAPPER_NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    **NEUTRAL, "vision_feature_layer": (-1,), "projector_hidden_act": ("gelu",), "multimodal_projector_bias": (False,)})
 
 
 def read_config(values: Mapping[str, object]) -> Description:
@@ -53,15 +30,17 @@ def read_config(values: Mapping[str, object]) -> Description:
     kind = top.text("model_type")
     if kind != "mistral3":
         family = _known(kind)
-        return Description(_decoder(Fields(values, "", FAMILIES[family].hf_defaults), family), None, block)
+        fields = Fields(values, "", FAMILIES[family].hf_defaults)
+        fields.value("quantization_config")  # read above
+        return Description(_decoder(fields, family), None, block, tuple(fields.ignored))
     inner = top.section("text_config")
     family = _known(inner.text("model_type", default="mistral"))
     if block is None and inner.has("quantization_config"):
         block = scale_block(inner.section("quantization_config"))
     config = _decoder(top.section("text_config", defaults=FAMILIES[family].hf_defaults), family)
     vision = _vision(top, config) if top.has("vision_config") else None
-    top.refuse_rest(WRAPPER_NEUTRAL, NOTES)
-    return Description(config, vision, block)
+    top.refuse_rest(known_keys.HF_WRAPPER)
+    return Description(config, vision, block, tuple(top.ignored))
 
 
 def refuse_draft(name: str) -> None:
@@ -79,9 +58,7 @@ def _known(kind: str) -> str:
 
 def _decoder(fields: Fields, family: str) -> Config:
     config = read_decoder.read_config(HfConfig(fields, family))
-    # With a latent these say what its sizes say already: heads of keys are made from it.
-    implied = {"num_key_value_heads", "head_dim"} if config.latent is not None else set()
-    fields.refuse_rest(NEUTRAL, NOTES | {"quantization_config"} | implied)
+    fields.refuse_rest(known_keys.hf_decoder(config))
     return config
 
 
@@ -164,7 +141,7 @@ def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: 
     if abs(share * head_dim - dim) > 1e-3:
         raise rope.refused("partial_rotary_factor", dim / head_dim)
     scaling = _scaling(rope, max_context)
-    rope.refuse_rest({"llama_4_scaling_beta": (0,), "truncate": (True,)}, {"max_position_embeddings"})
+    rope.refuse_rest(known_keys.HF_ROPE)
     return Rope(theta, dim, layout, scaling), temperature
 
 
@@ -234,7 +211,7 @@ def _vision(top: Fields, config: Config) -> VisionConfig:
         break_token=BREAK_TOKEN, end_token=END_TOKEN)
     if vision.head_dim % 4:
         raise bad_value("vision_config.head_dim", vision.head_dim, "a multiple of 4")
-    fields.refuse_rest(NEUTRAL, NOTES)
+    fields.refuse_rest(known_keys.HF_VISION)
     return vision
 
 
@@ -245,5 +222,5 @@ def _vision_theta(fields: Fields) -> float:
     if rope.text("rope_type", "type", default="default") not in ("default", "axial"):
         raise rope.refused("rope_type", "'default' or 'axial'")
     theta = rope.number("rope_theta", default=fields.number("rope_theta", default=10000.0))
-    rope.refuse_rest({}, ())
+    rope.refuse_rest(known_keys.STRICT)
     return theta

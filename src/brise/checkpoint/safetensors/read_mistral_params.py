@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
-from brise.checkpoint import read_decoder
+from brise.checkpoint import known_keys, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import check_native, scale_block
 from brise.errors import UnsupportedError
-from brise.files.fields import Fields, Plain
+from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
@@ -17,15 +16,6 @@ from brise.models.rope import Rope, Yarn
 
 # Classic models state no longest context: this one all of them were trained for.
 CLASSIC_CONTEXT = 32768
-
-NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "causal": (True,), "use_biases": (False,), "bias": (False,), "model_type": ("transformer",)})
-NOTES = frozenset({"architectures", "dtype", "max_batch_size", "tied_embeddings"})
-MOE_NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "route_every_n": (1,), "num_expert_groups": (1,), "num_expert_groups_per_tok": (1,)})
-MOE_NOTES = frozenset({"expert_parallel", "expert_model_parallel"})  # how the file was trained
-VISION_NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "mm_projector_id": ("patch_merge",), "add_pre_mm_projector_layer_norm": (True,), "adapter_bias": (False,)})
 
 
 def read_params(values: Mapping[str, object]) -> Description:
@@ -38,8 +28,8 @@ def read_params(values: Mapping[str, object]) -> Description:
         check_native(fields.section("quantization"))
     config = _decoder(fields)
     vision = _vision(fields, config)
-    fields.refuse_rest(NEUTRAL, NOTES)
-    return Description(config, vision, block)
+    fields.refuse_rest(known_keys.PARAMS)
+    return Description(config, vision, block, tuple(fields.ignored))
 
 
 def _decoder(fields: Fields) -> Config:
@@ -48,7 +38,7 @@ def _decoder(fields: Fields) -> Config:
     source = NativeConfig(fields)
     config = read_decoder.read_config(source)
     if config.experts is not None:
-        source.moe.refuse_rest(MOE_NEUTRAL, MOE_NOTES)
+        source.moe.refuse_rest(known_keys.PARAMS_MOE)
     return config
 
 
@@ -117,7 +107,7 @@ def _rope(fields: Fields, dim: int) -> Rope:
     all_dim = 0.0 if yarn.flag("apply_scale", default=True) else 1.0
     scaling = Yarn(factor, yarn.integer("original_max_position_embeddings"), yarn.number("beta", default=32.0),
                    yarn.number("alpha", default=1.0), mscale=1.0, mscale_all_dim=all_dim)
-    yarn.refuse_rest({}, ())
+    yarn.refuse_rest(known_keys.STRICT)
     return Rope(theta, dim, "interleaved", scaling)
 
 
@@ -127,7 +117,7 @@ def _temperature(fields: Fields) -> QueryTemperature | None:
     scaling = fields.section("llama_4_scaling")
     beta = scaling.number("beta", may_be_zero=True)
     temperature = QueryTemperature(beta, scaling.integer("original_max_position_embeddings"))
-    scaling.refuse_rest({}, ())
+    scaling.refuse_rest(known_keys.STRICT)
     return temperature if beta else None
 
 
@@ -146,7 +136,7 @@ def _vision(top: Fields, config: Config) -> VisionConfig | None:
     if top.has("multimodal"):
         outer = top.section("multimodal")
         fields = outer.section("vision_encoder_args")
-        outer.refuse_rest({}, ())
+        outer.refuse_rest(known_keys.STRICT)
     elif top.has("vision_encoder"):
         fields = top.section("vision_encoder")
     else:
@@ -168,5 +158,5 @@ def _vision(top: Fields, config: Config) -> VisionConfig | None:
         text_width=config.width, image_token=fields.integer("image_token_id", default=10, least=0),
         break_token=fields.integer("image_break_token_id", default=BREAK_TOKEN, least=0),
         end_token=fields.integer("image_end_token_id", default=END_TOKEN, least=0))
-    fields.refuse_rest(VISION_NEUTRAL, ())
+    fields.refuse_rest(known_keys.PARAMS_VISION)
     return vision

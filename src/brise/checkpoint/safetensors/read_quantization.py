@@ -6,20 +6,11 @@ activations and of a cache are notes: brise computes on the weights' numbers, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
-from brise.files.fields import Fields, Plain
+from brise.checkpoint import known_keys
+from brise.files.fields import Fields
 
 FLOAT_QUANTIZED, NVFP4_PACKED = "float-quantized", "nvfp4-pack-quantized"
 
-# Activations and caches (notes), and which modules are spared (seen from their tensors).
-NOTES = frozenset({
-    "activation_scheme", "modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "dequantize",
-    "input_activations", "output_activations", "kv_cache_scheme", "kv_cache_quant_algo", "targets", "producer",
-    "version", "global_compression_ratio", "scale_fmt", "run_compressed", "use_deep_gemm"})
-NEUTRAL: Mapping[str, tuple[Plain, ...]] = MappingProxyType({
-    "quantization_status": ("compressed", "frozen"), "fmt": ("e4m3", "float8_e4m3fn"), "weight_per_tensor": (True,)})
 EMPTY_SECTIONS = ("sparsity_config", "transform_config", "modules_to_convert")
 
 
@@ -39,7 +30,7 @@ def scale_block(quantization: Fields) -> tuple[int, int] | None:
             block = None
         case _:
             raise quantization.refused("quant_method", "'fp8', 'compressed-tensors' or 'modelopt'")
-    quantization.refuse_rest(NEUTRAL, NOTES)
+    quantization.refuse_rest(known_keys.QUANTIZATION)
     return block
 
 
@@ -49,7 +40,7 @@ def check_native(quantization: Fields) -> None:
         raise quantization.refused("qformat_weight", "'fp8_e4m3'")
     if quantization.text("qscheme_act", default="TENSOR") not in ("TENSOR", "NO_SCALES"):
         raise quantization.refused("qscheme_act", "'TENSOR' or 'NO_SCALES'")
-    quantization.refuse_rest({}, ())
+    quantization.refuse_rest(known_keys.STRICT)
 
 
 def _compressed_tensors(quantization: Fields) -> tuple[int, int] | None:
@@ -64,7 +55,7 @@ def _compressed_tensors(quantization: Fields) -> tuple[int, int] | None:
         _check_weights(weights)
         if weights.has("block_structure"):
             blocks.add(_block(weights, "block_structure"))
-        group.refuse_rest(NEUTRAL, NOTES)
+        group.refuse_rest(known_keys.QUANTIZATION)
     if len(blocks) > 1:
         raise quantization.refused("config_groups", "one block_structure for all groups")
     return blocks.pop() if blocks else None
