@@ -18,7 +18,8 @@ __all__ = [
     "AdapterInfo", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError",
     "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError", "DataOptions", "EngineStats",
     "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Limits", "LiveOptions", "LoadOptions",
-    "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NetworkError", "OutputError",
+    "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError",
+    "OutputError",
     "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
     "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
     "TeacherEndpoint", "TeacherOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall",
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from brise.api.options import ChatOptions, SamplingOptions, image_part
     from brise.api.proving import ProofOptions, prove
     from brise.api.server import Server
-    from brise.api.serving import ServerOptions, UpstreamOptions, gateway, serve
+    from brise.api.serving import NamedUpstream, ServerOptions, UpstreamOptions, gateway, serve
     from brise.api.streams import AsyncStream, Stream
     from brise.api.tuning import EvaluationOptions, TrainingOptions, evaluate, parity, tune
     from brise.convert.export import Exported
@@ -104,7 +105,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.api.options", ("ChatOptions", "SamplingOptions", "image_part")),
     ("brise.api.proving", ("ProofOptions", "prove")),
     ("brise.api.server", ("Server",)),
-    ("brise.api.serving", ("ServerOptions", "UpstreamOptions", "gateway", "serve")),
+    ("brise.api.serving", ("NamedUpstream", "ServerOptions", "UpstreamOptions", "gateway", "serve")),
     ("brise.api.streams", ("AsyncStream", "Stream")),
     ("brise.api.tuning", ("EvaluationOptions", "TrainingOptions", "evaluate", "parity", "tune")),
     ("brise.convert.export", ("Exported",)),

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.gateway.anthropic_upstream import AnthropicUpstream
-from brise.gateway.breaker import Breaker
+from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel, Wait
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import SmallModels
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+from brise.gateway.upstreams import Routes, Upstreams
 from brise.serve.engine_models import EngineModels
 from brise.serve.serving import ServeSettings
 from brise.traffic.records import Exchange, Pending, RecordedAnswer
@@ -62,8 +63,47 @@ class Rig:
     captured: Memory
 
 
-Around = Callable[[SmallModels, LargeModel, Memory],
+Around = Callable[[SmallModels, Upstreams, Memory],
                   Components]  # parts that need the small model, the large one, the capture
+
+
+@dataclass(frozen=True)
+class SeveralRig:
+    """Several fakes by the names of their upstreams, the gateway's server, and what was captured."""
+
+    fakes: Mapping[str, FakeUpstream]
+    live: Live
+    captured: Memory
+
+    def num_received(self) -> dict[str, int]:
+        """How many requests each upstream got."""
+        return {name: len(fake.received) for name, fake in self.fakes.items()}
+
+
+@contextmanager
+def several(names: Sequence[str], *, models: Sequence[tuple[str, str]] = (), keys: Mapping[str, str] | None = None,
+            anthropic: str = "", around: Around | None = None, model: LoadedModel | None = None,
+            breaker: BreakerSettings | None = None, suffix: str = "") -> Iterator[SeveralRig]:
+    """As `rig`, with an upstream of each name; the first is the default. Nothing is sent again."""
+    captured = Memory()
+
+    def large(name: str, url: str) -> LargeModel:
+        place = url.removesuffix("/v1") + suffix if suffix else url
+        upstream = Upstream(UpstreamSettings(place, (keys or {}).get(name)))
+        return LargeModel(AnthropicUpstream(upstream) if name == anthropic else upstream,
+                          breaker=None if breaker is None else Breaker(breaker),
+                          retries=Retries(RetrySettings(retries=0)))
+
+    with ExitStack() as stack:
+        fakes = {name: stack.enter_context(fake_upstream()) for name in names}
+        upstreams = Upstreams({name: large(name, fake.url) for name, fake in fakes.items()},
+                              Routes(tuple(names), models, names[0]))
+
+        def made(workers: Mapping[str, EngineThread]) -> Gateway:
+            parts = Components() if around is None else around(EngineModels(workers), upstreams, captured)
+            return Gateway(upstreams, parts if parts.capture is not None else replace(parts, capture=captured))
+
+        yield SeveralRig(fakes, stack.enter_context(live(model, gateway=made)), captured)
 
 
 @contextmanager
@@ -81,8 +121,8 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
         url = fake.url.removesuffix("/v1") + path
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits(), proxy))
         server = AnthropicUpstream(upstream) if is_anthropic else upstream
-        large = LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
-                            hedge_after_s=hedge_after_s, wait=wait)
+        large = Upstreams.only(LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
+                                          hedge_after_s=hedge_after_s, wait=wait))
 
         def made(models: Mapping[str, EngineThread]) -> Gateway:
             stand = parts or Components() if around is None else around(EngineModels(models), large, captured)

@@ -18,6 +18,7 @@ from brise.gateway.failure import FailureKind
 from brise.gateway.large_model import LargeModel
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
+from brise.gateway.upstreams import Upstreams
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, Peer, answer, chat, cut, events, hang, raw, refuse
 from tests.gateway.rig import Rig, rig
@@ -145,10 +146,10 @@ def test_a_server_that_is_not_there() -> None:
 
 def test_a_machine_that_does_not_answer_at_all() -> None:
     with rig(SHORT) as made, black_hole() as port:
-        made.live.serving.gateway.large.upstream.close()  # type: ignore[union-attr]
+        made.live.serving.gateway.large.close()  # type: ignore[union-attr]
         lost = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/v1", limits=SHORT))
-        made.live.serving.gateway.large = LargeModel(lost,
-                                                      retries=Retries(RetrySettings(0)))  # type: ignore[union-attr]
+        made.live.serving.gateway.large = Upstreams.only(  # type: ignore[union-attr]
+            LargeModel(lost, retries=Retries(RetrySettings(0))))
         assert kind_of(ask(made)) == "504 upstream_connect_timeout"
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from brise.gateway.gateway import Components
-from brise.gateway.large_model import LargeModel
 from brise.gateway.small_models import SmallModels
+from brise.gateway.upstreams import Upstreams
 from brise.switch import components
 from brise.switch.rule import to_body
 from brise.traffic.records import Exchange
@@ -43,7 +43,7 @@ def says(body: Any) -> tuple[str, float]:
 @contextmanager
 def gateway(store: SqlStore, small: FakeSmall | None = None) -> Iterator[Rig]:
     """With a fake small model, whose confidence the test chooses; or with the real engine under a stub."""
-    def around(local: SmallModels, large: LargeModel, captured: Memory) -> Components:
+    def around(local: SmallModels, large: Upstreams, captured: Memory) -> Components:
         return components.switch_components(small or local, large, store, captured, io.StringIO())
 
     with rig(around=around, model=stub_model("Hello there!")) as running:

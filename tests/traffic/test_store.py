@@ -175,6 +175,7 @@ def test_a_store_of_the_layout_before_is_brought_to_ours(opener: Opener) -> None
     store.add([FULL], [answer("a", "full")])
     with store._database.transaction() as transaction:
         transaction.run("ALTER TABLE answers DROP COLUMN fingerprint")
+        transaction.run("ALTER TABLE exchanges DROP COLUMN upstream")
         transaction.run("PRAGMA user_version = 1" if isinstance(store._database, SqliteDatabase)
                         else "UPDATE meta SET value = '1' WHERE name = 'version'")
     store.close()

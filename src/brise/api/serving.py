@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO, TypedDict, TypeVar, Unpack
 
@@ -19,9 +19,18 @@ from brise.gateway import small_models
 from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
+from brise.gateway.upstreams import is_upstream_name
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.engine_models import EngineModels
-from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamDialect, open_gateway
+from brise.serve.open_gateway import (
+    GatewayOptions,
+    SmallOptions,
+    UpstreamDialect,
+    UpstreamServer,
+    dialect_of,
+    open_gateway,
+    routes_of,
+)
 from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, ServeSettings, bounded
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
@@ -30,6 +39,23 @@ ModelLike = Model | str | Path
 Models = ModelLike | Mapping[str, ModelLike]
 Candidate = str | Mapping[str, str]  # a model for all tasks, or models by task
 DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class NamedUpstream:
+    """One of several upstreams of a gateway.
+
+    Attributes:
+        url: The base URL of its server. One with `?api-version=VERSION` is of Azure OpenAI.
+        key: The key for it. Default: the clients' own keys go on; with `api_keys` none does.
+        dialect: What it speaks, "openai", or "anthropic" for its Messages API.
+        models: The models that it has, so that requests for them need not name it; `*` stands for any letters.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    dialect: UpstreamDialect = "openai"
+    models: Sequence[str] = ()
 
 
 class ServerOptions(TypedDict, total=False):
@@ -66,6 +92,9 @@ class UpstreamOptions(ServerOptions, total=False):
     Attributes:
         upstream_key: The key for the upstream. Default: the clients' own keys go on; with `api_keys` none does.
         upstream_dialect: What the upstream speaks, "openai", or "anthropic" for its Messages API. Default: "openai".
+        upstream_paths: Paths that clients may use with the gateway's own key, besides those of the dialects and the
+            list of models; `*` stands for any letters.
+        default_upstream: Of several `upstreams`, the one of all models that are no other's. Default: the first.
         retries: How often a request that failed is sent again, where that does no harm. Default: 2.
         hedge_after: Seconds without an answer after which a request is sent a second time; both are paid.
             Default: never.
@@ -83,6 +112,8 @@ class UpstreamOptions(ServerOptions, total=False):
 
     upstream_key: str | None
     upstream_dialect: UpstreamDialect | None
+    upstream_paths: Sequence[str] | None
+    default_upstream: str | None
     retries: int | None
     hedge_after: float | None
     limits: Limits | None
@@ -117,7 +148,8 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
                                   _keys(options.get("api_keys")), log=options.get("log")))
 
 
-def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[UpstreamOptions]) -> Server:
+def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstream | str] | None = None,
+            small: Models | None = None, **options: Unpack[UpstreamOptions]) -> Server:
     """A gateway in front of a hosted model: it passes requests on, writes them down, and lets a small model help.
 
         app.mount("/llm", brise.gateway(upstream="https://api.openai.com/v1", small=model))
@@ -127,6 +159,8 @@ def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[Ups
 
     Args:
         upstream: The base URL of the hosted model's server.
+        upstreams: Instead of one: several by name, each a base URL or a `NamedUpstream`. A request for NAME/MODEL asks
+            that one for MODEL.
         small: Models of this program, given as to `serve`.
         **options: See `UpstreamOptions`.
     """
@@ -135,7 +169,7 @@ def gateway(*, upstream: str, small: Models | None = None, **options: Unpack[Ups
         opened = {} if small is None else _opened(small, options.get("memory"), owned)
         local = EngineModels({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
-        gateway_options = _gateway_options(upstream, options, local.names())
+        gateway_options = _gateway_options(_upstreams(upstream, upstreams, options), options, local.names())
         opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore))
         return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES), owned.pop_all(),
                                   _keys(options.get("api_keys")), opened_gateway, options.get("log")))
@@ -168,7 +202,28 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
     return replace(made, max_body_bytes=VISION_BODY_BYTES) if sees else made
 
 
-def _gateway_options(upstream: str, options: UpstreamOptions, names: Sequence[str]) -> GatewayOptions:
+def _upstreams(upstream: str | None, upstreams: Mapping[str, NamedUpstream | str] | None,
+               options: UpstreamOptions) -> dict[str, NamedUpstream]:
+    """By name; the only one has none."""
+    if (upstream is None) == (not upstreams):
+        raise UnsupportedError("give either `upstream`, the URL of one, or `upstreams`, several by name",
+                               hint='brise.gateway(upstreams={"openai": "https://api.openai.com/v1"})')
+    key, dialect = options.get("upstream_key"), options.get("upstream_dialect")
+    if upstream is not None:
+        if options.get("default_upstream") is not None:
+            raise UnsupportedError("default_upstream is for several `upstreams`")
+        return {"": NamedUpstream(upstream, key, dialect or "openai")}
+    if key is not None or dialect is not None:
+        raise UnsupportedError("upstream_key and upstream_dialect are for one `upstream`",
+                               hint="of several, each has its own: brise.NamedUpstream(URL, key=..., dialect=...)")
+    assert upstreams is not None
+    if wrong := next((name for name in upstreams if not is_upstream_name(name)), None):
+        raise UnsupportedError(f"the upstream's name is {wrong!r}, allowed are letters, digits, '.', '_' and '-'")
+    return {name: NamedUpstream(each) if isinstance(each, str) else each for name, each in upstreams.items()}
+
+
+def _gateway_options(upstreams: Mapping[str, NamedUpstream], options: UpstreamOptions,
+                     names: Sequence[str]) -> GatewayOptions:
     shadow, keep_days, prices = _share(options.get("shadow"), "shadow"), options.get("keep_days"), options.get("prices")
     only = names[0] if len(names) == 1 else None
     candidate = _candidates(options.get("candidate") or only, names, "candidate")
@@ -178,11 +233,17 @@ def _gateway_options(upstream: str, options: UpstreamOptions, names: Sequence[st
     capture = CaptureOptions(
         share=_share(options.get("capture"), "capture", 1.0), content=options.get("content") is not False,
         ttl_s=None if keep_days is None else keep_days * DAY_S)
+    def server(each: NamedUpstream) -> UpstreamServer:
+        return UpstreamServer(UpstreamSettings(
+            each.url, each.key, options.get("api_keys") is None, options.get("limits") or Limits(),
+            settings.proxy(each.url), tuple(options.get("upstream_paths") or ())), dialect_of(each.dialect, "dialect"))
+
+    table = [(model, name) for name, each in upstreams.items() for model in each.models]
     return GatewayOptions(
-        UpstreamSettings(upstream, options.get("upstream_key"), options.get("api_keys") is None,
-                         options.get("limits") or Limits(), settings.proxy(upstream)),
-        options.get("upstream_dialect") or "openai", _or(options.get("retries"), RetrySettings().retries),
-        options.get("hedge_after"), options.get("store"), capture, None if prices is None else Path(prices),
+        {name: server(each) for name, each in upstreams.items()},
+        routes_of(tuple(upstreams), table, options.get("default_upstream")),
+        _or(options.get("retries"), RetrySettings().retries), options.get("hedge_after"), options.get("store"), capture,
+        None if prices is None else Path(prices),
         SmallOptions(_candidates(options.get("fallback"), names, "fallback"), candidate, shadow,
                      _share(options.get("reask"), "reask")))
 

@@ -40,6 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "brise serve --upstream https://api.openai.com/v1",
                         "brise serve smollm2 --upstream https://api.mistral.ai/v1 --upstream-key-env MISTRAL_API_KEY "
                         "--api-keys keys.txt",
+                        "brise serve --upstream openai=https://api.openai.com/v1 "
+                        "--upstream mistral=https://api.mistral.ai/v1 --upstream-model mistral=mistral-large-latest",
                         "brise serve smollm2 --adapter tickets=./tickets-smollm2/adapter --adapter calls=./calls"))
     parser.add_argument("models", metavar="MODEL", nargs="*",
                         help="a name from `brise models`, a .gguf file, or a folder; NAME=MODEL serves it under "
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         read_keys(args.api_keys)
     if not args.models and args.upstream is None:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
-    upstream = serve_gateway.check(args)
+    upstreams = serve_gateway.check(args)
     settings_ = settings.read()
     models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
@@ -96,12 +98,12 @@ def run(args: argparse.Namespace) -> int:
                    for located in models}
         if args.memory is not None:
             serving = bounded(serving, *workers.values())
-        elif upstream is not None or any(worker.model.vision is not None for worker in workers.values()):
+        elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
-        if upstream is None:
+        if not upstreams:
             return _run(workers, serving, bound, None)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
-        options = serve_gateway.options_of(args, upstream, small)
+        options = serve_gateway.options_of(args, upstreams, small)
         with open_gateway(options, settings_.home, local, serve_gateway.report_lost) as gateway:
             return _run(workers, serving, bound, gateway)
 

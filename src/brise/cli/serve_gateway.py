@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brise import settings
@@ -14,28 +14,41 @@ from brise.gateway import small_models
 from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
-from brise.serve.open_gateway import GatewayOptions, SmallOptions
+from brise.gateway.upstreams import is_upstream_name
+from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamServer, dialect_of, routes_of
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 DAY_S = 86400.0
 SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
 DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
 
+NEEDS_UPSTREAM = ("upstream_model", "default_upstream", "upstream_dialect", "upstream_key_env", "upstream_path",
+                  "hedge_after", "store", "keep_days", "prices")
 SMALL_OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--upstream and what belongs to it."""
     limits = Limits()
-    parser.add_argument("--upstream", metavar="URL",
+    parser.add_argument("--upstream", metavar="[NAME=]URL", action="append",
                         help="base URL of a hosted model's server, as OpenAI's clients have it; requests for models "
-                             "that are not served here go there")
-    parser.add_argument("--upstream-dialect", choices=("openai", "anthropic"),
-                        help="what the upstream speaks; anthropic: chat completions go to its Messages API, and their "
-                             "answers come back as chat completions (default: openai)")
-    parser.add_argument("--upstream-key-env", metavar="VARIABLE",
-                        help="environment variable with the key for the upstream (default: the clients' own keys go "
+                             "that are not served here go there. With names there may be several: NAME/MODEL asks one "
+                             "of them. A URL with ?api-version=VERSION is one of Azure OpenAI")
+    parser.add_argument("--upstream-model", metavar="NAME=MODEL", action="append", default=[],
+                        help="the upstream NAME has this model, so that requests need not say NAME/MODEL; `*` stands "
+                             "for any letters; may be given several times")
+    parser.add_argument("--default-upstream", metavar="NAME",
+                        help="the upstream of all other models, and of requests without one (default: the first)")
+    parser.add_argument("--upstream-dialect", metavar="[NAME=]DIALECT", action="append", default=[],
+                        help="what an upstream speaks, openai or anthropic; anthropic: chat completions go to its "
+                             "Messages API, and their answers come back as chat completions (default: openai)")
+    parser.add_argument("--upstream-key-env", metavar="[NAME=]VARIABLE", action="append", default=[],
+                        help="environment variable with the key for an upstream (default: the clients' own keys go "
                              "on; with --api-keys none does)")
+    parser.add_argument("--upstream-path", metavar="PATH", action="append", default=[],
+                        help="a path that clients may use with the gateway's own key, besides chat completions, "
+                             "completions, embeddings, responses, messages and models; `*` stands for any letters; may "
+                             "be given several times")
     parser.add_argument("--connect-timeout", metavar="S", type=SECONDS, default=limits.connect_s,
                         help=f"seconds until the upstream is connected (default: {limits.connect_s:g})")
     parser.add_argument("--first-byte-timeout", metavar="S", type=SECONDS, default=limits.first_byte_s,
@@ -67,26 +80,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "answer that comes first; it is paid twice (default: never)")
 
 
-def check(args: argparse.Namespace) -> UpstreamSettings | None:
-    """The settings of the upstream, checked before a model is loaded; None without --upstream."""
+def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
+    """The upstreams by name, checked before a model is loaded; none without --upstream."""
     if args.upstream is None:
-        for option in ("upstream_dialect", "upstream_key_env", "hedge_after", "store", "keep_days", "prices"):
-            if vars(args)[option] is not None:
+        for option in NEEDS_UPSTREAM:
+            if vars(args)[option] not in (None, []):
                 raise UnsupportedError(f"--{option.replace('_', '-')} needs a gateway",
                                        hint="--upstream URL")
-        return None
-    key = None if args.upstream_key_env is None else settings.secret(args.upstream_key_env)
+        return {}
+    urls = _named_urls(args.upstream)
     limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout,
                     args.total_timeout)
-    return UpstreamSettings(args.upstream, key, args.api_keys is None, limits, settings.proxy(args.upstream))
+    dialects = _by_name(args.upstream_dialect, urls, "--upstream-dialect")
+    keys = {name: settings.secret(variable)
+            for name, variable in _by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
+    return {name: UpstreamServer(UpstreamSettings(url, keys.get(name), args.api_keys is None, limits,
+                                                  settings.proxy(url), tuple(args.upstream_path)),
+                                 dialect_of(dialects.get(name, "openai"), "--upstream-dialect"))
+            for name, url in urls.items()}
 
 
-def options_of(args: argparse.Namespace, upstream: UpstreamSettings, small: SmallOptions) -> GatewayOptions:
+def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer],
+               small: SmallOptions) -> GatewayOptions:
     """The gateway that the command line asks for."""
+    table = [(model, name) for word in args.upstream_model for name, _, model in (word.partition("="),)]
+    if (unnamed := next((word for word in args.upstream_model if not all(word.partition("="))), None)) is not None:
+        raise UnsupportedError(f"--upstream-model {unnamed!r}: NAME=MODEL is needed")
     return GatewayOptions(
-        upstream, args.upstream_dialect or "openai", args.retries, args.hedge_after, args.store,
+        upstreams, routes_of(tuple(upstreams), table, args.default_upstream), args.retries, args.hedge_after,
+        args.store,
         CaptureOptions(share=args.capture, content=not args.no_content,
                        ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small)
+
+
+def _named_urls(words: Sequence[str]) -> Mapping[str, str]:
+    """The upstreams in the order of the command line; one alone needs no name."""
+    urls: dict[str, str] = {}
+    for word in words:
+        name, equals, url = word.partition("=")
+        if not equals or not is_upstream_name(name):
+            name, url = "", word
+        if name in urls or not name and len(words) > 1:
+            raise UnsupportedError(
+                f"--upstream {word!r}: there are {len(words)} upstreams, and "
+                + (f"two are called {name!r}" if name else "this one has no name"),
+                hint="name each of them: --upstream openai=https://api.openai.com/v1 --upstream mistral="
+                     "https://api.mistral.ai/v1")
+        urls[name] = url
+    return urls
+
+
+def _by_name(words: Sequence[str], names: Mapping[str, str], option: str) -> Mapping[str, str]:
+    """Values of an option by the upstream that they are for, which must be named where there are several."""
+    values: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            name, value = next(iter(names)), word
+            if len(names) > 1:
+                raise UnsupportedError(f"{option} {word!r}: there are {len(names)} upstreams, and it is not said for "
+                                       f"which this is", hint=f"{option} {name}={word}")
+        if name not in names:
+            raise UnsupportedError(f"{option} {word!r}: there is no upstream {name!r}; there is "
+                                   f"{', '.join(map(repr, names))}")
+        if name in values:
+            raise UnsupportedError(f"{option} {word!r}: it is given twice" + (f" for {name!r}" if name else ""))
+        values[name] = value
+    return values
 
 
 def report_lost(stats: CaptureStats) -> None:

@@ -29,7 +29,8 @@ def exchange_of(request: ClientRequest, outcome: RequestOutcome, total_s: float)
         served_by=outcome.served_by, fingerprint=outcome.fingerprint, context_digest=context, error=outcome.error,
         streamed=request.streams, usage=outcome.usage, cost_usd=outcome.cost_usd,
         first_token_s=outcome.first_token_s, total_s=total_s, signals=outcome.signals,
-        audit_probability=outcome.audit_probability, request=request.fields, response=outcome.response)
+        audit_probability=outcome.audit_probability, upstream=request.upstream or None,
+        request=request.fields, response=outcome.response)
     return redact.exchange(exchange, request.secrets)
 
 

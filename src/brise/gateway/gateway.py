@@ -35,8 +35,8 @@ from brise.gateway.interfaces import (
     Router,
     SwitchedModel,
 )
-from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest
+from brise.gateway.upstreams import Upstreams
 from brise.traffic.prices import Prices
 from brise.traffic.records import Exchange, Mode, Pending
 
@@ -61,7 +61,7 @@ class Components:
 class Gateway:
     """Answers every request and has it written down. It belongs to the event loop's thread."""
 
-    def __init__(self, large: LargeModel, components: Components = Components(), log: TextIO | None = None,
+    def __init__(self, large: Upstreams, components: Components = Components(), log: TextIO | None = None,
                  now: Callable[[], float] = time.monotonic) -> None:
         self.large, self.components, self._now = large, components, now
         self._log = log or sys.stderr
@@ -105,12 +105,12 @@ class Gateway:
             task.cancel()
 
     def close(self) -> None:
-        """Ends the background work and the connections to the large model. All that was answered has been given to the
+        """Ends the background work and the connections to the large models. All that was answered has been given to the
         capture by then."""
         self._reader.shutdown()
         for task in self._background:
             task.cancel()
-        self.large.upstream.close()
+        self.large.close()
 
     # Who answers.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from brise.gateway.request import OWN, ClientRequest, Headers
+from brise.traffic import redact
 from brise.traffic.records import Mode
 
 # Of one connection, not of the message (RFC 9110, 7.6.1); `Connection` names more.
@@ -10,20 +11,23 @@ OF_A_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"pro
                       b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
 # Written anew: host and length of the new message, and the encodings that are read here. `Expect` is answered here.
 MADE_ANEW = frozenset({b"host", b"content-length", b"accept-encoding", b"expect"})
-KEYS = frozenset({b"authorization", b"x-api-key", b"api-key"})
-# alt-svc would send the client around the gateway; the server writes its own date.
-NOT_OURS = frozenset({b"alt-svc", b"date"})
+NO_SECRETS = frozenset({b"idempotency-key"})  # its name sounds like one; without it a repeated request is paid twice
+# alt-svc would send the client around the gateway; the server writes its own date; a cookie of the upstream's would
+# become one of the gateway's host, and several clients may share what it stands for.
+NOT_OURS = frozenset({b"alt-svc", b"date", b"set-cookie", b"set-cookie2"})
 ENCODED = (b"gzip", b"deflate", b"br", b"zstd")
 
 
 def upstream(headers: Headers, host: bytes, key: Headers | None, *, is_read: bool) -> list[tuple[bytes, bytes]]:
-    """Headers of a request. `key` replaces the client's own keys; None leaves those.
+    """Headers of a request. `key` replaces the client's own keys, and everything else that may be a secret between
+    the client and somebody; None leaves those.
 
     An answer that `is_read` here has to come uncompressed, so that its events can be told apart.
     """
-    dropped = OF_A_HOP | MADE_ANEW | _named(headers) | (KEYS if key is not None else frozenset())
+    dropped = OF_A_HOP | MADE_ANEW | _named(headers)
     kept = [(b"host", host), *((name, value) for name, value in headers
-                               if name not in dropped and not name.startswith(OWN))]
+                               if name not in dropped and not name.startswith(OWN)
+                               and (key is None or name in NO_SECRETS or not redact.is_secret(name)))]
     encodings = b"identity" if is_read else next((value for name, value in headers if name == b"accept-encoding"), b"")
     if encodings:
         kept.append((b"accept-encoding", encodings))

@@ -17,8 +17,8 @@ from typing import Protocol
 from brise.errors import StoreError
 from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
-from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest, read
+from brise.gateway.upstreams import Upstreams
 from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 
@@ -48,7 +48,7 @@ class ReanswerOptions:
 class Reanswer:
     """Remembers what the small model answered in an outage (`observe`), and asks the large model again (`run`)."""
 
-    def __init__(self, large: LargeModel, store: TrafficStore, capture: Flushing,
+    def __init__(self, large: Upstreams, store: TrafficStore, capture: Flushing,
                  options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time) -> None:
         self._large, self._store, self._capture = large, store, capture
         self._options, self._clock = options, clock
@@ -122,7 +122,7 @@ class Reanswer:
             _, (request, attempts) = self._held.popitem(last=False)
             self._held_bytes -= len(request.body)
             return request, attempts
-        if self._large.upstream.settings.key is None:
+        if not self._large.has_own_key:
             return None
         return await asyncio.to_thread(self._stored)
 
@@ -131,8 +131,8 @@ class Reanswer:
         for pending in self._store.pending(limit=1000):
             if pending.attempts < self._options.attempts:
                 exchange = self._store.exchange(pending.exchange)
-                if exchange is not None and exchange.request is not None:
-                    return _request_of(exchange, self._large.upstream.settings.secrets), pending.attempts
+                if exchange is not None and exchange.request is not None and self._large.pays(exchange.upstream):
+                    return _request_of(exchange, self._large.secrets), pending.attempts
         return None
 
     def _postpone(self, exchange: str) -> None:
@@ -160,4 +160,5 @@ class Reanswer:
 
 def _request_of(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
     body = json.dumps(exchange.request).encode()
-    return replace(read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets), id=exchange.id)
+    request = read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets)
+    return replace(request, id=exchange.id, upstream=exchange.upstream or "")

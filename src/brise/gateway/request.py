@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from urllib.parse import unquote
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote, unquote
 
 from brise.dialects import table
 from brise.dialects.bodies import Body, Kind, person
 from brise.dialects.dialect import Dialect
+from brise.dialects.table import KnownPath
+from brise.gateway import client_body
 from brise.traffic import redact
 from brise.traffic.records import new_id
 
@@ -22,12 +23,15 @@ MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or of a name, a
 
 @dataclass(frozen=True)
 class ClientRequest:
-    """One request. `fields` is its JSON body; None if the body is not a JSON object."""
+    """One request. `fields` is its JSON body; None if the body is not a JSON object, or not read in its dialect.
+
+    `model` is the one that the client asks for; body and target may have the name that its upstream knows it by.
+    """
 
     id: str  # of its exchange
     method: str
-    path: str
-    target: bytes  # percent-encoded path, and the query with its question mark
+    path: str  # in the usual spelling of its dialect
+    target: bytes  # the same, percent-encoded, and the query with its question mark
     headers: Headers
     body: bytes
     fields: Body | None
@@ -39,6 +43,11 @@ class ClientRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     is_captured: bool = True
     secrets: Sequence[str] = field(default=(), repr=False)  # what must not be written down (traffic/redact.py)
+    upstream: str = ""  # the name of the one that it is for
+    named: Sequence[str] = ()  # every model that some server might take it to mean
+    times_named: int = 0  # how often the body has the field `model`
+    span: tuple[int, int] | None = None  # where the model's name stands in the body
+    deployment: str | None = None  # the model, if its path named it as Azure's do
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -63,30 +72,78 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
 
     `secrets` of the gateway itself are added to those that the request came with.
     """
-    dialect = table.of_request(method, path)
-    fields = _object(body) if dialect.is_read else None
-    model = fields.get("model") if fields is not None else None
-    model = model if isinstance(model, str) else ""
+    known = table.locate(method, path)
+    dialect = known.dialect
+    content = client_body.read(body) if body else client_body.ReadBody()
+    fields, model = content.fields if dialect.is_read else None, known.model or content.model
+    if known.is_deployment and content.fields is not None and model:
+        body = client_body.with_model(body, content.span, model)
+        content = replace(content, span=client_body.read(body).span)
+        fields = fields and {**fields, "model": model}
     own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
     task = (own.get("task") or model or path)[:MAX_NAME]
-    return ClientRequest(new_id(), method, path, target, headers, body, fields, dialect, model, task,
-                         own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),
-                         own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields),
-                                                                     *secrets))
+    return ClientRequest(
+        new_id(), method, known.path, _target(known, target), headers, body, fields, dialect, model, task,
+        own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),
+        own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields), *secrets),
+        named=_named(known, target, headers, content, body), times_named=content.times, span=content.span,
+        deployment=known.model if known.is_deployment else None)
+
+
+def with_model(request: ClientRequest, model: str) -> ClientRequest:
+    """The same request under the name by which its upstream knows the model."""
+    fields = request.fields and {**request.fields, client_body.FIELD: model}
+    deployment = request.deployment and model
+    path, slash, name = request.path.partition("/models/")
+    if slash and name == request.model and not request.body:
+        query = b"".join(request.target.partition(b"?")[1:])
+        return replace(request, target=f"{path}/models/{quote(model, safe='')}".encode() + query)
+    if request.span is None:
+        return replace(request, fields=fields, deployment=deployment)
+    return replace(request, fields=fields, deployment=deployment, span=None,
+                   body=client_body.with_model(request.body, request.span, model))
+
+
+def _target(known: KnownPath, target: bytes) -> bytes:
+    """In its usual spelling if it has one; what is unknown stays as it came."""
+    path, mark, query = target.partition(b"?")
+    if known.dialect is not table.UNKNOWN or known.is_deployment:
+        path = quote(known.path).encode() if known.is_ours else path
+    elif known.is_ours:
+        path = table.spelled(path.decode("latin-1")).encode("latin-1")
+    return path + mark + query
+
+
+def _named(known: KnownPath, target: bytes, headers: Headers, content: client_body.ReadBody,
+           body: bytes) -> Sequence[str]:
+    query = target.partition(b"?")[2]
+    names = [*content.names, *client_body.query_names(query)]
+    if known.model is not None:
+        names.append(known.model)
+    if not known.dialect.is_read:
+        names += _of_path(known.path)
+        if content.fields is not None:
+            names += client_body.nested_names(body)
+    names += [value.decode("latin-1").strip() for name, value in headers
+              if name.endswith((b"model", b"deployment")) and not name.startswith(OWN)]
+    return names
+
+
+def _of_path(path: str) -> Sequence[str]:
+    """The models that an unknown path may name: what stands behind such a word, to each of its ends."""
+    names = list[str]()
+    for spelled in dict.fromkeys((path, unquote(path))):  # some servers decode twice
+        for word in ("deployments", "engines", "models", "model"):
+            rest = spelled.partition(f"/{word}/")[2]
+            ends = [at for at, letter in enumerate(rest[:MAX_NAME]) if letter in "/:"]
+            names += [rest[:end] for end in (*ends, len(rest)) if rest]
+    return names
 
 
 def _person(fields: Body | None) -> str | None:
     name = person(fields) if fields is not None else None
     return name if name is None else name[:MAX_NAME]
-
-
-def _object(body: bytes) -> Body | None:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _text(value: bytes) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import h11
 import httpx
@@ -19,6 +20,8 @@ from brise.gateway.connection import Address, Connection, LostError, NotHttpErro
 from brise.gateway.failure import FailureKind, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 
+VERSION = "api-version"  # the query of Azure OpenAI's API, without which its deployments answer nothing
+DEPLOYED = ("chat", "completion", "embedding")  # kinds of requests that go to a deployment's own path
 PREFIX = b"/v1"  # how every path of OpenAI's API begins: it is in the clients' base URL, and in the upstream's
 
 
@@ -38,6 +41,8 @@ class UpstreamSettings:
     """Where the large model is. `url` is the base URL that its clients use; `key` is secret.
 
     Without a key the clients' own are forwarded, unless `forwards_keys` is False: then they are keys to this server.
+    With one, only the dialects' paths, the list of models, and `paths` (patterns) are sent. A URL with the query
+    `api-version` is one of Azure OpenAI, where each model is a deployment with a path of its own.
     """
 
     url: str
@@ -45,6 +50,12 @@ class UpstreamSettings:
     forwards_keys: bool = True
     limits: Limits = Limits()
     proxy: str | None = field(default=None, repr=False)  # may hold a password
+    paths: Sequence[str] = ()
+
+    @property
+    def api_version(self) -> str | None:
+        """Of an upstream at Azure, that of its URL."""
+        return dict(parse_qsl(urlsplit(self.url).query)).get(VERSION)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -62,9 +73,14 @@ class UpstreamSettings:
             raise UnsupportedError("the upstream's URL holds a user or a password, which would stand in logs",
                                    hint="--upstream-key-env VARIABLE names where the key is")
         is_plain = has_host and parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
-        if not is_plain or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        has_query = is_plain and parts.query and not _VERSION.fullmatch(parts.query)
+        if not is_plain or parts.scheme not in ("http", "https") or has_query or parts.fragment:
             raise UnsupportedError(f"the upstream is {self.url!r}, allowed is http(s)://HOST/PATH",
                                    hint="its base URL, as OpenAI's clients have it: https://api.openai.com/v1")
+
+
+_VERSION = re.compile(rf"{VERSION}=[\w.-]+")
+_JWT = re.compile(rb"ey[\w-]+\.[\w-]+\.[\w-]*")  # a token of Entra ID, which Azure takes as a bearer's
 
 
 class UpstreamResponse(Protocol):
@@ -110,6 +126,7 @@ class Upstream:
         self._is_plain_proxied = settings.proxy is not None and parts.scheme == "http"
         self.host = parts.netloc.rpartition("@")[2].encode("idna")
         self._path = parts.path.rstrip("/").encode()
+        self._api_version = settings.api_version
         address = _address(settings)
         self._proxy_key = address.proxy[2] if address.proxy is not None and self._is_plain_proxied else b""
         self._pool = Pool(address)
@@ -125,7 +142,7 @@ class Upstream:
         begun_s = time.monotonic()
         try:
             async with asyncio.timeout(wait_s):
-                connection.send(request.method, self._target(request.target), self._headers(request), request.body)
+                connection.send(request.method, self._target(request), self._headers(request), request.body)
                 response = await connection.answer()
         except BaseException as error:
             connection.abort()
@@ -157,26 +174,70 @@ class Upstream:
             raise UpstreamError(UpstreamFailure("refused",
                                                 error.strerror or str(error) or type(error).__name__)) from None
 
-    def _target(self, target: bytes) -> bytes:
+    def _target(self, request: ClientRequest) -> bytes:
         """The path of the client's base URL is /v1; that of the upstream's may differ."""
-        if target == PREFIX or target.startswith((PREFIX + b"/", PREFIX + b"?")):
-            target = (self._path or PREFIX) + target[len(PREFIX):]
+        target = request.target
+        is_deployment = self._api_version is not None or (
+            request.deployment is not None and not self._path.endswith(PREFIX))
+        if is_deployment:
+            target = self._azure_target(request)
         else:
-            target = self._path.removesuffix(PREFIX) + target
+            if request.deployment is not None:
+                target = without_version(target)
+            if target == PREFIX or target.startswith((PREFIX + b"/", PREFIX + b"?")):
+                target = (self._path or PREFIX) + target[len(PREFIX):]
+            else:
+                target = self._path.removesuffix(PREFIX) + target
         return b"http://" + self.host + target if self._is_plain_proxied else target
+
+    def _azure_target(self, request: ClientRequest) -> bytes:
+        """As Azure has it: the model's deployment is in the path, and the version of the API in the query.
+
+        Responses have their model in the body; so does everything else that no deployment answers.
+        """
+        path, _, query = request.target.partition(b"?")
+        rest, model = path.removeprefix(PREFIX), request.deployment or (request.fields or {}).get("model")
+        is_of_model = request.deployment is not None or request.dialect.name in DEPLOYED
+        if is_of_model and isinstance(model, str) and model:
+            rest = b"/deployments/" + quote(model, safe="").encode() + rest
+        if self._api_version is not None and not re.search(rb"(?:^|&)api-version=", query):
+            query = b"&".join(filter(None, (query, f"{VERSION}={self._api_version}".encode())))
+        base = self._path.removesuffix(b"/openai") + b"/openai"
+        return base + rest + (b"?" + query if query else b"")
 
     def _headers(self, request: ClientRequest) -> list[tuple[bytes, bytes]]:
         keys: Headers | None = None
         if self.settings.key is not None:
-            keys = [request.dialect.key_header(self.settings.key.encode())]
+            key = self.settings.key.encode()
+            keys = [(b"api-key", key) if self._api_version is not None else request.dialect.key_header(key)]
         elif not self.settings.forwards_keys:
             keys = []
         sent = headers.upstream(request.headers, self.host, keys, is_read=request.dialect.is_read)
+        if keys is None:
+            sent = self._with_their_key(request, sent)
         if self._proxy_key:
             sent.append((b"proxy-authorization", self._proxy_key))
         if request.body or request.method in ("POST", "PUT", "PATCH"):
             sent.append((b"content-length", str(len(request.body)).encode()))
         return sent
+
+    def _with_their_key(self, request: ClientRequest, sent: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """A client's own key in the header that this server reads: Azure's clients and OpenAI's have different ones."""
+        bearer, key = headers.find(sent, b"authorization"), headers.find(sent, b"api-key")
+        scheme, _, token = bearer.partition(b" ")
+        if self._api_version is not None and not key and scheme.lower() == b"bearer" and not _JWT.fullmatch(token):
+            return [*(each for each in sent if each[0] != b"authorization"), (b"api-key", token.strip())]
+        if self._api_version is None and request.deployment is not None and self._path.endswith(PREFIX) and (
+                key and not bearer):
+            return [*(each for each in sent if each[0] != b"api-key"), request.dialect.key_header(key)]
+        return sent
+
+
+def without_version(target: bytes) -> bytes:
+    """A target without the version that Azure's clients give, which nobody else knows."""
+    path, _, query = target.partition(b"?")
+    kept = b"&".join(part for part in query.split(b"&") if part and not part.startswith(b"api-version="))
+    return path + (b"?" + kept if kept else b"")
 
 
 class _HttpReply:

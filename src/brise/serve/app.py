@@ -113,7 +113,7 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = address_of(serving.settings.host, listener)
-    names = [*serving.models, *([] if serving.gateway is None else [serving.gateway.large.upstream.settings.url])]
+    names = [*serving.models, *([] if serving.gateway is None else serving.gateway.large.places)]
     print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
     if await _signalled(serve_task, signals):
         await _stop(serving, signals)

@@ -23,6 +23,17 @@ class UnknownModelError(RequestError):
                          param="model", code="model_not_found")
 
 
+class NotServedHereError(RequestError):
+    """The request names a model of this server in a way that its routes do not answer; it may not go elsewhere."""
+
+    status = 404
+
+    def __init__(self, name: str, served: str, where: str) -> None:
+        super().__init__(f"{where} names the model {name[:128]!r}; {served!r} is served here and answers chat "
+                         "completions, completions, embeddings and responses, so this request goes nowhere else",
+                         param="model", code="not_served_here")
+
+
 class NotFoundError(RequestError):
     """The path does not exist."""
 

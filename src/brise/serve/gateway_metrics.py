@@ -13,8 +13,10 @@ from prometheus_client.registry import Collector
 from brise.gateway.breaker import BreakerState
 from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
+from brise.gateway.large_model import LargeModel
 from brise.gateway.reanswer import Reanswer
 from brise.gateway.request import ClientRequest
+from brise.gateway.upstreams import ONLY
 from brise.serve.metrics import SECONDS
 from brise.switch.shadow import Reask, Shadow
 from brise.traffic.capture import Capture
@@ -46,20 +48,34 @@ class GatewayMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        large = self._gateway.large
-        yield _counter("upstream_failures", "Attempts that the upstream did not answer.", large.failures, "kind")
-        yield _counter("retries", "Requests that were sent again.", large.retries.num_retries)
-        yield _counter("hedges", "Requests that were sent twice because the first was slow.", large.num_hedged)
-        yield _counter("breaker_opened", "How often the circuit breaker opened.", large.breaker.num_opened)
-        breaker = GaugeMetricFamily("brise_gateway_breaker", "1 at the state of the circuit breaker.",
-                                    labels=("state",))
-        for state in get_args(BreakerState):
-            breaker.add_metric((state,), large.breaker.state == state)
-        yield breaker
+        yield from _upstreams(self._gateway.large.each)
         capture = self._gateway.components.capture
         if isinstance(capture, Capture):
             yield from _capture(capture)
         yield from _small_models(self._gateway.components)
+
+
+def _upstreams(each: Mapping[str, LargeModel]) -> Iterator[Metric]:
+    """Metrics of the upstreams, by name where they have names."""
+    label = () if tuple(each) == (ONLY,) else ("upstream",)
+    families = [CounterMetricFamily(f"brise_gateway_{name}", text, labels=(*label, *more)) for name, text, more in (
+        ("upstream_failures", "Attempts that the upstream did not answer.", ("kind",)),
+        ("retries", "Requests that were sent again.", ()),
+        ("hedges", "Requests that were sent twice because the first was slow.", ()),
+        ("breaker_opened", "How often the circuit breaker opened.", ()))]
+    breaker = GaugeMetricFamily("brise_gateway_breaker", "1 at the state of the circuit breaker.",
+                                labels=(*label, "state"))
+    failures, retries, hedges, opened = families
+    for name, large in each.items():
+        values = (name,) if label else ()
+        for kind, number in large.failures.items():
+            failures.add_metric((*values, kind), number)
+        retries.add_metric(values, large.retries.num_retries)
+        hedges.add_metric(values, large.num_hedged)
+        opened.add_metric(values, large.breaker.num_opened)
+        for state in get_args(BreakerState):
+            breaker.add_metric((*values, state), large.breaker.state == state)
+    yield from (*families, breaker)
 
 
 def _small_models(components: Components) -> Iterator[Metric]:

@@ -1,29 +1,36 @@
-"""GatewayMiddleware sends requests for this server's own models to the routes, and all others to the gateway."""
+"""GatewayMiddleware sends requests for this server's own models to the routes, and all others to the gateway.
+
+A request that names a model of this server is answered here or refused: it never goes to an upstream, however its path
+and its body are spelled.
+"""
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from brise.dialects import table
 from brise.errors import RequestError
-from brise.gateway import request
+from brise.gateway import client_body, request, targets
 from brise.gateway.gateway import Gateway
 from brise.gateway.request import ClientRequest
+from brise.gateway.targets import UnpaidPathError
 from brise.serve import models_and_health
 from brise.serve.body import read_bytes
-from brise.serve.error_response import CrossSiteError, MethodError, respond
+from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, respond
 from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
 
 LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
+MAX_NOTED = 64  # paths that the log says are only passed on
+JSON_STARTS = (b"{", b"[", b"\xef", b"\xfe", b"\xff", b"\0")  # of JSON, or of the mark before it
 
 
 class GatewayMiddleware:
@@ -31,56 +38,122 @@ class GatewayMiddleware:
 
     def __init__(self, app: ASGIApp, serving: ServerState, gateway: Gateway) -> None:
         self._app, self._serving, self._gateway = app, serving, gateway
+        self._noted = set[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["type"] != "http" or path in LOCAL_PATHS or path.startswith("/v1/adapters/"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
+            scope = _plain(scope)
+            own = _own(scope)
+            if own is not None:
+                await self._app(own, receive, send)
+                return
             self._check(scope)
-            request = await self._read(scope, receive)
+            client = await self._read(scope, receive)
+            is_local = self._is_local(client)
+            if not is_local:
+                client = self._gateway.large.routed(client)
+                self._check_paid(client)
         except RequestError as error:
             await respond(error)(scope, receive, send)
             return
-        if self._is_local(request):
-            await self._app(scope, _Replay(request.body, receive).receive, send)
-        elif request.method == "GET" and path == "/v1/models" and self._serving.models:
-            answer = await unless_gone(receive, self._models(request))
+        if is_local:
+            await self._app(_local(scope, client), _Replay(client.body, receive).receive, send)
+        elif client.method == "GET" and client.path == "/v1/models" and self._lists_models(client):
+            answer = await unless_gone(receive, models_and_health.all_models(self._serving, self._gateway, client))
             await answer(scope, receive, send)
         else:
-            outcome = await unless_gone(receive, self._gateway.handle(request, send))
+            self._note(client)
+            outcome = await unless_gone(receive, self._gateway.handle(client, send))
             scope["brise.stats"].mode = outcome.mode
 
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:
             raise MethodError(f"the method is {scope['method'][:32]!r}, allowed are {', '.join(sorted(METHODS))}")
-        has_own_key = self._gateway.large.upstream.settings.key is not None
-        if self._serving.local_only and has_own_key and _is_foreign(Headers(scope=scope)):
+        if self._serving.local_only and self._gateway.large.has_own_key and _is_foreign(Headers(scope=scope)):
             raise CrossSiteError
 
     async def _read(self, scope: Scope, receive: Receive) -> ClientRequest:
         settings = self._serving.settings
+        headers: client_body.RawHeaders = scope["headers"]
         body = await read_bytes(Request(scope, receive), settings.max_body_bytes, settings.body_timeout_s)
+        if any(name == b"content-encoding" for name, _ in headers):
+            headers, body = await asyncio.to_thread(client_body.decompressed, headers, body, settings.max_body_bytes)
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        return request.read(scope["method"], scope["path"], target, scope["headers"], body,
-                            self._gateway.large.upstream.settings.secrets)
+        if table.of_request(scope["method"], scope["path"]).is_read or body.lstrip()[:1] in JSON_STARTS:
+            headers, body = client_body.in_utf8(headers, body)
+        return request.read(scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets)
 
-    def _is_local(self, request: ClientRequest) -> bool:
-        if request.dialect.is_served:
-            return self._serving.is_taken(request.model)
-        name = request.path.removeprefix("/v1/models/")
-        return request.method == "GET" and name != request.path and self._serving.is_taken(name)
+    def _is_local(self, client: ClientRequest) -> bool:
+        """Whether this server's routes answer. NotServedHereError if they cannot, and nobody else may."""
+        if client.times_named > 1:
+            raise RequestError("the field 'model' is given more than once, and servers differ in which one they take",
+                               param="model", code="invalid_json")
+        if not self._serving.models:
+            return False
+        if self._serving.is_taken(client.model):
+            is_shown = client.method in ("GET", "HEAD") and client.path == f"/v1/models/{client.model}"
+            if is_shown or client.dialect.is_served and client.fields is not None:
+                return True
+        if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
+            raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
+                               "served here", code="invalid_json")
+        for name in (client.model, *client.named):
+            if name and (served := self._served_like(name)) is not None:
+                raise NotServedHereError(name, served, f"{client.method} {client.path[:200]}")
+        return False
 
-    async def _models(self, request: ClientRequest) -> JSONResponse:
-        """The models of this server, then those of the upstream if it lists them."""
-        answer = _CollectedResponse()
-        readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
-        await self._gateway.handle(replace(request, headers=readable), answer.send)
-        local = models_and_health.cards(self._serving)
-        upstream = answer.json.get("data") if answer.status == 200 else None
-        return JSONResponse({"object": "list", "data": [*local, *(upstream if isinstance(upstream, list) else ())]})
+    def _served_like(self, name: str) -> str | None:
+        """The model or adapter of this name, also if the case is another or spaces are around it."""
+        if self._serving.is_taken(name):
+            return name
+        plain = name.strip().casefold()
+        return next((served for served in self._serving.names() if served.casefold() == plain), None)
+
+    def _check_paid(self, client: ClientRequest) -> None:
+        settings = self._gateway.large.of(client).upstream.settings
+        if settings.key is not None and not targets.is_paid(client, settings.paths):
+            raise UnpaidPathError(client)
+
+    def _lists_models(self, client: ClientRequest) -> bool:
+        """Whether the list of models is made here: there are some here, or several upstreams, or one without a list."""
+        upstreams = self._gateway.large.each.values()
+        return bool(self._serving.models) or len(upstreams) > 1 or any(
+            large.upstream.unfit(client) is not None for large in upstreams)
+
+    def _note(self, client: ClientRequest) -> None:
+        """Says once for each path that its requests are passed on, and no more."""
+        if (client.method == "POST" and client.dialect is table.UNKNOWN and client.path not in self._noted
+                and len(self._noted) < MAX_NOTED):
+            self._noted.add(client.path)
+            print(f"brise: POST {client.path[:200]!r} is passed on as it is: what it says is not written down, and "
+                  "nobody else answers it", file=self._serving.log, flush=True)
+
+
+def _plain(scope: Scope) -> Scope:
+    """The request with its target in origin form."""
+    raw = scope["raw_path"]
+    path = targets.origin_form(raw)
+    return scope if path == raw else {**scope, "raw_path": path, "path": unquote(path.decode())}
+
+
+def _own(scope: Scope) -> Scope | None:
+    """The request as the server's own routes know it, if it is for one that has nothing to do with models."""
+    path = table.locate(scope["method"], scope["path"]).path
+    if path not in LOCAL_PATHS and not path.startswith("/v1/adapters/"):
+        return None
+    return scope if path == scope["path"] else {**scope, "path": path, "raw_path": quote(path).encode()}
+
+
+def _local(scope: Scope, client: ClientRequest) -> Scope:
+    """The request as this server's routes know it, whatever spelling it came in."""
+    headers = [(name, value) for name, value in client.headers if name not in (b"content-length", b"transfer-encoding")]
+    if client.body:
+        headers.append((b"content-length", str(len(client.body)).encode()))
+    return {**scope, "path": client.path, "raw_path": quote(client.path).encode(), "headers": headers}
 
 
 def _is_foreign(headers: Headers) -> bool:
@@ -100,22 +173,3 @@ class _Replay:
     async def receive(self) -> Message:
         message, self._message = self._message, None
         return dict(message) if message is not None else await self._receive()
-
-
-class _CollectedResponse:
-    """A response that is collected instead of sent."""
-
-    def __init__(self) -> None:
-        self.status, self._body = 0, bytearray()
-
-    async def send(self, message: Message) -> None:
-        self.status = message.get("status", self.status)
-        self._body += message.get("body", b"")
-
-    @property
-    def json(self) -> Mapping[str, Any]:
-        try:
-            value = json.loads(self._body)
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message
 
+from brise.gateway.gateway import Gateway
+from brise.gateway.request import ClientRequest
 from brise.serve.serving import ServerState
 
 
@@ -35,8 +44,28 @@ async def metrics(serving: ServerState, request: Request) -> Response:
 
 def cards(serving: ServerState) -> list[dict[str, object]]:
     """The cards of all models and adapters."""
-    return [_card(serving, name) for model, worker in serving.models.items()
-            for name in (model, *(info.name for info in worker.adapters))]
+    return [_card(serving, name) for name in serving.names()]
+
+
+async def all_models(serving: ServerState, gateway: Gateway, request: ClientRequest) -> JSONResponse:
+    """The response with the models of this server, then those of every upstream that lists some."""
+    readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
+    lists = await asyncio.gather(*(_upstream_cards(gateway, replace(request, upstream=name, headers=readable))
+                                   for name in gateway.large.each))
+    return JSONResponse({"object": "list", "data": [*cards(serving), *(card for each in lists for card in each)]})
+
+
+async def _upstream_cards(gateway: Gateway, request: ClientRequest) -> list[object]:
+    """The models of one upstream, by the names that requests have to give here."""
+    answer = _CollectedResponse()
+    await gateway.handle(request, answer.send)
+    listed = answer.json.get("data") if answer.status == 200 else None
+    names, routes = [], gateway.large.routes
+    for card in listed if isinstance(listed, list) else ():
+        if isinstance(card, dict) and isinstance(name := card.get("id"), str):
+            card = {**card, "id": routes.name_of(request.upstream, name)}
+        names.append(card)
+    return names
 
 
 def _card(serving: ServerState, name: str) -> dict[str, object]:
@@ -47,3 +76,22 @@ def _card(serving: ServerState, name: str) -> dict[str, object]:
     if served.adapter is not None:
         card["parent"] = next(model for model, worker in serving.models.items() if worker is served.worker)
     return card
+
+
+class _CollectedResponse:
+    """A response that is collected instead of sent."""
+
+    def __init__(self) -> None:
+        self.status, self._body = 0, bytearray()
+
+    async def send(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        self._body += message.get("body", b"")
+
+    @property
+    def json(self) -> Mapping[str, Any]:
+        try:
+            value = json.loads(self._body)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}

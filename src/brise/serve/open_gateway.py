@@ -1,13 +1,14 @@
-"""A gateway is assembled here from its upstream, its traffic store and the tasks of the small models."""
+"""A gateway is assembled here from its upstreams, its traffic store and the tasks of the small models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from brise.errors import UnsupportedError
 from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
@@ -16,6 +17,7 @@ from brise.gateway.reanswer import Reanswer
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import SmallModels, TaskModels
 from brise.gateway.upstream import Upstream, UpstreamSettings
+from brise.gateway.upstreams import Routes, Upstreams
 from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
@@ -37,11 +39,22 @@ class SmallOptions:
 
 
 @dataclass(frozen=True)
-class GatewayOptions:
-    """The options of a gateway. `store` is a path or a postgresql:// URL; None is the default in BRISE_HOME."""
+class UpstreamServer:
+    """Where an upstream is, and what it speaks."""
 
-    upstream: UpstreamSettings
+    settings: UpstreamSettings
     dialect: UpstreamDialect = "openai"
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """The options of a gateway. `store` is a path or a postgresql:// URL; None is the default in BRISE_HOME.
+
+    `upstreams` are by name; a single one may have the name "". `routes` says which models each has.
+    """
+
+    upstreams: Mapping[str, UpstreamServer]
+    routes: Routes = Routes()
     retries: int = RetrySettings().retries
     hedge_after_s: float | None = None
     store: str | Path | None = None
@@ -58,9 +71,8 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
     store = open_store(options.store, home)
     capture = Capture(store, options.capture, open_threads(store, home))
     try:
-        upstream = Upstream(options.upstream)
-        large = LargeModel(AnthropicUpstream(upstream) if options.dialect == "anthropic" else upstream,
-                           retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
+        large = Upstreams({name: _large_model(server, options) for name, server in options.upstreams.items()},
+                          options.routes)
         parts = _small_components(options.small, small, large, store, capture)
         switches = components.switch_components(small, large, store, capture)
         yield Gateway(large, replace(
@@ -72,7 +84,27 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
         on_end(stats)
 
 
-def _small_components(options: SmallOptions, small: SmallModels, large: LargeModel, store: TrafficStore,
+def routes_of(names: Sequence[str], models: Sequence[tuple[str, str]], default: str | None) -> Routes:
+    """Which upstream has which models; `models` are patterns and names."""
+    return Routes(names, models, names[0] if default is None else default)
+
+
+def dialect_of(word: str, option: str) -> UpstreamDialect:
+    """The dialect that an option names."""
+    match word:
+        case "openai" | "anthropic":
+            return word
+        case _:
+            raise UnsupportedError(f"{option} is {word!r}, allowed are openai and anthropic")
+
+
+def _large_model(server: UpstreamServer, options: GatewayOptions) -> LargeModel:
+    upstream = Upstream(server.settings)
+    return LargeModel(AnthropicUpstream(upstream) if server.dialect == "anthropic" else upstream,
+                      retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
+
+
+def _small_components(options: SmallOptions, small: SmallModels, large: Upstreams, store: TrafficStore,
                       capture: Capture) -> Components:
     """The components of the small models: the fallback during outages, and shadow answers."""
     observers: list[Shadow | Reask | Reanswer] = []

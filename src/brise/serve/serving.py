@@ -79,6 +79,11 @@ class ServerState:
             raise UnknownModelError(name, self.models)
         return self.models[name]
 
+    def names(self) -> list[str]:
+        """All models, each followed by its adapters."""
+        return [name for model, worker in self.models.items()
+                for name in (model, *(info.name for info in worker.adapters))]
+
     def is_taken(self, name: str) -> bool:
         """Whether a model or an adapter has this name."""
         return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())

@@ -9,9 +9,9 @@ from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
 from brise.gateway.gateway import Components
 from brise.gateway.interfaces import CaptureSink, RequestOutcome
-from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest
 from brise.gateway.small_models import SmallModels
+from brise.gateway.upstreams import Upstreams
 from brise.switch.audit import Ask, Auditor
 from brise.switch.drift import DriftWatch
 from brise.switch.ledger_follower import Follower
@@ -24,7 +24,7 @@ from brise.traffic.store import TrafficStore
 OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
 
 
-def switch_components(small: SmallModels, large: LargeModel, store: TrafficStore, capture: CaptureSink,
+def switch_components(small: SmallModels, large: Upstreams, store: TrafficStore, capture: CaptureSink,
                       log: TextIO | None = None) -> Components:
     """Router, small model, audits, and the follower of the ledger behind them."""
     follower = Follower(store, log=log)
@@ -33,7 +33,7 @@ def switch_components(small: SmallModels, large: LargeModel, store: TrafficStore
                       observers=(auditor,), background=(follower, auditor))
 
 
-def _asker(large: LargeModel) -> Ask:
+def _asker(large: Upstreams) -> Ask:
     async def ask(request: ClientRequest, probability: float) -> RecordedAnswer | None:
         started_s, at_s = time.monotonic(), time.time()
         try:

@@ -21,9 +21,9 @@ from brise.files.digests import blake_draw
 from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
 from brise.gateway.interfaces import CaptureSink, RequestOutcome
-from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest
 from brise.gateway.small_models import SmallAnswer, SmallModels, TaskModels, ignored_names
+from brise.gateway.upstreams import Upstreams
 from brise.switch.signals import NUM_RIVALS, measure
 from brise.traffic.records import Exchange
 
@@ -130,7 +130,7 @@ class Shadow:
 class Reask:
     """The large model is asked the same again, one request at a time: how far does it agree with itself?"""
 
-    def __init__(self, large: LargeModel, share: float, capture: CaptureSink) -> None:
+    def __init__(self, large: Upstreams, share: float, capture: CaptureSink) -> None:
         self._large, self._share, self._capture = large, share, capture
         self.counts = Counter[str]()
         self._waiting = Waiting(self.counts)

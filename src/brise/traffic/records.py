@@ -57,6 +57,7 @@ class Exchange:
     total_s: float = 0.0
     signals: Mapping[str, float] = field(default_factory=dict)  # of the small model's confidence, if it was asked
     audit_probability: float | None = None  # with which an audit of a kept request was drawn
+    upstream: str | None = None  # the name of the one that the request was for, if it has one
     request: Body | None = None
     response: Body | None = None
 

@@ -37,7 +37,7 @@ def secrets_of(headers: Sequence[tuple[bytes, bytes]], target: bytes, fields: Bo
     """The secrets of a request: in its headers, in its query, and the keys to other servers in its body."""
     secrets = set[str]()
     for name, value in headers:
-        if _is_secret(name):
+        if is_secret(name):
             least = _COOKIE if b"cookie" in name else LEAST
             secrets.update(secret for secret in _of_header(value.decode("latin-1")) if len(secret) >= least)
     query = target.partition(b"?")[2]
@@ -156,7 +156,7 @@ def _of_header(value: str) -> Iterator[str]:
 
 
 @lru_cache(1024)
-def _is_secret(name: bytes) -> bool:
+def is_secret(name: bytes) -> bool:
     """Whether a header of this name holds a secret."""
     return not name.startswith(_OWN) and _SECRET.search(name.decode("latin-1")) is not None
 

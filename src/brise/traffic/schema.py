@@ -30,7 +30,8 @@ VERSION = 3
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE answers ADD COLUMN IF NOT EXISTS fingerprint TEXT",),
-    3: tuple(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS token_details TEXT" for table in ("exchanges", "answers"))}
+    3: (*(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS token_details TEXT" for table in ("exchanges", "answers")),
+        "ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS upstream TEXT")}
 # Written for SQLite but for ADD COLUMN IF NOT EXISTS, which `sqlite_store` does by itself; where PostgreSQL has other
 # words for a type, `postgres_store` puts them in.
 TABLES: Sequence[str] = (
@@ -41,7 +42,7 @@ TABLES: Sequence[str] = (
         fingerprint TEXT, context_digest TEXT, error TEXT, streamed BIGINT NOT NULL, prompt_tokens BIGINT,
         completion_tokens BIGINT, cached_tokens BIGINT, cost_usd DOUBLE PRECISION, first_token_s DOUBLE PRECISION,
         total_s DOUBLE PRECISION NOT NULL, signals TEXT NOT NULL, audit_probability DOUBLE PRECISION,
-        key TEXT NOT NULL, body BLOB, token_details TEXT)""",
+        key TEXT NOT NULL, body BLOB, token_details TEXT, upstream TEXT)""",
     "CREATE INDEX IF NOT EXISTS exchanges_at ON exchanges (at_s, id)",
     "CREATE INDEX IF NOT EXISTS exchanges_task ON exchanges (task, at_s, id)",
     "CREATE INDEX IF NOT EXISTS exchanges_conversation ON exchanges (conversation, at_s)",
@@ -121,7 +122,7 @@ ALL = DatabaseSchema((*TABLES, *KEY_TABLES), MIGRATIONS)  # in one database
 EXCHANGE_COLUMNS = ("id, at_s, task, kind, path, model, mode, status, conversation, parent, subject, labels, "
                     "served_by, fingerprint, context_digest, error, streamed, prompt_tokens, completion_tokens, "
                     "cached_tokens, token_details, cost_usd, first_token_s, total_s, signals, audit_probability, "
-                    "key, body")
+                    "upstream, key, body")
 ANSWER_COLUMNS = ("id, exchange, at_s, role, served_by, status, error, prompt_tokens, completion_tokens, "
                   "cached_tokens, token_details, cost_usd, first_token_s, total_s, signals, probability, fingerprint, "
                   "key, body")
@@ -154,7 +155,7 @@ def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
             plain(exchange.subject), _json(exchange.labels), plain(exchange.served_by), plain(exchange.fingerprint),
             exchange.context_digest, brief(exchange.error, exchange.status), int(exchange.streamed),
             *_usage_row(exchange.usage), exchange.cost_usd, exchange.first_token_s, exchange.total_s,
-            _json(exchange.signals), exchange.audit_probability, key, body)
+            _json(exchange.signals), exchange.audit_probability, exchange.upstream, key, body)
 
 
 def exchange_of(row: Row, content: Mapping[str, Any]) -> Exchange:

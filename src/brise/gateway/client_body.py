@@ -1,0 +1,251 @@
+"""A request's body as it came: decoded, read, and every place in it that names a model.
+
+Servers differ in what they make of a body: which of two fields of one name counts, whether the case of a name does,
+which encodings they know. So all of these places are found, and the body goes on in one spelling: UTF-8, not
+compressed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from brise.dialects.bodies import Body
+from brise.dialects.bodies import text as text_of
+from brise.errors import RequestError
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+FIELD, FIELDS = "model", ("model", "models")  # the second is OpenRouter's, for models to fall back on
+MAX_CODINGS = 4  # of one body, each around the one before
+# Character encodings that JSON comes in. What is pure ASCII is the same in all but the last two families.
+CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32",
+                      "utf-32-le", "utf-32-be"})
+_CHARSET = re.compile(rb";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
+_INVISIBLE = " \t\r\n\0\ufeff"
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+# Values have a length that a name can have, so that no text is read again and again.
+_NESTED = re.compile(rb"""["']?(?:model|deployment)["']?\s*[:=]\s*("(?:[^"\\]|\\.){0,999}"|'[^']{0,999}'|"""
+                     rb"""[^\s"',;&<>{}\[\]]{1,999})""", re.IGNORECASE)
+# A part of a form that is the field `model`: its head, then a blank line, then the value.
+_FORM_FIELD = re.compile(rb"name\*?\s{0,9}=\s{0,9}(?:[\w-]{0,20}''|)\"?(?:model|deployment)\"?[^\n]{0,999}\n"
+                         rb"(?:[^\r\n]{1,999}\r?\n){0,9}\r?\n([^\r\n]{0,999})", re.IGNORECASE)
+
+
+class EncodingError(RequestError):
+    """The body is encoded in a way that is not read here."""
+
+    status = 415
+
+
+class BodySizeError(RequestError):
+    """The body is too large when it is decompressed."""
+
+    status = 413
+
+
+@dataclass(frozen=True)
+class ReadBody:
+    """What a body says. `fields` is a JSON object, or None. `names` are the models that it could mean, in any field
+    that a server might read; `times` is how often it has the field `model`, and `span` where its value stands, in
+    bytes, quotes included."""
+
+    fields: Body | None = None
+    model: str = ""
+    names: tuple[str, ...] = ()
+    times: int = 0
+    span: tuple[int, int] | None = None
+
+
+def decompressed(headers: RawHeaders, body: bytes, max_bytes: int) -> tuple[RawHeaders, bytes]:
+    """The request without its content codings; EncodingError names one that is not read here."""
+    given = b",".join(value for name, value in headers if name == b"content-encoding")
+    codings = [word.strip().lower().decode("latin-1") for word in given.split(b",") if word.strip()]
+    codings = [coding for coding in codings if coding != "identity"]
+    if len(codings) > MAX_CODINGS:
+        raise EncodingError(f"the body has {len(codings)} content encodings, at most {MAX_CODINGS} are read",
+                            code="unsupported_encoding")
+    for coding in reversed(codings):
+        if coding not in ("gzip", "x-gzip", "deflate"):
+            raise EncodingError(f"the body's content encoding is {coding[:32]!r}; gzip and deflate are read",
+                                code="unsupported_encoding", hint="send it uncompressed")
+        body = _inflated(coding, body, max_bytes)
+    return [(name, value) for name, value in headers if name != b"content-encoding"] if given else headers, body
+
+
+def in_utf8(headers: RawHeaders, body: bytes) -> tuple[RawHeaders, bytes]:
+    """A JSON body in UTF-8 without a byte order mark; EncodingError if its charset is none that JSON comes in."""
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    stated = _CHARSET.search(kind)
+    charset = _charset(stated[1]) if stated is not None and stated[1] else None
+    if charset in (None, "utf-8", "ascii") and (body[:1] == b"{" and body[1:2] != b"\0"):
+        return headers, body
+    found = json.detect_encoding(body)
+    if found not in ("utf-8", "utf-8-sig"):  # its first bytes say more than its label
+        charset = found
+    try:
+        text = body.decode(charset if charset not in (None, "ascii") else "utf-8", "surrogatepass"
+                           if charset is None or charset.startswith("utf") else "strict")
+    except UnicodeDecodeError:
+        return headers, body  # whoever reads it says so
+    body = text.removeprefix("\ufeff").encode("utf-8", "surrogatepass")
+    if stated is not None and charset not in (None, "utf-8", "ascii"):
+        headers = [(name, _CHARSET.sub(b"; charset=utf-8", value) if name == b"content-type" else value)
+                   for name, value in headers]
+    return headers, body
+
+
+def read(body: bytes) -> ReadBody:
+    """Reads a body in UTF-8. Not JSON, or no object: `fields` is None, and `names` are what looks like one."""
+    try:
+        text = body.decode("utf-8", "surrogatepass")
+        members = [*_members(text)]
+    except (ValueError, RecursionError):
+        model, span = _form_field(body)
+        return ReadBody(None, model, nested_names(body), 0, span)
+    fields = {name: value for name, value, _, _ in members}
+    names, times, span = dict[str, None](), 0, None
+    for name, value, begin, end in members:
+        if name == FIELD:
+            span = (begin, end) if text.isascii() else (_bytes(text[:begin]), _bytes(text[:end]))
+        if name.strip(_INVISIBLE).lower() in FIELDS:
+            names |= dict.fromkeys(_strings(value))
+            times += name.strip(_INVISIBLE).lower() == FIELD
+    return ReadBody(fields, text_of(fields.get(FIELD)) or "", tuple(names), times, span)
+
+
+def nested_names(body: bytes) -> tuple[str, ...]:
+    """The models that a body may mean below its top: batches hold whole requests, forms hold fields."""
+    return tuple(dict.fromkeys(_guessed(body)))
+
+
+def may_name(body: bytes) -> bool:
+    """Whether some server could find the field `model` in a body that cannot be read here."""
+    plain = body.replace(b"\0", b"").lower()
+    return FIELD.encode() in plain or b"\\u" in plain
+
+
+def with_model(body: bytes, span: tuple[int, int] | None, model: str) -> bytes:
+    """The body with another model in its place, or with one where it names none."""
+    spelled = json.dumps(model).encode()
+    if span is not None:
+        is_quoted = body[span[0]:span[0] + 1] == b'"'
+        return body[:span[0]] + (spelled if is_quoted else model.encode()) + body[span[1]:]
+    start = body.index(b"{") + 1
+    is_empty = body[start:].lstrip()[:1] == b"}"
+    return body[:start] + b'"model": ' + spelled + (b"" if is_empty else b", ") + body[start:]
+
+
+def query_names(query: bytes) -> tuple[str, ...]:
+    """The models that a query names."""
+    if b"=" not in query:
+        return ()
+    return tuple(value for name, value in parse_qsl(query.decode("latin-1"), errors="replace")
+                 if name.lower() in ("model", "deployment", "deployment_id", "deployment-id", "engine"))
+
+
+def _inflated(coding: str, body: bytes, max_bytes: int) -> bytes:
+    """RFC 9110 calls zlib's format `deflate`; some senders leave its head out."""
+    bits = 31 if "gzip" in coding else 15 if body[:1] and body[0] & 15 == 8 else -15
+    pieces, size = list[bytes](), 0
+    try:
+        while body:
+            inflater = zlib.decompressobj(wbits=bits)
+            pieces.append(inflater.decompress(body, max_bytes + 1 - size))
+            size += len(pieces[-1])
+            if size > max_bytes:
+                raise BodySizeError(f"the body is larger than {max_bytes} bytes when it is decompressed",
+                                    code="body_too_large")
+            if not inflater.eof:
+                raise EncodingError(f"the body's {coding} data end too soon", code="unsupported_encoding")
+            body = inflater.unused_data if bits == 31 else b""  # gzip may hold several members
+    except zlib.error as error:
+        raise EncodingError(f"the body is not {coding}: {error}", code="unsupported_encoding") from None
+    return b"".join(pieces)
+
+
+def _charset(stated: bytes) -> str:
+    try:
+        charset = codecs.lookup(stated.decode("latin-1")).name
+    except LookupError:
+        charset = ""
+    if charset not in CHARSETS:
+        raise EncodingError(f"the body's charset is {stated[:32].decode('latin-1')!r}; JSON comes in utf-8",
+                            code="unsupported_encoding", hint="Content-Type: application/json")
+    return charset
+
+
+def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
+    """The members of a JSON object: name, value, and where the value stands. ValueError if it is none."""
+    at = _skip(text, 0)
+    if text[at:at + 1] != "{":
+        raise ValueError("no object")
+    at = _skip(text, at + 1)
+    if text[at:at + 1] == "}":
+        at += 1
+    else:
+        while True:
+            name, at = _DECODER.raw_decode(text, at)
+            at = _skip(text, at)
+            if not isinstance(name, str) or text[at:at + 1] != ":":
+                raise ValueError("no member")
+            begin = _skip(text, at + 1)
+            value, end = _DECODER.raw_decode(text, begin)
+            yield name, value, begin, end
+            at = _skip(text, end)
+            if text[at:at + 1] == "}":
+                at += 1
+                break
+            if text[at:at + 1] != ",":
+                raise ValueError("no comma")
+            at = _skip(text, at + 1)
+    if _skip(text, at) != len(text):
+        raise ValueError("more than one value")
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _form_field(body: bytes) -> tuple[str, tuple[int, int] | None]:
+    """The field `model` of a multipart form, and where its value stands."""
+    fields = [*_FORM_FIELD.finditer(body)]
+    return (fields[0][1].decode("utf-8", "replace"), fields[0].span(1)) if len(fields) == 1 else ("", None)
+
+
+def _strings(value: object) -> Iterator[str]:
+    """A name, or the names in a list or an object."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as name:
+                yield name
+            case list() as items:
+                pending += items
+            case dict() as members:
+                pending += members.values()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _guessed(body: bytes) -> Iterator[str]:
+    """Values of what looks like a field `model`: in JSON below the top or cut off, in forms, in anything else."""
+    for found in _NESTED.finditer(body):
+        value = found[1].decode("utf-8", "replace")
+        if value[:1] == '"':
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = value[1:-1]
+        yield value.strip("'")
+    for found in _FORM_FIELD.finditer(body):
+        yield found[1].decode("utf-8", "replace").strip()
