@@ -235,3 +235,30 @@ def test_copies_of_real_configs(path: Path) -> None:
     description = (read_params if ".params." in path.name else read_config)(values)
     assert description.config.vocab_size == 131072
     assert description.vision is None or description.vision.text_width == description.config.width
+
+
+@pytest.mark.parametrize(("stated", "scaling", "longest"), [
+    (128, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+    (128, {"type": "yarn", "factor": 4.0}, 512), (160, {"type": "yarn", "factor": 4.0,
+                                                      "original_max_position_embeddings": 128}, 512),
+    (512, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+    (128, {"rope_type": "linear", "factor": 2.5}, 320),
+    (128, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 128}, 1024)])
+def test_rotary_scaling_extends_the_context(stated: int, scaling: dict[str, Any], longest: int) -> None:
+    values = SMALL | {"max_position_embeddings": stated, "rope_scaling": scaling}
+    assert read_config(values).config.max_context == longest
+
+
+def test_yarn_of_a_params_json_extends_the_context() -> None:
+    short = NATIVE_14B | {"max_seq_len": 16384}
+    assert read_params(short).config.max_context == 262144
+
+
+@pytest.mark.parametrize("scaling", [
+    {"type": "yarn", "factor": 2.0, "beta_slow": 1e308}, {"type": "yarn", "factor": 2.0, "beta_fast": 1e-320},
+    {"rope_type": "llama3", "factor": 1e-320, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    {"type": "yarn", "factor": 1e300}, {"type": "linear", "factor": 1e308}])
+def test_odd_rotary_values_are_refused(scaling: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="rotary scaling"):
+        read_config(SMALL | {"rope_scaling": scaling})

@@ -173,3 +173,15 @@ def test_of_both_kinds_hugging_faces_is_read(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path).kind == "mistral"
     make.write_hf(tmp_path, model)
     assert open_checkpoint(tmp_path).kind == "hf"
+
+
+@pytest.mark.parametrize("said", [False, None])
+def test_a_head_that_is_missing_is_an_error_only_where_the_file_says_so(tmp_path: Path, said: bool | None) -> None:
+    folder = make.write_hf(tmp_path / "m", make.tiny("llama_tied"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": said}))
+    if said is None:
+        assert open_checkpoint(folder).weights().output is not None
+        return
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is missing: config.json says"):
+        open_checkpoint(folder).weights()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
+from brise.models.rope import Factors, Linear, Llama3, Rope, Scaling, Yarn, extended_context, frequencies
 
 # Equal to transformers 5.23.0 to 4e-8. Columns: rope, attention_factor, {index: frequency}, sum of all frequencies.
 GOLDEN = {
@@ -79,3 +79,12 @@ def test_llama3_as_factors_of_a_gguf_file() -> None:
 def test_a_wrong_number_of_factors_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         frequencies(Rope(10000.0, 16, "half", Factors((1.0,))))
+
+
+@pytest.mark.parametrize(("scaling", "stated", "longest"), [
+    (None, 8192, 8192), (Yarn(4, 8192), 8192, 32768), (Yarn(4, 32768), 40960, 131072),  # Qwen2.5's and Qwen3's cards
+    (Yarn(16, 16384), 262144, 262144), (Yarn(1, 8192), 4096, 4096),
+    (Llama3(8, 8192), 131072, 131072), (Llama3(8, 8192), 8192, 65536), (Llama3(32, 8192), 131072, 131072),
+    (Linear(4, 4096), 4096, 16384), (Linear(4, 4096), 32768, 32768), (Factors((1.0, 2.0)), 4096, 4096)])
+def test_scaling_extends_the_context(scaling: Scaling, stated: int, longest: int) -> None:
+    assert extended_context(scaling, stated) == longest

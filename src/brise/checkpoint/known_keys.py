@@ -74,7 +74,7 @@ _HF_NEUTRAL = _frozen({
     "use_bidirectional_attention": (False,), "auto_map": ()})
 _HF_NOTES = frozenset("""
     architectures model_type dtype torch_dtype transformers_version bos_token_id eos_token_id pad_token_id unk_token_id
-    sep_token_id decoder_start_token_id initializer_range use_cache tie_word_embeddings pretraining_tp max_window_layers
+    sep_token_id decoder_start_token_id initializer_range use_cache pretraining_tp max_window_layers
     qk_head_dim is_composition return_dict output_hidden_states output_attentions torchscript use_bfloat16 pruned_heads
     id2label label2id problem_type finetuning_task tokenizer_class prefix task_specific_params tf_legacy_loss max_length
     min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
@@ -135,7 +135,7 @@ QUANTIZATION = KeyTable(
 # params.json.
 PARAMS = KeyTable(
     _frozen({"causal": (True,), "use_biases": (False,), "bias": (False,), "model_type": ("transformer",)}),
-    ("architectures", "dtype", "max_batch_size", "tied_embeddings"), ("_",), changes_numbers)
+    ("architectures", "dtype", "max_batch_size"), ("_",), changes_numbers)
 PARAMS_MOE = KeyTable(
     _frozen({"route_every_n": (1,), "num_expert_groups": (1,), "num_expert_groups_per_tok": (1,)}),
     ("expert_parallel", "expert_model_parallel"))  # how the file was trained

@@ -155,6 +155,7 @@ class _Safetensors:
             values = read_json(layout.folder / layout.config)
             description = read_params(values) if layout.kind == "mistral" else read_hf_config(values)
         self.config, self.ignored = description.config, description.ignored
+        self._is_tied, self._config_name = description.is_tied, layout.config
         self._tensors = SafetensorsTensors(shards, description.scale_block)
         self._names = NATIVE if layout.kind == "mistral" else hf_names(shards.tensors)
         self.vision = self._read_vision(description)
@@ -164,6 +165,11 @@ class _Safetensors:
         return self._shards.files
 
     def weights(self) -> Weights:
+        head = f"{self._names.module('output')}.weight"
+        if self._is_tied is False and not self._tensors.has(head):
+            raise CheckpointError(f"the tensor {head} is missing: {self._config_name} says that the head is not the "
+                                  "embedding", field=head, limit="a tensor of this name",
+                                  hint="the model is damaged or incomplete; download it again")
         weights = read_safetensors(self._tensors, self._names, self.config)
         self._tensors.refuse_rest()
         return weights

@@ -7,14 +7,16 @@ weight by its path). Names and differences of the families stand in models/famil
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Protocol
 
-from brise.files.fields import Fields, IgnoredKey
+from brise.errors import CheckpointError
+from brise.files.fields import LARGEST, Fields, IgnoredKey
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format
 from brise.models.lora import matrix_shapes
 from brise.models.pixtral import VisionConfig
-from brise.models.rope import Rope
+from brise.models.rope import Rope, extended_context, frequencies
 from brise.models.weights import Attention, Dense, FeedForward, LatentAttention, Layer, Mixture, Stack, Weight, Weights
 
 
@@ -23,12 +25,13 @@ class Description:
     """What a config.json or a params.json says about a model.
 
     `scale_block` is how many rows and columns share a scale, where weights are scaled by blocks; `ignored` are the
-    keys that changed nothing.
+    keys that changed nothing; `is_tied` says whether the head is the embedding.
     """
 
     config: Config
     vision: VisionConfig | None
     scale_block: tuple[int, int] | None
+    is_tied: bool | None = field(default=None, compare=False)  # what the file says; None: nothing
     ignored: tuple[IgnoredKey, ...] = field(default=(), compare=False)
 
 
@@ -84,6 +87,8 @@ def read_config(source: ConfigSource) -> Config:
         if num_heads % num_kv_heads:
             raise fields.wrong(KEYS["num_kv_heads"].of(source.format)[0], f"a divisor of the {num_heads} query heads")
     rope, temperature = source.rope(rope_dim, head_dim, max_context)
+    _check_frequencies(source, rope)
+    max_context = _longest_context(source, rope, max_context)
     return Config(
         family=source.family, vocab_size=source.vocab_size(), width=width, num_layers=num_layers, num_heads=num_heads,
         num_kv_heads=num_kv_heads, head_dim=head_dim, ffn_width=integer(source, "ffn_width"),
@@ -91,6 +96,26 @@ def read_config(source: ConfigSource) -> Config:
         sliding_window=source.window(num_layers, max_context), query_temperature=temperature, latent=latent,
         experts=_experts(source, num_layers) if family.has_latent_attention else None,
         softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers))
+
+
+def _check_frequencies(source: ConfigSource, rope: Rope) -> None:
+    """CheckpointError where the numbers of the file lead to no frequencies, as with a beta_slow of 1e308."""
+    try:
+        inv_freq, factor = frequencies(rope)
+        are_finite = all(map(isfinite, (*inv_freq, factor)))
+    except (ValueError, ArithmeticError):
+        are_finite = False
+    if not are_finite:
+        raise CheckpointError(f"the rotary scaling gives no finite frequencies: {rope.scaling} with the base "
+                              f"{rope.theta:g}", field="rope", value=str(rope.scaling), limit="finite frequencies")
+
+
+def _longest_context(source: ConfigSource, rope: Rope, stated: int) -> int:
+    longest = extended_context(rope.scaling, stated)
+    if longest > LARGEST:
+        raise source.fields.wrong(KEYS["max_context"].of(source.format)[0],
+                                  f"a context of up to {LARGEST} with the rotary scaling")
+    return int(longest)
 
 
 def integer(source: ConfigSource, path: str, *, default: int | None = None) -> int:

@@ -27,10 +27,11 @@ def parse_json(data: bytes, name: str) -> dict[str, object]:
     """The object in `data`; `name` is what errors call it."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            double = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise bad_value(f"a key of {name}", double, "a key that did not come before")
+        out: dict[str, object] = {}
+        for key, value in pairs:
+            if key in out:
+                raise bad_value(f"a key of {name}", key, "a key that did not come before")
+            out[key] = value
         return out
 
     def refuse(constant: str) -> NoReturn:

@@ -6,7 +6,7 @@ Sources: RoFormer (2104.09864), YaRN (2309.00071); the Llama 3 rule as transform
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # How the two halves of a rotated pair lie in a head. It belongs to the file format, not to the model:
@@ -39,9 +39,10 @@ class Llama3:
 
 @dataclass(frozen=True)
 class Linear:
-    """Every frequency divided by `factor`."""
+    """Every frequency divided by `factor`. `original_context` is the one before; it changes no frequency."""
 
     factor: float
+    original_context: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,31 @@ class Rope:
     scaling: Scaling = None
 
 
+def extended_context(scaling: Scaling, stated: int) -> float:
+    """The longest context with this scaling in a model whose file states `stated`.
+
+    YaRN is meant for `factor` times the original context, as model cards and vLLM have it (Ministral 3: 16 * 16384).
+    Linear scaling stretches what is stated (transformers tells people not to change max_position_embeddings for it).
+    Llama 3's files state the stretched context already, unless they state the original one.
+    """
+    match scaling:
+        case Yarn(factor, original) if factor > 1:
+            return max(stated, factor * original)
+        case Llama3(factor, original) if stated <= original:
+            return factor * original
+        case Linear(factor, int(original)):
+            return max(stated, factor * original)
+        case _:
+            return stated
+
+
 def frequencies(rope: Rope) -> tuple[tuple[float, ...], float]:
     """`inv_freq`, the dim/2 inverse frequencies, and `attention_factor`, which multiplies cos and sin."""
     plain = tuple(rope.theta ** (-2.0 * i / rope.dim) for i in range(rope.dim // 2))
     match rope.scaling:
         case None:
             return plain, 1.0
-        case Linear(factor):
+        case Linear(factor, _):
             return tuple(f / factor for f in plain), 1.0
         case Factors(factors):
             return tuple(f / s for f, s in zip(plain, factors, strict=True)), 1.0

@@ -52,7 +52,7 @@ def describe(gguf: GgufFile) -> Description:
     if architecture == VISION_ARCHITECTURE:
         table = replace(table, prefixes=VISION_KEYS)
     source.fields.refuse_rest(table)
-    return Description(config, None, None, tuple(source.fields.ignored))
+    return Description(config, None, None, ignored=tuple(source.fields.ignored))
 
 
 def read_weights(gguf: GgufFile, config: Config) -> Weights:
@@ -172,7 +172,8 @@ class GgufConfig:
             raise self.fields.refused("attention.sliding_window", f"0 and the context of {max_context} or more")
         if self._row.has_latent_attention:
             raise self.fields.refused("attention.sliding_window", "0")
-        return self.fields.integer("attention.sliding_window")
+        window = self.fields.integer("attention.sliding_window")
+        return window if window < max_context else None
 
     def experts(self, num_layers: int) -> Fields:
         fields = self.fields
@@ -221,7 +222,8 @@ class GgufConfig:
             case "none" | "default":
                 return None
             case "linear" if not self._row.has_latent_attention:
-                return Linear(factor) if factor != 1 else None
+                original = self.fields.integer("rope.scaling.original_context_length", default=self.max_context())
+                return Linear(factor, original) if factor != 1 else None
             case "yarn":
                 return self._yarn(factor)
         allowed = "'none' and 'yarn'" if self._row.has_latent_attention else "'none', 'linear' and 'yarn'"

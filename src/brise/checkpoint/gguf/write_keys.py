@@ -72,8 +72,9 @@ def _experts(config: Config, experts: Experts) -> dict[str, object]:
 
 def _scaling(config: Config) -> dict[str, object]:
     match config.rope.scaling:
-        case Linear(factor):
-            return {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+        case Linear(factor, original):
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": factor,
+                    "rope.scaling.original_context_length": original or config.max_context}
         case Yarn():
             return _yarn(config, config.rope.scaling)
         case _:

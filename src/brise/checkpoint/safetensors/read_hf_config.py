@@ -32,15 +32,25 @@ def read_config(values: Mapping[str, object]) -> Description:
         family = _known(kind)
         fields = Fields(values, "", FAMILIES[family].hf_defaults)
         fields.value("quantization_config")  # read above
-        return Description(_decoder(fields, family), None, block, tuple(fields.ignored))
+        is_tied = _is_tied(fields)
+        return Description(_decoder(fields, family), None, block, is_tied, tuple(fields.ignored))
     inner = top.section("text_config")
     family = _known(inner.text("model_type", default="mistral"))
     if block is None and inner.has("quantization_config"):
         block = scale_block(inner.section("quantization_config"))
-    config = _decoder(top.section("text_config", defaults=FAMILIES[family].hf_defaults), family)
+    inner = top.section("text_config", defaults=FAMILIES[family].hf_defaults)
+    is_tied = _is_tied(top, inner)
+    config = _decoder(inner, family)
     vision = _vision(top, config) if top.has("vision_config") else None
     top.refuse_rest(known_keys.HF_WRAPPER)
-    return Description(config, vision, block, tuple(top.ignored))
+    return Description(config, vision, block, is_tied, tuple(top.ignored))
+
+
+def _is_tied(*sections: Fields) -> bool | None:
+    """Whether the head is the embedding. Repositories say it inside or outside of text_config: one true suffices."""
+    said = [fields.flag("tie_word_embeddings", default=False) for fields in sections
+            if fields.has("tie_word_embeddings")]
+    return any(said) if said else None
 
 
 def refuse_draft(name: str) -> None:
@@ -156,7 +166,8 @@ def _scaling(rope: Fields, max_context: int) -> Scaling:
             rope.value("original_max_position_embeddings")  # the temperature's
             return None
         case "linear":
-            return Linear(rope.number("factor"))
+            return Linear(rope.number("factor"),
+                          rope.integer("original_max_position_embeddings", default=max_context))
         case "llama3":
             return _llama3(rope, max_context)
         case "yarn":

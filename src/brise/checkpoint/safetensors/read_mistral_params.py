@@ -26,10 +26,11 @@ def read_params(values: Mapping[str, object]) -> Description:
         block = scale_block(fields.section("quantization_config"))
     if fields.has("quantization"):
         check_native(fields.section("quantization"))
+    is_tied = fields.flag("tied_embeddings", default=False) if fields.has("tied_embeddings") else None
     config = _decoder(fields)
     vision = _vision(fields, config)
     fields.refuse_rest(known_keys.PARAMS)
-    return Description(config, vision, block, tuple(fields.ignored))
+    return Description(config, vision, block, is_tied, tuple(fields.ignored))
 
 
 def _decoder(fields: Fields) -> Config:

@@ -38,8 +38,8 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
     keys: dict[str, object] = {
         "model_type": config.family,
         **written_keys(config, "hf", "vocab_size", "width", "ffn_width", "num_layers", "num_heads", "num_kv_heads"),
-        "hidden_act": "silu", **written_keys(config, "hf", "max_context"), "rms_norm_eps": _short(config.norm_eps),
-        "tie_word_embeddings": tied, "attention_dropout": 0.0}
+        "hidden_act": "silu", "max_position_embeddings": _stated_context(config),
+        "rms_norm_eps": _short(config.norm_eps), "tie_word_embeddings": tied, "attention_dropout": 0.0}
     if config.latent is None:
         keys["head_dim"] = config.head_dim
     else:
@@ -51,6 +51,15 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
     if family.no_rope_interval is not None:
         keys["no_rope_layers"] = [int(index not in config.layers_without_rope) for index in range(config.num_layers)]
     return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
+
+
+def _stated_context(config: Config) -> int:
+    """The longest context, except for linear scaling, whose factor stretches what is stated."""
+    scaling = config.rope.scaling
+    if isinstance(scaling, Linear):
+        original = scaling.original_context or config.max_context
+        return original if scaling.factor * original >= config.max_context else int(config.max_context / scaling.factor)
+    return config.max_context
 
 
 def _latent(config: Config) -> dict[str, object]:
@@ -75,7 +84,7 @@ def _rope(config: Config) -> dict[str, object]:
     match rope.scaling:
         case None:
             keys["rope_type"] = "default"
-        case Linear(factor):
+        case Linear(factor, _):
             keys |= {"rope_type": "linear", "factor": _short(factor)}
         case Llama3():
             keys |= _llama3(rope.scaling)
