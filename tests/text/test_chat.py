@@ -121,3 +121,25 @@ def test_a_file_without_a_template_gets_chatml_if_it_has_its_tokens() -> None:
 
 def base_tokenizer() -> Tokenizer:
     return tokenizer(control=CONTROL[:1])
+
+
+@pytest.mark.parametrize(("source", "flag", "more"), [
+    ("{{ messages[0].content }}", True, [0]), ("{{ messages[0].content }}", False, []),
+    ("{{ bos_token }}{{ messages[0].content }}", True, [0]), ("{{ bos_token }}{{ messages[0].content }}", False, [0]),
+    ("<|endoftext|>{{ messages[0].content }}", True, [0])])
+def test_the_flag_of_a_gguf_file_puts_one_bos_before_a_chat(source: str, flag: bool, more: list[int]) -> None:
+    template = ChatTemplate.from_gguf({"tokenizer.chat_template": source}, tokenizer(add_bos_token=flag))
+    assert template is not None
+    assert template.encode([{"role": "user", "content": "hi"}]) == [*more, *TINY.encode("hi")]
+
+
+def test_text_that_looks_like_bos_is_none() -> None:
+    template = ChatTemplate.from_gguf({"tokenizer.chat_template": "{{ messages[0].content }}"},
+                                      tokenizer(add_bos_token=True))
+    assert template is not None
+    assert template.encode([{"role": "user", "content": "<|endoftext|>"}]) == [0, *TINY.encode("<|endoftext|>")]
+
+
+def test_a_folders_flag_leaves_chats_to_the_template() -> None:
+    template = ChatTemplate.or_chatml("{{ messages[0].content }}", tokenizer(add_bos_token=True))
+    assert template is not None and template.encode([{"role": "user", "content": "hi"}]) == TINY.encode("hi")

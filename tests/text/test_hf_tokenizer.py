@@ -118,3 +118,16 @@ def test_a_model_of_whole_words_is_refused(tmp_path: Path) -> None:
     path.write_text(Reference(WordLevel({"a": 0}, "a")).to_str())
     with pytest.raises(UnsupportedError, match="WordLevel"):
         Tokenizer.from_hf(path, {})
+
+
+def test_what_stands_behind_a_text_that_is_embedded(tmp_path: Path) -> None:
+    plain = {"type": "Sequence", "processors": [
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+        {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}},
+                                                  {"SpecialToken": {"id": "<think>", "type_id": 0}}],
+         "pair": [], "special_tokens": {"<think>": {"id": "<think>", "ids": [7], "tokens": ["<think>"]}}}]}
+    path = write(tmp_path, post_processor=plain)
+    assert Tokenizer.from_hf(path, CONFIG).text_end_id == 7
+    assert Tokenizer.from_hf(path, CONFIG | {"add_eos_token": False}).text_end_id is None
+    eos = Tokenizer.from_hf(path, CONFIG | {"add_eos_token": True})
+    assert eos.text_end_id == eos.eos_id

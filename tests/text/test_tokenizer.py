@@ -139,3 +139,18 @@ def test_any_metadata_gives_a_tokenizer_or_a_typed_error(changes: dict[str, obje
         Tokenizer.from_gguf(metadata() | changes)
     except BriseError:
         pass
+
+
+@pytest.mark.parametrize("token", [10**6, (1 << 32) - 1, -1])
+def test_a_bos_that_no_token_has_counts_as_none(token: int) -> None:
+    odd = tokenizer(bos_token_id=token, add_bos_token=True)
+    assert odd.bos_id is None and not odd.add_bos
+
+
+def test_a_token_id_may_be_a_whole_number_in_a_float() -> None:
+    assert tokenizer(bos_token_id=1.0).bos_id == 1
+
+
+def test_texts_of_an_embedding_model_end_with_eos_where_the_file_says_so() -> None:
+    keys = metadata(add_eos_token=True) | {"general.architecture": "qwen3", "qwen3.pooling_type": 3}
+    assert Tokenizer.from_gguf(keys).text_end_id == 2 and TINY.text_end_id is None

@@ -15,7 +15,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
 from brise.errors import AnswerError, ClosedError, RequestError
-from brise.serve.prompts import prompt_tokens
+from brise.serve.prompts import prompt_tokens, text_to_embed
 from brise.text.answer_events import Parsed, ParsedText
 
 if TYPE_CHECKING:  # an import of tens of milliseconds that most calls do not need
@@ -81,7 +81,7 @@ def texts_to_embed(model: LoadedModel, texts: str | Sequence[str]) -> list[list[
         if not isinstance(text, str):
             raise RequestError(f"texts[{index}] is of type {type(text).__name__}; a string is wanted", param="texts",
                                code="invalid_type")
-    return [list(prompt_tokens(text, model.tokenizer)) for text in listed]
+    return [text_to_embed(text, model.tokenizer) for text in listed]
 
 
 def stacked(vectors: Sequence[NDArray[np.float32]], texts: str | Sequence[str], width: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
 from brise.checkpoint.model_files import ModelFiles, find_layout
+from brise.checkpoint.pooling import Pooling, folder_pooling, gguf_pooling
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
 from brise.checkpoint.safetensors.read_hf_config import refuse_draft
@@ -58,6 +59,9 @@ class Checkpoint(Protocol):
     @property
     def ignored(self) -> tuple[IgnoredKey, ...]:
         """Keys of the model's description that change nothing: notes, and what brise has never heard of."""
+    @property
+    def pooling(self) -> Pooling | None:
+        """How the model makes a vector of a text; None where it makes no embeddings."""
     @property
     def vision(self) -> Vision | None:
         """The vision encoder, if the model has one."""
@@ -125,6 +129,10 @@ class _Gguf:
     def metadata(self) -> Mapping[str, object]:
         return self._file.metadata
 
+    @property
+    def pooling(self) -> Pooling | None:
+        return gguf_pooling(self.metadata)
+
     def weights(self) -> Weights:
         return read_weights(self._file, self.config)
 
@@ -163,6 +171,10 @@ class _Safetensors:
     @property
     def files(self) -> tuple[Path, ...]:
         return self._shards.files
+
+    @property
+    def pooling(self) -> Pooling | None:
+        return folder_pooling(self.folder)
 
     def weights(self) -> Weights:
         head = f"{self._names.module('output')}.weight"

@@ -13,6 +13,7 @@ from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
 from brise.checkpoint.gguf.write_tokenizer import vocabulary
 from brise.checkpoint.open import Checkpoint, Kind, Vision, open_checkpoint
+from brise.checkpoint.pooling import pooling_number
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.weights import Array, Dense, Quant, Stack, Weight, Weights
@@ -75,8 +76,12 @@ def _from_safetensors(checkpoint: Checkpoint) -> Original:
     if factors is not None:
         tensors.append(Named("rope_freqs.weight", Dense("F32", factors.shape, factors)))
     metadata = {"general.type": "model", "general.name": checkpoint.folder.resolve().name} | hyperparameters(config)
-    return Original(checkpoint.folder, config, weights, tuple(tensors),
-                    metadata | vocabulary(checkpoint.folder, config.vocab_size), checkpoint.vision,
+    metadata |= vocabulary(checkpoint.folder, config.vocab_size)
+    if checkpoint.pooling is None:
+        metadata.pop("tokenizer.ggml.add_eos_token", None)  # it concerns texts that are embedded
+    else:
+        metadata[f"{metadata['general.architecture']}.pooling_type"] = pooling_number(checkpoint.pooling)
+    return Original(checkpoint.folder, config, weights, tuple(tensors), metadata, checkpoint.vision,
                     checkpoint.forget, checkpoint.kind)
 
 

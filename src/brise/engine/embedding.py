@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from typing import Literal
 
 import numpy as np
 
+from brise.checkpoint.pooling import Pooling
 from brise.engine import batching
 from brise.engine.pages import Pages
 from brise.engine.scheduler import Chunk
 from brise.engine.sequence import Sequence
 from brise.models.ops import Cache, Runner
 from brise.models.weights import Array
-
-Pooling = Literal["mean", "cls", "last"]
 
 
 def split_groups(texts: Seq[Seq[int]], max_pages: int, page_size: int) -> list[Seq[Seq[int]]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from brise.backends import BackendName, num_cores, open_backend
 from brise.checkpoint.open import Checkpoint, open_checkpoint
+from brise.checkpoint.pooling import Pooling
 from brise.checkpoint.requantize import requantized, requantized_vision
 from brise.engine import experts
 from brise.engine.vision import LoadedVision, open_vision
@@ -21,11 +22,8 @@ from brise.text.conversation import Chat
 from brise.text.load import tokens_for
 from brise.text.protocols import TextTokenizer
 
-Pooling = Literal["mean", "cls", "last"]
 T = TypeVar("T")
 
-# llama.cpp's numbers for `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
-_POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "cls", "last")
 # Bytes of a file that are read before their pages are released.
 _READ_AHEAD = 32 << 20
 
@@ -66,8 +64,8 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     packed when a token needs it, and at most that many bytes of experts are kept.
     """
     checkpoint = open_checkpoint(path)
+    pooling = checkpoint.pooling
     tokens = tokens_for(checkpoint)
-    pooling = _pooling(checkpoint.metadata)
     target = open_backend(backend, threads)
     stored = checkpoint.weights()
     on_read = _PageRelease(checkpoint)
@@ -125,13 +123,6 @@ def _stored_bytes(weight: Weight) -> int:
             return _stored_bytes(weight.base)
         case Placed():
             return 0
-
-
-def _pooling(metadata: Mapping[str, object]) -> Pooling | None:
-    kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", 0)
-    if not isinstance(kind, int) or not 0 <= kind < len(_POOLINGS):
-        raise UnsupportedError(f"pooling_type is {kind!r}; 0 (none), 1 (mean), 2 (cls), 3 (last) are known")
-    return _POOLINGS[kind]
 
 
 def _name(checkpoint: Checkpoint) -> str:

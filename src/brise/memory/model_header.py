@@ -17,8 +17,6 @@ from brise.models.weights import Weights
 # Bytes of a token and of a merge in a tokenizer.json, with their quotes, commas and numbers.
 _JSON_TOKEN_BYTES, _JSON_MERGE_BYTES = 25, 30
 
-_POOLING = "{}.pooling_type"
-
 
 @dataclass(frozen=True)
 class ModelHeader:
@@ -42,8 +40,7 @@ def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeade
         if vision is not None:
             vision = vision[0], requantized_vision(vision[1], weights, checkpoint.forget)
     return ModelHeader(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
-                       makes_embeddings=bool(checkpoint.metadata.get(_POOLING.format(
-                       checkpoint.metadata.get("general.architecture")), 0)), ignored=checkpoint.ignored)
+                       makes_embeddings=checkpoint.pooling is not None, ignored=checkpoint.ignored)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:

@@ -16,7 +16,7 @@ from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.serve.body import read_json
 from brise.serve.openai_completions import Prompt, parse_prompts
-from brise.serve.prompts import prompt_tokens
+from brise.serve.prompts import text_to_embed
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import unless_gone
 from brise.text.fields import RequestFields
@@ -55,7 +55,7 @@ def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
 
 
 def _tokens(embedding: EmbeddingRequest, model: LoadedModel) -> list[list[int]]:
-    return [list(prompt_tokens(text, model.tokenizer)) for text in embedding.inputs]
+    return [text_to_embed(text, model.tokenizer) for text in embedding.inputs]
 
 
 def _encode(vector: Array, embedding: EmbeddingRequest) -> str | list[float]:

@@ -68,11 +68,18 @@ def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tu
 
 
 def prompt_tokens(prompt: Prompt, tokenizer: TextTokenizer, *, parse_control: bool = False) -> tuple[int, ...]:
-    """The tokens of a prompt: a text gets the model's bos, tokens stay as they are."""
+    """The tokens of a prompt: a text gets the model's bos unless it begins with it, tokens stay as they are."""
     if not isinstance(prompt, str):
         return prompt
-    bos = (tokenizer.bos_id,) if tokenizer.add_bos and tokenizer.bos_id is not None else ()
-    return (*bos, *tokenizer.encode(prompt, parse_control=parse_control))
+    ids = tokenizer.encode(prompt, parse_control=parse_control)
+    bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    return tuple(ids if ids[:1] == bos else [*bos, *ids])
+
+
+def text_to_embed(text: Prompt, tokenizer: TextTokenizer) -> list[int]:
+    """The tokens of a text to embed: between the model's bos and its end of a text, where it has them."""
+    ids = list(prompt_tokens(text, tokenizer))
+    return ids if tokenizer.text_end_id is None or not isinstance(text, str) else [*ids, tokenizer.text_end_id]
 
 
 def _render(messages: Sequence[Message], tooling: Tooling, template: Chat) -> Encoded:

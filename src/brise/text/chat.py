@@ -29,10 +29,14 @@ _CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
 
 
 class ChatTemplate:
-    """A model's chat format by its template. `knows_tools`: the template describes tools."""
+    """A model's chat format by its template. `knows_tools`: the template describes tools.
 
-    def __init__(self, source: str, tokenizer: TextTokenizer) -> None:
+    With `adds_bos` a prompt begins with the tokenizer's bos where it says so, whether the template writes it or not.
+    """
+
+    def __init__(self, source: str, tokenizer: TextTokenizer, *, adds_bos: bool = False) -> None:
         self.source, self._tokenizer = source, tokenizer
+        self._bos = [tokenizer.bos_id] if adds_bos and tokenizer.add_bos and tokenizer.bos_id is not None else []
         # Models with another format for calls than those we parse get our own description of the tools.
         calls, self.knows_tools = calls_of_template(source, tokenizer)
         self.format = AnswerFormat.of(tokenizer, calls)
@@ -42,17 +46,18 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object], tokenizer: TextTokenizer) -> ChatTemplate | None:
-        """The file's template, or what `or_chatml` finds."""
+        """The file's template, or what `or_chatml` finds. The file's flag asks for bos in chats as well: exporters take
+        it out of the template. (A folder's flag does not, in transformers neither.)"""
         source = metadata.get("tokenizer.chat_template")
-        return cls.or_chatml(source if isinstance(source, str) else None, tokenizer)
+        return cls.or_chatml(source if isinstance(source, str) else None, tokenizer, adds_bos=True)
 
     @classmethod
-    def or_chatml(cls, source: str | None, tokenizer: TextTokenizer) -> ChatTemplate | None:
+    def or_chatml(cls, source: str | None, tokenizer: TextTokenizer, *, adds_bos: bool = False) -> ChatTemplate | None:
         """This template; ChatML if there is none but ChatML's tokens; else None, as for base models."""
         if source is not None:
-            return cls(source, tokenizer)
+            return cls(source, tokenizer, adds_bos=adds_bos)
         is_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.control.keys()
-        return cls(_CHATML, tokenizer) if is_chatml else None
+        return cls(_CHATML, tokenizer, adds_bos=adds_bos) if is_chatml else None
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
                add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
@@ -137,7 +142,7 @@ class ChatTemplate:
                 if number:
                     ids.extend(next(rest).tokens)
                 ids.extend(self._tokenizer.encode(disguise.reveal(words)))
-        return ids
+        return ids if ids[:1] == self._bos else [*self._bos, *ids]
 
 
 def require(chat: Chat | None) -> Chat:

@@ -32,6 +32,7 @@ class HfTokenizer:
     bos_id: int | None
     eos_id: int | None
     add_bos: bool
+    text_end_id: int | None
 
 
 def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
@@ -49,10 +50,12 @@ def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
     tokens = [texts.get(index, f"<|gap {index}|>") for index in range(size)]
     ids = {text: index for index, text in texts.items()}
     bos_id, eos_id = (ids.get(_name(settings.get(f"{name}_token")) or "") for name in ("bos", "eos"))
-    add_bos = settings.get("add_bos_token")
+    first, last = _around(document)
+    add_bos, add_eos = settings.get("add_bos_token"), settings.get("add_eos_token")
+    text_end_id = eos_id if add_eos is True else last if add_eos is None else None
     return HfTokenizer(tokens, {index: special for index, (_, special) in added.items()}, gaps,
                        lambda words: _build(words, model, document, path), bos_id, eos_id,
-                       bos_id is not None and (add_bos is True or (add_bos is None and _begins_with(document, bos_id))))
+                       bos_id is not None and (add_bos is True or (add_bos is None and first == bos_id)), text_end_id)
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -126,17 +129,25 @@ def _merges(model: Mapping[str, object]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _begins_with(document: Mapping[str, object], bos_id: int) -> bool:
-    """Whether the file's post-processor puts bos before a text, as Llama 3's does."""
+def _around(document: Mapping[str, object]) -> tuple[int | None, int | None]:
+    """The tokens that the file's post-processor puts before a text, as Llama 3's does, and after it, as Qwen3
+    Embedding's does."""
     processor = document.get("post_processor")
     steps = [processor, *processor.get("processors", [])] if isinstance(processor, dict) else []
     for step in steps:
         match step:
-            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(name)}}, *_],
-                  "special_tokens": dict(known)}:
-                entry = known.get(name)
-                return isinstance(entry, dict) and entry.get("ids") == [bos_id]
-    return False
+            case {"type": "TemplateProcessing", "single": list(pieces), "special_tokens": dict(known)} if pieces:
+                return _special_id(pieces[0], known), _special_id(pieces[-1], known)
+    return None, None
+
+
+def _special_id(piece: object, known: Mapping[str, object]) -> int | None:
+    match piece:
+        case {"SpecialToken": {"id": str(name)}}:
+            match known.get(name):
+                case {"ids": [int(token)]}:
+                    return token
+    return None
 
 
 def _name(token: object) -> str | None:

@@ -42,6 +42,7 @@ class MistralTokenizer:
         self.bos_id: int | None = self.control["<s>"]
         self.eos_id: int | None = self.control["</s>"]
         self.add_bos = True
+        self.text_end_id: int | None = None
         self.end_ids = frozenset({self.control["</s>"]})
         self.vocab_size = self._tekken.n_words
 

@@ -21,6 +21,7 @@ class TextTokenizer(Protocol):
     bos_id: int | None
     eos_id: int | None
     add_bos: bool
+    text_end_id: int | None  # stands after a text that is embedded, never after a prompt that is continued
     end_ids: frozenset[int]
     vocab_size: int
 

@@ -33,7 +33,8 @@ class Tokenizer:
 
     def __init__(self, tokens: Sequence[str], types: Sequence[int],
                  build: Callable[[dict[str, int]], BpeTokenizer], *, bos_id: int | None = None,
-                 eos_id: int | None = None, add_bos: bool = False, end_ids: Iterable[int] = ()) -> None:
+                 eos_id: int | None = None, add_bos: bool = False, text_end_id: int | None = None,
+                 end_ids: Iterable[int] = ()) -> None:
         # One pass in Python over the types; the rest of the vocabulary is handled at C speed (cold start).
         special = {index: kind for index, kind in enumerate(types) if kind != _NORMAL}
         control = {tokens[index]: index for index, kind in special.items()
@@ -47,7 +48,7 @@ class Tokenizer:
         vocab = _text_vocabulary(tokens, special, self._bytes)
         self._missing = bytes(byte for char, byte in self._bytes.items() if char not in vocab)
         self._bpe = build(vocab)
-        self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
+        self.bos_id, self.eos_id, self.add_bos, self.text_end_id = bos_id, eos_id, add_bos, text_end_id
         self.end_ids = frozenset(end_ids) | {index for token, index in control.items() if token in _END_TEXTS}
         self.vocab_size = len(tokens)
 
@@ -64,13 +65,16 @@ class Tokenizer:
             raise UnsupportedError("the file has no tokenizer.ggml.pre, so its pre-tokenizer is unknown",
                                    hint="convert the model again with a current llama.cpp")
         pretokenizer = pretokenizers.named(pre)
-        if metadata.get(_key("add_eos_token")):
-            raise UnsupportedError("tokenizer.ggml.add_eos_token is true; brise never ends a prompt so")
         bos_id, eos_id = _id(metadata, "bos", len(tokens)), _id(metadata, "eos", len(tokens))
         add_bos = bool(metadata.get(_key("add_bos_token"), pretokenizer.add_bos))
+        text_end_id = eos_id if metadata.get(_key("add_eos_token")) else None
+        if text_end_id is not None and not metadata.get(f"{metadata.get('general.architecture')}.pooling_type"):
+            raise UnsupportedError("tokenizer.ggml.add_eos_token is true, and the model makes no embeddings; brise "
+                                   "never ends a prompt so that is to be continued")
         ends = (eos_id, _id(metadata, "eot", len(tokens)), _id(metadata, "eom", len(tokens)))
         return cls(tokens, types, lambda vocab: _build(vocab, merges, pretokenizer), bos_id=bos_id, eos_id=eos_id,
-                   add_bos=add_bos and bos_id is not None, end_ids=(end for end in ends if end is not None))
+                   add_bos=add_bos and bos_id is not None, text_end_id=text_end_id,
+                   end_ids=(end for end in ends if end is not None))
 
     @classmethod
     def from_hf(cls, path: Path, settings: Mapping[str, object], end_ids: Iterable[int] = ()) -> Tokenizer:
@@ -83,7 +87,8 @@ class Tokenizer:
             types[index] = _UNUSED
         ends = {*end_ids, read.eos_id} - {None}
         return cls(read.tokens, types, read.build, bos_id=read.bos_id, eos_id=read.eos_id,
-                   add_bos=read.add_bos, end_ids=[end for end in ends if end is not None and end < len(types)])
+                   add_bos=read.add_bos, text_end_id=read.text_end_id,
+                   end_ids=[end for end in ends if end is not None and end < len(types)])
 
     def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
         """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
@@ -229,8 +234,10 @@ def _types(metadata: Mapping[str, object], count: int) -> list[int]:
 def _id(metadata: Mapping[str, object], name: str, count: int) -> int | None:
     key = _key(f"{name}_token_id")
     value = metadata.get(key)
-    if value is None:
-        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (name != "eos" and isinstance(value, int) and not 0 <= value < count):
+        return None  # as llama.cpp takes it, which only warns; without an eos answers would not end
     if not isinstance(value, int) or not 0 <= value < count:
         raise CheckpointError(f"{key} is {value!r}; there are {count} tokens", field=key, value=value,
                               limit=count)

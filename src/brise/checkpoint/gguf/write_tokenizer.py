@@ -63,9 +63,13 @@ def _from_tokenizer_json(path: Path, settings: Mapping[str, object], vocab_size:
     merges = model.get("merges", []) if isinstance(model, dict) else []
     ids = {"bos": read.bos_id, "eos": read.eos_id} | {
         name: _id(tokens, settings.get(f"{key}_token")) for name, key in (("unknown", "unk"), ("padding", "pad"))}
-    return _keys(_pre_name(document, path), tokens, types,
+    keys = _keys(_pre_name(document, path), tokens, types,
                  [merge if isinstance(merge, str) else " ".join(merge) for merge in merges], ids,
                  add_bos=read.add_bos, vocab_size=vocab_size)
+    if read.text_end_id is None:
+        return keys
+    # A GGUF file has no other key for the token behind a text that is embedded: Qwen3 Embedding's is no end of chats.
+    return keys | {"tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.eos_token_id": read.text_end_id}
 
 
 def _from_tekken(path: Path, vocab_size: int) -> dict[str, object]:

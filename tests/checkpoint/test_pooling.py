@@ -1,0 +1,63 @@
+"""How an embedding model makes one vector of many, from a GGUF key and from the files of sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brise.checkpoint.pooling import folder_pooling, gguf_pooling
+from brise.errors import BriseError, UnsupportedError
+
+TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+NORMALIZE = {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
+FLAGS = {"word_embedding_dimension": 48, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False,
+         "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False,
+         "pooling_mode_weightedmean_tokens": False, "pooling_mode_lasttoken": False, "include_prompt": True}
+
+
+def write(folder: Path, config: object, modules: object = (TRANSFORMER, POOLING, NORMALIZE)) -> Path:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    if modules is not None:
+        (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+@pytest.mark.parametrize(("config", "pooling"), [
+    (FLAGS | {"pooling_mode_lasttoken": True}, "last"), (FLAGS | {"pooling_mode_mean_tokens": True}, "mean"),
+    (FLAGS | {"pooling_mode_cls_token": True}, "cls"), ({"pooling_mode": "lasttoken"}, "last"),
+    ({"pooling_mode": "mean", "embedding_dimension": 48}, "mean")])
+def test_a_folder_says_its_pooling(tmp_path: Path, config: object, pooling: str) -> None:
+    assert folder_pooling(write(tmp_path, config)) == pooling
+
+
+def test_the_list_of_steps_may_be_missing_or_have_no_pooling(tmp_path: Path) -> None:
+    assert folder_pooling(tmp_path) is None
+    assert folder_pooling(write(tmp_path, {"pooling_mode": "cls"}, None)) == "cls"
+    (tmp_path / "modules.json").write_text(json.dumps([TRANSFORMER]))
+    assert folder_pooling(tmp_path) is None
+
+
+@pytest.mark.parametrize(("config", "modules", "message"), [
+    (FLAGS | {"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True}, [POOLING], "max_tokens"),
+    (FLAGS | {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, [POOLING], "2 poolings"),
+    (FLAGS, [POOLING], "0 poolings"), ({"pooling_mode": "max"}, [POOLING], "pooling_mode is 'max'"),
+    ({"pooling_mode": "cls", "include_prompt": False}, [POOLING], "include_prompt is False"),
+    ({"pooling_mode": "cls"}, [POOLING, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}],
+    "models.Dense"),
+    ({"pooling_mode": "cls"}, [{**POOLING, "path": "../1_Pooling"}], "names the folder"),
+    ({"pooling_mode": "cls"}, {"a": 1}, "holds no list"), ({"pooling_mode": "cls"}, [5], "without type and path")])
+def test_what_brise_does_not_do_is_refused_by_name(tmp_path: Path, config: object, modules: object,
+                                                   message: str) -> None:
+    with pytest.raises(BriseError, match=message):
+        folder_pooling(write(tmp_path, config, modules))
+
+
+def test_the_numbers_of_gguf() -> None:
+    kinds = [gguf_pooling({"general.architecture": "qwen3", "qwen3.pooling_type": number}) for number in (0, 1, 2, 3.0)]
+    assert kinds == [None, "mean", "cls", "last"] and gguf_pooling({}) is None
+    with pytest.raises(UnsupportedError, match="pooling_type is 4"):
+        gguf_pooling({"general.architecture": "qwen3", "qwen3.pooling_type": 4})
