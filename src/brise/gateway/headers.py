@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote_to_bytes
+
 from brise.gateway.request import OWN, ClientRequest, Headers
 from brise.traffic import redact
 from brise.traffic.records import Mode
@@ -32,6 +34,14 @@ def upstream(headers: Headers, host: bytes, key: Headers | None, *, is_read: boo
     if encodings:
         kept.append((b"accept-encoding", encodings))
     return kept + list(key or ())
+
+
+def without_secrets(target: bytes) -> bytes:
+    """A target without the parameters of its query that are secrets between the client and somebody."""
+    path, _, query = target.partition(b"?")
+    kept = b"&".join(part for part in query.split(b"&")
+                     if not redact.is_secret(unquote_to_bytes(part.partition(b"=")[0])))
+    return path + (b"?" + kept if kept else b"")
 
 
 def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:

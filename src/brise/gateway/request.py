@@ -123,8 +123,8 @@ def _named(known: KnownPath, target: bytes, headers: Headers, content: client_bo
         names.append(known.model)
     if not known.dialect.is_read:
         names += _of_path(known.path)
-        if content.fields is not None:
-            names += client_body.nested_names(body)
+    if content.fields is not None and not (known.dialect.is_read and content.model):
+        names += client_body.nested_names(body)
     names += [value.decode("latin-1").strip() for name, value in headers
               if name.endswith((b"model", b"deployment")) and not name.startswith(OWN)]
     return names

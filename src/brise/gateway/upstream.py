@@ -177,10 +177,12 @@ class Upstream:
     def _target(self, request: ClientRequest) -> bytes:
         """The path of the client's base URL is /v1; that of the upstream's may differ."""
         target = request.target
+        if b"?" in target and not self._takes_their_keys:
+            target = headers.without_secrets(target)
         is_deployment = self._api_version is not None or (
             request.deployment is not None and not self._path.endswith(PREFIX))
         if is_deployment:
-            target = self._azure_target(request)
+            target = self._azure_target(request, target)
         else:
             if request.deployment is not None:
                 target = without_version(target)
@@ -190,12 +192,16 @@ class Upstream:
                 target = self._path.removesuffix(PREFIX) + target
         return b"http://" + self.host + target if self._is_plain_proxied else target
 
-    def _azure_target(self, request: ClientRequest) -> bytes:
+    @property
+    def _takes_their_keys(self) -> bool:
+        return self.settings.key is None and self.settings.forwards_keys
+
+    def _azure_target(self, request: ClientRequest, target: bytes) -> bytes:
         """As Azure has it: the model's deployment is in the path, and the version of the API in the query.
 
         Responses have their model in the body; so does everything else that no deployment answers.
         """
-        path, _, query = request.target.partition(b"?")
+        path, _, query = target.partition(b"?")
         rest, model = path.removeprefix(PREFIX), request.deployment or (request.fields or {}).get("model")
         is_of_model = request.deployment is not None or request.dialect.name in DEPLOYED
         if is_of_model and isinstance(model, str) and model:
