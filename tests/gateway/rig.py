@@ -111,7 +111,7 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
         model: LoadedModel | None = None, is_anthropic: bool = False, tls: ssl.SSLContext | None = None,
-        proxy: str | None = None, paths: Sequence[str] = ()) -> Iterator[Rig]:
+        proxy: str | None = None, paths: Sequence[str] = (), asks_for_usage: bool = True) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
@@ -120,7 +120,7 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
     with fake_upstream(tls) as fake:
         url = fake.url.removesuffix("/v1") + path
         upstream = Upstream(UpstreamSettings(url, key, settings.api_keys_path is None, limits or Limits(), proxy,
-                                             paths))
+                                             paths, asks_for_usage=asks_for_usage))
         server = AnthropicUpstream(upstream) if is_anthropic else upstream
         large = Upstreams.only(LargeModel(server, breaker=breaker, retries=retries or Retries(RetrySettings(retries=0)),
                                           hedge_after_s=hedge_after_s, wait=wait))

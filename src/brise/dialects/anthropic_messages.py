@@ -19,7 +19,7 @@ class AnthropicMessages:
     name: Kind = "messages"
     path = "/v1/messages"
     is_read = names_events = True
-    is_served = is_switched = has_small_models = continues = False
+    is_served = is_switched = has_small_models = continues = counts_on_request = False
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"x-api-key", key

@@ -48,7 +48,8 @@ class Dialect(Protocol):
     the routes of this server. `is_switched`: a switch may give its
     requests to a small model. `has_small_models`: a small model can answer instead of the large one. `continues`: it
     can also continue an answer that has begun. `names_events`: each event of a stream has a type, which stands in
-    `type` or only in the event's name.
+    `type` or only in the event's name. `counts_on_request`: a stream has its tokens only if `stream_options` asks for
+    them.
     """
 
     name: Kind
@@ -59,6 +60,7 @@ class Dialect(Protocol):
     has_small_models: bool
     continues: bool
     names_events: bool
+    counts_on_request: bool
 
     # Requests.
 

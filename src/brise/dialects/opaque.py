@@ -14,7 +14,7 @@ from brise.dialects.items import ConversationItem
 class Opaque:
     """Implements `Dialect` for bodies of which nothing but model, person, tokens and errors can be told."""
 
-    is_switched = continues = names_events = False
+    is_switched = continues = names_events = counts_on_request = False
     has_small_models = False  # another model's vectors are of no use to a client
 
     def __init__(self, name: Kind, path: str, *, is_read: bool, is_served: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from brise.dialects import sse
 from brise.dialects.anthropic_from_chat import messages_request
 from brise.dialects.anthropic_to_chat import Chunks, chat_completion, error_of
+from brise.dialects.bodies import Usage
 from brise.dialects.table import CHAT, MESSAGES
 from brise.errors import RequestError
 from brise.gateway import headers
@@ -25,6 +26,8 @@ DROPPED, OPENAI = frozenset({b"authorization", b"api-key", b"anthropic-version"}
 
 class AnthropicUpstream:
     """Translates chats and their answers; requests for Messages pass through. It belongs to the event loop's thread."""
+
+    counts_streams = True
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -106,6 +109,7 @@ class _Whole:
     def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
         self._reply, self._created = reply, int(request.at_s)
         self.status, self.headers = reply.status, _answered(reply.headers)
+        self.usage: Usage | None = None  # with what was written into the cache, for which a chat completion has no name
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, when it is complete."""
@@ -129,6 +133,7 @@ class _Whole:
         value = json.loads(body)
         if not isinstance(value, dict):
             raise ValueError("it is no JSON object")
+        self.usage = MESSAGES.usage(value)
         translated = error_of(value) if self.status >= 300 else chat_completion(value, self._created)
         return json.dumps(translated, ensure_ascii=False).encode("utf-8", "replace")
 
@@ -142,6 +147,10 @@ class _Stream:
         self._chunks = Chunks(int(request.at_s), with_usage=isinstance(options, dict)
                               and options.get("include_usage") is True)
         self.status, self.headers = reply.status, _answered(reply.headers)
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._chunks.usage
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The events that each piece translates to; those before a malformed one still leave."""
@@ -178,6 +187,8 @@ class _Stream:
 
 class _Said:
     """An error of the gateway's own: the upstream is not asked."""
+
+    usage = None
 
     def __init__(self, status: int, error: RequestError) -> None:
         self._body = json.dumps({"error": {"message": str(error), "type": "invalid_request_error",

@@ -53,7 +53,8 @@ def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: st
         error = _error(body) or f"status {delivery.status}"
     first_s = None if delivery.first_s is None else delivery.first_s - request.started_s
     about = body or {}
-    return RequestOutcome(mode, delivery.status, text(about.get("model")), body, request.dialect.usage(about),
+    usage = delivery.usage or request.dialect.usage(about)
+    return RequestOutcome(mode, delivery.status, text(about.get("model")), body, usage,
                           text(about.get("system_fingerprint")), error, first_s)
 
 

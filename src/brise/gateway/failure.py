@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from brise.dialects.bodies import Usage
 from brise.dialects.dialect import Dialect, Progress
 from brise.dialects.streams import progress_of
 from brise.gateway.request import Headers
@@ -81,6 +82,7 @@ class Delivery:
     body: bytearray = field(default_factory=bytearray)
     is_kept: bool = True  # False: it was too long for `body`
     first_s: float | None = None  # monotonic, of the first token or piece
+    usage: Usage | None = None  # where the body does not have it
 
     def progress(self, dialect: Dialect) -> Progress | None:
         """What the client has read of a stream; None if the answer has not begun, or is no stream that can be read."""

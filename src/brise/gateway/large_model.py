@@ -20,6 +20,7 @@ from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import pass_on
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
+from brise.gateway.stream_usage import CountedStreams
 from brise.gateway.upstream import HostedServer, UpstreamResponse
 
 REFUSAL_BYTES = 1 << 20  # of an error's body
@@ -33,6 +34,7 @@ class LargeModel:
                  hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
                  wait: Wait = asyncio.sleep) -> None:
         self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)
+        self._streams = CountedStreams(upstream)
         self.retries = retries or Retries(RetrySettings())
         self._hedge_after_s, self._now, self._wait = hedge_after_s, now, wait
         self.failures = Counter[str]()
@@ -88,7 +90,10 @@ class LargeModel:
                 if reply.status in BUSY:
                     raise UpstreamError(await _refused(reply))
                 delivery.status, delivery.headers = reply.status, reply.headers
-                await pass_on(reply, request, send, added, delivery, self._now, stops_at_faults=stops_at_faults)
+                try:
+                    await pass_on(reply, request, send, added, delivery, self._now, stops_at_faults=stops_at_faults)
+                finally:
+                    delivery.usage = reply.usage
         except UpstreamError as error:
             self.failures[error.failure.kind] += 1
             if self._is_outage(error.failure):
@@ -107,7 +112,7 @@ class LargeModel:
 
     @asynccontextmanager
     async def _opened(self, request: ClientRequest) -> AsyncIterator[UpstreamResponse]:
-        reply = await (self.upstream.open(request) if self._hedge_after_s is None or not is_safe(request)
+        reply = await (self._streams.open(request) if self._hedge_after_s is None or not is_safe(request)
                        else self._first_of_two(request, self._hedge_after_s))
         try:
             yield reply
@@ -116,12 +121,12 @@ class LargeModel:
 
     async def _first_of_two(self, request: ClientRequest, after_s: float) -> UpstreamResponse:
         """The request is sent again if it is not answered in time; who answers first wins, the other is ended."""
-        tasks = [asyncio.ensure_future(self.upstream.open(request))]
+        tasks = [asyncio.ensure_future(self._streams.open(request))]
         try:
             await asyncio.wait(tasks, timeout=after_s)
             if not tasks[0].done():
                 self.num_hedged += 1
-                tasks.append(asyncio.ensure_future(self.upstream.open(request)))
+                tasks.append(asyncio.ensure_future(self._streams.open(request)))
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if not any(task.done() and task.exception() is None for task in tasks):
                     await asyncio.wait(tasks)

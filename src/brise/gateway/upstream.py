@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import h11
 import httpx
 
+from brise.dialects.bodies import Usage
 from brise.errors import UnsupportedError
 from brise.gateway import headers
 from brise.gateway.connection import Address, Connection, LostError, NotHttpError, Pool
@@ -51,6 +52,7 @@ class UpstreamSettings:
     limits: Limits = Limits()
     proxy: str | None = field(default=None, repr=False)  # may hold a password
     paths: Sequence[str] = ()
+    asks_for_usage: bool = True  # where its streams count tokens only if they are asked (stream_usage.py)
 
     @property
     def api_version(self) -> str | None:
@@ -89,6 +91,11 @@ class UpstreamResponse(Protocol):
     status: int
     headers: Headers
 
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that were counted so far, if the body does not have them."""
+        ...
+
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes; UpstreamError if it stops coming."""
         ...
@@ -100,6 +107,8 @@ class UpstreamResponse(Protocol):
 
 class HostedServer(Protocol):
     """An upstream in any dialect. It belongs to the event loop's thread."""
+
+    counts_streams: bool  # every stream's tokens, whether they are asked for or not
 
     @property
     def settings(self) -> UpstreamSettings: ...
@@ -119,6 +128,8 @@ class HostedServer(Protocol):
 
 class Upstream:
     """Sends requests to one server, as they are."""
+
+    counts_streams = False
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings: UpstreamSettings = settings
@@ -248,6 +259,8 @@ def without_version(target: bytes) -> bytes:
 
 class _HttpReply:
     """An answer over HTTP."""
+
+    usage = None
 
     def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float, limits: Limits,
                  begun_s: float) -> None:
