@@ -75,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prices", metavar="FILE", type=Path,
                         help="what the upstream's tokens cost (default: prices.toml in BRISE_HOME's folder gateway, "
                              "if it is there)")
+    parser.add_argument("--no-stream-usage", action="store_true",
+                        help="do not ask the upstream for the tokens of streams whose clients did not ask: their cost "
+                             "stays unknown")
     parser.add_argument("--hedge-after", metavar="S", type=SECONDS,
                         help="send a request a second time if it is not answered after so many seconds, and take the "
                              "answer that comes first; it is paid twice (default: never)")
@@ -95,7 +98,8 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
     keys = {name: settings.secret(variable)
             for name, variable in _by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
     return {name: UpstreamServer(UpstreamSettings(url, keys.get(name), args.api_keys is None, limits,
-                                                  settings.proxy(url), tuple(args.upstream_path)),
+                                                  settings.proxy(url), tuple(args.upstream_path),
+                                                  asks_for_usage=not args.no_stream_usage),
                                  dialect_of(dialects.get(name, "openai"), "--upstream-dialect"))
             for name, url in urls.items()}
 
