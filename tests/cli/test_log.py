@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,34 @@ def test_forgetting_and_expiring(filled: Path, capsys: pytest.CaptureFixture[str
     assert "deleted 3 exchanges" in output(capsys, "expire", "--older-than", "30d")[1]
     with opened(filled) as store:
         assert store.count() == 0
+
+
+def test_forgetting_in_one_store_leaves_the_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(open_store(None, home)) as main_store, closing(open_store("sample.sqlite", home)) as sample:
+        for store in (main_store, sample):
+            store.add([exchange(FIRST, subject="user 17")])
+    _, err = output(capsys, "forget", "user 17", "--store", "sample.sqlite")
+    assert "1 exchange has no content" in err
+    assert f"brise log forget 'user 17' --store {home / 'gateway' / 'traffic.sqlite'}" in err
+    assert len(output(capsys, "export", "--subject", "user 17", "--provider", "none")[0].splitlines()) == 1
+
+
+def test_an_export_is_for_its_owner_only(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.umask(0)
+    try:
+        output(capsys, "export", "--out", "rows.jsonl")
+    finally:
+        os.umask(before)
+    assert (filled / "rows.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_half_characters_are_shown_and_exported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = exchange(FIRST, request={"messages": [{"role": "user", "content": "half \ud83d"}]}, subject="a\ud83d",
+                    conversation="c\ud83d", labels={"x": "\udfff"})
+    with closing(open_store(None, home)) as store:
+        store.add([half])
+    for words in (["show", FIRST], ["list"], ["export"], ["export", "--out", "x.jsonl"], ["stats"],
+                  ["show", FIRST, "--json"]):
+        out, err = output(capsys, *words)
+        (out + err).encode()
+    assert "half \ufffd" in (home / "x.jsonl").read_text(encoding="utf-8")

@@ -73,12 +73,49 @@ def test_a_table_is_read_by_its_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("line", "reason"), [
     (b"only one", "1 cells, the table 2 columns"), (b"hi,\xff", "not UTF-8"), (b"hi,", "is empty"),
-    (b'"hi"x,ho', "broken from here on")])
+    (b'"hi"x,ho', "no record of a table")])
 def test_a_bad_line_of_a_table_is_kept(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"prompt,completion\nhi,ho\n" + line + b"\n")
     rows = read(path)
     assert len(rows.examples) == 1 and rows.bad[0].place == f"{path}:3" and reason in rows.bad[0].reason
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    (f'long,{"a" * 200_000}', None), ('a,b,c', "3 cells"), ('"hi"x,ho', "no record"), ('"hi"x,"a\nb"', "no record"),
+    ("a,\0", None)])
+def test_a_bad_row_of_a_table_costs_no_other_row(tmp_path: Path, row: str, reason: str | None) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["prompt,completion", "q1,a1", row, *(f"q{number},a" for number in range(2, 500))]))
+    rows = read(path)
+    assert len(rows.examples) + len(rows.bad) == 500 and len(rows.bad) == (reason is not None)
+    assert reason is None or reason in rows.bad[0].reason
+
+
+def test_a_quote_that_never_closes_says_which_lines_it_took(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,completion\nq1,a1\nq2,"a2\nq3,a3\n')
+    rows = read(path)
+    assert len(rows.examples) == 1 and "lines 3 to 4 are not read" in rows.bad[0].reason
+
+
+@pytest.mark.parametrize("row", [
+    {**chat("a", "b"), "finish_reason": "length"}, {**chat("a", "b"), "meta": {"finish_reason": "max_tokens"}},
+    {"prompt": "a", "completion": "b", "finish_reason": "content_filter"},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "finish_reason": "length"}]}])
+def test_an_answer_that_is_not_whole_is_left_out_and_counted(tmp_path: Path, row: dict[str, object]) -> None:
+    whole = {**chat("a", "b"), "finish_reason": "stop"}
+    rows = read(write(tmp_path / "a.jsonl", [whole, row]))
+    assert len(rows.examples) == 1 and not rows.bad and rows.files == {str(tmp_path / "a.jsonl"): 2}
+    assert rows.left_out.to_json() == [{"rows": 1, "why": next(iter(rows.left_out))}]
+    assert "finish reason" in next(iter(rows.left_out))
+
+
+def test_an_answer_that_is_not_learned_may_be_cut(tmp_path: Path) -> None:
+    asked, cut = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "finish_reason": "length"}
+    row = {"messages": [asked, {**cut, "weight": 0}, asked, {"role": "assistant", "content": "c"}]}
+    example, = read(write(tmp_path / "a.jsonl", [row])).examples
+    assert "finish_reason" not in example.messages[1]
 
 
 def test_the_error_lists_twenty_rows_and_counts_the_rest() -> None:

@@ -92,6 +92,59 @@ def test_what_cannot_be_a_row_is_left_out_with_its_reason(store: SqlStore, chang
     assert len(report.left_out) == 1 and reason in next(iter(report.left_out))
 
 
+def stopped(kind: str, reason: str) -> dict[str, Any]:
+    """An answer in a dialect that stopped for this reason."""
+    if kind == "messages":
+        return {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "the first half"}],
+                "stop_reason": {"length": "max_tokens", "content_filter": "refusal"}[reason]}
+    if kind == "responses":
+        why = {"length": "max_output_tokens", "content_filter": "content_filter"}[reason]
+        return {"status": "incomplete", "incomplete_details": {"reason": why}, "output": [
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "the first half"}]}]}
+    if kind == "completion":
+        return {"choices": [{"text": "the first half", "finish_reason": reason}]}
+    return {"choices": [{**body("the first half")["choices"][0], "finish_reason": reason}]}
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("kind", ["chat", "completion", "messages", "responses"])
+@pytest.mark.parametrize("whose", ["hosted", "served"])
+def test_an_answer_that_is_not_whole_is_no_row(store: SqlStore, kind: str, reason: str, whose: Any) -> None:
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], "prompt": "a", "input": "a"}
+    made, report = export(store, [exchange("cut", kind=kind, request=asked, response=stopped(kind, reason)),
+                                  exchange("good", 2.0)], options=TrafficExportOptions(whose=whose))
+    assert [row["id"] for row in made] == ["good"]
+    assert [(number, reason in why) for why, number in report.left_out.items()] == [(1, True)]
+
+
+@pytest.mark.parametrize("failure", [
+    {"error": {"message": "upstream is down"}}, {"choices": []}, {"choices": None},
+    {"choices": [{"message": {"role": "assistant", "content": "x"}, "finish_reason": "error"}]}])
+def test_a_failure_that_an_older_version_took_for_an_answer_is_no_row(store: SqlStore, failure: Any) -> None:
+    made, report = export(store, [exchange("bad", response=failure), exchange("good", 2.0)])
+    assert [row["id"] for row in made] == ["good"] and "it is no answer" in next(iter(report.left_out))
+
+
+def test_the_best_answer_is_a_whole_one(store: SqlStore) -> None:
+    served = exchange("a", response=stopped("chat", "length"))
+    made, _ = export(store, [served], [answer("s", "a", response=body("whole"))],
+                     [label("l", "a", score=1.0, answer="s", answer_score=0.5)], TrafficExportOptions(whose="best"))
+    assert [row["messages"][-1]["content"] for row in made] == ["whole"]
+
+
+def test_half_characters_cost_nothing(store: SqlStore) -> None:
+    half = {"messages": [{"role": "user", "content": "cut emoji: \ud83d"}, {
+        "role": "assistant", "content": None, "tool_calls": [
+            {**CALL, "function": {"name": "f", "arguments": '{"x": "\\ud83d"}'}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "\udc00 \0"}]}
+    store.add([exchange("a", request=half), exchange("b", 2.0)])
+    report = ExportReport()
+    made = list(rows(store, Query(), TrafficExportOptions(), Scrubber(), report))
+    assert len(made) == 2 and not report.left_out
+    json.dumps(made, ensure_ascii=False).encode()
+    assert made[0]["messages"][0]["content"] == "cut emoji: \ufffd"
+
+
 def test_other_dialects_become_chats(store: SqlStore) -> None:
     image = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     made, report = export(store, [

@@ -170,7 +170,7 @@ def _export(store: SqlStore, args: argparse.Namespace) -> int:
         _query(args, text=args.text, limit=args.limit), args.answer, args.provider, args.min_score,
         args.include_open_tests, not args.no_scrub, args.out), terminal.stream)
     terminal.note(f"exported {made.report.rows} rows" + ("" if args.out is None else f" to {args.out}"))
-    for line in export.left_out_lines(made.report):
+    for line in made.report.left_out.lines():
         terminal.note(line)
     for task, names in made.report.held.items():
         what = "exported: they prove nothing any more" if args.include_open_tests else (

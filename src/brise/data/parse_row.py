@@ -12,12 +12,14 @@ from pathlib import Path
 
 from brise.data import identity
 from brise.data.example import TrainingExample
+from brise.data.left_out import LeftOutError
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
 from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text import images
 from brise.text.fields import RequestFields
+from brise.text.finish_reasons import not_whole
 from brise.text.images import ImageSettings
 from brise.text.inputs import ImageInput
 from brise.text.json_text import Json
@@ -25,7 +27,7 @@ from brise.text.openai_messages import Image, Message, Part, parse_messages, tem
 from brise.text.openai_tools import parse_tools
 
 KEYS = ("messages", "tools", "parallel_tool_calls", "prompt", "completion", "system", "conversation",
-        "conversation_id", "provider", "model", "id", "meta", "metadata")
+        "conversation_id", "provider", "model", "id", "finish_reason", "meta", "metadata")
 _AS_TEXT = "rows are trained as text without a chat format, which takes 'prompt' and 'completion'"
 
 
@@ -44,7 +46,10 @@ class RowRules:
 
 
 def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> TrainingExample:
-    """The example in a row of a file in `folder`, to which paths of images are relative."""
+    """The example in a row of a file in `folder`, to which paths of images are relative.
+
+    LeftOutError for an answer that is not whole, where the row says why it stopped.
+    """
     fields = RequestFields(value if isinstance(value, dict) else _no_object(value))
     if fields.raw("messages") is None:
         messages = _prompt_and_completion(fields, as_text=rules.as_text)
@@ -59,11 +64,19 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
     provider = fields.text("provider") or named or rules.provider
     meta = fields.mapping("meta") or fields.mapping("metadata") or {}
     conversation = _conversation(fields, value, rules.conversation)
+    _require_whole(fields.raw("finish_reason"), meta.get("finish_reason"))
     _done(fields, value)
     _check(messages, {str(_function(tool)["name"]) for tool in tools})
     return TrainingExample(tuple(messages), place, conversation or identity.derived_conversation(messages, tools),
                            tools,
                            provider.lower() if provider else None, meta)
+
+
+def _require_whole(*finish_reasons: object) -> None:
+    """LeftOutError for an answer that was cut, filtered or broken off."""
+    for finish_reason in finish_reasons:
+        if (why := not_whole(finish_reason)) is not None:
+            raise LeftOutError(why, param="finish_reason")
 
 
 def _no_object(value: Json) -> Json:
@@ -108,14 +121,20 @@ def _messages(fields: RequestFields, folder: Path, settings: ImageSettings | Non
 
 
 def _weights(fields: RequestFields) -> tuple[dict[int, int], RequestFields]:
-    """The weights of assistant messages, which only training files have, and the messages without weights."""
+    """The weights of assistant messages, which only training files have, and the messages without weights.
+
+    A message may say why it stopped; one that is learned and is not whole is a LeftOutError.
+    """
     weights: dict[int, int] = {}
     plain: list[Json] = []
     for index, item in enumerate(fields.items("messages") or []):
-        if isinstance(item, dict) and UNLEARNED in item and item.get("role") == "assistant":
-            weight = RequestFields(item, f"messages[{index}]").whole(UNLEARNED, 0, 1)
-            weights[index] = 1 if weight is None else weight
-            item = {key: field for key, field in item.items() if key != UNLEARNED}
+        if isinstance(item, dict) and item.get("role") == "assistant":
+            if UNLEARNED in item:
+                weight = RequestFields(item, f"messages[{index}]").whole(UNLEARNED, 0, 1)
+                weights[index] = 1 if weight is None else weight
+            if weights.get(index) != 0:
+                _require_whole(item.get("finish_reason"))
+            item = {key: field for key, field in item.items() if key not in (UNLEARNED, "finish_reason")}
         plain.append(item)
     return weights, RequestFields({"messages": plain})
 

@@ -91,13 +91,15 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
     num_own = len(read.examples)
     if options.held_out:
         _append(read, read_rows(options.held_out, rules, options.columns))
-    num_rows = len(read.examples) + len(read.bad)
+    num_rows = read.number
     examples = _as_trained(read.examples, options)
     rendered = _rendered(examples, tokens, options.targets, as_text, read.bad)
     files = list(read.files)
     read.bad.sort(key=lambda row: _position(row, files))
     if read.bad and not options.skip_bad:
         raise BadRowsError(read.bad, num_rows)
+    if not examples:
+        raise EvidenceError("\n".join(["no row is left to train on", *read.left_out.lines()]))
     too_long = _take_long(rendered, options)
     sides = _sides(examples, rendered, num_own, options, too_long)
     repeats, leakage = inspect(examples, sides)
@@ -113,7 +115,7 @@ def prepare(paths: Sequence[Path], tokens: Tokens, options: DataOptions, *, imag
         SplitCounts.of(len(sides.train), train), SplitCounts.of(len(sides.held_out), held_out),
         Histogram.of([len(row.tokens) for row in (*train, *held_out)]), len(conversations),
         max(conversations.values()), repeats, leakage, rights,
-        _saved(read.examples, examples, used, tokens, options))
+        _saved(read.examples, examples, used, tokens, options), read.left_out)
     return Dataset(train, held_out, tuple(examples[index] for index in sides.train),
                    tuple(examples[index] for index in sides.held_out), report, _digest(train, held_out), rights)
 
@@ -129,6 +131,7 @@ def _append(rows: FileRows, others: FileRows) -> None:
         raise EvidenceError(f"{min(double)!r} is both trained on and held out")
     rows.examples += others.examples
     rows.bad += others.bad
+    rows.left_out.update(others.left_out)
     rows.files |= others.files
     rows.passed_over += others.passed_over
 

@@ -5,15 +5,16 @@ Every row is checked before anything is trained. A bad row is kept with its file
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from brise.data.example import TrainingExample
+from brise.data.left_out import LeftOut, LeftOutError
 from brise.data.parse_row import RowRules, parse_row
 from brise.errors import BriseError, EvidenceError, RequestError
+from brise.files import tables
 from brise.text.json_text import Json, parse_json
 
 SUFFIXES = (".jsonl", ".csv")
@@ -47,12 +48,21 @@ class BadRow:
 
 @dataclass
 class FileRows:
-    """The rows of the files; `files` counts them by file, `passed_over` lists other files of a folder."""
+    """The rows of the files; `files` counts them by file, `passed_over` lists other files of a folder.
+
+    `left_out` are rows that can be read and are nothing to learn from: their answers were cut or filtered.
+    """
 
     examples: list[TrainingExample] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
     files: dict[str, int] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        """Of all rows."""
+        return len(self.examples) + len(self.bad) + self.left_out.total()
 
 
 class BadRowsError(EvidenceError):
@@ -71,7 +81,7 @@ def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = 
     """All rows of these files and folders, in the given order."""
     rows = FileRows()
     for path in _files(paths, rows):
-        before = len(rows.examples) + len(rows.bad)
+        before = rows.number
         try:
             with path.open("rb") as file:
                 lines = _csv(file, path, columns or Columns()) if path.suffix.lower() == ".csv" else _jsonl(file)
@@ -79,8 +89,8 @@ def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = 
                     _add(rows, f"{path}:{line}", value, path.parent, rules)
         except OSError as error:
             raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        rows.files[str(path)] = len(rows.examples) + len(rows.bad) - before
-    if not rows.examples and not rows.bad:
+        rows.files[str(path)] = rows.number - before
+    if not rows.number:
         raise EvidenceError(f"there is no row in {', '.join(map(str, paths))}")
     return rows
 
@@ -90,6 +100,8 @@ def _add(rows: FileRows, place: str, value: Json | RequestError, folder: Path, r
         if isinstance(value, RequestError):
             raise value
         rows.examples.append(parse_row(value, place, folder, rules))
+    except LeftOutError as error:
+        rows.left_out[reason(error)] += 1
     except RequestError as error:
         rows.bad.append(BadRow(place, reason(error)))
 
@@ -135,17 +147,19 @@ def _jsonl(file: io.BufferedReader) -> Iterator[tuple[int, Json | RequestError]]
 
 def _csv(file: io.BufferedReader, path: Path, columns: Columns) -> Iterator[tuple[int, Json | RequestError]]:
     """Rows with the line on which they end, since a cell may span several lines."""
-    wanted = columns.named
+    wanted, header = columns.named, None
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    table = csv.reader(text, strict=True)
     try:
-        header = next(table, [])
-        _check_header(header, wanted, path)
-        for cells in table:
-            if cells:
-                yield table.line_num, _cells(cells, header, wanted)
-    except csv.Error as error:
-        yield table.line_num, RequestError(f"the table is broken from here on: {error}", code="invalid_csv")
+        for line, cells in tables.records(text):
+            if header is None:
+                header = [] if isinstance(cells, str) else cells
+                _check_header(header, wanted, path)
+            elif isinstance(cells, str):
+                yield line, RequestError(cells, code="invalid_csv")
+            else:
+                yield line, _cells(cells, header, wanted)
+        if header is None:
+            _check_header([], wanted, path)
     finally:
         text.detach()  # otherwise it would close the file, which belongs to the caller
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from brise.data.check import Leakage, Repeats
 from brise.data.example import EncodedRow
+from brise.data.left_out import LeftOut
 from brise.data.read_rows import BadRow
 from brise.data.rights import Used
 from brise.data.system_prompts import PromptSavings
 
 NUM_SHOWN = 20
+TOO_LONG = "it has more tokens than a row may have"
+BETWEEN = "its conversation is on one side of the split, its question on the other"
 BAR = 40  # characters of the longest bar
 
 
@@ -60,7 +63,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Everything that the checks found. `bad`, `too_long` and the `between` rows between the sides were left out."""
+    """Everything that the checks found. `bad`, `too_long` and the `between` rows between the sides were left out, and
+    so were those of `not_learned`: their answers are not whole.
+    """
 
     files: Mapping[str, int]
     passed_over: tuple[str, ...]
@@ -77,6 +82,17 @@ class DataReport:
     leakage: Leakage
     rights: tuple[Used, ...] = ()
     saved: PromptSavings | None = None
+    not_learned: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """All rows that were left out, by reason."""
+        counts = LeftOut(row.reason for row in self.bad)
+        counts.update(self.not_learned)
+        for reason, number in ((TOO_LONG, len(self.too_long)), (BETWEEN, self.between)):
+            if number:
+                counts[reason] += number
+        return counts
 
     def lines(self) -> list[str]:
         """For a terminal."""
@@ -84,8 +100,7 @@ class DataReport:
                 *([f"not read: {', '.join(self.passed_over)}"] if self.passed_over else []),
                 *_left_out("cannot be trained on and are left out", self.bad),
                 *_left_out("are too long and are left out", self.too_long),
-                *([f"{self.between} rows are left out: their conversation is on one side of the split, their "
-                   "question on the other"] if self.between else []),
+                *self.left_out.lines(),
                 _side("train", self.train), _side("held out", self.held_out),
                 f"{self.conversations} conversations, the largest with {self.largest_conversation} rows" + (
                     "; if it is many, name them (--conversation)" if self._has_crowd else ""),
@@ -108,7 +123,7 @@ class DataReport:
             "files": dict(self.files), "passed_over": list(self.passed_over), "rows": self.rows,
             "bad": [{"place": row.place, "reason": row.reason} for row in self.bad],
             "too_long": [{"place": row.place, "reason": row.reason} for row in self.too_long],
-            "between_the_sides": self.between,
+            "between_the_sides": self.between, "left_out": self.left_out.to_json(),
             "train": vars(self.train), "held_out": vars(self.held_out),
             "conversations": self.conversations, "largest_conversation": self.largest_conversation,
             "lengths": {"edges": list(self.lengths.edges), "counts": list(self.lengths.counts),

@@ -9,8 +9,9 @@ from brise.dialects import bodies, chat_form, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
-from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem, message_items
+from brise.text import finish_reasons
+from brise.text.finish_reasons import FinishReason
 
 
 class AnthropicMessages:
@@ -50,11 +51,11 @@ class AnthropicMessages:
             return "the body has no content"
         if response.get("stop_reason", "unknown") in (None, ""):  # a stream that was cut has it so
             return "it ended without a stop reason"
-        is_error = failures.finish_reason(response.get("stop_reason")) == "error"
+        is_error = finish_reasons.common(response.get("stop_reason")) == "error"
         return f"it ended with the stop reason {response['stop_reason']!r}" if is_error else None
 
     def finish_reason(self, response: Body) -> FinishReason | None:
-        return failures.finish_reason(response.get("stop_reason"))
+        return finish_reasons.common(response.get("stop_reason"))
 
     def usage(self, response: Body) -> Usage | None:
         return token_counts.of_messages(response)

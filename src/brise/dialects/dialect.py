@@ -12,8 +12,8 @@ from typing import Protocol
 
 from brise.dialects.bodies import Body, Fields, Kind, Usage
 from brise.dialects.chat_form import Message
-from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem
+from brise.text.finish_reasons import FinishReason
 
 
 @dataclass

@@ -6,26 +6,12 @@ The body decides, not the status of HTTP: servers report failures with status 20
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from brise.dialects.bodies import Body, objects, text
+from brise.text.finish_reasons import common, plain
 
-FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
-# By the names that servers have for them, without case, hyphens and underscores.
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    **dict.fromkeys(("stop", "endturn", "stopsequence", "eos", "eostoken", "end", "complete", "completed", "pauseturn",
-                     "done", "finished"), "stop"),
-    **dict.fromkeys(("length", "maxtokens", "maxoutputtokens", "modellength", "modelcontextwindowexceeded",
-                     "maxcontentlength", "contextlength"), "length"),
-    **dict.fromkeys(("contentfilter", "contentfiltered", "safety", "refusal", "recitation", "blocklist", "spii",
-                     "prohibitedcontent", "guardrailintervened", "imagesafety", "language", "sensitive"),
-                    "content_filter"),
-    **dict.fromkeys(("toolcalls", "toolcall", "tooluse", "functioncall"), "tool_calls"),
-    **dict.fromkeys(("error", "abort", "aborted", "cancelled", "canceled", "usercancel", "failed",
-                     "insufficientsystemresource", "malformedfunctioncall", "functioncallfilter",
-                     "networkerror", "errortoxic", "errorlimit"), "error")}
 # Names of errors that the request or its key has caused, in the same spelling, without "error" at the end. All that
 # begin with "invalid", "unsupported" or "missing" belong to them, too.
 OWN_FAULTS = frozenset({
@@ -66,12 +52,6 @@ def reported(body: Body, name: str = "") -> ReportedError | None:
     return ReportedError(message[:MAX_MESSAGE], status, own)
 
 
-def finish_reason(value: object) -> FinishReason | None:
-    """A server's reason by its common name; None if it gives none that is known."""
-    # Gemini's layer for OpenAI's clients writes "content_filter: PROHIBITED_CONTENT".
-    return FINISH_REASONS.get(_plain(value.partition(":")[0])) if isinstance(value, str) else None
-
-
 def of_choices(response: object, name: str, kind: type) -> str | None:
     """Why a body of choices, whose answers stand under `name`, is no answer; None if it is one."""
     why = of_body(response)
@@ -83,7 +63,7 @@ def of_choices(response: object, name: str, kind: type) -> str | None:
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get(name), kind):
             return f"a choice has no {name}"
-        if finish_reason(choice.get("finish_reason")) == "error":
+        if common(choice.get("finish_reason")) == "error":
             return f"it ended with the finish reason {choice['finish_reason']!r}"
         if choice.get("finish_reason", "unknown") in (None, ""):  # of a stream that was cut; some servers name none
             return "it ended without a finish reason"
@@ -125,10 +105,10 @@ def _is_own(error: Body, message: str) -> bool:
     """By its names; some servers only write one at the beginning of the message."""
     names = list(_names(error)) or [found[1] for found in [re.match(r"(?:\w+\.)*(\w+(?:Error|Exception))\b", message)]
                                     if found]
-    plain = [re.sub("(error|exception)$", "", _plain(name)) or "error" for name in names]
-    if any(name.startswith(("ratelimit", "overloaded", "timeout", "invalidresponse")) for name in plain):
+    bare = [re.sub("(error|exception)$", "", plain(name)) or "error" for name in names]
+    if any(name.startswith(("ratelimit", "overloaded", "timeout", "invalidresponse")) for name in bare):
         return False
-    return any(name in OWN_FAULTS or name.startswith(OWN_BEGINNINGS) or name.endswith(OWN_ENDS) for name in plain)
+    return any(name in OWN_FAULTS or name.startswith(OWN_BEGINNINGS) or name.endswith(OWN_ENDS) for name in bare)
 
 
 def _names(error: Body) -> Iterator[str]:
@@ -137,7 +117,3 @@ def _names(error: Body) -> Iterator[str]:
 
 def _names_shown(error: Body) -> str:
     return ", ".join(_names(error))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name[:100].lower())

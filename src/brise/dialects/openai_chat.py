@@ -10,8 +10,9 @@ from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice, objec
 from brise.dialects.chat_form import Message
 from brise.dialects.choices import SAME, joined, joined_logprobs
 from brise.dialects.dialect import Progress
-from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem, message_items
+from brise.text import finish_reasons
+from brise.text.finish_reasons import FinishReason
 
 
 class OpenAIChat:
@@ -53,7 +54,7 @@ class OpenAIChat:
         return failures.of_choices(response, "message", dict)
 
     def finish_reason(self, response: Body) -> FinishReason | None:
-        return failures.finish_reason((first_choice(response) or {}).get("finish_reason"))
+        return finish_reasons.common((first_choice(response) or {}).get("finish_reason"))
 
     def usage(self, response: Body) -> Usage | None:
         return token_counts.of_openai(response)

@@ -9,8 +9,9 @@ from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice
 from brise.dialects.chat_form import Message
 from brise.dialects.choices import joined_logprobs
 from brise.dialects.dialect import Progress
-from brise.dialects.failures import FinishReason
 from brise.dialects.items import ConversationItem
+from brise.text import finish_reasons
+from brise.text.finish_reasons import FinishReason
 
 
 class OpenAICompletions:
@@ -50,7 +51,7 @@ class OpenAICompletions:
         return failures.of_choices(response, "text", str)
 
     def finish_reason(self, response: Body) -> FinishReason | None:
-        return failures.finish_reason((first_choice(response) or {}).get("finish_reason"))
+        return finish_reasons.common((first_choice(response) or {}).get("finish_reason"))
 
     def usage(self, response: Body) -> Usage | None:
         return token_counts.of_openai(response)

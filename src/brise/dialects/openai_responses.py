@@ -9,8 +9,9 @@ from brise.dialects import bodies, chat_form, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.dialects.chat_form import Message
 from brise.dialects.dialect import Progress
-from brise.dialects.failures import FinishReason
 from brise.dialects.items import REASONING, ConversationItem, canonical, message_items
+from brise.text import finish_reasons
+from brise.text.finish_reasons import FinishReason
 
 TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})  # what a client reads
 CALL_EVENT = "response.function_call_arguments.delta"
@@ -74,9 +75,9 @@ class OpenAIResponses:
     def finish_reason(self, response: Body) -> FinishReason | None:
         details, status = response.get("incomplete_details"), response.get("status")
         if status == "incomplete":
-            return failures.finish_reason(details.get("reason")) if isinstance(details, dict) else None
+            return finish_reasons.common(details.get("reason")) if isinstance(details, dict) else None
         calls = any(str(item.get("type")).endswith("_call") for item in objects(response.get("output"))[-1:])
-        return "tool_calls" if status == "completed" and calls else failures.finish_reason(status)
+        return "tool_calls" if status == "completed" and calls else finish_reasons.common(status)
 
     def usage(self, response: Body) -> Usage | None:
         return token_counts.of_openai(response)

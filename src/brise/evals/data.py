@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from brise.data import identity
 from brise.data.example import TrainingExample as Conversation
 from brise.data.parse_row import RowRules
-from brise.data.read_rows import NUM_SHOWN, BadRow, Columns, read_rows
+from brise.data.read_rows import NUM_SHOWN, Columns, FileRows, read_rows
 from brise.data.render import UNLEARNED
 from brise.data.split import split
 from brise.errors import EvidenceError
@@ -49,8 +49,8 @@ def read(paths: Sequence[Path], reading: Reading | None = None) -> tuple[EvalExa
     """
     reading = reading or Reading()
     rows = read_rows(paths, reading.rules, reading.columns)
-    if rows.bad:
-        raise EvidenceError(_listed(rows.bad, len(rows.bad) + len(rows.examples)))
+    if rows.bad or rows.left_out:
+        raise EvidenceError("\n".join([_listed(rows), *rows.left_out.lines()]))
     chosen = rows.examples
     if reading.held_out_share is not None:
         chosen = [rows.examples[at] for at in split(chosen, reading.split_seed, reading.held_out_share).held_out]
@@ -99,7 +99,8 @@ def _reference(message: Message) -> EvalAnswer:
         for call in calls))
 
 
-def _listed(bad: Sequence[BadRow], rows: int) -> str:
+def _listed(rows: FileRows) -> str:
+    bad, number = rows.bad, len(rows.bad) + rows.left_out.total()
     lines = [f"  {row.place}: {row.reason}" for row in bad[:NUM_SHOWN]]
     more = [f"  and {len(bad) - NUM_SHOWN} more"] if len(bad) > NUM_SHOWN else []
-    return "\n".join([f"{len(bad)} of {rows} rows cannot be evaluated:", *lines, *more])
+    return "\n".join([f"{number} of {rows.number} rows cannot be evaluated:", *lines, *more])

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,8 +16,9 @@ from brise.errors import OutputError
 
 
 @contextmanager
-def staged_file(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file to write `size` bytes to, which gets its name at the end. An error leaves nothing.
+def staged_file(path: Path, size: int, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write `size` bytes to, which gets its name at the end. An error leaves nothing. `mode` holds whatever
+    the umask.
 
     After a power cut or SIGKILL the unfinished file `.NAME.part` may remain; the next try overwrites it.
     """
@@ -24,8 +26,10 @@ def staged_file(path: Path, size: int) -> Iterator[BinaryIO]:
     part = path.with_name(f".{path.name}.part")
     with output_errors(path):
         _check_space(path, size)
-        with part.open("ab") as file:
+        with open(part, "ab", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
             _lock(file, path)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             try:
                 file.truncate(0)
                 yield file

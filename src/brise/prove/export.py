@@ -15,8 +15,6 @@ from brise.traffic.scrub import Scrubber
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import EVERYTHING, Query
 
-NUM_REASONS = 10  # that are named for what was left out
-
 
 @dataclass(frozen=True)
 class RowExportOptions:
@@ -48,13 +46,8 @@ def export(store: SqlStore, options: RowExportOptions, write: Callable[[str], ob
     """Writes the rows, one a line, into `options.out`, or with `write` where there is no file."""
     if options.out is None:
         return _export(store, options, write)
-    with staged_file(options.out, 0) as file:
+    with staged_file(options.out, 0, mode=0o600) as file:  # bodies, opened
         return _export(store, options, lambda text: file.write(text.encode()))
-
-
-def left_out_lines(report: ExportReport) -> list[str]:
-    """How many were left out, for which reasons."""
-    return [f"  left out {number}: {reason}" for reason, number in report.left_out.most_common(NUM_REASONS)]
 
 
 def _export(store: SqlStore, options: RowExportOptions, write: Callable[[str], object]) -> RowExport:
@@ -70,5 +63,5 @@ def _export(store: SqlStore, options: RowExportOptions, write: Callable[[str], o
         if options.include_open_tests:
             analyses.record_export(store, report.held)
     if not report.rows:
-        raise EvidenceError("\n".join(["there is no row to export", *left_out_lines(report)]))
+        raise EvidenceError("\n".join(["there is no row to export", *report.left_out.lines()]))
     return RowExport(report, () if scrubber is None else tuple(scrubber.counts.most_common()))

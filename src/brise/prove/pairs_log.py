@@ -44,7 +44,7 @@ def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
         if not line.strip():
             continue
         try:
-            pairs.append(_pair(parse_json(line, "the row"), place, cluster))
+            pairs.append(_pair(parse_json(line, "the row", mend=True), place, cluster))
         except RequestError as error:
             bad.append(f"  {place}: {error.args[0]}")
     if bad:

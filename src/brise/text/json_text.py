@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from typing import NoReturn, TypeAlias
 
 from brise.errors import RequestError
@@ -12,10 +14,16 @@ Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json
 
 # Deeper than any real message or schema, far below the recursion limit of Python's parser.
 MAX_DEPTH = 64
+# In JSON text: an escaped backslash, a whole pair, or one half.
+_ESCAPED_HALF = re.compile(r"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+                           r"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-def parse_json(body: bytes, name: str = "the body") -> Json:
-    """JSON text as values; duplicate fields, NaN, lone surrogates and deep nesting are refused."""
+def parse_json(body: bytes, name: str = "the body", *, mend: bool = False) -> Json:
+    """JSON text as values; duplicate fields, NaN, lone surrogates and deep nesting are refused.
+
+    With `mend`, for rows that somebody else wrote, a lone surrogate becomes U+FFFD.
+    """
     try:
         value: Json = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant,
                                  parse_float=_finite)
@@ -25,8 +33,42 @@ def parse_json(body: bytes, name: str = "the body") -> Json:
         raise _too_deep(name) from None
     except ValueError as error:  # JSONDecodeError, or an integer with thousands of digits
         raise RequestError(f"{name} is not JSON: {error}", code="invalid_json") from None
+    if mend and b"\\u" in body:
+        try:
+            value = mended(value)
+        except RecursionError:
+            raise _too_deep(name) from None
     check(value, name)
     return value
+
+
+def mended(value: Json) -> Json:
+    """A value of which every string is text: each half of a surrogate pair that stands alone becomes U+FFFD.
+
+    So does one that is escaped in JSON within a string, such as the arguments of a call: whoever reads that meets it.
+    """
+    match value:
+        case str() if "\\u" in value and value.lstrip()[:1] in ("{", "[", '"'):
+            return mended_text(_ESCAPED_HALF.sub(
+                lambda found: found[0] if found[1] or found[2] else "\\ufffd", value))
+        case str():
+            return mended_text(value)
+        case dict():
+            return mended_fields(value)
+        case list():
+            return [mended(item) for item in value]
+        case _:
+            return value
+
+
+def mended_fields(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """The same of an object."""
+    return {mended_text(name): mended(item) for name, item in fields.items()}
+
+
+def mended_text(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate. Two halves that belong together become their character."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def check(root: Json, root_name: str) -> None:

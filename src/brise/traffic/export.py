@@ -7,21 +7,24 @@ provider of its answer, if a large model wrote it, so that the teacher's rights 
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from brise.data.left_out import LeftOut
 from brise.data.parse_row import RowRules, parse_row
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
 from brise.dialects import answers as answers_of
 from brise.dialects import table
 from brise.dialects.bodies import Body
+from brise.dialects.dialect import Dialect
 from brise.errors import RequestError
 from brise.evals.scorers import AnswerKinds
+from brise.text.finish_reasons import not_whole
+from brise.text.json_text import mended_fields
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.scrub import Scrubber
 from brise.traffic.store import Query, TrafficStore
@@ -57,18 +60,19 @@ class ExportReport:
     """
 
     rows: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: LeftOut = field(default_factory=LeftOut)
     held: dict[str, set[str]] = field(default_factory=dict)
     kinds: AnswerKinds = field(default_factory=AnswerKinds)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """An answer to an exchange, and who gave it."""
+    """An answer to an exchange, and who gave it. `flaw`: why it is nothing to learn from."""
 
     response: Body | None
     model: str | None
     is_hosted: bool
+    flaw: str | None
     score: float | None = None
 
 
@@ -84,8 +88,10 @@ def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrub
                 _gate(exchange, options, report, is_out=False)
                 row = _row(exchange, [answer for answer in answers if answer.exchange == exchange.id],
                            [label for label in labels if label.exchange == exchange.id], options)
-                row = row if scrubber is None else scrubber.scrub(row)
+                row = mended_fields(row if scrubber is None else scrubber.scrub(row))
                 _check(row)
+            except RecursionError:
+                report.left_out["it is nested too deep"] += 1
             except ValueError as error:
                 report.left_out[str(error)] += 1
             else:
@@ -115,6 +121,8 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
         raise ValueError("its answer was not kept, or is forgotten")
     dialect = table.named(exchange.kind)
     messages, tools = dialect.chat_messages(exchange.request), dialect.chat_tools(exchange.request)
+    if chosen.flaw is not None:
+        raise ValueError(chosen.flaw)
     provider = _provider(chosen, options)
     meta = {"task": exchange.task, "mode": exchange.mode, "model": chosen.model, **(
         {} if chosen.score is None else {"score": chosen.score}), **(
@@ -130,20 +138,31 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
 def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],
             options: TrafficExportOptions) -> _Chosen:
     is_hosted = exchange.mode in HOSTED_MODES
+    dialect = table.named(exchange.kind)
     is_whole = exchange.status < 400 and exchange.error is None
-    served = _Chosen(exchange.response if is_whole else None, exchange.served_by or exchange.model, is_hosted)
+    served = _Chosen(exchange.response, exchange.served_by or exchange.model, is_hosted,
+                     _flaw(dialect, exchange.response) if is_whole else "it was answered with an error, or in part")
     if options.whose == "served" or options.whose == "hosted" and is_hosted:
-        if not is_whole:
-            raise ValueError("it was answered with an error, or in part")
         return served
-    others = {answer.id: _Chosen(answer.response, answer.served_by, answer.role in HOSTED_ROLES)
+    others = {answer.id: _Chosen(answer.response, answer.served_by, answer.role in HOSTED_ROLES,
+                                 _flaw(dialect, answer.response))
               for answer in answers if answer.error is None and answer.status < 400}
     if options.whose == "hosted":
-        large_answer = next((other for other in others.values() if other.is_hosted), None)
-        if large_answer is None:
+        large_answers = sorted((other for other in others.values() if other.is_hosted),
+                               key=lambda other: other.flaw is not None)
+        if not large_answers:
             raise ValueError("the large model did not answer it")
-        return large_answer
+        return large_answers[0]
     return _best(served, others, labels, options.least_score)
+
+
+def _flaw(dialect: Dialect, response: Body | None) -> str | None:
+    """Why an answer is nothing to learn from: it is none, whatever its status said, or it was cut or filtered."""
+    if response is None:
+        return None
+    if (failure := dialect.failure(response)) is not None:
+        return f"it is no answer: {failure.partition(':')[0]}"
+    return not_whole(dialect.finish_reason(response))
 
 
 def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], least: float) -> _Chosen:
@@ -153,10 +172,11 @@ def _best(served: _Chosen, others: dict[str, _Chosen], labels: Sequence[Label], 
         for answer, chosen, score in ((None, served, label.score),
                                       (label.answer, others.get(label.answer or ""), label.answer_score)):
             if chosen is not None and chosen.response is not None and score is not None:
-                scored[answer] = _Chosen(chosen.response, chosen.model, chosen.is_hosted, score)
+                scored[answer] = replace(chosen, score=score)
     if not scored:
         raise ValueError("none of its answers has a label")
-    best = max(scored.values(), key=lambda chosen: (chosen.score or 0.0, chosen.response is served.response))
+    best = max(scored.values(), key=lambda chosen: (chosen.flaw is None, chosen.score or 0.0,
+                                                    chosen.response is served.response))
     if (best.score or 0.0) < least:
         raise ValueError(f"its best answer has a label under {least:g}")
     return best

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, cast
 
 from brise.dialects.bodies import Usage
+from brise.text.json_text import mended_text
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 Row = Sequence[Any]
@@ -223,8 +224,7 @@ def label_pair(name: str, value: str) -> str:
 
 def plain(text: str | None) -> Any:
     """Text that every database accepts: without NUL and half surrogate pairs."""
-    return text if text is None or text.isascii() and "\0" not in text else (
-        text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return text if text is None else mended_text(text.replace("\0", "\ufffd"))
 
 
 def _json(value: Mapping[str, object]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from brise.errors import EvidenceError, RequestError
+from brise.files import tables
 from brise.text.json_text import Json, parse_json
 from brise.traffic.imports import langfuse, openai_files, otel
 from brise.traffic.imports.row import BadRowError, ImportedRow, PassedOverError
@@ -20,7 +20,6 @@ READERS: Mapping[str, Callable[[Sequence[ImportedRow]], Made]] = {
     "openai": openai_files.read, "langfuse": langfuse.read, "otel": otel.read}
 SUFFIXES = (".jsonl", ".json", ".csv")
 NUM_SHOWN = 20
-MOST_CELL = 64 << 20  # characters in a cell of a table: a conversation with images
 
 
 @dataclass
@@ -93,7 +92,7 @@ def _values(path: Path) -> Iterator[tuple[str, Json]]:
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if path.suffix.lower() == ".json":
         try:
-            value = parse_json(data, "the file")
+            value = parse_json(data, "the file", mend=True)
         except RequestError:
             pass  # some of these files hold several values, one a line
         else:
@@ -102,7 +101,7 @@ def _values(path: Path) -> Iterator[tuple[str, Json]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             try:
-                value = parse_json(line, "the row")
+                value = parse_json(line, "the row", mend=True)
                 yield f":{number}", value if isinstance(value, dict) else "it is no JSON object"
             except RequestError as error:
                 yield f":{number}", str(error)
@@ -118,19 +117,14 @@ def _unpacked(value: Json) -> Iterator[tuple[str, Json]]:
 
 
 def _table(path: Path) -> Iterator[tuple[str, Json]]:
-    before = csv.field_size_limit(MOST_CELL)
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            table = csv.reader(file, strict=True)
-            header = next(table, [])
-            try:
-                for cells in table:
-                    if cells and len(cells) != len(header):
-                        yield f":{table.line_num}", f"it has {len(cells)} cells, the table {len(header)} columns"
-                    elif cells:
-                        yield f":{table.line_num}", {name: cell for name, cell in zip(header, cells, strict=True)
-                                                     if cell != ""}
-            except csv.Error as error:
-                yield f":{table.line_num}", f"the table is broken from here on: {error}"
-    finally:
-        csv.field_size_limit(before)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        header: list[str] | None = None
+        for line, cells in tables.records(file):
+            if isinstance(cells, str):
+                yield f":{line}", cells
+            elif header is None:
+                header = cells
+            elif len(cells) != len(header):
+                yield f":{line}", f"it has {len(cells)} cells, the table {len(header)} columns"
+            else:
+                yield f":{line}", {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
