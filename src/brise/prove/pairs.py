@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from brise.dialects import failures
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.digests import text_digest
 from brise.stats.labels import JudgementSource
+from brise.text import finish_reasons
 from brise.text.protocols import Message
 
 NO_CONTEXT = "none"  # the digest of a request that has neither system prompt nor tools
@@ -150,7 +150,7 @@ def choose(pairs: Sequence[Pair], since_s: float | None = None, until_s: float |
 
 def is_failed(answer: EvalAnswer) -> bool:
     """Whether an error stands in the answer's place, or ended it. Such an outage is no evidence for another model."""
-    return answer.error is not None or failures.finish_reason(answer.finish) == "error"
+    return answer.error is not None or finish_reasons.common(answer.finish) == "error"
 
 
 def changes(pairs: Sequence[Pair], *, any_context: bool) -> tuple[Change, ...]:

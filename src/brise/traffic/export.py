@@ -88,7 +88,7 @@ def rows(store: TrafficStore, query: Query, options: TrafficExportOptions, scrub
                 _gate(exchange, options, report, is_out=False)
                 row = _row(exchange, [answer for answer in answers if answer.exchange == exchange.id],
                            [label for label in labels if label.exchange == exchange.id], options)
-                row = mended_fields(row if scrubber is None else scrubber.scrub(row))
+                row = dict[str, Any](mended_fields(row if scrubber is None else scrubber.scrub(row)))
                 _check(row)
             except RecursionError:
                 report.left_out["it is nested too deep"] += 1
