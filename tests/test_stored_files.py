@@ -54,7 +54,8 @@ COMMANDS: Mapping[str, str] = {
     "eval": f"{EVAL} --out answers.jsonl",
 }
 VARYING: Mapping[str, tuple[str, ...]] = {"report": ("made_s",), "eval": ("seconds",)}  # times of today
-MADE_UP = frozenset(("what", "why_not_up"))  # sentences in the output of commands that otherwise show what is stored
+# Sentences, and advice, in the output of commands that otherwise show what is stored.
+MADE_UP = frozenset(("what", "why_not_up", "next"))
 SHOWING = ("log", "audit", "switch", "chat", "models")
 
 QUANTIZED = "small.gguf"
@@ -214,6 +215,6 @@ def comparable(value: Any, words: str, name: str = "") -> Any:
                 if key not in VARYING.get(command, ())}
     if isinstance(value, list):
         return [comparable(item, words, name) for item in value]
-    if isinstance(value, str) and (name in MADE_UP or command not in SHOWING and value.count(" ") > 2):
+    if isinstance(value, str) and (name in MADE_UP or (command not in SHOWING and value.count(" ") > 2)):
         return "..."
     return value

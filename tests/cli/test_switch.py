@@ -173,3 +173,37 @@ def test_a_rule_of_another_version_does_not_go_with_the_certificate(store: SqlSt
     assert main(["switch", "calls", "--certificate", path, "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)[0]["rule"]["digest"] == of_v2.digest and "by its name alone" in printed.err
+
+
+def test_what_the_ledger_knows_is_said_before_and_after_forcing_and_stands_in_the_line(
+        store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    store.append("proof", {"task": "calls", "student": "small", "fingerprint": None, "definition": "d", "delta": 0.02,
+                           "verdict": "not good enough", "reason": "quality: refuted", "since_s": 1.0})
+    store.append("certification", {"task": "calls", "candidate": "small", "risk": 0.05, "result": "impossible",
+                                   "reason": "too many are wrong", "rule": None, "number": 1})
+    assert "knows against small: NOT GOOD ENOUGH" in refused(capsys, "calls", "--candidate", "small")
+    assert main(["switch", "calls"]) == 0
+    assert "calls: the ledger knows against small: NOT GOOD ENOUGH" in capsys.readouterr().out
+    assert main(["switch", "calls", "--candidate", "small", *FORCE]) == 0
+    printed = capsys.readouterr()
+    assert "forced against what the ledger knows: small: NOT GOOD ENOUGH at a margin of 2 points" in printed.err
+    assert "calls: forced against small: impossible to keep" in printed.out
+    line = list(store.ledger())[-1]
+    assert [one.partition(" (")[0] for one in line.body["against"]] == [
+        "small: NOT GOOD ENOUGH at a margin of 2 points: quality: refuted",
+        "small: impossible to keep answers of which at most 5 % are wrong: too many are wrong"]
+    store.append("back", {"task": "calls", "switch": line.number, "by": "gateway", "reason": "alarm: it rang"})
+    assert main(["switch", "--status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]
+    assert len(found["forced_against"]) == 2 and found["against"][2]["what"] == "alarm: it rang"
+    assert main(["audit"]) == 0
+    shown = capsys.readouterr().out
+    assert "forced against: small: NOT GOOD" in " ".join(shown.split()) and "against small: alarm: it rang" in shown
+
+
+def test_a_forced_step_says_what_it_overrides(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    switched(capsys, "--candidate", "small", *FORCE)
+    assert "forced_against" not in switched(capsys), "there was nothing to know"
+    found = switched(capsys, "--share", "100", *FORCE)
+    assert found["forced_against"] == ["0 answers were audited at this share, 30 are needed"]
+    assert list(store.ledger())[-1].body["against"] == found["forced_against"]

@@ -48,5 +48,7 @@ def _show(found: LedgerAudit) -> None:
         console.show_parts(ledger.tenures_shown(found.tenures))
     if found.events:
         console.show_parts(ledger.events_shown(found.events))
-    elif found.broken is None:
+    if found.against:
+        console.show_parts(ledger.against_shown(found.against))
+    if not found.events and found.broken is None:
         terminal.note("no task was ever switched" if found.task is None else f"{found.task!r} was never switched")

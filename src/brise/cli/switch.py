@@ -67,9 +67,11 @@ def run(args: argparse.Namespace) -> int:
     for note in result.notes:
         terminal.note(note)
     if args.json:
-        terminal.result(json.dumps([ledger.state_json(each) for each in result.states], indent=2))
+        terminal.result(json.dumps([ledger.state_json(each, result.against.get(each.task, ()))
+                                    for each in result.states], indent=2))
     elif result.states:
-        console.show_parts(ledger.states_shown(result.states, time.time()))
+        console.show_parts(ledger.states_shown(result.states, time.time(), result.against))
     else:
+        console.show_parts(ledger.against_shown(result.against))
         terminal.note("no task is switched" if args.task is None else f"the task {args.task!r} is not switched")
     return 0

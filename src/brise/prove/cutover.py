@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from brise.errors import EvidenceError, UnsupportedError
 from brise.prove import certificates
 from brise.prove.certificates import Signed
 from brise.stats import certificate as forms
+from brise.switch.objections import Objection, against
 from brise.switch.rule import Rule
 from brise.switch.state import AUDIT, SHARES, Switches, TaskState, fold
 from brise.traffic import seal
@@ -58,10 +59,13 @@ class SwitchOptions:
 
 @dataclass(frozen=True)
 class SwitchResult:
-    """How the tasks that were asked about are switched, and what a user should know of the change."""
+    """How the tasks that were asked about are switched, what a user should know of the change, and what the ledger
+    knows against the small models of these tasks.
+    """
 
     states: tuple[TaskState, ...]
     notes: tuple[str, ...] = ()
+    against: Mapping[str, tuple[Objection, ...]] = field(default_factory=dict)
 
 
 def run(options: SwitchOptions) -> SwitchResult:
@@ -72,9 +76,11 @@ def run(options: SwitchOptions) -> SwitchResult:
     with closing(open_store(options.store, settings.read().home, must_exist=must_exist)) as store:
         if options.task is not None and changes and not options.status:
             notes = _change(options, options.task, store)
-        found = fold(store.ledger())
+        entries = list(store.ledger())
+    found = fold(entries)
     names = [options.task] if options.task is not None else sorted(found.tasks)
-    return SwitchResult(tuple(found.tasks[name] for name in names if name in found.tasks), tuple(notes))
+    return SwitchResult(tuple(found.tasks[name] for name in names if name in found.tasks), tuple(notes),
+                        {name: known for name in names if (known := against(entries, name, options.small_model))})
 
 
 def check(options: SwitchOptions) -> list[str]:
@@ -107,20 +113,31 @@ def _change(options: SwitchOptions, task: str, store: TrafficStore) -> list[str]
         return []
     if state is not None and state.is_on and options.small_model in (None, state.candidate) and (
             options.certificate is None):
-        _step(options, task, store, state)
-        return []
+        return _step(options, task, store, state)
     return _begin(options, task, store, found)
 
 
-def _step(options: SwitchOptions, task: str, store: TrafficStore, state: TaskState) -> None:
-    """Another share of the same switch."""
+def _step(options: SwitchOptions, task: str, store: TrafficStore, state: TaskState) -> list[str]:
+    """Another share of the same switch; what it was forced against."""
     share = state.share if options.share is None else options.share
     why_not = state.why_not_up() if share > state.share else None
     if why_not is not None and not options.force:
         raise EvidenceError(f"the share of {task!r} stays at {100 * state.share:g} %: {why_not}",
                             hint="wait for audits (brise audit); or --force --reason WHY")
+    known = [*([] if why_not is None else [why_not]), *_known(options, task, store, state.candidate)]
     store.append("step", {"task": task, "share": share, "auto": options.auto or state.is_auto, "by": "user",
-                          "user": _user(), "reason": options.reason or "by hand", "forced": why_not is not None})
+                          "user": _user(), "reason": options.reason or "by hand", "forced": why_not is not None,
+                          **({"against": known} if known else {})})
+    return _forced_notes(known)
+
+
+def _known(options: SwitchOptions, task: str, store: TrafficStore, candidate: str) -> list[str]:
+    """What is known against this small model, where the change is forced: it goes into the line."""
+    return [one.said for one in against(store.ledger(), task, candidate)] if options.force else []
+
+
+def _forced_notes(known: Sequence[str]) -> list[str]:
+    return [f"forced against what the ledger knows: {one}" for one in known]
 
 
 def _begin(options: SwitchOptions, task: str, store: TrafficStore, found: Switches) -> list[str]:
@@ -143,14 +160,16 @@ def _begin(options: SwitchOptions, task: str, store: TrafficStore, found: Switch
         first = round(100 * SHARES[0])
         raise EvidenceError(f"a switch begins with {first} %, and goes up when audits are fine",
                             hint=f"--share {first}; or --force --reason WHY")
+    known = _known(options, task, store, small_model)
     store.append("switch", {
         "task": task, "candidate": small_model, "share": share, "certificate": warrant,
         "rule": None if rule is None else rule.digest,
         "tolerance": tolerance(signed, rule) if options.tolerance is None else options.tolerance,
         "audit": options.audit, "auto": options.auto, "user": _user(),
-        "forced": options.reason if options.force else None, "reason": options.reason or "by hand"})
+        "forced": options.reason if options.force else None, "reason": options.reason or "by hand",
+        **({"against": known} if known else {})})
     by_name = [f"the certificate knows {small_model!r} by its name alone: whatever is served under it may answer"]
-    return [*(by_name if signed is not None and fingerprint is None else ()), _about(rule)]
+    return [*_forced_notes(known), *(by_name if signed is not None and fingerprint is None else ()), _about(rule)]
 
 
 def _certificate(options: SwitchOptions, task: str, store: TrafficStore) -> Signed | None:
@@ -182,7 +201,8 @@ def newest(store: TrafficStore, task: str, small_model: str | None) -> Signed:
              and entry.body.get("task") == task and small_model in (None, entry.body.get("student"))]
     if not found:
         who = f" and {small_model!r}" if small_model is not None else ""
-        raise EvidenceError(f"the ledger has no certificate for the task {task!r}{who}",
+        known = "".join(f"\nthe ledger knows against {one.said}" for one in against(store.ledger(), task, small_model))
+        raise EvidenceError(f"the ledger has no certificate for the task {task!r}{who}{known}",
                             hint="brise prove makes one; --force --reason WHY switches without, and is recorded")
     return certificates.of_line(found[-1])
 

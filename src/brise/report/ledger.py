@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from brise.report.document import Note, Paragraph, Part, ReportTable
 from brise.switch import history
 from brise.switch import state as switch
 from brise.switch.history import SwitchEvent, SwitchHistory, Tenure
+from brise.switch.objections import Objection, against
 from brise.switch.state import TaskState, Warrant
 from brise.traffic.ledger import LedgerBreak, check_chain
 from brise.traffic.records import LedgerEntry
@@ -42,12 +43,13 @@ class LedgerAudit:
     tenures: tuple[Tenure, ...]
     events: tuple[SwitchEvent, ...]
     task: str | None
+    against: Mapping[str, tuple[Objection, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What --json prints."""
         return {"lines": len(self.lines), "last_digest": self.lines[-1].digest if self.lines else None,
                 "is_whole": self.broken is None, "broken": None if self.broken is None else asdict(self.broken),
-                "tasks": [{**state_json(state), "switches": [
+                "tasks": [{**state_json(state, self.against.get(name, ())), "switches": [
                     history.document(tenure) for tenure in self.tenures if tenure.state.task == name]}
                     for name, state in self.history.switches.tasks.items() if self.task in (None, name)],
                 "events": [asdict(event) for event in self.events]}
@@ -58,10 +60,15 @@ def audit(options: AuditOptions) -> LedgerAudit:
     with closing(open_store(options.store, settings.read().home, must_exist=True)) as store:
         lines = tuple(store.ledger())
     broken = check_chain(lines) or _missing(lines, options.expect)
-    found = history.replay(lines if broken is None else lines[:broken.number - 1])
+    whole = lines if broken is None else lines[:broken.number - 1]
+    found = history.replay(whole)
+    tasks = {str(line.body["task"]) for line in whole if "task" in line.body}
+    known = {name: objections for name in sorted(tasks) if options.task in (None, name)
+             and (objections := against(whole, name))}
     return LedgerAudit(lines, broken, found,
                        tuple(one for one in found.tenures if options.task in (None, one.state.task)),
-                       tuple(one for one in found.events if options.task in (None, one.task)), options.task)
+                       tuple(one for one in found.events if options.task in (None, one.task)), options.task,
+                       known)
 
 
 def _missing(lines: Sequence[LedgerEntry], expected: str | None) -> LedgerBreak | None:
@@ -85,6 +92,7 @@ class SwitchTimeline:
     alarms: int = 0
     audits: tuple[tuple[float, float], ...] = ()  # difference and probability of each
     steps: tuple[tuple[float, float], ...] = ()  # when, and the share from then on
+    against: tuple[Objection, ...] = ()  # small models of this task
 
 
 def timeline(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
@@ -93,7 +101,8 @@ def timeline(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
     signed = next((entry for entry in reversed(ledger) if entry.kind == certificates.KIND), None)
     rule = next((entry for entry in reversed(ledger) if entry.kind == cascade.RULE), None)
     began = next((entry for entry in reversed(ledger) if entry.kind == "switch"), None)
-    kept = None if rule is None else Kept(float(rule.body["kept"]), float(rule.body["risk"]))
+    kept = None if rule is None else Kept(float(rule.body["kept"]), float(rule.body["risk"]),
+                                             str(rule.body["candidate"]))
     expires_s = None if signed is None else float(signed.body["expires_at_s"])
     proven = None if proof is None else _proven(proof.body, expires_s is not None and now_s >= expires_s)
     state = _switched(ledger)
@@ -107,7 +116,8 @@ def timeline(ledger: Sequence[LedgerEntry], now_s: float) -> SwitchTimeline:
         tuple((float(entry.body["difference"]), float(entry.body["probability"])) for entry in ledger
               if entry.kind == "audit"),
         tuple((entry.at_s, 0.0 if entry.kind in ("void", "back") else float(entry.body["share"])) for entry in ledger
-              if entry.kind in ("switch", "step", "void", "back")))
+              if entry.kind in ("switch", "step", "void", "back")),
+        against(ledger, str(ledger[0].body.get("task"))) if ledger else ())
 
 
 def _switched(ledger: Sequence[LedgerEntry]) -> Switched | None:
@@ -115,7 +125,7 @@ def _switched(ledger: Sequence[LedgerEntry]) -> Switched | None:
     if not states:
         return None
     state = next(iter(states.values()))
-    return Switched(state.candidate, state.share, state.audits, state.forced is not None, state.ended)
+    return Switched(state.candidate, state.share, state.audits, state.forced is not None, state.ended, state.against)
 
 
 def _proven(body: Body, is_expired: bool) -> Proven:
@@ -131,8 +141,8 @@ def _proven(body: Body, is_expired: bool) -> Proven:
                          hint="brise audit says whether the ledger is as it was written") from None
 
 
-def state_json(found: TaskState) -> dict[str, Any]:
-    """One task as JSON."""
+def state_json(found: TaskState, known: Sequence[Objection] = ()) -> dict[str, Any]:
+    """One task as JSON. What it was forced against, and what is `known` against it, is there where there is any."""
     rule, alarm = found.rule, found.alarm
     return {"task": found.task, "candidate": found.candidate, "is_on": found.is_on, "ended": found.ended,
             "share": found.share, "since_s": found.since_s, "user": found.user, "forced": found.forced,
@@ -142,7 +152,8 @@ def state_json(found: TaskState) -> dict[str, Any]:
             "audits": found.audits, "audit_probability": found.audit_probability, "is_tight": found.is_tight,
             "is_raised": found.raised_left > 0, "tolerance": alarm.delta, "evidence": min(alarm.evidence, 1e300),
             "alarm_level": alarm.level, "audited_mean_of_step": found.tally.mean if found.tally.count else None,
-            "why_not_up": found.why_not_up()}
+            "why_not_up": found.why_not_up(), **({"forced_against": list(found.against)} if found.against else {}),
+            **({"against": [one.to_json() for one in known]} if known else {})}
 
 
 def _warrant_json(warrant: Warrant) -> dict[str, Any]:
@@ -150,13 +161,22 @@ def _warrant_json(warrant: Warrant) -> dict[str, Any]:
     return {"teachers" if name == "large_models" else name: value for name, value in asdict(warrant).items()}
 
 
-def states_shown(states: Sequence[TaskState], now_s: float) -> list[Part]:
-    """A table of tasks, and below it what each of them waits for."""
+def states_shown(states: Sequence[TaskState], now_s: float,
+                 known: Mapping[str, Sequence[Objection]]) -> list[Part]:
+    """A table of tasks, and below it what each of them waits for and what is `known` against its small models."""
     rows = [(each.task, each.candidate if each.is_on else "hosted", f"{100 * each.share:g} %" if each.is_on else "0 %",
              _by(each, now_s), _keeps(each), f"{each.audits}, {100 * each.audit_probability:g} %",
              f"{each.alarm.evidence:.3g} of {each.alarm.level:g}") for each in states]
     return [ReportTable(("task", "answered by", "share", "by", "keeps", "audits", "evidence of harm"), rows),
-            *(Paragraph(f"{each.task}: {_next(each)}") for each in states)]
+            *(Paragraph(f"{each.task}: {_next(each)}") for each in states),
+            *(Paragraph(f"{each.task}: forced against {one}") for each in states for one in each.against),
+            *against_shown(known)]
+
+
+def against_shown(known: Mapping[str, Sequence[Objection]]) -> list[Paragraph]:
+    """What the ledger knows against small models, by task."""
+    return [Paragraph(f"{task}: the ledger knows against {one.said}") for task, found in known.items()
+            for one in found]
 
 
 def tenures_shown(tenures: Sequence[Tenure]) -> list[Part]:

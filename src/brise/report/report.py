@@ -12,7 +12,7 @@ from brise import settings
 from brise.errors import UnsupportedError
 from brise.hub.store import ModelStore, locate
 from brise.report import advice as rules
-from brise.report.advice import Advice, Facts
+from brise.report.advice import Advice, Facts, Switched
 from brise.report.control import ModelOrigin, control, model_of
 from brise.report.costs import DAY_S, costs
 from brise.report.ledger import timeline
@@ -65,11 +65,12 @@ def run(options: ReportOptions) -> SwitchReport:
     rates, model = _prices(options.prices, home), _model(options, home)
     with closing(open_store(options.store, home, must_exist=True)) as store:
         found = read(store, options.task, None if options.days is None else now_s - options.days * DAY_S)
-    return make(found, rates, model, now_s)
+    return make(found, rates, model, now_s, store=options.store, named=options.model)
 
 
-def make(traffic: TrafficOverview, prices: Prices, model: ModelOrigin | None, now_s: float) -> SwitchReport:
-    """The report over this traffic."""
+def make(traffic: TrafficOverview, prices: Prices, model: ModelOrigin | None, now_s: float, *,
+         store: str | None = None, named: str | None = None) -> SwitchReport:
+    """The report over this traffic. `store` and the model as it was `named` are for the commands that it advises."""
     past = timeline(traffic.ledger, now_s)
     found = ReportSections(traffic, prices, qualities(traffic), costs(traffic, prices), dict(waits(traffic)),
                            availability(traffic), control(traffic, model), past)
@@ -78,7 +79,8 @@ def make(traffic: TrafficOverview, prices: Prices, model: ModelOrigin | None, no
     cascade = rules.saving(hosted, usd.get("cascade"))
     if cascade is None and past.kept is not None and hosted is not None and small is not None:
         cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
-    facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade)
+    facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade,
+                  tuple(one.said for one in past.against), traffic.task, store, named)
     return SwitchReport(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found))
 
 
@@ -112,8 +114,9 @@ def to_json(report: SwitchReport) -> dict[str, Any]:
         "proof": None if past.proven is None else {
             **asdict(past.proven), "at_s": past.proof_at_s, "certificate": past.certificate,
             "expires_s": past.expires_s},
-        "switch": None if past.switched is None else {**asdict(past.switched), "alarms": past.alarms},
-        "cascade": None if past.kept is None else asdict(past.kept),
+        "switch": None if past.switched is None else {**_switched(past.switched), "alarms": past.alarms},
+        **({"against": [one.to_json() for one in past.against]} if past.against else {}),
+        "cascade": None if past.kept is None else {"share": past.kept.share, "risk": past.kept.risk},
         "cost": {"systems": {name: asdict(cost) for name, cost in report.costs.systems.items()},
                  "break_even": [asdict(one) for one in report.costs.break_even], "per_day": report.costs.per_day,
                  "without_price": list(report.costs.without_price), "without_tokens": report.costs.without_tokens,
@@ -123,3 +126,8 @@ def to_json(report: SwitchReport) -> dict[str, Any]:
         "reliability": {**asdict(report.availability), "reference": REFERENCE},
         "control": asdict(report.control),
         "unknown": [asdict(one) for one in report.unknowns]}
+
+
+def _switched(found: Switched) -> dict[str, Any]:
+    """The newest switch. `against` is there only if it was forced against something."""
+    return {name: value for name, value in asdict(found).items() if name != "against" or value}

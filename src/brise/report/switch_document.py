@@ -130,6 +130,9 @@ def _proof_lines(report: SwitchReport) -> list[Part]:
         mean = float(np.average([d for d, _ in past.audits], weights=[1 / q for _, q in past.audits]))
         lines.append(f"After the switch {len(past.audits)} answers were audited at random: "
                      f"{figures.points(mean)} against the large model.")
+    if past.switched is not None:
+        lines += [f"The switch to {past.switched.candidate} was forced against {one}." for one in past.switched.against]
+    lines += [f"The ledger knows against {one.said}." for one in past.against]
     return [Bullets(lines)] if lines else []
 
 

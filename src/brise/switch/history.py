@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from brise.dialects.bodies import Body
 from brise.stats import monitor
 from brise.stats.intervals import Interval
+from brise.switch.objections import recorded
 from brise.switch.state import Switches, TaskState, next_state
 from brise.traffic.records import LedgerEntry
 
@@ -104,13 +106,20 @@ def _event(entry: LedgerEntry) -> SwitchEvent:
             why = "forced: " + str(body["forced"]) if body["forced"] is not None else str(body["reason"])
             proof = body["certificate"]
             what = (f"{body['candidate']} at {100 * body['share']:g} %, "
-                    f"{'no certificate' if proof is None else 'certificate ' + proof['digest'][:8]}: {why}")
+                    f"{'no certificate' if proof is None else 'certificate ' + proof['digest'][:8]}: {why}"
+                    f"{_against(body)}")
         case "step":
-            what = f"{100 * body['share']:g} %{', forced' if body.get('forced') else ''}: {body['reason']}"
+            forced = ", forced" if body.get("forced") else ""
+            what = f"{100 * body['share']:g} %{forced}: {body['reason']}{_against(body)}"
         case _:
             what = str(body.get("reason", ""))
     by = str(body.get("user") or body.get("by", ""))
     return SwitchEvent(entry.number, entry.at_s, str(body.get("task")), entry.kind, by, what)
+
+
+def _against(body: Body) -> str:
+    known = recorded(body)
+    return f"; forced against: {'; '.join(known)}" if known else ""
 
 
 def document(tenure: Tenure) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from brise.dialects.bodies import Body
 from brise.errors import EvidenceError, StoreError
 from brise.stats.monitor import Alarm
+from brise.switch.objections import recorded
 from brise.switch.rule import Rule, from_body
 from brise.traffic.records import LedgerEntry
 
@@ -70,6 +71,7 @@ class TaskState:
     alarm: Alarm
     warrant: Warrant | None = None
     forced: str | None = None  # the reason given with --force
+    against: tuple[str, ...] = ()  # what the ledger knew when it was forced
     rule: Rule | None = None
     audit: float = AUDIT
     is_auto: bool = False
@@ -224,7 +226,8 @@ def _begun(switches: Switches, entry: LedgerEntry) -> TaskState:
         task=str(body["task"]), candidate=str(body["candidate"]), share=float(body["share"]), number=entry.number,
         since_s=entry.at_s, user=str(body["user"]), alarm=Alarm.start(float(body["tolerance"])),
         warrant=None if warrant is None else _warrant(warrant),
-        forced=body["forced"], rule=rule, audit=float(body["audit"]), is_auto=bool(body["auto"]),
+        forced=body["forced"], against=recorded(body), rule=rule, audit=float(body["audit"]),
+        is_auto=bool(body["auto"]),
         ended=None if removed is None else f"its rule needs the signal {removed!r}, which this version does not have")
 
 
@@ -240,6 +243,7 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
         case "step":
             share = float(body["share"])
             return replace(state, share=share, tally=state.tally if share == state.share else AuditTally(),
+                           against=tuple(dict.fromkeys((*state.against, *recorded(body)))),
                            is_auto=bool(body.get("auto", state.is_auto)))
         case "audit":
             return _audited(state, float(body["difference"]), float(body["probability"]))
