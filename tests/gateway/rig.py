@@ -20,6 +20,7 @@ from brise.gateway.small_models import SmallModels
 from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.gateway.upstreams import Routes, Upstreams
 from brise.serve.engine_models import EngineModels
+from brise.serve.key_admission import KeyAdmission
 from brise.serve.serving import ServeSettings
 from brise.traffic.records import Exchange, Pending, RecordedAnswer
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
@@ -111,7 +112,8 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
         key: str | None = None, path: str = "/v1", breaker: Breaker | None = None, retries: Retries | None = None,
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
         model: LoadedModel | None = None, is_anthropic: bool = False, tls: ssl.SSLContext | None = None,
-        proxy: str | None = None, paths: Sequence[str] = (), asks_for_usage: bool = True) -> Iterator[Rig]:
+        proxy: str | None = None, paths: Sequence[str] = (), asks_for_usage: bool = True,
+        admission: KeyAdmission | None = None) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
@@ -129,5 +131,5 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
             stand = parts or Components() if around is None else around(EngineModels(models), large, captured)
             return Gateway(large, stand if stand.capture is not None else replace(stand, capture=captured))
 
-        with live(model, settings, gateway=made) as running:
+        with live(model, settings, gateway=made, admission=admission) as running:
             yield Rig(fake, running, captured)

@@ -20,6 +20,7 @@ from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
 from brise.serve.app import new_server
+from brise.serve.key_admission import KeyAdmission
 from brise.serve.serving import ServerState, ServeSettings, prepare
 from tests.engine.stub import stub_model
 
@@ -69,14 +70,15 @@ MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
 
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
-         engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None) -> Iterator[Live]:
+         engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None,
+         admission: KeyAdmission | None = None) -> Iterator[Live]:
     """A server that runs until the block ends, and leaves no thread behind."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
     opened = None if gateway is None else gateway({"stub": worker})
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened)
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened, admission=admission)
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=asyncio.run, args=(run_until_exit(server, serving, listener, loop),))

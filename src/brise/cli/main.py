@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "plan": "say what a model takes in memory",
     "chat": "talk to a model in the terminal",
     "serve": "serve models over the OpenAI HTTP API",
+    "keys": "make keys with budgets and limits for a gateway's clients",
     "quantize": "write a model in fewer bits",
     "export": "write a model for other programs",
     "tune": "train a model on your examples",

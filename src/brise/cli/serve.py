@@ -9,7 +9,7 @@ from pathlib import Path
 from socket import socket
 
 from brise import settings
-from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_keys, terminal
 from brise.cli.command_parser import examples
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
@@ -24,8 +24,11 @@ from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
-from brise.serve.open_gateway import open_gateway
+from brise.serve.key_admission import KeyAdmission
+from brise.serve.open_gateway import UpstreamServer, open_gateway
+from brise.serve.open_keys import open_keys
 from brise.serve.serving import VISION_BODY_BYTES, ServeSettings, bounded
+from brise.settings import Settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "another name. At least one, or --upstream")
     serve_gateway.add_arguments(parser)
     serve_gateway.add_small_arguments(parser)
+    serve_keys.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
@@ -75,13 +79,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     # Before a model is loaded, so that a refusal comes at once.
-    check_bind(args.host, args.api_keys is not None, args.allow_insecure_bind)
     if args.api_keys is not None:
         read_keys(args.api_keys)
     if not args.models and args.upstream is None:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
     upstreams = serve_gateway.check(args)
     settings_ = settings.read()
+    with open_keys(serve_keys.options_of(args), settings_.home) as admission:
+        has_keys = args.api_keys is not None or admission is not None and admission.is_required
+        check_bind(args.host, has_keys, args.allow_insecure_bind)
+        return _serve(args, settings_, upstreams, admission)
+
+
+def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],
+           admission: KeyAdmission | None) -> int:
     models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
@@ -101,18 +112,19 @@ def run(args: argparse.Namespace) -> int:
         elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
         if not upstreams:
-            return _run(workers, serving, bound, None)
+            return _run(workers, serving, bound, None, admission)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
         options = serve_gateway.options_of(args, upstreams, small)
         with open_gateway(options, settings_.home, local, serve_gateway.report_lost) as gateway:
-            return _run(workers, serving, bound, gateway)
+            return _run(workers, serving, bound, gateway, admission)
 
 
-def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None) -> int:
+def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None,
+         admission: KeyAdmission | None) -> int:
     for worker in workers.values():
         worker.start()
     try:
-        return run_server(workers, serving, bound=bound, gateway=gateway)
+        return run_server(workers, serving, bound=bound, gateway=gateway, admission=admission)
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)

@@ -23,7 +23,7 @@ SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
 DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
 
 NEEDS_UPSTREAM = ("upstream_model", "default_upstream", "upstream_dialect", "upstream_key_env", "upstream_path",
-                  "hedge_after", "store", "keep_days", "prices")
+                  "hedge_after", "keep_days", "prices")
 SMALL_OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
 

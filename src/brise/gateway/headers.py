@@ -44,6 +44,11 @@ def without_secrets(target: bytes) -> bytes:
     return path + (b"?" + kept if kept else b"")
 
 
+def without_keys(headers: Headers) -> Headers:
+    """The headers of a client whose key is one to this server, and no upstream's business."""
+    return [(name, value) for name, value in headers if name in NO_SECRETS or not redact.is_secret(name)]
+
+
 def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Headers of an answer, with names in lower case."""
     lowered = [(name.lower(), value) for name, value in headers]

@@ -13,8 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brise.errors import QueueFullError, RequestError
 from brise.serve.access import LOCAL_NAMES, host_name
-from brise.serve.error_response import ForeignHostError, GenerationError, UnauthorizedError, UnavailableError, respond
+from brise.serve.error_response import (
+    ForeignHostError,
+    GenerationError,
+    KeyEndedError,
+    UnauthorizedError,
+    UnavailableError,
+    respond,
+)
 from brise.serve.in_flight import RequestStats
+from brise.serve.key_admission import KeyCaller
 from brise.serve.serving import ServerState
 from brise.serve.sse import ClientGoneError
 
@@ -40,28 +48,45 @@ class AccessMiddleware:
         response = _TrackedResponse(send, _request_id(headers))
         with self._serving.traffic.running():
             try:
-                refusal = self._refuse(scope["path"], scope["method"], headers)
-                app = self._app if refusal is None else respond(refusal)
+                refusal = await self._refuse(scope, headers)
+                app = self._app if refusal is None else respond(refusal, scope["path"])
                 await app(scope, receive, response.send)
             except ClientGoneError:
                 response.status = CLIENT_GONE
             except Exception:
                 await self._fail(scope, receive, response)
             finally:
+                if (caller := scope.get("brise.caller")) is not None and self._serving.admission is not None:
+                    self._serving.admission.finish(caller, stats)
                 self._record(scope, response, stats)
 
-    def _refuse(self, path: str, method: str, headers: Headers) -> RequestError | None:
-        serving = self._serving
+    async def _refuse(self, scope: Scope, headers: Headers) -> RequestError | None:
+        serving, path, method = self._serving, scope["path"], scope["method"]
         if serving.local_only and host_name(headers.get("host", "localhost")) not in LOCAL_NAMES:
             return ForeignHostError(headers["host"])
-        if serving.keys is not None and path != "/health":
-            if not serving.keys.accept(_key(headers)):
-                return UnauthorizedError()
+        if serving.has_keys and path != "/health":
+            refusal = await self._check_key(scope, headers)
+            if refusal is not None:
+                return refusal
         if serving.traffic.closed and method == "POST":
             return UnavailableError("the server is shutting down", code="shutting_down")
         limit = serving.settings.max_requests
         if limit is not None and serving.traffic.num_running > limit and method == "POST":
             return QueueFullError(serving.traffic.num_running - 1, limit)
+        return None
+
+    async def _check_key(self, scope: Scope, headers: Headers) -> RequestError | None:
+        """Finds whose key it is. A virtual key goes with the request, as its limits are looked at later."""
+        keys, admission, texts = self._serving.keys, self._serving.admission, _keys(headers)
+        if keys is not None and any([keys.accept(text) for text in texts]):
+            return None
+        key = None if admission is None else await admission.guard.caller(texts)
+        if key is None or admission is None:
+            return UnauthorizedError()
+        why = key.refusal(admission.guard.now_s())
+        if why is not None:
+            return KeyEndedError(key.name, why)
+        scope["brise.caller"] = KeyCaller(key)
         return None
 
     async def _fail(self, scope: Scope, receive: Receive, response: _TrackedResponse) -> None:
@@ -109,10 +134,11 @@ class _TrackedResponse:
         await self._send(message)
 
 
-def _key(headers: Headers) -> str:
-    """The API key in the headers of OpenAI's clients or of Anthropic's."""
+def _keys(headers: Headers) -> list[str]:
+    """The API keys in the headers of OpenAI's clients, of Anthropic's and of Azure's; some clients send two."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    found = [key.strip()] if scheme.lower() == "bearer" else []
+    return [*found, *(headers[name].strip() for name in ("x-api-key", "api-key") if name in headers)] or [""]
 
 
 def _request_id(headers: Headers) -> str:

@@ -28,6 +28,8 @@ from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
 from brise.serve.gateway_middleware import GatewayMiddleware
+from brise.serve.key_admission import KeyAdmission
+from brise.serve.key_middleware import KeyMiddleware
 from brise.serve.serving import ServerState, ServeSettings, prepare
 from brise.serve.uvicorn_protocol import CoalescingProtocol
 
@@ -43,14 +45,14 @@ KEEP_ALIVE_S = 75
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
                bound: socket.socket | None = None, gateway: Gateway | None = None,
-               keys: AcceptedKeys | None = None) -> int:
+               keys: AcceptedKeys | None = None, admission: KeyAdmission | None = None) -> int:
     """Serves until SIGINT or SIGTERM, finishes running requests and shuts the engines down. Returns the exit status.
 
     After a second signal or `drain_timeout_s`, requests that still run end with an error that their clients see.
     `bound` is the socket from an earlier `bind`; `keys` apply if the settings name no file of keys.
     """
-    serving = prepare(models, settings, log or sys.stderr, gateway, keys)
-    check_bind(settings.host, serving.keys is not None, settings.allow_insecure_bind)
+    serving = prepare(models, settings, log or sys.stderr, gateway, keys, admission)
+    check_bind(settings.host, serving.has_keys, settings.allow_insecure_bind)
     with bound or bind(settings) as listener:
         with _port_errors(settings):
             listener.listen(BACKLOG)
@@ -65,6 +67,8 @@ def create_app(serving: ServerState) -> Starlette:
     middleware = [Middleware(AccessMiddleware, serving=serving)]
     if serving.gateway is not None:
         middleware.append(Middleware(GatewayMiddleware, serving=serving, gateway=serving.gateway))
+    elif serving.admission is not None:
+        middleware.append(Middleware(KeyMiddleware, serving=serving, admission=serving.admission))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
@@ -190,7 +194,7 @@ def _port_errors(settings: ServeSettings) -> Iterator[None]:
 
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return respond(error)
+    return respond(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

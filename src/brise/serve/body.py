@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from brise.errors import RequestError
 from brise.text.json_text import Json, parse_json
@@ -46,6 +49,18 @@ async def read_bytes(request: Request, max_bytes: int, timeout_s: float) -> byte
     except TimeoutError:
         message = f"the body did not arrive within {timeout_s:g} s"
         raise BodyTimeoutError(message, code="request_timeout") from None
+
+
+class Replay:
+    """Gives a body that was already read to the next application."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._message: Mapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        message, self._message = self._message, None
+        return dict(message) if message is not None else await self._receive()
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

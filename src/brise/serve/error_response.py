@@ -1,15 +1,24 @@
-"""Error responses have OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+"""Error responses have the format of the path's API: OpenAI's {"error": {"message", "type", "param", "code"}}, or
+Anthropic's {"type": "error", "error": {"type", "message"}}."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
+from brise.dialects.table import MESSAGES
 from brise.engine.adapters import AdaptersBusyError
 from brise.errors import QueueFullError, RequestError
 
 RETRY_AFTER_S = 1
+ANTHROPIC_KINDS: Mapping[int, str] = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error"}
+LIMITS: Mapping[str, str] = {  # in words
+    "requests_per_minute": "requests of this minute", "tokens_per_minute": "tokens of this minute",
+    "usd_per_day": "budget of this day in UTC", "usd_per_month": "budget of this month in UTC"}
 
 
 class UnknownModelError(RequestError):
@@ -62,6 +71,43 @@ class UnauthorizedError(RequestError):
                          hint="send it as 'Authorization: Bearer KEY'")
 
 
+class KeyEndedError(RequestError):
+    """The virtual key is known, but is not good any more."""
+
+    status = 401
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the API key {name!r} is {why}", code="invalid_api_key")
+
+
+class KeyForbiddenError(RequestError):
+    """The virtual key is good, but not for this."""
+
+    status = 403
+
+
+class KeyLimitError(RequestError):
+    """A limit of the virtual key stands against the request."""
+
+    status = 429
+
+    def __init__(self, name: str, limit: str, retry_after_s: float, *, is_used_up: bool) -> None:
+        self.retry_after_s = max(math.ceil(retry_after_s), 1)
+        state = "nothing is left" if is_used_up else "requests that run have reserved what is left"
+        super().__init__(f"the API key {name!r} has a limit: {state} of its {LIMITS[limit]}",
+                         code="insufficient_quota" if limit.startswith("usd") and is_used_up else "rate_limit_exceeded",
+                         hint=f"try again in {self.retry_after_s} s")
+
+
+class KeyStoreError(RequestError):
+    """The store fails in which the virtual keys and what they have used are."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the server cannot read the limits of API keys at this time", code="key_store_unavailable")
+
+
 class ForeignHostError(RequestError):
     """The Host header is not this machine's: a browser may be the victim of DNS rebinding."""
 
@@ -97,13 +143,17 @@ class GenerationError(RequestError):
 def error_body(error: RequestError, param: str | None = None) -> dict[str, object]:
     """The body of an error response; `param` is the endpoint's name for the field if it differs."""
     shown_param = error.param if param is None else param
-    return {"error": {"message": str(error), "type": _kind(error.status), "param": shown_param, "code": error.code}}
+    return {"error": {"message": str(error), "type": _kind(error), "param": shown_param, "code": error.code}}
 
 
-def respond(error: RequestError) -> JSONResponse:
-    """The error response with the headers that its status needs."""
+def respond(error: RequestError, path: str = "") -> JSONResponse:
+    """The error response with the headers that its status needs, in the format of the path's API."""
     headers: dict[str, str] = {}
-    if isinstance(error, QueueFullError | AdaptersBusyError):
+    if isinstance(error, KeyLimitError):
+        headers["Retry-After"] = str(error.retry_after_s)
+        if error.code == "insufficient_quota":
+            headers["X-Should-Retry"] = "false"  # OpenAI's and Anthropic's clients repeat a 429 otherwise
+    elif isinstance(error, QueueFullError | AdaptersBusyError):
         headers["Retry-After"] = str(error.retry_after_s)
     elif error.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -111,14 +161,22 @@ def respond(error: RequestError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status in (408, 413, 415):
         headers["Connection"] = "close"  # the rest of the body is not read
-    return JSONResponse(error_body(error), error.status, headers)
+    is_anthropic = path == MESSAGES.path or path.startswith(f"{MESSAGES.path}/")
+    return JSONResponse(_anthropic_body(error) if is_anthropic else error_body(error), error.status, headers)
 
 
-def _kind(status: int) -> str:
-    match status:
+def _anthropic_body(error: RequestError) -> dict[str, object]:
+    kind = ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
+def _kind(error: RequestError) -> str:
+    if error.code == "insufficient_quota":
+        return "insufficient_quota"
+    match error.status:
         case 401:
             return "authentication_error"
         case 429:
             return "rate_limit_error"
         case _:
-            return "server_error" if status >= 500 else "invalid_request_error"
+            return "server_error" if error.status >= 500 else "invalid_request_error"

@@ -7,25 +7,27 @@ and its body are spelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 from urllib.parse import quote, unquote
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from brise.dialects import table
 from brise.errors import RequestError
 from brise.gateway import client_body, request, targets
+from brise.gateway import headers as header_rules
 from brise.gateway.gateway import Gateway
 from brise.gateway.request import ClientRequest
 from brise.gateway.targets import UnpaidPathError
 from brise.serve import models_and_health
-from brise.serve.body import read_bytes
+from brise.serve.body import Replay, read_bytes
 from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, respond
+from brise.serve.key_admission import check_admin
 from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
+from brise.traffic import virtual_keys
 
 LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
@@ -48,19 +50,21 @@ class GatewayMiddleware:
             scope = _plain(scope)
             own = _own(scope)
             if own is not None:
+                check_admin(scope.get("brise.caller"), own)
                 await self._app(own, receive, send)
                 return
             self._check(scope)
-            client = await self._read(scope, receive)
+            asked = client = await self._read(scope, receive)
             is_local = self._is_local(client)
             if not is_local:
                 client = self._gateway.large.routed(client)
                 self._check_paid(client)
+            client = await self._admitted(scope, asked, client, is_local=is_local)
         except RequestError as error:
-            await respond(error)(scope, receive, send)
+            await respond(error, scope["path"])(scope, receive, send)
             return
         if is_local:
-            await self._app(_local(scope, client), _Replay(client.body, receive).receive, send)
+            await self._app(_local(scope, client), Replay(client.body, receive).receive, send)
         elif client.method == "GET" and client.path == "/v1/models" and self._lists_models(client):
             answer = await unless_gone(receive, models_and_health.all_models(self._serving, self._gateway, client))
             await answer(scope, receive, send)
@@ -105,6 +109,17 @@ class GatewayMiddleware:
             if name and (served := self._served_like(name)) is not None:
                 raise NotServedHereError(name, served, f"{client.method} {client.path[:200]}")
         return False
+
+    async def _admitted(self, scope: Scope, asked: ClientRequest, routed: ClientRequest, *, is_local: bool
+                        ) -> ClientRequest:
+        """The request, if its virtual key allows it: its row names the key, and the upstream never sees that key."""
+        caller, admission = scope.get("brise.caller"), self._serving.admission
+        if caller is None or admission is None:
+            return routed
+        await admission.admit_read(caller, asked, routed.model, is_local=is_local)
+        return replace(routed, labels={**routed.labels, virtual_keys.LABEL: caller.key.name},
+                       headers=header_rules.without_keys(routed.headers),
+                       target=header_rules.without_secrets(routed.target))
 
     def _served_like(self, name: str) -> str | None:
         """The model or adapter of this name, also if the case is another or spaces are around it."""
@@ -161,15 +176,3 @@ def _is_foreign(headers: Headers) -> bool:
     origin = headers.get("origin")
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
         origin is not None and origin.partition("//")[2] != headers.get("host"))
-
-
-class _Replay:
-    """Replays a body that was already read to the next application."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._message: Mapping[str, Any] | None = {"type": "http.request", "body": body, "more_body": False}
-        self._receive = receive
-
-    async def receive(self) -> Message:
-        message, self._message = self._message, None
-        return dict(message) if message is not None else await self._receive()

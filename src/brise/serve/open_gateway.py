@@ -21,7 +21,7 @@ from brise.gateway.upstreams import Routes, Upstreams
 from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
-from brise.traffic.prices import Prices, default_place, read_prices
+from brise.traffic.prices import read_if_there
 from brise.traffic.store import TrafficStore
 from brise.traffic.stores import open_store, open_threads
 
@@ -67,7 +67,7 @@ class GatewayOptions:
 def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
                  on_end: Callable[[CaptureStats], None]) -> Iterator[Gateway]:
     """The gateway with its store. When the block ends, captured traffic is written and `on_end` gets the counts."""
-    prices = _prices(options.prices, home)
+    prices = read_if_there(options.prices, home)
     store = open_store(options.store, home)
     capture = Capture(store, options.capture, open_threads(store, home))
     try:
@@ -117,12 +117,3 @@ def _small_components(options: SmallOptions, small: SmallModels, large: Upstream
     if options.reask:
         observers.append(Reask(large, options.reask, capture))
     return Components(fallback=fallback, observers=observers, background=observers)
-
-
-def _prices(path: Path | None, home: Path) -> Prices | None:
-    """The prices in the given file, or in the default file if it exists."""
-    if path is None:
-        path = default_place(home)
-        if not path.exists():
-            return None
-    return read_prices(path)

@@ -16,6 +16,7 @@ from brise.serve.access import AcceptedKeys, read_keys
 from brise.serve.error_response import UnknownModelError
 from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.in_flight import InFlight
+from brise.serve.key_admission import KeyAdmission
 from brise.serve.metrics import Metrics
 from brise.serve.switch_metrics import SwitchMetrics
 
@@ -60,14 +61,20 @@ class ServerState:
     metrics: Metrics
     log: TextIO
     gateway: Gateway | None = None
+    admission: KeyAdmission | None = None  # of virtual keys
     traffic: InFlight = field(default_factory=InFlight)
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return self.keys is not None or self.admission is not None and self.admission.is_required
+
+    @property
     def local_only(self) -> bool:
         """Whether only Host headers of this machine are accepted, because no key protects it from web pages."""
-        return self.keys is None and not self.settings.allow_insecure_bind
+        return not self.has_keys and not self.settings.allow_insecure_bind
 
     def find(self, name: str) -> ModelHandle:
         """The model or adapter of this name, or UnknownModelError."""
@@ -100,7 +107,8 @@ def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
-            gateway: Gateway | None = None, keys: AcceptedKeys | None = None) -> ServerState:
+            gateway: Gateway | None = None, keys: AcceptedKeys | None = None,
+            admission: KeyAdmission | None = None) -> ServerState:
     """The state of a new server: reads the keys if the settings name a file, and sets up the metrics."""
     if settings.api_keys_path is not None:
         keys = read_keys(settings.api_keys_path)
@@ -108,7 +116,9 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.components, metrics.registry)
-    return ServerState(models, settings, keys, metrics, log, gateway)
+        if admission is not None:
+            gateway.add_observer(admission)
+    return ServerState(models, settings, keys, metrics, log, gateway, admission)
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:

@@ -134,6 +134,15 @@ def default_place(home: Path) -> Path:
     return home / "gateway" / FILE
 
 
+def read_if_there(path: Path | None, home: Path) -> Prices | None:
+    """The prices in the given file, or in the default file if it exists."""
+    if path is None:
+        path = default_place(home)
+        if not path.exists():
+            return None
+    return read_prices(path)
+
+
 def read_prices(path: Path) -> Prices:
     """Reads the file and checks each field; UnsupportedError names what is wrong."""
     try:

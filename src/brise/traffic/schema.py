@@ -7,6 +7,7 @@
     ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
     meta        the store's id, drawn once   given_up  keys that stores shared before layout 3, and a store gave up
                                              stores    which stores have keys here, and where they are
+    virtual_keys, key_spans    the keys of clients (virtual_keys.py), and what each has used (key_budgets.py)
 
 A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an answer {"response", "error"}, of a label
 {"note"}. An error's text may quote what was asked, so the column has only what kind of error it was.
@@ -72,7 +73,17 @@ TABLES: Sequence[str] = (
     """CREATE TABLE IF NOT EXISTS ledger (
         number BIGINT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
         previous TEXT NOT NULL, digest TEXT NOT NULL)""",
-    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS virtual_keys (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, old_digest TEXT,
+        old_until_s DOUBLE PRECISION, created_s DOUBLE PRECISION NOT NULL, expires_s DOUBLE PRECISION,
+        state TEXT NOT NULL, limits TEXT NOT NULL, last_used_s DOUBLE PRECISION)""",
+    # Money is in billionths of a USD: sums of whole numbers do not depend on their order.
+    """CREATE TABLE IF NOT EXISTS key_spans (
+        key TEXT NOT NULL, span TEXT NOT NULL, start BIGINT NOT NULL, reserved_requests BIGINT NOT NULL,
+        reserved_tokens BIGINT NOT NULL, reserved_nano_usd BIGINT NOT NULL, requests BIGINT NOT NULL,
+        tokens BIGINT NOT NULL, nano_usd BIGINT NOT NULL, estimated_nano_usd BIGINT NOT NULL,
+        unknown_requests BIGINT NOT NULL, PRIMARY KEY (key, span, start))""")
 KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS given_up (store TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (store, id))",

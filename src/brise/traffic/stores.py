@@ -6,11 +6,13 @@ from pathlib import Path
 
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.traffic.conversations import Conversations
+from brise.traffic.key_budgets import KeyBudgets
 from brise.traffic.keys import KeyRing
-from brise.traffic.schema import ALL, KEYS, TRAFFIC, store_id
+from brise.traffic.schema import ALL, KEYS, TRAFFIC, Database, store_id
 from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.sqlite_store import SqliteDatabase
+from brise.traffic.virtual_keys import VirtualKeys
 
 POSTGRES = ("postgresql://", "postgres://")
 
@@ -51,6 +53,20 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     except BaseException:
         database.close()
         raise
+
+
+def open_virtual_keys(place: str | Path | None, home: Path, *, must_exist: bool = False
+                      ) -> tuple[VirtualKeys, KeyBudgets]:
+    """The virtual keys of a store, and what they have used. They have connections of their own, so that no request
+    waits for captured traffic to be written; closing the keys closes them.
+    """
+    open_store(place, home, must_exist=must_exist).close()  # makes it, and its keys, if it is not there
+    if isinstance(place, str) and "://" in place:
+        from brise.traffic.postgres_store import PostgresDatabase  # noqa: PLC0415, psycopg is an extra
+        database: Database = PostgresDatabase(place, ALL)
+    else:
+        database = SqliteDatabase(Path(place) if place is not None else default_place(home), TRAFFIC)
+    return VirtualKeys(database), KeyBudgets(database)
 
 
 def _postgres(url: str, master: bytes) -> SqlStore:

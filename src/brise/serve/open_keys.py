@@ -1,0 +1,46 @@
+"""The virtual keys of a store are opened here for a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from brise.serve.key_admission import KeyAdmission
+from brise.serve.key_guard import KeyGuard, KeyOptions
+from brise.traffic.prices import read_if_there
+from brise.traffic.stores import open_virtual_keys
+
+# auto: requests need a key as soon as the store has one. on: they always do. off: the store's keys are not read.
+KeyMode = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class VirtualKeyOptions:
+    """Whose keys. `store` is a path or a postgresql:// URL; None is the default in BRISE_HOME."""
+
+    mode: KeyMode = "auto"
+    store: str | Path | None = None
+    prices: Path | None = None
+    limits: KeyOptions = KeyOptions()
+
+
+@contextmanager
+def open_keys(options: VirtualKeyOptions, home: Path) -> Iterator[KeyAdmission | None]:
+    """Who is let in by a virtual key, and for how much; None if keys are off. What was used is written at the end."""
+    if options.mode == "off":
+        yield None
+        return
+    prices = read_if_there(options.prices, home)
+    keys, budgets = open_virtual_keys(options.store, home)
+    try:
+        guard = KeyGuard(keys, budgets, options.limits)
+    except BaseException:
+        keys.close()
+        raise
+    try:
+        yield KeyAdmission(guard, prices, is_required=options.mode == "on")
+    finally:
+        guard.close()
