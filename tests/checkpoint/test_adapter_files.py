@@ -224,3 +224,9 @@ def rewrite(folder: Path, files: make.Files) -> None:
     path = folder / "adapter_model.safetensors"
     path.unlink()
     make.write_safetensors(path, files)
+
+
+@pytest.mark.parametrize("value", [False, None, [], {}, "", 0, 0.0])
+def test_a_key_of_a_newer_peft_that_asks_for_nothing_is_a_note(adapter: Path, value: object) -> None:
+    edit(adapter, some_new_flag=value, trainable_token_indices=value if value != 0 or value is False else None)
+    assert read_adapter(adapter, MODEL.config) is not None

@@ -262,3 +262,12 @@ def test_yarn_of_a_params_json_extends_the_context() -> None:
 def test_odd_rotary_values_are_refused(scaling: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="rotary scaling"):
         read_config(SMALL | {"rope_scaling": scaling})
+
+
+@pytest.mark.parametrize("change", [
+    {"quantization": {"group_size": 64, "bits": 4}, "quantization_config": {"group_size": 64, "bits": 4}},
+    {"quantization": {"group_size": 64, "bits": 4}},
+    {"quantization_config": {"group_size": 32, "bits": 8, "mode": "affine"}}])
+def test_a_folder_of_mlx_is_named_as_one(change: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="folder of MLX"):
+        read_config(SMALL | change)

@@ -77,3 +77,30 @@ def test_a_broken_template_is_an_error_of_the_request() -> None:
 def test_each_rendering_has_its_own_budget() -> None:
     program = TemplateProgram("{% for i in range(9000) %}" + "y" * 999 + "{% endfor %}")
     assert [len(program.render({})) for _ in range(3)] == [9000 * 999] * 3
+
+
+@pytest.mark.parametrize("source", [
+    "{% if 1 %}" * 110 + "x" + "{% endif %}" * 110,  # Python allows 100 indentations
+    "".join(f"{{% for a{i} in [1] %}}" for i in range(25)) + "x" + "{% endfor %}" * 25,  # and 20 nested blocks
+    "{{ " + "(" * 300 + "1" + ")" * 300 + " }}", "{{ " + "-" * 5000 + "1 }}", "{{ x | no_such_filter }}",
+    "{{ x is no_such_test }}", "{% extends 'x' %}{% block a %}{% endblock %}{% block a %}{% endblock %}",
+    "{{ '\x00' }}{% set a.b.c = 1 %}", "{{ 1e999999 ** }}"])
+def test_whatever_keeps_a_template_from_compiling_is_named(source: str) -> None:
+    with pytest.raises(RequestError, match="the model's chat template"):
+        TemplateProgram(source).render({})
+
+
+@pytest.mark.parametrize(("source", "text"), [
+    ("{{ '%s: %s' | format('user', 'hi') }}", "user: hi"), ("{{ '%(a)03d' | format(a=7) }}", "007"),
+    ("{{ '%s' | format(messages) }}", "['hi']"), ("{{ 'no %%' | format }}", "no %")])
+def test_the_format_filter(source: str, text: str) -> None:
+    assert TemplateProgram(source).render({"messages": ["hi"]}) == text
+
+
+@pytest.mark.parametrize("source", [
+    "{{ '%99999d' | format(1) }}", "{{ '%*d' | format(99999999, 1) }}", "{{ ('%s' * 101) | format }}",
+    "{{ ('%s' * 99) | format(*(['a' * 16000000] * 99)) }}", "{{ 5 | format(1) }}", "{{ '%s' | format(1, a=2) }}",
+    "{{ '%d' | format('x') }}"])
+def test_the_format_filter_is_bounded(source: str) -> None:
+    with pytest.raises(RequestError):
+        TemplateProgram(source).render({})

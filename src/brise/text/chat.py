@@ -8,6 +8,7 @@ the template's own; the text between them is restored and encoded as plain text.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
@@ -159,8 +160,13 @@ class _SpecialTokens:
     def __init__(self, control: Collection[str]) -> None:
         self.firsts = sorted({text[0] for text in control})
         self.beginnings = beginnings(control)
-        self.prefixes = frozenset(text[:length] for text in control for length in range(1, len(text)))
-        self.longest = max(map(len, self.prefixes), default=0)
+        self._sorted = sorted(control)
+        self.longest = max(map(len, control), default=1) - 1  # of what begins a special token and is none yet
+
+    def may_become_one(self, end: str) -> bool:
+        """Whether a special token begins with this text and goes on."""
+        at = bisect_right(self._sorted, end)
+        return at < len(self._sorted) and self._sorted[at].startswith(end)
 
 
 class _Disguise:
@@ -196,11 +202,14 @@ class _Disguise:
 
     def _hide_open_end(self, text: str) -> str:
         """An end that could begin a special token must not find its rest in the string that follows."""
-        for length in range(min(self._control.longest, len(text)), 0, -1):
-            end = text[len(text) - length:]
-            if end in self._control.prefixes and text not in _TYPES:
-                text = text[:len(text) - length] + self._standin[end[0]] + end[1:]
-        return text
+        if text in _TYPES:
+            return text
+        start = max(len(text) - self._control.longest, 0)
+        end = list(text[start:])
+        for at, char in enumerate(text[start:]):
+            if char in self._standin and self._control.may_become_one("".join(end[at:])):
+                end[at] = self._standin[char]
+        return text[:start] + "".join(end)
 
 
 # Words of the protocol that templates compare with; control tokens that begin with their last letters exist.

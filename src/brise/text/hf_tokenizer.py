@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, UnsupportedError
+from brise.text import tokenizer_steps
 
 MAX_FILE_BYTES = 1 << 28  # the largest in use has 34 MB
+MAX_MERGES = 1 << 20  # the largest vocabulary in use has 2^19
 _MAX_TOKENS = 1 << 21
+_GAPS_A_TOKEN, _FREE_GAPS = 4, 1 << 16  # each id without a token takes memory that the file does not
+PASSED_ON = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the BaseExceptions, what is no error
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
     if not 0 < size <= _MAX_TOKENS or min(texts) < 0:
         raise CheckpointError(f"{path.name} has ids up to {size - 1}; 0 to {_MAX_TOKENS - 1} are allowed",
                               field="model.vocab", value=size, limit=_MAX_TOKENS)
+    if size > _GAPS_A_TOKEN * len(texts) + _FREE_GAPS:
+        raise CheckpointError(f"{path.name} has {len(texts)} tokens with ids up to {size - 1}", field="model.vocab",
+                              value=size, limit=_GAPS_A_TOKEN * len(texts) + _FREE_GAPS)
     gaps = [index for index in range(size) if index not in texts]
     tokens = [texts.get(index, f"<|gap {index}|>") for index in range(size)]
     ids = {text: index for index, text in texts.items()}
@@ -106,22 +114,41 @@ def _added(document: Mapping[str, object], path: Path) -> Iterator[tuple[int, tu
 
 def _build(vocab: dict[str, int], model: Mapping[str, object], document: Mapping[str, object],
            path: Path) -> BpeTokenizer:
-    try:
-        steps = BpeTokenizer.from_str(json.dumps({
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
-            "normalizer": document.get("normalizer"), "pre_tokenizer": document.get("pre_tokenizer"),
-            "decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}}))
+    steps = read_steps(document, path)
+    with library_errors(f"{path.name} cannot be used", "model.merges"):
         bpe = BpeTokenizer(BPE(vocab=vocab, merges=_merges(model), ignore_merges=bool(model.get("ignore_merges"))))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path.name} cannot be used: {error}", field="model.merges") from error
-    bpe.pre_tokenizer, bpe.normalizer = steps.pre_tokenizer, steps.normalizer
+        bpe.pre_tokenizer, bpe.normalizer = steps.pre_tokenizer, steps.normalizer
     return bpe
+
+
+def read_steps(document: Mapping[str, object], path: Path) -> BpeTokenizer:
+    """The file's normalizer and pre-tokenizer, in a tokenizer without a vocabulary; UnsupportedError names a step that
+    brise does not know."""
+    normalizer, pre_tokenizer = document.get("normalizer"), document.get("pre_tokenizer")
+    for part, steps in (("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer)):
+        tokenizer_steps.check(steps, part, path.name)
+    with library_errors(f"{path.name} has steps that cannot be used", "pre_tokenizer"):
+        return BpeTokenizer.from_str(json.dumps({
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": None,
+            "model": {"type": "BPE", "vocab": {}, "merges": []}}))
+
+
+@contextmanager
+def library_errors(what: str, field: str) -> Iterator[None]:
+    """Makes a CheckpointError of what the tokenizer library raises: Exception itself, and panics, which are none."""
+    try:
+        yield
+    except PASSED_ON:
+        raise
+    except BaseException as error:
+        raise CheckpointError(f"{what}: {error}", field=field) from None
 
 
 def _merges(model: Mapping[str, object]) -> list[tuple[str, str]]:
     merges = model.get("merges") or []
-    if not isinstance(merges, list):
-        raise ValueError("model.merges is no list")
+    if not isinstance(merges, list) or len(merges) > MAX_MERGES:
+        raise ValueError(f"model.merges is no list of at most {MAX_MERGES} pairs")
     pairs = []
     for merge in merges:
         left, right = merge.split(" ") if isinstance(merge, str) else merge

@@ -39,6 +39,7 @@ class MistralTokenizer:
         self.num_control = self._tekken.num_special_tokens
         self.control: Mapping[str, int] = MappingProxyType(
             {self._tekken.id_to_piece(token): token for token in range(self.num_control)})
+        special_tokens.check(self.control)
         self.bos_id: int | None = self.control["<s>"]
         self.eos_id: int | None = self.control["</s>"]
         self.add_bos = True

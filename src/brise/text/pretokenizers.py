@@ -29,6 +29,16 @@ _GPT4O = (rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*
           rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_TAIL}")
 
 
+# Of models whose tokenizer.json writes the same words in another way, or has a pattern that no GGUF name stands for:
+# cl100k as tiktoken has it, DeepSeek's steps, GPT-2's own.
+_CL100K = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
+           r"\s+(?!\S)|\s+")
+_DEEPSEEK = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[\u4e00-\u9fff\u3040-\u309f\u30a0-\u30ff]+", r"[\u4e00-\u9fa5]+",
+             r"\p{N}{1,3}", r"\p{N}+", r"\p{N}", r"[一-龥぀-ゟ゠-ヿ]+", r"[一-龥]+", r"[一-龥ࠀ-一가-퟿]+",
+             r"\s+$", r"\s+")
+PATTERNS = frozenset({_LLAMA3, _QWEN2, _TEKKEN, _GPT4O, _GPT2, _CL100K, *_DEFAULT, *_DEEPSEEK})
+
+
 @dataclass(frozen=True)
 class Pretokenization:
     """A pre-tokenizer: each pattern cuts what the one before left; without any it is GPT-2's."""

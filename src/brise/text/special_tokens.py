@@ -11,9 +11,25 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from os.path import commonprefix
 
+from brise.errors import bad_value
+
+# Patterns over the special tokens take 4 us a character. The longest in use has 36, and a model of speech 28,672.
+MAX_LENGTH, MAX_COUNT, MAX_CHARS = 256, 1 << 15, 1 << 20
+
 THINK, END_THINK, CALL, END_CALL, CALL_ID, ARGS = (chr(0xFDD0 + number) for number in range(6))
 
 _REPLACED: Mapping[int, str] = {0xFDD0 + number: "\ufffd" for number in range(6)}
+
+
+def check(control: Mapping[str, int]) -> None:
+    """CheckpointError for special tokens that are too long or too many."""
+    for name, limit, value in (("number of special tokens", MAX_COUNT, len(control)),
+                               ("length of all special tokens", MAX_CHARS, sum(map(len, control)))):
+        if value > limit:
+            raise bad_value(name, value, f"at most {limit}")
+    for text, token in control.items():
+        if len(text) > MAX_LENGTH:
+            raise bad_value(f"length of the special token {token}", len(text), f"at most {MAX_LENGTH} characters")
 
 
 def splitter(control: Iterable[str]) -> re.Pattern[str]:

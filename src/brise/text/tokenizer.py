@@ -16,8 +16,9 @@ from types import MappingProxyType
 from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
 
-from brise.errors import CheckpointError, RequestError, UnsupportedError
+from brise.errors import CheckpointError, RequestError, UnsupportedError, bad_value
 from brise.text import hf_tokenizer, pretokenizers, special_tokens
+from brise.text.hf_tokenizer import MAX_MERGES, PASSED_ON, library_errors
 from brise.text.pretokenizers import Pretokenization
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
@@ -40,6 +41,7 @@ class Tokenizer:
         control = {tokens[index]: index for index, kind in special.items()
                    if kind in (_CONTROL, _USER_DEFINED)}
         _refuse_blank_tokens(control)
+        special_tokens.check(control)
         self.control: Mapping[str, int] = MappingProxyType(control)
         self._tokens = tokens
         self._shown = frozenset(index for index, kind in special.items() if kind == _USER_DEFINED)
@@ -136,7 +138,12 @@ class Tokenizer:
             raise RequestError(f"the text holds the byte 0x{byte:02x}, for which this model has no token",
                                code="invalid_unicode",
                                hint="remove control characters and unassigned code points")
-        return list(self._bpe.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._bpe.encode(text, add_special_tokens=False).ids)
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # the library's panics are no Exception
+            raise RequestError(f"the model's tokenizer cannot encode this text: {error}") from None
 
     def _token(self, token: int) -> str:
         if not 0 <= token < self.vocab_size:
@@ -161,13 +168,12 @@ def _text_vocabulary(tokens: Sequence[str], special: Iterable[int],
 
 
 def _build(vocab: dict[str, int], merges: Sequence[str], pretokenizer: Pretokenization) -> BpeTokenizer:
+    if len(merges) > MAX_MERGES:
+        raise bad_value(_key("merges"), f"a list of {len(merges)}", f"at most {MAX_MERGES} entries")
     parts = iter(" ".join(merges).split(" "))  # one split for all: 2 x faster than one each
-    try:
+    with library_errors("tokenizer.ggml.merges does not fit the tokens", _key("merges")):
         model = BPE(vocab=vocab, merges=list(zip(parts, parts, strict=True)) if merges else [],
                     ignore_merges=pretokenizer.whole_words)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"tokenizer.ggml.merges does not fit the tokens: {error}",
-                              field="tokenizer.ggml.merges") from error
     bpe = BpeTokenizer(model)
     bpe.pre_tokenizer = pretokenizer.pre_tokenizer()
     bpe.normalizer = pretokenizer.normalizer()

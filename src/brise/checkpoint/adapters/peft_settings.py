@@ -97,7 +97,7 @@ def read_settings(folder: Path) -> PeftSettings:
         if kind != "LORA":
             raise fields.refused("peft_type", "'LORA'")
         for name in _EMPTY:
-            if fields.value(name) not in (None, [], {}):
+            if fields.value(name) not in (None, False, [], {}, ""):
                 raise fields.refused(name, "null")
         settings = PeftSettings(
             _rank(fields), _alpha(fields, "lora_alpha"), fields.flag("use_rslora", default=False),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -143,11 +142,7 @@ def _keys(pre: str, tokens: list[str], types: list[int], merges: list[str], ids:
 
 def _pre_name(document: Mapping[str, object], path: Path) -> str:
     """The name of the file's pre-tokenizer: the one that cuts PROBE the same."""
-    steps = BpeTokenizer.from_str(json.dumps({
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None,
-        "normalizer": document.get("normalizer"), "pre_tokenizer": document.get("pre_tokenizer"), "decoder": None,
-        "model": {"type": "BPE", "vocab": {}, "merges": []}}))
-    pieces = _cut(steps)
+    pieces = _cut(hf_tokenizer.read_steps(document, path))
     for name in PRE_NAMES:
         if _cut(_splitter(pretokenizers.named(name))) == pieces:
             return name

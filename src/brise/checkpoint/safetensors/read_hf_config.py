@@ -26,6 +26,11 @@ def read_config(values: Mapping[str, object]) -> Description:
     top = Fields(values, "")
     for architecture in top.strings("architectures"):
         refuse_draft(architecture)
+    if top.has("quantization") or (top.has("quantization_config")
+                                   and not top.section("quantization_config").has("quant_method", "quantization")
+                                   and top.section("quantization_config").has("bits", "group_size")):
+        raise UnsupportedError("this is a folder of MLX (quantized for Apple's machines), which brise does not read",
+                               hint="take the model's original folder, or a GGUF file of it")
     block = scale_block(top.section("quantization_config")) if top.has("quantization_config") else None
     kind = top.text("model_type")
     if kind != "mistral3":
