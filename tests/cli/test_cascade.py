@@ -74,6 +74,34 @@ def test_every_other_look_at_the_same_data_has_less_of_delta(store: SqlStore,
     assert [number("--since", "1970-01-01T02:46:40"), number()] == [1, 7]
 
 
+def test_a_plan_costs_nothing_and_says_what_an_analysis_will(store: SqlStore,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(900))
+    planned = document(capsys, "cascade", "calls", "--plan")
+    assert planned["is_plan"] and planned["rule"] is None and planned["look"]["number"] == 1
+    assert main(["cascade", "calls", "--risk", "6", "--plan"]) == 0
+    shown = capsys.readouterr()
+    assert "interim analysis 1 of these data takes 3 % of a delta of 5 %, and leaves 2 % to all others" in shown.out
+    assert "this plan costs nothing" in shown.out and "certified:" not in shown.out and not list(store.ledger())
+    command = shown.err.partition("next: brise ")[2]
+    assert command.strip() == "cascade calls --risk 6 --delta 5"
+    assert main(command.split()) == 0
+    assert "takes 3 % of a delta of 5 %" in capsys.readouterr().err, "it is said before the analysis, too"
+    assert document(capsys, "cascade", "calls", "--plan")["look"] == {
+        "number": 2, "delta": pytest.approx(0.05 * 6 / (2 * math.pi) ** 2)}
+    assert main(["cascade", "calls", "--risk", "6", "--plan"]) == 0
+    assert "analysed before: interim analysis 1, again, costs nothing" in capsys.readouterr().out
+    assert [line.kind for line in store.ledger()] == ["certification", "cascade"]
+
+
+def test_a_plan_says_what_is_impossible_beforehand(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    put(store, shadowed(300, error=0.4, knows=False))
+    found = document(capsys, "cascade", "calls", "--risk", "1", "--plan-only")
+    assert found["why_not"] and found["feasibility"]["floor"] > 0.3 and not list(store.ledger())
+    assert main(["cascade", "calls", "--risk", "1", "--plan", "--until", "1970-01-01T00:20"]) == 1
+    assert not list(store.ledger()), "a plan that is refused leaves no line either"
+
+
 def test_a_dry_run_writes_a_look_and_no_rule(store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, shadowed(900))
     assert document(capsys, "cascade", "calls", "--dry-run")["rule"]["kept"] > 0.5

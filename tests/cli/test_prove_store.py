@@ -182,3 +182,21 @@ def test_other_weights_under_the_same_name_are_another_candidate(store: SqlStore
                                                         "weights or another adapter"}]
     assert main(["prove", "--verify", str(path)]) == 0
     assert "data: ok" in capsys.readouterr().out
+
+
+def test_a_plan_costs_nothing_and_an_analysis_says_what_it_takes(store: SqlStore,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(60))
+    for words in (["--plan"], ["--plan-only", "--margin", "5"]):
+        status, found = reported(capsys, "--task", TASK, *words)
+        assert status == 0 and found["analysis"]["number"] == 1 and not found["analysis"]["is_again"]
+    assert main(["prove", "--task", TASK, "--plan"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "as candidate 1 of these data takes 3 % of an alpha of 5 %, and leaves 2 % to all others" in shown
+    assert not list(store.ledger())
+    assert main(["prove", "--task", TASK]) == 4
+    assert "takes 3 % of an alpha of 5 %" in capsys.readouterr().err
+    found = reported(capsys, "--task", TASK, "--plan")[1]
+    assert found["analysis"]["is_again"] and found["analysis"]["number"] == 1
+    assert reported(capsys, "--task", TASK, "--plan", "--margin", "5")[1]["analysis"]["number"] == 2
+    assert [line.kind for line in store.ledger()] == ["proof"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from brise.cli import number_types, pair_options, terminal
 from brise.cli.command_parser import examples
+from brise.cli.progress_bar import TerminalWatcher
 from brise.dialects import answers
 from brise.prove import cascade as use_case
 from brise.prove.calibrate import Calibration
@@ -33,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "even with perfect ranking, the number of labelled answers needed, and what they will keep. Then "
                     "it certifies, and writes the rule into the ledger, from where `brise switch` takes it. "
                     "docs/guides/switch.md says how. Exit status: 0 certified, 3 impossible on these data.",
-        epilog=examples("brise cascade calls --risk 5 --delta 5"))
+        epilog=examples("brise cascade calls --risk 5 --plan", "brise cascade calls --risk 5 --delta 5"))
     parser.add_argument("task", metavar="TASK", help="the workflow, as requests name it")
     parser.add_argument("--small-model", "--candidate", metavar="MODEL",
                         help="the small model (default: the one that answered in the shadow)")
@@ -55,6 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--since", metavar="TIME", type=pair_options.moment,
                         help="only requests from then on: 2026-01-31, or with T and a time of day (UTC)")
     parser.add_argument("--until", metavar="TIME", type=pair_options.moment, help="only requests before then")
+    parser.add_argument("--plan", "--plan-only", dest="plan_only", action="store_true",
+                        help="say only what is possible, and what an interim analysis will take of --delta; certify "
+                             "nothing, write nothing: it costs nothing")
     parser.add_argument("--dry-run", action="store_true",
                         help="write no rule into the ledger; it is an interim analysis all the same")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
@@ -65,11 +71,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     result = use_case.run(CascadeOptions(
         args.task, args.small_model, RiskClaim(args.risk / 100, args.delta / 100), args.label_source, args.score,
-        None if args.signal is None else tuple(args.signal), args.since, args.until, args.dry_run, args.store))
+        None if args.signal is None else tuple(args.signal), args.since, args.until, args.dry_run,
+        args.plan_only, args.store), TerminalWatcher())
     if args.json:
         terminal.result(json.dumps(result.to_json(), indent=2))
     else:
         _show(result, is_kept=not args.dry_run)
+    if result.is_plan:
+        terminal.note(f"next: {_certifying(args)}")
+        return 0
     return 0 if result.calibration.rule is not None else IMPOSSIBLE
 
 
@@ -79,17 +89,36 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
         Paragraph(f"{found.draft.task}: {rows.candidate} beside the large model, {len(rows.rows)} answers"),
         Paragraph(f"wrong is: {_WRONG[rows.label_source]}"),
         *(Paragraph(f"left out: {number} answers: {reason}") for number, reason in rows.left_out),
-        Paragraph(f"interim analysis {analysis.number} of these data: it may fail with "
+        Paragraph(analysis.words if result.is_plan else
+                  f"interim analysis {analysis.number} of these data: it may fail with "
                   f"{100 * analysis.share.delta:.2g} %, all analyses of them together with "
                   f"{100 * analysis.claim.delta:g} %"),
         _feasible(found)]
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
     parts.append(Paragraph(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}"))
-    if found.rule is None:
+    if result.is_plan:
+        parts.append(Paragraph(f"as it looks, this guarantee is impossible on your data: {found.why}" if found.why else
+                               "nothing was certified, and nothing was written: this plan costs nothing"))
+    elif found.rule is None:
         parts.append(Paragraph(f"this guarantee is impossible on your data: {found.why}"))
     else:
         parts += _certified(found.rule, found.saving_usd, analysis, is_kept=is_kept)
     console.show_parts(parts)
+
+
+def _certifying(args: argparse.Namespace) -> str:
+    """The command that certifies what this one planned."""
+    asked = {"--small-model": args.small_model, "--label-source": args.label_source, "--score": args.score,
+             "--store": args.store, "--since": args.since, "--until": args.until}
+    words = ["brise", "cascade", args.task, "--risk", f"{args.risk:g}", "--delta", f"{args.delta:g}"]
+    for name, value in asked.items():
+        if value not in (None, "auto"):
+            words += [name, _time(value) if isinstance(value, float) else value]
+    return shlex.join([*words, *(word for name in args.signal or () for word in ("--signal", name))])
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _certified(rule: Rule, saving_usd: float | None, analysis: InterimAnalysis, *, is_kept: bool) -> list[Part]:

@@ -180,7 +180,9 @@ def _add_claim(parser: argparse.ArgumentParser) -> None:
                              "times (default: every label of 2 to 20 values, length and writing)")
     parser.add_argument("--slice-margin", "--slice-delta", metavar="POINTS", type=number_types.percent, default=5.0,
                         help="points that it may be worse in a slice (default: 5)")
-    parser.add_argument("--plan-only", action="store_true", help="print the sample size and compare nothing")
+    parser.add_argument("--plan", "--plan-only", dest="plan_only", action="store_true",
+                        help="print the sample size and what an analysis will take of alpha; compare nothing, write "
+                             "nothing")
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from brise.prove.document import About
 from brise.prove.pairs import Pair
 from brise.prove.proof import Proof, Terms
 from brise.prove.scoring import PairScores
+from brise.stats.sequential_test import alpha_left, candidate_alpha
 from brise.traffic.ledger import canonical
 from brise.traffic.records import LedgerEntry
 from brise.traffic.store import Query, TrafficStore
@@ -104,6 +105,38 @@ def candidate_number(entries: Iterable[LedgerEntry], this: Analysis) -> int:
     if own is None:
         return len(others) + 1
     return max(own, len(others) + 1) if grown else own
+
+
+@dataclass(frozen=True)
+class AnalysisCost:
+    """What an interim analysis takes of alpha: as the `number`-th test of its data, or nothing if it was there before.
+    """
+
+    number: int
+    alpha: float
+    alpha_of_all: float
+    left: float  # to all tests of these data that may follow
+    is_again: bool = False
+
+    @property
+    def words(self) -> str:
+        """What a user should know before the analysis is made."""
+        own, whole, left = (f"{100 * part:.2g} %" for part in (self.alpha, self.alpha_of_all, self.left))
+        if self.is_again:
+            return (f"this test was analysed before: another analysis of it costs nothing, it has {own} of an alpha of "
+                    f"{whole} (candidate {self.number} of these data)")
+        return (f"an analysis as candidate {self.number} of these data takes {own} of an alpha of {whole}, and leaves "
+                f"{left} to all others; further analyses of the same test cost nothing")
+
+
+def cost(entries: Iterable[LedgerEntry], this: Analysis, terms: Terms) -> AnalysisCost:
+    """What this analysis takes; `terms` has its candidate's number."""
+    name = this.student, this.fingerprint, this.definition, this.since_s
+    is_again = any(entry.kind == ANALYSIS and entry.body.get("task") == this.task and name == (
+        str(entry.body.get("student")), entry.body.get("fingerprint"), entry.body.get("definition"),
+        _time(entry.body.get("since_s"))) for entry in entries)
+    return AnalysisCost(terms.candidate, candidate_alpha(terms.alpha, terms.candidate), terms.alpha,
+                        alpha_left(terms.alpha, terms.candidate), is_again)
 
 
 def open_since(entries: Iterable[LedgerEntry]) -> dict[str, float | None]:

@@ -56,9 +56,42 @@ class Calibration:
     saving_usd: float | None  # of the cost of these requests
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What the earlier conversations give: the rule's draft, what can be expected, the thresholds to try."""
+
+    draft: Rule
+    feasibility: Feasibility
+    thresholds: tuple[float, ...]
+    later: tuple[CalibrationRow, ...]
+
+
 def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
               signals: Sequence[str] | None = None) -> Calibration:
     """Calibrates and certifies; EvidenceError under 30 conversations on either side of the split."""
+    ready = _prepared(rows, task, claim, scorer, signals)
+    later, draft = ready.later, ready.draft
+    later_confidences, later_wrong = _judged(draft, later), _wrong(later)
+    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later],
+                                    list(ready.thresholds), claim)
+    if found is None:
+        return Calibration(ready.feasibility, draft, None, _why_not(ready.feasibility, claim), None)
+    rule = _certified(draft, found, method, later, later_confidences)
+    return Calibration(ready.feasibility, draft, rule, "", _saving(later, found, audit))
+
+
+def plan(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto",
+         signals: Sequence[str] | None = None) -> Calibration:
+    """What can be expected, from the earlier conversations alone: the answers that certify are not looked at.
+
+    So it costs nothing. `why` says why the claim cannot be certified on these data, where that is known beforehand.
+    """
+    ready = _prepared(rows, task, claim, scorer, signals)
+    return Calibration(ready.feasibility, ready.draft, None, _known_beforehand(ready.feasibility, claim) or "", None)
+
+
+def _prepared(rows: CalibrationRows, task: str, claim: RiskClaim, scorer: str,
+              signals: Sequence[str] | None) -> _Prepared:
     earlier, later = split(rows.rows)
     draft = _fit(earlier, task, rows, claim, scorer, signals)
     confidences, wrong = _judged(draft, earlier), _wrong(earlier)
@@ -69,12 +102,7 @@ def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str
         cascade.expected(confidences, wrong, certifying, claim).kept,
         cascade.units_needed(confidences, wrong, claim), cascade.least_units(claim))
     thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, claim) if value > NEVER]
-    later_confidences, later_wrong = _judged(draft, later), _wrong(later)
-    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later], thresholds, claim)
-    if found is None:
-        return Calibration(feasibility, draft, None, _why_not(feasibility, claim), None)
-    rule = _certified(draft, found, method, later, later_confidences)
-    return Calibration(feasibility, draft, rule, "", _saving(later, found, audit))
+    return _Prepared(draft, feasibility, tuple(thresholds), later)
 
 
 def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], tuple[CalibrationRow, ...]]:
@@ -166,7 +194,7 @@ def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[Calibr
     return from_body(to_body(rule))
 
 
-def _why_not(found: Feasibility, claim: RiskClaim) -> str:
+def _known_beforehand(found: Feasibility, claim: RiskClaim) -> str | None:
     if found.certifying < found.least:
         return (f"{found.certifying} answers are left to certify with; even if all were right, {found.least} are "
                 f"needed for a risk of {100 * claim.risk:g} % with {100 * (1 - claim.delta):g} % certainty")
@@ -175,6 +203,13 @@ def _why_not(found: Feasibility, claim: RiskClaim) -> str:
         return (f"confidence tells right from wrong only so well (AUROC {found.auroc:.2f}) that, even if all were "
                 f"known, {100 * found.oracle:.0f} % could be kept at that risk: {best:.0f} answers, and {found.least} "
                 "that are all right are needed to show it")
+    return None
+
+
+def _why_not(found: Feasibility, claim: RiskClaim) -> str:
+    known = _known_beforehand(found, claim)
+    if known is not None:
+        return known
     said = f"{found.certifying} answers do not show it"
     if found.needed is None:
         return said

@@ -16,9 +16,10 @@ from brise import settings
 from brise.errors import EvidenceError
 from brise.files.digests import text_digest
 from brise.prove import calibration_rows
-from brise.prove.calibrate import Calibration, calibrate
+from brise.prove.calibrate import Calibration, calibrate, plan
 from brise.prove.calibration_rows import CalibrationRows, WantedSource
 from brise.stats import thresholds
+from brise.stats.sequential_test import alpha_left
 from brise.stats.thresholds import RiskClaim
 from brise.switch.rule import to_body
 from brise.switch.state import AUDIT
@@ -26,6 +27,7 @@ from brise.traffic.ledger import canonical
 from brise.traffic.records import LedgerEntry
 from brise.traffic.store import TrafficStore
 from brise.traffic.stores import open_store
+from brise.watch import SILENT, Watcher
 
 ANALYSIS, RULE = "certification", "cascade"  # lines of the ledger
 REFUSED = "refused"  # nothing was certified or found impossible, so it costs nothing
@@ -37,7 +39,8 @@ class CascadeOptions:
     analyses.
 
     None: the only small model that answered in the shadow, the best signal (or all, if together they are better), all
-    times. With `dry_run` no rule is written; it is an interim analysis all the same.
+    times. With `dry_run` no rule is written; it is an interim analysis all the same. With `plan_only` it is none:
+    nothing is certified, and nothing written.
     """
 
     task: str
@@ -49,6 +52,7 @@ class CascadeOptions:
     since_s: float | None = None
     until_s: float | None = None
     dry_run: bool = False
+    plan_only: bool = False
     store: str | None = None
 
 
@@ -66,6 +70,17 @@ class InterimAnalysis:
     since_s: float
     until_s: float
     number: int = 1
+    is_again: bool = False  # the same was analysed before, so that it costs nothing
+
+    @property
+    def words(self) -> str:
+        """What the analysis takes of delta, to be known before it is made."""
+        own, whole, left = (f"{100 * part:.2g} %" for part in (
+            self.share.delta, self.claim.delta, alpha_left(self.claim.delta, self.number)))
+        if self.is_again:
+            return f"the same was analysed before: interim analysis {self.number}, again, costs nothing"
+        return (f"interim analysis {self.number} of these data takes {own} of a delta of {whole}, and leaves {left} to "
+                "all others")
 
     @property
     def share(self) -> RiskClaim:
@@ -75,11 +90,12 @@ class InterimAnalysis:
 
 @dataclass(frozen=True)
 class CascadeResult:
-    """The answers it was computed from, what they say, and which interim analysis of them this was."""
+    """The answers it was computed from, what they say, and which interim analysis of them this was, or would be."""
 
     rows: CalibrationRows
     calibration: Calibration
     analysis: InterimAnalysis
+    is_plan: bool = False
 
     def to_json(self) -> Mapping[str, Any]:
         """What --json prints."""
@@ -90,15 +106,20 @@ class CascadeResult:
                 "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
                 "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
                 "vetoes": list(found.draft.vetoes), "rule": None if found.rule is None else to_body(found.rule),
-                "why_not": found.why or None, "saving_usd": found.saving_usd}
+                "why_not": found.why or None, "saving_usd": found.saving_usd,
+                **({"is_plan": True} if self.is_plan else {})}
 
 
-def run(options: CascadeOptions) -> CascadeResult:
-    """Certifies a rule from captured traffic, and writes it into the ledger, unless it is a dry run."""
+def run(options: CascadeOptions, watcher: Watcher = SILENT) -> CascadeResult:
+    """Certifies a rule from captured traffic, and writes it into the ledger, unless it is a dry run or a plan."""
     with closing(open_store(options.store, settings.read().home, must_exist=True)) as store:
         rows = calibration_rows.read(store, options.task, options.small_model, options.since_s, options.until_s,
                                      label_source=options.label_source, scorer=options.score)
         analysis = analysis_of(store, rows, options)
+        if options.plan_only:
+            planned = plan(rows, options.task, analysis.share, scorer=options.score, signals=options.signals)
+            return CascadeResult(rows, planned, analysis, is_plan=True)
+        watcher.note(analysis.words)
         found = _calibrated(store, rows, analysis, options)
         if found.rule is not None and not options.dry_run:
             store.append(RULE, to_body(found.rule))
@@ -129,7 +150,10 @@ def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOpti
                  for row in rows.rows]}
     test = text_digest(canonical(asked))
     found = InterimAnalysis(options.task, rows.candidate, test, claim, rows.rows[0].at_s, rows.rows[-1].at_s)
-    return replace(found, number=analysis_number(store.ledger(), found))
+    entries = list(store.ledger())
+    is_again = any(entry.kind == ANALYSIS and entry.body.get("test") == test and entry.body.get("task") == found.task
+                   and entry.body.get("result") != REFUSED for entry in entries)
+    return replace(found, number=analysis_number(entries, found), is_again=is_again)
 
 
 def analysis_number(entries: Iterable[LedgerEntry], this: InterimAnalysis) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,11 @@ def run(options: ProveOptions, watcher: Watcher = SILENT) -> ProveResult:
         notes = require_none_trained_on(found.chosen.pairs, train)
         if options.small.adapter is not None:
             require_newer_than(found.chosen.pairs, options.small.adapter)
-        return _proven(options, replace(found, notes=(*found.notes, *notes)), store, train)
+        return _proven(options, replace(found, notes=(*found.notes, *notes)), store, train, watcher)
 
 
-def _proven(options: ProveOptions, found: PairSource, store: TrafficStore | None,
-            train: Sequence[EvalExample]) -> ProveResult:
+def _proven(options: ProveOptions, found: PairSource, store: TrafficStore | None, train: Sequence[EvalExample],
+            watcher: Watcher) -> ProveResult:
     pairs, asked = found.chosen.pairs, options.scoring
     if store is not None:
         analyses.require_unexported(store, found.task, {pair.id for pair in pairs})
@@ -82,12 +82,15 @@ def _proven(options: ProveOptions, found: PairSource, store: TrafficStore | None
     terms = replace(options.terms, candidate=options.candidate or 1)
     defined = analyses.definition(terms, scored, pairs, {
         "unit": options.pairs.cluster, "settle_s": options.pairs.settle_s, "any_context": options.pairs.any_context})
+    this = Analysis(around.task, around.student, around.fingerprint, defined, around.since_s, around.until_s)
+    ledger = [] if store is None else list(store.ledger())
     if store is not None:
-        terms = replace(terms, candidate=analyses.candidate_number(store.ledger(), Analysis(
-            around.task, around.student, around.fingerprint, defined, around.since_s, around.until_s)))
+        terms = replace(terms, candidate=analyses.candidate_number(ledger, this))
+    cost = analyses.cost(ledger, this, terms)
     planned = plan(pairs, scored, terms, options.discordance)
     if options.plan_only:
-        return ProveResult(document.planned(around, planned, terms), planned)
+        return ProveResult(document.planned(around, planned, terms) | {"analysis": asdict(cost)}, planned)
+    watcher.note(cost.words)
     proof = prove(pairs, scored, terms, planned)
     beside, why_none = _baselines(pairs, proof, scorer, train)
     notes = [*why_none, *guards.not_asked(proof.guards, terms.margins), *_calibrated(store, around)]

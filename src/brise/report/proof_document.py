@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from brise.prove import document as texts
+from brise.prove.analyses import AnalysisCost
 from brise.report import figures
 from brise.report.charts import Axis, Dot, IntervalChart, LineChart, Reference, Series
 from brise.report.document import (
@@ -34,7 +35,9 @@ LOWEST = 1e-3  # of the evidence that is drawn; what lies below cannot matter an
 
 def plan_document(found: Mapping[str, Any]) -> Document:
     """The document of a plan alone (prove.document.planned)."""
-    return Document(f"Plan: {found['task']}", _lead(found), top=[Paragraph(texts.plan_words(found))])
+    return Document(f"Plan: {found['task']}", _lead(found), top=[
+        Paragraph(texts.plan_words(found)),
+        Paragraph(f"Cost: {AnalysisCost(**found['analysis']).words}. This plan costs nothing and writes nothing.")])
 
 
 def proof_document(found: Mapping[str, Any]) -> Document:

@@ -204,7 +204,7 @@ _LIMITS: Mapping[str, tuple[float, float, bool, str]] = {
     "window.until_s": _TIME, "candidate": _COUNT, "decided_at": _COUNT, "window.rows": _COUNT}
 
 
-def _record(kind: type[Any], place: str, value: object) -> Any:
+def _record(kind: Any, place: str, value: object) -> Any:
     """A dataclass of an object that has its fields and no others; those with a default may be left out."""
     if not isinstance(value, dict):
         raise _wrong(place, value, "object")

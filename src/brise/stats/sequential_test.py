@@ -157,6 +157,11 @@ def candidate_alpha(alpha: float, k: int) -> float:
     return alpha * 6 / (math.pi * k) ** 2
 
 
+def alpha_left(alpha: float, k: int) -> float:
+    """What the first k candidates leave of `alpha` to all that may follow."""
+    return alpha - sum(candidate_alpha(alpha, number) for number in range(1, k + 1))
+
+
 def proven_slices(evidence: Mapping[str, float], alpha: float = 0.05) -> frozenset[str]:
     """Slices whose e-values pass e-BH (Wang & Ramdas, 2009.02824): at most `alpha` of them are wrong on average.
 
