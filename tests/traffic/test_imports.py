@@ -265,3 +265,41 @@ VALUES = st.recursive(
                        VALUES, max_size=6), st.sampled_from(["auto", "openai", "langfuse", "otel"]))
 def test_any_object_is_an_exchange_or_a_bad_row(tmp_path: Path, row: dict[str, Any], format: Format) -> None:
     read([write(tmp_path, "any.jsonl", row)], format)
+
+
+@pytest.mark.parametrize(("counted", "right"), [
+    ({"usageDetails": {"input": 86, "input_cached_tokens": 17817, "output": 20, "total": 17923}},
+     Usage(17903, 20, 17817)),
+    ({"usageDetails": {"input": 86, "input_cached_tokens": 17817, "output": 20}}, Usage(17903, 20, 17817)),
+    ({"usageDetails": {"input": 100, "input_cached_tokens": 64, "output": 20, "total": 120}}, Usage(100, 20, 64)),
+    ({"usageDetails": {"input": 3, "cache_read_input_tokens": 12304, "cache_creation_input_tokens": 2000,
+                       "output": 550}}, Usage(14307, 550, 12304, 2000)),
+    ({"usageDetails": {"input": 3, "input_cache_read": 100, "input_cache_creation": 20, "output": 5,
+                       "output_reasoning_tokens": 30, "total": 158}}, Usage(123, 35, 100, 20, reasoning_tokens=30)),
+    ({"usageDetails": {"input": "86", "output": 20.0, "total": None}}, Usage(86, 20)),
+    ({"usageDetails": {"input": 86, "input_cached_tokens": -4, "output": 20}}, Usage(None, 20, None)),
+    ({"usageDetails": {"input": 0, "output": 0, "total": 0}}, None), ({"usageDetails": {}}, None),
+    ({"usageDetails": {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 64}}},
+     Usage(100, 5, 64)),
+    ({"usageDetails": json.dumps({"input": 1, "input_audio_tokens": 9, "output": 2, "output_audio_tokens": 4})},
+     Usage(10, 6, audio_prompt_tokens=9, audio_completion_tokens=4)),
+    ({"usage": {"input": 7, "output": 2, "total": 9, "unit": "TOKENS"}}, Usage(7, 2)),
+    ({"promptTokens": 7, "completionTokens": 2, "totalTokens": 9}, Usage(7, 2))])
+def test_langfuse_counts_its_cache_apart(tmp_path: Path, counted: dict[str, Any], right: Usage | None) -> None:
+    row = {name: value for name, value in GENERATION.items() if not name.lower().startswith("usage")}
+    assert one(write(tmp_path, "o.jsonl", {**row, **counted})).usage == right
+
+
+@pytest.mark.parametrize(("counted", "right"), [
+    ({"input_tokens": 100, "output_tokens": 5, "cache_read.input_tokens": 64, "cache_creation.input_tokens": 8,
+      "reasoning.output_tokens": 3}, Usage(100, 5, 64, 8, reasoning_tokens=3)),
+    ({"input_tokens": 3, "output_tokens": 550, "cache_read_input_tokens": 12304, "cache_creation_input_tokens": 2000},
+     Usage(14307, 550, 12304, 2000)),
+    ({"input_tokens": 50, "output_tokens": 5, "cache_read.input_tokens": 40, "total_tokens": 95}, Usage(90, 5, 40)),
+    ({"prompt_tokens": 7, "completion_tokens": 2, "details.cache_read_tokens": 4, "details.input_tokens": 3},
+     Usage(7, 2, 4)), ({"input_tokens": -7, "output_tokens": 2}, Usage(None, 2)),
+    ({"input_tokens": 0, "output_tokens": 0}, None)])
+def test_open_telemetry_counts_its_cache_with_the_prompt(tmp_path: Path, counted: dict[str, int],
+                                                         right: Usage | None) -> None:
+    export = otlp({**NEWEST, **{f"gen_ai.usage.{name}": value for name, value in counted.items()}})
+    assert read([write(tmp_path, "spans.jsonl", export)]).exchanges[0].usage == right

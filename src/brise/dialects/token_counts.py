@@ -48,7 +48,7 @@ def of_openai(body: Body) -> Usage | None:
                   _part([usage, *details], REASONING, missing=None), _part(prompt_places[1:], AUDIO),
                   _part(details, AUDIO))
     total = _count(usage, TOTAL)
-    return _checked(found if not total else _with_total(found, total, is_said=_is_said(usage, COMPLETION)))
+    return checked(found if not total else _with_total(found, total, is_said=_is_said(usage, COMPLETION)))
 
 
 def of_messages(body: Body) -> Usage | None:
@@ -77,6 +77,19 @@ def as_openai(usage: Usage | None) -> Fields | None:
             "total_tokens": usage.total_tokens, "prompt_tokens_details": {"cached_tokens": usage.cached_tokens or 0}}
 
 
+def checked(usage: Usage) -> Usage | None:
+    """Parts that are larger than their whole are unknown. None if nothing is left."""
+    if not usage.prompt_tokens and not usage.completion_tokens:  # no request has nothing: 0 and 0 count nothing
+        return None
+    fitting = replace(usage, reasoning_tokens=_within(usage.reasoning_tokens, usage.completion_tokens),
+                      audio_completion_tokens=_within(usage.audio_completion_tokens, usage.completion_tokens))
+    parts = {name: getattr(usage, name) or 0 for name in PARTS_OF_PROMPT}
+    if usage.prompt_tokens is None or sum(parts.values()) <= usage.prompt_tokens:
+        return fitting
+    unknown = {name: None for name, count in parts.items() if count}  # nobody knows which of them is wrong
+    return replace(fitting, **unknown, cache_write_1h_tokens=fitting.cache_write_1h_tokens and None)
+
+
 def shown(usage: Usage | None) -> Fields | None:
     """The counts as JSON has them: the first three, and of the others those that say something."""
     if usage is None:
@@ -89,7 +102,7 @@ def _of_anthropic(usage: Body) -> Usage | None:
     rest, cached = _count(usage, ("input_tokens",)), _part([usage], ("cache_read_input_tokens",))
     written, written_1h = _written([usage])
     prompt = None if rest is None or cached is None or written is None else rest + cached + written
-    return _checked(Usage(prompt, _count(usage, ("output_tokens",)), cached, written, written_1h))
+    return checked(Usage(prompt, _count(usage, ("output_tokens",)), cached, written, written_1h))
 
 
 def _usage_of(body: Body) -> Body | None:
@@ -113,19 +126,6 @@ def _with_total(usage: Usage, total: int, *, is_said: bool) -> Usage:
     if prompt + completion < total:  # Gemini and xAI leave reasoning out of the completion, and bill it
         return replace(usage, completion_tokens=total - prompt)
     return usage if prompt + completion == total else replace(usage, prompt_tokens=None, completion_tokens=None)
-
-
-def _checked(usage: Usage) -> Usage | None:
-    """Parts that are larger than their whole are unknown. None if nothing is left."""
-    if usage.prompt_tokens is None and usage.completion_tokens is None:
-        return None
-    checked = replace(usage, reasoning_tokens=_within(usage.reasoning_tokens, usage.completion_tokens),
-                      audio_completion_tokens=_within(usage.audio_completion_tokens, usage.completion_tokens))
-    parts = {name: getattr(usage, name) or 0 for name in PARTS_OF_PROMPT}
-    if usage.prompt_tokens is None or sum(parts.values()) <= usage.prompt_tokens:
-        return checked
-    unknown = {name: None for name, count in parts.items() if count}  # nobody knows which of them is wrong
-    return replace(checked, **unknown, cache_write_1h_tokens=checked.cache_write_1h_tokens and None)
 
 
 def _within(part: int | None, whole: int | None) -> int | None:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from brise.dialects import token_counts
 from brise.dialects.bodies import Usage
+from brise.traffic.imports import counts
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -23,12 +25,15 @@ from brise.traffic.imports.row import (
     parsed,
     seconds,
     text,
-    whole,
 )
 from brise.traffic.records import Exchange
 
 OTHER_TYPES = ("SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "GUARDRAIL", "EMBEDDING")
 MARKS = ("trace_id", "observations", "start_time", "session_id", "provided_model_name")  # of such a row
+
+
+BESIDE = ("input_usage", "prompt_tokens", "input_tokens", "output_usage", "completion_tokens", "output_tokens",
+          "total_usage", "total_tokens")
 
 
 def is_row(value: Mapping[str, Any]) -> bool:
@@ -128,15 +133,17 @@ def _answered(value: Any, model: str, usage: Usage | None) -> dict[str, Any] | N
 
 
 def _usage(value: Mapping[str, Any]) -> Usage | None:
-    """A field by any of the names that exports use."""
-    details = parsed(value.get("usage_details")) or parsed(value.get("usage"))
-    found = _snake(details) if isinstance(details, dict) else {}
-    prompt = whole(found.get("input") or found.get("prompt_tokens") or found.get("input_tokens")
-                   or value.get("input_usage") or value.get("prompt_tokens") or value.get("input_tokens"))
-    completion = whole(found.get("output") or found.get("completion_tokens") or found.get("output_tokens")
-                       or value.get("output_usage") or value.get("completion_tokens") or value.get("output_tokens"))
-    cached = whole(found.get("input_cached_tokens") or found.get("cache_read_input_tokens"))
-    return Usage(prompt, completion, cached) if prompt or completion else None
+    """As Langfuse counts, or as the server did if its own words were kept; beside them in the oldest exports."""
+    for name in ("usage_details", "usage"):
+        details = parsed(value.get(name))
+        if isinstance(details, dict):
+            found = _snake(details)
+            is_nested = any(isinstance(each, dict) for each in found.values())
+            usage = (token_counts.of_openai({"usage": details}) if is_nested
+                     else counts.usage_of(found, is_apart=True))
+            if usage is not None:
+                return usage
+    return counts.usage_of({name: value.get(name) for name in BESIDE}, is_apart=True)
 
 
 def _cost(value: Mapping[str, Any]) -> float | None:

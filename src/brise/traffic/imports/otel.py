@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects.bodies import Usage
+from brise.traffic.imports import counts
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -29,13 +29,13 @@ from brise.traffic.imports.row import (
     parsed,
     seconds,
     text,
-    whole,
 )
 from brise.traffic.records import Exchange
 
 Fields = dict[str, Any]
 ROLES: Mapping[str, str] = {"gen_ai.system.message": "system", "gen_ai.user.message": "user",
                             "gen_ai.assistant.message": "assistant", "gen_ai.tool.message": "tool"}
+USAGE = "gen_ai.usage."
 CHATS = ("chat", "text_completion", "generate_content", "completion", "")
 PARAMETERS: Mapping[str, str] = {
     "gen_ai.request.temperature": "temperature", "gen_ai.request.top_p": "top_p",
@@ -85,9 +85,8 @@ def _exchange(span: Fields, logged: Mapping[str, list[Fields]], row: ImportedRow
         raise BadRowError("the span holds no messages")
     if answer is None and error is None:
         raise BadRowError("the span holds no answer")
-    usage = Usage(whole(said.get("gen_ai.usage.input_tokens") or said.get("gen_ai.usage.prompt_tokens")),
-                  whole(said.get("gen_ai.usage.output_tokens") or said.get("gen_ai.usage.completion_tokens")),
-                  whole(said.get("gen_ai.usage.cache_read.input_tokens")))
+    usage = counts.usage_of({name.removeprefix(USAGE): value for name, value in said.items() if name.startswith(USAGE)},
+                            is_apart=False)
     served_by = text(said.get("gen_ai.response.model")) or model
     finish = _first(said.get("gen_ai.response.finish_reasons"))
     request = {"model": model, "messages": messages, **_tools(said), **{
@@ -100,8 +99,7 @@ def _exchange(span: Fields, logged: Mapping[str, list[Fields]], row: ImportedRow
         subject=text(said.get("enduser.id")) or text(said.get("user.id")), served_by=served_by,
         fingerprint=text(said.get("gen_ai.openai.response.system_fingerprint")
                          or said.get("openai.response.system_fingerprint")),
-        usage=usage if usage.prompt_tokens or usage.completion_tokens else None,
-        total_s=max(0.0, (end_s or at_s) - at_s))
+        usage=usage, total_s=max(0.0, (end_s or at_s) - at_s))
 
 
 def _messages(said: Fields, events: Sequence[Fields]) -> tuple[list[Fields], Fields | None]:
