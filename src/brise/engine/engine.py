@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from brise.checkpoint.pooling import Pooling
 from brise.engine import batching, embedding, features, validate
 from brise.engine.answer import EngineAnswer, token_logprob
 from brise.engine.features import Features

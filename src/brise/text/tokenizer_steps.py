@@ -23,11 +23,12 @@ NORMALIZERS: Mapping[str, _Allowed] = MappingProxyType({"NFC": {}, "NFD": {}, "N
 PRE_TOKENIZERS: Mapping[str, _Allowed] = MappingProxyType({
     "ByteLevel": {"add_prefix_space": _FLAG, "trim_offsets": _FLAG, "use_regex": _FLAG},
     "Digits": {"individual_digits": _FLAG}, "Punctuation": {"behavior": _BEHAVIOURS},
-    "Split": {"behavior": _BEHAVIOURS, "invert": _FLAG}})
+    "Split": {"behavior": _BEHAVIOURS, "invert": _FLAG},
+    "Whitespace": {}, "WhitespaceSplit": {}})
 # Steps of the library (tokenizers 0.23) that are not run.
 _OTHERS = frozenset("""
-    BertNormalizer Strip StripAccents Lowercase Nmt Precompiled Replace Prepend BertPreTokenizer Metaspace Whitespace
-    WhitespaceSplit CharDelimiterSplit UnicodeScripts FixedLength
+    BertNormalizer Strip StripAccents Lowercase Nmt Precompiled Replace Prepend BertPreTokenizer Metaspace
+    CharDelimiterSplit UnicodeScripts FixedLength
     """.split()) | {*NORMALIZERS, *PRE_TOKENIZERS}
 _LISTS = MappingProxyType({"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"})
 
@@ -85,9 +86,9 @@ def _check_step(step: Mapping[str, object], part: str, file: str) -> None:
 
 def _check_pattern(pattern: object, part: str, file: str) -> None:
     match pattern:
-        case {"String": str(text)} if len(pattern) == 1 and 0 < len(text) <= MAX_TEXT:
+        case {"String": str(text), **rest} if not rest and 0 < len(text) <= MAX_TEXT:
             return
-        case {"Regex": str(text)} if len(pattern) == 1:
+        case {"Regex": str(text), **rest} if not rest:
             if text in pretokenizers.PATTERNS:
                 return
             if text.count("(") != text.count(")") and "\\" not in text:
