@@ -246,7 +246,7 @@ class Engine:
         step_pages = self.settings.max_step_tokens // self._pages.page_size
         return embedding.split_groups(texts, min(step_pages, self._pages.num_pages), self._pages.page_size)
 
-    def _pooling(self) -> embedding.Pooling:
+    def _pooling(self) -> Pooling:
         if self.model.pooling is None:
             raise UnsupportedError(f"{self.model.name} makes no embeddings: its file names no pooling",
                                    hint="use an embedding model")
