@@ -25,6 +25,7 @@ from brise.prove.options import (
 )
 from brise.prove.proof import Terms
 from brise.prove.run import ProveResult
+from brise.stats.clusters import Per, Weighting
 from brise.stats.labels import LabelSource
 from brise.watch import SILENT, Watcher
 
@@ -47,6 +48,9 @@ class ProofOptions(TypedDict, total=False):
         model: What the small model is, a name in the store or a path: its digests go into the certificate.
         adapter: And the folder of its adapter; no pair may be older than it.
         any_base: Take the adapter although its lineage names another model. Default: False.
+        per: What weighs alike in the claim, "answer" or "conversation". Default: "answer".
+        rows_per_conversation: With per="answer": answers of a conversation that count, the first ones, stated before
+            the data are seen. Default: the power of two that covers the first 30 conversations.
         alpha: How often a worse model may be promoted, over all candidates. Default: 0.05.
         power: How surely the plan wants to show an equal one. Default: 0.9.
         discordance: For the plan: the share of answers that will differ. Default: as in the data.
@@ -78,6 +82,8 @@ class ProofOptions(TypedDict, total=False):
     model: str | Path | None
     adapter: str | Path | None
     any_base: bool | None
+    per: Per | None
+    rows_per_conversation: int | None
     alpha: float | None
     power: float | None
     discordance: float | None
@@ -144,7 +150,8 @@ def _terms(margin: float, options: ProofOptions) -> Terms:
         _margin(margin, "margin"), _or(_share(options.get("alpha"), "alpha"), usual.alpha),
         power=_or(_share(options.get("power"), "power"), usual.power),
         slice_delta=_margin(_or(options.get("slice_margin"), usual.slice_delta), "slice_margin"),
-        dimensions=None if slices is None else tuple(slices), margins=options.get("margins") or usual.margins)
+        dimensions=None if slices is None else tuple(slices), margins=options.get("margins") or usual.margins,
+        weighting=Weighting(_or(options.get("per"), "answer"), options.get("rows_per_conversation")))
 
 
 def _scoring(options: ProofOptions) -> ScoringOptions:

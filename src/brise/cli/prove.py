@@ -25,6 +25,7 @@ from brise.prove.scoring import JUDGED_SHARE
 from brise.prove.verify import VerifyOptions
 from brise.report import console, html
 from brise.report.proof_document import plan_document, proof_document
+from brise.stats.clusters import PER, Weighting
 from brise.stats.labels import LABEL_SOURCES
 
 STATUS: Mapping[str, int] = MappingProxyType({"promote": 0, "not good enough": 3, "undecided": 4})
@@ -88,7 +89,8 @@ def options_of(args: argparse.Namespace) -> ProveOptions:
                     args.parallel),
         SmallModelOptions(args.model, args.adapter, args.any_base),
         Terms(args.margin / 100, args.alpha, power=args.power, slice_delta=args.slice_margin / 100,
-              dimensions=None if args.slice is None else tuple(args.slice), margins=_margins(args)),
+              dimensions=None if args.slice is None else tuple(args.slice), margins=_margins(args),
+              weighting=Weighting(args.per, args.rows_per_conversation)),
         ScoringOptions(args.label_source, args.draw, args.score, args.scorer, args.figure), args.discordance,
         args.candidate, tuple(args.train or ()), args.certificate, args.expires, args.plan_only)
 
@@ -103,6 +105,7 @@ def _verified(options: VerifyOptions, *, as_json: bool) -> int:
     if as_json:
         terminal.result(json.dumps(found.to_json(), indent=2))
     else:
+        terminal.result(f"claim: {found.claim}")
         for check in found.checks:
             sign = {True: "ok", False: "WRONG", None: "not looked at"}[check.passed]
             terminal.result(f"{check.name}: {sign}: {check.said}")
@@ -167,6 +170,12 @@ def _add_small_model(parser: argparse.ArgumentParser) -> None:
 def _add_claim(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", "--delta", metavar="POINTS", type=number_types.percent, default=2.0,
                         help="points that the small model may be worse (default: 2)")
+    parser.add_argument("--per", choices=PER, default="answer",
+                        help="what weighs alike in the claim: each answer, so that a conversation of eight counts "
+                             "eight times, or each conversation (default: answer)")
+    parser.add_argument("--rows-per-conversation", metavar="M", type=chat_options.count,
+                        help="with --per answer: answers of a conversation that count, the first M, stated before the "
+                             "data are seen (default: the power of two that covers the first 30 conversations)")
     parser.add_argument("--alpha", metavar="SHARE", type=OPEN_SHARE, default=0.05,
                         help="how often a worse one may be promoted, over all candidates (default: 0.05)")
     parser.add_argument("--power", metavar="SHARE", type=OPEN_SHARE, default=0.9,

@@ -59,7 +59,7 @@ def record(store: TrafficStore, around: About, proof: Proof, definition: str,
                  **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
         "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
         "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
-        "units": len(proof.differences), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
+        "units": len(proof.outcome.path), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
         "alpha": proof.terms.test.alpha, "labels": proof.scored.label_source, "since_s": around.since_s,
         "until_s": around.until_s})
 
@@ -72,7 +72,10 @@ def definition(terms: Terms, scored: PairScores, pairs: Sequence[Pair], selected
     """
     source = scored.label_source
     judges = sorted({known.who for pair in pairs for known in pair.judgements if known.label_source == "judge"})
-    claim = {"rung": source, "delta": terms.delta, "futility": terms.futility, "margins": asdict(terms.margins),
+    # Where each conversation has one answer, both claims are the same one, which is as old as the ledger.
+    is_other = terms.weighting.per == "answer" and len({pair.cluster for pair in pairs}) < len(pairs)
+    claim = {**(asdict(terms.weighting) if is_other else {}), "rung": source, "delta": terms.delta,
+             "futility": terms.futility, "margins": asdict(terms.margins),
              "slice_delta": terms.slice_delta, "dimensions": terms.dimensions, "selected": dict(selected),
              "scored": scored.definition if source == "outcome" else None,
              "judge": [judges, scored.bound] if source == "judge" else None}

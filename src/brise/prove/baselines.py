@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from brise.errors import EvidenceError, MissingExtraError
 from brise.evals import baseline
 from brise.evals.example import EvalExample
-from brise.evals.measure import bounded, of_rows
+from brise.evals.measure import bounded
 from brise.evals.scorers import Scorer
 from brise.prove import scoring
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters
 from brise.stats import sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, cluster_means
+from brise.stats.clusters import MIN_CLUSTERS
 from brise.stats.sequential_test import NonInferiorityTest, Verdict
 
 
@@ -41,12 +41,16 @@ def itself(pairs: Sequence[Pair], clusters: PairClusters) -> list[BaselineResult
             if pair.again is not None}
     worth = {at: judgement.again for at, pair in enumerate(rows) for judgement in pair.judgements
              if judgement.again is not None}
-    return [_again(what, values, rows) for what, values in (("the same answer", same), ("score", worth)) if values]
+    return [_again(what, values, clusters) for what, values in (("the same answer", same), ("score", worth)) if values]
 
 
-def _again(what: str, values: Mapping[int, float], rows: Sequence[Pair]) -> BaselineResult:
-    found = bounded(of_rows([{what: (value, 1.0)} for value in values.values()], [what])[0],
-                    [rows[at].cluster for at in values])
+def _again(what: str, values: Mapping[int, float], clusters: PairClusters) -> BaselineResult:
+    known = np.full(len(clusters.of_row), np.nan)
+    known[list(values)] = list(values.values())
+    measure, names = clusters.measured(what, known)
+    has = measure.counts[:, 1] > 0
+    found = bounded(replace(measure, counts=measure.counts[has]),
+                    [name for name, is_known in zip(names, has, strict=True) if is_known])
     return BaselineResult("the large model, asked again", what, found.estimate, found.low, found.high, len(values))
 
 
@@ -64,9 +68,9 @@ def classical(pairs: Sequence[Pair], clusters: PairClusters, scorer: Scorer, tra
     figure = scoring.figure_of(scorer)
     own = scoring.values(scorer, figure, examples, given)
     large = scoring.values(scorer, figure, examples, [pair.large.answer for pair in rows])
-    means = cluster_means(own - large, clusters.of_row)
-    outcome = sequential_test.decide(means, test) if len(means) >= MIN_CLUSTERS else None
-    found = bounded(of_rows([{"right": (float(value), 1.0)} for value in own], ["right"])[0], clusters.of_row)
+    bets = clusters.layout.bets(own - large)
+    outcome = sequential_test.decide(bets, test) if len(bets.limits) >= MIN_CLUSTERS else None
+    found = bounded(*clusters.measured("right", own))
     return BaselineResult(answerer.name, figure, found.estimate, found.low, found.high, len(rows),
                           None if outcome is None else outcome.verdict,
                           None if outcome is None else float(np.max(outcome.path)))

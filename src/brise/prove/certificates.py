@@ -32,7 +32,7 @@ from brise.prove.options import SmallModelOptions
 from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters, large_model_of, read_evidence
 from brise.prove.proof import Proof
 from brise.stats import certificate as forms
-from brise.stats.certificate import Certificate, CertifiedModel, Claim, Window
+from brise.stats.certificate import AnswerWeights, Certificate, CertifiedModel, Claim, Window
 from brise.text.load import tokens_for
 from brise.traffic import seal
 from brise.traffic.ledger import check_chain
@@ -94,12 +94,30 @@ def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedM
         Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.cluster,
                len(rows), digest_of_clusters(proof.clusters.names)),
         terms.delta, terms.test.alpha, terms.alpha, terms.candidate, terms.futility,
-        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.clusters.rows].mean()),
+        proof.scored.bound, proof.discordance, proof.clusters.layout.mean(proof.scored.differs[proof.clusters.rows]),
         proof.scored.label_source, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
         tuple(one.name for one in proven),
         tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),
-        tuple(map(float, proof.differences)), tuple(map(float, proof.outcome.path)), proof.outcome.decided_at, now_s,
-        now_s + 86400.0 * days, dict(selection), f"brise {__version__}")
+        tuple(map(float, proof.sums)), tuple(map(float, proof.outcome.path)), proof.outcome.decided_at, now_s,
+        now_s + 86400.0 * days, dict(selection), f"brise {__version__}", _answers(proof))
+
+
+def claim_words(found: Certificate) -> str:
+    """What the certificate claims, in words."""
+    answers = found.answers
+    what = "each conversation weighs alike" if answers is None else (
+        f"each answer weighs alike; of a conversation the first {answers.most_rows} count, {answers.cut} are cut")
+    return f"{what}; {100 * found.delta:g} points worse at most"
+
+
+def _answers(proof: Proof) -> AnswerWeights | None:
+    """How answers weighed, if the claim is about them. Where each conversation has one, both claims are the same one.
+    """
+    clusters, weighting = proof.clusters, proof.terms.weighting
+    if weighting.per == "conversation":
+        return None
+    return AnswerWeights(clusters.layout.most_rows, weighting.most_rows is not None,
+                         tuple(map(int, clusters.lengths)), len(clusters.cut))
 
 
 def sign(certificate: Certificate, key: SigningKey) -> Signed:

@@ -68,17 +68,37 @@ def proven(around: About, proof: Proof, baselines: Sequence[BaselineResult]) -> 
         "gate": {
             "verdict": outcome.verdict, "level": level, "decided_at": outcome.decided_at,
             "units": len(outcome.path), "rows": len(proof.clusters.rows), "waiting": proof.clusters.waiting,
+            "most_rows": proof.clusters.layout.most_rows if proof.terms.weighting.per == "answer" else None,
+            "longest": int(proof.clusters.lengths.max()), "cut": len(proof.clusters.cut),
             "evidence": float(outcome.path[-1]), "most": float(outcome.path.max()),
             "against": float(outcome.futility_path[-1]), "at": [int(at) + 1 for at in kept],
             "path": [float(outcome.path[at]) for at in kept],
             "futility_path": [float(outcome.futility_path[at]) for at in kept]},
         "scores": {"small": _bounds(proof.small), "large": _bounds(proof.large),
-                   "difference": _bounds(proof.difference), "discordance": proof.discordance},
+                   "difference": _bounds(proof.difference), "discordance": proof.discordance,
+                   "weighed": proof.terms.weighting.per, "other": proof.other},
+        "doubts": [doubt.words for doubt in proof.doubts],
         "labels": {"rung": proof.scored.label_source, "source": scoring.WORDS[proof.scored.label_source],
                    "definition": proof.scored.definition},
         "guards": [asdict(guard) for guard in proof.guards],
         "slices": [asdict(one) | {"name": one.name} for one in proof.slices],
         "baselines": [asdict(baseline) for baseline in baselines]}
+
+
+def claim_words(found: Mapping[str, Any]) -> str:
+    """What the claim is about: a sentence without its beginning and end."""
+    weighting, gate = found["terms"]["weighting"], found.get("gate")
+    if weighting["per"] == "conversation":
+        return "each conversation weighs alike, whatever its number of answers"
+    most = weighting["most_rows"] if gate is None else gate["most_rows"]
+    if gate is not None and most == 1 and not gate["cut"]:
+        return "each answer weighs alike; each conversation has one"
+    if most is None:
+        return "each answer weighs alike"
+    whose = "stated" if weighting["most_rows"] is not None else "the power of two that covers the first 30"
+    cut = f", {gate['cut']:,} later ones are cut" if gate is not None else ""
+    return (f"each answer weighs alike; of a conversation the first {most} count ({whose}{cut}), and conversations are "
+            "the independent observations")
 
 
 def plan_words(found: Mapping[str, Any]) -> str:
@@ -88,16 +108,27 @@ def plan_words(found: Mapping[str, Any]) -> str:
     return (f"Plan: for {100 * terms['power']:g} % power at a margin of {100 * terms['delta']:g} points, with "
             f"{100 * plan['discordance']:.1f} % of answers that differ ({stated}): {plan['units']:,} clusters, about "
             f"{plan['labels']:,} judgements; about {plan['anytime_units']:,} clusters with interim analyses "
-            f"at any time. There are {plan['have_units']:,} clusters, {plan['have_labels']:,} pairs that differ are "
-            f"judged, {plan['open_rows']:,} are open.")
+            f"at any time. {_price_words(found)}There are {plan['have_units']:,} clusters, {plan['have_labels']:,} "
+            f"pairs that differ are judged, {plan['open_rows']:,} are open.")
+
+
+def _price_words(found: Mapping[str, Any]) -> str:
+    """What the claim costs beside the other one."""
+    plan, per = found["plan"], found["terms"]["weighting"]["per"]
+    if plan["units"] == plan["other_units"] or not plan["units"]:
+        return ""
+    other = "conversations" if per == "answer" else "answers"
+    return (f"That is for a claim about {per}s; one about {other}, which then weigh "
+            f"alike, takes {plan['other_units']:,} clusters. ")
 
 
 def guarantee_words(found: Mapping[str, Any]) -> str:
     """What the test guarantees."""
     terms = found["terms"]
+    per = terms["weighting"]["per"]
     return (f"Of models that are {100 * terms['delta']:g} points worse at most {100 * terms['alpha_of_this']:.2g} % "
             f"are promoted, at any number of interim analyses (candidate {terms['candidate']}; all candidates on "
-            f"these data share {100 * terms['alpha']:g} %)")
+            f"these data share {100 * terms['alpha']:g} %). Worse is meant of {per}s: {claim_words(found)}")
 
 
 def time_words(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """Guards must hold beside quality: speed, valid answers, refusals and length, each with a margin of its own.
 
+Their claims weigh what the claim about quality weighs: answers, or conversations.
+
 All of them must be shown, each at the test's own alpha: a model that fails one is promoted at most as often as that
 one's test errs, so nothing is split.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from brise.evals.example import EvalAnswer
 from brise.prove.pairs import Pair
 from brise.prove.scoring import PairClusters
 from brise.stats import sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, Floats, cluster_means
+from brise.stats.clusters import MIN_CLUSTERS, Floats
 from brise.stats.sequential_test import NonInferiorityTest
 
 Name = Literal["p95 latency", "valid answers", "refusals", "length"]
@@ -68,7 +70,8 @@ def guards(pairs: Sequence[Pair], clusters: PairClusters, margins: Margins,
         return ()
     found = [_latency(rows, clusters, margins.latency_s, test), _valid(rows, clusters, margins.valid, test),
              _refusals(rows, clusters, margins, test), _length(rows, clusters, margins, test)]
-    return tuple(guard for guard in found if guard is not None)
+    weighed = "" if clusters.layout.per == "answer" else ", where conversations weigh alike"
+    return tuple(replace(guard, claim=guard.claim + weighed) for guard in found if guard is not None)
 
 
 def not_asked(found: Sequence[Guard], margins: Margins) -> list[str]:
@@ -100,11 +103,19 @@ def _latency(rows: Sequence[Pair], clusters: PairClusters, margin_s: float | Non
         return None
     small = np.array([pair.small.seconds for pair in rows], np.float64)
     large = np.array([pair.large.seconds for pair in rows], np.float64)
-    path = sequential_test.p95_wealth(small, large, clusters.of_row, margin_s)
+    path = sequential_test.p95_wealth(small, large, clusters.layout, margin_s)
     evidence, level = float(path.max()), 1 / test.alpha
     return Guard("p95 latency", f"p95 at most {margin_s:g} s above the large model's",
-                 float(np.quantile(small, 0.95)), float(np.quantile(large, 0.95)),
+                 _p95(small, clusters), _p95(large, clusters),
                  "promote" if evidence >= level else "undecided", evidence, level, len(path))
+
+
+def _p95(seconds: Floats, clusters: PairClusters) -> float:
+    """The p95, in which answers or conversations weigh alike."""
+    if clusters.layout.per == "answer":
+        return float(np.quantile(seconds, 0.95))
+    weights = 1 / clusters.lengths[clusters.layout.of_row]
+    return float(np.quantile(seconds, 0.95, weights=weights, method="inverted_cdf"))
 
 
 def _valid(rows: Sequence[Pair], clusters: PairClusters, margin: float | None,
@@ -140,12 +151,11 @@ def _length(rows: Sequence[Pair], clusters: PairClusters, margins: Margins,
     # One more on both sides: an empty answer to an empty one is alike, and short labels weigh little.
     ratio = (lengths[:, 0] + 1) / (lengths[:, 1] + 1)
     within = ((ratio <= margins.length) & (ratio >= 1 / margins.length)).astype(np.float64)
-    successes = cluster_means(within, clusters.of_row)
-    path = sequential_test.rate_wealth(successes, margins.length_share)
-    against = sequential_test.rate_wealth(1 - successes, 1 - margins.length_share)
+    path = sequential_test.rate_wealth(clusters.layout.bets(within), margins.length_share)
+    against = sequential_test.rate_wealth(clusters.layout.bets(1 - within), 1 - margins.length_share)
     return _guard("length", f"at least {100 * margins.length_share:g} % of answers {1 / margins.length:.2g} to "
                             f"{margins.length:g} times as long as the large model's",
-                  float(lengths[:, 0].mean()), float(lengths[:, 1].mean()), path, against, test)
+                  clusters.layout.mean(lengths[:, 0]), clusters.layout.mean(lengths[:, 1]), path, against, test)
 
 
 def _size(answer: EvalAnswer) -> int:
@@ -154,9 +164,10 @@ def _size(answer: EvalAnswer) -> int:
 
 def _paired(name: Name, claim: str, small: Floats, large: Floats, differences: Floats, clusters: PairClusters,
             margin: float, test: NonInferiorityTest) -> Guard:
-    means = cluster_means(differences, clusters.of_row)
-    return _guard(name, claim, float(small.mean()), float(large.mean()), sequential_test.wealth(means, margin),
-                  sequential_test.wealth_against(means, margin), test)
+    layout = clusters.layout
+    bets = layout.bets(differences)
+    return _guard(name, claim, layout.mean(small), layout.mean(large), sequential_test.wealth(bets, margin),
+                  sequential_test.wealth_against(bets, margin), test)
 
 
 def _guard(name: Name, claim: str, small: float, large: float, path: Floats, against: Floats,

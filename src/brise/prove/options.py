@@ -124,6 +124,10 @@ def check(options: ProveOptions) -> None:
         _check_not_live(live)
     if options.candidate is not None and ((pairs.log is None and not live.data) or pairs.store is not None):
         raise EvidenceError("--candidate is for a log: the store's ledger knows which candidates were tried")
+    weighting = options.terms.weighting
+    if weighting.per == "conversation" and weighting.most_rows is not None:
+        raise EvidenceError("--per conversation and --rows-per-conversation are both given, one is allowed: where "
+                            "conversations weigh alike, all of their answers count")
     if small.any_base and small.adapter is None:
         raise EvidenceError("--any-base needs --adapter FOLDER")
     if options.scoring.score is not None and options.scoring.scorer is not None:

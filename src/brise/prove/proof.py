@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
+from brise.evals.measure import Bounded, bounded, difference
 from brise.prove import guards
 from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import Pair
-from brise.prove.scoring import PairClusters, PairScores, complete, part
+from brise.prove.scoring import PairClusters, PairScores, complete
 from brise.stats import intervals, sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, Floats, cluster_means
+from brise.stats.clusters import MIN_CLUSTERS, Bets, ClusterLayout, Floats, Weighting, cluster_means, lay_out
+from brise.stats.intervals import Interval
 from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
 from brise.text.conversation import plain_text
 from brise.traffic import slice_keys
@@ -28,7 +29,8 @@ ANYTIME = 2.0  # times the fixed sample size, until the sequential test has 90 %
 class Terms:
     """What is stated before data are seen. `alpha` is shared by all candidates; this one is the `candidate`-th.
 
-    `slice_delta` is the margin of a slice: each has fewer clusters than the whole.
+    `slice_delta` is the margin of a slice: each has fewer clusters than the whole. `weighting` says what weighs alike
+    in the claim, answers or conversations.
     """
 
     delta: float = 0.02
@@ -39,6 +41,7 @@ class Terms:
     slice_delta: float = 0.05
     dimensions: tuple[str, ...] | None = None
     margins: Margins = field(default_factory=Margins)
+    weighting: Weighting = Weighting()
 
     @property
     def test(self) -> NonInferiorityTest:
@@ -51,7 +54,8 @@ class Terms:
 class Planned:
     """What is needed, and what there is. `discordance` is the share of rows whose answers differ, or is stated.
 
-    `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test.
+    `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test; `other_units` by
+    the formula for the other claim, about conversations in place of answers or the other way round.
     """
 
     discordance: float
@@ -64,6 +68,7 @@ class Planned:
     have_rows: int
     open_rows: int
     level: float
+    other_units: int
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,25 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A reason why the `verdict` of the test does not stand, or which a reader must see beside it."""
+
+    words: str
+    is_grave: bool = False  # what would be promoted is undecided
+
+
+@dataclass(frozen=True)
 class Proof:
-    """The result; `verdict` is over quality and guards, the numbers are of the counted rows."""
+    """The result; `verdict` is over quality and guards, the numbers are of the counted rows, weighed as the claim does.
+
+    `other` is the difference in the other weighting: of conversations beside answers, and the other way round.
+    """
 
     terms: Terms
     plan: Planned
     scored: PairScores
     clusters: PairClusters
-    differences: Floats  # of clusters
+    bets: Bets
     outcome: Outcome
     verdict: Verdict
     reason: str
@@ -101,85 +117,173 @@ class Proof:
     discordance: float  # P(S != T) of the counted rows
     guards: tuple[Guard, ...]
     slices: tuple[Slice, ...]
+    other: float
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def sums(self) -> Floats:
+        """What each cluster gave to bet on: the sum of its D, or their mean where conversations weigh alike."""
+        return self.clusters.sums(self.scored.differences)
 
 
 def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: float | None = None) -> Planned:
     """Clusters and labels needed for a model as good as the large one. It uses whether answers differ, not whose is
     better, so that it may be computed at any time.
     """
-    clusters = tuple(pair.cluster for pair in pairs)
-    test = terms.test
-    found = discordance
-    if found is None:
-        if not len(scored.differs):
-            raise EvidenceError("there are no pairs", hint="state --psi, the share of answers that will differ")
-        found = max(float(scored.differs.mean()), 1 / len(pairs))
-    # The variance of a cluster's mean is at most the mean square of its share of rows that differ.
-    spread = found if discordance is not None else max(
-        float((cluster_means(scored.differs.astype(np.float64), clusters) ** 2).mean()), 1 / len(pairs))
-    planned = sequential_test.plan(spread, test, terms.power)
-    rows_per_cluster = len(pairs) / max(len(set(clusters)), 1) if pairs else 1.0
+    clusters, test = [pair.cluster for pair in pairs], terms.test
+    if discordance is None and not pairs:
+        raise EvidenceError("there are no pairs", hint="state --psi, the share of answers that will differ")
+    found = discordance if discordance is not None else max(float(scored.differs.mean()), 1 / len(pairs))
+    stated = discordance is not None
+    layout = lay_out(clusters, terms.weighting)
+    spreads = {weighting.per: _spread(lay_out(clusters, weighting), scored, discordance)
+               for weighting in (Weighting("answer"), Weighting("conversation"), terms.weighting)}
+    units = {per: sequential_test.units_needed(spread, test, terms.power) for per, spread in spreads.items()}
+    per = terms.weighting.per
+    needed, rows = units[per], float(layout.counts.sum()) / max(len(layout.limits), 1) if pairs else 1.0
     return Planned(
-        found, discordance is not None, planned.units, math.ceil(ANYTIME * planned.units),
-        round(planned.units * rows_per_cluster * found), len(set(clusters)),
-        int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / test.alpha)
+        found, stated, needed, math.ceil(ANYTIME * needed * _cost(layout, spreads[per], test)),
+        round(needed * rows * found), len(layout.limits), int((scored.differs & ~scored.is_open).sum()), len(pairs),
+        int(scored.is_open.sum()), 1 / test.alpha, units["conversation" if per == "answer" else "answer"])
+
+
+def _spread(layout: ClusterLayout, scored: PairScores, discordance: float | None) -> float:
+    """At most the variance of a cluster's mean D; of answers, of its sum over the mean number of rows.
+
+    At most, for it takes all answers of a cluster that differ to differ in the same direction; and where it is only
+    stated how many will differ, all answers of a cluster to do so together.
+    """
+    if not len(layout.of_row):
+        return discordance or 1.0
+    if layout.per == "conversation":
+        if discordance is not None:
+            return discordance
+        return max(float((layout.bets(scored.differs).values ** 2).mean()), 1 / len(layout.of_row))
+    counts = layout.counts
+    number = np.bincount(layout.of_row[counts]).astype(np.float64)
+    apart = np.bincount(layout.of_row[counts], scored.differs[counts]) if discordance is None else number
+    spread = float((apart ** 2).mean()) / float(number.mean()) ** 2 * (1.0 if discordance is None else discordance)
+    return max(spread, 1 / len(layout.of_row))
+
+
+def _cost(layout: ClusterLayout, spread: float, test: NonInferiorityTest) -> float:
+    """How many more clusters it takes because no stake may be so large that M rows could lose more than all.
+
+    Wealth grows by 2 x - x^2 of the most that it could, where x is the largest stake over the best one, delta / spread
+    (Kelly) for sums over their mean number of rows.
+    """
+    if layout.most_rows == 1 or layout.per == "conversation" or not len(layout.of_row):
+        return 1.0
+    rows = float(layout.counts.sum()) / len(layout.limits)
+    share = min(1.0, rows / layout.most_rows / (test.delta / spread))
+    return 1 / (2 * share - share**2)
 
 
 def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned) -> Proof:
     """The verdict over all pairs, which are in the order of time and of one context and one large model."""
-    clusters, test = complete(pairs, scored), replace(terms.test, bound=scored.bound)
+    clusters, test = complete(pairs, scored, terms.weighting), replace(terms.test, bound=scored.bound)
     if len(clusters.names) < MIN_CLUSTERS and clusters.waiting:
         raise EvidenceError(
             f"{len(clusters.names)} clusters have no answers left to judge, at least {MIN_CLUSTERS} are needed; behind "
             f"them {clusters.waiting} wait", hint=f"brise label: {int(scored.is_open.sum())} pairs differ and nobody "
                                                   "has said which answer is good")
-    differences = clusters.means(scored.differences)
-    outcome = sequential_test.decide(differences, test)
+    bets = clusters.bets(scored.differences)
+    outcome = sequential_test.decide(bets, test)
     found = guards.guards(pairs, clusters, terms.margins, test)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
+    other, doubts = _other(pairs, scored, clusters), [*_cut(pairs, scored, clusters, terms)]
+    is_doubted = verdict == "promote" and any(doubt.is_grave for doubt in doubts)
+    verdict = "undecided" if is_doubted else verdict
     parts = slices_of(pairs, scored, clusters, dimensions(pairs, terms.dimensions),
-                          max(terms.slice_delta, terms.delta), test.alpha)
-    if outcome.verdict != "promote":
+                      max(terms.slice_delta, terms.delta), test.alpha)
+    if outcome.verdict != "promote" or is_doubted:
         parts = tuple(replace(one, is_proven=False) for one in parts)
-    small, large = (_measure(name, values, clusters) for name, values in (("small", scored.small),
-                                                                       ("large", scored.large)))
-    d = scored.differences[clusters.rows]
-    return Proof(terms, planned, scored, clusters, differences, outcome, verdict,
-                 _reason(verdict, outcome, found, clusters), bounded(small, clusters.of_row),
-                 bounded(large, clusters.of_row), _difference(scored, small, large, clusters), float((d != 0).mean()),
-                 found, parts)
+    small, large = (clusters.measured(name, values[clusters.rows])
+                    for name, values in (("small", scored.small), ("large", scored.large)))
+    gap = _difference(scored, clusters)
+    doubts += _disagreement(gap.estimate, other, terms, clusters)
+    reason = next((doubt.words for doubt in doubts if doubt.is_grave), "") if is_doubted else _reason(
+        verdict, outcome, found, clusters)
+    return Proof(terms, planned, scored, clusters, bets, outcome, verdict, reason, bounded(*small), bounded(*large),
+                 gap, clusters.layout.mean(scored.differences[clusters.rows] != 0), found, parts, other, tuple(doubts))
 
 
-def _difference(scored: PairScores, small: Measure, large: Measure, clusters: PairClusters) -> Bounded:
+def _difference(scored: PairScores, clusters: PairClusters) -> Bounded:
     """Tango's interval for right and wrong with one row per cluster; else clusters are resampled.
 
     Rows without scores, because their answers are the same, count as equal.
     """
     if scored.label_source == "judge":  # corrected differences are all there is: no answer has a score by itself
-        found = intervals.normal(clusters.means(scored.differences) / scored.bound)
-        return Bounded(scored.bound * found.estimate, scored.bound * found.low, scored.bound * found.high,
-                       "normal, of corrected units")
-    missing = (small.counts[:, 1] == 0) | (large.counts[:, 1] == 0)
-    if missing.any():
-        ones = np.ones(len(missing))
-        filled = [np.where(missing, 1.0, side.counts[:, 0]) for side in (small, large)]
-        small, large = (Measure(side.name, np.column_stack([values, ones]), ratio)
-                        for side, values in zip((small, large), filled, strict=True))
-    return difference(small, large, clusters.of_row)
+        found = _ratio(scored.differences[clusters.rows], clusters)
+        return Bounded(found.estimate, found.low, found.high, "normal, of corrected units")
+    small, large = scored.small[clusters.rows], scored.large[clusters.rows]
+    missing = np.isnan(small) | np.isnan(large)
+    (one, names), (two, _) = (clusters.measured(name, np.where(missing, 1.0, values))
+                              for name, values in (("small", small), ("large", large)))
+    return difference(one, two, names)
 
 
-def _measure(name: str, values: Floats, clusters: PairClusters) -> Measure:
-    """The mean over rows whose score is known."""
-    rows = values[clusters.rows]
-    known = ~np.isnan(rows)
-    return Measure(name, np.column_stack([np.where(known, rows, 0.0), known.astype(np.float64)]), ratio)
+def _ratio(differences: Floats, clusters: PairClusters) -> Interval:
+    """The mean difference of the rows that count and its interval by the central limit theorem."""
+    of_row = clusters.layout.of_row
+    sums, numbers = np.bincount(of_row, differences), np.bincount(of_row)
+    if clusters.layout.per == "conversation":
+        return intervals.ratio(sums / numbers, np.ones(len(numbers)))
+    return intervals.ratio(sums, numbers)
+
+
+def _other(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters) -> float:
+    """The difference in the other weighting, of all rows of the same clusters."""
+    rows = np.concatenate([clusters.rows, clusters.cut])
+    d = scored.differences[rows]
+    if clusters.layout.per == "conversation":
+        return float(d.mean())
+    return float(cluster_means(d, [pairs[int(at)].cluster for at in rows]).mean())
+
+
+def _cut(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, terms: Terms) -> list[Doubt]:
+    """What the answers behind the first M of their conversations say. They are no evidence for the claim, but where
+    they could turn it, nothing is promoted.
+    """
+    if not len(clusters.cut):
+        return []
+    rows = np.sort(np.concatenate([clusters.rows, clusters.cut]))
+    layout = lay_out([pairs[int(at)].cluster for at in rows], Weighting("conversation"))
+    d = scored.differences[rows]
+    found = intervals.ratio(np.bincount(layout.of_row, d), np.bincount(layout.of_row))
+    most, bound = clusters.layout.most_rows, scored.bound
+    words = (f"{len(clusters.cut):,} of {len(rows):,} answers are cut, because they come after the first {most} of "
+             f"their conversation; over all answers the difference is {_points(found.estimate)} "
+             f"[{_points(max(found.low, -bound))}, {_points(min(found.high, bound))}]")
+    if found.low > -terms.delta:
+        return [Doubt(words)]
+    return [Doubt(f"{words}, which may be under the margin; --rows-per-conversation, with more on fresh data, would "
+                  "count them", True)]
+
+
+def _disagreement(estimate: float, other: float, terms: Terms, clusters: PairClusters) -> list[Doubt]:
+    """A word where the other weighting has the other sign, or lies on the other side of the margin."""
+    is_answer = clusters.layout.per == "answer"
+    if estimate * other < 0:
+        what = "has the other sign"
+    elif (estimate > -terms.delta) != (other > -terms.delta):
+        what = "is on the other side of the margin"
+    else:
+        return []
+    one, two = ("conversation", "answer") if is_answer else ("answer", "conversation")
+    return [Doubt(f"the difference in which each {one} weighs alike is {_points(other)}, which {what}: in this test "
+                  f"each {two} weighs alike, and the difference is {_points(estimate)}")]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f} points"
 
 
 def _reason(verdict: Verdict, outcome: Outcome, found: Sequence[Guard], clusters: PairClusters) -> str:
     names: list[str] = [guard.name for guard in found if guard.verdict == verdict]
     if verdict == "promote":
         return f"quality is shown after {outcome.decided_at} units" + (f", and so are {', '.join(names)}"
-                                                                        if names else "")
+                                                                       if names else "")
     if outcome.verdict == verdict:
         names.insert(0, "quality")
     what = "refuted" if verdict == "not good enough" else "not shown yet"
@@ -218,8 +322,11 @@ def _slices_of(name: str, pairs: Sequence[Pair], scored: PairScores, clusters: P
     values = np.array([value_of(pair, name) for pair in pairs], object)
     found = []
     for value in sorted({str(values[at]) for at in clusters.rows}):
-        own = part(clusters, values == value)
-        means = own.means(scored.differences)
-        evidence = float(sequential_test.wealth(means, delta, scored.bound)[-1]) if len(means) >= MIN_CLUSTERS else 0.0
-        found.append(Slice(name, value, len(own.rows), len(means), float(means.mean()), evidence, False))
+        inside = (values == value)[clusters.rows]
+        differences = scored.differences[clusters.rows]
+        bets = clusters.layout.bets(differences, inside)
+        units = int((bets.weights > 0).sum())
+        evidence = float(sequential_test.wealth(bets, delta, scored.bound)[-1]) if units >= MIN_CLUSTERS else 0.0
+        found.append(Slice(name, value, int(inside.sum()), units, clusters.layout.mean(differences, inside), evidence,
+                           False))
     return found

@@ -93,7 +93,7 @@ def _proven(options: ProveOptions, found: PairSource, store: TrafficStore | None
     watcher.note(cost.words)
     proof = prove(pairs, scored, terms, planned)
     beside, why_none = _baselines(pairs, proof, scorer, train)
-    notes = [*why_none, *guards.not_asked(proof.guards, terms.margins), *_calibrated(store, around)]
+    notes = [*unnamed(pairs), *why_none, *guards.not_asked(proof.guards, terms.margins), *_calibrated(store, around)]
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)
     if store is not None:
         analyses.record(store, around, proof, defined, report)
@@ -140,6 +140,18 @@ def _calibrated(store: TrafficStore | None, around: About) -> list[str]:
     time = document.time_words(until_s)
     return [f"brise cascade set its threshold on data up to {time}, some of which are in this window; --since {time} "
             "would keep them apart"]
+
+
+def unnamed(pairs: Sequence[Pair]) -> list[str]:
+    """A note on rows of which nobody said which conversation they are of."""
+    number = sum(not pair.is_named for pair in pairs)
+    if not number:
+        return []
+    who = "no row names" if number == len(pairs) else f"{number:,} of {len(pairs):,} rows do not name"
+    return [f"{who} its conversation, so these rows are taken as independent, but for those that begin with the same "
+            "question. If rows belong together, a worse model is promoted too often: in a simulation with six rows a "
+            "conversation (rho 0.7) in 39 % of runs in place of 5 %. 'conversation' in each row of a log, or "
+            "--cluster LABEL, tells them apart"]
 
 
 def require_none_trained_on(pairs: Sequence[Pair], train: Sequence[EvalExample]) -> list[str]:

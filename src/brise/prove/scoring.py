@@ -7,7 +7,7 @@ T; a pair that has no label of it yet is open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,12 +16,12 @@ import numpy as np
 from brise.errors import EvidenceError
 from brise.evals import classify, compare, custom, scorers
 from brise.evals.example import EvalAnswer, EvalExample
-from brise.evals.measure import ratio
+from brise.evals.measure import Measure, ratio
 from brise.evals.scorers import Scorer
 from brise.files.digests import hash_draw
 from brise.prove.pairs import Judgement, Pair
 from brise.stats import labels
-from brise.stats.clusters import Floats, cluster_means
+from brise.stats.clusters import Bets, ClusterLayout, Floats, Ints, Weighting, lay_out
 from brise.stats.labels import LabelSource
 
 WORDS: Mapping[LabelSource, str] = MappingProxyType({
@@ -209,27 +209,57 @@ def _plain(answer: EvalAnswer) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class PairClusters:
-    """The rows that count, and the cluster of each. `waiting` clusters come after the first that has an open row."""
+    """The rows that count, and the cluster of each. `waiting` clusters come after the first that has an open row.
+
+    Where answers weigh alike, rows behind the first M of their cluster are `cut`.
+    """
 
     rows: Rows
     of_row: tuple[str, ...]
     waiting: int
+    layout: ClusterLayout
+    cut: Rows
 
     @property
     def names(self) -> tuple[str, ...]:
         """The clusters in the order in which they began."""
         return tuple(dict.fromkeys(self.of_row))
 
+    @property
+    def lengths(self) -> Ints:
+        """The rows of each cluster that count."""
+        return np.bincount(self.layout.of_row).astype(np.intp)
+
     def of(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The pairs of the rows that count."""
         return [pairs[int(at)] for at in self.rows]
 
-    def means(self, values: Any) -> Floats:
-        """A number for each of all rows, as means over the rows of each cluster."""
-        return cluster_means(np.asarray(values, np.float64)[self.rows], self.of_row)
+    def bets(self, values: Any, inside: Any = None) -> Bets:
+        """A number for each of all rows, as bets of the rows that count (and are inside of a slice)."""
+        own = None if inside is None else np.asarray(inside, np.bool_)[self.rows]
+        return self.layout.bets(np.asarray(values, np.float64)[self.rows], own)
+
+    def sums(self, values: Any) -> Floats:
+        """A number for each of all rows, as the sum over each cluster's rows that are bet on; or as their mean, where
+        conversations weigh alike.
+        """
+        own = np.asarray(values, np.float64)[self.rows]
+        return self.layout.sums(own)[0] if self.layout.per == "answer" else self.layout.bets(own).values
+
+    def measured(self, name: str, values: Floats) -> tuple[Measure, Sequence[str]]:
+        """The mean over rows that count and whose value is not nan, weighed as the claim does; and the cluster of each
+        of its rows. `values` has one for each row that counts.
+        """
+        known = ~np.isnan(values)
+        top, bottom = np.where(known, values, 0.0), known.astype(np.float64)
+        if self.layout.per == "answer":
+            return Measure(name, np.column_stack([top, bottom]), ratio), self.of_row
+        tops, bottoms = (np.bincount(self.layout.of_row, side) for side in (top, bottom))
+        has = (bottoms > 0).astype(np.float64)
+        return Measure(name, np.column_stack([tops / np.maximum(bottoms, 1.0), has]), ratio), self.names
 
 
-def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
+def complete(pairs: Sequence[Pair], scored: PairScores, weighting: Weighting | None = None) -> PairClusters:
     """All clusters before the first that has an open row.
 
     Only these, because which of two answers is better must not decide whether a pair counts.
@@ -240,11 +270,7 @@ def complete(pairs: Sequence[Pair], scored: PairScores) -> PairClusters:
     first = next((at for at, name in enumerate(order) if name in waiting), len(order))
     counted = frozenset(order[:first])
     rows = np.array([at for at, pair in enumerate(pairs) if pair.cluster in counted], np.intp)
-    return PairClusters(rows, tuple(pairs[at].cluster for at in rows), len(order) - first)
-
-
-def part(clusters: PairClusters, of_slice: Any) -> PairClusters:
-    """The rows of these clusters for which `of_slice`, one truth value for each of all rows, holds."""
-    inside = np.asarray(of_slice, np.bool_)[clusters.rows]
-    names = tuple(name for name, is_in in zip(clusters.of_row, inside, strict=True) if is_in)
-    return PairClusters(clusters.rows[inside], names, clusters.waiting)
+    layout = lay_out([pairs[at].cluster for at in rows], weighting or Weighting())
+    kept = layout.counts
+    return PairClusters(rows[kept], tuple(pairs[at].cluster for at in rows[kept]), len(order) - first,
+                        replace(layout, of_row=layout.of_row[kept], place=layout.place[kept]), rows[~kept])

@@ -15,7 +15,9 @@ from brise.prove.certificates import Signed
 from brise.prove.document import time_words
 from brise.prove.options import PairOptions
 from brise.prove.pairs import digest_of_clusters
+from brise.prove.scoring import PairClusters
 from brise.stats.certificate import Certificate, ReplayMismatch, replay
+from brise.stats.clusters import Weighting
 from brise.stats.labels import LABEL_SOURCES
 from brise.traffic import seal, stores
 from brise.traffic.store import TrafficStore
@@ -49,6 +51,7 @@ class Verification:
     digest: str
     checks: tuple[CertificateCheck, ...]
     is_signer_known: bool = True
+    claim: str = ""  # in words
 
     @property
     def is_sound(self) -> bool:
@@ -61,7 +64,7 @@ class Verification:
         return any(check.passed is False for check in self.checks if self.is_signer_known or check.name != SIGNATURE)
 
     def to_json(self) -> Mapping[str, Any]:
-        return {"certificate": str(self.certificate), "digest": self.digest, "checks": [
+        return {"certificate": str(self.certificate), "digest": self.digest, "claim": self.claim, "checks": [
             {"check": check.name, "passed": check.passed, "said": check.said} for check in self.checks]}
 
 
@@ -81,7 +84,8 @@ def verify(options: VerifyOptions) -> Verification:
                 checks.append(CertificateCheck("ledger", wrong is None,
                                                wrong or "its chain is whole and holds the certificate"))
             checks.append(_data(pairs, found, store, may_run_code=is_known and signature.passed is True))
-    return Verification(options.certificate, signed.digest, tuple(checks), is_known)
+    return Verification(options.certificate, signed.digest, tuple(checks), is_known,
+                        certificates.claim_words(found))
 
 
 SIGNATURE = "signature"
@@ -127,17 +131,18 @@ def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None, *,
         return CertificateCheck("data", None, "the certificate names a scorer of its own, whose code is not run for an "
                                               "unknown signer")
     try:
-        differences, names = _differences(pairs, found, store)
+        clusters, differences = _differences(pairs, found, store)
     except BriseError as error:
         return CertificateCheck("data", None, f"the pairs cannot be read any more: {error.args[0]}")
-    result = replay(found, differences[:found.n])
+    names, rows = clusters.names, None if found.answers is None else clusters.lengths[:found.n].tolist()
+    result = replay(found, differences[:found.n], rows)
     if result.is_equal and digest_of_clusters(names[:found.n]) != found.window.units_digest:
         return CertificateCheck("data", False, "the differences are the same, but they are of other units")
     return _replayed("data", result, f"the same {found.n:,} units give the same differences")
 
 
 def _differences(pairs: PairOptions, found: Certificate,
-                 store: TrafficStore | None) -> tuple[list[float], tuple[str, ...]]:
+                 store: TrafficStore | None) -> tuple[PairClusters, list[float]]:
     chosen = found.selection
     cluster, settle_s, draw = (chosen.get(name) for name in ("unit", "settle_s", "draw"))
     if not isinstance(settle_s, float) or not (cluster is None or isinstance(cluster, str)):
@@ -154,8 +159,11 @@ def _differences(pairs: PairOptions, found: Certificate,
     if not isinstance(draw, float):
         raise EvidenceError("the certificate does not say how pairs were drawn for people")
     scored = scoring.score(selected, label_source, scorer, _text(chosen.get("figure")), draw)
-    clusters = scoring.complete(selected, scored)
-    return clusters.means(scored.differences).tolist(), clusters.names
+    answers = found.answers
+    weighting = Weighting("conversation") if answers is None else Weighting(
+        "answer", answers.most_rows if answers.is_stated else None)
+    clusters = scoring.complete(selected, scored, weighting)
+    return clusters, clusters.sums(scored.differences).tolist()
 
 
 def _text(value: object) -> str | None:

@@ -50,10 +50,17 @@ def proof_document(found: Mapping[str, Any]) -> Document:
     if found["baselines"]:
         sections.append(Section("Beside", [_baselines(found["baselines"])]))
     sections.append(Section("What this stands on", [Bullets(_ground(found))]))
-    top: list[Part] = [Conclusion(STATUS[found["verdict"]], HEADLINE[found["verdict"]], [found["reason"]]),
+    top: list[Part] = [Conclusion(STATUS[found["verdict"]], HEADLINE[found["verdict"]],
+                                  [found["reason"], *_beside(found)]),
                        _key_figures(found)]
     return Document(f"Proof: {found['task']}", _lead(found), sections, top,
                     "Made by brise prove. The guarantee holds at every interim analysis.")
+
+
+def _beside(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must see beside the verdict: the claim, and what speaks against taking it for more."""
+    return [f"Claim: {texts.claim_words(found)}.",
+            *(f"Note: {words}." for words in found["doubts"] if words != found["reason"])]
 
 
 def _lead(found: Mapping[str, Any]) -> str:
@@ -91,8 +98,11 @@ def _path(found: Mapping[str, Any]) -> Figure:
 
 def _decision(found: Mapping[str, Any]) -> list[Part]:
     gate = found["gate"]
-    decided = (f"Decided after {gate['decided_at']:,} clusters." if gate["decided_at"] is not None else
-               "Not decided yet.")
+    decided = "Not decided yet."
+    if gate["decided_at"] is not None:
+        is_doubted = gate["verdict"] == "promote" and found["verdict"] == "undecided"
+        decided = (f"The evidence reached its level after {gate['decided_at']:,} clusters, but more must hold."
+                   if is_doubted else f"Decided after {gate['decided_at']:,} clusters.")
     return [Paragraph(f"{decided} {texts.guarantee_words(found)}."), Paragraph(_evidence_words(found)),
             Note(texts.plan_words(found))]
 
@@ -108,9 +118,17 @@ def _quality(found: Mapping[str, Any]) -> list[Part]:
     rows = [(name, figures.percent(scores[name]["estimate"]), figures.interval(scores[name]["low"],
              scores[name]["high"]), scores[name]["interval"]) for name in ("small", "large")]
     rows.append(("difference", figures.points(d["estimate"]), figures.interval(d["low"], d["high"]), d["interval"]))
-    about = "An interval for a sample size fixed beforehand, to be read beside the evidence, not for it."
+    about = ("An interval for a sample size fixed beforehand, to be read beside the evidence, not for it. "
+             f"{_weights_words(found)}")
     return [Figure("Difference of quality", chart, about),
             ReportTable(["", "estimate", "95 % interval", "how"], rows, numeric=(1, 2))]
+
+
+def _weights_words(found: Mapping[str, Any]) -> str:
+    per = found["scores"]["weighed"]
+    return (f"Each {per} weighs alike, as in the test" + (
+        "; answers of one conversation are drawn together (a ratio of sums, robust to what they share)."
+        if per == "answer" and found["gate"]["longest"] > 1 else "."))
 
 
 def _guards(guards: Sequence[Mapping[str, Any]]) -> list[Part]:
@@ -134,7 +152,8 @@ def _slices(found: Mapping[str, Any]) -> list[Part]:
             for one in found["slices"]]
     return [ReportTable(["slice", "clusters", "difference", "evidence", ""], rows, numeric=(1, 2, 3)),
             Note(f"Each within {margin:g} points, by e-values and e-BH: at most {100 * terms['alpha']:g} % of the "
-                      "proven slices are wrong on average. What is not proven goes on to the large model.")]
+                      "proven slices are wrong on average. What is not proven goes on to the large model. "
+                      f"{_weights_words(found)}")]
 
 
 def _baselines(baselines: Sequence[Mapping[str, Any]]) -> ReportTable:

@@ -12,12 +12,14 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from brise.errors import CertificateError, EvidenceError
 from brise.stats import sequential_test
+from brise.stats.clusters import Bets, bets_of, bounds
 from brise.stats.sequential_test import NonInferiorityTest
 
 VERSION = 1
@@ -60,6 +62,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class AnswerWeights:
+    """Each answer weighs alike: of each cluster its first `most_rows` counted, which are its `rows`; `cut` did not.
+
+    The bound `is_stated`, or follows from the first clusters (clusters.bounds).
+    """
+
+    most_rows: int
+    is_stated: bool
+    rows: tuple[int, ...]
+    cut: int
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The small model may take over this task, for these contexts and large models, until it expires.
 
@@ -67,6 +82,9 @@ class Certificate:
     share `differing`, which is more where both may be right. `contexts` is empty where it is bound to none. `proven`
     names the proven slices of these `dimensions`; requests of other slices escalate. `path` is K_t after each cluster,
     which reached 1 / alpha at cluster `decided_at`.
+
+    The claim is about answers if there are `answers`: then `differences` are the sums of D that were bet on. In others,
+    and in those of brise 0.2 and before, conversations weigh alike, and `differences` are the means of their D.
     """
 
     task: str
@@ -94,6 +112,7 @@ class Certificate:
     expires_at_s: float
     selection: Mapping[str, str | float | bool | None]
     made_by: str
+    answers: AnswerWeights | None = None
 
     @property
     def n(self) -> int:
@@ -114,15 +133,19 @@ class ReplayMismatch:
         return not self.reason
 
 
-def replay(certificate: Certificate, differences: Sequence[float] | None = None) -> ReplayMismatch:
-    """Computes the path again, from the certificate's differences or from these, and compares every bit."""
+def replay(certificate: Certificate, differences: Sequence[float] | None = None,
+           rows: Sequence[int] | None = None) -> ReplayMismatch:
+    """Computes the path again, from the certificate's differences (and numbers of rows, where answers weigh alike) or
+    from these, and compares every bit.
+    """
     try:
-        return _replay(certificate, differences)
+        return _replay(certificate, differences, rows)
     except EvidenceError as error:  # of numbers that no proof can have
         return ReplayMismatch(None, str(error.args[0]))
 
 
-def _replay(certificate: Certificate, differences: Sequence[float] | None) -> ReplayMismatch:
+def _replay(certificate: Certificate, differences: Sequence[float] | None,
+            rows: Sequence[int] | None) -> ReplayMismatch:
     if differences is not None:
         for at, (said, found) in enumerate(zip(certificate.differences, differences, strict=False), 1):
             if said != found:
@@ -130,8 +153,10 @@ def _replay(certificate: Certificate, differences: Sequence[float] | None) -> Re
         if len(differences) != certificate.n:
             at = min(len(differences), certificate.n) + 1
             return ReplayMismatch(at, f"there were {certificate.n} units, there are {len(differences)}")
+    if rows is not None and certificate.answers is not None and tuple(rows) != certificate.answers.rows:
+        return ReplayMismatch(None, "the conversations have other numbers of answers")
     test = NonInferiorityTest(certificate.delta, certificate.alpha, certificate.futility, certificate.bound)
-    outcome = sequential_test.decide(certificate.differences, test)
+    outcome = sequential_test.decide(_bets(certificate), test)
     said_path = np.array(certificate.path)
     if len(said_path) != certificate.n:
         return ReplayMismatch(None, f"the path has {len(said_path)} values for {certificate.n} units")
@@ -145,6 +170,22 @@ def _replay(certificate: Certificate, differences: Sequence[float] | None) -> Re
                                           f"{outcome.verdict}" + (f" at unit {outcome.decided_at}"
                                                                   if outcome.decided_at else ""))
     return ReplayMismatch()
+
+
+def _bets(certificate: Certificate) -> Bets | tuple[float, ...]:
+    """What each cluster gave to bet on; EvidenceError if it cannot have been that."""
+    answers = certificate.answers
+    if answers is None:
+        return certificate.differences
+    if len(answers.rows) != certificate.n or sum(answers.rows) != certificate.window.rows:
+        raise EvidenceError(f"{len(answers.rows)} clusters of {sum(answers.rows)} answers are not the {certificate.n} "
+                            f"of {certificate.window.rows} that were counted")
+    limits, most = bounds(answers.rows, answers.most_rows if answers.is_stated else None)
+    if most != answers.most_rows or max(answers.rows) > most:
+        raise EvidenceError(f"the first {answers.most_rows} answers of a conversation counted, but the longest has "
+                            f"{max(answers.rows)}, and the bound is {most}")
+    sums = np.array(certificate.differences)
+    return bets_of(sums, np.minimum(np.array(answers.rows, np.intp), limits), limits, most)
 
 
 def canonical(certificate: Certificate) -> bytes:
@@ -162,6 +203,8 @@ def to_json(certificate: Certificate) -> dict[str, Any]:
     values = {"format": VERSION, "n": certificate.n} | asdict(certificate)
     if certificate.student.fingerprint is None:  # certificates from before there were any keep their digest
         del values["student"]["fingerprint"]
+    if certificate.answers is None:
+        del values["answers"]
     return values
 
 
@@ -201,7 +244,9 @@ _LIMITS: Mapping[str, tuple[float, float, bool, str]] = {
     "alpha": _OPEN_SHARE, "alpha_of_all": _OPEN_SHARE, "delta": (-math.ulp(0.0), 1.0, False, "number from 0, under 1"),
     "futility": (1.0, math.inf, False, "number over 1"), "bound": (1.0, 1e9, True, "number from 1"),
     "discordance": _SHARE, "differing": _SHARE, "made_at_s": _TIME, "expires_at_s": _TIME, "window.since_s": _TIME,
-    "window.until_s": _TIME, "candidate": _COUNT, "decided_at": _COUNT, "window.rows": _COUNT}
+    "window.until_s": _TIME, "candidate": _COUNT, "decided_at": _COUNT, "window.rows": _COUNT,
+    "answers.most_rows": _COUNT, "answers.rows": _COUNT,
+    "answers.cut": (0, _LARGEST_WHOLE, True, "whole number from 0")}
 
 
 def _record(kind: Any, place: str, value: object) -> Any:
@@ -226,6 +271,8 @@ def _types(kind: Any) -> Mapping[str, Any]:
 
 def _typed(kind: Any, place: str, value: object) -> Any:
     """The value, if it is of this type and within its limits."""
+    if get_origin(kind) is UnionType and value is not None:  # a record that may be left out
+        kind = next((one for one in get_args(kind) if is_dataclass(one)), kind)
     if is_dataclass(kind):
         return _record(kind, f"{place}.", value)  # type: ignore[arg-type]
     if get_origin(kind) is tuple:
@@ -240,7 +287,7 @@ def _typed(kind: Any, place: str, value: object) -> Any:
     return _scalar(get_args(kind) or (kind,), place, value)
 
 
-_LISTS: Mapping[type, str] = {str: "list of texts", float: "list of numbers"}
+_LISTS: Mapping[type, str] = {str: "list of texts", float: "list of numbers", int: "list of whole numbers from 1"}
 
 
 def _item(kind: Any, place: str, number: int, value: object, values: list[object]) -> Any:

@@ -49,6 +49,19 @@ def normal(differences: Any, confidence: float = 0.95) -> Interval:
     return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
 
+def ratio(sums: Any, numbers: Any, confidence: float = 0.95) -> Interval:
+    """The mean over all rows, from each cluster's sum and number of rows; rows of one cluster may go together.
+
+    The ratio estimator (Cochran, Sampling Techniques, 6.3): the spread is that of sums less the mean times the number.
+    """
+    tops, bottoms = np.asarray(sums, np.float64), np.asarray(numbers, np.float64)
+    require_clusters(len(tops))
+    mean = float(tops.sum() / bottoms.sum())
+    spread = math.sqrt(float(((tops - mean * bottoms) ** 2).sum()) * len(tops) / (len(tops) - 1))
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * spread / float(bottoms.sum())
+    return Interval(mean, mean - half, mean + half)
+
+
 def binomial_upper(errors: int, trials: int, delta: float) -> float:
     """The largest rate not refuted at level `delta` by `errors` in `trials` (Clopper-Pearson, one-sided)."""
     if errors >= trials:

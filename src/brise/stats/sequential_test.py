@@ -1,8 +1,10 @@
 """A paired non-inferiority test: may the small model take over? It is valid at every interim analysis.
 
 Each cluster gives D = S - T, the small model's score less the large one's, in [-1, 1]. The claim to be shown is
-E[D] > -delta, for a margin delta stated before any data are seen. Evidence grows as the wealth of a bettor who
-bets on it: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds: Howard et al., 1810.08240.
+E[D] > -delta, for a margin delta stated before any data are seen. A claim about answers weighs a cluster by its n rows:
+it bets on their sum of D + delta over a bound M of n (clusters.Bets), which is positive on average if the claim holds.
+Evidence grows as the wealth of a bettor who bets on the claim: Waudby-Smith & Ramdas, 2010.09686; time-uniform bounds:
+Howard et al., 1810.08240.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.stats.clusters import Floats, cluster_means, require_clusters, scores
+from brise.stats.clusters import Bets, ClusterLayout, Floats, require_clusters, scores, stacked
 
-# The stakes of eight bettors; wealth is their mean, so none of them has to be the right one.
+# The stakes of eight bettors; wealth is their mean, so none of them has to be the right one. Sums over M are smaller
+# than means, because most clusters are shorter than M, so their stakes lie higher (docs/dev/LOG.md, 2026-11-30).
 STAKES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+STAKES_OF_SUMS: Sequence[float] = (0.1, 0.2, 0.35, 0.5, 0.7, 0.8, 0.9, 1.0)
 
 BLOCK = 128  # clusters whose product of factors in [0.1, 2.8] stays far inside a double's range
 LARGEST = sys.float_info.max / len(STAKES)
@@ -66,10 +70,11 @@ class Outcome:
 
 
 def decide(differences: Any, test: NonInferiorityTest) -> Outcome:
-    """Runs the test over clusters in the order in which they came; the first decision stands."""
-    units = scores(differences, "differences", -test.bound, test.bound)
-    require_clusters(len(units))
-    path, against = wealth(units, test.delta, test.bound), wealth_against(units, test.delta, test.bound)
+    """Runs the test over clusters (their D, or bets) in the order in which they came; the first decision stands."""
+    require_clusters(_checked(differences, test.bound))
+    if not isinstance(differences, Bets):
+        differences = np.asarray(differences, np.float64)
+    path, against = (side(differences, test.delta, test.bound) for side in (wealth, wealth_against))
     promoted, stopped = _first(path >= 1 / test.alpha), _first(against >= test.futility)
     if promoted is not None and (stopped is None or promoted <= stopped):
         return Outcome("promote", promoted + 1, path, against)
@@ -78,28 +83,67 @@ def decide(differences: Any, test: NonInferiorityTest) -> Outcome:
     return Outcome("undecided", None, path, against)
 
 
-def wealth(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
+def _checked(differences: Any, bound: float) -> int:
+    """The number of clusters; EvidenceError where a difference is over the bound."""
+    if not isinstance(differences, Bets):
+        return len(scores(differences, "differences", -bound, bound))
+    weights = scores(differences.weights, "weights")
+    within = bound * (1 + 1e-12) * np.maximum(weights, 1e-300)
+    scores(differences.values / within, "differences", -1.0, 1.0)
+    return len(weights)
+
+
+def wealth(differences: Bets | Floats, delta: float, bound: float = 1.0) -> Floats:
     """K_t after each cluster: the mean over stakes of prod(1 + stake (D + delta)); 1 / alpha of it is proof.
 
     Under E[D] <= -delta it reaches 1 / alpha with probability alpha at most, at any number of interim analyses. Shape
     (..., n) of clusters gives the same shape. With a larger `bound` of |D| the stakes are so much smaller.
     """
-    return _mixture((np.asarray(differences, np.float64) + delta) / bound, bound / (bound - delta))
+    return _wealth(differences, delta, bound, 1.0)
 
 
-def wealth_against(differences: Floats, delta: float, bound: float = 1.0) -> Floats:
+def wealth_against(differences: Bets | Floats, delta: float, bound: float = 1.0) -> Floats:
     """Evidence for the opposite claim, E[D] < -delta."""
-    return _mixture((-np.asarray(differences, np.float64) - delta) / bound, bound / (bound + delta))
+    return _wealth(differences, delta, bound, -1.0)
 
 
-def _mixture(gains: Floats, largest_stake: float) -> Floats:
+def _wealth(differences: Bets | Floats, delta: float, bound: float, sign: float) -> Floats:
+    largest = bound / (bound - sign * delta)
+    if not isinstance(differences, Bets):
+        return _mixture((sign * np.asarray(differences, np.float64) + sign * delta) / bound, largest, STAKES)
+    return _path((sign * differences.values + sign * delta * differences.weights) / bound, largest, differences)
+
+
+def _path(gains: Floats, largest_stake: float, bets: Bets) -> Floats:
+    """Wealth over clusters whose M may grow, while it is learned.
+
+    Where M grows, so does the claim, to the first M answers of each conversation. What was won with the smaller one is
+    given up, what was lost is not. So if the claim with the last M is false, the wealth since then was fair from a
+    start of 1 or less, whether those before it were false (then it was fair throughout) or true.
+    """
+    changes = [0, *(np.flatnonzero(np.diff(bets.limits)) + 1).tolist(), len(bets.limits)]
+    out, capital = np.empty(gains.shape), np.ones(gains.shape[:-1])
+    for start, end in zip(changes, changes[1:], strict=False):
+        if start == end:
+            continue
+        stakes = STAKES if bets.limits[start] == 1 else [
+            stake * max(1.0, min(largest_stake / 2, float(bets.limits[start]))) for stake in STAKES_OF_SUMS]
+        part = np.minimum(capital[..., None] * _mixture(gains[..., start:end], largest_stake, stakes), LARGEST)
+        if end < len(bets.limits) or bets.limits[start] < bets.most_rows:
+            part = np.minimum(part, capital[..., None])
+            capital = part[..., -1]
+        out[..., start:end] = part
+    return out
+
+
+def _mixture(gains: Floats, largest_stake: float, stakes: Sequence[float]) -> Floats:
     """Sums and products only, in the order of time: IEEE 754 gives the same bits on every machine for them, but not
     for logarithms. So a path can be replayed to the last bit.
     """
     total = np.zeros(gains.shape)
-    for stake in STAKES:
+    for stake in stakes:
         total += _products(1 + min(stake, largest_stake) * gains)
-    mean: Floats = np.minimum(total / len(STAKES), LARGEST)
+    mean: Floats = np.minimum(total / len(stakes), LARGEST)
     return mean
 
 
@@ -140,14 +184,19 @@ def plan(discordance: float, test: NonInferiorityTest, power: float = 0.9) -> Sa
     """
     if not 0 < discordance <= 1:
         raise EvidenceError(f"discordance is {discordance}, allowed is over 0 to 1")
+    units = units_needed(discordance, test, power)
+    return SampleSizePlan(units, round(discordance * units))
+
+
+def units_needed(spread: float, test: NonInferiorityTest, power: float = 0.9) -> int:
+    """The same with the variance of what each cluster gives: of sums it may be over 1."""
     if not 0.5 <= power < 1:
         raise EvidenceError(f"power is {power}, allowed is 0.5 to under 1")
     if test.delta == 0:
         raise EvidenceError("delta is 0: no number of clusters shows that two equal models are equal",
                             hint="state how many points worse the small model may be")
     z = NormalDist().inv_cdf(1 - test.alpha) + NormalDist().inv_cdf(power)
-    units = z * z * discordance / test.delta**2
-    return SampleSizePlan(round(units), round(discordance * units))
+    return round(z * z * spread / test.delta**2)
 
 
 def candidate_alpha(alpha: float, k: int) -> float:
@@ -172,7 +221,7 @@ def proven_slices(evidence: Mapping[str, float], alpha: float = 0.05) -> frozens
     return frozenset(ranked[:max(passing, default=0)])
 
 
-def rate_wealth(successes: Any, least: float) -> Floats:
+def rate_wealth(successes: Bets | Floats, least: float) -> Floats:
     """Evidence after each cluster that a rate (valid JSON, within the latency limit) is over `least`.
 
     `successes` are in [0, 1], shape (..., n). For p95 latency: success is an answer within a limit stated before, least
@@ -180,13 +229,14 @@ def rate_wealth(successes: Any, least: float) -> Floats:
     """
     if not 0 < least < 1:
         raise EvidenceError(f"the least rate is {least}, allowed is over 0 and under 1")
+    if isinstance(successes, Bets):
+        return _path(successes.values - least * successes.weights, 1 / least, successes)
     found = np.asarray(successes, np.float64)
     scores(found.ravel(), "successes")
-    return _mixture(found - least, 1 / least)
+    return _mixture(found - least, 1 / least, STAKES)
 
 
-def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s: float,
-               quantile: float = 0.95) -> Floats:
+def p95_wealth(small_s: Any, large_s: Any, layout: ClusterLayout, margin_s: float, quantile: float = 0.95) -> Floats:
     """Evidence after each cluster that the small model's p95 is at most `margin_s` above the large one's.
 
     If it is more, then for every limit x either under 95 % of small answers come within x + margin, or over 95 % of
@@ -198,8 +248,8 @@ def p95_wealth(small_s: Any, large_s: Any, clusters: Sequence[object], margin_s:
         raise EvidenceError("a latency is not a number of seconds from 0 on")
     if not margin_s >= 0:
         raise EvidenceError(f"the margin is {margin_s} s, allowed is 0 and more")
-    is_fast = np.stack([cluster_means(small <= limit + margin_s, clusters) for limit in LIMITS_S])
-    is_slow = np.stack([cluster_means(large > limit, clusters) for limit in LIMITS_S])
+    is_fast = stacked([layout.bets(small <= limit + margin_s) for limit in LIMITS_S])
+    is_slow = stacked([layout.bets(large > limit) for limit in LIMITS_S])
     lesser = np.minimum(rate_wealth(is_fast, quantile), rate_wealth(is_slow, 1 - quantile))
     mean: Floats = lesser.mean(axis=0)
     return mean
