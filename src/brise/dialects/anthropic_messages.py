@@ -51,8 +51,7 @@ class AnthropicMessages:
             return "the body has no content"
         if response.get("stop_reason", "unknown") in (None, ""):  # a stream that was cut has it so
             return "it ended without a stop reason"
-        is_error = finish_reasons.common(response.get("stop_reason")) == "error"
-        return f"it ended with the stop reason {response['stop_reason']!r}" if is_error else None
+        return None
 
     def finish_reason(self, response: Body) -> FinishReason | None:
         return finish_reasons.common(response.get("stop_reason"))
@@ -72,12 +71,12 @@ class AnthropicMessages:
             progress.id = progress.id or bodies.text(message.get("id"))
             progress.model = progress.model or bodies.text(message.get("model"))
         if event_type == "content_block_delta" and isinstance(delta, dict):
-            progress.text += bodies.text(delta.get("text")) or ""
+            progress.texts.append(bodies.text(delta.get("text")) or "")
             progress.has_calls |= "partial_json" in delta
             progress.has_content = True
         elif event_type == "message_delta" and isinstance(delta, dict):
             progress.finish = bodies.text(delta.get("stop_reason"))
-        progress.is_done |= event_type == "message_stop"
+        progress.is_complete |= event_type == "message_stop"
 
     def assemble(self, events: Sequence[Fields]) -> tuple[Body | None, bool]:
         """The message: its beginning, its blocks, and how it ended."""
@@ -103,6 +102,7 @@ class AnthropicMessages:
             return None, False
         if body is not None and not has_count and isinstance(body.get("usage"), dict):
             body["usage"] = {**body["usage"], "output_tokens": None}  # what the beginning says of it is not the count
+        is_complete = is_complete or bool((body or {}).get("stop_reason"))
         return {**(body or {}), "content": [blocks[index].whole() for index in sorted(blocks)]}, is_complete
 
     def encode(self, event: Body) -> bytes:
@@ -160,28 +160,31 @@ class _GrowingBlock:
     """Text, thinking or the use of a tool, as it grows."""
 
     def __init__(self, start: Fields) -> None:
-        self._block, self._json = dict(start), list[str]()
+        self._block, self._json, self._texts = dict(start), list[str](), dict[str, list[str]]()
+        citations = start.get("citations")
+        self._citations: list[object] = list(citations) if isinstance(citations, list) else []
 
     def push(self, delta: Fields) -> None:
         match delta:
             case {"type": "input_json_delta", "partial_json": str(piece)}:
                 self._json.append(piece)
             case {"type": "citations_delta", "citation": citation}:
-                known = self._block.get("citations")
-                self._block["citations"] = [*known, citation] if isinstance(known, list) else [citation]
+                self._citations.append(citation)
             case _:
                 for name, piece in delta.items():
                     if name != "type" and isinstance(piece, str):
-                        self._block[name] = str(self._block.get(name) or "") + piece
+                        self._texts.setdefault(name, [str(self._block.get(name) or "")]).append(piece)
 
     def whole(self) -> Fields:
+        block = {**self._block, **{name: "".join(pieces) for name, pieces in self._texts.items()},
+                 **({"citations": self._citations} if self._citations else {})}
         text = "".join(self._json)
         if not text:
-            return self._block
+            return block
         try:
-            return {**self._block, "input": json.loads(text)}
+            return {**block, "input": json.loads(text)}
         except (ValueError, RecursionError):  # it was cut: what there is of it, by the name that the stream has for it
-            return {**self._block, "partial_json": text}
+            return {**block, "partial_json": text}
 
 
 def _present(fields: object) -> Fields:

@@ -54,6 +54,7 @@ class Chunks:
         self._head: Fields = {"id": None, "object": "chat.completion.chunk", "created": created, "model": None}
         self._usage: Fields = {}
         self._has_count = False  # what the beginning says of the completion is not its count
+        self._blocks: set[int | None] = set()  # indexes of those that have begun
         self._calls: dict[object, _Call] = {}  # by the index of their block
 
     @property
@@ -89,7 +90,10 @@ class Chunks:
 
     def _block(self, fields: Body) -> bytes:
         """A part of a block of the content."""
-        index = fields.get("index")
+        place = fields.get("index")
+        index = place if isinstance(place, int) else None
+        if fields.get("type") == "content_block_start":
+            self._blocks.add(index)
         match fields:
             case {"type": "content_block_start", "content_block": {"type": "text", "text": str(text)}} if text:
                 return self._delta({"content": text})
@@ -100,9 +104,10 @@ class Chunks:
             case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}:
                 return self._delta({"content": text})
             case {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": str(piece)}}:
-                if index not in self._calls:
+                if index not in self._blocks:
                     raise ValueError("arguments of a call that has not begun")
-                return self._delta(self._calls[index].piece(piece)) if piece else b""
+                # Of blocks that a chat completion has nothing for, such as a server's own tools, nothing is said.
+                return self._delta(self._calls[index].piece(piece)) if piece and index in self._calls else b""
             case {"type": "content_block_stop"} if index in self._calls and not self._calls[index].has_arguments:
                 call = self._calls[index]  # they came with the call's beginning, or there are none
                 return self._delta(call.piece(json.dumps(call.input, ensure_ascii=False)))

@@ -11,9 +11,14 @@ from typing import Any, Protocol
 
 from brise.dialects.bodies import Body, Fields, objects, text
 from brise.dialects.dialect import Progress
+from brise.dialects.items import REASONING
 
 PADDING = "obfuscation"  # random letters with which OpenAI hides the length of a chunk
 SAME = frozenset({"id", "type", "role", "index", "expires_at"})  # repeated in every piece, not split into pieces
+
+
+REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks")  # as servers call it
+NOT_TEXT = ("audio", "images")  # fields of a delta that no text can go on from
 
 
 class StreamedChoice(Protocol):
@@ -58,24 +63,50 @@ def advance(progress: Progress, chunk: Body) -> None:
     created = chunk.get("created")
     if progress.created is None and isinstance(created, int):
         progress.created = created
-    for choice in objects(chunk.get("choices")):
-        _advance_choice(progress, choice)
+    for place, choice in enumerate(objects(chunk.get("choices"))):
+        index = choice.get("index")
+        _advance_choice(progress, choice, index if isinstance(index, int) else place)
 
 
-def _advance_choice(progress: Progress, choice: Body) -> None:
-    index = choice.get("index")
-    progress.num_choices = max(progress.num_choices, index + 1 if isinstance(index, int) else 1)
-    delta = choice.get("delta")
-    piece: Body = delta if isinstance(delta, dict) else {"content": choice.get("text")}
-    content = piece.get("content") or piece.get("refusal")
-    if isinstance(content, str) and not index:
-        progress.text += content
+def _advance_choice(progress: Progress, choice: Body, index: int) -> None:
+    progress.num_choices = max(progress.num_choices, index + 1)
+    piece = piece_of(choice)
+    _advance_content(progress, piece.get("content"), index)
+    progress.has_refusal |= bool(piece.get("refusal"))
     progress.has_calls |= bool(piece.get("tool_calls") or piece.get("function_call"))
-    progress.has_content |= progress.has_calls or bool(
-        content or piece.get("reasoning_content") or piece.get("reasoning"))
+    progress.unreadable = progress.unreadable or next((name for name in NOT_TEXT if piece.get(name)), None)
+    progress.has_content |= progress.has_calls or progress.has_refusal or progress.unreadable is not None or any(
+        piece.get(name) for name in REASONING_FIELDS)
     if finish := text(choice.get("finish_reason")):
         progress.finish = progress.finish or finish
-        progress.finished.add(index if isinstance(index, int) else 0)
+        progress.finished.add(index)
+
+
+def piece_of(choice: Body) -> Body:
+    """What a chunk adds to a choice: some servers put it under the name of whole answers."""
+    delta, message = choice.get("delta"), choice.get("message")
+    if isinstance(delta, dict):
+        return delta
+    return message if isinstance(message, dict) else {"content": choice.get("text")}
+
+
+def _advance_content(progress: Progress, content: object, index: int) -> None:
+    """Text, or parts: Mistral's models send thoughts and text so."""
+    parts = content if isinstance(content, list) else [content] if content else []
+    for part in parts:
+        match part:
+            case str(said) | {"type": "text" | "output_text", "text": str(said)}:
+                progress.has_content |= bool(said)
+                if index == 0:
+                    progress.texts.append(said)
+            case {"type": "refusal"}:
+                progress.has_content = progress.has_refusal = True
+            case {"type": str(kind)} if kind in REASONING:
+                progress.has_content = True
+            case _:
+                name = str(part.get("type") if isinstance(part, dict) else type(part).__name__)
+                progress.has_content = True
+                progress.unreadable = progress.unreadable or f"a part of type {name[:32]!r}"
 
 
 def is_last(chunk: Body) -> bool:
@@ -116,35 +147,85 @@ def joined_logprobs(before: Fields | None, piece: object) -> Fields | None:
     return whole
 
 
-def joined(before: Any, piece: Any) -> Any:
-    """What there was and the piece that follows it: text, parts of a message, objects whose fields grow."""
-    match before, piece:
-        case None, _:
-            return piece
-        case str(), str():
-            return before + piece
-        case list(), str():
-            return joined(before, [{"type": "text", "text": piece}])
-        case str(), list():
-            return joined([{"type": "text", "text": before}] if before else [], piece)
-        case list(), list():
-            return _joined_parts(before, piece)
-        case dict(), dict():
-            return {**before, **{name: value if name in SAME else joined(before.get(name), value)
-                                 for name, value in piece.items() if value is not None}}
-        case _:
-            return piece
+class GrowingValue:
+    """A value of a delta as it grows: text, parts of a message, objects whose fields grow. Anything else is replaced.
+
+    It takes time in proportion to what is pushed: text is joined when it is asked for.
+    """
+
+    def __init__(self, *pieces: object) -> None:
+        self._grown: _Texts | _Parts | dict[str, GrowingValue] | None = None
+        self._value: object = None
+        for piece in pieces:
+            self.push(piece)
+
+    def push(self, piece: object) -> None:
+        """Takes the next piece. Text behind parts is a part, and so is text before them."""
+        match self._grown, piece:
+            case _Parts() as parts, str():
+                parts.push({"type": "text", "text": piece})
+            case _Parts() as parts, list():
+                parts.extend_by(piece)
+            case _Texts() as texts, list():
+                text = "".join(texts)
+                self._grown = _Parts()
+                self._grown.extend_by([*([{"type": "text", "text": text}] if text else []), *piece])
+            case _Texts() as texts, str():
+                texts.append(piece)
+            case dict() as fields, dict():
+                _grow(fields, piece)
+            case _:
+                self._begin(piece)
+
+    def value(self) -> Any:
+        """All of it."""
+        match self._grown:
+            case _Texts() as texts:
+                return "".join(texts)
+            case _Parts() as parts:
+                return [part.value() for _, part in parts]
+            case dict() as fields:
+                return {name: field.value() for name, field in fields.items()}
+            case _:
+                return self._value
+
+    def _begin(self, piece: object) -> None:
+        self._value = piece
+        match piece:
+            case str():
+                self._grown = _Texts([piece])
+            case list():
+                self._grown = _Parts()
+                self._grown.extend_by(piece)
+            case dict():
+                self._grown = {}
+                _grow(self._grown, piece)
+            case _:
+                self._grown = None
 
 
-def _joined_parts(before: list[Any], piece: list[Any]) -> list[Any]:
-    """Parts of a message; a text or a thought that goes on is one part."""
-    whole = list(before)
-    for part in piece:
-        last = whole[-1] if whole else None
-        is_same = (isinstance(last, dict) and isinstance(part, dict) and last.get("type") == part.get("type")
-                   and part.get("type") in ("text", "thinking"))
-        if is_same:
-            whole[-1] = joined(last, part)
+class _Texts(list[str]):
+    """Text in pieces."""
+
+
+class _Parts(list[tuple[object, GrowingValue]]):
+    """Parts of a message, each with its type; a text or a thought that goes on is one part."""
+
+    def extend_by(self, parts: list[object]) -> None:
+        for part in parts:
+            self.push(part)
+
+    def push(self, part: object) -> None:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if self and kind in ("text", "thinking") and self[-1][0] == kind:
+            self[-1][1].push(part)
         else:
-            whole.append(part)
-    return whole
+            self.append((kind, GrowingValue(part)))
+
+
+def _grow(fields: dict[str, GrowingValue], piece: Fields) -> None:
+    for name, value in piece.items():
+        if name in SAME or name not in fields:
+            fields[name] = GrowingValue(value)
+        elif value is not None:
+            fields[name].push(value)

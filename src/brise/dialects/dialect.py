@@ -12,33 +12,46 @@ from typing import Protocol
 
 from brise.dialects.bodies import Body, Fields, Kind, Usage
 from brise.dialects.chat_form import Message
+from brise.dialects.failures import ReportedError
 from brise.dialects.items import ConversationItem
 from brise.text.finish_reasons import FinishReason
 
 
 @dataclass
 class Progress:
-    """How far a stream has come. `text` is what the first choice's client has read."""
+    """How far a stream has come."""
 
-    text: str = ""
+    texts: list[str] = field(default_factory=list)  # what the client has read of the first choice, in pieces
     has_content: bool = False  # a token of text, of a call, of reasoning reached the client
     has_calls: bool = False  # it began to call functions; such an answer cannot be continued
+    has_refusal: bool = False  # it began to decline; nor can that be continued, with content
+    unreadable: str | None = None  # what the client got that is neither text nor reasoning, such as audio
     num_choices: int = 1
-    is_done: bool = False  # it ended as the dialect says that streams end
+    is_done: bool = False  # [DONE] came, whatever was before it
+    is_complete: bool = False  # the event came with which the dialect ends an answer
     finish: str | None = None
     id: str | None = None
     model: str | None = None
     created: int | None = None
     fingerprint: str | None = None
-    error: Body | None = None  # an event that reports one
+    error: ReportedError | None = None
     num_events: int = 0
     finished: set[object] = field(default_factory=set)  # indexes of the choices that have ended
 
     @property
+    def text(self) -> str:
+        """What the client has read of the first choice."""
+        return "".join(self.texts)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer has come to its own end."""
+        return self.is_complete or (self.finish is not None and len(self.finished) in (0, self.num_choices))
+
+    @property
     def has_ended(self) -> bool:
         """Whether the answer is complete, or ended with an error. What follows is no part of it."""
-        is_finished = self.finish is not None and len(self.finished) in (0, self.num_choices)
-        return self.is_done or is_finished or self.error is not None
+        return self.is_done or self.is_whole or self.error is not None
 
 
 class Dialect(Protocol):

@@ -44,7 +44,8 @@ def reported(body: Body, name: str = "") -> ReportedError | None:
     if not error and _is_error(body, name):
         error = body
     if not error:
-        return None
+        ended = next((reason for reason in _ends(body) if common(reason) == "error"), None)
+        return None if ended is None else ReportedError(f"it ended with the reason {ended!r}"[:MAX_MESSAGE])
     about = error if isinstance(error, dict) else {"message": error}
     message = text(about.get("message")) or text(about.get("detail")) or _names_shown(about) or "an error"
     status = next(filter(None, map(_status, _codes(about if about is body else {**body, **about}))), None)
@@ -63,8 +64,6 @@ def of_choices(response: object, name: str, kind: type) -> str | None:
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get(name), kind):
             return f"a choice has no {name}"
-        if common(choice.get("finish_reason")) == "error":
-            return f"it ended with the finish reason {choice['finish_reason']!r}"
         if choice.get("finish_reason", "unknown") in (None, ""):  # of a stream that was cut; some servers name none
             return "it ended without a finish reason"
     return None
@@ -78,6 +77,13 @@ def of_body(response: object) -> str | None:
         return "the body is no JSON object"
     error = reported(response)
     return None if error is None else f"it reports an error: {error.message}"
+
+
+def _ends(body: Body) -> Iterator[object]:
+    """Why answers ended: in choices, in a message or in its last event but one."""
+    yield from (choice.get("finish_reason") for choice in objects(body.get("choices")))
+    delta = body.get("delta")
+    yield from (part.get("stop_reason") for part in (body, delta) if isinstance(part, dict))
 
 
 def _is_error(body: Body, name: str) -> bool:

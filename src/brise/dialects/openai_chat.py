@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from brise.dialects import bodies, chat_form, choices, failures, sse, token_counts
 from brise.dialects.bodies import Body, Fields, Kind, Usage, first_choice, objects
 from brise.dialects.chat_form import Message
-from brise.dialects.choices import SAME, joined, joined_logprobs
+from brise.dialects.choices import SAME, GrowingValue, joined_logprobs, piece_of
 from brise.dialects.dialect import Progress
 from brise.dialects.items import ConversationItem, message_items
 from brise.text import finish_reasons
 from brise.text.finish_reasons import FinishReason
+
+DECODER = json.JSONDecoder()
 
 
 class OpenAIChat:
@@ -94,10 +96,19 @@ class OpenAIChat:
         message = choice.get("message")
         if not isinstance(message, dict):
             raise ValueError("its answer has no message")
-        return chat_form.answered(chat_form.chat_message({"role": "assistant", **message}))
+        return chat_form.answered(_with_ids(chat_form.chat_message({"role": "assistant", **message})))
 
     def chat_tools(self, request: Body) -> list[Message]:
         return chat_form.functions(request, lambda tool: dict(tool) if tool.get("type") == "function" else None)
+
+
+def _with_ids(message: Message) -> Message:
+    """Calls need ids: Gemini's layer for OpenAI's clients leaves them empty."""
+    calls = message.get("tool_calls")
+    if not calls or all(call.get("id") for call in calls):
+        return message
+    return {**message, "tool_calls": [{**call, "id": call.get("id") or f"call_{place}"}
+                                      for place, call in enumerate(calls)]}
 
 
 def chunks_of(body: Body, request: Body) -> Iterator[Body]:
@@ -125,8 +136,8 @@ class _GrowingMessage:
 
     def __init__(self, index: int) -> None:
         self._index, self._finish = index, None  # type: int, object
-        self._texts: dict[str, list[str]] = {}  # pieces of fields that are text, joined at the end
-        self._message: Fields = {"role": "assistant", "content": None, "refusal": None}
+        self._message: dict[str, GrowingValue] = {
+            "role": GrowingValue("assistant"), "content": GrowingValue(None), "refusal": GrowingValue(None)}
         self._calls: list[_GrowingCall] = []
         self._places: dict[int, _GrowingCall] = {}  # by index, the call that pieces with this index belong to
         self._legacy: _GrowingCall | None = None
@@ -135,7 +146,7 @@ class _GrowingMessage:
 
     def push(self, piece: Fields) -> None:
         for name, value in piece.items():
-            if name == "delta" or value is None:
+            if name in ("delta", "message") or value is None:
                 continue
             if name == "finish_reason":
                 self._finish = value
@@ -143,17 +154,13 @@ class _GrowingMessage:
                 self._logprobs = joined_logprobs(self._logprobs, value)
             elif name != "index":
                 self._others[name] = value
-        delta = piece.get("delta")
-        for name, value in (delta if isinstance(delta, dict) else {}).items():
+        for name, value in piece_of(piece).items():
             self._take(name, value)
 
     def whole(self) -> Fields:
-        message = dict(self._message)
-        for name, pieces in self._texts.items():
-            text = "".join(pieces)
-            message[name] = joined(message[name], text) if isinstance(message.get(name), list) else text
+        message = {name: value.value() for name, value in self._message.items()}
         if self._calls:
-            message["tool_calls"] = [call.whole() for call in self._calls]
+            message["tool_calls"] = [call for growing in self._calls for call in growing.whole()]
         if self._legacy is not None:
             message["function_call"] = self._legacy.function()
         if not message["content"] and (self._calls or self._legacy or message["refusal"]):
@@ -165,54 +172,89 @@ class _GrowingMessage:
         if value is None:
             return
         if name == "tool_calls" and isinstance(value, list):
-            for place, piece in enumerate(value):
-                if isinstance(piece, dict):
-                    self._call(piece, place).push(piece)
+            self._take_calls(value)
         elif name == "function_call" and isinstance(value, dict):
             self._legacy = self._legacy or _GrowingCall()
             self._legacy.push({"function": value})
-        elif isinstance(value, str) and name not in SAME:
-            self._texts.setdefault(name, []).append(value)
-        elif name == "content" and isinstance(value, list):  # parts: what came as text so far stands before them
-            text = "".join(self._texts.pop(name, ()))
-            self._message[name] = joined(joined(self._message[name], text) if text else self._message[name], value)
+        elif name in SAME or name not in self._message:
+            self._message[name] = GrowingValue(value)
         else:
-            self._message[name] = value if name in SAME else joined(self._message.get(name), value)
+            self._message[name].push(value)
 
-    def _call(self, piece: Fields, place: int) -> _GrowingCall:
-        """Pieces of a call have its index. Some servers give all calls index 0, or none, and tell them apart by id."""
-        given_index, id = piece.get("index"), piece.get("id")
-        index = given_index if isinstance(given_index, int) else place
-        known = self._places.get(index)
-        if known is not None and (not id or not known.id or id == known.id):
-            return known
-        call = self._places[index] = _GrowingCall()
-        self._calls.append(call)
-        return call
+    def _take_calls(self, pieces: list[object]) -> None:
+        """Pieces of a call have its index. Some servers give all calls index 0, or none, and tell them apart by id, or
+        by nothing but their names."""
+        indexes = set[int]()  # in one delta each stands once
+        for place, piece in enumerate(pieces):
+            if not isinstance(piece, dict):
+                continue
+            index = piece.get("index")
+            index = index if isinstance(index, int) else place
+            known = self._places.get(index)
+            if known is None or (index in indexes and _field(piece, "name")) or known.is_followed_by(piece):
+                known = self._places[index] = _GrowingCall()
+                self._calls.append(known)
+            indexes.add(index)
+            known.push(piece)
 
 
 class _GrowingCall:
     """A call of a function as it grows."""
 
     def __init__(self) -> None:
-        self.id: object = None
+        self._id: object = None
         self._name, self._arguments, self._others = "", list[str](), Fields()
+        self._named_at: list[int] = []  # where in the arguments pieces began that brought the name, but no id
+        self._num_characters = 0
+
+    def is_followed_by(self, piece: Fields) -> bool:
+        """Whether a piece is of another call: it has another id, or, behind arguments, the first id or another name."""
+        id, name, has_begun = piece.get("id"), _field(piece, "name"), bool(self._num_characters)
+        if id and self._id:
+            return bool(id != self._id)
+        return has_begun and isinstance(name, str) and name != "" and (bool(id) or name != self._name)
 
     def push(self, piece: Fields) -> None:
-        self.id = self.id or piece.get("id")
+        self._id = self._id or piece.get("id")
         self._others |= {name: value for name, value in piece.items()
                          if name not in ("index", "id", "function") and value is not None}
-        function = piece.get("function")
-        if not isinstance(function, dict):
-            return
-        name, arguments = function.get("name"), function.get("arguments")
-        if isinstance(name, str) and name != self._name:  # the whole name again, in every piece, is no piece of it
-            self._name += name
+        name, arguments = _field(piece, "name"), _field(piece, "arguments")
+        if isinstance(name, str) and name:
+            if name != self._name:  # the whole name again, in every piece, is no piece of it
+                self._name += name
+            elif not self._id:
+                self._named_at.append(self._num_characters)
         if arguments is not None:
-            self._arguments.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            self._arguments.append(text)
+            self._num_characters += len(text)
 
     def function(self) -> Fields:
         return {"name": self._name, "arguments": "".join(self._arguments)}
 
-    def whole(self) -> Fields:
-        return {"id": self.id, "type": "function", **self._others, "function": self.function()}
+    def whole(self) -> list[Fields]:
+        """The call; or several, where the name came again exactly behind the end of whole arguments."""
+        text, about = "".join(self._arguments), {"id": self._id, "type": "function", **self._others}
+        return [{**about, "function": {"name": self._name, "arguments": arguments}}
+                for arguments in _apart(text, self._named_at)]
+
+
+def _field(piece: Fields, name: str) -> object:
+    function = piece.get("function")
+    return function.get(name) if isinstance(function, dict) else None
+
+
+def _apart(text: str, places: Sequence[int]) -> Iterator[str]:
+    """JSON values that stand one behind the other, each but the first at one of the places; else the text."""
+    begin, known = 0, set(places)
+    while known and begin < len(text):
+        try:
+            _, end = DECODER.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            break
+        if end not in known:
+            break
+        yield text[begin:end]
+        begin = end
+    if begin < len(text) or not text:
+        yield text[begin:]

@@ -13,7 +13,8 @@ from brise.dialects.items import REASONING, ConversationItem, canonical, message
 from brise.text import finish_reasons
 from brise.text.finish_reasons import FinishReason
 
-TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})  # what a client reads
+TEXT_EVENT, REFUSAL_EVENT = "response.output_text.delta", "response.refusal.delta"  # what a client reads
+ITEM_DONE = "response.output_item.done"
 CALL_EVENT = "response.function_call_arguments.delta"
 LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 LAST = (*sorted(LAST_EVENTS), "response.cancelled")  # they hold the response, whole
@@ -93,34 +94,41 @@ class OpenAIResponses:
         if isinstance(response, dict):
             progress.id = progress.id or bodies.text(response.get("id"))
             progress.model = progress.model or bodies.text(response.get("model"))
-        if event_type in TEXT_EVENTS and isinstance(delta, str):
-            progress.text, progress.has_content = progress.text + delta, True
-        elif event_type == CALL_EVENT:
-            progress.has_content = progress.has_calls = True
-        progress.is_done |= event_type in LAST_EVENTS
+        if event_type == TEXT_EVENT and isinstance(delta, str):
+            progress.texts.append(delta)
+        progress.has_refusal |= event_type == REFUSAL_EVENT
+        progress.has_calls |= event_type == CALL_EVENT
+        progress.has_content |= event_type in (TEXT_EVENT, REFUSAL_EVENT, CALL_EVENT)
+        progress.is_complete |= event_type in LAST_EVENTS
 
     def assemble(self, events: Sequence[Fields]) -> tuple[Body | None, bool]:
-        """The last event has the response whole; of a stream that was cut, there is what its events said."""
+        """The last event has the response whole; of a stream that was cut, or whose last event has no output, there is
+        what its events said."""
         last = next((event["response"] for event in reversed(events)
                      if event.get("type") in LAST and isinstance(event.get("response"), dict)), None)
-        if last is not None:
+        if last is not None and last.get("output"):
             return last, True
-        body: Fields | None = None
-        items: dict[int, Fields] = {}
+        body: Fields | None = last
+        items: dict[int, _GrowingItem] = {}
         for event in events:
             response, item, index = event.get("response"), event.get("item"), event.get("output_index")
-            if isinstance(response, dict):
+            if isinstance(response, dict) and last is None:
                 body = response
             if not isinstance(index, int):
                 continue
             if isinstance(item, dict):  # as it begins, and again, whole, when it is done
-                items[index] = {**item, **{name: [dict(part) for part in item[name] if isinstance(part, dict)]
-                                           for name in ("content", "summary") if isinstance(item.get(name), list)}}
+                if index not in items or event.get("type") != ITEM_DONE or _says_something(item):
+                    items[index] = _GrowingItem(item)
             elif index in items:
-                _grow(items[index], event)
+                items[index].push(event)
+            elif event.get("type") in (CALL_EVENT, TEXT_EVENT, REFUSAL_EVENT):  # it begins without its item
+                items[index] = _GrowingItem({"type": "function_call"} if event["type"] == CALL_EVENT
+                                            else {"type": "message", "role": "assistant"})
+                items[index].push(event)
         if body is None and not items:
             return None, False
-        return {**(body or {}), "output": [items[index] for index in sorted(items)]}, False
+        output = [items[index].whole() for index in sorted(items)]
+        return {**(body or {}), "output": output}, last is not None
 
     def encode(self, event: Body) -> bytes:
         return sse.encode(event, str(event["type"]))
@@ -191,16 +199,41 @@ def _chat_messages(items: Sequence[Body]) -> Iterator[Message]:
         yield open_
 
 
-def _grow(item: Fields, event: Fields) -> None:
-    kind, delta = str(event.get("type")), event.get("delta")
-    if kind == "response.function_call_arguments.delta" and isinstance(delta, str):
-        item["arguments"] = str(item.get("arguments") or "") + delta
-    elif kind in GROWING and isinstance(delta, str):
-        is_summary = kind == "response.reasoning_summary_text.delta"
-        place = event.get("summary_index" if is_summary else "content_index")
-        parts = item.setdefault("summary" if is_summary else "content", [])
-        if isinstance(parts, list) and isinstance(place, int) and 0 <= place <= len(parts):
-            if place == len(parts):
-                parts.append({"type": PART_TYPES[kind]})
-            part, field = parts[place], GROWING[kind]
-            part[field] = str(part.get(field) or "") + delta
+def _says_something(item: Body) -> bool:
+    return bool(item.get("content") or item.get("summary") or item.get("arguments")) or item.get("type") not in (
+        "message", "reasoning", "function_call")
+
+
+class _GrowingItem:
+    """An item of the output as it grows."""
+
+    def __init__(self, begun: Fields) -> None:
+        self._item: Fields = {**begun, **{name: [part for part in begun[name] if isinstance(part, dict)]
+                                          for name in ("content", "summary") if isinstance(begun.get(name), list)}}
+        self._texts: dict[tuple[str, int], tuple[str, list[str]]] = {}  # by part, its field's name and pieces
+        self._arguments: list[str] = []
+
+    def push(self, event: Fields) -> None:
+        kind, delta = str(event.get("type")), event.get("delta")
+        if not isinstance(delta, str):
+            return
+        if kind == CALL_EVENT:
+            self._arguments.append(delta)
+        elif kind in GROWING:
+            is_summary = kind == "response.reasoning_summary_text.delta"
+            place = event.get("summary_index" if is_summary else "content_index", 0)
+            parts = self._item.setdefault("summary" if is_summary else "content", [])
+            if isinstance(parts, list) and isinstance(place, int) and 0 <= place <= len(parts):
+                if place == len(parts):
+                    parts.append({"type": PART_TYPES[kind]})
+                key = "summary" if is_summary else "content", place
+                self._texts.setdefault(key, (GROWING[kind], []))[1].append(delta)
+
+    def whole(self) -> Fields:
+        item = {name: list(value) if isinstance(value, list) else value for name, value in self._item.items()}
+        for (name, place), (field, pieces) in self._texts.items():
+            part = item[name][place]
+            item[name][place] = {**part, field: str(part.get(field) or "") + "".join(pieces)}
+        if self._arguments:
+            item["arguments"] = str(item.get("arguments") or "") + "".join(self._arguments)
+        return item

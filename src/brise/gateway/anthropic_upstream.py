@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from brise.dialects.anthropic_to_chat import Chunks, chat_completion, error_of
 from brise.dialects.bodies import Usage
 from brise.dialects.table import CHAT, MESSAGES
 from brise.errors import RequestError
-from brise.gateway import headers
+from brise.gateway import encodings, headers
 from brise.gateway.failure import UpstreamError, UpstreamFailure
-from brise.gateway.relay import KEPT_BYTES, MAX_EVENT_BYTES
+from brise.gateway.relay import HEAD_BYTES, KEPT_BYTES, MAX_EVENT_BYTES
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import Upstream, UpstreamResponse, UpstreamSettings
 
@@ -87,102 +87,84 @@ def _headers(request: ClientRequest) -> Headers:
 
 def _read(reply: UpstreamResponse, request: ClientRequest) -> UpstreamResponse:
     """The answer in OpenAI's dialect; what is neither an answer nor an error of this API passes through."""
-    media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
-    is_readable = headers.find(reply.headers, b"content-encoding") in (b"", b"identity")
-    if reply.status >= 300:
-        return _Whole(reply, request) if is_readable and media_type == b"application/json" else reply
-    if not is_readable:
-        raise UpstreamError(UpstreamFailure("malformed", "it is compressed, though it was asked for uncompressed"))
-    match media_type:
-        case b"application/json":
-            return _Whole(reply, request)
-        case b"text/event-stream":
-            return _Stream(reply, request)
-        case _:
-            raise UpstreamError(UpstreamFailure("malformed",
-                                                f"the answer is of type {media_type.decode('latin-1')[:40]!r}"))
+    readable = encodings.readable(reply)
+    if readable is None:
+        if reply.status >= 300:
+            return reply
+        encoding = headers.find(reply.headers, b"content-encoding")[:40].decode("latin-1")
+        raise UpstreamError(UpstreamFailure("malformed", f"its content encoding {encoding!r} is not read here"))
+    return _Translated(readable, request)
 
 
-class _Whole:
-    """An answer in one piece, or an error."""
-
-    def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
-        self._reply, self._created = reply, int(request.at_s)
-        self.status, self.headers = reply.status, _answered(reply.headers)
-        self.usage: Usage | None = None  # with what was written into the cache, for which a chat completion has no name
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body, when it is complete."""
-        body = bytearray()
-        async with aclosing(self._reply.chunks()) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > KEPT_BYTES:
-                    raise UpstreamError(UpstreamFailure("malformed", f"an answer of more than {KEPT_BYTES} bytes"))
-        try:
-            yield self._translated(bytes(body))
-        except (ValueError, RecursionError) as error:
-            if self.status < 300:
-                raise UpstreamError(UpstreamFailure("malformed", f"no answer of the Messages API: {error}")) from None
-            yield bytes(body)  # an error of another server on the way
-
-    def close(self) -> None:
-        self._reply.close()
-
-    def _translated(self, body: bytes) -> bytes:
-        value = json.loads(body)
-        if not isinstance(value, dict):
-            raise ValueError("it is no JSON object")
-        self.usage = MESSAGES.usage(value)
-        translated = error_of(value) if self.status >= 300 else chat_completion(value, self._created)
-        return json.dumps(translated, ensure_ascii=False).encode("utf-8", "replace")
-
-
-class _Stream:
-    """A stream."""
+class _Translated:
+    """An answer in one piece, an error, or a stream: its first bytes tell."""
 
     def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
         options = (request.fields or {}).get("stream_options")
-        self._reply = reply
-        self._chunks = Chunks(int(request.at_s), with_usage=isinstance(options, dict)
+        self._reply, self._created, self._splitter = reply, int(request.at_s), sse.Splitter()
+        self._chunks = Chunks(self._created, with_usage=isinstance(options, dict)
                               and options.get("include_usage") is True)
         self.status, self.headers = reply.status, _answered(reply.headers)
+        self._usage: Usage | None = None
 
     @property
     def usage(self) -> Usage | None:
-        return self._chunks.usage
+        """With what was written into the cache, for which a chat completion has no name."""
+        return self._usage or self._chunks.usage
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The events that each piece translates to; those before a malformed one still leave."""
-        held = b""
+        """A body when it is complete; of a stream the events that each piece translates to."""
+        media_type = headers.find(self.headers, b"content-type").partition(b";")[0].strip().lower()
+        is_stream, body = None if self.status < 300 else False, bytearray()
         async with aclosing(self._reply.chunks()) as pieces:
             async for piece in pieces:
-                held += piece
-                end = sse.whole(held)
-                if end == 0 and len(held) > MAX_EVENT_BYTES:
-                    raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
-                translated, wrong = self._translated_events(held[:end])
-                held = held[end:]
-                if translated:
+                body += piece
+                if is_stream is None:
+                    is_stream = sse.begins_stream(bytes(body[:HEAD_BYTES]), media_type)
+                if is_stream:
+                    async for translated in self._events(self._splitter.push(bytes(body))):
+                        yield translated
+                    body.clear()
+                if max(len(body), self._splitter.num_held) > (MAX_EVENT_BYTES if is_stream else KEPT_BYTES):
+                    raise UpstreamError(UpstreamFailure("malformed", f"an answer of more than {KEPT_BYTES} bytes"))
+        if is_stream:  # the last event, without the blank line that ends it, or a part of one
+            rest = self._splitter.rest()
+            if rest.event is not None and rest.event.is_readable:
+                async for translated in self._events([rest]):
                     yield translated
-                if wrong is not None:
-                    raise UpstreamError(wrong)
-        # The last event, without the blank line that ends it, or a part of one.
-        translated, _ = self._translated_events(held)
-        if translated:
-            yield translated
+        else:
+            yield self._whole(bytes(body))
 
     def close(self) -> None:
         self._reply.close()
 
-    def _translated_events(self, stream: bytes) -> tuple[bytes, UpstreamFailure | None]:
-        translated = bytearray()
-        for event in sse.events(stream):
+    async def _events(self, blocks: Sequence[sse.Block]) -> AsyncGenerator[bytes, None]:
+        """The events before a malformed one still leave."""
+        translated, wrong = bytearray(), None
+        for block in blocks:
             try:
-                translated += self._chunks.push(event)
+                translated += b"" if block.event is None else self._chunks.push(block.event)
             except ValueError as error:
-                return bytes(translated), UpstreamFailure("malformed", f"no stream of the Messages API: {error}")
-        return bytes(translated), None
+                wrong = UpstreamFailure("malformed", f"no stream of the Messages API: {error}")
+                break
+        if translated:
+            yield bytes(translated)
+        if wrong is not None:
+            raise UpstreamError(wrong)
+
+    def _whole(self, body: bytes) -> bytes:
+        try:
+            value = json.loads(body)
+            if not isinstance(value, dict):
+                raise ValueError("it is no JSON object")
+            self._usage = MESSAGES.usage(value)
+            is_error = self.status >= 300 or value.get("type") == "error"
+            translated = error_of(value) if is_error else chat_completion(value, self._created)
+        except (ValueError, RecursionError) as error:
+            if self.status >= 300:
+                return body  # an error of another server on the way
+            raise UpstreamError(UpstreamFailure("malformed", f"no answer of the Messages API: {error}")) from None
+        return json.dumps(translated, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class _Said:

@@ -193,7 +193,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _begun(self, head: h11.Connection, response: h11.Response) -> h11.Response:
-        """What comes from here on is the body."""
+        """What comes from here on is the body. A length beside a transfer encoding says nothing, and must not be passed
+        on (RFC 9112, 6.3); and whoever sends both is not asked again on this connection."""
         headers = [*response.headers]
         named = b",".join(value for name, value in headers if name == b"connection").lower()
         self._keeps_open = response.http_version >= b"1.1" and b"close" not in named
@@ -202,7 +203,13 @@ class Connection(asyncio.Protocol):
         except FramingError as error:
             raise NotHttpError(str(error)) from None
         self._received[:0] = head.trailing_data[0]
-        return response
+        names = {name for name, _ in headers}
+        if not names >= {b"transfer-encoding", b"content-length"}:
+            return response
+        self._keeps_open = False
+        return h11.Response(status_code=response.status_code, reason=response.reason,
+                            http_version=response.http_version,
+                            headers=[header for header in headers if header[0] != b"content-length"])
 
     def _check_end(self, body: Body) -> None:
         """The end of the connection ends only an answer without a stated length."""

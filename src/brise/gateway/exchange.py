@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import replace
-from typing import Any
 
 from brise.dialects.bodies import Body, text
 from brise.dialects.streams import assemble
-from brise.gateway import headers
+from brise.gateway import encodings, headers
 from brise.gateway.failure import Delivery
 from brise.gateway.interfaces import RequestOutcome
-from brise.gateway.relay import KEPT_BYTES
+from brise.gateway.relay import KEPT_BYTES, json_object
 from brise.gateway.request import MAX_NAME, ClientRequest
 from brise.traffic import redact
 from brise.traffic.records import Exchange, Mode, RecordedAnswer, Role, new_id
@@ -48,14 +45,13 @@ def answer_of(request: ClientRequest, role: Role, at_s: float, outcome: RequestO
 def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:
     """What an answer of the large model says of itself."""
     body, fault = _response(delivery, request)
-    error = error or fault
-    if error is None and delivery.status >= 400:
+    if error is None and delivery.status >= 300:
         error = _error(body) or f"status {delivery.status}"
     first_s = None if delivery.first_s is None else delivery.first_s - request.started_s
     about = body or {}
     usage = delivery.usage or request.dialect.usage(about)
     return RequestOutcome(mode, delivery.status, text(about.get("model")), body, usage,
-                          text(about.get("system_fingerprint")), error, first_s)
+                          text(about.get("system_fingerprint")), error or fault, first_s)
 
 
 def with_response(outcome: RequestOutcome, request: ClientRequest) -> RequestOutcome:
@@ -67,29 +63,24 @@ def with_response(outcome: RequestOutcome, request: ClientRequest) -> RequestOut
 
 
 def _response(delivery: Delivery, request: ClientRequest) -> tuple[Body | None, str | None]:
-    """The body, or that of a stream, and what is wrong with it."""
-    if not delivery.is_kept or not request.dialect.is_read:  # such as a session's secret, or a file: no proof needs it
+    """The body, or that of a stream, and why it is no whole answer, or was not kept."""
+    dialect = request.dialect
+    if not dialect.is_read:  # such as a session's secret, or a file: no proof needs it
         return None, None
-    if not delivery.is_stream:
-        return decoded(bytes(delivery.body), headers.find(delivery.headers, b"content-encoding")), None
-    whole = assemble(request.dialect, bytes(delivery.body))
-    return whole.body, whole.error
-
-
-def decoded(body: bytes, encoding: bytes) -> Body | None:
-    """A body as a JSON object, None if it is none or is compressed in a way that is not read here."""
-    try:
-        match encoding.lower():
-            case b"gzip" | b"deflate":
-                body = zlib.decompressobj(wbits=47).decompress(body, KEPT_BYTES)  # 32 + 15: either header
-            case b"" | b"identity":
-                pass
-            case _:
-                return None
-        value: Any = json.loads(body)
-    except (ValueError, RecursionError, zlib.error):
-        return None
-    return value if isinstance(value, dict) else None
+    if delivery.unkept is not None:
+        return None, delivery.unkept
+    if delivery.is_stream:
+        whole = assemble(dialect, bytes(delivery.body))
+        return whole.body, whole.error or dialect.failure(whole.body)
+    if delivery.fields is not None:
+        return delivery.fields, dialect.failure(delivery.fields)
+    body = encodings.decoded(bytes(delivery.body), headers.find(delivery.headers, b"content-encoding"), KEPT_BYTES)
+    if body is None:
+        return None, f"the answer was not read: it is longer than {KEPT_BYTES >> 20} MiB, or not compressed as it says"
+    fields = json_object(body)
+    if fields is None and body.strip():
+        return None, f"the body is no JSON object: {body[:40]!r}"
+    return fields, dialect.failure(fields)
 
 
 def _error(body: Body | None) -> str | None:

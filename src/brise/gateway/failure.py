@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from brise.dialects.bodies import Usage
+from brise.dialects.bodies import Body, Usage
 from brise.dialects.dialect import Dialect, Progress
-from brise.dialects.streams import progress_of
 from brise.gateway.request import Headers
 
 # refused: no connection. connect_timeout, first_byte_timeout, stalled: too slow to begin, to answer, in the middle.
-# cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, or no events.
-# status: an answer that says "not now" (429, 5xx). error_event: a stream that says so. open: not even tried, because
-# the circuit breaker is open. ended: this server shuts down.
+# cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, no events, or no
+# answer in a body of status 200. status: an answer that says "not now" (429, 5xx). error_event: a stream, or a body of
+# status 200, that says so. open: not even tried, because the circuit breaker is open. ended: this server shuts down.
 FailureKind = Literal["refused", "connect_timeout", "first_byte_timeout", "stalled", "cut", "malformed", "status",
                       "error_event", "open", "ended"]
 STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody else answers
@@ -37,7 +36,7 @@ class UpstreamFailure:
 
     kind: FailureKind
     detail: str
-    status: int | None = None  # of its answer, if it gave one
+    status: int | None = None  # of its answer, or that its error names, if it gave one
     retry_after_s: float | None = None
     may_repeat: bool | None = None  # what the server says of that, if it does
     refusal: Refusal | None = None
@@ -73,21 +72,33 @@ class UpstreamError(Exception):
 
 @dataclass
 class Delivery:
-    """What the client got of an attempt's answer."""
+    """What the client got of an attempt's answer.
+
+    `body` is that of a stream without its content encoding; else as it came. `fault` is the failure that the answer
+    itself reports: it reached the client as it was, because nobody else could answer.
+    """
 
     status: int = 0
     headers: Headers = ()
     is_stream: bool = False
+    is_encoded: bool = False  # the client's stream is compressed: no event of ours can follow
     has_begun: bool = False  # status and headers are with the client
     body: bytearray = field(default_factory=bytearray)
-    is_kept: bool = True  # False: it was too long for `body`
+    unkept: str | None = None  # why `body` is not all of it
+    followed: Progress = field(default_factory=Progress)  # what the client has read of a stream
+    fields: Body | None = None  # of a whole answer, if it was read before it was passed on
+    fault: UpstreamFailure | None = None
     first_s: float | None = None  # monotonic, of the first token or piece
     usage: Usage | None = None  # where the body does not have it
 
+    @property
+    def takes_event(self) -> bool:
+        """Whether an event of ours can follow what the client has."""
+        return self.is_stream and not self.is_encoded
+
     def progress(self, dialect: Dialect) -> Progress | None:
         """What the client has read of a stream; None if the answer has not begun, or is no stream that can be read."""
-        is_readable = self.has_begun and self.is_stream and self.is_kept
-        return progress_of(dialect, bytes(self.body)) if is_readable else None
+        return self.followed if self.has_begun and self.takes_event and self.unkept is None else None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     not begun                     a whole answer or stream of the small model, `x-brise-mode: degraded`
     begun, no token of content    the small model's stream under the id that the client has seen
     begun, with content           the small model continues the text that the client has read
-    calls, several choices, ...   no model can continue: the gateway ends the stream with an error event
+    calls, a refusal, audio, ...  no model can continue: the gateway ends the stream with an error event
 
 The body, or the last chunk of a stream, has `"brise": {"mode": "degraded", "model", "reason", "ignored"}`: `reason` is
 the kind of the failure, `ignored` names the fields of the request that the small model has no use for.
@@ -147,12 +147,18 @@ class _Attempt:
 def obstacle(request: ClientRequest, progress: Progress) -> str | None:
     """Why no model can continue an answer, or None. The client has read what `progress` says."""
     fields = request.fields or {}
+    if not request.streams:
+        return "the large model sent a stream, for which the client did not ask"
     if progress.error is not None:
         return "the large model has reported an error to the client"
     if progress.num_choices > 1 or fields.get("n") not in (None, 1):
         return "the answer has several choices"
     if progress.has_calls:
         return "the answer calls a function"
+    if progress.has_refusal:
+        return "the large model began to decline"
+    if progress.unreadable is not None:
+        return f"the answer holds {progress.unreadable}"
     if not request.dialect.continues and progress.num_events:
         return f"an answer of the kind {request.kind!r} cannot be continued"
     return None

@@ -135,6 +135,8 @@ class Gateway:
                                                stops_at_faults=fallback is not None and fallback.can_answer(request))
         except UpstreamError as error:
             return await self._replace(request, send, error.failure, error.delivery or Delivery())
+        if delivery.fault is not None:  # it reached the client as it was
+            return RequestOutcome("failed", delivery.status, error=str(delivery.fault), unread=delivery)
         return RequestOutcome(mode, delivery.status, unread=delivery)
 
     async def _replace(self, request: ClientRequest, send: Send, failure: UpstreamFailure,
@@ -151,7 +153,7 @@ class Gateway:
         if not delivery.has_begun:
             await send_error(request.dialect, failure, added(request, "failed", None), send)
             return RequestOutcome("failed", failure.client_status, error=str(failure))
-        if delivery.is_stream:
+        if delivery.takes_event:
             await end_with_error(request.dialect, failure, send)
         # Any other answer stays incomplete, and the server ends the connection: so the client sees it too.
         return outcome_of(delivery, request, "failed", str(failure))

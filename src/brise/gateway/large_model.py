@@ -13,7 +13,7 @@ from dataclasses import replace
 from starlette.types import Message, Send
 
 from brise.gateway import headers
-from brise.gateway.breaker import Breaker, BreakerSettings
+from brise.gateway.breaker import Breaker, BreakerSettings, Permit
 from brise.gateway.exchange import outcome_of
 from brise.gateway.failure import Delivery, Refusal, UpstreamError, UpstreamFailure
 from brise.gateway.interfaces import RequestOutcome
@@ -43,6 +43,7 @@ class LargeModel:
     async def answer(self, request: ClientRequest, send: Send, added: Headers, *,
                      stops_at_faults: bool = False) -> Delivery:
         """Passes the large model's answer on, also an error that the client caused (`stops_at_faults`: see relay).
+        What it passes on may be a failure that came with status 200: then `fault` says which.
 
         UpstreamError if there is none; then `delivery` of the error says how much of an answer the client has.
         """
@@ -69,12 +70,13 @@ class LargeModel:
     async def ask(self, request: ClientRequest) -> RequestOutcome:
         """Asks for itself, in the background, for a whole answer; UpstreamError if there is none.
 
-        What the client's request says of streaming is left out. A status of 400 and more is in what is returned.
+        What the client's request says of streaming is left out. A status of 400 and more is in what is returned; a
+        failure that comes with status 200 is raised.
         """
         assert request.fields is not None
         fields = {name: value for name, value in request.fields.items() if name not in ("stream", "stream_options")}
         whole = replace(request, fields=fields, body=json.dumps(fields).encode(), started_s=self._now())
-        delivery = await self.answer(whole, _nowhere, ())
+        delivery = await self.answer(whole, _nowhere, (), stops_at_faults=True)
         return outcome_of(delivery, whole, "hosted")
 
     async def _attempt(self, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
@@ -95,14 +97,20 @@ class LargeModel:
                 finally:
                     delivery.usage = reply.usage
         except UpstreamError as error:
-            self.failures[error.failure.kind] += 1
-            if self._is_outage(error.failure):
-                self.breaker.failed(permit, error.failure.retry_after_s)
+            self._count(permit, error.failure)
             raise
         else:
-            self.breaker.succeeded(permit)
+            self._count(permit, delivery.fault)
         finally:
             self.breaker.left(permit)
+
+    def _count(self, permit: Permit, failure: UpstreamFailure | None) -> None:
+        if failure is None:
+            self.breaker.succeeded(permit)
+            return
+        self.failures[failure.kind] += 1
+        if self._is_outage(failure):
+            self.breaker.failed(permit, failure.retry_after_s)
 
     def _is_outage(self, failure: UpstreamFailure) -> bool:
         """Whether the server is at fault. A rate limit of one client's key does not concern the others."""

@@ -1,28 +1,35 @@
-"""The relay passes an answer of the large model on to the client, and keeps what is to be written down of it."""
+"""The relay passes an answer of the large model on to the client, and keeps what is to be written down of it.
+
+The body decides whether it is an answer, and whether it is a stream: neither its status nor its type does.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from itertools import takewhile
 
 from starlette.types import Send
 
-from brise.dialects import sse
+from brise.dialects import failures, sse
+from brise.dialects.bodies import Body
 from brise.dialects.dialect import Dialect, Progress
-from brise.dialects.streams import follow, progress_of
-from brise.gateway import headers
+from brise.dialects.streams import follow
+from brise.gateway import encodings, headers
 from brise.gateway.failure import Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import UpstreamResponse
 
 COLLECTED_BYTES = 8 << 20  # a whole answer is held until it is complete, so that one cut short can be replaced
-OWN_FAULTS = frozenset({"invalid_request_error", "authentication_error", "permission_error", "not_found_error",
-                        "billing_error", "insufficient_quota"})  # types of errors that a retry would only repeat
+CHECKED_BYTES = 256 << 10  # of JSON are read within 5 ms; no failure is longer, and longer answers are read afterwards
 KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, but not written down
-DONE, TAIL_BYTES = sse.DONE.encode(), 64
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
+HEAD_BYTES = 64 << 10  # of white space before an answer, with which some servers keep a connection open
+TOO_LONG = f"the answer was not kept: it has more than {KEPT_BYTES >> 20} MiB"
+
+Pieces = AsyncGenerator[tuple[bytes, bytes], None]  # as they came, and decoded
 
 
 async def pass_on(reply: UpstreamResponse, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
@@ -30,99 +37,212 @@ async def pass_on(reply: UpstreamResponse, request: ClientRequest, send: Send, a
     """Passes the whole answer on; `delivery` says how far it came if this raises UpstreamError.
 
     A stream of events leaves event by event, since nobody could continue after half an event. JSON in one piece
-    leaves when it is complete. Anything else leaves as it comes.
+    leaves when it is complete. Anything else leaves as it comes. The bytes stay as they are.
 
-    With `stops_at_faults` another model can answer: then an event that cannot be read, or that reports a failure of
-    the server, is held back and ends the attempt.
+    With `stops_at_faults` another model can answer: then a body that is no answer is held back and ends the attempt,
+    and so does an event that cannot be read, or that reports a failure of the server. A compressed stream is passed on
+    decompressed, so that another model can continue it. Without it, `delivery.fault` says what was wrong.
     """
     out = _Out(send, delivery, [*headers.downstream(reply.headers), *added], now)
-    media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
-    encoding = headers.find(reply.headers, b"content-encoding")
-    length = headers.find(reply.headers, b"content-length")
-    if request.dialect.is_read and media_type == b"text/event-stream" and encoding in (b"", b"identity"):
-        delivery.is_stream = True
-        out.forget_length()
-        await _events(reply, out, request.dialect, stops_at_faults)
-    elif media_type == b"application/json" and int(length or 0) <= COLLECTED_BYTES:
-        await _whole(reply, out)
+    if request.dialect.is_read:
+        await _Answer(reply, request.dialect, out, delivery, stops_at_faults).pass_on()
     else:
-        await _as_it_comes(reply, out)
+        await _unread(reply, out)
     await out.end()
 
 
-async def _events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at_faults: bool) -> None:
-    try:
-        held = await _whole_events(reply, out, dialect, stops_at_faults)
-    except UpstreamError:
-        if out.has_all(dialect):
+class _Answer:
+    """An answer in a dialect that is read here."""
+
+    def __init__(self, reply: UpstreamResponse, dialect: Dialect, out: _Out, delivery: Delivery,
+                 stops_at_faults: bool) -> None:
+        self._reply, self._dialect, self._out, self._delivery = reply, dialect, out, delivery
+        self._stops_at_faults, self._splitter = stops_at_faults, sse.Splitter()
+        self._encoding = headers.find(reply.headers, b"content-encoding").strip().lower()
+
+    async def pass_on(self) -> None:
+        decoder = encodings.decoder(self._encoding)
+        if decoder is None:
+            encoding = self._encoding[:40].decode("latin-1")
+            self._delivery.unkept = f"the answer was not read: its content encoding is {encoding!r}"
+            await _as_it_comes(self._reply, self._out)
+            return
+        source = _Source(self._reply, decoder)
+        async with aclosing(source.pieces()) as pieces:
+            raw, head, is_stream = await self._head(pieces)
+            if is_stream and self._reply.status < 300:
+                await self._pass_stream(raw, head, pieces, source)
+            else:
+                await self._pass_whole(raw, head, pieces, source)
+
+    async def _head(self, pieces: Pieces) -> tuple[bytes, bytes, bool]:
+        """The first bytes, as they came and decoded, and whether they begin a stream."""
+        media_type = headers.find(self._reply.headers, b"content-type").partition(b";")[0].strip().lower()
+        raw, head = b"", b""
+        async for piece in pieces:
+            raw, head = raw + piece[0], head + piece[1]
+            is_stream = sse.begins_stream(head, media_type)
+            if is_stream is not None or len(head) > HEAD_BYTES:
+                return raw, head, is_stream or False
+        return raw, head, media_type == sse.MEDIA_TYPE
+
+    # A stream of events.
+
+    async def _pass_stream(self, raw: bytes, head: bytes, pieces: Pieces, source: _Source) -> None:
+        delivery, is_encoded = self._delivery, self._encoding not in (b"", b"identity")
+        delivery.is_stream, delivery.is_encoded = True, is_encoded and not self._stops_at_faults
+        if not delivery.is_encoded:  # it may become shorter or longer, and it is decoded
+            self._out.drop_headers(b"content-length", b"content-encoding")
+        try:
+            await self._pass_piece(raw, head)
+            async for raw, piece in pieces:
+                await self._pass_piece(raw, piece)
+        except UpstreamError:
+            if not delivery.followed.has_ended:
+                raise
             return  # the connection was lost, or fell silent, after the end of the answer
-        raise
-    # The last event, without the blank line that ends it; or a part of one, which is dropped.
-    is_whole = bool(held) and all(map(_is_readable, sse.events(held)))
-    if is_whole:
-        await _pass_piece(held, out, dialect, Progress(), stops_at_faults)
-    failure = out.missing_end(dialect)
-    if failure is not None:
-        if is_whole:
-            await out.pass_on(b"\n\n")  # so that what follows is an event of its own
+        await self._end_stream(source.wrong)
+
+    async def _pass_piece(self, raw: bytes, piece: bytes) -> None:
+        await self._pass_blocks(raw, self._splitter.push(piece))
+        if self._splitter.num_held > MAX_EVENT_BYTES:
+            raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
+
+    async def _pass_blocks(self, raw: bytes, blocks: Sequence[sse.Block]) -> None:
+        delivery, good, fault = self._delivery, bytearray(), None
+        for block in blocks:
+            fault = None if block.event is None else _fault(block.event, delivery.followed)
+            if fault is not None and self._stops_at_faults:
+                break
+            delivery.fault = delivery.fault or fault
+            good += block.data
+            if block.event is not None:
+                follow(self._dialect, delivery.followed, block.event)
+        if delivery.is_encoded:
+            await self._out.pass_on(raw, kept=bytes(good))
+        elif good:
+            await self._out.pass_on(bytes(good))
+        if delivery.followed.has_content:
+            self._out.saw_token()
+        if fault is not None and self._stops_at_faults:
+            raise UpstreamError(fault)
+
+    async def _end_stream(self, wrong: str | None) -> None:
+        """What no empty line has ended: the last event, or a part of one, which is dropped unless all was said."""
+        delivery, rest = self._delivery, self._splitter.rest()
+        is_event = rest.event is not None and rest.event.is_readable
+        if rest.data and (is_event or delivery.followed.has_ended):
+            await self._pass_blocks(b"", [rest if is_event else sse.Block(rest.data, None)])
+        failure = _missing_end(delivery.followed) if wrong is None else UpstreamFailure("malformed", wrong)
+        if failure is None or (wrong is not None and delivery.followed.has_ended):
+            return
+        if wrong is not None and delivery.is_encoded:
+            delivery.fault = delivery.fault or failure  # the client has all that came
+            return
+        if is_event:
+            await self._out.pass_on(b"\n\n")  # so that what follows is an event of its own
         raise UpstreamError(failure)
 
+    # Anything else.
 
-async def _whole_events(reply: UpstreamResponse, out: _Out, dialect: Dialect, stops_at_faults: bool) -> bytes:
-    """Passes whole events on; returns the rest, which is less than one."""
-    held, progress = b"", Progress()
-    async with aclosing(reply.chunks()) as chunks:
-        async for chunk in chunks:
-            held += chunk
-            end = sse.whole(held)
-            if end == 0:
-                if len(held) > MAX_EVENT_BYTES:
-                    raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
-                continue
-            piece, held = held[:end], held[end:]
-            await _pass_piece(piece, out, dialect, progress, stops_at_faults)
-    return held
+    async def _pass_whole(self, raw: bytes, head: bytes, pieces: Pieces, source: _Source) -> None:
+        """Held until it is complete, if it is not too long for that."""
+        body, text = bytearray(raw), bytearray(head)
+        async for raw, piece in pieces:
+            body += raw
+            if len(text) <= CHECKED_BYTES:
+                text += piece
+            if len(body) > COLLECTED_BYTES:
+                await self._out.pass_on(bytes(body))
+                body.clear()
+        if self._reply.status < 300 and not self._delivery.has_begun:
+            fault = (UpstreamFailure("malformed", source.wrong) if source.wrong is not None
+                     else self._whole_fault(bytes(text)))
+            if fault is not None and self._stops_at_faults:
+                raise UpstreamError(fault)
+            if fault is not None:
+                self._delivery.fault = fault
+                self._out.answer_failed()
+        await self._out.pass_on(bytes(body))
 
-
-async def _pass_piece(piece: bytes, out: _Out, dialect: Dialect, progress: Progress, stops_at_faults: bool) -> None:
-    """Without `stops_at_faults`, events are read until the first with content; the rest only pass through."""
-    failure = None
-    if stops_at_faults:
-        failure = next(filter(None, map(_fault, sse.events(piece))), None)
-        if failure is not None:
-            good = takewhile(lambda block: not any(map(_fault, sse.events(block))), sse.blocks(piece))
-            piece = b"".join(good)
-    if piece:
-        await out.pass_on(piece)
-    if not progress.has_content:  # after the piece has left: no client waits for this
-        for event in sse.events(piece):
-            follow(dialect, progress, event)
-        if progress.has_content:
-            out.saw_token()
-    if failure is not None:
-        raise UpstreamError(failure)
-
-
-def _is_readable(event: sse.ServerSentEvent) -> bool:
-    return event.data == sse.DONE or event.fields is not None
+    def _whole_fault(self, text: bytes) -> UpstreamFailure | None:
+        """Why a whole body of a successful status is no answer. An error that the client caused is for it to see."""
+        if len(text) > CHECKED_BYTES and text.lstrip()[:1] == b"{":
+            return None  # too long for an error; what is written down of it is checked afterwards
+        fields = self._delivery.fields = json_object(text)
+        reported = None if fields is None else failures.reported(fields)
+        if reported is not None:
+            return None if reported.is_own else UpstreamFailure("error_event", reported.message, reported.status)
+        why = self._dialect.failure(fields)
+        if why is None:
+            return None
+        if fields is None and text.strip():
+            return UpstreamFailure("malformed", f"the body is no JSON object: {text[:40]!r}")
+        return UpstreamFailure("cut" if why.startswith("it ended") else "malformed", why)
 
 
-def _fault(event: sse.ServerSentEvent) -> UpstreamFailure | None:
+def json_object(text: bytes) -> Body | None:
+    """A body as a JSON object, None if it is none."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _fault(event: sse.ServerSentEvent, progress: Progress) -> UpstreamFailure | None:
     """The server's failure that this event reports. An error in the request is for the client to see."""
-    if not _is_readable(event):
+    if event.is_done:
+        is_whole = progress.is_whole or progress.error is not None
+        return None if is_whole else UpstreamFailure("cut", "the stream ended before its answer did")
+    if event.fields is None:
         return UpstreamFailure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
-    fields = event.fields or {}
-    kind = str(fields.get("type") or event.name)
-    error = fields.get("error") or (fields if kind == "error" else None)
-    if not error:
+    reported = failures.reported(event.fields, event.name)
+    if reported is None or reported.is_own:
         return None
-    about = error if isinstance(error, dict) else {"message": error}
-    if str(about.get("type") or about.get("code")) in OWN_FAULTS:
-        return None
-    return UpstreamFailure("error_event", str(about.get("message") or about.get("code") or "an error")[:200])
+    return UpstreamFailure("error_event", reported.message, reported.status)
 
 
-async def _whole(reply: UpstreamResponse, out: _Out) -> None:
+def _missing_end(progress: Progress) -> UpstreamFailure | None:
+    """Why a stream that has ended is not a complete answer; None if it is."""
+    if progress.has_ended:
+        return None
+    if not progress.num_events:
+        return UpstreamFailure("malformed", "the stream holds no event")
+    return UpstreamFailure("cut", "the stream ended before its answer did")
+
+
+class _Source:
+    """A body as it comes, beside what it decodes to. `wrong`: from some place on it could not be decoded."""
+
+    def __init__(self, reply: UpstreamResponse, decoder: encodings.Decoder) -> None:
+        self._reply, self._decoder = reply, decoder
+        self.wrong: str | None = None
+
+    async def pieces(self) -> Pieces:
+        """Each piece as it came, with the first that it decodes to; the others follow with nothing that came."""
+        async with aclosing(self._reply.chunks()) as chunks:
+            async for chunk in chunks:
+                raw = chunk
+                try:
+                    for piece in self._decoder.decode(chunk) if self.wrong is None else ():
+                        yield raw, piece
+                        if not raw:
+                            await asyncio.sleep(0)  # a few bytes may decode to very many
+                        raw = b""
+                except encodings.DecodingError as error:
+                    self.wrong = str(error)
+                if raw:
+                    yield raw, b""
+
+
+async def _unread(reply: UpstreamResponse, out: _Out) -> None:
+    """JSON in one piece is held until it is complete, so that one cut short can be repeated."""
+    media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
+    length = int(headers.find(reply.headers, b"content-length") or 0)
+    if media_type != b"application/json" or length > COLLECTED_BYTES:
+        await _as_it_comes(reply, out)
+        return
     body = bytearray()
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
@@ -143,48 +263,38 @@ class _Out:
     """The client; status and headers leave with the first piece."""
 
     def __init__(self, send: Send, delivery: Delivery, sent_headers: Headers, now: Callable[[], float]) -> None:
-        self._send, self._relayed, self._headers, self._now = send, delivery, sent_headers, now
+        self._send, self._delivery, self._headers, self._now = send, delivery, sent_headers, now
 
-    async def pass_on(self, piece: bytes) -> None:
-        delivery = self._relayed
+    async def pass_on(self, piece: bytes, *, kept: bytes | None = None) -> None:
+        """Sends a piece, and keeps it, or what it decodes to."""
+        delivery, kept = self._delivery, piece if kept is None else kept
         if not delivery.has_begun:
             await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        delivery.is_kept = delivery.is_kept and len(delivery.body) + len(piece) <= KEPT_BYTES
-        if delivery.is_kept:
-            delivery.body += piece
+        if delivery.unkept is None and len(delivery.body) + len(kept) > KEPT_BYTES:
+            delivery.unkept = TOO_LONG
+        if delivery.unkept is None:
+            delivery.body += kept
 
-    def forget_length(self) -> None:
-        """A stream may become shorter or longer than its server stated."""
-        self._headers = [(name, value) for name, value in self._headers if name != b"content-length"]
+    def drop_headers(self, *names: bytes) -> None:
+        """They do not hold for what is sent."""
+        self._headers = [(name, value) for name, value in self._headers if name not in names]
+
+    def answer_failed(self) -> None:
+        """What is about to leave is no answer."""
+        self._headers = [(name, b"failed" if name == b"x-brise-mode" else value) for name, value in self._headers]
 
     def saw_token(self) -> None:
-        if self._relayed.first_s is None:
-            self._relayed.first_s = self._now()
-
-    def has_all(self, dialect: Dialect) -> bool:
-        """Whether the client has the stream to the end of its answer."""
-        return self._relayed.is_kept and progress_of(dialect, bytes(self._relayed.body)).has_ended
-
-    def missing_end(self, dialect: Dialect) -> UpstreamFailure | None:
-        """Why a stream that has ended is not a complete answer; None if it is."""
-        body = self._relayed.body
-        if DONE in body[-TAIL_BYTES:] or not self._relayed.is_kept:
-            return None
-        progress = progress_of(dialect, bytes(body))
-        if not progress.num_events:
-            return UpstreamFailure("malformed", "the stream holds no event")
-        if not progress.has_ended:
-            return UpstreamFailure("cut", "the stream ended before its answer did")
-        return None
+        if self._delivery.first_s is None:
+            self._delivery.first_s = self._now()
 
     async def end(self) -> None:
-        if not self._relayed.has_begun:
+        if not self._delivery.has_begun:
             await self._begin()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self) -> None:
-        self._relayed.has_begun = True
-        if not self._relayed.is_stream:
+        self._delivery.has_begun = True
+        if not self._delivery.is_stream:
             self.saw_token()
-        await self._send({"type": "http.response.start", "status": self._relayed.status, "headers": self._headers})
+        await self._send({"type": "http.response.start", "status": self._delivery.status, "headers": self._headers})

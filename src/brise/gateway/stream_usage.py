@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from brise.dialects import sse
 from brise.dialects.bodies import Usage
 from brise.dialects.dialect import Dialect
 from brise.gateway import headers
-from brise.gateway.relay import MAX_EVENT_BYTES
+from brise.gateway.relay import HEAD_BYTES, MAX_EVENT_BYTES
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.upstream import HostedServer, UpstreamResponse
 
@@ -51,7 +51,7 @@ class CountedStreams:
             return await self._without(request, endpoint, reply)
         if reply.status < 300:
             self._remember(endpoint, True)
-            return _Stream(reply, request.dialect) if _is_stream(reply) else reply
+            return _Stream(reply, request.dialect) if _is_plain(reply) else reply
         return reply
 
     async def _without(self, request: ClientRequest, endpoint: tuple[str, str],
@@ -87,14 +87,13 @@ def _asking(request: ClientRequest) -> bytes | None:
     return json.dumps({**fields, OPTION: {**(options or {}), "include_usage": True}}).encode()
 
 
-def _is_stream(reply: UpstreamResponse) -> bool:
-    media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
-    return media_type == b"text/event-stream" and (
-        headers.find(reply.headers, b"content-encoding").strip().lower() in (b"", b"identity"))
+def _is_plain(reply: UpstreamResponse) -> bool:
+    """Whether it comes uncompressed, as it was asked for."""
+    return headers.find(reply.headers, b"content-encoding").strip().lower() in (b"", b"identity")
 
 
 class _Stream:
-    """An answer whose count is taken out."""
+    """An answer whose count is taken out, if it is a stream: its first bytes tell."""
 
     def __init__(self, reply: UpstreamResponse, dialect: Dialect) -> None:
         self._reply, self._dialect = reply, dialect
@@ -104,39 +103,39 @@ class _Stream:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Whole events, and at the end what is less than one."""
-        held = b""
+        media_type = headers.find(self.headers, b"content-type").partition(b";")[0].strip().lower()
+        splitter, is_stream, head = sse.Splitter(), None, b""
         async with aclosing(self._reply.chunks()) as pieces:
             async for piece in pieces:
-                held += piece
-                end = sse.whole(held) or (len(held) if len(held) > MAX_EVENT_BYTES else 0)
-                shown, held = self._without_count(held[:end]), held[end:]
+                if is_stream is None:
+                    head += piece
+                    is_stream = False if len(head) > HEAD_BYTES else sse.begins_stream(head, media_type)
+                    piece, head = (b"", head) if is_stream is None else (head, b"")
+                shown = self._without_count(splitter.push(piece)) if is_stream else piece
+                if splitter.num_held > MAX_EVENT_BYTES:
+                    shown += splitter.rest().data
                 if shown:
                     yield shown
-        if shown := self._without_count(held):
+        if shown := head + self._without_count([splitter.rest()]):
             yield shown
 
     def close(self) -> None:
         self._reply.close()
 
-    def _without_count(self, piece: bytes) -> bytes:
-        if b'"usage"' not in piece:
-            return piece
-        blocks = sse.blocks(piece)
-        rest = piece[sum(map(len, blocks)):]  # the last event, if nothing ends it
-        return b"".join(self._block(block) if b'"usage"' in block else block for block in (*blocks, rest))
+    def _without_count(self, blocks: Sequence[sse.Block]) -> bytes:
+        return b"".join(self._block(block) if b'"usage"' in block.data else block.data for block in blocks)
 
-    def _block(self, block: bytes) -> bytes:
+    def _block(self, block: sse.Block) -> bytes:
         """One event, as it would be without the question."""
-        events = list(sse.events(block))
-        fields = events[0].fields if len(events) == 1 else None
+        fields = None if block.event is None else block.event.fields
         if fields is None or "usage" not in fields:
-            return block
+            return block.data
         if fields["usage"] is None:
-            return _without_null(block)
+            return _without_null(block.data)
         if isinstance(fields["usage"], dict) and not fields.get("choices"):
             self.usage = self._dialect.usage(fields)
             return b""
-        return block  # it came with choices: this server says it unasked
+        return block.data  # it came with choices: this server says it unasked
 
 
 def _without_null(block: bytes) -> bytes:
