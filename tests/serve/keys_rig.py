@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,14 +67,15 @@ class KeyedRig:
 
 @contextmanager
 def keyed(place: str | Path, home: Path, *, prices: Prices | None = PRICES, options: KeyOptions | None = None,
-          clock: Clock | None = None, is_required: bool = True, **more: Any) -> Iterator[KeyedRig]:
+          clock: Clock | None = None, is_required: bool = True,
+          around: Callable[[KeyBudgets], KeyBudgets] | None = None, **more: Any) -> Iterator[KeyedRig]:
     """One gateway on the store; several may run at once on one."""
     clock = clock or Clock()
     with ExitStack() as stack:
         mine, my_budgets = open_virtual_keys(place, home)
         stack.callback(mine.close)
         keys, budgets = open_virtual_keys(place, home)
-        guard = KeyGuard(keys, budgets, options or KeyOptions(), clock)
+        guard = KeyGuard(keys, around(budgets) if around is not None else budgets, options or KeyOptions(), clock)
         stack.callback(guard.close)
         admission = KeyAdmission(guard, prices, is_required=is_required)
         made = stack.enter_context(rig(parts=Components(prices=prices), admission=admission, **more))

@@ -37,7 +37,6 @@ class Charge:
     model: str
     estimate: Usage
     exchange: str | None = None  # its id, if the gateway writes one
-    is_finished: bool = False  # its client has the answer, or is gone
     is_settled: bool = False
 
 
@@ -88,8 +87,6 @@ class KeyAdmission:
         if charge is None or charge.is_settled:
             return
         if charge.exchange is not None:  # `observe` follows: a long stream is read on a thread of its own
-            charge.is_finished = True
-            self.guard.begin_settling(charge.reservation, 1)
             asyncio.get_running_loop().call_later(SETTLE_WITHIN_S, self._give_up, charge)
             return
         usage = Usage(stats.prompt_tokens, stats.completion_tokens, stats.cached_tokens)
@@ -124,8 +121,6 @@ class KeyAdmission:
         self.guard.settle(charge.reservation, used, is_known=is_known)
         if charge.exchange is not None:
             del self._charges[charge.exchange]
-        if charge.is_finished:
-            self.guard.begin_settling(charge.reservation, -1)
 
     def _give_up(self, charge: Charge) -> None:
         if not charge.is_settled:

@@ -30,7 +30,8 @@ from brise.traffic.virtual_keys import KeyLimits, VirtualKey, VirtualKeys
 TICK_S = 0.5  # from one writing to the next
 REFRESH_S = 1.0  # from one reading of the keys to the next
 PATIENCE_S = 2.0  # how long a request waits for the store
-SETTLING_S = 0.25  # how long one waits for answers that are complete to be counted
+SETTLING_S, RETRY_S = 0.25, 0.02  # how long one waits for complete answers to be counted, and how often it looks
+EDGE = 16  # a request that gives back more than this part of what is left is counted at once
 FLUSH_S = 10.0  # to write what is left at the end
 
 
@@ -74,7 +75,7 @@ class KeyGuard:
         self._waiting: list[_Waiting] = []
         self._refreshing: list[Future[None]] = []
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed = self._is_urgent = False
         self._working_since_s: float | None = None
         self._contact_s = self._refreshed_s = time.monotonic()  # when the store answered last
         self._expired_minute = 0
@@ -110,23 +111,24 @@ class KeyGuard:
             exceeded = await self._try(reservation)
             if exceeded is None:
                 return reservation
-            # The client may have read an answer to its end a moment before it is counted.
-            if exceeded.is_used_up or not self._pools[key.id].num_settling or time.monotonic() >= end_s:
+            # An answer may have come to its end a moment before it is counted, here or in another gateway.
+            if exceeded.is_used_up or time.monotonic() >= end_s:
                 self.refused[exceeded.limit] += 1
                 raise KeyLimitError(key.name, exceeded.limit, key_budgets.wait_s(exceeded, self._clock()),
                                     is_used_up=exceeded.is_used_up)
-            await asyncio.sleep(0.005)
-
-    def begin_settling(self, reservation: Reservation, number: int) -> None:
-        """Counts (1) an answer that is complete, or (-1) takes that back when it is settled."""
-        with self._changed:
-            self._pool(reservation.key, reservation.minute).num_settling += number
+            await asyncio.sleep(RETRY_S)
 
     def settle(self, reservation: Reservation, used: Amounts, *, is_known: bool) -> None:
         """What a request has cost. Call it once."""
+        back = reservation.need - _limited(used, reservation.key.limits)
         with self._changed:
+            # What is not limited was not reserved, and counts all the same: a limit may be set in the course of a day.
             self._change(reservation, KeyChange(used - reservation.need, used, 0 if is_known else used.nano_usd,
-                                             int(not is_known)))
+                                                int(not is_known)))
+            room = self._pools[reservation.key.id].room
+            if back.tokens * EDGE > room.tokens or back.nano_usd * EDGE > room.nano_usd:
+                self._is_urgent = True
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Writes what is left, and ends the thread."""
@@ -246,8 +248,9 @@ class KeyGuard:
         next_tick_s = time.monotonic() + TICK_S
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed or self._waiting or self._refreshing,
-                                       max(next_tick_s - time.monotonic(), 0.0))
+                self._changed.wait_for(
+                    lambda: self._is_closed or self._waiting or self._refreshing or self._is_urgent,
+                    max(next_tick_s - time.monotonic(), 0.0))
                 is_closed, refreshing = self._is_closed, self._refreshing
                 self._refreshing = []
             is_tick = is_closed or time.monotonic() >= next_tick_s
@@ -268,7 +271,8 @@ class KeyGuard:
             for each in waiting:  # what is reserved ahead did not suffice: it is looked at together with the rest
                 if each.demand.need != Amounts():
                     self._return_free(each.demand.key, self._pools[each.demand.key])
-            changes = {} if not (is_tick or waiting) else self._changes
+            is_due, self._is_urgent = is_tick or self._is_urgent or bool(waiting), False
+            changes = self._changes if is_due else {}
             if not changes and not waiting:
                 return
             self._changes = {}

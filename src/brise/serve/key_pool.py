@@ -25,7 +25,6 @@ class KeyPool:
     per_s: float = 0.0  # requests that began, smoothed
     is_topping_up: bool = False
     used_s: float | None = None  # when the key was used last, if that is not written down yet
-    num_settling: int = 0  # answers that are complete and not yet counted
 
     @property
     def ahead(self) -> int:
