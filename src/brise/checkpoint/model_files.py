@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from brise.checkpoint.gguf.file import PART
+from brise.checkpoint.pooling import FLAT_POOLING_CONFIG, POOLING_CONFIG
 from brise.checkpoint.safetensors.shards import shard_files
 from brise.errors import CheckpointError, StoreError, UnsupportedError
 
@@ -17,19 +19,20 @@ COMPANIONS = (
     "tekken.json", "tokenizer.json", "tokenizer.model*", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json",
     "chat_template.jinja", "chat_template.json", "SYSTEM_PROMPT.txt", "preprocessor_config.json",
-    "processor_config.json", "LICENSE*")
+    "processor_config.json", "modules.json", "LICENSE*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's files with weights in `folder`; a .gguf comes before its mmproj file."""
+    """A model's files with weights in `folder`; a .gguf, or its parts in order, come before its mmproj file."""
 
     kind: Literal["gguf", "hf", "mistral"]
     folder: Path
     files: tuple[Path, ...]
     config: str = ""  # the file that describes a safetensors model
     stem: str = ""
+    projector: Path | None = None  # the last of `files`
 
 
 def find_layout(path: Path) -> ModelFiles:
@@ -45,7 +48,7 @@ def find_layout(path: Path) -> ModelFiles:
         if path.suffix == ".safetensors":
             raise StoreError(f"{str(path)!r} is one file of a safetensors model",
                              hint=f"give its folder: {path.absolute().parent}")
-        return ModelFiles("gguf", path.parent, (path, *_projector(path)))
+        return _gguf_files(path.parent, parts_of(path), _projector(path))
     if not is_folder:
         raise StoreError(f"there is no model file {str(path)!r}",
                          hint="give a name that `brise models` lists, or the path of a .gguf file or of a folder")
@@ -58,7 +61,13 @@ def all_files(layout: ModelFiles) -> tuple[Path, ...]:
     beside = sorted(file for file in layout.folder.iterdir()
                     if file.is_file() and file.name not in names and is_companion(file.name, layout.stem))
     config = (layout.folder / layout.config,) if layout.config else ()
-    return (*layout.files, *config, *beside)
+    pooling = [file for file in (layout.folder / POOLING_CONFIG,) if layout.kind == "hf" and file.is_file()]
+    return (*layout.files, *config, *beside, *pooling)
+
+
+def flat_name(name: str) -> str:
+    """What a file of a model is called where all lie in one folder, as in the store."""
+    return FLAT_POOLING_CONFIG if name.endswith(POOLING_CONFIG) else name.rpartition("/")[2]
 
 
 def is_companion(name: str, stem: str) -> bool:
@@ -73,18 +82,40 @@ def is_projector(name: str) -> bool:
     return name.endswith(".gguf") and "mmproj" in name.lower()
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The parts of a model that are there beside one of them, in order; the file itself if it is whole."""
+    name = PART.fullmatch(path.name)
+    if name is None:
+        return [path]
+    others = (path.with_name(f"{name[1]}-{number:05}-of-{name[3]}.gguf") for number in range(1, int(name[3]) + 1))
+    return [other for other in others if other.is_file()] or [path]
+
+
+def without_part(name: str) -> str:
+    """The name of a model in several files, from that of a part."""
+    part = PART.fullmatch(name)
+    return name if part is None else f"{part[1]}.gguf"
+
+
+def _gguf_files(folder: Path, parts: list[Path], projectors: list[Path]) -> ModelFiles:
+    return ModelFiles("gguf", folder, (*parts, *projectors), projector=projectors[0] if projectors else None)
+
+
 def _gguf(folder: Path) -> ModelFiles | None:
-    models = sorted(file for file in folder.glob("*.gguf") if not is_projector(file.name))
+    files = sorted(file for file in folder.glob("*.gguf") if not is_projector(file.name))
+    models = {without_part(file.name) + str(PART.fullmatch(file.name) is None): file for file in reversed(files)}
     if len(models) > 1:
-        raise StoreError(f"the folder {str(folder)!r} holds {len(models)} .gguf files, 1 is allowed",
-                         hint="name one of them: " + ", ".join(file.name for file in models[:8]))
+        raise StoreError(f"the folder {str(folder)!r} holds {len(models)} .gguf models, 1 is allowed"
+                         if len(models) < len(files) else
+                         f"the folder {str(folder)!r} holds {len(models)} .gguf files, 1 is allowed",
+                         hint="name one of them: " + ", ".join(sorted(file.name for file in models.values())[:8]))
     if not models:
         return None
     projectors = _projectors(folder)
     if len(projectors) > 1:
         raise StoreError(f"the folder {str(folder)!r} holds {len(projectors)} mmproj files, 1 is allowed",
                          hint="move all but one of them away: " + ", ".join(file.name for file in projectors[:8]))
-    return ModelFiles("gguf", folder, (models[0], *projectors))
+    return _gguf_files(folder, parts_of(files[0]), projectors)
 
 
 def _safetensors(folder: Path) -> ModelFiles | None:

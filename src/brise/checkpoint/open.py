@@ -1,4 +1,4 @@
-"""Opens a model, whatever its files are: a .gguf, or a folder with safetensors or with one .gguf."""
+"""Opens a model, whatever its files are: a .gguf (in one file or several), or a folder with one or with safetensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.file import open_gguf, open_model_file
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
 from brise.checkpoint.model_files import ModelFiles, find_layout
@@ -114,8 +114,8 @@ class _Gguf:
 
     def __init__(self, path: Path, layout: ModelFiles) -> None:
         self.path, self.folder = path, layout.folder
-        self._file = open_gguf(layout.files[0])
-        self._projector = open_gguf(layout.files[1]) if len(layout.files) > 1 else None
+        self._file = open_model_file(layout.files[0])
+        self._projector = None if layout.projector is None else open_gguf(layout.projector)
         description = describe(self._file)
         self.config, self.ignored = description.config, description.ignored
         self.vision = open_vision(self._file, self._projector, self.config, is_named=path.is_dir())
@@ -123,7 +123,7 @@ class _Gguf:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(file.path for file in self._files)
+        return tuple(path for file in self._files for path in file.paths)
 
     @property
     def metadata(self) -> Mapping[str, object]:

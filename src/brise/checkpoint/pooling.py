@@ -18,6 +18,7 @@ from brise.files.json_file import MAX_JSON_BYTES, read_json
 
 Pooling = Literal["mean", "cls", "last"]
 MODULES, POOLING_CONFIG = "modules.json", "1_Pooling/config.json"
+FLAT_POOLING_CONFIG = "1_Pooling.config.json"  # in the store, where all files of a model lie in one folder
 
 # llama.cpp's numbers for `ARCHITECTURE.pooling_type`; 0 is none, and 4 (rank) gives scores, not embeddings.
 GGUF_NUMBERS: Mapping[int, Pooling | None] = MappingProxyType({0: None, 1: "mean", 2: "cls", 3: "last"})
@@ -47,6 +48,8 @@ def folder_pooling(folder: Path) -> Pooling | None:
     place = POOLING_CONFIG
     if (folder / MODULES).is_file():
         place = _pooling_of_modules(folder / MODULES) or ""
+    if place == POOLING_CONFIG and not (folder / place).is_file():
+        place = FLAT_POOLING_CONFIG
     if not place or not (folder / place).is_file():
         return None
     with errors_of(place):

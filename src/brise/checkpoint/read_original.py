@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brise.checkpoint.gguf.file import GgufFile, open_gguf
+from brise.checkpoint.gguf.file import GgufFile, open_model_file
 from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
 from brise.checkpoint.gguf.write_tokenizer import vocabulary
@@ -57,7 +57,7 @@ def open_original(path: Path) -> Original:
 
 def _from_gguf(checkpoint: Checkpoint) -> Original:
     """All tensors of the file, also those that the text model does not read."""
-    gguf = open_gguf(checkpoint.files[0])
+    gguf = open_model_file(checkpoint.files[0])
 
     def forget() -> None:
         checkpoint.forget()

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from brise.checkpoint.model_files import HF_CONFIG, HF_STEM, NATIVE_CONFIG, NATIVE_STEM, is_companion, is_projector
+from brise.checkpoint.gguf.file import PART
+from brise.checkpoint.model_files import (
+    HF_CONFIG,
+    HF_STEM,
+    NATIVE_CONFIG,
+    NATIVE_STEM,
+    is_companion,
+    is_projector,
+    without_part,
+)
+from brise.checkpoint.pooling import POOLING_CONFIG
 from brise.checkpoint.safetensors.shards import NUMBERED
 from brise.errors import MissingExtraError, NetworkError, StoreError, UnsupportedError
 
@@ -16,8 +26,6 @@ try:
     import huggingface_hub
 except ImportError as missing:
     raise MissingExtraError("huggingface_hub", "hf", "pulling from the Hugging Face hub") from missing
-
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf")
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
     models = sorted(name for name in listed if name.endswith(".gguf") and not is_projector(name))
     if file is not None or models:
         choice = _choose(repo, file, models)
-        names = [choice, *_projector(choice, listed)]
+        names = [*_parts(repo, choice, listed), *_projector(choice, listed)]
     else:
         names = _safetensors(repo, listed)
     return HubModel(repo, info.sha or "main", tuple(_file(listed[name]) for name in names))
@@ -75,15 +83,25 @@ def _choose(repo: str, file: str | None, names: list[str]) -> str:
     if file is not None and file not in names:
         raise StoreError(f"the repository {repo!r} has no file {file!r}",
                          hint=f"it has: {listed}" if names else "it has no .gguf file")
-    if file is None and len(names) > 1:
+    if file is None and len({without_part(name) for name in names}) > 1:
         raise StoreError(f"the repository {repo!r} has {len(names)} .gguf files, say which one",
                          hint=f"brise pull hf:{repo}/FILE with one of: {listed}")
     choice = names[0] if file is None else file
-    if SHARD.search(choice):
-        raise UnsupportedError(f"{choice!r} is one part of a split model; only models in one file are read")
     if ".." in Path(choice).parts or Path(choice).is_absolute():
         raise StoreError(f"the repository {repo!r} names a file outside itself: {choice!r}")
     return choice
+
+
+def _parts(repo: str, choice: str, names: Collection[str]) -> list[str]:
+    """All parts of a model, from any one of them."""
+    part = PART.fullmatch(choice)
+    if part is None:
+        return [choice]
+    parts = [f"{part[1]}-{number:05}-of-{part[3]}.gguf" for number in range(1, int(part[3]) + 1)]
+    missing = [name for name in parts if name not in names]
+    if missing:
+        raise StoreError(f"the repository {repo!r} has no {missing[0]!r}, one of the {len(parts)} parts of this model")
+    return parts
 
 
 def _projector(choice: str, names: Iterable[str]) -> list[str]:
@@ -101,7 +119,9 @@ def _safetensors(repo: str, names: Collection[str]) -> list[str]:
         weights = sorted(name for name in names
                          if name == f"{stem}.safetensors" or ((match := NUMBERED.fullmatch(name)) and match[1] == stem))
         if weights and config in names:
-            return [*weights, config, *sorted(name for name in names if is_companion(name, stem))]
+            beside = sorted(name for name in names if is_companion(name, stem))
+            pooling = [name for name in (POOLING_CONFIG,) if name in names and stem == HF_STEM]
+            return [*weights, config, *beside, *pooling]
     raise UnsupportedError(f"the repository {repo!r} has no .gguf file and no safetensors checkpoint that brise knows",
                            hint="look for a repository of the same model whose name ends in -GGUF")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from brise.checkpoint.model_files import all_files, find_layout
+from brise.checkpoint.model_files import all_files, find_layout, flat_name, without_part
 from brise.errors import CheckpointError, StoreError
 from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest, text_digest
 from brise.hub import pypi
@@ -85,7 +85,7 @@ def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:
     with puller.store.lock(key, puller.waiting), disk_errors(puller.store.root):
         staged = _empty(puller.store.partial(key) / "files")
         sizes = [file.stat().st_size for file in files]
-        stored = tuple(_staged(puller, file, staged / file.name, sum(sizes[index:]))
+        stored = tuple(_staged(puller, file, staged / flat_name(file.as_posix()), sum(sizes[index:]))
                        for index, file in enumerate(files))
         puller.admit(staged)  # the source may have changed meanwhile: our copy counts
         entry = puller.store.add_folder(name, staged, stored, str(source))
@@ -137,8 +137,12 @@ def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name:
 
 
 def _fetched(puller: Puller, hub: Any, model: Any, one: Any, folder: Path, key: str) -> StoredFile:
-    """Downloads one file and checks it against what the hub says of it."""
-    staged = hub.download(model, one, folder)
+    """Downloads one file and checks it against what the hub says of it. Files of a model lie in one folder of ours."""
+    staged = folder / flat_name(one.name)
+    if len(model.files) == 1 or staged == folder / one.name:
+        staged = hub.download(model, one, folder)
+    elif not staged.is_file() or one.digest is None or file_digest(staged) != one.digest:
+        os.replace(hub.download(model, one, folder), staged)
     size = staged.stat().st_size
     digest = file_digest(staged, lambda done: puller.progress("verify", done, size))
     right, measured = one.digest, digest
@@ -148,7 +152,7 @@ def _fetched(puller: Puller, hub: Any, model: Any, one: Any, folder: Path, key: 
         puller.store.drop_partial(key)
         raise CheckpointError(f"the downloaded {one.name} has the digest {measured}, {right} is right",
                               field="sha256", value=measured, limit=right, hint="pull it again")
-    return StoredFile(one.name, digest, size)
+    return StoredFile(flat_name(one.name) if len(model.files) > 1 else one.name, digest, size)
 
 
 def _present_folder(puller: Puller, name: str, model: Any) -> StoredModel | None:
@@ -159,13 +163,14 @@ def _present_folder(puller: Puller, name: str, model: Any) -> StoredModel | None
     except StoreError:
         return None
     stored = {file.name: file for file in entry.files}
-    if stored.keys() != {one.name for one in model.files}:
+    if stored.keys() != {flat_name(one.name) for one in model.files}:
         return None
     for one in model.files:
-        path = folder / one.name
+        path = folder / flat_name(one.name)
         if one.digest is None and (one.git_id is None or _git_id(path) != one.git_id):
             return None
-        if one.digest not in (None, stored[one.name].digest) or file_digest(path) != stored[one.name].digest:
+        own = stored[flat_name(one.name)].digest
+        if one.digest not in (None, own) or file_digest(path) != own:
             return None
     return entry
 
@@ -191,7 +196,7 @@ def _present(puller: Puller, name: str, digest: str | None) -> StoredModel | Non
 
 def _name_of(file: str) -> str:
     """A store name from a file name: what a name may not hold becomes '-'."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.removesuffix(".gguf")).lstrip("._-")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", without_part(file).removesuffix(".gguf")).lstrip("._-")
     if not is_name(name):
         raise StoreError(f"no name can be made of the file name {file!r}", hint="give one with --name")
     return name

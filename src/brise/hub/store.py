@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from brise.checkpoint.model_files import find_layout
+from brise.checkpoint.model_files import find_layout, without_part
 from brise.errors import StoreError
 from brise.files.digests import DIGEST, NAME, Located, StoredFile, disk_errors, list_digest
 
@@ -59,7 +59,7 @@ def locate(model: str, store: ModelStore) -> Located:
         return Located(entry.name, store.path(entry), entry.digest)
     layout = find_layout(path)
     if path.is_file():
-        return Located(path.stem, path)
+        return Located(Path(without_part(path.name)).stem, path)
     # A folder means all of its files: an mmproj file of another model is an error there, and not ignored.
     is_one = layout.kind == "gguf" and len(layout.files) == 1
     return Located(path.resolve().name, layout.files[0] if is_one else path)

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from brise.checkpoint.model_files import all_files, find_layout
+from brise.checkpoint.model_files import all_files, find_layout, flat_name
 from brise.errors import UnsupportedError, bad_value
 from brise.files.digests import DIGEST, Located, StoredFile, file_digest, list_digest
 from brise.files.fields import Fields, KeyTable, Plain, errors_of
@@ -109,7 +109,8 @@ def base_digest(located: Located, progress: Callable[[int], None] | None = None)
         return located.digest
     layout = find_layout(located.path)
     files = all_files(layout) if located.path.is_dir() else layout.files
-    digests = [StoredFile(file.name, file_digest(file, progress), file.stat().st_size) for file in files]
+    digests = [StoredFile(flat_name(file.as_posix()), file_digest(file, progress), file.stat().st_size)
+               for file in files]
     return digests[0].digest if len(digests) == 1 else list_digest(digests)
 
 

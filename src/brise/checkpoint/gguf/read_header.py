@@ -67,6 +67,7 @@ class GgufTensor:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    part: int = 0  # of a model in several files
 
 
 @dataclass(frozen=True)

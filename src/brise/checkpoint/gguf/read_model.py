@@ -75,10 +75,8 @@ def _architecture(gguf: GgufFile) -> str:
     name = gguf.metadata.get("general.architecture")
     if not isinstance(name, str):
         raise bad_value("general.architecture", name, "a string")
-    parts = gguf.metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        raise UnsupportedError(f"the model is split over {parts} files (split.count), brise reads one",
-                               hint="join them with llama-gguf-split --merge")
+    if gguf.num_parts != len(gguf.paths):
+        raise UnsupportedError(f"the model is split over {gguf.num_parts} files (split.count), and this is one of them")
     allowed = dict.fromkeys(family.gguf_architecture for family in FAMILIES.values())
     if name not in allowed:
         raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(allowed)}")
