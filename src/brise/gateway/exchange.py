@@ -12,6 +12,7 @@ from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import KEPT_BYTES, json_object
 from brise.gateway.request import MAX_NAME, ClientRequest
 from brise.traffic import redact
+from brise.traffic.prices import Prices
 from brise.traffic.records import Exchange, Mode, RecordedAnswer, Role, new_id
 
 
@@ -37,9 +38,23 @@ def answer_of(request: ClientRequest, role: Role, at_s: float, outcome: RequestO
     answer = RecordedAnswer(
         id=new_id(at_s), exchange=request.id, at_s=at_s, role=role, served_by=outcome.served_by,
         fingerprint=outcome.fingerprint, status=outcome.status, error=outcome.error, usage=outcome.usage,
-        cost_usd=outcome.cost_usd, first_token_s=first_token_s, total_s=total_s, signals=outcome.signals,
-        probability=probability, response=outcome.response)
+        cost_usd=priced(outcome, request, None).cost_usd, first_token_s=first_token_s, total_s=total_s,
+        signals=outcome.signals, probability=probability, response=outcome.response)
     return redact.answer(answer, request.secrets)
+
+
+def priced(outcome: RequestOutcome, request: ClientRequest, prices: Prices | None) -> RequestOutcome:
+    """The outcome with what its answer cost, None if that is unknown. A small model's costs nothing, unless the prices
+    have its name."""
+    if outcome.cost_usd is not None or outcome.is_continued:
+        return outcome
+    if outcome.mode in ("small", "degraded"):
+        price = None if prices is None else prices.models.get(outcome.served_by or "")
+        usd = 0.0 if price is None else None if outcome.usage is None else price.of(outcome.usage)
+    else:
+        usd = None if prices is None else prices.cost(outcome.served_by, request.model, outcome.usage,
+                                                      request.upstream)
+    return replace(outcome, cost_usd=usd)
 
 
 def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:

@@ -132,16 +132,21 @@ class _Attempt:
 
     def _label(self) -> Body:
         label: dict[str, object] = {"mode": "degraded", "model": self.model, "reason": self.broken.failure.kind}
-        if self.broken.progress is not None and self.broken.progress.has_content:
-            label["continued"] = True  # the beginning is the large model's
+        if self._is_continued:
+            label["continued"] = True
         return label | ({"ignored": dict(self.ignored)} if self.ignored else {})
+
+    @property
+    def _is_continued(self) -> bool:
+        """Whether the beginning is the large model's."""
+        return self.broken.progress is not None and self.broken.progress.has_content
 
     def _elapsed_s(self) -> float:
         return self.now() - self.request.started_s
 
     def _outcome(self, response: Body | None, usage: Usage, first_s: float) -> RequestOutcome:
         return RequestOutcome("degraded", 200, self.model, response, usage, self.fingerprint, str(self.broken.failure),
-                              first_s, pending=self.request.is_captured)
+                              first_s, pending=self.request.is_captured, is_continued=self._is_continued)
 
 
 def obstacle(request: ClientRequest, progress: Progress) -> str | None:

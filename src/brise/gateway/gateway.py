@@ -21,7 +21,7 @@ from typing import TextIO, get_args
 from starlette.types import Message, Send
 
 from brise.gateway.client_answer import end_with_error, send_error
-from brise.gateway.exchange import exchange_of, outcome_of, with_response
+from brise.gateway.exchange import exchange_of, outcome_of, priced, with_response
 from brise.gateway.failure import BrokenAttempt, Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.headers import added
 from brise.gateway.interfaces import (
@@ -194,7 +194,7 @@ class Gateway:
         """Gives the row to the capture. Runs on either thread; None after a defect of ours."""
         capture = self.components.capture
         try:
-            outcome = self._with_cost(request, with_response(outcome, request))
+            outcome = priced(with_response(outcome, request), request, self.components.prices)
             exchange = exchange_of(request, outcome, total_s)
             if capture is not None and request.is_captured:
                 capture.record(exchange, outcome.answers,
@@ -205,12 +205,6 @@ class Gateway:
             self._complain(f"{request.id} was answered, but not written down")
             return None
         return exchange
-
-    def _with_cost(self, request: ClientRequest, outcome: RequestOutcome) -> RequestOutcome:
-        prices = self.components.prices
-        if outcome.cost_usd is not None or prices is None or outcome.mode not in ("hosted", "escalated"):
-            return outcome
-        return replace(outcome, cost_usd=prices.cost(outcome.served_by, request.model, outcome.usage))
 
     def _notify(self, request: ClientRequest, exchange: Exchange | None) -> None:
         try:

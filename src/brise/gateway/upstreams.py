@@ -13,10 +13,12 @@ from fnmatch import fnmatchcase
 from starlette.types import Send
 
 from brise.errors import RequestError, UnsupportedError
+from brise.gateway.exchange import priced
 from brise.gateway.failure import Delivery
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest, Headers, with_model
+from brise.traffic.prices import Prices
 
 MAX_LISTED = 20  # names in an error
 ONLY = ""  # the name of an upstream that was given none: it takes every model, and no prefix
@@ -73,8 +75,8 @@ class Routes:
 class Upstreams:
     """The large models of all upstreams, by the upstream's name. It belongs to the event loop's thread."""
 
-    def __init__(self, each: Mapping[str, LargeModel], routes: Routes) -> None:
-        self.each, self.routes = each, routes
+    def __init__(self, each: Mapping[str, LargeModel], routes: Routes, prices: Prices | None = None) -> None:
+        self.each, self.routes, self._prices = each, routes, prices
 
     @classmethod
     def only(cls, large: LargeModel) -> Upstreams:
@@ -118,8 +120,8 @@ class Upstreams:
         return await self.of(request).answer(request, send, added, stops_at_faults=stops_at_faults)
 
     async def ask(self, request: ClientRequest) -> RequestOutcome:
-        """As `LargeModel.ask`, by the request's upstream."""
-        return await self.of(request).ask(request)
+        """As `LargeModel.ask`, by the request's upstream; with what it cost."""
+        return priced(await self.of(request).ask(request), request, self._prices)
 
     def close(self) -> None:
         """Ends idle connections."""

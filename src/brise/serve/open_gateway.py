@@ -72,7 +72,7 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
     capture = Capture(store, options.capture, open_threads(store, home))
     try:
         large = Upstreams({name: _large_model(server, options) for name, server in options.upstreams.items()},
-                          options.routes)
+                          options.routes, prices)
         parts = _small_components(options.small, small, large, store, capture)
         switches = components.switch_components(small, large, store, capture)
         yield Gateway(large, replace(

@@ -119,13 +119,19 @@ class Prices:
     hardware: Hardware | None = None
     path: Path | None = None
 
-    def price(self, served_by: str | None, requested: str) -> Price | None:
-        """By the name that the model gives itself, else by the one in the request; nothing is guessed."""
-        return self.models.get(served_by or requested, self.models.get(requested))
+    def price(self, served_by: str | None, requested: str, upstream: str | None = None) -> Price | None:
+        """By the name that the model gives itself, else by the one in the request; first by either at this upstream,
+        as in "azure/gpt-4o". Nothing is guessed."""
+        at_upstream = f"{upstream}/" if upstream else ""
+        bare = requested.removeprefix(at_upstream)
+        names = [name for name in (served_by, requested, bare) if name]
+        return next((self.models[name] for name in (*(at_upstream + name for name in names), *names)
+                     if name in self.models), None)
 
-    def cost(self, served_by: str | None, requested: str, usage: Usage | None) -> float | None:
+    def cost(self, served_by: str | None, requested: str, usage: Usage | None,
+             upstream: str | None = None) -> float | None:
         """USD for an answer; None if price or tokens are unknown."""
-        price = self.price(served_by, requested)
+        price = self.price(served_by, requested, upstream)
         return None if price is None or usage is None else price.of(usage)
 
 
