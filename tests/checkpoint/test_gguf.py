@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from brise.checkpoint.gguf.file import GgufFile, StringArray, open_gguf
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.errors import CheckpointError, UnsupportedError
 from tests.checkpoint import raw_gguf as raw
 from tests.checkpoint.make_gguf import CHATML, CONTROL, MERGES, VOCAB_SIZE, write_tiny
@@ -191,3 +192,12 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.gguf"):
         with pytest.raises(CheckpointError, match="cannot open"):
             open_gguf(path)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "a\u202eb", "a\x9b"])
+def test_a_name_with_control_characters_is_refused_in_escapes(tmp_path: Path, name: str) -> None:
+    write_gguf(tmp_path / "m.gguf", {"general.architecture": "llama"}, [
+        Outgoing(name, "F32", (8,), lambda: iter([np.zeros(8, np.float32)]))])
+    with pytest.raises(CheckpointError) as caught:
+        open_gguf(tmp_path / "m.gguf")
+    assert repr(name)[1:-1] in str(caught.value) and name not in str(caught.value)

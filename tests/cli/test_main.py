@@ -10,6 +10,7 @@ import pytest
 
 from brise.cli import terminal
 from brise.cli.main import COMMANDS, build_parser, main, parse
+from brise.errors import StoreError
 
 
 @pytest.mark.parametrize("words", [[], ["unknown"], ["models", "explode"], ["chat"], ["models", "--wrong"],
@@ -103,3 +104,22 @@ def test_sizes_are_readable(num_bytes: int, text: str) -> None:
 def test_control_characters_cannot_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.stream_safely("a\x1b[2J\tb\n\x9bé")
     assert capsys.readouterr().out == "a␛[2J\tb\n\ufffdé"
+
+
+EVIL = "\x1b]0;title\x07\x1b[2J\x1b[Hall is well\x9b8m\r"
+
+
+def test_an_error_never_controls_the_terminal(monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(args: object) -> int:
+        raise StoreError(f"there is no {EVIL}", hint=EVIL)
+
+    monkeypatch.setattr("brise.cli.models.run", fail)
+    assert main(["models", "list"]) == 1
+    shown = capsys.readouterr().err
+    assert "all is well" in shown and not any(char < " " and char != "\n" or "\x7f" <= char < "\xa0" for char in shown)
+
+
+def test_a_line_of_a_result_does_not_either(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.result(f"{EVIL}\tx")
+    assert capsys.readouterr().out == "␛]0;title␇␛[2J␛[Hall is well\ufffd8m␍\tx\n"

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_table(report: SpeedReport) -> None:
     options = report.options
-    table = Table(title=f"{report.name}, brise {__version__}, {report.machine}, {report.backend['threads']} threads "
-                        f"({report.backend['isa']}), median of {options.runs}")
+    table = Table(title=f"{terminal.harmless(report.name)}, brise {__version__}, {report.machine}, "
+                        f"{report.backend['threads']} threads ({report.backend['isa']}), median of {options.runs}")
     table.add_column("measurement")
     table.add_column("result", justify="right")
     table.add_column("slowest to fastest", justify="right")

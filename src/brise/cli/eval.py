@@ -137,8 +137,8 @@ def _seed(text: str) -> int:
 def show(report: Mapping[str, Any]) -> None:
     """Figures with intervals, beside those of another system if there is one; then notes on how to read them."""
     console, against = Console(width=110, highlight=False), report["against"]
-    console.print(Text(f"{report['system']}: {report['examples']} examples, {report['conversations']} conversations",
-                       style="bold"))
+    title = f"{report['system']}: {report['examples']} examples, {report['conversations']} conversations"
+    console.print(Text(terminal.harmless(title), style="bold"))
     table = Table()
     table.add_column("figure")
     table.add_column("estimate", justify="right")
@@ -163,8 +163,8 @@ def _fields(fields: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("in references", "in answers", "right", "F1"):
         table.add_column(name, justify="right")
     for field in fields[:MOST_FIELDS]:
-        table.add_row(Text(field["name"]), str(field["wanted"]), str(field["given"]), str(field["right"]),
-                      _value("f1", field["f1"]))
+        table.add_row(Text(terminal.harmless(field["name"])), str(field["wanted"]), str(field["given"]),
+                      str(field["right"]), _value("f1", field["f1"]))
     return table
 
 

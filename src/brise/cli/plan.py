@@ -76,7 +76,7 @@ def show(plan: ServingPlan, suggestions: Sequence[Suggestion], console: Console)
     """Prints a table and bars. The bar has letters, so that it can be read without colours."""
     rows = _rows(plan)
     whole = plan.limit or plan.total_bytes
-    console.print(Text(_headline(plan), style="bold"))
+    console.print(Text(terminal.harmless(_headline(plan)), style="bold"))
     console.print(_stacked(rows, whole))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name, justify in (("", "left"), ("part", "left"), ("format", "left"), ("size", "right"), ("share", "left")):

@@ -75,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
 def show(report: Mapping[str, Any]) -> None:
     """The report as a table."""
     formats = ", ".join(f"{count} {format}" for format, count in report["tensors"].items())
-    table = Table(title=f"{report['out']}: {report['mix']}", title_justify="left", show_header=False)
+    table = Table(title=terminal.harmless(f"{report['out']}: {report['mix']}"), title_justify="left", show_header=False)
     table.add_row("size", f"{terminal.size(report['bytes'])}, tensors of the original "
                           f"{terminal.size(report['original_bytes'])}")
     table.add_row("bits a weight", f"{report['bits_per_weight']:.2f}")
     table.add_row("tensors", formats)
     if report["importance"] is not None:
-        table.add_row("importance", f"{report['importance']['source']}, {report['importance']['tokens']} tokens")
+        source = terminal.harmless(report["importance"]["source"])
+        table.add_row("importance", f"{source}, {report['importance']['tokens']} tokens")
     if report["quality"] is not None:
         _add_quality(table, report["quality"])
     table.add_row("time, peak memory", f"{report['seconds']:.1f} s, {terminal.size(report['peak_memory_bytes'])}")

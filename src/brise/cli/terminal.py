@@ -1,4 +1,7 @@
-"""Output of commands: results go to stdout, everything else to stderr; half characters become U+FFFD."""
+"""Output of commands: results go to stdout, everything else to stderr; half characters become U+FFFD.
+
+Names of models, tensors and keys come from files that nobody checked, so no line holds a control character.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from brise.watch import size_text
 
 def result(text: str) -> None:
     """Writes a line of the result."""
-    sys.stdout.write(mended_text(text) + "\n")
+    sys.stdout.write(harmless(text) + "\n")
 
 
 def stream(text: str) -> None:
@@ -40,7 +43,7 @@ def aside(text: str) -> None:
 def note(text: str) -> None:
     """Writes a line to stderr: progress, advice or an error."""
     sys.stdout.flush()  # keeps the two streams in order on a terminal
-    sys.stderr.write(mended_text(text) + "\n")
+    sys.stderr.write(harmless(text) + "\n")
     sys.stderr.flush()
 
 

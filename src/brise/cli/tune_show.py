@@ -55,7 +55,7 @@ class TuneTerminal(TerminalWatcher):
             return
         console = Console(stderr=not self._is_dry, highlight=False)
         fits = "" if plan.limit is None else f" of {terminal.size(plan.limit)}, fits"
-        console.print(Text(f"{plan.model}: {terminal.size(plan.total_bytes)}{fits}", style="bold"))
+        console.print(Text(f"{terminal.harmless(plan.model)}: {terminal.size(plan.total_bytes)}{fits}", style="bold"))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for column in ("part", "size", "note"):
             table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)

@@ -188,6 +188,7 @@ class Fields:
         return names[0], default
 
     def _full(self, name: str) -> str:
+        name = name[:100] if name.isprintable() else repr(name[:100])  # of a file that nobody checked
         return f"{self._name}.{name}" if self._name else name
 
 

@@ -160,8 +160,8 @@ def _read_metadata(cursor: _Cursor, num_entries: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     for index in range(num_entries):
         key = cursor.string(f"metadata key {index}", MAX_KEY)
-        if not key:
-            raise bad_value(f"metadata key {index}", key, "a name")
+        if not key or not key.isprintable():
+            raise bad_value(f"metadata key {index}", key, "a name of printable characters")
         if key in metadata:
             raise bad_value(f"metadata key {index}", key, "a name that did not come before")
         metadata[key] = _read_value(cursor, key, cursor.integer(f"type of {key}", 4), depth=0)
@@ -234,8 +234,8 @@ def _read_tensor_infos(cursor: _Cursor, num_tensors: int) -> list[GgufTensor]:
     infos: dict[str, GgufTensor] = {}
     for index in range(num_tensors):
         name = cursor.string(f"name of tensor {index}", MAX_NAME)
-        if not name or name in infos:
-            raise bad_value(f"name of tensor {index}", name, "a name that did not come before")
+        if not name or name in infos or not name.isprintable():
+            raise bad_value(f"name of tensor {index}", name, "a name of printable characters that did not come before")
         num_dims = cursor.integer(f"number of dims of {name}", 4)
         if not 1 <= num_dims <= MAX_DIMS:
             raise bad_value(f"number of dims of {name}", num_dims, f"1 to {MAX_DIMS}")

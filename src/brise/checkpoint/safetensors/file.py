@@ -80,6 +80,8 @@ def read_header(data: mmap.mmap | bytes) -> Mapping[str, TensorEntry]:
 
 
 def _tensor(name: str, value: object, start: int) -> TensorEntry:
+    if not name.isprintable():
+        raise bad_value("name of a tensor", name[:100], "printable characters")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise bad_value(f"entry of {name}", value, "an object of dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
