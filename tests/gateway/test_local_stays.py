@@ -59,7 +59,8 @@ def test_what_cannot_be_answered_here_is_refused_by_name(made: Rig, target: str,
         assert json.loads(answered.body)["id"] == "stub"
         return
     error = json.loads(answered.body)["error"]
-    assert answered.status == 404 and error["code"] == "not_served_here" and "'stub'" in error["message"]
+    assert answered.status == 404 and error.get("code") in ("not_served_here", None)  # Messages' errors have no code
+    assert "'stub' is served here" in error["message"]
     assert not made.fake.received
 
 

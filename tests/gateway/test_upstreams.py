@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 
 from brise.errors import UnsupportedError
 from brise.gateway.upstreams import Routes, UnknownUpstreamError
-from tests.gateway.fake_upstream import answer, refuse
+from tests.gateway.fake_upstream import Peer, answer, chat, refuse
 from tests.gateway.rig import SeveralRig, several
 
 HI = [{"role": "user", "content": "hi"}]
@@ -94,6 +94,34 @@ def test_a_server_that_is_down_does_not_keep_the_other_from_answering() -> None:
         assert 'brise_gateway_breaker{state="open",upstream="a"} 1.0' in text
         assert 'brise_gateway_breaker{state="closed",upstream="b"} 1.0' in text
         assert 'brise_gateway_upstream_failures_total{kind="refused",upstream="a"} 5.0' in text
+
+
+def poisoned(peer: Peer) -> Awaitable[None]:
+    """A server that dies of some prompts, and of one model."""
+    return (refuse(500) if b"POISON" in peer.received.body or b"broken" in peer.received.body else chat("hi"))(peer)
+
+
+def test_two_clients_poisoned_requests_do_not_stop_the_others() -> None:
+    def send(client: str, text: str) -> int:
+        return made.live.post(CHAT, {"model": "b/big", "messages": [{"role": "user", "content": text}]},
+                              headers={"authorization": f"Bearer {client}"}).status_code
+
+    with several(["a", "b"]) as made:
+        made.fakes["b"].default = poisoned
+        for number in range(8):
+            assert send("one", f"POISON {number}") in (500, 503) and send("two", "POISON") in (500, 503)
+        assert [send("three", "hi"), send("one", "hi"), send("two", "hi")] == [200, 200, 200]
+
+
+def test_one_models_outage_stops_neither_other_models_nor_upstreams() -> None:
+    with several(["a", "b"]) as made:
+        made.fakes["b"].default = poisoned
+        statuses = [ask(made, "b/broken", user=f"user {number}") for number in range(9)]
+        assert statuses == [500] * 5 + [503] * 4
+        assert [ask(made, model) for model in ("b/big", "a/broken")] == [200, 200]
+        text = made.live.get("/metrics").text
+        assert 'brise_gateway_breaker_models{model="broken",upstream="b"} 1.0' in text
+        assert 'brise_gateway_breaker_circuits{scope="model",upstream="b"} 1.0' in text
 
 
 def test_all_models_are_listed_by_the_names_that_lead_to_them() -> None:

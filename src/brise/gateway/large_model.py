@@ -13,13 +13,13 @@ from dataclasses import replace
 from starlette.types import Message, Send
 
 from brise.gateway import headers
-from brise.gateway.breaker import Breaker, BreakerSettings, Permit
+from brise.gateway.breaker import Breaker, BreakerSettings, Caller, Permit, Scope
 from brise.gateway.exchange import outcome_of
 from brise.gateway.failure import Delivery, Refusal, UpstreamError, UpstreamFailure
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.relay import pass_on
 from brise.gateway.request import ClientRequest, Headers
-from brise.gateway.retry import BUSY, Retries, RetrySettings, is_safe, retry_after_s
+from brise.gateway.retry import BUSY, NOTHING_SENT, Retries, RetrySettings, is_safe, retry_after_s
 from brise.gateway.stream_usage import CountedStreams
 from brise.gateway.upstream import HostedServer, UpstreamResponse
 
@@ -81,9 +81,10 @@ class LargeModel:
 
     async def _attempt(self, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
                        stops_at_faults: bool) -> None:
-        permit = self.breaker.enter()
+        caller = Caller(request.wire_model, request.client, request.body)
+        permit = self.breaker.enter(caller)
         if permit is None:
-            wait_s = self.breaker.wait_s
+            wait_s = self.breaker.wait_of(caller)
             raise UpstreamError(UpstreamFailure("open",
                                                 f"it failed again and again; it is asked anew in {wait_s:.0f} s",
                                                 retry_after_s=wait_s))
@@ -110,7 +111,7 @@ class LargeModel:
             return
         self.failures[failure.kind] += 1
         if self._is_outage(failure):
-            self.breaker.failed(permit, failure.retry_after_s)
+            self.breaker.failed(permit, failure.retry_after_s, scope=_at_fault(failure))
 
     def _is_outage(self, failure: UpstreamFailure) -> bool:
         """Whether the server is at fault. A rate limit of one client's key does not concern the others."""
@@ -146,6 +147,14 @@ class LargeModel:
                 task.cancel()
                 with suppress(UpstreamError, asyncio.CancelledError):
                     (await task).close()
+
+
+def _at_fault(failure: UpstreamFailure) -> Scope:
+    """The smallest part that may be at fault: a request can make an answer fail, but no connection and no limit of the
+    gateway's own key."""
+    if failure.kind in NOTHING_SENT:
+        return "upstream"
+    return "model" if failure.status == 429 else "request"
 
 
 async def _refused(reply: UpstreamResponse) -> UpstreamFailure:

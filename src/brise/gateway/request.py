@@ -18,6 +18,7 @@ from brise.traffic.records import new_id
 Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case, in the order of the wire
 
 OWN, LABEL = b"x-brise-", b"x-brise-label-"  # headers for the gateway: none of them goes upstream
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or of a name, and labels, that are kept
 
 
@@ -47,6 +48,7 @@ class ClientRequest:
     named: Sequence[str] = ()  # every model that some server might take it to mean
     times_named: int = 0  # how often the body has the field `model`
     span: tuple[int, int] | None = None  # where the model's name stands in the body
+    client: int = 0  # whoever sent it, as far as that can be told: address, key and subject
     deployment: str | None = None  # the model, if its path named it as Azure's do
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
@@ -61,16 +63,22 @@ class ClientRequest:
         """Whether the client asked for a stream."""
         return self.fields is not None and self.fields.get("stream") is True
 
+    @property
+    def wire_model(self) -> str:
+        """The model's name at its upstream."""
+        name = self.fields.get("model") if self.fields is not None else None
+        return name if isinstance(name, str) else self.model or self.path
+
     def header(self, name: bytes) -> str | None:
         """The value of a header; the first, if there are several."""
         return next((value.decode("latin-1") for known, value in self.headers if known == name), None)
 
 
 def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
-         secrets: Sequence[str] = ()) -> ClientRequest:
+         secrets: Sequence[str] = (), address: str = "") -> ClientRequest:
     """Never fails: a body that is not JSON is passed on all the same, and the upstream says what is wrong with it.
 
-    `secrets` of the gateway itself are added to those that the request came with.
+    `secrets` of the gateway itself are added to those that the request came with. `address` is the client's.
     """
     known = table.locate(method, path)
     dialect = known.dialect
@@ -88,7 +96,9 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
         own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),
         own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields), *secrets),
         named=_named(known, target, headers, content, body), times_named=content.times, span=content.span,
-        deployment=known.model if known.is_deployment else None)
+        deployment=known.model if known.is_deployment else None,
+        client=hash((address, own.get("subject") or _person(fields),
+                     *(value for name, value in headers if name in KEY_HEADERS))))
 
 
 def with_model(request: ClientRequest, model: str) -> ClientRequest:

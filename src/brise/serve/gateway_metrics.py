@@ -22,6 +22,8 @@ from brise.switch.shadow import Reask, Shadow
 from brise.traffic.capture import Capture
 from brise.traffic.records import Exchange
 
+MAX_MODELS = 50  # that are named: clients invent names
+
 
 class GatewayMetrics(Collector):
     """Counts each request, and reads the gateway's components at each scrape."""
@@ -65,6 +67,10 @@ def _upstreams(each: Mapping[str, LargeModel]) -> Iterator[Metric]:
         ("breaker_opened", "How often the circuit breaker opened.", ()))]
     breaker = GaugeMetricFamily("brise_gateway_breaker", "1 at the state of the circuit breaker.",
                                 labels=(*label, "state"))
+    circuits = GaugeMetricFamily("brise_gateway_breaker_circuits", "Circuits that are open, by what they leave alone.",
+                                 labels=(*label, "scope"))
+    models = GaugeMetricFamily("brise_gateway_breaker_models", "1 for a model that is left alone.",
+                               labels=(*label, "model"))
     failures, retries, hedges, opened = families
     for name, large in each.items():
         values = (name,) if label else ()
@@ -75,7 +81,11 @@ def _upstreams(each: Mapping[str, LargeModel]) -> Iterator[Metric]:
         opened.add_metric(values, large.breaker.num_opened)
         for state in get_args(BreakerState):
             breaker.add_metric((*values, state), large.breaker.state == state)
-    yield from (*families, breaker)
+        for scope, number in large.breaker.num_open().items():
+            circuits.add_metric((*values, scope), number)
+        for model in large.breaker.open_models()[:MAX_MODELS]:
+            models.add_metric((*values, model), 1)
+    yield from (*families, breaker, circuits, models)
 
 
 def _small_models(components: Components) -> Iterator[Metric]:

@@ -89,7 +89,8 @@ class GatewayMiddleware:
         target = scope["raw_path"] + (b"?" + query if query else b"")
         if table.of_request(scope["method"], scope["path"]).is_read or body.lstrip()[:1] in JSON_STARTS:
             headers, body = client_body.in_utf8(headers, body)
-        return request.read(scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets)
+        address = scope["client"][0] if scope.get("client") else ""
+        return request.read(scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address)
 
     def _is_local(self, client: ClientRequest) -> bool:
         """Whether this server's routes answer. NotServedHereError if they cannot, and nobody else may."""
