@@ -112,6 +112,8 @@ def test_conversations_with_several_requests_are_certified_by_conversation(
         store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
     put(store, shadowed(400, error=0.03, turns=3))
     rule = document(capsys, "cascade", "calls")["rule"]
+    assert rule["method"].endswith("sums over conversations of up to 4 answers")
+    rule = document(capsys, "cascade", "calls", "--per", "conversation")["rule"]
     assert rule["method"].endswith("means of clusters") and rule["units"] == 3 * rule["clusters"]
 
 

@@ -153,3 +153,38 @@ def test_a_rule_is_fitted_on_the_newest_version_of_the_candidate(store: SqlStore
     rule = calibrated(found).rule
     assert rule is not None and rule.fingerprint == "new"
     assert from_body(to_body(rule)) == rule
+
+
+def test_what_differs_and_has_no_label_counts_as_wrong(store: SqlStore) -> None:
+    written = traffic(300, error=0.1, seed=3)
+    differing = [answer.id for answer in written[1] if "wrong" in str(answer.response)]
+    put(store, judged(written, {id: 0.0 for id in differing[len(differing) // 10:]}))
+    rows = calibration_rows.read(store, "calls", None)
+    assert rows.label_source == "human" and rows.unlabelled == len(differing) // 10 > 0
+    assert len(rows.rows) == 300 and sum(row.wrong for row in rows.rows) == len(differing)
+    assert not rows.left_out
+
+
+def test_errors_that_go_with_length_do_not_break_the_promise_about_answers(repetitions: Callable[[int], int]) -> None:
+    """One conversation in ten has eight answers, of which 25 % are wrong, of others 4 %: over all answers 13 %."""
+    runs, broken = repetitions(200), 0
+
+    def drawn(number: int, seed: int) -> CalibrationRows:
+        rng, rows = np.random.default_rng(seed), list[CalibrationRow]()
+        for at in range(number):
+            size = 8 if rng.random() < 0.1 else 1
+            for turn in range(size):
+                wrong = bool(rng.random() < (0.25 if size == 8 else 0.04))
+                signals = {"veto": 0.0, "logprob": float(rng.normal() - APART * wrong)}
+                rows.append(CalibrationRow(f"e{at}-{turn}", f"c{at}", float(at), "text", signals, wrong, wrong))
+        return CalibrationRows(tuple(rows), "small", "fidelity", ())
+
+    truth = drawn(8000, 1).rows
+    signals, wrong = np.array([row.signals["logprob"] for row in truth]), np.array([row.wrong for row in truth])
+    for seed in range(runs):
+        rule = calibrated(drawn(450, 100 + seed)).rule
+        if rule is not None:
+            term = rule.terms[0]
+            chances = 1 / (1 + np.exp(-(rule.bias + term.weight * (signals - term.mean) / term.scale)))
+            broken += wrong[chances >= rule.threshold].mean() > 0.05
+    assert broken / runs <= three_standard_errors(0.05, runs)

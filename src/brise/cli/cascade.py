@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from brise.cli import number_types, pair_options, terminal
+from brise.cli import chat_options, number_types, pair_options, terminal
 from brise.cli.command_parser import examples
 from brise.cli.progress_bar import TerminalWatcher
 from brise.dialects import answers
@@ -17,6 +17,7 @@ from brise.prove.calibrate import Calibration
 from brise.prove.cascade import CascadeOptions, CascadeResult, InterimAnalysis
 from brise.report import console, figures
 from brise.report.document import Paragraph, Part, ReportTable
+from brise.stats.clusters import PER, Weighting
 from brise.stats.labels import JUDGEMENT_SOURCES
 from brise.stats.thresholds import RiskClaim
 from brise.switch.rule import Rule
@@ -45,6 +46,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--delta", metavar="PERCENT", type=number_types.percent, default=100 * claim.delta,
                         help="with which the guarantee itself may fail, by bad luck, over all interim analyses of "
                              f"these data (default: {100 * claim.delta:g})")
+    parser.add_argument("--per", choices=PER, default="answer",
+                        help="what weighs alike in the guarantee: each kept answer, or each conversation (default: "
+                             "answer)")
+    parser.add_argument("--rows-per-conversation", metavar="M", type=chat_options.count,
+                        help="with --per answer: answers of a conversation that count, the first M, stated before the "
+                             "data are seen (default: the power of two that covers the third that began first)")
     parser.add_argument("--label-source", "--labels", choices=LABELS, default="auto",
                         help="what tells wrong answers: outcome (a program), human, judge, or fidelity: that they "
                              "differ from the large model's; auto: the best of them that labels nine of ten answers "
@@ -72,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     result = use_case.run(CascadeOptions(
         args.task, args.small_model, RiskClaim(args.risk / 100, args.delta / 100), args.label_source, args.score,
         None if args.signal is None else tuple(args.signal), args.since, args.until, args.dry_run,
-        args.plan_only, args.store), TerminalWatcher())
+        args.plan_only, args.store, Weighting(args.per, args.rows_per_conversation)), TerminalWatcher())
     if args.json:
         terminal.result(json.dumps(result.to_json(), indent=2))
     else:
@@ -88,6 +95,8 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
     parts: list[Part] = [
         Paragraph(f"{found.draft.task}: {rows.candidate} beside the large model, {len(rows.rows)} answers"),
         Paragraph(f"wrong is: {_WRONG[rows.label_source]}"),
+        *([Paragraph(f"{rows.unlabelled} answers differ and have no label: they count as wrong (brise label asks for "
+                     "some)")] if rows.unlabelled else []),
         *(Paragraph(f"left out: {number} answers: {reason}") for number, reason in rows.left_out),
         Paragraph(analysis.words if result.is_plan else
                   f"interim analysis {analysis.number} of these data: it may fail with "
@@ -102,18 +111,19 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
     elif found.rule is None:
         parts.append(Paragraph(f"this guarantee is impossible on your data: {found.why}"))
     else:
-        parts += _certified(found.rule, found.saving_usd, analysis, is_kept=is_kept)
+        parts += _certified(found, found.rule, analysis, is_kept=is_kept)
     console.show_parts(parts)
 
 
 def _certifying(args: argparse.Namespace) -> str:
     """The command that certifies what this one planned."""
     asked = {"--small-model": args.small_model, "--label-source": args.label_source, "--score": args.score,
-             "--store": args.store, "--since": args.since, "--until": args.until}
+             "--store": args.store, "--since": args.since, "--until": args.until,
+             "--per": None if args.per == "answer" else args.per, "--rows-per-conversation": args.rows_per_conversation}
     words = ["brise", "cascade", args.task, "--risk", f"{args.risk:g}", "--delta", f"{args.delta:g}"]
     for name, value in asked.items():
         if value not in (None, "auto"):
-            words += [name, _time(value) if isinstance(value, float) else value]
+            words += [name, _time(value) if isinstance(value, float) else str(value)]
     return shlex.join([*words, *(word for name in args.signal or () for word in ("--signal", name))])
 
 
@@ -121,13 +131,22 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _certified(rule: Rule, saving_usd: float | None, analysis: InterimAnalysis, *, is_kept: bool) -> list[Part]:
-    saving = "" if saving_usd is None else f", ${saving_usd:.2f} of the cost of these"
+def _weights(found: Calibration) -> str:
+    """What weighs alike in the guarantee."""
+    what = found.feasibility
+    if what.most_rows is None:
+        return "each conversation weighs alike, whatever its number of answers"
+    return f"each answer weighs alike; of a conversation the first {what.most_rows} count, {what.cut} are cut"
+
+
+def _certified(found: Calibration, rule: Rule, analysis: InterimAnalysis, *, is_kept: bool) -> list[Part]:
+    saving = "" if found.saving_usd is None else f", ${found.saving_usd:.2f} of the cost of these"
     return [
         Paragraph(f"certified: of answers with a confidence of {rule.threshold:.4f} or more at most "
                   f"{figures.percent(analysis.claim.risk)} are wrong, with {100 * (1 - analysis.share.delta):.4g} % "
                   f"certainty; {figures.percent(rule.kept)} of answers are kept ({rule.units} answers of "
                   f"{rule.clusters} conversations, {rule.method})"),
+        Paragraph(f"the guarantee: {_weights(found)}"),
         Paragraph(f"saving: about {figures.percent(rule.kept * (1 - AUDIT))} of the large model's requests, audits of "
                   f"{figures.percent(AUDIT)} included{saving}"),
         Paragraph(f"rule {rule.digest[:12]} is in the ledger; brise switch {rule.task} --small-model {rule.candidate} "

@@ -6,6 +6,7 @@ nothing was chosen, certify it. What is possible at all is computed first, from 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,8 @@ from brise.errors import EvidenceError
 from brise.prove.calibration_rows import CalibrationRow, CalibrationRows
 from brise.stats import logistic
 from brise.stats import thresholds as cascade
-from brise.stats.clusters import MIN_CLUSTERS, Floats
-from brise.stats.thresholds import Expected, RiskClaim, Threshold
+from brise.stats.clusters import MIN_CLUSTERS, ClusterLayout, Floats, Weighting, lay_out
+from brise.stats.thresholds import Expected, RiskClaim, Threshold, Try
 from brise.switch import novelty
 from brise.switch.rule import VETO, Rule, RuleBaseline, Term, from_body, to_body
 from brise.switch.signals import OF_TOKENS
@@ -43,6 +44,8 @@ class Feasibility:
     expected: float  # the share that they will certify
     needed: Expected | None  # rows for four fifths of the oracle's share
     least: int  # rows that must be kept, all of them right
+    most_rows: int | None  # of a conversation that count, its first ones; None: all, and conversations weigh alike
+    cut: int  # rows that are behind them, of those left to certify with
 
 
 @dataclass(frozen=True)
@@ -62,47 +65,81 @@ class _Prepared:
 
     draft: Rule
     feasibility: Feasibility
-    thresholds: tuple[float, ...]
+    tries: tuple[Try, ...]
     later: tuple[CalibrationRow, ...]
+    layout: ClusterLayout  # of the later rows
 
 
 def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
-              signals: Sequence[str] | None = None) -> Calibration:
-    """Calibrates and certifies; EvidenceError under 30 conversations on either side of the split."""
-    ready = _prepared(rows, task, claim, scorer, signals)
+              signals: Sequence[str] | None = None, weighting: Weighting | None = None) -> Calibration:
+    """Calibrates and certifies; EvidenceError under 30 conversations on either side of the split.
+
+    The claim is about answers unless the `weighting` says otherwise. If it states no M, the earlier conversations do:
+    the power of two that covers the longest of them.
+    """
+    ready = _prepared(rows, task, claim, scorer, signals, weighting or Weighting())
     later, draft = ready.later, ready.draft
     later_confidences, later_wrong = _judged(draft, later), _wrong(later)
-    found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later],
-                                    list(ready.thresholds), claim)
+    if ready.layout.per == "conversation":
+        found, method = cascade.certify(later_confidences, later_wrong, [row.cluster for row in later],
+                                        [one.confidence for one in ready.tries], claim)
+    else:
+        found, method = cascade.certify_answers(later_confidences, later_wrong, ready.layout, ready.tries, claim)
     if found is None:
         return Calibration(ready.feasibility, draft, None, _why_not(ready.feasibility, claim), None)
-    rule = _certified(draft, found, method, later, later_confidences)
+    rule = _certified(draft, found, method, later, later_confidences, ready.feasibility.certifying)
     return Calibration(ready.feasibility, draft, rule, "", _saving(later, found, audit))
 
 
 def plan(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto",
-         signals: Sequence[str] | None = None) -> Calibration:
+         signals: Sequence[str] | None = None, weighting: Weighting | None = None) -> Calibration:
     """What can be expected, from the earlier conversations alone: the answers that certify are not looked at.
 
     So it costs nothing. `why` says why the claim cannot be certified on these data, where that is known beforehand.
     """
-    ready = _prepared(rows, task, claim, scorer, signals)
+    ready = _prepared(rows, task, claim, scorer, signals, weighting or Weighting())
     return Calibration(ready.feasibility, ready.draft, None, _known_beforehand(ready.feasibility, claim) or "", None)
 
 
-def _prepared(rows: CalibrationRows, task: str, claim: RiskClaim, scorer: str,
-              signals: Sequence[str] | None) -> _Prepared:
+def _prepared(rows: CalibrationRows, task: str, claim: RiskClaim, scorer: str, signals: Sequence[str] | None,
+              weighting: Weighting) -> _Prepared:
     earlier, later = split(rows.rows)
     draft = _fit(earlier, task, rows, claim, scorer, signals)
     confidences, wrong = _judged(draft, earlier), _wrong(earlier)
-    certifying = len(later)
+    before, after = _layouts(earlier, later, weighting)
+    wanted, expected, needed = _wanted(confidences, wrong, before, after, claim)
+    cut, is_per_answer = int((~after.counts).sum()), weighting.per == "answer"
+    most_rows = after.most_rows if is_per_answer else None
     feasibility = Feasibility(
         len(earlier), len(_clusters(earlier)), float(wrong.mean()), cascade.floor(float(wrong.mean()), claim),
-        cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, claim), certifying,
-        cascade.expected(confidences, wrong, certifying, claim).kept,
-        cascade.units_needed(confidences, wrong, claim), cascade.least_units(claim))
-    thresholds = [value for value in cascade.sequence(confidences, wrong, certifying, claim) if value > NEVER]
-    return _Prepared(draft, feasibility, tuple(thresholds), later)
+        cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, claim), len(later) - cut, expected,
+        needed, cascade.least_units(claim, most_rows or 1), most_rows, cut)
+    return _Prepared(draft, feasibility, tuple(one for one in wanted if one.confidence > NEVER), later, after)
+
+
+def _layouts(earlier: Sequence[CalibrationRow], later: Sequence[CalibrationRow],
+             weighting: Weighting) -> tuple[ClusterLayout, ClusterLayout]:
+    """Those of the earlier and of the later rows, with the same M, which the later ones have no part in."""
+    if weighting.per == "answer" and weighting.most_rows is None:
+        longest = max(Counter(row.cluster for row in earlier).values())
+        weighting = Weighting("answer", 1 << (longest - 1).bit_length())
+    before, after = (lay_out([row.cluster for row in part], weighting) for part in (earlier, later))
+    return before, after
+
+
+def _wanted(confidences: Floats, wrong: Floats, before: ClusterLayout, after: ClusterLayout,
+            claim: RiskClaim) -> tuple[list[Try], float, Expected | None]:
+    """The thresholds to try, the share that they are expected to keep, and the rows for four fifths of the oracle's."""
+    certifying = int(after.counts.sum())
+    if before.per == "conversation" or before.most_rows == 1:
+        found = cascade.sequence(confidences, wrong, certifying, claim)
+        return ([Try(value, 0.0, 0.0, float((confidences >= value).mean())) for value in found],
+                cascade.expected(confidences, wrong, certifying, claim).kept,
+                cascade.units_needed(confidences, wrong, claim))
+    wanted = cascade.tries(confidences, wrong, before, claim)
+    share = 0.8 * cascade.oracle(confidences, wrong, claim)
+    return (wanted, cascade.expected_of(wanted, certifying, len(after.limits), claim).kept,
+            cascade.needed_of(wanted, certifying / len(after.limits), share, claim))
 
 
 def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], tuple[CalibrationRow, ...]]:
@@ -179,7 +216,8 @@ def _judged(rule: Rule, rows: Sequence[CalibrationRow]) -> Floats:
     return np.array([NEVER if value is None else value for value in found], np.float64)
 
 
-def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[CalibrationRow], confidences: Floats) -> Rule:
+def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[CalibrationRow], confidences: Floats,
+               units: int) -> Rule:
     kept = confidences >= found.confidence
     judged = confidences[confidences > NEVER]
     edges = np.unique(np.quantile(judged, np.linspace(0, 1, BINS + 1)[1:-1]))
@@ -189,7 +227,7 @@ def _certified(draft: Rule, found: Threshold, method: str, rows: Sequence[Calibr
         float(1 - kept.mean()), float(np.mean([row.differs for row, is_in in zip(rows, kept, strict=True) if is_in])),
         len(rows))
     rule = replace(draft, threshold=found.confidence, tight=float(np.median(confidences[kept])), kept=found.kept,
-                   bound=found.bound, method=method, units=len(rows), clusters=len(_clusters(rows)),
+                   bound=found.bound, method=method, units=units, clusters=len(_clusters(rows)),
                    since_s=rows[0].at_s, until_s=rows[-1].at_s, baseline=baseline)
     return from_body(to_body(rule))
 

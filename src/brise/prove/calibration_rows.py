@@ -49,6 +49,7 @@ class CalibrationRows:
     label_source: str
     left_out: tuple[tuple[int, str], ...]
     fingerprint: str | None = None  # of the candidate
+    unlabelled: int = 0  # that differ and have no label; they are in `rows`, as wrong ones
 
 
 def read(store: TrafficStore, task: str, candidate: str | None, since_s: float | None = None,
@@ -77,11 +78,11 @@ def read(store: TrafficStore, task: str, candidate: str | None, since_s: float |
     if by_others:
         without[OTHER_VERSION] += len(by_others)
     chosen = _label_source(found, label_source, scorer)
-    rows = [row for one in found if (row := _row(*one, chosen, scorer)) is not None]
-    if len(rows) < len(found):
-        without[f"they differ, and have no {chosen} label (brise label asks for some)"] += len(found) - len(rows)
-    return CalibrationRows(tuple(sorted(rows, key=lambda row: row.at_s)), names[0], chosen,
-                           tuple((number, reason) for reason, number in without.most_common()), newest)
+    told = [_row(*one, chosen, scorer) for one in found]
+    rows = sorted((row for row, _ in told), key=lambda row: row.at_s)
+    return CalibrationRows(tuple(rows), names[0], chosen,
+                           tuple((number, reason) for reason, number in without.most_common()), newest,
+                           sum(not is_known for _, is_known in told))
 
 
 def newest_version(answers: Sequence[tuple[float, str | None]]) -> str | None:
@@ -130,19 +131,22 @@ def _label_source(found: Sequence[tuple[Exchange, RecordedAnswer, Sequence[Label
 
 
 def _row(exchange: Exchange, answer: RecordedAnswer, labels: Sequence[Label], label_source: str,
-         scorer: str) -> CalibrationRow | None:
-    """None: nobody knows whether it is wrong. Where both say the same, it is as right as the large model."""
+         scorer: str) -> tuple[CalibrationRow, bool]:
+    """The row, and whether it is known to be right or wrong.
+
+    Where both say the same, it is as right as the large model. One that differs and has no label counts as wrong: those
+    that nobody labelled may be the wrong ones, and left out they would be what the claim is about.
+    """
     assert exchange.request is not None
     differs = _differs(exchange, answer, scorer)
     score = None if label_source == "fidelity" else _labelled(answer, labels, label_source)
-    if score is None and differs and label_source != "fidelity":
-        return None
+    is_known = score is not None or not differs or label_source == "fidelity"
     wrong = differs if score is None else score < 0.5
     measured = dict(answer.signals) if answer.signals else (
         {VETO: 1.0} if answer.response is None else signals.measure(exchange.request, answer.response))
     return CalibrationRow(exchange.id, exchange.conversation or exchange.id, exchange.at_s,
-                          answers.user_text(exchange.request),
-                          measured if answer.response is not None else {VETO: 1.0}, differs, wrong, exchange.cost_usd)
+                          answers.user_text(exchange.request), measured if answer.response is not None else {VETO: 1.0},
+                          differs, wrong, exchange.cost_usd), is_known
 
 
 def _differs(exchange: Exchange, answer: RecordedAnswer, scorer: str) -> bool:

@@ -19,6 +19,7 @@ from brise.prove import calibration_rows
 from brise.prove.calibrate import Calibration, calibrate, plan
 from brise.prove.calibration_rows import CalibrationRows, WantedSource
 from brise.stats import thresholds
+from brise.stats.clusters import Weighting
 from brise.stats.sequential_test import alpha_left
 from brise.stats.thresholds import RiskClaim
 from brise.switch.rule import to_body
@@ -39,8 +40,9 @@ class CascadeOptions:
     analyses.
 
     None: the only small model that answered in the shadow, the best signal (or all, if together they are better), all
-    times. With `dry_run` no rule is written; it is an interim analysis all the same. With `plan_only` it is none:
-    nothing is certified, and nothing written.
+    times. The claim is about answers, or about conversations that weigh alike (`weighting`). With `dry_run` no rule is
+    written; it is an interim analysis all the same. With `plan_only` it is none: nothing is certified, and nothing
+    written.
     """
 
     task: str
@@ -54,6 +56,7 @@ class CascadeOptions:
     dry_run: bool = False
     plan_only: bool = False
     store: str | None = None
+    weighting: Weighting = Weighting()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class CascadeResult:
         rows, found, analysis = self.rows, self.calibration, self.analysis
         return {"task": found.draft.task, "candidate": rows.candidate, "risk": analysis.claim.risk,
                 "delta": analysis.claim.delta, "look": {"number": analysis.number, "delta": analysis.share.delta},
-                "labels": rows.label_source, "rows": len(rows.rows),
+                "labels": rows.label_source, "rows": len(rows.rows), "unlabelled": rows.unlabelled,
+                "per": "conversation" if found.feasibility.most_rows is None else "answer",
                 "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
                 "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
                 "vetoes": list(found.draft.vetoes), "rule": None if found.rule is None else to_body(found.rule),
@@ -117,7 +121,8 @@ def run(options: CascadeOptions, watcher: Watcher = SILENT) -> CascadeResult:
                                      label_source=options.label_source, scorer=options.score)
         analysis = analysis_of(store, rows, options)
         if options.plan_only:
-            planned = plan(rows, options.task, analysis.share, scorer=options.score, signals=options.signals)
+            planned = plan(rows, options.task, analysis.share, scorer=options.score, signals=options.signals,
+                           weighting=options.weighting)
             return CascadeResult(rows, planned, analysis, is_plan=True)
         watcher.note(analysis.words)
         found = _calibrated(store, rows, analysis, options)
@@ -131,7 +136,7 @@ def _calibrated(store: TrafficStore, rows: CalibrationRows, analysis: InterimAna
     """Calibrates, and records the result in the ledger before anybody sees it."""
     try:
         found = calibrate(rows, options.task, analysis.share, scorer=options.score, audit=AUDIT,
-                          signals=options.signals)
+                          signals=options.signals, weighting=options.weighting)
     except EvidenceError as error:
         record(store, analysis, REFUSED, why=str(error.args[0]))
         raise
@@ -148,6 +153,8 @@ def analysis_of(store: TrafficStore, rows: CalibrationRows, options: CascadeOpti
              "delta": claim.delta, "signals": signals, "rows": [
                  [row.exchange, row.cluster, row.at_s, dict(row.signals), bool(row.differs), bool(row.wrong)]
                  for row in rows.rows]}
+    if options.weighting != Weighting() and len({row.cluster for row in rows.rows}) < len(rows.rows):
+        asked["weighting"] = asdict(options.weighting)
     test = text_digest(canonical(asked))
     found = InterimAnalysis(options.task, rows.candidate, test, claim, rows.rows[0].at_s, rows.rows[-1].at_s)
     entries = list(store.ledger())

@@ -1,7 +1,11 @@
 """Thresholds on the small model's confidence decide which of its answers are kept, with a guarantee about those.
 
-The claim: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data. Higher confidence means
-surer. Sources: SGR (Geifman & El-Yaniv, 1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
+The claim: P(wrong | kept) <= risk, with probability 1 - delta over the calibration data, where each answer weighs alike
+(or, in learn_then_test_clusters, each conversation). Higher confidence means surer. Sources: SGR (Geifman & El-Yaniv,
+1705.08500); Learn then Test (Angelopoulos et al., 2110.01052).
+
+Answers of one conversation go wrong together, so a conversation is one bet: on the sum of risk - wrong over its kept
+answers, over the bound M of its length. That is over 0 on average only if the claim holds.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from brise.errors import EvidenceError
-from brise.stats.clusters import Floats, require_clusters, scores
-from brise.stats.intervals import binomial_cdf, binomial_upper
+from brise.stats.clusters import ClusterLayout, Floats, require_clusters, scores
+from brise.stats.intervals import binomial_cdf, binomial_upper, ratio
 from brise.stats.sequential_test import STAKES, candidate_alpha
 
 
@@ -51,9 +55,12 @@ def floor(error_rate: float, claim: RiskClaim) -> float:
     return max(0.0, (error_rate - claim.risk) / (1 - claim.risk))
 
 
-def least_units(claim: RiskClaim) -> int:
-    """Answers that must be kept, all of them right, before anything can be certified: (1 - risk)^n <= delta."""
-    return math.ceil(math.log(claim.delta) / math.log1p(-claim.risk))
+def least_units(claim: RiskClaim, most_rows: int = 1) -> int:
+    """Answers that must be kept, all of them right, before anything can be certified: (1 - risk)^n <= delta.
+
+    With conversations of up to `most_rows` answers, stakes are so much smaller.
+    """
+    return math.ceil(-math.log(claim.delta) / math.log1p(claim.risk / (1 - claim.risk) / most_rows))
 
 
 def auroc(confidences: Any, wrong: Any) -> float:
@@ -117,9 +124,107 @@ def sequence(confidences: Any, wrong: Any, units: int, claim: RiskClaim, steps: 
     return [float(ranked[kept - 1]) for kept in places[start:]]
 
 
+@dataclass(frozen=True)
+class Try:
+    """A threshold to be tested, with the stake of its bets. By the data that it is from, wealth grows by the factor
+    exp(`growth`) with each cluster, and the share `kept` of answers is kept.
+    """
+
+    confidence: float
+    stake: float
+    growth: float
+    kept: float
+
+
+def tries(confidences: Any, wrong: Any, layout: ClusterLayout, claim: RiskClaim, steps: int = 40) -> list[Try]:
+    """Thresholds and stakes for `certify_answers`, from other data than it will be given. The first is where wealth
+    grows fastest: a stricter one keeps too few answers to show anything.
+    """
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    ranked, _ = _ranked(confident, mistakes)
+    places = sorted({max(1, round(len(ranked) * step / steps)) for step in range(1, steps + 1)})
+    found = [_try(float(ranked[kept - 1]), confident, mistakes, layout, claim) for kept in places]
+    return found[int(np.argmax([one.growth for one in found])):]
+
+
+def _try(threshold: float, confident: Floats, mistakes: Floats, layout: ClusterLayout, claim: RiskClaim) -> Try:
+    """The best stake by these data, and by one error more."""
+    gains = _kept_gains(threshold, confident, mistakes, layout, claim)
+    stakes = np.linspace(0.05, 0.95, 19) / (1 - claim.risk)
+    logs = np.log1p(stakes[:, None] * gains).sum(axis=1) + np.log1p(-stakes * (1 - claim.risk) / layout.most_rows)
+    best = int(np.argmax(logs))
+    return Try(threshold, float(stakes[best]), float(logs[best]) / len(gains), float((confident >= threshold).mean()))
+
+
+def _kept_gains(threshold: float, confident: Floats, mistakes: Floats, layout: ClusterLayout,
+                claim: RiskClaim) -> Floats:
+    return layout.bets(np.where(confident >= threshold, claim.risk - mistakes, 0.0)).values
+
+
+def certify_answers(confidences: Any, wrong: Any, layout: ClusterLayout, wanted: Sequence[Try],
+                    claim: RiskClaim) -> tuple[Threshold | None, str]:
+    """Learn then Test of a claim about answers, the first M of each conversation, and the name of the method.
+
+    M was known before these data. If it is 1, answers are independent, and the tails exact. Else each threshold's
+    wealth, of three bettors around its stake, must reach 1 / delta at some time (Ville's inequality). Answers that are
+    cut are no evidence; where they could turn the claim, a threshold fails.
+    """
+    confident, mistakes = np.asarray(confidences, np.float64), scores(wrong, "wrong")
+    counts, most = layout.counts, layout.most_rows
+    require_clusters(len(layout.limits))
+    first = "Learn then Test, exact binomial tails" if most == 1 else (
+        f"Learn then Test, betting on sums over conversations of up to {most} answers")
+    found = None
+    for one in wanted:
+        kept = confident >= one.confidence
+        if most == 1:
+            trials, errors = int(kept[counts].sum()), int(mistakes[kept & counts].sum())
+            holds = binomial_cdf(errors, trials, claim.risk) <= claim.delta
+            bound = binomial_upper(errors, trials, claim.delta) if trials else 1.0
+        else:
+            holds = _most_wealth(_kept_gains(one.confidence, confident, mistakes, layout, claim), one.stake,
+                                 claim) >= -math.log(claim.delta)
+            bound = claim.risk
+        if not holds or (not counts.all() and _highest(mistakes - claim.risk, kept, layout, claim) > 0):
+            break
+        found = Threshold(float(one.confidence), float(kept.mean()), bound)
+    return found, first
+
+
+def _most_wealth(gains: Floats, stake: float, claim: RiskClaim) -> float:
+    """The log of the most that three bettors together ever had."""
+    stakes = np.minimum(stake * np.array([0.5, 1.0, 1.5]), 0.95 / (1 - claim.risk))
+    logs = np.cumsum(np.log1p(stakes[:, None] * gains), axis=1)
+    return float((np.logaddexp.reduce(logs, axis=0) - math.log(len(stakes))).max(initial=0.0))
+
+
+def _highest(excess: Floats, kept: Any, layout: ClusterLayout, claim: RiskClaim) -> float:
+    """The upper limit of the mean excess over all kept answers, those that are cut too, at level delta."""
+    sums = np.bincount(layout.of_row, np.where(kept, excess, 0.0))
+    numbers = np.bincount(layout.of_row, kept.astype(np.float64))
+    return ratio(sums, numbers, 1 - 2 * min(claim.delta, 0.4)).high if numbers.any() else 0.0
+
+
+def expected_of(wanted: Sequence[Try], units: int, clusters: int, claim: RiskClaim) -> Expected:
+    """The share that so many clusters (of `units` answers) would certify, if they are like the data of these tries."""
+    enough = [one.kept for one in wanted if one.growth * clusters >= -math.log(claim.delta)]
+    return Expected(units, max(enough, default=0.0))
+
+
+def needed_of(wanted: Sequence[Try], rows_per_cluster: float, share: float, claim: RiskClaim) -> Expected | None:
+    """The answers that would keep this share; None: more than 100,000, or no number."""
+    best = max((one for one in wanted if one.kept >= share), key=lambda one: one.growth, default=None)
+    if best is None or best.growth <= 0 or share == 0:
+        return None
+    units = math.ceil(-math.log(claim.delta) / best.growth * rows_per_cluster)
+    return Expected(units, best.kept) if units <= 100_000 else None
+
+
 def certify(confidences: Any, wrong: Any, clusters: Sequence[object], thresholds: Sequence[float],
             claim: RiskClaim) -> tuple[Threshold | None, str]:
-    """Learn then Test by rows if each is a cluster of its own, else by clusters; and the name of the method."""
+    """Learn then Test by rows if each is a cluster of its own, else by clusters, which weigh alike; and the name of the
+    method.
+    """
     if len(set(clusters)) == len(clusters):
         return learn_then_test(confidences, wrong, thresholds, claim), "Learn then Test, exact binomial tails"
     return (learn_then_test_clusters(confidences, wrong, clusters, thresholds, claim),
