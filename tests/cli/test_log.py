@@ -108,6 +108,23 @@ def test_stats_count_each_task(filled: Path, capsys: pytest.CaptureFixture[str])
     assert "3 requests were not written: off" in output(capsys, "stats")[0]
 
 
+def test_stats_say_of_how_many_requests_the_cost_is_known(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, text = json.loads(output(capsys, "stats", "--json")[0]), output(capsys, "stats")[0]
+    assert shown["cost"] == {"usd": pytest.approx(0.00125), "known": 1, "number": 3}
+    assert "cost is known for 33 % of the answered requests (1 of 3): a sum over them is a lower bound" in text
+    assert "tokens are known for 33 % of the answered requests (1 of 3)" in text
+    assert "at least 0.0013" in text and "unknown" in text and "?" not in text
+    assert "cost           unknown" in output(capsys, "show", FIRST)[0]
+
+
+def test_stats_name_what_was_asked_besides(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(filled) as store:
+        store.add([], [answer("audit1", FIRST, role="audit", cost_usd=0.5), answer("audit2", FIRST, role="audit")])
+    assert "triage: audit answers cost at least 0.5000 USD besides (1 of 2 known)" in output(capsys, "stats")[0]
+    task = next(each for each in json.loads(output(capsys, "stats", "--json")[0])["tasks"] if each["task"] == "triage")
+    assert task["other"]["audit"] == {"usd": 0.5, "known": 1, "number": 2}
+
+
 def test_labels(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output(capsys, "label", FIRST, "--score", "0.5", "--answer", "shadow1", "--answer-score", "1", "--note", "why")
     with opened(filled) as store:

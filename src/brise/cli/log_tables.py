@@ -15,11 +15,12 @@ from brise.cli import terminal
 from brise.dialects import token_counts
 from brise.dialects.bodies import Usage
 from brise.dialects.table import named
+from brise.report import figures
 from brise.traffic import log
-from brise.traffic.records import Exchange, RecordedAnswer
+from brise.traffic.records import Exchange, KnownSum, RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
-from brise.traffic.summary import Summary, summarise
+from brise.traffic.summary import Summary, is_answered, summarise
 
 WIDTH, ID_CHARACTERS, MOST_CHARACTERS = 130, 32, 48
 
@@ -62,7 +63,7 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
         "mode": exchange.mode, "status": exchange.status, "error": exchange.error,
         "conversation": exchange.conversation, "continues": exchange.parent, "subject": exchange.subject,
         **{f"label {name}": value for name, value in exchange.labels.items()}, "tokens": _tokens(exchange.usage),
-        "cost": None if exchange.cost_usd is None else f"{exchange.cost_usd:.6f} USD", "seconds": _seconds(exchange)}
+        "cost": _cost(exchange), "seconds": _seconds(exchange)}
     for name, value in facts.items():
         if value is not None and value != "":
             terminal.result(terminal.harmless(f"{name:<13}  {value}"))
@@ -82,15 +83,18 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
 
 def stats(store: SqlStore, query: Query, as_json: bool) -> int:
     """Counts and times of each task, and what was not written."""
-    summary, skipped, pending = summarise(store.exchanges(query)), dict(store.skipped()), len(store.pending(10_000))
+    summary = summarise(store.exchanges(query), store.answer_costs(query))
+    skipped, pending = dict(store.skipped()), len(store.pending(10_000))
     if as_json:
-        terminal.result(json.dumps({**asdict(summary), "exchanges": summary.exchanges, "skipped": skipped,
-                                    "pending": pending}, indent=1))
+        terminal.result(json.dumps({**asdict(summary), "exchanges": summary.exchanges, "cost": asdict(summary.cost),
+                                    "skipped": skipped, "pending": pending}, indent=1))
         return 0
     _stats_table(summary)
     terminal.result(f"{summary.exchanges} exchanges" + (
         "" if summary.first_at_s is None or summary.last_at_s is None else
         f" from {when(summary.first_at_s)} to {when(summary.last_at_s)}"))
+    for line in _cost_lines(summary):
+        terminal.result(line)
     for reason, number in skipped.items():
         terminal.result(f"{number} requests were not written: {reason}")
     if pending:
@@ -107,9 +111,29 @@ def _stats_table(summary: Summary) -> None:
         modes = ", ".join(f"{mode} {number}" for mode, number in sorted(task.modes.items()))
         shown.add_row(*map(_safe, (
             task.task, str(task.exchanges), str(task.conversations), modes, str(task.errors), str(task.prompt_tokens),
-            str(task.completion_tokens), "?" if task.cost_usd is None else f"{task.cost_usd:.4f}",
+            str(task.completion_tokens), _usd(task.cost),
             *("-" if value is None else f"{value:.2f}" for value in (task.p50_s, task.p95_s, task.first_p50_s)))))
     _console().print(shown)
+
+
+def _cost_lines(summary: Summary) -> list[str]:
+    """Of how many requests tokens and cost are known, and what was asked besides."""
+    lines, cost = list[str](), summary.cost
+    for what, known in (("tokens are", sum(task.tokens_known for task in summary.tasks)), ("cost is", cost.known)):
+        if known < cost.number:
+            bound = ": a sum over them is a lower bound" if known else ""
+            lines.append(f"{what} known for {figures.percent(known / cost.number, 0)} of the answered requests "
+                         f"({known} of {cost.number}){bound}")
+    lines += [terminal.harmless(f"{task.task}: {role} answers cost {_usd(paid)} USD besides ({paid.known} of "
+                                f"{paid.number} known)")
+              for task in summary.tasks for role, paid in task.other.items() if paid.usd != 0 or not paid.known]
+    return lines
+
+
+def _usd(cost: KnownSum) -> str:
+    if cost.usd is None:
+        return "unknown" if cost.number else "-"
+    return f"{cost.usd:.4f}" if cost.known == cost.number else f"at least {cost.usd:.4f}"
 
 
 def when(at_s: float) -> str:
@@ -129,6 +153,12 @@ def asked(exchange: Exchange) -> str:
 
 def _fields(record: Exchange | RecordedAnswer) -> dict[str, Any]:
     return {**asdict(record), "usage": token_counts.shown(record.usage)}
+
+
+def _cost(exchange: Exchange) -> str | None:
+    if exchange.cost_usd is not None:
+        return f"{exchange.cost_usd:.6f} USD"
+    return "unknown" if is_answered(exchange) else None
 
 
 def _seconds(exchange: Exchange) -> str:

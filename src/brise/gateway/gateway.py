@@ -38,10 +38,9 @@ from brise.gateway.interfaces import (
 from brise.gateway.request import ClientRequest
 from brise.gateway.upstreams import Upstreams
 from brise.traffic.prices import Prices
-from brise.traffic.records import Exchange, Mode, Pending
+from brise.traffic.records import CLIENT_GONE, Exchange, Mode, Pending
 
 MODES: Mapping[bytes, Mode] = {name.encode(): name for name in get_args(Mode)}
-CLIENT_GONE = 499  # nginx's number; no client ever sees it
 MOST_UNREAD = 256  # streams that wait for the reader's thread; with more, the event loop reads them, and slows down
 
 

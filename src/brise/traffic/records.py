@@ -23,6 +23,8 @@ Mode = Literal["hosted", "small", "escalated", "degraded", "failed"]
 # the same again. reanswer: the large model after an outage. draft: the small model's, which was escalated.
 Role = Literal["shadow", "audit", "reask", "reanswer", "draft"]
 
+CLIENT_GONE = 499  # nginx's number for a client that left; no client ever sees it
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -144,6 +146,20 @@ def no_answer(exchange: Exchange) -> str | None:
     if why is not None:
         return why.partition(":")[0]
     return None if exchange.error is None else "it failed or was not kept whole"
+
+
+@dataclass(frozen=True)
+class KnownSum:
+    """USD of `known` of `number` answers; a lower bound if some are unknown, None if all are."""
+
+    usd: float | None
+    known: int
+    number: int
+
+    @property
+    def share(self) -> float | None:
+        """Of how many the cost is known; None if there are none."""
+        return self.known / self.number if self.number else None
 
 
 def new_id(now_s: float | None = None) -> str:

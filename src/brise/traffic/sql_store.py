@@ -14,7 +14,16 @@ from brise.dialects.bodies import Body
 from brise.text.protocols import texts_of
 from brise.traffic import ledger, schema
 from brise.traffic.keys import Key, KeyRing
-from brise.traffic.records import ConversationEnd, Exchange, Label, LedgerEntry, Pending, RecordedAnswer, Role
+from brise.traffic.records import (
+    ConversationEnd,
+    Exchange,
+    KnownSum,
+    Label,
+    LedgerEntry,
+    Pending,
+    RecordedAnswer,
+    Role,
+)
 from brise.traffic.schema import Database, Row, Transaction
 from brise.traffic.seal import seal, unseal
 from brise.traffic.store import EVERYTHING, Query, UnknownExchangeError
@@ -22,6 +31,7 @@ from brise.traffic.store import EVERYTHING, Query, UnknownExchangeError
 PAGE = 64  # rows with bodies that are read at once: a body may hold images of megabytes
 MOST_IDS = 500  # values in one statement
 OWN_NAME = re.compile(r"[0-9a-f]{32}")  # a conversation that we named, or a trace's id: it names nobody
+OWN_ROLES = ("shadow", "draft")  # answers of small models
 EXPIRED_AT_ONCE = 500  # exchanges deleted in one transaction, so that writers wait for milliseconds
 
 
@@ -95,6 +105,19 @@ class SqlStore:
         condition, values = _conditions(query)
         number = int(self._database.rows(f"SELECT count(*) FROM exchanges WHERE {condition}", values)[0][0])
         return number if query.limit is None else min(number, query.limit)
+
+    def answer_costs(self, query: Query = EVERYTHING) -> Mapping[str, Mapping[str, KnownSum]]:
+        """By task and role, what the other answers to these exchanges cost."""
+        condition, values = _conditions(query)
+        found: dict[str, dict[str, KnownSum]] = {}
+        for task, role, number, known, usd in self._database.rows(
+                "SELECT asked.task, answers.role, count(*), count(answers.cost_usd), sum(answers.cost_usd) "
+                f"FROM answers JOIN (SELECT id, task FROM exchanges WHERE {condition}) AS asked ON exchange = asked.id "
+                "GROUP BY asked.task, answers.role ORDER BY asked.task, answers.role", values):
+            if role in OWN_ROLES:  # brise 0.2 did not write down that they cost nothing
+                usd, known = usd or 0.0, number
+            found.setdefault(task, {})[role] = KnownSum(None if usd is None else float(usd), int(known), int(number))
+        return found
 
     def pending(self, limit: int = 100) -> list[Pending]:
         return [Pending(*row) for row in self._database.rows(
