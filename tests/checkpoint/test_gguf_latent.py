@@ -12,6 +12,8 @@ import pytest
 from brise.backends.reference.ops import ReferenceOps, numbers
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.read_model import read_config, read_weights
+from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
+from brise.checkpoint.gguf.write_keys import hyperparameters
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -153,3 +155,37 @@ def test_a_stack_of_another_number_of_experts_is_refused_with_both_shapes(tmp_pa
     path = write(tmp_path, expert_count=5)
     with pytest.raises(CheckpointError, match=r"ffn_gate_inp.weight is \(6, 128\), allowed is \(5, 128\)"):
         opened(path)
+
+
+def as_mistral4(source: Path, path: Path, *, joins_experts: bool) -> Path:
+    """The same model as llama.cpp names Mistral Small 4; gates and ups of its experts are one tensor."""
+    file = open_gguf(source)
+    metadata = {key.replace("deepseek2.", "mistral4."): value for key, value in file.metadata.items()}
+    arrays = {name: np.asarray(file.array(name)) for name in file.tensors}
+    for name in [name for name in arrays if "ffn_gate_exps" in name and joins_experts]:
+        gates, ups = arrays.pop(name), arrays.pop(name.replace("gate", "up"))
+        arrays[name.replace("gate", "gate_up")] = np.concatenate([gates, ups], axis=1)
+    write_gguf(path, metadata | {"general.architecture": "mistral4"}, [
+        Outgoing(name, "F32", array.shape, lambda array=array: iter([array]))  # type: ignore[misc]
+        for name, array in arrays.items()])
+    return path
+
+
+@pytest.mark.parametrize("joins_experts", [False, True])
+def test_small_4_has_a_name_of_its_own(tmp_path: Path, joins_experts: bool) -> None:
+    source = write(tmp_path)
+    path = as_mistral4(source, tmp_path / "small4.gguf", joins_experts=joins_experts)
+    config, weights = opened(path)
+    assert config == opened(source)[0]
+    np.testing.assert_array_equal(logits(config, weights), logits(*opened(source)))
+
+
+def test_small_4_may_lack_a_query_temperature(tmp_path: Path) -> None:
+    path = as_mistral4(write(tmp_path, **{"attention.temperature_scale": 0.0}), tmp_path / "small4.gguf",
+                       joins_experts=True)
+    assert opened(path)[0].query_temperature is None
+
+
+def test_the_new_name_is_written(tmp_path: Path) -> None:
+    keys = hyperparameters(config_of(tmp_path))
+    assert keys["general.architecture"] == "mistral4" and "mistral4.attention.kv_lora_rank" in keys

@@ -75,7 +75,7 @@ def test_a_hugging_face_folder(llama_python: str, tmp_path: Path, name: str) -> 
 
 def test_large_3_with_its_softmax_scale(llama_python: str, tmp_path: Path) -> None:
     original = open_original(write_source(tmp_path / "source", "large3"))
-    betas = {"deepseek2.rope.scaling.yarn_beta_fast": 32.0, "deepseek2.rope.scaling.yarn_beta_slow": 1.0}
+    betas = {"mistral4.rope.scaling.yarn_beta_fast": 32.0, "mistral4.rope.scaling.yarn_beta_slow": 1.0}
     # llama.cpp takes these, the real model's, for every file of this architecture; the tiny model has others.
     write_mix(replace(original, metadata=dict(original.metadata) | betas), tmp_path / "a.gguf", "F32")
     tokens = np.arange(14, 54, dtype=np.int32)

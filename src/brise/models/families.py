@@ -45,7 +45,13 @@ class ModelFamily:
     has_window: bool = False  # sliding, the same in all layers
     window_spares_layers: bool = False  # with use_sliding_window; no GGUF file says which
     yarn: YarnKeys = "plain"
+    other_gguf_architectures: tuple[str, ...] = ()  # read as well, never written
     no_rope_interval: int | None = None  # every such layer has no rotary positions; GGUF has no key for it
+
+    @property
+    def gguf_architectures(self) -> tuple[str, ...]:
+        """Every name of the family in GGUF files; the first is written."""
+        return self.gguf_architecture, *self.other_gguf_architectures
 
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         """The layers without rotary positions, unless a file says otherwise."""
@@ -81,7 +87,7 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "rope_parameters": _ROPE_3},
         native_keys=("yarn", "llama_4_scaling"), has_query_temperature=True, has_window=True, yarn="mscale"),
     "mistral4": ModelFamily(
-        gguf_architecture="deepseek2", rope_layout="interleaved", hf_class="Mistral4",
+        gguf_architecture="mistral4", rope_layout="interleaved", hf_class="Mistral4",
         hf_defaults={
             **_DENSE, "vocab_size": 131072, "intermediate_size": 12288, "num_hidden_layers": 36,
             "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 128, "num_experts_per_tok": 4,
@@ -89,7 +95,8 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 1048576,
             "rope_parameters": _ROPE_4},
         hf_constants={"rope_interleave": True, "attention_bias": False},
-        native_keys=("kv_lora_rank",), has_latent_attention=True, has_query_temperature=True, yarn="softmax"),
+        native_keys=("kv_lora_rank",), has_latent_attention=True, has_query_temperature=True, yarn="softmax",
+        other_gguf_architectures=("deepseek2",)),
     "qwen2": ModelFamily(
         gguf_architecture="qwen2", rope_layout="half", hf_class="Qwen2",
         hf_defaults={
@@ -205,6 +212,7 @@ LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
     "feed_forward.experts.w1": _tensor("ffn_gate_exps", "gate_proj", "w1"),  # after `experts` and a number
     "feed_forward.experts.w3": _tensor("ffn_up_exps", "up_proj", "w3"),
     "feed_forward.experts.w2": _tensor("ffn_down_exps", "down_proj", "w2"),
+    "feed_forward.experts.w1_w3": Names(("ffn_gate_up_exps",), (), ()),  # the rows of w1, then those of w3
     "feed_forward.shared.w1": _tensor("ffn_gate_shexp", "mlp.shared_experts.gate_proj", "shared_experts.w1"),
     "feed_forward.shared.w3": _tensor("ffn_up_shexp", "mlp.shared_experts.up_proj", "shared_experts.w3"),
     "feed_forward.shared.w2": _tensor("ffn_down_shexp", "mlp.shared_experts.down_proj", "shared_experts.w2"),

@@ -3,11 +3,14 @@
 Sources: llama.cpp's naming of keys and tensors; for mistral3 also the other spellings that Ollama writes.
 
 Mistral Large 3 has llama.cpp's architecture `deepseek2`, as DeepSeek-V2 and V3 have. Those route and scale
-differently: what they do and Large 3 does not is refused by name. The softmax scale is (nope + rope) ** -0.5.
-llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every model of this architecture with YaRN, in converted
-Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there, and ten times it is the multiplier of DeepSeek.
-Mistral's params.json says `apply_scale: false`, and other engines measured a better accuracy without. A model that
-needs another scale can say so: with the key `attention.scale` of the file, or with `softmax_scale` of the Config.
+differently: what they do and Large 3 does not is refused by name. Mistral Small 4 has `mistral4`, which llama.cpp
+computes by the code of deepseek2, with the same keys; its converter leaves w1 and w3 of the experts in one tensor.
+
+The softmax scale of both is (nope + rope) ** -0.5. llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every model
+of these architectures with YaRN, in converted Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there, and
+ten times it is the multiplier of DeepSeek. Mistral's params.json says `apply_scale: false`, and other engines measured a
+better accuracy without. A model that needs another scale can say so: with the key `attention.scale` of the file, or with
+`softmax_scale` of the Config.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ def _architecture(gguf: GgufFile) -> str:
         raise bad_value("general.architecture", name, "a string")
     if gguf.num_parts != len(gguf.paths):
         raise UnsupportedError(f"the model is split over {gguf.num_parts} files (split.count), and this is one of them")
-    allowed = dict.fromkeys(family.gguf_architecture for family in FAMILIES.values())
+    allowed = dict.fromkeys(name for family in FAMILIES.values() for name in family.gguf_architectures)
     if name not in allowed:
         raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(allowed)}")
     return name
@@ -89,7 +92,7 @@ class GgufConfig:
     format: Format = "gguf"
 
     def __init__(self, gguf: GgufFile, architecture: str) -> None:
-        self._gguf, self.fields = gguf, keys_of(gguf.metadata, architecture)
+        self._gguf, self._architecture, self.fields = gguf, architecture, keys_of(gguf.metadata, architecture)
         self.family = self._family_of(architecture)
 
     @property
@@ -98,7 +101,7 @@ class GgufConfig:
 
     def _family_of(self, architecture: str) -> str:
         """Llama and Mistral are one architecture; with a window it is a Mistral."""
-        names = [name for name, family in FAMILIES.items() if family.gguf_architecture == architecture]
+        names = [name for name, family in FAMILIES.items() if architecture in family.gguf_architectures]
         windowed = [name for name in names if FAMILIES[name].has_window]
         return windowed[0] if windowed and self._has_window() else names[0]
 
@@ -198,7 +201,7 @@ class GgufConfig:
 
     def _query_temperature(self) -> QueryTemperature | None:
         beta = self.fields.number("attention.temperature_scale", "rope.scaling_beta", default=0.0, may_be_zero=True)
-        if beta == 0 and self._row.has_latent_attention:
+        if beta == 0 and self._architecture == "deepseek2":
             # Large 3 has it, DeepSeek does not: for a file without it we would have to guess the softmax scale.
             raise UnsupportedError("the model has no attention.temperature_scale; of the architecture deepseek2 brise "
                                    "runs Mistral Large 3, which has it")

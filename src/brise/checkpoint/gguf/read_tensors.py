@@ -43,6 +43,9 @@ class GgufTensors:
 
     def experts(self, path: str, experts: Experts, width: int) -> tuple[Stack, Stack, Stack]:
         count, inner = experts.count, experts.width
+        if self.has(f"{path}.experts.w1_w3"):
+            gates, ups = self._halves(f"{path}.experts.w1_w3", count, inner, width)
+            return gates, self._stack(f"{path}.experts.w2", count, width, inner), ups
         return (self._stack(f"{path}.experts.w1", count, inner, width),
                 self._stack(f"{path}.experts.w2", count, width, inner),
                 self._stack(f"{path}.experts.w3", count, inner, width))
@@ -54,11 +57,19 @@ class GgufTensors:
 
     def _stack(self, path: str, count: int, rows: int, cols: int) -> Stack:
         """The matrices of a tensor of three dims: slices of it, nothing is copied."""
-        tensor = self._take(path, (count, rows, cols))
+        return self._slices(path, count, rows, cols, 1)[0]
+
+    def _halves(self, path: str, count: int, rows: int, cols: int) -> tuple[Stack, Stack]:
+        """The first and the second half of each matrix of a tensor."""
+        first, second = self._slices(path, count, rows, cols, 2)
+        return first, second
+
+    def _slices(self, path: str, count: int, rows: int, cols: int, num_slices: int) -> list[Stack]:
+        tensor = self._take(path, (count, num_slices * rows, cols))
         data = self._gguf.array(tensor.name)
-        data = data.reshape(count * rows, data.shape[-1])
-        return Stack(tuple(matrix_of(tensor.format, (rows, cols), data[index * rows:(index + 1) * rows])
-                           for index in range(count)))
+        data = data.reshape(count * num_slices * rows, data.shape[-1])
+        return [Stack(tuple(matrix_of(tensor.format, (rows, cols), data[start * rows:(start + 1) * rows])
+                            for start in range(part, count * num_slices, num_slices))) for part in range(num_slices)]
 
     def _take(self, path: str, shape: tuple[int, ...]) -> GgufTensor:
         name = tensor_name(path)
