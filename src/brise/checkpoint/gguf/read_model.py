@@ -6,11 +6,11 @@ Mistral Large 3 has llama.cpp's architecture `deepseek2`, as DeepSeek-V2 and V3 
 differently: what they do and Large 3 does not is refused by name. Mistral Small 4 has `mistral4`, which llama.cpp
 computes by the code of deepseek2, with the same keys; its converter leaves w1 and w3 of the experts in one tensor.
 
-The softmax scale of both is (nope + rope) ** -0.5. llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every model
-of these architectures with YaRN, in converted Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there, and
-ten times it is the multiplier of DeepSeek. Mistral's params.json says `apply_scale: false`, and other engines measured a
-better accuracy without. A model that needs another scale can say so: with the key `attention.scale` of the file, or with
-`softmax_scale` of the Config.
+The softmax scale of both is (nope + rope) ** -0.5. llama.cpp multiplies it by (0.1 ln(factor) + 1) ** 2 for every
+model of these architectures with YaRN, in converted Large 3 files too: `rope.scaling.yarn_log_multiplier` is 0.1 there,
+and ten times it is the multiplier of DeepSeek. Mistral's params.json says `apply_scale: false`, and other engines
+measured a better accuracy without. A model that needs another scale can say so: with the key `attention.scale` of the
+file, or with `softmax_scale` of the Config.
 """
 
 from __future__ import annotations
