@@ -5,9 +5,11 @@ Here somebody stands in; test_faults.py has the faults where nobody does.
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from brise.dialects.answers import text_of
 from brise.gateway.breaker import Breaker, BreakerSettings
 from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
@@ -82,19 +85,57 @@ def read(response: httpx.Response) -> Got:
 def read_stream(response: httpx.Response, mode: str) -> Got:
     """Strictly: each event is JSON under one id, and the stream ends with [DONE] or with an error, not with both."""
     text, ids, roles, label = "", set[str](), 0, None
-    *lines, last = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    *lines, last = [line for line in response.text.removeprefix("\ufeff").split("\n\n")
+                    if line and not line.startswith(":") and not line.rstrip().endswith("data:")]
     for line in lines if last == "data: [DONE]" or last.startswith("event: error") else [*lines, last]:
         chunk = json.loads(line.removeprefix("data: "))
         ids.add(chunk["id"])
         label = chunk.get("brise", label)
         for choice in chunk["choices"]:
-            text += choice["delta"].get("content") or ""
+            text += text_of(choice["delta"].get("content"))
             roles += "role" in choice["delta"]
     assert len(ids) <= 1 and roles <= 1
     if last == "data: [DONE]":
         return Got(text, None, mode, label)
     assert last.startswith("event: error\ndata: "), last
     return Got(text, json.loads(last.partition("data: ")[2])["error"]["code"], mode, label)
+
+
+GZIP = {"content-type": "application/json", "content-encoding": "gzip"}
+ERROR = {"error": {"message": "Provider returned error", "code": 502}}
+
+
+def finished(reason: object) -> dict[str, Any]:
+    """A whole answer that ended like this."""
+    body = chat_body("half an")
+    body["choices"][0]["finish_reason"] = reason
+    return body
+
+
+def sent(*data: bytes, **headers: str) -> Behaviour:
+    """A stream in these bytes, whatever the headers say of it."""
+    async def behave(peer: Peer) -> None:
+        await peer.start(200, {name.replace("_", "-"): value for name, value in headers.items()})
+        for each in data:
+            await peer.send(each)
+        await peer.end()
+    return behave
+
+
+def said(content: object) -> dict[str, Any]:
+    """A chunk of content."""
+    return {**STREAM[1], "choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]}
+
+
+def ended(reason: str, **more: object) -> dict[str, Any]:
+    """A last chunk."""
+    return {**STREAM[1], "choices": [{"index": 0, "delta": {}, "finish_reason": reason, **more}]}
+
+
+def in_gzip(data: Sequence[object]) -> Sequence[bytes]:
+    """Each event flushed, as servers of streams do it."""
+    packed = zlib.compressobj(wbits=31)
+    return [packed.compress(encode(each)) + packed.flush(zlib.Z_SYNC_FLUSH) for each in data]
 
 
 def broken(text: str) -> Behaviour:
@@ -110,7 +151,21 @@ FAULTS: Sequence[tuple[str, Behaviour, str]] = (
     ("no HTTP", raw(b"220 smtp.example\r\n\r\n"), "malformed"),
     ("429", refuse(429, headers={"retry-after": "9"}), "status"),
     *((str(status), refuse(status), "status") for status in (408, 500, 502, 503, 504, 529)),
-    ("500 in HTML", answer(b"<html>Bad Gateway</html>", 502, {"content-type": "text/html"}), "status"))
+    ("500 in HTML", answer(b"<html>Bad Gateway</html>", 502, {"content-type": "text/html"}), "status"),
+    # With status 200, and in one piece, whatever was asked for.
+    ("error in 200", answer(ERROR), "error_event"),
+    ("rate limit in 200", answer({"error": {"code": 429}}), "error_event"),
+    ("error in 200, as text", answer(ERROR, headers={"content-type": "text/plain"}), "error_event"),
+    ("error in 200, as a stream", answer(ERROR, headers={"content-type": "text/event-stream"}), "error_event"),
+    ("error in 200, gzip", answer(gzip.compress(json.dumps(ERROR).encode()), 200, GZIP), "error_event"),
+    ("HTML in 200", answer(b"<html>502 Bad Gateway</html>", headers={"content-type": "text/html"}), "malformed"),
+    ("HTML in 200, as JSON", answer(b"<html>502</html>", headers={"content-type": "application/json"}), "malformed"),
+    ("empty 200", answer(b"", headers={"content-type": "application/json"}), "malformed"),
+    ("no gzip", answer(b"what?", 200, GZIP), "malformed"),
+    *((f"choices {some}", answer({"id": "c", "choices": some}), "malformed") for some in (None, [], [None], {})),
+    ("no message", answer({"choices": [{"index": 0, "finish_reason": "stop"}]}), "malformed"),
+    ("finish reason error", answer(finished("error")), "error_event"), ("cut whole", answer(finished(None)), "cut"),
+    ("detail in 200", answer({"detail": "Internal Server Error"}), "error_event"))
 STREAM_FAULTS: Sequence[tuple[str, Behaviour, str]] = (
     ("no event", events([]), "malformed"), ("ends too soon", events(STREAM[:4]), "cut"),
     ("reset", events(STREAM[:4], ends=False), "cut"), ("half an event", broken('{"id": "chatcmpl-fa'), "malformed"),
@@ -119,6 +174,25 @@ STREAM_FAULTS: Sequence[tuple[str, Behaviour, str]] = (
     ("error later", events([*STREAM[:3], {"error": {"message": "oh", "type": "overloaded_error"}}]), "error_event"),
     ("not chunked", raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + encode(STREAM[0])
                         + encode(STREAM[1])[:40]), "cut"),
+    # A failure that the stream itself reports, or an end that is none. What was said stays said.
+    ("vLLM's error", events([*STREAM[:3], {"object": "error", "message": "stopped", "code": 500}, "[DONE]"]),
+     "error_event"), ("rate limit later", events([*STREAM[:3], {"error": {"code": "429"}}]), "error_event"),
+    ("FastAPI's error", events([*STREAM[:3], {"detail": "Internal Server Error"}, "[DONE]"]), "error_event"),
+    ("finish reason error", events([*STREAM[:3], ended("error"), "[DONE]"]), "error_event"),
+    ("error in a choice", events([*STREAM[:3], ended("error", error={"code": 502, "message": "lost"})]), "error_event"),
+    ("done too soon", events([*STREAM[:4], "[DONE]"]), "cut"), ("done at once", events(["[DONE]"]), "cut"),
+    # Streams that are hard to read, and are cut: what cannot be read cannot be gone on from.
+    ("a byte order mark", events([b"\xef\xbb\xbf" + encode(STREAM[1]), STREAM[2]]), "cut"),
+    ("parts", events([said([{"type": "text", "text": "one"}]), said([{"type": "text", "text": " two"}])]), "cut"),
+    ("thoughts and parts", events([said([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+                                   said([{"type": "text", "text": "one"}])]), "cut"),
+    ("empty events", events([b"data:\n\n", STREAM[1], b"event: ping\ndata: \n\n", b": hi\n\n", STREAM[2]]), "cut"),
+    ("no type", sent(*map(encode, STREAM[:3])), "cut"),
+    ("a wrong type", sent(*map(encode, STREAM[:3]), content_type="application/json"), "cut"),
+    ("gzip", sent(*in_gzip(STREAM[:3]), content_type="text/event-stream", content_encoding="gzip"), "cut"),
+    ("gzip, no type", sent(*in_gzip(STREAM[:3]), content_encoding="gzip"), "cut"),
+    ("gzip that breaks", sent(*in_gzip(STREAM[:3]), b"what?" * 99, content_type="text/event-stream",
+                              content_encoding="deflate"), "malformed"),
     ("wrong chunk size", raw(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
                              b"zz\r\n" + encode(STREAM[0])), "malformed"))
 
@@ -145,7 +219,7 @@ def test_every_fault_of_a_stream_is_gone_on_from(gateway: Rig, behaviour: Behavi
 def check_row(gateway: Rig, mode: Mode) -> None:
     exchange, = gateway.captured.wait()
     assert exchange.mode == mode and exchange.error is not None and exchange.response is not None
-    assert exchange.response["choices"][0]["message"]["content"] == SAYS
+    assert text_of(exchange.response["choices"][0]["message"]["content"]) == SAYS
     assert [pending.exchange for pending in gateway.captured.pending] == [exchange.id]
 
 

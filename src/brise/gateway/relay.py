@@ -59,6 +59,7 @@ class _Answer:
         self._reply, self._dialect, self._out, self._delivery = reply, dialect, out, delivery
         self._stops_at_faults, self._splitter = stops_at_faults, sse.Splitter()
         self._encoding = headers.find(reply.headers, b"content-encoding").strip().lower()
+        self._media_type = headers.find(reply.headers, b"content-type").partition(b";")[0].strip().lower()
 
     async def pass_on(self) -> None:
         decoder = encodings.decoder(self._encoding)
@@ -77,20 +78,22 @@ class _Answer:
 
     async def _head(self, pieces: Pieces) -> tuple[bytes, bytes, bool]:
         """The first bytes, as they came and decoded, and whether they begin a stream."""
-        media_type = headers.find(self._reply.headers, b"content-type").partition(b";")[0].strip().lower()
         raw, head = b"", b""
         async for piece in pieces:
             raw, head = raw + piece[0], head + piece[1]
-            is_stream = sse.begins_stream(head, media_type)
+            is_stream = sse.begins_stream(head, self._media_type)
             if is_stream is not None or len(head) > HEAD_BYTES:
                 return raw, head, is_stream or False
-        return raw, head, media_type == sse.MEDIA_TYPE
+        return raw, head, self._media_type == sse.MEDIA_TYPE
 
     # A stream of events.
 
     async def _pass_stream(self, raw: bytes, head: bytes, pieces: Pieces, source: _Source) -> None:
         delivery, is_encoded = self._delivery, self._encoding not in (b"", b"identity")
         delivery.is_stream, delivery.is_encoded = True, is_encoded and not self._stops_at_faults
+        if self._media_type != sse.MEDIA_TYPE:  # clients, and who ends the stream in our place, go by it
+            self._out.drop_headers(b"content-type")
+            self._out.add_header(b"content-type", sse.MEDIA_TYPE)
         if not delivery.is_encoded:  # it may become shorter or longer, and it is decoded
             self._out.drop_headers(b"content-length", b"content-encoding")
         try:
@@ -279,6 +282,10 @@ class _Out:
     def drop_headers(self, *names: bytes) -> None:
         """They do not hold for what is sent."""
         self._headers = [(name, value) for name, value in self._headers if name not in names]
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """One that the upstream left out."""
+        self._headers = [*self._headers, (name, value)]
 
     def answer_failed(self) -> None:
         """What is about to leave is no answer."""
