@@ -151,3 +151,21 @@ def test_an_error() -> None:
     body = {"type": "error", "error": {"type": "not_found_error", "message": "model: big"}, "request_id": "req_1"}
     assert error_of(json.loads(json.dumps(body))) == {"error": {
         "message": "model: big", "type": "not_found_error", "param": None, "code": "not_found_error"}}
+
+
+def test_blocks_that_a_chat_has_nothing_for_are_passed_over() -> None:
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "m", "model": "big", "usage": {}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "server_tool_use", "id": "s"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": '{"q": 1}'}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "web_search_tool_result", "content": []}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "a_new_delta", "text": "of a new kind"}},
+        {"type": "content_block_start", "index": 2, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "a_new_event", "index": []},
+        {"type": "message_stop"}]
+    chunks = Chunks(0, with_usage=False)
+    made = assemble(CHAT, b"".join(chunks.push(sse.ServerSentEvent("", json.dumps(event))) for event in events))
+    assert made.error is None and made.body is not None
+    assert made.body["choices"][0]["message"] == {"role": "assistant", "content": "Hi", "refusal": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brise.dialects.bodies import Kind
-from brise.dialects.streams import AssembledStream, assemble
+from brise.dialects.streams import AssembledStream, assemble, progress_of
 from brise.dialects.table import named
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events, encode
@@ -125,6 +126,35 @@ def test_calls_that_share_an_index_are_told_apart_by_id() -> None:
         ("a", '{"a":1}'), ("b", '{"b":1}')]
 
 
+def calls_of(*pieces: dict[str, Any] | list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Name and arguments of the calls that these pieces make."""
+    found = message(*(chunk({"tool_calls": piece if isinstance(piece, list) else [piece]}) for piece in pieces))
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in found["tool_calls"]]
+
+
+def piece(arguments: str, name: str | None = None, **more: object) -> dict[str, Any]:
+    return {**more, "function": {"arguments": arguments, **({} if name is None else {"name": name})}}
+
+
+@pytest.mark.parametrize("more", [{"index": 0, "id": ""}, {"index": 0}, {"id": None}, {"index": 0, "id": None}])
+def test_calls_without_ids_are_told_apart_by_whole_arguments(more: dict[str, Any]) -> None:
+    two = [("f", '{"x": "A}{"}'), ("f", '{"x": "B"}')]
+    assert calls_of(*(piece(arguments, name, **more) for name, arguments in two)) == two
+    assert calls_of([piece(arguments, name, **more) for name, arguments in two]) == two
+    assert calls_of(piece("{}", "f", **more), piece('{"y": 1}', "g", **more)) == [("f", "{}"), ("g", '{"y": 1}')]
+    # The name in every piece of one call makes no second one.
+    assert calls_of(*(piece(part, "f", **more) for part in ('{"x"', ": {", "}}"))) == [("f", '{"x": {}}')]
+    assert calls_of(piece("", "get_", **more), piece('{"x"', "weather", **more), piece(":1}", **more)) == [
+        ("get_weather", '{"x":1}')]
+    assert calls_of(piece('{"x', "f", **more), piece('": 1}', **more)) == [("f", '{"x": 1}')]
+
+
+def test_a_call_without_an_id_is_trained_with_one() -> None:
+    body = reassemble("chat", stream([chunk({"tool_calls": [piece("{}", "f", index=0, id="")]}),
+                                      chunk({}, finish="tool_calls"), "[DONE]"])).body
+    assert body is not None and named("chat").chat_answer(body)["tool_calls"][0]["id"] == "call_0"
+
+
 def test_a_name_and_an_id_in_every_piece_are_no_pieces() -> None:
     found = message(*(chunk({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {
         "name": "f", "arguments": piece}}]}) for piece in ("{", "}")))
@@ -146,6 +176,51 @@ def test_parts_grow_part_by_part() -> None:
     assert message(chunk(thinking("a")), chunk(thinking("b")), chunk({"content": "so"}),
                    chunk({"content": " it is"}))["content"] == [
         {"type": "thinking", "thinking": [{"type": "text", "text": "ab"}]}, {"type": "text", "text": "so it is"}]
+
+
+def test_text_before_parts_is_a_part() -> None:
+    assert message(chunk({"content": "so "}), chunk({"content": [{"type": "text", "text": "it"}]}),
+                   chunk({"content": [{"type": "text", "text": " is"}, {"type": "reference", "ids": [1]}]}),
+                   chunk({"content": "."}))["content"] == [
+        {"type": "text", "text": "so it is"}, {"type": "reference", "ids": [1]}, {"type": "text", "text": "."}]
+
+
+def test_a_response_without_output_at_its_end_is_made_of_what_came_before() -> None:
+    begun = {"type": "message", "role": "assistant", "content": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "output_index": 0, "item": begun},
+        *({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": text}
+          for text in ("Hel", "lo")), {"type": "response.output_item.done", "output_index": 0, "item": begun},
+        {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": "{}"},
+        {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": []}}]
+    made = reassemble("responses", stream(events))
+    assert made.error is None and made.body == {"id": "r", "status": "completed", "output": [
+        {**begun, "content": [{"type": "output_text", "text": "Hello"}]}, {"type": "function_call", "arguments": "{}"}]}
+
+
+def growing(number: int) -> dict[str, bytes]:
+    """Long streams of several dialects, in small pieces."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    return {
+        "chat": stream([chunk({"content": [thought, {"type": "text", "text": "x"}], "reasoning": "y", "tool_calls": [
+            piece("[" * 9, "f", index=0)]})] * number),
+        "responses": stream([{"type": "response.output_text.delta", "output_index": 0, "content_index": 0,
+                              "delta": "x" * 20}] * number),
+        "messages": stream([{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+                            *[{"type": "content_block_delta", "index": 0, "delta": {"text": "x" * 20}},
+                              {"type": "content_block_delta", "index": 0, "delta": {
+                                  "type": "citations_delta", "citation": {}}}] * number])}
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "messages"])
+def test_a_long_stream_takes_time_in_proportion_to_its_length(kind: Kind) -> None:
+    def seconds(number: int) -> float:
+        sent, begun_s = growing(number)[kind], time.process_time()
+        reassemble(kind, sent)
+        progress_of(named(kind), sent)
+        return time.process_time() - begun_s
+
+    assert seconds(8_000) < 24 * max(seconds(1_000), 0.01)
 
 
 def test_logprobs_are_one_list() -> None:
