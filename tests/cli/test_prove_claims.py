@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 
 from brise.cli.main import main
+from brise.traffic.records import Exchange, RecordedAnswer
+from brise.traffic.sql_store import SqlStore
+from brise.traffic.stores import open_store
 from tests.prove.logs import changed, rows, write
+from tests.report.traffic import TASK, body
 
 Row = dict[str, Any]
 
@@ -121,3 +126,45 @@ def test_a_certificate_about_conversations_says_so(tmp_path: Path, capsys: pytes
     assert "answers" not in json.loads(path.read_text())["certificate"], "as brise 0.1 wrote it"
     assert main(["prove", "--verify", str(path), "--pairs", str(log)]) == 0
     assert "claim: each conversation weighs alike" in capsys.readouterr().out
+
+
+def without_content(store: SqlStore, told: list[Row], taken: range) -> None:
+    """Puts these rows into the store; of those in `taken` the content was not kept."""
+    exchanges, answers = [], []
+    for at, row in enumerate(told):
+        is_kept = at not in taken
+        exchanges.append(Exchange(
+            row["id"], row["at"], TASK, "chat", "/v1/chat/completions", "big", "hosted", 200, row["conversation"],
+            served_by="big", request={"messages": [{"role": "user", "content": row["prompt"]}]} if is_kept else None,
+            response=body(row["large"]["content"], "big") if is_kept else None))
+        answers.append(RecordedAnswer(f"s-{row['id']}", row["id"], row["at"], "shadow", "mini",
+                                      response=body(row["small"]["content"], "mini") if is_kept else None))
+    store.add(exchanges, answers)
+
+
+@pytest.mark.parametrize(("number", "verdict"), [(3, "promote"), (100, "undecided")])
+def test_answers_that_are_missing_count_with_the_worst_scores(number: int, verdict: str, home: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(open_store(None, home)) as store:
+        without_content(store, rows(1500, better=0.0, worse=0.005), range(500, 500 + number))
+    status, found = reported(capsys, "--task", TASK, "--without", "latency")
+    assert found["verdict"] == verdict and status == (0 if verdict == "promote" else 4)
+    assert found["gate"]["verdict"] == "promote" and found["gate"]["rows"] == 1500 - number
+    assert any(f"{number} answers are missing" in words for words in found["doubts"])
+    assert (found["certificate"] is None) == (verdict == "undecided")
+    if verdict == "undecided":
+        assert found["reason"].startswith("100 answers are missing") and "would be another one" in found["reason"]
+        assert main(["prove", "--task", TASK, "--without", "latency"]) == 4
+        assert "100 answers are missing" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_small_model_that_failed_was_wrong_and_is_not_missing(home: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    told = rows(400, better=0.0, worse=0.0)
+    with closing(open_store(None, home)) as store:
+        without_content(store, told, range(0))
+        store.add(answers=[RecordedAnswer(f"a-{row['id']}", row["id"], row["at"] - 1, "shadow", "mini", status=500,
+                                          error="out of memory") for row in told[::4]])
+    _, found = reported(capsys, "--task", TASK)
+    assert found["scores"]["difference"]["estimate"] == pytest.approx(-0.25) and not found["doubts"]
+    assert found["verdict"] == "not good enough"

@@ -120,12 +120,23 @@ class Change:
 
 
 @dataclass(frozen=True)
+class MissingPair:
+    """Both models answered, but what they said is not there: it might have counted, with any scores."""
+
+    cluster: str
+    at_s: float
+
+
+@dataclass(frozen=True)
 class Chosen:
-    """The pairs in the order of time, what was left out and why, and the changes that were found."""
+    """The pairs in the order of time, what was left out and why, and the changes that were found. Of what was left out
+    `missing` might have turned the verdict.
+    """
 
     pairs: tuple[Pair, ...]
     left_out: tuple[tuple[int, str], ...]
     changes: tuple[Change, ...]
+    missing: tuple[MissingPair, ...] = ()
 
 
 def choose(pairs: Sequence[Pair], since_s: float | None = None, until_s: float | None = None, *,

@@ -13,7 +13,7 @@ from brise.dialects.bodies import Body
 from brise.errors import EvidenceError
 from brise.evals.example import EvalAnswer
 from brise.prove.calibration_rows import NEWEST, OTHER_VERSION, newest_version
-from brise.prove.pairs import NO_CONTEXT, Judgement, ModelAnswer, Pair
+from brise.prove.pairs import NO_CONTEXT, Judgement, MissingPair, ModelAnswer, Pair
 from brise.stats.labels import JudgementSource
 from brise.text.protocols import Message
 from brise.traffic import records
@@ -21,6 +21,7 @@ from brise.traffic.records import Exchange, Label, no_answer
 from brise.traffic.store import Query, TrafficStore
 
 BATCH = 500  # exchanges whose answers and labels are read at one time
+NOT_THERE = "their content is not there: it was not kept, or its subject was forgotten"
 SECOND_LOOK = "second look"  # the note of a label that only measures how consistent its giver is
 
 
@@ -30,6 +31,7 @@ class Captured:
 
     pairs: tuple[Pair, ...]
     left_out: tuple[tuple[int, str], ...]
+    missing: tuple[MissingPair, ...] = ()
 
 
 def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: float | None = None, *,
@@ -39,7 +41,7 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
     Only answers of one version of the small model count: that of `fingerprint`, or the one that answered last.
     EvidenceError if several small models answered and `small_model` names none of them.
     """
-    found, without = list[Pair](), Counter[str]()
+    found, without, missing = list[Pair](), Counter[str](), list[tuple[str | None, MissingPair]]()
     query = Query(task=task, modes=("hosted",), since_s=since_s, until_s=until_s, has_answer="shadow")
     exchanges = store.exchanges(query)
     while batch := list(islice(exchanges, BATCH)):
@@ -55,6 +57,8 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
                     found.append(_pair(exchange, answer, next(iter(others.get("reask", ())), None), labels, cluster))
                 else:
                     without[reason] += 1
+                if reason == NOT_THERE and (cluster is None or cluster in exchange.labels):
+                    missing.append((answer.fingerprint, MissingPair(_cluster(exchange, cluster), exchange.at_s)))
     students = sorted({pair.small.model or "unnamed" for pair in found})
     if len(students) > 1:
         raise EvidenceError(f"{len(students)} candidates answered {task!r} in this time: {', '.join(students)}",
@@ -66,7 +70,8 @@ def read(store: TrafficStore, task: str, since_s: float | None = None, until_s: 
         fingerprint = newest_version([(pair.at_s or 0.0, pair.small.fingerprint) for pair in found])
     kept = tuple(pair for pair in found if pair.small.fingerprint == fingerprint)
     without[OTHER_VERSION] += len(found) - len(kept)
-    return Captured(kept, tuple((number, reason) for reason, number in without.most_common() if number))
+    return Captured(kept, tuple((number, reason) for reason, number in without.most_common() if number),
+                    tuple(one for version, one in missing if version == fingerprint))
 
 
 def _with_company(store: TrafficStore, batch: Sequence[Exchange]) -> Iterator[
@@ -89,7 +94,7 @@ def _unfit(exchange: Exchange, answer: records.RecordedAnswer, cluster: str | No
     if missing is not None:
         return f"the large model gave no answer: {missing}"
     if exchange.response is None or exchange.request is None or (answer.response is None and answer.error is None):
-        return "their content is not there: it was not kept, or its subject was forgotten"
+        return NOT_THERE
     if cluster is not None and cluster not in exchange.labels:
         return f"they have no label {cluster!r}, which tells units apart"
     return None
@@ -103,12 +108,16 @@ def _pair(exchange: Exchange, answer: records.RecordedAnswer, again: records.Rec
         again = None  # an outage is no disagreement of the large model with itself
     return Pair(
         exchange.id, f"exchange {exchange.id}",
-        exchange.labels[cluster] if cluster else exchange.conversation or exchange.id,
+        _cluster(exchange, cluster),
         _side(answer), ModelAnswer(bodies.of(exchange.response), exchange.served_by, exchange.fingerprint,
                                    exchange.total_s),
         None if again is None else _side(again), exchange.at_s, _messages(request),
         tuple(tools) if isinstance(tools, list) else (), None, exchange.context_digest or NO_CONTEXT, exchange.labels,
         {}, _judgements(labels, answer.id), is_named=cluster is not None or exchange.conversation is not None)
+
+
+def _cluster(exchange: Exchange, label: str | None) -> str:
+    return exchange.labels[label] if label else exchange.conversation or exchange.id
 
 
 def _side(answer: records.RecordedAnswer) -> ModelAnswer:

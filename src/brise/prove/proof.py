@@ -12,7 +12,7 @@ from brise.errors import EvidenceError
 from brise.evals.measure import Bounded, bounded, difference
 from brise.prove import guards
 from brise.prove.guards import Guard, Margins
-from brise.prove.pairs import Pair
+from brise.prove.pairs import MissingPair, Pair
 from brise.prove.scoring import PairClusters, PairScores, complete
 from brise.stats import intervals, sequential_test
 from brise.stats.clusters import MIN_CLUSTERS, Bets, ClusterLayout, Floats, Weighting, cluster_means, lay_out
@@ -179,8 +179,12 @@ def _cost(layout: ClusterLayout, spread: float, test: NonInferiorityTest) -> flo
     return 1 / (2 * share - share**2)
 
 
-def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned) -> Proof:
-    """The verdict over all pairs, which are in the order of time and of one context and one large model."""
+def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned,
+          missing: Sequence[MissingPair] = ()) -> Proof:
+    """The verdict over all pairs, which are in the order of time and of one context and one large model.
+
+    If it would be another one with the worst scores for those that are `missing`, it is undecided.
+    """
     clusters, test = complete(pairs, scored, terms.weighting), replace(terms.test, bound=scored.bound)
     if len(clusters.names) < MIN_CLUSTERS and clusters.waiting:
         raise EvidenceError(
@@ -191,7 +195,9 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
     outcome = sequential_test.decide(bets, test)
     found = guards.guards(pairs, clusters, terms.margins, test)
     verdict = guards.worst({"quality": outcome.verdict} | {guard.name: guard.verdict for guard in found})
-    other, doubts = _other(pairs, scored, clusters), [*_cut(pairs, scored, clusters, terms)]
+    other, doubts = _other(pairs, scored, clusters), _cut(pairs, scored, clusters, terms)
+    if verdict == "promote":
+        doubts += _absent(pairs, scored, clusters, missing, test, terms.weighting)
     is_doubted = verdict == "promote" and any(doubt.is_grave for doubt in doubts)
     verdict = "undecided" if is_doubted else verdict
     parts = slices_of(pairs, scored, clusters, dimensions(pairs, terms.dimensions),
@@ -202,7 +208,7 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
                     for name, values in (("small", scored.small), ("large", scored.large)))
     gap = _difference(scored, clusters)
     doubts += _disagreement(gap.estimate, other, terms, clusters)
-    reason = next((doubt.words for doubt in doubts if doubt.is_grave), "") if is_doubted else _reason(
+    reason = "; ".join(doubt.words for doubt in doubts if doubt.is_grave) if is_doubted else _reason(
         verdict, outcome, found, clusters)
     return Proof(terms, planned, scored, clusters, bets, outcome, verdict, reason, bounded(*small), bounded(*large),
                  gap, clusters.layout.mean(scored.differences[clusters.rows] != 0), found, parts, other, tuple(doubts))
@@ -259,6 +265,26 @@ def _cut(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, term
         return [Doubt(words)]
     return [Doubt(f"{words}, which may be under the margin; --rows-per-conversation, with more on fresh data, would "
                   "count them", True)]
+
+
+def _absent(pairs: Sequence[Pair], scored: PairScores, clusters: PairClusters, missing: Sequence[MissingPair],
+            test: NonInferiorityTest, weighting: Weighting) -> list[Doubt]:
+    """Whether the test would promote as well if the small model's missing answers were all wrong, and the large one's
+    right.
+    """
+    if not missing:
+        return []
+    rows = np.sort(np.concatenate([clusters.rows, clusters.cut]))
+    told = [(pairs[int(at)].at_s or 0.0, pairs[int(at)].cluster, float(scored.differences[at])) for at in rows]
+    last_s = max(at_s for at_s, _, _ in told)
+    worst = [(one.at_s, one.cluster, -1.0) for one in missing if one.at_s <= last_s]
+    together = sorted([*told, *worst], key=lambda row: row[0])
+    layout = lay_out([cluster for _, cluster, _ in together], weighting)
+    outcome = sequential_test.decide(layout.bets([d for _, _, d in together]), test)
+    words = f"{len(worst):,} answers are missing, because their content is not there"
+    if outcome.verdict == "promote":
+        return [Doubt(f"{words}; with the worst scores for them the verdict is the same")]
+    return [Doubt(f"{words}, and with the worst scores for them the verdict would be another one", True)]
 
 
 def _disagreement(estimate: float, other: float, terms: Terms, clusters: PairClusters) -> list[Doubt]:

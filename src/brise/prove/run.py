@@ -91,7 +91,7 @@ def _proven(options: ProveOptions, found: PairSource, store: TrafficStore | None
     if options.plan_only:
         return ProveResult(document.planned(around, planned, terms) | {"analysis": asdict(cost)}, planned)
     watcher.note(cost.words)
-    proof = prove(pairs, scored, terms, planned)
+    proof = prove(pairs, scored, terms, planned, found.chosen.missing)
     beside, why_none = _baselines(pairs, proof, scorer, train)
     notes = [*unnamed(pairs), *why_none, *guards.not_asked(proof.guards, terms.margins), *_calibrated(store, around)]
     report = document.proven(replace(around, notes=(*around.notes, *notes)), proof, beside)

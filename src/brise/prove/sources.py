@@ -14,7 +14,7 @@ from brise.files.digests import file_digest
 from brise.prove import label_book, pairs_log, pairs_store
 from brise.prove.calibration_rows import NEWEST
 from brise.prove.options import PairOptions
-from brise.prove.pairs import Chosen, Pair, choose, settled
+from brise.prove.pairs import Chosen, MissingPair, Pair, choose, settled
 from brise.traffic import stores
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import TrafficStore
@@ -77,7 +77,14 @@ def _captured(options: PairOptions, store: TrafficStore | None, last_s: float | 
     grown = len(captured.pairs) - len(quiet)
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
     return PairSource(options.task, options.store or "captured traffic", None,
-                      Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes))
+                      Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes,
+                             _missing(captured.missing, chosen.pairs)))
+
+
+def _missing(found: tuple[MissingPair, ...], chosen: tuple[Pair, ...]) -> tuple[MissingPair, ...]:
+    """Those that were asked between the first and the last of the pairs that count."""
+    times = [pair.at_s for pair in chosen if pair.at_s is not None]
+    return tuple(one for one in found if times and min(times) <= one.at_s <= max(times))
 
 
 def _quiet(pairs: tuple[Pair, ...], until_s: float | None, settle_s: float) -> tuple[Pair, ...]:

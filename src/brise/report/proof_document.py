@@ -60,7 +60,7 @@ def proof_document(found: Mapping[str, Any]) -> Document:
 def _beside(found: Mapping[str, Any]) -> list[str]:
     """What a reader must see beside the verdict: the claim, and what speaks against taking it for more."""
     return [f"Claim: {texts.claim_words(found)}.",
-            *(f"Note: {words}." for words in found["doubts"] if words != found["reason"])]
+            *(f"Note: {words}." for words in found["doubts"] if words not in found["reason"])]
 
 
 def _lead(found: Mapping[str, Any]) -> str:
