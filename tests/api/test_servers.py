@@ -172,6 +172,44 @@ def test_a_gateway_passes_on_answers_here_and_writes_down(tmp_path: Path, home: 
     store.close()
 
 
+def test_a_gateway_has_several_upstreams(tmp_path: Path, home: Path) -> None:
+    with fake_upstream() as one, fake_upstream() as two, brise.gateway(
+            upstreams={"one": one.url, "two": brise.NamedUpstream(two.url, key="secret", models=["mini-*"])}, port=0,
+            store=tmp_path / "traffic.sqlite", default_upstream="one") as server:
+        for model in ("large", "two/large", "mini-1"):
+            assert chat(server.url, model).status_code == 200
+        assert chat(server.url, "three/large").json()["error"]["code"] == "model_not_found"
+    assert [seen.json["model"] for seen in one.received] == ["large"]
+    assert [seen.json["model"] for seen in two.received] == ["large", "mini-1"]
+    assert {seen.header("authorization") for seen in two.received} == {"Bearer secret"}
+    assert "secret" not in repr(brise.NamedUpstream(two.url, key="secret"))
+    store = open_store(tmp_path / "traffic.sqlite", home)
+    assert sorted((row.model, row.upstream) for row in store.exchanges()) == [
+        ("large", "one"), ("mini-1", "two"), ("two/large", "two")]
+    store.close()
+
+
+def test_an_upstream_without_a_list_of_models_leaves_an_empty_list(tmp_path: Path) -> None:
+    with fake_upstream() as fake, brise.gateway(upstream=fake.url, upstream_dialect="anthropic", port=0,
+                                                store=tmp_path / "traffic.sqlite") as server:
+        listed = httpx.get(f"{server.url}/models", trust_env=False)
+        assert listed.status_code == 200 and listed.json() == {"object": "list", "data": []}
+        assert not fake.received
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({}, "either `upstream`"), ({"upstream": "http://h/v1", "upstreams": {"a": "http://h/v1"}}, "either `upstream`"),
+    ({"upstreams": {}}, "either `upstream`"), ({"upstreams": {"a/b": "http://h/v1"}}, "name is 'a/b'"),
+    ({"upstreams": {"a": "http://h/v1"}, "upstream_key": "k"}, "each has its own"),
+    ({"upstreams": {"a": "http://h/v1"}, "default_upstream": "b"}, "no upstream 'b'; there is 'a'"),
+    ({"upstream": "http://h/v1", "default_upstream": "b"}, "for several `upstreams`"),
+    ({"upstreams": {"a": brise.NamedUpstream("http://h/v1", dialect="x")}}, "dialect is 'x'")])  # type: ignore[arg-type]
+def test_upstreams_that_cannot_be_meant_are_errors(options: dict[str, object], message: str, home: Path) -> None:
+    with pytest.raises(brise.UnsupportedError) as raised:
+        brise.gateway(**options)  # type: ignore[arg-type]
+    assert message in str(raised.value)
+
+
 def test_a_mounted_gateway_shadows_and_falls_back(tmp_path: Path, home: Path) -> None:
     async def ask(app: brise.Server, small: brise.Model) -> tuple[str, str]:
         @asynccontextmanager

@@ -59,7 +59,8 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
         return 0
     facts: dict[str, Any] = {
         "id": exchange.id, "when": when(exchange.at_s), "task": exchange.task, "path": exchange.path,
-        "asked for": exchange.model, "answered by": exchange.served_by, "fingerprint": exchange.fingerprint,
+        "asked for": exchange.model, "upstream": exchange.upstream,
+        "answered by": exchange.served_by, "fingerprint": exchange.fingerprint,
         "mode": exchange.mode, "status": exchange.status, "error": exchange.error,
         "conversation": exchange.conversation, "continues": exchange.parent, "subject": exchange.subject,
         **{f"label {name}": value for name, value in exchange.labels.items()}, "tokens": _tokens(exchange.usage),

@@ -132,6 +132,8 @@ class _Attempt:
 
     def _label(self) -> Body:
         label: dict[str, object] = {"mode": "degraded", "model": self.model, "reason": self.broken.failure.kind}
+        if self.request.upstream:
+            label["upstream"] = self.request.upstream
         if self._is_continued:
             label["continued"] = True
         return label | ({"ignored": dict(self.ignored)} if self.ignored else {})

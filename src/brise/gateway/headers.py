@@ -60,6 +60,8 @@ def added(request: ClientRequest, mode: Mode, model: str | None) -> Headers:
     """The headers in which the gateway describes an answer."""
     name = (model or "").strip().encode("ascii", "replace")
     named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
+    if request.upstream:
+        named.append((b"x-brise-upstream", request.upstream.encode()))
     return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", request.id.encode()), *named]
 
 

@@ -23,6 +23,7 @@ from brise.traffic.records import Exchange, RecordedAnswer
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
+MAX_PLACES = 1000  # that are known to be up
 NOT_ALLOWED = frozenset({401, 403})  # the key's fault, not the request's: it may be valid later
 
 
@@ -55,16 +56,17 @@ class Reanswer:
         self.counts = Counter[str]()
         self._held: OrderedDict[str, tuple[ClientRequest, int]] = OrderedDict()  # and how many attempts there were
         self._held_bytes = 0
-        self._is_up, self._has_work = asyncio.Event(), asyncio.Event()
+        self._up = set[tuple[str, str]]()  # upstreams and their models that answered last
+        self._came_back, self._has_work = asyncio.Event(), asyncio.Event()
 
     def observe(self, request: ClientRequest, exchange: Exchange) -> None:
-        """Holds what was answered in an outage, and learns whether the large model is available."""
+        """Holds what was answered in an outage, and learns which large models are available."""
         if exchange.mode == "degraded" and request.is_captured:
             self._hold(request, 0)
         if exchange.mode in ("degraded", "failed"):
-            self._is_up.clear()
+            self._up.discard(_place(request))
         elif exchange.mode in ("hosted", "escalated") and exchange.error is None:
-            self._is_up.set()
+            self._saw(request)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -72,28 +74,30 @@ class Reanswer:
         self._has_work.set()  # an earlier process may have left some
         while True:
             await self._has_work.wait()
+            is_probe = False
             try:
-                await asyncio.wait_for(self._is_up.wait(), options.probe_s)
+                await asyncio.wait_for(self._came_back.wait(), options.probe_s)
             except TimeoutError:
-                pass  # no client has asked for a while: this request finds out
-            if not await self._next():
+                is_probe = True  # no client has asked for a while: this request finds out
+            if not await self._next(is_probe=is_probe):
                 self._has_work.clear()
             await asyncio.sleep(options.every_s)
 
-    async def _next(self) -> bool:
-        """Asks for one answer; False if no request waits."""
+    async def _next(self, *, is_probe: bool) -> bool:
+        """Asks for one answer, of a model that is up or as a probe; False if no request waits."""
         try:
-            oldest = await self._oldest()
+            oldest, is_waiting = await self._oldest(is_probe=is_probe)
             if oldest is None:
-                return False
+                self._came_back.clear()
+                return is_waiting
             request, attempts = oldest
-            was_up = self._is_up.is_set()
+            was_up = _place(request) in self._up
             answer = await self._ask(request)
             if answer is not None:
-                self._is_up.set()
+                self._saw(request)
                 await asyncio.to_thread(self._keep, answer)
                 return True
-            self._is_up.clear()
+            self._up.discard(_place(request))
             attempts += was_up
             if attempts < self._options.attempts:
                 self._hold(request, attempts)
@@ -117,23 +121,37 @@ class Reanswer:
         self.counts["answered" if outcome.error is None else "refused"] += 1
         return answer_of(request, "reanswer", at_s, outcome, time.monotonic() - started_s)
 
-    async def _oldest(self) -> tuple[ClientRequest, int] | None:
-        if self._held:
-            _, (request, attempts) = self._held.popitem(last=False)
-            self._held_bytes -= len(request.body)
-            return request, attempts
-        if not self._large.has_own_key:
-            return None
-        return await asyncio.to_thread(self._stored)
+    def _saw(self, request: ClientRequest) -> None:
+        if _place(request) not in self._up:
+            if len(self._up) >= MAX_PLACES:
+                self._up.clear()
+            self._up.add(_place(request))
+            self._came_back.set()
 
-    def _stored(self) -> tuple[ClientRequest, int] | None:
-        """The oldest request that waits in the store and has attempts left."""
+    async def _oldest(self, *, is_probe: bool) -> tuple[tuple[ClientRequest, int] | None, bool]:
+        """The oldest request of a model that is up, or of any as a probe; and whether any waits."""
+        for id, (request, attempts) in self._held.items():
+            if is_probe or _place(request) in self._up:
+                del self._held[id]
+                self._held_bytes -= len(request.body)
+                return (request, attempts), True
+        if not self._large.has_own_key:
+            return None, bool(self._held)
+        stored, is_waiting = await asyncio.to_thread(self._stored, is_probe)
+        return stored, is_waiting or bool(self._held)
+
+    def _stored(self, is_probe: bool) -> tuple[tuple[ClientRequest, int] | None, bool]:
+        """The same of those that wait in the store and have attempts left. Their upstream is the one they were for."""
+        is_waiting = False
         for pending in self._store.pending(limit=1000):
             if pending.attempts < self._options.attempts:
                 exchange = self._store.exchange(pending.exchange)
-                if exchange is not None and exchange.request is not None and self._large.pays(exchange.upstream):
-                    return _request_of(exchange, self._large.secrets), pending.attempts
-        return None
+                if exchange is None or exchange.request is None or not self._large.pays(exchange.upstream):
+                    continue
+                request, is_waiting = _request_of(exchange, self._large.secrets), True
+                if is_probe or _place(request) in self._up:
+                    return (request, pending.attempts), True
+        return None, is_waiting
 
     def _postpone(self, exchange: str) -> None:
         self._capture.flush()  # the exchange may still be on its way to the store
@@ -156,6 +174,11 @@ class Reanswer:
             self._held_bytes -= len(dropped.body)
             self.counts["let_go"] += 1
         self._has_work.set()
+
+
+def _place(request: ClientRequest) -> tuple[str, str]:
+    """What may be up or down: a model of an upstream."""
+    return request.upstream, request.wire_model
 
 
 def _request_of(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:

@@ -86,7 +86,7 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
 
 def routes_of(names: Sequence[str], models: Sequence[tuple[str, str]], default: str | None) -> Routes:
     """Which upstream has which models; `models` are patterns and names."""
-    return Routes(names, models, names[0] if default is None else default)
+    return Routes(tuple(names), tuple(models), names[0] if default is None else default)
 
 
 def dialect_of(word: str, option: str) -> UpstreamDialect:
