@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from brise.checkpoint.gguf.file import open_gguf
+from brise.checkpoint.gguf.read_model import describe
 from brise.checkpoint.known_keys import changes_numbers
 from brise.checkpoint.safetensors.read_hf_config import read_config
 from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import UnsupportedError
+from tests.checkpoint.make_gguf import write_tiny
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 97, "hidden_size": 48,
@@ -40,7 +44,7 @@ ACTING = {
     "index_topk": 2048, "is_causal": False, "use_bidirectional_attention": True, "use_mrope": True,
     "use_logn_attn": True, "block_configs": [{"attention": {"no_op": True}}], "first_k_dense_replace": 3,
     "kv_lora_rank": 512,
-    "multipliers": [1, 2], "yarnFactor": 2.0, "auto_map": {"AutoModel": "x.Y"}}
+    "multipliers": [1, 2], "sliding_window": 64, "yarnFactor": 2.0, "auto_map": {"AutoModel": "x.Y"}}
 # Written by tools beside the model, and read over.
 NOTES = {
     "is_llama_config": True, "rope_interleaved": False, "use_mrope": False, "unsloth_fixed": True,
@@ -52,7 +56,24 @@ NOTES = {
     "position_embedding_type": "rope", "final_logit_softcapping": None, "attn_logit_softcapping": 0, "qk_norm": False,
     "alibi": False, "sliding_window_pattern": None, "num_experts": 0, "no_rope_layers": None, "mamba_d_state": 0,
     "block_configs": [], "auto_map": {}, "rope_local_base_freq": None,
-    "attn_implementation": "flash_attention_2", "scale_attention_softmax_in_fp32": True}
+    "attn_implementation": "flash_attention_2", "activation": "swiglu", "n_positions": 2048, "tensor_parallel_degree":
+    False,
+    "scale_attention_softmax_in_fp32": True}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0), ("rope.freq_base_swa", 1e4),
+    ("attention.max_alibi_bias", 8.0), ("attention.clamp_kqv", 8.0), ("use_parallel_residual", True),
+    ("logit_scale", 0.0625), ("residual_scale", 0.22), ("embedding_scale", 12.0), ("attention.scale", 0.0078),
+    ("attention.sliding_window_pattern", 6), ("expert_count", 8), ("attention.causal", False),
+    ("attention.shared_kv_layers", 10), ("rope.scaling.attn_factor", 2.0), ("swiglu_clamp_exp", 7.0),
+    ("attention.layer_norm_epsilon", 1e-5), ("embedding_length_per_layer_input", 256), ("ssm.state_size", 16),
+    ("attention.temperature_scale", 0.1), ("attention.output_gate", True), ("expert_gating_func", 2),
+    ("dense_2_feat_in", 5), ("rope.dimension_sections", [16, 24, 24, 0]), ("nextn_predict_layers", 1)])
+def test_a_key_of_gguf_that_changes_the_numbers_is_refused_by_name(tmp_path: Path, key: str, value: object) -> None:
+    with open_gguf(write_tiny(tmp_path / "m.gguf", "llama", extra_metadata={f"llama.{key}": value})) as file:
+        with pytest.raises(UnsupportedError, match=key.replace(".", r"\.")):
+            describe(file)
 
 
 @pytest.mark.parametrize("name", ACTING)

@@ -38,6 +38,19 @@ def test_the_total_is_the_sum_of_what_is_shown(tiny: str, capsys: pytest.Capture
     assert plan["total"] == fixed + max(plan["loading"], running)
 
 
+def test_keys_that_change_nothing_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", "llama", extra_metadata={
+        "llama.future_flag": True, "llama.rope.scaling.finetuned": True})
+    assert document(capsys, str(path))["keys"] == {
+        "notes": ["llama.rope.scaling.finetuned"], "unknown": {"llama.future_flag": "True"}}
+    assert main(["plan", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "notes: llama.rope.scaling.finetuned\n" in shown
+    assert "unknown keys, taken for notes: llama.future_flag = True\n" in shown
+    assert main(["plan", str(path), "--strict"]) == 1
+    assert "llama.future_flag is True, a key that brise does not know" in capsys.readouterr().err
+
+
 def test_what_fits_exactly_fits_and_a_byte_less_does_not(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     total = document(capsys, tiny, "--context", "32")["total"]
     assert main(["plan", tiny, "--context", "32", "--memory", str(total)]) == 0

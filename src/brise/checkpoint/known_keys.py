@@ -23,7 +23,8 @@ PLAIN = frozenset("""
     precision fp32 fp16 bf16 version
     date path dir file files url uri license author organization library hub commit revision repo repository
     tokenizer template language languages tag tags comment readme unsloth eval evaluation benchmark metric metrics
-    generation sampling tp dp pp ep plan mesh sharding distributed deepspeed megatron fsdp verbose seed
+    generation sampling tensor pipeline degree tp dp pp ep plan mesh sharding distributed deepspeed megatron fsdp
+    verbose seed
     """.split())
 NUMERIC = frozenset("""
     cap capping logit logits rope rot ntk yarn mscale longrope freq frequency freqs sliding swa local global chunk
@@ -61,7 +62,7 @@ def _frozen(values: dict[str, tuple[Plain, ...]]) -> Mapping[str, tuple[Plain, .
 # config.json. Values with which a key changes nothing; the table of a decoder adds those that depend on its sizes.
 _HF_NEUTRAL = _frozen({
     "hidden_act": ("silu", "swish"), "hidden_activation": ("silu", "swish"), "activation_function": ("silu", "swish"),
-    "mlp_hidden_act": ("silu", "swish"),
+    "mlp_hidden_act": ("silu", "swish"), "activation": ("swiglu", "silu", "swish"), "rms_norm": (True,),
     "attention_bias": (False,), "mlp_bias": (False,), "rope_interleave": (False,), "rope_interleaved": (False,),
     "norm_topk_prob": (True,), "n_group": (1,), "topk_group": (1,), "scoring_func": ("softmax",),
     "topk_method": ("greedy",), "moe_layer_freq": (1,), "partial_rotary_factor": (1,), "rotary_pct": (1,),
@@ -86,7 +87,7 @@ _HF_NOTES = frozenset("""
     residual_in_fp32 attention_softmax_in_fp32 scale_attention_softmax_in_fp32 neftune_noise_alpha classifier_dropout
     hidden_dropout
     resid_pdrop embd_pdrop attn_pdrop
-    transformers.js_config model_max_length quantization_config
+    transformers.js_config model_max_length quantization_config n_positions n_ctx max_seq_len max_seq_length seq_length
     """.split())
 _NOTE_PREFIXES = ("_", "unsloth_")
 _HF = KeyTable(_HF_NEUTRAL, _HF_NOTES, _NOTE_PREFIXES, changes_numbers)

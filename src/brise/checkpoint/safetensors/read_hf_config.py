@@ -109,6 +109,8 @@ class HfConfig:
         window = fields.integer("sliding_window") if fields.has("sliding_window") and is_used else None
         if window is None or window >= max_context:
             window = None
+        if window is not None and not (may_spare or FAMILIES[self.family].has_window):
+            raise fields.refused("sliding_window", f"null: transformers gives the family {self.family} no window")
         kinds = fields.strings("layer_types")
         if window is not None and FAMILIES[self.family].no_rope_interval is not None:  # only of layers without rotary
             raise fields.refused("sliding_window", "null")
