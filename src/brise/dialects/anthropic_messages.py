@@ -20,7 +20,8 @@ class AnthropicMessages:
     name: Kind = "messages"
     path = "/v1/messages"
     is_read = names_events = True
-    is_served = is_switched = has_small_models = continues = counts_on_request = False
+    is_served = is_switched = has_small_models = continues = False
+    counts_on_request = is_deployed = False
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"x-api-key", key

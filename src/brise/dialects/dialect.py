@@ -62,7 +62,7 @@ class Dialect(Protocol):
     requests to a small model. `has_small_models`: a small model can answer instead of the large one. `continues`: it
     can also continue an answer that has begun. `names_events`: each event of a stream has a type, which stands in
     `type` or only in the event's name. `counts_on_request`: a stream has its tokens only if `stream_options` asks for
-    them.
+    them. `is_deployed`: Azure has its requests under the path of a model's deployment.
     """
 
     name: Kind
@@ -74,6 +74,7 @@ class Dialect(Protocol):
     continues: bool
     names_events: bool
     counts_on_request: bool
+    is_deployed: bool
 
     # Requests.
 

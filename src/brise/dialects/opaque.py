@@ -20,6 +20,7 @@ class Opaque:
     def __init__(self, name: Kind, path: str, *, is_read: bool, is_served: bool) -> None:
         self.name: Kind = name
         self.path, self.is_read, self.is_served = path, is_read, is_served
+        self.is_deployed = is_read  # of the two that there are, embeddings
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"authorization", b"Bearer " + key

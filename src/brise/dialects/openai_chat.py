@@ -23,7 +23,7 @@ class OpenAIChat:
     name: Kind = "chat"
     path = "/v1/chat/completions"
     is_read = is_served = is_switched = has_small_models = continues = True
-    counts_on_request = True
+    counts_on_request = is_deployed = True
     names_events = False
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:

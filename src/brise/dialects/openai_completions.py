@@ -21,7 +21,7 @@ class OpenAICompletions:
     path = "/v1/completions"
     is_read = is_served = has_small_models = continues = True
     is_switched = names_events = False
-    counts_on_request = True
+    counts_on_request = is_deployed = True
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"authorization", b"Bearer " + key

@@ -33,7 +33,7 @@ class OpenAIResponses:
     name: Kind = "responses"
     path = "/v1/responses"
     is_read = is_served = has_small_models = names_events = True
-    is_switched = continues = counts_on_request = False
+    is_switched = continues = counts_on_request = is_deployed = False
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"authorization", b"Bearer " + key

@@ -22,7 +22,6 @@ from brise.gateway.failure import FailureKind, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
 
 VERSION = "api-version"  # the query of Azure OpenAI's API, without which its deployments answer nothing
-DEPLOYED = ("chat", "completion", "embedding")  # kinds of requests that go to a deployment's own path
 PREFIX = b"/v1"  # how every path of OpenAI's API begins: it is in the clients' base URL, and in the upstream's
 
 
@@ -214,7 +213,7 @@ class Upstream:
         """
         path, _, query = target.partition(b"?")
         rest, model = path.removeprefix(PREFIX), request.deployment or (request.fields or {}).get("model")
-        is_of_model = request.deployment is not None or request.dialect.name in DEPLOYED
+        is_of_model = request.deployment is not None or request.dialect.is_deployed
         if is_of_model and isinstance(model, str) and model:
             rest = b"/deployments/" + quote(model, safe="").encode() + rest
         if self._api_version is not None and not re.search(rb"(?:^|&)api-version=", query):
