@@ -6,7 +6,10 @@ and through each of the proxies; what a proxy adds is the difference of the quan
 is the median over the rounds, with the smallest and the largest. The gateway writes down all that it sees.
 
 usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0]
-                             [--litellm-python VENV/bin/python] [--out FILE.json]
+                             [--virtual-keys] [--litellm-python VENV/bin/python] [--out FILE.json]
+
+With --virtual-keys a second gateway is measured beside the first: its requests come with a virtual key that has a
+budget, limits of requests and tokens, and models; prices.toml prices them.
 
 LiteLLM's proxy is not needed by brise: python -m venv VENV && VENV/bin/pip install 'litellm[proxy]'
 """
@@ -40,9 +43,12 @@ def main() -> None:
         port = stack.enter_context(upstream(args.events, args.gap_ms))
         direct = f"http://127.0.0.1:{port}/v1"
         targets = {"direct": direct, "brise": stack.enter_context(brise(direct))}
+        keys: dict[str, str] = {}
+        if args.virtual_keys:
+            targets["keyed"], keys["keyed"] = stack.enter_context(brise_with_key(direct))
         if args.litellm_python:
             targets["litellm"] = stack.enter_context(litellm(args.litellm_python, direct))
-        results = {way: measure(targets, args, streams=way == "stream") for way in ("whole", "stream")}
+        results = {way: measure(targets, args, keys, streams=way == "stream") for way in ("whole", "stream")}
         report = {"machine": machine(), "rate": args.rate, "seconds": args.seconds, "rounds": args.rounds,
                   "events": args.events, "gap_ms": args.gap_ms, "results": results}
     show(report)
@@ -57,17 +63,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--gap-ms", type=float, default=0.0)
+    parser.add_argument("--virtual-keys", action="store_true")
     parser.add_argument("--litellm-python", type=Path)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
-def measure(targets: Mapping[str, str], args: argparse.Namespace, *, streams: bool) -> Mapping[str, object]:
+def measure(targets: Mapping[str, str], args: argparse.Namespace, keys: Mapping[str, str], *, streams: bool
+            ) -> Mapping[str, object]:
     """Added milliseconds by proxy, and the direct ones."""
     rounds: list[Mapping[str, Mapping[str, float]]] = []
     for number in range(args.rounds + 1):  # the first one is to warm up
         seconds = args.seconds if number else min(args.seconds, 2.0)
-        rounds.append({name: quantiles(load(url, args.rate, seconds, number, streams))
+        rounds.append({name: quantiles(load(url, args.rate, seconds, number, streams, keys.get(name)))
                        for name, url in targets.items()})
     measured = rounds[1:]
     keys = list(measured[0]["direct"])
@@ -79,9 +87,10 @@ def measure(targets: Mapping[str, str], args: argparse.Namespace, *, streams: bo
     return shown
 
 
-def load(url: str, rate: float, seconds: float, seed: int, streams: bool) -> Times:
+def load(url: str, rate: float, seconds: float, seed: int, streams: bool, key: str | None) -> Times:
     command = [sys.executable, str(HERE / "proxy_load.py"), url, str(rate), str(seconds), str(seed)]
-    done = subprocess.run(command + ["--stream"] * streams, capture_output=True, text=True, check=True)
+    options = ["--stream"] * streams + ([] if key is None else ["--key", key])
+    done = subprocess.run(command + options, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
@@ -131,6 +140,24 @@ def brise(url: str) -> Iterator[str]:
         with running(command, env={**os.environ, "BRISE_HOME": home}) as process:
             wait_for(process, port, "/health")
             yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def brise_with_key(url: str) -> Iterator[tuple[str, str]]:
+    """The same with a virtual key, which requests must come with; its address and the key."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "BRISE_HOME": home}
+        add = [sys.executable, "-m", "brise", "keys", "add", "bench", "--usd-per-day", "1000",
+               "--usd-per-month", "9000", "--requests-per-minute", "100000",
+               "--tokens-per-minute", "100000000", "--models", "big,other/*"]
+        key = subprocess.run(add, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        (Path(home) / "gateway" / "prices.toml").write_text('[models.big]\ninput = 2.5\noutput = 10\n')
+        command = [sys.executable, "-m", "brise", "serve", "--upstream", url, "--port", str(port),
+                   "--log-level", "warning"]
+        with running(command, env=environment) as process:
+            wait_for(process, port, "/health")
+            yield f"http://127.0.0.1:{port}/v1", key
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 A time is counted from the moment at which a request was to be sent, so a server that holds up the next request does not
 hide it. Connections are kept and shared, as clients' pools do.
 
-usage: python bench/proxy_load.py URL RATE SECONDS SEED [--stream]      prints JSON: seconds to first and last byte
+usage: python bench/proxy_load.py URL RATE SECONDS SEED [--stream] [--key KEY]
+
+It prints JSON: seconds to first and last byte.
 """
 
 from __future__ import annotations
@@ -32,15 +34,16 @@ class Times:
 
 def main() -> None:
     url, rate, seconds, seed = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    key = sys.argv[sys.argv.index("--key") + 1] if "--key" in sys.argv else "sk-0123456789"
     gc.disable()  # its pauses are the client's, not the server's
-    times = asyncio.run(load(url, rate, seconds, seed, streams="--stream" in sys.argv))
+    times = asyncio.run(load(url, rate, seconds, seed, key, streams="--stream" in sys.argv))
     print(json.dumps(vars(times)))
 
 
-async def load(url: str, rate: float, seconds: float, seed: int, *, streams: bool) -> Times:
+async def load(url: str, rate: float, seconds: float, seed: int, key: str, *, streams: bool) -> Times:
     parts = urlsplit(url)
     assert parts.hostname is not None and parts.port is not None
-    client = Client(parts.hostname, parts.port, request(parts.path, parts.netloc, streams))
+    client = Client(parts.hostname, parts.port, request(parts.path, parts.netloc, key, streams))
     chance, times, tasks = random.Random(seed), Times(), set[asyncio.Task[None]]()
     begun = at = time.perf_counter() + 0.05
     while at < begun + seconds:
@@ -54,12 +57,12 @@ async def load(url: str, rate: float, seconds: float, seed: int, *, streams: boo
     return times
 
 
-def request(path: str, host: str, streams: bool) -> bytes:
+def request(path: str, host: str, key: str, streams: bool) -> bytes:
     body = json.dumps({"model": "big", "temperature": 0, **({"stream": True} if streams else {}), "messages": [
         {"role": "system", "content": "You are an assistant in a car."},
         {"role": "user", "content": " ".join(f"word{number}" for number in range(WORDS))}]}).encode()
     return (f"POST {path}/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-            "authorization: Bearer sk-0123456789\r\naccept: application/json\r\nuser-agent: bench\r\n"
+            f"authorization: Bearer {key}\r\naccept: application/json\r\nuser-agent: bench\r\n"
             f"content-length: {len(body)}\r\n\r\n").encode() + body
 
 

@@ -23,6 +23,7 @@ SHORT_LINES = 60
 # Shorter than that with one importer beside them, and still a subject of their own: why.
 SHORT_FILES: Mapping[str, str] = MappingProxyType({
     "cli/serve_keys.py": "the options of virtual keys, apart from those of the gateway, which plain serving has not",
+    "cli/serve_telemetry.py": "the options of telemetry, apart from those of the gateway, which plain serving has not",
     "serve/key_middleware.py": "middleware, of which each has a file"})
 # Training computes on tensors; whoever serves or plans asks for a backend by its protocol.
 NAMES_TORCH = ("tune", "memory")

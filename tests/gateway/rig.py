@@ -22,6 +22,7 @@ from brise.gateway.upstreams import Routes, Upstreams
 from brise.serve.engine_models import EngineModels
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.serving import ServeSettings
+from brise.serve.telemetry import Telemetry
 from brise.traffic.records import Exchange, Pending, RecordedAnswer
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
 from tests.serve.live import Live, live, wait_until
@@ -113,7 +114,7 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
         hedge_after_s: float | None = None, wait: Wait = asyncio.sleep, around: Around | None = None,
         model: LoadedModel | None = None, is_anthropic: bool = False, tls: ssl.SSLContext | None = None,
         proxy: str | None = None, paths: Sequence[str] = (), asks_for_usage: bool = True,
-        admission: KeyAdmission | None = None) -> Iterator[Rig]:
+        admission: KeyAdmission | None = None, telemetry: Telemetry | None = None) -> Iterator[Rig]:
     """Runs until the block ends. The local model is called "stub"; every other name is the fake's.
 
     Nothing is sent again, unless `retries` says so.
@@ -131,5 +132,5 @@ def rig(limits: Limits | None = None, parts: Components | None = None, settings:
             stand = parts or Components() if around is None else around(EngineModels(models), large, captured)
             return Gateway(large, stand if stand.capture is not None else replace(stand, capture=captured))
 
-        with live(model, settings, gateway=made, admission=admission) as running:
+        with live(model, settings, gateway=made, admission=admission, telemetry=telemetry) as running:
             yield Rig(fake, running, captured)

@@ -22,6 +22,7 @@ from brise.gateway.gateway import Gateway
 from brise.serve.app import new_server
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.serving import ServerState, ServeSettings, prepare
+from brise.serve.telemetry import Telemetry
 from tests.engine.stub import stub_model
 
 ENGINE = EngineSettings(page_size=16, num_pages=512, max_step_tokens=512)
@@ -71,14 +72,15 @@ MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
          engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None,
-         admission: KeyAdmission | None = None) -> Iterator[Live]:
+         admission: KeyAdmission | None = None, telemetry: Telemetry | None = None) -> Iterator[Live]:
     """A server that runs until the block ends, and leaves no thread behind."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
     opened = None if gateway is None else gateway({"stub": worker})
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened, admission=admission)
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened, admission=admission,
+                      telemetry=telemetry)
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=asyncio.run, args=(run_until_exit(server, serving, listener, loop),))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from socket import socket
 
 from brise import settings
-from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_keys, terminal
+from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_keys, serve_telemetry, terminal
 from brise.cli.command_parser import examples
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
@@ -24,9 +25,9 @@ from brise.models.batch import PAGE_SIZE
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
-from brise.serve.key_admission import KeyAdmission
 from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
+from brise.serve.open_telemetry import open_telemetry
 from brise.serve.serving import VISION_BODY_BYTES, ServeSettings, bounded
 from brise.settings import Settings
 
@@ -52,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     serve_gateway.add_arguments(parser)
     serve_gateway.add_small_arguments(parser)
     serve_keys.add_arguments(parser)
+    serve_telemetry.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=_port, default=8080,
                         help="port to listen on; 0 takes any free one (default: 8080)")
@@ -85,14 +87,17 @@ def run(args: argparse.Namespace) -> int:
         raise UnsupportedError("there is nothing to serve", hint="name a MODEL, or --upstream URL, or both")
     upstreams = serve_gateway.check(args)
     settings_ = settings.read()
-    with open_keys(serve_keys.options_of(args), settings_.home) as admission:
+    telemetry_options = serve_telemetry.options_of(args)
+    urls = {name: server.settings.url for name, server in upstreams.items()}
+    with (open_keys(serve_keys.options_of(args), settings_.home) as admission,
+          open_telemetry(telemetry_options, urls) as telemetry):
         has_keys = args.api_keys is not None or admission is not None and admission.is_required
         check_bind(args.host, has_keys, args.allow_insecure_bind)
-        return _serve(args, settings_, upstreams, admission)
+        return _serve(args, settings_, upstreams, partial(run_server, admission=admission, telemetry=telemetry))
 
 
 def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],
-           admission: KeyAdmission | None) -> int:
+           start: Callable[..., int]) -> int:
     models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
@@ -112,19 +117,19 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
         if not upstreams:
-            return _run(workers, serving, bound, None, admission)
+            return _run(workers, serving, bound, None, start)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
         options = serve_gateway.options_of(args, upstreams, small)
         with open_gateway(options, settings_.home, local, serve_gateway.report_lost) as gateway:
-            return _run(workers, serving, bound, gateway, admission)
+            return _run(workers, serving, bound, gateway, start)
 
 
 def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None,
-         admission: KeyAdmission | None) -> int:
+         start: Callable[..., int]) -> int:
     for worker in workers.values():
         worker.start()
     try:
-        return run_server(workers, serving, bound=bound, gateway=gateway, admission=admission)
+        return start(workers, serving, bound=bound, gateway=gateway)
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)

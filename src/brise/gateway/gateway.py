@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TextIO, get_args
 
@@ -28,6 +28,7 @@ from brise.gateway.interfaces import (
     Background,
     CaptureSink,
     Decision,
+    Declined,
     Escalated,
     Fallback,
     Observer,
@@ -36,6 +37,7 @@ from brise.gateway.interfaces import (
     SwitchedModel,
 )
 from brise.gateway.request import ClientRequest
+from brise.gateway.trace import Attribute, TraceStep
 from brise.gateway.upstreams import Upstreams
 from brise.traffic.prices import Prices
 from brise.traffic.records import CLIENT_GONE, Exchange, Mode, Pending
@@ -115,10 +117,11 @@ class Gateway:
 
     async def _answer(self, request: ClientRequest, send: Send) -> RequestOutcome:
         router, small = self.components.router, self.components.small
-        decision = Decision() if router is None else router.decide(request)
+        decision = Decision() if router is None else self._decide(router, request)
         if decision.where == "hosted" or small is None:
             return await self._from_large(request, send, "hosted")
-        answer = await small.answer(request, decision, send)
+        with _step(request, "small model", {"brise.small_model": decision.small or ""}):
+            answer = await small.answer(request, decision, send)
         match answer:
             case RequestOutcome():
                 return answer
@@ -126,6 +129,14 @@ class Gateway:
                 outcome = await self._from_large(request, send, "escalated")
                 drafts = () if draft is None else (draft,)
                 return replace(outcome, signals=signals, answers=(*outcome.answers, *drafts))
+
+    def _decide(self, router: Router, request: ClientRequest) -> Decision:
+        with _step(request, "switch decision", {"brise.task": request.task}) as step:
+            decision = router.decide(request)
+            if step is not None:
+                step.attributes |= {"brise.decision.where": decision.where, "brise.decision.step": decision.step,
+                                    "brise.decision.small_model": decision.small or ""}
+        return decision
 
     async def _from_large(self, request: ClientRequest, send: Send, mode: Mode) -> RequestOutcome:
         fallback = self.components.fallback
@@ -145,7 +156,11 @@ class Gateway:
         fallback = self.components.fallback
         can_continue = not delivery.has_begun or broken.progress is not None
         if fallback is not None and can_continue and fallback.can_answer(request):
-            outcome = await fallback.answer(request, broken, send)
+            with _step(request, "fallback", {"brise.fallback.reason": failure.kind}) as step:
+                outcome = await fallback.answer(request, broken, send)
+                if step is not None:
+                    step.error = "declined" if isinstance(outcome, Declined) else (
+                        "failed" if outcome.mode == "failed" else None)
             if isinstance(outcome, RequestOutcome):
                 return outcome
             failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
@@ -222,6 +237,12 @@ class Gateway:
 
     def _complain(self, what: str) -> None:
         print(f"{what}:\n{traceback.format_exc()}", file=self._log, flush=True)
+
+
+def _step(request: ClientRequest, name: str, attributes: Mapping[str, Attribute]
+          ) -> AbstractContextManager[TraceStep | None]:
+    """A step of the request's trace, if anybody exports it."""
+    return nullcontext() if request.trace is None else request.trace.step(name, attributes)
 
 
 class _Client:

@@ -57,7 +57,7 @@ class LargeModel:
         while True:
             delivery = Delivery()
             try:
-                await self._attempt(request, send, added, delivery, stops_at_faults)
+                await self._traced(request, send, added, delivery, stops_at_faults)
                 return delivery
             except UpstreamError as error:
                 number += not error.failure.is_stale
@@ -75,9 +75,34 @@ class LargeModel:
         """
         assert request.fields is not None
         fields = {name: value for name, value in request.fields.items() if name not in ("stream", "stream_options")}
-        whole = replace(request, fields=fields, body=json.dumps(fields).encode(), started_s=self._now())
+        whole = replace(request, fields=fields, body=json.dumps(fields).encode(), started_s=self._now(),
+                        trace=None)
         delivery = await self.answer(whole, _nowhere, (), stops_at_faults=True)
         return outcome_of(delivery, whole, "hosted")
+
+    async def _traced(self, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
+                      stops_at_faults: bool) -> None:
+        """An attempt, as a step of the request's trace if it has one."""
+        trace = request.trace
+        if trace is None:
+            await self._attempt(request, send, added, delivery, stops_at_faults)
+            return
+        with trace.step(request.method, {"http.request.method": request.method, "brise.upstream": request.upstream},
+                        is_client=True) as step:
+            failure = None
+            try:
+                await self._attempt(replace(request, headers=trace.passed_on(request.headers, step)), send, added,
+                                    delivery, stops_at_faults)
+                failure = delivery.fault
+            except UpstreamError as error:
+                failure = error.failure
+                raise
+            finally:
+                status = delivery.status or (failure.status if failure is not None else None) or 0
+                if status:
+                    step.attributes["http.response.status_code"] = status
+                if failure is not None or status >= 400:
+                    step.error = failure.kind if failure is not None and failure.kind != "status" else str(status)
 
     async def _attempt(self, request: ClientRequest, send: Send, added: Headers, delivery: Delivery,
                        stops_at_faults: bool) -> None:

@@ -12,6 +12,7 @@ from brise.dialects.bodies import Body, Kind, person
 from brise.dialects.dialect import Dialect
 from brise.dialects.table import KnownPath
 from brise.gateway import client_body
+from brise.gateway.trace import RequestTrace
 from brise.traffic import redact
 from brise.traffic.records import new_id
 
@@ -50,6 +51,7 @@ class ClientRequest:
     span: tuple[int, int] | None = None  # where the model's name stands in the body
     client: int = 0  # whoever sent it, as far as that can be told: address, key and subject
     deployment: str | None = None  # the model, if its path named it as Azure's do
+    trace: RequestTrace | None = field(default=None, compare=False)  # None: nobody exports traces
     at_s: float = field(default_factory=time.time)
     started_s: float = field(default_factory=time.monotonic)
 

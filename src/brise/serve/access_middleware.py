@@ -45,6 +45,9 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         stats = scope["brise.stats"] = RequestStats()
+        telemetry = self._serving.telemetry
+        if telemetry is not None:
+            scope["brise.trace"] = telemetry.begin(scope["headers"])
         response = _TrackedResponse(send, _request_id(headers))
         with self._serving.traffic.running():
             try:
@@ -59,6 +62,8 @@ class AccessMiddleware:
                 if (caller := scope.get("brise.caller")) is not None and self._serving.admission is not None:
                     self._serving.admission.finish(caller, stats)
                 self._record(scope, response, stats)
+                if telemetry is not None and stats.model is not None:  # a model that is served here; see `observe`
+                    telemetry.observe_local(scope, response.request_id, response.status, stats)
 
     async def _refuse(self, scope: Scope, headers: Headers) -> RequestError | None:
         serving, path, method = self._serving, scope["path"], scope["method"]

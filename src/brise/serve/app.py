@@ -31,6 +31,7 @@ from brise.serve.gateway_middleware import GatewayMiddleware
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.key_middleware import KeyMiddleware
 from brise.serve.serving import ServerState, ServeSettings, prepare
+from brise.serve.telemetry import Telemetry
 from brise.serve.uvicorn_protocol import CoalescingProtocol
 
 T = TypeVar("T")
@@ -45,13 +46,14 @@ KEEP_ALIVE_S = 75
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
                bound: socket.socket | None = None, gateway: Gateway | None = None,
-               keys: AcceptedKeys | None = None, admission: KeyAdmission | None = None) -> int:
+               keys: AcceptedKeys | None = None, admission: KeyAdmission | None = None,
+               telemetry: Telemetry | None = None) -> int:
     """Serves until SIGINT or SIGTERM, finishes running requests and shuts the engines down. Returns the exit status.
 
     After a second signal or `drain_timeout_s`, requests that still run end with an error that their clients see.
     `bound` is the socket from an earlier `bind`; `keys` apply if the settings name no file of keys.
     """
-    serving = prepare(models, settings, log or sys.stderr, gateway, keys, admission)
+    serving = prepare(models, settings, log or sys.stderr, gateway, keys, admission, telemetry)
     check_bind(settings.host, serving.has_keys, settings.allow_insecure_bind)
     with bound or bind(settings) as listener:
         with _port_errors(settings):

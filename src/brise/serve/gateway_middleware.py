@@ -60,6 +60,8 @@ class GatewayMiddleware:
                 client = self._gateway.large.routed(client)
                 self._check_paid(client)
             client = await self._admitted(scope, asked, client, is_local=is_local)
+            if self._serving.telemetry is not None:
+                client = replace(client, trace=scope["brise.trace"])
         except RequestError as error:
             await respond(error, scope["path"])(scope, receive, send)
             return
@@ -117,7 +119,7 @@ class GatewayMiddleware:
         caller, admission = scope.get("brise.caller"), self._serving.admission
         if caller is None or admission is None:
             return routed
-        await admission.admit_read(caller, asked, routed.model, is_local=is_local)
+        await admission.admit_read(caller, asked, _model(routed), is_local=is_local)
         return replace(routed, labels={**routed.labels, virtual_keys.LABEL: caller.key.name},
                        headers=header_rules.without_keys(routed.headers),
                        target=header_rules.without_secrets(routed.target))
@@ -147,6 +149,12 @@ class GatewayMiddleware:
             self._noted.add(client.path)
             print(f"brise: POST {client.path[:200]!r} is passed on as it is: what it says is not written down, and "
                   "nobody else answers it", file=self._serving.log, flush=True)
+
+
+def _model(routed: ClientRequest) -> str:
+    """The model's name without that of its upstream."""
+    model = (routed.fields or {}).get("model")
+    return model if isinstance(model, str) and model else routed.model
 
 
 def _plain(scope: Scope) -> Scope:

@@ -19,6 +19,7 @@ from brise.serve.in_flight import InFlight
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.metrics import Metrics
 from brise.serve.switch_metrics import SwitchMetrics
+from brise.serve.telemetry import Telemetry
 
 TEXT_BODY_BYTES = 8 << 20  # 2 million tokens of text, more than any context
 VISION_BODY_BYTES = 32 << 20  # a few photographs in base64
@@ -62,6 +63,7 @@ class ServerState:
     log: TextIO
     gateway: Gateway | None = None
     admission: KeyAdmission | None = None  # of virtual keys
+    telemetry: Telemetry | None = None
     traffic: InFlight = field(default_factory=InFlight)
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
@@ -108,7 +110,7 @@ def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
             gateway: Gateway | None = None, keys: AcceptedKeys | None = None,
-            admission: KeyAdmission | None = None) -> ServerState:
+            admission: KeyAdmission | None = None, telemetry: Telemetry | None = None) -> ServerState:
     """The state of a new server: reads the keys if the settings name a file, and sets up the metrics."""
     if settings.api_keys_path is not None:
         keys = read_keys(settings.api_keys_path)
@@ -116,9 +118,12 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.components, metrics.registry)
-        if admission is not None:
-            gateway.add_observer(admission)
-    return ServerState(models, settings, keys, metrics, log, gateway, admission)
+        for observer in (admission, telemetry):
+            if observer is not None:
+                gateway.add_observer(observer)
+    if telemetry is not None:
+        metrics.registry.register(telemetry)
+    return ServerState(models, settings, keys, metrics, log, gateway, admission, telemetry)
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
