@@ -6,19 +6,17 @@ from exports to a bucket; both are read. A trace without observations counts as 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brise.dialects import token_counts
+from brise.dialects import table, token_counts
 from brise.dialects.bodies import Usage
-from brise.traffic.imports import counts
+from brise.traffic.imports import counts, forms
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
     PassedOverError,
-    chat_body,
     exchange,
     identity,
     number,
@@ -29,7 +27,8 @@ from brise.traffic.imports.row import (
 from brise.traffic.records import Exchange
 
 OTHER_TYPES = ("SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "GUARDRAIL", "EMBEDDING")
-MARKS = ("trace_id", "observations", "start_time", "session_id", "provided_model_name")  # of such a row
+MARKS = ("observations", "provided_model_name")  # only such a row has them
+SHARED_MARKS = ("trace_id", "start_time", "session_id", "timestamp")  # with an input, an output or a type of ours
 
 
 BESIDE = ("input_usage", "prompt_tokens", "input_tokens", "output_usage", "completion_tokens", "output_tokens",
@@ -37,8 +36,11 @@ BESIDE = ("input_usage", "prompt_tokens", "input_tokens", "output_usage", "compl
 
 
 def is_row(value: Mapping[str, Any]) -> bool:
-    """Whether a row looks like one of Langfuse's."""
-    return any(name in _snake(value) for name in MARKS)
+    """Whether a row looks like one of Langfuse's. Rows of messages may name their session, too."""
+    names = _snake(value).keys()
+    is_observation = "input" in names or "output" in names or str(value.get("type")) in ("GENERATION", *OTHER_TYPES)
+    return "messages" not in names and (not names.isdisjoint(MARKS) or (
+        is_observation and not names.isdisjoint(SHARED_MARKS)))
 
 
 def read(rows: Sequence[ImportedRow]) -> Iterator[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]:
@@ -75,61 +77,19 @@ def _exchange(value: Mapping[str, Any], row: ImportedRow) -> Exchange:
     model = text(value.get("model")) or text(value.get("provided_model_name")) or "unknown"
     usage, end_s = _usage(value), seconds(value.get("end_time"))
     first_s = seconds(value.get("completion_start_time"))
-    messages, more = _asked(parsed(value.get("input")))
     error = text(value.get("status_message")) if str(value.get("level")).upper() == "ERROR" else None
-    response = _answered(parsed(value.get("output")), model, usage)
-    if response is None and error is None:
+    call = forms.call(parsed(value.get("input")), parsed(value.get("output")), model,
+                      _parameters(parsed(value.get("model_parameters"))), usage, {"metadata": value.get("metadata")})
+    if call.response is None and error is None:
         raise BadRowError("it has no output")
     trace = text(value.get("trace_id")) or ""
     return exchange(
-        identity(at_s, "langfuse", value.get("id"), trace), at_s, "chat",
-        {"model": model, "messages": messages, **_parameters(parsed(value.get("model_parameters"))), **more}, response,
+        identity(at_s, "langfuse", *([value["id"], trace] if value.get("id") else [dict(row.value), row.place])), at_s,
+        call.kind, call.request, call.response, path=table.named(call.kind).path,
         task=text(value.get("trace_name")) or text(value.get("name")) or model, model=model, error=error,
         conversation=text(value.get("session_id")) or trace, subject=text(value.get("user_id")), served_by=model,
         usage=usage, cost_usd=_cost(value), total_s=max(0.0, (end_s or at_s) - at_s),
         first_token_s=None if first_s is None else max(0.0, first_s - at_s))
-
-
-def _asked(value: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The messages and the other fields of a request."""
-    match value:
-        case {"messages": list(messages)}:
-            others = {name: field for name, field in value.items()
-                      if name in ("tools", "tool_choice", "response_format")}
-        case {"role": str()}:
-            messages, others = [value], {}
-        case {"prompt": str(prompt)}:
-            messages, others = [{"role": "user", "content": prompt}], {}
-        case list():
-            messages, others = value, {}
-        case str() if value.strip():
-            messages, others = [{"role": "user", "content": value}], {}
-        case _:
-            raise BadRowError("its input is neither text nor messages")
-    if not messages or not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages):
-        raise BadRowError("its input has messages without a role")
-    return messages, others
-
-
-def _answered(value: Any, model: str, usage: Usage | None) -> dict[str, Any] | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    match value:
-        case {"choices": list()}:
-            return dict(value)
-        case {"content": _} | {"tool_calls": list()}:
-            return chat_body({"role": "assistant", **value}, model, None, usage)
-        case {"completion": str(said)}:
-            return chat_body({"role": "assistant", "content": said}, model, None, usage)
-        case str() if value.strip():
-            return chat_body({"role": "assistant", "content": value}, model, None, usage)
-        case None | "":
-            return None
-        case dict():  # structured output, kept as the object that it is
-            said = json.dumps(value, ensure_ascii=False)
-            return chat_body({"role": "assistant", "content": said}, model, None, usage)
-        case _:
-            raise BadRowError("its output is neither text nor a message")
 
 
 def _usage(value: Mapping[str, Any]) -> Usage | None:

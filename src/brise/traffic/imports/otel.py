@@ -6,6 +6,8 @@ Messages stand in one of four places, by the age of the conventions and of who w
     gen_ai.user.message, ..., gen_ai.choice          events of the span, or log records with its id
     gen_ai.content.prompt, gen_ai.content.completion events with the attributes gen_ai.prompt, gen_ai.completion
     gen_ai.prompt.0.role, gen_ai.completion.0...     attributes with numbers
+
+Spans of OpenInference and of the AI SDK have names of their own: other_spans.py.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from brise.traffic.imports import counts
+from brise.traffic.imports import counts, otel_values, other_spans
+from brise.traffic.imports.otel_values import Fields, attributes, objects
+from brise.traffic.imports.other_spans import SpanCall
 from brise.traffic.imports.row import (
     BadRowError,
     ImportedRow,
@@ -24,6 +29,7 @@ from brise.traffic.imports.row import (
     chat_body,
     exchange,
     fields_of,
+    finish_reason,
     identity,
     message,
     parsed,
@@ -32,7 +38,6 @@ from brise.traffic.imports.row import (
 )
 from brise.traffic.records import Exchange
 
-Fields = dict[str, Any]
 ROLES: Mapping[str, str] = {"gen_ai.system.message": "system", "gen_ai.user.message": "user",
                             "gen_ai.assistant.message": "assistant", "gen_ai.tool.message": "tool"}
 USAGE = "gen_ai.usage."
@@ -51,55 +56,67 @@ def is_row(value: Mapping[str, Any]) -> bool:
 
 def read(rows: Sequence[ImportedRow]) -> Iterator[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]:
     """An exchange for each span of a request to a model."""
-    spans = [(ImportedRow(row.value, place, row.at_s, row.stem), span) for row in rows for place, span in _spans(row)]
     events: defaultdict[str, list[Fields]] = defaultdict(list)
     for row in rows:
-        for span_id, event in _logs(row.value):
-            events[span_id].append(event)
-    for row, span in spans:
-        try:
-            yield row, _exchange(span, events, row)
-        except (BadRowError, PassedOverError) as error:
-            yield row, error
+        for record in otel_values.log_records(row.value):
+            try:
+                events[str(record.get("spanId", record.get("span_id")))].append(otel_values.event_of_record(record))
+            except BadRowError as error:
+                yield row, error
+    for row in rows:
+        for place, span, resource in otel_values.spans(row):
+            inner = replace(row, place=place)
+            try:
+                said = {**attributes(resource), **attributes(span.get("attributes"))}
+                yield inner, _exchange(span, said, events, inner)
+            except (BadRowError, PassedOverError) as error:
+                yield inner, error
 
 
-def _exchange(span: Fields, logged: Mapping[str, list[Fields]], row: ImportedRow) -> Exchange:
-    said = _attributes(span.get("attributes"))
-    model = text(said.get("gen_ai.request.model")) or text(said.get("gen_ai.response.model"))
-    if model is None or str(said.get("gen_ai.operation.name") or "") not in CHATS:
-        raise PassedOverError
+def _exchange(span: Fields, said: Fields, logged: Mapping[str, list[Fields]], row: ImportedRow) -> Exchange:
     at_s = seconds(span.get("startTimeUnixNano") or span.get("start_time_unix_nano") or span.get("start_time"))
-    if at_s is None:
-        raise BadRowError("the span has no start time")
     end_s = seconds(span.get("endTimeUnixNano") or span.get("end_time_unix_nano") or span.get("end_time"))
     context = fields_of(span.get("context"))
     span_id = str(span.get("spanId") or span.get("span_id") or context.get("span_id") or "")
     trace_id = str(span.get("traceId") or span.get("trace_id") or context.get("trace_id") or "")
-    events = [*(_event(event) for event in span.get("events") or () if isinstance(event, dict)),
-              *logged.get(span_id, ())]
-    messages, answer = _messages(said, events)
+    call = other_spans.of_ai_sdk(said, str(span.get("name") or "")) or other_spans.of_openinference(said) or _call_of(
+        said, [*map(_event, objects(span.get("events"))), *logged.get(span_id, ())])
+    if at_s is None:
+        raise BadRowError("the span has no start time")
     status = fields_of(span.get("status"))
     failed = str(status.get("code") or status.get("status_code")) in ("2", "STATUS_CODE_ERROR", "ERROR")
     error = (text(status.get("message")) or text(said.get("error.type")) or "the span failed") if failed else None
-    if not messages:
+    if not call.messages:
         raise BadRowError("the span holds no messages")
-    if answer is None and error is None:
+    if call.answer is None and error is None:
         raise BadRowError("the span holds no answer")
-    usage = counts.usage_of({name.removeprefix(USAGE): value for name, value in said.items() if name.startswith(USAGE)},
-                            is_apart=False)
-    served_by = text(said.get("gen_ai.response.model")) or model
-    finish = _first(said.get("gen_ai.response.finish_reasons"))
-    request = {"model": model, "messages": messages, **_tools(said), **{
-        name: said[known] for known, name in PARAMETERS.items() if known in said}}
+    model = call.model or "unknown"
+    served_by = text(said.get("gen_ai.response.model")) or text(said.get("ai.response.model")) or model
+    request = {"model": model, "messages": call.messages, **call.more}
+    ids = [trace_id, span_id] if span_id else [trace_id, span_id, request, call.answer, row.place]
     return exchange(
-        identity(at_s, "otel", trace_id, span_id), at_s, "chat", request,
-        None if answer is None else chat_body(answer, served_by, finish, usage), error=error,
-        task=text(said.get("gen_ai.agent.name")) or text(said.get("service.name")) or model, model=model,
-        conversation=text(said.get("gen_ai.conversation.id")) or trace_id,
-        subject=text(said.get("enduser.id")) or text(said.get("user.id")), served_by=served_by,
+        identity(at_s, "otel", *ids), at_s, "chat", request,
+        None if call.answer is None else chat_body(call.answer, served_by, call.finish, call.usage), error=error,
+        task=call.task or text(said.get("gen_ai.agent.name")) or text(said.get("service.name")) or model, model=model,
+        conversation=call.conversation or text(said.get("gen_ai.conversation.id")) or trace_id,
+        subject=call.subject or text(said.get("enduser.id")) or text(said.get("user.id")), served_by=served_by,
         fingerprint=text(said.get("gen_ai.openai.response.system_fingerprint")
                          or said.get("openai.response.system_fingerprint")),
-        usage=usage, total_s=max(0.0, (end_s or at_s) - at_s))
+        usage=call.usage, total_s=max(0.0, (end_s or at_s) - at_s))
+
+
+def _call_of(said: Fields, events: Sequence[Fields]) -> SpanCall:
+    """A call by the conventions of OpenTelemetry, in any of their ages."""
+    model = text(said.get("gen_ai.request.model")) or text(said.get("gen_ai.response.model"))
+    if model is None or str(said.get("gen_ai.operation.name") or "") not in CHATS:
+        raise PassedOverError
+    messages, answer = _messages(said, events)
+    finish = finish_reason(None if answer is None else answer.pop("finish_reason", None),
+                           said.get("gen_ai.response.finish_reasons"))
+    usage = counts.usage_of({name.removeprefix(USAGE): value for name, value in said.items() if name.startswith(USAGE)},
+                            is_apart=False)
+    return SpanCall(model, messages, answer, finish, usage, {**_tools(said), **{
+        name: said[known] for known, name in PARAMETERS.items() if known in said}})
 
 
 def _messages(said: Fields, events: Sequence[Fields]) -> tuple[list[Fields], Fields | None]:
@@ -114,6 +131,8 @@ def _messages(said: Fields, events: Sequence[Fields]) -> tuple[list[Fields], Fie
         asked, answers = _numbered(said, "gen_ai.prompt"), _numbered(said, "gen_ai.completion")
     system = _parts([{"role": "system", "parts": parsed(said["gen_ai.system_instructions"])}]) if (
         "gen_ai.system_instructions" in said) else []
+    for turn in asked:
+        turn.pop("finish_reason", None)
     return [*system, *asked], answers[0] if answers else None
 
 
@@ -126,7 +145,8 @@ def _parts(value: object) -> list[Fields]:
             raise BadRowError("its messages are no objects")
         role, parts = str(each.get("role") or "user"), each.get("parts")
         if not isinstance(parts, list):
-            out.append(message(role, each.get("content"), tool_calls=each.get("tool_calls")))
+            out.append(message(role, each.get("content"), tool_calls=_calls(each.get("tool_calls")),
+                               finish_reason=finish_reason(each)))
             continue
         texts, calls = list[str](), list[Fields]()
         for part in parts:
@@ -144,7 +164,7 @@ def _parts(value: object) -> list[Fields]:
                     kind = part.get("type") if isinstance(part, dict) else part
                     raise BadRowError(f"a message has a part of type {str(kind)[:32]!r}")
         if texts or calls or not parts:
-            out.append(message(role, "\n".join(texts), tool_calls=calls))
+            out.append(message(role, "\n".join(texts), tool_calls=calls, finish_reason=finish_reason(each)))
     return out
 
 
@@ -161,7 +181,8 @@ def _of_events(events: Sequence[Fields]) -> tuple[list[Fields], list[Fields]]:
             inner = parsed(event.get("message"))
             inner = inner if isinstance(inner, dict) else event
             answers.append(message("assistant", _text(inner.get("content")),
-                                   tool_calls=_calls(inner.get("tool_calls") or event.get("tool_calls"))))
+                                   tool_calls=_calls(inner.get("tool_calls") or event.get("tool_calls")),
+                                   finish_reason=finish_reason(event, inner)))
         elif name == "gen_ai.content.prompt":
             asked += _plain(event.get("gen_ai.prompt"), "user")
         elif name == "gen_ai.content.completion":
@@ -172,7 +193,7 @@ def _of_events(events: Sequence[Fields]) -> tuple[list[Fields], list[Fields]]:
 def _plain(value: object, role: str) -> list[Fields]:
     found = parsed(value)
     if isinstance(found, list):
-        return [each for each in found if isinstance(each, dict)]
+        return [dict(each) for each in found if isinstance(each, dict)]
     return [] if found is None else [message(role, _text(found))]
 
 
@@ -187,15 +208,15 @@ def _numbered(said: Fields, prefix: str) -> list[Fields]:
                     _text(parsed(fields.get("content"))), tool_call_id=fields.get("tool_call_id"), tool_calls=[
                         _call(fields.get(f"tool_calls.{at}.id"), fields[f"tool_calls.{at}.name"],
                               fields.get(f"tool_calls.{at}.arguments"))
-                        for at in range(64) if f"tool_calls.{at}.name" in fields])
+                        for at in range(64) if f"tool_calls.{at}.name" in fields], finish_reason=finish_reason(fields))
             for _, fields in sorted(out.items())]
 
 
 def _calls(value: object) -> list[Fields]:
     found = parsed(value)
     calls = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-    return [_call(call.get("id"), (call.get("function") or call).get("name"),
-                  (call.get("function") or call).get("arguments")) for call in calls]
+    made = [(call, fields_of(call.get("function")) or call) for call in calls]
+    return [_call(call.get("id"), function.get("name"), function.get("arguments")) for call, function in made]
 
 
 def _call(id: object, name: object, arguments: object) -> Fields:
@@ -215,75 +236,5 @@ def _text(value: object) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _first(value: object) -> str | None:
-    found = parsed(value)
-    found = found[0] if isinstance(found, list) and found else found
-    return text(found)
-
-
-def _spans(row: ImportedRow) -> Iterator[tuple[str, Fields]]:
-    """The spans of an export, each with its place and its resource's attributes."""
-    value = row.value
-    groups = value.get("resourceSpans", value.get("resource_spans"))
-    if groups is None:
-        if not _resource_logs(value):
-            yield row.place, dict(value)
-        return
-    index = 0
-    for group in _objects(groups):
-        resource = _attributes(fields_of(group.get("resource")).get("attributes"))
-        for scope in _objects(group.get("scopeSpans", group.get("scope_spans"))):
-            for span in _objects(scope.get("spans")):
-                index += 1
-                yield f"{row.place}, span {index}", {
-                    **span, "attributes": {**resource, **_attributes(span.get("attributes"))}}
-
-
-def _logs(value: Mapping[str, Any]) -> Iterator[tuple[str, Fields]]:
-    """Log records that are events of a span, by its id."""
-    for group in _objects(_resource_logs(value)):
-        for scope in _objects(group.get("scopeLogs", group.get("scope_logs"))):
-            for record in _objects(scope.get("logRecords", scope.get("log_records"))):
-                attributes = _attributes(record.get("attributes"))
-                body = _value(record.get("body"))
-                yield str(record.get("spanId", record.get("span_id"))), {
-                    **attributes, **(body if isinstance(body, dict) else {}),
-                    "name": record.get("eventName") or attributes.get("event.name") or ""}
-
-
-def _resource_logs(value: Mapping[str, Any]) -> object:
-    return value.get("resourceLogs", value.get("resource_logs"))
-
-
 def _event(event: Fields) -> Fields:
-    return {**_attributes(event.get("attributes")), "name": event.get("name") or ""}
-
-
-def _attributes(value: object) -> Fields:
-    """A list of keys and typed values, as OTLP has it, or a plain object."""
-    if isinstance(value, dict):
-        return dict(value)
-    return {str(each.get("key")): _value(each.get("value")) for each in _objects(value)}
-
-
-def _value(value: object) -> Any:
-    """A typed value of OTLP as a plain one."""
-    match value:
-        case {"intValue": number}:
-            return int(number)
-        case {"arrayValue": {"values": list(values)}}:
-            return [_value(each) for each in values]
-        case {"arrayValue": _}:
-            return []
-        case {"kvlistValue": {"values": values}}:
-            return _attributes(values)
-        case {"kvlistValue": _}:
-            return {}
-        case {"stringValue": plain} | {"doubleValue": plain} | {"boolValue": plain} | {"bytesValue": plain}:
-            return plain
-        case _:
-            return value
-
-
-def _objects(value: object) -> list[Fields]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return {**attributes(event.get("attributes")), "name": event.get("name") or ""}

@@ -10,14 +10,18 @@ from typing import Literal
 from brise.errors import EvidenceError, RequestError
 from brise.files import tables
 from brise.text.json_text import Json, parse_json
-from brise.traffic.imports import langfuse, openai_files, otel
+from brise.traffic.imports import batches, langfuse, litellm, openai_files, otel
 from brise.traffic.imports.row import BadRowError, ImportedRow, PassedOverError
 from brise.traffic.records import Exchange
 
-Format = Literal["auto", "openai", "langfuse", "otel"]
+Format = Literal["auto", "openai", "batch", "litellm", "langfuse", "otel"]
 Made = Iterable[tuple[ImportedRow, Exchange | BadRowError | PassedOverError]]
 READERS: Mapping[str, Callable[[Sequence[ImportedRow]], Made]] = {
-    "openai": openai_files.read, "langfuse": langfuse.read, "otel": otel.read}
+    "openai": openai_files.read, "batch": batches.read, "litellm": litellm.read, "langfuse": langfuse.read,
+    "otel": otel.read}
+# In this order; what is none of them is read as OpenAI's.
+MARKS: Mapping[str, Callable[[Mapping[str, Json]], bool]] = {
+    "otel": otel.is_row, "batch": batches.is_row, "litellm": litellm.is_row, "langfuse": langfuse.is_row}
 SUFFIXES = (".jsonl", ".json", ".csv")
 NUM_SHOWN = 20
 
@@ -56,7 +60,7 @@ def read(paths: Sequence[Path], format: Format = "auto") -> ImportedRows:
     if not rows and not found.bad:
         raise EvidenceError(f"there is no row in {', '.join(map(str, paths))}")
     for name, reader in READERS.items():
-        for row, made in reader([row for row in rows if (_format(row) if format == "auto" else format) == name]):
+        for row, made in reader([row for row in rows if _wanted(row, format) == name]):
             match made:
                 case Exchange():
                     found.exchanges.append(made)
@@ -73,15 +77,21 @@ def _rows(path: Path, found: ImportedRows) -> Iterator[ImportedRow]:
     for number, (place, value) in enumerate(_values(path)):
         if isinstance(value, dict):
             # Rows without a time keep their order: a millisecond apart, from the file's own time on.
-            yield ImportedRow(value, f"{path}{place}", at_s + number / 1000, path.stem)
+            yield ImportedRow(value, f"{path}{place}", at_s + number / 1000, path.stem, str(path))
         else:
             found.bad.append((f"{path}{place}", value if isinstance(value, str) else "it is no JSON object"))
 
 
+def _wanted(row: ImportedRow, format: Format) -> str:
+    """The reader of a row. OpenAI's files may hold batches."""
+    if format == "openai":
+        return "batch" if batches.is_row(row.value) else "openai"
+    return _format(row) if format == "auto" else format
+
+
 def _format(row: ImportedRow) -> str:
-    if otel.is_row(row.value):
-        return "otel"
-    return "langfuse" if langfuse.is_row(row.value) and "custom_id" not in row.value else "openai"
+    """The format whose own marks a row has."""
+    return next((name for name, is_row in MARKS.items() if is_row(row.value)), "openai")
 
 
 def _values(path: Path) -> Iterator[tuple[str, Json]]:
