@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from brise.dialects.bodies import Usage
 from brise.errors import EvidenceError
 from brise.report import html, report, traffic
 from brise.report.control import ModelOrigin
@@ -14,6 +16,7 @@ from brise.report.report import SwitchReport
 from brise.report.service import REFERENCE
 from brise.report.switch_document import switch_document
 from brise.traffic.prices import Prices
+from brise.traffic.records import KnownSum
 from tests.prove.planted import PRICES, START_S, TASK, Planted
 from tests.report.html import words
 
@@ -97,6 +100,38 @@ def test_an_escalated_request_and_an_audit_cost_the_hosted_price(planted: Plante
     planted.requests(100, "small")
     hosted = made(planted).costs.systems["cascade"].hosted_usd
     assert hosted == pytest.approx(0.5 * (200 * 2 + 20 * 10) / 1e6)
+
+
+def test_a_cost_that_is_known_of_a_part_says_so(planted: Planted) -> None:
+    planted.requests(93)
+    planted.store.add([replace(planted._exchange(f"x{number}", "hosted", 200, 1.0, TASK), usage=usage)
+                       for number, usage in enumerate([None, Usage(200, None), Usage(200, 20, 0, 50)] + [None] * 4)])
+    found = made(planted)
+    hosted, usd = found.costs.systems["hosted"], (200 * 2 + 20 * 10) / 1e6
+    assert (hosted.usd, hosted.known, hosted.requests) == (pytest.approx(usd), 93, 100)
+    assert hosted.at_least_usd == pytest.approx(0.93 * usd) and found.costs.without_tokens == 6
+    assert found.costs.half_priced == ("big-1",) and "a part of their tokens" in missing(found)
+    assert "What 6 hosted answers cost (6 %)" in missing(found)
+    text = words(html.page(switch_document(found)))
+    assert "known for 93 % of the requests (93 of 100)" in text and "at least $0.00056" in text
+    assert json.loads(json.dumps(report.to_json(found)))["cost"]["systems"]["hosted"]["known"] == 93
+
+
+def test_a_cascade_with_an_unknown_answer_costs_at_least_the_rest(planted: Planted) -> None:
+    planted.requests(50, "escalated")
+    planted.requests(49, "small")
+    planted.store.add([replace(planted._exchange("x", "escalated", 200, 1.0, TASK), usage=None)])
+    cascade = made(planted).costs.systems["cascade"]
+    assert cascade.usd is None and (cascade.known, cascade.requests) == (99, 100)
+    assert cascade.at_least_usd is not None and cascade.at_least_usd >= 0.5 * (200 * 2 + 20 * 10) / 1e6
+    assert "at least $" in words(html.page(switch_document(made(planted))))
+
+
+def test_audits_have_a_cost_line_of_their_own(planted: Planted) -> None:
+    planted.requests(50, "small", audit=1.0)
+    found = made(planted)
+    assert found.costs.besides == {"audit": KnownSum(pytest.approx(50 * (200 * 2 + 20 * 10) / 1e6), 50, 50)}
+    assert "Audits: $0.030 for 50 answers of the large model" in words(html.page(switch_document(found)))
 
 
 def test_latency_needs_answers_beyond_the_quantile(planted: Planted) -> None:

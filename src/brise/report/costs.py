@@ -10,9 +10,10 @@ import numpy as np
 from brise.evals.measure import Measure, bounded, ratio
 from brise.report.traffic import TrafficOverview
 from brise.traffic.prices import Hardware, Prices
-from brise.traffic.records import Exchange, RecordedAnswer
+from brise.traffic.records import Exchange, KnownSum, RecordedAnswer
 
 DAY_S = 86400.0
+BACKGROUND = ("audit", "reask", "reanswer")  # roles of answers that the large model gives besides
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Cost:
     tokens_in: float | None
     tokens_out: float | None
     busy_s: float | None  # of our machine
+    known: int = 0  # requests whose cost is known; `usd` of the large model is their mean
+    at_least_usd: float | None = None  # where some are unknown: a request's cost if those had cost nothing
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,18 @@ class TrafficCosts:
     break_even: tuple[BreakEven, ...]
     per_day: float | None
     without_price: tuple[str, ...]  # large models that prices.toml does not have
-    without_tokens: int  # of the large model's answers: those that said nothing of their tokens
+    without_tokens: int  # of the large model's answers: those that did not say how many tokens they had
+    half_priced: tuple[str, ...]  # models whose price has nothing for a part of their tokens, such as cache writes
+    besides: Mapping[str, KnownSum]  # by role, what the large model was asked in the background
 
 
 def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
     """Of the large model as it was used, of the small one, and of the cascade as it ran."""
     billed = _billed(traffic, prices)
-    known = [(row.conversation, usd) for row, usd in billed if usd is not None]
     systems: dict[str, Cost] = {}
     hosted_rows = [row for row, _ in billed]
     if hosted_rows:
-        systems["hosted"] = _hosted(hosted_rows, known)
+        systems["hosted"] = _hosted(billed)
     busy_s = _busy_s(traffic)
     if busy_s is not None:
         systems["small"] = _small(traffic, prices.hardware, busy_s)
@@ -79,24 +83,51 @@ def costs(traffic: TrafficOverview, prices: Prices) -> TrafficCosts:
         systems, tuple(_break_even(name, systems, prices.hardware, per_day) for name in ("small", "cascade")
                        if _can_break_even(name, systems, prices.hardware)), per_day,
         tuple(sorted({row.served_by or row.model for row in hosted_rows
-                      if prices.price(row.served_by, row.model) is None})),
-        sum(row.usage is None for row in hosted_rows))
+                      if prices.price(row.served_by, row.model, row.upstream) is None})),
+        sum(not _is_counted(row) for row in hosted_rows),
+        tuple(sorted({row.served_by or row.model for row, usd in billed if usd is None and _is_counted(row)
+                      and prices.price(row.served_by, row.model, row.upstream) is not None})),
+        _besides(traffic, prices))
 
 
 def _billed(traffic: TrafficOverview, prices: Prices) -> list[tuple[Exchange, float | None]]:
     """Requests that the large model answered, and what each cost: by the price file, else as recorded at the time.
     """
     rows = [row for row in traffic.of("hosted", "escalated") if row.status < 400]
-    return [(row, usd if (usd := prices.cost(row.served_by, row.model, row.usage)) is not None else row.cost_usd)
-            for row in rows]
+    return [(row, _paid(row, row, prices)) for row in rows]
 
 
-def _hosted(rows: Sequence[Exchange], known: Sequence[tuple[str, float]]) -> Cost:
+def _paid(answer: Exchange | RecordedAnswer, row: Exchange, prices: Prices) -> float | None:
+    """What an answer of the large model to the request of `row` cost: by the price file, else as recorded."""
+    usd = prices.cost(answer.served_by, row.model, answer.usage, row.upstream)
+    return answer.cost_usd if usd is None else usd
+
+
+def _is_counted(row: Exchange) -> bool:
+    return row.usage is not None and row.usage.total_tokens is not None
+
+
+def _besides(traffic: TrafficOverview, prices: Prices) -> Mapping[str, KnownSum]:
+    rows = {row.id: row for row in traffic.exchanges}
+    out: dict[str, KnownSum] = {}
+    for role in BACKGROUND:
+        costs = [_paid(answer, rows[answer.exchange], prices) for answer in traffic.answers_as(role)
+                 if answer.exchange in rows and answer.status < 400]
+        known = [usd for usd in costs if usd is not None]
+        if costs:
+            out[role] = KnownSum(sum(known) if known else None, len(known), len(costs))
+    return out
+
+
+def _hosted(billed: Sequence[tuple[Exchange, float | None]]) -> Cost:
+    rows = [row for row, _ in billed]
+    known = [(row.conversation, usd) for row, usd in billed if usd is not None]
     usages = [row.usage for row in rows if row.usage is not None]
     usd, low, high = _mean(known)
     return Cost(usd, low, high, len(rows), usd, 0.0 if usd is not None else None, 0.0 if usd is not None else None,
                 _average(usage.prompt_tokens for usage in usages),
-                _average(usage.completion_tokens for usage in usages), 0.0)
+                _average(usage.completion_tokens for usage in usages), 0.0, len(known),
+                sum(usd for _, usd in known) / len(rows) if 0 < len(known) < len(rows) else None)
 
 
 def _mean(known: Sequence[tuple[str, float]]) -> tuple[float | None, float | None, float | None]:
@@ -137,7 +168,7 @@ def _small(traffic: TrafficOverview, hardware: Hardware | None, busy_s: float) -
     usd = None if power is None or machine is None else power + machine
     return Cost(usd, usd, usd, len(small), 0.0, power, machine,
                 _average(usage.prompt_tokens for usage in usages),
-                _average(usage.completion_tokens for usage in usages), busy_s)
+                _average(usage.completion_tokens for usage in usages), busy_s, 0 if usd is None else len(small))
 
 
 def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> Cost | None:
@@ -146,17 +177,19 @@ def _cascade(traffic: TrafficOverview, prices: Prices, busy_s: float | None) -> 
     if not rows or busy_s is None:
         return None
     audits = {answer.exchange: answer for answer in traffic.answers_as("audit")}
-    spent, is_known = list[tuple[str, float]](), True
+    spent, num_known = list[tuple[str, float]](), 0
     for row in rows:
-        usd = 0.0 if row.mode == "small" else prices.cost(row.served_by, row.model, row.usage)
+        usd = 0.0 if row.mode == "small" else _paid(row, row, prices)
         audit = audits.get(row.id)
-        more = 0.0 if audit is None else prices.cost(audit.served_by, row.model, audit.usage)
-        is_known = is_known and usd is not None and more is not None
+        more = 0.0 if audit is None else _paid(audit, row, prices)
+        num_known += usd is not None and more is not None
         spent.append((row.conversation, (usd or 0.0) + (more or 0.0)))
+    is_known = num_known == len(rows)
     hosted, low, high = _mean(spent) if is_known else (None, None, None)
     small = _small(traffic, prices.hardware, busy_s)
     return Cost(_sum(hosted, small.usd), _sum(low, small.usd), _sum(high, small.usd), len(rows), hosted,
-                small.power_usd, small.machine_usd, None, None, busy_s)
+                small.power_usd, small.machine_usd, None, None, busy_s, num_known,
+                None if is_known else _sum(sum(usd for _, usd in spent) / len(rows), small.usd))
 
 
 def _sum(*parts: float | None) -> float | None:

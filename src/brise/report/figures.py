@@ -65,6 +65,13 @@ def usd(value: float | None) -> str:
     return f"{sign}${size:.{max(digits, 2)}f}"
 
 
+def at_least(value: float | None, known: int, number: int) -> str:
+    """A sum of which a part may be unknown: '$12.30', 'at least $12.30 (known for 93 %)', 'not known'."""
+    if value is None or known >= number:
+        return usd(value)
+    return f"at least {usd(value)} (known for {percent(known / number, 0)})"
+
+
 def short(value: float) -> str:
     """A number for an axis: 0.001, 20, 1,000, 2M."""
     size = abs(value)

@@ -120,6 +120,8 @@ def to_json(report: SwitchReport) -> dict[str, Any]:
         "cost": {"systems": {name: asdict(cost) for name, cost in report.costs.systems.items()},
                  "break_even": [asdict(one) for one in report.costs.break_even], "per_day": report.costs.per_day,
                  "without_price": list(report.costs.without_price), "without_tokens": report.costs.without_tokens,
+                 "half_priced": list(report.costs.half_priced),
+                 "besides": {role: asdict(paid) for role, paid in report.costs.besides.items()},
                  "prices": None if report.prices.path is None else str(report.prices.path),
                  "hardware": None if report.prices.hardware is None else asdict(report.prices.hardware)},
         "latency": {name: asdict(found) for name, found in report.waits.items()},

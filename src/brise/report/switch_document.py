@@ -12,6 +12,7 @@ from brise.prove.document import time_words
 from brise.report import charts, figures
 from brise.report.advice import Choice
 from brise.report.charts import Axis, BarChart, ChartBar, Dot, IntervalChart, LineChart, Reference, Series
+from brise.report.costs import Cost
 from brise.report.document import (
     Bullets,
     Cell,
@@ -37,6 +38,8 @@ TONES: Mapping[Choice, Status] = MappingProxyType({
 NAMES: Mapping[str, str] = MappingProxyType({
     "hosted": "large model", "small": "small model", "cascade": "cascade (as it ran)", "classical": "classical",
     "degraded": "small model, in outages"})
+BESIDES: Mapping[str, str] = MappingProxyType({
+    "audit": "Audits", "reask": "Requests asked again", "reanswer": "Answers after outages"})
 
 
 def switch_document(report: SwitchReport) -> Document:
@@ -63,7 +66,9 @@ def _headline(report: SwitchReport) -> list[tuple[str, str, str]]:
                         figures.interval(found.low, found.high)))
     for name in ("hosted", "cascade" if "cascade" in cost else "small"):
         if name in cost:
-            out.append((f"1,000 requests, {NAMES[name]}", _thousand(cost[name].usd), ""))
+            is_part = cost[name].at_least_usd is not None
+            out.append((f"1,000 requests, {NAMES[name]}", _thousand(cost[name].usd),
+                        f"known for {_known(cost[name])}" if is_part else ""))
     out.append(("requests answered", figures.percent(report.availability.answered, 2),
                 f"{figures.percent(report.availability.degraded)} degraded"))
     return out
@@ -146,11 +151,11 @@ def _cost(report: SwitchReport) -> Section:
             [ChartBar(NAMES[name], 1000 * (cost.usd or 0.0), _thousand(cost.usd)) for name, cost in known.items()],
             Axis("USD a thousand requests", words=lambda value: f"${value:g}"))))
     parts.append(ReportTable(
-        ["", "USD a request", "large model's tokens", "electricity", "machine", "tokens in", "tokens out",
+        ["", "USD a request", "known for", "large model's tokens", "electricity", "machine", "tokens in", "tokens out",
          "machine busy"],
-        [[NAMES[name], figures.usd(cost.usd), figures.usd(cost.hosted_usd), figures.usd(cost.power_usd),
+        [[NAMES[name], _a_request(cost), _known(cost), figures.usd(cost.hosted_usd), figures.usd(cost.power_usd),
           figures.usd(cost.machine_usd), _one(cost.tokens_in), _one(cost.tokens_out), figures.seconds(cost.busy_s)]
-         for name, cost in found.systems.items()], numeric=range(1, 8)))
+         for name, cost in found.systems.items()], numeric=range(1, 9)))
     parts.append(Bullets(cost_lines(report)))
     if hardware is not None:
         parts.append(Note(
@@ -160,9 +165,23 @@ def _cost(report: SwitchReport) -> Section:
     return Section("Cost", parts)
 
 
+def _a_request(cost: Cost) -> str:
+    return (f"at least {figures.usd(cost.at_least_usd)}" if cost.usd is None and cost.at_least_usd is not None
+            else figures.usd(cost.usd))
+
+
+def _known(cost: Cost) -> str:
+    return figures.percent(cost.known / cost.requests, 0)
+
+
 def cost_lines(report: SwitchReport) -> list[str]:
     """Break-even in words, with what it assumes."""
-    lines = []
+    lines = [f"The cost of the {NAMES[name]} is known for {_known(cost)} of the requests ({cost.known} of "
+             f"{cost.requests}): a request costs at least {figures.usd(cost.at_least_usd)}."
+             for name, cost in report.costs.systems.items() if cost.at_least_usd is not None]
+    lines += [f"{BESIDES[role]}: {figures.at_least(paid.usd, paid.known, paid.number)} for "
+              f"{figures.count(paid.number)} answers of the large model, besides."
+              for role, paid in report.costs.besides.items()]
     for one in report.costs.break_even:
         name = NAMES[one.system]
         if one.requests is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from brise.report import figures
 from brise.report.control import Control
 from brise.report.costs import TrafficCosts
 from brise.report.ledger import SwitchTimeline
@@ -77,9 +78,15 @@ def _of_cost(found: ReportSections) -> list[Unknown]:
     if found.costs.without_price:
         out.append(Unknown(f"What {', '.join(found.costs.without_price)} costs: no price is stated",
                            "[models.\"NAME\"] in prices.toml"))
-    if found.costs.without_tokens:
-        out.append(Unknown(f"What {found.costs.without_tokens} hosted answers cost: they did not say how many tokens "
-                           "they had", "streams: stream_options.include_usage in the request"))
+    out += [Unknown(f"What some answers of {name} cost: its price has nothing for a part of their tokens",
+                    f"cache_write, cache_write_1h, audio_input or audio_output in [models.\"{name}\"] of prices.toml")
+            for name in found.costs.half_priced]
+    hosted = found.costs.systems.get("hosted")
+    if found.costs.without_tokens and hosted is not None:
+        number = found.costs.without_tokens
+        share = figures.percent(number / hosted.requests, 0)
+        out.append(Unknown(f"What {number} hosted answers cost ({share}): they did not say how many tokens they had",
+                           "streams: serve without --no-stream-usage, if the upstream can count"))
     if found.prices.hardware is None:
         out.append(Unknown("What a local answer costs, and when the machine has paid for itself",
                            "[hardware] in prices.toml"))
