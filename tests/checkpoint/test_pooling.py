@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.pooling import folder_pooling, gguf_pooling
+from brise.checkpoint.read_original import open_original
 from brise.errors import BriseError, UnsupportedError
+from brise.hub.pull import Puller, pull
+from brise.hub.store import ModelStore
+from tests.checkpoint import make_folder
+from tests.checkpoint.make_tokenizer import write_tokenizer
 
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
@@ -61,3 +67,15 @@ def test_the_numbers_of_gguf() -> None:
     assert kinds == [None, "mean", "cls", "last"] and gguf_pooling({}) is None
     with pytest.raises(UnsupportedError, match="pooling_type is 4"):
         gguf_pooling({"general.architecture": "qwen3", "qwen3.pooling_type": 4})
+
+
+def test_an_embedding_folder_keeps_its_pooling_in_the_store_and_in_gguf(tmp_path: Path) -> None:
+    folder = make_folder.write_hf(tmp_path / "embed", make_folder.tiny("qwen3"))
+    write_tokenizer(folder, 97)
+    write(folder, FLAGS | {"pooling_mode_lasttoken": True})
+    store = ModelStore(tmp_path / "home")
+    entry = pull(Puller(store, lambda *a: None, lambda path: open_checkpoint(path).close(), lambda: None), str(folder))
+    assert {"modules.json", "1_Pooling.config.json"} <= {file.name for file in entry.files}
+    assert open_checkpoint(store.path(entry)).pooling == open_checkpoint(folder).pooling == "last"
+    metadata = open_original(store.path(entry)).metadata
+    assert metadata["qwen3.pooling_type"] == 3 and gguf_pooling(metadata) == "last"

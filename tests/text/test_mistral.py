@@ -114,3 +114,11 @@ def test_the_whole_bundled_vocabulary_is_read() -> None:
     assert tok.decode(tok.encode(text)) == text
     names: Mapping[str, int] = tok.control
     assert all(names[name] == index for index, name in tekken.NAMES.items())
+
+
+def test_a_pattern_that_no_model_has_is_refused_by_name(tmp_path: Path) -> None:
+    content: dict[str, Any] = tekken.document("v13")
+    config(pattern="(a+)+$")(content)
+    (tmp_path / "tekken.json").write_text(json.dumps(content))
+    with pytest.raises(UnsupportedError, match="pattern that brise does not know"):
+        MistralTokenizer(tmp_path / "tekken.json")

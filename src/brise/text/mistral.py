@@ -20,8 +20,8 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as Generic
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError
-from brise.text import special_tokens
-from brise.text.hf_tokenizer import read_json
+from brise.text import pretokenizers, special_tokens
+from brise.text.hf_tokenizer import PASSED_ON, read_json
 
 CommonTokenizer = GenericTokenizer[UserMessage, AssistantMessage, ToolMessage, SystemMessage, Tokenized]
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
@@ -80,7 +80,12 @@ class MistralTokenizer:
 
     def _encode_plain(self, text: str) -> list[int]:
         check_unicode(text)
-        return self._tekken.encode(text, bos=False, eos=False)
+        try:
+            return self._tekken.encode(text, bos=False, eos=False)
+        except PASSED_ON:
+            raise
+        except BaseException as error:  # tiktoken's panics are no Exception
+            raise RequestError(f"the model's tokenizer cannot encode this text: {error}") from None
 
 
 def check_unicode(text: str) -> None:
@@ -113,7 +118,9 @@ def _read_pieces(path: Path) -> list[bytes]:
 def _open(path: Path) -> tuple[CommonTokenizer, Tekkenizer]:
     try:
         common = CommonTokenizer.from_file(path)
-    except Exception as error:  # foreign code reads an untrusted file: whatever it raises, the file is wrong
+    except PASSED_ON:
+        raise
+    except BaseException as error:  # foreign code reads an untrusted file: whatever it raises, panics too
         raise CheckpointError(f"{path.name} cannot be used: {str(error)[:300] or type(error).__name__}",
                               field=path.name) from error
     tekken = common.instruct_tokenizer.tokenizer
@@ -133,10 +140,18 @@ def _check(document: Mapping[str, object], path: Path) -> None:
     version = config.get("version")
     if version not in VERSIONS:
         raise UnsupportedError(f"{path.name} has the version {version!r}; this build reads {', '.join(VERSIONS)}")
+    pattern = config.get("pattern")
+    if not isinstance(pattern, str) or pattern.count("(") != pattern.count(")"):
+        raise CheckpointError(f"{path.name} has the pattern {str(pattern)[:200]!r}", field="config.pattern",
+                              value=str(pattern)[:80], limit="a regular expression")
+    if pattern not in pretokenizers.PATTERNS:  # tiktoken would run any, in time without end
+        raise UnsupportedError(f"{path.name} splits text by a pattern that brise does not know: {pattern[:200]!r}")
     size, num_control = config.get("default_vocab_size"), config.get("default_num_special_tokens")
-    if type(size) is not int or type(num_control) is not int or not 0 < num_control < size <= _MAX_TOKENS:
+    if type(size) is not int or type(num_control) is not int or not (
+            0 < num_control <= special_tokens.MAX_COUNT and num_control < size <= _MAX_TOKENS):
         raise CheckpointError(f"{path.name} has {num_control!r} control tokens of {size!r} tokens; at most "
-                              f"{_MAX_TOKENS} are allowed, and some text", field="config.default_vocab_size",
+                              f"{special_tokens.MAX_COUNT} of {_MAX_TOKENS} are allowed, and some text",
+                              field="config.default_vocab_size",
                               value=size, limit=_MAX_TOKENS)
     if size - num_control > len(vocab):
         raise CheckpointError(f"{path.name} says {size - num_control} tokens of text and has {len(vocab)}",
