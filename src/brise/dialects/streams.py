@@ -44,7 +44,7 @@ def assemble(dialect: Dialect, stream: bytes) -> AssembledStream:
     Nothing here raises: a stream that was cut, or is not what it should be, gives what there was, and a note of what is
     wrong.
     """
-    events, notes = list[Fields](), list[str]()
+    events, notes, has_error = list[Fields](), list[str](), False
     for number, event in enumerate(sse.events(stream), 1):
         if event.is_done:
             continue
@@ -55,8 +55,9 @@ def assemble(dialect: Dialect, stream: bytes) -> AssembledStream:
         events.append({"type": event.name, **fields} if event.name and dialect.names_events else dict(fields))
         error = failures.reported(fields, event.name)
         if error is not None:
+            has_error = True
             notes.append(error.message)
     body, is_complete = dialect.assemble(events)
-    if not is_complete:
+    if not is_complete and not has_error:
         notes.append("the stream ended before its answer did" if body is not None else "the stream holds no answer")
     return AssembledStream(body, "; ".join(dict.fromkeys(notes)) or None)

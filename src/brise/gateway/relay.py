@@ -170,7 +170,7 @@ class _Answer:
 
     def _whole_fault(self, text: bytes) -> UpstreamFailure | None:
         """Why a whole body of a successful status is no answer. An error that the client caused is for it to see."""
-        if len(text) > CHECKED_BYTES and text.lstrip()[:1] == b"{":
+        if len(text) > CHECKED_BYTES and text[:HEAD_BYTES].removeprefix(sse.BOM).lstrip()[:1] == b"{":
             return None  # too long for an error; what is written down of it is checked afterwards
         fields = self._delivery.fields = json_object(text)
         reported = None if fields is None else failures.reported(fields)
