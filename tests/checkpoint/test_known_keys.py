@@ -44,7 +44,8 @@ ACTING = {
     "index_topk": 2048, "is_causal": False, "use_bidirectional_attention": True, "use_mrope": True,
     "use_logn_attn": True, "block_configs": [{"attention": {"no_op": True}}], "first_k_dense_replace": 3,
     "kv_lora_rank": 512,
-    "multipliers": [1, 2], "sliding_window": 64, "yarnFactor": 2.0, "auto_map": {"AutoModel": "x.Y"}}
+    "multipliers": [1, 2], "use_glu": False, "pruned_heads": {"0": [1]}, "sliding_window": 64, "yarnFactor": 2.0,
+    "auto_map": {"AutoModel": "x.Y"}}
 # Written by tools beside the model, and read over.
 NOTES = {
     "is_llama_config": True, "rope_interleaved": False, "use_mrope": False, "unsloth_fixed": True,

@@ -18,26 +18,24 @@ from brise.models.config import Config
 
 # Words of a name, as they stand between underscores, dots and changes of case.
 PLAIN = frozenset("""
-    init initializer initialization dropout pdrop drop droprate layerdrop loss aux jitter coef flash sdpa
-    implementation impl backend fused train trained training trainer checkpointing gradient grad lr batch dtype
-    precision fp32 fp16 bf16 version
-    date path dir file files url uri license author organization library hub commit revision repo repository
-    tokenizer template language languages tag tags comment readme unsloth eval evaluation benchmark metric metrics
-    generation sampling tensor pipeline degree tp dp pp ep plan mesh sharding distributed deepspeed megatron fsdp
-    verbose seed
+    init initializer initialization dropout pdrop droprate layerdrop loss aux jitter coef flash sdpa implementation
+    impl backend fused train trained training trainer checkpointing gradient grad lr batch dtype precision fp32 fp16
+    bf16 version date path dir file files url uri license author organization library hub commit revision repo
+    repository tokenizer template language languages tag tags comment readme unsloth eval evaluation benchmark metric
+    metrics generation sampling tensor pipeline degree tp dp pp ep plan mesh sharding distributed deepspeed megatron
+    fsdp verbose seed decay optimizer note notes merged by
     """.split())
 NUMERIC = frozenset("""
     cap capping logit logits rope rot ntk yarn mscale longrope freq frequency freqs sliding swa local global chunk
-    chunked scale scales scaling scaler scaled scalar mult factor factors skip parallel activation activations act gelu
-    relu silu swish swiglu geglu glu tanh sigmoid softmax moe router routed routing gate gated gates gating topk attend
-    qkv query queries kv qk head heads sink sinks clip clipping clamp clamped embedding embeddings embed embd emb mamba
-    ssm
-    conv convolution recurrent rnn rwkv linear delta deltanet causal bidirectional position positions positional eps
-    epsilon
-    layer layers block blocks loop loops depth width hidden ffn mlp dense dim dims sparse sparsity indexer mup mtp nope
-    shared
-    sharing tied tie interval pattern lora adapter adapters rank temperature alpha beta gamma mix hyper altup laurel ple
-    offset shift bits symmetric rotation hadamard quant quantization quantized transform sandwich
+    chunked scale scales scaling scaler scaled scalar mult factor factors skip parallel activation activations act
+    gelu relu silu swish swiglu geglu glu tanh sigmoid softmax moe router routed routing gate gated gates gating topk
+    attend qkv query queries kv qk head heads sink sinks clip clipping clamp clamped embedding embeddings embed embd
+    emb mamba ssm conv convolution recurrent rnn rwkv linear delta deltanet causal bidirectional position positions
+    positional eps epsilon layer layers block blocks loop loops depth width hidden ffn mlp dense dim dims sparse
+    sparsity indexer mup mtp nope shared sharing tied tie interval pattern lora adapter adapters rank temperature
+    alpha beta gamma mix hyper altup laurel ple offset shift bits symmetric rotation hadamard quant quantization
+    quantized transform sandwich nonlinearity score scoring recursion recurrence weight weights xpos mrope encoder
+    mask diffusion canon mhc engram lambda meta softplus nsa moba compress compression matformer limit clipped
     """.split())
 STEMS = ("softcap", "norm", "bias", "multiplier", "residual", "expert", "theta", "window", "alibi", "rotary", "attn",
          "attention")
@@ -72,22 +70,25 @@ _HF_NEUTRAL = _frozen({
     "norm_type": ("rms_norm", "rmsnorm"), "pre_norm": (True,), "use_mrope": (False,), "use_sliding_window": (False,),
     "residual_multiplier": (1,), "embedding_multiplier": (1,), "logits_scaling": (1,), "logit_scale": (1, 0),
     "scale_emb": (1,), "residual_scale": (1, 0), "embedding_scale": (1, 0), "rope_ratio": (1,),
-    "use_bidirectional_attention": (False,), "auto_map": ()})
+    "use_bidirectional_attention": (False,), "auto_map": (), "pruned_heads": (), "is_neox_style": (True,),
+    # Flags that take a part of the model away where they are false.
+    **dict.fromkeys(("causal_mask", "rotary", "use_rotary_emb", "use_rotary_embeddings", "use_glu", "glu", "gated_mlp",
+                     "use_gated_mlp", "use_swiglu", "pre_ln", "final_norm", "final_layernorm", "apply_final_norm",
+                     "use_final_norm", "use_residual"), (True,))})
 _HF_NOTES = frozenset("""
-    architectures model_type dtype torch_dtype transformers_version bos_token_id eos_token_id pad_token_id unk_token_id
-    sep_token_id decoder_start_token_id initializer_range use_cache pretraining_tp max_window_layers
-    qk_head_dim is_composition return_dict output_hidden_states output_attentions torchscript use_bfloat16 pruned_heads
-    id2label label2id problem_type finetuning_task tokenizer_class prefix task_specific_params tf_legacy_loss max_length
+    architectures model_type dtype torch_dtype transformers_version bos_token_id eos_token_id pad_token_id
+    unk_token_id sep_token_id decoder_start_token_id initializer_range use_cache pretraining_tp max_window_layers
+    qk_head_dim is_composition return_dict output_hidden_states output_attentions torchscript use_bfloat16 id2label
+    label2id problem_type finetuning_task tokenizer_class prefix task_specific_params tf_legacy_loss max_length
     min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
     num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens vocab_size
     output_router_logits router_aux_loss_coef attention_dropout is_decoder is_llama_config max_sequence_length
-    keys_to_ignore_at_inference attn_implementation cross_attention_hidden_size use_flash_attn
-    residual_in_fp32 attention_softmax_in_fp32 scale_attention_softmax_in_fp32 neftune_noise_alpha classifier_dropout
-    hidden_dropout
-    resid_pdrop embd_pdrop attn_pdrop
-    transformers.js_config model_max_length quantization_config n_positions n_ctx max_seq_len max_seq_length seq_length
+    keys_to_ignore_at_inference attn_implementation cross_attention_hidden_size use_flash_attn residual_in_fp32
+    attention_softmax_in_fp32 scale_attention_softmax_in_fp32 neftune_noise_alpha classifier_dropout hidden_dropout
+    resid_pdrop embd_pdrop attn_pdrop transformers.js_config model_max_length quantization_config n_positions n_ctx
+    max_seq_len max_seq_length seq_length
     """.split())
 _NOTE_PREFIXES = ("_", "unsloth_")
 _HF = KeyTable(_HF_NEUTRAL, _HF_NOTES, _NOTE_PREFIXES, changes_numbers)
