@@ -106,6 +106,7 @@ class Story:
         self._place = stand_ins.copy(self._prepared, folder)
         self._names = {"__name__": "docs"}
         self._patch.setenv("BRISE_HOME", str(self._place.home))
+        self._patch.setenv("HOME", str(self._place.folder))  # pages say ~/.local/share/brise
         for variable in ("OPENAI_API_KEY", "MISTRAL_API_KEY"):
             self._patch.setenv(variable, "none")
         self._patch.setenv("PYTHONPATH", str(Path(brise.__file__).parents[1]))  # of other processes: the same brise
