@@ -60,6 +60,13 @@ class Server:
             answerer.close()
 
 
+@pytest.mark.parametrize("usage", [None, [], {"prompt_tokens": None, "completion_tokens": "2"},
+                                   {"prompt_tokens": -3, "completion_tokens": 1.5}])
+def test_counts_that_cannot_be_do_no_harm(usage: object) -> None:
+    body = {"choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}], "usage": usage}
+    assert Server(httpx.Response(200, json=body)).answer() == EvalAnswer("yes")
+
+
 def test_what_is_sent() -> None:
     server = Server(said("yes"))
     assert server.answer() == EvalAnswer("yes", prompt_tokens=3, completion_tokens=2)

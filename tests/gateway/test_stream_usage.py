@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brise.dialects.bodies import Usage
-from brise.gateway.stream_usage import without_member
+from brise.dialects.table import CHAT
+from brise.gateway.stream_usage import CountedStream, without_member
 from tests.gateway.fake_messages import message_events
 from tests.gateway.fake_upstream import Behaviour, Peer, answer, chat, events, refuse
 from tests.gateway.rig import Rig, rig
@@ -150,6 +153,51 @@ def test_a_stream_of_anthropic_s_that_breaks_has_the_prompt_s_count() -> None:
         made.fake.then(events(message_events("one two")[:6], ends=False))
         stream(made)
         assert made.captured.wait()[0].usage == Usage(17, None, 4, 3)
+
+
+LETTERS = st.characters(codec="utf-8", exclude_characters="@")
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(LETTERS, max_size=6), st.sampled_from(["null", '"stop"']), st.booleans()),
+                max_size=6),
+       st.sampled_from(["\n\n", "\r\n\r\n"]), st.booleans(), st.randoms(use_true_random=False))
+def test_any_stream_in_any_pieces_is_what_it_would_have_been(said: list[tuple[str, str, bool]], end: str,
+                                                             is_ended: bool, random: Random) -> None:
+    def whole(is_asked: bool) -> bytes:
+        chunks = [chunk(json.dumps({"content": text}, ensure_ascii=is_ascii), finish=finish).replace(
+            "@", ',"usage":null' if is_asked else "") for text, finish, is_ascii in said]
+        lines = [f"data: {line}{end}" for line in (*chunks, *([COUNT] if is_asked else ()), "[DONE]")]
+        return (": ping" + end + "".join(lines) if is_ended else "".join(lines).rstrip()).encode()
+
+    given_, cuts = whole(True), sorted(random.sample(range(1, 200), 3))
+    pieces = [given_[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
+    counted, got = asyncio.run(passed(pieces))
+    assert got == whole(False) and counted == Usage(110, 9)
+
+
+async def passed(pieces: list[bytes]) -> tuple[Usage | None, bytes]:
+    """What a stream counts, and what it lets pass."""
+    reply = CountedStream(Pieces(pieces), CHAT)
+    got = b"".join([piece async for piece in reply.chunks()])
+    return reply.usage, got
+
+
+class Pieces:
+    """An upstream's stream, as it comes over the wire."""
+
+    status, usage = 200, None
+    headers = ((b"content-type", b"text/event-stream"),)
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        for piece in self._pieces:
+            yield piece
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 VALUES = st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),

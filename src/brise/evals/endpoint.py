@@ -177,14 +177,20 @@ def _read(response: httpx.Response, url: str) -> EvalAnswer:
     try:
         body = response.json()
         choice = body["choices"][0]
-        message, usage = choice["message"], body.get("usage") or {}
+        message, usage = choice["message"], body.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
         calls = tuple(AnsweredCall(str(call["function"]["name"]), str(call["function"]["arguments"]))
                       for call in message.get("tool_calls") or ())
         return EvalAnswer(str(message.get("content") or ""), calls, str(choice.get("finish_reason") or "stop"), None,
-                          int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+                          _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise NetworkError(f"{url} gave no chat completion: {type(error).__name__} at {error}",
                            hint="the endpoint must speak OpenAI's /chat/completions") from None
+
+
+def _count(value: object) -> int:
+    """A count of tokens; 0 where the server gives none that can be."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
 
 
 def _reason(response: httpx.Response, key: str | None) -> str:

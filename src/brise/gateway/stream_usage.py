@@ -51,7 +51,7 @@ class CountedStreams:
             return await self._without(request, endpoint, reply)
         if reply.status < 300:
             self._remember(endpoint, True)
-            return _Stream(reply, request.dialect) if _is_plain(reply) else reply
+            return CountedStream(reply, request.dialect) if _is_plain(reply) else reply
         return reply
 
     async def _without(self, request: ClientRequest, endpoint: tuple[str, str],
@@ -92,7 +92,7 @@ def _is_plain(reply: UpstreamResponse) -> bool:
     return headers.find(reply.headers, b"content-encoding").strip().lower() in (b"", b"identity")
 
 
-class _Stream:
+class CountedStream:
     """An answer whose count is taken out, if it is a stream: its first bytes tell."""
 
     def __init__(self, reply: UpstreamResponse, dialect: Dialect) -> None:
