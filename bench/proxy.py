@@ -3,13 +3,12 @@
 Everything is a process of its own: the hosted model (proxy_upstream.py), the proxies, the load (proxy_load.py: Poisson
 arrivals, times counted from the moment that was meant). In each round the same load goes straight to the hosted model,
 and through each of the proxies; what a proxy adds is the difference of the quantiles in one round, and what is printed
-is the median over the rounds, with the smallest and the largest. The gateway writes down all that it sees.
+is the median over the rounds, with the smallest and the largest. The gateway writes down all that it sees. With --full
+there is a second gateway beside it, with all that a team switches on: two upstreams, a virtual key with a budget and
+limits, prices, and OpenTelemetry (bench/otlp_sink.py takes what it exports).
 
-usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0]
-                             [--virtual-keys] [--litellm-python VENV/bin/python] [--out FILE.json]
-
-With --virtual-keys a second gateway is measured beside the first: its requests come with a virtual key that has a
-budget, limits of requests and tokens, and models; prices.toml prices them.
+usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0] [--full]
+                             [--litellm-python VENV/bin/python] [--out FILE.json]
 
 LiteLLM's proxy is not needed by brise: python -m venv VENV && VENV/bin/pip install 'litellm[proxy]'
 """
@@ -30,11 +29,24 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 Times = Mapping[str, list[float]]
+PRICES = """[models.big-2026]
+input = 1.0
+output = 2.0
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the load goes, and with which key."""
+
+    url: str
+    key: str = "sk-0123456789"
 
 
 def main() -> None:
@@ -42,13 +54,13 @@ def main() -> None:
     with ExitStack() as stack:
         port = stack.enter_context(upstream(args.events, args.gap_ms))
         direct = f"http://127.0.0.1:{port}/v1"
-        targets = {"direct": direct, "brise": stack.enter_context(brise(direct))}
-        keys: dict[str, str] = {}
-        if args.virtual_keys:
-            targets["keyed"], keys["keyed"] = stack.enter_context(brise_with_key(direct))
+        targets = {"direct": Target(direct), "brise": Target(stack.enter_context(brise(direct)))}
+        if args.full:
+            other = stack.enter_context(upstream(args.events, args.gap_ms))
+            targets["full"] = stack.enter_context(full(direct, f"http://127.0.0.1:{other}/v1"))
         if args.litellm_python:
-            targets["litellm"] = stack.enter_context(litellm(args.litellm_python, direct))
-        results = {way: measure(targets, args, keys, streams=way == "stream") for way in ("whole", "stream")}
+            targets["litellm"] = Target(stack.enter_context(litellm(args.litellm_python, direct)))
+        results = {way: measure(targets, args, streams=way == "stream") for way in ("whole", "stream")}
         report = {"machine": machine(), "rate": args.rate, "seconds": args.seconds, "rounds": args.rounds,
                   "events": args.events, "gap_ms": args.gap_ms, "results": results}
     show(report)
@@ -63,20 +75,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--gap-ms", type=float, default=0.0)
-    parser.add_argument("--virtual-keys", action="store_true")
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--litellm-python", type=Path)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
-def measure(targets: Mapping[str, str], args: argparse.Namespace, keys: Mapping[str, str], *, streams: bool
-            ) -> Mapping[str, object]:
+def measure(targets: Mapping[str, Target], args: argparse.Namespace, *, streams: bool) -> Mapping[str, object]:
     """Added milliseconds by proxy, and the direct ones."""
     rounds: list[Mapping[str, Mapping[str, float]]] = []
     for number in range(args.rounds + 1):  # the first one is to warm up
         seconds = args.seconds if number else min(args.seconds, 2.0)
-        rounds.append({name: quantiles(load(url, args.rate, seconds, number, streams, keys.get(name)))
-                       for name, url in targets.items()})
+        rounds.append({name: quantiles(load(target, args.rate, seconds, number, streams))
+                       for name, target in targets.items()})
     measured = rounds[1:]
     keys = list(measured[0]["direct"])
     shown: dict[str, object] = {"direct": {key: spread([each["direct"][key] for each in measured]) for key in keys}}
@@ -87,10 +98,9 @@ def measure(targets: Mapping[str, str], args: argparse.Namespace, keys: Mapping[
     return shown
 
 
-def load(url: str, rate: float, seconds: float, seed: int, streams: bool, key: str | None) -> Times:
-    command = [sys.executable, str(HERE / "proxy_load.py"), url, str(rate), str(seconds), str(seed)]
-    options = ["--stream"] * streams + ([] if key is None else ["--key", key])
-    done = subprocess.run(command + options, capture_output=True, text=True, check=True)
+def load(target: Target, rate: float, seconds: float, seed: int, streams: bool) -> Times:
+    command = [sys.executable, str(HERE / "proxy_load.py"), target.url, str(rate), str(seconds), str(seed), target.key]
+    done = subprocess.run(command + ["--stream"] * streams, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
@@ -143,21 +153,24 @@ def brise(url: str) -> Iterator[str]:
 
 
 @contextmanager
-def brise_with_key(url: str) -> Iterator[tuple[str, str]]:
-    """The same with a virtual key, which requests must come with; its address and the key."""
+def full(first: str, second: str) -> Iterator[Target]:
+    """Our gateway with two upstreams, a virtual key, prices and OpenTelemetry."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "BRISE_HOME": home}
-        add = [sys.executable, "-m", "brise", "keys", "add", "bench", "--usd-per-day", "1000",
-               "--usd-per-month", "9000", "--requests-per-minute", "100000",
-               "--tokens-per-minute", "100000000", "--models", "big,other/*"]
-        key = subprocess.run(add, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-        (Path(home) / "gateway" / "prices.toml").write_text('[models.big]\ninput = 2.5\noutput = 10\n')
-        command = [sys.executable, "-m", "brise", "serve", "--upstream", url, "--port", str(port),
-                   "--log-level", "warning"]
+    with (tempfile.TemporaryDirectory() as home,
+          running([sys.executable, str(HERE / "otlp_sink.py")], stdout=subprocess.PIPE) as sink):
+        assert sink.stdout is not None
+        collector = f"http://127.0.0.1:{int(sink.stdout.readline())}"
+        prices, environment = Path(home) / "prices.toml", {**os.environ, "BRISE_HOME": home}
+        prices.write_text(PRICES, encoding="utf-8")
+        words = [sys.executable, "-m", "brise"]
+        made = subprocess.run([*words, "keys", "add", "team", "--usd-per-day", "1000", "--requests-per-minute",
+                               "100000", "--tokens-per-minute", "100000000", "--models", "big,second/*"],
+                              env=environment, capture_output=True, text=True, check=True)
+        command = [*words, "serve", "--upstream", f"first={first}", "--upstream", f"second={second}", "--port",
+                   str(port), "--log-level", "warning", "--prices", str(prices), "--otel-endpoint", collector]
         with running(command, env=environment) as process:
             wait_for(process, port, "/health")
-            yield f"http://127.0.0.1:{port}/v1", key
+            yield Target(f"http://127.0.0.1:{port}/v1", made.stdout.strip())
 
 
 @contextmanager

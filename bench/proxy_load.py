@@ -3,9 +3,7 @@
 A time is counted from the moment at which a request was to be sent, so a server that holds up the next request does not
 hide it. Connections are kept and shared, as clients' pools do.
 
-usage: python bench/proxy_load.py URL RATE SECONDS SEED [--stream] [--key KEY]
-
-It prints JSON: seconds to first and last byte.
+usage: python bench/proxy_load.py URL RATE SECONDS SEED KEY [--stream]      prints JSON: seconds to first and last byte
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ class Times:
 
 def main() -> None:
     url, rate, seconds, seed = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-    key = sys.argv[sys.argv.index("--key") + 1] if "--key" in sys.argv else "sk-0123456789"
     gc.disable()  # its pauses are the client's, not the server's
-    times = asyncio.run(load(url, rate, seconds, seed, key, streams="--stream" in sys.argv))
+    times = asyncio.run(load(url, rate, seconds, seed, sys.argv[5], streams="--stream" in sys.argv))
     print(json.dumps(vars(times)))
 
 
