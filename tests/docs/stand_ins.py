@@ -10,6 +10,7 @@ The kinds of `<!-- given: KIND NAME ... -->`:
     rights NAME     a right to train on every answer    traffic TASK  captured requests, and answers in the shadow
     certified TASK  the same, with a certificate        certificate NAME  that of the traffic of `tickets`
     merged NAME     smollm2 with the adapter in the folder tickets-smollm2
+    virtual NAME    a virtual key in the store
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ def _keys(place: Place, path: Path) -> None:
     path.write_text("a-key-of-a-client\n")
 
 
+def _virtual(place: Place, path: Path) -> None:
+    assert main(["keys", "add", path.name, "--usd-per-day", "5"]) == 0
+
+
 def _rights(place: Place, path: Path) -> None:
     path.write_text('[[allow]]\nprovider = "big"\nbasis = "a contract"\ndate = 2026-01-01\nscope = "training"\n')
 
@@ -155,7 +160,7 @@ KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
     "numbers": _numbers, "pairs": _pairs, "traces": _traces, "text": _text, "keys": _keys, "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
-    "merged": _merged})
+    "merged": _merged, "virtual": _virtual})
 
 
 def prepare(folder: Path, model: Path | None) -> Place:

@@ -181,22 +181,21 @@ def _list(keys: VirtualKeys, budgets: KeyBudgets, *, as_json: bool) -> int:
         terminal.note("there are no keys; brise keys add NAME makes one")
         return 0
     table = Table(box=None, pad_edge=False)
-    for name in ("name", "state", "today", "this month", "requests today", "limits", "last used", "expires"):
+    for name in ("name", "state", "USD today", "this month", "of it estimated", "requests today", "limits", "last used",
+                 "expires"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["state"], _spent(row["day"]), _spent(row["month"]), str(row["day"]["requests"]),
-                      _shown(row["limits"]), _time(row["last_used_s"]), _time(row["expires_s"]))
+        table.add_row(row["name"], row["state"], f"{row['day']['usd']:.4f}", f"{row['month']['usd']:.4f}",
+                      _estimated(row["month"]), str(row["day"]["requests"]), _shown(row["limits"]), _time(row["last_used_s"]), _time(row["expires_s"]))
     console = Console(highlight=False, markup=False)
     (console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH)).print(table)
     return 0
 
 
-def _spent(counts: dict[str, Any]) -> str:
-    """What was used; an estimate is shown as such."""
-    shown = f"{counts['usd']:.4f} USD"
+def _estimated(counts: dict[str, Any]) -> str:
+    """How much of a sum is an estimate, and of how many requests: what is not known is shown as such."""
     unknown = counts["unknown_requests"]
-    return shown if not unknown else (
-        f"{shown}, of it {counts['estimated_usd']:.4f} estimated ({unknown} of unknown cost)")
+    return f"{counts['estimated_usd']:.4f}, {unknown} request{'s' * (unknown != 1)}" if unknown else "nothing"
 
 
 def _shown(limits: dict[str, Any]) -> str:
