@@ -186,7 +186,8 @@ def _list(keys: VirtualKeys, budgets: KeyBudgets, *, as_json: bool) -> int:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(row["name"], row["state"], f"{row['day']['usd']:.4f}", f"{row['month']['usd']:.4f}",
-                      _estimated(row["month"]), str(row["day"]["requests"]), _shown(row["limits"]), _time(row["last_used_s"]), _time(row["expires_s"]))
+                      _estimated(row["month"]), str(row["day"]["requests"]), _shown(row["limits"]),
+                      _time(row["last_used_s"]), _time(row["expires_s"]))
     console = Console(highlight=False, markup=False)
     (console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH)).print(table)
     return 0
