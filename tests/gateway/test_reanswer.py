@@ -20,7 +20,7 @@ from brise.traffic.records import RecordedAnswer
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
-from tests.gateway.fake_upstream import Behaviour, chat, raw, refuse
+from tests.gateway.fake_upstream import Behaviour, answer, chat, raw, refuse
 from tests.gateway.rig import Rig, rig
 from tests.serve.live import wait_until
 
@@ -89,11 +89,13 @@ def test_nobody_asks_while_it_is_away(tmp_path: Path) -> None:
         assert len(gateway.rig.fake.received) == 3
 
 
-def test_a_failed_attempt_waits_for_the_next_sign_of_life_and_ends_after_some(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [refuse(503), answer({"error": {"message": "no", "code": 502}}), answer(b"")])
+def test_a_failed_attempt_waits_for_the_next_sign_of_life_and_ends_after_some(tmp_path: Path,
+                                                                              failure: Behaviour) -> None:
     with degrading(tmp_path) as gateway:
         degraded = gateway.ask(NONSENSE, mode="degraded")
         for number in range(1, 4):
-            gateway.ask(chat("back"), refuse(503), mode="hosted")
+            gateway.ask(chat("back"), failure, mode="hosted")
             wait_until(lambda number=number: [each.attempts for each in gateway.store.pending()] == [number])  # type: ignore[misc]
         gateway.ask(chat("back"), mode="hosted")
         assert [each.exchange for each in gateway.store.pending()] == [degraded]
@@ -110,12 +112,16 @@ def test_finding_out_that_the_outage_goes_on_costs_no_attempt(tmp_path: Path) ->
         assert gateway.answer(degraded).response == chat_body("the answer")
 
 
-def test_a_request_that_the_hosted_model_refuses_has_its_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("refusal", "status", "error"), [
+    (refuse(400, "too long"), 400, "too long"),
+    (answer({"error": {"message": "too long", "code": 400}}), 200, "it reports an error: too long")])
+def test_a_request_that_the_hosted_model_refuses_has_its_answer(tmp_path: Path, refusal: Behaviour, status: int,
+                                                                error: str) -> None:
     with degrading(tmp_path) as gateway:
         degraded = gateway.ask(NONSENSE, mode="degraded")
-        gateway.ask(chat("back"), refuse(400, "too long"), mode="hosted")
-        answer = gateway.answer(degraded)
-        assert (answer.status, answer.error) == (400, "too long") and gateway.reanswer.counts == {"refused": 1}
+        gateway.ask(chat("back"), refusal, mode="hosted")
+        given = gateway.answer(degraded)
+        assert (given.status, given.error) == (status, error) and gateway.reanswer.counts == {"refused": 1}
 
 
 def test_after_a_restart_the_gateways_own_key_serves_and_a_clients_is_gone(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_latency_needs_answers_beyond_the_quantile(planted: Planted) -> None:
 def test_an_outage_that_was_survived(planted: Planted) -> None:
     planted.requests(900)
     planted.requests(90, "degraded")
-    planted.requests(10, "failed", status=502, right=None)
+    planted.requests(6, "failed", status=502, right=None)
+    planted.requests(4, "failed", status=200, right=None)
     found = made(planted).availability
     assert (found.answered, found.degraded, found.hosted_alone) == pytest.approx((0.99, 0.09, 0.9))
     (outage,) = found.outages

@@ -22,8 +22,8 @@ from brise.models.batch import Batch
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.records import RecordedAnswer
 from tests.engine.stub import stub_model
-from tests.gateway.fake_answers import chat_body
-from tests.gateway.fake_upstream import answer, chat, refuse
+from tests.gateway.fake_answers import chat_body, chat_events
+from tests.gateway.fake_upstream import Behaviour, answer, chat, events, refuse
 from tests.gateway.rig import Memory, Rig, rig
 from tests.serve.live import wait_until
 from tests.switch.small_models import FakeSmall
@@ -85,6 +85,9 @@ def test_a_stream_is_shadowed_too() -> None:
 
 @pytest.mark.parametrize("headers, behaviour, body", [
     ({"x-brise-capture": "off"}, chat("hello"), BODY), ({}, refuse(400), BODY), ({}, refuse(503), BODY),
+    ({}, answer({"error": {"code": 502}}), BODY), ({}, answer({"error": {"code": 400}}), BODY), ({}, answer(b""), BODY),
+    ({}, answer({"choices": None}), BODY), ({}, answer(b"<html>"), BODY),
+    ({}, events([*chat_events("one")[:2], "[DONE]"]), {**BODY, "stream": True}),
     ({}, answer({"data": []}), {"model": "big", "input": "x"})])
 def test_only_what_may_be_held_against_a_hosted_answer_is_shadowed(headers: dict[str, str], behaviour: Any,
                                                                    body: dict[str, Any]) -> None:
@@ -193,7 +196,9 @@ def test_a_full_queue_sheds_and_counts() -> None:
     assert len(note(shadow, [asked() for _ in range(10)])) == 3 and shadow.counts == {"shed": 7}
 
 
-def test_the_hosted_model_is_asked_once_more_and_an_outage_is_no_disagreement() -> None:
+@pytest.mark.parametrize("outage", [refuse(503), answer({"error": {"message": "no", "code": 502}}), answer(b""),
+                                    answer({"choices": []})])
+def test_the_hosted_model_is_asked_once_more_and_an_outage_is_no_disagreement(outage: Behaviour) -> None:
     made: list[Reask] = []
 
     def around(local: Any, large: Any, captured: Memory) -> Components:
@@ -201,7 +206,7 @@ def test_the_hosted_model_is_asked_once_more_and_an_outage_is_no_disagreement() 
         return Components(observers=made, background=made)
 
     with rig(around=around) as running:
-        running.fake.then(chat("one"), refuse(503), chat("two"), chat("three"))
+        running.fake.then(chat("one"), outage, chat("two"), chat("three"))
         running.live.post("/v1/chat/completions", {**BODY, "stream": True}, headers={"authorization": "Bearer k"})
         wait_until(lambda: made[0].counts["failed"] == 1)
         running.live.post("/v1/chat/completions", BODY)

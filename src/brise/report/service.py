@@ -57,7 +57,8 @@ def availability(traffic: TrafficOverview) -> Availability:
 
 
 def _failed(row: Exchange) -> bool:
-    return row.status >= 500 or row.status == _TOO_MANY
+    """Whether nobody answered, or not to the end: the status may be that of a success all the same."""
+    return row.status >= 500 or row.status == _TOO_MANY or (row.mode == "failed" and row.status < 400)
 
 
 def _outages(asked: list[Exchange]) -> tuple[Outage, ...]:
