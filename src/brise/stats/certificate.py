@@ -274,7 +274,7 @@ def _typed(kind: Any, place: str, value: object) -> Any:
     if get_origin(kind) is UnionType and value is not None:  # a record that may be left out
         kind = next((one for one in get_args(kind) if is_dataclass(one)), kind)
     if is_dataclass(kind):
-        return _record(kind, f"{place}.", value)  # type: ignore[arg-type]
+        return _record(kind, f"{place}.", value)
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         if not isinstance(value, list):
@@ -293,7 +293,7 @@ _LISTS: Mapping[type, str] = {str: "list of texts", float: "list of numbers", in
 def _item(kind: Any, place: str, number: int, value: object, values: list[object]) -> Any:
     """One of a list. Numbers of a list are all written as such with a point, so that a path has one form."""
     if is_dataclass(kind):
-        return _record(kind, f"{place}[{number}].", value)  # type: ignore[arg-type]
+        return _record(kind, f"{place}[{number}].", value)
     try:
         found = _scalar((kind,), place, value)
     except CertificateError:
