@@ -59,6 +59,7 @@ class TrainingOptions(TypedDict, total=False):
         parity_rows: Held-out rows that are replayed at the end through what is served, at most. Default: 20.
         save_every: Steps between checkpoints. Default: 20.
         resume: Go on with the run in the folder, to the same bits. Default: False.
+        finish: Take no more steps: the best checkpoint of the run in the folder becomes its adapter. Default: False.
         dry_run: Only read the data, and plan. Default: False.
         rows: How data become rows: what is held out, whose answers they are, columns of a CSV.
         teacher: An open teacher on this machine, whose predictions are learned.
@@ -93,6 +94,7 @@ class TrainingOptions(TypedDict, total=False):
     parity_rows: int
     save_every: int
     resume: bool
+    finish: bool
     dry_run: bool
     rows: DataOptions
     teacher: TeacherOptions | None
@@ -105,7 +107,7 @@ def tune(data: Rows, *, model: ModelLike, out: str | Path | None = None, memory:
     """Trains an adapter, or a whole model, on examples. It needs the extra `tune`.
 
     The result has `folder`, `metrics`, and `adapter`, the folder that `load(..., adapters=)`, `Model.add_adapter` and
-    `evaluate(..., adapter=)` take.
+    `evaluate(..., adapter=)` take. If no step made the model better on held-out rows, it `is_worse`, and has none.
 
     Args:
         data: Files or folders of examples, JSON lines with messages, or with prompt and completion, or CSV; or rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from brise.cli import chat_options, data_options, memory_options, number_types, tune_show
@@ -11,6 +12,7 @@ from brise.cli.command_parser import examples
 from brise.cli.fill import fill
 from brise.errors import BriseError, UnsupportedError
 from brise.models.lora import MODULES
+from brise.tune import kept_options
 from brise.tune import run as run_training
 from brise.tune.options import (
     BATCH_TOKENS,
@@ -35,17 +37,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "tune", help="train a model on your examples", allow_abbrev=False,
         description="Train a model on your examples: check the data, plan the memory, train an adapter within a memory "
                     "limit, and check that what is served is what was trained. An interrupted run continues with "
-                    "--resume. Needs pip install 'brise[tune]'.\n"
+                    "--resume, or ends with --finish; both take its folder in place of DATA and options. Needs pip "
+                    "install 'brise[tune]'.\n"
                     "docs/guides/tune.md describes the data, the run's folder, what --json prints, and how torchrun "
-                    "trains on several processes. Exit status 1 also if what is served is not what was trained; 130 if "
-                    "Ctrl-C ended it, after a checkpoint.",
+                    "trains on several processes. Exit status 1 also if no step made the model better, which leaves no "
+                    "adapter, and if what is served is not what was trained; 130 if Ctrl-C ended it, after a "
+                    "checkpoint.",
         epilog=examples("brise tune tickets.jsonl --model smollm2",
                         "brise tune tickets.jsonl --model smollm2 --memory 4GB --dry-run",
-                        "brise tune tickets.jsonl --model smollm2 --out tickets-run --steps 60 --resume"))
-    parser.add_argument("data", metavar="DATA", nargs="+", type=Path,
+                        "brise tune tickets.jsonl --model smollm2 --out tickets-run --steps 60 --resume",
+                        "brise tune tickets-run --finish"))
+    parser.set_defaults(usage_error=parser.error)
+    parser.add_argument("data", metavar="DATA", nargs="*", type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
-                             "CSV with these columns")
-    parser.add_argument("--model", metavar="MODEL", required=True,
+                             "CSV with these columns; with --resume or --finish also the run's folder alone")
+    parser.add_argument("--model", metavar="MODEL",
                         help="the model to train: a name that `brise models` lists, a .gguf file, or a folder")
     parser.add_argument("--out", metavar="FOLDER", type=Path,
                         help="the run's folder: adapter, checkpoints, log, loss curve (default: DATA-MODEL, here)")
@@ -54,6 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              "read: 4GB, 3.5GiB; docs/guides/tune.md#memory says how")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder, to the same bits; a "
                                                               "setting that was given before must be given again")
+    parser.add_argument("--finish", action="store_true",
+                        help="take no more steps: make an adapter of the best checkpoint of the run in the folder")
     parser.add_argument("--dry-run", action="store_true",
                         help="only check the data, and say what the run would take")
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
@@ -80,13 +88,28 @@ def run(args: argparse.Namespace) -> int:
         watcher.show(options, result)
     if result.end == "interrupted":
         return INTERRUPTED
-    return 0 if result.passed else 1
+    return 0 if result.passed and not result.is_worse else 1
 
 
 def _options(args: argparse.Namespace) -> TuneOptions:
     """UnsupportedError names an option that needs another one."""
-    return fill(TuneOptions, args, {"rows": data_options.rows_of(args), "teacher": _teacher(args),
-                                    "on_policy": _rounds(args), "teacher_endpoint": _endpoint(args)})
+    others = {"rows": data_options.rows_of(args), "teacher": _teacher(args), "on_policy": _rounds(args),
+              "teacher_endpoint": _endpoint(args)}
+    if args.model is not None and args.data:
+        return fill(TuneOptions, args, others)
+    folder = args.data[0] if len(args.data) == 1 and args.out is None else args.out if not args.data else None
+    if args.model is not None or folder is None or not (args.resume or args.finish):
+        missing = [name for name, value in (("DATA", args.data), ("--model", args.model)) if not value]
+        args.usage_error(f"the following arguments are required: {', '.join(missing)}")
+    assert isinstance(folder, Path)
+    return _of_folder(folder, fill(TuneOptions, args, {**others, "data": (), "model": "", "out": folder}))
+
+
+def _of_folder(folder: Path, given: TuneOptions) -> TuneOptions:
+    """The options that the run's folder keeps, with what is given in another way than by default."""
+    usual = vars(TuneOptions((), "", folder))
+    changed = {name: value for name, value in vars(given).items() if value != usual[name]}
+    return replace(kept_options.read(folder), **changed)
 
 
 def _teacher(args: argparse.Namespace) -> TeacherOptions | None:

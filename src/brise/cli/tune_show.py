@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -94,8 +95,10 @@ class TuneTerminal(TerminalWatcher):
         if result.end == "interrupted":
             if self._as_json:
                 print_event("interrupted", step=result.step)
+            folder = shlex.quote(str(result.folder))
             terminal.note(f"stopped after step {result.step}, which is saved in {result.folder}\n"
-                          "hint: the same command with --resume goes on from there")
+                          f"next: brise tune {folder} --resume goes on from there; brise tune {folder} --finish makes "
+                          "an adapter of its best step so far")
         elif self._as_json:
             _print_done(result)
         else:
@@ -108,18 +111,25 @@ class TuneTerminal(TerminalWatcher):
 
 
 def _print_done(result: TuneResult) -> None:
-    best = None if result.best is None else {"step": result.best.step, "loss": result.best.loss}
-    made = {"model": str(result.model)} if result.adapter is None else {"adapter": str(result.adapter)}
-    print_event("done", end=result.end, step=result.step, **made, curve=str(result.curve_png), best=best,
+    best = None if result.best is None else {"step": result.best.step, "loss": _number(result.best.loss)}
+    before = None if result.before is None else {"step": 0, "loss": _number(result.before.loss)}
+    made = ({"adapter": None, "worse": True} if result.is_worse else
+            {"model": str(result.model)} if result.adapter is None else {"adapter": str(result.adapter)})
+    print_event("done", end=result.end, step=result.step, **made, curve=str(result.curve_png), best=best, before=before,
                 seconds=round(result.seconds, 3), tokens=result.tokens,
                 parity=None if result.parity is None else result.parity.as_json())
 
 
 def _words(options: TuneOptions, result: TuneResult) -> str:
-    why = " early, as evaluation got no better" if result.end == "early" else ""
+    why = {"early": " early, as evaluation got no better", "stopped": " before all its steps, as asked"}.get(
+        result.end, "")
     lines = [f"ended{why} after {result.step} steps, {result.tokens} tokens in {duration(result.seconds)}"]
+    if result.is_worse:
+        return "\n".join([*lines, _worse(result), f"curve:   {result.curve_png}"])
     if result.best is not None:
-        lines.append(f"held-out loss {result.best.loss:.4f}, after step {result.best.step}: these weights are kept")
+        before = "" if result.before is None else f" (before step 1 it was {result.before.loss:.4f})"
+        lines.append(f"held-out loss {result.best.loss:.4f}{before}, after step {result.best.step}: these weights are "
+                     "kept")
     name = "".join(char if char.isalnum() or char in "-_." else "-" for char in result.folder.resolve().name)
     if result.adapter is not None:
         lines.append(f"adapter: {result.adapter}")
@@ -128,6 +138,14 @@ def _words(options: TuneOptions, result: TuneResult) -> str:
         lines.append(f"model:   {result.model}")
         serves = str(result.model)
     return "\n".join([*lines, f"curve:   {result.curve_png}", f"serve:   brise serve {serves}"])
+
+
+def _worse(result: TuneResult) -> str:
+    assert result.best is not None
+    before = "no number" if result.before is None else f"{result.before.loss:.4f}"
+    return (f"no step made the model better: its held-out loss was {before} before step 1, and {result.best.loss:.4f} "
+            f"at its best, after step {result.best.step}; no adapter is kept\n"
+            "hint: a lower --lr, the usual --clip, other or more data; in another folder (--out)")
 
 
 @dataclass

@@ -70,9 +70,17 @@ def finish(options: TuneOptions, run: FinishedRun, watcher: Watcher) -> TuneResu
     curve.write_png(folder / CURVE, f"{run.located.name}, {options.data[0].name}")
     result = TuneResult(
         folder, run.end, run.dataset.report, run.plan, session.trainer.step, session.tokens, session.seconds,
-        session.best, None if run.is_whole else run.made, run.made if run.is_whole else None, curve, folder / CURVE)
+        session.before, session.best, session.is_worse, curve=curve, curve_png=folder / CURVE)
+    if session.is_worse:
+        return result
+    result = replace(result, adapter=None if run.is_whole else run.made, model=run.made if run.is_whole else None)
+    made = {"step": session.trainer.step, "best_step": None if session.best is None else session.best.step}
+    if run.made.exists() and run.folder.made() not in (None, made):  # from before it went on
+        for path in (run.made, projector_path(run.made)):
+            run_folder.remove(path)
     if not run.made.exists():  # a run that had ended already
         _write(run, _lineage(run, result))
+        run.folder.keep_made(made)
     return result if not options.parity_rows else replace(result, parity=_parity(options, run, watcher))
 
 

@@ -101,6 +101,7 @@ class TuneOptions:
     out: Path | None = None
     memory: int | None = None
     resume: bool = False
+    finish: bool = False  # takes no more steps: the best checkpoint of the run in the folder becomes its adapter
     dry_run: bool = False  # only reads the data and plans
     method: TuneMethod = "lora"  # qlora: lora on a base that stays as quantised as its file is
     rank: int = 16
@@ -143,6 +144,8 @@ class TuneOptions:
             if self.dry_run:
                 raise UnsupportedError("--dry-run asks nobody, and --teacher-endpoint does",
                                        hint="try the data without it")
+        if self.finish and self.dry_run:
+            raise UnsupportedError("--finish and --dry-run do not go together")
         self.recipe()  # refuses what cannot be before anything is read
 
     @property

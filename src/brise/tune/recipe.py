@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,13 @@ class Recipe:
             _check("epochs", self.epochs, 1e-6, 1e4)
         else:
             _check("steps", self.steps, 1, 1 << 31)
+
+    def num_steps(self, num_rows: int) -> int:
+        """Of a whole run over so many rows."""
+        return self.steps or max(1, math.ceil(self.epochs * self.steps_an_epoch(num_rows)))
+
+    def steps_an_epoch(self, num_rows: int) -> int:
+        return -(-num_rows // self.batch_size)
 
     @property
     def scale(self) -> float:

@@ -6,6 +6,8 @@
         tensors.safetensors             the trained tensors and the optimizer state
         state.json                      {"format": 1, "step", "sha256" of the tensors, "state": the trainer's own}
     asked/                              the answers of a teacher at an API, from before there was a run
+    made.json                           of which step the adapter or model beside it is
+    options.json                        what the run was asked for (kept_options.py)
     .lock                               held while a run goes on
 
 A checkpoint appears whole or not at all; older ones are removed only after that. When a run resumes from a checkpoint,
@@ -36,8 +38,8 @@ from brise.files.json_file import parse_json, read_json
 from brise.models.weights import Array
 
 FORMAT = 1
-RUN, LOG, CHECKPOINTS, TENSORS, STATE, LOCK, ASKED = (
-    "run.json", "log.jsonl", "checkpoints", "tensors.safetensors", "state.json", ".lock", "asked")
+RUN, LOG, CHECKPOINTS, TENSORS, STATE, LOCK, ASKED, MADE = (
+    "run.json", "log.jsonl", "checkpoints", "tensors.safetensors", "state.json", ".lock", "asked", "made.json")
 _STEP = re.compile(r"step-(\d{8})")
 _REMOVED = ".removed"
 _MAX_LOG_LINE = 1 << 16
@@ -81,7 +83,7 @@ class RunFolder:
                 os.fsync(self._log.fileno())
         path = self._path(checkpoint.step)
         if path.exists():
-            _remove(path)  # left by a run that resumed from an earlier checkpoint
+            remove(path)  # left by a run that resumed from an earlier checkpoint
         outgoing = [_Numbers(name, np.ascontiguousarray(array)) for name, array in checkpoint.tensors.items()]
         with staged_folder(path, sum(numbers.nbytes for numbers in outgoing)) as part:
             write_file(part / TENSORS, outgoing)
@@ -90,7 +92,7 @@ class RunFolder:
             (part / STATE).write_text(json.dumps(state, allow_nan=False, indent=1) + "\n", encoding="utf-8")
         for step in self.steps()[:-self._num_kept]:
             if step != best_step:
-                _remove(self._path(step))
+                remove(self._path(step))
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
@@ -117,6 +119,20 @@ class RunFolder:
             if not isinstance(state, dict):
                 raise CheckpointError(f"state of {STATE} is {type(state).__name__}, allowed is an object", field=STATE)
             return TrainingCheckpoint(step, _arrays(path / TENSORS), state)
+
+    def made(self) -> Mapping[str, object] | None:
+        """Of which step the adapter or model is that was made last; None if nothing was made, or nothing says."""
+        path = self.path / MADE
+        return read_json(path) if path.is_file() else None
+
+    def keep_made(self, made: Mapping[str, Plain]) -> None:
+        """Keeps of which step the adapter or model is that has been made."""
+        path = self.path / MADE
+        with output_errors(path):
+            path.unlink(missing_ok=True)
+        text = json.dumps(dict(made)).encode() + b"\n"
+        with staged_file(path, len(text)) as file:
+            file.write(text)
 
     def begin_log(self, step: int) -> None:
         """Opens the log after its line of `step`; later lines are dropped."""
@@ -259,13 +275,17 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
-def _remove(path: Path) -> None:
-    """Renames the folder first, so that a half-removed one is no checkpoint."""
+def remove(path: Path) -> None:
+    """Renames a folder or file first, so that a half-removed one is no checkpoint and no adapter."""
     aside = path.with_name(f".{path.name}{_REMOVED}")
     with output_errors(path):
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(path, aside)
-        shutil.rmtree(aside)
+        for _ in range(2):  # what an earlier try left, then this
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink(missing_ok=True)
+            if path.exists():
+                os.rename(path, aside)
 
 
 def _sha256(path: Path) -> str:

@@ -44,10 +44,19 @@ class TrainingSession:
     is_stopped: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
     ready: Callable[[], bool] = lambda: True  # called before each step; False: stopped while making its rows
-    best: HeldOutLoss | None = None
+    before: HeldOutLoss | None = None  # the first step
+    best: HeldOutLoss | None = None  # after a step
     num_worse: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    evaluated_step: int = -1  # the last that was evaluated
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether no evaluation was better than the one before the first step."""
+        if self.before is None or self.best is None or not math.isfinite(self.before.loss):
+            return self.best is not None and not math.isfinite(self.best.loss)
+        return not self.best.loss < self.before.loss
 
     @property
     def eval_every(self) -> int:
@@ -65,8 +74,21 @@ class TrainingSession:
         self.folder.begin_log(0 if newest is None else newest.step)
         if newest is None:
             return False
+        if "before" not in newest.state:  # of a version that did not evaluate before the first step
+            self.evaluate_before()
         self._take(newest)
         return True
+
+    def evaluate_before(self) -> None:
+        """Evaluates what the run begins with: whether its steps made anything better is told by this."""
+        if not self.trainer.held_out:
+            return
+        start = time.perf_counter()
+        self.before = HeldOutLoss(0, self.trainer.evaluate())
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.watcher.evaluated(self.before, is_best=False, seconds=seconds)
+        self.check()
 
     def run(self) -> End:
         """Runs to the end, or until it is stopped; it ends with a checkpoint."""
@@ -81,7 +103,13 @@ class TrainingSession:
                 self._save()
             if is_stopped and not (self.trainer.is_done or self.is_early):
                 return "interrupted"
-        return "early" if self.is_early else "done"
+        if self.is_early:
+            return "early"
+        if self.trainer.step >= self.trainer.num_steps:
+            return "done"
+        if self.trainer.held_out and self.evaluated_step != self.trainer.step:
+            self._evaluate()
+        return "stopped"
 
     def take_best(self) -> None:
         """Restores the parameters that evaluated best; without evaluation the last ones stay."""
@@ -122,12 +150,13 @@ class TrainingSession:
     def _evaluate(self) -> HeldOutLoss:
         start = time.perf_counter()
         evaluated = HeldOutLoss(self.trainer.step, self.trainer.evaluate())
-        is_best = self.best is None or evaluated.loss < self.best.loss
+        is_best = self.best is None or evaluated.loss < self.best.loss or math.isnan(self.best.loss)
+        self.evaluated_step = evaluated.step
         self.best = evaluated if is_best else self.best
         self.num_worse = 0 if is_best else self.num_worse + 1
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        self.watcher.evaluated(evaluated, is_best=is_best, seconds=seconds)
+        self.watcher.evaluated(evaluated, is_best=is_best and not self.is_worse, seconds=seconds)
         return evaluated
 
     def _save(self) -> None:
@@ -136,8 +165,10 @@ class TrainingSession:
         tensors = {f"{_TRAINED}{name}": _array(whole(parameter.detach()))
                    for name, parameter in trainer.trained.parameters.items()}
         tensors |= {f"{_MOMENTS}{name}": _array(whole(tensor)) for name, tensor in trainer.optimizer.tensors().items()}
-        best = None if self.best is None else {"step": self.best.step, "loss": self.best.loss}
+        best = None if self.best is None else {"step": self.best.step, "loss": _plain(self.best.loss)}
+        before = None if self.before is None else {"step": 0, "loss": _plain(self.before.loss)}
         state = {"optimizer_steps": trainer.optimizer.num_steps, "num_skipped": trainer.num_skipped, "best": best,
+                 "before": before, "evaluated_step": self.evaluated_step,
                  "num_worse": self.num_worse, "seconds": round(self.seconds, 3), "tokens": self.tokens}
         self.folder.save(TrainingCheckpoint(trainer.step, tensors, state),
                          None if self.best is None else self.best.step)
@@ -154,9 +185,13 @@ class TrainingSession:
         self.trainer.step, self.trainer.num_skipped = checkpoint.step, _count(state, "num_skipped")
         self.num_worse, self.tokens = _count(state, "num_worse"), _count(state, "tokens")
         self.seconds = _number(state, "seconds")
-        best = state.get("best")
+        best, before = state.get("best"), state.get("before")
         if isinstance(best, dict):
-            self.best = HeldOutLoss(_count(best, "step"), _number(best, "loss"))
+            self.best = HeldOutLoss(_count(best, "step"), _loss(best))
+        if isinstance(before, dict):
+            self.before = HeldOutLoss(0, _loss(before))
+        evaluated = state.get("evaluated_step")
+        self.evaluated_step = evaluated if type(evaluated) is int else -1
 
     @torch.no_grad()
     def _take_parameters(self, checkpoint: TrainingCheckpoint) -> None:
@@ -185,6 +220,11 @@ def _count(state: object, name: str) -> int:
     if type(value) is not int or value < 0:
         raise CheckpointError(f"the state's {name} is {value!r}, a number of at least 0 is allowed", field=name)
     return value
+
+
+def _loss(state: Mapping[str, object]) -> float:
+    """A held-out loss; one that was not finite is written as null."""
+    return math.nan if state.get("loss") is None else _number(state, "loss")
 
 
 def _number(state: object, name: str) -> float:

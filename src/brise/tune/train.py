@@ -53,6 +53,7 @@ class Trainer:
     rows: Sequence[EncodedRow]
     held_out: Sequence[EncodedRow] = ()
     ranks: Ranks = field(default_factory=Alone)
+    stop_at: int | None = None
     step: int = 0
     num_skipped: int = 0
     optimizer: AdamW = field(init=False)
@@ -67,16 +68,21 @@ class Trainer:
 
     @property
     def steps_an_epoch(self) -> int:
-        return -(-len(self.rows) // self.recipe.batch_size)
+        return self.recipe.steps_an_epoch(len(self.rows))
 
     @property
     def num_steps(self) -> int:
         """Of the whole run."""
-        return self.recipe.steps or max(1, math.ceil(self.recipe.epochs * self.steps_an_epoch))
+        return self.recipe.num_steps(len(self.rows))
+
+    @property
+    def end_step(self) -> int:
+        """After which it ends: all of its steps, or fewer. Fewer change nothing in those that are taken."""
+        return self.num_steps if self.stop_at is None else min(self.num_steps, self.stop_at)
 
     @property
     def is_done(self) -> bool:
-        return self.step >= self.num_steps
+        return self.step >= self.end_step
 
     def run_step(self) -> Step:
         """Takes one step of the optimizer."""

@@ -20,7 +20,7 @@ from brise.memory import process
 from brise.memory.training_plan import BaseStorage, TrainingPlan
 from brise.models.weights import Weight, place
 from brise.text.load import Tokens, tokens_for
-from brise.tune import adapters, row_images, run_folder, run_plan
+from brise.tune import adapters, kept_options, row_images, run_folder, run_plan
 from brise.tune.distill import endpoint, open_teacher, training_set
 from brise.tune.distill.open_teacher import OpenedTeacher
 from brise.tune.distill.training_set import RoundFeeder, TrainingSet, TrainingSource
@@ -48,6 +48,7 @@ class Decided:
     base_storage: BaseStorage
     threads: int
     settings: Mapping[str, Plain]
+    stop_at: int | None = None  # fewer steps than the run was begun with
 
 
 @dataclass
@@ -73,6 +74,7 @@ class RunPlanner:
         self.tokens = tokens_for(checkpoint)
         dataset = self._dataset(self.tokens)
         self.watcher.data_read(dataset.report)
+        options, stop_at = _shrunk(options, self.folder, len(dataset.train))
         asked = run_plan.resolve(options, checkpoint, dataset, recorded)
         self.processes.check(options, asked.recipe)
         plan = run_plan.settle(asked, self.located, options.memory, proves=options.parity_rows > 0)
@@ -82,18 +84,24 @@ class RunPlanner:
         if not options.dry_run:
             self.teacher = open_teacher.opened(options.teacher, self.tokens, dataset.train)
         decided = Decided(dataset, plan, asked.recipe, compute, plan.choice.base_storage, threads,
-                          {} if options.dry_run else _settings(options, asked, plan, self.processes.count))
+                          {} if options.dry_run else _settings(options, asked, plan, self.processes.count), stop_at)
         if options.dry_run:
             return decided
         identity = Identity(decided.settings, lineage.base_digest(self.located), dataset.digest)
         if self.folder is None:
             self.folder = run_folder.create(options.folder, identity)
+            kept_options.write(self.folder.path, options)
         run_folder.check_same(self.folder.identity, identity)
         return decided
 
     def _begun(self) -> RunFolder | None:
         """The folder of the run that resumes; None for a new one."""
         out = self.options.folder
+        if self.options.finish:
+            found = run_folder.reopen(out)
+            if found is None:
+                raise OutputError(f"there is no run in {str(out)!r} to finish")
+            return found
         if not self.options.resume:
             if (out / run_folder.RUN).exists() and not self.options.dry_run:
                 raise OutputError(f"there is a run in {str(out)!r} already",
@@ -150,19 +158,23 @@ def _train(planner: RunPlanner, decided: Decided) -> TuneResult:
     session = TrainingSession(trainer, processes.folder(folder), SilentSteps(), options.save_every,
                               check=lambda: _check_memory(options, device))
     session.restore()
-    start = TrainingStart(options.folder, trainer.step, trainer.num_steps, session.eval_every,
+    start = TrainingStart(options.folder, trainer.step, trainer.end_step, session.eval_every,
                           None if own.round_prompts is None else own.round_prompts.plan.steps, decided.settings,
                           lambda: run_plan.memory_in_use(device), processes.is_first)
     with planner.watcher.training(start) as steps:
         session.watcher, session.is_stopped = steps, steps.is_stopped
         if own.round_prompts is not None:
             session.ready = RoundFeeder(own.round_prompts, trainer, steps).ready
+        if trainer.step == 0:
+            session.evaluate_before()
         end = session.run()
     result = TuneResult(options.folder, end, decided.dataset.report, decided.plan, trainer.step, session.tokens,
-                        session.seconds, session.best, is_first=processes.is_first)
+                        session.seconds, session.before, session.best, session.is_worse,
+                        is_first=processes.is_first)
     if end == "interrupted":
         return result
-    session.take_best()
+    if not session.is_worse:
+        session.take_best()
     processes.gather(trainer)
     if folder is None:
         return result
@@ -198,7 +210,35 @@ def _trainer(planner: RunPlanner, decided: Decided, own: TrainingSet) -> Trainer
     weights = place(checkpoint.weights(), put)
     checkpoint.forget()
     trained, ranks = processes.around(adapters.new(weights, decided.recipe))
-    return Trainer(checkpoint.config, trained, decided.recipe, compute, own.rows, own.held_out, ranks)
+    return Trainer(checkpoint.config, trained, decided.recipe, compute, own.rows, own.held_out, ranks,
+                   decided.stop_at)
+
+
+def _shrunk(options: TuneOptions, folder: RunFolder | None, num_rows: int) -> tuple[TuneOptions, int | None]:
+    """The options with as many steps as the run was begun with, and where it ends if that is before them.
+
+    A run that ends early takes the same steps as one that does not: the learning rate goes on following its schedule.
+    """
+    if folder is None:
+        return options, None
+    recorded, done = folder.identity.settings, max(folder.steps(), default=0)
+    if options.finish and not done:
+        raise OutputError(f"the run in {str(folder.path)!r} has no checkpoint yet, so there is nothing to finish",
+                          hint="--resume begins it again")
+    steps, epochs = recorded.get("steps"), recorded.get("epochs")
+    is_known = (steps is None or type(steps) is int) and isinstance(epochs, float)
+    if options.on_policy is not None or not is_known:
+        return options, done if options.finish else None
+    begun = replace(options, steps=steps, epochs=epochs)  # type: ignore[arg-type]
+    asked, whole = (each.recipe().num_steps(num_rows) for each in (options, begun))
+    if options.finish:
+        return begun, done
+    if asked >= whole:
+        return options, None
+    if asked < done:
+        raise OutputError(f"{asked} steps are asked for, and {done} are done: allowed is {done} to {whole}",
+                          hint=f"--finish makes an adapter of what is there; or --steps {done}")
+    return begun, asked
 
 
 def _threads(options: TuneOptions, recorded: Mapping[str, Plain], processes: int) -> int:

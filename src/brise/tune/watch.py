@@ -16,7 +16,7 @@ from brise.tune.parity.parity import ParityReport
 from brise.tune.run_folder import Plain
 from brise.watch import Silent, Watcher
 
-End = Literal["done", "early", "interrupted"]
+End = Literal["done", "early", "stopped", "interrupted"]  # stopped: finished with fewer steps than it began with
 
 
 class FirstFailedError(BriseError):
@@ -148,10 +148,12 @@ class SilentTuning(Silent):
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a run came to. `end` is "planned" after a dry run, and "early" if evaluation got no better.
+    """What a run came to. `end` is "planned" after a dry run, "early" if evaluation got no better, and "stopped" if it
+    was finished with fewer steps than it began with.
 
     `adapter` is the folder of the adapter, or `model` the file or folder of a model that was trained whole; both are
-    None for a run that was planned or interrupted. `parity` compares what is served with what was trained.
+    None for a run that was planned or interrupted, or that `is_worse`: no evaluation was better than the one `before`
+    the first step. `parity` compares what is served with what was trained.
     """
 
     folder: Path
@@ -161,7 +163,9 @@ class TuneResult:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    before: HeldOutLoss | None = None
     best: HeldOutLoss | None = None
+    is_worse: bool = False
     adapter: Path | None = None
     model: Path | None = None
     curve: Curve | None = None
