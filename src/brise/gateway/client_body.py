@@ -28,6 +28,9 @@ CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "utf-16", "utf-16
                       "utf-32-le", "utf-32-be"})
 _CHARSET = re.compile(rb";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
 _INVISIBLE = " \t\r\n\0\ufeff"
+_OBJECT = re.compile(rb"\s*\{")
+_END = b'model"'  # of the field's name, whatever stands before it
+_STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 # Values have a length that a name can have, so that no text is read again and again.
@@ -104,6 +107,9 @@ def in_utf8(headers: RawHeaders, body: bytes) -> tuple[RawHeaders, bytes]:
 def read(body: bytes) -> ReadBody:
     """Reads a body in UTF-8. Not JSON, or no object: `fields` is None, and `names` are what looks like one."""
     try:
+        usual = _of_usual(body)
+        if usual is not None:
+            return usual
         text = body.decode("utf-8", "surrogatepass")
         members = [*_members(text)]
     except (ValueError, RecursionError):
@@ -135,8 +141,8 @@ def with_model(body: bytes, span: tuple[int, int] | None, model: str) -> bytes:
     """The body with another model in its place, or with one where it names none."""
     spelled = json.dumps(model).encode()
     if span is not None:
-        is_quoted = body[span[0]:span[0] + 1] == b'"'
-        return body[:span[0]] + (spelled if is_quoted else model.encode()) + body[span[1]:]
+        is_json = _OBJECT.match(body) is not None  # the rest are forms
+        return body[:span[0]] + (spelled if is_json else model.encode()) + body[span[1]:]
     start = body.index(b"{") + 1
     is_empty = body[start:].lstrip()[:1] == b"}"
     return body[:start] + b'"model": ' + spelled + (b"" if is_empty else b", ") + body[start:]
@@ -179,6 +185,20 @@ def _charset(stated: bytes) -> str:
         raise EncodingError(f"the body's charset is {stated[:32].decode('latin-1')!r}; JSON comes in utf-8",
                             code="unsupported_encoding", hint="Content-Type: application/json")
     return charset
+
+
+def _of_usual(body: bytes) -> ReadBody | None:
+    """What a usual body says, in a third of the time: the field is in it once, without escapes, and is a string."""
+    lowered = body.lower()
+    if b"\\u" in lowered or lowered.count(_END) != 1:
+        return None
+    fields = json.loads(body.decode("utf-8", "surrogatepass"))
+    if not isinstance(fields, dict) or not isinstance(model := fields.get(FIELD), str):
+        return None
+    value = _STRING.match(body, lowered.index(_END) + len(_END))
+    if value is None or any(name.strip(_INVISIBLE).lower() in FIELDS for name in fields if name != FIELD):
+        return None
+    return ReadBody(fields, model, (model,), 1, value.span(1))
 
 
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
