@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brise.gateway import client_body
 from tests.gateway.raw_http import RawAnswer, send
 from tests.gateway.rig import Rig
 
@@ -121,6 +123,7 @@ BODIES = [
     b'{"model": "stub", "messages": ["PRIVATE-PROMPT"],}', b"{'model': 'stub', 'messages': ['PRIVATE-PROMPT']}",
     b'{"model": "stub", "messages": ["PRIVATE-PROMPT"]', b'{"model": "stub", "messages": ["PRIVATE-PROMPT \xff"]}',
     b'{"model": "stub"} {"model": "big", "p": "PRIVATE-PROMPT"}', b"model=stub&prompt=PRIVATE-PROMPT",
+    b"MODEL=s%74ub&prompt=PRIVATE-PROMPT", b"m%6fdel=s%2574ub&prompt=PRIVATE-PROMPT", b'<model="stub">PRIVATE-PROMPT',
     b'{"custom_id": "1", "body": {"model": "stub", "x": "PRIVATE-PROMPT"}}\n{"body": {"model": "big"}}\n',
     b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nstub\r\n--b\r\n\r\nPRIVATE-PROMPT\r\n--b--\r\n',
     b"--b\nContent-Disposition: form-data; name=model\nContent-Type: text/plain\n\nstub\n--b\n\nPRIVATE-PROMPT\n"]
@@ -164,6 +167,25 @@ def test_no_spelling_lets_a_prompt_out(module_rig: Rig, path: str, document: byt
     body = CODINGS[coding](document.decode().encode(charset))
     answered = ask(module_rig, path, body, {"content-encoding": coding, "content-type": kind}, method)
     assert answered.status in (200, 400, 404, 405, 415, 422), answered.body
+
+
+def test_a_body_that_names_very_many_models_is_refused(made: Rig) -> None:
+    lines = "\n".join(json.dumps({"body": {"model": f"m{number}", "x": PROMPT}}) for number in range(2000))
+    assert ask(made, "/v1/files", f'{lines}\n{{"model": "stub"}}'.encode()).status == 400
+    assert not made.fake.received
+
+
+@pytest.mark.parametrize("piece", [b"model", b'"model":"', b'name="model"\n', b"name=model\na: b\n", b"model    ",
+                                   b"%25", b'{"model":', b"deployment=", b'"model":"\\', b"'model':'"])
+def test_no_body_is_read_again_and_again(piece: bytes) -> None:
+    short, long = (_seconds(piece * (size // len(piece))) for size in (50_000, 400_000))
+    assert long < 20 * short + 0.5
+
+
+def _seconds(body: bytes) -> float:
+    started_s = time.process_time()
+    client_body.read(body)
+    return time.process_time() - started_s
 
 
 def test_what_only_quotes_a_name_still_goes_on(made: Rig) -> None:

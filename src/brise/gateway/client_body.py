@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from brise.dialects.bodies import Body
 from brise.dialects.bodies import text as text_of
@@ -22,6 +22,8 @@ from brise.errors import RequestError
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 FIELD, FIELDS = "model", ("model", "models")  # the second is OpenRouter's, for models to fall back on
+MAX_NAMES = 1000  # different models in one body
+MAX_WORDS = 200_000  # places that are looked at
 MAX_CODINGS = 4  # of one body, each around the one before
 # Character encodings that JSON comes in. What is pure ASCII is the same in all but the last two families.
 CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32",
@@ -33,12 +35,17 @@ _END = b'model"'  # of the field's name, whatever stands before it
 _STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-# Values have a length that a name can have, so that no text is read again and again.
-_NESTED = re.compile(rb"""["']?(?:model|deployment)["']?\s*[:=]\s*("(?:[^"\\]|\\.){0,999}"|'[^']{0,999}'|"""
-                     rb"""[^\s"',;&<>{}\[\]]{1,999})""", re.IGNORECASE)
-# A part of a form that is the field `model`: its head, then a blank line, then the value.
-_FORM_FIELD = re.compile(rb"name\*?\s{0,9}=\s{0,9}(?:[\w-]{0,20}''|)\"?(?:model|deployment)\"?[^\n]{0,999}\n"
-                         rb"(?:[^\r\n]{1,999}\r?\n){0,9}\r?\n([^\r\n]{0,999})", re.IGNORECASE)
+_OBJECT = re.compile(rb"\s*\{")
+_END = b'model"'  # of the field's name, whatever stands before it
+_STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
+# What may follow the word `model` where it names one, and what a form has before and after it. Everything has a length
+# that it can have, so that no part of a body is read again and again.
+WORDS = (b"model", b"deployment")
+_VALUE = re.compile(rb"""["']?\s{0,99}[:=]\s{0,99}("(?:[^"\\]|\\.){0,256}"|'[^']{0,256}'|[^\s"',;&<>{}\[\]]{1,256})""")
+_FORM_NAME = re.compile(rb"name\*?\s{0,9}=\s{0,9}(?:[\w-]{0,20}''|)\"?\Z", re.IGNORECASE)
+_FORM_VALUE = re.compile(rb"\"?[^\n]{0,999}+\n(?:[^\r\n]{1,999}+\r?\n){0,9}+\r?\n([^\r\n]{0,256})")
+FORM_NAME_BYTES = 48
+MAX_QUOTED = 1 << 20  # bytes of a form that may be percent-encoded
 
 
 class EncodingError(RequestError):
@@ -113,8 +120,10 @@ def read(body: bytes) -> ReadBody:
         text = body.decode("utf-8", "surrogatepass")
         members = [*_members(text)]
     except (ValueError, RecursionError):
-        model, span = _form_field(body)
-        return ReadBody(None, model, nested_names(body), 0, span)
+        guessed, of_form = _guessed(body)
+        if len(of_form) != 1:
+            return ReadBody(None, "", guessed)
+        return ReadBody(None, of_form[0][1].decode("utf-8", "replace"), guessed, 0, of_form[0].span(1))
     fields = {name: value for name, value, _, _ in members}
     names, times, span = dict[str, None](), 0, None
     for name, value, begin, end in members:
@@ -127,8 +136,9 @@ def read(body: bytes) -> ReadBody:
 
 
 def nested_names(body: bytes) -> tuple[str, ...]:
-    """The models that a body may mean below its top: batches hold whole requests, forms hold fields."""
-    return tuple(dict.fromkeys(_guessed(body)))
+    """The models that a body may mean below its top: batches hold whole requests, forms hold fields. Of very many, the
+    first MAX_NAMES and one more."""
+    return _guessed(body)[0]
 
 
 def may_name(body: bytes) -> bool:
@@ -234,12 +244,6 @@ def _skip(text: str, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _form_field(body: bytes) -> tuple[str, tuple[int, int] | None]:
-    """The field `model` of a multipart form, and where its value stands."""
-    fields = [*_FORM_FIELD.finditer(body)]
-    return (fields[0][1].decode("utf-8", "replace"), fields[0].span(1)) if len(fields) == 1 else ("", None)
-
-
 def _strings(value: object) -> Iterator[str]:
     """A name, or the names in a list or an object."""
     pending = [value]
@@ -257,15 +261,47 @@ def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _guessed(body: bytes) -> Iterator[str]:
-    """Values of what looks like a field `model`: in JSON below the top or cut off, in forms, in anything else."""
-    for found in _NESTED.finditer(body):
-        value = found[1].decode("utf-8", "replace")
-        if value[:1] == '"':
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = value[1:-1]
-        yield value.strip("'")
-    for found in _FORM_FIELD.finditer(body):
-        yield found[1].decode("utf-8", "replace").strip()
+def _guessed(body: bytes, decodings: int = 2) -> tuple[tuple[str, ...], Sequence[re.Match[bytes]]]:
+    """Values of what looks like a field `model`: in JSON below the top or cut off, in forms, in anything else; and
+    those that are fields of a form."""
+    names, fields = dict[str, None](), list[re.Match[bytes]]()
+    for number, (begin, end) in enumerate(_words(body)):
+        if (value := _VALUE.match(body, end)) is not None:
+            names[_plain(value[1].decode("utf-8", "replace"))] = None
+        if (field := _form_value(body, begin, end)) is not None:
+            fields.append(field)
+            names[field[1].decode("utf-8", "replace").strip()] = None
+        if number >= MAX_WORDS or len(fields) > MAX_NAMES:
+            names |= dict.fromkeys(f"another {each}" for each in range(MAX_NAMES + 1))
+        if len(names) > MAX_NAMES:
+            break
+    if decodings and len(body) <= MAX_QUOTED and b"%" in body and (decoded := unquote_to_bytes(body)) != body:
+        names |= dict.fromkeys(_guessed(decoded, decodings - 1)[0])
+    return tuple(names), fields
+
+
+def _words(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where words stand that name models. `find` is many times faster than a pattern that ignores case."""
+    lowered = body.lower()
+    for word in WORDS:
+        at = lowered.find(word)
+        while at >= 0:
+            yield at, at + len(word)
+            at = lowered.find(word, at + 1)
+
+
+def _plain(value: str) -> str:
+    if value[:1] == '"':
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value[1:-1]
+    return value.strip("'")
+
+
+def _form_value(body: bytes, begin: int, end: int) -> re.Match[bytes] | None:
+    """The value of a form's field, if its name stands here."""
+    before = body[max(begin - FORM_NAME_BYTES, 0):begin]
+    if before.rstrip(b'" ')[-1:] not in (b"=", b"'") or _FORM_NAME.search(before) is None:
+        return None
+    return _FORM_VALUE.match(body, end)

@@ -32,6 +32,8 @@ from brise.traffic import virtual_keys
 LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 MAX_NOTED = 64  # paths that the log says are only passed on
+SHORT = 256 << 10  # bytes of a body that are read in the event loop; longer ones would hold up the other clients
+JSON_START = 64  # bytes in which JSON begins
 JSON_STARTS = (b"{", b"[", b"\xef", b"\xfe", b"\xff", b"\0")  # of JSON, or of the mark before it
 
 
@@ -89,10 +91,11 @@ class GatewayMiddleware:
             headers, body = await asyncio.to_thread(client_body.decompressed, headers, body, settings.max_body_bytes)
         query: bytes = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        if table.of_request(scope["method"], scope["path"]).is_read or body.lstrip()[:1] in JSON_STARTS:
+        if table.of_request(scope["method"], scope["path"]).is_read or body[:JSON_START].lstrip()[:1] in JSON_STARTS:
             headers, body = client_body.in_utf8(headers, body)
         address = scope["client"][0] if scope.get("client") else ""
-        return request.read(scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address)
+        arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address)
+        return request.read(*arguments) if len(body) <= SHORT else await asyncio.to_thread(request.read, *arguments)
 
     def _is_local(self, client: ClientRequest) -> bool:
         """Whether this server's routes answer. NotServedHereError if they cannot, and nobody else may."""
@@ -108,6 +111,9 @@ class GatewayMiddleware:
         if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
             raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
                                "served here", code="invalid_json")
+        if len(client.named) > client_body.MAX_NAMES:
+            raise RequestError(f"the request names more than {client_body.MAX_NAMES} models, and one that is served "
+                               "here could be among them", param="model")
         for name in (client.model, *client.named):
             if name and (served := self._served_like(name)) is not None:
                 raise NotServedHereError(name, served, f"{client.method} {client.path[:200]}")
