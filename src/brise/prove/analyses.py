@@ -60,7 +60,8 @@ def record(store: TrafficStore, around: About, proof: Proof, definition: str,
         "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
         "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
         "units": len(proof.outcome.path), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
-        "alpha": proof.terms.test.alpha, "labels": proof.scored.label_source, "since_s": around.since_s,
+        "alpha": proof.terms.test.alpha, "per": proof.terms.weighting.per,
+        "cut": len(proof.clusters.cut), "labels": proof.scored.label_source, "since_s": around.since_s,
         "until_s": around.until_s})
 
 

@@ -94,7 +94,7 @@ def make(proof: Proof, around: About, pairs: Sequence[Pair], student: CertifiedM
         Window(around.source, source_digest, min(times, default=None), max(times, default=None), around.cluster,
                len(rows), digest_of_clusters(proof.clusters.names)),
         terms.delta, terms.test.alpha, terms.alpha, terms.candidate, terms.futility,
-        proof.scored.bound, proof.discordance, proof.clusters.layout.mean(proof.scored.differs[proof.clusters.rows]),
+        proof.scored.bound, proof.discordance, float(proof.scored.differs[proof.clusters.rows].mean()),
         proof.scored.label_source, proof.scored.definition, tuple(dict.fromkeys(one.dimension for one in proof.slices)),
         tuple(one.name for one in proven),
         tuple(Claim(guard.name, guard.claim, guard.evidence) for guard in proof.guards),

@@ -115,11 +115,12 @@ def plan_words(found: Mapping[str, Any]) -> str:
 def _price_words(found: Mapping[str, Any]) -> str:
     """What the claim costs beside the other one."""
     plan, per = found["plan"], found["terms"]["weighting"]["per"]
-    if plan["units"] == plan["other_units"] or not plan["units"]:
+    if plan["anytime_units"] == plan["other_anytime_units"]:
         return ""
     other = "conversations" if per == "answer" else "answers"
     return (f"That is for a claim about {per}s; one about {other}, which then weigh "
-            f"alike, takes {plan['other_units']:,} clusters. ")
+            f"alike, takes about {plan['other_anytime_units']:,} with interim "
+            "analyses. ")
 
 
 def guarantee_words(found: Mapping[str, Any]) -> str:

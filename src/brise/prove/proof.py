@@ -15,7 +15,7 @@ from brise.prove.guards import Guard, Margins
 from brise.prove.pairs import MissingPair, Pair
 from brise.prove.scoring import PairClusters, PairScores, complete
 from brise.stats import intervals, sequential_test
-from brise.stats.clusters import MIN_CLUSTERS, Bets, ClusterLayout, Floats, Weighting, cluster_means, lay_out
+from brise.stats.clusters import MIN_CLUSTERS, Bets, ClusterLayout, Floats, Per, Weighting, cluster_means, lay_out
 from brise.stats.intervals import Interval
 from brise.stats.sequential_test import NonInferiorityTest, Outcome, Verdict
 from brise.text.conversation import plain_text
@@ -54,8 +54,8 @@ class Terms:
 class Planned:
     """What is needed, and what there is. `discordance` is the share of rows whose answers differ, or is stated.
 
-    `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test; `other_units` by
-    the formula for the other claim, about conversations in place of answers or the other way round.
+    `units` are clusters: by the formula for a fixed number; `anytime_units` for the sequential test, and
+    `other_anytime_units` too, for the other claim, about conversations in place of answers or the other way round.
     """
 
     discordance: float
@@ -68,7 +68,7 @@ class Planned:
     have_rows: int
     open_rows: int
     level: float
-    other_units: int
+    other_anytime_units: int
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,20 @@ def plan(pairs: Sequence[Pair], scored: PairScores, terms: Terms, discordance: f
     if discordance is None and not pairs:
         raise EvidenceError("there are no pairs", hint="state --psi, the share of answers that will differ")
     found = discordance if discordance is not None else max(float(scored.differs.mean()), 1 / len(pairs))
-    stated = discordance is not None
-    layout = lay_out(clusters, terms.weighting)
-    spreads = {weighting.per: _spread(lay_out(clusters, weighting), scored, discordance)
-               for weighting in (Weighting("answer"), Weighting("conversation"), terms.weighting)}
-    units = {per: sequential_test.units_needed(spread, test, terms.power) for per, spread in spreads.items()}
     per = terms.weighting.per
-    needed, rows = units[per], float(layout.counts.sum()) / max(len(layout.limits), 1) if pairs else 1.0
+    other: Per = "conversation" if per == "answer" else "answer"
+    layouts = {per: lay_out(clusters, terms.weighting), other: lay_out(clusters, Weighting(other))}
+    units, anytime = dict[Per, int](), dict[Per, int]()
+    for name, one in layouts.items():
+        spread = _spread(one, scored, discordance)
+        units[name] = sequential_test.units_needed(spread, test, terms.power)
+        anytime[name] = _anytime(one, spread, units[name], test)
+    layout = layouts[per]
+    rows = float(layout.counts.sum()) / max(len(layout.limits), 1) if pairs else 1.0
     return Planned(
-        found, stated, needed, math.ceil(ANYTIME * needed * _cost(layout, spreads[per], test)),
-        round(needed * rows * found), len(layout.limits), int((scored.differs & ~scored.is_open).sum()), len(pairs),
-        int(scored.is_open.sum()), 1 / test.alpha, units["conversation" if per == "answer" else "answer"])
+        found, discordance is not None, units[per], anytime[per], round(units[per] * rows * found), len(layout.limits),
+        int((scored.differs & ~scored.is_open).sum()), len(pairs), int(scored.is_open.sum()), 1 / test.alpha,
+        anytime[other])
 
 
 def _spread(layout: ClusterLayout, scored: PairScores, discordance: float | None) -> float:
@@ -166,17 +169,19 @@ def _spread(layout: ClusterLayout, scored: PairScores, discordance: float | None
     return max(spread, 1 / len(layout.of_row))
 
 
-def _cost(layout: ClusterLayout, spread: float, test: NonInferiorityTest) -> float:
-    """How many more clusters it takes because no stake may be so large that M rows could lose more than all.
+def _anytime(layout: ClusterLayout, spread: float, needed: int, test: NonInferiorityTest) -> int:
+    """Clusters for the sequential test: twice those of a fixed number; more where the largest stake is under the best.
 
-    Wealth grows by 2 x - x^2 of the most that it could, where x is the largest stake over the best one, delta / spread
-    (Kelly) for sums over their mean number of rows.
+    No stake may be so large that M rows lose more than all. With the stake 1, the log of wealth grows with each cluster
+    by the mean of what is bet on, less half its mean square. Its level, 1.5 more because the stakes share the wealth,
+    and a quarter for chance are enough in 9 of 10 runs (docs/dev/LOG.md, 2026-11-30).
     """
-    if layout.most_rows == 1 or layout.per == "conversation" or not len(layout.of_row):
-        return 1.0
-    rows = float(layout.counts.sum()) / len(layout.limits)
-    share = min(1.0, rows / layout.most_rows / (test.delta / spread))
-    return 1 / (2 * share - share**2)
+    twice = math.ceil(ANYTIME * needed)
+    if layout.per == "conversation" or layout.most_rows == 1 or not len(layout.of_row):
+        return twice
+    rows = float(layout.counts.sum()) / len(layout.limits) / layout.most_rows
+    growth = rows * test.delta - min(rows * rows * spread, rows * test.delta) / 2
+    return max(twice, math.ceil(5 / 4 * (1.5 - math.log(test.alpha)) / growth))
 
 
 def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Planned,
