@@ -11,6 +11,7 @@ import pytest
 
 from brise.checkpoint.gguf.file import open_gguf
 from brise.checkpoint.gguf.read_model import describe, read_config, read_weights
+from brise.checkpoint.gguf.write_keys import hyperparameters
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.config import Config, QueryTemperature
 from brise.models.rope import Factors, Linear, Rope, Yarn
@@ -252,3 +253,21 @@ def test_an_unknown_key_is_accepted_and_reported(tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", "llama", extra_metadata=extra)) as file:
         assert {key.name: key.is_known for key in describe(file).ignored} == {
             "llama.future_flag": False, "llama.new_attention_scale": True}
+
+
+@pytest.mark.parametrize(("keys", "longest"), [
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 512}, 4096),
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.original_context_length": 128}, 512),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, 2048), ({"rope.scale_linear": 4.0}, 2048), ({}, 512)])
+def test_rotary_scaling_extends_the_context(tmp_path: Path, keys: dict[str, object], longest: int) -> None:
+    config = config_of(tmp_path, "qwen2", **keys)
+    assert config.max_context == longest
+    written = {key: value for key, value in hyperparameters(config).items() if key.startswith("qwen2.")}
+    assert config_of(tmp_path, "qwen2", **{key.removeprefix("qwen2."): value for key, value in written.items()
+                                           if key != "qwen2.vocab_size"}) == config
+
+
+def test_a_whole_number_may_be_a_float(tmp_path: Path) -> None:
+    assert config_of(tmp_path, "llama", context_length=512.0).max_context == 512
+    with pytest.raises(CheckpointError, match="context_length is 512.5"):
+        config_of(tmp_path, "llama", context_length=512.5)

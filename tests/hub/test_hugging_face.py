@@ -66,7 +66,7 @@ def hub() -> Iterator[Hub]:
 
         def _answer(self, with_body: bool) -> None:
             headers = {"X-Repo-Commit": "a" * 40}
-            name = self.path.rpartition("/")[2]
+            name = self.path.partition(f"/resolve/{'a' * 40}/")[2]
             if self.path.startswith("/api/models/owner/repo"):
                 body = json.dumps({"id": "owner/repo", "sha": "a" * 40, "siblings": [
                     {"rfilename": name, "size": len(data), "blobId": "b", "lfs": {
@@ -151,6 +151,24 @@ def test_a_hub_gguf_comes_with_its_mmproj_file(tmp_path: Path, hub: Hub) -> None
     hub.files |= {"mmproj-BF16.gguf": CONTENT, "mmproj-F16.gguf": CONTENT}
     done = pull_from_hub(tmp_path, hub.url, "hf:owner/repo")
     assert done.stdout == "tiny-Q8_0 ['mmproj-F16.gguf', 'tiny-Q8_0.gguf']\n", done.stderr
+
+
+@pytest.mark.parametrize("folder", ["", "Q8_0/"])
+@pytest.mark.parametrize("file", ["", "/FOLDERtiny-00002-of-00002.gguf"])
+def test_all_parts_of_a_split_model_are_pulled(tmp_path: Path, hub: Hub, folder: str, file: str) -> None:
+    parts = {f"{folder}tiny-{number:05}-of-00002.gguf": CONTENT[:-number] for number in (1, 2)}
+    hub.files = {**parts, "README.md": b"text"}
+    hub.digests = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+    for _ in range(2):  # the second time it is there already
+        done = pull_from_hub(tmp_path, hub.url, f"hf:owner/repo{file.replace('FOLDER', folder)}")
+        assert done.stdout == "tiny ['tiny-00001-of-00002.gguf', 'tiny-00002-of-00002.gguf']\n", done.stderr
+    assert list((tmp_path / "home" / "partial").iterdir()) == []
+
+
+def test_a_part_that_the_repository_lacks_is_named(tmp_path: Path, hub: Hub) -> None:
+    hub.files = {"tiny-00002-of-00002.gguf": CONTENT}
+    done = pull_from_hub(tmp_path, hub.url, "hf:owner/repo")
+    assert "has no 'tiny-00001-of-00002.gguf', one of the 2 parts" in done.stderr
 
 
 def test_a_hub_that_is_not_there_is_a_network_error(tmp_path: Path, hub: Hub) -> None:
