@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
 
 from brise.errors import UnsupportedError
+from brise.gateway.fallback import SmallModelFallback
+from brise.gateway.gateway import Components
+from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import UpstreamSettings
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import answer, refuse
@@ -119,3 +123,24 @@ def test_no_other_query_is_taken(query: str) -> None:
         return
     with pytest.raises(UnsupportedError, match="the upstream is"):
         UpstreamSettings(f"https://x.openai.azure.com{query}")
+
+
+@pytest.mark.parametrize("path", ["/openai/deployments/dep/chat/completions?api-version=1", "/chat/completions",
+                                  "/v1//chat/completions/", "/openai/v1/chat/completions", "/api/v1/chat/completions"])
+def test_every_spelling_has_a_fallback(path: str) -> None:
+    def around(local: Any, large: Any, captured: Any) -> Components:
+        return Components(fallback=SmallModelFallback(local, TaskModels("stub")))
+
+    with rig(around=around) as made:
+        made.fake.stop()
+        answered = made.live.post(path, {"model": "dep", "messages": HI, "temperature": 0})
+        assert answered.status_code == 200 and answered.headers["x-brise-mode"] == "degraded"
+        assert answered.json()["brise"]["reason"] == "refused"
+        row, = made.captured.wait()
+        assert (row.kind, row.model, row.task, row.mode) == ("chat", "dep", "dep", "degraded")
+
+
+def test_another_prefix_is_a_chat_too_and_keeps_its_path(made: Rig) -> None:
+    made.live.post("/api/v1/chat/completions", {"model": "big", "messages": HI})
+    assert made.fake.received[0].target == "/api/v1/chat/completions"
+    assert [(row.kind, row.path) for row in made.captured.wait()] == [("chat", "/api/v1/chat/completions")]

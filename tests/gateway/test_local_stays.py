@@ -90,6 +90,7 @@ def test_a_compressed_body_is_decompressed_before_it_is_read(made: Rig, coding: 
 def test_a_body_that_cannot_be_decompressed_is_refused(made: Rig, coding: str, body: bytes) -> None:
     answered = ask(made, "/v1/chat/completions", body, {"content-encoding": coding})
     assert answered.status == 415 and json.loads(answered.body)["error"]["code"] == "unsupported_encoding"
+    assert answered.headers["accept-encoding"] == "gzip, deflate"
     assert not made.fake.received
 
 

@@ -92,6 +92,7 @@ def test_a_server_that_is_down_does_not_keep_the_other_from_answering() -> None:
         assert ask(made, "b/big") == 200
         text = made.live.get("/metrics").text
         assert 'brise_gateway_breaker{state="open",upstream="a"} 1.0' in text
+        assert 'brise_gateway_upstream_requests_total{mode="failed",upstream="a"} 8.0' in text
         assert 'brise_gateway_breaker{state="closed",upstream="b"} 1.0' in text
         assert 'brise_gateway_upstream_failures_total{kind="refused",upstream="a"} 5.0' in text
 

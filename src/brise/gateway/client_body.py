@@ -91,7 +91,7 @@ def decompressed(headers: RawHeaders, body: bytes, max_bytes: int) -> tuple[RawH
 
 def in_utf8(headers: RawHeaders, body: bytes) -> tuple[RawHeaders, bytes]:
     """A JSON body in UTF-8 without a byte order mark; EncodingError if its charset is none that JSON comes in."""
-    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    kind = b",".join(value for name, value in headers if name == b"content-type")
     stated = _CHARSET.search(kind)
     charset = _charset(stated[1]) if stated is not None and stated[1] else None
     if charset in (None, "utf-8", "ascii") and (body[:1] == b"{" and body[1:2] != b"\0"):

@@ -159,6 +159,8 @@ def respond(error: RequestError, path: str = "") -> JSONResponse:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     elif error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.code == "unsupported_encoding":
+        headers["Accept-Encoding"] = "gzip, deflate"  # RFC 9110, 15.5.16
     if error.status in (408, 413, 415):
         headers["Connection"] = "close"  # the rest of the body is not read
     is_anthropic = path == MESSAGES.path or path.startswith(f"{MESSAGES.path}/")

@@ -36,12 +36,16 @@ class GatewayMetrics(Collector):
                                 buckets=SECONDS, registry=registry)
         self._seconds = Histogram("brise_gateway_seconds", "From request to last byte.", ("mode",), buckets=SECONDS,
                                   registry=registry)
+        self._by_upstream = Counter("brise_gateway_upstream_requests", "Requests by the upstream that they were for.",
+                                    ("upstream", "mode"), registry=registry)
         registry.register(self)
         gateway.add_observer(self)
 
     def observe(self, request: ClientRequest, exchange: Exchange) -> None:
         """Records a finished request."""
         self._requests.labels(request.kind, exchange.mode).inc()
+        if exchange.upstream:
+            self._by_upstream.labels(exchange.upstream, exchange.mode).inc()
         self._seconds.labels(exchange.mode).observe(exchange.total_s)
         if exchange.first_token_s is not None:
             self._first.labels(exchange.mode).observe(exchange.first_token_s)
