@@ -22,8 +22,9 @@ __all__ = [
     "OutputError",
     "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
     "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
-    "TeacherEndpoint", "TeacherOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool", "ToolCall",
-    "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions", "Watcher", "evaluate",
+    "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool",
+    "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions",
+    "VirtualKeyOptions", "Watcher", "evaluate",
     "export", "gateway", "image_part", "load", "parity", "prove", "quantize", "serve", "tune",
 ]
 
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
+    from brise.serve.open_keys import VirtualKeyOptions
+    from brise.serve.open_telemetry import TelemetryOptions
     from brise.text.openai_tools import Tool
     from brise.text.protocols import Message
     from brise.tune.options import RoundOptions, TeacherEndpoint, TeacherOptions
@@ -121,6 +124,8 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.prove.guards", ("Margins",)),
     ("brise.prove.options", ("LiveOptions",)),
     ("brise.prove.run", ("ProveResult",)),
+    ("brise.serve.open_keys", ("VirtualKeyOptions",)),
+    ("brise.serve.open_telemetry", ("TelemetryOptions",)),
     ("brise.text.openai_tools", ("Tool",)),
     ("brise.text.protocols", ("Message",)),
     ("brise.tune.options", ("RoundOptions", "TeacherEndpoint", "TeacherOptions")),

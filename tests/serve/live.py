@@ -21,7 +21,7 @@ from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
 from brise.serve.app import new_server
 from brise.serve.key_admission import KeyAdmission
-from brise.serve.serving import ServerState, ServeSettings, prepare
+from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.telemetry import Telemetry
 from tests.engine.stub import stub_model
 
@@ -79,8 +79,8 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     worker, log = EngineThread(engine), io.StringIO()
     worker.start()
     opened = None if gateway is None else gateway({"stub": worker})
-    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened, admission=admission,
-                      telemetry=telemetry)
+    serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened,
+                      watch=RequestWatch(admission, telemetry))
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=asyncio.run, args=(run_until_exit(server, serving, listener, loop),))

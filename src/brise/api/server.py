@@ -23,7 +23,7 @@ from brise.errors import BriseError, ClosedError
 from brise.gateway.gateway import Gateway
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.app import BACKLOG, address_of, bind, create_app, new_server, run_server
-from brise.serve.serving import ServerState, ServeSettings, prepare
+from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ServerParts:
     keys: AcceptedKeys | None = None
     gateway: Gateway | None = None
     log: TextIO | None = None
+    watch: RequestWatch = RequestWatch()
 
 
 class Server:
@@ -50,7 +51,8 @@ class Server:
         self._parts, self._log = parts, parts.log or sys.stderr
         workers = {name: model.worker for name, model in parts.models.items()}
         self._workers: Mapping[str, EngineThread] = workers
-        self._state: ServerState = prepare(workers, parts.settings, self._log, parts.gateway, parts.keys)
+        self._state: ServerState = prepare(workers, parts.settings, self._log, parts.gateway, parts.keys,
+                                           parts.watch)
         self._app: ASGIApp = create_app(self._state)
         self._url: str | None = None
         self._has_begun = self._is_closed = False

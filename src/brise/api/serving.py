@@ -31,7 +31,9 @@ from brise.serve.open_gateway import (
     open_gateway,
     routes_of,
 )
-from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, ServeSettings, bounded
+from brise.serve.open_keys import VirtualKeyOptions, open_keys
+from brise.serve.open_telemetry import TelemetryOptions, open_telemetry
+from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 T = TypeVar("T")
@@ -73,6 +75,9 @@ class ServerOptions(TypedDict, total=False):
         access_log: Write a line for each request to `log`. Default: False.
         log: Where lines go. Default: stderr.
         drain_timeout: Seconds that requests get to finish when the server ends. Default: 60.
+        virtual_keys: Keys of clients with budgets and limits, see `VirtualKeyOptions`. Default: a gateway asks for one
+            as soon as its store has one, another server never does.
+        telemetry: Traces and metrics for OpenTelemetry, see `TelemetryOptions`. Default: none.
     """
 
     host: str | None
@@ -84,6 +89,8 @@ class ServerOptions(TypedDict, total=False):
     access_log: bool | None
     log: TextIO | None
     drain_timeout: float | None
+    virtual_keys: VirtualKeyOptions | None
+    telemetry: TelemetryOptions | None
 
 
 class UpstreamOptions(ServerOptions, total=False):
@@ -144,8 +151,9 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
         opened = _opened(models, options.get("memory"), owned)
         if not opened:
             raise UnsupportedError("there is nothing to serve", hint="give a model")
+        watch = _watch(options, options.get("virtual_keys"), {}, owned)
         return Server(ServerParts(opened, _settings(opened, options, TEXT_BODY_BYTES), owned.pop_all(),
-                                  _keys(options.get("api_keys")), log=options.get("log")))
+                                  _keys(options.get("api_keys")), log=options.get("log"), watch=watch))
 
 
 def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstream | str] | None = None,
@@ -169,10 +177,22 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
         opened = {} if small is None else _opened(small, options.get("memory"), owned)
         local = EngineModels({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
-        gateway_options = _gateway_options(_upstreams(upstream, upstreams, options), options, local.names())
+        servers = _upstreams(upstream, upstreams, options)
+        gateway_options = _gateway_options(servers, options, local.names())
+        keys = options.get("virtual_keys") or VirtualKeyOptions()
+        keys = replace(keys, store=keys.store or gateway_options.store, prices=keys.prices or gateway_options.prices)
+        watch = _watch(options, keys, {name: each.url for name, each in servers.items()}, owned)
         opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore))
         return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES), owned.pop_all(),
-                                  _keys(options.get("api_keys")), opened_gateway, options.get("log")))
+                                  _keys(options.get("api_keys")), opened_gateway, options.get("log"), watch))
+
+
+def _watch(options: ServerOptions, keys: VirtualKeyOptions | None, urls: Mapping[str, str],
+           owned: ExitStack) -> RequestWatch:
+    """Who looks at the requests beside those who answer them."""
+    return RequestWatch(
+        None if keys is None else owned.enter_context(open_keys(keys, settings.read().home)),
+        owned.enter_context(open_telemetry(options.get("telemetry"), urls)))
 
 
 def _opened(models: Models, memory: Size | None, owned: ExitStack) -> dict[str, Model]:

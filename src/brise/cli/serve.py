@@ -28,7 +28,7 @@ from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
-from brise.serve.serving import VISION_BODY_BYTES, ServeSettings, bounded
+from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded
 from brise.settings import Settings
 
 
@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
           open_telemetry(telemetry_options, urls) as telemetry):
         has_keys = args.api_keys is not None or admission is not None and admission.is_required
         check_bind(args.host, has_keys, args.allow_insecure_bind)
-        return _serve(args, settings_, upstreams, partial(run_server, admission=admission, telemetry=telemetry))
+        return _serve(args, settings_, upstreams, partial(
+            run_server, watch=RequestWatch(admission, telemetry)))
 
 
 def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],

@@ -35,4 +35,4 @@ def options_of(args: argparse.Namespace) -> VirtualKeyOptions:
         raise UnsupportedError("--store without --upstream is for virtual keys, and --virtual-keys is off",
                                hint="leave one of them out")
     mode: KeyMode = args.virtual_keys or ("auto" if has_store else "off")
-    return VirtualKeyOptions(mode, args.store, args.prices, KeyOptions(args.keys_grace, args.unknown_cost))
+    return VirtualKeyOptions(mode, args.store, args.prices, args.keys_grace, args.unknown_cost)

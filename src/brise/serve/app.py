@@ -28,10 +28,8 @@ from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
 from brise.serve.gateway_middleware import GatewayMiddleware
-from brise.serve.key_admission import KeyAdmission
 from brise.serve.key_middleware import KeyMiddleware
-from brise.serve.serving import ServerState, ServeSettings, prepare
-from brise.serve.telemetry import Telemetry
+from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.uvicorn_protocol import CoalescingProtocol
 
 T = TypeVar("T")
@@ -46,14 +44,13 @@ KEEP_ALIVE_S = 75
 
 def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO | None = None,
                bound: socket.socket | None = None, gateway: Gateway | None = None,
-               keys: AcceptedKeys | None = None, admission: KeyAdmission | None = None,
-               telemetry: Telemetry | None = None) -> int:
+               keys: AcceptedKeys | None = None, watch: RequestWatch | None = None) -> int:
     """Serves until SIGINT or SIGTERM, finishes running requests and shuts the engines down. Returns the exit status.
 
     After a second signal or `drain_timeout_s`, requests that still run end with an error that their clients see.
     `bound` is the socket from an earlier `bind`; `keys` apply if the settings name no file of keys.
     """
-    serving = prepare(models, settings, log or sys.stderr, gateway, keys, admission, telemetry)
+    serving = prepare(models, settings, log or sys.stderr, gateway, keys, watch or RequestWatch())
     check_bind(settings.host, serving.has_keys, settings.allow_insecure_bind)
     with bound or bind(settings) as listener:
         with _port_errors(settings):

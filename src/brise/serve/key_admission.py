@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from brise.dialects.bodies import Body, Usage
@@ -48,7 +52,7 @@ class KeyCaller:
     charge: Charge | None = None
 
 
-class KeyAdmission:
+class KeyAdmission(Collector):
     """Lets requests begin, and counts what they cost. It observes the gateway's exchanges."""
 
     def __init__(self, guard: KeyGuard, prices: Prices | None, *, is_required: bool = False) -> None:
@@ -99,6 +103,19 @@ class KeyAdmission:
             return
         used, is_known = self._used(charge, exchange)
         self._settle(charge, used, is_known=is_known)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """What was refused, and how often the store failed, for Prometheus."""
+        refused = CounterMetricFamily("brise_keys_refused_requests", "Requests that a limit of a virtual key refused.",
+                                      labels=("limit",))
+        for limit, number in self.guard.refused.items():
+            refused.add_metric((limit,), number)
+        yield refused
+        yield CounterMetricFamily("brise_keys_store_failures", "How often the store of virtual keys failed.",
+                                  value=self.guard.num_failures)
 
     def _used(self, charge: Charge, exchange: Exchange) -> tuple[Amounts, bool]:
         """What an exchange has cost, and whether that is known."""

@@ -19,12 +19,22 @@ KeyMode = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class VirtualKeyOptions:
-    """Whose keys. `store` is a path or a postgresql:// URL; None is the default in BRISE_HOME."""
+    """Virtual keys of a server: each has its own budget, limits and models.
+
+    Attributes:
+        mode: "auto": requests need a key as soon as the store has one. "on": always. "off": its keys are not read.
+        store: The store that has them, a path or a postgresql:// URL. None: that of the gateway, by default the one in
+            BRISE_HOME.
+        prices: The file with what tokens cost. None: that of the gateway, by default the one in BRISE_HOME.
+        grace_s: Seconds for which keys go on while the store fails, within what was left of their limits.
+        unknown_usd: What a request counts in a budget if its cost is not known. None: its tokens at the highest price.
+    """
 
     mode: KeyMode = "auto"
     store: str | Path | None = None
     prices: Path | None = None
-    limits: KeyOptions = KeyOptions()
+    grace_s: float = KeyOptions().grace_s
+    unknown_usd: float | None = None
 
 
 @contextmanager
@@ -36,7 +46,7 @@ def open_keys(options: VirtualKeyOptions, home: Path) -> Iterator[KeyAdmission |
     prices = read_if_there(options.prices, home)
     keys, budgets = open_virtual_keys(options.store, home)
     try:
-        guard = KeyGuard(keys, budgets, options.limits)
+        guard = KeyGuard(keys, budgets, KeyOptions(options.grace_s, options.unknown_usd))
     except BaseException:
         keys.close()
         raise

@@ -12,8 +12,12 @@ from brise.serve.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class TelemetryOptions:
-    """Where traces and metrics go. `endpoint` is the base URL of a collector; None: what OTEL_* says, by default
-    http://localhost:4318. With `content`, spans hold what was asked and answered."""
+    """Traces and metrics of a server, for OpenTelemetry.
+
+    Attributes:
+        endpoint: The base URL of a collector, such as http://localhost:4318. None: what the OTEL_* variables say.
+        content: Whether traces hold what was asked and answered.
+    """
 
     endpoint: str | None = None
     content: bool = False

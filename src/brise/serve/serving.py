@@ -53,6 +53,14 @@ class ModelHandle:
 
 
 @dataclass(frozen=True)
+class RequestWatch:
+    """Who looks at each request beside those who answer it: the budgets of virtual keys, and telemetry."""
+
+    admission: KeyAdmission | None = None
+    telemetry: Telemetry | None = None
+
+
+@dataclass(frozen=True)
 class ServerState:
     """The shared state of one server, which `prepare` makes."""
 
@@ -110,7 +118,7 @@ def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,
             gateway: Gateway | None = None, keys: AcceptedKeys | None = None,
-            admission: KeyAdmission | None = None, telemetry: Telemetry | None = None) -> ServerState:
+            watch: RequestWatch = RequestWatch()) -> ServerState:
     """The state of a new server: reads the keys if the settings name a file, and sets up the metrics."""
     if settings.api_keys_path is not None:
         keys = read_keys(settings.api_keys_path)
@@ -118,12 +126,13 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     if gateway is not None:
         GatewayMetrics(gateway, metrics.registry)
         SwitchMetrics(gateway.components, metrics.registry)
-        for observer in (admission, telemetry):
+        for observer in (watch.admission, watch.telemetry):
             if observer is not None:
                 gateway.add_observer(observer)
-    if telemetry is not None:
-        metrics.registry.register(telemetry)
-    return ServerState(models, settings, keys, metrics, log, gateway, admission, telemetry)
+    for collector in (watch.admission, watch.telemetry):
+        if collector is not None:
+            metrics.registry.register(collector)
+    return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry)
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
