@@ -60,7 +60,7 @@ def counted(made: Rig) -> int:
 @pytest.mark.parametrize(("body", "why"), [
     (json.dumps(ERROR).encode(), "error_event: Provider returned error"), (b"<html>502</html>", "no JSON object"),
     (b"", "the body is empty"), (b'{"choices": null}', "no choices"), (b'{"choices": []}', "no choices"),
-    (json.dumps(finished("error")).encode(), "the reason 'error'"), (json.dumps(finished(None)).encode(), "cut: ")])
+    (json.dumps(finished("error")).encode(), "the reason 'error'"), (json.dumps(finished(None, "")).encode(), "cut: ")])
 def test_without_a_fallback_the_client_has_what_came(alone: Rig, body: bytes, why: str) -> None:
     before = counted(alone)
     assert ask(alone, answer(body, headers={"content-type": "application/json"})) == body
@@ -73,14 +73,33 @@ def test_without_a_fallback_the_client_has_what_came(alone: Rig, body: bytes, wh
     ([*STREAM[:3], ERROR, DONE], "Provider returned error"),
     ([*STREAM[:3], ended("error"), DONE], "the reason 'error'"),
     ([*STREAM[:3], {"detail": "Internal Server Error"}, DONE], "Internal Server Error"),
-    ([*STREAM[:3], DONE], "ended before its answer did"),
-    ([*STREAM[:3], "hold the line", *STREAM[3:]], "no JSON object")])
+    ([DONE], "ended before its answer did"), (["hold the line", DONE], "no JSON object")])
 def test_and_so_it_has_of_a_stream(alone: Rig, data: Sequence[object], why: str) -> None:
     before = counted(alone)
     assert ask(alone, events(data), stream=True) == b"".join(map(encode, data))
     mode, status, error = row(alone)
     assert (mode, status) == ("failed", 200) and error is not None and why in error
     assert counted(alone) == before + 1
+
+
+@pytest.mark.parametrize(("data", "why"), [
+    ([*STREAM[:3], DONE], "ended before its answer did"),
+    ([*STREAM[:3], "hold the line", *STREAM[3:]], "no JSON object")])
+def test_an_answer_of_a_server_with_odd_habits_is_no_outage_and_no_evidence(alone: Rig, data: Sequence[object],
+                                                                            why: str) -> None:
+    before = counted(alone)
+    assert ask(alone, events(data), stream=True) == b"".join(map(encode, data))
+    mode, status, error = row(alone)
+    assert (mode, status) == ("hosted", 200) and error is not None and why in error and counted(alone) == before
+
+
+@pytest.mark.parametrize("who", ["alone", "standing_in"])
+def test_a_whole_answer_without_a_reason_for_its_end_is_passed_on(request: pytest.FixtureRequest, who: str) -> None:
+    made: Rig = request.getfixturevalue(who)
+    before, body = counted(made), finished(None)
+    assert ask(made, answer(body)) == json.dumps(body).encode()
+    mode, _, error = row(made)
+    assert mode == "hosted" and error == "it ended without a finish reason" and counted(made) == before
 
 
 @pytest.mark.parametrize("error", [

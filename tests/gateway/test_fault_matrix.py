@@ -105,9 +105,9 @@ GZIP = {"content-type": "application/json", "content-encoding": "gzip"}
 ERROR = {"error": {"message": "Provider returned error", "code": 502}}
 
 
-def finished(reason: object) -> dict[str, Any]:
+def finished(reason: object, text: str = "half an") -> dict[str, Any]:
     """A whole answer that ended like this."""
-    body = chat_body("half an")
+    body = chat_body(text)
     body["choices"][0]["finish_reason"] = reason
     return body
 
@@ -164,7 +164,7 @@ FAULTS: Sequence[tuple[str, Behaviour, str]] = (
     ("no gzip", answer(b"what?", 200, GZIP), "malformed"),
     *((f"choices {some}", answer({"id": "c", "choices": some}), "malformed") for some in (None, [], [None], {})),
     ("no message", answer({"choices": [{"index": 0, "finish_reason": "stop"}]}), "malformed"),
-    ("finish reason error", answer(finished("error")), "error_event"), ("cut whole", answer(finished(None)), "cut"),
+    ("finish reason error", answer(finished("error")), "error_event"), ("cut whole", answer(finished(None, "")), "cut"),
     ("detail in 200", answer({"detail": "Internal Server Error"}), "error_event"))
 STREAM_FAULTS: Sequence[tuple[str, Behaviour, str]] = (
     ("no event", events([]), "malformed"), ("ends too soon", events(STREAM[:4]), "cut"),

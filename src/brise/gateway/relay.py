@@ -136,6 +136,8 @@ class _Answer:
         is_event = rest.event is not None and rest.event.is_readable
         if rest.data and (is_event or delivery.followed.has_ended):
             await self._pass_blocks(b"", [rest if is_event else sse.Block(rest.data, None)])
+        if delivery.fault is not None and delivery.fault.kind != "error_event" and delivery.followed.has_content:
+            delivery.fault = None  # the client has an answer; only what is written down of it says what was wrong
         failure = _missing_end(delivery.followed) if wrong is None else UpstreamFailure("malformed", wrong)
         if failure is None or (wrong is not None and delivery.followed.has_ended):
             return
@@ -181,7 +183,16 @@ class _Answer:
             return None
         if fields is None and text.strip():
             return UpstreamFailure("malformed", f"the body is no JSON object: {text[:40]!r}")
-        return UpstreamFailure("cut" if why.startswith("it ended") else "malformed", why)
+        if not why.startswith("it ended"):
+            return UpstreamFailure("malformed", why)
+        return None if self._says_something(fields or {}) else UpstreamFailure("cut", why)
+
+    def _says_something(self, fields: Body) -> bool:
+        """Whether a body that came whole, and does not say why its answer ended, has one: some servers never say."""
+        try:
+            return bool(self._dialect.chat_answer(fields))
+        except ValueError:
+            return False
 
 
 def json_object(text: bytes) -> Body | None:
