@@ -111,6 +111,7 @@ class UpstreamOptions(ServerOptions, total=False):
         content: Whether with what they say. Default: True.
         keep_days: Delete what is older. Default: nothing is deleted.
         prices: The file with what the upstream's tokens cost.
+        stream_usage: Ask for the tokens of streams whose clients did not, and take them out again. Default: True.
         fallback: The model or adapter that answers where the upstream cannot: one for all tasks, or some by task.
         shadow: Share of requests that `candidate` answers too, in the background, for `brise.prove`. Default: 0.
         candidate: The model or adapter that does. Default: the only one that there is.
@@ -129,6 +130,7 @@ class UpstreamOptions(ServerOptions, total=False):
     content: bool | None
     keep_days: float | None
     prices: str | Path | None
+    stream_usage: bool | None
     fallback: Candidate | None
     shadow: float | None
     candidate: Candidate | None
@@ -256,7 +258,8 @@ def _gateway_options(upstreams: Mapping[str, NamedUpstream], options: UpstreamOp
     def server(each: NamedUpstream) -> UpstreamServer:
         return UpstreamServer(UpstreamSettings(
             each.url, each.key, options.get("api_keys") is None, options.get("limits") or Limits(),
-            settings.proxy(each.url), tuple(options.get("upstream_paths") or ())), dialect_of(each.dialect, "dialect"))
+            settings.proxy(each.url), tuple(options.get("upstream_paths") or ()),
+            asks_for_usage=options.get("stream_usage") is not False), dialect_of(each.dialect, "dialect"))
 
     table = [(model, name) for name, each in upstreams.items() for model in each.models]
     return GatewayOptions(

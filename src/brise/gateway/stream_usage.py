@@ -29,6 +29,7 @@ REFUSED = (400, 422)  # "I do not know this field"
 NAMES = (b"stream_options", b"include_usage")  # one of which such a refusal may name
 REFUSAL_BYTES = 1 << 20
 MOST_MODELS = 1000  # clients may invent names
+NULL = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null')
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -136,6 +137,26 @@ class CountedStream:
             self.usage = self._dialect.usage(fields)
             return b""
         return block.data  # it came with choices: this server says it unasked
+
+
+def _without_plain_null(block: bytes) -> bytes | None:
+    """An event of one line as most servers write it, in a tenth of the time; None if it is another.
+
+    What follows a member of the object itself is more of its members, and the end.
+    """
+    found = NULL.search(block)
+    if found is None or block.count(b'"usage"') > 1:
+        return None
+    line = block.rstrip(b"\r\n")
+    if not line.startswith(b"data:") or b"\n" in line or b"\r" in line:
+        return None
+    rest = line[found.end():]
+    if rest != b"}":
+        try:
+            json.loads(b'{"":0' + rest)
+        except ValueError:
+            return None
+    return block[:found.start()] + block[found.end():]
 
 
 def _without_null(block: bytes) -> bytes:
