@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from brise.dialects.bodies import Usage
+from brise.dialects.streams import assemble
 from brise.dialects.table import CHAT
+from brise.gateway.failure import Delivery, UpstreamError
+from brise.gateway.relay import pass_on
+from brise.gateway.request import read
 from brise.gateway.stream_usage import CountedStream, without_member
+from brise.gateway.upstream import UpstreamResponse
 from tests.gateway.fake_messages import message_events
 from tests.gateway.fake_upstream import Behaviour, Peer, answer, chat, events, refuse
 from tests.gateway.rig import Rig, rig
@@ -170,23 +177,31 @@ def test_any_stream_in_any_pieces_is_what_it_would_have_been(said: list[tuple[st
         lines = [f"data: {line}{end}" for line in (*chunks, *([COUNT] if is_asked else ()), "[DONE]")]
         return (": ping" + end + "".join(lines) if is_ended else "".join(lines).rstrip()).encode()
 
-    given_, cuts = whole(True), sorted(random.sample(range(1, 200), 3))
-    pieces = [given_[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
-    counted, got = asyncio.run(passed(pieces))
-    assert got == whole(False) and counted == Usage(110, 9)
+    asked, plain = whole(True), whole(False)
+    cuts = sorted(random.sample(range(1, 200), 3))
+    pieces = [asked[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
+    got, kept = asyncio.run(passed(CountedStream(Pieces(pieces))))
+    assert got == asyncio.run(passed(Pieces([plain])))[0] and plain.startswith(got.rstrip())
+    assert CHAT.usage(assemble(CHAT, kept).body or {}) == Usage(110, 9)
 
 
-async def passed(pieces: list[bytes]) -> tuple[Usage | None, bytes]:
-    """What a stream counts, and what it lets pass."""
-    reply = CountedStream(Pieces(pieces), CHAT)
-    got = b"".join([piece async for piece in reply.chunks()])
-    return reply.usage, got
+async def passed(reply: UpstreamResponse) -> tuple[bytes, bytes]:
+    """What a client gets of a stream, and what is kept of it."""
+    sent, delivery = bytearray(), Delivery(200)
+
+    async def send(message: Message) -> None:
+        sent.extend(message.get("body", b""))
+
+    request = read("POST", "/v1/chat/completions", b"/v1/chat/completions", [], BODY)
+    with suppress(UpstreamError):  # it has no end
+        await pass_on(reply, request, send, (), delivery)
+    return bytes(sent), bytes(delivery.body)
 
 
 class Pieces:
     """An upstream's stream, as it comes over the wire."""
 
-    status, usage = 200, None
+    status, usage, adds_usage = 200, None, False
     headers = ((b"content-type", b"text/event-stream"),)
 
     def __init__(self, pieces: list[bytes]) -> None:

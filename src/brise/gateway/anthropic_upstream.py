@@ -99,6 +99,8 @@ def _read(reply: UpstreamResponse, request: ClientRequest) -> UpstreamResponse:
 class _Translated:
     """An answer in one piece, an error, or a stream: its first bytes tell."""
 
+    adds_usage = False
+
     def __init__(self, reply: UpstreamResponse, request: ClientRequest) -> None:
         options = (request.fields or {}).get("stream_options")
         self._reply, self._created, self._splitter = reply, int(request.at_s), sse.Splitter()
@@ -170,6 +172,7 @@ class _Translated:
 class _Said:
     """An error of the gateway's own: the upstream is not asked."""
 
+    adds_usage = False
     usage = None
 
     def __init__(self, status: int, error: RequestError) -> None:

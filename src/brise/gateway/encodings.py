@@ -66,7 +66,7 @@ class DecodedResponse:
 
     def __init__(self, reply: UpstreamResponse, decoder: Decoder) -> None:
         self._reply, self._decoder = reply, decoder
-        self.status = reply.status
+        self.status, self.adds_usage = reply.status, reply.adds_usage
         self.headers: Headers = [(name, value) for name, value in reply.headers
                                  if name.lower() not in (b"content-encoding", b"content-length")]
 

@@ -20,6 +20,7 @@ from brise.dialects.streams import follow
 from brise.gateway import encodings, headers
 from brise.gateway.failure import Delivery, UpstreamError, UpstreamFailure
 from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.stream_usage import without_count
 from brise.gateway.upstream import UpstreamResponse
 
 COLLECTED_BYTES = 8 << 20  # a whole answer is held until it is complete, so that one cut short can be replaced
@@ -42,6 +43,8 @@ async def pass_on(reply: UpstreamResponse, request: ClientRequest, send: Send, a
     With `stops_at_faults` another model can answer: then a body that is no answer is held back and ends the attempt,
     and so does an event that cannot be read, or that reports a failure of the server. A compressed stream is passed on
     decompressed, so that another model can continue it. Without it, `delivery.fault` says what was wrong.
+
+    What the gateway asked of a stream and its client did not (`adds_usage`) is kept, and not passed on.
     """
     out = _Out(send, delivery, [*headers.downstream(reply.headers), *added], now)
     if request.dialect.is_read:
@@ -112,19 +115,20 @@ class _Answer:
             raise UpstreamError(UpstreamFailure("malformed", f"an event of more than {MAX_EVENT_BYTES} bytes"))
 
     async def _pass_blocks(self, raw: bytes, blocks: Sequence[sse.Block]) -> None:
-        delivery, good, fault = self._delivery, bytearray(), None
+        delivery, good, shown, fault = self._delivery, bytearray(), bytearray(), None
         for block in blocks:
             fault = None if block.event is None else _fault(block.event, delivery.followed)
             if fault is not None and self._stops_at_faults:
                 break
             delivery.fault = delivery.fault or fault
             good += block.data
+            shown += without_count(block) if self._reply.adds_usage else block.data
             if block.event is not None:
                 follow(self._dialect, delivery.followed, block.event)
         if delivery.is_encoded:
             await self._out.pass_on(raw, kept=bytes(good))
         elif good:
-            await self._out.pass_on(bytes(good))
+            await self._out.pass_on(bytes(shown), kept=bytes(good))
         if delivery.followed.has_content:
             self._out.saw_token()
         if fault is not None and self._stops_at_faults:
@@ -282,9 +286,10 @@ class _Out:
     async def pass_on(self, piece: bytes, *, kept: bytes | None = None) -> None:
         """Sends a piece, and keeps it, or what it decodes to."""
         delivery, kept = self._delivery, piece if kept is None else kept
-        if not delivery.has_begun:
-            await self._begin()
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        if piece or not kept:  # a count that the client did not ask for is kept only
+            if not delivery.has_begun:
+                await self._begin()
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         if delivery.unkept is None and len(delivery.body) + len(kept) > KEPT_BYTES:
             delivery.unkept = TOO_LONG
         if delivery.unkept is None:

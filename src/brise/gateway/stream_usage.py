@@ -11,16 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 from brise.dialects import sse
-from brise.dialects.bodies import Usage
-from brise.dialects.dialect import Dialect
-from brise.gateway import headers
-from brise.gateway.relay import HEAD_BYTES, MAX_EVENT_BYTES
-from brise.gateway.request import ClientRequest, Headers
+from brise.gateway.request import ClientRequest
 from brise.gateway.upstream import HostedServer, UpstreamResponse
 
 OPTION = "stream_options"
@@ -52,7 +48,7 @@ class CountedStreams:
             return await self._without(request, endpoint, reply)
         if reply.status < 300:
             self._remember(endpoint, True)
-            return CountedStream(reply, request.dialect) if _is_plain(reply) else reply
+            return CountedStream(reply)
         return reply
 
     async def _without(self, request: ClientRequest, endpoint: tuple[str, str],
@@ -88,55 +84,33 @@ def _asking(request: ClientRequest) -> bytes | None:
     return json.dumps({**fields, OPTION: {**(options or {}), "include_usage": True}}).encode()
 
 
-def _is_plain(reply: UpstreamResponse) -> bool:
-    """Whether it comes uncompressed, as it was asked for."""
-    return headers.find(reply.headers, b"content-encoding").strip().lower() in (b"", b"identity")
-
-
 class CountedStream:
-    """An answer whose count is taken out, if it is a stream: its first bytes tell."""
+    """An answer whose stream has a count that its client did not ask for (`without_count`)."""
 
-    def __init__(self, reply: UpstreamResponse, dialect: Dialect) -> None:
-        self._reply, self._dialect = reply, dialect
-        self.status = reply.status
-        self.headers: Headers = [(name, value) for name, value in reply.headers if name.lower() != b"content-length"]
-        self.usage: Usage | None = None
+    adds_usage = True
+    usage = None
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Whole events, and at the end what is less than one."""
-        media_type = headers.find(self.headers, b"content-type").partition(b";")[0].strip().lower()
-        splitter, is_stream, head = sse.Splitter(), None, b""
-        async with aclosing(self._reply.chunks()) as pieces:
-            async for piece in pieces:
-                if is_stream is None:
-                    head += piece
-                    is_stream = False if len(head) > HEAD_BYTES else sse.begins_stream(head, media_type)
-                    piece, head = (b"", head) if is_stream is None else (head, b"")
-                shown = self._without_count(splitter.push(piece)) if is_stream else piece
-                if splitter.num_held > MAX_EVENT_BYTES:
-                    shown += splitter.rest().data
-                if shown:
-                    yield shown
-        if shown := head + self._without_count([splitter.rest()]):
-            yield shown
+    def __init__(self, reply: UpstreamResponse) -> None:
+        self._reply, self.status, self.headers = reply, reply.status, reply.headers
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it comes."""
+        return self._reply.chunks()
 
     def close(self) -> None:
         self._reply.close()
 
-    def _without_count(self, blocks: Sequence[sse.Block]) -> bytes:
-        return b"".join(self._block(block) if b'"usage"' in block.data else block.data for block in blocks)
 
-    def _block(self, block: sse.Block) -> bytes:
-        """One event, as it would be without the question."""
-        fields = None if block.event is None else block.event.fields
-        if fields is None or "usage" not in fields:
-            return block.data
-        if fields["usage"] is None:
-            return _without_null(block.data)
-        if isinstance(fields["usage"], dict) and not fields.get("choices"):
-            self.usage = self._dialect.usage(fields)
-            return b""
-        return block.data  # it came with choices: this server says it unasked
+def without_count(block: sse.Block) -> bytes:
+    """The bytes of an event as they would be without the question; none for the count itself."""
+    fields = None if b'"usage"' not in block.data or block.event is None else block.event.fields
+    if fields is None or "usage" not in fields:
+        return block.data
+    if fields["usage"] is None:
+        plain = _without_plain_null(block.data)
+        return _without_null(block.data) if plain is None else plain
+    is_count = isinstance(fields["usage"], dict) and not fields.get("choices")
+    return b"" if is_count else block.data  # one with choices: this server says it unasked
 
 
 def _without_plain_null(block: bytes) -> bytes | None:
@@ -199,6 +173,7 @@ def _after_space(text: str, at: int) -> int:
 class _Refusal:
     """An error that was read to see what it is about."""
 
+    adds_usage = False
     usage = None
 
     def __init__(self, reply: UpstreamResponse, body: bytes) -> None:

@@ -90,6 +90,8 @@ class UpstreamResponse(Protocol):
     status: int
     headers: Headers
 
+    adds_usage: bool  # its stream may have a count that its client did not ask for
+
     @property
     def usage(self) -> Usage | None:
         """The tokens that were counted so far, if the body does not have them."""
@@ -259,6 +261,7 @@ def without_version(target: bytes) -> bytes:
 class _HttpReply:
     """An answer over HTTP."""
 
+    adds_usage = False
     usage = None
 
     def __init__(self, pool: Pool, connection: Connection, response: h11.Response, first_s: float, limits: Limits,
