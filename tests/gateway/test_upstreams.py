@@ -76,6 +76,24 @@ def test_other_paths_go_the_same_way(path: str) -> None:
         assert received.json["model"] == "big" and received.target == path
 
 
+def test_the_log_and_the_answer_name_the_upstream() -> None:
+    with several(["a", "b"]) as made:
+        assert made.live.post(CHAT, {"model": "b/big", "messages": HI}).headers["x-brise-upstream"] == "b"
+        made.live.wait_idle()
+        assert " 200 " in made.live.log.getvalue() and " mode=hosted upstream=b " in made.live.log.getvalue()
+
+
+def test_a_header_names_the_upstream_of_a_request_without_a_model() -> None:
+    with several(["a", "b"]) as made:
+        made.fakes["b"].then(answer({"data": []}), answer({}))
+        assert made.live.get("/v1/files", headers={"x-brise-upstream": "b"}).status_code == 200
+        assert made.live.post(CHAT, {"model": "b/big", "messages": HI}, headers={"x-brise-upstream": "b"}).is_success
+        assert made.fakes["b"].received[1].json["model"] == "big"
+        wrong = made.live.get("/v1/files", headers={"x-brise-upstream": "c"})
+        assert wrong.status_code == 404 and "there is 'a', 'b'" in wrong.json()["error"]["message"]
+        assert made.num_received() == {"a": 0, "b": 2}
+
+
 def test_a_form_names_its_upstream_too() -> None:
     with several(["a", "b"]) as made:
         made.fakes["b"].then(answer({"text": "hi"}))

@@ -92,7 +92,7 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
         fields = fields and {**fields, "model": model}
     own = {name.removeprefix(OWN).decode("latin-1"): _text(value) for name, value in headers if name.startswith(OWN)}
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
-    task = (own.get("task") or model or path)[:MAX_NAME]
+    task = (own.get("task") or model or known.path)[:MAX_NAME]
     return ClientRequest(
         new_id(), method, known.path, _target(known, target), headers, body, fields, dialect, model, task,
         own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),

@@ -21,6 +21,7 @@ from brise.gateway.request import ClientRequest, Headers, with_model
 from brise.traffic.prices import Prices
 
 MAX_LISTED = 20  # names in an error
+CHOICE = b"x-brise-upstream"  # a request's header
 ONLY = ""  # the name of an upstream that was given none: it takes every model, and no prefix
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -62,6 +63,13 @@ class Routes:
                 f"{_listed(self.names)}", param="model", code="model_not_found",
                 hint="NAME/MODEL asks an upstream for MODEL")
         return self.default, model
+
+    def chosen(self, upstream: str, model: str) -> tuple[str, str]:
+        """The same where a header names the upstream, as for files and batches, which have no model."""
+        if upstream not in self.names:
+            raise UnknownUpstreamError(f"the upstream {upstream[:64]!r} does not exist; there is {_listed(self.names)}",
+                                       param=CHOICE.decode(), code="upstream_not_found")
+        return upstream, model.removeprefix(f"{upstream}/")
 
     def name_of(self, upstream: str, model: str) -> str:
         """The name that a request gives for an upstream's model: the model's own if that leads there."""
@@ -110,7 +118,8 @@ class Upstreams:
 
     def routed(self, request: ClientRequest) -> ClientRequest:
         """The request as its upstream gets it; UnknownUpstreamError if it names one that does not exist."""
-        upstream, model = self.routes.find(request.model)
+        named = request.header(CHOICE)
+        upstream, model = self.routes.find(request.model) if named is None else self.routes.chosen(named, request.model)
         routed = request if upstream == request.upstream else replace(request, upstream=upstream)
         return routed if model == request.model else with_model(routed, model)
 

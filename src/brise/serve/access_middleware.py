@@ -116,7 +116,7 @@ class AccessMiddleware:
         logged_path = scope["raw_path"].decode("ascii", "replace")[:200]
         line = f"{stamp} {scope['method']} {logged_path} {response.status} {seconds:.3f}s"
         if stats.mode is not None:
-            line += f" mode={stats.mode}"
+            line += f" mode={stats.mode}" + (f" upstream={stats.upstream}" if stats.upstream else "")
         if stats.model is not None:
             line += (f" model={stats.model} prompt={stats.prompt_tokens} cached={stats.cached_tokens}"
                      f" completion={stats.completion_tokens}")

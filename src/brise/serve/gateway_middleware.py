@@ -75,7 +75,7 @@ class GatewayMiddleware:
         else:
             self._note(client)
             outcome = await unless_gone(receive, self._gateway.handle(client, send))
-            scope["brise.stats"].mode = outcome.mode
+            scope["brise.stats"].mode, scope["brise.stats"].upstream = outcome.mode, client.upstream
 
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:

@@ -18,6 +18,7 @@ class RequestStats:
     started_s: float = field(default_factory=time.monotonic)
     model: str | None = None
     mode: str | None = None  # which model answered, if a gateway decided that
+    upstream: str = ""  # the name of the one that it was for
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
