@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -32,6 +34,50 @@ class Silent:
 
 
 SILENT: Watcher = Silent()
+
+
+class RunningClock:
+    """Seconds in which the process ran. Time in which it stood still (SIGSTOP, a suspended laptop) is left out.
+
+    Something calls `tick` every half second. Where no call came for longer, nothing ran: not even what only waits
+    for an answer, which therefore counts.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now, self._lock = now, threading.Lock()
+        self._last, self._ran = now(), 0.0
+
+    def tick(self) -> None:
+        """The process runs."""
+        with self._lock:
+            now = self._now()
+            gap, self._last = now - self._last, now
+            self._ran += gap if gap <= LONGEST_GAP_S else TICK_S
+
+    def __call__(self) -> float:
+        self.tick()
+        return self._ran
+
+
+TICK_S, LONGEST_GAP_S = 0.5, 5.0  # a busy machine may let a thread wait for seconds
+
+
+@contextmanager
+def running_clock() -> Iterator[RunningClock]:
+    """A clock that a thread keeps running."""
+    clock, ended = RunningClock(), threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(TICK_S):
+            clock.tick()
+
+    thread = threading.Thread(target=keep, name="brise-clock", daemon=True)
+    thread.start()
+    try:
+        yield clock
+    finally:
+        ended.set()
+        thread.join()
 
 
 def size_text(num_bytes: int) -> str:

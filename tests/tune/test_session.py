@@ -16,6 +16,8 @@ from brise.errors import CheckpointError, EvidenceError, OutputError
 from brise.tune import run_folder
 from brise.tune.run_folder import TrainingCheckpoint
 from brise.tune.session import MAX_SKIPPED, TrainingSession
+from brise.tune.watch import Step
+from brise.watch import RunningClock
 from tests.tune import small_run
 from tests.tune.small_run import IDENTITY, Silent
 
@@ -66,6 +68,22 @@ def test_a_run_that_is_stopped_before_its_rows_are_there_saves_where_it_is(opene
     parted.ready = lambda: parted.trainer.step < 3
     assert parted.run() == "interrupted"
     assert parted.folder.steps()[-1] == parted.trainer.step == 3
+
+
+def test_time_in_which_the_process_stood_still_is_no_time_of_training(opened: Open, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    run, now = opened(tmp_path / "run"), [0.0]
+    run.clock, told = RunningClock(lambda: now[0]), list[float]()
+    take = run.trainer.run_step
+
+    def step() -> Step:
+        now[0] += 3600.0 if run.trainer.step == 4 else 2.0
+        return take()
+
+    monkeypatch.setattr(run.trainer, "run_step", step)
+    monkeypatch.setattr(run.watcher, "stepped", lambda step, seconds: told.append(seconds))
+    assert run.run() == "done"
+    assert told[3:6] == [2.0, 0.5, 2.0] and run.seconds == pytest.approx(2.0 * (len(told) - 1) + 0.5)
 
 
 def test_an_interrupted_run_saves_where_it_is(opened: Open, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class TrainingSession:
     save_every: int
     is_stopped: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.perf_counter
     ready: Callable[[], bool] = lambda: True  # called before each step; False: stopped while making its rows
     before: HeldOutLoss | None = None  # the first step
     best: HeldOutLoss | None = None  # after a step
@@ -83,9 +84,9 @@ class TrainingSession:
         """Evaluates what the run begins with: whether its steps made anything better is told by this."""
         if not self.trainer.held_out:
             return
-        start = time.perf_counter()
+        start = self.clock()
         self.before = HeldOutLoss(0, self.trainer.evaluate())
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.seconds += seconds
         self.watcher.evaluated(self.before, is_best=False, seconds=seconds)
         self.check()
@@ -121,16 +122,16 @@ class TrainingSession:
         return self.best is not None and self.best.step == self.trainer.step
 
     def _is_ready(self) -> bool:
-        start = time.perf_counter()
+        start = self.clock()
         is_ready = self.ready()
-        self.seconds += time.perf_counter() - start
+        self.seconds += self.clock() - start
         self.check()
         return is_ready
 
     def _step(self) -> None:
-        start = time.perf_counter()
+        start = self.clock()
         step = self.trainer.run_step()
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.seconds += seconds
         self.tokens += step.tokens
         self.check()
@@ -148,13 +149,13 @@ class TrainingSession:
                                 "other", hint="take a lower --lr, or --dtype float32")
 
     def _evaluate(self) -> HeldOutLoss:
-        start = time.perf_counter()
+        start = self.clock()
         evaluated = HeldOutLoss(self.trainer.step, self.trainer.evaluate())
         is_best = self.best is None or evaluated.loss < self.best.loss or math.isnan(self.best.loss)
         self.evaluated_step = evaluated.step
         self.best = evaluated if is_best else self.best
         self.num_worse = 0 if is_best else self.num_worse + 1
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.seconds += seconds
         self.watcher.evaluated(evaluated, is_best=is_best and not self.is_worse, seconds=seconds)
         return evaluated

@@ -33,6 +33,7 @@ from brise.tune.run_plan import ResolvedOptions
 from brise.tune.session import TrainingSession
 from brise.tune.train import ComputeOptions, Trainer
 from brise.tune.watch import FirstFailedError, SilentSteps, TrainingStart, TuneResult, TuneWatcher
+from brise.watch import running_clock
 
 _READ_AHEAD = 32 << 20  # numbers of the model's file, before its pages are let go
 
@@ -161,10 +162,11 @@ def _train(planner: RunPlanner, decided: Decided) -> TuneResult:
     start = TrainingStart(options.folder, trainer.step, trainer.end_step, session.eval_every,
                           None if own.round_prompts is None else own.round_prompts.plan.steps, decided.settings,
                           lambda: run_plan.memory_in_use(device), processes.is_first)
-    with planner.watcher.training(start) as steps:
+    with running_clock() as clock, planner.watcher.training(start) as steps:
+        session.clock = clock
         session.watcher, session.is_stopped = steps, steps.is_stopped
         if own.round_prompts is not None:
-            session.ready = RoundFeeder(own.round_prompts, trainer, steps).ready
+            session.ready = RoundFeeder(own.round_prompts, trainer, steps, clock).ready
         if trainer.step == 0:
             session.evaluate_before()
         end = session.run()

@@ -6,7 +6,7 @@ Needs the extra `tune`. The teacher predicts before the student is read; only on
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,7 @@ class RoundFeeder:
     round_prompts: RoundPrompts
     trainer: Trainer
     watcher: StepWatcher
+    clock: Callable[[], float] = time.perf_counter
     number: int | None = None  # of the round whose rows the trainer has
 
     def ready(self) -> bool:
@@ -109,12 +110,12 @@ class RoundFeeder:
         number = self.trainer.step // self.round_prompts.plan.steps
         if number == self.number:
             return True
-        start = time.perf_counter()
+        start = self.clock()
         made = self._rounds(number).of(number)
         if made is None:
             return False
         self.trainer.rows, self.number = made.rows, number
-        self.watcher.rounded(number, len(made.rows), made.answer_tokens, time.perf_counter() - start)
+        self.watcher.rounded(number, len(made.rows), made.answer_tokens, self.clock() - start)
         return True
 
     def _rounds(self, number: int) -> Rounds:
