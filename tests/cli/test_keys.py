@@ -97,3 +97,24 @@ def test_python_makes_the_same_keys(home: Path, capsys: pytest.CaptureFixture[st
     keys.add("team-b", KeyLimits(tokens_per_minute=9))
     keys.close()
     assert listed(capsys)["name"] == "team-b"
+
+
+def test_a_server_says_which_upstream_gets_no_key(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    with pytest.raises(SystemExit):
+        main(["serve", "--upstream", "http://127.0.0.1:1/v1", "--virtual-keys", "perhaps"])
+    assert main(["serve", "--upstream", "http://127.0.0.1:1/v1", "--host", "256.0.0.1"]) == 1
+    shown = capsys.readouterr().err
+    assert "virtual keys do not go upstream: http://127.0.0.1:1/v1 gets no key" in shown and "256.0.0.1" in shown
+
+
+def test_a_server_for_others_needs_a_key_in_its_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--upstream", "http://127.0.0.1:1/v1", "--host", "0.0.0.0"]) == 1
+    assert "refusing to listen on '0.0.0.0' without API keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [
+    ("--otel-content",), ("--otel-endpoint", "collector:4318"), ("--otel-endpoint", "http://h/?a=b")])
+def test_bad_options_of_telemetry_are_errors(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--upstream", "http://127.0.0.1:1/v1", *options]) == 1
+    assert "--otel" in capsys.readouterr().err

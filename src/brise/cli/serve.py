@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
           open_telemetry(telemetry_options, urls) as telemetry):
         has_keys = args.api_keys is not None or admission is not None and admission.is_required
         check_bind(args.host, has_keys, args.allow_insecure_bind)
+        if admission is not None and admission.is_required:
+            serve_keys.note_keyless(upstreams)
         return _serve(args, settings_, upstreams, partial(
             run_server, watch=RequestWatch(admission, telemetry)))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import get_args
 
+from brise.cli import terminal
 from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
 from brise.serve.key_guard import KeyOptions
+from brise.serve.open_gateway import UpstreamServer
 from brise.serve.open_keys import KeyMode, VirtualKeyOptions
 
 GRACE = Within(0, 86400, "a number of seconds from 0 to 86400")
@@ -26,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unknown-cost", metavar="USD", type=USD,
                         help="what a request counts in a key's budget if its cost is not known (default: its tokens "
                              "at the highest price in --prices)")
+
+
+def note_keyless(upstreams: Mapping[str, UpstreamServer]) -> None:
+    """Says which upstreams get no key: virtual keys are nobody else's business."""
+    for server in upstreams.values():
+        if server.settings.key is None:
+            terminal.note(f"virtual keys do not go upstream: {server.settings.url} gets no key "
+                          "(--upstream-key-env names one)")
 
 
 def options_of(args: argparse.Namespace) -> VirtualKeyOptions:
