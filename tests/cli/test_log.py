@@ -218,3 +218,16 @@ def test_half_characters_are_shown_and_exported(home: Path, capsys: pytest.Captu
         out, err = output(capsys, *words)
         (out + err).encode()
     assert "half \ufffd" in (home / "x.jsonl").read_text(encoding="utf-8")
+
+
+def test_labels_of_a_file(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (filled / "labels.csv").write_text(f"id,score\n{FIRST},1\n{SECOND},0\nnobody,1\n")
+    _, err = output(capsys, "label", "--file", "labels.csv")
+    assert "added 2 labels" in err and "left out labels.csv:4: the store has no request of this id" in err
+    out, _ = output(capsys, "label", "--file", "labels.csv", "--json")
+    assert {row["why"]: row["rows"] for row in json.loads(out)["left_out"]} == {
+        "the same label is there already": 2, "the store has no request of this id": 1}
+    (filled / "labels.csv").write_text("id,score\nnobody,1\n")
+    output(capsys, "label", "--file", "labels.csv", status=1)
+    output(capsys, "label", FIRST, "--file", "labels.csv", status=1)
+    assert "no exchange is named" in output(capsys, "label", status=1)[1]

@@ -7,6 +7,7 @@ The kinds of `<!-- given: KIND NAME ... -->`:
     examples NAME   rows to train on, or to measure     numbers NAME  rows whose answers are numbers
     pairs NAME      a log with two models' answers      traces NAME   a log of another system
     text NAME       some text                           keys NAME     API keys
+    outcomes NAME   labels of the traffic of `triage`
     rights NAME     a right to train on every answer    traffic TASK  captured requests, and answers in the shadow
     certified TASK  the same, with a certificate        certificate NAME  that of the traffic of `tickets`
     merged NAME     smollm2 with the adapter in the folder tickets-smollm2
@@ -96,6 +97,10 @@ def _traces(place: Place, path: Path) -> None:
                                     {"role": "assistant", "content": "hello"}]} for number in range(3)])
 
 
+def _outcomes(place: Place, path: Path) -> None:
+    path.write_text("".join(["id,score\n", *(f"triage{number:05d},{number % 2}\n" for number in range(1, 20))]))
+
+
 def _text(place: Place, path: Path) -> None:
     draws = random.Random(1)
     path.write_text("".join(f"{' and '.join(draws.choices(WORDS, k=8))}.\n" for _ in range(100)))
@@ -158,7 +163,7 @@ def _merged(place: Place, path: Path) -> None:
 
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
-    "numbers": _numbers, "pairs": _pairs, "traces": _traces, "text": _text, "keys": _keys, "rights": _rights,
+    "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys, "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
     "merged": _merged, "virtual": _virtual})
 

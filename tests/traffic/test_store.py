@@ -153,6 +153,17 @@ def test_a_subject_that_no_database_takes_is_forgotten_by_either_name(store: Sql
         assert [each.response for each in store.answers([id])] == [None]
 
 
+@pytest.mark.parametrize("name", ["half \ud83d", "nul \0", "x\udfff\0"])
+def test_texts_that_no_database_takes_cost_nothing(store: SqlStore, name: str) -> None:
+    made = exchange("a", conversation=name, task=name, model=name, parent=name, labels={"x": name}, upstream=name)
+    store.add([made], [answer("s", "a", served_by=name, error=name)], [label("l", "a", who=name, note=name)],
+              threads=[ConversationEnd("d", "a", name, 1.0)])
+    assert ids(store, conversation=name) == ids(store, task=name) == ids(store, model=name) == ["a"]
+    assert store.exchange(name) is None and not list(store.labels([name])) and not store.threads([name])
+    store.append("line", {"of": name})
+    assert ledger.check_chain(store.ledger()) is None
+
+
 def test_old_exchanges_go_with_all_that_belongs_to_them(store: SqlStore) -> None:
     store.add([exchange("a", 1.0), exchange("b", 2.0)], [answer("x", "a"), answer("y", "b")], [label("l", "a")],
               [Pending("a", 1.0)], [ConversationEnd("d", "a", "a", 1.0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import re
 import shlex
 import time
@@ -16,12 +17,13 @@ from typing import Any, get_args
 from brise import settings
 from brise.cli import log_tables, number_types, terminal
 from brise.cli.command_parser import examples
+from brise.errors import StoreError
 from brise.hub.store import ModelStore
 from brise.prove import export
 from brise.prove.export import RowExportOptions
-from brise.traffic import log
+from brise.traffic import label_files, log
 from brise.traffic.export import Whose
-from brise.traffic.imports.read import Format
+from brise.traffic.imports.read import NUM_SHOWN, Format
 from brise.traffic.log import ImportOptions, LabelEntry
 from brise.traffic.records import Mode, Role
 from brise.traffic.sql_store import SqlStore
@@ -124,19 +126,27 @@ def _add_look(parser: argparse.ArgumentParser) -> None:
 def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     label = actions.add_parser("label", help="say how good an answer is", allow_abbrev=False,
                                description="Write down what a person, or an outcome, says of an exchange's answer, or "
-                                           "of another answer to it.",
-                               epilog=examples("brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1"))
-    label.add_argument("id", metavar="ID", help="an ID that `brise log list` shows")
+                                           "of another answer to it; or of many, from a table or JSON lines with id "
+                                           "and score. A file that is loaded twice adds nothing.",
+                               epilog=examples("brise log label 019ac2f4d1a0c0ffee00000000000001 --score 1",
+                                               "brise log label --file outcomes.csv"))
+    label.add_argument("id", metavar="ID", nargs="?",
+                       help="an ID that `brise log list` shows, or the answer's header x-brise-id")
+    label.add_argument("--file", metavar="FILE", type=Path,
+                       help="a .csv with the columns id and score, or .jsonl with these fields; also read are answer, "
+                            "answer_score, who, note and at. Scores are 0 to 1, true or false")
     label.add_argument("--score", metavar="S", type=number_types.share,
                        help="of the answer that the client got: 0 wrong, 1 right")
     label.add_argument("--answer", metavar="ID", help="another answer to it, as `brise log show` names it")
     label.add_argument("--answer-score", metavar="S", type=number_types.share,
                        help="of that other answer: 0 wrong, 1 right")
-    label.add_argument("--label-source", "--rung", choices=("outcome", "human"), default="human",
-                       help="what says so: what happened in the world, or a person (default: human)")
-    label.add_argument("--who", metavar="NAME", default="me", help="who says so (default: me)")
+    label.add_argument("--label-source", "--rung", choices=("outcome", "human"),
+                       help="what says so: what happened in the world, or a person (default: human; of a file: "
+                            "outcome)")
+    label.add_argument("--who", metavar="NAME", help="who says so (default: me; of a file: outcome)")
     label.add_argument("--note", metavar="TEXT", default="", help="why; it is sealed as the bodies are")
     _add_store(label)
+    _add_json(label)
     forget = actions.add_parser("forget", help="forget a subject", allow_abbrev=False,
                                 description="Destroy the store's key of a subject. Nobody can read its requests and "
                                             "answers any more, not in copies of the store either. Its name, its labels "
@@ -158,10 +168,35 @@ def _add_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _label(store: SqlStore, args: argparse.Namespace) -> int:
-    labelled = log.label(store, LabelEntry(args.id, args.score, args.answer, args.answer_score, args.label_source,
-                                           args.who, args.note))
-    terminal.note(f"labelled {labelled.id}")
+    if args.file is not None:
+        return _label_file(store, args)
+    if args.id is None:
+        raise StoreError("no exchange is named", hint="brise log label ID --score 1, or --file FILE for many")
+    labelled = log.label(store, LabelEntry(args.id, args.score, args.answer, args.answer_score,
+                                           args.label_source or "human", args.who or "me", args.note))
+    if args.json:
+        terminal.result(json.dumps({"labelled": labelled.id}))
+    else:
+        terminal.note(f"labelled {labelled.id}")
     return 0
+
+
+def _label_file(store: SqlStore, args: argparse.Namespace) -> int:
+    """Status 1 if there is no label in the file that the store has now."""
+    for option, value in (("ID", args.id), ("--score", args.score), ("--answer", args.answer),
+                          ("--answer-score", args.answer_score), ("--note", args.note or None)):
+        if value is not None:
+            raise StoreError(f"{option} is for one label, --file has many")
+    loaded = label_files.load_file(store, args.file, args.label_source or "outcome", args.who or "outcome")
+    if args.json:
+        terminal.result(json.dumps(loaded.to_json()))
+    else:
+        terminal.note(f"added {_counted(loaded.added, 'label')}")
+        for place, reason in loaded.bad:
+            terminal.note(f"  left out {place}: {reason}")
+        for line in loaded.left_out.lines():
+            terminal.note(line)
+    return 0 if loaded.added or loaded.left_out[label_files.SAME] else 1
 
 
 def _export(store: SqlStore, args: argparse.Namespace) -> int:
@@ -196,12 +231,15 @@ def _evaluated(path: Path, score: str) -> str:
 def _import(store: SqlStore, args: argparse.Namespace) -> int:
     found = log.import_files(store, ImportOptions(tuple(args.files), args.format, args.task, args.subject,
                                                   args.skip_bad), settings.read().home)
+    if args.json:
+        terminal.result(json.dumps(found.to_json()))
+        return 0
     terminal.note(f"imported {found.added} exchanges" + (
         f"; {found.known} were there already" if found.known else ""))
-    for place, reason in found.bad:
+    for place, reason in found.bad[:NUM_SHOWN]:
         terminal.note(f"  left out {place}: {reason}")
-    if found.passed_over:
-        terminal.note(f"  passed over {found.passed_over} rows that are no requests to a model")
+    for line in found.left_out.lines():
+        terminal.note(line)
     return 0
 
 
@@ -260,9 +298,11 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The action and its options."""
     parser = actions.add_parser(
         "import", help="take in what another system captured", allow_abbrev=False,
-        description="Take in chat rows and batches of OpenAI (JSONL), exports of Langfuse (JSON, JSONL, CSV) and of "
-                    "OpenTelemetry (OTLP JSON with gen_ai attributes). All rows, or none and a list of what is wrong "
-                    "with which line. Importing a file twice adds nothing.",
+        description="Take in chat rows, stored completions and batches of OpenAI, batches of Anthropic (JSONL), "
+                    "exports of Langfuse (JSON, JSONL, CSV), spend logs of LiteLLM, and spans of OpenTelemetry (OTLP "
+                    "JSON), OpenInference and the AI SDK. All rows, or none and a list of what is wrong with which "
+                    "line. Give one batch at a time: the requests' file and the responses'. Importing a file twice "
+                    "adds nothing.",
         epilog=examples("brise log import traces.jsonl --task triage"))
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="files that belong together")
     parser.add_argument("--format", choices=get_args(Format), default="auto",
@@ -271,6 +311,7 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--subject", metavar="NAME", help="the subject of rows that name none")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be read, and say which")
     _add_store(parser)
+    _add_json(parser)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:

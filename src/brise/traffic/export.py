@@ -132,7 +132,7 @@ def _row(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence
         "messages": [*({**message, UNLEARNED: 0} if message.get("role") == "assistant" else message
                        for message in messages), dialect.chat_answer(chosen.response)],
         **({"tools": tools} if tools else {}), **({"provider": provider} if provider else {}),
-        "conversation": exchange.conversation, "id": exchange.id, "meta": meta}
+        "conversation": exchange.conversation or exchange.id, "id": exchange.id, "meta": meta}
 
 
 def _choose(exchange: Exchange, answers: Sequence[RecordedAnswer], labels: Sequence[Label],

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from brise.data.left_out import LeftOut
 from brise.errors import EvidenceError, StoreError
 from brise.traffic.conversations import Conversations
 from brise.traffic.imports.read import BadFileError, Format, read
 from brise.traffic.records import ConversationEnd, Exchange, Label, new_id
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_threads
+
+NO_REQUEST = "it is no request to a model"  # a span of a database, a whole trace
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,19 @@ class ImportOutcome:
     bad: tuple[tuple[str, str], ...]
     passed_over: int
 
+    @property
+    def left_out(self) -> LeftOut:
+        """All rows that are no exchanges, by reason."""
+        counts = LeftOut(reason for _, reason in self.bad)
+        if self.passed_over:
+            counts[NO_REQUEST] += self.passed_over
+        return counts
+
+    def to_json(self) -> dict[str, object]:
+        """For machines."""
+        return {"added": self.added, "known": self.known, "left_out": self.left_out.to_json(),
+                "bad": [{"place": place, "reason": reason} for place, reason in self.bad]}
+
 
 def find(store: SqlStore, id: str) -> Exchange:
     """The exchange, or an error that names it."""
@@ -93,10 +109,11 @@ def import_files(store: SqlStore, options: ImportOptions, home: Path) -> ImportO
     exchanges, threads = _placed([replace(exchange, task=options.task or exchange.task,
                                           subject=exchange.subject or options.subject)
                                   for exchange in found.exchanges], open_threads(store, home))
-    before = store.count()
+    ids = {exchange.id for exchange in exchanges}
+    num_known = len(store.known(ids))
     store.add(exchanges, threads=threads)
-    added = store.count() - before
-    return ImportOutcome(added, len(exchanges) - added, tuple(found.bad), found.passed_over)
+    return ImportOutcome(len(ids) - num_known, len(exchanges) - len(ids) + num_known, tuple(found.bad),
+                         found.passed_over)
 
 
 def _placed(exchanges: Sequence[Exchange], threads: Conversations) -> tuple[list[Exchange], list[ConversationEnd]]:

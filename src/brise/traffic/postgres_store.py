@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import psycopg
 
 from brise.errors import StoreError
-from brise.traffic.schema import VERSION, DatabaseSchema, Row
+from brise.traffic.schema import VERSION, DatabaseSchema, Row, accepted
 
 CONNECT_S = 10
 LOCK_MS = 5000  # how long to wait for another transaction, as with SQLite
@@ -40,7 +40,7 @@ class PostgresDatabase:
         with self._reading, self._errors():
             if self._reader is None or self._reader.closed:
                 self._reader = self._connect()
-            return list(self._reader.execute(_statement(sql), values).fetchall())
+            return list(self._reader.execute(_statement(sql), accepted(values)).fetchall())
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[PostgresTransaction]:
@@ -103,14 +103,14 @@ class PostgresTransaction:
         self._connection = connection
 
     def run(self, sql: str, values: Row = ()) -> int:
-        return self._connection.execute(_statement(sql), values).rowcount
+        return self._connection.execute(_statement(sql), accepted(values)).rowcount
 
     def run_many(self, sql: str, rows: Iterable[Row]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.executemany(_statement(sql), rows)
+            cursor.executemany(_statement(sql), map(accepted, rows))
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
-        return list(self._connection.execute(_statement(sql), values).fetchall())
+        return list(self._connection.execute(_statement(sql), accepted(values)).fetchall())
 
 
 def without_password(url: str) -> str:

@@ -235,7 +235,12 @@ def label_pair(name: str, value: str) -> str:
 
 def plain(text: str | None) -> Any:
     """Text that every database accepts: without NUL and half surrogate pairs."""
-    return text if text is None else mended_text(text.replace("\0", "\ufffd"))
+    return text if text is None or text.isascii() and "\0" not in text else mended_text(text.replace("\0", "\ufffd"))
+
+
+def accepted(values: Row) -> Row:
+    """The values of a statement as every database accepts them: texts by `plain`."""
+    return tuple(plain(value) if isinstance(value, str) else value for value in values)
 
 
 def _json(value: Mapping[str, object]) -> str:

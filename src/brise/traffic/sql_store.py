@@ -90,6 +90,11 @@ class SqlStore:
         rows = self._database.rows(f"SELECT {schema.EXCHANGE_COLUMNS} FROM exchanges WHERE id = ?", (id,))
         return next((schema.exchange_of(row, content) for row, content in self._opened("exchanges", rows)), None)
 
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of these ids that exchanges have."""
+        return {id for part in _parts(sorted(set(ids))) for id, in self._database.rows(
+            f"SELECT id FROM exchanges WHERE id IN ({_marks(part)})", part)}
+
     def answers(self, exchanges: Sequence[str], role: Role | None = None) -> Iterator[RecordedAnswer]:
         condition, values = ("", ()) if role is None else (" AND role = ?", (role,))
         for rows in self._of_exchanges("answers", schema.ANSWER_COLUMNS, exchanges, condition, values):

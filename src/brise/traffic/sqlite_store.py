@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from brise.errors import StoreError
-from brise.traffic.schema import VERSION, DatabaseSchema, Row
+from brise.traffic.schema import VERSION, DatabaseSchema, Row, accepted
 
 RETRY_S = 0.01
 BUSY_S = 5.0  # how long to wait for another process's transaction; ours take milliseconds
@@ -44,7 +44,7 @@ class SqliteDatabase:
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
         with self._errors(), self._reading:
-            return list(self._reader.execute(sql, values))
+            return list(self._reader.execute(sql, accepted(values)))
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[SqliteTransaction]:
@@ -128,13 +128,13 @@ class SqliteTransaction:
         self._connection = connection
 
     def run(self, sql: str, values: Row = ()) -> int:
-        return self._connection.execute(sql, values).rowcount
+        return self._connection.execute(sql, accepted(values)).rowcount
 
     def run_many(self, sql: str, rows: Iterable[Row]) -> None:
-        self._connection.executemany(sql, rows)
+        self._connection.executemany(sql, map(accepted, rows))
 
     def rows(self, sql: str, values: Row = ()) -> list[Row]:
-        return list(self._connection.execute(sql, values))
+        return list(self._connection.execute(sql, accepted(values)))
 
 
 def _step(transaction: SqliteTransaction, statement: str) -> None:

@@ -15,7 +15,8 @@ from brise.dialects.bodies import Body, Fields, Kind, Usage, objects
 from brise.traffic.imports.row import BadRowError, chat_body, finish_reason, message, text
 
 ITEMS = frozenset({"message", "function_call", "reasoning", "function_call_output", "web_search_call", "output_text"})
-KEPT = ("tools", "tool_choice", "response_format", "system", "instructions", "text", "max_tokens", "max_output_tokens")
+KEPT = ("tools", "tool_choice", "response_format", "system", "instructions", "text", "max_tokens", "max_output_tokens",
+        "max_completion_tokens", "temperature", "top_p", "seed", "stop", "reasoning_effort")
 
 
 @dataclass(frozen=True)
