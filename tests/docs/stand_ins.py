@@ -163,7 +163,8 @@ def _merged(place: Place, path: Path) -> None:
 
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
-    "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys, "rights": _rights,
+    "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys,
+    "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
     "merged": _merged, "virtual": _virtual})
 
