@@ -28,12 +28,12 @@ from brise.text.json_text import mended_text
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 Row = Sequence[Any]
-VERSION = 3
+VERSION = 4
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE answers ADD COLUMN IF NOT EXISTS fingerprint TEXT",),
-    3: (*(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS token_details TEXT" for table in ("exchanges", "answers")),
-        "ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS upstream TEXT")}
+    3: tuple(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS token_details TEXT" for table in ("exchanges", "answers")),
+    4: ("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS upstream TEXT",)}
 # Written for SQLite but for ADD COLUMN IF NOT EXISTS, which `sqlite_store` does by itself; where PostgreSQL has other
 # words for a type, `postgres_store` puts them in.
 TABLES: Sequence[str] = (
