@@ -89,9 +89,12 @@ def test_a_header_names_the_upstream_of_a_request_without_a_model() -> None:
         assert made.live.get("/v1/files", headers={"x-brise-upstream": "b"}).status_code == 200
         assert made.live.post(CHAT, {"model": "b/big", "messages": HI}, headers={"x-brise-upstream": "b"}).is_success
         assert made.fakes["b"].received[1].json["model"] == "big"
+        assert made.live.post(CHAT, {"model": "big", "messages": HI}, headers={"x-brise-upstream": "b"}).is_success
+        assert made.fakes["b"].received[2].json["model"] == "big"
+        assert [row.model for row in made.captured.wait(2)] == ["b/big"] * 2
         wrong = made.live.get("/v1/files", headers={"x-brise-upstream": "c"})
         assert wrong.status_code == 404 and "there is 'a', 'b'" in wrong.json()["error"]["message"]
-        assert made.num_received() == {"a": 0, "b": 2}
+        assert made.num_received() == {"a": 0, "b": 3}
 
 
 def test_a_form_names_its_upstream_too() -> None:

@@ -64,13 +64,6 @@ class Routes:
                 hint="NAME/MODEL asks an upstream for MODEL")
         return self.default, model
 
-    def chosen(self, upstream: str, model: str) -> tuple[str, str]:
-        """The same where a header names the upstream, as for files and batches, which have no model."""
-        if upstream not in self.names:
-            raise UnknownUpstreamError(f"the upstream {upstream[:64]!r} does not exist; there is {_listed(self.names)}",
-                                       param=CHOICE.decode(), code="upstream_not_found")
-        return upstream, model.removeprefix(f"{upstream}/")
-
     def name_of(self, upstream: str, model: str) -> str:
         """The name that a request gives for an upstream's model: the model's own if that leads there."""
         try:
@@ -116,10 +109,21 @@ class Upstreams:
         """The large model that a request is for."""
         return self.each[request.upstream]
 
+    def chosen(self, request: ClientRequest) -> ClientRequest:
+        """A request whose header names its upstream, as one whose model does: so the same rules hold for both."""
+        named, names = request.header(CHOICE), self.routes.names
+        if named is None:
+            return request
+        if not named or named not in names:
+            raise UnknownUpstreamError(f"the upstream {named[:64]!r} does not exist; there is {_listed(names)}",
+                                       param=CHOICE.decode(), code="upstream_not_found")
+        is_named = not request.model or request.model.startswith(f"{named}/")
+        return request if is_named else replace(request, model=f"{named}/{request.model}")
+
     def routed(self, request: ClientRequest) -> ClientRequest:
         """The request as its upstream gets it; UnknownUpstreamError if it names one that does not exist."""
         named = request.header(CHOICE)
-        upstream, model = self.routes.find(request.model) if named is None else self.routes.chosen(named, request.model)
+        upstream, model = (named, "") if named is not None and not request.model else self.routes.find(request.model)
         routed = request if upstream == request.upstream else replace(request, upstream=upstream)
         return routed if model == request.model else with_model(routed, model)
 

@@ -56,7 +56,7 @@ class GatewayMiddleware:
                 await self._app(own, receive, send)
                 return
             self._check(scope)
-            asked = client = await self._read(scope, receive)
+            asked = client = self._gateway.large.chosen(await self._read(scope, receive))
             is_local = self._is_local(client)
             if not is_local:
                 client = self._gateway.large.routed(client)
