@@ -67,6 +67,22 @@ def test_counts_that_cannot_be_do_no_harm(usage: object) -> None:
     assert Server(httpx.Response(200, json=body)).answer() == EvalAnswer("yes")
 
 
+def test_the_body_decides_whether_there_was_an_answer() -> None:
+    failed = httpx.Response(200, json={"error": {"message": "Provider returned error", "code": 502}})
+    server = Server(failed, failed, said("yes"))
+    assert server.answer().text == "yes" and len(server.waits) == 2
+    ended = {"choices": [{"message": {"content": "half an"}, "finish_reason": "error"}]}
+    answer = Server(httpx.Response(200, json=ended)).answer()
+    assert (answer.finish, answer.error) == ("error", "it ended with the finish reason 'error'")
+
+
+def test_an_answer_in_parts_is_its_text() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "ye"},
+             {"type": "text", "text": "s"}]
+    body = {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+    assert Server(httpx.Response(200, json=body)).answer() == EvalAnswer("yes")
+
+
 def test_what_is_sent() -> None:
     server = Server(said("yes"))
     assert server.answer() == EvalAnswer("yes", prompt_tokens=3, completion_tokens=2)

@@ -17,6 +17,7 @@ import httpx
 from brise.errors import NetworkError, UnsupportedError
 from brise.evals.answering import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
+from brise.text.finish_reasons import common
 from brise.text.protocols import Message, parts_of
 
 Wait = Callable[[float], Awaitable[object]]
@@ -138,9 +139,9 @@ class EndpointAnswerer:
             response = await self._client.post(f"{self._endpoint.url.rstrip('/')}/chat/completions", json=body)
         except httpx.TransportError as error:
             return _Busy(f"{type(error).__name__}: {error}")
-        if response.status_code == 200:
-            return _read(response, self._endpoint.url)
         reason = _reason(response, self._endpoint.key)
+        if response.status_code == 200:
+            return _Busy(reason) if _is_error(response) else _read(response, self._endpoint.url)
         if response.status_code in RETRIED:
             return _Busy(reason, _retry_after(response.headers.get("retry-after")))
         if response.status_code in OF_THE_ROW:
@@ -173,6 +174,22 @@ def sent(message: Message, place: str) -> dict[str, object]:
     return sent
 
 
+def _is_error(response: httpx.Response) -> bool:
+    """Whether a success holds an error in the answer's place, as aggregators of models send one."""
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and bool(body.get("error")) and not body.get("choices")
+
+
+def _text(content: object) -> str:
+    """Text, or the texts of parts: models that think send their answer so."""
+    if not isinstance(content, list):
+        return str(content or "")
+    return "".join(str(part["text"]) for part in content if isinstance(part, dict) and part.get("type") == "text")
+
+
 def _read(response: httpx.Response, url: str) -> EvalAnswer:
     try:
         body = response.json()
@@ -181,7 +198,9 @@ def _read(response: httpx.Response, url: str) -> EvalAnswer:
         usage = usage if isinstance(usage, dict) else {}
         calls = tuple(AnsweredCall(str(call["function"]["name"]), str(call["function"]["arguments"]))
                       for call in message.get("tool_calls") or ())
-        return EvalAnswer(str(message.get("content") or ""), calls, str(choice.get("finish_reason") or "stop"), None,
+        finish = str(choice.get("finish_reason") or "stop")
+        failed = f"it ended with the finish reason {finish[:40]!r}" if common(finish) == "error" else None
+        return EvalAnswer(_text(message.get("content")), calls, finish, failed,
                           _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise NetworkError(f"{url} gave no chat completion: {type(error).__name__} at {error}",
