@@ -33,7 +33,22 @@ def test_a_plan_says_what_it_takes() -> None:
     assert found.proof is None and found.verdict is None and found.plan.units > 100
 
 
+def test_the_claim_may_be_about_answers_or_conversations() -> None:
+    told = [{"conversation": at, "prompt": "q", "small_score": 1 - (turn > 0), "large_score": 1}
+            for at in range(60) for turn in range(1 if at % 6 else 6)]
+    answers, alike = brise.prove(told), brise.prove(told, per="conversation")
+    assert [found.proof.difference.estimate for found in (answers, alike) if found.proof is not None] == pytest.approx([
+        -50 / 110, -50 / 360])
+    cut = brise.prove(told, rows_per_conversation=1).proof
+    assert cut is not None and cut.difference.estimate == 0 and len(cut.clusters.cut) == 50
+    assert answers.document["terms"]["weighting"] == {"per": "answer", "most_rows": None}
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    ({"pairs": [{"small": "a", "large": "a"}], "per": "row"}, "'row', allowed is answer or conversation"),
+    ({"pairs": [{"small": "a", "large": "a"}], "rows_per_conversation": 0}, "is 0, allowed is 1 and more"),
+    ({"pairs": [{"small": "a", "large": "a"}], "per": "conversation", "rows_per_conversation": 3},
+     "^per='conversation' and rows_per_conversation|^per conversation and rows_per_conversation"),
     ({}, "nothing says where the answers are"), ({"pairs": [], }, "pairs must be a path"),
     ({"pairs": {"small": "a"}}, "pairs is one row"), ({"pairs": [{"small": object()}]}, r"pairs\[0\] cannot be"),
     ({"pairs": [{"small": "a"}]}, "rows are no pairs"), ({"pairs": "/nope.jsonl"}, "cannot read '/nope.jsonl'"),

@@ -169,7 +169,9 @@ def _begin(options: SwitchOptions, task: str, store: TrafficStore, found: Switch
         "forced": options.reason if options.force else None, "reason": options.reason or "by hand",
         **({"against": known} if known else {})})
     by_name = [f"the certificate knows {small_model!r} by its name alone: whatever is served under it may answer"]
-    return [*_forced_notes(known), *(by_name if signed is not None and fingerprint is None else ()), _about(rule)]
+    claim = [] if signed is None else [f"the certificate's claim: {certificates.claim_words(signed.certificate)}"]
+    return [*_forced_notes(known), *(by_name if signed is not None and fingerprint is None else ()), *claim,
+            _about(rule)]
 
 
 def _certificate(options: SwitchOptions, task: str, store: TrafficStore) -> Signed | None:
@@ -185,7 +187,8 @@ def _about(rule: Rule | None) -> str:
     if rule is None:
         return ("no threshold: all answers are kept but those that cannot be right (brise cascade certifies one)")
     return (f"kept are answers with a confidence of {rule.threshold:.3f} or more: {100 * rule.kept:.0f} % of them, of "
-            f"which at most {100 * rule.risk:g} % are wrong (certified {rule.digest[:12]}, {rule.units} units)")
+            f"which at most {100 * rule.risk:g} % are wrong (certified {rule.digest[:12]}, {rule.units} answers, "
+            f"{rule.method})")
 
 
 def _user() -> str:

@@ -124,7 +124,8 @@ def _proof_lines(report: SwitchReport) -> list[Part]:
                      f"({gap.how}).")
     if past.proven is not None and past.proof_at_s is not None:
         lines.append(f"Newest proof, {time_words(past.proof_at_s)}: {past.proven.verdict}; the margin was "
-                     f"{100 * past.proven.delta:g} points. {past.proven.reason}".strip())
+                     f"{100 * past.proven.delta:g} points, of {(past.proof or {}).get('per', 'conversation')}s that "
+                     f"weigh alike. {past.proven.reason}".strip())
     if past.certificate is not None:
         lines.append(f"Certificate {past.certificate[:16]}" + (f", good until {time_words(past.expires_s)}."
                                                                if past.expires_s else "."))
@@ -134,7 +135,7 @@ def _proof_lines(report: SwitchReport) -> list[Part]:
     if past.audits:
         mean = float(np.average([d for d, _ in past.audits], weights=[1 / q for _, q in past.audits]))
         lines.append(f"After the switch {len(past.audits)} answers were audited at random: "
-                     f"{figures.points(mean)} against the large model.")
+                     f"{figures.points(mean)} against the large model, where each kept answer weighs alike.")
     if past.switched is not None:
         lines += [f"The switch to {past.switched.candidate} was forced against {one}." for one in past.switched.against]
     lines += [f"The ledger knows against {one.said}." for one in past.against]
