@@ -20,6 +20,12 @@ PLANTED = [
     ("KEY", "sk-" + LETTERS[:40]), ("KEY", "sk-proj-" + LETTERS[:40]), ("KEY", "sk-ant-api03-" + LETTERS[:40]),
     ("KEY", "AKIA" + "IOSF0DNN7EXAMPLE"), ("KEY", "ghp_" + LETTERS[:36]), ("KEY", "xoxb-123456789012-" + LETTERS[:20]),
     ("KEY", "AIza" + LETTERS[:35]), ("KEY", "sk_live_" + LETTERS[:24]), ("KEY", "hf_" + LETTERS[:34]),
+    *(("KEY", prefix + LETTERS[:32]) for prefix in (
+        "xai-", "gsk_", "pplx-", "nvapi-", "r8_", "fw_", "tgp_v1_", "csk-", "pcsk_", "glpat-", "tvly-", "jina_",
+        "lsv2_pt_", "sk-lf-", "dckr_pat_", "sq0atp-", "hvs.", "xapp-1-", "GOCSPX-", "sb_secret_")),
+    *(("KEY", prefix + "0a" * 16) for prefix in ("shpat_", "shpss_", "dapi", "SK", "key-")),
+    ("KEY", "npm_" + LETTERS[:36]), ("KEY", "SG." + LETTERS[:22] + "." + LETTERS[:43]), ("KEY", "dop_v1_" + "0a" * 32),
+    ("KEY", "0a" * 16 + "-us12"), ("KEY", "1234567890:" + LETTERS[:35]),
     ("KEY", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0." + LETTERS[:43]),
     ("EMAIL", "anna.müller+x@mail.example.co.uk"), ("EMAIL", "a@b.io"), ("IBAN", "GB82 WEST 1234 5698 7654 32"),
     ("IBAN", "DE89370400440532013000"), ("CARD", "4111 1111 1111 1111"), ("CARD", "5500-0000-0000-0004"),
@@ -51,11 +57,36 @@ def test_near_misses_stay(text: str) -> None:
     ("Authorization: Bearer abcdef0123456789abcdef", "Authorization: Bearer [KEY_1]"),
     ("postgresql://eva:s3cret/x@db/x", "postgresql://eva:s3cret/x@db/x"),
     ("postgresql://eva:s3cret@db/x", "postgresql://eva:[PASSWORD_1]@db/x"),
-    ('DB_PASSWORD="hunter42x"', 'DB_PASSWORD="hunter42x"'), ('password = "hunter42x"', 'password = "[PASSWORD_1]"'),
+    ('DB_PASSWORD="hunter42x"', 'DB_PASSWORD="[PASSWORD_1]"'),
+    ("client_secret=EXAMPLE0key1EXAMPLE2", "client_secret=[PASSWORD_1]"),
+    ("clientSecret: a1b2c3d4", "clientSecret: [PASSWORD_1]"),
+    ("export AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENG", "export AWS_SECRET_ACCESS_KEY=[PASSWORD_1]"),
+    ("AccountKey=abcdEFGH1234abcd==;x", "AccountKey=[PASSWORD_1];x"),
+    ("refresh_token => a1b2c3d4", "refresh_token => [PASSWORD_1]"),
+    ('{\\"db_password\\": \\"hunter42x\\"}', '{\\"db_password\\": \\"[PASSWORD_1]\\"}'),
+    ("max_tokens=12345678", "max_tokens=12345678"), ("tokenizer=abcdefg12", "tokenizer=abcdefg12"),
+    ('password = "hunter42x"', 'password = "[PASSWORD_1]"'),
     ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nbye", "[PRIVATE_KEY_1]\nbye"),
     ("-----BEGIN PRIVATE KEY-----\nMIIE cut", "[PRIVATE_KEY_1]")])
 def test_secrets_that_are_called_so(text: str, expected: str) -> None:
     assert Scrubber().scrub(text) == expected
+
+
+def test_a_field_that_is_called_a_secret_has_one() -> None:
+    given = {"client_secret": "a1b2c3d4", "password": "required", "max_tokens": "12345678", "note": "a1b2c3d4"}
+    assert Scrubber().scrub(given) == {**given, "client_secret": "[PASSWORD_1]"}
+    assert json.loads(Scrubber().scrub(json.dumps(given)))["client_secret"] == "[PASSWORD_1]"
+
+
+@pytest.mark.parametrize("part", ["xai-", "a_secret", "token=", "password: ", "a-", "sk-a_", "SG.a.", "1:", "key"])
+def test_scrubbing_takes_time_in_proportion(part: str) -> None:
+    def seconds(number: int) -> float:
+        started = time.process_time()
+        Scrubber().scrub(part * number)
+        return time.process_time() - started
+
+    small = max(min(seconds(2_000) for _ in range(3)), 0.002)
+    assert min(seconds(16_000) for _ in range(2)) < 40 * small
 
 
 def test_one_value_has_one_placeholder_in_a_whole_export() -> None:

@@ -18,6 +18,12 @@ from typing import Any
 
 _PLAIN_IPS = ("0.0.0.0", "127.0.0.1", "255.255.255.255", "::", "::1")  # they belong to no person and no machine
 _IMAGE = re.compile(r"data:[\w.+/-]{1,80}(?:;[\w.+=-]{1,80}){0,4};base64,[A-Za-z0-9+/_-]*={0,2}")  # as a URL
+# Names that end in one of these words: client_secret and dbPassword among them.
+_SECRET_NAME = (
+    r"(?i:[\w.-]{0,40}?(?:secret|passw(?:or)?d|passwd|pwd|passphrase|passcode|token|credentials?"
+    r"|(?:api|access|secret|private|account|shared|subscription|auth|encryption|signing|master|license)[_-]?key))")
+_LEAST_PASSWORD, _MOST_PASSWORD = 8, 256  # characters
+_LONG = 20  # characters of a password that may have no digit
 _LEAST_CARD = 10**11  # the least number with as many digits as a card
 _SEPARATORS = str.maketrans("", "", " -.()/\u00a0")
 
@@ -60,8 +66,18 @@ def _is_phone(text: str) -> bool:
 
 
 def _is_password(text: str) -> bool:
-    """Letters and digits mixed: `password: required` and `api_key=<your key 1>` give nothing away."""
-    return any(map(str.isalpha, text)) and any(map(str.isdigit, text)) and text[0] not in "<${["
+    """Letters and digits mixed, or long and of both cases: `password: required` and `api_key=<your key 1>` give nothing
+    away.
+    """
+    is_long = len(text) >= _LONG and any(map(str.isupper, text)) and any(map(str.islower, text))
+    has_both = any(map(str.isalpha, text)) and any(map(str.isdigit, text))
+    return (has_both or is_long) and text[0] not in "<${[("
+
+
+def _is_secret(name: str, value: object) -> bool:
+    """Whether a field's name says that its value is one."""
+    return (isinstance(value, str) and _LEAST_PASSWORD <= len(value) <= _MOST_PASSWORD and " " not in value
+            and _is_password(value) and re.fullmatch(_SECRET_NAME, name) is not None)
 
 
 # In this order: what an earlier pattern replaced is not matched again.
@@ -71,19 +87,30 @@ _PATTERNS: Sequence[_Pattern] = (
         r"(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.DOTALL)),
     _Pattern("KEY", re.compile(
         r"(?<![\w-])(?:"
-        r"sk-[A-Za-z0-9_-]{20,}"  # OpenAI, Anthropic, OpenRouter and those who took it over
-        r"|(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{16}"  # Amazon
-        r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[\w-]{20,}"
-        r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}"  # Slack, Google
+        # OpenAI, Anthropic, OpenRouter, DeepSeek, Langfuse and those who took it over
+        r"(?:sk|csk)-[A-Za-z0-9_-]{20,}|pcsk_[A-Za-z0-9_-]{20,}"
+        # xAI, Perplexity, NVIDIA, Tavily; Groq, Hugging Face, Replicate, Fireworks, Together, Jina, LangSmith, Supabase
+        r"|(?:xai|pplx|nvapi|tvly)-[A-Za-z0-9_-]{20,}"
+        r"|(?:gsk|hf|api_org|r8|fw|tgp_v1|jina|lsv2_[ps][tk]|sbp|sb_secret|esecret)_[A-Za-z0-9_-]{20,}"
+        r"|(?:AKIA|ASIA|AROA|AIDA|ABIA)[0-9A-Z]{16}"  # Amazon
+        # GitHub, GitLab
+        r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent)-[\w-]{20,}"
+        r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}"  # Slack
+        r"|AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}|GOCSPX-[0-9A-Za-z_-]{20,}"  # Google
         r"|(?:sk|rk|pk)_(?:live|test)_[0-9A-Za-z]{16,}|whsec_[0-9A-Za-z+/]{24,}"  # Stripe
-        r"|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{40,}|SG\.[\w-]{16,}\.[\w-]{16,}"
+        r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{40,}|rubygems_[0-9a-f]{40,}|dckr_(?:pat|oat)_[\w-]{20,}"
+        r"|SG\.[\w-]{16,}\.[\w-]{16,}|SK[0-9a-f]{32}|key-[0-9a-f]{32}|[0-9a-f]{32}-us\d{1,2}"  # mail and telephone
+        r"|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|dapi[0-9a-f]{32}(?:-\d{1,3})?"  # Shopify, Databricks
+        r"|do[opr]_v1_[0-9a-f]{40,}|sq0(?:atp|csp)-[\w-]{20,}|pat-[a-z]{2}\d-[0-9a-f-]{36}|hv[sbr]\.[\w-]{20,}"
+        r"|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|figd_[\w-]{30,}|ph[cx]_[A-Za-z0-9]{30,}"
+        r"|\d{8,10}:[A-Za-z0-9_-]{35}"  # Telegram
         r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}"  # JSON Web Token
         r")(?![\w-])")),
     _Pattern("KEY", re.compile(r"(?i:\bbearer|\bbasic)[ \t]+([A-Za-z0-9._~+/-]{20,}=*)")),
     _Pattern("PASSWORD", re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,128}:([^\s/@]{1,256})@")),
-    _Pattern("PASSWORD", re.compile(
-        r"(?i:\b(?:api[_-]?key|secret(?:[_-]?(?:access[_-]?)?key)?|access[_-]?token|auth[_-]?token|passw(?:or)?d"
-        r"|passphrase))[\"']?[ \t]{0,3}[:=][ \t]{0,3}[\"']?([^\s\"',;\[\]]{8,256})"), _is_password),
+    _Pattern("PASSWORD", re.compile(  # NAME=VALUE, also in JSON that is escaped in text
+        rf"(?<![\w.-])(?:{_SECRET_NAME})\\?[\"']?[ \t]{{0,3}}(?:[:=]=?|=>)[ \t]{{0,3}}\\?[\"']?"
+        r"([^\s\"',;\[\]\\]{8,256})"), _is_password),
     _Pattern("EMAIL", re.compile(
         r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")),
     _Pattern("IBAN", re.compile(
@@ -113,7 +140,8 @@ class Scrubber:
             case str():
                 return self._string(value)
             case Mapping():
-                return {self._string(name): self.scrub(item) for name, item in value.items()}
+                return {self._string(name): self._placeholder("PASSWORD", item) if _is_secret(name, item) else
+                        self.scrub(item) for name, item in value.items()}
             case list() | tuple():
                 return [self.scrub(item) for item in value]
             case int() if abs(value) >= _LEAST_CARD and not isinstance(value, bool):
