@@ -9,6 +9,7 @@ import pytest
 
 from brise.dialects.bodies import Usage
 from brise.gateway.exchange import answer_of, priced
+from brise.gateway.failure import UpstreamError
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.large_model import LargeModel
 from brise.gateway.request import ClientRequest, read
@@ -17,7 +18,7 @@ from brise.gateway.upstreams import Routes, Upstreams
 from brise.traffic.prices import Price, Prices
 from brise.traffic.records import Mode
 from tests.gateway.fake_answers import MODEL
-from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
+from tests.gateway.fake_upstream import FakeUpstream, answer, fake_upstream
 
 PRICES = Prices({"big": Price(2, 10), "eu/big": Price(3, 10), "mine": Price(0.5, 0.5), MODEL: Price(1, 1)})
 
@@ -62,6 +63,25 @@ def test_what_the_large_model_is_asked_in_the_background_is_paid_too() -> None:
     assert answer_of(request(), "audit", 0.0, outcome, 1.0).cost_usd == outcome.cost_usd
     draft = RequestOutcome("small", 200, "tiny", usage=Usage(5, 5))
     assert answer_of(request(), "draft", 0.0, draft, 1.0).cost_usd == 0
+
+
+def test_a_failed_attempt_that_counted_tokens_is_paid_too() -> None:
+    answered = RequestOutcome("hosted", 200, "big", usage=Usage(100, 10), lost=(Usage(100, 0),))
+    assert priced(answered, request(), PRICES).cost_usd == pytest.approx(500e-6)
+    replaced = RequestOutcome("degraded", 200, "tiny", usage=Usage(100, 10), lost=(Usage(100, 0),))
+    assert priced(replaced, request(), PRICES).cost_usd == pytest.approx(200e-6)
+    assert priced(replaced, request("other"), PRICES).cost_usd is None
+    failed = RequestOutcome("failed", 502, error="no answer", lost=(Usage(100, 0),))
+    assert priced(failed, request(), PRICES).cost_usd == pytest.approx(200e-6)
+    assert priced(replace(failed, lost=()), request(), PRICES).cost_usd is None
+
+
+def test_an_answer_that_is_none_says_what_it_cost() -> None:
+    with fake_upstream() as fake:
+        fake.then(answer({"choices": None, "usage": {"prompt_tokens": 100, "completion_tokens": 0}}))
+        with pytest.raises(UpstreamError) as failed:
+            asyncio.run(asked(fake))
+    assert failed.value.delivery is not None and failed.value.delivery.lost == [Usage(100, 0)]
 
 
 async def asked(fake: FakeUpstream) -> RequestOutcome:

@@ -52,8 +52,12 @@ def priced(outcome: RequestOutcome, request: ClientRequest, prices: Prices | Non
         price = None if prices is None else prices.models.get(outcome.served_by or "")
         usd = 0.0 if price is None else None if outcome.usage is None else price.of(outcome.usage)
     else:
-        usd = None if prices is None else prices.cost(outcome.served_by, request.model, outcome.usage,
-                                                      request.upstream)
+        is_error = outcome.status >= 400 and outcome.usage is None and bool(outcome.lost)
+        usd = 0.0 if is_error else None if prices is None else prices.cost(
+            outcome.served_by, request.model, outcome.usage, request.upstream)
+    for usage in outcome.lost:
+        more = None if prices is None else prices.cost(None, request.model, usage, request.upstream)
+        usd = None if usd is None or more is None else usd + more
     return replace(outcome, cost_usd=usd)
 
 
@@ -66,7 +70,7 @@ def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: st
     about = body or {}
     usage = delivery.usage or request.dialect.usage(about)
     return RequestOutcome(mode, delivery.status, text(about.get("model")), body, usage,
-                          text(about.get("system_fingerprint")), error or fault, first_s)
+                          text(about.get("system_fingerprint")), error or fault, first_s, lost=delivery.lost)
 
 
 def with_response(outcome: RequestOutcome, request: ClientRequest) -> RequestOutcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +90,7 @@ class Delivery:
     fault: UpstreamFailure | None = None
     first_s: float | None = None  # monotonic, of the first token or piece
     usage: Usage | None = None  # where the body does not have it
+    lost: Sequence[Usage] = ()  # of attempts before that failed, as far as they counted their tokens: they are paid too
 
     @property
     def takes_event(self) -> bool:

@@ -162,11 +162,11 @@ class Gateway:
                     step.error = "declined" if isinstance(outcome, Declined) else (
                         "failed" if outcome.mode == "failed" else None)
             if isinstance(outcome, RequestOutcome):
-                return outcome
+                return replace(outcome, lost=delivery.lost)
             failure = replace(failure, detail=f"{failure.detail}; {outcome.why}")
         if not delivery.has_begun:
             await send_error(request.dialect, failure, added(request, "failed", None), send)
-            return RequestOutcome("failed", failure.client_status, error=str(failure))
+            return RequestOutcome("failed", failure.client_status, error=str(failure), lost=delivery.lost)
         if delivery.takes_event:
             await end_with_error(request.dialect, failure, send)
         # Any other answer stays incomplete, and the server ends the connection: so the client sees it too.

@@ -30,6 +30,7 @@ class RequestOutcome:
     error: str | None = None
     first_token_s: float | None = None  # since the request came
     cost_usd: float | None = None
+    lost: Sequence[Usage] = ()  # of attempts that failed, which are paid too
     is_continued: bool = False  # the beginning is the large model's, which is paid too, and nobody knows how much
     signals: Mapping[str, float] = field(default_factory=dict)
     audit_probability: float | None = None

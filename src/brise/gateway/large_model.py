@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from starlette.types import Message, Send
 
+from brise.dialects.bodies import Usage
 from brise.gateway import headers
 from brise.gateway.breaker import Breaker, BreakerSettings, Caller, Permit, Scope
 from brise.gateway.exchange import outcome_of
@@ -53,14 +54,15 @@ class LargeModel:
             delivery = Delivery(unfit.status, unfit.headers)
             await pass_on(unfit, request, send, added, delivery, self._now)
             return delivery
-        number = 0
+        number, lost = 0, list[Usage]()
         while True:
-            delivery = Delivery()
+            delivery = Delivery(lost=lost)
             try:
                 await self._traced(request, send, added, delivery, stops_at_faults)
                 return delivery
             except UpstreamError as error:
                 number += not error.failure.is_stale
+                lost += _lost(request, delivery)
                 wait_s = None if delivery.has_begun else self.retries.wait_s(request, error.failure, number)
                 if wait_s is None:
                     error.delivery = delivery
@@ -180,6 +182,12 @@ def _at_fault(failure: UpstreamFailure) -> Scope:
     if failure.kind in NOTHING_SENT:
         return "upstream"
     return "model" if failure.status == 429 else "request"
+
+
+def _lost(request: ClientRequest, delivery: Delivery) -> Sequence[Usage]:
+    """The tokens that an attempt counted of which the client has nothing."""
+    usage = delivery.usage or (None if delivery.fields is None else request.dialect.usage(delivery.fields))
+    return () if usage is None or delivery.has_begun else (usage,)
 
 
 async def _refused(reply: UpstreamResponse) -> UpstreamFailure:

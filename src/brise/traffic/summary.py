@@ -79,7 +79,7 @@ class _Task:
         if usage is not None:
             self.prompt += usage.prompt_tokens or 0
             self.completion += usage.completion_tokens or 0
-        if is_answered(exchange):
+        if is_answered(exchange) or usd is not None:
             self.answered += 1
             self.tokens_known += usage is not None and usage.total_tokens is not None
             if usd is None and exchange.mode == "small":  # brise 0.2 did not write it down
