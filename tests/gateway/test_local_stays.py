@@ -110,6 +110,16 @@ def test_a_charset_is_read_or_refused(made: Rig, charset: str, status: int) -> N
     assert not made.fake.received
 
 
+@pytest.mark.parametrize(("charset", "spelled"), [
+    ("utf-8", "utf-8"), ("iso-8859-1", "iso-8859-1"), ("iso-8859-1", "utf-8"), ("windows-1252", "cp1252"),
+    ("utf-16", "utf-16"), ("us-ascii", "utf-8")])
+def test_what_is_said_reaches_the_upstream_in_utf_8(made: Rig, charset: str, spelled: str) -> None:
+    asked = {"model": "big", "messages": [{"role": "user", "content": "dïng döng"}]}
+    body = json.dumps(asked, ensure_ascii=False).encode(spelled)
+    sent = send(made.live.url, "/v1/chat/completions", body, {"content-type": f"application/json;charset={charset}"})
+    assert sent.status == 200 and json.loads(made.fake.received[0].body.decode()) == asked
+
+
 BODIES = [
     b"\xef\xbb\xbf" + json.dumps(BODY).encode(), json.dumps(BODY).encode("utf-16"),
     json.dumps(BODY).encode("utf-16-le"),

@@ -96,13 +96,8 @@ def in_utf8(headers: RawHeaders, body: bytes) -> tuple[RawHeaders, bytes]:
     charset = _charset(stated[1]) if stated is not None and stated[1] else None
     if charset in (None, "utf-8", "ascii") and (body[:1] == b"{" and body[1:2] != b"\0"):
         return headers, body
-    found = json.detect_encoding(body)
-    if found not in ("utf-8", "utf-8-sig"):  # its first bytes say more than its label
-        charset = found
-    try:
-        text = body.decode(charset if charset not in (None, "ascii") else "utf-8", "surrogatepass"
-                           if charset is None or charset.startswith("utf") else "strict")
-    except UnicodeDecodeError:
+    text = _text(body, charset)
+    if text is None:
         return headers, body  # whoever reads it says so
     body = text.removeprefix("\ufeff").encode("utf-8", "surrogatepass")
     if stated is not None and charset not in (None, "utf-8", "ascii"):
@@ -209,6 +204,18 @@ def _of_usual(body: bytes) -> ReadBody | None:
     if value is None or any(name.strip(_INVISIBLE).lower() in FIELDS for name in fields if name != FIELD):
         return None
     return ReadBody(fields, model, (model,), 1, value.span(1))
+
+
+def _text(body: bytes, charset: str | None) -> str | None:
+    """Its first bytes say more than its label, and so does that it is UTF-8, which JSON is by RFC 8259."""
+    found = json.detect_encoding(body)
+    for each in (found, charset):
+        if each is not None:
+            try:
+                return body.decode(each, "surrogatepass" if each.startswith("utf") else "strict")
+            except UnicodeDecodeError:
+                continue
+    return None
 
 
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
