@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from brise.cli.main import main
+from brise.traffic.records import NOT_DRAWN, SHED, shadow_skip
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.traffic.records import FULL, answer, exchange, label
@@ -106,6 +107,16 @@ def test_stats_count_each_task(filled: Path, capsys: pytest.CaptureFixture[str])
     assert shown["exchanges"] == 3 and shown["skipped"] == {"off": 3} and triage["exchanges"] == 2
     assert triage["prompt_tokens"] == 12 and triage["cost_usd"] == pytest.approx(0.00125)
     assert "3 requests were not written: off" in output(capsys, "stats")[0]
+
+
+def test_stats_say_what_the_shadow_left_unanswered(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(filled) as store:
+        store.skip([(0.0, shadow_skip(SHED, "triage"), 3), (7200.0, shadow_skip(SHED, "triage"), 4),
+                    (0.0, shadow_skip(NOT_DRAWN, "my: task"), 40)])
+    text, shown = output(capsys, "stats")[0], json.loads(output(capsys, "stats", "--json")[0])
+    assert "7 answered requests of 'triage' have no shadow answer: drawn for the shadow and shed: its queue" in text
+    assert "40 answered requests of 'my: task' have no shadow answer: not drawn for the shadow" in text
+    assert shown["shadow"] == {"triage": {SHED: 7}, "my: task": {NOT_DRAWN: 40}} and shown["skipped"] == {"off": 3}
 
 
 def test_stats_say_of_how_many_requests_the_cost_is_known(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from brise.cli.main import main
 from brise.prove import pairs_store
-from brise.traffic.records import Label, RecordedAnswer
+from brise.traffic.records import NOT_DRAWN, SHED, Label, RecordedAnswer, shadow_skip
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import open_store
 from tests.prove.logs import changed, rows
@@ -182,6 +182,17 @@ def test_other_weights_under_the_same_name_are_another_candidate(store: SqlStore
                                                         "weights or another adapter"}]
     assert main(["prove", "--verify", str(path)]) == 0
     assert "data: ok" in capsys.readouterr().out
+
+
+def test_what_the_shadow_left_unanswered_stands_beside_what_was_left_out(
+        store: SqlStore, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(store, rows(60))
+    store.skip([(0.0, shadow_skip(SHED, TASK), 9), (0.0, shadow_skip(NOT_DRAWN, TASK), 240),
+                (0.0, shadow_skip(SHED, "other"), 5)])
+    found = reported(capsys, "--task", TASK)[1]
+    assert {item["why"].partition(" (")[0]: item["pairs"] for item in found["left_out"]} == {SHED: 9, NOT_DRAWN: 240}
+    assert main(["prove", "--task", TASK]) == 4
+    assert "9 pairs, drawn for the shadow and shed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_plan_costs_nothing_and_an_analysis_says_what_it_takes(store: SqlStore,

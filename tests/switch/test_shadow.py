@@ -20,7 +20,7 @@ from brise.gateway.request import ClientRequest, read
 from brise.gateway.small_models import TaskModels
 from brise.models.batch import Batch
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
-from brise.traffic.records import RecordedAnswer
+from brise.traffic.records import NOT_DRAWN, SHED, RecordedAnswer, not_written, shadow_skip, shadow_skipped
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Behaviour, answer, chat, events, refuse
@@ -215,3 +215,19 @@ def test_the_hosted_model_is_asked_once_more_and_an_outage_is_no_disagreement(ou
     assert (reask.role, reask.exchange) == ("reask", running.captured.exchanges[1].id)
     assert reask.response == chat_body("three") and reask.usage is not None and reask.probability == 1.0
     assert running.fake.received[1].json == {**BODY} and running.fake.received[1].header("authorization") == "Bearer k"
+
+
+def test_what_is_not_drawn_or_finds_no_room_is_counted_in_the_store_by_task() -> None:
+    with shadowing(share=0.0) as got:
+        got.rig.live.post("/v1/chat/completions", BODY)
+        wait_until(lambda: got.rig.captured.skipped == [shadow_skip(NOT_DRAWN, "big")])
+    with shadowing(max_waiting=0) as got:
+        got.rig.live.post("/v1/chat/completions", BODY)
+        wait_until(lambda: got.rig.captured.skipped == [shadow_skip(SHED, "big")])
+        assert got.shadow.counts == {"shed": 1}
+
+
+def test_the_counts_of_the_shadow_are_told_from_requests_that_were_not_written() -> None:
+    counts = {"off": 3, shadow_skip(SHED, "a: b"): 4, shadow_skip(NOT_DRAWN, "a: b"): 5, "sampled": 1}
+    assert shadow_skipped(counts) == {"a: b": {SHED: 4, NOT_DRAWN: 5}}
+    assert not_written(counts) == {"off": 3, "sampled": 1}

@@ -17,7 +17,7 @@ from brise.dialects.bodies import Usage
 from brise.dialects.table import named
 from brise.report import figures
 from brise.traffic import log
-from brise.traffic.records import Exchange, KnownSum, RecordedAnswer
+from brise.traffic.records import Exchange, KnownSum, RecordedAnswer, not_written, shadow_skipped
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.summary import Summary, is_answered, summarise
@@ -85,10 +85,12 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
 def stats(store: SqlStore, query: Query, as_json: bool) -> int:
     """Counts and times of each task, and what was not written."""
     summary = summarise(store.exchanges(query), store.answer_costs(query))
-    skipped, pending = dict(store.skipped()), len(store.pending(10_000))
+    counts, pending = store.skipped(), len(store.pending(10_000))
+    skipped, shadow = not_written(counts), shadow_skipped(counts)
     if as_json:
         terminal.result(json.dumps({**asdict(summary), "exchanges": summary.exchanges, "cost": asdict(summary.cost),
-                                    "skipped": skipped, "pending": pending}, indent=1))
+                                    "skipped": skipped, "pending": pending,
+                                    **({"shadow": shadow} if shadow else {})}, indent=1))
         return 0
     _stats_table(summary)
     terminal.result(f"{summary.exchanges} exchanges" + (
@@ -98,6 +100,10 @@ def stats(store: SqlStore, query: Query, as_json: bool) -> int:
         terminal.result(line)
     for reason, number in skipped.items():
         terminal.result(f"{number} requests were not written: {reason}")
+    for task, reasons in sorted(shadow.items()):
+        for reason, number in reasons.items():
+            terminal.result(terminal.harmless(f"{number} answered requests of {task!r} have no shadow answer: "
+                                              f"{reason}"))
     if pending:
         terminal.result(f"{pending} requests wait for the large model's answer")
     return 0

@@ -107,5 +107,5 @@ class CaptureSink(Protocol):
                pending: Sequence[Pending] = ()) -> None:
         """An exchange and what belongs to it, or what came later to one."""
 
-    def skip(self, reason: Literal["off", "sampled"]) -> None:
-        """Counts a request that is not to be written down."""
+    def skip(self, reason: str) -> None:
+        """Counts a request that is not to be written down ("off", "sampled"), or got no shadow answer."""

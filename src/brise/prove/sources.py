@@ -16,6 +16,7 @@ from brise.prove.calibration_rows import NEWEST
 from brise.prove.options import PairOptions
 from brise.prove.pairs import Chosen, MissingPair, Pair, choose, settled
 from brise.traffic import stores
+from brise.traffic.records import shadow_skipped
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import TrafficStore
 
@@ -76,9 +77,15 @@ def _captured(options: PairOptions, store: TrafficStore | None, last_s: float | 
     chosen = choose(quiet, any_context=options.any_context)
     grown = len(captured.pairs) - len(quiet)
     late = ((grown, f"of conversations under {settle_s:g} s old, or asked later in one than that"),) if grown else ()
+    left_out = (*captured.left_out, *late, *chosen.left_out, *_unanswered(options.task, store))
     return PairSource(options.task, options.store or "captured traffic", None,
-                      Chosen(chosen.pairs, (*captured.left_out, *late, *chosen.left_out), chosen.changes,
-                             _missing(captured.missing, chosen.pairs)))
+                      Chosen(chosen.pairs, left_out, chosen.changes, _missing(captured.missing, chosen.pairs)))
+
+
+def _unanswered(task: str, store: TrafficStore) -> tuple[tuple[int, str], ...]:
+    """Requests that the large model answered and the shadow did not: counted, but of no known time."""
+    return tuple((number, f"{why} (requests in all of the store's time)")
+                 for why, number in shadow_skipped(store.skipped()).get(task, {}).items())
 
 
 def _missing(found: tuple[MissingPair, ...], chosen: tuple[Pair, ...]) -> tuple[MissingPair, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from brise.errors import EvidenceError
-from brise.traffic.records import Exchange, Label, LedgerEntry, RecordedAnswer
+from brise.traffic.records import Exchange, Label, LedgerEntry, RecordedAnswer, not_written
 from brise.traffic.store import Query, TrafficStore
 
 _AT_ONCE = 500
@@ -71,7 +71,7 @@ def read(store: Counting, task: str | None, since_s: float | None = None,
         name, tuple(rows), tuple(replace(answer, response=None) for part in parts for answer in store.answers(part)),
         tuple(label for part in parts for label in store.labels(part)),
         tuple(entry for entry in store.ledger() if entry.body.get("task") == name),
-        len(store.pending(10_000)), store.skipped())
+        len(store.pending(10_000)), not_written(store.skipped()))
 
 
 def _light(row: Exchange) -> Exchange:

@@ -20,7 +20,7 @@ from brise.gateway.upstreams import ONLY
 from brise.serve.metrics import SECONDS
 from brise.switch.shadow import Reask, Shadow
 from brise.traffic.capture import Capture
-from brise.traffic.records import Exchange
+from brise.traffic.records import Exchange, not_written
 
 MAX_MODELS = 50  # that are named: clients invent names
 
@@ -118,7 +118,8 @@ def _capture(capture: Capture) -> Iterator[Metric]:
     stats = capture.stats()
     yield _counter("captured_rows", "Rows that are written and durable.", stats.written)
     yield _counter("capture_dropped_rows", "Rows that could not be written, by reason.", stats.dropped, "reason")
-    yield _counter("capture_skipped", "Requests that were not to be written, by reason.", stats.skipped, "reason")
+    yield _counter("capture_skipped", "Requests that were not to be written, by reason.",
+                   not_written(stats.skipped), "reason")
     yield _counter("capture_retries", "Writes that were tried again.", stats.retries)
     yield GaugeMetricFamily("brise_gateway_capture_waiting_rows", "Rows that wait to be written.",
                             value=stats.waiting)

@@ -25,7 +25,7 @@ from brise.gateway.request import ClientRequest
 from brise.gateway.small_models import SmallAnswer, SmallModels, TaskModels, ignored_names
 from brise.gateway.upstreams import Upstreams
 from brise.switch.signals import NUM_RIVALS, measure
-from brise.traffic.records import Exchange
+from brise.traffic.records import NOT_DRAWN, SHED, Exchange, shadow_skip
 
 MAX_WAITING, MAX_WAITING_BYTES = 256, 64 << 20
 ATTEMPTS = 3
@@ -54,9 +54,12 @@ class Shadow:
 
     def observe(self, request: ClientRequest, exchange: Exchange) -> None:
         """Takes note of an answered request, if it is drawn."""
-        if (is_pair(request, exchange) and self._task_models.of(request.task) is not None
-                and blake_draw("shadow", request.id) < self._options.share):
-            self._waiting.put(request)
+        if not is_pair(request, exchange) or self._task_models.of(request.task) is None:
+            return
+        if blake_draw("shadow", request.id) >= self._options.share:
+            self._capture.skip(shadow_skip(NOT_DRAWN, request.task))
+        elif not self._waiting.put(request):
+            self._capture.skip(shadow_skip(SHED, request.task))
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -102,6 +105,7 @@ class Shadow:
             self._record(request, at_s, outcome, answer.total_s, answer.first_token_s)
             return
         self.counts["shed"] += 1
+        self._capture.skip(shadow_skip(SHED, request.task))
 
     def _fingerprint(self, model: str) -> str | None:
         try:
@@ -173,14 +177,15 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, request: ClientRequest) -> None:
-        """Takes it in, or counts it as shed."""
+    def put(self, request: ClientRequest) -> bool:
+        """Takes it in, or counts it as shed; whether it was taken in."""
         if len(self._items) >= self._max_items or self._bytes + len(request.body) > self._max_bytes:
             self._counts["shed"] += 1
-            return
+            return False
         self._items.append(request)
         self._bytes += len(request.body)
         self._has_work.set()
+        return True
 
     async def take(self) -> ClientRequest:
         """The oldest, when there is one."""

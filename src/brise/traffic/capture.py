@@ -28,7 +28,6 @@ from brise.traffic.schema import brief
 from brise.traffic.store import TrafficStore, UnknownExchangeError
 
 Reason = Literal["full", "unwritable", "orphan", "closed"]
-Skipped = Literal["off", "sampled"]
 RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
 EXPIRE_EVERY_S = 600.0
 # From the first row that waits until they are written: at 100 requests/s five go into one transaction, which costs a
@@ -126,7 +125,7 @@ class Capture:
         batch = _Batch(() if exchange is None else (exchange,), tuple(answers), tuple(labels), tuple(pending))
         self._put(replace(batch, waiting_rows=batch.rows, waiting_bytes=_size(batch)))
 
-    def skip(self, reason: Skipped) -> None:
+    def skip(self, reason: str) -> None:
         """Counts a request of which nothing else is written, because the client said so or it was not sampled."""
         self._put(_Batch(skipped=((self._clock(), reason),), waiting_bytes=64))
 

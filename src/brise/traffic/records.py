@@ -166,3 +166,28 @@ def new_id(now_s: float | None = None) -> str:
     """A unique id that sorts by time: 12 hexadecimal digits of milliseconds, 20 random ones."""
     milliseconds = int((time.time() if now_s is None else now_s) * 1000)
     return f"{milliseconds & 0xFFFFFFFFFFFF:012x}{secrets.token_hex(10)}"
+
+
+# Why a request that the large model answered got no shadow answer: counted in the store beside what was not written.
+NOT_DRAWN, SHED = "not drawn for the shadow", "drawn for the shadow and shed: its queue was full, or clients came first"
+
+
+def shadow_skip(why: str, task: str) -> str:
+    """The reason under which the store counts a request without a shadow answer."""
+    return f"{why}: {task}"
+
+
+def shadow_skipped(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Of the store's counts by reason those of the shadow: by task, then by reason."""
+    found = dict[str, dict[str, int]]()
+    for reason, number in counts.items():
+        for why in (NOT_DRAWN, SHED):
+            if reason.startswith(f"{why}: "):
+                found.setdefault(reason[len(why) + 2:], {})[why] = number
+    return found
+
+
+def not_written(counts: Mapping[str, int]) -> dict[str, int]:
+    """The other counts: of requests that were not written."""
+    of_shadow = (f"{NOT_DRAWN}: ", f"{SHED}: ")
+    return {reason: number for reason, number in counts.items() if not reason.startswith(of_shadow)}
