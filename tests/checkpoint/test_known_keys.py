@@ -128,3 +128,11 @@ def test_what_transformers_writes_is_read(name: str) -> None:
     config = getattr(pytest.importorskip("transformers"), f"{name}Config")()
     for values in (config.to_dict(), config.to_diff_dict()):
         assert all(key.is_known for key in read_config(values).ignored)
+
+
+def test_keys_of_a_quantization_are_judged_too() -> None:
+    fp8 = {"quant_method": "fp8", "activation_scheme": "static", "future_flag": True, "some_bits": 0}
+    description = read_config(LLAMA | {"quantization_config": fp8})
+    assert {key.name for key in description.ignored if not key.is_known} == {"quantization_config.future_flag"}
+    with pytest.raises(UnsupportedError, match=r"quantization_config\.weight_rotation is 'hadamard'"):
+        read_config(LLAMA | {"quantization_config": {**fp8, "weight_rotation": "hadamard"}})

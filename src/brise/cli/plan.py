@@ -22,6 +22,7 @@ from brise.models.batch import PAGE_SIZE
 BAR_WIDTH = 60
 LONGEST_BAR = 76  # with what exceeds the limit
 ROW_BAR_WIDTH = 18
+SHOWN_KEYS = 40
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,10 +66,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         console = Console(highlight=False)
         show(planned.plan, planned.suggestions, console)
-        for name, keys in (("notes", [key.name for key in planned.notes]),
-                           ("unknown keys, taken for notes", [f"{key.name} = {key.shown}" for key in planned.unknown])):
-            if keys:
-                console.print(Text(terminal.harmless(f"{name}: {', '.join(keys)}")), soft_wrap=True)
+        _show_keys("notes", [key.name for key in planned.notes], console)
+        _show_keys("unknown keys, taken for notes", [f"{key.name} = {key.shown}" for key in planned.unknown], console)
     return 0 if planned.plan.fits else 1
 
 
@@ -91,6 +90,13 @@ def show(plan: ServingPlan, suggestions: Sequence[Suggestion], console: Console)
             console.print(Text(f"  {suggestion.text(plan)}  ({_size(suggestion.total_bytes)})"), soft_wrap=True)
     elif not plan.fits:
         console.print(Text(hint(suggestions, plan)))
+
+
+def _show_keys(name: str, keys: Sequence[str], console: Console) -> None:
+    """Keys of the model's description that change nothing, on one line."""
+    if keys:
+        more = f" and {len(keys) - SHOWN_KEYS} more (--json has all)" if len(keys) > SHOWN_KEYS else ""
+        console.print(Text(terminal.harmless(f"{name}: {', '.join(keys[:SHOWN_KEYS])}{more}")), soft_wrap=True)
 
 
 def _headline(plan: ServingPlan) -> str:

@@ -35,7 +35,7 @@ def read_config(values: Mapping[str, object]) -> Description:
     kind = top.text("model_type")
     if kind != "mistral3":
         family = _known(kind)
-        fields = Fields(values, "", FAMILIES[family].hf_defaults)
+        fields = Fields(values, "", FAMILIES[family].hf_defaults, ignored=top.ignored)
         fields.value("quantization_config")  # read above
         is_tied = _is_tied(fields)
         return Description(_decoder(fields, family), None, block, is_tied, tuple(fields.ignored))
