@@ -112,6 +112,8 @@ def test_small_4_leaves_what_its_class_knows_to_the_class() -> None:
     ({"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 1.5}},
      Yarn(4, 128, attention_factor=1.5)),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, None),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "factor": 1.0}}, None),
+    ({"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": True}}, Yarn(4, 128)),
     ({"rope_theta": 5e5, "rope_scaling": None}, None),
 ])
 def test_rope_of_older_and_newer_files(change: dict[str, Any], scaling: object) -> None:

@@ -99,8 +99,10 @@ HF_WRAPPER = replace(_HF, neutral=_frozen({
     **_HF_NEUTRAL, "vision_feature_layer": (-1,), "vision_feature_select_strategy": ("full",),
     "projector_hidden_act": ("gelu",), "multimodal_projector_bias": (False,)}))
 # In a section on rope or scaling every key acts, and what is not known is refused.
-HF_ROPE = KeyTable(_frozen({"llama_4_scaling_beta": (0,), "truncate": (True,)}),
-                   ("max_position_embeddings", "original_rope_type"))
+HF_ROPE = KeyTable(
+    _frozen({"llama_4_scaling_beta": (0,), "truncate": (True,), "factor": (1,), "attention_factor": (1,),
+             "attn_factor": (1,), "extrapolation_factor": (1,), "mscale": (1,), "mscale_all_dim": (0,)}),
+    ("max_position_embeddings", "original_rope_type", "finetuned"))
 STRICT = KeyTable()
 
 
