@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer as BpeTokenizer
 
-from brise.errors import CheckpointError, UnsupportedError
+from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.text import hf_tokenizer, pretokenizers
 from brise.text.hf_tokenizer import read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+MAX_WORD_BYTES = 512  # every cut of a word is looked up; the longest word in use has 128
 
 # One name for each pre-tokenizer that tokenizer.ggml.pre can mean. Of two that cut alike, the first is taken.
 PRE_NAMES: Sequence[str] = ("smollm", "gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen", "tekken", "gpt-4o", "default")
@@ -111,10 +112,14 @@ def _tekken_words(document: Mapping[str, object], count: int, path: Path) -> lis
         raise CheckpointError(f"{path.name} has {num_words} words, the model {count}", field="vocab", value=num_words,
                               limit=count)
     try:
-        return [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocab[:count]]
+        words = [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocab[:count]]
     except (TypeError, KeyError, binascii.Error) as error:
         raise CheckpointError(f"vocab of {path.name} has an entry without token_bytes in base64: {error}",
                               field="vocab") from None
+    longest = max(map(len, words), default=0)
+    if longest > MAX_WORD_BYTES:
+        raise bad_value(f"length of a word of {path.name}", longest, f"at most {MAX_WORD_BYTES} bytes")
+    return words
 
 
 def _pairs(words: Sequence[bytes]) -> Iterator[tuple[int, int]]:
