@@ -3,7 +3,7 @@
 The kernel's count of a thread's own time (schedstat) hardly depends on what else the machine does. One client asks one
 request after the other, from bench/proxy_upstream.py through `brise serve --upstream`, with its traffic written down.
 
-usage: python bench/proxy_cpu.py [--requests 2000] [--rounds 5] [--events 20]
+usage: python bench/proxy_cpu.py [--requests 2000] [--rounds 5] [--events 20] [--no-stream-usage]
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--no-stream-usage", action="store_true", help="as for brise serve")
     args = parser.parse_args()
     print(f"{machine()}\n{args.rounds} rounds of {args.requests} requests, streams of {args.events} events; "
           "milliseconds of CPU time for one request: median (least to most)")
     port = free_port()
     with upstream(args.events, 0.0) as behind, tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "brise", "serve", "--upstream", f"http://127.0.0.1:{behind}/v1", "--port",
-                   str(port), "--log-level", "warning"]
+                   str(port), "--log-level", "warning", *(["--no-stream-usage"] if args.no_stream_usage else [])]
         with running(command, env={**os.environ, "BRISE_HOME": home}) as process:
             wait_for(process, port, "/health")
             for way, streams in WAYS.items():

@@ -19,18 +19,19 @@ def main() -> None:
 
 
 async def serve(num_events: int, gap_s: float) -> None:
-    whole, pieces = answer(), events(num_events)
+    whole, plain, counted = answer(), events(num_events), events(num_events, counts=True)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Peer(whole, pieces, gap_s), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(lambda: Peer(whole, plain, counted, gap_s), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 class Peer(asyncio.Protocol):
-    """Looks for no more of a request than where it ends and whether it wants a stream."""
+    """Looks for no more of a request than where it ends, and whether it wants a stream and its count of tokens."""
 
-    def __init__(self, whole: bytes, pieces: list[bytes], gap_s: float) -> None:
-        self._whole, self._pieces, self._gap_s, self._read = whole, pieces, gap_s, b""
+    def __init__(self, whole: bytes, plain: list[bytes], counted: list[bytes], gap_s: float) -> None:
+        self._whole, self._plain, self._counted, self._gap_s, self._read = whole, plain, counted, gap_s, b""
+        self._pieces = plain
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -47,6 +48,7 @@ class Peer(asyncio.Protocol):
             return
         self._read = body[length:]
         if b'"stream":true' in body.replace(b" ", b""):
+            self._pieces = self._counted if b'"include_usage":true' in body.replace(b" ", b"") else self._plain
             self._next(0)
         else:
             self._transport.write(self._whole)
@@ -71,20 +73,23 @@ def answer() -> bytes:
             % (len(body), body))
 
 
-def events(number: int) -> list[bytes]:
-    """The answer as a stream of so many words."""
+def events(number: int, *, counts: bool = False) -> list[bytes]:
+    """The answer as a stream of so many words, with its count of tokens as OpenAI sends it if that is asked for."""
     def chunk(delta: object, finish: str | None = None) -> bytes:
+        return event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], None)
+
+    def event(choices: list[object], usage: object) -> bytes:
         data = json.dumps({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "big-2026",
-                           "system_fingerprint": "fp",
-                           "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
+                           "system_fingerprint": "fp", "choices": choices, **({"usage": usage} if counts else {})})
         return framed(f"data: {data}\n\n".encode())
 
     def framed(data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    count = [event([], {"prompt_tokens": 200, "completion_tokens": number})] if counts else []
     words = [chunk({"content": f" word{n}"}) for n in range(number)]
-    return [head + chunk({"role": "assistant", "content": ""}), *words, chunk({}, "stop"),
+    return [head + chunk({"role": "assistant", "content": ""}), *words, chunk({}, "stop"), *count,
             framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"]
 
 
