@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 
+from brise.dialects import table
 from brise.dialects.bodies import Body, text
 from brise.dialects.streams import assemble
 from brise.gateway import encodings, headers
@@ -30,6 +33,14 @@ def exchange_of(request: ClientRequest, outcome: RequestOutcome, total_s: float)
         audit_probability=outcome.audit_probability, upstream=request.upstream or None,
         request=request.fields, response=outcome.response)
     return redact.exchange(exchange, request.secrets)
+
+
+def local_exchange(id: str, path: str, outcome: RequestOutcome, total_s: float, labels: Mapping[str, str]) -> Exchange:
+    """The facts of a request that a model of this server has answered: for traces, without anything that was said."""
+    model = outcome.served_by or ""
+    return Exchange(id, time.time(), model, table.locate("POST", path).dialect.name, path, model, outcome.mode,
+                    outcome.status, "", labels=labels, served_by=outcome.served_by, usage=outcome.usage,
+                    first_token_s=outcome.first_token_s, total_s=total_s)
 
 
 def answer_of(request: ClientRequest, role: Role, at_s: float, outcome: RequestOutcome, total_s: float, *,

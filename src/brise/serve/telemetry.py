@@ -19,9 +19,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from brise.dialects import table
 from brise.dialects.bodies import Usage
 from brise.gateway import trace
+from brise.gateway.exchange import local_exchange
+from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.request import ClientRequest
 from brise.gateway.trace import RequestTrace
 from brise.serve.in_flight import RequestStats
@@ -80,11 +81,9 @@ class Telemetry(Collector):
         """The same for a request that a model of this server has answered."""
         caller: KeyCaller | None = scope.get("brise.caller")
         usage = Usage(stats.prompt_tokens, stats.completion_tokens, stats.cached_tokens)
-        exchange = Exchange(
-            id, time.time(), stats.model or "", table.locate("POST", scope["path"]).dialect.name, scope["path"],
-            stats.model or "", "small", status, "", labels={} if caller is None else {LABEL: caller.key.name},
-            served_by=stats.model, usage=usage, first_token_s=stats.first_token_s,
-            total_s=time.monotonic() - stats.started_s)
+        outcome = RequestOutcome("small", status, stats.model, usage=usage, first_token_s=stats.first_token_s)
+        exchange = local_exchange(id, scope["path"], outcome, time.monotonic() - stats.started_s,
+                                  {} if caller is None else {LABEL: caller.key.name})
         self._take_in(scope["brise.trace"], exchange, "")
 
     def _take_in(self, begun: RequestTrace, exchange: Exchange, url: str) -> None:
