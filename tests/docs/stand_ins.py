@@ -108,6 +108,7 @@ def _text(place: Place, path: Path) -> None:
 
 def _keys(place: Place, path: Path) -> None:
     path.write_text("a-key-of-a-client\n")
+    path.chmod(0o600)
 
 
 def _virtual(place: Place, path: Path) -> None:

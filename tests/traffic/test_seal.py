@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -119,3 +120,12 @@ def test_a_public_key_is_read_from_hexadecimal_digits_and_from_pem() -> None:
     other = ECC.generate(curve="P-256").public_key().export_key(format="PEM").encode()
     for data in (b"", b"no key", b"\xff" * 40, other):
         assert seal.public_key_in(data) is None
+
+
+def test_folders_of_keys_are_for_their_owner_only_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        seal.load_or_create_master_key(tmp_path / "a" / "gateway" / "keys")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")} == {0}

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from brise.errors import OutputError
 from brise.evals.data import as_json
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
-from brise.files.atomic import output_errors
+from brise.files.atomic import output_errors, private
 
 VERSION = 1
 
@@ -48,7 +48,7 @@ class AnswersFile:
 @contextmanager
 def continued(path: Path, system: str, settings: Mapping[str, object]) -> Iterator[AnswersFile]:
     """Opens the file with its answers, or a new one. OutputError if its settings differ from these."""
-    with output_errors(path), path.open("ab+") as file:
+    with output_errors(path), open(path, "ab+", opener=private) as file:
         _lock(file, path)
         file.seek(0)
         whole = _whole_lines(file.read())

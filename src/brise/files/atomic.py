@@ -63,6 +63,18 @@ def staged_folder(path: Path, size: int) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that is made is for its owner only, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
+def private_folder(path: Path) -> None:
+    """Makes a folder, and those around it that are missing, for its owner only."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def refuse_existing(path: Path) -> None:
     """Raises OutputError if something is there already, or no folder to write into."""
     with output_errors(path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from brise.errors import EvidenceError, RequestError
-from brise.files.atomic import output_errors
+from brise.files.atomic import output_errors, private
 from brise.prove.pairs import Judgement, Pair, read_evidence
 from brise.prove.pairs_store import SECOND_LOOK
 from brise.text.fields import RequestFields
@@ -92,7 +92,7 @@ class FileBook:
         line = json.dumps({"id": pair.id, "small_score": verdict.small, "large_score": verdict.large,
                            "rung": verdict.label_source, "who": verdict.who, "at": verdict.at_s,
                            "second_look": verdict.is_second})
-        with output_errors(self._path), self._path.open("ab+") as file:
+        with output_errors(self._path), open(self._path, "ab+", opener=private) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             data = file.read()

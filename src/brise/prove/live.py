@@ -16,6 +16,7 @@ from brise.evals.data import Reading
 from brise.evals.endpoint import Endpoint, EndpointAnswerer
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.evals.local import LocalAnswerer, load_local
+from brise.files.atomic import private_folder
 from brise.files.digests import StoredFile, file_digest, list_digest
 from brise.prove.options import LiveOptions, ProveOptions, SmallModelOptions
 from brise.prove.pairs import NO_CONTEXT, ModelAnswer, Pair, choose
@@ -79,7 +80,7 @@ def _answers(live: LiveOptions, answerer: Answerer, examples: Sequence[EvalExamp
              watcher: Watcher) -> list[EvalAnswer]:
     out = None
     if live.answers is not None:
-        live.answers.mkdir(parents=True, exist_ok=True)
+        private_folder(live.answers)
         out = live.answers / f"{what}.jsonl"
     with watcher.progress(f"asking {answerer.name} ({what})", len({example.digest for example in examples}),
                       "examples") as advance:

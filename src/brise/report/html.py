@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from brise.files.atomic import output_errors
+from brise.files.atomic import output_errors, private, private_folder
 from brise.report.document import (
     Bullets,
     Cell,
@@ -29,6 +29,7 @@ from brise.report.document import (
     Section,
     sign,
 )
+from brise.text.json_text import mended_text
 
 # A browser that reads this fetches nothing and runs nothing, whatever stands in the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -132,8 +133,10 @@ def write(path: Path, html: str) -> None:
     """Writes a page in place of the one before: a reader sees the old one or the new one."""
     part_path = path.with_name(f".{path.name}.part")
     with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part_path.write_text(html, encoding="utf-8")
+        private_folder(path.parent)
+        part_path.unlink(missing_ok=True)
+        with open(part_path, "w", encoding="utf-8", opener=private) as file:
+            file.write(mended_text(html))
         os.replace(part_path, path)
 
 

@@ -23,6 +23,7 @@ from Crypto.PublicKey import ECC
 from Crypto.Signature import eddsa
 
 from brise.errors import StoreError
+from brise.files.atomic import private_folder
 
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 MASTER_FILE, SIGNING_FILE = "master.key", "signing.key"
@@ -162,7 +163,7 @@ def _load_or_create(folder: Path, name: str, make: Callable[[], str]) -> str:
     """The text of a key file that only its owner may read. Of several makers at once one wins, and all get its key."""
     path = folder / name
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         if not path.exists():
             _create(path, make())
         mode = path.stat().st_mode & 0o077

@@ -18,6 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from brise.errors import StoreError
+from brise.files.atomic import private_folder
 from brise.traffic.schema import VERSION, DatabaseSchema, Row, accepted
 
 RETRY_S = 0.01
@@ -151,7 +152,7 @@ def _make_private(path: Path) -> None:
 
     One that is there is not opened: closing it would drop the locks of this process's other connections (POSIX).
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 

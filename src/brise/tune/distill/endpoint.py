@@ -23,6 +23,7 @@ from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer, sent
 from brise.evals.example import EvalAnswer, EvalExample
 from brise.files.atomic import output_errors, staged_file
+from brise.text.json_text import mended_text
 from brise.tune.options import TeacherEndpoint
 from brise.tune.run_folder import ASKED, Plain
 from brise.watch import Watcher
@@ -66,9 +67,9 @@ def _write(path: Path, teacher: TeacherEndpoint, examples: Sequence[EvalExample]
         watcher.note(f"{reasons.count(why)} of {len(examples)} prompts are left out: {why}")
     if not lines:
         raise EvidenceError(f"none of {len(examples)} prompts got an answer that can be learned: {reasons[0]}")
-    text = "".join(lines).encode()
+    text = mended_text("".join(lines)).encode()
     path.unlink(missing_ok=True)  # left by a run that resumes, which writes the same again
-    with staged_file(path, len(text)) as file:
+    with staged_file(path, len(text), mode=0o600) as file:
         file.write(text)
 
 
