@@ -81,6 +81,7 @@ def test_messages_count_the_cache_apart(usage: dict[str, Any], right: Usage) -> 
     ({"prompt_tokens": 7}, Usage(7, None)),
     ({"prompt_tokens": 90, "completion_tokens": 2, "total_tokens": 12}, Usage(None, 2)),
     ({"prompt_tokens": 9, "completion_tokens": 90, "total_tokens": 12}, None),
+    ({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 10**12}, None),
     ({"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}}, Usage(7, 2, None)),
     ({"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(7, 2, None)),
     ({"prompt_tokens": 7, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 3}}, Usage(7, 2)),

@@ -284,6 +284,7 @@ def test_any_object_is_an_exchange_or_a_bad_row(tmp_path: Path, row: dict[str, A
     ({"usageDetails": json.dumps({"input": 1, "input_audio_tokens": 9, "output": 2, "output_audio_tokens": 4})},
      Usage(10, 6, audio_prompt_tokens=9, audio_completion_tokens=4)),
     ({"usage": {"input": 7, "output": 2, "total": 9, "unit": "TOKENS"}}, Usage(7, 2)),
+    ({"usage": {"input": 7, "output": 2, "total": 9, "unit": "CHARACTERS"}}, None),
     ({"promptTokens": 7, "completionTokens": 2, "totalTokens": 9}, Usage(7, 2))])
 def test_langfuse_counts_its_cache_apart(tmp_path: Path, counted: dict[str, Any], right: Usage | None) -> None:
     row = {name: value for name, value in GENERATION.items() if not name.lower().startswith("usage")}

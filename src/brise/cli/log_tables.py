@@ -64,6 +64,7 @@ def one(store: SqlStore, id: str, as_json: bool) -> int:
         "mode": exchange.mode, "status": exchange.status, "error": exchange.error,
         "conversation": exchange.conversation, "continues": exchange.parent, "subject": exchange.subject,
         **{f"label {name}": value for name, value in exchange.labels.items()}, "tokens": _tokens(exchange.usage),
+        "of the cache": _of_cache(exchange.usage),
         "cost": _cost(exchange), "seconds": _seconds(exchange)}
     for name, value in facts.items():
         if value is not None and value != "":
@@ -178,6 +179,12 @@ def _tokens(usage: Usage | None) -> str:
         return ""
     return "+".join("unknown" if count is None else str(count)
                     for count in (usage.prompt_tokens, usage.completion_tokens))
+
+
+def _of_cache(usage: Usage | None) -> str:
+    if usage is None or not (usage.cached_tokens or usage.cache_write_tokens):
+        return ""
+    return f"{usage.cached_tokens or 0} read, {usage.cache_write_tokens or 0} written"
 
 
 def _indented(body: object) -> str:

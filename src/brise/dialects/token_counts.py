@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 
 from brise.dialects.bodies import Body, Fields, Usage, first_choice
 
+MOST_REASONING = 1_000_000  # tokens that Gemini and xAI leave out of the completion: no model thinks longer
 MOST = 2**53  # a server may claim any number; JSON's readers hold 53 bits
 Names = tuple[str, ...]
 # OpenAI's names, those of its Responses API, and Gemini's own.
@@ -123,7 +124,7 @@ def _with_total(usage: Usage, total: int, *, is_said: bool) -> Usage:
     aside = (usage.cached_tokens or 0) + (usage.cache_write_tokens or 0)
     if prompt + completion < total == prompt + completion + aside:  # the prompt without its cache, as Anthropic counts
         return replace(usage, prompt_tokens=prompt + aside)
-    if prompt + completion < total:  # Gemini and xAI leave reasoning out of the completion, and bill it
+    if prompt + completion < total <= prompt + completion + MOST_REASONING:  # left out of the completion, and billed
         return replace(usage, completion_tokens=total - prompt)
     return usage if prompt + completion == total else replace(usage, prompt_tokens=None, completion_tokens=None)
 

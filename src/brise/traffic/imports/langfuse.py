@@ -98,6 +98,8 @@ def _usage(value: Mapping[str, Any]) -> Usage | None:
         details = parsed(value.get(name))
         if isinstance(details, dict):
             found = _snake(details)
+            if str(found.get("unit") or "TOKENS").upper() != "TOKENS":  # characters, images, seconds
+                continue
             is_nested = any(isinstance(each, dict) for each in found.values())
             usage = (token_counts.of_openai({"usage": details}) if is_nested
                      else counts.usage_of(found, is_apart=True))
