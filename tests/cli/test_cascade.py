@@ -15,7 +15,7 @@ from brise.cli.main import main
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.stores import default_place, open_store
 from tests.switch.ledger_lines import audit, switched
-from tests.switch.shadow_rows import put, shadowed
+from tests.switch.shadow_rows import judged, put, shadowed
 
 
 @pytest.fixture
@@ -166,3 +166,18 @@ def test_a_noted_digest_shows_that_lines_were_cut_off(store: SqlStore, capsys: p
     assert document(capsys, "audit", "--expect", noted[:12])["is_whole"]
     assert main(["audit", "--expect", "f" * 64]) == 1
     assert "lines were cut off at the end" in capsys.readouterr().err
+
+
+def test_the_output_says_what_weighs_alike_and_what_has_no_label(store: SqlStore,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    written = shadowed(700, error=0.03, turns=2)
+    differing = [answer.id for answer in written[1] if "wrong" in str(answer.response)]
+    put(store, judged(written, {id: 0.0 for id in differing[3:]}))
+    assert main(["cascade", "calls", "--risk", "10"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 answers differ and have no label: they count as wrong" in shown
+    assert "the guarantee: each answer weighs alike; of a conversation the first 2 count, 0 are cut" in shown
+    found = document(capsys, "cascade", "calls", "--risk", "10", "--per", "conversation")
+    assert found["per"] == "conversation" and found["unlabelled"] == 3
+    assert main(["cascade", "calls", "--per", "conversation", "--rows-per-conversation", "4"]) == 1
+    assert "both given" in capsys.readouterr().err

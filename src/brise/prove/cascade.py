@@ -116,6 +116,8 @@ class CascadeResult:
 
 def run(options: CascadeOptions, watcher: Watcher = SILENT) -> CascadeResult:
     """Certifies a rule from captured traffic, and writes it into the ledger, unless it is a dry run or a plan."""
+    if options.weighting.per == "conversation" and options.weighting.most_rows is not None:
+        raise EvidenceError("--per conversation and --rows-per-conversation are both given, one is allowed")
     with closing(open_store(options.store, settings.read().home, must_exist=True)) as store:
         rows = calibration_rows.read(store, options.task, options.small_model, options.since_s, options.until_s,
                                      label_source=options.label_source, scorer=options.score)
