@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from brise.data.left_out import LeftOut
 from brise.errors import EvidenceError
 from brise.evals.example import AnsweredCall, EvalAnswer
 from brise.prove import baselines, pairs_log, scoring
@@ -17,6 +18,15 @@ from tests.prove.logs import write
 
 TOOL = {"type": "function", "function": {"name": "play", "parameters": {"type": "object"}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "play", "arguments": '{"song": "x"}'}}
+
+
+def test_a_row_that_cannot_be_read_costs_itself_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, row = tmp_path / "log.jsonl", {"prompt": "half \ud83d", "small": "a", "large": "b"}
+    path.write_text(json.dumps(row) + '\n{broken\n{"small": NaN}\n' + json.dumps({**row, "id": "x"}) + "\n")
+    left_out = LeftOut()
+    assert [pair.id for pair in pairs_log.read(path, left_out=left_out)] == ["1", "x"] and left_out.total() == 2
+    with pytest.raises(EvidenceError, match="2 of 4 rows are no pairs"):
+        pairs_log.read(path)
 
 
 def test_all_fields_are_read(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class ProofOptions(TypedDict, total=False):
         since: Only what was asked from then on.
         until: Only what was asked before.
         any_context: System prompt and tools may change; the certificate is bound to none. Default: False.
+        skip_bad: Rows of the log that cannot be read are counted and not refused. Default: False.
         cluster: The label that tells independent clusters apart. Default: the conversation.
         settle: Seconds of a captured conversation that count. Default: 3600.
         live: Two models that answer examples now, in place of pairs that exist.
@@ -76,6 +77,7 @@ class ProofOptions(TypedDict, total=False):
     since: Moment | None
     until: Moment | None
     any_context: bool | None
+    skip_bad: bool | None
     cluster: str | None
     settle: float | None
     live: LiveOptions | None
@@ -141,7 +143,7 @@ def _pairs(log: Path | None, task: str | None, store: str | Path | None, options
     return PairOptions(
         log, task, _text(store), options.get("small_model"), _path(options.get("judgements")),
         _seconds(options.get("since")), _seconds(options.get("until")), options.get("any_context") or False,
-        options.get("cluster"), _or(options.get("settle"), SETTLE_S))
+        options.get("cluster"), _or(options.get("settle"), SETTLE_S), options.get("skip_bad") or False)
 
 
 def _terms(margin: float, options: ProofOptions) -> Terms:

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those that both commands have."""
     parser.add_argument("--pairs", metavar="FILE", type=Path,
                         help="a log that has both answers: JSON lines with prompt or messages, small and large")
+    parser.add_argument("--skip-bad", action="store_true",
+                        help="with --pairs: leave out rows of the log that cannot be read, and count them beside the "
+                             "verdict")
     parser.add_argument("--task", metavar="TASK",
                         help="the workflow that is to be switched, in the store of captured traffic; with --pairs its "
                              "name (default: the log's)")
@@ -42,7 +45,7 @@ def add_draw(parser: argparse.ArgumentParser, text: str) -> None:
 def options_of(args: argparse.Namespace, *, cluster: str | None = None, settle_s: float = SETTLE_S) -> PairOptions:
     """What the command line says."""
     return PairOptions(args.pairs, args.task, args.store, args.small_model, args.judgements, args.since, args.until,
-                       args.any_context, cluster, settle_s)
+                       args.any_context, cluster, settle_s, args.skip_bad)
 
 
 def public_key(text: str) -> bytes:

@@ -25,7 +25,7 @@ class PairOptions:
 
     `small_model` names the small model where several answered in the shadow. `cluster` is the label that tells
     independent clusters apart; None: the conversation. Of a captured conversation only its first `settle_s` seconds
-    count. Times are seconds since the epoch.
+    count. Times are seconds since the epoch. `skip_bad`: rows of the log that cannot be read are counted, not refused.
     """
 
     log: Path | None = None
@@ -38,6 +38,7 @@ class PairOptions:
     any_context: bool = False
     cluster: str | None = None
     settle_s: float = SETTLE_S
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)

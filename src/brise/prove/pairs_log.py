@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from brise.data import identity
+from brise.data.left_out import LeftOut
 from brise.dialects.bodies import context_digest
 from brise.errors import EvidenceError, RequestError
 from brise.evals.example import AnsweredCall, EvalAnswer
@@ -30,12 +31,14 @@ from brise.text.openai_tools import parse_tools
 from brise.text.protocols import Message
 
 MOST_SHOWN = 20
+SKIP = "mend them, or leave them out with --skip-bad, which counts them beside the verdict"
 
 
-def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
+def read(path: Path, cluster: str | None = None, left_out: LeftOut | None = None) -> tuple[Pair, ...]:
     """All pairs of the file. `cluster` names a label whose value tells clusters apart, else `conversation` does.
 
-    A row that cannot be read refuses all of them: figures over part of a log are no figures of the log.
+    A row that cannot be read refuses all of them: figures over part of a log are no figures of the log. With `left_out`
+    it is counted there instead, and costs no other row.
     """
     lines = read_evidence(path).removeprefix(codecs.BOM_UTF8).splitlines()
     pairs, bad = list[Pair](), list[str]()
@@ -47,10 +50,12 @@ def read(path: Path, cluster: str | None = None) -> tuple[Pair, ...]:
             pairs.append(_pair(parse_json(line, "the row", mend=True), place, cluster))
         except RequestError as error:
             bad.append(f"  {place}: {error.args[0]}")
-    if bad:
+            if left_out is not None:
+                left_out[f"of the log that cannot be read: {error.args[0]}"] += 1
+    if bad and (left_out is None or not pairs):
         more = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
         raise EvidenceError("\n".join([f"{len(bad)} of {len(bad) + len(pairs)} rows are no pairs:",
-                                       *bad[:MOST_SHOWN], *more]))
+                                       *bad[:MOST_SHOWN], *more]), hint=SKIP if left_out is None else None)
     if not pairs:
         raise EvidenceError(f"{str(path)!r} has no pairs")
     ids = {pair.id for pair in pairs}

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brise import settings
+from brise.data.left_out import LeftOut
 from brise.errors import EvidenceError
 from brise.files.digests import file_digest
 from brise.prove import label_book, pairs_log, pairs_store
@@ -56,11 +57,14 @@ def _logged(options: PairOptions, last_s: float | None) -> PairSource:
     if options.small_model is not None:
         raise EvidenceError("--small-model is for captured traffic, --pairs is a log")
     until_s = options.until_s if last_s is None else math.nextafter(last_s, math.inf)
-    pairs = pairs_log.read(options.log, options.cluster)
+    unread = LeftOut()
+    pairs = pairs_log.read(options.log, options.cluster, unread if options.skip_bad else None)
     if options.judgements is not None:
         book = label_book.FileBook(options.judgements)
         pairs = label_book.with_verdicts(pairs, [*book.verdicts(), *book.verdicts("judge")])
     chosen = choose(pairs, options.since_s, until_s, any_context=options.any_context)
+    if unread:
+        chosen = replace(chosen, left_out=(*((number, why) for why, number in unread.most_common()), *chosen.left_out))
     return PairSource(options.task or options.log.stem, str(options.log), file_digest(options.log), chosen)
 
 
