@@ -22,6 +22,7 @@ OWN_FAULTS = frozenset({
     "stringabovemaxlength", "gone", "accessdenied"})
 OWN_BEGINNINGS, OWN_ENDS = ("invalid", "unsupported", "missing"), ("notfound", "toolarge", "toolong", "policyviolation")
 NOT_NOW = (408, 425, 429)  # of the statuses of the client's own errors, those that say "later"
+NOT_PLAIN = frozenset({"error", "type", "status", "delta", "stop_reason"})  # fields that chunks of choices do not have
 MAX_MESSAGE = 200  # characters of a message that are kept
 
 
@@ -36,6 +37,8 @@ class ReportedError:
 
 def reported(body: Body, name: str = "") -> ReportedError | None:
     """The error that a body or an event reports; `name` is the event's. None if it reports none."""
+    if name != "error" and _is_plain_chunk(body):
+        return None
     response = body.get("response")
     if isinstance(response, dict) and (body.get("type") or name) == "response.failed":
         return reported(response) or ReportedError("the response failed")
@@ -51,6 +54,15 @@ def reported(body: Body, name: str = "") -> ReportedError | None:
     status = next(filter(None, map(_status, _codes(about if about is body else {**body, **about}))), None)
     own = 400 <= status < 500 and status not in NOT_NOW if status is not None else _is_own(about, message)
     return ReportedError(message[:MAX_MESSAGE], status, own)
+
+
+def _is_plain_chunk(body: Body) -> bool:
+    """Whether it is a chunk as nearly all are, which says nothing of an end: this runs for every event."""
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or body.keys() & NOT_PLAIN:
+        return False
+    return body.get("object") != "error" and all(
+        isinstance(choice, dict) and not choice.get("finish_reason") and "error" not in choice for choice in choices)
 
 
 def of_choices(response: object, name: str, kind: type) -> str | None:

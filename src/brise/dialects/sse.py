@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from brise.dialects.bodies import Body
+from brise.dialects.failures import ReportedError, reported
 
 # Ends a line and the empty line behind it: LF, CR and CRLF end lines, in any mixture.
 EMPTY_LINE = re.compile(rb"\n\n|[\r\n]\r\n?")
@@ -25,39 +24,41 @@ HEADERS: Sequence[tuple[bytes, bytes]] = (
     (b"x-accel-buffering", b"no"))  # nginx would hold the stream back
 
 
-@dataclass(frozen=True)
 class ServerSentEvent:
-    """One event that has data; a comment alone is none, nor is a keep-alive whose data are empty."""
+    """One event that has data; a comment alone is none, nor is a keep-alive whose data are empty.
 
-    name: str
-    data: str
+    `fields` are the data as a JSON object, None if they are none; `error` is what they report.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it is the one with which OpenAI's streams end."""
-        return self.data.strip() == DONE
+    __slots__ = ("data", "error", "fields", "is_done", "name")
+
+    def __init__(self, name: str, data: str) -> None:
+        self.name, self.data = name, data
+        self.is_done = data.strip() == DONE  # OpenAI's streams end with it
+        self.fields: Body | None = None if self.is_done else _object(data)
+        self.error: ReportedError | None = None if self.fields is None else reported(self.fields, name)
 
     @property
     def is_readable(self) -> bool:
         """Whether it is what events are in the dialects that there are."""
         return self.is_done or self.fields is not None
 
-    @cached_property
-    def fields(self) -> Body | None:
-        """The data as a JSON object, None if they are none."""
-        try:
-            value = json.loads(self.data)
-        except (ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
 
-
-@dataclass(frozen=True)
 class Block:
-    """The bytes up to an empty line, and the event in them, if there is one."""
+    """The bytes up to an empty line. `lines` are what is read of them; None if there is no event in them."""
 
-    data: bytes
-    event: ServerSentEvent | None
+    __slots__ = ("_event", "_lines", "data")
+
+    def __init__(self, data: bytes, lines: bytes | None) -> None:
+        self.data, self._lines = data, lines
+        self._event: ServerSentEvent | None = None
+
+    @property
+    def event(self) -> ServerSentEvent | None:
+        """The event, read when it is first asked for; None if there is none."""
+        if self._lines is not None:
+            self._event, self._lines = _event(self._lines), None
+        return self._event
 
 
 class Splitter:
@@ -78,6 +79,9 @@ class Splitter:
     def push(self, chunk: bytes) -> list[Block]:
         """The blocks that are whole with these bytes."""
         held, blocks, at = self._held, list[Block](), 0
+        end = chunk.find(b"\n\n")
+        if not held and 0 < end == len(chunk) - 2 and b"\r" not in chunk and chunk[:1] != b"\n":
+            return [self._block(chunk)]  # as nearly all come
         held += chunk
         searched = self._num_searched
         while True:
@@ -106,7 +110,7 @@ class Splitter:
     def _block(self, data: bytes) -> Block:
         lines = data.removeprefix(BOM) if self._is_first else data
         self._is_first = False
-        return Block(data, _event(lines))
+        return Block(data, lines)
 
 
 def events(stream: bytes) -> Iterator[ServerSentEvent]:
@@ -133,14 +137,25 @@ def begins_stream(head: bytes, media_type: bytes) -> bool | None:
 
 def _event(block: bytes) -> ServerSentEvent | None:
     name, data = "", list[str]()
-    for line in block.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+    text = block.decode("utf-8", "replace")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for line in text.split("\n"):
         field, _, value = line.partition(":")
         if field == "data":
             data.append(value.removeprefix(" "))
         elif field == "event":
             name = value.removeprefix(" ")
-    text = "\n".join(data)
+    text = data[0] if len(data) == 1 else "\n".join(data)
     return ServerSentEvent(name, text) if text.strip() else None
+
+
+def _object(text: str) -> Body | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def encode(value: object, name: str | None = None) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.dialects import failures, sse
+from brise.dialects import sse
 from brise.dialects.bodies import Body, Fields
 from brise.dialects.dialect import Dialect, Progress
 
@@ -26,7 +26,7 @@ def follow(dialect: Dialect, progress: Progress, event: sse.ServerSentEvent) -> 
     fields = event.fields
     if fields is None:
         return
-    progress.error = progress.error or failures.reported(fields, event.name)
+    progress.error = progress.error or event.error
     dialect.advance(progress, str(fields.get("type") or event.name), fields)
 
 
@@ -53,10 +53,9 @@ def assemble(dialect: Dialect, stream: bytes) -> AssembledStream:
             notes.append(f"event {number} is no JSON object")
             continue
         events.append({"type": event.name, **fields} if event.name and dialect.names_events else dict(fields))
-        error = failures.reported(fields, event.name)
-        if error is not None:
+        if event.error is not None:
             has_error = True
-            notes.append(error.message)
+            notes.append(event.error.message)
     body, is_complete = dialect.assemble(events)
     if not is_complete and not has_error:
         notes.append("the stream ended before its answer did" if body is not None else "the stream holds no answer")

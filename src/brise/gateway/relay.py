@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -28,6 +29,8 @@ CHECKED_BYTES = 256 << 10  # of JSON are read within 5 ms; no failure is longer,
 KEPT_BYTES = 32 << 20  # of an answer; a longer one is passed on, but not written down
 MAX_EVENT_BYTES = 16 << 20  # with an image in base64
 HEAD_BYTES = 64 << 10  # of white space before an answer, with which some servers keep a connection open
+# What may end an answer, report an error, or begin another choice; text that only looks like it is read as well.
+NOT_PLAIN = re.compile(rb'error|detail|status|_reason"\s*:\s*"|"index"\s*:\s*[1-9]', re.IGNORECASE)
 TOO_LONG = f"the answer was not kept: it has more than {KEPT_BYTES >> 20} MiB"
 
 Pieces = AsyncGenerator[tuple[bytes, bytes], None]  # as they came, and decoded
@@ -117,14 +120,16 @@ class _Answer:
     async def _pass_blocks(self, raw: bytes, blocks: Sequence[sse.Block]) -> None:
         delivery, good, shown, fault = self._delivery, bytearray(), bytearray(), None
         for block in blocks:
-            fault = None if block.event is None else _fault(block.event, delivery.followed)
+            is_read = self._stops_at_faults or not delivery.followed.has_content or not _is_plain(block.data)
+            event = block.event if is_read else None
+            fault = None if event is None else _fault(event, delivery.followed)
             if fault is not None and self._stops_at_faults:
                 break
             delivery.fault = delivery.fault or fault
             good += block.data
             shown += without_count(block) if self._reply.adds_usage else block.data
-            if block.event is not None:
-                follow(self._dialect, delivery.followed, block.event)
+            if event is not None:
+                follow(self._dialect, delivery.followed, event)
         if delivery.is_encoded:
             await self._out.pass_on(raw, kept=bytes(good))
         elif good:
@@ -208,6 +213,11 @@ def json_object(text: bytes) -> Body | None:
     return value if isinstance(value, dict) else None
 
 
+def _is_plain(block: bytes) -> bool:
+    """Whether an event behind the first content need not be read where nobody goes on: one more piece of one choice."""
+    return block.startswith(b'data: {') and b'"choices"' in block and NOT_PLAIN.search(block) is None
+
+
 def _fault(event: sse.ServerSentEvent, progress: Progress) -> UpstreamFailure | None:
     """The server's failure that this event reports. An error in the request is for the client to see."""
     if event.is_done:
@@ -215,7 +225,7 @@ def _fault(event: sse.ServerSentEvent, progress: Progress) -> UpstreamFailure | 
         return None if is_whole else UpstreamFailure("cut", "the stream ended before its answer did")
     if event.fields is None:
         return UpstreamFailure("malformed", f"an event that is no JSON object: {event.data[:40]!r}")
-    reported = failures.reported(event.fields, event.name)
+    reported = event.error
     if reported is None or reported.is_own:
         return None
     return UpstreamFailure("error_event", reported.message, reported.status)
