@@ -40,8 +40,8 @@ def stopped(data: Path, tiny_path: Path, tmp_path: Path) -> Path:
     out = tmp_path / "stopped run"
     words = ["tune", str(data), "--model", str(tiny_path), "--out", str(out), *USUAL, "--steps", "100000", "--json"]
     ended = interrupted([sys.executable, "-m", "brise", *words], dict(os.environ))
-    assert ended.status == 130 and f"next: brise tune '{out}' --resume goes on" in ended.said
-    assert f"brise tune '{out}' --finish makes an adapter" in ended.said
+    assert ended.status == 130 and f"next: brise tune '{out}' --resume\n" in ended.said
+    assert f"next: brise tune '{out}' --finish\n" in ended.said
     return out
 
 
@@ -95,6 +95,14 @@ def test_as_many_steps_as_are_done_finish_at_once_and_fewer_are_refused(
     assert "step" not in names and names[-1] == "done" and (out / "adapter").is_dir()
     assert tune(data, tiny_path, out, "--steps", "9", "--resume") == 1
     assert "steps was 6, is 9" in capsys.readouterr().err
+
+
+def test_a_run_from_before_its_folder_kept_options_keeps_them_from_then_on(
+        data: Path, tiny_path: Path, tmp_path: Path) -> None:
+    assert tune(data, tiny_path, tmp_path / "run", "--steps", "2") == 0
+    (tmp_path / "run" / "options.json").unlink()
+    assert tune(data, tiny_path, tmp_path / "run", "--steps", "2", "--resume") == 0
+    assert main(["tune", str(tmp_path / "run"), "--resume"]) == 0
 
 
 def test_a_run_by_epochs_may_end_by_steps(data: Path, tiny_path: Path, tmp_path: Path) -> None:

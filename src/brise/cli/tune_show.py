@@ -96,9 +96,9 @@ class TuneTerminal(TerminalWatcher):
             if self._as_json:
                 print_event("interrupted", step=result.step)
             folder = shlex.quote(str(result.folder))
-            terminal.note(f"stopped after step {result.step}, which is saved in {result.folder}\n"
-                          f"next: brise tune {folder} --resume goes on from there; brise tune {folder} --finish makes "
-                          "an adapter of its best step so far")
+            terminal.note(f"stopped after step {result.step}, which is saved in {result.folder}: go on from there, or "
+                          f"make an adapter of its best step so far\nnext: brise tune {folder} --resume\n"
+                          f"next: brise tune {folder} --finish")
         elif self._as_json:
             _print_done(result)
         else:
@@ -133,10 +133,10 @@ def _words(options: TuneOptions, result: TuneResult) -> str:
     name = "".join(char if char.isalnum() or char in "-_." else "-" for char in result.folder.resolve().name)
     if result.adapter is not None:
         lines.append(f"adapter: {result.adapter}")
-        serves = f"{options.model} --adapter {name}={result.adapter}"
+        serves = f"{shlex.quote(options.model)} --adapter {shlex.quote(f'{name}={result.adapter}')}"
     else:
         lines.append(f"model:   {result.model}")
-        serves = str(result.model)
+        serves = shlex.quote(str(result.model))
     return "\n".join([*lines, f"curve:   {result.curve_png}", f"serve:   brise serve {serves}"])
 
 

@@ -25,8 +25,10 @@ FILE = "options.json"
 OF_A_CALL = frozenset(("out", "resume", "finish", "dry_run"))  # what one command does, not what the run is
 
 
-def write(folder: Path, options: TuneOptions) -> None:
-    """Keeps the options of a run that begins."""
+def keep(folder: Path, options: TuneOptions) -> None:
+    """Keeps the options of a run, unless its folder has them."""
+    if (folder / FILE).is_file():
+        return
     teacher = options.teacher
     kept = replace(options, model=_absolute(options.model),
                    teacher=None if teacher is None else replace(teacher, model=_absolute(teacher.model)))

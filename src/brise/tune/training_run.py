@@ -91,8 +91,8 @@ class RunPlanner:
         identity = Identity(decided.settings, lineage.base_digest(self.located), dataset.digest)
         if self.folder is None:
             self.folder = run_folder.create(options.folder, identity)
-            kept_options.write(self.folder.path, options)
         run_folder.check_same(self.folder.identity, identity)
+        kept_options.keep(self.folder.path, options)
         return decided
 
     def _begun(self) -> RunFolder | None:
