@@ -209,7 +209,7 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
                       max(terms.slice_delta, terms.delta), test.alpha)
     if outcome.verdict != "promote" or is_doubted:
         parts = tuple(replace(one, is_proven=False) for one in parts)
-    small, large = (clusters.measured(name, values[clusters.rows])
+    small, large = (clusters.measured(name, _if_complete(values[clusters.rows]))
                     for name, values in (("small", scored.small), ("large", scored.large)))
     gap = _difference(scored, clusters)
     doubts += _disagreement(gap.estimate, other, terms, clusters)
@@ -217,6 +217,13 @@ def prove(pairs: Sequence[Pair], scored: PairScores, terms: Terms, planned: Plan
         verdict, outcome, found, clusters)
     return Proof(terms, planned, scored, clusters, bets, outcome, verdict, reason, bounded(*small), bounded(*large),
                  gap, clusters.layout.mean(scored.differences[clusters.rows] != 0), found, parts, other, tuple(doubts))
+
+
+def _if_complete(scores: Floats) -> Floats:
+    """The scores, or none of them where some are missing: answers that are the same need no label for their difference,
+    and the mean of the others is not that of all.
+    """
+    return np.full_like(scores, np.nan) if np.isnan(scores).any() else scores
 
 
 def _difference(scored: PairScores, clusters: PairClusters) -> Bounded:
