@@ -242,3 +242,13 @@ def test_labels_of_a_file(filled: Path, capsys: pytest.CaptureFixture[str]) -> N
     output(capsys, "label", "--file", "labels.csv", status=1)
     output(capsys, "label", FIRST, "--file", "labels.csv", status=1)
     assert "no exchange is named" in output(capsys, "label", status=1)[1]
+
+
+def test_counts_of_an_export_and_an_import_for_machines(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(output(capsys, "export", "--out", "x.jsonl", "--json")[0])
+    assert found["rows"] == 2 and found["left_out"] == [{"rows": 1, "why": "the large model did not answer it"}]
+    assert "--json needs --out" in output(capsys, "export", "--json", status=1)[1]
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (filled / "rows.jsonl").write_text(f"{json.dumps(row)}\n[1]\n[2]\n")
+    found = json.loads(output(capsys, "import", "rows.jsonl", "--skip-bad", "--json")[0])
+    assert (found["added"], found["known"], found["left_out"]) == (1, 0, [{"rows": 2, "why": "it is no JSON object"}])

@@ -201,9 +201,14 @@ def _label_file(store: SqlStore, args: argparse.Namespace) -> int:
 
 def _export(store: SqlStore, args: argparse.Namespace) -> int:
     """What was left out, and what was replaced, goes to stderr."""
+    if args.json and args.out is None:
+        raise StoreError("--json needs --out FILE: without it the rows are what is printed")
     made = export.export(store, RowExportOptions(
         _query(args, text=args.text, limit=args.limit), args.answer, args.provider, args.min_score,
         args.include_open_tests, not args.no_scrub, args.out), terminal.stream)
+    if args.json:
+        terminal.result(json.dumps(made.to_json()))
+        return 0
     terminal.note(f"exported {made.report.rows} rows" + ("" if args.out is None else f" to {args.out}"))
     for line in made.report.left_out.lines():
         terminal.note(line)
@@ -292,6 +297,7 @@ def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                              "It is written into the ledger, and they prove nothing any more")
     parser.add_argument("--no-scrub", action="store_true", help="leave secrets and personal data as they are")
     _add_store(parser)
+    _add_json(parser)
 
 
 def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

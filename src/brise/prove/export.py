@@ -41,6 +41,12 @@ class RowExport:
     report: ExportReport
     replaced: tuple[tuple[str, int], ...]
 
+    def to_json(self) -> dict[str, object]:
+        """For machines."""
+        return {"rows": self.report.rows, "left_out": self.report.left_out.to_json(), "replaced": dict(self.replaced),
+                "open_tests": {task: len(names) for task, names in self.report.held.items()},
+                "score": self.report.kinds.fitting()[0]}
+
 
 def export(store: SqlStore, options: RowExportOptions, write: Callable[[str], object]) -> RowExport:
     """Writes the rows, one a line, into `options.out`, or with `write` where there is no file."""
