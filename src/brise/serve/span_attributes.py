@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from brise.dialects.bodies import Body, Kind, Usage
-from brise.dialects.table import named
+from brise.dialects.table import MESSAGES, named
 from brise.gateway.trace import Attribute
 from brise.traffic import virtual_keys
 from brise.traffic.records import Exchange
@@ -45,7 +45,7 @@ def provider(exchange: Exchange, host: str) -> str:
     if exchange.mode in ("small", "degraded"):
         return OWN
     known = next((name for end, name in PROVIDERS if host == end or host.endswith(f".{end}")), None)
-    return known or ("anthropic" if exchange.kind == "messages" else "openai")
+    return known or ("anthropic" if named(exchange.kind) is MESSAGES else "openai")
 
 
 def common(exchange: Exchange, url: str) -> dict[str, Attribute]:
