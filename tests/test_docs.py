@@ -82,7 +82,8 @@ def test_chat_commands_and_settings_are_documented() -> None:
 
 def test_environment_variables_are_documented() -> None:
     source = Path(settings.__file__).read_text(encoding="utf-8")
-    assert set(rows(TEXT, "environment variable")) == set(re.findall(r'"(BRISE_\w+)"', source))
+    assert set(rows(TEXT, "environment variable")) == {
+        "OTEL_*", *re.findall(r'"(BRISE_\w+)"', source)}
 
 
 def test_links_of_help_lead_to_guides() -> None:

@@ -82,7 +82,7 @@ def test_a_character_that_stdout_cannot_write_is_spelt_out(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
     monkeypatch.setattr("brise.cli.models.run", lambda args: terminal.result("caf\u00e9 \u65e5 \udcff"))
     main(["models", "list"])
-    assert written.getvalue() == b"caf\xe9 \\u65e5 \\udcff\n"
+    assert written.getvalue() == b"caf\xe9 \\u65e5 \\ufffd\n"
 
 
 def test_every_command_says_the_same_in_both_helps() -> None:

@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                                 epilog=examples("brise keys rotate team-a",
                                                 "brise keys rotate team-a --keep-old 1d"))
     _add_name(rotate)
-    rotate.add_argument("--keep-old", metavar="AGE", type=_age, default=0.0,
+    rotate.add_argument("--keep-old", metavar="AGE", type=_age,
                         help="the old secret is good for so long, such as 1h or 1d (default: it ends at once)")
     _add_store(rotate)
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 keys.change(args.name, _limits(args, key.limits), _end(args, key))
                 terminal.note(f"changed the key {args.name}")
             case "rotate":
-                return _show_new(keys.rotate(args.name, args.keep_old))
+                return _show_new(keys.rotate(args.name, args.keep_old or 0.0))
             case "disable":
                 keys.disable(args.name)
                 terminal.note(f"disabled the key {args.name}; brise keys enable {args.name} takes that back")

@@ -19,6 +19,7 @@ class AnthropicMessages:
 
     name: Kind = "messages"
     path = "/v1/messages"
+    operation, provider = "chat", "anthropic"
     is_read = names_events = True
     is_served = is_switched = has_small_models = continues = False
     counts_on_request = is_deployed = False

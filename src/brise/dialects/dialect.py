@@ -62,11 +62,14 @@ class Dialect(Protocol):
     requests to a small model. `has_small_models`: a small model can answer instead of the large one. `continues`: it
     can also continue an answer that has begun. `names_events`: each event of a stream has a type, which stands in
     `type` or only in the event's name. `counts_on_request`: a stream has its tokens only if `stream_options` asks for
-    them. `is_deployed`: Azure has its requests under the path of a model's deployment.
+    them. `operation` and `provider`: how OpenTelemetry's conventions for generative AI call what it does, and whose API
+    it is. `is_deployed`: Azure has its requests under the path of a model's deployment.
     """
 
     name: Kind
     path: str
+    operation: str
+    provider: str
     is_read: bool
     is_served: bool
     is_switched: bool

@@ -21,6 +21,8 @@ class Opaque:
         self.name: Kind = name
         self.path, self.is_read, self.is_served = path, is_read, is_served
         self.is_deployed = is_read  # of the two that there are, embeddings
+        self.operation: str = "embeddings" if is_read else name
+        self.provider = "openai"
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:
         return b"authorization", b"Bearer " + key

@@ -22,6 +22,7 @@ class OpenAIChat:
 
     name: Kind = "chat"
     path = "/v1/chat/completions"
+    operation, provider = "chat", "openai"
     is_read = is_served = is_switched = has_small_models = continues = True
     counts_on_request = is_deployed = True
     names_events = False

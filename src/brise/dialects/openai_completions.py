@@ -19,6 +19,7 @@ class OpenAICompletions:
 
     name: Kind = "completion"
     path = "/v1/completions"
+    operation, provider = "text_completion", "openai"
     is_read = is_served = has_small_models = continues = True
     is_switched = names_events = False
     counts_on_request = is_deployed = True

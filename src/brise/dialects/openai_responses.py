@@ -32,6 +32,7 @@ class OpenAIResponses:
 
     name: Kind = "responses"
     path = "/v1/responses"
+    operation, provider = "chat", "openai"
     is_read = is_served = has_small_models = names_events = True
     is_switched = continues = counts_on_request = is_deployed = False
 

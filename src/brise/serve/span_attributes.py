@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from brise.dialects.bodies import Body, Kind, Usage
-from brise.dialects.table import MESSAGES, named
+from brise.dialects.bodies import Body, Usage
+from brise.dialects.table import named
 from brise.gateway.trace import Attribute
 from brise.traffic import virtual_keys
 from brise.traffic.records import Exchange
 
-OPERATIONS: Mapping[Kind, str] = {"chat": "chat", "responses": "chat", "messages": "chat",
-                                  "completion": "text_completion", "embedding": "embeddings"}
 PROVIDERS: Sequence[tuple[str, str]] = (  # the end of an upstream's host, and how the conventions call it
     ("openai.azure.com", "azure.ai.openai"), ("services.ai.azure.com", "azure.ai.inference"),
     ("openai.com", "openai"), ("anthropic.com", "anthropic"), ("mistral.ai", "mistral_ai"), ("groq.com", "groq"),
@@ -45,13 +43,13 @@ def provider(exchange: Exchange, host: str) -> str:
     if exchange.mode in ("small", "degraded"):
         return OWN
     known = next((name for end, name in PROVIDERS if host == end or host.endswith(f".{end}")), None)
-    return known or ("anthropic" if named(exchange.kind) is MESSAGES else "openai")
+    return known or named(exchange.kind).provider
 
 
 def common(exchange: Exchange, url: str) -> dict[str, Attribute]:
     """What metrics are told apart by; spans have it too."""
     found: dict[str, Attribute] = {
-        "gen_ai.operation.name": OPERATIONS.get(exchange.kind, exchange.kind),
+        "gen_ai.operation.name": named(exchange.kind).operation,
         "gen_ai.provider.name": provider(exchange, urlsplit(url).hostname or ""),
         **({} if exchange.mode in ("small", "degraded") else place(url))}
     if exchange.model:
