@@ -47,6 +47,14 @@ def test_quality_is_that_of_the_labels_with_an_interval_around_it(planted: Plant
     assert found.difference.high is not None and found.difference.high < 0
 
 
+def test_a_labelled_outage_says_nothing_of_a_models_quality(planted: Planted) -> None:
+    planted.requests(60, right=1.0, shadow=1.0)
+    planted.requests(40, right=0.0, shadow=1.0, status=502)
+    found = made(planted).qualities
+    assert found.systems["hosted"].estimate == 1.0 and found.systems["hosted"].conversations == 60
+    assert found.difference is not None and found.difference.estimate == 0.0
+
+
 def test_labels_of_different_rungs_are_not_mixed(planted: Planted) -> None:
     planted.requests(50, right=1.0)
     planted.requests(50, right=0.0, rung="judge")

@@ -11,7 +11,7 @@ import numpy as np
 from brise.evals.measure import Bounded, Measure, bounded, difference, ratio
 from brise.report.traffic import TrafficOverview
 from brise.stats.labels import LABEL_SOURCES
-from brise.traffic.records import Label
+from brise.traffic.records import Label, no_answer
 
 WORDS: Mapping[str, str] = {
     "outcome": "outcomes: a program compared each answer with what was right, or saw what came of it",
@@ -51,9 +51,9 @@ class _Scored:
 def qualities(traffic: TrafficOverview) -> Qualities:
     """Quality by the best label source that there is.
 
-    hosted: its own answers to requests that no switch had chosen. small: shadow answers, each weighing 1 over the
-    probability with which it was drawn. cascade: what clients got from a switched task; the labelled answers of each
-    mode stand for all of that mode. degraded: what they got in an outage.
+    hosted: its own answers to requests that no switch had chosen; an outage is none. small: shadow answers, each
+    weighing 1 over the probability with which it was drawn. cascade: what clients got from a switched task; the
+    labelled answers of each mode stand for all of that mode. degraded: what they got in an outage.
     """
     label_source = next((source for source in LABEL_SOURCES if any(label.rung == source for label in traffic.labels)),
                         None)
@@ -61,9 +61,11 @@ def qualities(traffic: TrafficOverview) -> Qualities:
         return Qualities(None, {}, None)
     own, others = _scores([label for label in traffic.labels if label.rung == label_source])
     conversation = {row.id: row.conversation for row in traffic.exchanges}
+    unanswered = {row.id for row in traffic.of("hosted") if row.id in own and no_answer(row) is not None}
     shadows = [answer for answer in traffic.answers_as("shadow") if answer.id in others]
     systems = {
-        "hosted": [_Scored(row.conversation, own[row.id]) for row in traffic.of("hosted") if row.id in own],
+        "hosted": [_Scored(row.conversation, own[row.id]) for row in traffic.of("hosted")
+                   if row.id in own and row.id not in unanswered],
         "small": [_Scored(conversation[answer.exchange], others[answer.id], 1 / (answer.probability or 1.0))
                   for answer in shadows],
         "cascade": _stratified(traffic, own),
@@ -72,7 +74,7 @@ def qualities(traffic: TrafficOverview) -> Qualities:
         # People see only the answers that differ: neither mean nor difference is that of all answers.
         return Qualities(label_source, {}, None)
     pairs = [(conversation[answer.exchange], others[answer.id], own[answer.exchange]) for answer in shadows
-             if answer.exchange in own]
+             if answer.exchange in own and answer.exchange not in unanswered]
     return Qualities(label_source, {name: _quality(rows) for name, rows in systems.items() if rows}, _difference(pairs))
 
 
