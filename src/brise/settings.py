@@ -93,6 +93,12 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def bare_environment() -> dict[str, str]:
+    """The time zone, and what the interpreter may need to start: for a program that is to know nothing else of ours."""
+    names = ("TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def _threads(text: str | None) -> int | None:
     if not text:
         return None

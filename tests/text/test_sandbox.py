@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from brise.errors import RequestError
@@ -104,3 +111,106 @@ def test_the_format_filter(source: str, text: str) -> None:
 def test_the_format_filter_is_bounded(source: str) -> None:
     with pytest.raises(RequestError):
         TemplateProgram(source).render({})
+
+
+DEEP = ("{% set ns = namespace(x=1) %}{% for j in range(3) %}{% for i in range(99999) %}{% set ns.x = (ns.x,) %}"
+        "{% endfor %}{% endfor %}{% set d = {ns.x: 1} %}done")
+MANY = "{% if messages %}{% set u = 'é' * 16000000 %}"
+STEPS = "{% if messages %}{% set b = 'a' * 16000000 %}{% for i in range(99999) %}"
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("{% if messages %}" + DEEP + "{% endif %}", "its process died of SIG"),
+    (STEPS + "{% if b[1:] in b %}{% endif %}{% endfor %}{% endif %}", "ran for over 0.2 s"),
+    (STEPS + "{% if b[1:] < b %}{% endif %}{% if not b[2:] %}{% endif %}{% endfor %}{% endif %}", "ran for over 0.2 s"),
+    (MANY + "".join(f"{{% set v{i} = u[{i}:] %}}" for i in range(200)) + "{% endif %}", "over 512 MiB of memory"),
+    (MANY + "".join(f"{{% set v{i} = u | list %}}" for i in range(20)) + "{% endif %}",
+     "over 512 MiB of memory|too large|items"),
+    ("{% if messages %}{{ (7 ** 64) ** 60 | string | length }}{% for i in range(9) %}{% set a = 3 ** 64 ** 3 %}"
+     "{% endfor %}{% endif %}", "too large")])
+def test_what_passes_the_checks_ends_with_its_process_and_the_next_request_is_answered(source: str,
+                                                                                      message: str) -> None:
+    program = TemplateProgram(source + "hi", max_cpu_s=0.2 if "0.2" in message else 5)
+    with pytest.raises(RequestError, match=message) as caught:
+        program.render({"messages": [{"role": "user"}]})
+    assert caught.value.code == "chat_template_error"
+    assert program.render({"messages": []}) == "hi"
+
+
+def test_a_template_that_dies_while_it_is_compiled() -> None:
+    with pytest.raises(RequestError, match="chat template"):
+        TemplateProgram("{{ " + "[" * 20000 + "]" * 20000 + " }}").render({})
+
+
+def test_an_error_of_the_template_is_short() -> None:
+    with pytest.raises(RequestError) as caught:
+        TemplateProgram("{{ raise_exception('x' * 9999999) }}").render({})
+    assert len(str(caught.value)) < 3000
+
+
+def test_values_reach_the_template_as_they_are() -> None:
+    values = {"a": [1, 2.5, True, None, "\ud800", "\U0010ffff"], "b": {"c": float("inf")}}
+    assert TemplateProgram("{{ a }}{{ b }}{{ a[4] }}").render(values) == str(values["a"]) + str(values["b"]) + "\ud800"
+
+
+def test_values_nested_too_deeply_are_refused() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(RequestError, match="refuses these messages"):
+        TemplateProgram("{{ a }}").render({"a": nested})
+
+
+PARENT = """
+import os, sys
+from brise.text.sandbox import TemplateProgram
+program = TemplateProgram("{% for i in range(99999) if busy %}{% for j in range(99999) %}{% endfor %}{% endfor %}hi")
+print(program.render({}), program._process._child.pid, flush=True)
+if sys.argv[1] == "busy":
+    program.render({"busy": 1})
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_no_process_is_left_when_the_parent_is_killed(state: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, state], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        greeting, child = parent.stdout.readline().split()
+        assert greeting == b"hi"
+        watch = os.pidfd_open(int(child))
+        parent.kill()
+    assert select.select([watch], [], [], 20)[0], "the template's process has ended"
+    os.close(watch)
+
+
+def test_a_stop_signal_ends_a_program_whose_template_hangs() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, "busy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        watch = os.pidfd_open(int(parent.stdout.readline().split()[1]))
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(20) != 0
+    assert select.select([watch], [], [], 20)[0]
+    os.close(watch)
+
+
+def test_the_process_can_open_nothing_and_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_OURS", "sk-12345678")
+    program = TemplateProgram("hi")
+    assert program._process is not None
+    place = Path(f"/proc/{program._process._child.pid}")
+    assert b"sk-12345678" not in (place / "environ").read_bytes()
+    limits = {line[:25].strip(): line[26:].split()[:2] for line in (place / "limits").read_text().splitlines()}
+    assert limits["Max open files"] == ["3", "3"]
+    assert limits["Max file size"] == ["0", "0"]
+    assert limits["Max core file size"] == ["0", "0"]
+    assert sorted(path.name for path in (place / "fd").iterdir()) == ["0", "1", "2"]
+
+
+def test_a_forked_program_gets_a_process_of_its_own() -> None:
+    script = ("import os\nfrom brise.text.sandbox import TemplateProgram\nprogram = TemplateProgram('{{ a }}')\n"
+              "child = os.fork()\nassert program.render({'a': 'x' * 9}) == 'x' * 9\n"
+              "if child: assert os.waitpid(child, 0)[1] == 0\nassert program.render({'a': 1}) == '1'")
+    assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

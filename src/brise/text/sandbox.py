@@ -1,245 +1,237 @@
-"""Runs a chat template, which is an untrusted program from a model file.
+"""Runs chat templates, which are untrusted programs from model files, each in a process of its own.
 
-Jinja's immutable sandbox restricts it to its arguments. This module bounds what the sandbox does not: processor time,
-the length of strings and of the output, and operations that would make huge values. Every loop, call, filter, `~` and
-output of the template passes through a check.
+The process has limits of processor time and memory, no way to open a file or a connection, and nothing of this
+process's environment. It stays for the next conversation. One that dies, hangs or runs out of memory is an error of the
+request that it worked for, and the next request gets a new one. It ends when this process does, however that happens.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from functools import wraps
-from types import BuiltinMethodType, FunctionType
-from typing import Any
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
 
-from jinja2 import TemplateError, nodes, pass_context
-from jinja2.environment import Template
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import jinja2
+import markupsafe
 
+import brise
+from brise import settings
 from brise.errors import RequestError
+from brise.text.bounded_template import MAX_CHARS, BoundedTemplate, BrokenTemplateError
 
-_MAX_CHARS = 1 << 24  # of one string and of all output; a context of 256k tokens is about 1 << 20
-_MAX_WORK = 1 << 30  # what one operation may make: characters in times characters or numbers in
-_MAX_ITEMS = 1 << 20  # of one value, nested ones counted
+MAX_BYTES = 512 << 20  # of address space beyond what Python takes; 32 texts of the longest length that is allowed
+_GRACE_S = 0.5  # of processor time beyond the template's own, to read what it gets and to say what was wrong
+_WAIT_S = 30.0  # beside ten times the processor time: a machine may have other things to do
+_MAX_REASON = 2000  # characters of an error's text
+_MAX_ANSWER = 4 * MAX_CHARS  # bytes
+_HEAD = struct.Struct("<cQ")
+_TEXT, _BROKEN, _REFUSES, _IS_FULL = b"t", b"b", b"r", b"m"
+# Only the folders of the three packages, in this order: no .pth files, no current folder, no PYTHONPATH.
+_START = "import sys; sys.path[:0] = sys.argv[1:]; from brise.text.sandbox import main; main()"
 
 
 class TemplateProgram:
-    """A compiled template; `render` gives its text or raises RequestError."""
+    """A template and the process that renders it; `render` gives its text or raises RequestError."""
 
     def __init__(self, source: str, *, max_cpu_s: float = 5.0) -> None:  # real templates take milliseconds
-        self._environment = _BoundedEnvironment(max_cpu_s)
-        self._lock = threading.Lock()  # the environment counts one rendering at a time
-        try:
-            tree = self._environment.parse(source)
-            _route_through_checks(tree)
-            code = self._environment.compile(tree)
-        except Exception as error:  # Python's compiler has limits of its own: 100 indentations, 20 nested blocks
-            reason = str(error) or type(error).__name__
-            raise RequestError(f"the model's chat template is broken: {reason}", param="messages",
-                               code="chat_template_error") from error
-        self._template = Template.from_code(self._environment, code, self._environment.make_globals(None))
+        self._first = {"source": source, "max_cpu_s": max_cpu_s}
+        self._max_cpu_s = max_cpu_s
+        self._lock = threading.Lock()  # a process renders one conversation at a time
+        self._process: _Process | None = None
+        with self._lock:
+            self._started()
 
     def render(self, variables: Mapping[str, object]) -> str:
+        try:
+            request = _packed(variables)
+        except (RecursionError, TypeError, ValueError) as error:  # nested too deeply, or no JSON
+            raise _refused(str(error) or type(error).__name__) from None
         with self._lock:
-            self._environment.start()
+            return self._answer(self._started(), request)
+
+    def _started(self) -> _Process:
+        """The process; a new one if there is none, or the one there belongs to the process that this one was forked
+        from."""
+        if self._process is None or not self._process.is_usable():
+            process = _Process(10 * self._max_cpu_s + _WAIT_S)
+            self._answer(process, _packed(self._first))
+            self._process = process
+        return self._process
+
+    def _answer(self, process: _Process, request: bytes) -> str:
+        try:
+            kind, body = process.ask(request)
+        except BaseException as error:  # an interrupt, too, leaves it between a question and its answer
+            self._process = None
+            status = process.end()
+            if isinstance(error, OSError | EOFError):
+                raise _refused(_why(status, error, self._max_cpu_s)) from None
+            raise
+        text = body.decode("utf-8", "surrogatepass")
+        if kind == _TEXT:
+            return text
+        if kind != _REFUSES:
+            self._process = None
+            process.end()
+        if kind == _BROKEN:
+            raise RequestError(f"the model's chat template is broken: {text}", param="messages",
+                               code="chat_template_error")
+        raise _refused(text if kind == _REFUSES else f"it took over {MAX_BYTES >> 20} MiB of memory")
+
+
+class _Process:
+    """A process that runs `main`, and this end of the pair of sockets to it."""
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s, self._owner = wait_s, os.getpid()
+        folders = dict.fromkeys(str(Path(str(module.__file__)).parent.parent) for module in (brise, jinja2, markupsafe))
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # A session of its own: an interrupt from the terminal is this process's to handle.
+                self._child = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _START, *folders], stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=settings.bare_environment(), start_new_session=True)
+        except OSError as error:
+            self._socket.close()
+            raise _refused(f"its process does not start: {error.strerror or error}") from None
+        self._finalizer = weakref.finalize(self, _end, self._socket, self._child, self._owner)
+
+    def is_usable(self) -> bool:
+        return self._owner == os.getpid() and self._child.poll() is None
+
+    def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """Sends a request and gives the kind and the bytes of the answer. OSError or EOFError if there is none."""
+        deadline_s = time.monotonic() + self._wait_s
+        self._socket.settimeout(self._wait_s)
+        self._socket.sendall(request)
+        kind, size = _HEAD.unpack(self._read(_HEAD.size, deadline_s))
+        if size > _MAX_ANSWER:
+            raise OSError(f"an answer of {size} bytes")
+        return kind, self._read(size, deadline_s)
+
+    def end(self) -> int:
+        """Ends the process and gives its exit status, negative for a signal."""
+        self._finalizer()
+        return int(self._child.returncode)
+
+    def _read(self, size: int, deadline_s: float) -> bytes:
+        pieces = list[bytes]()
+        while size:
+            self._socket.settimeout(max(deadline_s - time.monotonic(), 0.001))
+            piece = self._socket.recv(min(size, 1 << 20))
+            if not piece:
+                raise EOFError
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def _end(ours: socket.socket, child: subprocess.Popen[bytes], owner: int) -> None:
+    ours.close()
+    if owner != os.getpid():  # forked: the process is the parent's
+        child.returncode = 0
+        return
+    try:
+        child.wait(0.05)  # what died by itself has a status that says why
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _why(status: int, error: OSError | EOFError, max_cpu_s: float) -> str:
+    if status == -signal.SIGPROF:
+        return f"it ran for over {max_cpu_s:g} s"
+    if status < 0 and status != -signal.SIGKILL:
+        return f"its process died of {signal.Signals(-status).name}"
+    if isinstance(error, TimeoutError):
+        return "it does not end"
+    return f"its process ended without an answer (exit status {status})"
+
+
+def _refused(reason: str) -> RequestError:
+    return RequestError(f"the model's chat template refuses these messages: {reason}", param="messages",
+                        code="chat_template_error")
+
+
+def _packed(value: Mapping[str, object]) -> bytes:
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _HEAD.pack(_TEXT, len(body)) + body
+
+
+def main() -> None:
+    """The program of the process: reads a template, then conversations, and answers each."""
+    _warm_up()
+    _limit()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    template: BoundedTemplate | None = None
+    with socket.socket(fileno=0) as theirs, theirs.makefile("rb") as questions:
+        while head := questions.read(_HEAD.size):
+            size = _HEAD.unpack(head)[1]
+            fields = json.loads(questions.read(size).decode("utf-8", "surrogatepass"))
+            kind, body = _TEXT, b""
             try:
-                return "".join(self._template.generate(variables))
+                if template is None:
+                    _start_clock(fields["max_cpu_s"])
+                    max_cpu_s = fields["max_cpu_s"]
+                    template = BoundedTemplate(fields["source"], max_cpu_s)
+                else:
+                    _start_clock(max_cpu_s)
+                    body = template.render(fields).encode("utf-8", "surrogatepass")
+            except BrokenTemplateError as error:
+                kind, body = _BROKEN, _reason(error)
+            except MemoryError:
+                kind, body = _IS_FULL, b""
             except Exception as error:  # untrusted code: whatever it raises is the request's error
-                reason = str(error) or type(error).__name__
-                raise RequestError(f"the model's chat template refuses these messages: {reason}",
-                                   param="messages", code="chat_template_error") from error
+                kind, body = _REFUSES, _reason(error)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            theirs.sendall(_HEAD.pack(kind, len(body)) + body)
 
 
-class _BoundError(TemplateError):
-    """The template exceeded a bound."""
+def _start_clock(max_cpu_s: float) -> None:
+    """From here on the kernel ends this process after so much processor time, wherever it is."""
+    signal.setitimer(signal.ITIMER_PROF, max_cpu_s + _GRACE_S)
 
 
-class _GenerationTag(Extension):
-    """`{% generation %}` marks what a trainer learns from; for rendering it is nothing."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _reason(error: Exception) -> bytes:
+    return (str(error)[:_MAX_REASON] or type(error).__name__).encode("utf-8", "surrogatepass")
 
 
-class _BoundedEnvironment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
-
-    def __init__(self, max_cpu_s: float) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
-        self._max_cpu_s, self._deadline_s = max_cpu_s, 0.0
-        self._chars = 0
-        self.filters = {name: self._checked(function) for name, function in self.filters.items()}
-        self.filters.update({"format": self._checked(_format), "tojson": self._checked(_to_json), " loop": self._loop,
-                             " output": self._output, " concat": self._concat})
-        del self.globals["lipsum"]
-        self.globals.update(raise_exception=_raise, strftime_now=_now)
-
-    def start(self) -> None:
-        self._deadline_s, self._chars = time.thread_time() + self._max_cpu_s, 0
-
-    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        receiver = function.__self__ if isinstance(function, BuiltinMethodType) else None
-        self._check(receiver if isinstance(receiver, str) else None, (*args, *kwargs.values()))
-        return self._checked_result(super().call(context, function, *args, **kwargs))
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(value.__self__)
-        return wrapped
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        match operator:
-            case "**":
-                too_much = not (abs(left) <= 1 << 20 and abs(right) <= 64)
-            case "*":
-                too_much = (1 + _weight(left, numbers=True)) * (1 + _weight(right, numbers=True)) > _MAX_WORK
-            case "%":
-                too_much = False
-                _check_format(left)
-            case _:
-                too_much = _weight(left) + _weight(right) > _MAX_WORK
-        if too_much:
-            raise _BoundError(f"an operation {operator!r} on too large values")
-        self._check(None, ())
-        return self._checked_result(super().call_binop(context, operator, left, right))
-
-    def _checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # A filter that wants context, environment or eval context gets it first and the value second.
-        first = int(isinstance(function, FunctionType) and "jinja_pass_arg" in function.__dict__)
-
-        @wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            self._check(args[first], (*args[first + 1:], *kwargs.values()))
-            return self._checked_result(function(*args, **kwargs))
-        return checked
-
-    def _check(self, value: Any, arguments: Sequence[Any]) -> None:
-        if time.thread_time() > self._deadline_s:
-            raise _BoundError(f"it ran for over {self._max_cpu_s:g} s")
-        largest = max((_weight(argument, numbers=True) for argument in arguments), default=0)
-        if (1 + _weight(value)) * (1 + largest) > _MAX_WORK:
-            raise _BoundError("an operation on too large values")
-
-    def _checked_result(self, result: Any) -> Any:
-        if isinstance(result, str) and len(result) > _MAX_CHARS:
-            raise _BoundError(f"it made a text of over {_MAX_CHARS} characters")
-        return result
-
-    # Jinja computes filters of constants while it compiles, except those that take the context.
-    @pass_context
-    def _loop(self, context: Context, items: Iterable[Any]) -> list[Any]:
-        listed = list(items)  # all that the sandbox lets a template loop over is finite
-        self._check(None, ())
-        return listed
-
-    @pass_context
-    def _output(self, context: Context, value: Any) -> str:
-        self._check(value, ())
-        text = str(value)
-        self._chars += len(text)
-        if self._chars > _MAX_CHARS:
-            raise _BoundError(f"it wrote over {_MAX_CHARS} characters")
-        return text
-
-    @pass_context
-    def _concat(self, context: Context, values: list[Any]) -> str:
-        self._check(values, ())
-        return str(self._checked_result("".join(map(str, values))))
+def _warm_up() -> None:
+    """Loads what rendering loads late, while files can be opened still."""
+    time.localtime()
+    template = BoundedTemplate("{{ strftime_now('%Y %b') }}{{ [1, 'é'] | tojson(ensure_ascii=true) }}{{ a.b.c }}", 5)
+    try:
+        template.render({})
+    except jinja2.TemplateError:
+        return
 
 
-def _route_through_checks(tree: nodes.Template) -> None:
-    """Sends loops, outputs and `~` through filters whose names no template can write."""
-    for loop in tree.find_all(nodes.For):
-        loop.iter = _filter(_expression(loop.iter), " loop")
-    for output in tree.find_all(nodes.Output):
-        output.nodes = [_filter(_expression(node), " output") for node in output.nodes]
-    for parent in [tree, *tree.find_all(nodes.Node)]:
-        for name, value in parent.iter_fields():
-            if isinstance(value, nodes.Concat):
-                setattr(parent, name, _concat(value))
-            elif isinstance(value, list):
-                value[:] = [_concat(item) if isinstance(item, nodes.Concat) else item for item in value]
+def _limit() -> None:
+    """No more memory than allowed, no descriptor beside the three (so no file and no connection), no core dump."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    wanted = {resource.RLIMIT_AS: pages * resource.getpagesize() + MAX_BYTES, resource.RLIMIT_NOFILE: 3,
+              resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
+    for limit, number in wanted.items():
+        most = resource.getrlimit(limit)[1]
+        number = number if most == resource.RLIM_INFINITY else min(number, most)
+        resource.setrlimit(limit, (number, number))
 
 
-def _expression(node: nodes.Node) -> nodes.Expr:
-    if isinstance(node, nodes.TemplateData):
-        return nodes.Const(node.data)
-    assert isinstance(node, nodes.Expr)
-    return node
-
-
-def _concat(node: nodes.Concat) -> nodes.Expr:
-    return _filter(nodes.List(node.nodes), " concat")
-
-
-def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
-    made = nodes.Filter(node, name, [], [], None, None)
-    made.set_lineno(node.lineno or 1)
-    return made
-
-
-def _format(format: Any, *args: Any, **kwargs: Any) -> str:
-    """Jinja's `format` filter, bounded as the operator % is: its template has at most 200 characters."""
-    if args and kwargs:
-        raise TemplateError("the filter 'format' takes values in order or by name, not both")
-    if not isinstance(format, str):
-        raise TemplateError("the filter 'format' is for text")
-    _check_format(format)
-    return str(format % (kwargs or args))
-
-
-def _check_format(format: Any) -> None:
-    """Bounds formats: `'%99999999d' % 1` makes a huge text, and so does one that names a long value often."""
-    if isinstance(format, str) and (len(format) > 200 or re.search(r"\d{5}|\*", format)):
-        raise _BoundError("a long format, or one with a width of five digits or '*'")
-
-
-def _weight(value: Any, *, numbers: bool = False) -> int:
-    """How large a result a value can lead to: its characters and items, nested ones too, and its numbers."""
-    total, items, waiting = 0, 0, [value]
-    while waiting:
-        item = waiting.pop()
-        items += 1
-        if isinstance(item, str):
-            total += len(item)
-        elif isinstance(item, int) and numbers:
-            total += abs(item)
-        elif isinstance(item, Mapping):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, (list, tuple)):
-            waiting += item
-        if items + len(waiting) > _MAX_ITEMS:
-            raise _BoundError(f"a value of over {_MAX_ITEMS} items")
-    return total + items
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on; the parameters are transformers'."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-    if not ensure_ascii:
-        return text
-    # Private-use characters stay as they are: they may be disguised special tokens (chat.py).
-    return "".join(char if char.isascii() or unicodedata.category(char) == "Co" else json.dumps(char)[1:-1]
-                   for char in text)
-
-
-def _raise(message: str) -> str:
-    raise TemplateError(message)
-
-
-def _now(format: str) -> str:
-    return datetime.now().strftime(format)
+def _end_with_parent() -> None:
+    """Waits for the end of the parent, which closes its socket; the template may be at work meanwhile."""
+    waiting = select.poll()
+    waiting.register(0, select.POLLHUP | select.POLLERR)
+    waiting.poll()
+    os._exit(0)
