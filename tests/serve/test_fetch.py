@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,9 @@ class Site(BaseHTTPRequestHandler):
                 self._send(302, b"", Location="ftp://example.com/image")
             case "/loop":
                 self._send(307, b"", Location="/loop")
+            case "/gzip":
+                once = gzip.compress(gzip.compress(b"x" * 1_000_000))
+                self._send(200, once, **{"Content-Encoding": "gzip, gzip"})
             case "/large":
                 self._send(200, b"x" * 2000)
             case _:
@@ -75,7 +79,8 @@ def test_a_redirect_is_followed(site: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "message"), [
-    ("/nothing", "status 404"), ("/elsewhere", "10.0.0.1', which is not a public address"),
+    ("/nothing", "status 404"), ("/gzip", "content encoding 'gzip, gzip'"),
+    ("/elsewhere", "10.0.0.1', which is not a public address"),
     ("/ftp", "neither http nor https"), ("/loop", "redirected more than 3 times")])
 def test_urls_that_lead_to_no_image_are_refused(site: str, path: str, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refused:
@@ -103,6 +108,21 @@ def test_private_addresses_are_refused(url: str) -> None:
     ("169.254.169.254", False), ("fd00::1", False), ("100.64.0.1", False), ("224.0.0.1", False),
     ("::ffff:192.168.0.1", False), ("fe80::1%eth0", False), ("0.0.0.0", False), ("255.255.255.255", False)])
 def test_public_addresses(address: str, expected: bool) -> None:
+    assert is_public(address) == expected
+
+
+@pytest.mark.parametrize(("address", "expected"), [
+    ("64:ff9b::808:808", True), ("64:ff9b::a9fe:a9fe", False), ("64:ff9b::7f00:1", False),
+    ("64:ff9b:1::808:808", False),
+    ("::808:808", False), ("::a9fe:a9fe", False), ("::7f00:1", False), ("::ffff:0:a9fe:a9fe", False),
+    ("::ffff:0:808:808", True), ("2002:a9fe:a9fe::", False), ("2002:808:808::1", True), ("fec0::1", False),
+    ("168.63.129.16", False), ("::ffff:168.63.129.16", False), ("192.88.99.1", False), ("192.0.0.9", False),
+    ("100::1", False), ("100:0:0:1::1", False), ("2001:2::1", False), ("2001:20::1", False),
+    ("2001:0:5ef5:79fb::1", False),
+    ("2001:db8::1", False), ("3fff::1", False), ("5f00::1", False), ("ff0e::1", False), ("4000::1", False),
+    ("198.18.0.1", False), ("203.0.113.1", False), ("240.0.0.1", False), ("192.31.196.1", True),
+    ("2a00:1450:4001:81b::200e", True)])
+def test_addresses_are_what_they_lead_to(address: str, expected: bool) -> None:
     assert is_public(address) == expected
 
 

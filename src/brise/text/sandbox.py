@@ -37,8 +37,8 @@ _MAX_REASON = 2000  # characters of an error's text
 _MAX_ANSWER = 4 * MAX_CHARS  # bytes
 _HEAD = struct.Struct("<cQ")
 _TEXT, _BROKEN, _REFUSES, _IS_FULL = b"t", b"b", b"r", b"m"
-# Only the folders of the three packages, in this order: no .pth files, no current folder, no PYTHONPATH.
-_START = "import sys; sys.path[:0] = sys.argv[1:]; from brise.text.sandbox import main; main()"
+# The standard library and the folders of three packages: no .pth files, no current folder, no PYTHONPATH.
+_START = "import sys; sys.path += sys.argv[1:]; from brise.text.sandbox import main; main()"
 
 
 class TemplateProgram:
@@ -102,7 +102,8 @@ class _Process:
                 # A session of its own: an interrupt from the terminal is this process's to handle.
                 self._child = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _START, *folders], stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=settings.bare_environment(), start_new_session=True)
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+                    env=settings.bare_environment(), start_new_session=True)
         except OSError as error:
             self._socket.close()
             raise _refused(f"its process does not start: {error.strerror or error}") from None
