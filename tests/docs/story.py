@@ -51,8 +51,9 @@ EXTRA: Mapping[str, str] = MappingProxyType({
     r"chat ": "--max-tokens 4",
     r"eval (?!.*--baseline)": "--max-tokens 4",
     r"bench ": "--prompt 16 --decode 4 --depth 4 --sequences 1 --runs 1",
-    r"tune ": "--batch-size 2 --eval-rows 2 --parity-rows 0 --threads 1 --dtype float32",
-    r"tune (?!.*--on-policy)": "--steps 1",
+    r"tune ": "--batch-size 8 --eval-rows 4 --parity-rows 0 --threads 1 --dtype float32",
+    r"tune .*--teacher ": "--held-out-share 0",  # a random teacher only makes it worse
+    r"tune (?!.*--on-policy)": "--steps 4",
     r"tune .*--on-policy": "--rounds 1 --round-prompts 2 --round-tokens 4 --round-steps 1",
     r"parity ": "--rows 2 --min-agreement 0",  # after one step the likeliest tokens are nearly ties
 })
