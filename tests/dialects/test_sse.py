@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -100,3 +101,31 @@ def test_a_long_event_in_many_pieces_takes_time_in_proportion_to_its_length() ->
         return time.process_time() - begun_s
 
     assert seconds(80_000) < 20 * max(seconds(10_000), 0.002)
+
+
+@settings(max_examples=examples(2000))
+@given(st.lists(st.sampled_from([b"data:", b"data: ", b"event: ", b"event:", b"\n", b"\r\n", b"\r", b"\n\n", b"{}",
+                                 b" ", b"\xe2\x82", b"\xc3\xa9", b"\xff", b"x", b":"]), max_size=12).map(b"".join))
+@example(b"event: e\r\ndata: {}\r\n\r\n")
+@example(b"event: e\xe2\ndata:  {}\xe2\x82\n\n")
+@example(b"data: \n\n")
+def test_usual_events_are_read_as_all_others_are(block: bytes) -> None:
+    event, plain = sse._event(block), sse._plainly(block)
+    assert (event and (event.name, event.data)) == (plain and (plain.name, plain.data))
+
+
+@settings(max_examples=examples(1000))
+@given(st.lists(st.sampled_from(["{", "}", "[", "]", '"a":', "1", ",", " ", "\n", "NaN", '"\\ud800"', "\ufeff", "1e999",
+                                 "\x00"]), max_size=10).map("".join))
+@example('{"a":1}')
+@example('{"a":1} ')
+@example('{"a":1}}')
+@example("[" * 100_000)
+@example('{"a":' * 100_000)
+def test_data_are_read_as_json_reads_them(data: str) -> None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    fields = sse.ServerSentEvent("", data).fields
+    assert repr(fields) == repr(value if isinstance(value, dict) else None)

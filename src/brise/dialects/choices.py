@@ -69,17 +69,25 @@ def advance(progress: Progress, chunk: Body) -> None:
 
 
 def _advance_choice(progress: Progress, choice: Body, index: int) -> None:
-    progress.num_choices = max(progress.num_choices, index + 1)
+    if index >= progress.num_choices:
+        progress.num_choices = index + 1
     piece = piece_of(choice)
-    _advance_content(progress, piece.get("content"), index)
+    content = piece.get("content")
+    if content:
+        _advance_content(progress, content, index)
+    if len(piece) > ("content" in piece):  # most pieces are a few letters of text, and no more
+        _advance_others(progress, piece)
+    if finish := text(choice.get("finish_reason")):
+        progress.finish = progress.finish or finish
+        progress.finished.add(index)
+
+
+def _advance_others(progress: Progress, piece: Body) -> None:
     progress.has_refusal |= bool(piece.get("refusal"))
     progress.has_calls |= bool(piece.get("tool_calls") or piece.get("function_call"))
     progress.unreadable = progress.unreadable or next((name for name in NOT_TEXT if piece.get(name)), None)
     progress.has_content |= progress.has_calls or progress.has_refusal or progress.unreadable is not None or any(
         piece.get(name) for name in REASONING_FIELDS)
-    if finish := text(choice.get("finish_reason")):
-        progress.finish = progress.finish or finish
-        progress.finished.add(index)
 
 
 def piece_of(choice: Body) -> Body:
@@ -92,8 +100,7 @@ def piece_of(choice: Body) -> Body:
 
 def _advance_content(progress: Progress, content: object, index: int) -> None:
     """Text, or parts: Mistral's models send thoughts and text so."""
-    parts = content if isinstance(content, list) else [content] if content else []
-    for part in parts:
+    for part in content if isinstance(content, list) else [content]:
         match part:
             case str(said) | {"type": "text" | "output_text", "text": str(said)}:
                 progress.has_content |= bool(said)

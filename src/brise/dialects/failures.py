@@ -6,7 +6,7 @@ The body decides, not the status of HTTP: servers report failures with status 20
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from brise.dialects.bodies import Body, objects, text
@@ -42,12 +42,13 @@ def reported(body: Body, name: str = "") -> ReportedError | None:
     response = body.get("response")
     if isinstance(response, dict) and (body.get("type") or name) == "response.failed":
         return reported(response) or ReportedError("the response failed")
-    choice_errors = [choice["error"] for choice in objects(body.get("choices")) if choice.get("error")]
-    error: object = body.get("error") or next(iter(choice_errors), None)
+    choices, error = objects(body.get("choices")), body.get("error")
+    for choice in choices:
+        error = error or choice.get("error")
     if not error and _is_error(body, name):
         error = body
     if not error:
-        ended = next((reason for reason in _ends(body) if common(reason) == "error"), None)
+        ended = _failed_end(body, choices)
         return None if ended is None else ReportedError(f"it ended with the reason {ended!r}"[:MAX_MESSAGE])
     about = error if isinstance(error, dict) else {"message": error}
     message = text(about.get("message")) or text(about.get("detail")) or _names_shown(about) or "an error"
@@ -91,18 +92,24 @@ def of_body(response: object) -> str | None:
     return None if error is None else f"it reports an error: {error.message}"
 
 
-def _ends(body: Body) -> Iterator[object]:
-    """Why answers ended: in choices, in a message or in its last event but one."""
-    yield from (choice.get("finish_reason") for choice in objects(body.get("choices")))
+def _failed_end(body: Body, choices: Sequence[Body]) -> str | None:
+    """The reason why an answer ended, if it is a failure: in choices, in a message or in its last event but one."""
     delta = body.get("delta")
-    yield from (part.get("stop_reason") for part in (body, delta) if isinstance(part, dict))
+    reasons = [choice.get("finish_reason") for choice in choices]
+    reasons += [body.get("stop_reason"), delta.get("stop_reason") if isinstance(delta, dict) else None]
+    for reason in reasons:
+        if isinstance(reason, str) and common(reason) == "error":
+            return reason
+    return None
 
 
 def _is_error(body: Body, name: str) -> bool:
     """Whether the body itself is an error, as vLLM, FastAPI and Anthropic's API write one."""
     if "error" in (body.get("object"), body.get("type"), name, body.get("status")):
         return True
-    return not body.keys() & {"choices", "content", "output", "data", "type", "delta", "response"} and bool(
+    if "choices" in body:
+        return False
+    return not body.keys() & {"content", "output", "data", "type", "delta", "response"} and bool(
         body.get("detail") or (text(body.get("message")) and _codes(body)))
 
 

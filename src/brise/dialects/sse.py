@@ -12,6 +12,9 @@ from brise.dialects.failures import ReportedError, reported
 # Ends a line and the empty line behind it: LF, CR and CRLF end lines, in any mixture.
 EMPTY_LINE = re.compile(rb"\n\n|[\r\n]\r\n?")
 LINE_ENDS = re.compile(rb"[\r\n]+")
+# An event as servers write it: its name, if it has one, and its data on one line. `_plainly` reads it and all others.
+USUAL = re.compile(rb"(?:event: ?([^\r\n]*)\r?\n)?data: ?([^\r\n]*)\r?\n\r?\n")
+DECODER = json.JSONDecoder()
 BOM = b"\xef\xbb\xbf"
 # How a stream begins: with a comment, or with a field. JSON and HTML never do.
 BEGINNING = re.compile(rb":|(?:data|event|id|retry)[:\r\n]")
@@ -136,22 +139,33 @@ def begins_stream(head: bytes, media_type: bytes) -> bool | None:
 
 
 def _event(block: bytes) -> ServerSentEvent | None:
+    usual = USUAL.fullmatch(block)
+    if usual is None:
+        return _plainly(block)
+    name, data = usual.groups(b"")
+    text = data.decode("utf-8", "replace")
+    return ServerSentEvent(name.decode("utf-8", "replace") if name else "", text) if text.strip() else None
+
+
+def _plainly(block: bytes) -> ServerSentEvent | None:
+    """The event in a block, line by line."""
     name, data = "", list[str]()
-    text = block.decode("utf-8", "replace")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    for line in text.split("\n"):
+    for line in block.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         field, _, value = line.partition(":")
         if field == "data":
             data.append(value.removeprefix(" "))
         elif field == "event":
             name = value.removeprefix(" ")
-    text = data[0] if len(data) == 1 else "\n".join(data)
+    text = "\n".join(data)
     return ServerSentEvent(name, text) if text.strip() else None
 
 
 def _object(text: str) -> Body | None:
     try:
+        if text[:1] == "{":  # as `loads` does it, without its looks at the type, the beginning and the white space
+            value, end = DECODER.raw_decode(text)
+            if end == len(text):
+                return value if isinstance(value, dict) else None
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None

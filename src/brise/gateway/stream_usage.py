@@ -25,6 +25,8 @@ REFUSED = (400, 422)  # "I do not know this field"
 NAMES = (b"stream_options", b"include_usage")  # one of which such a refusal may name
 REFUSAL_BYTES = 1 << 20
 MOST_MODELS = 1000  # clients may invent names
+USAGE = b'"usage"'
+MOST_SPACE = 8  # bytes of white space around it that are looked for; more of it is read in the long way
 NULL = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null')
 SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -103,7 +105,7 @@ class CountedStream:
 
 def without_count(block: sse.Block) -> bytes:
     """The bytes of an event as they would be without the question; none for the count itself."""
-    fields = None if b'"usage"' not in block.data or block.event is None else block.event.fields
+    fields = None if USAGE not in block.data or block.event is None else block.event.fields
     if fields is None or "usage" not in fields:
         return block.data
     if fields["usage"] is None:
@@ -118,8 +120,9 @@ def _without_plain_null(block: bytes) -> bytes | None:
 
     What follows a member of the object itself is more of its members, and the end.
     """
-    found = NULL.search(block)
-    if found is None or block.count(b'"usage"') > 1:
+    at = block.find(USAGE)
+    found = NULL.search(block, max(at - MOST_SPACE, 0), at + len(USAGE) + 2 * MOST_SPACE)
+    if found is None or block.find(USAGE, at + 1) >= 0:
         return None
     line = block.rstrip(b"\r\n")
     if not line.startswith(b"data:") or b"\n" in line or b"\r" in line:
