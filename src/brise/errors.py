@@ -108,11 +108,12 @@ class RequestError(BriseError):
 class ContextLengthError(RequestError):
     """Prompt and answer do not fit into the context."""
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, limit: int) -> None:
-        super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the answer asks for {max_tokens}: together "
-            f"{prompt_tokens + max_tokens}, the context holds {limit}",
-            param="messages", code="context_length_exceeded")
+    def __init__(self, prompt_tokens: int, max_tokens: int | None, limit: int) -> None:
+        asked = (", which leaves no room for an answer" if max_tokens is None else "" if max_tokens == 0 else
+                 f" and the answer asks for {max_tokens}: together {prompt_tokens + max_tokens}")
+        # LiteLLM, LangChain and dspy look for the first words.
+        super().__init__(f"this model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} "
+                         f"tokens{asked}", param="messages", code="context_length_exceeded")
         self.prompt_tokens, self.max_tokens, self.limit = prompt_tokens, max_tokens, limit
 
 

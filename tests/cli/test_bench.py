@@ -35,7 +35,7 @@ def test_the_table_comes_before_the_json(tiny_path: Path, capsys: pytest.Capture
 def test_what_does_not_fit_the_context_is_refused(
         tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_path), "--prompt", "4000"]) == 1
-    assert "the context holds 512" in capsys.readouterr().err
+    assert "maximum context length is 512" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--runs", "0"], ["--sequences", "1,x"], ["--prompt", "-3"]])

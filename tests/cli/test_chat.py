@@ -64,7 +64,7 @@ def test_a_pipe_a_word_and_both_ask_the_same(
 @pytest.mark.parametrize(("words", "stdin", "message"), [
     ([], b"", "nothing to ask"), ([], b"\n \n", "nothing to ask"), ([], b"\xff\xfe", "not UTF-8"),
     (["\udcff"], b"", "not UTF-8"), ([" "], b"", "nothing to ask"),
-    (["a " * 600], b"", r"the context holds 512\nhint: ask something shorter\n"),
+    (["a " * 600], b"", r"maximum context length is 512 tokens, .*\nhint: ask something shorter\n"),
     (["--context", "64", "a " * 600], b"", r"hint: .*--context N \(this model: up to 512\)"),
     (["--context", "100000", "hi"], b"", "512")])
 def test_what_cannot_be_answered_is_an_error(

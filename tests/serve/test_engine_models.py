@@ -52,7 +52,8 @@ def test_a_small_model_answers_under_its_own_name_whatever_model_and_stream_are(
 def test_fields_about_the_large_models_service_are_left_out_and_named() -> None:
     request = body(store=True, service_tier="flex", reasoning_effort="high", user="u", made_up=1,
                  logit_bias={"9999999": 5}, messages=[
-                     {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}])
+                     {"role": "user", "content": [{
+                         "type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]}])
     with small() as local:
         answer = asyncio.run(local.answer("small", CHAT, request))
     assert answer.ignored.keys() == {"store", "service_tier", "reasoning_effort", "made_up", "logit_bias",
@@ -62,7 +63,7 @@ def test_fields_about_the_large_models_service_are_left_out_and_named() -> None:
 
 @pytest.mark.parametrize("fields, param", [
     ({"modalities": ["text", "audio"]}, "modalities"), ({"web_search_options": {}}, "web_search_options"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"functions": []}, "functions"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"functions": [{"name": "f"}]}, "functions"),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
      "messages[0].content[0].type")])
 def test_fields_that_change_the_answer_are_never_left_out(fields: dict[str, object], param: str) -> None:

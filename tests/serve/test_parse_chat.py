@@ -1,4 +1,4 @@
-"""Every field of a chat request is honoured, or refused by name."""
+"""Every field of a chat request that changes the answer is honoured, or refused by name; others never refuse."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from openai.resources.chat.completions import Completions
 from brise.engine.request import Sampling
 from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, parse_chat
+from brise.text.fields import Ignored
 from brise.text.inputs import Grammar
 from brise.text.openai_messages import template_message
 
@@ -72,38 +73,47 @@ def test_logprobs() -> None:
 @pytest.mark.parametrize("fields", [
     {"user": "u"}, {"metadata": {"a": "b"}}, {"store": False}, {"service_tier": "auto"},
     {"modalities": ["text"]},
-    {"reasoning_effort": "none"}, {"verbosity": "medium"}, {"safety_identifier": "s"},
+    {"verbosity": "medium"}, {"safety_identifier": "s"},
     {"prompt_cache_key": "k"},
     {"prompt_cache_retention": "in_memory"}, {"parallel_tool_calls": False}, {"tools": []},
     {"tool_choice": "none"},
-    {"response_format": {"type": "text"}}])
+    {"response_format": {"type": "text"}}, {"new_thing": None}, {"top_k": -1}, {"top_k": 0}, {"max_tokens": -1},
+    {"n_predict": -1}, {"stop": ""}, {"stop": []}, {"stop": [""]}, {"stream_options": {"include_usage": True}},
+    {"logit_bias": {}}, {"n": 1}, {"cache_prompt": True}, {"keep_alive": "5m"}, {"store": True},
+    {"service_tier": "flex"},
+    {"metadata": {"a": 1}}, {"metadata": {str(n): "" for n in range(17)}}, {"functions": []}, {"function_call": "auto"},
+    {"prompt_cache_retention": "24h"}, {"prompt_cache_options": {"a": 1}}, {"prediction": {"type": "content"}},
+    {"moderation": {}}, {"audio": {}}, {"min_tokens": 0}, {"typical_p": 1.0}, {"mirostat": 0, "mirostat_tau": 5.0},
+    {"dry_multiplier": 0.0, "dry_base": 1.75}, {"repeat_penalty": 1}, {"skip_special_tokens": True}, {"id_slot": -1},
+    {"guided_json": None}, {"use_beam_search": False}, {"best_of": None},
+    {"response_format": {"type": "text", "json_schema": None}},
+    {"tools": [], "tool_choice": "auto"}, {"reasoning_effort": None, "think": None, "chat_template_kwargs": {}}])
 def test_harmless_fields_change_nothing(fields: dict[str, object]) -> None:
     assert parse(**fields) == parse()
 
 
 @pytest.mark.parametrize(("fields", "param"), [
-    ({"store": True}, "store"), ({"service_tier": "flex"}, "service_tier"),
     ({"modalities": ["audio"]}, "modalities"),
-    ({"reasoning_effort": "high"}, "reasoning_effort"), ({"verbosity": "low"}, "verbosity"),
-    ({"audio": {}}, "audio"), ({"prediction": {}}, "prediction"), ({"functions": []}, "functions"),
-    ({"function_call": "auto"}, "function_call"), ({"web_search_options": {}}, "web_search_options"),
-    ({"moderation": {}}, "moderation"), ({"prompt_cache_options": {}}, "prompt_cache_options"),
-    ({"prompt_cache_retention": "24h"}, "prompt_cache_retention"), ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"reasoning_effort": "huge"}, "reasoning_effort"), ({"verbosity": "low"}, "verbosity"),
+    ({"audio": {"voice": "x"}}, "audio"), ({"functions": [{"name": "f"}]}, "functions"),
+    ({"function_call": {"name": "f"}}, "function_call"), ({"web_search_options": {}}, "web_search_options"),
+    ({"moderation": {"a": 1}}, "moderation"), ({"min_tokens": 5}, "min_tokens"), ({"typical_p": 0.5}, "typical_p"),
+    ({"mirostat": 2}, "mirostat"), ({"grammar": "root ::= x"}, "grammar"), ({"guided_json": {}}, "guided_json"),
+    ({"repeat_penalty": 1.1}, "repeat_penalty"), ({"use_beam_search": True}, "use_beam_search"),
+    ({"stop_token_ids": [5]}, "stop_token_ids"), ({"options": {"num_ctx": 9}}, "options"), ({"top_k": -2}, "top_k"),
+    ({"top_k": True}, "top_k"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias"), ({"logit_bias": {"1": 1, "01": 1}}, "logit_bias"),
-    ({"stop": ["a"] * 17}, "stop"), ({"stop": [""]}, "stop"), ({"stop": [1]}, "stop"), ({"n": 0}, "n"),
+    ({"stop": ["a"] * 17}, "stop"), ({"stop": [1]}, "stop"), ({"n": 0}, "n"),
     ({"n": 129}, "n"), ({"n": True}, "n"), ({"temperature": 2.1}, "temperature"),
     ({"temperature": "1"}, "temperature"),
     ({"top_p": -1}, "top_p"), ({"seed": 1.5}, "seed"), ({"max_tokens": 0}, "max_tokens"),
     ({"stream": 1}, "stream"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"), ({"model": 1}, "model"),
-    ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
-    ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"), ({"metadata": {"a": 1}}, "metadata"),
-    ({"metadata": {str(n): "" for n in range(17)}}, "metadata"), ({"new_thing": None}, "new_thing"),
+    ({"model": 1}, "model"), ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+    ({"new_thing": 1}, "new_thing"), ({"stream_options": True}, "stream_options"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": "json"}, "response_format"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
-     "response_format.json_schema.name"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
      "response_format.json_schema.schema"),
     ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format"),
@@ -134,7 +144,9 @@ def test_response_formats_become_grammars() -> None:
     assert parse(response_format={"type": "json_object"}).grammar == Grammar("json_object")
     schema = {"type": "json_schema", "json_schema": {"name": "a", "strict": True,
                                                      "schema": {"type": "object"}}}
-    assert parse(response_format=schema).grammar == Grammar("json_schema", '{"type": "object"}')
+    assert parse(response_format=schema).grammar == Grammar("json_schema", '{"type": "object"}', strict=True)
+    beside = parse(response_format={"type": "json_object", "schema": {"type": "object"}})  # llama-server's form
+    assert beside.grammar == Grammar("json_schema", '{"type": "object"}')
 
 
 def test_tool_choices() -> None:
@@ -162,7 +174,7 @@ def test_a_whole_conversation_with_tools_is_read() -> None:
     assert views[3] == {"role": "tool", "content": "2", "tool_call_id": "c1"}
 
 
-@pytest.mark.parametrize("stop", [5, True, {}, [""], [1]])
+@pytest.mark.parametrize("stop", [5, True, {}, [1]])
 def test_the_error_of_a_wrong_stop_names_both_types(stop: object) -> None:
     with pytest.raises(RequestError, match="'stop' must be a string or an array of strings"):
         parse(stop=stop)
@@ -181,10 +193,9 @@ def test_the_error_of_a_wrong_stop_names_both_types(stop: object) -> None:
     ({"role": "user", "content": []}, "messages[0].content"), ({"role": "user", "content": 5},
                                                                "messages[0].content"),
     ({"role": "user", "content": "a", "tool_calls": [CALL]}, "messages[0].tool_calls"),
-    ({"role": "assistant", "content": "a", "refusal": "no"}, "messages[0].refusal"),
     ({"role": "assistant", "content": "a", "audio": {"id": "x"}}, "messages[0].audio"),
     ({"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}, "messages[0].tool_calls[0].type"),
-    ({"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "a", "arguments": "[1]"}}]},
+    ({"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "a", "arguments": 5}}]},
      "messages[0].tool_calls[0].function.arguments"),
     ({"role": "tool", "tool_call_id": "zz", "content": "a"}, "messages[0].tool_call_id")])
 def test_wrong_messages_are_refused_by_place(message: object, param: str) -> None:
@@ -194,3 +205,37 @@ def test_wrong_messages_are_refused_by_place(message: object, param: str) -> Non
 def test_a_conversation_has_messages() -> None:
     for messages in ([], None, "hi"):
         assert refused(messages=messages).param == "messages"
+
+
+@pytest.mark.parametrize(("message", "content", "reasoning"), [
+    ({"content": '{"a":1}', "parsed": {"a": 1}}, '{"a":1}', None),
+    ({"content": "Hi", "reasoning": "A greeting.", "reasoning_details": [{"type": "x"}]}, "Hi", "A greeting."),
+    ({"content": "Hi", "reasoning_content": "Hm.", "reasoning": "Hm."}, "Hi", "Hm."),
+    ({"content": None, "reasoning_content": "It was cut"}, "", "It was cut"),
+    ({"content": None, "refusal": "I cannot."}, "I cannot.", None), ({"content": []}, "", None),
+    ({"content": [{"type": "refusal", "refusal": "No."}], "refusal": "No."}, "No.", None),
+    ({"content": "Hi", "refusal": None, "audio": None, "function_call": None, "annotations": [{"a": 1}], "id": "m1",
+      "name": "bot", "tool_calls": None, "provider_specific_fields": {"x": 1}, "opts": None}, "Hi", None)])
+def test_what_servers_and_clients_make_of_an_answer_can_be_sent_back(
+        message: dict[str, object], content: str, reasoning: str | None) -> None:
+    sent = parse(messages=[*USER, {"role": "assistant", **message}, *USER]).messages[1]
+    assert (sent.content, sent.reasoning) == (content, reasoning)
+
+
+@pytest.mark.parametrize(("arguments", "read"), [
+    ('{"x": 1}', {"x": 1}), ('{"x', '{"x'), ("[1]", "[1]"), ("null", {}), ("", {}), (None, {}), ({"x": 1}, {"x": 1})])
+def test_a_call_can_be_sent_back_however_it_was_cut(arguments: object, read: object) -> None:
+    call = {**CALL, "function": {"name": "add", "arguments": arguments, "parsed_arguments": {"x": 1}}, "index": 0}
+    messages = parse(messages=[*USER, {"role": "assistant", "content": None, "tool_calls": [call]}]).messages
+    assert template_message(messages[1])["tool_calls"][0]["function"]["arguments"] == read  # type: ignore[index]
+
+
+def test_unknown_fields_are_accepted_and_reported() -> None:
+    ignored = Ignored()
+    body = {"model": "m", "messages": [{**USER[0], "opts": {"visible": True}, "id": 1}], "new_thing": 1,
+            "nothing": None,
+            "tools": [{**TOOL, "cache_control": {"type": "ephemeral"}, "own": 1}],
+            "metadata": {"a": "b"}, "store": True}
+    parse_chat(body, ignored)  # type: ignore[arg-type]
+    assert set(ignored.reasons) == {"messages[0].opts", "messages[0].id", "new_thing", "tools[0].own",
+                                    "tools[0].cache_control", "store"}

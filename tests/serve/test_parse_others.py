@@ -85,14 +85,14 @@ def test_response_input_is_a_chat() -> None:
 
 def test_response_format() -> None:
     text = {"format": {"type": "json_schema", "name": "a", "strict": True, "schema": {"type": "object"}}}
-    assert response(text=text).chat.grammar == Grammar("json_schema", '{"type": "object"}')
+    assert response(text=text).chat.grammar == Grammar("json_schema", '{"type": "object"}', strict=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("store", True), ("previous_response_id", "r"), ("tools", [{"type": "web_search"}]), ("background", True),
+    ("previous_response_id", "r"), ("tools", [{"type": "web_search"}]), ("background", True),
     ("tool_choice", "required"), ("include", ["x"]), ("truncation", "auto"), ("reasoning", {"effort": "low"}),
     ("conversation", "c"), ("prompt", {"id": "p"}), ("max_tool_calls", 1), ("top_logprobs", 1),
-    ("service_tier", "flex"), ("input", []), ("input", 5), ("instructions", 5), ("foo", 1)])
+    ("input", []), ("input", 5), ("instructions", 5), ("foo", 1)])
 def test_response_refusals(field: str, value: object) -> None:
     assert param(response, **{field: value}) == field
 

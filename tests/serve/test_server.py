@@ -104,7 +104,8 @@ def test_a_prompt_too_long_is_refused_with_the_numbers() -> None:
         answer = server.chat("x" * 200)
         assert error(answer) == (400, "context_length_exceeded", "messages")
         message = answer.json()["error"]["message"]
-        assert "219 tokens" in message and "context holds 100" in message
+        assert "219 tokens" in message and "this model's maximum context length is 100 tokens" in message
+        assert "asks for" not in message
         too_much = server.post("/v1/completions", {"model": "stub", "prompt": "a", "max_tokens": 100})
         assert error(too_much) == (400, "context_length_exceeded", "prompt")
         assert error(server.post("/v1/responses", {"model": "stub", "input": "x" * 200}))[2] == "input"
@@ -130,8 +131,7 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
 @pytest.mark.parametrize(("path", "method", "expected"), [
     ("/v1/nothing", "POST", (404, "unknown_url", None)), ("/", "GET", (404, "unknown_url", None)),
     (CHAT, "GET", (405, "method_not_allowed", None)),
-    ("/v1/models", "POST", (405, "method_not_allowed", None)),
-    ("/v1/models/", "GET", (404, "model_not_found", "model"))])
+    ("/v1/models", "POST", (405, "method_not_allowed", None))])
 def test_wrong_paths_and_methods(server: Live, path: str, method: str, expected: Refusal) -> None:
     assert error(httpx.request(method, f"{server.url}{path}", trust_env=False)) == expected
 
@@ -298,3 +298,29 @@ def test_more_requests_than_pages_all_end() -> None:
         texts = [answer.json()["choices"][0]["message"]["content"] for answer in answers]
         assert texts == ["Hello there!"] * 12
         server.wait_idle()
+
+
+def test_models_with_a_slash_lists_them(server: Live) -> None:
+    assert server.get("/v1/models/").json() == server.get("/v1/models").json()
+
+
+def test_a_byte_order_mark_before_the_body_is_read_over(server: Live) -> None:
+    body = b'\xef\xbb\xbf{"model": "stub", "messages": [{"role": "user", "content": "hi"}]}'
+    answer = server.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_not_known_is_left_out_and_named(server: Live, stream: bool) -> None:
+    answer = server.chat(n=2, stream=stream, new_thing=1, metadata={"a": "b"}, **{"x" * 70: 2, "\n": 3})
+    assert answer.status_code == 200 and answer.headers["x-brise-ignored"].startswith("new_thing, ")
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    bodies = chunks if stream else [answer.json()]
+    assert [body["brise"]["ignored"]["new_thing"] for body in bodies if "brise" in body] == ["it is not known here"]
+    assert "brise" not in server.chat().json() and "x-brise-ignored" not in server.chat().headers
+
+
+def test_a_strict_server_refuses_what_it_does_not_know() -> None:
+    with live(settings=ServeSettings(strict=True)) as server:
+        assert error(server.chat(new_thing=1)) == (400, "unknown_parameter", "new_thing")
+        assert server.chat(new_thing=None, metadata={"a": "b"}, top_k=-1).status_code == 200

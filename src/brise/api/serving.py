@@ -72,6 +72,8 @@ class ServerOptions(TypedDict, total=False):
         any_host: Answer and listen for everybody although there are no keys: for an application that mounts the
             server and controls access itself. Default: False.
         image_urls: Fetch images that clients name by http(s) URLs, from public addresses only. Default: False.
+        strict: Refuse requests with fields that brise does not know. Default: False, they are left out and named in the
+            answer.
         access_log: Write a line for each request to `log`. Default: False.
         log: Where lines go. Default: stderr.
         drain_timeout: Seconds that requests get to finish when the server ends. Default: 60.
@@ -86,6 +88,7 @@ class ServerOptions(TypedDict, total=False):
     api_keys: Path | Sequence[str] | None
     any_host: bool | None
     image_urls: bool | None
+    strict: bool | None
     access_log: bool | None
     log: TextIO | None
     drain_timeout: float | None
@@ -215,7 +218,8 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
     made = ServeSettings(
         host=options.get("host") or "127.0.0.1", port=_port(options.get("port")),
         allow_insecure_bind=options.get("any_host") or False, access_log=options.get("access_log") or False,
-        allow_image_urls=options.get("image_urls") or False, max_body_bytes=body_bytes,
+        allow_image_urls=options.get("image_urls") or False, strict=options.get("strict") or False,
+        max_body_bytes=body_bytes,
         drain_timeout_s=_or(options.get("drain_timeout"), 60.0))
     for model in models.values():
         if model.is_limited:

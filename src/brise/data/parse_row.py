@@ -181,6 +181,9 @@ def _check(messages: Sequence[Mapping[str, object]], tool_names: set[str]) -> No
         assert isinstance(calls, Sequence)
         for call in calls:
             name = _function(call)["name"]
+            if isinstance(_function(call)["arguments"], str):
+                raise RequestError(f"'messages[{index}].tool_calls' has 'arguments' of {str(name)[:64]!r}, which must "
+                                   "be the text of a JSON object", param=f"messages[{index}].tool_calls")
             if tool_names and name not in tool_names:
                 raise RequestError(f"'messages[{index}]' calls {str(name)[:64]!r}, which is not among the tools",
                                    param=f"messages[{index}].tool_calls")

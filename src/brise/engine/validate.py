@@ -28,7 +28,7 @@ def check(request: Request, vocab_size: int, limit: int) -> int:
     # Without max_tokens, an answer needs room for at least one token.
     least = 1 if request.max_tokens is None else request.max_tokens
     if len(request.prompt) + least > limit:
-        raise ContextLengthError(len(request.prompt), least, limit)
+        raise ContextLengthError(len(request.prompt), request.max_tokens, limit)
     return limit - len(request.prompt) if request.max_tokens is None else request.max_tokens
 
 

@@ -19,6 +19,7 @@ NO_SECRETS = frozenset({b"idempotency-key"})  # its name sounds like one; withou
 NOT_OURS = frozenset({b"alt-svc", b"date", b"set-cookie", b"set-cookie2"})
 ENCODED = (b"gzip", b"deflate", b"br", b"zstd")
 
+MAX_NAME = 256  # characters of a name in a header: clients refuse long lines
 
 def upstream(headers: Headers, host: bytes, key: Headers | None, *, is_read: bool) -> list[tuple[bytes, bytes]]:
     """Headers of a request. `key` replaces the client's own keys, and everything else that may be a secret between
@@ -58,10 +59,10 @@ def downstream(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def added(request: ClientRequest, mode: Mode, model: str | None) -> Headers:
     """The headers in which the gateway describes an answer."""
-    name = (model or "").strip().encode("ascii", "replace")
+    name = (model or "").strip()[:MAX_NAME].encode("ascii", "replace")
     named = [(b"x-brise-model", name)] if name.decode().isprintable() and name else []
     if request.upstream:
-        named.append((b"x-brise-upstream", request.upstream.encode()))
+        named.append((b"x-brise-upstream", request.upstream[:MAX_NAME].encode()))
     return [(b"x-brise-mode", mode.encode()), (b"x-brise-id", request.id.encode()), *named]
 
 

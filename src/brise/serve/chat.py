@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +14,7 @@ from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
+from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest, parse_chat
@@ -20,6 +22,7 @@ from brise.serve.prompts import ChatJob, chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
+from brise.text.fields import Ignored
 from brise.text.protocols import TextTokenizer
 
 NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "response_format"}
@@ -29,12 +32,15 @@ TOOL_NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "tools"}
 async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` next messages for a conversation."""
     settings = serving.settings
-    chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    ignored = None if settings.strict else Ignored()
+    chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.stats"],
                               allows_urls=settings.allow_image_urls)
+    responder = replace(responder, report=partial(report, ignored))
+    headers = ignored_header(ignored)
     if chat.options.stream:
-        return EventStream(responder.stream())
-    return JSONResponse(await unless_gone(request.receive, responder.collect()))
+        return EventStream(responder.stream(), headers)
+    return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
 
 
 async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *,

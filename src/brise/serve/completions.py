@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,11 +15,13 @@ from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask
+from brise.serve.ignored import ignored_header, report
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
 from brise.serve.prompts import completion_requests
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
+from brise.text.fields import Ignored
 from brise.text.protocols import TextTokenizer
 
 NAMES: Mapping[str, str] = {"messages": "prompt"}
@@ -26,11 +30,14 @@ NAMES: Mapping[str, str] = {"messages": "prompt"}
 async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` answers to each prompt."""
     settings = serving.settings
-    completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    ignored = None if settings.strict else Ignored()
+    completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.stats"])
+    responder = replace(responder, report=partial(report, ignored))
+    headers = ignored_header(ignored)
     if completion.options.stream:
-        return EventStream(responder.stream())
-    return JSONResponse(await unless_gone(request.receive, responder.collect()))
+        return EventStream(responder.stream(), headers)
+    return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
 
 
 async def prepare(served: ModelHandle, completion: CompletionRequest, stats: RequestStats) -> ChoicesResponder:
@@ -49,9 +56,17 @@ def _choices(completion: CompletionRequest, requests: tuple[EngineRequest, ...],
     num_answers = completion.options.n
     return [CompletionChoice(number * num_answers + index, tokenizer, request.prompt,
                              _text(prompt, tokenizer) if completion.echo else None,
-                             logprobs=completion.logprobs)
+                             logprobs=completion.logprobs,
+                             num_unwritten=_num_unwritten(prompt, request.prompt, tokenizer, completion.parse_control))
             for number, (prompt, request) in enumerate(zip(completion.prompts, requests, strict=True))
             for index in range(num_answers)]
+
+
+def _num_unwritten(prompt: Prompt, tokens: Sequence[int], tokenizer: TextTokenizer, parse_control: bool) -> int | None:
+    """How many tokens before a prompt its text does not have (an added bos), if it shows special tokens; else None."""
+    if not isinstance(prompt, str) or not parse_control:
+        return None
+    return len(tokens) - len(tokenizer.encode(prompt, parse_control=True))
 
 
 def _text(prompt: Prompt, tokenizer: TextTokenizer) -> str:
@@ -65,7 +80,8 @@ class CompletionChoice:
     """
 
     def __init__(self, index: int, tokenizer: TextTokenizer, prompt: Sequence[int], echo: str | None, *,
-                 logprobs: int | None) -> None:
+                 logprobs: int | None, num_unwritten: int | None = None) -> None:
+        self._num_unwritten = num_unwritten
         self._index, self._prompt, self._echo = index, prompt, echo
         self._logprobs = None if logprobs is None else _Logprobs(tokenizer, logprobs)
         self._has_begun = False
@@ -76,7 +92,7 @@ class CompletionChoice:
         text, logprobs = delta.text, None
         if self._logprobs is not None:
             if not self._has_begun and delta.prompt_logprobs is not None:
-                self._logprobs.add_prompt(self._prompt, delta.prompt_logprobs)
+                self._logprobs.add_prompt(self._prompt, delta.prompt_logprobs, self._num_unwritten)
             self._logprobs.add(delta.logprobs)
             logprobs = self._logprobs.take()
         if not self._has_begun and self._echo is not None:
@@ -105,19 +121,23 @@ class _Logprobs:
         self._rows: list[tuple[str, float | None, dict[str, float] | None, int]] = []
         self._num_taken = 0
 
-    def add_prompt(self, prompt: Sequence[int], logprobs: Iterable[TokenLogprob | None]) -> None:
-        """The first token has no log-probability, because nothing precedes it."""
-        for token, logprob in zip(prompt, logprobs, strict=True):
+    def add_prompt(self, prompt: Sequence[int], logprobs: Iterable[TokenLogprob | None],
+                   num_unwritten: int | None) -> None:
+        """The first token has no log-probability, because nothing precedes it.
+
+        The text shows the special tokens after the first `num_unwritten` tokens; None: it shows none.
+        """
+        for index, (token, logprob) in enumerate(zip(prompt, logprobs, strict=True)):
+            shows = num_unwritten is not None and index >= num_unwritten
             if logprob is None:
-                self._append(token, self._tokenizer.token_bytes(token, show_control=True), None, None)
+                text = self._tokenizer.token_bytes(token, show_control=True)
+                self._append(token, text, None, None, shows_control=shows)
             else:
-                self.add((logprob,))
+                self._add(logprob, shows_control=shows)
 
     def add(self, logprobs: Iterable[TokenLogprob]) -> None:
         for item in logprobs:
-            best = {_shown(text): value for _, text, value in item.top[:self._num_top]}
-            best.setdefault(_shown(item.text), item.logprob)
-            self._append(item.token, item.text, item.logprob, best)
+            self._add(item)
 
     def take(self) -> Entry | None:
         """The columns of the tokens since the last call; None if there are none."""
@@ -127,9 +147,15 @@ class _Logprobs:
     def whole(self) -> Entry:
         return _columns(self._rows)
 
-    def _append(self, token: int, text: bytes, logprob: float | None, best: dict[str, float] | None) -> None:
+    def _add(self, item: TokenLogprob, *, shows_control: bool = False) -> None:
+        best = {_shown(text): value for _, text, value in item.top[:self._num_top]}
+        best.setdefault(_shown(item.text), item.logprob)
+        self._append(item.token, item.text, item.logprob, best, shows_control=shows_control)
+
+    def _append(self, token: int, text: bytes, logprob: float | None, best: dict[str, float] | None, *,
+                shows_control: bool) -> None:
         self._rows.append((_shown(text), logprob, best, self._offset))
-        if not self._tokenizer.is_control(token):
+        if shows_control or not self._tokenizer.is_control(token):
             self._offset += len(self._decoder.decode(text))
 
 

@@ -12,25 +12,29 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from brise.engine.model import LoadedModel
-from brise.errors import RequestError
+from brise.engine.validate import check_tokens
+from brise.errors import ContextLengthError, RequestError
 from brise.models.weights import Array
 from brise.serve.body import read_json
+from brise.serve.ignored import ignored_header
 from brise.serve.openai_completions import Prompt, parse_prompts
 from brise.serve.prompts import text_to_embed
+from brise.serve.request_fields import EMBEDDING_ACTS, read_classes
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import unless_gone
-from brise.text.fields import RequestFields
+from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
 
 async def embed(serving: ServerState, request: Request) -> Response:
     """The response: one vector for each input. A model without pooling is refused, because it makes no embeddings."""
     settings = serving.settings
-    embedding = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    ignored = None if settings.strict else Ignored()
+    embedding = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     served = serving.find(embedding.model)
     worker = served.worker
     _check(embedding, served)
-    prompts = await asyncio.to_thread(_tokens, embedding, worker.model)
+    prompts = await asyncio.to_thread(_tokens, embedding, worker.model, worker.max_context)
     stats = request.scope["brise.stats"]
     stats.model, stats.prompt_tokens = embedding.model, sum(map(len, prompts))
     vectors = await unless_gone(request.receive, worker.aembed(prompts))
@@ -38,7 +42,8 @@ async def embed(serving: ServerState, request: Request) -> Response:
         "object": "list", "model": embedding.model,
         "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
                  for index, vector in enumerate(vectors)],
-        "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}})
+        "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}},
+        headers=ignored_header(ignored))
 
 
 def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
@@ -54,8 +59,21 @@ def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
                            param="dimensions")
 
 
-def _tokens(embedding: EmbeddingRequest, model: LoadedModel) -> list[list[int]]:
-    return [text_to_embed(text, model.tokenizer) for text in embedding.inputs]
+def _tokens(embedding: EmbeddingRequest, model: LoadedModel, max_context: int) -> list[list[int]]:
+    """The tokens of each input, checked here, where its place in the request is known."""
+    prompts = [text_to_embed(text, model.tokenizer) for text in embedding.inputs]
+    is_list = len(prompts) > 1 or embedding.is_list
+    for index, (prompt, text) in enumerate(zip(prompts, embedding.inputs, strict=True)):
+        place = f"input[{index}]" if is_list else "input"
+        if not prompt or not text:
+            raise RequestError(f"{place!r} is empty", param=place)
+        try:
+            check_tokens(prompt, model.config.vocab_size)
+            if len(prompt) > max_context:
+                raise ContextLengthError(len(prompt), 0, max_context)
+        except RequestError as error:
+            raise RequestError(f"{place!r}: {error.args[0]}", param=place, code=error.code) from None
+    return prompts
 
 
 def _encode(vector: Array, embedding: EmbeddingRequest) -> str | list[float]:
@@ -75,16 +93,18 @@ class EmbeddingRequest:
 
     model: str
     inputs: tuple[Prompt, ...]
+    is_list: bool  # of texts: errors name the index
     encoding: Literal["float", "base64"]
     dimensions: int | None
 
 
-def parse_embedding(body: Json) -> EmbeddingRequest:
+def parse_embedding(body: Json, ignored: Ignored | None = None) -> EmbeddingRequest:
     """The typed request, or a RequestError that names the field."""
-    fields = RequestFields(body)
-    fields.text("user")
+    fields = RequestFields(body, ignored=ignored)
+    read_classes(fields, EMBEDDING_ACTS)
     is_base64 = fields.choice("encoding_format", ("float", "base64")) == "base64"
     request = EmbeddingRequest(fields.required_text("model"), parse_prompts(fields, "input", MAX_INPUTS),
+                               isinstance(first := fields.raw("input"), list) and not isinstance(first[0], int),
                                "base64" if is_base64 else "float", fields.whole("dimensions", 1, 2**20))
     fields.done()
     return request

@@ -58,6 +58,7 @@ class ChoicesResponder:
     envelope: Envelope
     choices: Sequence[GrowingChoice]
     include_usage: bool  # in a stream; a body always has it
+    report: Callable[[], Entry] | None = None  # what stands under `brise`, once all answers are whole
 
     async def collect(self) -> Entry:
         """The body, once all answers are complete."""
@@ -66,7 +67,7 @@ class ChoicesResponder:
                 pass
         envelope = self.envelope
         return {**envelope.fields(envelope.kind), "choices": [choice.final() for choice in self.choices],
-                "usage": usage(self.task.stats)}
+                "usage": usage(self.task.stats), **self._reported()}
 
     async def chunks(self) -> AsyncGenerator[Entry, None]:
         """The chunks of a stream, as objects."""
@@ -82,12 +83,22 @@ class ChoicesResponder:
         head = sse.json_text(self._chunk_fields())[:-1]
         before = f"data: {head},\"choices\":["
         after = "],\"usage\":null}\n\n" if self.include_usage else "]}\n\n"
+        num_open = len(self.choices)
         async with aclosing(self._entries()) as entries:
             async for entry in entries:
-                yield f"{before}{sse.json_text(entry)}{after}".encode()
+                num_open -= entry["finish_reason"] is not None
+                if not num_open and (reported := self._reported()):  # the last chunk with a choice
+                    usage_field = {"usage": None} if self.include_usage else {}
+                    yield sse.encode({**self._chunk_fields(), "choices": [entry], **usage_field, **reported})
+                else:
+                    yield f"{before}{sse.json_text(entry)}{after}".encode()
         if self.include_usage:
             yield sse.encode({**self._chunk_fields(), "choices": [], "usage": usage(self.task.stats)})
         yield sse.END
+
+    def _reported(self) -> Entry:
+        report = {} if self.report is None else self.report()
+        return {"brise": report} if report else {}
 
     def _chunk_fields(self) -> Entry:
         return self.envelope.fields(self.envelope.chunk_kind)

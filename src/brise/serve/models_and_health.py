@@ -24,7 +24,9 @@ async def models(serving: ServerState, request: Request) -> Response:
 
 
 async def model(serving: ServerState, request: Request) -> Response:
-    """The response with one model, or 404."""
+    """The response with one model, or 404; without a name, with all of them."""
+    if not request.path_params["name"]:
+        return await models(serving, request)
     return JSONResponse(_card(serving, request.path_params["name"]))
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's chat request is read here: every field is honoured or refused by name.
+"""OpenAI's chat request is read here: what would change the answer is honoured or refused by name.
 
 Legacy completions and responses read the fields that they share with chat with the same functions.
 """
@@ -12,18 +12,19 @@ from typing import Literal
 
 from brise.engine.request import Sampling
 from brise.errors import RequestError
+from brise.serve.request_fields import CHAT_ACTS, Act, read_classes
 from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, parse_messages
-from brise.text.openai_tools import NAME, Tool, parse_tools
+from brise.text.openai_tools import Tool, parse_tools
+from brise.text.thinking import TemplateWish, parse_wishes
 
 # OpenAI's limits, except for stops: OpenAI allows 4, and more cost nothing here.
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_TOKENS = 2**31 - 1
-MAX_METADATA = 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ChatRequest:
     logprobs: int | None
     grammar: Grammar | None
     tooling: Tooling
+    wishes: tuple[TemplateWish, ...] = ()  # of the chat template
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,33 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     grammar = parse_response_format(fields.child("response_format"))
     _refuse_both(grammar, tooling)
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
-                          _logprobs(fields), grammar, tooling)
+                          _logprobs(fields), grammar, tooling, parse_wishes(fields))
     check_service(fields)
-    _refuse_unsupported(fields)
+    read_classes(fields, CHAT_ACTS)
     fields.done()
     return request
 
 
 def check_service(fields: RequestFields) -> None:
-    """Reads fields about the service; a value is accepted if it asks for what the server does anyway."""
-    fields.text("safety_identifier")
-    fields.text("prompt_cache_key")  # equal prefixes are cached without a key
-    fields.only("prompt_cache_retention", ("in_memory",), "the prefix cache is in memory")
-    fields.refuse("prompt_cache_options", "equal prefixes are always cached")
-    fields.only("store", (False,), "this server stores nothing")
-    fields.only("service_tier", ("auto", "default"), "there is one tier")
-    fields.refuse("moderation", "this server does not moderate")
+    """Reads the fields about the service, which change no answer."""
+    read_classes(fields, {"moderation": Act("this server does not moderate", ({},))})
 
 
 def _max_tokens(fields: RequestFields) -> int | None:
-    old = fields.whole("max_tokens", 1, MAX_TOKENS)
-    new = fields.whole("max_completion_tokens", 1, MAX_TOKENS)
-    if old is not None and new is not None and old != new:
-        raise fields.error("max_tokens", f"is {old} and 'max_completion_tokens' is {new}; give one of them")
-    return old if new is None else new
+    names = ("max_tokens", "max_completion_tokens", "n_predict")
+    given = {name: value for name in names if (value := read_limit(fields, name, 1)) is not None}
+    (first, least), *others = given.items() if given else [("", None)]
+    for name, value in others:
+        if value != least:
+            raise fields.error(first, f"is {least} and {name!r} is {value}; give one of them")
+    return least
+
+
+def read_limit(fields: RequestFields, name: str, low: int) -> int | None:
+    """A limit on the answer; -1 and -2 ask for none, as in llama-server."""
+    if fields.raw(name) in (-1, -2):
+        return None
+    return fields.whole(name, low, MAX_TOKENS)
 
 
 def _logprobs(fields: RequestFields) -> int | None:
@@ -106,21 +111,8 @@ def _logprobs(fields: RequestFields) -> int | None:
     return (top or 0) if has_logprobs else None
 
 
-def _refuse_unsupported(fields: RequestFields) -> None:
-    fields.only("modalities", (["text"],), "answers are text")
-    fields.only("reasoning_effort", ("none",), "the models here have no adjustable reasoning")
-    fields.only("verbosity", ("medium",), "the models here have no such setting")
-    fields.refuse("audio", "answers are text")
-    fields.refuse("prediction", "predicted outputs are not implemented")
-    fields.refuse("functions", "OpenAI has deprecated it; use 'tools'")
-    fields.refuse("function_call", "OpenAI has deprecated it; use 'tool_choice'")
-    fields.refuse("web_search_options", "this server opens no connections")
-
-
 def parse_options(fields: RequestFields) -> Options:
-    """Reads the shared fields; `user` and `metadata` are accepted because they change nothing."""
-    fields.text("user")
-    check_metadata(fields)
+    """Reads the fields that chat and legacy completions share."""
     stream = fields.flag("stream") or False
     return Options(
         model=fields.required_text("model"), stream=stream, include_usage=_include_usage(fields, stream),
@@ -129,26 +121,19 @@ def parse_options(fields: RequestFields) -> Options:
 
 
 def check_metadata(fields: RequestFields) -> None:
-    """Checks metadata against OpenAI's limits, so that mistakes show here too. Nothing is stored."""
-    metadata = fields.mapping("metadata") or {}
-    if len(metadata) > MAX_METADATA:
-        raise fields.error("metadata", f"has {len(metadata)} entries, allowed are {MAX_METADATA}")
-    for name, value in metadata.items():
-        if not isinstance(value, str) or len(value) > 512 or len(name) > 64:
-            raise fields.error("metadata", f"entry {name[:64]!r} must be a string of at most 512 characters, "
-                                           "under a name of at most 64")
+    """Accepts metadata, of which nothing is stored."""
+    fields.raw("metadata")
 
 
 def _include_usage(fields: RequestFields, stream: bool) -> bool:
     options = fields.child("stream_options")
     if options is None:
         return False
-    if not stream:
-        raise fields.error("stream_options", "is only allowed with 'stream': true")
     include = options.flag("include_usage") or False
-    options.only("include_obfuscation", (False,), "chunks are not padded")
+    for name in ("include_obfuscation", "continuous_usage_stats"):
+        options.note(name, (False,))
     options.done()
-    return include
+    return stream and include
 
 
 def _stop(fields: RequestFields) -> tuple[str, ...]:
@@ -156,10 +141,10 @@ def _stop(fields: RequestFields) -> tuple[str, ...]:
     stops = value if isinstance(value, list) else [] if value is None else [value]
     if len(stops) > MAX_STOPS:
         raise fields.error("stop", f"has {len(stops)} strings, allowed are {MAX_STOPS}")
-    texts = tuple(stop for stop in stops if isinstance(stop, str) and 0 < len(stop) <= 1024)
+    texts = tuple(stop for stop in stops if isinstance(stop, str) and len(stop) <= 1024)
     if len(texts) < len(stops):
-        raise fields.error("stop", "must be a string or an array of strings of 1 to 1024 characters")
-    return texts
+        raise fields.error("stop", "must be a string or an array of strings of at most 1024 characters")
+    return tuple(filter(None, texts))  # an empty one stops nothing
 
 
 def _sampling(fields: RequestFields) -> Sampling:
@@ -167,7 +152,7 @@ def _sampling(fields: RequestFields) -> Sampling:
     return Sampling(
         temperature=_or(fields.number("temperature", 0, 2), defaults.temperature),
         top_p=_or(fields.number("top_p", 0, 1), defaults.top_p),
-        top_k=fields.whole("top_k", 0, MAX_TOKENS) or 0,
+        top_k=max(fields.whole("top_k", -1, MAX_TOKENS) or 0, 0),  # vLLM's -1 is off, too
         min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
         repetition_penalty=_or(fields.number("repetition_penalty", 0.01, 10), defaults.repetition_penalty),
         presence_penalty=_or(fields.number("presence_penalty", -2, 2), defaults.presence_penalty),
@@ -205,40 +190,44 @@ def parse_tooling(fields: RequestFields) -> Tooling:
 
 
 def parse_response_format(value: RequestFields | None) -> Grammar | None:
-    """The grammar that `response_format` asks for."""
+    """The grammar that `response_format` asks for; `schema` beside the type is llama-server's form."""
     if value is None:
         return None
     kind = value.required_text("type")
+    wrapper, schema = value.raw("json_schema"), value.mapping("schema")
     grammar: Grammar | None = None
-    if kind == "json_object":
-        grammar = Grammar("json_object")
-    elif kind == "json_schema":
-        wrapper = value.required_child("json_schema")
-        grammar = schema_grammar(wrapper)
-        wrapper.done()
+    if kind == "json_schema" and schema is None:
+        inner = value.required_child("json_schema")
+        grammar = schema_grammar(inner)
+        inner.done()
+    elif kind in ("json_object", "json_schema"):
+        if kind == "json_object" and wrapper is not None:
+            raise value.error("json_schema", "is only allowed with the type 'json_schema'")
+        grammar = Grammar("json_object") if schema is None else Grammar("json_schema", json.dumps(schema))
     elif kind != "text":
         raise value.unsupported("type", f"{kind[:32]!r}; there are 'text', 'json_object' and 'json_schema'")
+    elif wrapper is not None or schema is not None:
+        raise value.error("schema" if wrapper is None else "json_schema",
+                          "is only allowed with the type 'json_schema'")
     value.done()
     return grammar
 
 
 def schema_grammar(fields: RequestFields) -> Grammar:
-    """The grammar of a JSON schema. `strict` changes nothing: the schema is always enforced."""
-    name = fields.required_text("name")
-    if not NAME.fullmatch(name):
-        raise fields.error("name", "must be 1 to 64 letters, digits, '_' or '-'")
+    """The grammar of a JSON schema; its name changes nothing."""
+    fields.text("name")
     fields.text("description")
-    fields.flag("strict")
+    strict = fields.flag("strict") is True
     schema = fields.mapping("schema")
     if schema is None:
         raise fields.missing("schema")
-    return Grammar("json_schema", json.dumps(schema))
+    return Grammar("json_schema", json.dumps(schema), strict=strict)
 
 
 def _choose(fields: RequestFields, tools: tuple[Tool, ...], parallel: bool) -> Tooling:
     value = fields.raw("tool_choice")
     if value is None or isinstance(value, str):
-        mode = fields.choice("tool_choice", ("none", "auto", "required")) or "auto"
+        mode = fields.choice("tool_choice", ("none", "auto", "required", "any")) or "auto"  # Mistral's "any": required
         return _tooling(tools, mode, parallel)
     choice = fields.required_child("tool_choice")
     kind = choice.required_text("type")
@@ -262,7 +251,7 @@ def _tooling(tools: tuple[Tool, ...], mode: str, parallel: bool) -> Tooling:
     match mode:
         case "none":
             return Tooling(tools, "none")
-        case "required":
+        case "required" | "any":
             return Tooling(tools, "required", None, parallel)
         case _:
             return Tooling(tools, "auto", None, parallel)

@@ -1,10 +1,11 @@
-"""OpenAI's legacy completion request is read here: raw prompts, and every field honoured or refused by name."""
+"""OpenAI's legacy completion request is read here: raw prompts; what acts is honoured or refused by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brise.serve.openai_chat import MAX_CHOICES, MAX_TOKENS, MAX_TOP_LOGPROBS, Options, parse_options
+from brise.serve.openai_chat import MAX_CHOICES, MAX_TOP_LOGPROBS, Options, parse_options, read_limit
+from brise.serve.request_fields import COMPLETION_ACTS, read_classes
 from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
@@ -18,7 +19,7 @@ class CompletionRequest:
 
     options: Options
     prompts: tuple[Prompt, ...]
-    max_tokens: int
+    max_tokens: int | None
     echo: bool
     logprobs: int | None
     parse_control: bool  # special tokens written in a text prompt become tokens
@@ -28,20 +29,17 @@ def parse_completion(body: Json, ignored: Ignored | None = None) -> CompletionRe
     """The typed request, or a RequestError that names the field."""
     fields = RequestFields(body, ignored=ignored)
     options = parse_options(fields)
-    max_tokens = fields.whole("max_tokens", 0, MAX_TOKENS)
+    max_tokens, is_unlimited = read_limit(fields, "max_tokens", 0), fields.raw("max_tokens") in (-1, -2)
     request = CompletionRequest(
         options, parse_prompts(fields, "prompt", MAX_CHOICES // options.n),
-        DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens, fields.flag("echo") or False,
+        DEFAULT_MAX_TOKENS if max_tokens is None and not is_unlimited else max_tokens, fields.flag("echo") or False,
         fields.whole("logprobs", 0, MAX_TOP_LOGPROBS), fields.flag("parse_control") or False)
     best_of = fields.whole("best_of", 0, MAX_CHOICES)
-    if best_of is not None and best_of != options.n:
+    if best_of is not None and best_of not in (options.n, 0):
         raise fields.unsupported("best_of", f"it is {best_of}, accepted is the value of 'n' ({options.n})")
     if request.max_tokens == 0 and not request.echo:
         raise fields.error("max_tokens", "is 0, which is only allowed with 'echo': true")
-    if isinstance(suffix := fields.raw("suffix"), str) and suffix == "":
-        suffix = None
-    if suffix is not None:
-        raise fields.unsupported("suffix", "filling in the middle is not implemented")
+    read_classes(fields, COMPLETION_ACTS)
     fields.done()
     return request
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brise.engine.answer_collector import AnswerCollector
@@ -15,8 +15,10 @@ from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
 from brise.text.conversation import Chat, encoded
 from brise.text.inputs import Grammar
+from brise.text.json_text import Json
 from brise.text.openai_messages import Message, template_message
 from brise.text.protocols import Encoded, TextTokenizer
+from brise.text.thinking import variables
 from brise.text.tool_grammar import tool_grammar
 
 
@@ -43,7 +45,8 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
     grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # raises on a bad schema
-    prompt = _render(images.prepare_images(chat.messages, model), tooling, template)
+    given = variables(chat.wishes, template)
+    prompt = _render(images.prepare_images(chat.messages, model), tooling, template, given)
     # A response_format applies from the first token on, so the model does not think before it.
     is_thinking = chat.grammar is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
@@ -82,10 +85,10 @@ def text_to_embed(text: Prompt, tokenizer: TextTokenizer) -> list[int]:
     return ids if tokenizer.text_end_id is None or not isinstance(text, str) else [*ids, tokenizer.text_end_id]
 
 
-def _render(messages: Sequence[Message], tooling: Tooling, template: Chat) -> Encoded:
+def _render(messages: Sequence[Message], tooling: Tooling, template: Chat, given: Mapping[str, Json]) -> Encoded:
     tools = [tool.as_json() for tool in tooling.tools] if tooling.active else []
     return encoded(template, [template_message(message) for message in messages], tools,
-                   continue_final=messages[-1].is_open)
+                   continue_final=messages[-1].is_open, variables=given)
 
 
 def _tool_grammar(tooling: Tooling, format: AnswerFormat, *, is_thinking: bool) -> Grammar | None:

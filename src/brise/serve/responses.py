@@ -17,6 +17,7 @@ from brise.engine.answer_collector import AnswerCollector
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import Entry, GenerationTask, deltas
+from brise.serve.ignored import ignored_header
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_responses import ResponseRequest, parse_response
@@ -24,6 +25,7 @@ from brise.serve.prompts import chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
 from brise.text.answer_events import ParsedText
+from brise.text.fields import Ignored
 
 NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "text.format"}
 
@@ -31,12 +33,14 @@ NAMES: Mapping[str, str] = {"prompt": "input", "messages": "input", "grammar": "
 async def create(serving: ServerState, request: Request) -> Response:
     """The response: one answer. Nothing is stored, so `previous_response_id` is refused."""
     settings = serving.settings
-    parsed = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    ignored = None if settings.strict else Ignored()
+    parsed = parse_response(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     responder = await prepare(serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
                               allows_urls=settings.allow_image_urls)
+    headers = ignored_header(ignored)
     if parsed.chat.options.stream:
-        return EventStream(responder.stream())
-    return JSONResponse(await unless_gone(request.receive, responder.collect()))
+        return EventStream(responder.stream(), headers)
+    return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
 
 
 async def prepare(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *,

@@ -42,6 +42,7 @@ class ServeSettings:
     drain_timeout_s: float = 60.0
     access_log: bool = True
     allow_image_urls: bool = False  # fetch images from http(s) URLs
+    strict: bool = False  # refuse unknown fields
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class ClientGoneError(Exception):
 class EventStream(Response):
     """A response that sends what `events` yields. `events` is always closed before the call returns."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(status_code=200, headers=HEADERS)
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status_code=200, headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._events = events
 

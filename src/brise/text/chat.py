@@ -61,24 +61,29 @@ class ChatTemplate:
         return cls(_CHATML, tokenizer, adds_bos=adds_bos) if is_chatml else None
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
-               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+               add_generation_prompt: bool = True, continue_final: bool = False,
+               variables: Mapping[str, object] | None = None) -> Encoded:
         """See Chat.prompt."""
         images = [part["image"] for message in messages for part in images_of(message)]
         given = [image for image in images if isinstance(image, ImageInput)]
         assert len(given) == len(images), "an image part holds an ImageInput"
         tokens = self._encode(messages, given, tools=tools, add_generation_prompt=add_generation_prompt,
-                              continue_final=continue_final)
+                              continue_final=continue_final, variables=variables or {})
         return Encoded(tuple(tokens), tuple(given))
 
     def encode(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
                add_generation_prompt: bool = True, continue_final: bool = False) -> list[int]:
         """Tokens of a conversation. With continue_final the last message, an assistant's, stays open."""
         return self._encode(messages, [], tools=tools, add_generation_prompt=add_generation_prompt,
-                            continue_final=continue_final)
+                            continue_final=continue_final, variables={})
+
+    def reads(self, name: str) -> bool:
+        """See Chat.reads. A word in quotes or behind a dot is no variable."""
+        return re.search(rf"(?<![\w.'\"]){re.escape(name)}(?![\w'\"])", self.source) is not None
 
     def _encode(self, messages: Sequence[Message], images: Sequence[ImageInput], *,
                 tools: Sequence[Mapping[str, object]] | None, add_generation_prompt: bool,
-                continue_final: bool) -> list[int]:
+                continue_final: bool, variables: Mapping[str, object]) -> list[int]:
         _check_roles(messages)
         if tools and not self.knows_tools:
             raise RequestError("the model's chat template knows no tools", param="tools", code="no_tools",
@@ -86,11 +91,12 @@ class ChatTemplate:
         if self._splits_reasoning:
             messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
         messages = [self.format.with_call_ids(self._with_known_parts(message)) for message in messages]
-        disguise = _Disguise(self._control, (messages, tools), self.source)
+        disguise = _Disguise(self._control, (messages, tools, variables), self.source)
         shown = [disguise.hide_message(_with_image_placeholders(message, disguise.image_mark)) for message in messages]
         if continue_final:
             shown[-1] = _with_end_placeholder(shown[-1], disguise.end_placeholder)
-        text = self._program.render({
+        hidden = {name: disguise.hide(value) for name, value in variables.items()}
+        text = self._program.render(hidden | {
             "messages": shown, "tools": [disguise.hide(tool) for tool in tools] if tools else None,
             "add_generation_prompt": add_generation_prompt and not continue_final, "documents": None,
             "bos_token": self._name(self._tokenizer.bos_id), "eos_token": self._name(self._tokenizer.eos_id)})

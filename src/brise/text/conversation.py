@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from typing import Protocol
 
+from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
 from brise.text.protocols import Encoded, Message, parts_of
 from brise.text.tool_calls import CLOSE, OPEN, tool_system_prompt
@@ -22,18 +24,36 @@ class Chat(Protocol):
     format: AnswerFormat
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
-               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
-        """A conversation. With continue_final the last message, an assistant's, stays open."""
+               add_generation_prompt: bool = True, continue_final: bool = False,
+               variables: Mapping[str, object] | None = None) -> Encoded:
+        """A conversation. With continue_final the last message, an assistant's, stays open; `variables` are for the
+        template, which reads them."""
+
+    def reads(self, name: str) -> bool:
+        """Whether the chat format looks at a variable of this name."""
 
 
 def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = (), *,
-            add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
-    """Tokens of the conversation; `tools` are described in the system message where the template knows none."""
-    if not chat.knows_tools:
-        messages = [written_out(message) for message in messages]
-        messages, tools = (with_system(messages, tool_system_prompt(tools)) if tools else messages), ()
-    return chat.prompt(messages, tools=tools or None, add_generation_prompt=add_generation_prompt,
-                       continue_final=continue_final)
+            add_generation_prompt: bool = True, continue_final: bool = False,
+            variables: Mapping[str, object] | None = None) -> Encoded:
+    """Tokens of the conversation; `tools` are described in the system message where the template knows none.
+
+    A template that takes no system message gets them in the first message of the user.
+    """
+    render = partial(chat.prompt, add_generation_prompt=add_generation_prompt, continue_final=continue_final,
+                     variables=variables)
+    if chat.knows_tools:
+        return render(messages, tools=tools or None)
+    messages = [written_out(message) for message in messages]
+    if not tools:
+        return render(messages, tools=None)
+    described = tool_system_prompt(tools)
+    try:
+        return render(with_system(messages, described), tools=None)
+    except RequestError as error:
+        if error.code != "chat_template_error" or messages[:1] and messages[0]["role"] == "system":
+            raise
+        return render(_with_user(messages, described), tools=None)
 
 
 def written_out(message: Message) -> Message:
@@ -57,6 +77,18 @@ def with_system(messages: Sequence[Message], text: str) -> list[Message]:
         is_plain = isinstance(first["content"], str)
         return [{**first, "content": f"{first['content']}\n\n{text}" if is_plain else added}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def _with_user(messages: Sequence[Message], text: str) -> list[Message]:
+    """The messages with `text` before the user's first one, or as one."""
+    index = next((index for index, message in enumerate(messages) if message["role"] == "user"), None)
+    if index is None:
+        return [{"role": "user", "content": text}, *messages]
+    message = messages[index]
+    content = message["content"]
+    added: object = (f"{text}\n\n{content}" if isinstance(content, str) else
+                     [{"type": "text", "text": f"{text}\n\n"}, *parts_of(content)])
+    return [*messages[:index], {**message, "content": added}, *messages[index + 1:]]
 
 
 def suggested_system(text: str, name: str, today: date, *, can_think: bool) -> str | list[Mapping[str, object]]:
@@ -89,5 +121,6 @@ def plain_text(content: object) -> str:
 
 def _call(function: Mapping[str, object]) -> str:
     arguments = function["arguments"]
-    assert isinstance(arguments, Mapping)
+    if isinstance(arguments, str):  # of a call that was cut
+        return f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {arguments}'
     return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Reads one JSON object of a request: each field with its type and range; fields that nobody read are refused.
+"""Reads one JSON object of a request: each field with its type and range. Others are refused, or noted.
 
 `null` means that a field is left out, as in OpenAI's API. Files are read by files/fields.py, where a missing key has a
 default or is an error, and errors are of a file and not of a request.
@@ -13,17 +13,24 @@ from brise.errors import RequestError
 from brise.text.json_text import Json
 
 NOT_KNOWN = "it is not known here"
+NO_EFFECT = "it changes no answer, and nothing is done for it here"
+MAX_REPORTED = 64
 
 
 @dataclass
 class Ignored:
-    """What is ignored in a request that was written for another server: the path of each field, and why.
+    """What is ignored in a request: the path of each field, and why.
 
     Unknown fields are ignored, and fields in `names` that ask for something that brise does not do.
     """
 
-    names: frozenset[str]
+    names: frozenset[str] = frozenset()
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, path: str, why: str) -> None:
+        """Notes a field; a request with more than can be read by anybody is cut."""
+        if len(self.reasons) < MAX_REPORTED:
+            self.reasons[path] = why
 
 
 class RequestFields:
@@ -123,6 +130,10 @@ class RequestFields:
         for index, value in enumerate(self.items(name) or []):
             yield RequestFields(value, f"{self.path(name)}[{index}]", self._ignored)
 
+    def ignores(self, name: str) -> bool:
+        """Whether a value of this field that cannot be honoured is left out."""
+        return self._ignored is not None and name in self._ignored.names
+
     def refuse(self, name: str, why: str) -> None:
         """Refuses a field of OpenAI's API that brise does not have."""
         if self.raw(name) is not None:
@@ -131,21 +142,28 @@ class RequestFields:
     def only(self, name: str, allowed: Sequence[object], why: str) -> None:
         """Accepts a field only with the values that ask for what is done anyway."""
         value = self.raw(name)
-        if value is not None and not any(type(value) is type(each) and value == each for each in allowed):
-            self._leave_out(name, why, f"{why}; accepted is {_listed(allowed)}")
+        if value is not None and not _is_one_of(value, allowed):
+            self._leave_out(name, why, f"{why}; accepted is {_listed(allowed)}" if allowed else why)
+
+    def note(self, name: str, silent: Sequence[object] = ()) -> None:
+        """Accepts a field that changes no answer; one that asks for something (not empty, nor in `silent`) is noted."""
+        value = self.raw(name)
+        if value not in (None, "", [], {}) and not _is_one_of(value, silent) and self._ignored is not None:
+            self._ignored.add(self.path(name), NO_EFFECT)
 
     def done(self) -> None:
-        unknown = [name for name in self._fields if name not in self._read]
+        unknown = [name for name, value in self._fields.items() if name not in self._read and value is not None]
         if unknown and self._ignored is not None:
-            self._ignored.reasons.update((self.path(name[:64]), NOT_KNOWN) for name in unknown)
+            for name in unknown[:MAX_REPORTED]:
+                self._ignored.add(self.path(name[:64]), NOT_KNOWN)
         elif unknown:
             path = self.path(unknown[0][:64])
             raise RequestError(f"unknown field {path!r}", param=path, code="unknown_parameter")
 
     def _leave_out(self, name: str, why: str, refusal: str) -> None:
-        if self._ignored is None or name not in self._ignored.names:
+        if self._ignored is None or not self.ignores(name):
             raise self.unsupported(name, refusal)
-        self._ignored.reasons[self.path(name)] = why
+        self._ignored.add(self.path(name), why)
 
     def missing(self, name: str) -> RequestError:
         return RequestError(f"{self.path(name)!r} is missing", param=self.path(name),
@@ -167,6 +185,11 @@ def _wrong_type(what: str, value: Json, wanted: str, path: str) -> RequestError:
              dict: "an object", type(None): "null"}
     return RequestError(f"{what} must be {wanted}, not {names[type(value)]}", param=path or None,
                         code="invalid_type")
+
+
+def _is_one_of(value: Json, allowed: Sequence[object]) -> bool:
+    """Whether it is one of the values; 1 and 1.0 are one number, and true is none."""
+    return any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in allowed)
 
 
 def _short(value: Json) -> str:

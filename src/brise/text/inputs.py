@@ -13,12 +13,14 @@ from brise.models.weights import Array
 class Grammar:
     """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
 
-    `begun` is the part of the answer that is in the prompt already.
+    `begun` is the part of the answer that is in the prompt already. `strict`: a schema that cannot be enforced whole is
+    refused, and not widened.
     """
 
     kind: Literal["json_schema", "json_object", "lark"]
     text: str = ""
     begun: str = ""
+    strict: bool = False
 
 
 @dataclass(frozen=True)

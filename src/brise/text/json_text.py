@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -25,8 +26,8 @@ def parse_json(body: bytes, name: str = "the body", *, mend: bool = False) -> Js
     With `mend`, for rows that somebody else wrote, a lone surrogate becomes U+FFFD.
     """
     try:
-        value: Json = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant,
-                                 parse_float=_finite)
+        value: Json = json.loads(body.removeprefix(codecs.BOM_UTF8).decode(), object_pairs_hook=_object,
+                                 parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise RequestError(f"{name} is not UTF-8: byte {error.start}", code="invalid_json") from None
     except RecursionError:

@@ -47,8 +47,10 @@ class MistralChat:
         self._shows_thinking = self.format.can_think and tokenizer.version in ("v13", "v15")
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
-               add_generation_prompt: bool = True, continue_final: bool = False) -> Encoded:
+               add_generation_prompt: bool = True, continue_final: bool = False,
+               variables: Mapping[str, object] | None = None) -> Encoded:
         """See Chat.prompt."""
+        assert not variables, "no template reads them"
         for text in texts_of((list(messages), list(tools or []))):
             check_unicode(text)
         is_finished = bool(messages) and messages[-1].get("role") == "assistant" and not continue_final
@@ -65,6 +67,10 @@ class MistralChat:
                 model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None)
             tokens = _encoder(self._tokenizer, mode, images).encode_chat_completion(request).tokens
         return Encoded(tuple(tokens), tuple(images.placed))
+
+    def reads(self, name: str) -> bool:
+        """See Chat.reads."""
+        return False
 
     def _message(self, message: Message, index: int, is_open: bool, images: _Images) -> ChatMessage:
         content = message.get("content")

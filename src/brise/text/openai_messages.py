@@ -16,11 +16,14 @@ MAX_MESSAGES = 8192
 
 @dataclass(frozen=True)
 class EarlierCall:
-    """A function call that the model made earlier in the conversation."""
+    """A function call that the model made earlier in the conversation.
+
+    Arguments that are no JSON object, such as those of a call that was cut, are the text that the model wrote.
+    """
 
     id: str
     name: str
-    arguments: Mapping[str, Json]
+    arguments: Mapping[str, Json] | str
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,13 @@ class Image:
 
 
 Part = TextPart | Thinking | Image
+_TEXT_PARTS: Mapping[str, tuple[str, ...]] = {
+    role: ("text", "input_text", "output_text", "refusal") if role == "assistant" else ("text", "input_text")
+    for role in ROLES}
+# What clients and servers add to messages: it is no part of the conversation.
+NOTES = ("parsed", "annotations", "cache_control", "reasoning_details", "thinking_blocks", "provider_specific_fields",
+         "id", "created_at", "timestamp", "model", "metadata", "usage", "finish_reason", "logprobs")
+CALL_NOTES = ("index", "parsed_arguments", "cache_control", "provider_specific_fields", "extra_content")
 DETAILS = ("auto", "low", "high", "original")  # low is made smaller, all others are as large as the model allows
 
 
@@ -112,9 +122,13 @@ def template_message(message: Message) -> dict[str, object]:
         view["tool_call_id"] = message.call_id
     if message.calls:
         view["tool_calls"] = [{"id": call.id, "type": "function",
-                               "function": {"name": call.name, "arguments": dict(call.arguments)}}
+                               "function": {"name": call.name, "arguments": _copied(call.arguments)}}
                               for call in message.calls]
     return view
+
+
+def _copied(arguments: Mapping[str, Json] | str) -> dict[str, Json] | str:
+    return arguments if isinstance(arguments, str) else dict(arguments)
 
 
 def _message(fields: RequestFields) -> Message:
@@ -123,14 +137,19 @@ def _message(fields: RequestFields) -> Message:
     role = fields.required_choice("role", ROLES)
     content = _content(fields, role)
     name = fields.text("name")
+    for note in NOTES:
+        fields.note(note)
     message = Message(role, content, name)
     if role == "assistant":
-        message = Message(role, content, name, tuple(_call(call) for call in fields.objects("tool_calls")),
-                          reasoning=_reasoning(fields, content), is_open=fields.flag("prefix") or False)
-        _assistant_leftovers(fields)
-    elif role == "tool":
-        message = Message(role, content, name, call_id=fields.required_text("tool_call_id"))
-    if content is None and not message.calls:
+        message = _assistant(fields, content, name)
+    else:
+        fields.only("tool_calls", ([],), "only an assistant makes calls")
+        fields.only("function_call", (), "only an assistant makes calls")
+        if role == "tool":
+            message = Message(role, content, name, call_id=fields.required_text("tool_call_id"))
+        else:
+            fields.only("tool_call_id", ("",), "only a message of the role 'tool' answers a call")
+    if message.content is None and not message.calls:
         raise fields.missing("content")
     if message.is_open and (message.calls or not content):
         raise fields.error("prefix", "is only allowed with 'content' and without 'tool_calls'")
@@ -138,20 +157,31 @@ def _message(fields: RequestFields) -> Message:
     return message
 
 
+def _assistant(fields: RequestFields, content: str | tuple[Part, ...] | None, name: str | None) -> Message:
+    """An answer of this or another server, which may have all that servers and clients add to answers."""
+    calls = tuple(_call(call) for call in fields.objects("tool_calls"))
+    refusal, reasoning = fields.text("refusal"), _reasoning(fields, content)
+    fields.only("audio", ({},), "audio is not read")
+    fields.only("function_call", (), "it is OpenAI's older form; use 'tool_calls'")
+    fields.only("tool_call_id", ("",), "only a message of the role 'tool' answers a call")
+    has_other = reasoning is not None or refusal is not None or fields.raw("content") == []
+    if content is None and not calls and has_other:
+        content = refusal or ""  # an answer that was cut while the model thought has no content
+    return Message("assistant", content, name, calls, reasoning=reasoning, is_open=fields.flag("prefix") or False)
+
+
 def _reasoning(fields: RequestFields, content: str | tuple[Part, ...] | None) -> str | None:
-    """The reasoning, which answers have under this name."""
-    reasoning = fields.text("reasoning_content")
-    if reasoning and isinstance(content, tuple):
-        raise fields.error("reasoning_content", "cannot be combined with parts of type 'thinking'")
+    """The reasoning: `reasoning_content` in answers of this server, `reasoning` and `thinking` in those of others."""
+    given = [name for name in ("reasoning_content", "reasoning", "thinking") if fields.raw(name)]
+    name = given[0] if given else "reasoning_content"
+    value = fields.raw(name)
+    if name == "reasoning" and isinstance(value, dict):  # another server's own form
+        fields.note(name)
+        return None
+    reasoning = fields.text(name)
+    if reasoning and isinstance(content, tuple) and any(isinstance(part, Thinking) for part in content):
+        raise fields.error(name, "cannot be combined with parts of type 'thinking'")
     return reasoning or None
-
-
-def _assistant_leftovers(fields: RequestFields) -> None:
-    """Refuses fields of OpenAI's answers that clients send back, unless they are empty."""
-    fields.refuse("refusal", "models write no refusals apart from their text")
-    fields.refuse("audio", "audio is not read")
-    fields.refuse("function_call", "it is OpenAI's older form; use 'tool_calls'")
-    fields.only("annotations", ([],), "none are made")
 
 
 def _content(fields: RequestFields, role: str) -> str | tuple[Part, ...] | None:
@@ -160,6 +190,8 @@ def _content(fields: RequestFields, role: str) -> str | tuple[Part, ...] | None:
     if value is None or isinstance(value, str):
         return value
     parts = [_part(part, role) for part in fields.objects("content")]
+    if not parts and role == "assistant":
+        return None
     if not parts:
         raise fields.error("content", "has no parts")
     return joined(parts)
@@ -180,8 +212,8 @@ def joined(parts: Sequence[Part]) -> str | tuple[Part, ...]:
 def _part(part: RequestFields, role: str) -> Part:
     kind = part.required_text("type")
     read: Part
-    if kind == "text":
-        read = TextPart(part.required_text("text"))
+    if kind in _TEXT_PARTS[role]:
+        read = TextPart(part.required_text("refusal" if kind == "refusal" else "text"))
     elif kind == "thinking" and role in ("system", "developer", "assistant"):
         read = Thinking(part.required_text("thinking"), part.flag("closed") is not False)
     elif kind == "image_url" and role == "user":
@@ -191,24 +223,34 @@ def _part(part: RequestFields, role: str) -> Part:
     else:
         raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; read are 'text', and "
                                        "'image_url' from 'user'")
-    part.refuse("prompt_cache_breakpoint", "equal prefixes are always cached")
+    for note in ("cache_control", "prompt_cache_breakpoint", "annotations", "logprobs", "id"):
+        part.note(note)
     part.done()
     return read
 
 
 def _call(fields: RequestFields) -> EarlierCall:
-    if fields.required_text("type") != "function":
+    if (fields.text("type") or "function") != "function":
         raise fields.unsupported("type", "only 'function' is")
     function = fields.required_child("function")
     call_id, name = fields.required_text("id"), function.required_text("name")
-    text = function.required_text("arguments")
-    fields.only("index", tuple(range(1024)), "it counts calls")
+    for child, notes in ((function, ("parsed_arguments", "description", "strict")), (fields, CALL_NOTES)):
+        for note in notes:
+            child.note(note)
+    arguments = _arguments(function)
     function.done()
     fields.done()
-    try:
-        arguments = parse_json(text.encode() or b"{}")
-    except RequestError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise function.error("arguments", "must be the text of a JSON object")
     return EarlierCall(call_id, name, arguments)
+
+
+def _arguments(function: RequestFields) -> Mapping[str, Json] | str:
+    """The object, or the text as it is: the arguments of a call that was cut are no JSON."""
+    value = function.raw("arguments")
+    if value is None or isinstance(value, dict):
+        return value or {}
+    text = function.required_text("arguments")
+    try:
+        value = parse_json(text.encode(errors="surrogatepass") or b"{}")
+    except RequestError:
+        return text
+    return {} if value is None else value if isinstance(value, dict) else text

@@ -20,6 +20,7 @@ class Tool:
     name: str
     description: str | None = None
     parameters: Mapping[str, Json] = field(default_factory=dict)
+    strict: bool = False  # a schema that cannot be enforced whole is refused, and not widened
 
     def as_json(self) -> dict[str, object]:
         """OpenAI's shape, which chat templates and the tool grammar read."""
@@ -42,14 +43,17 @@ def parse_tools(fields: RequestFields) -> tuple[Tool, ...]:
 
 
 def _tool(fields: RequestFields) -> Tool:
-    if fields.required_text("type") != "function":
+    if (fields.text("type") or "function") != "function":
         raise fields.unsupported("type", "only tools of type 'function' are")
     function = fields.required_child("function")
     name = function.required_text("name")
     if not NAME.fullmatch(name):
         raise function.error("name", "must be 1 to 64 letters, digits, '_' or '-'")
-    function.flag("strict")  # a call's arguments always follow the schema
-    tool = Tool(name, function.text("description"), function.mapping("parameters") or {})
+    tool = Tool(name, function.text("description"), function.mapping("parameters") or {},
+                function.flag("strict") is True)
+    for child in (fields, function):
+        for note in ("cache_control", "defer_loading", "annotations"):
+            child.note(note)
     function.done()
     fields.done()
     return tool

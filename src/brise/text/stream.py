@@ -31,16 +31,16 @@ class TextStream:
 
     def sentinel(self, sentinel: str) -> str:
         """What was held, since no stop string crosses a sentinel, and the sentinel."""
-        return self._advance(b"", is_last=True) + sentinel if self.stopped is None else ""
+        return self._advance(b"", is_last=True, ends_bytes=True) + sentinel if self.stopped is None else ""
 
     def finish(self) -> str:
-        """The rest: what was held for a stop string that did not come; half a character becomes U+FFFD."""
+        """The rest: what was held for a stop string that did not come. Half a character is left out: it is no text."""
         return self._advance(b"", is_last=True)
 
-    def _advance(self, data: bytes, *, is_last: bool) -> str:
+    def _advance(self, data: bytes, *, is_last: bool, ends_bytes: bool = False) -> str:
         if self.stopped is not None:
             return ""
-        decoded = self._decoder.decode(data, is_last)
+        decoded = self._decoder.decode(data, ends_bytes)
         text = self._held + (without_sentinels(decoded) if self._has_sentinels else decoded)
         ends = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
         if ends:
