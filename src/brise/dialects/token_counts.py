@@ -82,8 +82,10 @@ def checked(usage: Usage) -> Usage | None:
     """Parts that are larger than their whole are unknown. None if nothing is left."""
     if not usage.prompt_tokens and not usage.completion_tokens:  # no request has nothing: 0 and 0 count nothing
         return None
-    fitting = replace(usage, reasoning_tokens=_within(usage.reasoning_tokens, usage.completion_tokens),
-                      audio_completion_tokens=_within(usage.audio_completion_tokens, usage.completion_tokens))
+    fitting, said = usage, (_within(usage.reasoning_tokens, usage.completion_tokens),
+                            _within(usage.audio_completion_tokens, usage.completion_tokens))
+    if said != (usage.reasoning_tokens, usage.audio_completion_tokens):
+        fitting = replace(usage, reasoning_tokens=said[0], audio_completion_tokens=said[1])
     parts = {name: getattr(usage, name) or 0 for name in PARTS_OF_PROMPT}
     if usage.prompt_tokens is None or sum(parts.values()) <= usage.prompt_tokens:
         return fitting

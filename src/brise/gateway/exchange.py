@@ -69,7 +69,7 @@ def priced(outcome: RequestOutcome, request: ClientRequest, prices: Prices | Non
     for usage in outcome.lost:
         more = None if prices is None else prices.cost(None, request.model, usage, request.upstream)
         usd = None if usd is None or more is None else usd + more
-    return replace(outcome, cost_usd=usd)
+    return outcome if usd is None else replace(outcome, cost_usd=usd)
 
 
 def outcome_of(delivery: Delivery, request: ClientRequest, mode: Mode, error: str | None = None) -> RequestOutcome:
@@ -89,6 +89,8 @@ def with_response(outcome: RequestOutcome, request: ClientRequest) -> RequestOut
     if outcome.unread is None:
         return outcome
     known = outcome_of(outcome.unread, request, outcome.mode, outcome.error)
+    if not outcome.signals and not outcome.answers:
+        return known
     return replace(known, signals=outcome.signals, answers=outcome.answers)
 
 
@@ -103,7 +105,7 @@ def _response(delivery: Delivery, request: ClientRequest) -> tuple[Body | None, 
         whole = assemble(dialect, bytes(delivery.body))
         return whole.body, whole.error or dialect.failure(whole.body)
     if delivery.fields is not None:
-        return delivery.fields, dialect.failure(delivery.fields)
+        return delivery.fields, delivery.why
     body = encodings.decoded(bytes(delivery.body), headers.find(delivery.headers, b"content-encoding"), KEPT_BYTES)
     if body is None:
         return None, f"the answer was not read: it is longer than {KEPT_BYTES >> 20} MiB, or not compressed as it says"

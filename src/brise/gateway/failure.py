@@ -87,6 +87,7 @@ class Delivery:
     unkept: str | None = None  # why `body` is not all of it
     followed: Progress = field(default_factory=Progress)  # what the client has read of a stream
     fields: Body | None = None  # of a whole answer, if it was read before it was passed on
+    why: str | None = None  # these fields are no answer, if they are none
     fault: UpstreamFailure | None = None
     first_s: float | None = None  # monotonic, of the first token or piece
     usage: Usage | None = None  # where the body does not have it

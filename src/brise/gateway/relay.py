@@ -184,12 +184,12 @@ class _Answer:
         if len(text) > CHECKED_BYTES and text[:HEAD_BYTES].removeprefix(sse.BOM).lstrip()[:1] == b"{":
             return None  # too long for an error; what is written down of it is checked afterwards
         fields = self._delivery.fields = json_object(text)
+        why = self._delivery.why = self._dialect.failure(fields)
+        if why is None:
+            return None
         reported = None if fields is None else failures.reported(fields)
         if reported is not None:
             return None if reported.is_own else UpstreamFailure("error_event", reported.message, reported.status)
-        why = self._dialect.failure(fields)
-        if why is None:
-            return None
         if fields is None and text.strip():
             return UpstreamFailure("malformed", f"the body is no JSON object: {text[:40]!r}")
         if not why.startswith("it ended"):

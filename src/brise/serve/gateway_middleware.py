@@ -62,8 +62,6 @@ class GatewayMiddleware:
                 client = self._gateway.large.routed(client)
                 self._check_paid(client)
             client = await self._admitted(scope, asked, client, is_local=is_local)
-            if self._serving.telemetry is not None:
-                client = replace(client, trace=scope["brise.trace"])
         except RequestError as error:
             await respond(error, scope["path"])(scope, receive, send)
             return
@@ -121,14 +119,15 @@ class GatewayMiddleware:
 
     async def _admitted(self, scope: Scope, asked: ClientRequest, routed: ClientRequest, *, is_local: bool
                         ) -> ClientRequest:
-        """The request, if its virtual key allows it: its row names the key, and the upstream never sees that key."""
-        caller, admission = scope.get("brise.caller"), self._serving.admission
+        """The request with its trace, if its virtual key allows it: its row names the key, and the upstream never sees
+        that key."""
+        caller, admission, trace = scope.get("brise.caller"), self._serving.admission, scope.get("brise.trace")
         if caller is None or admission is None:
-            return routed
+            return routed if trace is None else replace(routed, trace=trace)
         await admission.admit_read(caller, asked, _model(routed), is_local=is_local)
         return replace(routed, labels={**routed.labels, virtual_keys.LABEL: caller.key.name},
                        headers=header_rules.without_keys(routed.headers),
-                       target=header_rules.without_secrets(routed.target))
+                       target=header_rules.without_secrets(routed.target), trace=trace)
 
     def _served_like(self, name: str) -> str | None:
         """The model or adapter of this name, also if the case is another or spaces are around it."""

@@ -70,7 +70,7 @@ def answer(whole: RecordedAnswer, secrets: Sequence[str]) -> RecordedAnswer:
 
 
 def _record(whole: T, texts: Sequence[str], bodies: Sequence[str], secrets: Sequence[str]) -> T:
-    if not secrets:
+    if not secrets or not _holds([getattr(whole, name) for name in (*texts, *bodies)], secrets):
         return whole
     changed: dict[str, object] = {}
     for name in (*texts, *bodies):
