@@ -84,6 +84,7 @@ def test_a_server_is_used_once() -> None:
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("from-a-file\n")
+    (tmp_path / "keys").chmod(0o600)
     with saying("hello") as model:
         for keys, good in ((["one", "two"], "two"), (tmp_path / "keys", "from-a-file")):
             with brise.serve(model, port=0, api_keys=keys) as server:

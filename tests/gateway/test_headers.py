@@ -85,6 +85,7 @@ def test_its_own_key_takes_the_place_of_the_clients() -> None:
 def test_keys_of_this_server_never_go_on(tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("ours\n")
+    keys.chmod(0o600)
     with rig(settings=ServeSettings(api_keys_path=keys)) as made:
         assert ask(made.live, {"authorization": "Bearer wrong"}).status_code == 401
         assert ask(made.live, {"authorization": "Bearer ours"}).status_code == 200

@@ -44,8 +44,21 @@ def test_keys_are_kept_as_digests_only() -> None:
 def test_malformed_key_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "keys"
     path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
     with pytest.raises(BriseError, match=message):
         read_keys(path)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_a_key_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-one\n", encoding="utf-8")
+    path.chmod(mode)
+    with pytest.raises(BriseError, match=f"mode {mode:o}; 600 is allowed") as refused:
+        read_keys(path)
+    assert refused.value.hint == f"chmod 600 {path}"
+    path.chmod(0o400)
+    assert read_keys(path).accept("sk-one")
 
 
 def test_a_missing_key_file(tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_metrics_have_no_labels_of_removed_adapters(server: Live, client: openai
 def test_adapters_are_managed_with_a_key_or_from_this_machine_only(model: LoadedModel, tmp_path: Path,
                                                                    folders: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
+    (tmp_path / "keys").chmod(0o600)
     body = {"name": "one", "path": str(folders / "one")}
     with live(model, ServeSettings(allow_insecure_bind=True), ENGINE) as server:
         for answer in (server.get("/v1/adapters"), server.post("/v1/adapters", body),

@@ -201,6 +201,7 @@ def test_two_servers_in_one_process_count_apart(server: Live) -> None:
 def test_keys_are_required_everywhere_but_for_health(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nsk-one\n\n  sk-two  \n")
+    path.chmod(0o600)
     with live(settings=ServeSettings(api_keys_path=path)) as server:
         assert server.get("/health").status_code == 200
         for answer in (server.chat(), server.get("/metrics"), server.get("/v1/models"),

@@ -12,6 +12,7 @@ from brise.cli import chat_options, terminal
 from brise.cli.chat_options import ChatSettings
 from brise.cli.conversation import Conversation, PrintedAnswer
 from brise.errors import RequestError
+from brise.files.atomic import private
 
 
 @dataclass
@@ -122,7 +123,7 @@ def _save(session: ChatSession, argument: str) -> None:
     path = Path(os.path.expanduser(argument))  # Path.expanduser fails where there is no such user
     content = {"model": session.conversation.model, "messages": session.conversation.saved}
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8", opener=private) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RequestError(f"cannot write {argument!r}: {error.strerror}") from None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -16,22 +18,23 @@ from brise.errors import OutputError
 
 
 @contextmanager
-def staged_file(path: Path, size: int, *, mode: int | None = None) -> Iterator[BinaryIO]:
+def staged_file(path: Path, size: int, *, mode: int | None = None, replaces: bool = False) -> Iterator[BinaryIO]:
     """A file to write `size` bytes to, which gets its name at the end. An error leaves nothing. `mode` holds whatever
-    the umask.
+    the umask. With `replaces` it takes the place of one that is there.
 
-    After a power cut or SIGKILL the unfinished file `.NAME.part` may remain; the next try overwrites it.
+    After a power cut or SIGKILL the unfinished file `.NAME.RANDOM.part` may remain; the next try removes it. It is
+    made anew under a name that nobody can guess, so no link in a shared folder leads the writing elsewhere.
     """
-    refuse_existing(path)
-    part = path.with_name(f".{path.name}.part")
+    if not replaces:
+        refuse_existing(path)
     with output_errors(path):
         _check_space(path, size)
-        with open(part, "ab", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
-            _lock(file, path)
+        part = _new_part(path)
+        with open(part, "xb", opener=partial(_open_new, mode=0o666 if mode is None else mode)) as file:
+            _lock(file.fileno(), path)
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
             try:
-                file.truncate(0)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -46,12 +49,13 @@ def staged_file(path: Path, size: int, *, mode: int | None = None) -> Iterator[B
 def staged_folder(path: Path, size: int) -> Iterator[Path]:
     """A folder to fill with about `size` bytes, which gets its name at the end. An error leaves nothing."""
     refuse_existing(path)
-    part = path.with_name(f".{path.name}.part")
     with output_errors(path):
         _check_space(path, size)
-        shutil.rmtree(part, ignore_errors=True)
+        part = _new_part(path)
         part.mkdir()
+        lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
+            _lock(lock, path)
             yield part
             for file in part.iterdir():
                 _sync(file)
@@ -60,7 +64,44 @@ def staged_folder(path: Path, size: int) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+        finally:
+            os.close(lock)
         _sync(path.parent)
+
+
+def is_part(name: str, of: str) -> bool:
+    """Whether this is the name of an unfinished file or folder that is to be called `of`."""
+    return re.fullmatch(rf"\.{re.escape(of)}(\.[0-9a-f]{{16}})?\.part", name) is not None
+
+
+def _new_part(path: Path) -> Path:
+    """A name for the unfinished file. What an earlier try of this user left is removed, unless somebody writes it."""
+    for name in os.listdir(path.parent):
+        if is_part(name, path.name):
+            with suppress(FileNotFoundError):  # it got its name just now
+                _remove_left(path.parent / name, path)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _remove_left(part: Path, path: Path) -> None:
+    if os.lstat(part).st_uid != os.geteuid():
+        return
+    if part.is_symlink():
+        part.unlink()
+        return
+    number = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        _lock(number, path)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+    finally:
+        os.close(number)
+
+
+def _open_new(path: str, flags: int, mode: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, mode)
 
 
 def private(path: str, flags: int) -> int:
@@ -103,9 +144,9 @@ def _check_space(path: Path, size: int) -> None:
                           hint="make room, or write to another disk")
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _lock(number: int, path: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputError(f"another brise is writing {str(path)!r}") from None
 

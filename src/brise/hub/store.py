@@ -25,6 +25,7 @@ from pathlib import Path
 
 from brise.checkpoint.model_files import find_layout, without_part
 from brise.errors import StoreError
+from brise.files.atomic import private_folder
 from brise.files.digests import DIGEST, NAME, Located, StoredFile, disk_errors, list_digest
 
 MAX_MANIFEST_BYTES = 1 << 20  # of a model of thousands of files
@@ -290,5 +291,5 @@ def _sync(path: Path) -> None:
 
 
 def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
+    private_folder(path)
     return path

@@ -5,13 +5,12 @@ Everything that goes into a page is escaped by markupsafe, unless it is Markup, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from brise.files.atomic import output_errors, private, private_folder
+from brise.files.atomic import output_errors, private_folder, staged_file
 from brise.report.document import (
     Bullets,
     Cell,
@@ -131,13 +130,11 @@ def part(of: Part) -> Markup:
 
 def write(path: Path, html: str) -> None:
     """Writes a page in place of the one before: a reader sees the old one or the new one."""
-    part_path = path.with_name(f".{path.name}.part")
     with output_errors(path):
         private_folder(path.parent)
-        part_path.unlink(missing_ok=True)
-        with open(part_path, "w", encoding="utf-8", opener=private) as file:
-            file.write(mended_text(html))
-        os.replace(part_path, path)
+    body = mended_text(html).encode()
+    with staged_file(path, len(body), mode=0o600, replaces=True) as file:
+        file.write(body)
 
 
 def _all(parts: Iterable[Markup]) -> Markup:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,9 +30,15 @@ class AcceptedKeys:
 
 
 def read_keys(path: Path) -> AcceptedKeys:
-    """The keys in a file: one on each line. Empty lines and lines that begin with # are skipped."""
+    """The keys in a file that only its owner may read: one on each line. Empty lines and lines that begin with # are
+    skipped."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_mode & 0o077:  # a pipe is nobody else's
+                raise BriseError(f"the API keys in {str(path)!r} are open to others than its owner "
+                                 f"(mode {stat.S_IMODE(about.st_mode):03o}; 600 is allowed)", hint=f"chmod 600 {path}")
+            lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BriseError(f"cannot read the API keys from {str(path)!r}: {error}") from None
     keys = []

@@ -32,7 +32,7 @@ import numpy as np
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.checkpoint.safetensors.write_file import write_file
 from brise.errors import CheckpointError, OutputError
-from brise.files.atomic import output_errors, staged_file, staged_folder
+from brise.files.atomic import is_part, output_errors, staged_file, staged_folder
 from brise.files.fields import Fields, errors_of
 from brise.files.json_file import parse_json, read_json
 from brise.models.weights import Array
@@ -138,9 +138,9 @@ class RunFolder:
         """Opens the log after its line of `step`; later lines are dropped."""
         lines = [line for line in read_log(self.path) if _step_of(line) <= step]
         with output_errors(self.path / LOG):
-            part = self.path / f".{LOG}.part"
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            os.rename(part, self.path / LOG)
+            text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            with staged_file(self.path / LOG, len(text), replaces=True) as file:
+                file.write(text)
             self._log = (self.path / LOG).open("ab", buffering=0)
 
     def log(self, line: Mapping[str, Plain]) -> None:
@@ -165,8 +165,9 @@ def create(path: Path, identity: Identity, *, num_kept: int = 2) -> RunFolder:
         if (path / RUN).exists():
             raise OutputError(f"there is a run in {str(path)!r} already",
                               hint="go on with it (--resume), or give another folder (--out)")
-        if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()} - {
-                LOCK, CHECKPOINTS, ASKED, f".{RUN}.part"}):
+        if path.exists() and (not path.is_dir() or any(
+                entry.name not in (LOCK, CHECKPOINTS, ASKED) and not is_part(entry.name, RUN)
+                for entry in path.iterdir())):
             raise OutputError(f"{str(path)!r} is there already", hint="remove it first, or give another name")
         path.mkdir(exist_ok=True)
         lock = _locked(path)

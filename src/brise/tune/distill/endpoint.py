@@ -22,7 +22,7 @@ from brise.evals import data
 from brise.evals.answering import AnswerSettings, answer_all
 from brise.evals.endpoint import Endpoint, EndpointAnswerer, sent
 from brise.evals.example import EvalAnswer, EvalExample
-from brise.files.atomic import output_errors, staged_file
+from brise.files.atomic import output_errors, private_folder, staged_file
 from brise.text.json_text import mended_text
 from brise.tune.options import TeacherEndpoint
 from brise.tune.run_folder import ASKED, Plain
@@ -49,7 +49,7 @@ def answered_rows(teacher: TeacherEndpoint, paths: Sequence[Path], out: Path, op
     answerer = EndpointAnswerer(Endpoint(teacher.url, teacher.name, key), AnswerSettings(teacher.max_tokens))
     folder = out / ASKED
     with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     with watcher.progress(f"asking {teacher.name}", len({example.digest for example in examples}),
                           "prompts") as advance:
         answers = answer_all(answerer, examples, folder / ANSWERS, advance).answers

@@ -100,7 +100,7 @@ class Rounds:
         lines = [json.dumps({"place": prompt.place, "tokens": answer.tolist(), "text": self.text_of(answer)}) + "\n"
                  for prompt, answer in zip(chosen, answers, strict=True)]
         text = "".join(lines).encode()
-        with staged_file(self._path(number), len(text)) as file:
+        with staged_file(self._path(number), len(text), mode=0o600) as file:
             file.write(text)
 
     def _read(self, number: int, chosen: Sequence[Prompt]) -> list[Array] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,9 +152,8 @@ class _Array:
 
 def _write(path: Path, teachers: Sequence[Teacher]) -> None:
     """Writes the whole file or none."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with output_errors(path):
-        part.unlink(missing_ok=True)
         write_file(part, [_Array("tokens", "I32", np.concatenate([teacher.tokens for teacher in teachers])),
                           _Array("logprobs", "F32", np.concatenate([teacher.logprobs for teacher in teachers]))])
         with part.open("rb") as file:
