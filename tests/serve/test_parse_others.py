@@ -16,6 +16,7 @@ from brise.serve.openai_completions import CompletionRequest, parse_completion
 from brise.serve.openai_responses import ResponseRequest, parse_response
 from brise.text.inputs import Grammar
 
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
 CLIENT_ONLY = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 
 
@@ -89,12 +90,57 @@ def test_response_format() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("previous_response_id", "r"), ("tools", [{"type": "web_search"}]), ("background", True),
-    ("tool_choice", "required"), ("include", ["x"]), ("truncation", "auto"), ("reasoning", {"effort": "low"}),
-    ("conversation", "c"), ("prompt", {"id": "p"}), ("max_tool_calls", 1), ("top_logprobs", 1),
-    ("input", []), ("input", 5), ("instructions", 5), ("foo", 1)])
+    ("previous_response_id", "r"), ("background", True), ("tool_choice", "required"), ("truncation", "start"),
+    ("conversation", "c"), ("prompt", {"id": "p"}), ("include", "x"), ("input", []), ("input", 5),
+    ("instructions", 5), ("foo", 1)])
 def test_response_refusals(field: str, value: object) -> None:
     assert param(response, **{field: value}) == field
+
+
+@pytest.mark.parametrize(("place", "fields"), [
+    ("tools[0].type", {"tools": [{"type": "web_search"}]}), ("reasoning.effort", {"reasoning": {"effort": "huge"}}),
+    ("tools[0].name", {"tools": [{"type": "function", "name": "a b"}]}), ("tools", {"tools": [FUNCTION, FUNCTION]}),
+    ("tool_choice.name", {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "other"}}),
+    ("text", {"tools": [FUNCTION], "text": {"format": {"type": "json_object"}}}),
+    ("input[0].type", {"input": [{"type": "web_search_call", "id": "ws_1"}]}),
+    ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]})])
+def test_response_refusals_name_the_place(place: str, fields: dict[str, object]) -> None:
+    assert param(response, **fields) == place
+
+
+@pytest.mark.parametrize("fields", [
+    {"store": True}, {"include": ["reasoning.encrypted_content"]}, {"truncation": "auto"}, {"max_tool_calls": 3},
+    {"reasoning": {"summary": "auto"}}, {"reasoning": {"effort": None}}, {"service_tier": "flex"},
+    {"prompt_cache_key": "k", "prompt_cache_retention": "24h"}, {"parallel_tool_calls": False}, {"tools": []},
+    {"tool_choice": "auto"}, {"background": False}])
+def test_response_fields_that_change_no_answer_are_accepted(fields: dict[str, object]) -> None:
+    assert response(**fields).chat == response(parallel_tool_calls=fields.get("parallel_tool_calls")).chat
+
+
+def test_items_of_one_answer_become_one_message() -> None:
+    request = response(input=[
+        {"role": "user", "content": "a"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "think"}]},
+        {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": "b", "annotations": [{"type": "x"}], "parsed": None, "logprobs": []}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{\"x\": 1}", "parsed_arguments": {}},
+        {"type": "function_call", "call_id": "d", "name": "g", "arguments": "{\"y"},
+        {"type": "function_call_output", "call_id": "d", "output": "2"},
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "1"}]},
+        {"type": "reasoning", "summary": [], "encrypted_content": "x"}])
+    _, answer, first, second, last = request.chat.messages
+    assert (answer.reasoning, answer.content) == ("think", "b")
+    assert [(call.name, call.arguments) for call in answer.calls] == [("f", {"x": 1}), ("g", "{\"y")]
+    assert [(result.call_id, result.content) for result in (first, second)] == [("d", "2"), ("c", "1")]
+    assert (last.role, last.content) == ("assistant", "")
+
+
+def test_an_image_in_a_result_follows_it_as_the_users() -> None:
+    request = response(input=[
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": [
+            {"type": "input_image", "image_url": "data:image/png;base64,AA=="}]}])
+    assert [message.role for message in request.chat.messages] == ["assistant", "tool", "user"]
 
 
 @pytest.mark.parametrize(("create", "parse"), [

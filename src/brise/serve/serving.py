@@ -18,6 +18,7 @@ from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.in_flight import InFlight
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.metrics import Metrics
+from brise.serve.stored_responses import StoredResponses
 from brise.serve.switch_metrics import SwitchMetrics
 from brise.serve.telemetry import Telemetry
 
@@ -26,6 +27,8 @@ VISION_BODY_BYTES = 32 << 20  # a few photographs in base64
 # Sizes under a memory limit: a body has options, text of the context's tokens, and an image in base64. It is in memory
 # as bytes, text and values at once.
 BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
+STORED_BYTES = 16 << 20  # of stored responses
+STORED_SHARE = 8  # of the bytes for requests under a memory limit, one in so many is for stored responses
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class ServeSettings:
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 60.0
     access_log: bool = True
+    max_stored_bytes: int = STORED_BYTES  # of responses that later requests continue
     allow_image_urls: bool = False  # fetch images from http(s) URLs
     strict: bool = False  # refuse unknown fields
 
@@ -74,6 +78,7 @@ class ServerState:
     admission: KeyAdmission | None = None  # of virtual keys
     telemetry: Telemetry | None = None
     traffic: InFlight = field(default_factory=InFlight)
+    stored: StoredResponses = field(default_factory=lambda: StoredResponses(STORED_BYTES))
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -133,12 +138,14 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     for collector in (watch.admission, watch.telemetry):
         if collector is not None:
             metrics.registry.register(collector)
-    return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry)
+    return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry,
+                       stored=StoredResponses(settings.max_stored_bytes))
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
     """The settings under a memory limit: bodies as large as the context needs, and as many as the plan has room for."""
     body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
     body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
-    return replace(settings, max_body_bytes=body_bytes,
-                   max_requests=max(REQUESTS_BYTES // (BODY_COPIES * body_bytes), 2))
+    stored_bytes = REQUESTS_BYTES // STORED_SHARE
+    return replace(settings, max_body_bytes=body_bytes, max_stored_bytes=stored_bytes,
+                   max_requests=max((REQUESTS_BYTES - stored_bytes) // (BODY_COPIES * body_bytes), 2))
