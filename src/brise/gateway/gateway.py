@@ -39,6 +39,7 @@ from brise.gateway.interfaces import (
 from brise.gateway.request import ClientRequest
 from brise.gateway.trace import Attribute, TraceStep
 from brise.gateway.upstreams import Upstreams
+from brise.traffic import redact
 from brise.traffic.prices import Prices
 from brise.traffic.records import CLIENT_GONE, Exchange, Mode, Pending
 
@@ -188,7 +189,8 @@ class Gateway:
         if not request.dialect.is_read and request.method != "POST":
             return
         total_s = self._now() - request.started_s
-        if outcome.unread is None or not outcome.unread.is_stream or self._num_unread >= MOST_UNREAD:
+        is_short = outcome.unread is None or not outcome.unread.is_stream
+        if (is_short and len(request.secrets) <= redact.FEW) or self._num_unread >= MOST_UNREAD:
             self._notify(request, self._write(request, outcome, total_s))
         else:
             self._num_unread += 1
