@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from random import Random
@@ -14,18 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
+from brise.dialects import sse
 from brise.dialects.bodies import Usage
 from brise.dialects.streams import assemble
 from brise.dialects.table import CHAT
 from brise.gateway.failure import Delivery, UpstreamError
 from brise.gateway.relay import pass_on
 from brise.gateway.request import read
-from brise.gateway.stream_usage import CountedStream, without_member
+from brise.gateway.stream_usage import CountedStream, without_count, without_member
 from brise.gateway.upstream import UpstreamResponse
 from tests.gateway.fake_messages import message_events
 from tests.gateway.fake_upstream import Behaviour, Peer, answer, chat, events, refuse
 from tests.gateway.rig import Rig, rig
 from tests.gateway.test_proxy import HI
+from tests.profiles import examples
 
 BODY = b'{"model":"big", "messages":[{"role":"user","content":"hi"}],  "stream":true }'
 COUNT = '{"id":"c","choices":[],"usage":{"prompt_tokens":110,"completion_tokens":9,"total_tokens":119}}'
@@ -232,3 +235,35 @@ def test_one_member_goes_and_the_others_stay(value: dict[str, Any], indent: int 
     kept = {name: item for name, item in value.items() if name != "usage"}
     assert without_member(compact, "usage") == json.dumps(kept, separators=(",", ":"))
 
+
+
+NULLS = st.sampled_from([None, 1, "a-b", ',"usage":null}', {"usage": None}, [{"usage": None}, 1], "usage", "\n"])
+
+
+@settings(deadline=None, max_examples=examples(1000))
+@given(st.dictionaries(st.sampled_from(["usage", "a", "obfuscation", "b,"]), NULLS, min_size=1),
+       st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", " :  ")]), st.sampled_from(["\n\n", "\r\n\r\n", " \n\n"]),
+       st.sampled_from(["data: ", "data:", "event: e\ndata: ", ": c\ndata: "]))
+def test_a_count_of_nothing_goes_however_it_is_found(value: dict[str, Any], separators: tuple[str, str], end: str,
+                                                     start: str) -> None:
+    text = json.dumps(value, separators=separators)
+    is_null = "usage" in value and value["usage"] is None
+    is_count = isinstance(value.get("usage"), dict)
+    plain = "" if is_count else start + (without_member(text, "usage") if is_null else text) + end
+    (block,) = sse.Splitter().push((start + text + end).encode())
+    assert without_count(block) == plain.encode()
+
+
+@pytest.mark.parametrize("data", [
+    b'data: {"a":1,\ndata: "usage":null}\n\n', b'data: {"a":{"b":1,"usage":null}}\n\n', b': {"a":1,"usage":null}\n\n',
+    b'data: {"a":",\\"usage\\":null}"}\n\n', b'data: {"a":1,"usage":null,"usage":{}}\n\n'])
+def test_what_only_looks_like_a_count_of_nothing_stays(data: bytes) -> None:
+    (block,) = sse.Splitter().push(data)
+    assert without_count(block) == data or block.event is not None and without_count(block) == b""
+
+
+def test_many_counts_in_one_event_take_time_in_proportion() -> None:
+    (block,) = sse.Splitter().push(b"data: {" + b',"usage":null' * 200_000 + b"\n\n")
+    begun_s = time.perf_counter()
+    without_count(block)
+    assert time.perf_counter() - begun_s < 2

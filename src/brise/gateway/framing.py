@@ -6,9 +6,11 @@ ms of CPU time, where this takes 0.08 to 0.13 (best of five, on two busy cores).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 MAX_LINE_BYTES = 16 << 10  # of a chunk's size with its extensions, and of the trailers
+SIZE = re.compile(rb"([0-9a-fA-F]{1,15})\r\n")  # of a chunk, as most servers write it
 HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
@@ -74,6 +76,12 @@ class Body:
                 self._left -= len(piece)
                 self._ends_chunk = self._left == 0
                 continue
+            if not (self._ends_chunk or self._in_trailers) and (size := SIZE.match(buffer, at)) is not None:
+                begin, end = size.end(), size.end() + int(size[1], 16)
+                if end > begin and buffer[end:end + 2] == b"\r\n":  # all of it is here
+                    pieces.append(bytes(buffer[begin:end]))
+                    at = end + 2
+                    continue
             ending = b"\n" if self._in_trailers else b"\r\n"  # a header's line may end like this (RFC 9112, 2.2)
             end = buffer.find(ending, at)
             if end < 0:

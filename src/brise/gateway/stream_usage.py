@@ -27,7 +27,11 @@ REFUSAL_BYTES = 1 << 20
 MOST_MODELS = 1000  # clients may invent names
 USAGE = b'"usage"'
 MOST_SPACE = 8  # bytes of white space around it that are looked for; more of it is read in the long way
-NULL = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null')
+NULL = re.compile(rb'(?<![ \t]),[ \t]*"usage"[ \t]*:[ \t]*null')
+# The same at the end of an event on one line, with nothing but short plain members behind it. No string holds a quote
+# behind a comma, and one brace closes one object: so if the event is JSON, the member is the object's own.
+LAST_NULL = re.compile(rb'(?<![ \t]),[ \t]*"usage"[ \t]*:[ \t]*null'
+                       rb'((?:,[ \t]*"[a-z_]+"[ \t]*:[ \t]*(?:null|\d+|"[\w-]*"))*[ \t]*\}\r?\n\r?\n)')
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -105,7 +109,13 @@ class CountedStream:
 
 def without_count(block: sse.Block) -> bytes:
     """The bytes of an event as they would be without the question; none for the count itself."""
-    fields = None if USAGE not in block.data or block.event is None else block.event.fields
+    at = block.data.find(USAGE)
+    if at < 0:
+        return block.data
+    unread = _without_last_null(block.data, at)
+    if unread is not None:
+        return unread
+    fields = None if block.event is None else block.event.fields
     if fields is None or "usage" not in fields:
         return block.data
     if fields["usage"] is None:
@@ -113,6 +123,18 @@ def without_count(block: sse.Block) -> bytes:
         return _without_null(block.data) if plain is None else plain
     is_count = isinstance(fields["usage"], dict) and not fields.get("choices")
     return b"" if is_count else block.data  # one with choices: this server says it unasked
+
+
+def _without_last_null(block: bytes, at: int) -> bytes | None:
+    """An event that nobody has read, as most servers write it; None if it is another. `at`: its first `"usage"`."""
+    if block.find(USAGE, at + 1) >= 0 or not block.startswith(b"data:"):
+        return None
+    found = LAST_NULL.search(block, max(at - MOST_SPACE, 0))
+    if found is None or found.end() < len(block):
+        return None
+    if block.find(b"\n") < found.start(1) or 0 <= block.find(b"\r") < found.start(1):
+        return None
+    return block[:found.start()] + block[found.start(1):]
 
 
 def _without_plain_null(block: bytes) -> bytes | None:
