@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,12 +30,13 @@ from brise.serve.error_response import MethodError, NotFoundError, respond
 from brise.serve.gateway_middleware import GatewayMiddleware
 from brise.serve.key_middleware import KeyMiddleware
 from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
-from brise.serve.uvicorn_protocol import CoalescingProtocol
+from brise.serve.uvicorn_protocol import GuardedProtocol
 
 T = TypeVar("T")
 # Time for the last events ("shutting down") to reach the clients after the engines have stopped.
 FLUSH_S = 5
-BACKLOG = 2048  # connections waiting to be accepted
+BACKLOG = 256  # connections waiting to be accepted; asyncio tries as many at once, also when it has no descriptor left
+ACCEPT_LINE_S = 60.0  # between two lines of the log that say so
 # The server keeps idle connections longer than clients do, so that the client is the one that closes. When uvicorn
 # closes a connection, a request that is just arriving is lost, and most clients do not repeat a POST. OpenAI's client
 # keeps idle connections for 5 s, load balancers for 60 s (the default of nginx and AWS).
@@ -99,8 +100,8 @@ class QuietServer(uvicorn.Server):
 def new_server(serving: ServerState) -> uvicorn.Server:
     """A uvicorn server without logs, WebSockets and lifespan events."""
     return QuietServer(uvicorn.Config(
-        create_app(serving), http=CoalescingProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
+        create_app(serving), http=GuardedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, backlog=BACKLOG,
         timeout_graceful_shutdown=FLUSH_S))
 
 
@@ -108,6 +109,7 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     server = new_server(serving)
     if serving.gateway is not None:
         serving.gateway.start()
+    asyncio.get_running_loop().set_exception_handler(_AcceptErrors(serving.log))
     serve_task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serve_task.done():
         await asyncio.sleep(0.01)
@@ -125,6 +127,22 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     await serve_task
     if serving.gateway is not None:
         serving.gateway.close()
+
+
+class _AcceptErrors:
+    """Handles what asyncio has nobody to tell: that no descriptor is left is one line a minute, not thousands."""
+
+    def __init__(self, log: TextIO) -> None:
+        self._log, self._said_s = log, -ACCEPT_LINE_S
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or "accept" not in str(context.get("message")):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._said_s + ACCEPT_LINE_S:
+            self._said_s = loop.time()
+            print(f"connections wait: {error.strerror} (the limit of files is that of `ulimit -n`)", file=self._log,
+                  flush=True)
 
 
 def _lower_latency() -> None:

@@ -1,0 +1,141 @@
+"""Connections as clients and attackers make them: silent, too many, half closed, refused while they send."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import http.client
+import io
+import json
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from brise.serve import uvicorn_protocol
+from brise.serve.app import _AcceptErrors
+from brise.serve.serving import ServeSettings
+from brise.serve.uvicorn_protocol import most_connections
+from tests.engine.stub import stub_model
+from tests.serve.live import Live, live, wait_until
+
+BODY = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}).encode()
+REQUEST = (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+           b"Content-Length: %d\r\n\r\n" % len(BODY)) + BODY
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    with live(settings=ServeSettings(max_body_bytes=66_560)) as made:
+        yield made
+
+
+def connect(server: Live) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20)
+
+
+def rest(connection: socket.socket) -> bytes:
+    pieces = []
+    while piece := connection.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def test_a_client_that_closes_its_sending_side_is_answered(server: Live) -> None:
+    with connect(server) as connection:
+        connection.sendall(REQUEST)
+        connection.shutdown(socket.SHUT_WR)
+        answer = rest(connection)
+    assert b"HTTP/1.1 200 OK" in answer and b"Hello there!" in answer
+
+
+def test_pipelined_requests_are_all_answered_after_a_half_close(server: Live) -> None:
+    with connect(server) as connection:
+        connection.sendall(REQUEST * 3)
+        connection.shutdown(socket.SHUT_WR)
+        assert rest(connection).count(b"HTTP/1.1 200 OK") >= 1
+
+
+def test_a_client_that_is_gone_ends_its_request() -> None:
+    with live(stub_model("long " * 400)) as server:
+        with connect(server) as connection:
+            connection.sendall(REQUEST.replace(b'"temperature": 0', b'"max_tokens":99'))
+        server.wait_idle()
+
+
+def test_half_a_body_and_a_half_close_end_the_connection(server: Live) -> None:
+    with connect(server) as connection:
+        connection.sendall(REQUEST[:-5])
+        connection.shutdown(socket.SHUT_WR)
+        assert b"200" not in rest(connection)
+
+
+@pytest.mark.parametrize("size", [66_561, 400_000, 8_400_000, 40_000_000])
+def test_a_refusal_reaches_a_client_that_still_sends(server: Live, size: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=20)
+    connection.request("POST", "/v1/chat/completions", b" " * size, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 413 and json.loads(answer.read())["error"]["code"] == "body_too_large"
+    connection.close()
+
+
+def test_a_refusal_reaches_a_client_that_sends_chunks(server: Live) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=20)
+    connection.request("POST", "/v1/chat/completions", (b" " * 100_000 for _ in range(80)),
+                       {"Content-Type": "application/json"}, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", REQUEST[:60]])
+def test_a_head_that_does_not_end_ends_the_connection(server: Live, sent: bytes,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 0.05)
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert is_closed(connection)
+    with connect(server) as connection:  # a later head, too
+        connection.sendall(REQUEST)
+        assert b"200 OK" in connection.recv(1 << 16)
+        connection.sendall(sent or b"G")
+        assert is_closed(connection)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return not rest(connection)
+    except ConnectionResetError:
+        return True
+
+
+def test_an_answer_may_take_longer_than_a_head(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 0.01)
+    assert server.chat().status_code == 200
+
+
+def test_the_longest_idle_connection_makes_room(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_protocol, "most_connections", lambda: 8)
+    idle = [connect(server) for _ in range(30)]
+    for _ in range(5):
+        assert server.get("/health").status_code == 200
+    wait_until(lambda: len(select.select(idle, [], [], 0)[0]) >= 22)
+    assert len(select.select(idle, [], [], 0)[0]) < 30
+    for connection in idle:
+        connection.close()
+
+
+def test_the_cap_follows_the_limit_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, most in ((64, 32), (256, 192), (1024, 768), (1 << 20, 8192), (20, 8)):
+        monkeypatch.setattr(uvicorn_protocol.resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+        assert most_connections() == most
+
+
+def test_no_descriptor_left_is_one_line() -> None:
+    log, loop = io.StringIO(), asyncio.new_event_loop()
+    handler = _AcceptErrors(log)
+    for _ in range(1000):
+        handler(loop, {"message": "socket.accept() out of system resource",
+                       "exception": OSError(errno.EMFILE, "Too many open files")})
+    loop.close()
+    assert log.getvalue() == "connections wait: Too many open files (the limit of files is that of `ulimit -n`)\n"
