@@ -161,6 +161,16 @@ def test_a_completion_and_a_response_have(gateway: Rig) -> None:
     assert "event: response.completed" in stream and '"brise":{"mode":"degraded"' in stream and "[DONE]" not in stream
 
 
+def test_a_message_has(gateway: Rig) -> None:
+    gateway.fake.then(NONSENSE, NONSENSE)
+    wanted = {"model": "big", "max_tokens": 99999, "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
+    message = gateway.live.post("/v1/messages", wanted).json()
+    assert message["content"][0]["text"] == SAYS and message["brise"]["mode"] == "degraded"
+    stream = gateway.live.post("/v1/messages", {**wanted, "stream": True}).text
+    assert stream.startswith("event: message_start") and '"brise":{"mode":"degraded"' in stream
+    assert "event: message_stop" in stream and "[DONE]" not in stream
+
+
 def test_a_client_that_leaves_ends_the_small_models_answer() -> None:
     steps, go_on = list[Batch](), threading.Event()
 

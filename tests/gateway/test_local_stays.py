@@ -25,7 +25,7 @@ ANSWERED = ["/v1/chat/completions", "/v1/chat/completions/", "/chat/completions"
             "/v%31/chat/completions", "http://localhost/v1/chat/completions",
             "/openai/deployments/stub/chat/completions?api-version=2024-10-21",
             "/openai/deployments/stub/chat/completions/", "/v1/engines/stub/chat/completions"]
-REFUSED = ["/v1/messages", "/v1/messages/batches", "/messages/", "/v1/images/generations", "/api/v2/generate", "/x",
+REFUSED = ["/v1/messages/batches", "/v1/images/generations", "/api/v2/generate", "/x",
            "/openai/deployments/stub/images/generations", "/v1beta/models/stub:generateContent", "/model/stub/invoke",
            "/v1/models/stub", "/openai/deployments/big/chat/completions", "/v1/moderations?model=stub",
            "/projects/p/models/st%2575b:predict"]
@@ -43,6 +43,15 @@ def test_every_spelling_of_a_path_that_is_served_is_answered_here(made: Rig, tar
     answered = ask(made, target, json.dumps(BODY).encode())
     assert answered.status == 200, answered.body
     assert json.loads(answered.body)["choices"][0]["message"]["content"]
+    assert not made.fake.received
+
+
+@pytest.mark.parametrize("target", ["/v1/messages", "/messages/", "/v1/messages/count_tokens",
+                                    "/v1/messages?beta=true"])
+def test_messages_are_answered_here_too(made: Rig, target: str) -> None:
+    answered = ask(made, target, json.dumps(BODY).encode())
+    body = json.loads(answered.body)
+    assert answered.status == 200 and (body.get("type") == "message" or body["input_tokens"] > 0)
     assert not made.fake.received
 
 
@@ -81,7 +90,7 @@ def test_a_compressed_body_is_decompressed_before_it_is_read(made: Rig, coding: 
     body = CODINGS[coding](json.dumps(BODY).encode())
     answered = ask(made, "/v1/chat/completions", body, {"content-encoding": coding})
     assert answered.status == 200 and not made.fake.received
-    assert ask(made, "/v1/messages", body, {"content-encoding": coding}).status == 404
+    assert ask(made, "/v1/messages/batches", body, {"content-encoding": coding}).status == 404
 
 
 @pytest.mark.parametrize(("coding", "body"), [

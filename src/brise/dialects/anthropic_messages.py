@@ -15,13 +15,13 @@ from brise.text.finish_reasons import FinishReason
 
 
 class AnthropicMessages:
-    """Implements `Dialect`. The small models of this server do not answer in it."""
+    """Implements `Dialect`."""
 
     name: Kind = "messages"
     path = "/v1/messages"
     operation, provider = "chat", "anthropic"
-    is_read = names_events = True
-    is_served = is_switched = has_small_models = continues = False
+    is_read = is_served = has_small_models = names_events = True
+    is_switched = continues = False
     counts_on_request = is_deployed = False
 
     def key_header(self, key: bytes) -> tuple[bytes, bytes]:

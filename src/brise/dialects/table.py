@@ -26,6 +26,8 @@ ALL: Sequence[Dialect] = (CHAT, OpenAICompletions(), EMBEDDINGS, OpenAIResponses
 BY_PATH: Mapping[str, Dialect] = {dialect.path: dialect for dialect in ALL}
 BY_NAME: Mapping[Kind, Dialect] = {dialect.name: dialect for dialect in (*ALL, UNKNOWN)}
 
+COUNT_PATH = "/v1/messages/count_tokens"  # the routes of this server answer it for their own models
+
 MAX_PATH = 2048  # characters; a longer path is none of ours
 _SLASHES = re.compile(r"/{2,}")
 _VERSIONS = re.compile(r"(?:/v1)+(?=/|$)")

@@ -26,7 +26,7 @@ from brise.serve.key_admission import KeyCaller
 from brise.serve.serving import ServerState
 from brise.serve.sse import ClientGoneError
 
-ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
+ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
                        "/v1/models", "/v1/adapters", "/health", "/metrics"})
 PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -18,10 +18,12 @@ from brise.engine.request import Request as EngineRequest
 from brise.errors import RequestError
 from brise.files.digests import Located
 from brise.gateway.small_models import Load, SmallAnswer, SmallStream
-from brise.serve import chat, completions, responses
+from brise.serve import chat, completions, messages, responses
+from brise.serve.anthropic_messages import parse_message
 from brise.serve.error_response import UnknownModelError
 from brise.serve.generation import ChoicesResponder, GenerationTask
 from brise.serve.in_flight import RequestStats
+from brise.serve.messages import MessagesResponder
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
@@ -99,7 +101,7 @@ class EngineModels:
         ignored, stats, served = Ignored(IGNORABLE), RequestStats(), find(self._models, model)
         if fields.pop("logit_bias", None):
             ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
-        responder: ChoicesResponder | ResponsesResponder
+        responder: ChoicesResponder | ResponsesResponder | MessagesResponder
         match dialect.name:
             case "chat":
                 responder = await chat.prepare(served, parse_chat(fields, ignored), stats,
@@ -109,6 +111,9 @@ class EngineModels:
             case "responses":
                 responder = await responses.prepare(served, parse_response(fields, ignored), stats,
                                                     allows_urls=self._allows_urls)
+            case "messages":
+                responder = await messages.prepare(served, parse_message(fields, ignored), stats,
+                                                   allows_urls=self._allows_urls, ignored=ignored)
             case _:
                 raise RequestError(f"the small models do not answer requests of the kind {dialect.name!r}",
                                    code="unsupported_parameter")
@@ -127,7 +132,7 @@ def _base(worker: EngineThread) -> str:
 class _PreparedRequest:
     """A request that is ready for the engine, and the fields of it that were left out."""
 
-    responder: ChoicesResponder | ResponsesResponder
+    responder: ChoicesResponder | ResponsesResponder | MessagesResponder
     ignored: dict[str, str]
 
     @property

@@ -39,7 +39,7 @@ class NotServedHereError(RequestError):
 
     def __init__(self, name: str, served: str, where: str) -> None:
         super().__init__(f"{where} names the model {name[:128]!r}; {served!r} is served here and answers chat "
-                         "completions, completions, embeddings and responses, so this request goes nowhere else",
+                         "completions, completions, embeddings, messages and responses: this goes nowhere else",
                          param="model", code="not_served_here")
 
 
@@ -164,10 +164,11 @@ def respond(error: RequestError, path: str = "") -> JSONResponse:
     if error.status in (408, 413, 415):
         headers["Connection"] = "close"  # the rest of the body is not read
     is_anthropic = path == MESSAGES.path or path.startswith(f"{MESSAGES.path}/")
-    return JSONResponse(_anthropic_body(error) if is_anthropic else error_body(error), error.status, headers)
+    return JSONResponse(anthropic_body(error) if is_anthropic else error_body(error), error.status, headers)
 
 
-def _anthropic_body(error: RequestError) -> dict[str, object]:
+def anthropic_body(error: RequestError) -> dict[str, object]:
+    """The body of an error response, or the event that ends a stream, in Anthropic's form."""
     kind = ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
