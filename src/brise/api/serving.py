@@ -33,7 +33,7 @@ from brise.serve.open_gateway import (
 )
 from brise.serve.open_keys import VirtualKeyOptions, open_keys
 from brise.serve.open_telemetry import TelemetryOptions, open_telemetry
-from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded
+from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 T = TypeVar("T")
@@ -225,7 +225,9 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
         if model.is_limited:
             return bounded(made, model.worker)
     sees = any(model.worker.model.vision is not None for model in models.values())
-    return replace(made, max_body_bytes=VISION_BODY_BYTES) if sees else made
+    if sees:
+        return replace(made, max_body_bytes=VISION_BODY_BYTES)
+    return made if body_bytes > TEXT_BODY_BYTES else follow_context(made, [model.worker for model in models.values()])
 
 
 def _upstreams(upstream: str | None, upstreams: Mapping[str, NamedUpstream | str] | None,

@@ -28,7 +28,7 @@ from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
-from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded
+from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
 from brise.settings import Settings
 
 
@@ -122,6 +122,8 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
             serving = bounded(serving, *workers.values())
         elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
             serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
+        else:
+            serving = follow_context(serving, workers.values())
         if not upstreams:
             return _run(workers, serving, bound, None, start)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
@@ -142,10 +142,22 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
                        stored=StoredResponses(settings.max_stored_bytes))
 
 
+def follow_context(settings: ServeSettings, workers: Collection[EngineThread]) -> ServeSettings:
+    """The settings with bodies as large as the longest context needs. Images, and texts to embed, many in one request,
+    are not bounded by a context."""
+    if not workers or any(worker.model.vision is not None or worker.model.pooling is not None for worker in workers):
+        return settings
+    return replace(settings, max_body_bytes=min(settings.max_body_bytes, max(map(_body_bytes, workers))))
+
+
+def _body_bytes(worker: EngineThread) -> int:
+    return BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context + (
+        IMAGE_BYTES if worker.model.vision is not None else 0)
+
+
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:
     """The settings under a memory limit: bodies as large as the context needs, and as many as the plan has room for."""
-    body_bytes = BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context
-    body_bytes += IMAGE_BYTES if worker.model.vision is not None else 0
+    body_bytes = _body_bytes(worker)
     stored_bytes = REQUESTS_BYTES // STORED_SHARE
     return replace(settings, max_body_bytes=body_bytes, max_stored_bytes=stored_bytes,
                    max_requests=max((REQUESTS_BYTES - stored_bytes) // (BODY_COPIES * body_bytes), 2))
