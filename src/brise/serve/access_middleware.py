@@ -7,11 +7,13 @@ import time
 import traceback
 import uuid
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brise.errors import QueueFullError, RequestError
+from brise.gateway import targets
 from brise.serve.access import LOCAL_NAMES, host_name
 from brise.serve.error_response import (
     ForeignHostError,
@@ -30,6 +32,7 @@ ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embedding
                        "/v1/models", "/v1/adapters", "/health", "/metrics"})
 PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ABSOLUTE = re.compile(rb"https?://", re.IGNORECASE)
 CLIENT_GONE = 499  # as in nginx's log; no client ever sees it
 
 
@@ -51,7 +54,7 @@ class AccessMiddleware:
         response = _TrackedResponse(send, _request_id(headers))
         with self._serving.traffic.running():
             try:
-                refusal = await self._refuse(scope, headers)
+                refusal = _take_path(scope) or await self._refuse(scope, headers)
                 app = self._app if refusal is None else respond(refusal, scope["path"])
                 await app(scope, receive, response.send)
             except ClientGoneError:
@@ -137,6 +140,18 @@ class _TrackedResponse:
             # A response from an upstream keeps the upstream's id, which its support asks for.
             MutableHeaders(scope=message).setdefault("x-request-id", self.request_id)
         await self._send(message)
+
+
+def _take_path(scope: Scope) -> RequestError | None:
+    """Takes the path of a target in absolute form, as clients of proxies send it (RFC 9112, 3.2.2)."""
+    if ABSOLUTE.match(scope["raw_path"]) is None:
+        return None
+    try:
+        raw_path = targets.origin_form(scope["raw_path"])
+    except RequestError as error:
+        return error
+    scope["raw_path"], scope["path"] = raw_path, unquote(raw_path.decode())
+    return None
 
 
 def _keys(headers: Headers) -> list[str]:

@@ -79,6 +79,7 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/messages/count_tokens", partial(messages.count, serving), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.stored, serving), methods=["GET", "DELETE"]),
             Route("/v1/models", partial(models_and_health.models, serving), methods=["GET"]),
+            Route("/v1/models/", partial(models_and_health.models, serving), methods=["GET"]),
             Route("/v1/models/{name:path}", partial(models_and_health.model, serving), methods=["GET"]),
             Route("/v1/adapters", partial(adapters.adapters, serving), methods=["GET", "POST"]),
             Route("/v1/adapters/{name}", partial(adapters.remove, serving), methods=["DELETE"]),

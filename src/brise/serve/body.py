@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from brise.errors import RequestError
+from brise.gateway import client_body
 from brise.text.json_text import Json, parse_json
 
 
@@ -38,7 +40,14 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float) -> Json:
         # Web pages may send other types to any address without a CORS preflight, but not JSON.
         raise MediaTypeError(f"the content type is {media_type!r}, it must be 'application/json'",
                              code="unsupported_media_type", hint="curl -H 'Content-Type: application/json'")
-    return parse_json(await read_bytes(request, max_bytes, timeout_s))
+    return parse_json(await _decoded(request, await read_bytes(request, max_bytes, timeout_s), max_bytes))
+
+
+async def _decoded(request: Request, body: bytes, max_bytes: int) -> bytes:
+    """The body without its content codings, and without a byte order mark. The limit counts for what comes out, too."""
+    if "content-encoding" in request.headers:
+        _, body = await asyncio.to_thread(client_body.decompressed, request.headers.raw, body, max_bytes)
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 async def read_bytes(request: Request, max_bytes: int, timeout_s: float) -> bytes:
