@@ -143,3 +143,15 @@ def test_text_that_looks_like_bos_is_none() -> None:
 def test_a_folders_flag_leaves_chats_to_the_template() -> None:
     template = ChatTemplate.or_chatml("{{ messages[0].content }}", tokenizer(add_bos_token=True))
     assert template is not None and template.encode([{"role": "user", "content": "hi"}]) == TINY.encode("hi")
+
+
+@pytest.mark.parametrize("source", [CHATML, "{% if %}"])
+def test_a_warm_template_renders_as_a_cold_one(source: str) -> None:
+    template = ChatTemplate(source, TINY)
+    template.warm()  # a broken one is an error of the first conversation
+    if source == CHATML:
+        messages = [{"role": "user", "content": "hi"}]
+        assert template.encode(messages) == ChatTemplate(source, TINY).encode(messages)
+    else:
+        with pytest.raises(RequestError, match="broken"):
+            template.encode([{"role": "user", "content": "hi"}])

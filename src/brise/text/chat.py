@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 from brise.errors import RequestError
@@ -109,6 +110,11 @@ class ChatTemplate:
             raise RequestError("the model's chat template leaves out an image", param="messages",
                                code="chat_template_error")
         return self._tokens(text, disguise, images)
+
+    def warm(self) -> None:
+        """Starts the process of the template, so that the first conversation does not wait for it."""
+        with suppress(RequestError):  # the first conversation says what is wrong
+            _ = self._program
 
     def _with_known_parts(self, message: Message) -> Message:
         """Thinking in the form that the template knows; a template without one does not get it."""
