@@ -23,7 +23,7 @@ from starlette.routing import Route
 from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
-from brise.serve import adapters, chat, completions, embeddings, messages, models_and_health, responses
+from brise.serve import adapters, chat, completions, embeddings, messages, models_and_health, responses, tokenize
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
@@ -79,6 +79,8 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/messages", partial(messages.create, serving), methods=["POST"]),
             Route("/v1/messages/count_tokens", partial(messages.count, serving), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.stored, serving), methods=["GET", "DELETE"]),
+            Route("/tokenize", partial(tokenize.tokenize, serving), methods=["POST"]),
+            Route("/detokenize", partial(tokenize.detokenize, serving), methods=["POST"]),
             Route("/v1/models", partial(models_and_health.models, serving), methods=["GET"]),
             Route("/v1/models/", partial(models_and_health.models, serving), methods=["GET"]),
             Route("/v1/models/{name:path}", partial(models_and_health.model, serving), methods=["GET"]),

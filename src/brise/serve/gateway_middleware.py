@@ -30,6 +30,7 @@ from brise.serve.sse import unless_gone
 from brise.traffic import virtual_keys
 
 LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
+COUNTING_PATHS = frozenset({table.COUNT_PATH, "/tokenize", "/detokenize"})  # they answer for models of this server
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 MAX_NOTED = 64  # paths that the log says are only passed on
 SHORT = 256 << 10  # bytes of a body that are read in the event loop; longer ones would hold up the other clients
@@ -105,7 +106,7 @@ class GatewayMiddleware:
         if self._serving.is_taken(client.model):
             is_shown = client.method in ("GET", "HEAD") and client.path == f"/v1/models/{client.model}"
             is_read = client.dialect.is_served and client.fields is not None
-            if is_shown or is_read or client.method == "POST" and client.path == table.COUNT_PATH:
+            if is_shown or is_read or client.method == "POST" and client.path in COUNTING_PATHS:
                 return True
         if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
             raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
