@@ -235,7 +235,7 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"temperature": 3}, "'temperature' is 3, allowed is 0 to 2"), ({"seed": "a"}, "'seed' must be an integer"),
     ({"max_tokens": 0}, "'max_tokens' is 0"), ({"max_tokens": 10**6}, "maximum context length is 512"),
-    ({"stop": [""]}, "'stop' must be"), ({"stop": {1}}, "stop is of type set"), ({"logprobs": 21}, "0 to 20"),
+    ({"stop": [1]}, "'stop' must be"), ({"stop": {1}}, "stop is of type set"), ({"logprobs": 21}, "0 to 20"),
     ({"tools": WEATHER}, "a list is wanted"), ({"tools": [{"type": "function"}]}, r"'tools\[0\].function' is missing"),
     ({"tool_choice": "x"}, "only allowed with"), ({"tools": [WEATHER], "schema": Verdict}, "cannot be combined"),
     ({"schema": 3}, "schema is of type int"), ({"schema": int}, "the class 'int'"),

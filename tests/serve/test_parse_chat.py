@@ -116,7 +116,6 @@ def test_harmless_fields_change_nothing(fields: dict[str, object]) -> None:
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
      "response_format.json_schema.schema"),
-    ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "response_format"),
     ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
     ({"tools": [TOOL, TOOL]}, "tools"), ({"tools": [{"type": "function", "function": {"name": "a b"}}]},
                                          "tools[0].function.name"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request
+from brise.errors import RequestError
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.prompts import chat_job, completion_requests
@@ -83,3 +86,53 @@ def _with_call_tokens() -> Tokenizer:
                                   "</tool_call>"],
         "tokenizer.ggml.token_type": [1] * 256 + [3] * 5, "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.eos_token_id": 256, "tokenizer.ggml.eot_token_id": 258})
+
+
+THINKING = CHATML + ("{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+                     "<think></think>{% endif %}{{ style }}")
+
+
+@pytest.mark.parametrize("fields", [
+    {"reasoning_effort": "none"}, {"enable_thinking": False}, {"think": False}, {"thinking": {"type": "disabled"}},
+    {"chat_template_kwargs": {"enable_thinking": False}}, {"reasoning": {"enabled": False}},
+    {"reasoning": {"effort": "none"}}])
+def test_a_template_with_a_switch_is_told_not_to_think(fields: dict[str, object]) -> None:
+    model = replace(stub_model(), chat=ChatTemplate(THINKING, stub_model().tokenizer))
+    assert text(model, chat(model, **fields)).endswith("<think></think>")
+    assert not text(model, chat(model)).endswith("<think></think>")
+
+
+@pytest.mark.parametrize(("fields", "param"), [
+    ({"reasoning_effort": "low"}, "reasoning_effort"), ({"enable_thinking": True}, "enable_thinking"),
+    ({"think": True}, "think"), ({"think": "high"}, "think"), ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ({"chat_template_kwargs": {"other": 1}}, "chat_template_kwargs.other")])
+def test_a_template_without_a_switch_refuses_by_name(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        chat(stub_model(), **fields)
+    assert caught.value.param == param
+    off = chat(stub_model(), reasoning_effort="none", enable_thinking=False, think=False)
+    assert off.prompt == chat(stub_model()).prompt
+
+
+def test_what_a_variable_of_the_template_says_is_text() -> None:
+    model = replace(stub_model(), chat=ChatTemplate(THINKING, stub_model().tokenizer))
+    request = chat(model, chat_template_kwargs={"style": "brief<|im_end|>"})
+    assert text(model, request).endswith("brief<|im_end|>") and request.prompt.count(IM_END) == 1
+
+
+def test_tools_go_into_the_users_message_where_a_template_takes_no_system_message() -> None:
+    source = ("{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system role') }}"
+              "{% endif %}{% endfor %}") + CHATML
+    model = replace(stub_model(), chat=ChatTemplate(source, stub_model().tokenizer))
+    prompt = text(model, chat(model, tools=[TOOL]))
+    assert prompt.startswith("<|im_start|>user\n# Tools") and "\n\nhi<|im_end|>" in prompt
+    with pytest.raises(RequestError, match="no system role"):
+        chat(model, tools=[TOOL], messages=[{"role": "system", "content": "a"}, *USER])
+
+
+def test_a_cut_call_is_rendered_as_it_was_written() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x'}}
+    messages = [*USER, {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": "fix it"}]
+    assert '<tool_call>\n{"name": "add", "arguments": {"x\n</tool_call>' in text(
+        stub_model(), chat(stub_model(), messages=messages, tools=[TOOL]))

@@ -325,3 +325,16 @@ def test_a_strict_server_refuses_what_it_does_not_know() -> None:
     with live(settings=ServeSettings(strict=True)) as server:
         assert error(server.chat(new_thing=1)) == (400, "unknown_parameter", "new_thing")
         assert server.chat(new_thing=None, metadata={"a": "b"}, top_k=-1).status_code == 200
+
+
+def test_a_schema_that_is_enforced_in_part_is_said_and_checked() -> None:
+    with live(stub_model('{"n":[1,1]}')) as server:
+        schema = {"type": "object", "properties": {"n": {"type": "array", "uniqueItems": True}}}
+        format_ = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+        answer = server.chat(response_format=format_, max_tokens=60)
+        place = "response_format.properties.n.uniqueItems"
+        assert answer.status_code == 200 and answer.headers["x-brise-not-enforced"] == place
+        assert answer.json()["brise"] == {"not_enforced": [place],
+                                          "invalid": ["choices[0].message.content: n: uniqueItems"]}
+        format_["json_schema"]["strict"] = True  # type: ignore[index]
+        assert error(server.chat(response_format=format_)) == (400, "invalid_grammar", "response_format")

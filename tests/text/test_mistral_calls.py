@@ -99,7 +99,8 @@ def test_arguments_come_piece_by_piece_once_the_name_is_certain() -> None:
     ("list", f'{CALL}[{{"name": "now", "arguments": {{"a', [NOW[0], ParsedCallArguments('{"a')]),
     ("tags", f'{CALL}\n{{"name": "now", "arguments": {{"a', [NOW[0], ParsedCallArguments('{"a')]),
     ("tags", f'{CALL}\n{{"name": "now", "arguments": {{}}', NOW),
-    ("tags", f'{CALL}\n{{"name": "no', [ParsedText('<tool_call>\n{"name": "no')])])
+    ("tags", f'{CALL}\n{{"name": "now", "argum', [NOW[0]]), ("tags", f'{CALL}\n{{"name": "now"', [NOW[0]]),
+    ("tags", f'{CALL}\n{{"name": "no', []), ("tags", CALL, [])])
 def test_a_call_that_was_cut_is_the_beginning_of_one_if_its_name_is_certain(
         kind: str, text: str, parsed: list[Parsed]) -> None:
     assert parse(kind, [text], was_cut=True) == parsed

@@ -35,7 +35,7 @@ def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | dict[str, 
 @pytest.mark.parametrize(("choice", "parallel", "accepted", "refused"), [
     ("auto", True, ["", "hi <b>", WEATHER, f"hi {NOW} and {WEATHER}\n", "<tool_cal"], [WRONG, "<tool_call> hi"]),
     ("auto", False, ["hi", f"hi {NOW}"], [f"{NOW}\n{NOW}", WRONG]),
-    ("required", True, [WEATHER, f"{NOW}\n{WEATHER}"], ["", "hi", WRONG, f"hi {NOW}"]),
+    ("required", True, [WEATHER, f"{NOW}\n{WEATHER}", f"{NOW}\n"], [f"{NOW}\n\n", "", "hi", WRONG, f"hi {NOW}"]),
     ("required", False, [WEATHER], [f"{NOW}\n{WEATHER}"]),
     (ONE, True, [NOW], ["hi", WEATHER, f"{NOW}\n{NOW}"]), ("now", True, [NOW], [WEATHER])])
 def test_each_choice_allows_what_it_says(choice: str | dict[str, object], parallel: bool, accepted: list[str],
@@ -59,6 +59,29 @@ def test_arguments_follow_the_schema_and_pythons_spacing() -> None:
     assert grammar is not None
     for wrong in ('{"city": 5}', "{}", '{"town": "x"}', '{"city":"x"}', '{ "city": "x"}'):
         assert not allows(grammar.text, TINY, WEATHER.replace('{"city": "Paris"}', wrong))
+
+
+def test_with_a_schema_the_answer_is_a_call_or_follows_it() -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"],
+              "additionalProperties": False}
+    grammar = grammars.tool_grammar(TOOLS, "auto", AnswerFormat.of(TINY, "tags"), answer=schema)
+    assert grammar is not None
+    for text in ('{"age": 5}', '{\n  "age": 5\n}', WEATHER, f"{WEATHER}\n{NOW}"):
+        assert allows(grammar.text, TINY, text), text
+    for text in ("hi", '{"name": 5}', WRONG, '{\n\n"age": 5}', '{  "age": 5}'):
+        assert not allows(grammar.text, TINY, text), text
+
+
+def test_what_cannot_be_enforced_is_left_out_and_named() -> None:
+    tool = {"function": {"name": "f", "parameters": {"properties": {"n": {"type": "array", "uniqueItems": True}}}}}
+    schemas = grammars.ToolSchemas()
+    grammar = grammars.tool_grammar([tool], "required", AnswerFormat.of(TINY, "tags"), schemas=schemas)
+    call = '<tool_call>\n{"name": "f", "arguments": {"n": [1, 1]}}\n</tool_call>'
+    assert grammar is not None and allows(grammar.text, TINY, call)
+    assert [str(each) for each in schemas.left_out["f"]] == ["properties.n.uniqueItems"]
+    with pytest.raises(RequestError, match=r"tools\[0\].function.parameters has 'uniqueItems' at 'properties.n'"):
+        grammars.tool_grammar([tool], "auto", AnswerFormat.of(TINY, "tags"), schemas=grammars.ToolSchemas({"f"}))
+    assert grammars.tool_grammar([tool], "none", AnswerFormat.of(TINY, "tags"), schemas=grammars.ToolSchemas({"f"}))
 
 
 def test_no_tools_need_no_grammar() -> None:

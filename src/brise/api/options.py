@@ -141,6 +141,9 @@ def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatR
         body["tool_choice"] = choice if choice in ("auto", "required", "none") else {
             "type": "function", "function": {"name": choice}}
     if (wanted := json_schema(schema)) is not None:
+        if body.get("tools") and choice != "none":  # an answer that is a call has no value of the schema
+            raise RequestError("schema cannot be combined with tools unless tool_choice is 'none'", param="schema",
+                               code="unsupported_parameter")
         body["response_format"] = {"type": "json_schema", "json_schema": {
             "name": "answer", "schema": _json(wanted, "schema")}}
     json_text.check(body, "the request")

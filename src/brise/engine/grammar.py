@@ -5,6 +5,7 @@ The tokenizer's trie takes a few tenths of a second to build, so it is built for
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
@@ -16,9 +17,9 @@ from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text.inputs import Grammar
 from brise.text.protocols import TextTokenizer
+from brise.text.schemas import enforceable
+from brise.text.tool_grammar import WHITESPACE
 
-# Small models tend to write line breaks without end where JSON allows them; 32 characters allow a deep indentation.
-_WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
 _NUM_KEPT = 64  # compiled grammars; a workflow repeats the same few
 
 
@@ -118,11 +119,14 @@ def _source(grammar: Grammar) -> str:
     try:
         match grammar.kind:
             case "json_schema":
+                schema = json.loads(grammar.text)
+                if isinstance(schema, dict):
+                    schema = enforceable(schema, "grammar", strict=grammar.strict).schema
                 return LLMatcher.grammar_from_json_schema(
-                    grammar.text, defaults={"whitespace_pattern": _WHITESPACE})
+                    json.dumps(schema), defaults={"whitespace_pattern": WHITESPACE})
             case "json_object":
                 return LLMatcher.grammar_from_json_schema(
-                    '{"type": "object"}', defaults={"whitespace_pattern": _WHITESPACE})
+                    '{"type": "object"}', defaults={"whitespace_pattern": WHITESPACE})
             case "lark":
                 return LLMatcher.grammar_from_lark(grammar.text)
     except ValueError as error:

@@ -14,11 +14,11 @@ from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
-from brise.serve.ignored import ignored_header, report
+from brise.serve.ignored import report, report_headers
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest, parse_chat
-from brise.serve.prompts import ChatJob, chat_job
+from brise.serve.prompts import ChatJob, Unenforced, chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
@@ -34,10 +34,9 @@ async def complete(serving: ServerState, request: Request) -> Response:
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
     chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
-    responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.stats"],
-                              allows_urls=settings.allow_image_urls)
-    responder = replace(responder, report=partial(report, ignored))
-    headers = ignored_header(ignored)
+    responder, unenforced = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
+                                                  allows_urls=settings.allow_image_urls, ignored=ignored)
+    headers = report_headers(ignored, unenforced)
     if chat.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
@@ -45,7 +44,17 @@ async def complete(serving: ServerState, request: Request) -> Response:
 
 async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *,
                   allows_urls: bool) -> ChoicesResponder:
-    """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read."""
+    """The responder alone, whose answer reports nothing."""
+    responder, _ = await prepare_checked(served, chat, stats, allows_urls=allows_urls, ignored=None)
+    return replace(responder, report=None)
+
+
+async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *, allows_urls: bool,
+                          ignored: Ignored | None) -> tuple[ChoicesResponder, tuple[Unenforced, ...]]:
+    """The responder, and the schemas that are not enforced whole.
+
+    Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
+    """
     options = chat.options
     model = served.worker.model
     stats.model = options.model
@@ -54,7 +63,8 @@ async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *
     task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
     choices = [ChatChoice(index, model.tokenizer, job, logprobs=chat.logprobs) for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
-    return ChoicesResponder(task, envelope, choices, options.include_usage)
+    said = partial(report, ignored, job.unenforced, [choice.answer for choice in choices])
+    return ChoicesResponder(task, envelope, choices, options.include_usage, said), job.unenforced
 
 
 class ChatChoice:
@@ -65,23 +75,23 @@ class ChatChoice:
 
     def __init__(self, index: int, tokenizer: TextTokenizer, job: ChatJob, *, logprobs: int | None) -> None:
         self._index, self._tokenizer, self._num_top = index, tokenizer, logprobs
-        self._answer = job.collector()
+        self.answer = job.collector()
         self._logprobs: list[Entry] = []
         self._has_begun = False
 
     def push(self, delta: Delta) -> list[Entry]:
-        entries = [self._entry(self._shown(piece)) for piece in self._answer.push(delta)]
+        entries = [self._entry(self._shown(piece)) for piece in self.answer.push(delta)]
         if self._num_top is not None and delta.logprobs:
             self._add_logprobs(entries, delta, self._num_top)
         if delta.finish is not None:
-            entries.append(self._entry({}) | {"finish_reason": self._answer.finish})
+            entries.append(self._entry({}) | {"finish_reason": self.answer.finish})
         if entries and not self._has_begun:
             self._has_begun = True
             entries.insert(0, self._entry({"role": "assistant", "content": ""}))
         return entries
 
     def final(self) -> Entry:
-        answer = self._answer
+        answer = self.answer
         content = answer.text if answer.text or not answer.calls else None
         message: Entry = {"role": "assistant", "content": content, "refusal": None}
         if answer.reasoning:
@@ -104,14 +114,14 @@ class ChatChoice:
 
     def _shown(self, piece: Parsed) -> Entry:
         """The piece in OpenAI's form; a piece of a call belongs to the call that began last."""
-        number = len(self._answer.calls) - 1
+        number = len(self.answer.calls) - 1
         match piece:
             case ParsedText(text):
                 return {"content": text}
             case ParsedReasoning(text):
                 return {"reasoning_content": text}
             case ParsedCallStart():
-                return {"tool_calls": [{"index": number, **_call(self._answer.calls[-1], "")}]}
+                return {"tool_calls": [{"index": number, **_call(self.answer.calls[-1], "")}]}
             case ParsedCallArguments(text):
                 return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
 

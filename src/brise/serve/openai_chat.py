@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brise.engine.request import Sampling
-from brise.errors import RequestError
 from brise.serve.request_fields import CHAT_ACTS, Act, read_classes
 from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar
@@ -72,7 +71,6 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     fields = RequestFields(body, ignored=ignored)
     tooling = parse_tooling(fields)
     grammar = parse_response_format(fields.child("response_format"))
-    _refuse_both(grammar, tooling)
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
                           _logprobs(fields), grammar, tooling, parse_wishes(fields))
     check_service(fields)
@@ -272,10 +270,3 @@ def _function_name(fields: RequestFields, tools: tuple[Tool, ...]) -> str:
     if name not in {tool.name for tool in tools}:
         raise function.error("name", f"is {name[:64]!r}, which is not among the tools")
     return name
-
-
-def _refuse_both(grammar: Grammar | None, tooling: Tooling) -> None:
-    """An answer cannot follow two grammars."""
-    if grammar is not None and tooling.active:
-        raise RequestError("'response_format' cannot be combined with 'tools' unless 'tool_choice' is 'none'",
-                           param="response_format", code="unsupported_parameter")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
@@ -18,8 +20,19 @@ from brise.text.inputs import Grammar
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, template_message
 from brise.text.protocols import Encoded, TextTokenizer
+from brise.text.schemas import Enforceable, SchemaKeyword, enforceable
 from brise.text.thinking import variables
-from brise.text.tool_grammar import tool_grammar
+from brise.text.tool_grammar import ToolSchemas, tool_grammar
+
+
+@dataclass(frozen=True)
+class Unenforced:
+    """A schema of a request of which the grammar enforces a part: an answer is checked against the whole."""
+
+    param: str
+    schema: Mapping[str, object]
+    left_out: tuple[SchemaKeyword, ...]
+    function: str | None = None  # None: of the text, not of a call's arguments
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class ChatJob:
     format: AnswerFormat
     tool_names: tuple[str, ...]
     is_thinking: bool  # from the first token on
+    unenforced: tuple[Unenforced, ...] = ()
 
     def parser(self) -> AnswerParser:
         """A new parser for one answer."""
@@ -44,19 +58,40 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     """Renders the conversation. A long one takes time: call it off the event loop."""
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
-    grammar = chat.grammar or _tool_grammar(tooling, template.format, is_thinking=False)  # raises on a bad schema
+    answer = _answer_schema(chat.grammar)
+    schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict})
+    calls = partial(_tool_grammar, tooling, template.format, None if answer is None else answer.schema, schemas)
+    own = None if tooling.active else chat.grammar
+    grammar = own or calls(is_thinking=False)  # raises on a bad schema
     given = variables(chat.wishes, template)
     prompt = _render(images.prepare_images(chat.messages, model), tooling, template, given)
-    # A response_format applies from the first token on, so the model does not think before it.
-    is_thinking = chat.grammar is None and template.format.thinks_at_end_of(prompt.tokens)
+    # A response_format alone applies from the first token on, so the model does not think before it.
+    is_thinking = own is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
-        grammar = _tool_grammar(tooling, template.format, is_thinking=True)
+        grammar = calls(is_thinking=True)
     request = Request(
         prompt=prompt.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
         grammar=grammar, logprobs=chat.logprobs,
         stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
-    return ChatJob(request, template.format, names, is_thinking)
+    return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas))
+
+
+def _answer_schema(grammar: Grammar | None) -> Enforceable | None:
+    """The schema of the text of an answer, as far as it is enforced."""
+    match grammar:
+        case Grammar(kind="json_object"):
+            return Enforceable({"type": "object"}, ())
+        case Grammar(kind="json_schema", text=text):
+            return enforceable(json.loads(text), "response_format", strict=grammar.strict)
+    return None
+
+
+def _unenforced(answer: Enforceable | None, tooling: Tooling, schemas: ToolSchemas) -> tuple[Unenforced, ...]:
+    tools = [Unenforced(f"tools[{index}].function.parameters", tool.parameters, schemas.left_out[tool.name], tool.name)
+             for index, tool in enumerate(tooling.tools) if schemas.left_out.get(tool.name)]
+    text = [Unenforced("response_format", answer.original, answer.left_out)] if answer and answer.left_out else []
+    return (*text, *tools)
 
 
 def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tuple[Request, ...]:
@@ -91,7 +126,8 @@ def _render(messages: Sequence[Message], tooling: Tooling, template: Chat, given
                    continue_final=messages[-1].is_open, variables=given)
 
 
-def _tool_grammar(tooling: Tooling, format: AnswerFormat, *, is_thinking: bool) -> Grammar | None:
+def _tool_grammar(tooling: Tooling, format: AnswerFormat, answer: Mapping[str, object] | None, schemas: ToolSchemas, *,
+                  is_thinking: bool) -> Grammar | None:
     choice = tooling.name if tooling.name is not None else tooling.mode
     return tool_grammar([tool.as_json() for tool in tooling.tools], choice, format, parallel=tooling.parallel,
-                        is_thinking=is_thinking)
+                        is_thinking=is_thinking, answer=answer, schemas=schemas)

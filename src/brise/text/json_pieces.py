@@ -12,6 +12,8 @@ WHITE = " \t\r\n"
 _OUTSIDE_STRINGS = frozenset("{}[]:,\"+-.0123456789truefalsnE" + WHITE)
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
 
+_NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.)*")')
+
 
 class ObjectEnd:
     """Finds where a JSON object ends, looking at each character once and skipping strings."""
@@ -74,13 +76,27 @@ def whole_call(text: str, names: Collection[str] | None) -> list[Parsed] | None:
 
 
 def cut_call(text: str, names: Collection[str] | None) -> list[Parsed] | None:
-    """The beginning of a call whose rest was cut off, or None while its name is not certain."""
+    """The beginning of a call whose rest was cut off: nothing while its name is not certain, None if it is no call."""
     head = call_head(text)
-    if head is None or (names is not None and head[0] not in names):
+    if head is None:
+        return _cut_head(text, names)
+    if names is not None and head[0] not in names:
         return None
     name, start = head
     end = ObjectEnd(start).find(text)
     return None if end == 0 else [ParsedCallStart(name), ParsedCallArguments(text[start:end])]
+
+
+def _cut_head(text: str, names: Collection[str] | None) -> list[Parsed] | None:
+    """A call that was cut before its arguments."""
+    named = _NAME.match(text)
+    if named is None:
+        return []
+    try:
+        name = str(json.loads(named[1]))
+    except ValueError:
+        return None
+    return [ParsedCallStart(name)] if names is None or name in names else None
 
 
 def is_object(text: str) -> bool:

@@ -16,6 +16,7 @@ from brise.text.answer_events import Parsed, ParsedText, joined
 from brise.text.json_pieces import WHITE, ObjectEnd, cut_call, whole_call
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_MIN_TAG = len("<tool_")  # of a tag that was cut; less may be text
 
 
 class ToolCallParser:
@@ -43,6 +44,8 @@ class ToolCallParser:
             if half is not None:
                 self._held = ""
                 return joined(half)
+        elif was_cut and self._object is None and len(self._held) >= _MIN_TAG and self._open.startswith(self._held):
+            self._held = ""  # the beginning of a tag
         return joined(self._read(is_last=True))
 
     def _read(self, *, is_last: bool) -> Iterator[Parsed]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat
 from brise.text.inputs import Grammar
+from brise.text.schemas import SchemaKeyword, enforceable
 from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
 from brise.text.tool_calls import CLOSE, OPEN
 
@@ -16,6 +18,8 @@ from brise.text.tool_calls import CLOSE, OPEN
 # may write it endlessly.
 _SPACING: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+# Between the tokens of an answer's JSON: a space, or a line break and its indentation. Models fill what is allowed.
+WHITESPACE = r"(\x20|\x0A[\x20\x09]{0,8})?"
 # Without no_forcing a tag could only be written letter by letter, even where it is a token.
 _HEAD = """%llguidance {"no_forcing": true}
 TEXT: /(.|\\n)+/
@@ -23,26 +27,44 @@ TEXT: /(.|\\n)+/
 Function = tuple[str, dict[str, object]]  # name and schema
 
 
+@dataclass
+class ToolSchemas:
+    """How the schemas of tools become grammars: those of `strict` functions are enforced whole or refused.
+
+    From others is left out what cannot be enforced; `left_out` is filled in by function.
+    """
+
+    strict: Collection[str] = ()
+    left_out: dict[str, tuple[SchemaKeyword, ...]] = field(default_factory=dict)
+
+
 def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], format: AnswerFormat,
-                 *, parallel: bool = True, is_thinking: bool = False) -> Grammar | None:
+                 *, parallel: bool = True, is_thinking: bool = False, answer: Mapping[str, object] | None = None,
+                 schemas: ToolSchemas | None = None) -> Grammar | None:
     """What `tool_choice` allows: "auto" (text and calls), "required" (only calls), one function, or "none".
 
     One function is named as OpenAI does, {"type": "function", "function": {"name": ...}}, or by its name.
-    `is_thinking`: the prompt ends within a thinking part.
+    `is_thinking`: the prompt ends within a thinking part. `answer`: the schema of a text that is no call.
     """
     if not tools and choice in ("none", "auto"):
         return None
-    functions = [_function(tool, index) for index, tool in enumerate(tools)]
+    if choice == "none":  # nothing is called, so no schema matters
+        return _grammar(format, *_no_call(format), is_thinking)
+    functions = [_function(tool, index, schemas or ToolSchemas()) for index, tool in enumerate(tools)]
     if choice not in ("none", "auto", "required"):
         functions, parallel = [_chosen(functions, choice)], False
     if not functions:
         raise RequestError("tool_choice is 'required', but there are no tools", param="tool_choice")
-    if choice == "none":
-        body, rules = _no_call(format)
-    elif format.calls == "tags":
-        body, rules = _tag_calls(functions, format, parallel=parallel, is_auto=choice == "auto")
-    else:
-        body, rules = _mistral_calls(functions, format, parallel=parallel, is_auto=choice == "auto")
+    is_auto = choice == "auto" and answer is None
+    make = _tag_calls if format.calls == "tags" else _mistral_calls
+    body, rules = make(functions, format, parallel=parallel, is_auto=is_auto)
+    if choice == "auto" and answer is not None:
+        guided = {**answer, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+        body, rules = f"({body} | answer)", [*rules, f"answer: %json {json.dumps(guided)}"]
+    return _grammar(format, body, rules, is_thinking)
+
+
+def _grammar(format: AnswerFormat, body: str, rules: Sequence[str], is_thinking: bool) -> Grammar:
     start = f"start: {_thinking(format, is_thinking)}{body}"
     return Grammar("lark", _HEAD + "\n".join([start, *rules]) + "\n")
 
@@ -72,7 +94,8 @@ def _tag_calls(functions: Sequence[Function], format: AnswerFormat, *, parallel:
         begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
         rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} "}}"')
     if not is_auto:
-        return ('call ("\\n" call)*' if parallel else "call"), [f"call: {opening} body", *rules]
+        # Models write a line break after a call before they end; without the last part they would have to call again.
+        return ('call ("\\n" call)* "\\n"?' if parallel else "call"), [f"call: {opening} body", *rules]
     if has_tokens:
         return ("(TEXT | call)*" if parallel else "TEXT? call?"), [f"call: {opening} body", *rules]
     begin_rules = ["call: begin body", f"begin[lazy]: ANY {opening}", "ANY: /(.|\\n)*/"]
@@ -98,7 +121,7 @@ def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, paral
     return ("TEXT? calls?" if is_auto else "calls"), rules
 
 
-def _function(tool: Mapping[str, object], index: int) -> Function:
+def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> Function:
     """Name and schema of a tool; the arguments are always an object."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
@@ -111,13 +134,9 @@ def _function(tool: Mapping[str, object], index: int) -> Function:
     schema = {"type": "object", **(parameters or {})}
     if schema["type"] != "object":
         raise RequestError(f"{param} has the type {schema['type']!r}; arguments are an 'object'", param=param)
-    schema["x-guidance"] = _SPACING
-    from llguidance import LLMatcher  # noqa: PLC0415 - it takes 50 ms, and few requests need it
-
-    failed, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
-    if failed:
-        raise RequestError(f"{param} is no JSON schema to follow: {messages[0][:300]}", param=param)
-    return name, schema
+    wide = enforceable(schema, param, strict=name in schemas.strict)
+    schemas.left_out[name] = wide.left_out
+    return name, {**wide.schema, "x-guidance": _SPACING}
 
 
 def _chosen(functions: Sequence[Function], choice: str | Mapping[str, object]) -> Function:
