@@ -241,7 +241,7 @@ def test_unknown_model(client: openai.OpenAI) -> None:
 def test_unknown_field(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**GREEDY, extra_body={"guided_json": {}})
-    assert (caught.value.code, caught.value.param) == ("unknown_parameter", "guided_json")
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "guided_json")
 
 
 def test_async_client_with_many_at_once(server: Live) -> None:

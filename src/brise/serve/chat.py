@@ -14,7 +14,7 @@ from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
-from brise.serve.ignored import report, report_headers
+from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest, parse_chat
@@ -36,7 +36,7 @@ async def complete(serving: ServerState, request: Request) -> Response:
     chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     responder, unenforced = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
                                                   allows_urls=settings.allow_image_urls, ignored=ignored)
-    headers = report_headers(ignored, unenforced)
+    headers = ignored_header(ignored, unenforced)
     if chat.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)

@@ -15,7 +15,7 @@ from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.serve.body import read_json
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask
-from brise.serve.ignored import report, report_headers
+from brise.serve.ignored import ignored_header, report
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_completions import CompletionRequest, Prompt, parse_completion
 from brise.serve.prompts import completion_requests
@@ -34,7 +34,7 @@ async def complete(serving: ServerState, request: Request) -> Response:
     completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.stats"])
     responder = replace(responder, report=partial(report, ignored))
-    headers = report_headers(ignored)
+    headers = ignored_header(ignored)
     if completion.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)

@@ -16,7 +16,7 @@ from brise.engine.validate import check_tokens
 from brise.errors import ContextLengthError, RequestError
 from brise.models.weights import Array
 from brise.serve.body import read_json
-from brise.serve.ignored import report_headers
+from brise.serve.ignored import ignored_header
 from brise.serve.openai_completions import Prompt, parse_prompts
 from brise.serve.prompts import text_to_embed
 from brise.serve.request_fields import EMBEDDING_ACTS, read_classes
@@ -43,7 +43,7 @@ async def embed(serving: ServerState, request: Request) -> Response:
         "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
                  for index, vector in enumerate(vectors)],
         "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}},
-        headers=report_headers(ignored))
+        headers=ignored_header(ignored))
 
 
 def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:

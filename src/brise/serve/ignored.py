@@ -34,7 +34,7 @@ def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (),
     return said
 
 
-def report_headers(ignored: Ignored | None, unenforced: Sequence[Unenforced] = ()) -> Mapping[str, str]:
+def ignored_header(ignored: Ignored | None, unenforced: Sequence[Unenforced] = ()) -> Mapping[str, str]:
     """The headers with the paths of fields and keywords."""
     headers = {}
     if ignored is not None and ignored.reasons:

@@ -15,7 +15,7 @@ from brise.engine.model import LoadedModel
 from brise.serve.body import read_json
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.growing_response import GrowingResponse
-from brise.serve.ignored import report_headers
+from brise.serve.ignored import ignored_header
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest
@@ -46,7 +46,7 @@ async def create(serving: ServerState, request: Request) -> Response:
 
     responder = await prepare(serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
                               allows_urls=settings.allow_image_urls, keep=keep if parsed.stores else None)
-    headers = report_headers(ignored)
+    headers = ignored_header(ignored)
     if parsed.chat.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
