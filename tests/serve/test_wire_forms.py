@@ -8,6 +8,7 @@ import socket
 import zlib
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from brise.serve.serving import ServeSettings
@@ -59,3 +60,22 @@ def test_of_an_absolute_target_the_path_counts(server: Live, target: str, expect
 
 def test_models_with_a_slash_is_the_list(server: Live) -> None:
     assert server.get("/v1/models/").json() == server.get("/v1/models").json()
+
+
+def test_web_pages_of_named_origins_may_use_the_server() -> None:
+    asked = {"origin": "http://app.example.com", "access-control-request-method": "POST",
+             "access-control-request-headers": "content-type,authorization"}
+    with live(settings=ServeSettings(cors_origins=("http://app.example.com",))) as server:
+        answer = httpx.options(f"{server.url}/v1/chat/completions", headers=asked, trust_env=False)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "http://app.example.com"
+        read = server.post("/v1/chat/completions", content=CHAT, headers={**JSON, "origin": "http://app.example.com"})
+        assert read.headers["access-control-allow-origin"] == "http://app.example.com"
+        asked["origin"] = "http://b.example"
+        other = httpx.options(f"{server.url}/v1/models", headers=asked, trust_env=False)
+        assert other.status_code == 400
+
+
+def test_without_the_option_they_may_not(server: Live) -> None:
+    answer = server.get("/v1/models", headers={"origin": "http://app.example.com"})
+    assert "access-control-allow-origin" not in answer.headers

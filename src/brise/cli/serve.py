@@ -75,6 +75,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--allow-image-urls", action="store_true",
                         help="fetch images that clients name by http(s) URLs, from public addresses only; without it "
                              "they must send them as data URLs")
+    parser.add_argument("--cors-origin", metavar="ORIGIN", action="append", default=[],
+                        help="let web pages of this origin (https://app.example.com, or '*') use the server; may be "
+                             "given again. Without it browsers may not")
     parser.add_argument("--strict", action="store_true",
                         help="refuse requests with fields that brise does not know; without it they are left out and "
                              "named in the answer")
@@ -111,7 +114,8 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
     serving = ServeSettings(
         host=args.host, port=args.port, api_keys_path=args.api_keys,
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
-        allow_image_urls=args.allow_image_urls, strict=args.strict)
+        allow_image_urls=args.allow_image_urls, strict=args.strict,
+        cors_origins=tuple(args.cors_origin))
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     small = serve_gateway.check_small(args, names)

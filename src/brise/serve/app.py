@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -70,6 +71,10 @@ def create_app(serving: ServerState) -> Starlette:
         middleware.append(Middleware(GatewayMiddleware, serving=serving, gateway=serving.gateway))
     elif serving.admission is not None:
         middleware.append(Middleware(KeyMiddleware, serving=serving, admission=serving.admission))
+    if serving.settings.cors_origins:  # the outermost: browsers send no key with what they ask before a request
+        middleware.insert(0, Middleware(
+            CORSMiddleware, allow_origins=serving.settings.cors_origins, allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"], expose_headers=["x-request-id", "x-brise-mode", "x-brise-ignored"]))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),

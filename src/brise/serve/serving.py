@@ -46,6 +46,7 @@ class ServeSettings:
     access_log: bool = True
     max_stored_bytes: int = STORED_BYTES  # of responses that later requests continue
     allow_image_urls: bool = False  # fetch images from http(s) URLs
+    cors_origins: tuple[str, ...] = ()  # whose web pages may use the server; '*' is everybody's
     strict: bool = False  # refuse unknown fields
 
 
