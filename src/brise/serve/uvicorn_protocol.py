@@ -47,7 +47,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(_CoalescingTransport(transport, self._close))
         self._inner = transport
         self._await_head()
-        if len(self.connections) > most_connections():
+        if len(self.connections) > most_connections() or self._is_near_the_limit_of_files():
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +85,12 @@ class GuardedProtocol(H11Protocol):
         super().on_response_complete()
         if self._sends_no_more and not self._is_busy():
             self.transport.close()
+
+    def _is_near_the_limit_of_files(self) -> bool:
+        """Descriptors are numbered from below: a high one means that few are free, whatever has taken the others."""
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raw = self._inner.get_extra_info("socket")
+        return raw is not None and soft != resource.RLIM_INFINITY and bool(raw.fileno() >= soft - max(8, soft // 8))
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
