@@ -64,7 +64,7 @@ def test_a_whole_answer_stands_in_and_says_so(gateway: Rig) -> None:
     body = response.json()
     assert (response.status_code, body["choices"][0]["message"]["content"], body["model"]) == (200, SAYS, "stub")
     assert body["brise"] == {"mode": "degraded", "model": "stub", "reason": "cut",
-                             "ignored": {"service_tier": "there is one tier"}}
+                             "ignored": {"service_tier": "it changes no answer, and nothing is done for it here"}}
     assert response.headers["x-brise-mode"] == "degraded" and response.headers["x-brise-model"] == "stub"
     exchange, = gateway.captured.wait()
     assert (exchange.mode, exchange.served_by, exchange.status) == ("degraded", "stub", 200)
@@ -130,9 +130,9 @@ def test_what_nobody_can_go_on_with_ends_in_a_typed_error(gateway: Rig, fields: 
 
 def test_the_client_hears_why_the_small_model_cannot_answer_either(gateway: Rig) -> None:
     gateway.fake.then(NONSENSE)
-    response = gateway.live.post("/v1/chat/completions", {**BODY, "functions": []})
+    response = gateway.live.post("/v1/chat/completions", {**BODY, "min_tokens": 9})
     assert response.status_code == 502 and response.headers["x-brise-mode"] == "failed"
-    assert "'functions' is not supported" in response.json()["error"]["message"]
+    assert "'min_tokens' is not supported" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])

@@ -63,11 +63,16 @@ class GuardedProtocol(H11Protocol):
             self._await_head()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """True leaves the connection open for the answer."""
+        """True leaves the connection open for the answer.
+
+        In the middle of an answer it means that the client has gone: one that only sends no more says so at once.
+        """
         if self._num_discarded >= 0 or not self._is_busy() or self.cycle.more_body:
             return None
+        if self.conn.our_state is not h11.SEND_RESPONSE:
+            return None
         self._sends_no_more = True
-        if self.conn.our_state is h11.SEND_RESPONSE and self.scope["http_version"] == "1.1":
+        if self.scope["http_version"] == "1.1":
             # A client that is gone answers this with a reset; one that only sends no more skips it.
             self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[],
                                                                           reason="Continue")) or b"")
