@@ -65,7 +65,7 @@ def test_what_runs_is_finished_before_a_server_ends() -> None:
 
 
 def test_a_model_that_a_server_loads_is_closed_with_it(tiny_path: Path) -> None:
-    with brise.serve(tiny_path, port=0, memory="1GB") as server:
+    with brise.serve(tiny_path, port=0, memory="8GB") as server:
         loaded = server._parts.models["tiny"]
         assert chat(server.url, "tiny", max_tokens=2).status_code == 200
         assert server._state.settings.max_requests is not None, "bodies are bounded under a memory limit"
