@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 
@@ -25,3 +26,11 @@ class Paragraphs(argparse.HelpFormatter):
 def examples(*lines: str) -> str:
     """The end of a command's help: what one types, as the reference and its tests read it again."""
     return "\n".join(("examples:" if len(lines) > 1 else "example:", *(f"  {line}" for line in lines)))
+
+
+def parsed(add_parser: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None],
+           *words: str) -> argparse.Namespace:
+    """What a command with these words means, with all its defaults."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(words)

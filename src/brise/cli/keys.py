@@ -16,7 +16,7 @@ from rich.table import Table
 
 from brise import settings
 from brise.cli import terminal
-from brise.cli.command_parser import examples
+from brise.cli.command_parser import examples, parsed
 from brise.cli.log_tables import WIDTH, when
 from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
@@ -73,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.action is None:
-        args = _default()
+        args = parsed(add_parser, "keys", "list")
     keys, budgets = open_virtual_keys(args.store, settings.read().home, must_exist=args.action != "add")
     with closing(keys):
         match args.action:
@@ -97,13 +97,6 @@ def run(args: argparse.Namespace) -> int:
                 keys.remove(args.name)
                 terminal.note(f"removed the key {args.name}")
     return 0
-
-
-def _default() -> argparse.Namespace:
-    """What `brise keys` alone means."""
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return parser.parse_args(["keys", "list"])
 
 
 def _add_add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from brise import settings
 from brise.cli import log_tables, number_types, terminal
-from brise.cli.command_parser import examples
+from brise.cli.command_parser import examples, parsed
 from brise.errors import StoreError
 from brise.hub.store import ModelStore
 from brise.prove import export
@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.action is None:
-        args = _default()
+        args = parsed(add_parser, "log", "list")
     must_exist = args.action != "import"
     with closing(open_store(args.store, settings.read().home, must_exist=must_exist)) as store:
         match args.action:
@@ -76,13 +76,6 @@ def run(args: argparse.Namespace) -> int:
                 deleted = store.expire(time.time() - args.older_than)
                 terminal.note(f"deleted {deleted} exchanges with their answers and labels; the ledger stays whole")
                 return 0
-
-
-def _default() -> argparse.Namespace:
-    """What `brise log` alone means."""
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return parser.parse_args(["log", "list"])
 
 
 def _add_views(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -17,7 +17,6 @@ NO_SECRETS = frozenset({b"idempotency-key"})  # its name sounds like one; withou
 # alt-svc would send the client around the gateway; the server writes its own date; a cookie of the upstream's would
 # become one of the gateway's host, and several clients may share what it stands for.
 NOT_OURS = frozenset({b"alt-svc", b"date", b"set-cookie", b"set-cookie2"})
-ENCODED = (b"gzip", b"deflate", b"br", b"zstd")
 
 MAX_NAME = 256  # characters of a name in a header: clients refuse long lines
 
