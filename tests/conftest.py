@@ -62,6 +62,11 @@ def is_slow(item: pytest.Item) -> bool:
             or any(name in QUICK_SKIPS_FIXTURES for name in fixtures))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are numbered: their text may hold a time (gzip's header has one), and the workers must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def repetitions(pytestconfig: pytest.Config) -> Callable[[int], int]:
     """How often a simulation is repeated: all of the given number with --slow, else a tenth, but 50 times at least."""

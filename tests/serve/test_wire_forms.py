@@ -15,6 +15,7 @@ from brise.serve.serving import ServeSettings
 from tests.serve.live import Live, live
 
 CHAT = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}).encode()
+BOM = b"\xef\xbb\xbf"
 JSON = {"content-type": "application/json"}
 
 
@@ -26,7 +27,7 @@ def server() -> Iterator[Live]:
 
 @pytest.mark.parametrize(("coding", "body"), [
     ("gzip", gzip.compress(CHAT)), ("X-GZIP", gzip.compress(CHAT)), ("deflate", zlib.compress(CHAT)),
-    ("identity", CHAT), ("gzip", gzip.compress(b"\xef\xbb\xbf" + CHAT)), ("", b"\xef\xbb\xbf" + CHAT)])
+    ("identity", CHAT), ("gzip", gzip.compress(BOM + CHAT)), ("", BOM + CHAT)])
 def test_a_body_is_decoded(server: Live, coding: str, body: bytes) -> None:
     headers = {**JSON, **({"content-encoding": coding} if coding else {})}
     answer = server.post("/v1/chat/completions", content=body, headers=headers)
