@@ -109,6 +109,33 @@ def test_penalties_follow_their_formulas() -> None:
     assert logits[0] == 4  # the backend's memory stays as it is
 
 
+@pytest.mark.parametrize("penalty", [0.7, 1.1, 2.0])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    torch = pytest.importorskip("torch")
+    processors = pytest.importorskip("transformers.generation.logits_process")
+    rng = np.random.default_rng(3)
+    logits, tokens = rng.standard_normal(300).astype(np.float32) * 5, rng.integers(0, 300, 90)
+    logits[tokens[:3]] = 0.0, -np.inf, -0.0
+    adjust = sampler.adjustments(Sampling(repetition_penalty=penalty), tokens[:50], 300)
+    assert adjust is not None
+    for token in tokens[50:].tolist():
+        adjust.count(token)
+    expected = processors.RepetitionPenaltyLogitsProcessor(penalty)(
+        torch.from_numpy(tokens)[None], torch.from_numpy(logits)[None])[0].numpy()
+    assert adjust.apply(logits).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("window", "penalized"), [(-1, {0, 1, 2, 3}), (0, set()), (2, {0, 3}), (4, {0, 2, 3}),
+                                                   (100, {0, 1, 2, 3})])
+def test_the_repetition_penalty_looks_at_the_last_tokens(window: int, penalized: set[int]) -> None:
+    adjust = sampler.adjustments(Sampling(repetition_penalty=2.0, repeat_last_n=window, presence_penalty=1e-30),
+                                 np.array([1, 1, 2], np.int32), 6)
+    assert adjust is not None
+    for token in (2, 3, 3, 0):
+        adjust.count(token)
+    assert set(np.flatnonzero(adjust.apply(np.ones(6, np.float32)) == 0.5).tolist()) == penalized
+
+
 def test_many_distinct_tokens_are_counted() -> None:
     adjust = sampler.adjustments(Sampling(frequency_penalty=1.0), np.zeros(0, np.int32), 500)
     assert adjust is not None

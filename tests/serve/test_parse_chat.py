@@ -47,6 +47,14 @@ def test_sampling_fields_reach_the_engine() -> None:
     assert (request.options.n, request.options.stop, request.options.ignore_eos) == (2, ("x",), True)
 
 
+def test_the_repetition_penalty_has_llama_servers_name_too() -> None:
+    sampling = parse(repeat_penalty=1.3, repeat_last_n=64).options.sampling
+    assert sampling == Sampling(repetition_penalty=1.3, repeat_last_n=64)
+    assert parse(repeat_penalty=1.3, repetition_penalty=1.3).options.sampling == Sampling(repetition_penalty=1.3)
+    error = refused(repeat_penalty=1.3, repetition_penalty=1.1)
+    assert error.param == "repeat_penalty" and "'repetition_penalty' is 1.1" in str(error)
+
+
 def test_null_means_absent() -> None:
     names = ["temperature", "top_p", "n", "stop", "seed", "logprobs", "top_logprobs", "logit_bias",
              "max_tokens",
@@ -84,7 +92,8 @@ def test_logprobs() -> None:
     {"metadata": {"a": 1}}, {"metadata": {str(n): "" for n in range(17)}}, {"functions": []}, {"function_call": "auto"},
     {"prompt_cache_retention": "24h"}, {"prompt_cache_options": {"a": 1}}, {"prediction": {"type": "content"}},
     {"moderation": {}}, {"audio": {}}, {"min_tokens": 0}, {"typical_p": 1.0}, {"mirostat": 0, "mirostat_tau": 5.0},
-    {"dry_multiplier": 0.0, "dry_base": 1.75}, {"repeat_penalty": 1}, {"skip_special_tokens": True}, {"id_slot": -1},
+    {"dry_multiplier": 0.0, "dry_base": 1.75}, {"repeat_penalty": 1},
+    {"repeat_last_n": -1}, {"seed": -1}, {"skip_special_tokens": True}, {"id_slot": -1},
     {"guided_json": None}, {"use_beam_search": False}, {"best_of": None},
     {"response_format": {"type": "text", "json_schema": None}},
     {"tools": [], "tool_choice": "auto"}, {"reasoning_effort": None, "think": None, "chat_template_kwargs": {}}])
@@ -99,7 +108,8 @@ def test_harmless_fields_change_nothing(fields: dict[str, object]) -> None:
     ({"function_call": {"name": "f"}}, "function_call"), ({"web_search_options": {}}, "web_search_options"),
     ({"moderation": {"a": 1}}, "moderation"), ({"min_tokens": 5}, "min_tokens"), ({"typical_p": 0.5}, "typical_p"),
     ({"mirostat": 2}, "mirostat"), ({"grammar": "root ::= x"}, "grammar"), ({"guided_json": {}}, "guided_json"),
-    ({"repeat_penalty": 1.1}, "repeat_penalty"), ({"use_beam_search": True}, "use_beam_search"),
+    ({"repeat_penalty": 0}, "repeat_penalty"), ({"repeat_last_n": -2}, "repeat_last_n"),
+    ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size"), ({"use_beam_search": True}, "use_beam_search"),
     ({"stop_token_ids": [5]}, "stop_token_ids"), ({"options": {"num_ctx": 9}}, "options"), ({"top_k": -2}, "top_k"),
     ({"top_k": True}, "top_k"), ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
     ({"logit_bias": {"a": 1}}, "logit_bias"),

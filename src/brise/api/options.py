@@ -36,6 +36,7 @@ class SamplingOptions(TypedDict, total=False):
         top_k: Choose among so many of the likeliest tokens; 0 means all. Default: 0.
         min_p: Leave out tokens less likely than this share of the likeliest. Default: 0.
         repetition_penalty: Over 1, tokens that occurred get rarer; 0.01 to 10. Default: 1.
+        repeat_last_n: The repetition penalty looks at so many of the last tokens; -1 means all. Default: -1.
         presence_penalty: Taken off the logits of tokens that the answer has, -2 to 2. Default: 0.
         frequency_penalty: The same, times how often the answer has them. Default: 0.
         seed: The same seed gives the same answer, whatever else runs. Default: another one each time.
@@ -51,6 +52,7 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     repetition_penalty: float | None
+    repeat_last_n: int | None
     presence_penalty: float | None
     frequency_penalty: float | None
     seed: int | None
@@ -79,8 +81,8 @@ class ChatOptions(SamplingOptions, total=False):
 
 
 # Fields of an HTTP request under the same name and with the same meaning.
-_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-         "seed", "stop", "max_tokens", "parallel_tool_calls")
+_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "repeat_last_n", "presence_penalty",
+         "frequency_penalty", "seed", "stop", "max_tokens", "parallel_tool_calls")
 _PROBE: Sequence[Message] = ({"role": "user", "content": "?"},)
 
 

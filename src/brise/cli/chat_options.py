@@ -25,6 +25,7 @@ class ChatSettings:
     top_k: int = USUAL_SAMPLING.top_k
     min_p: float = USUAL_SAMPLING.min_p
     repetition_penalty: float = USUAL_SAMPLING.repetition_penalty
+    repeat_last_n: int = USUAL_SAMPLING.repeat_last_n
     seed: int | None = None
     max_tokens: int | None = None
     thinking: str = "show"
@@ -32,8 +33,10 @@ class ChatSettings:
 
     @property
     def sampling(self) -> Sampling:
+        seed = None if self.seed == -1 else self.seed
         return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
-                        repetition_penalty=self.repetition_penalty, seed=self.seed)
+                        repetition_penalty=self.repetition_penalty, repeat_last_n=self.repeat_last_n,
+                        seed=seed)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def options() -> tuple[Option, ...]:
         Option("top_k", "K", _whole(0), "sample from the K likeliest tokens; 0 means all"),
         Option("min_p", "P", _number(0, 1), "drop tokens less likely than P times the likeliest"),
         Option("repetition_penalty", "R", _number(0.01, 10), "above 1, repetitions become less likely"),
-        Option("seed", "N", _whole(0), "the same seed gives the same answer (default: a new seed each time)"),
+        Option("repeat_last_n", "N", _whole(-1), "the repetition penalty looks at the last N tokens; -1 means all"),
+        Option("seed", "N", _whole(-1), "the same seed gives the same answer (default: a new seed each time, as -1)"),
         Option("max_tokens", "N", _whole(1), "longest answer in tokens (default: 1024, or what the context holds)"),
         Option("thinking", "show|hide", _one_of("show", "hide"), "print the model's reasoning to stderr, or hide it"),
         Option("stats", "on|off", _switch, "after each answer, print its speed to stderr"),
@@ -132,7 +136,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def _whole(low: int, high: int = (1 << 63) - 1) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text[:20]) <= high:
+        if not text.isascii() or not text.removeprefix("-").isdigit() or not low <= int(text[:20]) <= high:
             raise ValueError(f"a whole number from {low} to {high} is allowed")
         return int(text)
 

@@ -24,6 +24,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
+    repeat_last_n: int = -1  # the repetition penalty looks at so many of the last tokens; 0: none, -1: all
 
 
 # Those of SmolLM2's model card: small models are sure of little, and wander off when more than their best guesses may

@@ -9,6 +9,7 @@ Legend: V vocabulary, C candidates, B blocks of the vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from hashlib import blake2b
 from math import isfinite, log, sqrt
 from struct import pack
@@ -32,26 +33,26 @@ _FEW = 512  # sorting so many takes as long as one more pass over the vocabulary
 class Adjustments:
     """Logit bias and penalties of one answer, with counts of its tokens.
 
-    The repetition penalty counts prompt and answer (CTRL, 1909.05858); presence and frequency penalties count the
-    answer only (OpenAI's definition).
+    The repetition penalty looks at prompt and answer (CTRL, 1909.05858, and transformers), or at the last tokens of
+    both (llama.cpp); presence and frequency penalties count the answer only (OpenAI's definition).
     """
 
     def __init__(self, sampling: Sampling, prompt: Array, vocab_size: int) -> None:
         self._sampling = sampling
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._bias = np.array(list(sampling.logit_bias.values()), np.float32)
-        self._is_seen: Array | None = None
-        if sampling.repetition_penalty != 1.0:
-            self._is_seen = np.zeros(vocab_size, np.bool_)
-            self._is_seen[prompt] = True
+        self._seen: _SeenTokens | _LastTokens | None = None
+        if sampling.repetition_penalty != 1.0 and sampling.repeat_last_n:
+            self._seen = (_SeenTokens(prompt, vocab_size) if sampling.repeat_last_n < 0 else
+                          _LastTokens(prompt, sampling.repeat_last_n))
         self._place_of: dict[int, int] = {}  # each of the answer's distinct tokens, in the arrays below
         self._tokens: Array = np.empty(64, np.int64)
         self._counts: Array = np.empty(64, np.float32)
 
     def count(self, token: int) -> None:
         """Records that the answer has got `token`."""
-        if self._is_seen is not None:
-            self._is_seen[token] = True
+        if self._seen is not None:
+            self._seen.add(token)
         place = self._place_of.get(token)
         if place is None:
             place = self._place_of[token] = len(self._place_of)
@@ -66,8 +67,8 @@ class Adjustments:
         sampling = self._sampling
         logits_V = logits_V.copy()
         logits_V[self._bias_tokens] += self._bias
-        if self._is_seen is not None:
-            seen = np.flatnonzero(self._is_seen)
+        if self._seen is not None:
+            seen = self._seen.tokens()
             values = logits_V[seen]
             penalty = np.float32(sampling.repetition_penalty)
             logits_V[seen] = np.where(values > 0, values / penalty, values * penalty)
@@ -76,6 +77,40 @@ class Adjustments:
             np.float32(sampling.presence_penalty)
             + np.float32(sampling.frequency_penalty) * self._counts[:num_distinct])
         return logits_V
+
+
+class _SeenTokens:
+    """Which tokens occurred."""
+
+    def __init__(self, prompt: Array, vocab_size: int) -> None:
+        self._is_seen: Array = np.zeros(vocab_size, np.bool_)
+        self._is_seen[prompt] = True
+
+    def add(self, token: int) -> None:
+        self._is_seen[token] = True
+
+    def tokens(self) -> Array:
+        return np.flatnonzero(self._is_seen)
+
+
+class _LastTokens:
+    """Which tokens are among the last `size`."""
+
+    def __init__(self, prompt: Array, size: int) -> None:
+        self._last = deque[int](prompt[-size:].tolist(), size)
+        self._counts = Counter(self._last)
+
+    def add(self, token: int) -> None:
+        if len(self._last) == self._last.maxlen:
+            first = self._last[0]
+            self._counts[first] -= 1
+            if not self._counts[first]:
+                del self._counts[first]
+        self._last.append(token)
+        self._counts[token] += 1
+
+    def tokens(self) -> Array:
+        return np.fromiter(self._counts, np.int64, len(self._counts))
 
 
 def adjustments(sampling: Sampling, prompt: Array, vocab_size: int) -> Adjustments | None:

@@ -52,6 +52,7 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
     if not 0 < sampling.repetition_penalty < inf:
         raise RequestError(f"repetition_penalty is {sampling.repetition_penalty}, it must be above 0",
                            param="repetition_penalty")
+    _within("repeat_last_n", sampling.repeat_last_n, -1, inf)
     for token, bias in sampling.logit_bias.items():
         if not 0 <= token < vocab_size or not isfinite(bias):
             raise RequestError(f"logit_bias has {token}: {bias}; tokens go from 0 to {vocab_size - 1}, "

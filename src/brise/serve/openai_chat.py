@@ -152,11 +152,32 @@ def _sampling(fields: RequestFields) -> Sampling:
         top_p=_or(fields.number("top_p", 0, 1), defaults.top_p),
         top_k=max(fields.whole("top_k", -1, MAX_TOKENS) or 0, 0),  # vLLM's -1 is off, too
         min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
-        repetition_penalty=_or(fields.number("repetition_penalty", 0.01, 10), defaults.repetition_penalty),
+        repetition_penalty=_or(_repetition_penalty(fields), defaults.repetition_penalty),
         presence_penalty=_or(fields.number("presence_penalty", -2, 2), defaults.presence_penalty),
         frequency_penalty=_or(fields.number("frequency_penalty", -2, 2), defaults.frequency_penalty),
         logit_bias=_logit_bias(fields),
-        seed=fields.whole("seed", -(2**63), 2**63 - 1))
+        seed=_seed(fields), repeat_last_n=_window(fields, defaults))
+
+
+def _repetition_penalty(fields: RequestFields) -> float | None:
+    """Under vLLM's name or llama-server's."""
+    penalty = fields.number("repetition_penalty", 0.01, 10)
+    same = fields.number("repeat_penalty", 0.01, 10)
+    if penalty is None or same is None:
+        return same if penalty is None else penalty
+    if penalty != same:
+        raise fields.error("repeat_penalty", f"is {same:g} and 'repetition_penalty' is {penalty:g}; give one of them")
+    return penalty
+
+
+def _window(fields: RequestFields, defaults: Sampling) -> int:
+    window = fields.whole("repeat_last_n", -1, MAX_TOKENS)
+    return defaults.repeat_last_n if window is None else window
+
+
+def _seed(fields: RequestFields) -> int | None:
+    seed = fields.whole("seed", -(2**63), 2**63 - 1)
+    return None if seed == -1 else seed  # llama-server's, vLLM's and Ollama's word for any
 
 
 def _logit_bias(fields: RequestFields) -> Mapping[int, float]:

@@ -33,7 +33,7 @@ SAMPLING_ACTS: Mapping[str, Act] = {
     "mirostat_mode": Act(_NO_SAMPLER, (0,)),
     "dynatemp_range": Act(_NO_SAMPLER, (0,)), "xtc_probability": Act(_NO_SAMPLER, (0,)),
     "dry_multiplier": Act(_NO_SAMPLER, (0,)), "samplers": Act("the order of samplers is fixed", ([], "")),
-    "repeat_penalty": Act("use 'repetition_penalty'", (1,)),
+    "no_repeat_ngram_size": Act("use 'repetition_penalty'", (0,)),
     "length_penalty": Act("there is no beam search", (1,)),
     "use_beam_search": Act("there is no beam search", (False,)),
     "early_stopping": Act("there is no beam search", (False,)),
@@ -93,7 +93,7 @@ SERVICE_NOTES = frozenset({
 # Fields of llama-server that shape a sampler which is off.
 SAMPLER_NOTES = frozenset({
     "mirostat_tau", "mirostat_eta", "dynatemp_exponent", "xtc_threshold", "dry_base", "dry_allowed_length",
-    "dry_penalty_last_n", "dry_sequence_breakers", "repeat_last_n", "n_probs", "min_keep", "penalty_last_n"})
+    "dry_penalty_last_n", "dry_sequence_breakers", "n_probs", "min_keep", "penalty_last_n"})
 NOTES = SERVICE_NOTES | SAMPLER_NOTES
 # Values of notes that ask for something which is not done here; reported, because somebody may wait for it.
 SILENT: Mapping[str, tuple[object, ...]] = {
