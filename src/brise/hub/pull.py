@@ -113,8 +113,7 @@ def damaged_file(store: ModelStore, entry: StoredModel, progress: Progress) -> s
     files = [(path / file.name, file.digest) for file in entry.files] or [(path, entry.digest)]
     done = 0
     for file, digest in files:
-        before = done
-        measured = file_digest(file, lambda bytes_: progress("verify", before + bytes_, entry.size))
+        measured = file_digest(file, lambda part, before=done: progress("verify", before + part, entry.size))
         done += file.stat().st_size
         if measured != digest:
             return f"{file} has SHA-256 {measured}, {digest} is right"
