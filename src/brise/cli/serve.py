@@ -12,6 +12,7 @@ from socket import socket
 from brise import settings
 from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_keys, serve_telemetry, terminal
 from brise.cli.command_parser import examples
+from brise.cli.number_types import Within
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
@@ -30,6 +31,8 @@ from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
 from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
 from brise.settings import Settings
+
+DRAIN = Within(0, 3600, "a number of seconds from 0 to 3600")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,6 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="file with the accepted API keys, one a line; without it none is asked for")
     parser.add_argument("--allow-insecure-bind", action="store_true",
                         help="listen for other machines although there are no API keys; refused otherwise")
+    parser.add_argument("--drain-seconds", metavar="S", type=DRAIN, default=ServeSettings().drain_timeout_s,
+                        help="seconds that running requests get to finish after Ctrl-C or SIGTERM; new ones get status "
+                             f"503, and /readyz says so (default: {ServeSettings().drain_timeout_s:g})")
     parser.add_argument("--parallel", metavar="N", type=chat_options.count, default=defaults.max_sequences,
                         help=f"answers that a model writes at one time (default: {defaults.max_sequences})")
     parser.add_argument("--queue", metavar="N", type=chat_options.count, default=defaults.max_waiting,
@@ -115,7 +121,7 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         host=args.host, port=args.port, api_keys_path=args.api_keys,
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls, strict=args.strict,
-        cors_origins=tuple(args.cors_origin))
+        cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     small = serve_gateway.check_small(args, names)

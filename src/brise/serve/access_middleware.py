@@ -26,11 +26,13 @@ from brise.serve.error_response import (
 from brise.serve.in_flight import RequestStats
 from brise.serve.key_admission import KeyCaller
 from brise.serve.serving import ServerState
+from brise.serve.silent_stream import SilentStream
 from brise.serve.sse import ClientGoneError
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
-                       "/v1/models", "/v1/adapters", "/health", "/metrics"})
+                       "/v1/models", "/v1/adapters", "/health", "/livez", "/readyz", "/metrics"})
 PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
+PROBES = frozenset({"/health", "/livez", "/readyz"})  # of balancers, which have no key
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ABSOLUTE = re.compile(rb"https?://", re.IGNORECASE)
 CLIENT_GONE = 499  # as in nginx's log; no client ever sees it
@@ -51,7 +53,8 @@ class AccessMiddleware:
         telemetry = self._serving.telemetry
         if telemetry is not None:
             scope["brise.trace"] = telemetry.begin(scope["headers"])
-        response = _TrackedResponse(send, _request_id(headers))
+        stream = SilentStream(send)
+        response = _TrackedResponse(stream.send, _request_id(headers))
         with self._serving.traffic.running():
             try:
                 refusal = _take_path(scope) or await self._refuse(scope, headers)
@@ -62,6 +65,7 @@ class AccessMiddleware:
             except Exception:
                 await self._fail(scope, receive, response)
             finally:
+                stream.end()
                 if (caller := scope.get("brise.caller")) is not None and self._serving.admission is not None:
                     self._serving.admission.finish(caller, stats)
                 self._record(scope, response, stats)
@@ -72,7 +76,7 @@ class AccessMiddleware:
         serving, path, method = self._serving, scope["path"], scope["method"]
         if serving.local_only and host_name(headers.get("host", "localhost")) not in LOCAL_NAMES:
             return ForeignHostError(headers["host"])
-        if serving.has_keys and path != "/health":
+        if serving.has_keys and path not in PROBES:
             refusal = await self._check_key(scope, headers)
             if refusal is not None:
                 return refusal
@@ -112,8 +116,8 @@ class AccessMiddleware:
         # Bounded: the label of an adapter that was removed during the request is not created again.
         label = None if stats.model is None else stats.model if self._serving.is_taken(stats.model) else "removed"
         self._serving.metrics.record(endpoint, response.status, seconds, stats, label)
-        if not self._serving.settings.access_log:
-            return
+        if not self._serving.settings.access_log or path in PROBES and response.status == 200:
+            return  # a balancer asks every two seconds
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         # The raw path is percent-encoded, so a client cannot forge log lines. The query is left out.
         logged_path = scope["raw_path"].decode("ascii", "replace")[:200]

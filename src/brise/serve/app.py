@@ -24,7 +24,17 @@ from starlette.routing import Route
 from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
-from brise.serve import adapters, chat, completions, embeddings, messages, models_and_health, responses, tokenize
+from brise.serve import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    messages,
+    models_and_health,
+    readiness,
+    responses,
+    tokenize,
+)
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
@@ -92,6 +102,8 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/adapters", partial(adapters.adapters, serving), methods=["GET", "POST"]),
             Route("/v1/adapters/{name}", partial(adapters.remove, serving), methods=["DELETE"]),
             Route("/health", partial(models_and_health.health, serving), methods=["GET"]),
+            Route("/livez", partial(readiness.livez, serving), methods=["GET"]),
+            Route("/readyz", partial(readiness.readyz, serving), methods=["GET"]),
             Route("/metrics", partial(models_and_health.metrics, serving), methods=["GET"]),
         ],
         middleware=middleware,

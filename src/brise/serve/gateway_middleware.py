@@ -29,7 +29,7 @@ from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
 from brise.traffic import virtual_keys
 
-LOCAL_PATHS = frozenset({"/health", "/metrics", "/v1/adapters"})
+LOCAL_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/adapters"})
 COUNTING_PATHS = frozenset({table.COUNT_PATH, "/tokenize", "/detokenize"})  # they answer for models of this server
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 MAX_NOTED = 64  # paths that the log says are only passed on

@@ -13,8 +13,10 @@ from starlette.types import Receive, Scope, Send
 from brise.dialects import sse
 from brise.errors import RequestError
 from brise.serve.error_response import GenerationError, error_body
+from brise.serve.silent_stream import COMMENT, SILENCE_S
 
 T = TypeVar("T")
+NEVER_S = 1e9
 HEADERS: Mapping[str, str] = {name.decode(): value.decode() for name, value in sse.HEADERS}
 
 
@@ -23,35 +25,76 @@ class ClientGoneError(Exception):
 
 
 class EventStream(Response):
-    """A response that sends what `events` yields. `events` is always closed before the call returns."""
+    """A response that sends what `events` yields. `events` is always closed before the call returns.
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None) -> None:
+    If the first event takes `silence_s`, as that of a long prompt does, the head leaves without it, with a comment.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None,
+                 silence_s: float = SILENCE_S) -> None:
         super().__init__(status_code=200, headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._silence_s = events, silence_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         """Raises an error before the first event, so that it becomes the response; a later one is sent as an event."""
-        started = False
+        head = _Head(self.raw_headers, send)
+        takes_comments = self.headers["content-type"].startswith("text/event-stream")
+        silence_s = self._silence_s if takes_comments else NEVER_S
+        timer = asyncio.get_running_loop().call_later(silence_s, head.send_soon)
         async with aclosing(self._events) as events:
             try:
                 async for chunk in events:
-                    if not started:
-                        started = True
-                        await send({"type": "http.response.start", "status": 200,
-                                    "headers": self.raw_headers})
+                    if not head.is_whole:
+                        timer.cancel()
+                        await head.send()
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except Exception as error:
-                if not started:
+                if not head.has_begun:
                     raise
+                await head.send()
                 await send({"type": "http.response.body", "body": _error_event(error), "more_body": False})
                 if isinstance(error, RequestError):
                     return
                 raise  # a bug: AccessMiddleware logs it
+            finally:
+                timer.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Head:
+    """The head of a stream, which leaves once: with the first event, or before it."""
+
+    def __init__(self, raw_headers: list[tuple[bytes, bytes]], send: Send) -> None:
+        self._headers, self._send = raw_headers, send
+        self._early: asyncio.Task[None] | None = None
+        self.is_whole = False
+
+    @property
+    def has_begun(self) -> bool:
+        return self.is_whole or self._early is not None
+
+    def send_soon(self) -> None:
+        """Before the first event."""
+        self._early = asyncio.create_task(self._send_early())
+
+    async def send(self) -> None:
+        """Returns when it has been sent."""
+        if self._early is not None:
+            await self._early
+        elif not self.is_whole:
+            await self._send_start()
+        self.is_whole = True
+
+    async def _send_early(self) -> None:
+        await self._send_start()
+        await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+
+    async def _send_start(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
 
 
 async def unless_gone(receive: Receive, work: Coroutine[object, object, T]) -> T:
