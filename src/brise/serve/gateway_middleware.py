@@ -21,7 +21,7 @@ from brise.gateway import headers as header_rules
 from brise.gateway.gateway import Gateway
 from brise.gateway.request import ClientRequest
 from brise.gateway.targets import UnpaidPathError
-from brise.serve import models_and_health
+from brise.serve import models_and_metrics
 from brise.serve.body import Replay, read_bytes
 from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, respond
 from brise.serve.key_admission import check_admin
@@ -69,7 +69,7 @@ class GatewayMiddleware:
         if is_local:
             await self._app(_local(scope, client), Replay(client.body, receive).receive, send)
         elif client.method == "GET" and client.path == "/v1/models" and self._lists_models(client):
-            answer = await unless_gone(receive, models_and_health.all_models(self._serving, self._gateway, client))
+            answer = await unless_gone(receive, models_and_metrics.all_models(self._serving, self._gateway, client))
             await answer(scope, receive, send)
         else:
             self._note(client)

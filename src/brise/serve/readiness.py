@@ -1,4 +1,4 @@
-"""`/livez` says that the process answers; `/readyz` whether a balancer is to send it requests, and why not."""
+"""`/livez` says that the process answers, `/health` that its engines do; `/readyz` says whether a balancer is to send it requests, and why not."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ class Reason:
     code: str
     message: str
     effect: Effect = "failed"
+
+
+async def health(serving: ServerState, request: Request) -> Response:
+    """200 while new requests can be answered. It needs no key, so it names no models."""
+    if serving.traffic.closed:
+        return JSONResponse({"status": "draining"}, 503, {"Retry-After": "1"})
+    if not all(worker.is_open for worker in serving.models.values()):
+        return JSONResponse({"status": "failed"}, 503)
+    return JSONResponse({"status": "ok"})
 
 
 async def livez(serving: ServerState, request: Request) -> Response:

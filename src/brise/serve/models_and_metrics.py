@@ -1,4 +1,4 @@
-"""`/v1/models`, `/health` and `/metrics` report the models, the state and the metrics of the server."""
+"""`/v1/models` and `/metrics` report the models and the metrics of the server."""
 
 from __future__ import annotations
 
@@ -28,15 +28,6 @@ async def model(serving: ServerState, request: Request) -> Response:
     if not request.path_params["name"]:
         return await models(serving, request)
     return JSONResponse(_card(serving, request.path_params["name"]))
-
-
-async def health(serving: ServerState, request: Request) -> Response:
-    """200 while new requests can be answered. It needs no key, so it names no models."""
-    if serving.traffic.closed:
-        return JSONResponse({"status": "draining"}, 503, {"Retry-After": "1"})
-    if not all(worker.is_open for worker in serving.models.values()):
-        return JSONResponse({"status": "failed"}, 503)
-    return JSONResponse({"status": "ok"})
 
 
 async def metrics(serving: ServerState, request: Request) -> Response:
