@@ -1,4 +1,4 @@
-"""`/livez` says that the process answers, `/health` that its engines do; `/readyz` says whether a balancer is to send it requests, and why not."""
+"""What balancers ask: `/livez` and `/health` say what runs, `/readyz` whether requests are to come here."""
 
 from __future__ import annotations
 
