@@ -141,6 +141,29 @@ def test_what_the_class_itself_refuses_is_its_own_error() -> None:
         assert model.chat("hi", schema=Even, temperature=0).value
 
 
+@pytest.mark.parametrize("text", [CALL, '{"good": true, "reason": "x"}'])
+def test_with_tools_and_a_schema_the_answer_is_a_call_or_has_a_value(text: str) -> None:
+    with saying(text) as model:
+        answer = model.chat("good?", tools=[WEATHER], schema=Verdict, temperature=0)
+    if text == CALL:
+        assert answer.finish == "tool_calls" and answer.calls[0].arguments
+        with pytest.raises(brise.AnswerError, match=r"calls 'weather'(.|\n)*answer\.calls"):
+            assert answer.value
+    else:
+        assert isinstance(answer.value, Verdict) and not answer.calls
+
+
+def test_what_a_schema_cannot_enforce_is_checked_and_said() -> None:
+    class Tags(pydantic.BaseModel):
+        tags: set[int]
+
+    with saying('{"tags": [1, 1]}') as model:
+        answer = model.chat("hi", schema=Tags, temperature=0)
+        assert answer.not_enforced == ("schema.properties.tags.uniqueItems",)
+        assert answer.invalid == ("text: tags: uniqueItems",) and answer.value.tags == {1}
+        assert model.chat("hi", schema=Verdict, seed=1).not_enforced == ()
+
+
 def test_text_is_completed_as_the_server_does(model: brise.Model) -> None:
     answer = model.complete("the wind", temperature=0, max_tokens=10, stop=["\n"])
     assert answer.text and answer.usage.completion_tokens <= 10
@@ -237,7 +260,7 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
     ({"max_tokens": 0}, "'max_tokens' is 0"), ({"max_tokens": 10**6}, "maximum context length is 512"),
     ({"stop": [1]}, "'stop' must be"), ({"stop": {1}}, "stop is of type set"), ({"logprobs": 21}, "0 to 20"),
     ({"tools": WEATHER}, "a list is wanted"), ({"tools": [{"type": "function"}]}, r"'tools\[0\].function' is missing"),
-    ({"tool_choice": "x"}, "only allowed with"), ({"tools": [WEATHER], "schema": Verdict}, "cannot be combined"),
+    ({"tool_choice": "x"}, "only allowed with"),
     ({"schema": 3}, "schema is of type int"), ({"schema": int}, "the class 'int'"),
     ({"schema": {"type": "nothing"}}, "schema"), ({"logit_bias": {10**6: 1}}, "tokens go from 0 to"),
     ({"images": "a.png"}, "a list is wanted"), ({"images": ["/nope"]}, "cannot be read"),

@@ -101,7 +101,6 @@ def test_response_refusals(field: str, value: object) -> None:
     ("tools[0].type", {"tools": [{"type": "web_search"}]}), ("reasoning.effort", {"reasoning": {"effort": "huge"}}),
     ("tools[0].name", {"tools": [{"type": "function", "name": "a b"}]}), ("tools", {"tools": [FUNCTION, FUNCTION]}),
     ("tool_choice.name", {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "other"}}),
-    ("text", {"tools": [FUNCTION], "text": {"format": {"type": "json_object"}}}),
     ("input[0].type", {"input": [{"type": "web_search_call", "id": "ws_1"}]}),
     ("input[0].call_id", {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]})])
 def test_response_refusals_name_the_place(place: str, fields: dict[str, object]) -> None:

@@ -327,14 +327,49 @@ def test_a_strict_server_refuses_what_it_does_not_know() -> None:
         assert server.chat(new_thing=None, metadata={"a": "b"}, top_k=-1).status_code == 200
 
 
-def test_a_schema_that_is_enforced_in_part_is_said_and_checked() -> None:
-    with live(stub_model('{"n":[1,1]}')) as server:
-        schema = {"type": "object", "properties": {"n": {"type": "array", "uniqueItems": True}}}
-        format_ = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
-        answer = server.chat(response_format=format_, max_tokens=60)
-        place = "response_format.properties.n.uniqueItems"
-        assert answer.status_code == 200 and answer.headers["x-brise-not-enforced"] == place
-        assert answer.json()["brise"] == {"not_enforced": [place],
-                                          "invalid": ["choices[0].message.content: n: uniqueItems"]}
-        format_["json_schema"]["strict"] = True  # type: ignore[index]
-        assert error(server.chat(response_format=format_)) == (400, "invalid_grammar", "response_format")
+SCHEMA = {"type": "object", "properties": {"n": {"type": "array", "uniqueItems": True}}}
+TOOL = {"name": "f", "parameters": {**SCHEMA, "required": ["n"]}}
+IN_PART = [  # a path, the fields of the request, the keyword that is not enforced, and the place that breaks it
+    ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "s", "schema": SCHEMA}}},
+     "text.format.properties.n.uniqueItems", "output[0].content[0].text: n: uniqueItems"),
+    ("/v1/responses", {"tools": [{"type": "function", **TOOL}], "tool_choice": "required"},
+     "tools[0].parameters.properties.n.uniqueItems", "output[0].arguments: n: uniqueItems"),
+    ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+     "output_config.format.properties.n.uniqueItems", "content[0].text: n: uniqueItems"),
+    ("/v1/messages", {"tools": [{"name": "f", "input_schema": TOOL["parameters"]}], "tool_choice": {"type": "any"}},
+     "tools[0].input_schema.properties.n.uniqueItems", "content[0].input: n: uniqueItems")]
+
+
+@pytest.fixture(scope="module")
+def repeating() -> Iterator[tuple[Live, Live]]:
+    """Its model writes a list with equal items, or calls the function with one."""
+    with live(stub_model('{"n":[1,1]}')) as text, live(stub_model(
+            '<tool_call>\n{"name": "f", "arguments": {"n": [1, 1]}}\n</tool_call>')) as call:
+        yield text, call
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "fields", "keyword", "place"), IN_PART)
+def test_each_dialect_says_what_a_schema_does_not_enforce(repeating: tuple[Live, Live], path: str, stream: bool,
+                                                          fields: dict[str, object], keyword: str, place: str) -> None:
+    who = {"input": "hi", "max_output_tokens": 99} if path == "/v1/responses" else {
+        "messages": [{"role": "user", "content": "hi"}], "max_tokens": 99}
+    answer = repeating["tools" in fields].post(path, {
+        "model": "stub", "temperature": 0, "stream": stream, "other": 1, **who, **fields})
+    assert answer.status_code == 200 and answer.headers["x-brise-not-enforced"] == keyword
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")] if stream else [answer.text]
+    bodies = [body.get("response", body) for body in map(json.loads, lines)]
+    assert [body["brise"] for body in bodies if "brise" in body] == [{
+        "ignored": {"other": "it is not known here"}, "not_enforced": [keyword], "invalid": [place]}]
+
+
+def test_a_schema_that_is_enforced_in_part_is_said_and_checked(repeating: tuple[Live, Live]) -> None:
+    server, _ = repeating
+    format_ = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    answer = server.chat(response_format=format_, max_tokens=60)
+    place = "response_format.properties.n.uniqueItems"
+    assert answer.status_code == 200 and answer.headers["x-brise-not-enforced"] == place
+    assert answer.json()["brise"] == {"not_enforced": [place],
+                                      "invalid": ["choices[0].message.content: n: uniqueItems"]}
+    format_["json_schema"]["strict"] = True  # type: ignore[index]
+    assert error(server.chat(response_format=format_)) == (400, "invalid_grammar", "response_format")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, Literal, TypeVar, cast
 
-from brise.api.schemas import read_json
+from brise.api.schemas import no_value, read_json
 from brise.engine.answer_collector import AnswerCollector, CollectedCall
 from brise.engine.request import Delta, TokenLogprob
 from brise.errors import AnswerError, BriseError, ClosedError
+from brise.serve.unenforced import AnswerPlaces, Unenforced, invalid_places, not_enforced
 from brise.text.answer_events import ParsedCallStart, ParsedReasoning, ParsedText
 from brise.text.json_text import Json
 
@@ -75,6 +76,9 @@ class Answer(Generic[T_co]):
 
     `finish` is "stop" at the model's own end or at a stop string (`stop`), "length" if `max_tokens` or the context cut
     it, "tool_calls" if it ends in calls that are whole. `logprobs` are of every token, in nats, if they were asked for.
+    `not_enforced` are the keywords of the schemas that could not be enforced ("schema.properties.n.uniqueItems"), and
+    `invalid` the places in the answer that break them ("text: n: uniqueItems", "calls[0].arguments: ..."); patterns are
+    not tried, and an answer that was cut is not checked.
     """
 
     text: str
@@ -85,13 +89,18 @@ class Answer(Generic[T_co]):
     calls: tuple[ToolCall, ...] = ()
     stop: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    not_enforced: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
 
     @cached_property
     def value(self) -> T_co:
         """What the schema describes: an instance of the class that was given, or JSON values; None without a schema.
 
-        AnswerError if the answer was cut before its JSON was whole. What the class itself refuses is raised as it is.
+        AnswerError if the answer was cut before its JSON was whole, or if it calls functions instead. What the class
+        itself refuses is raised as it is.
         """
+        if self.calls and not self.text:
+            return self._without_text()
         try:
             return self.read(self.text)
         except (AnswerError, ValueError) as error:
@@ -99,6 +108,13 @@ class Answer(Generic[T_co]):
                 raise
             raise AnswerError(f"the answer was cut after {self.usage.completion_tokens} tokens, before its JSON was "
                               "whole", hint="allow a longer answer: max_tokens=") from error
+
+    def _without_text(self) -> T_co:
+        if self.read is no_value:
+            return self.read(self.text)
+        names = ", ".join(repr(call.name) for call in self.calls)
+        raise AnswerError(f"the answer calls {names} and has no text that a schema could describe",
+                          hint="look at answer.calls first, and send their results back")
 
     @property
     def message(self) -> dict[str, object]:
@@ -164,8 +180,9 @@ class BatchResult(Generic[T_co]):
 class Growing(Generic[T_co]):
     """An answer that grows: deltas of the engine go in, pieces and the whole answer come out."""
 
-    def __init__(self, model: str, collector: AnswerCollector, read: Callable[[str], T_co]) -> None:
-        self._model, self._collector, self._read = model, collector, read
+    def __init__(self, model: str, collector: AnswerCollector, read: Callable[[str], T_co],
+                 unenforced: Sequence[Unenforced] = ()) -> None:
+        self._model, self._collector, self._read, self._unenforced = model, collector, read, unenforced
         self._logprobs: list[TokenLogprob] = []
         self._last: Delta | None = None
         self._usage = TokenUsage(0, 0, 0)
@@ -193,8 +210,11 @@ class Growing(Generic[T_co]):
         collector, last = self._collector, self._last
         if last is None or last.finish is None:
             raise AnswerError("the answer is not complete: the stream has not been read to its end")
+        places = AnswerPlaces("text", [f"calls[{number}].arguments" for number in range(len(collector.calls))])
         return Answer(collector.text, cast(Finish, collector.finish), self._usage, self._read, collector.reasoning,
-                      tuple(map(_call, collector.calls)), last.stop_string, tuple(self._logprobs))
+                      tuple(map(_call, collector.calls)), last.stop_string, tuple(self._logprobs),
+                      tuple(not_enforced(self._unenforced)),
+                      tuple(invalid_places(collector, self._unenforced, places)))
 
     def _pieces(self, delta: Delta) -> Iterator[Piece]:
         """Calls come when they are whole: when the next one begins, or the answer ends."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from brise.api import options as reading
 from brise.api.answers import Growing, Score
 from brise.api.options import ChatOptions, Messages, SamplingOptions
-from brise.api.schemas import reader
+from brise.api.schemas import no_value, reader
 from brise.engine.answer_collector import AnswerCollector
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
@@ -32,7 +32,7 @@ def chat(worker: EngineThread, messages: Messages, options: ChatOptions, schema:
     """A chat. The type of its value is known to who gave the schema."""
     job = reading.chat(worker.model, messages, options, schema, context=worker.max_context)
     read = cast(Callable[[str], T], reader(schema))
-    return replace(job.request, adapter=adapter), Growing(worker.model.name, job.collector(), read)
+    return replace(job.request, adapter=adapter), Growing(worker.model.name, job.collector(), read, job.unenforced)
 
 
 def completion(worker: EngineThread, prompt: str | Sequence[int], options: SamplingOptions,
@@ -40,7 +40,7 @@ def completion(worker: EngineThread, prompt: str | Sequence[int], options: Sampl
     """A completion: all of its text is the answer."""
     request = reading.completion(worker.model, prompt, options, context=worker.max_context)
     collector = AnswerCollector(_PlainText(), str, may_call=False)
-    return replace(request, adapter=adapter), Growing(worker.model.name, collector, _nothing)
+    return replace(request, adapter=adapter), Growing(worker.model.name, collector, no_value)
 
 
 def score(worker: EngineThread, text: str, given: str, top: int, adapter: str | None) -> tuple[Request, int]:
@@ -101,7 +101,3 @@ class _PlainText:
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
         return []
-
-
-def _nothing(text: str) -> None:
-    return None

@@ -13,7 +13,7 @@ from brise.api.schemas import json_schema
 from brise.engine.model import LoadedModel
 from brise.engine.request import USUAL_MAX_TOKENS, USUAL_SAMPLING, Request
 from brise.errors import RequestError
-from brise.serve.openai_chat import ChatRequest, parse_chat
+from brise.serve.openai_chat import ChatRequest, SchemaNames, parse_chat
 from brise.serve.openai_completions import CompletionRequest, parse_completion
 from brise.serve.prompts import ChatJob, chat_job, completion_requests
 from brise.text import images, json_text
@@ -143,13 +143,10 @@ def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatR
         body["tool_choice"] = choice if choice in ("auto", "required", "none") else {
             "type": "function", "function": {"name": choice}}
     if (wanted := json_schema(schema)) is not None:
-        if body.get("tools") and choice != "none":  # an answer that is a call has no value of the schema
-            raise RequestError("schema cannot be combined with tools unless tool_choice is 'none'", param="schema",
-                               code="unsupported_parameter")
         body["response_format"] = {"type": "json_schema", "json_schema": {
             "name": "answer", "schema": _json(wanted, "schema")}}
     json_text.check(body, "the request")
-    return parse_chat(body)
+    return replace(parse_chat(body), names=SchemaNames("schema", "tools[{}].parameters"))
 
 
 def read_completion(prompt: str | Sequence[int], options: SamplingOptions) -> CompletionRequest:

@@ -45,7 +45,7 @@ def reader(schema: object) -> Callable[[str], object]:
     """What turns an answer's text into its value: an instance of the class, JSON for a dict, None without a schema."""
     match schema:
         case None:
-            return _nothing
+            return no_value
         case type() if issubclass(schema, SchemaClass):
             return schema.model_validate_json
         case _:
@@ -60,5 +60,6 @@ def read_json(text: str) -> Json:
         raise AnswerError(error.args[0]) from None
 
 
-def _nothing(text: str) -> None:
+def no_value(text: str) -> None:
+    """The value of an answer without a schema."""
     return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from brise.engine.request import Sampling
-from brise.serve.openai_chat import MAX_TOKENS, ChatRequest, Options, Tooling
+from brise.serve.openai_chat import MAX_TOKENS, ChatRequest, Options, SchemaNames, Tooling
 from brise.serve.request_fields import Act, read_classes
 from brise.serve.turns import MAX_TURNS, Turns, earlier_call
 from brise.text.fields import Ignored, RequestFields
@@ -34,10 +34,7 @@ def parse_message(body: Json, ignored: Ignored | None = None, *, counts: bool = 
     if max_tokens is None and not counts:
         raise fields.missing("max_tokens")
     tooling = _tooling(fields)
-    grammar, effort = _output(fields)
-    if grammar is not None and tooling.active:
-        raise fields.unsupported("output_config", "its 'format' cannot be combined with 'tools' unless the choice is "
-                                                  "'none'")
+    grammar, effort, format_name = _output(fields)
     temperature, top_p = fields.number("temperature", 0, 1), fields.number("top_p", 0, 1)
     sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p,
                         top_k=max(fields.whole("top_k", -1, MAX_TOKENS) or 0, 0))
@@ -49,7 +46,8 @@ def parse_message(body: Json, ignored: Ignored | None = None, *, counts: bool = 
     for name in NOTES:
         fields.note(name, SILENT.get(name, ()))
     fields.done()
-    return ChatRequest(options, messages, max_tokens, None, grammar, tooling, wishes)
+    return ChatRequest(options, messages, max_tokens, None, grammar, tooling, wishes,
+                       SchemaNames(format_name, "tools[{}].input_schema"))
 
 
 def _stops(fields: RequestFields) -> tuple[str, ...]:
@@ -72,8 +70,8 @@ def _thinking(fields: RequestFields) -> tuple[TemplateWish, ...]:
     return () if kind != "disabled" else (TemplateWish(thinking.path("type"), "enable_thinking", False),)
 
 
-def _output(fields: RequestFields) -> tuple[Grammar | None, tuple[TemplateWish, ...]]:
-    """Reads `output_config`, and `output_format`, its older form for a schema."""
+def _output(fields: RequestFields) -> tuple[Grammar | None, tuple[TemplateWish, ...], str]:
+    """Reads `output_config`, and `output_format`, its older form for a schema, whose name comes last."""
     wishes: tuple[TemplateWish, ...] = ()
     config = fields.child("output_config")
     format = fields.child("output_format")
@@ -84,14 +82,14 @@ def _output(fields: RequestFields) -> tuple[Grammar | None, tuple[TemplateWish, 
         config.note("task_budget")
         config.done()
     if format is None:
-        return None, wishes
+        return None, wishes, ""
     format.required_choice("type", ("json_schema",))
     schema = format.mapping("schema")
     if schema is None:
         raise format.missing("schema")
     format.raw("name")
     format.done()
-    return Grammar("json_schema", json.dumps(schema)), wishes
+    return Grammar("json_schema", json.dumps(schema)), wishes, format.path("schema").removesuffix(".schema")
 
 
 def _tooling(fields: RequestFields) -> Tooling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,9 +18,10 @@ from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest, parse_chat
-from brise.serve.prompts import ChatJob, Unenforced, chat_job
+from brise.serve.prompts import ChatJob, chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
+from brise.serve.unenforced import AnswerPlaces, Unenforced, invalid_places
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
 from brise.text.fields import Ignored
 from brise.text.protocols import TextTokenizer
@@ -63,8 +64,13 @@ async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: Request
     task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
     choices = [ChatChoice(index, model.tokenizer, job, logprobs=chat.logprobs) for index in range(options.n)]
     envelope = Envelope("chatcmpl", "chat.completion", "chat.completion.chunk", options.model)
-    said = partial(report, ignored, job.unenforced, [choice.answer for choice in choices])
+    said = partial(_report, ignored, job.unenforced, choices)
     return ChoicesResponder(task, envelope, choices, options.include_usage, said), job.unenforced
+
+
+def _report(ignored: Ignored | None, unenforced: Sequence[Unenforced], choices: Sequence[ChatChoice]) -> Entry:
+    return report(ignored, unenforced, (
+        place for choice in choices for place in invalid_places(choice.answer, unenforced, choice.places())))
 
 
 class ChatChoice:
@@ -100,6 +106,12 @@ class ChatChoice:
             message["tool_calls"] = [_call(call, call.arguments) for call in answer.calls]
         return {"index": self._index, "message": message, "finish_reason": answer.finish,
                 "logprobs": {"content": self._logprobs, "refusal": None} if self._num_top is not None else None}
+
+    def places(self) -> AnswerPlaces:
+        """Where the parts of the answer stand in the body."""
+        message = f"choices[{self._index}].message"
+        return AnswerPlaces(f"{message}.content", [
+            f"{message}.tool_calls[{number}].function.arguments" for number in range(len(self.answer.calls))])
 
     def _entry(self, delta: Entry) -> Entry:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}

@@ -11,8 +11,10 @@ from typing import Literal
 from brise.engine.answer_collector import AnswerCollector, CollectedCall
 from brise.engine.request import Delta
 from brise.serve.generation import Entry, logprob_entries
+from brise.serve.ignored import RequestReport
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_responses import ResponseRequest
+from brise.serve.unenforced import AnswerPlaces
 from brise.text.answer_events import ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
 from brise.text.protocols import TextTokenizer
 
@@ -71,6 +73,7 @@ class GrowingResponse:
     created: int = field(default_factory=lambda: int(time.time()))
     items: list[GrowingItem] = field(default_factory=list)
     num_events: int = 0
+    said: RequestReport | None = None
     _logprobs: list[Entry] = field(default_factory=list)  # of tokens whose text has not come yet
 
     @property
@@ -171,7 +174,13 @@ class GrowingResponse:
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "model": self.request.chat.options.model, "output": [] if is_open else self.output(),
-            **self.request.echoed, "usage": None if is_open else self._usage()}
+            **self.request.echoed, "usage": None if is_open else self._usage(),
+            **({} if is_open or self.said is None else self.said.of(self.answer, self._places()))}
+
+    def _places(self) -> AnswerPlaces:
+        texts = [item.place for item in self.items if item.kind == "message"]
+        calls = [f"output[{item.place}].arguments" for item in self.items if item.kind == "function_call"]
+        return AnswerPlaces(f"output[{texts[-1] if texts else 0}].content[0].text", calls)
 
     def _usage(self) -> Entry:
         stats = self.stats

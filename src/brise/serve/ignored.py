@@ -1,36 +1,50 @@
-"""What was left out of a request is said in the answer: under `brise` in the body, and in headers."""
+"""What was left out of a request is said in the answer: under `brise` in the body, and in headers.
+
+Each dialect's body has the same object under `brise`: `ignored` are fields of the request, `not_enforced` keywords of
+schemas that no grammar enforces, and `invalid` the places in the answer that break them (patterns are not tried).
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from brise.engine.answer_collector import AnswerCollector
 from brise.serve.generation import Entry
-from brise.serve.prompts import Unenforced
+from brise.serve.unenforced import AnswerPlaces, Unenforced, invalid_places, not_enforced
 from brise.text.fields import Ignored
-from brise.text.schemas import violations
 
 IGNORED, NOT_ENFORCED = "x-brise-ignored", "x-brise-not-enforced"
 MAX_HEADER = 256  # characters; clients refuse long lines
 
 
-def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (),
-           answers: Sequence[AnswerCollector] = ()) -> Entry:
-    """The object under `brise`, empty if everything was honoured.
+@dataclass(frozen=True)
+class RequestReport:
+    """What is said about a request whose answer is one message."""
 
-    `not_enforced` names the keywords of schemas that no grammar enforces, `invalid` the places in the answers that
-    break them: a pattern is not tried.
-    """
+    ignored: Ignored | None
+    unenforced: Sequence[Unenforced]
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, which leave before the answer is there."""
+        return ignored_header(self.ignored, self.unenforced)
+
+    def of(self, answer: AnswerCollector, places: AnswerPlaces) -> Entry:
+        """`brise` for the body of a whole answer, if there is something to say."""
+        said = report(self.ignored, self.unenforced, invalid_places(answer, self.unenforced, places))
+        return {"brise": said} if said else {}
+
+
+def report(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (), invalid: Iterable[str] = ()) -> Entry:
+    """The object under `brise`, empty if everything was honoured."""
     said: Entry = {}
     if ignored is not None and ignored.reasons:
         said["ignored"] = dict(ignored.reasons)
     if unenforced:
-        said["not_enforced"] = _not_enforced(unenforced)
-    invalid = [f"choices[{index}].message.{place}" for index, answer in enumerate(answers) if answer.finish != "length"
-               for schema in unenforced for place in _invalid(answer, schema)]
-    if invalid:
-        said["invalid"] = invalid
+        said["not_enforced"] = not_enforced(unenforced)
+    if broken := list(invalid):
+        said["invalid"] = broken
     return said
 
 
@@ -40,25 +54,8 @@ def ignored_header(ignored: Ignored | None, unenforced: Sequence[Unenforced] = (
     if ignored is not None and ignored.reasons:
         headers[IGNORED] = header_text(", ".join(ignored.reasons))
     if unenforced:
-        headers[NOT_ENFORCED] = header_text(", ".join(_not_enforced(unenforced)))
+        headers[NOT_ENFORCED] = header_text(", ".join(not_enforced(unenforced)))
     return headers
-
-
-def _not_enforced(unenforced: Sequence[Unenforced]) -> list[str]:
-    return [f"{each.param}.{place}" for each in unenforced for place in each.left_out][:64]
-
-
-def _invalid(answer: AnswerCollector, schema: Unenforced) -> Iterator[str]:
-    texts = [("content", answer.text)] if schema.function is None and not answer.calls else [
-        (f"tool_calls[{index}].function.arguments", call.arguments) for index, call in enumerate(answer.calls)
-        if call.name == schema.function]
-    for place, text in texts:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            yield f"{place}: no JSON"
-            continue
-        yield from (f"{place}: {each}" for each in violations(value, schema.schema, schema.left_out))
 
 
 def header_text(text: str) -> str:

@@ -21,13 +21,14 @@ from brise.serve.anthropic_messages import parse_message
 from brise.serve.body import read_json
 from brise.serve.error_response import anthropic_body
 from brise.serve.generation import Entry, GenerationTask, deltas
-from brise.serve.ignored import ignored_header
+from brise.serve.ignored import RequestReport, ignored_header
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest
 from brise.serve.prompts import ChatJob, chat_job
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
+from brise.serve.unenforced import AnswerPlaces
 from brise.text.answer_events import ParsedCallArguments, ParsedCallStart, ParsedReasoning, ParsedText
 from brise.text.fields import Ignored
 
@@ -41,9 +42,9 @@ async def create(serving: ServerState, request: Request) -> Response:
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
     chat = parse_message(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
-    responder = await prepare(serving.find(chat.options.model), chat, request.scope["brise.stats"],
-                              allows_urls=settings.allow_image_urls, ignored=ignored)
-    headers = ignored_header(ignored)
+    responder, said = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
+                                            allows_urls=settings.allow_image_urls, ignored=ignored)
+    headers = said.headers
     if chat.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
@@ -63,8 +64,17 @@ async def count(serving: ServerState, request: Request) -> Response:
 
 async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *, allows_urls: bool,
                   ignored: Ignored | None = None) -> MessagesResponder:
-    """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
+    """The responder alone, whose answer reports nothing."""
+    responder, _ = await prepare_checked(served, chat, stats, allows_urls=allows_urls, ignored=ignored)
+    responder.message.said = None
+    return responder
 
+
+async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *, allows_urls: bool,
+                          ignored: Ignored | None) -> tuple[MessagesResponder, RequestReport]:
+    """The responder, and what its answer will say about the request.
+
+    Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
     `max_tokens` has to be in each request, and clients give what a large model can write: at most the context is used.
     """
     stats.model = chat.options.model
@@ -75,7 +85,8 @@ async def prepare(served: ModelHandle, chat: ChatRequest, stats: RequestStats, *
         if ignored is not None:
             ignored.add("max_tokens", f"it is {chat.max_tokens}, the context has room for {room}")
     task = GenerationTask(served, (request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
-    return MessagesResponder(task, GrowingMessage(chat.options.model, stats, job.collector()))
+    said = RequestReport(ignored, job.unenforced)
+    return MessagesResponder(task, GrowingMessage(chat.options.model, stats, job.collector(), said=said)), said
 
 
 async def _job(served: ModelHandle, chat: ChatRequest, *, allows_urls: bool) -> ChatJob:
@@ -98,7 +109,7 @@ class MessagesResponder:
                 for _ in message.push(delta):
                     pass
         return {**message.head(), "content": [block.whole() for block in message.blocks], **message.end(),
-                "usage": message.usage()}
+                "usage": message.usage(), **message.reported()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The events, encoded. An error after the first event is one of Anthropic's events, too."""
@@ -125,7 +136,7 @@ class MessagesResponder:
                         "usage": {**message.usage(), "output_tokens": 0}}}
                 for event in message.push(delta):
                     yield event
-        yield {"type": "message_delta", "delta": message.end(), "usage": message.usage()}
+        yield {"type": "message_delta", "delta": message.end(), "usage": message.usage(), **message.reported()}
         yield {"type": "message_stop"}
 
 
@@ -178,6 +189,7 @@ class GrowingMessage:
     id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
     blocks: list[_Block] = field(default_factory=list)
     stop_string: str | None = None
+    said: RequestReport | None = None
 
     def head(self) -> Entry:
         return {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
@@ -192,6 +204,13 @@ class GrowingMessage:
         stats = self.stats
         return {"input_tokens": stats.prompt_tokens - stats.cached_tokens, "output_tokens": stats.completion_tokens,
                 "cache_creation_input_tokens": 0, "cache_read_input_tokens": stats.cached_tokens}
+
+    def reported(self) -> Entry:
+        """What is said about the request under `brise`, once the message is whole."""
+        calls = [f"content[{block.place}].input" for block in self.blocks if block.kind == "tool_use"]
+        texts = [block.place for block in self.blocks if block.kind == "text"]
+        places = AnswerPlaces(f"content[{texts[-1] if texts else 0}].text", calls)
+        return {} if self.said is None else self.said.of(self.answer, places)
 
     def push(self, delta: Delta) -> Iterator[Entry]:
         """The events of this delta. Read all of them."""

@@ -27,6 +27,14 @@ MAX_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
+class SchemaNames:
+    """What a dialect calls the schema of an answer's text, and that of a tool's arguments."""
+
+    answer: str = "response_format"
+    tool: str = "tools[{}].function.parameters"
+
+
+@dataclass(frozen=True)
 class ChatRequest:
     """A conversation to continue."""
 
@@ -37,6 +45,7 @@ class ChatRequest:
     grammar: Grammar | None
     tooling: Tooling
     wishes: tuple[TemplateWish, ...] = ()  # of the chat template
+    names: SchemaNames = SchemaNames()
 
 
 @dataclass(frozen=True)

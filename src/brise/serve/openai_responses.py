@@ -11,6 +11,7 @@ from brise.serve.openai_chat import (
     MAX_TOP_LOGPROBS,
     ChatRequest,
     Options,
+    SchemaNames,
     Tooling,
     check_metadata,
     schema_grammar,
@@ -60,8 +61,6 @@ def parse_response(body: Json, ignored: Ignored | None = None, earlier: Find | N
     temperature, top_p = fields.number("temperature", 0, 2), fields.number("top_p", 0, 1)
     sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p)
     grammar, tooling = _format(fields), _tooling(fields)
-    if grammar is not None and tooling.active:
-        raise fields.unsupported("text", "its 'format' cannot be combined with 'tools' unless 'tool_choice' is 'none'")
     stores = fields.flag("store") is not False and earlier is not None
     logprobs = _logprobs(fields)
     check_metadata(fields)
@@ -77,7 +76,8 @@ def parse_response(body: Json, ignored: Ignored | None = None, earlier: Find | N
         "tool_choice": fields.raw("tool_choice") or "auto", "parallel_tool_calls": tooling.parallel,
         "previous_response_id": fields.raw("previous_response_id"), "reasoning": fields.raw("reasoning"),
         "truncation": fields.raw("truncation") or "disabled", "top_logprobs": logprobs or 0}
-    chat = ChatRequest(options, messages, max_tokens, logprobs, grammar, tooling, wishes)
+    chat = ChatRequest(options, messages, max_tokens, logprobs, grammar, tooling, wishes,
+                       SchemaNames("text.format", "tools[{}].parameters"))
     return ResponseRequest(chat, echoed, items, stores)
 
 

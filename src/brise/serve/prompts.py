@@ -11,8 +11,9 @@ from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request
 from brise.serve import images
-from brise.serve.openai_chat import ChatRequest, Tooling
+from brise.serve.openai_chat import ChatRequest, SchemaNames, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
+from brise.serve.unenforced import Unenforced
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
 from brise.text.conversation import Chat, encoded
@@ -20,19 +21,9 @@ from brise.text.inputs import Grammar
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, template_message
 from brise.text.protocols import Encoded, TextTokenizer
-from brise.text.schemas import Enforceable, SchemaKeyword, enforceable
+from brise.text.schemas import Enforceable, enforceable
 from brise.text.thinking import variables
 from brise.text.tool_grammar import ToolSchemas, tool_grammar
-
-
-@dataclass(frozen=True)
-class Unenforced:
-    """A schema of a request of which the grammar enforces a part: an answer is checked against the whole."""
-
-    param: str
-    schema: Mapping[str, object]
-    left_out: tuple[SchemaKeyword, ...]
-    function: str | None = None  # None: of the text, not of a call's arguments
 
 
 @dataclass(frozen=True)
@@ -58,8 +49,8 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     """Renders the conversation. A long one takes time: call it off the event loop."""
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
-    answer = _answer_schema(chat.grammar)
-    schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict})
+    answer = _answer_schema(chat.grammar, chat.names.answer)
+    schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict}, param=chat.names.tool)
     calls = partial(_tool_grammar, tooling, template.format, None if answer is None else answer.schema, schemas)
     own = None if tooling.active else chat.grammar
     grammar = own or calls(is_thinking=False)  # raises on a bad schema
@@ -74,23 +65,24 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
         grammar=grammar, logprobs=chat.logprobs,
         stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
-    return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas))
+    return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
 
 
-def _answer_schema(grammar: Grammar | None) -> Enforceable | None:
+def _answer_schema(grammar: Grammar | None, param: str) -> Enforceable | None:
     """The schema of the text of an answer, as far as it is enforced."""
     match grammar:
         case Grammar(kind="json_object"):
             return Enforceable({"type": "object"}, ())
         case Grammar(kind="json_schema", text=text):
-            return enforceable(json.loads(text), "response_format", strict=grammar.strict)
+            return enforceable(json.loads(text), param, strict=grammar.strict)
     return None
 
 
-def _unenforced(answer: Enforceable | None, tooling: Tooling, schemas: ToolSchemas) -> tuple[Unenforced, ...]:
-    tools = [Unenforced(f"tools[{index}].function.parameters", tool.parameters, schemas.left_out[tool.name], tool.name)
+def _unenforced(answer: Enforceable | None, tooling: Tooling, schemas: ToolSchemas,
+                names: SchemaNames) -> tuple[Unenforced, ...]:
+    tools = [Unenforced(names.tool.format(index), tool.parameters, schemas.left_out[tool.name], tool.name)
              for index, tool in enumerate(tooling.tools) if schemas.left_out.get(tool.name)]
-    text = [Unenforced("response_format", answer.original, answer.left_out)] if answer and answer.left_out else []
+    text = [Unenforced(names.answer, answer.original, answer.left_out)] if answer and answer.left_out else []
     return (*text, *tools)
 
 

@@ -15,7 +15,7 @@ from brise.engine.model import LoadedModel
 from brise.serve.body import read_json
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.growing_response import GrowingResponse
-from brise.serve.ignored import ignored_header
+from brise.serve.ignored import RequestReport
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest
@@ -44,9 +44,10 @@ async def create(serving: ServerState, request: Request) -> Response:
         serving.stored.put(response.id, StoredResponse(response.whole(response.end), items, owner,  # type: ignore[arg-type]
                                                        num_bytes + 2 * memory_size(output)))
 
-    responder = await prepare(serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
-                              allows_urls=settings.allow_image_urls, keep=keep if parsed.stores else None)
-    headers = ignored_header(ignored)
+    responder, said = await prepare_checked(
+        serving.find(parsed.chat.options.model), parsed, request.scope["brise.stats"],
+        allows_urls=settings.allow_image_urls, ignored=ignored, keep=keep if parsed.stores else None)
+    headers = said.headers
     if parsed.chat.options.stream:
         return EventStream(responder.stream(), headers)
     return JSONResponse(await unless_gone(request.receive, responder.collect()), headers=headers)
@@ -69,15 +70,28 @@ def _owner(request: Request) -> str | None:
 
 
 async def prepare(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *,
-                  allows_urls: bool, keep: Keep | None = None) -> ResponsesResponder:
-    """Images are fetched and the prompt is rendered; the engine gets the request when the responder is read."""
+                  allows_urls: bool) -> ResponsesResponder:
+    """The responder alone, whose answer reports nothing."""
+    responder, _ = await prepare_checked(served, request, stats, allows_urls=allows_urls, ignored=None)
+    responder.response.said = None
+    return responder
+
+
+async def prepare_checked(served: ModelHandle, request: ResponseRequest, stats: RequestStats, *, allows_urls: bool,
+                          ignored: Ignored | None, keep: Keep | None = None,
+                          ) -> tuple[ResponsesResponder, RequestReport]:
+    """The responder, and what its answer will say about the request.
+
+    Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
+    """
     stats.model = request.chat.options.model
     messages = await fetch_images(request.chat.messages, allows_urls=allows_urls)
     chat = replace(request.chat, messages=messages)
     job, num_bytes = await asyncio.to_thread(_job, chat, served.worker.model, request if keep is not None else None)
     task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
-    response = GrowingResponse(request, stats, job.collector(), served.worker.model.tokenizer)
-    return ResponsesResponder(task, response, keep, num_bytes)
+    said = RequestReport(ignored, job.unenforced)
+    response = GrowingResponse(request, stats, job.collector(), served.worker.model.tokenizer, said=said)
+    return ResponsesResponder(task, response, keep, num_bytes), said
 
 
 def _job(chat: ChatRequest, model: LoadedModel, measured: ResponseRequest | None) -> tuple[ChatJob, int]:

@@ -36,6 +36,7 @@ class ToolSchemas:
 
     strict: Collection[str] = ()
     left_out: dict[str, tuple[SchemaKeyword, ...]] = field(default_factory=dict)
+    param: str = "tools[{}].function.parameters"  # the request's name for the schema of a tool
 
 
 def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[str, object], format: AnswerFormat,
@@ -127,7 +128,7 @@ def _function(tool: Mapping[str, object], index: int, schemas: ToolSchemas) -> F
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str):
         raise RequestError(f"tools[{index}] has no function with a name", param=f"tools[{index}].function")
-    param = f"tools[{index}].function.parameters"
+    param = schemas.param.format(index)
     parameters = function.get("parameters")
     if not isinstance(parameters, Mapping | None):
         raise RequestError(f"{param} is no JSON schema but {type(parameters).__name__}", param=param)
