@@ -36,6 +36,16 @@ def test_a_template_with_tools_gets_them_as_they_are() -> None:
     assert shown(template) == "1<tool_call>user0 assistant1 tool0 "
 
 
+def test_a_cut_call_has_no_arguments_where_the_template_wants_an_object() -> None:
+    own, cut = tokenizer(), {"role": "assistant", "content": "so", "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x'}}]}
+    for arguments, written in (("c.function.arguments | items | list", "[]"), ("c.function.arguments", '{"x')):
+        template = ("{% for m in messages %}{% for c in m.tool_calls %}<tool_call>{{ c.function.name }}{{ "
+                    f"{arguments} }}}}{{% endfor %}}{{% endfor %}}{{{{ tools | length }}}}")
+        assert own.decode(encoded(ChatTemplate(template, own), [USER, cut, RESULT], [TOOL]).tokens,
+                          show_control=True) == f"<tool_call>add{written}1"
+
+
 def test_a_call_without_words_is_the_call_alone() -> None:
     assert written_out({**CALLS, "content": ""}) == {"role": "assistant", "content": CALL_TEXT}
     assert written_out(USER) is USER

@@ -95,7 +95,14 @@ def test_arguments_come_piece_by_piece_once_the_name_is_certain() -> None:
 
 @pytest.mark.parametrize(("kind", "text", "parsed"), [
     ("named", f'{CALL}now{ARGS}{{"a', [NOW[0], ParsedCallArguments('{"a')]), ("named", f"{CALL}now{ARGS}", [NOW[0]]),
-    ("named", f"{CALL}no", [ParsedText("[TOOL_CALLS]no")]),
+    ("named", f"{CALL}no", []), ("named", f"hm {CALL}", [ParsedText("hm ")]),
+    ("named", f"{CALL}now{CALL_ID}abc", [NOW[0]]), ("named", f"{NAMED}{CALL}", WEATHER),
+    ("named", f"{CALL}now{CALL_ID}abcdefghi{ARGS}", [ParsedCallStart("now", "abcdefghi")]),
+    ("list", CALL, []), ("list", f"{CALL} [", []), ("list", f'{CALL}[{{"name": "no', []), ("list", f"{CALL}[]", [
+        ParsedText("[TOOL_CALLS][]")]), ("list", f'{CALL}[{{"name": "other", "ar', [
+            ParsedText('[TOOL_CALLS][{"name": "other", "ar')]),
+    ("list", f'{CALL}[{{"name": "now", "argum', [NOW[0]]), ("list", f'{LIST[:-1]}, {{"na', WEATHER),
+    ("list", f'{LIST[:-1]}, {{"name": "now"', [*WEATHER, NOW[0]]),
     ("list", f'{CALL}[{{"name": "now", "arguments": {{"a', [NOW[0], ParsedCallArguments('{"a')]),
     ("tags", f'{CALL}\n{{"name": "now", "arguments": {{"a', [NOW[0], ParsedCallArguments('{"a')]),
     ("tags", f'{CALL}\n{{"name": "now", "arguments": {{}}', NOW),

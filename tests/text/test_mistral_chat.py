@@ -10,9 +10,12 @@ from mistral_common.integrations.chat_templates.chat_templates import convert_to
 
 from brise.errors import RequestError
 from brise.text.chat import ChatTemplate
+from brise.text.fields import RequestFields
 from brise.text.inputs import ImageInput
+from brise.text.json_text import Json
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
+from brise.text.thinking import parse_wishes, variables
 from brise.text.tokenizer import Tokenizer
 from tests.text import tekken
 
@@ -126,6 +129,40 @@ def test_no_system_prompt_is_added_and_no_text_becomes_a_control_token(open_chat
     control = set(chat._tokenizer.control.values())
     assert [token for token in tokens if token in control] == [token for token in harmless if token in control]
     assert chat._tokenizer.decode(tokens).count(evil) == 4
+
+
+@pytest.mark.parametrize(("arguments", "written"), [('{"city": "Pa', 'weather{"city": "Pa'), ({}, "weather")])
+@pytest.mark.parametrize("version", ["v3", "v7", "v11", "v13"])
+def test_a_cut_call_that_nobody_answered_is_text(open_chat: Open, version: str, arguments: object,
+                                                 written: str) -> None:
+    cut = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "type": "function", "function": {
+        "name": "weather", "arguments": arguments}}]}
+    assert shown(open_chat(version), [USER, cut, AGAIN]) == f"<s>[INST]U[/INST]{written}</s>[INST]V[/INST]"
+    answered = shown(open_chat(version), [USER, cut, result("r", "c")])
+    assert "[TOOL_CALLS]" in answered and written not in answered.replace("[ARGS]", "").replace("weather", "")
+
+
+@pytest.mark.parametrize(("wish", "setting"), [
+    ({}, "none"), ({"reasoning_effort": "high"}, "high"), ({"reasoning_effort": "none"}, "none"),
+    ({"enable_thinking": True}, "high"), ({"think": False}, "none"), ({"reasoning": {"enabled": True}}, "high"),
+    ({"chat_template_kwargs": {"reasoning_effort": "high"}}, "high"), ({"reasoning_effort": "auto"}, "none"),
+    ({"enable_thinking": True, "reasoning_effort": "high"}, "high")])
+def test_an_effort_of_reasoning_reaches_the_format(open_chat: Open, wish: Json, setting: str) -> None:
+    chat = open_chat("v15")
+    given = variables(parse_wishes(RequestFields(wish)), chat)
+    text = f'[MODEL_SETTINGS]{{"reasoning_effort": "{setting}"}}[/MODEL_SETTINGS]'
+    assert text in shown(chat, [USER], variables=given)
+
+
+@pytest.mark.parametrize(("version", "wish", "path"), [
+    ("v15", {"reasoning_effort": "low"}, "reasoning_effort"), ("v13", {"reasoning_effort": "high"}, "reasoning_effort"),
+    ("v15", {"reasoning": {"effort": "max"}}, "reasoning.effort"), ("v3", {"enable_thinking": True}, "enable_thinking"),
+    ("v13", {"think": False}, "think"), ("v15", {"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x")])
+def test_an_effort_that_the_format_does_not_have_is_refused_by_name(open_chat: Open, version: str, wish: Json,
+                                                                    path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        variables(parse_wishes(RequestFields(wish)), open_chat(version))
+    assert (caught.value.param, caught.value.code) == (path, "unsupported_parameter")
 
 
 def test_images_stand_where_their_parts_do(open_chat: Open) -> None:

@@ -82,6 +82,9 @@ class ChatTemplate:
         """See Chat.reads. A word in quotes or behind a dot is no variable."""
         return re.search(rf"(?<![\w.'\"]){re.escape(name)}(?![\w'\"])", self.source) is not None
 
+    def values_of(self, name: str) -> None:
+        """See Chat.values_of; a template says itself what it does not take."""
+
     def _encode(self, messages: Sequence[Message], images: Sequence[ImageInput], *,
                 tools: Sequence[Mapping[str, object]] | None, add_generation_prompt: bool,
                 continue_final: bool, variables: Mapping[str, object]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Protocol
@@ -32,6 +32,9 @@ class Chat(Protocol):
     def reads(self, name: str) -> bool:
         """Whether the chat format looks at a variable of this name."""
 
+    def values_of(self, name: str) -> Collection[str] | None:
+        """The values that a variable may have; None: any."""
+
 
 def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = (), *,
             add_generation_prompt: bool = True, continue_final: bool = False,
@@ -43,7 +46,7 @@ def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str
     render = partial(chat.prompt, add_generation_prompt=add_generation_prompt, continue_final=continue_final,
                      variables=variables)
     if chat.knows_tools:
-        return render(messages, tools=tools or None)
+        return _with_calls(render, messages, tools)
     messages = [written_out(message) for message in messages]
     if not tools:
         return render(messages, tools=None)
@@ -54,6 +57,27 @@ def encoded(chat: Chat, messages: Sequence[Message], tools: Sequence[Mapping[str
         if error.code != "chat_template_error" or messages[:1] and messages[0]["role"] == "system":
             raise
         return render(_with_user(messages, described), tools=None)
+
+
+def _with_calls(render: Callable[..., Encoded], messages: Sequence[Message],
+                tools: Sequence[Mapping[str, object]]) -> Encoded:
+    """The conversation; a call that was cut has no arguments where the template cannot write text as arguments."""
+    try:
+        return render(messages, tools=tools or None)
+    except RequestError as error:
+        whole = [_without_cut_arguments(message) for message in messages]
+        if error.code != "chat_template_error" or whole == list(messages):
+            raise
+    return render(whole, tools=tools or None)
+
+
+def _without_cut_arguments(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, Sequence):
+        return message
+    return {**message, "tool_calls": [
+        {**call, "function": {**call["function"], "arguments": {}}} if isinstance(call["function"]["arguments"], str)
+        else call for call in calls]}
 
 
 def written_out(message: Message) -> Message:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText, joined
-from brise.text.json_pieces import WHITE, ObjectEnd, call_head, whole_call
+from brise.text.json_pieces import WHITE, ObjectEnd, call_head, cut_call, whole_call
 from brise.text.special_tokens import ARGS, CALL, CALL_ID
 
 _WORD = f"[^{CALL_ID}{ARGS}]*"
@@ -36,12 +36,15 @@ class NamedCallParser:
         return joined(self._read())
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
-        """Half a name is text. Cut after the name, the call is there, and its arguments are empty."""
+        """Half a call is text, unless it was cut there: after its name it is a call, before that nothing."""
         held, self._held = self._held, ""
-        head = _HEAD.match(held[1:] + "{") if was_cut else None
-        if head is not None and head.end() == len(held) - 1 and self._is_known(head[1]):
+        if not was_cut or not held:
+            return joined([ParsedText(held)])
+        head, name = _HEAD.match(held[1:] + "{"), _NAME.match(held[1:])
+        if head is not None and self._is_known(head[1]):
             return [_start(head)]
-        return joined([ParsedText(held)])
+        is_certain = name is not None and name[2] and self._is_known(name[1])
+        return [ParsedCallStart(name[1].strip())] if name is not None and is_certain else []
 
     def _read(self) -> Iterator[Parsed]:
         while self._held:
@@ -94,7 +97,17 @@ class ListCallParser:
         return joined(self._read())
 
     def finish(self, *, was_cut: bool = False) -> list[Parsed]:
-        """Text that was held; of a list whose calls are reported, only brackets remain."""
+        """Text that was held; of a list whose calls are reported, only brackets remain.
+
+        Of an answer that was cut, half a call is the beginning of one, or nothing while its name is not certain.
+        """
+        if was_cut and self._held.startswith(CALL):
+            self._held = ""
+        elif was_cut and self._phase == "list":
+            half = cut_call(self._held.lstrip(WHITE + ","), self._names)
+            if half is not None:
+                self._held = self._opening = ""
+                return joined(half)
         held, self._held = self._opening + self._held, ""
         return joined([ParsedText(held if held.strip(WHITE + ",") else "")])
 

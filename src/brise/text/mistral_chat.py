@@ -7,7 +7,7 @@ mistral-common refuses is refused in its words.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -25,7 +25,7 @@ from mistral_common.protocol.instruct.messages import (
     UserMessage,
 )
 from mistral_common.protocol.instruct.normalize import get_normalizer
-from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.request import ChatCompletionRequest, ReasoningEffort
 from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding
@@ -44,13 +44,16 @@ class MistralChat:
         self.knows_tools = True
         self.format = AnswerFormat.of(tokenizer, "list" if tokenizer.version in ("v3", "v7") else "named")
         self._tokenizer = tokenizer
+        settings = tokenizer.common.instruct_tokenizer.tokenizer.model_settings_builder
+        efforts = None if settings is None else settings.reasoning_effort
+        self._efforts = () if efforts is None else tuple(map(str, efforts.values))
         self._shows_thinking = self.format.can_think and tokenizer.version in ("v13", "v15")
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
                add_generation_prompt: bool = True, continue_final: bool = False,
                variables: Mapping[str, object] | None = None) -> Encoded:
         """See Chat.prompt."""
-        assert not variables, "no template reads them"
+        effort = (variables or {}).get("reasoning_effort")
         for text in texts_of((list(messages), list(tools or []))):
             check_unicode(text)
         is_finished = bool(messages) and messages[-1].get("role") == "assistant" and not continue_final
@@ -59,18 +62,24 @@ class MistralChat:
         # A conversation that is complete is only checked as one that a model is trained on.
         mode = ValidationMode.finetuning if is_finished and not add_generation_prompt else ValidationMode.serving
         images = _Images()
+        messages = _with_cut_calls_as_text(messages)
         with _errors_named():
             converted = [self._message(self.format.with_call_ids(message), index,
                                        continue_final and index == len(messages) - 1, images)
                          for index, message in enumerate(messages)]
             request: ChatCompletionRequest[ChatMessage] = ChatCompletionRequest(
-                model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None)
+                model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None,
+                reasoning_effort=None if effort is None else ReasoningEffort(effort))
             tokens = _encoder(self._tokenizer, mode, images).encode_chat_completion(request).tokens
         return Encoded(tuple(tokens), tuple(images.placed))
 
     def reads(self, name: str) -> bool:
-        """See Chat.reads."""
-        return False
+        """See Chat.reads: an effort of reasoning is the only one, where the tekken.json has a setting for it."""
+        return name == "reasoning_effort" and bool(self._efforts)
+
+    def values_of(self, name: str) -> Collection[str]:
+        """See Chat.values_of."""
+        return self._efforts
 
     def _message(self, message: Message, index: int, is_open: bool, images: _Images) -> ChatMessage:
         content = message.get("content")
@@ -147,6 +156,28 @@ def _tool(tool: Mapping[str, object]) -> Tool:
     assert isinstance(function, Mapping)
     return Tool(function=Function(name=function["name"], description=function.get("description") or "",
                                   parameters=dict(function.get("parameters") or {})))
+
+
+def _with_cut_calls_as_text(messages: Sequence[Message]) -> list[Message]:
+    """The messages, where a call that was cut and that nobody answered is text: each call must have a result."""
+    answered = {message.get("tool_call_id") for message in messages if message.get("role") == "tool"}
+    return [_cut_as_text(message, answered) if message.get("tool_calls") else message for message in messages]
+
+
+def _cut_as_text(message: Message, answered: Collection[object]) -> Message:
+    calls = message["tool_calls"]
+    assert isinstance(calls, Sequence)
+    cut = [call for call in calls if not _is_whole(call["function"]["arguments"]) and call["id"] not in answered]
+    if not cut:
+        return message
+    written = "\n".join(call["function"]["name"] + (call["function"]["arguments"] or "") for call in cut)
+    parts = [*parts_of(message.get("content")), {"type": "text", "text": written}]
+    return {**message, "content": parts, "tool_calls": [call for call in calls if call not in cut]}
+
+
+def _is_whole(arguments: object) -> bool:
+    """Whether arguments are there, and are an object. A call that was cut behind its name has none."""
+    return bool(arguments) and not isinstance(arguments, str)
 
 
 def _calls(calls: object) -> list[ToolCall] | None:

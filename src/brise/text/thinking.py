@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,9 @@ class TemplateReader(Protocol):
 
     def reads(self, name: str) -> bool:
         """Whether the template looks at a variable of this name."""
+
+    def values_of(self, name: str) -> Collection[str] | None:
+        """The values that a variable may have; None: any."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,14 @@ def parse_wishes(fields: RequestFields) -> tuple[TemplateWish, ...]:
 def variables(wishes: Sequence[TemplateWish], chat: TemplateReader) -> Mapping[str, Json]:
     """The template's variables; RequestError for a wish that the model cannot fulfil."""
     given: dict[str, Json] = {}
-    for wish in wishes:
+    for wish in sorted(wishes, key=lambda wish: wish.name in SWITCHES):  # an effort says more than a switch
         if wish.value is None:
             continue
         if wish.name == "reasoning_effort":
             added = _by_effort(wish, chat)
         elif wish.name in SWITCHES and isinstance(wish.value, bool):
-            added = _by_switch(wish, chat, is_on=wish.value)
+            is_said = wish.value and given.get("reasoning_effort", "none") != "none"
+            added = {} if is_said else _by_switch(wish, chat, is_on=wish.value)
         elif chat.reads(wish.name):
             added = {wish.name: wish.value}
         else:
@@ -106,6 +110,10 @@ def _by_switch(wish: TemplateWish, chat: TemplateReader, *, is_on: bool) -> Mapp
     names = [name for name in SWITCHES if chat.reads(name)]
     if names:
         return dict.fromkeys(names, is_on)
+    if efforts := chat.reads("reasoning_effort") and chat.values_of("reasoning_effort"):
+        wanted = [effort for effort in ("medium", *reversed(EFFORTS)) if effort != "none"] if is_on else ["none"]
+        if possible := [effort for effort in wanted if effort in efforts]:
+            return {"reasoning_effort": possible[0]}
     if is_on is chat.format.can_think:  # it does so anyway
         return {}
     raise _refused(wish, "the model does not think" if is_on else
@@ -116,6 +124,9 @@ def _by_effort(wish: TemplateWish, chat: TemplateReader) -> Mapping[str, Json]:
     if wish.value in ("default", "auto"):
         return {}
     if chat.reads("reasoning_effort"):
+        allowed = chat.values_of("reasoning_effort")
+        if allowed is not None and wish.value not in allowed:
+            raise _refused(wish, f"the model's chat format takes {', '.join(map(repr, allowed))}")
         return {"reasoning_effort": wish.value} | (
             {name: False for name in SWITCHES if chat.reads(name)} if wish.value == "none" else {})
     if wish.value == "none":
