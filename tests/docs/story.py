@@ -42,6 +42,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"torchrun ": "starts processes of its own: tests/cli/test_tune_ranks.py does the same",
     r"docker ": "needs a container engine",
     r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
+    r"brise serve(rs)? .*postgresql://": "needs a PostgreSQL server: tests/serve/test_several_servers.py starts one",
     r"brise pull (smollm2$|hf:)": "needs the network",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",

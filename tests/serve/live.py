@@ -19,8 +19,10 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
+from brise.serve import local_server
 from brise.serve.app import new_server
 from brise.serve.key_admission import KeyAdmission
+from brise.serve.replica import Replica
 from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.telemetry import Telemetry
 from tests.engine.stub import stub_model
@@ -72,7 +74,8 @@ MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
 @contextmanager
 def live(model: LoadedModel | None = None, settings: ServeSettings | None = None,
          engine_settings: EngineSettings = ENGINE, gateway: MakeGateway | None = None,
-         admission: KeyAdmission | None = None, telemetry: Telemetry | None = None) -> Iterator[Live]:
+         admission: KeyAdmission | None = None, telemetry: Telemetry | None = None,
+         replica: Replica | None = None) -> Iterator[Live]:
     """A server that runs until the block ends, and leaves no thread behind."""
     model = model or stub_model("Hello there!")
     engine = Engine(model, replace(engine_settings))
@@ -80,7 +83,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     worker.start()
     opened = None if gateway is None else gateway({"stub": worker})
     serving = prepare({"stub": worker}, settings or ServeSettings(), log, opened,
-                      watch=RequestWatch(admission, telemetry))
+                      watch=RequestWatch(admission, telemetry, replica))
     server, loop = new_server(serving), list[asyncio.AbstractEventLoop]()
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=asyncio.run, args=(run_until_exit(server, serving, listener, loop),))
@@ -101,7 +104,10 @@ async def run_until_exit(server: uvicorn.Server, serving: ServerState, listener:
     loop.append(asyncio.get_running_loop())
     if serving.gateway is not None:
         serving.gateway.start()
+    await local_server.join(serving, f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     await server.serve(sockets=[listener])
+    if serving.replica is not None:
+        await serving.replica.leave()
     if serving.gateway is not None:
         serving.gateway.close()
 

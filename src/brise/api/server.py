@@ -21,6 +21,7 @@ from brise.api.words import python_words
 from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, ClosedError
 from brise.gateway.gateway import Gateway
+from brise.serve import local_server
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.app import BACKLOG, address_of, bind, create_app, new_server, run_server
 from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
@@ -79,6 +80,7 @@ class Server:
         """For the lifespan of an application that mounts the server: starts its background work, and ends it."""
         self._begin()
         try:
+            await local_server.join(self._state, self._url or "")
             yield self
         finally:
             await self.aclose()
@@ -88,6 +90,8 @@ class Server:
         self._state.traffic.close()
         if not self._is_closed:
             self._is_closed = True
+            if self._state.replica is not None:
+                await self._state.replica.leave()
             if self._parts.gateway is not None and self._has_begun:
                 self._parts.gateway.close()
             await asyncio.to_thread(self._parts.owned.close)
@@ -97,7 +101,7 @@ class Server:
         self._use()
         try:
             run_server(self._workers, self._parts.settings, self._log, gateway=self._parts.gateway,
-                       keys=self._parts.keys)
+                       keys=self._parts.keys, watch=self._parts.watch)
         finally:
             self._is_closed = True
             self._parts.owned.close()
@@ -106,8 +110,10 @@ class Server:
         self._use()
         self._listening = AsyncExitStack()
         try:
-            await self._listening.enter_async_context(self.lifespan())
+            self._begin()
+            self._listening.push_async_callback(self.aclose)
             await self._listening.enter_async_context(self._listen())
+            await local_server.join(self._state, self.url)
         except BaseException:
             await self._listening.aclose()
             raise
@@ -170,6 +176,7 @@ class Server:
             match (await receive())["type"]:
                 case "lifespan.startup":
                     self._begin()
+                    await local_server.join(self._state, "")
                     await send({"type": "lifespan.startup.complete"})
                 case "lifespan.shutdown":
                     await self.aclose()

@@ -33,6 +33,7 @@ from brise.serve.open_gateway import (
 )
 from brise.serve.open_keys import VirtualKeyOptions, open_keys
 from brise.serve.open_telemetry import TelemetryOptions, open_telemetry
+from brise.serve.replica import clock_of, open_replica
 from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
@@ -187,7 +188,9 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
         keys = options.get("virtual_keys") or VirtualKeyOptions()
         keys = replace(keys, store=keys.store or gateway_options.store, prices=keys.prices or gateway_options.prices)
         watch = _watch(options, keys, {name: each.url for name, each in servers.items()}, owned)
-        opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore))
+        member = None if watch.replica is None else watch.replica.member
+        opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore,
+                                                          member))
         return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES), owned.pop_all(),
                                   _keys(options.get("api_keys")), opened_gateway, options.get("log"), watch))
 
@@ -195,9 +198,11 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
 def _watch(options: ServerOptions, keys: VirtualKeyOptions | None, urls: Mapping[str, str],
            owned: ExitStack) -> RequestWatch:
     """Who looks at the requests beside those who answer them."""
+    home = settings.read().home
+    replica = None if keys is None else owned.enter_context(open_replica(keys.store, home, options.get("log")))
     return RequestWatch(
-        None if keys is None else owned.enter_context(open_keys(keys, settings.read().home)),
-        owned.enter_context(open_telemetry(options.get("telemetry"), urls)))
+        None if keys is None else owned.enter_context(open_keys(keys, home, clock_of(replica))),
+        owned.enter_context(open_telemetry(options.get("telemetry"), urls)), replica)
 
 
 def _opened(models: Models, memory: Size | None, owned: ExitStack) -> dict[str, Model]:

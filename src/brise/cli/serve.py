@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -29,6 +28,7 @@ from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
+from brise.serve.replica import clock_of, open_replica
 from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
 from brise.settings import Settings
 
@@ -101,18 +101,18 @@ def run(args: argparse.Namespace) -> int:
     settings_ = settings.read()
     telemetry_options = serve_telemetry.options_of(args)
     urls = {name: server.settings.url for name, server in upstreams.items()}
-    with (open_keys(serve_keys.options_of(args), settings_.home) as admission,
+    with (open_replica(args.store, settings_.home) as replica,
+          open_keys(serve_keys.options_of(args), settings_.home, clock_of(replica)) as admission,
           open_telemetry(telemetry_options, urls) as telemetry):
         has_keys = args.api_keys is not None or admission is not None and admission.is_required
         check_bind(args.host, has_keys, args.allow_insecure_bind)
         if admission is not None and admission.is_required:
             serve_keys.note_keyless(upstreams)
-        return _serve(args, settings_, upstreams, partial(
-            run_server, watch=RequestWatch(admission, telemetry)))
+        return _serve(args, settings_, upstreams, RequestWatch(admission, telemetry, replica))
 
 
 def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],
-           start: Callable[..., int]) -> int:
+           watch: RequestWatch) -> int:
     models = _locate_all(args.models, ModelStore(settings_.home))
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
@@ -135,19 +135,20 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         else:
             serving = follow_context(serving, workers.values())
         if not upstreams:
-            return _run(workers, serving, bound, None, start)
+            return _run(workers, serving, bound, None, watch)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
         options = serve_gateway.options_of(args, upstreams, small)
-        with open_gateway(options, settings_.home, local, serve_gateway.report_lost) as gateway:
-            return _run(workers, serving, bound, gateway, start)
+        member = None if watch.replica is None else watch.replica.member
+        with open_gateway(options, settings_.home, local, serve_gateway.report_lost, member) as gateway:
+            return _run(workers, serving, bound, gateway, watch)
 
 
 def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None,
-         start: Callable[..., int]) -> int:
+         watch: RequestWatch) -> int:
     for worker in workers.values():
         worker.start()
     try:
-        return start(workers, serving, bound=bound, gateway=gateway)
+        return run_server(workers, serving, bound=bound, gateway=gateway, watch=watch)
     finally:
         for worker in workers.values():
             worker.shutdown(drain=False)

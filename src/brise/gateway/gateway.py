@@ -74,8 +74,9 @@ class Gateway:
         self._reader, self._num_unread = ThreadPoolExecutor(1, "brise-reader"), 0
 
     def add_observer(self, observer: Observer) -> None:
-        """One more that sees every answered request."""
-        self._observers.append(observer)
+        """One more that sees every answered request, once."""
+        if observer not in self._observers:
+            self._observers.append(observer)
 
     def start(self) -> None:
         """Begins what runs beside the requests; called in the event loop."""

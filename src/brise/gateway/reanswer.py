@@ -50,7 +50,9 @@ class Reanswer:
     """Remembers what the small model answered in an outage (`observe`), and asks the large model again (`run`)."""
 
     def __init__(self, large: Upstreams, store: TrafficStore, capture: Flushing,
-                 options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time) -> None:
+                 options: ReanswerOptions = ReanswerOptions(), clock: Callable[[], float] = time.time,
+                 leads: Callable[[], bool] = lambda: True) -> None:
+        self._leads = leads
         self._large, self._store, self._capture = large, store, capture
         self._options, self._clock = options, clock
         self.counts = Counter[str]()
@@ -135,8 +137,8 @@ class Reanswer:
                 del self._held[id]
                 self._held_bytes -= len(request.body)
                 return (request, attempts), True
-        if not self._large.has_own_key:
-            return None, bool(self._held)
+        if not self._large.has_own_key or not self._leads():  # of several gateways one asks for what is in the store
+            return None, bool(self._held) or self._large.has_own_key
         stored, is_waiting = await asyncio.to_thread(self._stored, is_probe)
         return stored, is_waiting or bool(self._held)
 

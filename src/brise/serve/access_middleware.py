@@ -76,9 +76,11 @@ class AccessMiddleware:
         serving, path, method = self._serving, scope["path"], scope["method"]
         if serving.local_only and host_name(headers.get("host", "localhost")) not in LOCAL_NAMES:
             return ForeignHostError(headers["host"])
-        if serving.has_keys and path not in PROBES:
+        if serving.has_keys:
             refusal = await self._check_key(scope, headers)
-            if refusal is not None:
+            if path in PROBES:
+                scope["brise.has_key"] = refusal is None
+            elif refusal is not None:
                 return refusal
         if serving.traffic.closed and method == "POST":
             return UnavailableError("the server is shutting down", code="shutting_down")

@@ -12,11 +12,13 @@ from starlette.responses import JSONResponse, Response
 
 from brise.engine.adapters import AdapterExistsError, AdapterInfo, AdapterNotFoundError
 from brise.engine.engine_thread import EngineThread
-from brise.errors import RequestError
+from brise.errors import RequestError, StoreError
 from brise.serve.body import read_json
+from brise.serve.error_response import UnavailableError
 from brise.serve.serving import ServerState
 from brise.text.fields import RequestFields
 from brise.text.json_text import Json
+from brise.traffic.servers import SharedAdapter
 
 
 class AdaptersNeedKeysError(RequestError):
@@ -58,7 +60,17 @@ async def _add(serving: ServerState, request: Request) -> Response:
             raise AdapterExistsError(requested.name)
         info = await asyncio.to_thread(partial(worker.add_adapter, requested.name, Path(requested.path),
                                                any_base=requested.any_base))
-    return JSONResponse(_card(model, info))
+        shared = SharedAdapter(info.name, model, str(info.path), info.digest, requested.any_base)
+        try:
+            await _share(serving, shared)
+        except BaseException:
+            worker.remove_adapter(info.name)
+            raise
+    card = _card(model, info)
+    if serving.replica is not None:
+        loaded, number = await serving.replica.wait_loaded(info.name)
+        card |= {"servers": number, "servers_loaded": loaded}
+    return JSONResponse(card)
 
 
 async def remove(serving: ServerState, request: Request) -> Response:
@@ -68,10 +80,23 @@ async def remove(serving: ServerState, request: Request) -> Response:
     async with serving.adapters_change:
         for worker in serving.models.values():
             if worker.has_adapter(name):
+                digest = next(info.digest for info in worker.adapters if info.name == name)
+                await _share(serving, SharedAdapter(name, "", "", digest, is_removed=True))
                 worker.remove_adapter(name)
                 serving.metrics.forget(name)
                 return JSONResponse({"id": name, "object": "adapter", "deleted": True})
     raise AdapterNotFoundError(name)
+
+
+async def _share(serving: ServerState, adapter: SharedAdapter) -> None:
+    """The other servers that share the store load or unload it, too, with their next beat."""
+    if serving.replica is None:
+        return
+    try:
+        await serving.replica.share(adapter)
+    except StoreError as error:
+        raise UnavailableError(f"the other servers cannot be told, so nothing was changed: {error}",
+                               code="store_unavailable") from None
 
 
 def parse_adapter(body: Json) -> AdapterRequest:

@@ -29,6 +29,7 @@ from brise.serve import (
     chat,
     completions,
     embeddings,
+    local_server,
     messages,
     models_and_metrics,
     readiness,
@@ -146,11 +147,14 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = address_of(serving.settings.host, listener)
     names = [*serving.models, *([] if serving.gateway is None else serving.gateway.large.places)]
+    await local_server.join(serving, address)
     print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
     if await _signalled(serve_task, signals):
         await _stop(serving, signals)
         server.should_exit = True
     await serve_task
+    if serving.replica is not None:
+        await serving.replica.leave()
     if serving.gateway is not None:
         serving.gateway.close()
 

@@ -23,7 +23,7 @@ from brise.gateway.request import ClientRequest
 from brise.gateway.targets import UnpaidPathError
 from brise.serve import models_and_metrics
 from brise.serve.body import Replay, read_bytes
-from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, respond
+from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, UnavailableError, respond
 from brise.serve.key_admission import check_admin
 from brise.serve.serving import ServerState
 from brise.serve.sse import unless_gone
@@ -114,7 +114,10 @@ class GatewayMiddleware:
         if len(client.named) > client_body.MAX_NAMES:
             raise RequestError(f"the request names more than {client_body.MAX_NAMES} models, and one that is served "
                                "here could be among them", param="model")
+        not_loaded = () if self._serving.replica is None else self._serving.replica.not_loaded
         for name in (client.model, *client.named):
+            if name in not_loaded:
+                raise UnavailableError(f"the adapter {name!r} is not loaded on this server", code="adapter_not_loaded")
             if name and (served := self._served_like(name)) is not None:
                 raise NotServedHereError(name, served, f"{client.method} {client.path[:200]}")
         return False

@@ -22,6 +22,7 @@ from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
 from brise.traffic.prices import read_if_there
+from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
 from brise.traffic.stores import open_store, open_threads
 
@@ -65,16 +66,18 @@ class GatewayOptions:
 
 @contextmanager
 def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
-                 on_end: Callable[[CaptureStats], None]) -> Iterator[Gateway]:
-    """The gateway with its store. When the block ends, captured traffic is written and `on_end` gets the counts."""
+                 on_end: Callable[[CaptureStats], None], member: Membership | None = None) -> Iterator[Gateway]:
+    """The gateway with its store, which it shares as `member`. When the block ends, captured traffic is written and
+    `on_end` gets the counts."""
+    member = member or Membership()
     prices = read_if_there(options.prices, home)
     store = open_store(options.store, home)
-    capture = Capture(store, options.capture, open_threads(store, home))
+    capture = Capture(store, options.capture, open_threads(store, home), leads=member.leads)
     try:
         large = Upstreams({name: _large_model(server, options) for name, server in options.upstreams.items()},
                           options.routes, prices)
-        parts = _small_components(options.small, small, large, store, capture)
-        switches = components.switch_components(small, large, store, capture)
+        parts = _small_components(options.small, small, large, store, capture, member)
+        switches = components.switch_components(small, large, store, capture, member=member)
         yield Gateway(large, replace(
             switches, fallback=parts.fallback, observers=(*switches.observers, *parts.observers),
             background=(*switches.background, *parts.background), capture=capture, prices=prices))
@@ -105,13 +108,13 @@ def _large_model(server: UpstreamServer, options: GatewayOptions) -> LargeModel:
 
 
 def _small_components(options: SmallOptions, small: SmallModels, large: Upstreams, store: TrafficStore,
-                      capture: Capture) -> Components:
+                      capture: Capture, member: Membership) -> Components:
     """The components of the small models: the fallback during outages, and shadow answers."""
     observers: list[Shadow | Reask | Reanswer] = []
     fallback = None
     if options.fallback != TaskModels():
         fallback = SmallModelFallback(small, options.fallback)
-        observers.append(Reanswer(large, store, capture))
+        observers.append(Reanswer(large, store, capture, leads=member.leads))
     if options.shadow:
         observers.append(Shadow(small, options.candidate, ShadowOptions(options.shadow), capture))
     if options.reask:

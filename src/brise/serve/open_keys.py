@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class VirtualKeyOptions:
 
 
 @contextmanager
-def open_keys(options: VirtualKeyOptions, home: Path) -> Iterator[KeyAdmission | None]:
+def open_keys(options: VirtualKeyOptions, home: Path,
+              clock: Callable[[], float] = time.time) -> Iterator[KeyAdmission | None]:
     """Who is let in by a virtual key, and for how much; None if keys are off. What was used is written at the end."""
     if options.mode == "off":
         yield None
@@ -46,7 +48,7 @@ def open_keys(options: VirtualKeyOptions, home: Path) -> Iterator[KeyAdmission |
     prices = read_if_there(options.prices, home)
     keys, budgets = open_virtual_keys(options.store, home)
     try:
-        guard = KeyGuard(keys, budgets, KeyOptions(options.grace_s, options.unknown_usd))
+        guard = KeyGuard(keys, budgets, KeyOptions(options.grace_s, options.unknown_usd), clock)
     except BaseException:
         keys.close()
         raise

@@ -18,6 +18,7 @@ from brise.serve.gateway_metrics import GatewayMetrics
 from brise.serve.in_flight import InFlight
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.metrics import Metrics
+from brise.serve.replica import Replica
 from brise.serve.stored_responses import StoredResponses
 from brise.serve.switch_metrics import SwitchMetrics
 from brise.serve.telemetry import Telemetry
@@ -60,10 +61,12 @@ class ModelHandle:
 
 @dataclass(frozen=True)
 class RequestWatch:
-    """Who looks at each request beside those who answer it: the budgets of virtual keys, and telemetry."""
+    """Who looks at each request beside those who answer it: the budgets of virtual keys, and telemetry. `replica` is
+    this server among those that share its store."""
 
     admission: KeyAdmission | None = None
     telemetry: Telemetry | None = None
+    replica: Replica | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class ServerState:
     gateway: Gateway | None = None
     admission: KeyAdmission | None = None  # of virtual keys
     telemetry: Telemetry | None = None
+    replica: Replica | None = None
     traffic: InFlight = field(default_factory=InFlight)
     stored: StoredResponses = field(default_factory=lambda: StoredResponses(STORED_BYTES))
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
@@ -139,7 +143,7 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
     for collector in (watch.admission, watch.telemetry):
         if collector is not None:
             metrics.registry.register(collector)
-    return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry,
+    return ServerState(models, settings, keys, metrics, log, gateway, watch.admission, watch.telemetry, watch.replica,
                        stored=StoredResponses(settings.max_stored_bytes))
 
 

@@ -18,6 +18,7 @@ from brise.switch.ledger_follower import Follower
 from brise.switch.route import SwitchRouter
 from brise.switch.small_model import SmallModel
 from brise.traffic.records import RecordedAnswer
+from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
 
 # Failures that say nothing of the request. The others, such as no answer in time, may be this request's own.
@@ -25,11 +26,13 @@ OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
 
 
 def switch_components(small: SmallModels, large: Upstreams, store: TrafficStore, capture: CaptureSink,
-                      log: TextIO | None = None) -> Components:
+                      log: TextIO | None = None, member: Membership | None = None) -> Components:
     """Router, small model, audits, and the follower of the ledger behind them."""
-    follower = Follower(store, log=log)
+    member = member or Membership()
+    follower = Follower(store, member.now_s, log, leads=member.leads)
     auditor = Auditor(follower, _asker(large), lambda answer: capture.record(answers=(answer,)), log=log)
-    return Components(router=SwitchRouter(follower), small=SmallModel(small, follower, DriftWatch(), log=log),
+    return Components(router=SwitchRouter(follower, member.now_s),
+                      small=SmallModel(small, follower, DriftWatch(), member.now_s, log=log),
                       observers=(auditor,), background=(follower, auditor))
 
 

@@ -13,6 +13,7 @@ from typing import TextIO
 from brise.dialects.bodies import Body
 from brise.errors import BriseError
 from brise.switch.state import Action, Switches, TaskState, due, next_state_or_ended
+from brise.traffic.ledger import Chain
 from brise.traffic.store import TrafficStore
 
 PATIENCE_S = 0.25  # how long a request waits for the store
@@ -20,13 +21,15 @@ POLL_S = 0.25  # reading a ledger without new lines is one index lookup: tens of
 
 
 class Follower:
-    """Holds the state of all tasks. `look` reads new lines; `run` does so all the time, and writes lines that are due.
+    """Holds the state of all tasks. `look` reads new lines; `run` does so all the time, and writes lines that are due
+    as long as it `leads` those that share the store. `chain` says whether the lines are whole.
 
     If the store cannot be read, the last known state stays in force: the large model may be down as well.
     """
 
     def __init__(self, store: TrafficStore, clock: Callable[[], float] = time.time, log: TextIO | None = None,
-                 patience_s: float = PATIENCE_S) -> None:
+                 patience_s: float = PATIENCE_S, leads: Callable[[], bool] = lambda: True) -> None:
+        self._leads, self.chain = leads, Chain()
         self._store, self._clock, self._log, self._patience_s = store, clock, log or sys.stderr, patience_s
         self._switches = Switches()
         self._folding = threading.Lock()  # a line counts once, whichever thread reads it
@@ -92,7 +95,7 @@ class Follower:
             while left:
                 self._write(left[0])
                 left.popleft()
-            while any([self._write_due(state) for state in self._switches.tasks.values()]):
+            while self._leads() and any([self._write_due(state) for state in self._switches.tasks.values()]):
                 pass
         except BriseError as error:
             self._failed(error)
@@ -125,4 +128,5 @@ class Follower:
     def _read(self) -> None:
         with self._folding:
             for entry in self._store.ledger(self._switches.number):
+                self.chain.push(entry)
                 self._switches = next_state_or_ended(self._switches, entry)

@@ -106,8 +106,9 @@ class Capture:
     """Takes records from any thread and writes them on its own. End it with `drain`."""
 
     def __init__(self, store: TrafficStore, options: CaptureOptions = CaptureOptions(), threads: Threader | None = None,
-                 clock: Callable[[], float] = time.time) -> None:
+                 clock: Callable[[], float] = time.time, leads: Callable[[], bool] = lambda: True) -> None:
         self._store, self._options, self._threads, self._clock = store, options, threads, clock
+        self._leads = leads
         self._left_out: OrderedDict[str, None] = OrderedDict()  # ids of exchanges that were not sampled
         self._queue: deque[_Batch] = deque()
         self._waiting_rows = self._waiting_bytes = 0
@@ -300,6 +301,9 @@ class Capture:
             self._changed.notify_all()
 
     def _expire(self, ttl_s: float) -> None:
+        """Deletes what is too old, if this server is the one that does so."""
+        if not self._leads():
+            return
         try:
             expired = self._store.expire(self._clock() - ttl_s)
         except Exception as error:  # as in `_write`: the thread goes on; the next time is in ten minutes

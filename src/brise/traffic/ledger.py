@@ -39,16 +39,37 @@ def next_entry(last: tuple[int, str] | None, at_s: float, kind: str, body: Body)
     return LedgerEntry(number, float(at_s), kind, kept, previous, digest_of(number, at_s, kind, kept, previous))
 
 
-def check_chain(entries: Iterable[LedgerEntry]) -> LedgerBreak | None:
-    """None if the lines, from the first on, are whole, in order and unchanged."""
-    number, previous = 0, GENESIS
-    for entry in entries:
-        number += 1
+class Chain:
+    """The lines that were read so far, from the first on; `fault` is the first one that does not fit."""
+
+    def __init__(self) -> None:
+        self.number, self.digest = 0, GENESIS
+        self.fault: LedgerBreak | None = None
+
+    def push(self, entry: LedgerEntry) -> LedgerBreak | None:
+        """Checks the next line: whole, in order and unchanged."""
+        if self.fault is None:
+            self.fault = self._fault_of(entry)
+            self.number, self.digest = entry.number, entry.digest
+        return self.fault
+
+    def check_end(self, end: tuple[int, str] | None) -> LedgerBreak | None:
+        """Checks what the store says to be the last line: it may be a newer one, and none may have gone."""
+        number, digest = end or (0, GENESIS)
+        if self.fault is None and number < self.number:
+            self.fault = LedgerBreak(number + 1, f"line {number + 1} is missing: there were {self.number}")
+        elif self.fault is None and number == self.number and digest != self.digest:
+            self.fault = LedgerBreak(number, f"line {number} was changed: its digest is {digest[:12]}, it was "
+                                             f"{self.digest[:12]}")
+        return self.fault
+
+    def _fault_of(self, entry: LedgerEntry) -> LedgerBreak | None:
+        number = self.number + 1
         if entry.number != number:
             return LedgerBreak(number, f"line {number} is missing: line {entry.number} follows")
-        if entry.previous != previous:
+        if entry.previous != self.digest:
             return LedgerBreak(number, f"line {number} names {entry.previous[:12]} as the line before, "
-                                  f"which has {previous[:12]}")
+                                  f"which has {self.digest[:12]}")
         try:
             digest = digest_of(entry.number, entry.at_s, entry.kind, entry.body, entry.previous)
         except ValueError:
@@ -56,5 +77,10 @@ def check_chain(entries: Iterable[LedgerEntry]) -> LedgerBreak | None:
         if digest != entry.digest:
             return LedgerBreak(number, f"line {number} was changed: its digest is {digest[:12]}, it says "
                                   f"{entry.digest[:12]}")
-        previous = entry.digest
-    return None
+        return None
+
+
+def check_chain(entries: Iterable[LedgerEntry]) -> LedgerBreak | None:
+    """None if the lines, from the first on, are whole, in order and unchanged."""
+    chain = Chain()
+    return next((fault for fault in map(chain.push, entries) if fault is not None), None)

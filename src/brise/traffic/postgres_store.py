@@ -19,6 +19,7 @@ from brise.traffic.schema import VERSION, DatabaseSchema, Row, accepted
 CONNECT_S = 10
 LOCK_MS = 5000  # how long to wait for another transaction, as with SQLite
 ALONE = 0x6272697365  # "brise": the advisory lock of transactions that must be alone
+LEADER = ALONE + 1  # the one that the leader holds as long as its connection lives
 
 
 class PostgresDatabase:
@@ -28,6 +29,9 @@ class PostgresDatabase:
         self.place = without_password(url)
         self._url = url
         self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._leading = threading.Lock()
+        self._leader: psycopg.Connection[tuple[object, ...]] | None = None  # holds the lock if `_leads`
+        self._leads = False
         self._reader: psycopg.Connection[tuple[object, ...]] | None = None
         self._writer: psycopg.Connection[tuple[object, ...]] | None = None
         try:
@@ -52,6 +56,20 @@ class PostgresDatabase:
                     self._writer.execute("SELECT pg_advisory_xact_lock(%s)", (ALONE,))
                 yield PostgresTransaction(self._writer)
 
+    def now_s(self) -> float:
+        return float(self.rows("SELECT extract(epoch FROM clock_timestamp())::double precision")[0][0])
+
+    def lead(self) -> bool:
+        with self._leading, self._errors():
+            if self._leader is None or self._leader.closed:
+                self._leader, self._leads = self._connect(), False
+            if self._leads:
+                self._leader.execute("SELECT 1")  # the lock went with the connection, if that broke
+            else:
+                asked = self._leader.execute("SELECT pg_try_advisory_lock(%s)", (LEADER,)).fetchone()
+                self._leads = asked == (True,)
+            return self._leads
+
     def purge(self, table: str) -> None:
         """Deleted rows stay in their pages until they are vacuumed; the server's own log and backups are not ours."""
         with self._writing, self._errors():
@@ -60,8 +78,8 @@ class PostgresDatabase:
             self._writer.execute(_statement(f"VACUUM {table}"))
 
     def close(self) -> None:
-        with self._reading, self._writing:
-            for connection in (self._reader, self._writer):
+        with self._reading, self._writing, self._leading:
+            for connection in (self._reader, self._writer, self._leader):
                 if connection is not None:
                     connection.close()
 

@@ -7,6 +7,9 @@
     ledger      the hash chain               keys      a subject's wrapped key (of SQLite in a file of their own)
     meta        the store's id, drawn once   given_up  keys that stores shared before layout 3, and a store gave up
                                              stores    which stores have keys here, and where they are
+    servers     who shares the store, by heartbeat    shared_adapters    what each of them loads (servers.py)
+    rate_buckets    what is left of an upstream's rate limit (rate_buckets.py)
+    audits_waiting  kept answers whose audit is still to be made
     virtual_keys, key_spans    the keys of clients (virtual_keys.py), and what each has used (key_budgets.py)
 
 A body is zlib(JSON): of an exchange {"request", "response", "error"}, of an answer {"response", "error"}, of a label
@@ -28,7 +31,7 @@ from brise.text.json_text import mended_text
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 
 Row = Sequence[Any]
-VERSION = 4
+VERSION = 5
 # From the version before to this one. A store that is new has it all from TABLES.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: ("ALTER TABLE answers ADD COLUMN IF NOT EXISTS fingerprint TEXT",),
@@ -83,7 +86,18 @@ TABLES: Sequence[str] = (
         key TEXT NOT NULL, span TEXT NOT NULL, start BIGINT NOT NULL, reserved_requests BIGINT NOT NULL,
         reserved_tokens BIGINT NOT NULL, reserved_nano_usd BIGINT NOT NULL, requests BIGINT NOT NULL,
         tokens BIGINT NOT NULL, nano_usd BIGINT NOT NULL, estimated_nano_usd BIGINT NOT NULL,
-        unknown_requests BIGINT NOT NULL, PRIMARY KEY (key, span, start))""")
+        unknown_requests BIGINT NOT NULL, PRIMARY KEY (key, span, start))""",
+    """CREATE TABLE IF NOT EXISTS servers (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, started_s DOUBLE PRECISION NOT NULL,
+        seen_s DOUBLE PRECISION NOT NULL, state TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS shared_adapters (
+        name TEXT PRIMARY KEY, model TEXT NOT NULL, path TEXT NOT NULL, digest TEXT NOT NULL, any_base BIGINT NOT NULL,
+        removed BIGINT NOT NULL, at_s DOUBLE PRECISION NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS rate_buckets (
+        name TEXT PRIMARY KEY, level DOUBLE PRECISION NOT NULL, at_s DOUBLE PRECISION NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS audits_waiting (
+        exchange TEXT PRIMARY KEY, at_s DOUBLE PRECISION NOT NULL, probability DOUBLE PRECISION NOT NULL,
+        switch BIGINT NOT NULL, server TEXT NOT NULL)""")
 KEY_TABLES: Sequence[str] = (
     "CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, owner TEXT NOT NULL UNIQUE, wrapped BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS given_up (store TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (store, id))",
@@ -110,6 +124,11 @@ class Database(Protocol):
         """What a query gives; it waits for no writer."""
     def transaction(self, *, alone: bool = False) -> AbstractContextManager[Transaction]:
         """Durable when it is left without an error. `alone`: no other such transaction of any process meanwhile."""
+    def now_s(self) -> float:
+        """The time of the database's machine, in seconds since the epoch: one clock for all that share it."""
+    def lead(self) -> bool:
+        """Whether this process may do what one of those that share the database is to do; asked again and again. The
+        first one may, until it closes the database or dies. A file is nobody else's: who opens it leads."""
     def purge(self, table: str) -> None:
         """Takes deleted rows of the table out of the database's files, as far as no reader needs them."""
     def close(self) -> None: ...

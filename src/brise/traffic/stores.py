@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
@@ -10,6 +11,7 @@ from brise.traffic.key_budgets import KeyBudgets
 from brise.traffic.keys import KeyRing
 from brise.traffic.schema import ALL, KEYS, TRAFFIC, Database, store_id
 from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
+from brise.traffic.servers import SeenServer, Servers
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.sqlite_store import SqliteDatabase
 from brise.traffic.virtual_keys import VirtualKeys
@@ -61,12 +63,31 @@ def open_virtual_keys(place: str | Path | None, home: Path, *, must_exist: bool 
     waits for captured traffic to be written; closing the keys closes them.
     """
     open_store(place, home, must_exist=must_exist).close()  # makes it, and its keys, if it is not there
+    database = _database(place, home)
+    return VirtualKeys(database), KeyBudgets(database)
+
+
+def open_servers(place: str | Path | None, home: Path, *, must_exist: bool = False) -> Servers:
+    """The servers that share a store, over a connection of their own."""
+    open_store(place, home, must_exist=must_exist).close()
+    return Servers(_database(place, home))
+
+
+def seen_servers(place: str, home: Path) -> list[SeenServer]:
+    """The servers that share a store, those that are gone too. A file is for one server, so it has none."""
+    if not place.startswith(POSTGRES):
+        raise UnsupportedError(f"the store {place!r} is for one server; several share one in PostgreSQL",
+                               hint="--store postgresql://USER@HOST/DATABASE")
+    with closing(open_servers(place, home, must_exist=True)) as servers:
+        return servers.all()
+
+
+def _database(place: str | Path | None, home: Path) -> Database:
+    """The tables of a store that is there, without its keys."""
     if isinstance(place, str) and "://" in place:
         from brise.traffic.postgres_store import PostgresDatabase  # noqa: PLC0415, psycopg is an extra
-        database: Database = PostgresDatabase(place, ALL)
-    else:
-        database = SqliteDatabase(Path(place) if place is not None else default_place(home), TRAFFIC)
-    return VirtualKeys(database), KeyBudgets(database)
+        return PostgresDatabase(place, ALL)
+    return SqliteDatabase(Path(place) if place is not None else default_place(home), TRAFFIC)
 
 
 def _postgres(url: str, master: bytes) -> SqlStore:
