@@ -110,10 +110,10 @@ class ContextLengthError(RequestError):
 
     def __init__(self, prompt_tokens: int, max_tokens: int | None, limit: int) -> None:
         asked = (", which leaves no room for an answer" if max_tokens is None else "" if max_tokens == 0 else
-                 f" and the answer asks for {max_tokens}: together {prompt_tokens + max_tokens}")
-        # LiteLLM, LangChain and dspy look for the first words.
+                 f" and the answer asks for {max_tokens}, together {prompt_tokens + max_tokens}")
+        # LiteLLM, dspy and Pydantic AI look for the first words, LangChain for the last.
         super().__init__(f"this model's maximum context length is {limit} tokens, but the prompt has {prompt_tokens} "
-                         f"tokens{asked}", param="messages", code="context_length_exceeded")
+                         f"tokens{asked}: prompt is too long", param="messages", code="context_length_exceeded")
         self.prompt_tokens, self.max_tokens, self.limit = prompt_tokens, max_tokens, limit
 
 

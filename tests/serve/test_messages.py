@@ -103,6 +103,12 @@ def test_errors_are_anthropics(claude: anthropic.Anthropic) -> None:
     assert caught.value.body["error"]["type"] == "invalid_request_error" and "tools[0].type" in str(caught.value)
 
 
+def test_a_prompt_that_is_too_long_is_an_error_that_claude_code_reads(claude: anthropic.Anthropic) -> None:
+    long: list[Any] = [{"role": "user", "content": "wind " * 2000}]
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: 10\d{3} tokens > \d+ maximum"):
+        claude.messages.create(**{**GREEDY, "messages": long})
+
+
 def test_thinking_may_be_on_for_a_model_that_cannot_think(claude: anthropic.Anthropic) -> None:
     answer = claude.messages.create(**GREEDY, thinking={"type": "enabled", "budget_tokens": 1024})
     assert answer.content[0].type == "text"

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from brise.dialects.table import MESSAGES
 from brise.engine.adapters import AdaptersBusyError
-from brise.errors import QueueFullError, RequestError
+from brise.errors import ContextLengthError, QueueFullError, RequestError
 
 RETRY_AFTER_S = 1
 ANTHROPIC_KINDS: Mapping[int, str] = {
@@ -170,7 +170,11 @@ def respond(error: RequestError, path: str = "") -> JSONResponse:
 def anthropic_body(error: RequestError) -> dict[str, object]:
     """The body of an error response, or the event that ends a stream, in Anthropic's form."""
     kind = ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    message = str(error)
+    if isinstance(error, ContextLengthError) and error.prompt_tokens >= error.limit:
+        # Claude Code reads the numbers from these words, and then makes the conversation shorter.
+        message = f"prompt is too long: {error.prompt_tokens} tokens > {error.limit} maximum"
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def _kind(error: RequestError) -> str:
