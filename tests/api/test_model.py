@@ -16,6 +16,7 @@ from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from tests.api.stub_model import saying, slow
 from tests.checkpoint.make_adapter import written
+from tests.checkpoint.make_gguf import write_tiny
 
 WEATHER = brise.Tool("weather", "The weather of a city", {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
@@ -285,3 +286,14 @@ def test_an_option_that_does_not_exist_is_a_type_error(model: brise.Model) -> No
         model.chat("hi", temprature=1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="no option 'tools'"):
         model.complete("hi", tools=[])  # type: ignore[call-arg]
+
+
+def test_a_model_answers_as_its_files_say_and_a_call_wins(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "greedy.gguf", "llama", extra_metadata={"general.sampling.temp": 0.0})
+    with brise.load(path, threads=1) as greedy:
+        plain, again = (greedy.chat("hi", max_tokens=12).text for _ in range(2))
+        assert plain == again == greedy.chat("hi", max_tokens=12, temperature=0).text
+        (result,) = greedy.batch(["hi"], max_tokens=12)
+        assert result.answer is not None and result.answer.text == plain
+        assert greedy.complete("hi", max_tokens=12).text == greedy.complete("hi", max_tokens=12).text
+        assert greedy.chat("hi", max_tokens=12, temperature=2, seed=1).text != plain

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from brise.checkpoint.generation import Generation
 from brise.cli import chat, chat_commands, chat_options
 from brise.cli.chat_commands import ChatSession
 from brise.cli.chat_input import LineReader, Typed
@@ -16,8 +17,10 @@ from brise.cli.chat_options import ChatSettings
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
+from brise.engine.request import Sampling
 from brise.errors import ContextLengthError, RequestError, UnsupportedError
 from brise.text.answer_events import Parsed, ParsedText, joined
+from brise.text.inputs import PartialSampling
 
 OPTIONS = ChatSettings(temperature=0, max_tokens=4)
 
@@ -201,3 +204,15 @@ def test_every_setting_has_an_option_and_a_field() -> None:
     assert [option.name for option in chat_options.options()] == list(vars(ChatSettings()))
     with pytest.raises(RequestError, match="there is no setting"):
         chat_options.change(ChatSettings(), "absent", "1")
+
+
+def test_settings_are_the_models_own_until_they_are_set(
+        session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
+    own = PartialSampling(temperature=0.6, top_k=20)
+    session.conversation.generation, session.options = Generation(own, "generation_config.json"), ChatSettings()
+    converse(session, "/set top_k 5")
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert ["temperature", "0.6", "(from", "generation_config.json)"] in lines and ["top_k", "5"] in lines
+    assert ["top_p", "1.0"] in lines and ["seed", "-"] in lines
+    assert session.options.sampling(own) == Sampling(0.6, 5)
+    assert chat_options.change(session.options, "temperature", "0").sampling(own) == Sampling(0.0, 5)

@@ -51,6 +51,17 @@ def test_keys_that_change_nothing_are_listed(tmp_path: Path, capsys: pytest.Capt
     assert "llama.future_flag is True, a key that brise does not know" in capsys.readouterr().err
 
 
+def test_the_sampling_of_a_models_files_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", "llama", extra_metadata={
+        "general.sampling.temp": 0.5, "general.sampling.top_p": 7.0})
+    plan = document(capsys, str(path))
+    assert plan["sampling"] == {"temperature": 0.5, "source": "general.sampling.*"}
+    assert plan["keys"]["notes"] == ["general.sampling.top_p (0 to 1 is allowed)"]
+    assert main(["plan", str(path), "--strict"]) == 0
+    shown = capsys.readouterr().out
+    assert "sampling, unless a request says otherwise: temperature 0.5 (general.sampling.*)\n" in shown
+
+
 def test_what_fits_exactly_fits_and_a_byte_less_does_not(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     total = document(capsys, tiny, "--context", "32")["total"]
     assert main(["plan", tiny, "--context", "32", "--memory", str(total)]) == 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 from openai.resources.chat.completions import Completions
 
 from brise.engine.request import Sampling
+from brise.engine.sampling import resolve
 from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, parse_chat
+from brise.serve.prompts import OPENAI_SAMPLING
 from brise.text.fields import Ignored
-from brise.text.inputs import Grammar
+from brise.text.inputs import Grammar, PartialSampling
 from brise.text.openai_messages import template_message
 
 USER = [{"role": "user", "content": "hi"}]
@@ -31,9 +34,15 @@ def refused(**fields: object) -> RequestError:
     return caught.value
 
 
+def effect(request: ChatRequest) -> tuple[ChatRequest, Sampling]:
+    """The request, with what it is sampled like by a model that suggests nothing in the place of its settings."""
+    options = replace(request.options, sampling=PartialSampling())
+    return replace(request, options=options), resolve(request.options.sampling, PartialSampling(), OPENAI_SAMPLING)
+
+
 def test_a_bare_request_has_openais_defaults() -> None:
     request = parse()
-    assert request.options.sampling == Sampling(temperature=1.0, top_p=1.0)
+    assert resolve(request.options.sampling, PartialSampling(), OPENAI_SAMPLING) == Sampling(1.0, top_p=1.0)
     assert (request.options.n, request.options.stop, request.options.stream) == (1, (), False)
     assert (request.max_tokens, request.logprobs, request.grammar) == (None, None, None)
     assert not request.tooling.active
@@ -43,14 +52,15 @@ def test_sampling_fields_reach_the_engine() -> None:
     request = parse(temperature=0, top_p=0.5, top_k=7, min_p=0.1, repetition_penalty=1.2, presence_penalty=-1,
                     frequency_penalty=2, logit_bias={"5": -100, "7": 1.5}, seed=3, n=2, stop="x",
                     ignore_eos=True)
-    assert request.options.sampling == Sampling(0.0, 7, 0.5, 0.1, 1.2, -1.0, 2.0, {5: -100.0, 7: 1.5}, 3)
+    assert request.options.sampling == PartialSampling(
+        0.0, 7, 0.5, 0.1, 1.2, None, -1.0, 2.0, {5: -100.0, 7: 1.5}, 3)
     assert (request.options.n, request.options.stop, request.options.ignore_eos) == (2, ("x",), True)
 
 
 def test_the_repetition_penalty_has_llama_servers_name_too() -> None:
     sampling = parse(repeat_penalty=1.3, repeat_last_n=64).options.sampling
-    assert sampling == Sampling(repetition_penalty=1.3, repeat_last_n=64)
-    assert parse(repeat_penalty=1.3, repetition_penalty=1.3).options.sampling == Sampling(repetition_penalty=1.3)
+    assert (sampling.repetition_penalty, sampling.repeat_last_n) == (1.3, 64)
+    assert parse(repeat_penalty=1.3, repetition_penalty=1.3) == parse(repetition_penalty=1.3)
     error = refused(repeat_penalty=1.3, repetition_penalty=1.1)
     assert error.param == "repeat_penalty" and "'repetition_penalty' is 1.1" in str(error)
 
@@ -98,7 +108,7 @@ def test_logprobs() -> None:
     {"response_format": {"type": "text", "json_schema": None}},
     {"tools": [], "tool_choice": "auto"}, {"reasoning_effort": None, "think": None, "chat_template_kwargs": {}}])
 def test_harmless_fields_change_nothing(fields: dict[str, object]) -> None:
-    assert parse(**fields) == parse()
+    assert effect(parse(**fields)) == effect(parse())
 
 
 @pytest.mark.parametrize(("fields", "param"), [

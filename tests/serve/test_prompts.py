@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from brise.checkpoint.generation import Generation
 from brise.engine.model import LoadedModel
-from brise.engine.request import Request
+from brise.engine.request import Request, Sampling
 from brise.errors import RequestError
+from brise.serve.anthropic_messages import parse_message
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.prompts import chat_job, completion_requests
 from brise.text.chat import ChatTemplate
+from brise.text.inputs import PartialSampling
 from brise.text.special_tokens import CALL, END_CALL
 from brise.text.tokenizer import Tokenizer
 from tests.engine.stub import CHATML, IM_END, IM_START, stub_model
@@ -136,3 +139,15 @@ def test_a_cut_call_is_rendered_as_it_was_written() -> None:
                 {"role": "tool", "tool_call_id": "c1", "content": "fix it"}]
     assert '<tool_call>\n{"name": "add", "arguments": {"x\n</tool_call>' in text(
         stub_model(), chat(stub_model(), messages=messages, tools=[TOOL]))
+
+
+def test_what_a_request_leaves_out_is_as_the_models_files_say() -> None:
+    own = PartialSampling(0.6, 20, 0.95, repetition_penalty=1.05)
+    model = replace(stub_model(), generation=Generation(own, "generation_config.json"))
+    assert chat(model).sampling == Sampling(0.6, 20, 0.95, repetition_penalty=1.05)
+    assert chat(model, temperature=1, repeat_penalty=1).sampling == Sampling(1.0, 20, 0.95)
+    assert chat(model, temperature=0).sampling == Sampling(0.0)
+    (request,) = completion_requests(parse_completion({"model": "m", "prompt": "a"}), model)
+    message = chat_job(parse_message({"model": "m", "max_tokens": 5, "top_k": 3, "messages": USER}), model).request
+    assert (request.sampling.top_k, message.sampling.top_k, message.sampling.top_p) == (20, 3, 0.95)
+    assert chat(stub_model()).sampling == Sampling()

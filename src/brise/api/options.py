@@ -11,7 +11,7 @@ from typing import TypedDict, TypeVar
 
 from brise.api.schemas import json_schema
 from brise.engine.model import LoadedModel
-from brise.engine.request import USUAL_MAX_TOKENS, USUAL_SAMPLING, Request
+from brise.engine.request import STRUCTURED_SAMPLING, USUAL_MAX_TOKENS, USUAL_SAMPLING, Request
 from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, SchemaNames, parse_chat
 from brise.serve.openai_completions import CompletionRequest, parse_completion
@@ -27,7 +27,7 @@ Image = str | Path | bytes
 
 
 class SamplingOptions(TypedDict, total=False):
-    """How an answer is written. None stands for the default.
+    """How an answer is written. None stands for the model's own setting, if its files have one, else for the default.
 
     Attributes:
         max_tokens: Longest answer in tokens, reasoning included. Default: 1024, or what the context has room for.
@@ -35,7 +35,8 @@ class SamplingOptions(TypedDict, total=False):
         top_p: Choose among the likeliest tokens that together have this probability. Default: 0.9.
         top_k: Choose among so many of the likeliest tokens; 0 means all. Default: 0.
         min_p: Leave out tokens less likely than this share of the likeliest. Default: 0.
-        repetition_penalty: Over 1, tokens that occurred get rarer; 0.01 to 10. Default: 1.
+        repetition_penalty: Over 1, tokens that occurred get rarer; 0.01 to 10. Default: 1.1 over the last 64 tokens of
+            the answer; 1 with a schema, tools or temperature 0.
         repeat_last_n: The repetition penalty looks at so many of the last tokens; -1 means all. Default: -1.
         presence_penalty: Taken off the logits of tokens that the answer has, -2 to 2. Default: 0.
         frequency_penalty: The same, times how often the answer has them. Default: 0.
@@ -111,13 +112,15 @@ def chat(model: LoadedModel, messages: Messages, options: ChatOptions, schema: o
         raise RequestError(f"the model {model.name!r} has no chat template, it only completes text",
                            param="model", code="no_chat_template",
                            hint="use complete(), or choose a model whose name says Instruct or Chat")
-    job = chat_job(read_chat(messages, options, schema), model)
+    read = read_chat(messages, options, schema)
+    is_free = read.grammar is None and not read.tooling.active
+    job = chat_job(read, model, USUAL_SAMPLING if is_free else STRUCTURED_SAMPLING)
     return replace(job, request=limited(job.request, options, context))
 
 
 def completion(model: LoadedModel, prompt: str | Sequence[int], options: SamplingOptions, *, context: int) -> Request:
     """A completion for the engine."""
-    (request,) = completion_requests(read_completion(prompt, options), model)
+    (request,) = completion_requests(read_completion(prompt, options), model, USUAL_SAMPLING)
     return limited(request, options, context)
 
 
@@ -172,9 +175,7 @@ def image_part(image: Image, name: str = "an image") -> dict[str, Json]:
 
 def _body(options: SamplingOptions) -> dict[str, Json]:
     given = {name: value for name, value in options.items() if name in _SAME and value is not None}
-    body: dict[str, Json] = {
-        "model": "model", "temperature": USUAL_SAMPLING.temperature, "top_p": USUAL_SAMPLING.top_p,
-        **{name: _json(value, name) for name, value in given.items()}}
+    body: dict[str, Json] = {"model": "model", **{name: _json(value, name) for name, value in given.items()}}
     if (bias := options.get("logit_bias")) is not None:
         body["logit_bias"] = _json({str(token): value for token, value in bias.items()}, "logit_bias")
     return body

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+from brise.checkpoint.generation import Generation, folder_generation, gguf_generation
 from brise.checkpoint.gguf.file import open_gguf, open_model_file
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
@@ -68,6 +69,9 @@ class Checkpoint(Protocol):
     @property
     def metadata(self) -> Mapping[str, object]:
         """Keys of the GGUF file; empty for safetensors."""
+    @property
+    def generation(self) -> Generation:
+        """How its makers want the model sampled."""
     def weights(self) -> Weights:
         """All weights of the decoder; a tensor that is missing, misshapen or unknown is an error naming it."""
     def formats(self) -> frozenset[str]:
@@ -133,6 +137,10 @@ class _Gguf:
     def pooling(self) -> Pooling | None:
         return gguf_pooling(self.metadata)
 
+    @property
+    def generation(self) -> Generation:
+        return gguf_generation(self.metadata)
+
     def weights(self) -> Weights:
         return read_weights(self._file, self.config)
 
@@ -175,6 +183,10 @@ class _Safetensors:
     @property
     def pooling(self) -> Pooling | None:
         return folder_pooling(self.folder)
+
+    @property
+    def generation(self) -> Generation:
+        return folder_generation(self.folder)
 
     def weights(self) -> Weights:
         head = f"{self._names.module('output')}.weight"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brise.checkpoint.generation import gguf_keys
 from brise.checkpoint.gguf.file import GgufFile, open_model_file
 from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
@@ -77,6 +78,7 @@ def _from_safetensors(checkpoint: Checkpoint) -> Original:
         tensors.append(Named("rope_freqs.weight", Dense("F32", factors.shape, factors)))
     metadata = {"general.type": "model", "general.name": checkpoint.folder.resolve().name} | hyperparameters(config)
     metadata |= vocabulary(checkpoint.folder, config.vocab_size)
+    metadata |= gguf_keys(checkpoint.generation.sampling)
     if checkpoint.pooling is None:
         metadata.pop("tokenizer.ggml.add_eos_token", None)  # it concerns texts that are embedded
     else:

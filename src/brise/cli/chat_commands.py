@@ -111,9 +111,14 @@ def _set(session: ChatSession, argument: str) -> None:
     if argument:
         name, _, value = argument.partition(" ")
         session.options = chat_options.change(session.options, name, value.strip())
+    generation = session.conversation.generation
+    sampling, own = session.options.sampling(generation.sampling), generation.sampling.given
     for field in fields(session.options):
         value = vars(session.options)[field.name]
         shown = ("on" if value else "off") if isinstance(value, bool) else "-" if value is None else value
+        if value is None and field.name in vars(sampling) and field.name != "seed":
+            shown = vars(sampling)[field.name]
+            shown = f"{shown} (from {generation.source})" if own.get(field.name) == shown else shown
         terminal.note(f"  {field.name:<18} {shown}")
 
 
@@ -133,6 +138,7 @@ def _save(session: ChatSession, argument: str) -> None:
 def _retry(session: ChatSession) -> ChatAction:
     if not session.conversation.turns:
         raise RequestError("there is no question to ask again")
-    if session.options.seed is not None or session.options.temperature == 0:
+    sampling = session.options.sampling(session.conversation.generation.sampling)
+    if sampling.seed is not None or sampling.temperature == 0:
         terminal.note("with a fixed seed or temperature 0 the answer will be the same")
     return ChatAction(is_retry=True)

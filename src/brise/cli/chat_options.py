@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from brise.engine.request import USUAL_SAMPLING, Sampling
+from brise.engine.sampling import resolve
 from brise.errors import RequestError
 from brise.settings import MAX_THREADS
+from brise.text.inputs import PartialSampling
 
 Value = float | int | bool | str | None
 T = TypeVar("T")
@@ -18,25 +20,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How answers are sampled and shown."""
+    """How answers are sampled and shown. What of the sampling is None is the model's own, or usual."""
 
-    temperature: float = USUAL_SAMPLING.temperature
-    top_p: float = USUAL_SAMPLING.top_p
-    top_k: int = USUAL_SAMPLING.top_k
-    min_p: float = USUAL_SAMPLING.min_p
-    repetition_penalty: float = USUAL_SAMPLING.repetition_penalty
-    repeat_last_n: int = USUAL_SAMPLING.repeat_last_n
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
     seed: int | None = None
     max_tokens: int | None = None
     thinking: str = "show"
     stats: bool = False
 
-    @property
-    def sampling(self) -> Sampling:
-        seed = None if self.seed == -1 else self.seed
-        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
-                        repetition_penalty=self.repetition_penalty, repeat_last_n=self.repeat_last_n,
-                        seed=seed)
+    def sampling(self, own: PartialSampling) -> Sampling:
+        """The sampling of an answer by a model whose files suggest `own`."""
+        return resolve(PartialSampling(
+            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty, repeat_last_n=self.repeat_last_n,
+            seed=None if self.seed == -1 else self.seed), own, USUAL_SAMPLING)
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,15 @@ class Option:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each field of ChatSettings to the parser."""
-    defaults = ChatSettings()
     for option in options():
-        value = {field.name: field.default for field in fields(defaults)}[option.name]
         if option.read is _switch:
             parser.add_argument(option.flag, action="store_true", help=option.help)
         else:
-            shown = f"{value:g}" if isinstance(value, float) else value
-            known = "" if value is None else f" (default: {shown})"
-            parser.add_argument(option.flag, type=_argument(option.read), default=value,
-                                metavar=option.metavar, help=option.help + known)
+            default = vars(ChatSettings())[option.name]
+            usual = vars(USUAL_SAMPLING).get(option.name)
+            known = f"default: {default}" if default is not None else f"default: the model's own, else {usual}"
+            parser.add_argument(option.flag, type=_argument(option.read), default=default, metavar=option.metavar,
+                                help=option.help + (f" ({known})" if default or usual is not None else ""))
 
 
 def from_arguments(args: argparse.Namespace) -> ChatSettings:

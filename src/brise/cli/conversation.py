@@ -56,7 +56,7 @@ class Conversation:
         if model.chat is None:
             raise UnsupportedError(f"the model {model.name!r} has no chat template, it only completes text",
                                    hint="choose a model whose name says Instruct or Chat")
-        self.model = model.name
+        self.model, self.generation = model.name, model.generation
         self.chat = model.chat
         self.engine, self.adapter = engine, adapter
         self.max_context = model.config.max_context
@@ -117,7 +117,7 @@ class Conversation:
         collector = AnswerCollector(parser, self.chat.format.new_call_id, may_call=False)
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
-        request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling,
+        request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling(self.generation.sampling),
                           sentinels=self.chat.format.sentinels, images=encoded.images, adapter=self.adapter)
         try:
             request_id = self.engine.submit(request)

@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         console = Console(highlight=False)
         show(planned.plan, planned.suggestions, console)
+        if planned.generation.sampling.given:
+            console.print(Text(f"sampling, unless a request says otherwise: {planned.generation}"), soft_wrap=True)
         _show_keys("notes", [key.name for key in planned.notes], console)
         _show_keys("unknown keys, taken for notes", [f"{key.name} = {key.shown}" for key in planned.unknown], console)
     return 0 if planned.plan.fits else 1

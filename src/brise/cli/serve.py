@@ -15,6 +15,7 @@ from brise.cli.number_types import Within
 from brise.engine.adapters import AdapterInfo
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
+from brise.engine.model import LoadedModel
 from brise.errors import RequestError, UnsupportedError
 from brise.files.digests import Located
 from brise.gateway.gateway import Gateway
@@ -128,6 +129,8 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
     with bind(serving) as bound:
         workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
                    for located in models}
+        for worker in workers.values():
+            _note_sampling(worker.model)
         if args.memory is not None:
             serving = bounded(serving, *workers.values())
         elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
@@ -141,6 +144,15 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         member = None if watch.replica is None else watch.replica.member
         with open_gateway(options, settings_.home, local, serve_gateway.report_lost, member) as gateway:
             return _run(workers, serving, bound, gateway, watch)
+
+
+def _note_sampling(model: LoadedModel) -> None:
+    """Says how the model's files want it sampled, and what of it is not done."""
+    generation = model.generation
+    if generation.sampling.given:
+        terminal.note(f"{model.name}: {generation}, unless a request says otherwise")
+    if generation.notes:
+        terminal.note(f"{model.name}: left out {', '.join(f'{key.name} = {key.shown}' for key in generation.notes)}")
 
 
 def _run(workers: Mapping[str, EngineThread], serving: ServeSettings, bound: socket, gateway: Gateway | None,

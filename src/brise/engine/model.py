@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from brise.backends import BackendName, num_cores, open_backend
+from brise.checkpoint.generation import Generation
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.pooling import Pooling
 from brise.checkpoint.requantize import requantized, requantized_vision
@@ -44,6 +45,7 @@ class LoadedModel:
     system_prompt: str | None = None  # the one that its makers suggest; used only on request
     vision: LoadedVision | None = None
     requantized: str | None = None  # the format that matrices were quantized to while they were read
+    generation: Generation = Generation()  # how its makers want it sampled
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
@@ -84,7 +86,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
         experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
-                       weights)
+                       weights, checkpoint.generation)
 
 
 def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:

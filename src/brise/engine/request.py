@@ -25,12 +25,16 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     repeat_last_n: int = -1  # the repetition penalty looks at so many of the last tokens; 0: none, -1: all
+    penalizes_prompt: bool = True  # else the repetition penalty looks at the answer alone
 
 
-# Those of SmolLM2's model card: small models are sure of little, and wander off when more than their best guesses may
-# be chosen. A repetition penalty helps long texts, but it also punishes the words of the question, and short answers
-# (2 + 2) turn wrong.
-USUAL_SAMPLING = Sampling(temperature=0.2, top_p=0.9)
+# Temperature and top_p are those of SmolLM2's model card: small models are sure of little, and wander off when more
+# than their best guesses may be chosen. The penalty ends the loops that they fall into. It looks at the last tokens of
+# the answer only: over all of it, long texts lose their common words, and over the prompt, answers do not name what the
+# prompt names (SmolLM2, 12 choices among words of the question: 14 of 24 right without, 10 with, 13 like this).
+USUAL_SAMPLING = Sampling(temperature=0.2, top_p=0.9, repetition_penalty=1.1, repeat_last_n=64, penalizes_prompt=False)
+# Of answers with a grammar: JSON repeats its quotes and keys, and ends.
+STRUCTURED_SAMPLING = Sampling(temperature=0.2, top_p=0.9)
 # A small model that has begun to repeat itself would go on until its context is full, minutes later.
 USUAL_MAX_TOKENS = 1024
 

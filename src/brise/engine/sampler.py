@@ -42,6 +42,8 @@ class Adjustments:
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._bias = np.array(list(sampling.logit_bias.values()), np.float32)
         self._seen: _SeenTokens | _LastTokens | None = None
+        if not sampling.penalizes_prompt:
+            prompt = prompt[:0]
         if sampling.repetition_penalty != 1.0 and sampling.repeat_last_n:
             self._seen = (_SeenTokens(prompt, vocab_size) if sampling.repeat_last_n < 0 else
                           _LastTokens(prompt, sampling.repeat_last_n))

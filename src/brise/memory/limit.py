@@ -8,6 +8,7 @@ from pathlib import Path
 
 from brise import settings
 from brise.backends import open_planner
+from brise.checkpoint.generation import Generation
 from brise.engine.model import LoadedModel
 from brise.errors import MemoryLimitError, UnsupportedError
 from brise.files.fields import IgnoredKey
@@ -26,6 +27,7 @@ class PlannedModel:
     plan: ServingPlan
     suggestions: Sequence[Suggestion]
     ignored: Sequence[IgnoredKey] = ()  # keys of the model's description that change nothing
+    generation: Generation = Generation()  # how its makers want it sampled
 
     @property
     def notes(self) -> Sequence[IgnoredKey]:
@@ -46,6 +48,8 @@ class PlannedModel:
         plan = self.plan
         keys = {"keys": {"notes": [key.name for key in self.notes],
                          "unknown": {key.name: key.shown for key in self.unknown}}}
+        own = self.generation.sampling.given
+        sampling = {"sampling": {**own, "source": self.generation.source}} if own else {}
         return {
             "version": 1, "model": plan.model, "fits": plan.fits, "memory": plan.limit, "total": plan.total_bytes,
             "weights": {"total": plan.weights_bytes, "tied": plan.is_tied, "parts": [
@@ -58,7 +62,8 @@ class PlannedModel:
             "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
             "answers": plan.answers_bytes, "process": plan.process_bytes, "loading": plan.loading_bytes,
             "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
-            "ways": [asdict(suggestion) for suggestion in self.suggestions], **(keys if self.ignored else {})}
+            "ways": [asdict(suggestion) for suggestion in self.suggestions], **sampling,
+            **(keys if self.ignored else {})}
 
 
 def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = None,
@@ -72,7 +77,7 @@ def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = No
     header = read_header(located.path, located.name, weights)
     backend = open_planner(threads or environment.threads)
     plan = serving_plan.make(header, request, backend)
-    return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored)
+    return PlannedModel(plan, suggest(header, request, plan, backend), header.ignored, header.generation)
 
 
 def plan_within(path: Path, name: str, request: MemoryRequest, *, weights: str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from brise.checkpoint.generation import Generation
 from brise.checkpoint.gguf.file import StringArray
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.requantize import requantized, requantized_vision
@@ -29,18 +30,20 @@ class ModelHeader:
     vision: tuple[VisionConfig, VisionWeights] | None = None
     makes_embeddings: bool = False
     ignored: tuple[IgnoredKey, ...] = ()  # keys of its description that change nothing
+    generation: Generation = Generation()
 
 
 def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeader:
     """The header of the model at `path`, with its matrices in the formats that `load` would quantize them to."""
     checkpoint = open_checkpoint(path)
-    tree, vision = checkpoint.weights(), checkpoint.vision
+    tree, vision, generation = checkpoint.weights(), checkpoint.vision, checkpoint.generation
     if weights is not None:
         tree = requantized(tree, checkpoint.config, weights, checkpoint.forget)
         if vision is not None:
             vision = vision[0], requantized_vision(vision[1], weights, checkpoint.forget)
     return ModelHeader(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
-                       makes_embeddings=checkpoint.pooling is not None, ignored=checkpoint.ignored)
+                       makes_embeddings=checkpoint.pooling is not None,
+                       ignored=(*checkpoint.ignored, *generation.notes), generation=generation)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from brise.engine.request import Sampling
 from brise.serve.openai_chat import MAX_TOKENS, ChatRequest, Options, SchemaNames, Tooling
 from brise.serve.request_fields import Act, read_classes
 from brise.serve.turns import MAX_TURNS, Turns, earlier_call
 from brise.text.fields import Ignored, RequestFields
-from brise.text.inputs import Grammar
+from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
 from brise.text.openai_messages import Image, Message, Part, TextPart, joined
 from brise.text.openai_tools import MAX_TOOLS, NAME, Tool
@@ -35,9 +34,9 @@ def parse_message(body: Json, ignored: Ignored | None = None, *, counts: bool = 
         raise fields.missing("max_tokens")
     tooling = _tooling(fields)
     grammar, effort, format_name = _output(fields)
-    temperature, top_p = fields.number("temperature", 0, 1), fields.number("top_p", 0, 1)
-    sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p,
-                        top_k=max(fields.whole("top_k", -1, MAX_TOKENS) or 0, 0))
+    top_k = fields.whole("top_k", -1, MAX_TOKENS)
+    sampling = PartialSampling(fields.number("temperature", 0, 1), None if top_k is None else max(top_k, 0),
+                                 fields.number("top_p", 0, 1))
     options = Options(fields.required_text("model"), fields.flag("stream") or False, False, 1, _stops(fields), sampling,
                       False)
     messages = _messages(fields)

@@ -62,10 +62,13 @@ async def _upstream_cards(gateway: Gateway, request: ClientRequest) -> list[obje
 
 
 def _card(serving: ServerState, name: str) -> dict[str, object]:
-    """OpenAI's four fields, the longest context, and for an adapter its base model."""
+    """OpenAI's four fields, the longest context, the model's own sampling, and for an adapter its base model."""
     served = serving.find(name)
     card: dict[str, object] = {"id": name, "object": "model", "created": serving.created, "owned_by": "brise",
                                "max_context": served.worker.max_context}
+    generation = served.worker.model.generation
+    if generation.sampling.given:
+        card["sampling"] = {**generation.sampling.given, "source": generation.source}
     if served.adapter is not None:
         card["parent"] = next(model for model, worker in serving.models.items() if worker is served.worker)
     return card

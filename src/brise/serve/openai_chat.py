@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from brise.engine.request import Sampling
 from brise.serve.request_fields import CHAT_ACTS, Act, read_classes
 from brise.text.fields import Ignored, RequestFields
-from brise.text.inputs import Grammar
+from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, parse_messages
 from brise.text.openai_tools import Tool, parse_tools
@@ -57,7 +56,7 @@ class Options:
     include_usage: bool
     n: int
     stop: tuple[str, ...]
-    sampling: Sampling
+    sampling: PartialSampling
     ignore_eos: bool
 
 
@@ -154,18 +153,16 @@ def _stop(fields: RequestFields) -> tuple[str, ...]:
     return tuple(filter(None, texts))  # an empty one stops nothing
 
 
-def _sampling(fields: RequestFields) -> Sampling:
-    defaults = Sampling()
-    return Sampling(
-        temperature=_or(fields.number("temperature", 0, 2), defaults.temperature),
-        top_p=_or(fields.number("top_p", 0, 1), defaults.top_p),
-        top_k=max(fields.whole("top_k", -1, MAX_TOKENS) or 0, 0),  # vLLM's -1 is off, too
-        min_p=_or(fields.number("min_p", 0, 1), defaults.min_p),
-        repetition_penalty=_or(_repetition_penalty(fields), defaults.repetition_penalty),
-        presence_penalty=_or(fields.number("presence_penalty", -2, 2), defaults.presence_penalty),
-        frequency_penalty=_or(fields.number("frequency_penalty", -2, 2), defaults.frequency_penalty),
-        logit_bias=_logit_bias(fields),
-        seed=_seed(fields), repeat_last_n=_window(fields, defaults))
+def _sampling(fields: RequestFields) -> PartialSampling:
+    top_k, seed = fields.whole("top_k", -1, MAX_TOKENS), fields.whole("seed", -(2**63), 2**63 - 1)
+    return PartialSampling(
+        temperature=fields.number("temperature", 0, 2), top_p=fields.number("top_p", 0, 1),
+        top_k=None if top_k is None else max(top_k, 0),  # vLLM's -1 is off, too
+        min_p=fields.number("min_p", 0, 1), repetition_penalty=_repetition_penalty(fields),
+        repeat_last_n=fields.whole("repeat_last_n", -1, MAX_TOKENS),
+        presence_penalty=fields.number("presence_penalty", -2, 2),
+        frequency_penalty=fields.number("frequency_penalty", -2, 2), logit_bias=_logit_bias(fields),
+        seed=None if seed == -1 else seed)  # llama-server's, vLLM's and Ollama's word for any
 
 
 def _repetition_penalty(fields: RequestFields) -> float | None:
@@ -179,16 +176,6 @@ def _repetition_penalty(fields: RequestFields) -> float | None:
     return penalty
 
 
-def _window(fields: RequestFields, defaults: Sampling) -> int:
-    window = fields.whole("repeat_last_n", -1, MAX_TOKENS)
-    return defaults.repeat_last_n if window is None else window
-
-
-def _seed(fields: RequestFields) -> int | None:
-    seed = fields.whole("seed", -(2**63), 2**63 - 1)
-    return None if seed == -1 else seed  # llama-server's, vLLM's and Ollama's word for any
-
-
 def _logit_bias(fields: RequestFields) -> Mapping[int, float]:
     bias: dict[int, float] = {}
     for name, value in (fields.mapping("logit_bias") or {}).items():
@@ -200,10 +187,6 @@ def _logit_bias(fields: RequestFields) -> Mapping[int, float]:
             raise fields.error("logit_bias", f"names the token {int(name)} twice")
         bias[int(name)] = float(value)
     return bias
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def parse_tooling(fields: RequestFields) -> Tooling:

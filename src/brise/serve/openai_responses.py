@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from brise.engine.request import Sampling
 from brise.serve.openai_chat import (
     MAX_TOKENS,
     MAX_TOP_LOGPROBS,
@@ -19,7 +18,7 @@ from brise.serve.openai_chat import (
 from brise.serve.openai_items import read_items
 from brise.serve.turns import MAX_TURNS
 from brise.text.fields import Ignored, RequestFields
-from brise.text.inputs import Grammar
+from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message
 from brise.text.openai_tools import MAX_TOOLS, NAME, Tool
@@ -58,8 +57,7 @@ def parse_response(body: Json, ignored: Ignored | None = None, earlier: Find | N
     if instructions is not None:
         messages = (Message("system", instructions), *messages)
     max_tokens = fields.whole("max_output_tokens", 1, MAX_TOKENS)
-    temperature, top_p = fields.number("temperature", 0, 2), fields.number("top_p", 0, 1)
-    sampling = Sampling(1.0 if temperature is None else temperature, top_p=1.0 if top_p is None else top_p)
+    sampling = PartialSampling(fields.number("temperature", 0, 2), top_p=fields.number("top_p", 0, 1))
     grammar, tooling = _format(fields), _tooling(fields)
     stores = fields.flag("store") is not False and earlier is not None
     logprobs = _logprobs(fields)
@@ -70,8 +68,8 @@ def parse_response(body: Json, ignored: Ignored | None = None, earlier: Find | N
     fields.done()
     options = Options(model, stream, False, 1, (), sampling, False)
     echoed = {
-        "instructions": instructions, "max_output_tokens": max_tokens, "temperature": sampling.temperature,
-        "top_p": sampling.top_p, "metadata": fields.mapping("metadata") or {}, "store": stores,
+        "instructions": instructions, "max_output_tokens": max_tokens,
+        "metadata": fields.mapping("metadata") or {}, "store": stores,
         "text": fields.mapping("text") or {"format": {"type": "text"}}, "tools": fields.items("tools") or [],
         "tool_choice": fields.raw("tool_choice") or "auto", "parallel_tool_calls": tooling.parallel,
         "previous_response_id": fields.raw("previous_response_id"), "reasoning": fields.raw("reasoning"),

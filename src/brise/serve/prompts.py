@@ -9,7 +9,8 @@ from functools import partial
 
 from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
-from brise.engine.request import Request
+from brise.engine.request import Request, Sampling
+from brise.engine.sampling import resolve
 from brise.serve import images
 from brise.serve.openai_chat import ChatRequest, SchemaNames, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
@@ -24,6 +25,8 @@ from brise.text.protocols import Encoded, TextTokenizer
 from brise.text.schemas import Enforceable, enforceable
 from brise.text.thinking import variables
 from brise.text.tool_grammar import ToolSchemas, tool_grammar
+
+OPENAI_SAMPLING = Sampling()  # temperature 1
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,11 @@ class ChatJob:
         return AnswerCollector(self.parser(), self.format.new_call_id, may_call=bool(self.tool_names))
 
 
-def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
-    """Renders the conversation. A long one takes time: call it off the event loop."""
+def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAMPLING) -> ChatJob:
+    """Renders the conversation. A long one takes time: call it off the event loop.
+
+    `usual` is the sampling where neither the request nor the model's own settings say it.
+    """
     options, tooling = chat.options, chat.tooling
     template = require(model.chat)
     answer = _answer_schema(chat.grammar, chat.names.answer)
@@ -61,8 +67,8 @@ def chat_job(chat: ChatRequest, model: LoadedModel) -> ChatJob:
     if is_thinking:
         grammar = calls(is_thinking=True)
     request = Request(
-        prompt=prompt.tokens, max_tokens=chat.max_tokens, sampling=options.sampling, n=options.n,
-        grammar=grammar, logprobs=chat.logprobs,
+        prompt=prompt.tokens, max_tokens=chat.max_tokens, n=options.n,
+        sampling=resolve(options.sampling, model.generation.sampling, usual), grammar=grammar, logprobs=chat.logprobs,
         stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
@@ -86,13 +92,15 @@ def _unenforced(answer: Enforceable | None, tooling: Tooling, schemas: ToolSchem
     return (*text, *tools)
 
 
-def completion_requests(completion: CompletionRequest, model: LoadedModel) -> tuple[Request, ...]:
+def completion_requests(completion: CompletionRequest, model: LoadedModel,
+                        usual: Sampling = OPENAI_SAMPLING) -> tuple[Request, ...]:
     """One engine request for each prompt."""
     options = completion.options
+    sampling = resolve(options.sampling, model.generation.sampling, usual)
     scores_prompt = completion.echo and completion.logprobs is not None
     return tuple(Request(
         prompt=prompt_tokens(prompt, model.tokenizer, parse_control=completion.parse_control),
-        max_tokens=completion.max_tokens, sampling=options.sampling, stop=options.stop, n=options.n,
+        max_tokens=completion.max_tokens, sampling=sampling, stop=options.stop, n=options.n,
         logprobs=completion.logprobs, prompt_logprobs=completion.logprobs if scores_prompt else None,
         ignore_eos=options.ignore_eos) for prompt in completion.prompts)
 

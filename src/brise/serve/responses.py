@@ -89,6 +89,8 @@ async def prepare_checked(served: ModelHandle, request: ResponseRequest, stats: 
     chat = replace(request.chat, messages=messages)
     job, num_bytes = await asyncio.to_thread(_job, chat, served.worker.model, request if keep is not None else None)
     task = GenerationTask(served, (job.request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
+    sampling = {"temperature": job.request.sampling.temperature, "top_p": job.request.sampling.top_p}
+    request = replace(request, echoed={**request.echoed, **sampling})
     said = RequestReport(ignored, job.unenforced)
     response = GrowingResponse(request, stats, job.collector(), served.worker.model.tokenizer, said=said)
     return ResponsesResponder(task, response, keep, num_bytes), said

@@ -1,8 +1,8 @@
-"""Names what a request has beside text: images of the prompt, and the grammar of its answer."""
+"""Names what a request has beside text: images of the prompt, the grammar of its answer, and how it is sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,3 +33,24 @@ class ImageInput:
     digest: bytes
     tokens: tuple[int, ...]
     pixels: Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class PartialSampling:
+    """How an answer is sampled, as far as a request or a model's files say it; None: they do not."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The settings that are there."""
+        return {name: value for name, value in vars(self).items() if value is not None}

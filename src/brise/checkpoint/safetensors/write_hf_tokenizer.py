@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tokenizers import Tokenizer as BpeTokenizer
 
+from brise.checkpoint.generation import gguf_generation, hf_keys
 from brise.checkpoint.gguf.read_header import StringArray
 from brise.checkpoint.gguf.write_tokenizer import NORMAL, UNUSED, USER_DEFINED
 from brise.errors import CheckpointError, UnsupportedError
@@ -81,12 +82,13 @@ def _settings(tokens: Sequence[str], ids: Mapping[str, int | None], max_context:
 
 
 def _generation(metadata: Mapping[str, object], ids: Mapping[str, int | None]) -> dict[str, object]:
-    """With every token that ends an answer."""
+    """With every token that ends an answer, and the sampling that the file suggests."""
     others = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
     ends = [index for index in dict.fromkeys([ids["eos"], *others]) if isinstance(index, int)]
     keys = {"bos_token_id": ids["bos"], "eos_token_id": ends if len(ends) > 1 else ids["eos"],
             "pad_token_id": ids["padding"]}
-    return {name: value for name, value in keys.items() if value is not None}
+    sampling = hf_keys(gguf_generation(metadata).sampling)
+    return {name: value for name, value in keys.items() if value is not None} | sampling
 
 
 def _strings(metadata: Mapping[str, object], name: str) -> Sequence[str]:
