@@ -36,7 +36,7 @@ def parse_message(body: Json, ignored: Ignored | None = None, *, counts: bool = 
     grammar, effort, format_name = _output(fields)
     top_k = fields.whole("top_k", -1, MAX_TOKENS)
     sampling = PartialSampling(fields.number("temperature", 0, 1), None if top_k is None else max(top_k, 0),
-                                 fields.number("top_p", 0, 1))
+                               fields.number("top_p", 0, 1))
     options = Options(fields.required_text("model"), fields.flag("stream") or False, False, 1, _stops(fields), sampling,
                       False)
     messages = _messages(fields)
