@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, overload
 
 from brise.api.loading import Size, size
 from brise.api.model import Model
@@ -20,6 +20,8 @@ from brise.evals.options import EvalOptions
 from brise.tune import run as run_training
 from brise.tune.options import RoundOptions, TeacherEndpoint, TeacherOptions, TuneMethod, TuneOptions
 from brise.tune.parity import run as run_parity
+from brise.tune.parity import run_endpoint
+from brise.tune.parity.endpoint import EndpointReport
 from brise.tune.parity.options import ParityOptions
 from brise.tune.parity.parity import ParityReport, Tolerance
 from brise.tune.watch import TuneResult, TuneWatcher
@@ -209,9 +211,21 @@ def evaluate(data: Rows, *, model: ModelLike | None = None, adapter: str | Path 
             baseline=baseline, **options), watcher, loaded)
 
 
+@overload
 def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLike | None = None,
            any_base: bool = False, max_rows: int = ParityOptions.max_rows, tolerance: Tolerance | None = None,
-           threads: int | None = None, rows: DataOptions | None = None, watcher: Watcher = SILENT) -> ParityReport:
+           threads: int | None = None, rows: DataOptions | None = None, endpoint: None = None,
+           watcher: Watcher = SILENT) -> ParityReport: ...
+@overload
+def parity(data: Rows, *, model: ModelLike, adapter: str | Path, any_base: bool = False,
+           max_rows: int = ParityOptions.max_rows, tolerance: Tolerance | None = None, threads: int | None = None,
+           rows: DataOptions | None = None, endpoint: str, name: str | None = None, key_env: str | None = None,
+           max_tokens: int = ParityOptions.max_tokens, watcher: Watcher = SILENT) -> EndpointReport: ...
+def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLike | None = None,
+           any_base: bool = False, max_rows: int = ParityOptions.max_rows, tolerance: Tolerance | None = None,
+           threads: int | None = None, rows: DataOptions | None = None, endpoint: str | None = None,
+           name: str | None = None, key_env: str | None = None, max_tokens: int = ParityOptions.max_tokens,
+           watcher: Watcher = SILENT) -> ParityReport | EndpointReport:
     """Compares what is served with what was trained, on held-out rows: the same tokens, the same predictions.
 
     `passed` says whether they agree within the tolerance, and `check()` raises if they do not. It needs the extra
@@ -227,13 +241,24 @@ def parity(data: Rows, *, model: ModelLike, adapter: str | Path, served: ModelLi
         tolerance: How much they may differ. Default: what quantised kernels explain.
         threads: Default: BRISE_THREADS, or one a core.
         rows: How the run was told to make rows of the data.
+        endpoint: Or a server with OpenAI's API that serves the adapter, such as http://127.0.0.1:8000/v1. It is asked
+            for greedy answers with log-probabilities, and the KL divergence is a lower bound.
+        name: The model at the endpoint. Default: its only one.
+        key_env: The environment variable that holds the endpoint's key.
+        max_tokens: Tokens of an answer of the endpoint that are compared, at most.
         watcher: Hears how far the work has come.
+
+    Raises:
+        EvidenceError: Nothing is held out, or arguments contradict each other.
+        NetworkError: The endpoint does not answer, or refuses.
     """
     with python_words(), as_files(data, "data") as paths:
-        return run_parity(ParityOptions(
+        options = ParityOptions(
             _reference(model), Path(adapter).expanduser(), paths, any_base=any_base,
             served=None if served is None else _reference(served), max_rows=max_rows,
-            tolerance=tolerance or Tolerance(), threads=threads, rows=rows or DataOptions()), watcher)
+            tolerance=tolerance or Tolerance(), threads=threads, rows=rows or DataOptions(), endpoint=endpoint,
+            name=name, key_env=key_env, max_tokens=max_tokens)
+        return run_parity(options, watcher) if endpoint is None else run_endpoint(options, watcher)
 
 
 def _reference(model: ModelLike) -> str:

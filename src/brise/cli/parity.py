@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from brise.cli import chat_options, data_options, number_types, terminal
 from brise.cli.command_parser import examples
@@ -15,6 +16,8 @@ from brise.cli.fill import fill
 from brise.cli.progress_bar import TerminalWatcher
 from brise.quant.quality import QuantQuality
 from brise.tune.parity import run as run_parity
+from brise.tune.parity import run_endpoint
+from brise.tune.parity.endpoint import EndpointReport
 from brise.tune.parity.options import ParityOptions
 from brise.tune.parity.parity import ParityReport, Tolerance
 
@@ -30,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "docs/guides/tune.md#parity says how it is measured.",
         epilog=examples("brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl",
                         "brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl --served "
-                        "./merged.gguf --rows 100"))
+                        "./merged.gguf --rows 100",
+                        "brise parity smollm2 --adapter tickets-smollm2/adapter --data tickets.jsonl --endpoint "
+                        "http://127.0.0.1:8000/v1 --name tickets"))
     parser.add_argument("model", metavar="MODEL",
                         help="the base: a name that `brise models` lists, a .gguf file, or a folder")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path, required=True,
@@ -42,6 +47,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--served", metavar="MODEL",
                         help="a model that the adapter was merged into (brise export --merge), in place of the base "
                              "with the adapter")
+    parser.add_argument("--endpoint", metavar="URL",
+                        help="a server with OpenAI's API that serves the trained model, such as vLLM or llama.cpp at "
+                             "http://127.0.0.1:8000/v1, in place of brise's own engine; the KL is a lower bound")
+    parser.add_argument("--name", metavar="NAME",
+                        help="the model at the endpoint: the adapter's name, where it has one (default: the only one)")
+    parser.add_argument("--key-env", metavar="VARIABLE",
+                        help="the environment variable that holds the endpoint's API key")
+    parser.add_argument("--max-tokens", metavar="N", type=chat_options.count, default=ParityOptions.max_tokens,
+                        help="tokens of an answer of the endpoint that are compared, at most (default: "
+                             f"{ParityOptions.max_tokens})")
     parser.add_argument("--rows", metavar="N", type=chat_options.count, default=ParityOptions.max_rows,
                         help=f"largest number of held-out rows to replay (default: {ParityOptions.max_rows})")
     parser.add_argument("--max-mean-kl", metavar="NATS", type=data_options.number(0.0), default=limits.max_mean_kl,
@@ -63,9 +78,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    report = run_parity(_options(args), TerminalWatcher())
+    options, watcher = _options(args), TerminalWatcher()
+    report: ParityReport | EndpointReport
+    report = run_parity(options, watcher) if options.endpoint is None else run_endpoint(options, watcher)
     if args.json:
         terminal.result(json.dumps(report.as_json(), indent=1))
+    elif isinstance(report, EndpointReport):
+        show_endpoint(report)
     else:
         show(report)
     return 0 if report.passed else 1
@@ -94,6 +113,40 @@ def show(report: ParityReport) -> None:
     table.add_row("conversations with the same tokens",
                   f"{report.num_templates - len(report.template_faults)} of {report.num_templates}")
     Console(width=100).print(table)
+    for failure in report.failures:
+        terminal.result(f"- {failure}")
+    if report.where is not None:
+        terminal.result(report.where)
+
+
+def show_endpoint(report: EndpointReport) -> None:
+    """The report of a server as two tables: what the limits judge, and each prompt."""
+    limits, quality = report.tolerance, report.quality
+    table = Table(title=f"parity of {terminal.harmless(report.model)} at {report.url}: {'passed' if report.passed else 'FAILED'}",
+                  title_justify="left")
+    table.add_column("")
+    table.add_column("trained and served", justify="right")
+    if quality is not None:
+        names = (f"mean KL, at least (at most {limits.max_mean_kl:g})", "largest KL, at least",
+                 f"same most likely token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
+        for cells in zip(names, _cells(quality), strict=True):
+            table.add_row(*cells)
+        table.add_row("tokens of answers", str(quality.num_tokens))
+    for words in ("same", "same number", "other", "unknown"):
+        count = sum(prompt.tokens == words for prompt in report.prompts)
+        if count:
+            table.add_row(f"prompts with {words} tokens" if words != "same number" else "prompts with as many tokens",
+                          f"{count} of {len(report.prompts)}")
+    console = Console(width=100)
+    console.print(table)
+    notes = Table("conversation", "tokens", "mean KL", "agree", "", title="not the same, or not compared",
+                  title_justify="left")
+    for prompt in report.prompts:
+        if prompt.note is not None:
+            notes.add_row(prompt.place, str(prompt.compared), "" if prompt.kl is None else f"{prompt.kl:.5f}",
+                          "" if prompt.agreement is None else f"{prompt.agreement:.1%}", Text(terminal.harmless(prompt.note)))
+    if notes.row_count:
+        console.print(notes)
     for failure in report.failures:
         terminal.result(f"- {failure}")
     if report.where is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brise.data.prepare import DataOptions
+from brise.errors import EvidenceError
 from brise.tune.parity.parity import Tolerance
 
 
@@ -15,7 +16,7 @@ class ParityOptions:
 
     `model` is the base that the `adapter` was trained on: a name in the store, a .gguf file or a folder. `data` and
     `rows` are what the run was given, so that the same rows are held out. `served` is a model that the adapter was
-    merged into, in place of the base with the adapter.
+    merged into, in place of the base with the adapter; `endpoint` a server that answers with either.
     """
 
     model: str
@@ -27,6 +28,16 @@ class ParityOptions:
     tolerance: Tolerance = Tolerance()
     threads: int | None = None  # BRISE_THREADS, or one a core
     rows: DataOptions = DataOptions()
+    endpoint: str | None = None  # the base URL of a server with OpenAI's API, in place of brise's own engine
+    name: str | None = None  # the model there: that of the adapter, where adapters have names; None: its only one
+    key_env: str | None = None  # the environment variable with the server's key
+    max_tokens: int = 64  # of an answer of the server that are compared
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and self.served is not None:
+            raise EvidenceError("--served and --endpoint are both given: one is a model file, the other a server")
+        if self.endpoint is None and (self.name is not None or self.key_env is not None):
+            raise EvidenceError(f"{'--name' if self.name is not None else '--key-env'} needs --endpoint URL")
 
     def data_options(self, max_context: int) -> DataOptions:
         """How data become rows for a model of this context."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -26,10 +27,21 @@ Progress = Callable[[int], None]  # rows done
 LEAST_KL = 1e-3  # nats a token: a quarter of what the kernels' rounding alone causes in SmolLM2
 
 
+class Report(Protocol):
+    """What a comparison of any kind says."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What exceeds the tolerance, with the numbers."""
+    @property
+    def where(self) -> str | None:
+        """Where to look."""
+
+
 class ParityError(BriseError):
     """The served model differs from the trained one; `report` has the numbers."""
 
-    def __init__(self, report: ParityReport) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__(f"the served model is not the trained one: {'; '.join(report.failures)}", hint=report.where)
         self.report = report
 
@@ -131,7 +143,7 @@ class ParityReport:
         """The whole report, as --json prints it."""
         return {"passed": self.passed, "failures": self.failures, "where": self.where, "num_rows": self.num_rows,
                 "num_templates": self.num_templates, "tolerance": asdict(self.tolerance),
-                "adapted": _numbers(self.quality), "base": None if self.base is None else _numbers(self.base),
+                "adapted": numbers(self.quality), "base": None if self.base is None else numbers(self.base),
                 "template_faults": [asdict(fault) for fault in self.template_faults],
                 "parting": None if self.parting is None else {
                     "names": list(self.parting.names), "errors": _finite_all(self.parting.errors),
@@ -184,7 +196,7 @@ def _predictions(pair: ParityPair, packed: Pack) -> Predictions:
     return predictions
 
 
-def _numbers(quality: QuantQuality) -> dict[str, object]:
+def numbers(quality: QuantQuality) -> dict[str, object]:
     """The numbers under names of parity: trained and served in place of original and quantised."""
     return {"num_tokens": quality.num_tokens, "kl_mean": _finite(quality.kl_mean),
             "kl_error": None if quality.kl_error is None else _finite(quality.kl_error),

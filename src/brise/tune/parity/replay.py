@@ -5,9 +5,10 @@ Needs the extra `tune`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from brise.backends.torch.ops import TorchOps
 from brise.checkpoint.adapters.lineage import check_base, read_lineage
 from brise.checkpoint.adapters.peft import read_adapter
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.data.example import EncodedRow
+from brise.data.example import EncodedRow, TrainingExample
 from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.errors import UnsupportedError
+from brise.evals.endpoint import Endpoint
 from brise.hub.store import ModelStore, locate
 from brise.models import decoder
 from brise.models.batch import Batch
@@ -32,12 +34,15 @@ from brise.text.load import Tokens, tokens_for
 from brise.tune import row_images
 from brise.tune.packing import FeaturesOf
 from brise.tune.parity import parity, templates
+from brise.tune.parity.endpoint import TOP, EndpointReport, compare_endpoint
+from brise.tune.parity.openai_server import ServerClient
 from brise.tune.parity.options import ParityOptions
 from brise.tune.parity.parity import ParityPair, ParityReport, Tolerance
 from brise.tune.parity.served import NativeSide
 from brise.watch import Watcher
 
 Tensor = torch.Tensor
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,32 @@ def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
                         row_images.load(checkpoint, dataset, threads))
 
 
+def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
+    """The report of `brise parity --endpoint`: the trained model against a server that serves it."""
+    assert options.endpoint is not None
+    settings_ = settings.read()
+    threads = options.threads or settings_.threads or num_cores()
+    torch.set_num_threads(threads)
+    base = locate(options.model, ModelStore(settings_.home))
+    check_base(read_lineage(options.adapter), base, any_base=options.any_base)
+    checkpoint = open_checkpoint(base.path)
+    low_ranks, tokens = read_adapter(options.adapter, checkpoint.config).low_ranks, tokens_for(checkpoint)
+    rows = options.data_options(checkpoint.config.max_context)
+    if rows.as_text or tokens.chat is None:
+        raise UnsupportedError("a server is compared by its chats, and these rows are text without a chat format",
+                               hint="--served MODEL compares a file")
+    dataset = prepare(options.data, tokens, rows)
+    key = None if options.key_env is None else settings.secret(options.key_env)
+    with ServerClient(Endpoint(options.endpoint, options.name or "", key), TOP) as client:
+        if options.name is None:
+            client.endpoint = replace(client.endpoint, model=client.only_model())
+        trained = _trained(checkpoint, low_ranks)
+        examples = _picked_examples(dataset, options.max_rows)
+        with watcher.progress("asking", len(examples), "prompts") as advance:
+            return compare_endpoint(trained, tokens, client, examples, max_tokens=options.max_tokens,
+                                    tolerance=options.tolerance, progress=advance)
+
+
 def compare_rows(replay: ParityReplay, dataset: Dataset, num_rows: int, tolerance: Tolerance, options: DataOptions,
                  watcher: Watcher, features_of: FeaturesOf | None = None) -> ParityReport:
     """Replays about `num_rows` held-out rows, or training rows where nothing is held out."""
@@ -121,9 +152,8 @@ def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: 
     """The base `model` with an adapter, against the same in the engine or a model that the adapter was merged into."""
     checkpoint = open_checkpoint(model)
     backend = open_planner(threads)
-    stored, cpu = checkpoint.weights(), torch.device("cpu")
-    trained = place(stored, lambda name, weight: weights.place(name, weight, cpu, torch.float32, keep="packed"))
-    base = place(stored, backend.place)
+    trained = _in_torch(checkpoint)
+    base = place(checkpoint.weights(), backend.place)
     other = checkpoint if served is None else open_checkpoint(served)
     if served is not None:
         _check_same(checkpoint.config, other.config, served)
@@ -131,11 +161,26 @@ def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: 
     answers = own.with_adapter(low_ranks) if served is None else NativeSide.of(
         backend, other.config, place(other.weights(), backend.place))
     checkpoint.forget()
-    on = adapted(trained, {path: on_tensors(low_rank) for path, low_rank in low_ranks.items()})
     return ParityReplay(
-        checkpoint.config,
-        ParityPair(TorchSide(checkpoint.config, on), answers), ParityPair(TorchSide(checkpoint.config, trained), own),
+        checkpoint.config, ParityPair(TorchSide(checkpoint.config, _with(trained, low_ranks)), answers),
+        ParityPair(TorchSide(checkpoint.config, trained), own),
         tokens_for(checkpoint), tokens_for(other))
+
+
+def _trained(checkpoint: Checkpoint, low_ranks: LowRanks) -> TorchSide:
+    placed = _in_torch(checkpoint)
+    checkpoint.forget()
+    return TorchSide(checkpoint.config, _with(placed, low_ranks))
+
+
+def _in_torch(checkpoint: Checkpoint) -> Weights:
+    cpu = torch.device("cpu")
+    return place(checkpoint.weights(),
+                 lambda name, weight: weights.place(name, weight, cpu, torch.float32, keep="packed"))
+
+
+def _with(trained: Weights, low_ranks: LowRanks) -> Weights:
+    return adapted(trained, {path: on_tensors(low_rank) for path, low_rank in low_ranks.items()})
 
 
 def replay_in_memory(checkpoint: Checkpoint, trained: TorchSide, low_ranks: LowRanks, tokens: Tokens,
@@ -179,9 +224,20 @@ def _check_same(config: Config, served: Config, path: Path) -> None:
 def _picked(dataset: Dataset, num_rows: int) -> list[EncodedRow]:
     """Evenly picked rows. All rows of an example or none, as chat templates are compared by example."""
     rows = dataset.held_out or dataset.train
-    places = list(dict.fromkeys(row.place for row in rows))
-    chosen = set(places[::-(-len(places) // num_rows)])
+    chosen = set(_spread(list(dict.fromkeys(row.place for row in rows)), num_rows))
     return [row for row in rows if row.place in chosen]
+
+
+def _picked_examples(dataset: Dataset, num: int) -> list[TrainingExample]:
+    """Evenly picked conversations that end in an answer to compare."""
+    examples = dataset.held_out_examples or dataset.train_examples
+    return _spread([example for example in examples
+                    if any(message["role"] == "assistant" for message in example.messages)], num)
+
+
+def _spread(items: Sequence[T], num: int) -> list[T]:
+    """About `num` of them, evenly picked."""
+    return list(items[::-(-len(items) // num) or 1])
 
 
 def _array(x: Tensor) -> Array:
