@@ -46,6 +46,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"brise pull (smollm2$|hf:)": "needs the network",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",
+    r"brise parity .*--endpoint http://": "asks another engine: tests/tune/test_parity_endpoint.py has one",
     r"brise chat .*--image": "needs a model with a vision encoder",
 })
 EXTRA: Mapping[str, str] = MappingProxyType({

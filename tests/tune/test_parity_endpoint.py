@@ -128,7 +128,8 @@ def test_a_server_that_hides_tokens_is_not_compared(model: Tiny) -> None:
 @pytest.mark.parametrize("logprobs", [
     {"content": [{"token": "x", "id": 97, "bytes": [255], "logprob": -9999.0,
                   "top_logprobs": [{"token": "?", "id": 98, "logprob": -0.01}]}]},  # llama.cpp
-    {"content": [{"token": "token_id:97", "logprob": -1.0, "top_logprobs": [{"token": "token_id:98", "logprob": -.2}]}]},
+    {"content": [{"token": "token_id:97", "logprob": -1.0,
+                  "top_logprobs": [{"token": "token_id:98", "logprob": -0.2}]}]},  # vLLM
     {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0, "b": -0.5}]}])
 def test_the_forms_of_engines_are_read(model: Tiny, logprobs: object) -> None:
     report = compared(model, answering(logprobs))

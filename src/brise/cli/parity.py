@@ -122,7 +122,8 @@ def show(report: ParityReport) -> None:
 def show_endpoint(report: EndpointReport) -> None:
     """The report of a server as two tables: what the limits judge, and each prompt."""
     limits, quality = report.tolerance, report.quality
-    table = Table(title=f"parity of {terminal.harmless(report.model)} at {report.url}: {'passed' if report.passed else 'FAILED'}",
+    verdict = "passed" if report.passed else "FAILED"
+    table = Table(title=Text(f"parity of {terminal.harmless(report.model)} at {report.url}: {verdict}"),
                   title_justify="left")
     table.add_column("")
     table.add_column("trained and served", justify="right")
@@ -143,8 +144,9 @@ def show_endpoint(report: EndpointReport) -> None:
                   title_justify="left")
     for prompt in report.prompts:
         if prompt.note is not None:
-            notes.add_row(prompt.place, str(prompt.compared), "" if prompt.kl is None else f"{prompt.kl:.5f}",
-                          "" if prompt.agreement is None else f"{prompt.agreement:.1%}", Text(terminal.harmless(prompt.note)))
+            kl, agreement = prompt.kl, prompt.agreement
+            notes.add_row(prompt.place, str(prompt.compared), "" if kl is None else f"{kl:.5f}",
+                          "" if agreement is None else f"{agreement:.1%}", Text(terminal.harmless(prompt.note)))
     if notes.row_count:
         console.print(notes)
     for failure in report.failures:
