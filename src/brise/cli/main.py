@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "chat": "talk to a model in the terminal",
     "serve": "serve models over the OpenAI HTTP API",
     "keys": "make keys with budgets and limits for a gateway's clients",
+    "deploy": "print files that run several servers",
     "servers": "list the servers that share a store",
     "quantize": "write a model in fewer bits",
     "export": "write a model for other programs",
