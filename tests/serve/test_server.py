@@ -129,7 +129,7 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
 
 
 @pytest.mark.parametrize(("path", "method", "expected"), [
-    ("/v1/nothing", "POST", (404, "unknown_url", None)), ("/", "GET", (404, "unknown_url", None)),
+    ("/v1/nothing", "POST", (404, "unknown_url", None)), ("/index.html", "GET", (404, "unknown_url", None)),
     (CHAT, "GET", (405, "method_not_allowed", None)),
     ("/v1/models", "POST", (405, "method_not_allowed", None))])
 def test_wrong_paths_and_methods(server: Live, path: str, method: str, expected: Refusal) -> None:

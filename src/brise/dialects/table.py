@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from brise.dialects import ollama
 from brise.dialects.anthropic_messages import AnthropicMessages
 from brise.dialects.bodies import Kind
 from brise.dialects.dialect import Dialect
@@ -99,4 +100,6 @@ def spelled(plain: str) -> str:
 
 
 def _dialect(method: str, path: str) -> Dialect:
-    return BY_PATH.get(path, UNKNOWN) if method == "POST" else UNKNOWN
+    if method != "POST":
+        return UNKNOWN
+    return BY_PATH.get(path) or ollama.BY_PATH.get(path, UNKNOWN)

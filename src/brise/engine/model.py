@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
@@ -46,6 +47,7 @@ class LoadedModel:
     vision: LoadedVision | None = None
     requantized: str | None = None  # the format that matrices were quantized to while they were read
     generation: Generation = Generation()  # how its makers want it sampled
+    weight_format: str | None = None  # of most of the numbers in its matrices
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
@@ -80,13 +82,14 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     checkpoint.forget()
     if weights is not None:
         stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())
+    weight_format = _usual_format(stored)
     put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, on_read)
     placed = _placed(stored, put, on_read)
     if expert_bytes is not None:
         experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
-                       weights, checkpoint.generation)
+                       weights, checkpoint.generation, weight_format)
 
 
 def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:
@@ -97,6 +100,21 @@ def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:
         return placed
 
     return place(tree, put_and_release)
+
+
+def _usual_format(weights: Weights) -> str | None:
+    """The format that most numbers of the matrices have."""
+    counts = Counter[str]()
+
+    def count(name: str, weight: Weight) -> Weight:
+        matrices = weight.matrices if isinstance(weight, Stack) else (weight,)
+        for matrix in matrices:
+            if isinstance(matrix, Dense | Quant | Stored) and len(matrix.shape) > 1:
+                counts[matrix.format] += prod(matrix.shape)
+        return weight
+
+    place(weights, count)
+    return max(counts, key=lambda format: counts[format], default=None)
 
 
 class _PageRelease:

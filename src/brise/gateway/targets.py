@@ -70,7 +70,12 @@ def is_paid(request: ClientRequest, more: Sequence[str]) -> bool:
     plain = request.path.removesuffix("/")
     if (request.method, plain) in READ_ONLY or request.method in ("GET", "HEAD") and _is_model(plain):
         return True
-    return any(fnmatchcase(plain, pattern) for pattern in more)
+    return is_listed(plain, more)
+
+
+def is_listed(path: str, patterns: Sequence[str]) -> bool:
+    """Whether the operator's list has a path."""
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _is_model(path: str) -> bool:

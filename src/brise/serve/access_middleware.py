@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from brise.dialects import ollama
 from brise.errors import QueueFullError, RequestError
 from brise.gateway import targets
 from brise.serve.access import LOCAL_NAMES, host_name
@@ -30,7 +31,8 @@ from brise.serve.silent_stream import SilentStream
 from brise.serve.sse import ClientGoneError
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
-                       "/v1/models", "/v1/adapters", "/health", "/livez", "/readyz", "/metrics"})
+                       "/v1/models", "/v1/adapters", "/health", "/livez", "/readyz", "/metrics", *ollama.BY_PATH,
+                       *ollama.ABOUT_MODELS})
 PARENTS = ("/v1/models", "/v1/adapters")  # paths under these end in a name
 PROBES = frozenset({"/health", "/livez", "/readyz"})  # of balancers, which have no key
 CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -108,7 +110,7 @@ class AccessMiddleware:
         print(f"{response.request_id} failed:\n{traceback.format_exc()}", file=self._serving.log, flush=True)
         if response.status == 0:
             error = GenerationError("the server failed; its log has the details", code="internal_error")
-            await respond(error)(scope, receive, response.send)
+            await respond(error, scope["path"])(scope, receive, response.send)
 
     def _record(self, scope: Scope, response: _TrackedResponse, stats: RequestStats) -> None:
         seconds = time.monotonic() - stats.started_s
@@ -116,7 +118,8 @@ class AccessMiddleware:
         parent = next((parent for parent in PARENTS if path.startswith(f"{parent}/")), "other")
         endpoint = path if path in ENDPOINTS else parent
         # Bounded: the label of an adapter that was removed during the request is not created again.
-        label = None if stats.model is None else stats.model if self._serving.is_taken(stats.model) else "removed"
+        model, serving = stats.model, self._serving
+        label = None if model is None else serving.known_name(model) if serving.is_taken(model) else "removed"
         self._serving.metrics.record(endpoint, response.status, seconds, stats, label)
         if not self._serving.settings.access_log or path in PROBES and response.status == 200:
             return  # a balancer asks every two seconds

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from brise.dialects import ollama as dialect
 from brise.engine.engine_thread import EngineThread
 from brise.errors import BriseError, RequestError
 from brise.gateway.gateway import Gateway
@@ -32,6 +33,8 @@ from brise.serve import (
     local_server,
     messages,
     models_and_metrics,
+    ollama,
+    ollama_models,
     readiness,
     responses,
     tokenize,
@@ -102,6 +105,7 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/models/{name:path}", partial(models_and_metrics.model, serving), methods=["GET"]),
             Route("/v1/adapters", partial(adapters.adapters, serving), methods=["GET", "POST"]),
             Route("/v1/adapters/{name}", partial(adapters.remove, serving), methods=["DELETE"]),
+            *_ollama_routes(serving),
             Route("/health", partial(readiness.health, serving), methods=["GET"]),
             Route("/livez", partial(readiness.livez, serving), methods=["GET"]),
             Route("/readyz", partial(readiness.readyz, serving), methods=["GET"]),
@@ -111,6 +115,22 @@ def create_app(serving: ServerState) -> Starlette:
         exception_handlers={RequestError: _request_error, HTTPException: _http_error})
     app.router.redirect_slashes = False
     return app
+
+
+def _ollama_routes(serving: ServerState) -> list[Route]:
+    """Ollama's API, and the path at which its clients look whether a server is there."""
+    return [
+        Route(dialect.CHAT, partial(ollama.chat, serving), methods=["POST"]),
+        Route(dialect.GENERATE, partial(ollama.generate, serving), methods=["POST"]),
+        Route(dialect.EMBED, partial(ollama.embed, serving), methods=["POST"]),
+        Route(dialect.EMBEDDINGS, partial(ollama.embed, serving, is_older=True), methods=["POST"]),
+        Route(dialect.TAGS, partial(ollama_models.tags, serving), methods=["GET"]),
+        Route(dialect.PS, partial(ollama_models.running, serving), methods=["GET"]),
+        Route(dialect.SHOW, partial(ollama_models.show, serving), methods=["POST"]),
+        Route(dialect.VERSION, ollama_models.version, methods=["GET"]),
+        *(Route(f"{dialect.PREFIX}{change}{rest}", ollama_models.refuse_change, methods=["GET", "POST", "DELETE"])
+          for change in dialect.CHANGES for rest in ("", "/{name:path}")),
+        Route("/", ollama_models.root, methods=["GET"])]
 
 
 class QuietServer(uvicorn.Server):
@@ -250,8 +270,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path[:200]!r}"
     if error.status_code != 405:
-        return respond(NotFoundError(f"there is no {where}"))
+        return respond(NotFoundError(f"there is no {where}"), request.url.path)
     allowed = (error.headers or {}).get("Allow", "")
-    response = respond(MethodError(f"there is no {where}; allowed is {allowed}"))
+    response = respond(MethodError(f"there is no {where}; allowed is {allowed}"), request.url.path)
     response.headers["Allow"] = allowed
     return response

@@ -33,10 +33,11 @@ class MediaTypeError(RequestError):
     status = 415
 
 
-async def read_json(request: Request, max_bytes: int, timeout_s: float) -> Json:
-    """The JSON in the body of a request. RequestError if there is anything wrong with it."""
+async def read_json(request: Request, max_bytes: int, timeout_s: float, *, is_declared: bool = True) -> Json:
+    """The JSON in the body of a request. RequestError if there is anything wrong with it, or with its type, unless
+    it need not be declared as JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if is_declared and media_type != "application/json":
         # Web pages may send other types to any address without a CORS preflight, but not JSON.
         raise MediaTypeError(f"the content type is {media_type!r}, it must be 'application/json'",
                              code="unsupported_media_type", hint="curl -H 'Content-Type: application/json'")

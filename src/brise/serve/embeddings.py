@@ -32,18 +32,24 @@ async def embed(serving: ServerState, request: Request) -> Response:
     ignored = None if settings.strict else Ignored()
     embedding = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
     served = serving.find(embedding.model)
-    worker = served.worker
-    _check(embedding, served)
-    prompts = await asyncio.to_thread(_tokens, embedding, worker.model, worker.max_context)
     stats = request.scope["brise.stats"]
-    stats.model, stats.prompt_tokens = embedding.model, sum(map(len, prompts))
-    vectors = await unless_gone(request.receive, worker.aembed(prompts))
+    stats.model = embedding.model
+    vectors = await embedded(served, embedding, request)
     return JSONResponse({
         "object": "list", "model": embedding.model,
         "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
                  for index, vector in enumerate(vectors)],
         "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}},
         headers=ignored_header(ignored))
+
+
+async def embedded(served: ModelHandle, embedding: EmbeddingRequest, request: Request) -> list[Array]:
+    """The vectors of the inputs."""
+    _check(embedding, served)
+    worker = served.worker
+    prompts = await asyncio.to_thread(_tokens, embedding, worker.model, worker.max_context)
+    request.scope["brise.stats"].prompt_tokens = sum(map(len, prompts))
+    return await unless_gone(request.receive, worker.aembed(prompts))
 
 
 def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
@@ -64,7 +70,7 @@ def _tokens(embedding: EmbeddingRequest, model: LoadedModel, max_context: int) -
     prompts = [text_to_embed(text, model.tokenizer) for text in embedding.inputs]
     is_list = len(prompts) > 1 or embedding.is_list
     for index, (prompt, text) in enumerate(zip(prompts, embedding.inputs, strict=True)):
-        place = f"input[{index}]" if is_list else "input"
+        place = f"{embedding.field}[{index}]" if is_list else embedding.field
         if not prompt or not text:
             raise RequestError(f"{place!r} is empty", param=place)
         try:
@@ -96,6 +102,7 @@ class EmbeddingRequest:
     is_list: bool  # of texts: errors name the index
     encoding: Literal["float", "base64"]
     dimensions: int | None
+    field: str = "input"  # what the request calls them
 
 
 def parse_embedding(body: Json, ignored: Ignored | None = None) -> EmbeddingRequest:

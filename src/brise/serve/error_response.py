@@ -1,5 +1,5 @@
-"""Error responses have the format of the path's API: OpenAI's {"error": {"message", "type", "param", "code"}}, or
-Anthropic's {"type": "error", "error": {"type", "message"}}."""
+"""Error responses have the format of the path's API: OpenAI's {"error": {"message", "type", "param", "code"}},
+Anthropic's {"type": "error", "error": {"type", "message"}}, or Ollama's {"error": message}."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
+from brise.dialects import ollama
 from brise.dialects.table import MESSAGES
 from brise.engine.adapters import AdaptersBusyError
 from brise.errors import ContextLengthError, QueueFullError, RequestError
@@ -39,7 +40,8 @@ class NotServedHereError(RequestError):
 
     def __init__(self, name: str, served: str, where: str) -> None:
         super().__init__(f"{where} names the model {name[:128]!r}; {served!r} is served here and answers chat "
-                         "completions, completions, embeddings, messages and responses: this goes nowhere else",
+                         "completions, completions, embeddings, messages, responses and Ollama's API: this goes "
+                         "nowhere else",
                          param="model", code="not_served_here")
 
 
@@ -163,8 +165,14 @@ def respond(error: RequestError, path: str = "") -> JSONResponse:
         headers["Accept-Encoding"] = "gzip, deflate"  # RFC 9110, 15.5.16
     if error.status in (408, 413, 415):
         headers["Connection"] = "close"  # the rest of the body is not read
+    return JSONResponse(_body_for(path, error), error.status, headers)
+
+
+def _body_for(path: str, error: RequestError) -> Mapping[str, object]:
+    if ollama.is_path(path):
+        return ollama.error_body(str(error))
     is_anthropic = path == MESSAGES.path or path.startswith(f"{MESSAGES.path}/")
-    return JSONResponse(anthropic_body(error) if is_anthropic else error_body(error), error.status, headers)
+    return anthropic_body(error) if is_anthropic else error_body(error)
 
 
 def anthropic_body(error: RequestError) -> dict[str, object]:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from brise.dialects import table
+from brise.dialects import ollama, table
 from brise.errors import RequestError
 from brise.gateway import client_body, request, targets
 from brise.gateway import headers as header_rules
@@ -60,6 +60,8 @@ class GatewayMiddleware:
             asked = client = self._gateway.large.chosen(await self._read(scope, receive))
             is_local = self._is_local(client)
             if not is_local:
+                if client.path in ollama.BY_PATH:  # its answers are not read
+                    client = replace(client, dialect=table.UNKNOWN, fields=None)
                 client = self._gateway.large.routed(client)
                 self._check_paid(client)
             client = await self._admitted(scope, asked, client, is_local=is_local)
@@ -101,13 +103,12 @@ class GatewayMiddleware:
         if client.times_named > 1:
             raise RequestError("the field 'model' is given more than once, and servers differ in which one they take",
                                param="model", code="invalid_json")
+        if client.path in ollama.BY_PATH and client.method == "POST" and not self._leaves(client):
+            return True  # also for a model that is not served here, which the route says
         if not self._serving.models:
             return False
-        if self._serving.is_taken(client.model):
-            is_shown = client.method in ("GET", "HEAD") and client.path == f"/v1/models/{client.model}"
-            is_read = client.dialect.is_served and client.fields is not None
-            if is_shown or is_read or client.method == "POST" and client.path in COUNTING_PATHS:
-                return True
+        if self._serving.is_taken(client.model) and _has_route(client):
+            return True
         if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
             raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
                                "served here", code="invalid_json")
@@ -122,6 +123,11 @@ class GatewayMiddleware:
                 raise NotServedHereError(name, served, f"{client.method} {client.path[:200]}")
         return False
 
+    def _leaves(self, client: ClientRequest) -> bool:
+        """Whether a request of Ollama's API is for an upstream: only the operator's list of paths says that."""
+        lists = [large.upstream.settings.paths for large in self._gateway.large.each.values()]
+        return not self._serving.is_taken(client.model) and any(targets.is_listed(client.path, each) for each in lists)
+
     async def _admitted(self, scope: Scope, asked: ClientRequest, routed: ClientRequest, *, is_local: bool
                         ) -> ClientRequest:
         """The request with its trace, if its virtual key allows it: its row names the key, and the upstream never sees
@@ -135,10 +141,10 @@ class GatewayMiddleware:
                        target=header_rules.without_secrets(routed.target), trace=trace)
 
     def _served_like(self, name: str) -> str | None:
-        """The model or adapter of this name, also if the case is another or spaces are around it."""
+        """The model or adapter of this name, also if the case is another, or spaces or Ollama's tag are around it."""
         if self._serving.is_taken(name):
-            return name
-        plain = name.strip().casefold()
+            return self._serving.known_name(name)
+        plain = ollama.untagged(name.strip().casefold())
         return next((served for served in self._serving.names() if served.casefold() == plain), None)
 
     def _check_paid(self, client: ClientRequest) -> None:
@@ -161,6 +167,13 @@ class GatewayMiddleware:
                   "nobody else answers it", file=self._serving.log, flush=True)
 
 
+def _has_route(client: ClientRequest) -> bool:
+    """Whether this server's routes answer such a request for one of its models."""
+    is_shown = client.method in ("GET", "HEAD") and client.path == f"/v1/models/{client.model}"
+    is_read = client.dialect.is_served and client.fields is not None
+    return is_shown or is_read or client.method == "POST" and client.path in COUNTING_PATHS
+
+
 def _model(routed: ClientRequest) -> str:
     """The model's name without that of its upstream."""
     model = (routed.fields or {}).get("model")
@@ -177,7 +190,7 @@ def _plain(scope: Scope) -> Scope:
 def _own(scope: Scope) -> Scope | None:
     """The request as the server's own routes know it, if it is for one that has nothing to do with models."""
     path = table.locate(scope["method"], scope["path"]).path
-    if path not in LOCAL_PATHS and not path.startswith("/v1/adapters/"):
+    if path not in LOCAL_PATHS and not path.startswith("/v1/adapters/") and not ollama.is_about_models(path):
         return None
     return scope if path == scope["path"] else {**scope, "path": path, "raw_path": quote(path).encode()}
 

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from brise.dialects import ollama
 from brise.dialects.bodies import Body, Usage
 from brise.gateway.request import ClientRequest
 from brise.serve.error_response import KeyForbiddenError
@@ -30,6 +31,7 @@ SETTLE_WITHIN_S = 60.0  # for an exchange that is never told of: a defect of our
 # Failures before anything was asked, or that the upstream itself reports: nothing is charged for them.
 FREE_FAILURES = ("refused:", "connect_timeout:", "open:", "status:")
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+OPTION_LIMIT = "num_predict"  # among the `options` of Ollama's API
 LIST, METRICS, ADAPTERS = "/v1/models", "/metrics", "/v1/adapters"
 
 
@@ -76,7 +78,7 @@ class KeyAdmission(Collector):
         `model` is the name by which the server is asked, without that of an upstream.
         """
         key = self.guard.current(caller.key)
-        check_models(key, asked)
+        check_models(key, asked, is_local=is_local)
         is_answered = asked.dialect.is_read or asked.method == "POST"
         estimate = estimate_of(asked.fields, len(asked.body), is_embedding=asked.kind == "embedding")
         charge = await self.admit(key, model, estimate if is_answered else Usage(), is_local=is_local)
@@ -170,8 +172,9 @@ def check_admin(caller: KeyCaller | None, scope: Scope) -> None:
                                 hint="a key of --api-keys may")
 
 
-def check_models(key: VirtualKey, asked: ClientRequest) -> None:
-    """Raises if the key may not use one of the models that a request could mean."""
+def check_models(key: VirtualKey, asked: ClientRequest, *, is_local: bool = False) -> None:
+    """Raises if the key may not use one of the models that a request could mean. One of this server may have Ollama's
+    tag behind its name."""
     method, path = asked.method, asked.path
     if key.limits.models is None or method in ("GET", "HEAD") and (path == LIST or path.startswith(f"{LIST}/")):
         return
@@ -182,7 +185,7 @@ def check_models(key: VirtualKey, asked: ClientRequest) -> None:
             f"{method} {path[:200]} names {'a model twice' if models else 'no model'}; the API key {key.name!r} is for "
             f"{allowed}", param="model", code="model_not_allowed")
     for name in models:
-        if not key.limits.allows(name):
+        if not (key.limits.allows(name) or is_local and key.limits.allows(ollama.untagged(name))):
             raise KeyForbiddenError(
                 f"the API key {key.name!r} is not for the model {name[:128]!r}; it is for {allowed}", param="model",
                 code="model_not_allowed")
@@ -191,7 +194,10 @@ def check_models(key: VirtualKey, asked: ClientRequest) -> None:
 def estimate_of(fields: Body | None, num_bytes: int, *, is_embedding: bool = False) -> Usage:
     """What a request may take: its bytes, and the longest answer that it allows."""
     prompt, fields = min(num_bytes // BYTES_A_TOKEN, MOST_PROMPT), fields or {}
-    longest = next(filter(None, (_count(fields.get(name)) for name in LIMIT_FIELDS)), USUAL_ANSWER)
+    options = fields.get("options")
+    given = [fields.get(name) for name in LIMIT_FIELDS] + [
+        options.get(OPTION_LIMIT) if isinstance(options, dict) else None]
+    longest = next(filter(None, map(_count, given)), USUAL_ANSWER)
     answer = longest * (_count(fields.get("n")) or 1)
     return Usage(prompt, 0 if is_embedding else min(answer, MOST_ANSWER))
 

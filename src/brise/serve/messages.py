@@ -25,7 +25,7 @@ from brise.serve.ignored import RequestReport, ignored_header
 from brise.serve.images import fetch_images
 from brise.serve.in_flight import RequestStats
 from brise.serve.openai_chat import ChatRequest
-from brise.serve.prompts import ChatJob, chat_job
+from brise.serve.prompts import ChatJob, chat_job, within_context
 from brise.serve.serving import ModelHandle, ServerState
 from brise.serve.sse import EventStream, unless_gone
 from brise.serve.unenforced import AnswerPlaces
@@ -75,15 +75,10 @@ async def prepare_checked(served: ModelHandle, chat: ChatRequest, stats: Request
     """The responder, and what its answer will say about the request.
 
     Images are fetched and the prompt is rendered; the engine gets the request when the responder is read.
-    `max_tokens` has to be in each request, and clients give what a large model can write: at most the context is used.
     """
     stats.model = chat.options.model
     job = await _job(served, chat, allows_urls=allows_urls)
-    request, room = job.request, served.worker.max_context - len(job.request.prompt)
-    if request.max_tokens is not None and request.max_tokens > room >= 1:
-        request = replace(request, max_tokens=None)
-        if ignored is not None:
-            ignored.add("max_tokens", f"it is {chat.max_tokens}, the context has room for {room}")
+    request = within_context(job.request, served.worker.max_context, ignored, "max_tokens")
     task = GenerationTask(served, (request,), stats, TOOL_NAMES if chat.tooling.tools else NAMES)
     said = RequestReport(ignored, job.unenforced)
     return MessagesResponder(task, GrowingMessage(chat.options.model, stats, job.collector(), said=said)), said

@@ -80,7 +80,7 @@ def parse_chat(body: Json, ignored: Ignored | None = None) -> ChatRequest:
     tooling = parse_tooling(fields)
     grammar = parse_response_format(fields.child("response_format"))
     request = ChatRequest(parse_options(fields), parse_messages(fields), _max_tokens(fields),
-                          _logprobs(fields), grammar, tooling, parse_wishes(fields))
+                          parse_logprobs(fields), grammar, tooling, parse_wishes(fields))
     check_service(fields)
     read_classes(fields, CHAT_ACTS)
     fields.done()
@@ -109,7 +109,8 @@ def read_limit(fields: RequestFields, name: str, low: int) -> int | None:
     return fields.whole(name, low, MAX_TOKENS)
 
 
-def _logprobs(fields: RequestFields) -> int | None:
+def parse_logprobs(fields: RequestFields) -> int | None:
+    """Reads `logprobs` and `top_logprobs`: the number of alternatives, None without log-probabilities."""
     has_logprobs = fields.flag("logprobs") or False
     top = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
     if top and not has_logprobs:
@@ -122,7 +123,7 @@ def parse_options(fields: RequestFields) -> Options:
     stream = fields.flag("stream") or False
     return Options(
         model=fields.required_text("model"), stream=stream, include_usage=_include_usage(fields, stream),
-        n=fields.whole("n", 1, MAX_CHOICES) or 1, stop=_stop(fields), sampling=_sampling(fields),
+        n=fields.whole("n", 1, MAX_CHOICES) or 1, stop=parse_stops(fields), sampling=_sampling(fields),
         ignore_eos=fields.flag("ignore_eos") or False)
 
 
@@ -142,7 +143,8 @@ def _include_usage(fields: RequestFields, stream: bool) -> bool:
     return stream and include
 
 
-def _stop(fields: RequestFields) -> tuple[str, ...]:
+def parse_stops(fields: RequestFields) -> tuple[str, ...]:
+    """Reads `stop`, one string or several."""
     value = fields.raw("stop")
     stops = value if isinstance(value, list) else [] if value is None else [value]
     if len(stops) > MAX_STOPS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from brise.engine.answer_collector import AnswerCollector
@@ -18,6 +18,7 @@ from brise.serve.unenforced import Unenforced
 from brise.text.answer_format import AnswerFormat, AnswerParser
 from brise.text.chat import require
 from brise.text.conversation import Chat, encoded
+from brise.text.fields import Ignored
 from brise.text.inputs import Grammar
 from brise.text.json_text import Json
 from brise.text.openai_messages import Message, template_message
@@ -72,6 +73,28 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
         stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
+
+
+def raw_job(chat: ChatRequest, prompt: str, model: LoadedModel, usual: Sampling, *, parse_control: bool) -> ChatJob:
+    """A prompt as it is, without a chat template: the answer is text and nothing else."""
+    options, answer = chat.options, _answer_schema(chat.grammar, chat.names.answer)
+    request = Request(
+        prompt=prompt_tokens(prompt, model.tokenizer, parse_control=parse_control), max_tokens=chat.max_tokens,
+        sampling=resolve(options.sampling, model.generation.sampling, usual), n=options.n, grammar=chat.grammar,
+        logprobs=chat.logprobs, stop=options.stop)
+    return ChatJob(request, AnswerFormat("tags", {}, {}), (), is_thinking=False,
+                   unenforced=_unenforced(answer, Tooling(), ToolSchemas(set()), chat.names))
+
+
+def within_context(request: Request, max_context: int, ignored: Ignored | None, field: str) -> Request:
+    """The request without a limit that is longer than the context has room for: clients give what a large model can
+    write, and the answer ends with the context."""
+    room = max_context - len(request.prompt)
+    if request.max_tokens is None or not request.max_tokens > room >= 1:
+        return request
+    if ignored is not None:
+        ignored.add(field, f"it is {request.max_tokens}, the context has room for {room}")
+    return replace(request, max_tokens=None)
 
 
 def _answer_schema(grammar: Grammar | None, param: str) -> Enforceable | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
+from brise.dialects import ollama
 from brise.engine.engine_thread import EngineThread
 from brise.gateway.gateway import Gateway
 from brise.memory.serving_plan import REQUESTS_BYTES
@@ -113,18 +114,30 @@ class ServerState:
                 for name in (model, *(info.name for info in worker.adapters))]
 
     def is_taken(self, name: str) -> bool:
-        """Whether a model or an adapter has this name."""
-        return name in self.models or any(worker.has_adapter(name) for worker in self.models.values())
+        """Whether a model or an adapter has this name, or has it without Ollama's tag."""
+        return _found(self.models, name) is not None
+
+    def known_name(self, name: str) -> str:
+        """The name as it is served here: without Ollama's tag, unless the model has it."""
+        return name if name in self.models or not self.is_taken(name) else ollama.untagged(name)
 
 
 def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:
-    """The model or adapter of this name, or UnknownModelError."""
-    if name in models:
-        return ModelHandle(models[name], None)
-    for worker in models.values():
-        if worker.has_adapter(name):
-            return ModelHandle(worker, name)
-    raise UnknownModelError(name, models)
+    """The model or adapter of this name, with or without Ollama's tag, or UnknownModelError."""
+    found = _found(models, name)
+    if found is None:
+        raise UnknownModelError(name, models)
+    return found
+
+
+def _found(models: Mapping[str, EngineThread], name: str) -> ModelHandle | None:
+    for known in dict.fromkeys((name, ollama.untagged(name))):
+        if known in models:
+            return ModelHandle(models[known], None)
+        for worker in models.values():
+            if worker.has_adapter(known):
+                return ModelHandle(worker, known)
+    return None
 
 
 def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: TextIO,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -24,17 +24,23 @@ class ClientGoneError(Exception):
     """The client closed the connection before the answer was complete."""
 
 
+def error_event(error: RequestError) -> bytes:
+    """An error after the first event of a stream of OpenAI's API."""
+    return sse.encode(error_body(error), "error")
+
+
 class EventStream(Response):
     """A response that sends what `events` yields. `events` is always closed before the call returns.
 
     If the first event takes `silence_s`, as that of a long prompt does, the head leaves without it, with a comment.
+    `encode_error` puts an error after the first event into the stream's form.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None,
-                 silence_s: float = SILENCE_S) -> None:
+                 silence_s: float = SILENCE_S, encode_error: Callable[[RequestError], bytes] = error_event) -> None:
         super().__init__(status_code=200, headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
-        self._events, self._silence_s = events, silence_s
+        self._events, self._silence_s, self._encode_error = events, silence_s, encode_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await unless_gone(receive, self._send_all(send))
@@ -56,7 +62,9 @@ class EventStream(Response):
                 if not head.has_begun:
                     raise
                 await head.send()
-                await send({"type": "http.response.body", "body": _error_event(error), "more_body": False})
+                shown = error if isinstance(error, RequestError) else GenerationError(
+                    "the server failed while it answered", code="internal_error")
+                await send({"type": "http.response.body", "body": self._encode_error(shown), "more_body": False})
                 if isinstance(error, RequestError):
                     return
                 raise  # a bug: AccessMiddleware logs it
@@ -123,9 +131,3 @@ async def unless_gone(receive: Receive, work: Coroutine[object, object, T]) -> T
 async def _wait_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _error_event(error: Exception) -> bytes:
-    shown = error if isinstance(error, RequestError) else GenerationError(
-        "the server failed while it answered", code="internal_error")
-    return sse.encode(error_body(shown), "error")

@@ -145,11 +145,11 @@ class RequestFields:
         if value is not None and not _is_one_of(value, allowed):
             self._leave_out(name, why, f"{why}; accepted is {_listed(allowed)}" if allowed else why)
 
-    def note(self, name: str, silent: Sequence[object] = ()) -> None:
+    def note(self, name: str, silent: Sequence[object] = (), why: str = NO_EFFECT) -> None:
         """Accepts a field that changes no answer; one that asks for something (not empty, nor in `silent`) is noted."""
         value = self.raw(name)
         if value not in (None, "", [], {}) and not _is_one_of(value, silent) and self._ignored is not None:
-            self._ignored.add(self.path(name), NO_EFFECT)
+            self._ignored.add(self.path(name), why)
 
     def done(self) -> None:
         unknown = [name for name, value in self._fields.items() if name not in self._read and value is not None]

@@ -46,12 +46,16 @@ def parse_wishes(fields: RequestFields) -> tuple[TemplateWish, ...]:
         raise fields.error(f"chat_template_kwargs.{name}", "is given by the server itself")
     if (is_on := fields.flag("enable_thinking")) is not None:
         wishes.append(TemplateWish(fields.path("enable_thinking"), "enable_thinking", is_on))
-    if isinstance(think := fields.raw("think"), bool):  # Ollama's field; it may be an effort, too
-        wishes.append(TemplateWish(fields.path("think"), "enable_thinking", think))
-    elif effort := fields.choice("think", EFFORTS):
-        wishes.append(TemplateWish(fields.path("think"), "reasoning_effort", effort))
-    wishes += _thinking_object(fields) + _effort(fields)
+    wishes += [*parse_think(fields), *_thinking_object(fields), *_effort(fields)]
     return tuple(wishes)
+
+
+def parse_think(fields: RequestFields) -> tuple[TemplateWish, ...]:
+    """Reads Ollama's `think`: true, false, or an effort."""
+    if isinstance(think := fields.raw("think"), bool):
+        return (TemplateWish(fields.path("think"), "enable_thinking", think),)
+    effort = fields.choice("think", EFFORTS)
+    return (TemplateWish(fields.path("think"), "reasoning_effort", effort),) if effort else ()
 
 
 def variables(wishes: Sequence[TemplateWish], chat: TemplateReader) -> Mapping[str, Json]:

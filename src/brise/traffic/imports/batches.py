@@ -217,7 +217,7 @@ def _dialect(row: ImportedRow) -> Dialect:
     usual = "/v1/chat/completions" if isinstance(row.value.get("body"), dict) else "/v1/messages"
     url = str(row.value.get("url") or usual)
     dialect = table.of_request("POST", url)
-    if dialect is table.UNKNOWN:
+    if dialect not in table.ALL:
         raise BadRowError(f"its url is {url[:64]!r}; read are {', '.join(table.BY_PATH)}")
     return dialect
 
