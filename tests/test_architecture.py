@@ -24,6 +24,7 @@ SHORT_LINES = 60
 SHORT_FILES: Mapping[str, str] = MappingProxyType({
     "cli/serve_keys.py": "the options of virtual keys, apart from those of the gateway, which plain serving has not",
     "cli/serve_telemetry.py": "the options of telemetry, apart from those of the gateway, which plain serving has not",
+    "doctor/airgap/namespace.py": "the system calls of network namespaces, apart from whoever enters one",
     "serve/key_middleware.py": "middleware, of which each has a file"})
 # Training computes on tensors; whoever serves or plans asks for a backend by its protocol.
 NAMES_TORCH = ("tune", "memory")
@@ -31,7 +32,7 @@ NAMES_TORCH = ("tune", "memory")
 # From the bottom to the top: a package imports itself and what stands before it.
 ORDER = ("errors", "settings", "watch", "_native", "files", "models", "quant", "backends", "text", "data", "checkpoint",
          "hub", "engine", "memory", "convert", "stats", "evals", "tune", "dialects", "traffic", "gateway", "switch",
-         "prove", "report", "serve", "deploy", "api", "demo", "cli", "")  # "": brise/__init__.py, the public names
+         "prove", "report", "serve", "deploy", "api", "demo", "doctor", "cli", "")  # "": the public names
 
 
 Trees = Mapping[Path, ast.Module]

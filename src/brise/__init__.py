@@ -15,16 +15,17 @@ TYPE_CHECKING = False  # type checkers take it for true; typing's own would be t
 __version__ = "0.2.0"
 
 __all__ = [
-    "AdapterInfo", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream", "BatchResult", "BriseError",
-    "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError", "DataOptions", "EngineStats",
-    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Limits", "LiveOptions", "LoadOptions",
+    "AdapterInfo", "AirgapOptions", "AirgapReport", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream",
+    "BatchResult", "BriseError", "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError",
+    "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats",
+    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Finding", "Limits", "LiveOptions", "LoadOptions",
     "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError",
     "OutputError",
     "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
     "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
     "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool",
     "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions",
-    "VirtualKeyOptions", "Watcher", "evaluate",
+    "VirtualKeyOptions", "Watcher", "airgap", "doctor", "evaluate",
     "export", "gateway", "image_part", "load", "parity", "prove", "quantize", "serve", "tune",
 ]
 
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from brise.convert.quantize import Quantized
     from brise.data.prepare import DataOptions
     from brise.data.read_rows import Columns
+    from brise.doctor.airgap.report import AirgapReport
+    from brise.doctor.airgap.run import AirgapOptions, airgap
+    from brise.doctor.examine import DoctorOptions, doctor
+    from brise.doctor.findings import DoctorReport, Finding
     from brise.engine.adapters import AdapterInfo
     from brise.engine.engine import EngineStats
     from brise.engine.request import TokenLogprob
@@ -115,6 +120,10 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.convert.quantize", ("Quantized",)),
     ("brise.data.prepare", ("DataOptions",)),
     ("brise.data.read_rows", ("Columns",)),
+    ("brise.doctor.airgap.report", ("AirgapReport",)),
+    ("brise.doctor.airgap.run", ("AirgapOptions", "airgap")),
+    ("brise.doctor.examine", ("DoctorOptions", "doctor")),
+    ("brise.doctor.findings", ("DoctorReport", "Finding")),
     ("brise.engine.adapters", ("AdapterInfo",)),
     ("brise.engine.engine", ("EngineStats",)),
     ("brise.engine.request", ("TokenLogprob",)),

@@ -93,6 +93,11 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def direct_environment() -> dict[str, str]:
+    """This process's environment without proxies: what a program reaches is then where it says that it goes."""
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
 def bare_environment() -> dict[str, str]:
     """The time zone, and what the interpreter may need to start: for a program that is to know nothing else of ours."""
     names = ("TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
@@ -22,13 +21,13 @@ from brise import settings
 from brise.cli import pull, terminal
 from brise.cli.command_parser import examples
 from brise.demo import size, story
+from brise.demo.child import share_models
 from brise.demo.stages import MODEL
 from brise.demo.story import Ended, Stage
 from brise.errors import MissingExtraError, OutputError
 from brise.hub.store import ModelStore
 
 PAGES = ("report.html", "proof.html")
-SHARED = ("blobs", "folders", "manifests")  # of the model store
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if MODEL not in ModelStore(home).names():  # the one step that needs a network
         pull.pull_model(MODEL)
     with _folder(args.keep) as folder:
-        _share_models(home, folder / "home")
+        share_models(home, folder / "home")
         with DemoProgress() as screen:
             ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
@@ -72,14 +71,6 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         raise OutputError(f"{str(keep)!r} is there already, and not an empty folder", hint="give another --keep FOLDER")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep.resolve()
-
-
-def _share_models(home: Path, own: Path) -> None:
-    """The demo has a home of its own, so that its keys and traffic mix with none of the user's; models are shared."""
-    own.mkdir(parents=True)
-    for name in SHARED:
-        if (home / name).is_dir():
-            os.symlink(home / name, own / name)
 
 
 def _pages(folder: Path, kept: Path) -> list[Path]:

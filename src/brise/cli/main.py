@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "log": "look at captured traffic, label, export and forget it",
     "bench": "measure a model on this machine",
     "report": "say what a task's models cost and are worth, and what to do",
+    "doctor": "examine this machine, and prove that nothing leaves it",
     "demo": "see all of it work on this machine, in minutes",
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it

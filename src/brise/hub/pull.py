@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -113,11 +114,15 @@ def damaged_file(store: ModelStore, entry: StoredModel, progress: Progress) -> s
     files = [(path / file.name, file.digest) for file in entry.files] or [(path, entry.digest)]
     done = 0
     for file, digest in files:
-        measured = file_digest(file, lambda part, before=done: progress("verify", before + part, entry.size))
+        measured = file_digest(file, partial(_show_verified, progress, done, entry.size))
         done += file.stat().st_size
         if measured != digest:
             return f"{file} has SHA-256 {measured}, {digest} is right"
     return None
+
+
+def _show_verified(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("verify", before + done, total)
 
 
 def _pull_path(puller: Puller, path: Path, name: str | None) -> StoredModel:
