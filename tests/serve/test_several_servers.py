@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from brise.serve import replica
+from brise.traffic.store import Query
+from brise.traffic.stores import open_store
 from tests.checkpoint.make_adapter import random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
@@ -89,3 +92,18 @@ def test_one_of_them_leads(pair: Pair, capsys: pytest.CaptureFixture[str]) -> No
         return sum(json.loads(line)["report"]["leads"] for line in capsys.readouterr().out.splitlines())
 
     wait_until(lambda: leaders() == 1)
+
+
+def test_a_request_that_is_sent_again_to_the_other_is_written_down_once(pair: Pair, tmp_path: Path) -> None:
+    def ask(url: str, text: str) -> str:
+        answer = pair.post(url, "/chat/completions", {"model": "big", "messages": [{"role": "user", "content": text}]},
+                           **{"x-request-id": "balancer-1", "x-brise-task": "again"})
+        assert answer.status_code == 200
+        return answer.headers["x-brise-id"]
+
+    with closing(open_store(pair.store, tmp_path)) as store:
+        again = ask(pair.one, "one"), ask(pair.other, "one")
+        assert again[0] == again[1] != ask(pair.other, "another")
+        wait_until(lambda: store.count(Query(task="again")) == 2)
+        ask(pair.one, "the last")  # what was before it is written by then
+        wait_until(lambda: store.count(Query(task="again")) == 3)

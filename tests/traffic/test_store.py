@@ -194,3 +194,13 @@ def test_a_store_of_the_layout_before_is_brought_to_ours(opener: Opener) -> None
     assert list(store.answers(["full"])) == [answer("a", "full")]
     store.add(answers=[answer("b", "full", fingerprint="f1")])
     assert [found.fingerprint for found in opener().answers(["full"])] == [None, "f1"]
+
+
+def test_a_request_that_was_sent_again_is_one_exchange_and_its_answer_counts(store: SqlStore) -> None:
+    failed = exchange("a", status=502, error="the upstream failed", response=None)
+    store.add([failed], [answer("late", "a")])
+    store.add([exchange("a", at_s=2.0)])
+    store.add([exchange("a", at_s=3.0, response={"choices": []}), failed])
+    (kept,) = store.exchanges()
+    assert (kept.status, kept.error, kept.at_s, kept.response) == (200, None, 2.0, exchange("a").response)
+    assert [each.id for each in store.answers(["a"])] == ["late"]

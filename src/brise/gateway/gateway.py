@@ -58,6 +58,7 @@ class Components:
     background: Sequence[Background] = ()
     capture: CaptureSink | None = None
     prices: Prices | None = None
+    id_key: bytes = b""  # that all gateways of a store share: see request.read
 
 
 class Gateway:

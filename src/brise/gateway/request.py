@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from urllib.parse import quote, unquote
 
 from brise.dialects import table
@@ -20,6 +22,8 @@ Headers = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
 OWN, LABEL = b"x-brise-", b"x-brise-label-"  # headers for the gateway: none of them goes upstream
 KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+NAME_HEADERS = (b"idempotency-key", b"x-request-id")  # of clients and balancers that send a request again
+NAME_OF_REQUEST = re.compile(rb"[\x21-\x7e]{1,255}")
 MAX_NAME, MAX_LABELS = 256, 32  # characters of a header's value or of a name, and labels, that are kept
 
 
@@ -77,10 +81,11 @@ class ClientRequest:
 
 
 def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
-         secrets: Sequence[str] = (), address: str = "") -> ClientRequest:
+         secrets: Sequence[str] = (), address: str = "", id_key: bytes = b"") -> ClientRequest:
     """Never fails: a body that is not JSON is passed on all the same, and the upstream says what is wrong with it.
 
-    `secrets` of the gateway itself are added to those that the request came with. `address` is the client's.
+    `secrets` of the gateway itself are added to those that the request came with. `address` is the client's. With
+    `id_key`, which all gateways of a store share, a request that is sent again has the id that it had.
     """
     known = table.locate(method, path)
     dialect = known.dialect
@@ -94,13 +99,31 @@ def read(method: str, path: str, target: bytes, headers: Headers, body: bytes,
     labels = [(name.removeprefix("label-"), value) for name, value in own.items() if name.startswith("label-")]
     task = (own.get("task") or model or known.path)[:MAX_NAME]
     return ClientRequest(
-        new_id(), method, known.path, _target(known, target), headers, body, fields, dialect, model, task,
+        _id_of(id_key, known.path, headers, body) or new_id(), method, known.path, _target(known, target), headers,
+        body, fields, dialect, model, task,
         own.get("conversation"), own.get("subject") or _person(fields), dict(labels[:MAX_LABELS]),
         own.get("capture", "on").lower() != "off", (*redact.secrets_of(headers, target, fields), *secrets),
         named=_named(known, target, headers, content, body), times_named=content.times, span=content.span,
         deployment=known.model if known.is_deployment else None,
         client=hash((address, own.get("subject") or _person(fields),
                      *(value for name, value in headers if name in KEY_HEADERS))))
+
+
+def _id_of(key: bytes, path: str, headers: Headers, body: bytes) -> str | None:
+    """The id of a request that names itself, the same wherever it arrives; None if it has no name.
+
+    The name alone would not do: some clients give one to all requests of a session. The digest is keyed, so that nobody
+    finds a short body by trying.
+    """
+    sent = dict(headers)
+    name = next((sent[header] for header in NAME_HEADERS if header in sent), b"")
+    if not key or not NAME_OF_REQUEST.fullmatch(name):
+        return None
+    digest = blake2b(key=key, digest_size=16)
+    for part in (name, path.encode(), *(sent.get(header, b"") for header in KEY_HEADERS), body):
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def with_model(request: ClientRequest, model: str) -> ClientRequest:

@@ -95,7 +95,8 @@ class GatewayMiddleware:
         if table.of_request(scope["method"], scope["path"]).is_read or body[:JSON_START].lstrip()[:1] in JSON_STARTS:
             headers, body = client_body.in_utf8(headers, body)
         address = scope["client"][0] if scope.get("client") else ""
-        arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address)
+        arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address,
+                     self._gateway.components.id_key)
         return request.read(*arguments) if len(body) <= SHORT else await asyncio.to_thread(request.read, *arguments)
 
     def _is_local(self, client: ClientRequest) -> bool:

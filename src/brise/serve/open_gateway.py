@@ -24,7 +24,7 @@ from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
 from brise.traffic.prices import read_if_there
 from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
-from brise.traffic.stores import open_store, open_threads
+from brise.traffic.stores import open_store, open_threads, request_key
 
 UpstreamDialect = Literal["openai", "anthropic"]
 
@@ -80,7 +80,8 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
         switches = components.switch_components(small, large, store, capture, member=member)
         yield Gateway(large, replace(
             switches, fallback=parts.fallback, observers=(*switches.observers, *parts.observers),
-            background=(*switches.background, *parts.background), capture=capture, prices=prices))
+            background=(*switches.background, *parts.background), capture=capture, prices=prices,
+            id_key=request_key(home)))
     finally:
         stats = capture.drain()
         store.close()

@@ -179,6 +179,14 @@ def insert(table: str, columns: str) -> str:
     return f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
 
 
+# A request that was sent again is one exchange, and an answer counts more than a failure before it.
+INSERT_EXCHANGE = (
+    insert("exchanges", EXCHANGE_COLUMNS).removesuffix("DO NOTHING") + "(id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in EXCHANGE_COLUMNS.split(", ")[1:])
+    + " WHERE (exchanges.status >= 400 OR exchanges.error IS NOT NULL) AND excluded.status < 400 "
+      "AND excluded.error IS NULL")
+
+
 def exchange_row(exchange: Exchange, key: str, body: bytes | None) -> Row:
     """The row of an exchange, in the order of EXCHANGE_COLUMNS."""
     return (exchange.id, exchange.at_s, plain(exchange.task), exchange.kind, plain(exchange.path),

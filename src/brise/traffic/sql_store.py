@@ -57,7 +57,7 @@ class SqlStore:
             keys[exchange.subject], f"exchanges:{exchange.id}", request=exchange.request, response=exchange.response,
             error=exchange.error)) for exchange in exchanges]
         with self._database.transaction() as transaction:
-            transaction.run_many(schema.insert("exchanges", schema.EXCHANGE_COLUMNS), rows)
+            transaction.run_many(schema.INSERT_EXCHANGE, rows)
             ids = self._key_ids(transaction, [*(answer.exchange for answer in answers),
                                               *(label.exchange for label in labels),
                                               *(item.exchange for item in pending)])

@@ -46,7 +46,8 @@ class TrafficStore(Protocol):
     def add(self, exchanges: Iterable[Exchange] = (), answers: Iterable[RecordedAnswer] = (),
             labels: Iterable[Label] = (),
             pending: Iterable[Pending] = (), threads: Iterable[ConversationEnd] = ()) -> None:
-        """Writes all of it in one transaction. An id that is there already is left as it is.
+        """Writes all of it in one transaction. An id that is there already is left as it is, but
+        for an exchange that failed: a request that was sent again may have been answered.
 
         UnknownExchangeError, and nothing is written, if something belongs to an exchange that is not there.
         """

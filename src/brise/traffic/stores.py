@@ -102,6 +102,11 @@ def _postgres(url: str, master: bytes) -> SqlStore:
     return SqlStore(database, KeyRing(database, master, store_id(database)))
 
 
+def request_key(home: Path) -> bytes:
+    """The key of digests that name requests; gateways that share a store share it."""
+    return derived(load_or_create_master_key(keys_folder(home)), "requests")
+
+
 def open_threads(store: SqlStore, home: Path) -> Conversations:
     """Finds the conversations of exchanges that are written to this store."""
     return Conversations(store, derived(load_or_create_master_key(keys_folder(home)), "threads"))
