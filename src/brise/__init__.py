@@ -21,7 +21,7 @@ __all__ = [
     "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Finding", "Limits", "LiveOptions", "LoadOptions",
     "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError",
     "OutputError",
-    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
+    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError", "RemoteModel",
     "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
     "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool",
     "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions",
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from brise.evals.evaluate import Evaluation
+    from brise.gateway.remote.server import RemoteModel
     from brise.gateway.upstream import Limits
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
@@ -117,6 +118,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.api.streams", ("AsyncStream", "Stream")),
     ("brise.api.tuning", ("EvaluationOptions", "TrainingOptions", "evaluate", "parity", "tune")),
     ("brise.convert.export", ("Exported",)),
+    ("brise.gateway.remote.server", ("RemoteModel",)),
     ("brise.convert.quantize", ("Quantized",)),
     ("brise.data.prepare", ("DataOptions",)),
     ("brise.data.read_rows", ("Columns",)),

@@ -16,6 +16,7 @@ from brise.api.server import Server, ServerParts
 from brise.api.words import python_words
 from brise.errors import RequestError, UnsupportedError
 from brise.gateway import small_models
+from brise.gateway.remote.server import RemoteModel
 from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
@@ -40,8 +41,10 @@ from brise.traffic.capture import CaptureOptions, CaptureStats
 T = TypeVar("T")
 ModelLike = Model | str | Path
 Models = ModelLike | Mapping[str, ModelLike]
+SmallModels = Models | RemoteModel | Mapping[str, ModelLike | RemoteModel]
 Candidate = str | Mapping[str, str]  # a model for all tasks, or models by task
 DAY_S = 86400.0
+UNNAMED = "small"  # a remote model of a URL alone
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
 
 
 def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstream | str] | None = None,
-            small: Models | None = None, **options: Unpack[UpstreamOptions]) -> Server:
+            small: SmallModels | None = None, **options: Unpack[UpstreamOptions]) -> Server:
     """A gateway in front of a hosted model: it passes requests on, writes them down, and lets a small model help.
 
         app.mount("/llm", brise.gateway(upstream="https://api.openai.com/v1", small=model))
@@ -175,16 +178,20 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
         upstream: The base URL of the hosted model's server.
         upstreams: Instead of one: several by name, each a base URL or a `NamedUpstream`. A request for NAME/MODEL asks
             that one for MODEL.
-        small: Models of this program, given as to `serve`.
+        small: Models of this program, given as to `serve`; or behind another server: a `RemoteModel`, or its URL, such
+            as "http://127.0.0.1:8000/v1#name". A URL without a name is served as "small".
         **options: See `UpstreamOptions`.
     """
     check_names(options, UpstreamOptions)
     with python_words(), ExitStack() as owned:
-        opened = {} if small is None else _opened(small, options.get("memory"), owned)
+        here, remotes = _apart(small)
+        opened = _opened(here, options.get("memory"), owned) if here else {}
         local = EngineModels({name: model.worker for name, model in opened.items()},
                              allow_image_urls=options.get("image_urls") or False)
         servers = _upstreams(upstream, upstreams, options)
-        gateway_options = _gateway_options(servers, options, local.names())
+        if both := next((name for name in remotes if name in local.names()), None):
+            raise UnsupportedError(f"two small models are called {both!r}")
+        gateway_options = replace(_gateway_options(servers, options, [*local.names(), *remotes]), remote=remotes)
         keys = options.get("virtual_keys") or VirtualKeyOptions()
         keys = replace(keys, store=keys.store or gateway_options.store, prices=keys.prices or gateway_options.prices)
         watch = _watch(options, keys, {name: each.url for name, each in servers.items()}, owned)
@@ -205,7 +212,21 @@ def _watch(options: ServerOptions, keys: VirtualKeyOptions | None, urls: Mapping
         owned.enter_context(open_telemetry(options.get("telemetry"), urls)), replica)
 
 
-def _opened(models: Models, memory: Size | None, owned: ExitStack) -> dict[str, Model]:
+def _apart(small: SmallModels | None) -> tuple[Mapping[str | None, ModelLike], Mapping[str, RemoteModel]]:
+    """Models of this program by name, None for a single one's own; and those behind other servers."""
+    here, remotes = dict[str | None, ModelLike](), dict[str, RemoteModel]()
+    given = small if isinstance(small, Mapping) else {} if small is None else {None: small}
+    for name, each in given.items():
+        if isinstance(each, str) and each.startswith(("http://", "https://")):
+            each = RemoteModel(each, proxy=settings.proxy(each))
+        if isinstance(each, RemoteModel):
+            remotes[name or each.model or UNNAMED] = each
+        else:
+            here[name] = each
+    return here, remotes
+
+
+def _opened(models: Models | Mapping[str | None, ModelLike], memory: Size | None, owned: ExitStack) -> dict[str, Model]:
     """All of them by name. What is loaded here is closed with `owned`."""
     given = models if isinstance(models, Mapping) else {None: models}
     to_load = [each for each in given.values() if not isinstance(each, Model)]

@@ -9,7 +9,16 @@ from pathlib import Path
 from socket import socket
 
 from brise import settings
-from brise.cli import chat_options, memory_options, serve_adapters, serve_gateway, serve_keys, serve_telemetry, terminal
+from brise.cli import (
+    chat_options,
+    memory_options,
+    serve_adapters,
+    serve_gateway,
+    serve_keys,
+    serve_remote,
+    serve_telemetry,
+    terminal,
+)
 from brise.cli.command_parser import examples
 from brise.cli.number_types import Within
 from brise.engine.adapters import AdapterInfo
@@ -50,12 +59,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "--api-keys keys.txt",
                         "brise serve --upstream openai=https://api.openai.com/v1 "
                         "--upstream mistral=https://api.mistral.ai/v1 --upstream-model mistral=mistral-large-latest",
+                        "brise serve --upstream https://api.openai.com/v1 --small mine=http://127.0.0.1:8000/v1 "
+                        "--fallback mine",
                         "brise serve smollm2 --adapter tickets=./tickets-smollm2/adapter --adapter calls=./calls"))
     parser.add_argument("models", metavar="MODEL", nargs="*",
                         help="a name from `brise models`, a .gguf file, or a folder; NAME=MODEL serves it under "
                              "another name. At least one, or --upstream")
     serve_gateway.add_arguments(parser)
     serve_gateway.add_small_arguments(parser)
+    serve_remote.add_arguments(parser)
     serve_keys.add_arguments(parser)
     serve_telemetry.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -125,6 +137,8 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
+    remotes = serve_remote.check(args, names)
+    names += remotes
     small = serve_gateway.check_small(args, names)
     with bind(serving) as bound:
         workers = {located.name: EngineThread(_engine(located, args, args.threads or settings_.threads, room))
@@ -140,7 +154,7 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         if not upstreams:
             return _run(workers, serving, bound, None, watch)
         local = EngineModels(workers, allow_image_urls=args.allow_image_urls)
-        options = serve_gateway.options_of(args, upstreams, small)
+        options = serve_gateway.options_of(args, upstreams, small, remotes)
         member = None if watch.replica is None else watch.replica.member
         with open_gateway(options, settings_.home, local, serve_gateway.report_lost, member) as gateway:
             return _run(workers, serving, bound, gateway, watch)

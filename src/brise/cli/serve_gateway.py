@@ -11,6 +11,7 @@ from brise.cli import number_types, terminal
 from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
 from brise.gateway import small_models
+from brise.gateway.remote.server import RemoteModel
 from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
@@ -23,7 +24,8 @@ SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
 DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
 
 NEEDS_UPSTREAM = ("upstream_model", "default_upstream", "upstream_dialect", "upstream_key_env", "upstream_path",
-                  "hedge_after", "keep_days", "prices")
+                  "hedge_after", "keep_days", "prices", "small", "small_key_env", "small_engine", "small_timeout",
+                  "small_probe_every")
 SMALL_OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
 
@@ -104,8 +106,8 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
             for name, url in urls.items()}
 
 
-def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer],
-               small: SmallOptions) -> GatewayOptions:
+def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer], small: SmallOptions,
+               remotes: Mapping[str, RemoteModel]) -> GatewayOptions:
     """The gateway that the command line asks for."""
     table = [(model, name) for word in args.upstream_model for name, _, model in (word.partition("="),)]
     if (unnamed := next((word for word in args.upstream_model if not all(word.partition("="))), None)) is not None:
@@ -114,7 +116,7 @@ def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer]
         upstreams, routes_of(tuple(upstreams), table, args.default_upstream), args.retries, args.hedge_after,
         args.store,
         CaptureOptions(share=args.capture, content=not args.no_content,
-                       ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small)
+                       ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small, remotes)
 
 
 def _named_urls(words: Sequence[str]) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 
 from starlette.types import Send
@@ -27,7 +27,7 @@ from brise.gateway.failure import BrokenAttempt, UpstreamFailure
 from brise.gateway.headers import added
 from brise.gateway.interfaces import Declined, RequestOutcome
 from brise.gateway.request import ClientRequest
-from brise.gateway.small_models import SmallModels, SmallStream, TaskModels, ignored_names
+from brise.gateway.small_models import SmallModelDownError, SmallModels, SmallStream, TaskModels, ignored_names
 
 
 class SmallModelFallback:
@@ -78,7 +78,8 @@ class _Attempt:
     fingerprint: str | None = None  # of the model, as it was when it began
 
     async def answer(self) -> RequestOutcome:
-        self.fingerprint = self.small.fingerprint(self.model)
+        with suppress(SmallModelDownError):  # a remote one may answer before it has shown which model it is
+            self.fingerprint = self.small.fingerprint(self.model)
         return await (self._stream() if self.request.streams else self._whole())
 
     async def _whole(self) -> RequestOutcome:

@@ -36,6 +36,7 @@ from brise.gateway.interfaces import (
     Router,
     SwitchedModel,
 )
+from brise.gateway.remote.models import RemoteModels
 from brise.gateway.request import ClientRequest
 from brise.gateway.trace import Attribute, TraceStep
 from brise.gateway.upstreams import Upstreams
@@ -59,6 +60,7 @@ class Components:
     capture: CaptureSink | None = None
     prices: Prices | None = None
     id_key: bytes = b""  # that all gateways of a store share: see request.read
+    remote: RemoteModels | None = None  # small models behind other servers
 
 
 class Gateway:
@@ -73,6 +75,12 @@ class Gateway:
         self._running = set[asyncio.Task[object]]()
         self._is_ending = False
         self._reader, self._num_unread = ThreadPoolExecutor(1, "brise-reader"), 0
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no record may hold: the keys for the upstreams and for the small models' servers."""
+        remote = self.components.remote
+        return (*self.large.secrets, *(() if remote is None else remote.secrets))
 
     def add_observer(self, observer: Observer) -> None:
         """One more that sees every answered request, once."""
@@ -115,6 +123,8 @@ class Gateway:
         for task in self._background:
             task.cancel()
         self.large.close()
+        if self.components.remote is not None:
+            self.components.remote.close()
 
     # Who answers.
 

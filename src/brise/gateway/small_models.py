@@ -1,6 +1,7 @@
-"""How the gateway asks the small models of this process, and which of them answers for which task.
+"""How the gateway asks the small models, and which of them answers for which task.
 
-`brise.serve.engine_models` implements `SmallModels` over the engine. The body is the one that the client wrote for a
+`brise.serve.engine_models` implements `SmallModels` over the engine of this process, `gateway/remote/models.py` over
+HTTP, for models behind other servers. The body is the one that the client wrote for a
 large model, so it may hold fields that no small model knows. Those that do not change what a right answer is are left
 out, and the answer says which (`ignored`). For all other fields, and for anything else that is wrong with a request,
 the call raises RequestError.
@@ -15,8 +16,27 @@ from typing import Protocol
 from brise.dialects.bodies import Body, Usage
 from brise.dialects.dialect import Dialect
 from brise.engine.request import TokenLogprob
-from brise.errors import UnsupportedError
+from brise.errors import RequestError, UnsupportedError
 from brise.text.fields import NOT_KNOWN
+
+# Fields about the service of the large model; none of them changes which answers are right.
+SERVICE_FIELDS = frozenset({
+    "service_tier", "store", "moderation", "prediction", "verbosity", "reasoning", "reasoning_effort", "include",
+    "prompt_cache_options", "prompt_cache_retention", "prompt_cache_breakpoint", "include_obfuscation", "annotations"})
+OTHER_VOCABULARY = "its token ids are of another model's vocabulary"
+
+
+class SmallModelDownError(RequestError):
+    """A small model does not answer now: its server is down or slow, or has to prove first which model it serves.
+
+    That says nothing of the request, and nothing of the model's quality.
+    """
+
+    status = 503
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the small model {name!r} is not available: {why}", code="small_model_unavailable")
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -57,14 +77,15 @@ class Load:
 
 
 class SmallModels(Protocol):
-    """The small models of this process, and their adapters. All methods belong to the event loop's thread."""
+    """The small models, and their adapters. All methods belong to the event loop's thread."""
 
     def names(self) -> Sequence[str]:
         """Models and adapters that can be asked."""
 
     def fingerprint(self, model: str) -> str:
         """What answers under this name: a digest of the weights, the forms in which they and the cache are kept, and
-        the adapter. Another adapter under the same name has another; RequestError if nothing has this name."""
+        the adapter. Another adapter under the same name has another; RequestError if nothing has this name, or if
+        that is not known now (SmallModelDownError)."""
 
     def load(self, model: str) -> Load: ...
 

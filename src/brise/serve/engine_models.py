@@ -17,7 +17,7 @@ from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
 from brise.errors import RequestError
 from brise.files.digests import Located
-from brise.gateway.small_models import Load, SmallAnswer, SmallStream
+from brise.gateway.small_models import OTHER_VOCABULARY, SERVICE_FIELDS, Load, SmallAnswer, SmallStream
 from brise.serve import chat, completions, messages, responses
 from brise.serve.anthropic_messages import parse_message
 from brise.serve.error_response import UnknownModelError
@@ -33,18 +33,13 @@ from brise.text.fields import Ignored
 from brise.text.json_text import Json
 from brise.text.protocols import TextTokenizer
 
-# Fields about the service of the large model; none of them changes which answers are right.
-IGNORABLE = frozenset({
-    "service_tier", "store", "moderation", "prediction", "verbosity", "reasoning", "reasoning_effort", "include",
-    "prompt_cache_options", "prompt_cache_retention", "prompt_cache_breakpoint", "include_obfuscation", "annotations"})
-
 
 class EngineModels:
     """The engine's models and adapters as the gateway's `SmallModels`."""
 
     def __init__(self, models: Mapping[str, EngineThread], *, allow_image_urls: bool = False) -> None:
         self._models, self._allows_urls = models, allow_image_urls
-        self._bases = {worker: _base(worker) for worker in models.values()}
+        self._bases = {worker: base_of(worker) for worker in models.values()}
 
     def names(self) -> Sequence[str]:
         """The names of models and adapters."""
@@ -54,13 +49,10 @@ class EngineModels:
     def fingerprint(self, model: str) -> str:
         """A digest of the model that answers; 32 hexadecimal digits."""
         served = find(self._models, model)
-        parts = [self._bases[served.worker]]
-        if served.adapter is not None:
-            digests = {info.name: info.digest for info in served.worker.adapters}
-            if served.adapter not in digests:  # it was unloaded a moment ago
-                raise UnknownModelError(model, self._models)
-            parts.append(digests[served.adapter])
-        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        found = fingerprint_of(served.worker, served.adapter, self._bases[served.worker])
+        if found is None:  # it was unloaded a moment ago
+            raise UnknownModelError(model, self._models)
+        return found
 
     def load(self, model: str) -> Load:
         """The model's load; requests in the background do not count."""
@@ -98,9 +90,9 @@ class EngineModels:
     async def _prepare(self, model: str, dialect: Dialect, body: Body) -> _PreparedRequest:
         """Reads a body that was written for a large model."""
         fields = cast(dict[str, Json], {**body, "model": model})
-        ignored, stats, served = Ignored(IGNORABLE), RequestStats(), find(self._models, model)
+        ignored, stats, served = Ignored(SERVICE_FIELDS), RequestStats(), find(self._models, model)
         if fields.pop("logit_bias", None):
-            ignored.reasons["logit_bias"] = "its token ids are of another model's vocabulary"
+            ignored.reasons["logit_bias"] = OTHER_VOCABULARY
         responder: ChoicesResponder | ResponsesResponder | MessagesResponder
         match dialect.name:
             case "chat":
@@ -121,8 +113,20 @@ class EngineModels:
         return prepared.changed(partial(_within_context, served.worker.max_context, ignored.reasons))
 
 
-def _base(worker: EngineThread) -> str:
-    """What the model's answers depend on: its files, and the formats of its weights and cache."""
+def fingerprint_of(worker: EngineThread, adapter: str | None, base: str) -> str | None:
+    """A digest of what answers, from `base_of` its model: 32 hexadecimal digits; None if there is no such adapter."""
+    parts = [base]
+    if adapter is not None:
+        digests = {info.name: info.digest for info in worker.adapters}
+        if adapter not in digests:
+            return None
+        parts.append(digests[adapter])
+    return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def base_of(worker: EngineThread) -> str:
+    """What the model's answers depend on: its files, and the formats of its weights and cache. Files that the store
+    does not know are read for it."""
     model = worker.model
     digest = base_digest(Located(model.name, model.path, model.digest))
     return f"{digest} {model.requantized or 'as stored'} {worker.cache_format}"

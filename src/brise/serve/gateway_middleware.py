@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from brise.dialects import ollama, table
+from brise.dialects.bodies import Usage
 from brise.errors import RequestError
 from brise.gateway import client_body, request, targets
 from brise.gateway import headers as header_rules
@@ -68,7 +69,9 @@ class GatewayMiddleware:
         except RequestError as error:
             await respond(error, scope["path"])(scope, receive, send)
             return
-        if is_local:
+        if is_local and self._serving.is_remote(client.model) and client.path not in ollama.BY_PATH:
+            await self._answer_remotely(client, scope, receive, send)
+        elif is_local:
             await self._app(_local(scope, client), Replay(client.body, receive).receive, send)
         elif client.method == "GET" and client.path == "/v1/models" and self._lists_models(client):
             answer = await unless_gone(receive, models_and_metrics.all_models(self._serving, self._gateway, client))
@@ -77,6 +80,25 @@ class GatewayMiddleware:
             self._note(client)
             outcome = await unless_gone(receive, self._gateway.handle(client, send))
             scope["brise.stats"].mode, scope["brise.stats"].upstream = outcome.mode, client.upstream
+
+    async def _answer_remotely(self, client: ClientRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """A small model behind another server: its own answer goes out as it comes, and nothing is written down, as of
+        the models of this server."""
+        remote, stats = self._serving.remote, scope["brise.stats"]
+        assert remote is not None, "it has this name"
+        if client.method in ("GET", "HEAD"):
+            answer = await models_and_metrics.one_model(self._serving, client.model)
+            await answer(scope, receive, send)
+            return
+        stats.model = client.model
+        try:
+            outcome = await unless_gone(receive, remote.pass_on(client, send))
+        except RequestError as error:  # before anything was sent
+            await respond(error, scope["path"])(scope, receive, send)
+            return
+        usage = outcome.usage or Usage()
+        stats.prompt_tokens, stats.completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        stats.cached_tokens, stats.first_token_s = usage.cached_tokens or 0, outcome.first_token_s
 
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:
@@ -95,7 +117,7 @@ class GatewayMiddleware:
         if table.of_request(scope["method"], scope["path"]).is_read or body[:JSON_START].lstrip()[:1] in JSON_STARTS:
             headers, body = client_body.in_utf8(headers, body)
         address = scope["client"][0] if scope.get("client") else ""
-        arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.large.secrets, address,
+        arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.secrets, address,
                      self._gateway.components.id_key)
         return request.read(*arguments) if len(body) <= SHORT else await asyncio.to_thread(request.read, *arguments)
 
@@ -106,9 +128,10 @@ class GatewayMiddleware:
                                param="model", code="invalid_json")
         if client.path in ollama.BY_PATH and client.method == "POST" and not self._leaves(client):
             return True  # also for a model that is not served here, which the route says
-        if not self._serving.models:
+        if not self._serving.models and self._serving.remote is None:
             return False
-        if self._serving.is_taken(client.model) and _has_route(client):
+        counts_there = client.path in COUNTING_PATHS and self._serving.is_remote(client.model)
+        if self._serving.is_taken(client.model) and _has_route(client) and not counts_there:
             return True
         if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
             raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
@@ -156,7 +179,7 @@ class GatewayMiddleware:
     def _lists_models(self, client: ClientRequest) -> bool:
         """Whether the list of models is made here: there are some here, or several upstreams, or one without a list."""
         upstreams = self._gateway.large.each.values()
-        return bool(self._serving.models) or len(upstreams) > 1 or any(
+        return bool(self._serving.names()) or len(upstreams) > 1 or any(
             large.upstream.unfit(client) is not None for large in upstreams)
 
     def _note(self, client: ClientRequest) -> None:

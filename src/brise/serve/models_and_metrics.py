@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
+from brise.errors import BriseError
 from brise.gateway.gateway import Gateway
 from brise.gateway.request import ClientRequest
+from brise.serve.engine_models import base_of, fingerprint_of
 from brise.serve.serving import ServerState
 
 
 async def models(serving: ServerState, request: Request) -> Response:
     """The response with all models and their adapters."""
+    await _find_bases(serving)
     return JSONResponse({"object": "list", "data": cards(serving)})
 
 
@@ -27,7 +31,13 @@ async def model(serving: ServerState, request: Request) -> Response:
     """The response with one model, or 404; without a name, with all of them."""
     if not request.path_params["name"]:
         return await models(serving, request)
-    return JSONResponse(_card(serving, request.path_params["name"]))
+    return await one_model(serving, request.path_params["name"])
+
+
+async def one_model(serving: ServerState, name: str) -> JSONResponse:
+    """The response with one model."""
+    await _find_bases(serving)
+    return JSONResponse(_card(serving, name))
 
 
 async def metrics(serving: ServerState, request: Request) -> Response:
@@ -42,6 +52,7 @@ def cards(serving: ServerState) -> list[dict[str, object]]:
 
 async def all_models(serving: ServerState, gateway: Gateway, request: ClientRequest) -> JSONResponse:
     """The response with the models of this server, then those of every upstream that lists some."""
+    await _find_bases(serving)
     readable = [(name, value) for name, value in request.headers if name != b"accept-encoding"]
     lists = await asyncio.gather(*(_upstream_cards(gateway, replace(request, upstream=name, headers=readable))
                                    for name in gateway.large.each))
@@ -62,16 +73,29 @@ async def _upstream_cards(gateway: Gateway, request: ClientRequest) -> list[obje
 
 
 def _card(serving: ServerState, name: str) -> dict[str, object]:
-    """OpenAI's four fields, the longest context, the model's own sampling, and for an adapter its base model."""
+    """OpenAI's four fields, the longest context, the model's own sampling, what answers under this name, and for an
+    adapter its base model."""
+    if serving.remote is not None and serving.is_remote(name):
+        return {**serving.remote.card(name), "created": serving.created}
     served = serving.find(name)
     card: dict[str, object] = {"id": name, "object": "model", "created": serving.created, "owned_by": "brise",
                                "max_context": served.worker.max_context}
+    if base := serving.bases.get(served.worker):
+        card["fingerprint"] = fingerprint_of(served.worker, served.adapter, base)
     generation = served.worker.model.generation
     if generation.sampling.given:
         card["sampling"] = {**generation.sampling.given, "source": generation.source}
     if served.adapter is not None:
         card["parent"] = next(model for model, worker in serving.models.items() if worker is served.worker)
     return card
+
+
+async def _find_bases(serving: ServerState) -> None:
+    """The digests of the models' files, read once."""
+    for worker in serving.models.values():
+        if worker not in serving.bases:
+            with suppress(BriseError, OSError):  # the files are gone: it has no fingerprint
+                serving.bases[worker] = await asyncio.to_thread(base_of, worker)
 
 
 class _CollectedResponse:

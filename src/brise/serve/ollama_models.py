@@ -57,7 +57,7 @@ async def version(request: Request) -> Response:
 
 async def tags(serving: ServerState, request: Request) -> Response:
     """The models and adapters of this server."""
-    return JSONResponse({"models": [_card(serving, name) for name in serving.names()]})
+    return JSONResponse({"models": [_card(serving, name) for name in serving.own_names()]})
 
 
 async def running(serving: ServerState, request: Request) -> Response:

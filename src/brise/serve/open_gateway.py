@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,8 @@ from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel
 from brise.gateway.reanswer import Reanswer
+from brise.gateway.remote.models import JoinedModels, RemoteModels
+from brise.gateway.remote.server import RemoteModel
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import SmallModels, TaskModels
 from brise.gateway.upstream import Upstream, UpstreamSettings
@@ -62,6 +64,7 @@ class GatewayOptions:
     capture: CaptureOptions = CaptureOptions()
     prices: Path | None = None
     small: SmallOptions = SmallOptions()
+    remote: Mapping[str, RemoteModel] = field(default_factory=dict)  # small models behind other servers, by name
 
 
 @contextmanager
@@ -76,12 +79,14 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
     try:
         large = Upstreams({name: _large_model(server, options) for name, server in options.upstreams.items()},
                           options.routes, prices)
+        remote = RemoteModels(options.remote, store) if options.remote else None
+        small = small if remote is None else JoinedModels(small, remote)
         parts = _small_components(options.small, small, large, store, capture, member)
         switches = components.switch_components(small, large, store, capture, member=member)
         yield Gateway(large, replace(
             switches, fallback=parts.fallback, observers=(*switches.observers, *parts.observers),
-            background=(*switches.background, *parts.background), capture=capture, prices=prices,
-            id_key=request_key(home)))
+            background=(*switches.background, *parts.background, *(() if remote is None else (remote,))),
+            capture=capture, prices=prices, id_key=request_key(home), remote=remote))
     finally:
         stats = capture.drain()
         store.close()

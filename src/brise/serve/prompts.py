@@ -59,7 +59,7 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     answer = _answer_schema(chat.grammar, chat.names.answer)
     schemas = ToolSchemas({tool.name for tool in tooling.tools if tool.strict}, param=chat.names.tool)
     calls = partial(_tool_grammar, tooling, template.format, None if answer is None else answer.schema, schemas)
-    own = None if tooling.active else chat.grammar
+    own = None if tooling.active else _within_open(chat.grammar, chat.messages[-1])
     grammar = own or calls(is_thinking=False)  # raises on a bad schema
     given = variables(chat.wishes, template)
     prompt = _render(images.prepare_images(chat.messages, model), tooling, template, given)
@@ -95,6 +95,13 @@ def within_context(request: Request, max_context: int, ignored: Ignored | None, 
     if ignored is not None:
         ignored.add(field, f"it is {request.max_tokens}, the context has room for {room}")
     return replace(request, max_tokens=None)
+
+
+def _within_open(grammar: Grammar | None, last: Message) -> Grammar | None:
+    """The grammar of an answer that begins with the open message."""
+    if grammar is None or grammar.kind == "lark" or not last.is_open or not isinstance(last.content, str):
+        return grammar
+    return replace(grammar, begun=last.content)
 
 
 def _answer_schema(grammar: Grammar | None, param: str) -> Enforceable | None:

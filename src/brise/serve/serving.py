@@ -12,6 +12,7 @@ from typing import TextIO
 from brise.dialects import ollama
 from brise.engine.engine_thread import EngineThread
 from brise.gateway.gateway import Gateway
+from brise.gateway.remote.models import RemoteModels
 from brise.memory.serving_plan import REQUESTS_BYTES
 from brise.serve.access import AcceptedKeys, read_keys
 from brise.serve.error_response import UnknownModelError
@@ -87,6 +88,7 @@ class ServerState:
     stored: StoredResponses = field(default_factory=lambda: StoredResponses(STORED_BYTES))
     adapters_change: asyncio.Lock = field(default_factory=asyncio.Lock)  # a name is checked and taken atomically
     created: int = field(default_factory=lambda: int(time.time()))
+    bases: dict[EngineThread, str] = field(default_factory=dict)  # of fingerprints; filled when they are asked for
 
     @property
     def has_keys(self) -> bool:
@@ -108,18 +110,31 @@ class ServerState:
             raise UnknownModelError(name, self.models)
         return self.models[name]
 
+    @property
+    def remote(self) -> RemoteModels | None:
+        """Small models behind other servers."""
+        return None if self.gateway is None else self.gateway.components.remote
+
     def names(self) -> list[str]:
-        """All models, each followed by its adapters."""
+        """All models, each followed by its adapters, then the remote ones."""
+        return [*self.own_names(), *(() if self.remote is None else self.remote.names())]
+
+    def own_names(self) -> list[str]:
+        """The models of this process, each followed by its adapters."""
         return [name for model, worker in self.models.items()
                 for name in (model, *(info.name for info in worker.adapters))]
 
     def is_taken(self, name: str) -> bool:
-        """Whether a model or an adapter has this name, or has it without Ollama's tag."""
-        return _found(self.models, name) is not None
+        """Whether a model or an adapter has this name, with or without Ollama's tag, or a remote model does."""
+        return _found(self.models, name) is not None or self.is_remote(name)
 
     def known_name(self, name: str) -> str:
         """The name as it is served here: without Ollama's tag, unless the model has it."""
         return name if name in self.models or not self.is_taken(name) else ollama.untagged(name)
+
+    def is_remote(self, name: str) -> bool:
+        """Whether this is a small model behind another server."""
+        return self.remote is not None and name in self.remote.names()
 
 
 def find(models: Mapping[str, EngineThread], name: str) -> ModelHandle:

@@ -22,7 +22,13 @@ from brise.gateway.exchange import answer_of
 from brise.gateway.failure import UpstreamError
 from brise.gateway.interfaces import CaptureSink, RequestOutcome
 from brise.gateway.request import ClientRequest
-from brise.gateway.small_models import SmallAnswer, SmallModels, TaskModels, ignored_names
+from brise.gateway.small_models import (
+    SmallAnswer,
+    SmallModelDownError,
+    SmallModels,
+    TaskModels,
+    ignored_names,
+)
 from brise.gateway.upstreams import Upstreams
 from brise.switch.signals import NUM_RIVALS, measure
 from brise.traffic.records import NOT_DRAWN, SHED, Exchange, shadow_skip
@@ -93,6 +99,9 @@ class Shadow:
             except (PreemptedError, QueueFullError):
                 self.counts["preempted"] += 1
                 continue
+            except SmallModelDownError:  # its server's outage is no answer of the model
+                self.counts["unavailable"] += 1
+                break
             except RequestError as error:  # the small model cannot answer this: that counts as an answer, too
                 self.counts["failed"] += 1
                 outcome = RequestOutcome("failed", error.status, model, fingerprint=self._fingerprint(model),
