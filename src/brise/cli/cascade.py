@@ -105,6 +105,8 @@ def _show(result: CascadeResult, *, is_kept: bool) -> None:
         _feasible(found)]
     terms = ", ".join(f"{term.signal} ({term.weight:+.2f})" for term in found.draft.terms)
     parts.append(Paragraph(f"confidence from: {terms}; vetoed by: {', '.join(found.draft.vetoes)}"))
+    if found.missing:
+        parts.append(Paragraph(f"without the signals {', '.join(found.missing)}: not all answers have them"))
     if result.is_plan:
         parts.append(Paragraph(f"as it looks, this guarantee is impossible on your data: {found.why}" if found.why else
                                "nothing was certified, and nothing was written: this plan costs nothing"))

@@ -57,6 +57,7 @@ class Calibration:
     rule: Rule | None
     why: str
     saving_usd: float | None  # of the cost of these requests
+    missing: tuple[str, ...] = ()  # signals that not all answers have, so that no rule could use them
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class _Prepared:
     tries: tuple[Try, ...]
     later: tuple[CalibrationRow, ...]
     layout: ClusterLayout  # of the later rows
+    missing: tuple[str, ...]
 
 
 def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto", audit: float = 0.05,
@@ -86,9 +88,9 @@ def calibrate(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str
     else:
         found, method = cascade.certify_answers(later_confidences, later_wrong, ready.layout, ready.tries, claim)
     if found is None:
-        return Calibration(ready.feasibility, draft, None, _why_not(ready.feasibility, claim), None)
+        return Calibration(ready.feasibility, draft, None, _why_not(ready.feasibility, claim), None, ready.missing)
     rule = _certified(draft, found, method, later, later_confidences, ready.feasibility.certifying)
-    return Calibration(ready.feasibility, draft, rule, "", _saving(later, found, audit))
+    return Calibration(ready.feasibility, draft, rule, "", _saving(later, found, audit), ready.missing)
 
 
 def plan(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "auto",
@@ -98,7 +100,8 @@ def plan(rows: CalibrationRows, task: str, claim: RiskClaim, *, scorer: str = "a
     So it costs nothing. `why` says why the claim cannot be certified on these data, where that is known beforehand.
     """
     ready = _prepared(rows, task, claim, scorer, signals, weighting or Weighting())
-    return Calibration(ready.feasibility, ready.draft, None, _known_beforehand(ready.feasibility, claim) or "", None)
+    return Calibration(ready.feasibility, ready.draft, None, _known_beforehand(ready.feasibility, claim) or "", None,
+                       ready.missing)
 
 
 def _prepared(rows: CalibrationRows, task: str, claim: RiskClaim, scorer: str, signals: Sequence[str] | None,
@@ -114,7 +117,8 @@ def _prepared(rows: CalibrationRows, task: str, claim: RiskClaim, scorer: str, s
         len(earlier), len(_clusters(earlier)), float(wrong.mean()), cascade.floor(float(wrong.mean()), claim),
         cascade.auroc(confidences, wrong), cascade.oracle(confidences, wrong, claim), len(later) - cut, expected,
         needed, cascade.least_units(claim, most_rows or 1), most_rows, cut)
-    return _Prepared(draft, feasibility, tuple(one for one in wanted if one.confidence > NEVER), later, after)
+    return _Prepared(draft, feasibility, tuple(one for one in wanted if one.confidence > NEVER), later, after,
+                     missing_signals(earlier))
 
 
 def _layouts(earlier: Sequence[CalibrationRow], later: Sequence[CalibrationRow],
@@ -154,6 +158,13 @@ def split(rows: Sequence[CalibrationRow]) -> tuple[tuple[CalibrationRow, ...], t
             tuple(row for row in rows if row.cluster not in earlier))
 
 
+def missing_signals(rows: Sequence[CalibrationRow]) -> tuple[str, ...]:
+    """Signals of the answers' tokens that not all answers have, unless they are vetoed: a server that gives no
+    log-probabilities gives none."""
+    usable = [row for row in rows if not row.signals.get(VETO, 0.0)]
+    return tuple(name for name in OF_TOKENS if not all(name in row.signals for row in usable))
+
+
 def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, claim: RiskClaim, scorer: str,
          wanted: Sequence[str] | None) -> Rule:
     """The best single signal; or all together, if that is better on conversations that they were not fitted on."""
@@ -167,7 +178,9 @@ def _fit(rows: Sequence[CalibrationRow], task: str, all_rows: CalibrationRows, c
         missing = [name for name in wanted if name not in names]
         if missing:
             raise EvidenceError(f"the signal {missing[0]!r} is not there for all answers; those that are: "
-                                f"{', '.join(names) or 'none'}")
+                                f"{', '.join(names) or 'none'}",
+                                hint="a server that gives no log-probabilities gives none of the tokens' signals"
+                                if missing[0] in OF_TOKENS else None)
         names = list(wanted)
     if not names:
         raise EvidenceError(f"all {len(rows)} answers of the candidate are vetoed: they cannot be right"

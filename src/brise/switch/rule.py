@@ -79,11 +79,17 @@ class Rule:
         """A signal that the rule needs and that this version does not measure: it can be read, and keeps nothing."""
         return next((term.signal for term in self.terms if term.signal in REMOVED_SIGNALS), None)
 
+    def missing_signal(self, signals: Mapping[str, float]) -> str | None:
+        """A signal that the rule needs and that an answer does not have, unless it is vetoed anyway."""
+        if any(signals.get(name, 0.0) > 0 for name in self.vetoes):
+            return None
+        return next((term.signal for term in self.terms if term.signal not in signals), None)
+
     def confidence(self, signals: Mapping[str, float]) -> float | None:
         """Between 0 and 1, by a logistic curve; None if a signal is missing, or the answer was vetoed."""
         if any(signals.get(name, 0.0) > 0 for name in self.vetoes):
             return None
-        if any(term.signal not in signals for term in self.terms):
+        if self.missing_signal(signals) is not None:
             return None
         score = self.bias + sum(term.weight * (signals[term.signal] - term.mean) / term.scale for term in self.terms)
         return 1 / (1 + math.exp(-min(max(score, -700.0), 700.0)))

@@ -69,8 +69,8 @@ class SmallModel:
         fingerprint = self._small.fingerprint(state.candidate)
         if state.is_certified_for(fingerprint):
             return fingerprint
-        why = (f"{state.candidate!r} is not the model that was certified: its weights, its adapter or the forms in "
-               "which they are kept were replaced")
+        why = (f"{state.candidate!r} is not the model that was certified: its weights, its adapter, the forms in which "
+               "they are kept or its server were replaced")
         if fingerprint not in state.warned and len(state.warned) < route.MAX_CONTEXTS:
             self._follower.write(Action("changed", gateway_line(state) | {"fingerprint": fingerprint, "reason": why}))
         raise RequestError(why, code="changed_model", hint="brise prove and brise cascade certify it anew")
@@ -87,6 +87,9 @@ class SmallModel:
         fields, rule = request.fields, state.rule
         assert fields is not None, "other requests are not switched"
         measured = self.measure(fields, answer, rule)
+        if rule is not None and (missing := rule.missing_signal(measured)) is not None:
+            self._refuse(state, RequestError(f"its rule needs the signal {missing!r}, which this answer does not have",
+                                             code="missing_signal"))
         is_kept = not measured[VETO] if rule is None else rule.keeps(measured, is_tight=state.is_tight)
         if rule is not None:
             action = self._watch.observe(state, JudgedAnswer(rule.confidence(measured), is_kept, measured[VETO] > 0))
