@@ -109,7 +109,8 @@ class CascadeResult:
                 "per": "conversation" if found.feasibility.most_rows is None else "answer",
                 "left_out": [{"rows": number, "why": why} for number, why in rows.left_out],
                 "feasibility": asdict(found.feasibility), "signals": [term.signal for term in found.draft.terms],
-                "vetoes": list(found.draft.vetoes), "missing_signals": list(found.missing), "rule": None if found.rule is None else to_body(found.rule),
+                "vetoes": list(found.draft.vetoes), "missing_signals": list(found.missing),
+                "rule": None if found.rule is None else to_body(found.rule),
                 "why_not": found.why or None, "saving_usd": found.saving_usd,
                 **({"is_plan": True} if self.is_plan else {})}
 
