@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import re
@@ -136,22 +137,24 @@ class Terminal:
             os.execv(sys.executable, [sys.executable, "-m", "brise", "chat", *words])
         self.pid = pid
 
-    def wait_for(self, text: str, limit_s: float = 60) -> None:
-        """Reads on until `text` has come after what was waited for before."""
+    def wait_for(self, text: str, limit_s: float = 60) -> str:
+        """Reads on until `text` has come after what was waited for before; what came in between."""
         deadline_s = time.monotonic() + limit_s
         while text not in self.seen:
             left_s = deadline_s - time.monotonic()
             if left_s < 0 or not select.select([self.descriptor], [], [], left_s)[0]:
                 raise SilenceError(f"{text!r} did not come: {self.seen!r}")
             self.seen += os.read(self.descriptor, 4096).decode("utf-8", "replace")
-        self.seen = self.seen.partition(text)[2]
+        before, _, self.seen = self.seen.partition(text)
+        return before
 
     def press_ctrl_c_until(self, text: str) -> None:
         """Python misses a Ctrl-C in the instant between writing the prompt and waiting for a key."""
         for _ in range(20):
             self.type("\x03")
             with contextlib.suppress(SilenceError):
-                return self.wait_for(text, 3)
+                self.wait_for(text, 3)
+                return
         raise SilenceError(f"{text!r} did not come: {self.seen!r}")
 
     def type(self, text: str) -> None:
@@ -196,14 +199,25 @@ def test_ctrl_c_at_the_prompt_leaves_at_the_second_time(tiny_path: Path) -> None
     assert terminal.end() == 0
 
 
-def test_ctrl_c_stops_a_real_answer_and_the_chat_goes_on(smollm2_path: Path) -> None:
+def test_ctrl_c_stops_a_real_answer_and_what_was_typed_waits_to_be_sent(
+        smollm2_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     terminal = Terminal(str(smollm2_path), "--seed", "1")
     terminal.wait_for("> ")
     terminal.type("Count from one to two hundred, in words.\n")
     terminal.wait_for("\n")  # the echo of what was typed; the answer comes now
     terminal.wait_for(" ")
+    terminal.type("/save xx\x17chatt\x7f.json\n\x1b[A")  # it would stand in the answer, or be sent after it
     terminal.type("\x03")
-    terminal.wait_for("[stopped]")
+    assert "save" not in terminal.wait_for("[stopped]")
+    assert "save" not in terminal.wait_for("> ")
+    terminal.wait_for("/save chat.json")
+    saved = tmp_path / "chat.json"
+    assert not saved.exists()
+    terminal.type("\n")
+    terminal.wait_for("saved to")
+    roles = [message["role"] for message in json.loads(saved.read_text())["messages"]]
+    assert roles == ["user", "assistant"]  # the answer that was stopped is kept
     terminal.wait_for("> ")
     terminal.type("/exit\n")
     assert terminal.end() == 0

@@ -12,7 +12,7 @@ import pytest
 from brise.checkpoint.generation import Generation
 from brise.cli import chat, chat_commands, chat_options
 from brise.cli.chat_commands import ChatSession
-from brise.cli.chat_input import LineReader, Typed
+from brise.cli.chat_input import LineReader, Typed, edited
 from brise.cli.chat_options import ChatSettings
 from brise.cli.conversation import Conversation
 from brise.engine.engine import Engine, EngineSettings
@@ -216,3 +216,11 @@ def test_settings_are_the_models_own_until_they_are_set(
     assert ["top_p", "1.0"] in lines and ["seed", "-"] in lines
     assert session.options.sampling(own) == Sampling(0.6, 5)
     assert chat_options.change(session.options, "temperature", "0").sampling(own) == Sampling(0.0, 5)
+
+
+@pytest.mark.parametrize(("typed", "line"), [
+    ("what is it?\n", "what is it?"), ("one\ntwo\r\n", "one two"), ("ab\x7f\x7fc", "c"), ("drop this\x15keep", "keep"),
+    ("some words\x17 more", "some  more"), ("\x1b[A\x1b[1;5Cup\x1bOP\x1b", "up"), ("\x04\x03\x00", ""),
+    ("é\ufffd", "é\ufffd")])
+def test_keys_pressed_during_an_answer_are_a_line_to_go_on_with(typed: str, line: str) -> None:
+    assert edited(typed) == line

@@ -13,7 +13,7 @@ from brise.cli.main import COMMANDS, build_parser, main, parse
 from brise.errors import StoreError
 
 
-@pytest.mark.parametrize("words", [[], ["unknown"], ["models", "explode"], ["chat"], ["models", "--wrong"],
+@pytest.mark.parametrize("words", [["unknown"], ["models", "explode"], ["chat"], ["models", "--wrong"],
                                    ["chat", "m", "--temperature", "hot"], ["chat", "m", "hi", "--wrong"]])
 def test_wrong_usage_exits_with_2_and_says_so_on_stderr(
         words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,6 +21,48 @@ def test_wrong_usage_exits_with_2_and_says_so_on_stderr(
         main(words)
     out, err = capsys.readouterr()
     assert left.value.code == 2 and out == "" and "usage: brise" in err
+
+
+@pytest.mark.parametrize(("words", "start"), [
+    ([], "usage: brise [-h]"), (["help"], "usage: brise [-h]"), (["help", "chat"], "usage: brise chat"),
+    (["chat", "help"], "usage: brise chat"), (["models", "help"], "usage: brise models [-h] ACTION"),
+    (["help", "keys", "add"], "usage: brise keys add"), (["keys", "add", "help"], "usage: brise keys add"),
+    (["version"], "brise ")])
+def test_whoever_asks_for_help_gets_it_on_stdout(words: list[str], start: str, capsys: pytest.CaptureFixture[str],
+                                                 ) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    out, err = capsys.readouterr()
+    assert left.value.code == 0 and out.startswith(start) and err == ""
+
+
+def test_brise_alone_shows_the_first_steps_and_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    out = capsys.readouterr().out
+    steps = [line.split("  ")[1] for line in out.splitlines() if line.startswith("  brise ")]
+    assert [parse(step.split()[1:]).command for step in steps[:3]] == ["pull", "chat", "serve"]
+    assert all(f"\n    {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("words", "near"), [
+    (["caht", "smollm2"], "no command 'caht'; did you mean 'chat'?"), (["quantise"], "did you mean 'quantize'?"),
+    (["help", "plna"], "no command 'plna'; did you mean 'plan'?"), (["log", "exprot"], "did you mean 'export'?"),
+    (["chat", "m", "--temprature", "1"], "no option '--temprature'; did you mean '--temperature'?"),
+    (["keys", "add", "x", "--usd-a-day=5"], "no option '--usd-a-day'; did you mean '--usd-per-day'?"),
+    (["tune", "x.jsonl"], "required: --model\nhint: for example: brise tune tickets.jsonl --model smollm2"),
+    (["chat"], "arguments are required: MODEL\nhint: for example: brise chat smollm2"),
+    (["zzz"], "there is no command 'zzz'; there are pull, models, ")])
+def test_a_slip_is_named_with_what_was_meant(words: list[str], near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    err = capsys.readouterr().err
+    assert left.value.code == 2 and near in err and len(err.splitlines()) < 12
+
+
+def test_a_question_may_end_with_the_word_help() -> None:
+    assert parse(["chat", "mymodel", "help"]).words == ["help"]
+    assert parse(["chat", "mymodel", "--seed", "1", "help"]).words == ["help"]
 
 
 def test_an_error_exits_with_1_and_gives_its_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "brise chat ministral3 --image photo.jpg 'What is on it?'"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name from `brise models`, a .gguf file, or a folder")
-    parser.add_argument("words", metavar="WORD", nargs="*",
+    parser.add_argument("words", metavar="WORD", nargs="*", default=[],
                         help="the question; the word - stands for the text on stdin, which is not read otherwise; "
                              "after -- every word is taken as it is")
     parser.add_argument("--system", metavar="TEXT", help="the system prompt (default: that of the model's chat "
@@ -169,7 +169,7 @@ def _converse(session: ChatSession, reader: LineReader) -> None:
             if action.is_end:
                 return
             if action.is_retry or action.question is not None and action.question.strip():
-                with _ctrl_c_stops() as stop:
+                with reader.hold_back(), _ctrl_c_stops() as stop:
                     _answer(session, action.question, stop)
         except BriseError as error:
             terminal.note(f"brise: error: {error}")

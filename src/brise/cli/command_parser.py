@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import textwrap
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+MAX_USAGE_LINES = 6  # of a command's usage before an error; a longer one hides what is wrong
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -13,6 +16,30 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": Paragraphs, "allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with status 2: a short usage, what is wrong, an example, and where the help is."""
+        usage = self.format_usage()
+        if usage.count("\n") > MAX_USAGE_LINES:
+            usage = f"usage: {self.prog} [OPTIONS] ...\n"
+        example = next((line for line in (self.epilog or "").splitlines() if line.startswith("  ")), "").strip()
+        hint = f"{self.prog} --help" if not example or " " not in self.prog else (
+            f"for example: {example}   ({self.prog} --help says more)")
+        self.exit(2, f"{usage}{self.prog}: error: {message}\nhint: {hint}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Names the nearest of the actions, in the place of argparse's list of all."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            raise argparse.ArgumentError(None, unknown_word(f"{self.prog} has no", "action", value, action.choices))
+        super()._check_value(action, value)
+
+
+def unknown_word(start: str, kind: str, word: str, known: Iterable[str]) -> str:
+    """The error for a word that is not known: with the nearest one, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1)
+    return f"{start} {kind} {word[:64]!r}; " + (f"did you mean {near[0]!r}?" if near else
+                                                f"there are {', '.join(names)}")
 
 
 class Paragraphs(argparse.HelpFormatter):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import io
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 from brise import __version__, settings
 from brise.cli import terminal
-from brise.cli.command_parser import CommandParser, examples
+from brise.cli.command_parser import CommandParser, examples, unknown_word
 from brise.errors import BriseError
 
 COMMANDS: Mapping[str, str] = {
@@ -41,6 +42,17 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "examine this machine, and prove that nothing leaves it",
     "demo": "see all of it work on this machine, in minutes",
 }
+FIRST_STEPS = (
+    "Earn the switch from a large hosted model to a small one that you own: run small models in a stated memory limit, "
+    "tune them on your examples, and put a gateway before the hosted model that learns when a small one may take over."
+    """
+
+first steps:
+  brise pull smollm2       get a small model (98 MB, Apache-2.0)
+  brise chat smollm2       talk to it
+  brise serve smollm2      serve it: OpenAI's API on http://127.0.0.1:8080/v1
+
+`brise help COMMAND` says more of a command, and `brise demo` shows all of them at work.""")
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # as when stdout is a file on a full disk
@@ -91,22 +103,65 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
     argparse alone returns words after an option as unknown. After `--`, everything is a word.
     """
+    words = _asked_for_help(words)
     parser = build_parser([name for name in words[:1] if name in COMMANDS])
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(unknown_word("there is no", "command", words[0], COMMANDS))
     args, rest = parser.parse_known_args(words)
     at = rest.index("--") if "--" in rest else len(rest)
     free, literal = rest[:at], rest[at + 1:]
     unknown = rest if "words" not in args else [word for word in free if word.startswith("-") and word != "-"]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        _refuse(parser, words, unknown)
     if rest:
-        args.words += free + literal
+        args.words = [*args.words, *free, *literal]
     return args
+
+
+def _asked_for_help(words: Sequence[str]) -> Sequence[str]:
+    """`brise`, `brise help [COMMAND [ACTION]]`, `brise COMMAND help` and `brise version` in argparse's words."""
+    match list(words):
+        case [] | ["help"]:
+            return ["--help"]
+        case ["version"]:
+            return ["--version"]
+        case ["help", *names]:
+            return [*(name for name in names if not name.startswith("-")), "--help"]
+        case [*names, "help"] if _are_actions(names) and not os.path.exists("help"):
+            return [*names, "--help"]
+    return words
+
+
+def _are_actions(names: Sequence[str]) -> bool:
+    """Whether these words are a command, or a command and its action. A question may end with any word."""
+    if len(names) != 2 or names[0] not in COMMANDS:
+        return len(names) == 1 and names[0] in COMMANDS
+    parser = build_parser(names[:1])
+    return _parser_of(parser, names) is not _parser_of(parser, names[:1])
+
+
+def _refuse(parser: argparse.ArgumentParser, words: Sequence[str], unknown: Sequence[str]) -> NoReturn:
+    """Ends with an error that names what is not known, and the nearest option."""
+    own = _parser_of(parser, words)
+    name = next((word.partition("=")[0] for word in unknown if word.startswith("--")), None)
+    if name is None:
+        own.error(f"unrecognized arguments: {' '.join(unknown)}")
+    near = difflib.get_close_matches(name, own._option_string_actions, 1)
+    own.error(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _parser_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command and action that the words begin with."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) and words and words[0] in action.choices:
+            return _parser_of(action.choices[words[0]], words[1:])
+    return parser
 
 
 def build_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """The parser with the options of the `wanted` commands, and only the summaries of the others."""
     parser = CommandParser(
-        prog="brise", description="Earn the switch from a large hosted model to a small one that you own.",
+        prog="brise", description=FIRST_STEPS,
         epilog=examples("brise --version", "brise plan smollm2 && brise chat smollm2"))
     parser.add_argument("--version", action="version", version=f"brise {__version__}", help="print the version")
     subparsers = cast("argparse._SubParsersAction[argparse.ArgumentParser]",

@@ -124,7 +124,7 @@ def _margins(args: argparse.Namespace) -> Margins:
 
 def _add_live(parser: argparse.ArgumentParser) -> None:
     """Two models that answer now."""
-    parser.add_argument("data", metavar="DATA", nargs="*", type=Path,
+    parser.add_argument("data", metavar="DATA", nargs="*", default=[], type=Path,
                         help="or let both models answer now: files or folders of examples, as `brise eval` reads them")
     parser.add_argument("--endpoint", metavar="URL",
                         help="with DATA: the small model is at this server with OpenAI's API (or it is --model)")

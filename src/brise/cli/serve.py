@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "brise serve --upstream https://api.openai.com/v1 --small mine=http://127.0.0.1:8000/v1 "
                         "--fallback mine",
                         "brise serve smollm2 --adapter tickets=./tickets-smollm2/adapter --adapter calls=./calls"))
-    parser.add_argument("models", metavar="MODEL", nargs="*",
+    parser.add_argument("models", metavar="MODEL", nargs="*", default=[],
                         help="a name from `brise models`, a .gguf file, or a folder; NAME=MODEL serves it under "
                              "another name. At least one, or --upstream")
     serve_gateway.add_arguments(parser)

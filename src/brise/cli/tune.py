@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "brise tune tickets.jsonl --model smollm2 --out tickets-run --steps 60 --resume",
                         "brise tune tickets-run --finish"))
     parser.set_defaults(usage_error=parser.error)
-    parser.add_argument("data", metavar="DATA", nargs="*", type=Path,
+    parser.add_argument("data", metavar="DATA", nargs="*", default=[], type=Path,
                         help="files or folders of examples: JSON lines with messages, or with prompt and completion; "
                              "CSV with these columns; with --resume or --finish also the run's folder alone")
     parser.add_argument("--model", metavar="MODEL",
