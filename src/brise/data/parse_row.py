@@ -15,6 +15,7 @@ from brise.data.example import TrainingExample
 from brise.data.left_out import LeftOutError
 from brise.data.render import UNLEARNED
 from brise.data.rights import provider_of_model
+from brise.data.row_forms import own_form
 from brise.errors import RequestError
 from brise.models.weights import Array
 from brise.text import images
@@ -50,7 +51,8 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
 
     LeftOutError for an answer that is not whole, where the row says why it stopped.
     """
-    fields = RequestFields(value if isinstance(value, dict) else _no_object(value))
+    row = own_form(value) if isinstance(value, dict) else _no_object(value)
+    fields = RequestFields(row)
     if fields.raw("messages") is None:
         messages = _prompt_and_completion(fields, as_text=rules.as_text)
     elif rules.as_text:
@@ -65,7 +67,7 @@ def parse_row(value: Json, place: str, folder: Path, rules: RowRules) -> Trainin
     meta = fields.mapping("meta") or fields.mapping("metadata") or {}
     conversation = _conversation(fields, value, rules.conversation)
     _require_whole(fields.raw("finish_reason"), meta.get("finish_reason"))
-    _done(fields, value)
+    _done(fields, row)
     _check(messages, {str(_function(tool)["name"]) for tool in tools})
     return TrainingExample(tuple(messages), place, conversation or identity.derived_conversation(messages, tools),
                            tools,
@@ -98,7 +100,8 @@ def _prompt_and_completion(fields: RequestFields, *, as_text: bool) -> list[dict
     for name in ("system", "tools") if as_text else ():
         fields.refuse(name, _AS_TEXT)
     if fields.raw("prompt") is None and fields.raw("completion") is None:
-        raise RequestError("the row has neither 'messages' nor 'prompt' and 'completion'", param="messages",
+        raise RequestError("the row has neither 'messages' nor 'prompt' and 'completion', nor 'conversations' "
+                           "(ShareGPT) nor 'instruction' and 'output' (Alpaca)", param="messages",
                            code="missing_required_parameter")
     prompt, completion = fields.required_text("prompt"), fields.required_text("completion")
     system = fields.text("system")
