@@ -55,6 +55,10 @@ def test_the_tag_hides_no_model_of_this_server(made: Rig, path: str, model: str)
     assert not made.fake.received
 
 
+def test_a_client_is_told_where_the_models_of_upstreams_are(made: Rig) -> None:
+    assert "below /v1" in made.live.post("/api/chat", {"model": "big", "messages": HI}).json()["error"]
+
+
 @pytest.fixture(scope="module")
 def listed() -> Iterator[Rig]:
     with rig(key="operator", paths=("/api/*",)) as opened:

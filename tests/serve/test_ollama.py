@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +15,13 @@ import ollama
 import pydantic
 import pytest
 
+from brise.serve.serving import ServeSettings
+from brise.text.chat import ChatTemplate
+from brise.text.load import Tokens
 from tests.engine.stub import stub_model
+from tests.engine.stub_vision import stub_vision
 from tests.serve.live import Live, live
+from tests.text.vocabulary import CHATML, tokenizer
 
 CALL = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {
@@ -255,3 +262,46 @@ def test_the_models_of_an_embedding_server() -> None:
             client.embed("stub", ["a", ""])
         with pytest.raises(ollama.ResponseError, match="'dimensions' is 7"):
             client.embed("stub", "a", dimensions=7)
+
+
+def test_thinking_stands_apart() -> None:
+    words = tokenizer(control=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"))
+    tokens = Tokens(words, ChatTemplate(CHATML + "{{ '' if enable_thinking is defined }}", words))
+    with live(stub_model("<think>hm</think>yes", tokens=tokens)) as thinking, connected(thinking) as client:
+        whole = client.chat(**GREEDY, think=True)
+        lines = list(client.chat(**GREEDY, stream=True))
+        prompt = client.generate(**PROMPT)
+        assert client.show("stub").capabilities == ["completion", "tools", "thinking"]
+        client.chat(**{**GREEDY, "messages": [*HI, whole.message, *HI]}, think=False)
+        with pytest.raises(ollama.ResponseError, match="'think' 'high' is not supported"):
+            client.chat(**GREEDY, think="high")
+    assert (whole.message.thinking, whole.message.content) == (prompt.thinking, prompt.response) == ("hm", "yes")
+    assert "".join(line.message.thinking or "" for line in lines) == "hm"
+    assert "".join(line.message.content or "" for line in lines) == "yes"
+
+
+def test_an_image() -> None:
+    pytest.importorskip("cv2")
+    image = io.BytesIO()
+    pytest.importorskip("PIL.Image").new("RGB", (8, 8)).save(image, "PNG")
+    with live(stub_model("I see.", vision=stub_vision())) as seeing, connected(seeing) as client:
+        said = client.chat("stub", [{**HI[0], "images": [image.getvalue()]}], options={"temperature": 0})
+        told = client.generate("stub", "hi", images=[image.getvalue()], options={"temperature": 0})
+        assert said.message.content == told.response == "I see." and said.prompt_eval_count == told.prompt_eval_count
+        assert client.show("stub").capabilities == ["completion", "tools", "vision"]
+        with pytest.raises(ollama.ResponseError, match="not base64"):
+            client.generate("stub", "hi", images=["!"])
+
+
+def test_a_strict_server_with_keys(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("secret\n")
+    keys.chmod(0o600)
+    with live(stub_model("yes"), ServeSettings(api_keys_path=keys, strict=True)) as strict:
+        with connected(strict) as stranger, pytest.raises(ollama.ResponseError, match="API key") as caught:
+            stranger.list()
+        assert caught.value.status_code == 401
+        with ollama.Client(strict.url, headers={"Authorization": "Bearer secret"}, trust_env=False) as client:
+            assert client.chat(**GREEDY, keep_alive="5m").message.content == "yes"
+            with pytest.raises(ollama.ResponseError, match=r"unknown field 'options.made_up'"):
+                client.chat("stub", HI, options={"made_up": 1})

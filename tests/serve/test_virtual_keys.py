@@ -256,3 +256,17 @@ def test_a_server_without_an_upstream_takes_keys_too(tmp_path: Path) -> None:
             assert server.post("/v1/completions", {"model": "no"}, headers=headers).status_code == 403
             assert server.chat().status_code == 401
             assert made.wait_settled(number=2).minute.used.tokens > 0
+
+
+def test_ollamas_api_keeps_to_the_limits_of_a_key(made: KeyedRig) -> None:
+    mine, other = made.add("team", models=("stub",)), made.add("other", models=("big",))
+    body = {"model": "stub:latest", "messages": [{"role": "user", "content": "hi"}], "stream": False,
+            "options": {"num_predict": 3}}
+    live = made.rig.live
+    answered = live.post("/api/chat", body, headers={"authorization": f"Bearer {mine}"})
+    assert answered.json()["eval_count"] == 3
+    tokens = answered.json()["prompt_eval_count"] + 3
+    wait_until(lambda: made.use("team").day.used.tokens == tokens)
+    refused = live.post("/api/chat", body, headers={"authorization": f"Bearer {other}"})
+    assert refused.status_code == 403 and "'other' is not for the model" in refused.json()["error"]
+    assert live.get("/api/tags", headers={"authorization": f"Bearer {other}"}).json()["models"]

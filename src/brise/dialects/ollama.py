@@ -37,7 +37,7 @@ def is_path(path: str) -> bool:
 
 def is_about_models(path: str) -> bool:
     """Whether a path is one that asks for no answer of a model: such as lists, or what would change them."""
-    return path == ROOT or path in ABOUT_MODELS or any(
+    return path in ABOUT_MODELS or any(
         path == f"{PREFIX}{word}" or path.startswith(f"{PREFIX}{word}/") for word in CHANGES)
 
 

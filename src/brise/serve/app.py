@@ -130,7 +130,7 @@ def _ollama_routes(serving: ServerState) -> list[Route]:
         Route(dialect.VERSION, ollama_models.version, methods=["GET"]),
         *(Route(f"{dialect.PREFIX}{change}{rest}", ollama_models.refuse_change, methods=["GET", "POST", "DELETE"])
           for change in dialect.CHANGES for rest in ("", "/{name:path}")),
-        Route("/", ollama_models.root, methods=["GET"])]
+        Route(dialect.ROOT, ollama_models.root, methods=["GET"])]
 
 
 class QuietServer(uvicorn.Server):

@@ -27,10 +27,10 @@ class UnknownModelError(RequestError):
 
     status = 404
 
-    def __init__(self, name: str, known: Mapping[str, object]) -> None:
-        names = ", ".join(map(repr, known))
+    def __init__(self, name: str, known: Mapping[str, object], hint: str | None = None) -> None:
+        names = ", ".join(map(repr, known)) or "none"
         super().__init__(f"the model {name[:128]!r} does not exist here; there is {names}",
-                         param="model", code="model_not_found")
+                         param="model", code="model_not_found", hint=hint)
 
 
 class NotServedHereError(RequestError):

@@ -214,7 +214,9 @@ def _plain(scope: Scope) -> Scope:
 def _own(scope: Scope) -> Scope | None:
     """The request as the server's own routes know it, if it is for one that has nothing to do with models."""
     path = table.locate(scope["method"], scope["path"]).path
-    if path not in LOCAL_PATHS and not path.startswith("/v1/adapters/") and not ollama.is_about_models(path):
+    is_probe = path == ollama.ROOT and scope["method"] in ("GET", "HEAD")
+    is_about_models = path.startswith("/v1/adapters/") or ollama.is_about_models(path)
+    if path not in LOCAL_PATHS and not is_about_models and not is_probe:
         return None
     return scope if path == scope["path"] else {**scope, "path": path, "raw_path": quote(path).encode()}
 

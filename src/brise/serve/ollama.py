@@ -20,6 +20,7 @@ from brise.engine.request import Delta
 from brise.errors import RequestError
 from brise.serve.body import read_json
 from brise.serve.embeddings import EmbeddingRequest, embedded
+from brise.serve.error_response import UnknownModelError
 from brise.serve.generation import Entry, GenerationTask, deltas, logprob_entries
 from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
@@ -56,7 +57,7 @@ async def embed(serving: ServerState, request: Request, *, is_older: bool = Fals
     ignored = None if serving.settings.strict else Ignored()
     stats: RequestStats = request.scope["brise.stats"]
     asked = parse_embed(await read(serving, request), ignored, field="prompt" if is_older else "input")
-    served, stats.model = serving.find(asked.model), serving.known_name(asked.model)
+    served, stats.model = find(serving, asked.model), serving.known_name(asked.model)
     wanted = EmbeddingRequest(asked.model, asked.texts, asked.is_list, "float", asked.dimensions, asked.field)
     vectors = await embedded(served, wanted, request) if asked.texts else []
     headers, lists = ignored_header(ignored), [vector.tolist() for vector in vectors]
@@ -74,9 +75,16 @@ async def read(serving: ServerState, request: Request) -> Json:
     return await read_json(request, settings.max_body_bytes, settings.body_timeout_s, is_declared=is_page)
 
 
+def find(serving: ServerState, name: str) -> ModelHandle:
+    """The model of this name; UnknownModelError says where those of upstreams are."""
+    if serving.gateway is not None and not serving.is_taken(name):
+        raise UnknownModelError(name, serving.models, "models of upstreams answer below /v1, and not below /api")
+    return serving.find(name)
+
+
 async def _respond(serving: ServerState, request: Request, asked: OllamaRequest, ignored: Ignored | None) -> Response:
     options, settings = asked.chat.options, serving.settings
-    served, stats = serving.find(options.model), request.scope["brise.stats"]
+    served, stats = find(serving, options.model), request.scope["brise.stats"]
     stats.model = serving.known_name(options.model)
     if asked.only_loads:
         empty = _Answer(asked, stats).part()

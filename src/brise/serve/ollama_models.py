@@ -21,7 +21,7 @@ from brise.errors import BriseError, RequestError
 from brise.models.families import FAMILIES
 from brise.models.weights import Weight, place
 from brise.serve.generation import Entry
-from brise.serve.ollama import read
+from brise.serve.ollama import find, read
 from brise.serve.serving import ModelHandle, ServerState
 from brise.text.chat import ChatTemplate
 from brise.text.fields import Ignored, RequestFields
@@ -76,7 +76,7 @@ async def show(serving: ServerState, request: Request) -> Response:
     for note in ("verbose", "system", "template", "options"):
         fields.raw(note)
     fields.done()
-    served = serving.find(name)
+    served = find(serving, name)
     model = served.worker.model
     card = _card(serving, serving.known_name(name))
     return JSONResponse({
@@ -94,10 +94,11 @@ def _card(serving: ServerState, name: str) -> Entry:
     served = serving.find(name)
     model = served.worker.model
     num_bytes, modified_s = _file_facts(model.path)
+    adapter = next((info for info in served.worker.adapters if info.name == served.adapter), None)
     return {
         "name": ollama.tagged(name), "model": ollama.tagged(name),
-        "modified_at": ollama.timestamp(serving.created if modified_s is None else modified_s),
-        "size": num_bytes, "digest": model.digest or "", "details": _details(serving, served)}
+        "modified_at": ollama.timestamp(serving.created if modified_s is None else modified_s), "size": num_bytes,
+        "digest": (model.digest if adapter is None else adapter.digest) or "", "details": _details(serving, served)}
 
 
 def _details(serving: ServerState, served: ModelHandle) -> Entry:

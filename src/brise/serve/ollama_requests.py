@@ -25,6 +25,7 @@ from brise.text.json_text import Json
 from brise.text.openai_messages import CALL_NOTES, ROLES, EarlierCall, Image, Message, Part, TextPart, joined
 from brise.text.thinking import parse_think
 
+MOST = 100  # of a temperature or a penalty; Ollama has no limit
 LAST_N = 64  # tokens that a repetition penalty is for, where the request gives only the penalty
 
 NAMES = SchemaNames("format")
@@ -47,7 +48,6 @@ OPTION_NOTES = (
 STAYS = "models stay loaded until the server ends"
 IS_CUT = "nothing is cut: what is too long is an error"
 CONTEXT = "the server's start decides how long the context is"
-SILENT_STAYS = (-1, "-1", "-1s", "-1m", "-1h")
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ def _options(options: RequestFields) -> tuple[PartialSampling, tuple[str, ...], 
     seed, window = options.whole("seed", -(2**63), 2**63 - 1), options.whole("repeat_last_n", -1, MAX_TOKENS)
     penalty = options.number("repeat_penalty", 0.01, 10)
     sampling = PartialSampling(
-        temperature=options.number("temperature", 0, 2), top_k=None if top_k is None else max(top_k, 0),
+        temperature=options.number("temperature", 0, MOST), top_k=None if top_k is None else max(top_k, 0),
         top_p=options.number("top_p", 0, 1), min_p=options.number("min_p", 0, 1), repetition_penalty=penalty,
         repeat_last_n=LAST_N if window is None and penalty is not None else window,
-        presence_penalty=options.number("presence_penalty", -2, 2),
-        frequency_penalty=options.number("frequency_penalty", -2, 2),
+        presence_penalty=options.number("presence_penalty", -MOST, MOST),
+        frequency_penalty=options.number("frequency_penalty", -MOST, MOST),
         seed=seed if seed is None or seed >= 0 else None)  # below 0 Ollama takes a random one
     stops = parse_stops(options)
     options.note("num_ctx", why=CONTEXT)
@@ -158,8 +158,10 @@ def _options(options: RequestFields) -> tuple[PartialSampling, tuple[str, ...], 
 
 def _service(fields: RequestFields) -> None:
     """Reads what changes no answer."""
-    is_unload = str(fields.raw("keep_alive")).rstrip("smh") == "0"
-    fields.note("keep_alive", SILENT_STAYS, f"{STAYS}: this unloads nothing" if is_unload else STAYS)
+    keep_alive = fields.raw("keep_alive")
+    is_unload, is_endless = str(keep_alive).rstrip("smh") == "0", str(keep_alive).startswith("-")
+    fields.note("keep_alive", (keep_alive,) if is_endless else (), f"{STAYS}: this unloads nothing" if is_unload else
+                STAYS)
     for name in ("truncate", "shift"):
         fields.note(name, (False,), IS_CUT)
 

@@ -52,7 +52,10 @@ def parse_wishes(fields: RequestFields) -> tuple[TemplateWish, ...]:
 
 def parse_think(fields: RequestFields) -> tuple[TemplateWish, ...]:
     """Reads Ollama's `think`: true, false, or an effort."""
-    if isinstance(think := fields.raw("think"), bool):
+    think = fields.raw("think")
+    if think == "":
+        return ()
+    if isinstance(think, bool):
         return (TemplateWish(fields.path("think"), "enable_thinking", think),)
     effort = fields.choice("think", EFFORTS)
     return (TemplateWish(fields.path("think"), "reasoning_effort", effort),) if effort else ()
