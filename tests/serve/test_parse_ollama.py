@@ -8,7 +8,7 @@ import pytest
 
 from brise.engine.sampling import resolve
 from brise.errors import RequestError
-from brise.serve.ollama_requests import OllamaRequest, parse_chat, parse_embed, parse_generate, usual_sampling
+from brise.serve.ollama_requests import OllamaRequest, closed, parse_chat, parse_embed, parse_generate, usual_sampling
 from brise.text.fields import Ignored
 from brise.text.inputs import PartialSampling
 from brise.text.openai_messages import Image, Message, TextPart
@@ -138,3 +138,27 @@ def test_texts_to_embed() -> None:
     for wrong in (1, [1], {"a": 1}):
         with pytest.raises(RequestError, match="'input' must be"):
             parse_embed({"model": "m", "input": wrong})
+
+
+NAMED = {"type": "object", "properties": {"a": {"type": "integer"}}}
+SHUT = {**NAMED, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(("schema", "read"), [
+    (NAMED, SHUT), ({"type": "array", "items": NAMED}, {"type": "array", "items": SHUT}),
+    ({"$defs": {"A": NAMED}, "$ref": "#/$defs/A"}, {"$defs": {"A": SHUT}, "$ref": "#/$defs/A"}),
+    ({"anyOf": [NAMED, {"type": "null"}]}, {"anyOf": [SHUT, {"type": "null"}]}),
+    ({"type": "object", "properties": {"allOf": NAMED}},
+     {"type": "object", "properties": {"allOf": SHUT}, "additionalProperties": False})])
+def test_an_object_has_the_fields_that_its_schema_names(schema: dict[str, Any], read: dict[str, Any]) -> None:
+    assert closed(schema) == read
+
+
+@pytest.mark.parametrize("schema", [
+    {**NAMED, "additionalProperties": {"type": "string"}}, {**NAMED, "patternProperties": {"x": True}},
+    {**NAMED, "required": ["b"]}, {**NAMED, "required": [["b"]]}, {"properties": {}},
+    {"allOf": [NAMED, {"properties": {"b": True}}]},
+    {**NAMED, "anyOf": [{"required": ["a"]}, {"properties": {"b": True}}]}, {"type": "object"}, {"not": NAMED},
+    {"$defs": {"A": NAMED}, "$ref": "#/$defs/A", "properties": {"b": True}}])
+def test_an_object_of_several_schemas_stays_open(schema: dict[str, Any]) -> None:
+    assert closed(schema) == schema

@@ -106,7 +106,7 @@ class _Cutter:
         if not isinstance(schema, Mapping):
             return schema
         kept = {name: value for name, value in schema.items() if not _is_note(name, value)}
-        return _with_parts(kept, lambda part, _: self.without_notes(part))
+        return with_parts(kept, lambda part, _: self.without_notes(part))
 
     def widened(self, schema: object, path: str) -> object:
         """The schema that the engine takes; parts first, so that each place loses only what is its own."""
@@ -115,7 +115,7 @@ class _Cutter:
         _check_form(schema, path, self.root, self.param)
         kept = {name: value for name, value in schema.items() if name not in UNENFORCED}
         self.left_out += [SchemaKeyword(path, name) for name in schema if name in UNENFORCED]
-        kept = _with_parts(kept, lambda part, place: self.widened(part, f"{path}.{place}" if path else place))
+        kept = with_parts(kept, lambda part, place: self.widened(part, f"{path}.{place}" if path else place))
         reason = self._reason(kept)
         return kept if reason is None else self._without_doubtful(kept, path, reason)
 
@@ -167,7 +167,7 @@ def _without(schema: Mapping[str, object], names: Sequence[str]) -> dict[str, ob
     return cut
 
 
-def _with_parts(schema: Mapping[str, object], change: Callable[[object, str], object]) -> dict[str, object]:
+def with_parts(schema: Mapping[str, object], change: Callable[[object, str], object]) -> dict[str, object]:
     """The schema with each part changed; `change` is given the part and its place."""
     out = dict(schema)
     for name, value in schema.items():
