@@ -141,6 +141,17 @@ def test_a_json_answer_continues_within_its_schema() -> None:
             asyncio.run(rest_of(local, "Paris is", response_format=SCHEMA))
 
 
+def test_with_tools_a_json_answer_continues_within_its_schema_too() -> None:
+    with small(reply=None) as local:
+        chunks = asyncio.run(rest_of(local, '{"city": "Par', response_format=SCHEMA, tools=[TOOL], max_tokens=200))
+        value = '{"city": "Par' + content(chunks)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length" or json.loads(value)["city"].startswith("Par")
+        with pytest.raises(RequestError, match="does not fit"):
+            asyncio.run(rest_of(local, "Paris is", response_format=SCHEMA, tools=[TOOL]))
+        for choice in ("auto", "none", "required"):  # text is an answer, or stands before the calls
+            assert asyncio.run(rest_of(local, "Paris is", tools=[TOOL], tool_choice=choice, max_tokens=20))
+
+
 def test_a_completion_continues_a_prefix_unless_the_prompt_is_echoed() -> None:
     async def read(**fields: object) -> str:
         stream = await local.stream("small", named("completion"), {"model": "x", "prompt": "a", **fields}, prefix="Hel")

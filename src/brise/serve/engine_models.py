@@ -172,9 +172,12 @@ def _with_settings(logprobs: int | None, background: bool, request: EngineReques
 
 
 def _continued(prefix: str, tokenizer: TextTokenizer, request: EngineRequest) -> EngineRequest:
-    """The request for the rest of an answer: the prefix counts towards its length and must fit its grammar."""
+    """The request for the rest of an answer: the prefix counts towards its length and must fit its grammar.
+
+    Where only calls are allowed, they follow what the large model said before its own.
+    """
     grammar, max_tokens = request.grammar, request.max_tokens
-    if grammar is not None and grammar.kind != "lark":  # a grammar of tools allows text before a call
+    if grammar is not None and grammar.takes_text:
         grammar = replace(grammar, begun=prefix)
     if max_tokens is not None:
         max_tokens = max(max_tokens - len(tokenizer.encode(prefix)), 1)

@@ -14,13 +14,14 @@ class Grammar:
     """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
 
     `begun` is the part of the answer that is in the prompt already. `strict`: a schema that cannot be enforced whole is
-    refused, and not widened.
+    refused, and not widened. `takes_text`: an answer may be text, and not only calls.
     """
 
     kind: Literal["json_schema", "json_object", "lark"]
     text: str = ""
     begun: str = ""
     strict: bool = False
+    takes_text: bool = True
 
 
 @dataclass(frozen=True)

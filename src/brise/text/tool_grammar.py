@@ -50,7 +50,7 @@ def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[st
     if not tools and choice in ("none", "auto"):
         return None
     if choice == "none":  # nothing is called, so no schema matters
-        return _grammar(format, *_no_call(format), is_thinking)
+        return _grammar(format, *_no_call(format), is_thinking, takes_text=True)
     functions = [_function(tool, index, schemas or ToolSchemas()) for index, tool in enumerate(tools)]
     if choice not in ("none", "auto", "required"):
         functions, parallel = [_chosen(functions, choice)], False
@@ -62,12 +62,12 @@ def tool_grammar(tools: Sequence[Mapping[str, object]], choice: str | Mapping[st
     if choice == "auto" and answer is not None:
         guided = {**answer, "x-guidance": {"whitespace_pattern": WHITESPACE}}
         body, rules = f"({body} | answer)", [*rules, f"answer: %json {json.dumps(guided)}"]
-    return _grammar(format, body, rules, is_thinking)
+    return _grammar(format, body, rules, is_thinking, takes_text=choice == "auto")
 
 
-def _grammar(format: AnswerFormat, body: str, rules: Sequence[str], is_thinking: bool) -> Grammar:
+def _grammar(format: AnswerFormat, body: str, rules: Sequence[str], is_thinking: bool, *, takes_text: bool) -> Grammar:
     start = f"start: {_thinking(format, is_thinking)}{body}"
-    return Grammar("lark", _HEAD + "\n".join([start, *rules]) + "\n")
+    return Grammar("lark", _HEAD + "\n".join([start, *rules]) + "\n", takes_text=takes_text)
 
 
 def _thinking(format: AnswerFormat, is_thinking: bool) -> str:
