@@ -77,8 +77,8 @@ class Answer(Generic[T_co]):
     `finish` is "stop" at the model's own end or at a stop string (`stop`), "length" if `max_tokens` or the context cut
     it, "tool_calls" if it ends in calls that are whole. `logprobs` are of every token, in nats, if they were asked for.
     `not_enforced` are the keywords of the schemas that could not be enforced ("schema.properties.n.uniqueItems"), and
-    `invalid` the places in the answer that break them ("text: n: uniqueItems", "calls[0].arguments: ..."); patterns are
-    not tried, and an answer that was cut is not checked.
+    `invalid` the places in the answer that break them ("text: n: uniqueItems", "calls[0].arguments: ..."); one that was
+    cut is not checked.
     """
 
     text: str

@@ -1,7 +1,7 @@
 """What was left out of a request is said in the answer: under `brise` in the body, and in headers.
 
 Each dialect's body has the same object under `brise`: `ignored` are fields of the request, `not_enforced` keywords of
-schemas that no grammar enforces, and `invalid` the places in the answer that break them (patterns are not tried).
+schemas that no grammar enforces, and `invalid` the places in the answer that break them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
 from brise.text.openai_messages import CALL_NOTES, ROLES, EarlierCall, Image, Message, Part, TextPart, joined
-from brise.text.schemas import with_parts
+from brise.text.schema_forms import with_parts
 from brise.text.thinking import parse_think
 
 MOST = 100  # of a temperature or a penalty; Ollama has no limit

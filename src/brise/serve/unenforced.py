@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brise.engine.answer_collector import AnswerCollector
-from brise.text.schemas import SchemaKeyword, violations
+from brise.text.schema_check import violations
+from brise.text.schemas import SchemaKeyword
 
 
 @dataclass(frozen=True)

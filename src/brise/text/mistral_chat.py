@@ -69,7 +69,7 @@ class MistralChat:
                          for index, message in enumerate(messages)]
             request: ChatCompletionRequest[ChatMessage] = ChatCompletionRequest(
                 model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None,
-                reasoning_effort=None if effort is None else ReasoningEffort(effort))
+                reasoning_effort=None if effort is None else ReasoningEffort(str(effort)))
             tokens = _encoder(self._tokenizer, mode, images).encode_chat_completion(request).tokens
         return Encoded(tuple(tokens), tuple(images.placed))
 

@@ -14,14 +14,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from brise.errors import RequestError
+from brise.text.schema_forms import LISTS, NAMED, Schema, modern, resolve, with_parts
 
-Schema = Mapping[str, object]
-
-# Keywords whose values are schemas: one, a list, or one for each name.
-_ONE = ("items", "additionalProperties", "additionalItems", "contains", "propertyNames", "not", "if", "then", "else",
-        "unevaluatedProperties", "unevaluatedItems")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 # The engine has no way to follow them.
 UNENFORCED = ("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "propertyNames",
               "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "unevaluatedItems",
@@ -40,7 +34,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values with which a keyword fo
     "unevaluatedItems": (True, {}), "not": (False, {"not": {}}), "minContains": (0,), "dependentRequired": ({},),
     "dependentSchemas": ({},), "dependencies": ({},), "then": (True, {}), "else": (True, {})}
 _MAX_TRIALS = 200  # compilations of parts, about 0.2 ms each
-_MAX_STEPS = 2_000  # of the check of one answer, about a microsecond each
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,9 @@ def enforceable(schema: Schema, param: str, *, strict: bool = False) -> Enforcea
         failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
         return str(messages[0]) if failed else None
 
-    cutter = _Cutter(schema, param, failure)
-    cut = cutter.without_notes(schema)
+    given = modern(schema)
+    cutter = _Cutter(given, param, failure)
+    cut = cutter.without_notes(given)
     if failure(cut) is not None:
         cut = cutter.widened(cut, "")
         if cutter.left_out and not strict and (reason := failure(cut)) is not None:
@@ -167,19 +161,6 @@ def _without(schema: Mapping[str, object], names: Sequence[str]) -> dict[str, ob
     return cut
 
 
-def with_parts(schema: Mapping[str, object], change: Callable[[object, str], object]) -> dict[str, object]:
-    """The schema with each part changed; `change` is given the part and its place."""
-    out = dict(schema)
-    for name, value in schema.items():
-        if name in _NAMED and isinstance(value, Mapping):
-            out[name] = {key: change(part, f"{name}.{key}") for key, part in value.items()}
-        elif (name in _LISTS or name == "items") and isinstance(value, list):
-            out[name] = [change(part, f"{name}[{index}]") for index, part in enumerate(value)]
-        elif name in _ONE:
-            out[name] = change(value, name)
-    return out
-
-
 def _check_form(schema: Schema, path: str, root: Schema, param: str) -> None:
     """RequestError for a part that is no schema."""
     for keyword, problem in _problems(schema, root):
@@ -192,202 +173,46 @@ def _problems(schema: Schema, root: Schema) -> Iterator[tuple[str, str]]:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if not isinstance(kind, str) or kind not in _TYPES:
             yield "type", f"is {str(kind)[:40]!r}; allowed are {', '.join(sorted(_TYPES))}"
-    for name in (*_NAMED, *_LISTS):
-        if not isinstance(schema.get(name, {} if name in _NAMED else []), Mapping if name in _NAMED else list):
-            yield name, "is no object" if name in _NAMED else "is no array"
+    for name in (*NAMED, *LISTS):
+        if not isinstance(schema.get(name, {} if name in NAMED else []), Mapping if name in NAMED else list):
+            yield name, "is no object" if name in NAMED else "is no array"
     patterns = [("pattern", schema["pattern"])] if "pattern" in schema else []
     named = [("patternProperties", each) for each in _mapping(schema.get("patternProperties"))]
     for keyword, pattern in (*patterns, *named):
-        try:
-            re.compile(str(pattern)[:10_000])
-        except (re.error, RecursionError, OverflowError) as error:
-            yield keyword, f"has {str(pattern)[:40]!r}, which is no regular expression: {error}"
+        if (why := _not_a_pattern(str(pattern)[:10_000])) is not None:
+            yield keyword, f"has {str(pattern)[:40]!r}, which is no regular expression: {why}"
+    yield from _wrong_values(schema)
     if (ref := schema.get("$ref")) is not None and resolve(ref, root) is None:
         yield "$ref", f"is {str(ref)[:80]!r}, which is not in the schema"
 
 
-def resolve(ref: object, root: Schema) -> object:
-    """The part of the schema that a local reference names; None if there is none."""
-    if not isinstance(ref, str) or not ref.startswith("#"):
-        return None
-    place: object = root
-    for step in ref.removeprefix("#").split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-            place = place[int(key)]
-        elif isinstance(place, Mapping) and key in place:
-            place = place[key]
-        else:
-            return None
-    return place
-
-
-def violations(value: object, schema: object, left_out: Sequence[SchemaKeyword]) -> list[str]:
-    """The places in an answer that break what was left out: "n: uniqueItems". Patterns are not tried: they may hang."""
-    if not left_out or not isinstance(schema, Mapping):
-        return []
-    checker = _Checker(schema)
+def _not_a_pattern(pattern: str) -> str | None:
+    """Why it is no regular expression, neither of JavaScript nor of Python."""
     try:
-        return list(dict.fromkeys(checker.broken(value, schema, "")))[:16]
-    except (_TooLongError, RecursionError):
-        return ["the answer was too long to check"]
+        re.compile(_JAVASCRIPT.sub(lambda match: _PYTHON.get(match[0][:3], "x"), pattern))
+    except (re.error, RecursionError, OverflowError) as error:
+        return str(error)
+    return None
 
 
-class _TooLongError(Exception):
-    """The check takes too many steps."""
+# What JavaScript writes otherwise than Python: \\p{L}, \\u{1F600}, \\cA, \\k<name>, (?<name>...), [^].
+_JAVASCRIPT = re.compile(r"\\[pPu]\{[^{}]*\}|\\c[A-Za-z]|\\k<\w+>|\(\?<(?![=!])\w+>|\[\^\]")
+_PYTHON: Mapping[str, str] = {"(?<": "(", "[^]": "."}
 
 
-class _Checker:
-    """Checks a value against a schema: yields "place: keyword"."""
-
-    def __init__(self, root: Schema) -> None:
-        self._root, self._num_steps = root, 0
-
-    def broken(self, value: object, schema: object, at: str) -> Iterator[str]:
-        self._num_steps += 1
-        if self._num_steps > _MAX_STEPS:
-            raise _TooLongError
-        if schema is False:
-            yield f"{at or 'the answer'}: not allowed"
-        if not isinstance(schema, Mapping):
-            return
-        for keyword in (*_own(value, schema), *self._combined(value, schema, at)):
-            yield f"{at or 'the answer'}: {keyword}"
-        if "$ref" in schema:
-            yield from self.broken(value, resolve(schema["$ref"], self._root), at)
-        for part in _list(schema.get("allOf")):
-            yield from self.broken(value, part, at)
-        if isinstance(value, list):
-            yield from self._items(value, schema, at)
-        elif isinstance(value, dict):
-            yield from self._properties(value, schema, at)
-
-    def _fits(self, value: object, schema: object, at: str) -> bool:
-        return next(self.broken(value, schema, at), None) is None
-
-    def _combined(self, value: object, schema: Schema, at: str) -> Iterator[str]:
-        if "anyOf" in schema and not any(self._fits(value, part, at) for part in _list(schema["anyOf"])):
-            yield "anyOf"
-        if "oneOf" in schema and sum(self._fits(value, part, at) for part in _list(schema["oneOf"])) != 1:
-            yield "oneOf"
-        if "not" in schema and self._fits(value, schema["not"], at):
-            yield "not"
-        if "if" in schema:
-            branch = "then" if self._fits(value, schema["if"], at) else "else"
-            if not self._fits(value, schema.get(branch, True), at):
-                yield branch
-
-    def _items(self, value: list[object], schema: Schema, at: str) -> Iterator[str]:
-        first = _list(schema.get("prefixItems", schema["items"] if isinstance(schema.get("items"), list) else []))
-        rest = schema.get("additionalItems" if isinstance(schema.get("items"), list) else "items", True)
-        for index, item in enumerate(value):
-            yield from self.broken(item, first[index] if index < len(first) else rest, f"{at}[{index}]")
-        if "contains" in schema:
-            count = sum(self._fits(item, schema["contains"], at) for item in value)
-            if not _number(schema.get("minContains"), 1) <= count <= _number(schema.get("maxContains"), len(value)):
-                yield f"{at or 'the answer'}: contains"
-
-    def _properties(self, value: dict[str, object], schema: Schema, at: str) -> Iterator[str]:
-        known = schema.get("properties")
-        known = known if isinstance(known, Mapping) else {}
-        has_patterns = bool(schema.get("patternProperties"))
-        closed = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
-        is_joined = any(name in schema for name in ("allOf", "anyOf", "oneOf", "$ref", "if"))
-        for name, item in value.items():
-            place = f"{at}.{name[:64]}" if at else name[:64]
-            if name in known:
-                yield from self.broken(item, known[name], place)
-            elif not has_patterns and not (is_joined and "additionalProperties" not in schema):
-                yield from self.broken(item, closed, place)
-            if "propertyNames" in schema and not self._fits(name, schema["propertyNames"], place):
-                yield f"{place}: propertyNames"
-        for name, part in _mapping(schema.get("dependentSchemas")).items():
-            if name in value:
-                yield from self.broken(value, part, at)
+def _wrong_values(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Keywords whose values are of another type."""
+    for names, kind, what in _VALUES:
+        for name in names:
+            if name in schema and (not isinstance(schema[name], kind) or isinstance(schema[name], bool)):
+                yield name, f"is {str(schema[name])[:40]!r}, which is no {what}"
 
 
-def _own(value: object, schema: Schema) -> Iterator[str]:
-    """The keywords that the value itself breaks."""
-    kinds = schema.get("type")
-    if kinds is not None and not any(_is_type(value, kind) for kind in (kinds if isinstance(kinds, list) else [kinds])):
-        yield "type"
-    if "enum" in schema and not any(_canonical(value) == _canonical(each) for each in _list(schema["enum"])):
-        yield "enum"
-    if "const" in schema and _canonical(value) != _canonical(schema["const"]):
-        yield "const"
-    match value:
-        case bool() | None:
-            return
-        case int() | float():
-            yield from _number_keywords(value, schema)
-        case str():
-            yield from _size("Length", len(value), schema)
-        case list():
-            yield from _size("Items", len(value), schema)
-            if schema.get("uniqueItems") and len({*map(_canonical, value)}) < len(value):
-                yield "uniqueItems"
-        case dict():
-            yield from _size("Properties", len(value), schema)
-            yield from _names(value, schema)
-
-
-def _size(word: str, size: int, schema: Schema) -> Iterator[str]:
-    if size < _number(schema.get(f"min{word}"), 0):
-        yield f"min{word}"
-    if size > _number(schema.get(f"max{word}"), size):
-        yield f"max{word}"
-
-
-def _names(value: Mapping[str, object], schema: Schema) -> Iterator[str]:
-    if any(name not in value for name in _list(schema.get("required"))):
-        yield "required"
-    for name, needed in _mapping(schema.get("dependentRequired")).items():
-        if name in value and any(each not in value for each in _list(needed)):
-            yield "dependentRequired"
-
-
-def _number_keywords(value: float, schema: Schema) -> Iterator[str]:
-    if value < _number(schema.get("minimum"), value):
-        yield "minimum"
-    if value > _number(schema.get("maximum"), value):
-        yield "maximum"
-    if value <= _number(schema.get("exclusiveMinimum"), value - 1):
-        yield "exclusiveMinimum"
-    if value >= _number(schema.get("exclusiveMaximum"), value + 1):
-        yield "exclusiveMaximum"
-    step = _number(schema.get("multipleOf"), 0)
-    if step > 0 and abs(value / step - round(value / step)) > 1e-9:
-        yield "multipleOf"
-
-
-def _is_type(value: object, kind: object) -> bool:
-    match value:
-        case None:
-            return kind == "null"
-        case bool():
-            return kind == "boolean"
-        case int():
-            return kind in ("integer", "number")
-        case float():
-            return kind == "number" or kind == "integer" and value.is_integer()
-        case str():
-            return kind == "string"
-        case list():
-            return kind == "array"
-    return kind == "object"
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-def _list(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else ()
+_VALUES: Sequence[tuple[Sequence[str], type | tuple[type, ...], str]] = (
+    (("required", "enum"), list, "array"), (("pattern", "format", "$ref"), str, "string"),
+    (("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), (int, float), "number"),
+    (("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), (int, float), "number"))
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object, default: float) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
