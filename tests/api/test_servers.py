@@ -246,3 +246,13 @@ def test_a_gateway_that_cannot_be_is_an_error_and_leaves_nothing_open(options: d
 def test_an_option_that_does_not_exist_is_a_type_error(model: brise.Model) -> None:
     with pytest.raises(TypeError, match="no option 'ports'; did you mean 'port'"):
         brise.serve(model, ports=1)  # type: ignore[call-arg]
+
+
+def test_web_pages_of_the_given_origins_may_use_a_server() -> None:
+    with saying("hello") as model:
+        with brise.serve(model, port=0, cors_origins=["https://app.example.com"]) as server:
+            answers = [httpx.get(f"{server.url}/models", headers={"Origin": origin}, trust_env=False)
+                       for origin in ("https://app.example.com", "https://other.example.com")]
+        with pytest.raises(brise.BriseError, match="cors_origins is one text"):
+            brise.serve(model, cors_origins="*")
+    assert [each.headers.get("access-control-allow-origin") for each in answers] == ["https://app.example.com", None]

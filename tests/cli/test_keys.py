@@ -89,7 +89,9 @@ def test_errors_name_the_key(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistyped_store_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "none.sqlite"
     assert main(["keys", "list", "--store", str(place)]) == 1
-    assert "there is no store" in capsys.readouterr().err and not place.exists()
+    err = capsys.readouterr().err
+    assert "there is no store" in err and not place.exists()
+    assert f"hint: brise keys add NAME --store {place} makes it" in err
 
 
 def test_python_makes_the_same_keys(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
 
+from brise.dialects.bodies import Usage
+from brise.serve.key_admission import KeyAdmission
 from brise.serve.key_guard import KeyOptions
+from brise.traffic.prices import Price, Prices
 from tests.gateway.fake_upstream import answer
 from tests.serve.keys_rig import NOON_S, KeyedRig, keyed, words
 from tests.serve.live import live, wait_until
@@ -270,3 +274,14 @@ def test_ollamas_api_keeps_to_the_limits_of_a_key(made: KeyedRig) -> None:
     refused = live.post("/api/chat", body, headers={"authorization": f"Bearer {other}"})
     assert refused.status_code == 403 and "'other' is not for the model" in refused.json()["error"]
     assert live.get("/api/tags", headers={"authorization": f"Bearer {other}"}).json()["models"]
+
+
+def test_what_a_request_may_cost_is_at_its_upstreams_price(tmp_path: Path) -> None:
+    prices = Prices({"azure/gpt": Price(1.0, 1.0), "gpt": Price(10.0, 10.0), "dear": Price(100.0, 100.0)})
+    with keyed(tmp_path / "traffic.sqlite", tmp_path, prices=prices) as made:
+        made.add(usd_per_day=1000.0)
+        admission, (key,) = KeyAdmission(made.guard, prices), made.keys.all()
+        charges = [asyncio.run(admission.admit(key, name, Usage(1_000_000, 0), is_local=False, upstream=upstream))
+                   for name, upstream in (("gpt", "azure"), ("gpt", "openai"), ("new", "azure"))]
+        costs = [charge.reservation.need.nano_usd for charge in charges]
+    assert costs == [1_000_000_000, 10_000_000_000, 100_000_000_000]

@@ -78,6 +78,8 @@ class ServerOptions(TypedDict, total=False):
         image_urls: Fetch images that clients name by http(s) URLs, from public addresses only. Default: False.
         strict: Refuse requests with fields that brise does not know. Default: False, they are left out and named in the
             answer.
+        cors_origins: Origins whose web pages may use the server, such as "https://app.example.com"; "*" is everybody's.
+            Default: none.
         access_log: Write a line for each request to `log`. Default: False.
         log: Where lines go. Default: stderr.
         drain_timeout: Seconds that requests get to finish when the server ends. Default: 60.
@@ -93,6 +95,7 @@ class ServerOptions(TypedDict, total=False):
     any_host: bool | None
     image_urls: bool | None
     strict: bool | None
+    cors_origins: Sequence[str] | None
     access_log: bool | None
     log: TextIO | None
     drain_timeout: float | None
@@ -245,7 +248,7 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
         host=options.get("host") or "127.0.0.1", port=_port(options.get("port")),
         allow_insecure_bind=options.get("any_host") or False, access_log=options.get("access_log") or False,
         allow_image_urls=options.get("image_urls") or False, strict=options.get("strict") or False,
-        max_body_bytes=body_bytes,
+        max_body_bytes=body_bytes, cors_origins=_origins(options.get("cors_origins")),
         drain_timeout_s=_or(options.get("drain_timeout"), 60.0))
     for model in models.values():
         if model.is_limited:
@@ -254,6 +257,12 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
     if sees:
         return replace(made, max_body_bytes=VISION_BODY_BYTES)
     return made if body_bytes > TEXT_BODY_BYTES else follow_context(made, [model.worker for model in models.values()])
+
+
+def _origins(given: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise RequestError(f"cors_origins is one text, {given!r}; a list is wanted", param="cors_origins")
+    return tuple(given or ())
 
 
 def _upstreams(upstream: str | None, upstreams: Mapping[str, NamedUpstream | str] | None,

@@ -159,7 +159,7 @@ class GatewayMiddleware:
         caller, admission, trace = scope.get("brise.caller"), self._serving.admission, scope.get("brise.trace")
         if caller is None or admission is None:
             return routed if trace is None else replace(routed, trace=trace)
-        await admission.admit_read(caller, asked, _model(routed), is_local=is_local)
+        await admission.admit_read(caller, asked, _model(routed), is_local=is_local, upstream=routed.upstream)
         return replace(routed, labels={**routed.labels, virtual_keys.LABEL: caller.key.name},
                        headers=header_rules.without_keys(routed.headers),
                        target=header_rules.without_secrets(routed.target), trace=trace)

@@ -42,6 +42,7 @@ class Charge:
     reservation: Reservation
     model: str
     estimate: Usage
+    upstream: str = ""  # whose prices apply
     exchange: str | None = None  # its id, if the gateway writes one
     is_settled: bool = False
 
@@ -66,13 +67,15 @@ class KeyAdmission(Collector):
         """Whether requests need a key: always, or because the store has a virtual key, or had one."""
         return self._is_required or self.guard.has_keys
 
-    async def admit(self, key: VirtualKey, model: str, estimate: Usage, *, is_local: bool) -> Charge:
+    async def admit(self, key: VirtualKey, model: str, estimate: Usage, *, is_local: bool,
+                    upstream: str = "") -> Charge:
         """Reserves what a request may cost; KeyLimitError if that is too much."""
-        usd = self._local_cost(model, estimate) if is_local else self._guess(model, estimate)
+        usd = self._local_cost(model, estimate) if is_local else self._guess(model, estimate, upstream)
         need = Amounts(1, _tokens(estimate), _nano(usd) if _tokens(estimate) else 0)
-        return Charge(await self.guard.reserve(key, need), model, estimate)
+        return Charge(await self.guard.reserve(key, need), model, estimate, upstream)
 
-    async def admit_read(self, caller: KeyCaller, asked: ClientRequest, model: str, *, is_local: bool) -> None:
+    async def admit_read(self, caller: KeyCaller, asked: ClientRequest, model: str, *, is_local: bool,
+                         upstream: str = "") -> None:
         """The same for a request that is read; of a gateway's, the exchange that follows settles it.
 
         `model` is the name by which the server is asked, without that of an upstream.
@@ -81,7 +84,8 @@ class KeyAdmission(Collector):
         check_models(key, asked, is_local=is_local)
         is_answered = asked.dialect.is_read or asked.method == "POST"
         estimate = estimate_of(asked.fields, len(asked.body), is_embedding=asked.kind == "embedding")
-        charge = await self.admit(key, model, estimate if is_answered else Usage(), is_local=is_local)
+        charge = await self.admit(key, model, estimate if is_answered else Usage(), is_local=is_local,
+                                  upstream=upstream)
         if is_answered and not is_local:
             charge.exchange = asked.id
             self._charges[asked.id] = charge
@@ -133,7 +137,7 @@ class KeyAdmission(Collector):
             return Amounts(1, tokens), True
         if is_small:
             return Amounts(1, tokens, _nano(self._local_cost(exchange.served_by or "", spent))), True
-        return Amounts(1, tokens, _nano(self._guess(charge.model, spent))), False
+        return Amounts(1, tokens, _nano(self._guess(charge.model, spent, charge.upstream))), False
 
     def _settle(self, charge: Charge, used: Amounts, *, is_known: bool) -> None:
         charge.is_settled = True
@@ -143,12 +147,13 @@ class KeyAdmission(Collector):
 
     def _give_up(self, charge: Charge) -> None:
         if not charge.is_settled:
-            used = Amounts(1, _tokens(charge.estimate), _nano(self._guess(charge.model, charge.estimate)))
+            usd = self._guess(charge.model, charge.estimate, charge.upstream)
+            used = Amounts(1, _tokens(charge.estimate), _nano(usd))
             self._settle(charge, used, is_known=False)
 
-    def _guess(self, model: str, usage: Usage) -> float:
-        """USD for tokens of a large model: at its price, or at the highest that there is."""
-        known = self._prices.cost(None, model, usage)
+    def _guess(self, model: str, usage: Usage, upstream: str) -> float:
+        """USD for tokens of a large model: at its price there, or at the highest that there is."""
+        known = self._prices.cost(None, model, usage, upstream)
         if known is not None:
             return known
         if self.guard.options.unknown_usd is not None:

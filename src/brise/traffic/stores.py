@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from brise.traffic.sqlite_store import SqliteDatabase
 from brise.traffic.virtual_keys import VirtualKeys
 
 POSTGRES = ("postgresql://", "postgres://")
+FILLED_BY = "brise serve --upstream URL makes it and fills it; or brise log import FILE"
 
 
 def default_place(home: Path) -> Path:
@@ -29,10 +31,11 @@ def keys_folder(home: Path) -> Path:
     return home / "gateway" / "keys"
 
 
-def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False) -> SqlStore:
+def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False, made_by: str = FILLED_BY) -> SqlStore:
     """The store at a path or postgresql:// URL, by default the one in `home`; made if it is not there.
 
-    `must_exist`: for commands that only read: a mistyped path is an error then, and makes no empty file.
+    `must_exist`: for commands that only read: a mistyped path is an error then, and makes no empty file; `made_by` is
+    its hint.
     """
     folder = keys_folder(home)
     if isinstance(place, str) and "://" in place:
@@ -43,7 +46,7 @@ def open_store(place: str | Path | None, home: Path, *, must_exist: bool = False
     path = Path(place) if place is not None else default_place(home)
     if must_exist and not path.is_file():
         raise StoreError(f"there is no store at {str(path)!r}",
-                         hint="brise serve --upstream URL makes it and fills it; or brise log import FILE")
+                         hint=made_by)
     if path.is_file() and path.stat().st_size and not (folder / MASTER_FILE).exists():
         raise StoreError(f"the store {str(path)!r} is there, but not the key to it, {str(folder / MASTER_FILE)!r}",
                          hint="put the folder with the keys back, from where the store was filled")
@@ -62,7 +65,9 @@ def open_virtual_keys(place: str | Path | None, home: Path, *, must_exist: bool 
     """The virtual keys of a store, and what they have used. They have connections of their own, so that no request
     waits for captured traffic to be written; closing the keys closes them.
     """
-    open_store(place, home, must_exist=must_exist).close()  # makes it, and its keys, if it is not there
+    made_by = "brise keys add NAME" + (f" --store {shlex.quote(str(place))}" if place is not None else "")
+    open_store(place, home, must_exist=must_exist,  # makes it, and its keys, if it is not there
+               made_by=f"{made_by} makes it, with its first key").close()
     database = _database(place, home)
     return VirtualKeys(database), KeyBudgets(database)
 
