@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +101,23 @@ def test_an_attempt_inside_a_command_of_ours_is_exit_status_1(
     assert "FAIL: 1 attempts to leave this machine, all refused" in shown.out and "plan: done" in shown.err
 
 
+def test_without_a_namespace_the_filter_works_alone_and_says_so(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'brise.doctor.airgap.watched' in sys.orig_argv:\n"
+        "    from brise.doctor.airgap import namespace\n"
+        "    def refuse():\n        raise PermissionError(1, 'unshare: Operation not permitted')\n"
+        "    namespace.enter = refuse\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    status = main(["doctor", "--airgap", "--steps", "none", "--also", "true"])
+    out = capsys.readouterr().out
+    if status == 3:
+        pytest.skip(out)
+    assert status == 0 and out.endswith(
+        "PASS: nothing tried to leave this machine, under a seccomp filter alone (no network namespace: unshare: "
+        "Operation not permitted)\n")
+
+
 def test_where_attempts_cannot_be_counted_the_status_is_3(tmp_path: Path) -> None:
     """A process has one descriptor to be watched at, so within a watched one there is no second proof."""
     inner = shlex.join([sys.executable, "-m", "brise", "doctor", "--airgap", "--steps", "none", "--also", "true"])
@@ -106,6 +126,28 @@ def test_where_attempts_cannot_be_counted_the_status_is_3(tmp_path: Path) -> Non
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines[0].startswith("UNPROVEN: attempts cannot be counted on this machine: no seccomp filter")
     assert lines[-1] == "3"
+
+
+def test_whoever_kills_it_leaves_nothing_running(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "began")
+    also = shlex.join(["sh", "-c", f"echo $$ > {tmp_path}/began; exec sleep 60"])
+    with subprocess.Popen([sys.executable, "-m", "brise", "doctor", "--airgap", "--steps", "none", "--also", also],
+                          stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}) as doctor:
+        began = os.open(tmp_path / "began", os.O_RDWR | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(began, select.POLLIN)
+        while not poll.poll(100):
+            if doctor.poll() is not None:
+                os.close(began)
+                assert doctor.returncode == 3, "it ended, and does not say that it cannot prove anything"
+                pytest.skip("this machine does not allow it")
+        watched = os.pidfd_open(int(os.read(began, 20)))
+        os.close(began)
+        doctor.kill()
+    poll.unregister(began)
+    poll.register(watched, select.POLLIN)
+    assert poll.poll(30_000), "what was watched goes on without anybody who watches"
+    os.close(watched)
 
 
 def test_every_route_of_the_server_is_asked() -> None:

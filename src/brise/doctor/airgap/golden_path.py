@@ -190,7 +190,7 @@ def routes(model: str, adapter: Path | None) -> list[Route]:
 
 
 def _ollama_routes(model: str) -> list[Route]:
-    """Those of Ollama's API; some name models that would have to be fetched."""
+    """Those of Ollama's API. Some of them fetch or send models with Ollama; the server has to refuse these."""
     named: dict[str, object] = {"model": model, "name": model}
     short: dict[str, object] = {**named, "options": {"num_predict": 4}, "prompt": "ticket", "input": "ticket"}
     fetched: dict[str, object] = {"model": "nobody/not-here", "from": model}
@@ -198,9 +198,9 @@ def _ollama_routes(model: str) -> list[Route]:
         *(("GET", f"/api/{name}", None) for name in ("tags", "ps", "version")),
         ("POST", "/api/chat", {**short, "messages": [{"role": "user", "content": "ticket"}]}),
         *(("POST", f"/api/{name}", short) for name in ("generate", "embed", "embeddings", "show")),
-        *(("POST", f"/api/{name}", fetched) for name in ("pull", "push", "create")),
-        ("POST", "/api/copy", {"source": model, "destination": "other"}),
-        ("DELETE", "/api/delete", {"model": "nobody/not-here"})]
+        *((method, f"/api/{name}{more}", fetched if method == "POST" else None)
+          for name in ("pull", "push", "create", "copy", "delete", "blobs") for more in ("", "/not-here")
+          for method in ("GET", "POST", "DELETE"))]
 
 
 def _client(base: str) -> httpx.Client:

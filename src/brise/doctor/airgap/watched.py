@@ -11,13 +11,17 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from brise.doctor.airgap import namespace, seccomp
 from brise.doctor.airgap.seccomp import Listener
@@ -27,6 +31,7 @@ from brise.errors import UnsupportedError
 NO_NAMESPACE, NO_FILTER = 77, 78  # exit statuses
 OPTIONS, COMMAND, STEPS, ATTEMPTS = "options.json", "command", "steps.jsonl", "attempts.json"
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what outlives its parent becomes our child
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG: who started this one may be killed
 _GRACE_S = 0.3  # for what the last command left behind
 
 
@@ -36,9 +41,12 @@ def main(confinement: str, folder: Path) -> int:
         try:
             namespace.enter()
         except OSError as error:
-            print(error.strerror or error, file=sys.stderr)  # noqa: T201 - for the process that started this one
+            print(error.strerror or str(error), file=sys.stderr)  # noqa: T201 - for the process that started this one
             return NO_NAMESPACE
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)  # behind `enter`, which would clear it
+    signal.signal(signal.SIGTERM, partial(_end, folder))
     path = _GoldenPath(folder)
     path.start()
     listener = path.listener()
@@ -95,14 +103,26 @@ def _rows(attempts: Counter[Attempt]) -> list[dict[str, object]]:
     return [{**asdict(attempt), "count": count} for attempt, count in attempts.items() if count > 0]
 
 
+def _end(folder: Path, number: int, frame: FrameType | None) -> None:
+    """On SIGTERM: nobody waits for the results any more."""
+    _end_children()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(128 + number)
+
+
 def _end_children() -> None:
-    """Kills what commands left running; none of it may go on without somebody who watches."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        for number in path.read_text().split():
-            try:
-                os.kill(int(number), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    """Kills what commands left running; none of it may go on without somebody who watches.
+
+    The children of each that is killed become ours.
+    """
+    while children := [int(number) for path in Path("/proc/self/task").glob("*/children")
+                       for number in path.read_text().split()]:
+        for number in children:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        for number in children:
+            with suppress(ChildProcessError):
+                os.waitpid(number, 0)
 
 
 def _text(path: Path) -> str:
