@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from brise.deploy.options import ServerPlace
 from brise.errors import UnsupportedError
 
+HEAD_BYTES = 16 << 10
 BUFFER_BYTES = 128 << 10  # HAProxy sends a request again only if all of it lies in its buffer
 RESOLVERS = """
 resolvers dns
@@ -43,13 +44,15 @@ defaults
     timeout check 3s
     # Only before the first byte of an answer; x-request-id makes sure that it is written down once.
     retries 2
-    option redispatch
+    option redispatch 1
     retry-on conn-failure empty-response 503
 
 frontend brise
     bind {bind}
     unique-id-format %[uuid()]
     http-request set-header x-request-id %[unique-id] unless {{ req.hdr(x-request-id) -m found }}
+    # Clients send head and body in two packets; what fits into the buffer is waited for, so that it can be sent again.
+    http-request wait-for-body time 10s if {{ req.hdr_val(content-length) le {waited} }}
     use_backend named if {{ req.hdr(x-brise-conversation) -m found }}
     default_backend any
 
@@ -81,7 +84,7 @@ def configuration(servers: Sequence[ServerPlace], bind: str) -> str:
         return f"    server {server.name} {server.address}{more}{looked_up}"
 
     text = TEXT.format(
-        buffer=BUFFER_BYTES, bind=bind,
+        buffer=BUFFER_BYTES, waited=BUFFER_BYTES - HEAD_BYTES, bind=bind,
         named="\n".join(map(line, servers)),
         tracked="\n".join(line(server, f" track named/{server.name}") for server in servers))
     return text + (RESOLVERS if any(_is_name(server.host) for server in servers) else "")
