@@ -230,16 +230,16 @@ async def prefix(cluster: Cluster, options: argparse.Namespace) -> Outcome:
 
 
 async def _replay(url: str, seed: int, has_header: bool) -> None:
-    """200 conversations of four turns, their turns mixed; each sends all that was said before."""
+    """200 conversations of three turns, their turns mixed; each sends all that was said before."""
     random = Random(seed)
-    turns = sorted((random.random() + turn, number, turn) for number in range(200) for turn in range(4))
+    turns = sorted((random.random() + turn, number, turn) for number in range(200) for turn in range(3))
     said: dict[int, list[dict[str, str]]] = {number: [] for number in range(200)}
-    at_once, locks = asyncio.Semaphore(4), {number: asyncio.Lock() for number in range(200)}
+    at_once, locks = asyncio.Semaphore(8), {number: asyncio.Lock() for number in range(200)}
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
         async def turn_of(number: int, turn: int) -> None:
             async with locks[number], at_once:
                 said[number].append({"role": "user", "content": f"conversation {number}, turn {turn}: " + " ".join(
-                    str(Random(1000 * number + turn + word).randrange(1000)) for word in range(12))})
+                    str(Random(1000 * number + turn + word).randrange(1000)) for word in range(5))})
                 headers = {"x-brise-conversation": f"conversation-{number}"} if has_header else {}
                 answer = await client.post("/v1/chat/completions", headers=headers, json={
                     "model": "small", "messages": said[number], "max_tokens": 4, "temperature": 0})
