@@ -118,9 +118,10 @@ async def probe(ask: Ask, model: str, *, has_logprobs: bool = True, is_batched: 
     return Probe(tuple(_tokens(answer) for answer in answers), seen=seen)
 
 
-def gives_logprobs(answers: Probe) -> bool:
-    """Whether all answers have log-probabilities with alternatives."""
-    return all(answer and all(token.top for token in answer) for answer in answers.tokens)
+async def gives_logprobs(ask: Ask, model: str) -> bool:
+    """Whether an answer has log-probabilities with alternatives."""
+    tokens = _tokens(await ask(_asked(model, PROMPTS[0], has_logprobs=True)))
+    return bool(tokens) and all(token.top for token in tokens)
 
 
 def distance(one: Probe, other: Probe) -> float:

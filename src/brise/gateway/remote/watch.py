@@ -181,12 +181,10 @@ class RemoteWatch:
     async def _probed(self, model: str) -> Probe:
         """A probe with log-probabilities, or without if the server gives none."""
         try:
-            found = await probes.probe(self._ask, model)
-            if probes.gives_logprobs(found):
-                return found
+            gives_them = await probes.gives_logprobs(self._ask, model)
         except RefusedError:
-            pass
-        return await probes.probe(self._ask, model, has_logprobs=False)
+            gives_them = False
+        return await probes.probe(self._ask, model, has_logprobs=gives_them)
 
     async def _ask(self, body: Body) -> Body:
         outcome = await self._server.ask(CHAT, body)
