@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brise.cli import serve_gateway
+from brise.cli import serve_gateway, serve_remote
 from brise.cli.main import main, parse
+from brise.errors import UnsupportedError
 from brise.gateway.small_models import TaskModels
 
 NOBODY = "http://127.0.0.1:9/v1"  # the port of the service "discard"
@@ -84,3 +85,33 @@ def test_times_have_their_limits(option: str, value: str, allowed: str, capsys: 
     with pytest.raises(SystemExit):
         main(["serve", "--upstream", NOBODY, option, value])
     assert allowed in capsys.readouterr().err
+
+
+REMOTE = ("--upstream", NOBODY, "--small", "mine=http://127.0.0.1:1/v1#tickets")
+
+
+def test_a_remote_small_model_is_read_from_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMALL_KEY", "secret")
+    args = parse(["serve", *REMOTE, "--small-key-env", "SMALL_KEY", "--small-engine", "mine=vllm", "--small-timeout",
+                  "5", "--small-probe-every", "60"])
+    found = serve_remote.check(args, ["small"])["mine"]
+    assert (found.url, found.model, found.key, found.engine) == ("http://127.0.0.1:1/v1", "tickets", "secret", "vllm")
+    assert (found.limits.answer_s, found.probe_every_s) == (5, 60) and "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ((*REMOTE, "--small", "mine=http://h/v1"), "two are called 'mine'"),
+    (("--upstream", NOBODY, "--small", "http://h/v1"), "NAME=URL is needed"),
+    (("--upstream", NOBODY, "--small", "small=http://h/v1"), "--small 'small': a model that is served here"),
+    ((*REMOTE, "--small-engine", "tgi"), "--small-engine is 'tgi', allowed are brise, vllm"),
+    ((*REMOTE, "--small-engine", "other=vllm"), "there is no --small 'other'"),
+    ((*REMOTE, "--small", "b=http://h/v1", "--small-key-env", "K"), "it is not said for which"),
+    ((*REMOTE, "--small-key-env", "mine=NOT_SET_ANYWHERE"), "NOT_SET_ANYWHERE")])
+def test_wrong_options_of_remote_models_are_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=re.escape(message)):
+        serve_remote.check(parse(["serve", *words]), ["small"])
+
+
+def test_a_remote_small_model_needs_a_gateway() -> None:
+    with pytest.raises(UnsupportedError, match="--small needs a gateway"):
+        serve_gateway.check(parse(["serve", "smollm2", "--small", "mine=http://127.0.0.1:1/v1"]))

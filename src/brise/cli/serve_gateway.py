@@ -107,7 +107,7 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
 
 
 def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer], small: SmallOptions,
-               remotes: Mapping[str, RemoteModel]) -> GatewayOptions:
+               remotes: Mapping[str, RemoteModel] | None = None) -> GatewayOptions:
     """The gateway that the command line asks for."""
     table = [(model, name) for word in args.upstream_model for name, _, model in (word.partition("="),)]
     if (unnamed := next((word for word in args.upstream_model if not all(word.partition("="))), None)) is not None:
@@ -116,7 +116,8 @@ def options_of(args: argparse.Namespace, upstreams: Mapping[str, UpstreamServer]
         upstreams, routes_of(tuple(upstreams), table, args.default_upstream), args.retries, args.hedge_after,
         args.store,
         CaptureOptions(share=args.capture, content=not args.no_content,
-                       ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small, remotes)
+                       ttl_s=None if args.keep_days is None else args.keep_days * DAY_S), args.prices, small,
+        remotes or {})
 
 
 def _named_urls(words: Sequence[str]) -> Mapping[str, str]:

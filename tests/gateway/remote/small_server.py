@@ -87,7 +87,7 @@ class SmallServer:
     shape: Shape
     says: Says
     chats: list[Body] = field(default_factory=list)  # that are no probe's
-    next: Behaviour | None = None  # the next chat that is no probe's is answered so
+    fault: Behaviour | None = None  # chats that are no probe's are answered so
 
     @property
     def url(self) -> str:
@@ -109,8 +109,7 @@ class SmallServer:
             await answer(self.body(peer.received.json))(peer)
         else:
             self.chats.append(peer.received.json)
-            behaviour, self.next = self.next or self.chat, None
-            await behaviour(peer)
+            await (self.fault or self.chat)(peer)
 
     async def chat(self, peer: Peer) -> None:
         fields = peer.received.json

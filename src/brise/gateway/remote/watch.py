@@ -173,10 +173,12 @@ class RemoteWatch:
 
     def _matching(self, book: Sequence[SeenModel], identity: EngineIdentity, found: Probe
                   ) -> tuple[SeenModel | None, str]:
-        """The line that this is, the oldest one first, as every gateway finds it; or why it is not the newest."""
-        reasons = [seen.why_not(identity, found) for seen in book]
-        known = next((seen for seen, why in zip(book, reasons, strict=True) if why is None), None)
-        return known, (reasons[-1] or "" if reasons else "it was not seen before")
+        """The line that this is, the oldest one first, as every gateway finds it; or why it is not the one that was
+        known last."""
+        known = next((seen for seen in book if seen.why_not(identity, found) is None), None)
+        last = self._last.seen if self._last is not None else book[-1] if book else None
+        why = None if known is not None or last is None else last.why_not(identity, found)
+        return known, why or "it was not seen before"
 
     async def _probed(self, model: str) -> Probe:
         """A probe with log-probabilities, or without if the server gives none."""
