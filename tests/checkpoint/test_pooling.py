@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from brise.checkpoint.matryoshka import Matryoshka, folder_matryoshka
 from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.pooling import folder_pooling, gguf_pooling
 from brise.checkpoint.read_original import open_original
-from brise.errors import BriseError, UnsupportedError
+from brise.errors import BriseError, CheckpointError, UnsupportedError
 from brise.hub.pull import Puller, pull
 from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
@@ -60,6 +61,28 @@ def test_what_brise_does_not_do_is_refused_by_name(tmp_path: Path, config: objec
                                                    message: str) -> None:
     with pytest.raises(BriseError, match=message):
         folder_pooling(write(tmp_path, config, modules))
+
+
+@pytest.mark.parametrize(("config", "sentences", "shorter"), [
+    ({}, None, None), ({"matryoshka_dimensions": [32, 16]}, {}, Matryoshka((16, 32))),
+    ({"is_matryoshka": True}, None, Matryoshka()), ({}, {"truncate_dim": 16, "matryoshka_dims": [8]},
+                                                    Matryoshka((8,), 16)), ({"is_matryoshka": False}, None, None)])
+def test_a_folder_says_which_shorter_vectors_there_are(tmp_path: Path, config: object, sentences: object,
+                                                       shorter: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if sentences is not None:
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(sentences))
+    assert folder_matryoshka(tmp_path, 48) == shorter
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"matryoshka_dims": [64]}, "matryoshka_dims is 64, allowed is whole numbers of 1 to 48"),
+    ({"matryoshka_dimensions": 5}, "matryoshka_dimensions is 5, allowed is a list"),
+    ({"truncate_dim": 0}, "truncate_dim is 0")])
+def test_lengths_that_no_vector_has_are_refused(tmp_path: Path, config: object, message: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        folder_matryoshka(tmp_path, 48)
 
 
 def test_the_numbers_of_gguf() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import openai
 import pytest
 from pydantic import BaseModel
 
+from brise.checkpoint.matryoshka import Matryoshka
 from tests.engine.stub import stub_model
 from tests.serve.live import Live, live
 
@@ -230,6 +233,24 @@ def test_embeddings_of_a_model_that_makes_them() -> None:
         assert (len(packed.data[1].embedding), packed.usage.prompt_tokens) == (8, 5)
         with pytest.raises(openai.BadRequestError, match="'dimensions' is 7, the model has 8"):
             client.embeddings.create(model="stub", input="hi", dimensions=7)
+
+
+@pytest.mark.parametrize(("shorter", "allowed", "refused"), [
+    (Matryoshka((2, 4)), (2, 4, 8), ((3, "allowed are also 2, 4"), (9, "the model has 8"))),
+    (Matryoshka(usual=4), (1, 4, 8), ((9, "allowed are 1 to 8"),)), (None, (8,), ((4, "not trained for shorter"),))])
+def test_shorter_vectors_of_a_model_that_was_trained_for_them(
+        shorter: Matryoshka | None, allowed: tuple[int, ...], refused: tuple[tuple[int, str], ...]) -> None:
+    model = replace(stub_model(pooling="mean"), matryoshka=shorter)
+    with live(model) as server, server.client() as client:
+        whole = np.array(client.embeddings.create(model="stub", input="hi", dimensions=8).data[0].embedding)
+        for size in allowed:
+            vector = client.embeddings.create(model="stub", input="hi", dimensions=size, user="u").data[0].embedding
+            assert vector == pytest.approx(whole[:size] / np.linalg.norm(whole[:size]))
+        usual = client.embeddings.create(model="stub", input=["a", "b"], encoding_format="float").data[1].embedding
+        assert len(usual) == (shorter.usual if shorter is not None and shorter.usual else 8)
+        for size, message in refused:
+            with pytest.raises(openai.BadRequestError, match=f"'dimensions' is {size}, .*{message}"):
+                client.embeddings.create(model="stub", input="hi", dimensions=size)
 
 
 def test_unknown_model(client: openai.OpenAI) -> None:

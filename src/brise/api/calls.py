@@ -11,6 +11,8 @@ from brise.api.answers import Growing, Score
 from brise.api.options import ChatOptions, Messages, SamplingOptions
 from brise.api.schemas import no_value, reader
 from brise.engine.answer_collector import AnswerCollector
+from brise.engine.embedding import shortened
+from brise.engine.embedding import vector_size as vector_size
 from brise.engine.engine_thread import EngineThread
 from brise.engine.model import LoadedModel
 from brise.engine.request import Delta, Request
@@ -84,13 +86,14 @@ def texts_to_embed(model: LoadedModel, texts: str | Sequence[str]) -> list[list[
     return [text_to_embed(text, model.tokenizer) for text in listed]
 
 
-def stacked(vectors: Sequence[NDArray[np.float32]], texts: str | Sequence[str], width: int) -> NDArray[np.float32]:
-    """The vectors as rows, or the only one by itself."""
+def stacked(vectors: Sequence[NDArray[np.float32]], texts: str | Sequence[str], size: int) -> NDArray[np.float32]:
+    """The vectors, cut to `size`, as rows, or the only one by itself."""
     import numpy as np  # noqa: PLC0415 - see above
 
+    vectors = shortened(vectors, size)
     if isinstance(texts, str):
         return np.asarray(vectors[0], np.float32)
-    return np.asarray(vectors, np.float32).reshape(len(vectors), width)
+    return np.asarray(vectors, np.float32).reshape(len(vectors), size)
 
 
 class _PlainText:

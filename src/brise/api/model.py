@@ -109,14 +109,15 @@ class Model:
             with Stream(worker.generate(request), growing) as stream:
                 return stream.read()
 
-    def embed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:
         """Vectors of length 1: float32 (texts, width), or (width,) for one text. Their products are cosines.
 
-        UnsupportedError if the model was not made for it.
+        With `dimensions` their first numbers only, if the model was trained for that. UnsupportedError if the model was
+        not made for vectors.
         """
         with self._open() as worker:
-            vectors = worker.embed(calls.texts_to_embed(worker.model, texts))
-            return calls.stacked(vectors, texts, worker.model.config.width)
+            size = calls.vector_size(worker.model, dimensions)
+            return calls.stacked(worker.embed(calls.texts_to_embed(worker.model, texts)), texts, size)
 
     def score(self, text: str, *, given: str = "", top: int = 0, adapter: str | Path | None = None) -> Score:
         """How likely the model finds a text, behind the text `given`; with the `top` likeliest tokens at each place."""
@@ -172,11 +173,12 @@ class Model:
         async with AsyncStream(self._deltas(call)) as stream:
             return await stream.read()
 
-    async def aembed(self, texts: str | Sequence[str]) -> NDArray[np.float32]:
+    async def aembed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> NDArray[np.float32]:
         """See `embed`."""
         with self._open() as worker:
             tokens = await asyncio.to_thread(calls.texts_to_embed, worker.model, texts)
-            return calls.stacked(await worker.aembed(tokens), texts, worker.model.config.width)
+            size = calls.vector_size(worker.model, dimensions)
+            return calls.stacked(await worker.aembed(tokens), texts, size)
 
     async def ascore(self, text: str, *, given: str = "", top: int = 0, adapter: str | Path | None = None) -> Score:
         """See `score`."""

@@ -88,7 +88,7 @@ _HF_NOTES = frozenset("""
     keys_to_ignore_at_inference attn_implementation cross_attention_hidden_size use_flash_attn residual_in_fp32
     attention_softmax_in_fp32 scale_attention_softmax_in_fp32 neftune_noise_alpha classifier_dropout hidden_dropout
     resid_pdrop embd_pdrop attn_pdrop transformers.js_config model_max_length quantization_config n_positions n_ctx
-    max_seq_len max_seq_length seq_length
+    max_seq_len max_seq_length seq_length is_matryoshka matryoshka_dimensions matryoshka_dims
     """.split())
 _NOTE_PREFIXES = ("_", "unsloth_")
 _HF = KeyTable(_HF_NEUTRAL, _HF_NOTES, _NOTE_PREFIXES, changes_numbers)

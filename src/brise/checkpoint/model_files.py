@@ -19,7 +19,7 @@ COMPANIONS = (
     "tekken.json", "tokenizer.json", "tokenizer.model*", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json",
     "chat_template.jinja", "chat_template.json", "SYSTEM_PROMPT.txt", "preprocessor_config.json",
-    "processor_config.json", "modules.json", "LICENSE*")
+    "processor_config.json", "modules.json", "config_sentence_transformers.json", "LICENSE*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 

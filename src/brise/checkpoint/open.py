@@ -12,6 +12,7 @@ from brise.checkpoint.generation import Generation, folder_generation, gguf_gene
 from brise.checkpoint.gguf.file import open_gguf, open_model_file
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
+from brise.checkpoint.matryoshka import Matryoshka, folder_matryoshka
 from brise.checkpoint.model_files import ModelFiles, find_layout
 from brise.checkpoint.pooling import Pooling, folder_pooling, gguf_pooling
 from brise.checkpoint.read_decoder import Description
@@ -63,6 +64,9 @@ class Checkpoint(Protocol):
     @property
     def pooling(self) -> Pooling | None:
         """How the model makes a vector of a text; None where it makes no embeddings."""
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        """Which shorter vectors the model was trained for; None where there are none."""
     @property
     def vision(self) -> Vision | None:
         """The vision encoder, if the model has one."""
@@ -138,6 +142,10 @@ class _Gguf:
         return gguf_pooling(self.metadata)
 
     @property
+    def matryoshka(self) -> None:
+        """No key of the format names it."""
+
+    @property
     def generation(self) -> Generation:
         return gguf_generation(self.metadata)
 
@@ -183,6 +191,10 @@ class _Safetensors:
     @property
     def pooling(self) -> Pooling | None:
         return folder_pooling(self.folder)
+
+    @property
+    def matryoshka(self) -> Matryoshka | None:
+        return folder_matryoshka(self.folder, self.config.width)
 
     @property
     def generation(self) -> Generation:

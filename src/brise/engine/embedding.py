@@ -9,9 +9,11 @@ import numpy as np
 
 from brise.checkpoint.pooling import Pooling
 from brise.engine import batching
+from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages
 from brise.engine.scheduler import Chunk
 from brise.engine.sequence import Sequence
+from brise.errors import RequestError
 from brise.models.ops import Cache, Runner
 from brise.models.weights import Array
 
@@ -59,6 +61,23 @@ def group_pages(texts: Seq[Seq[int]], page_size: int) -> int:
 def num_pages(num_tokens: int, page_size: int) -> int:
     """The number of pages that hold `num_tokens` tokens."""
     return -(-num_tokens // page_size)
+
+
+def vector_size(model: LoadedModel, wanted: int | None) -> int:
+    """How long vectors are: as asked for, where the model was trained for that, or as usual for the model."""
+    width, shorter = model.config.width, model.matryoshka
+    if wanted is None:
+        return width if shorter is None else shorter.usual or width
+    if wanted == width or wanted < width and shorter is not None and shorter.allows(wanted):
+        return wanted
+    sizes = "it was not trained for shorter vectors" if shorter is None else (
+        f"allowed are also {', '.join(map(str, shorter.sizes))}" if shorter.sizes else f"allowed are 1 to {width}")
+    raise RequestError(f"'dimensions' is {wanted}, the model has {width}: {sizes}", param="dimensions")
+
+
+def shortened(vectors: Seq[Array], size: int) -> list[Array]:
+    """The first numbers of each vector, again of length 1."""
+    return [vector if len(vector) == size else _unit(vector[:size].astype(np.float64)) for vector in vectors]
 
 
 def _steps(sequences: Seq[Sequence], pooling: Pooling, max_tokens: int) -> Iterator[list[Chunk]]:

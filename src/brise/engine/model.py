@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from brise.backends import BackendName, num_cores, open_backend
 from brise.checkpoint.generation import Generation
+from brise.checkpoint.matryoshka import Matryoshka
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.pooling import Pooling
 from brise.checkpoint.requantize import requantized, requantized_vision
@@ -48,6 +49,7 @@ class LoadedModel:
     requantized: str | None = None  # the format that matrices were quantized to while they were read
     generation: Generation = Generation()  # how its makers want it sampled
     weight_format: str | None = None  # of most of the numbers in its matrices
+    matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
@@ -89,7 +91,8 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
         experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
-                       weights, checkpoint.generation, weight_format)
+                       weights, checkpoint.generation, weight_format,
+                       None if pooling is None else checkpoint.matryoshka)
 
 
 def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:

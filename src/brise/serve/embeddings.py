@@ -11,6 +11,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from brise.engine.embedding import shortened, vector_size
 from brise.engine.model import LoadedModel
 from brise.engine.validate import check_tokens
 from brise.errors import ContextLengthError, RequestError
@@ -47,9 +48,10 @@ async def embedded(served: ModelHandle, embedding: EmbeddingRequest, request: Re
     """The vectors of the inputs."""
     _check(embedding, served)
     worker = served.worker
+    size = vector_size(worker.model, embedding.dimensions)
     prompts = await asyncio.to_thread(_tokens, embedding, worker.model, worker.max_context)
     request.scope["brise.stats"].prompt_tokens = sum(map(len, prompts))
-    return await unless_gone(request.receive, worker.aembed(prompts))
+    return shortened(await unless_gone(request.receive, worker.aembed(prompts)), size)
 
 
 def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
@@ -60,9 +62,6 @@ def _check(embedding: EmbeddingRequest, served: ModelHandle) -> None:
     if model.pooling is None:
         raise RequestError(f"the model {embedding.model!r} makes no embeddings: its file names no pooling",
                            param="model", code="model_not_embedding", hint="serve an embedding model")
-    if embedding.dimensions not in (None, model.config.width):
-        raise RequestError(f"'dimensions' is {embedding.dimensions}, the model has {model.config.width}",
-                           param="dimensions")
 
 
 def _tokens(embedding: EmbeddingRequest, model: LoadedModel, max_context: int) -> list[list[int]]:
