@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.checkpoint.make_gguf import write_tiny
 from tests.serve.live import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +108,48 @@ def test_a_server_with_nothing_to_do_stops_at_once() -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.finish() == 0
     assert not any("Traceback" in line for line in server.lines), server.lines
+
+
+LOST = re.compile("leak|resource_tracker|semaphore|destroyed|unclosed|never awaited|Warning|Traceback", re.IGNORECASE)
+IN_A_PROGRAM = """
+import asyncio, sys
+import brise, httpx
+
+async def main(path, store):
+    model = brise.load(path, threads=1)
+    async with (brise.serve({"tiny": model}, port=0) as server,
+                brise.gateway(upstream="http://127.0.0.1:9/v1", small={"tiny": model}, store=store, port=0) as other,
+                httpx.AsyncClient(trust_env=False, timeout=20) as client):
+        for url, name in ((server.url, "tiny"), (other.url, "tiny"), (other.url, "gone")):
+            await client.post(f"{url}/chat/completions", json={
+                "model": name, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_gateway_that_ends_leaves_nothing_behind_and_says_nothing(
+        tmp_path: Path, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path / "home"))
+    tiny = write_tiny(tmp_path / "tiny.gguf", "llama")
+    command = [sys.executable, "-X", "dev", "-W", "default", "-m", "brise", "serve", f"tiny={tiny}", "--port", "0",
+               "--upstream", "http://127.0.0.1:9/v1", "--fallback", "tiny", "--retries", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+/v1$", line)))
+        for name in ("tiny", "gone"):  # a model with a template's process, and an answer of the fallback
+            answer = client.post(f"{url}/chat/completions", json={
+                "model": name, "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]})
+            assert answer.status_code == 200
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(20) == 0
+    assert LOST.findall(rest) == [], rest
+
+
+def test_servers_in_a_program_that_ends_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRISE_HOME", str(tmp_path / "home"))
+    tiny = write_tiny(tmp_path / "tiny.gguf", "llama")
+    done = subprocess.run([sys.executable, "-X", "dev", "-W", "default", "-c", IN_A_PROGRAM, str(tiny),
+                           str(tmp_path / "traffic.sqlite")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and LOST.findall(done.stderr) == [], done.stderr

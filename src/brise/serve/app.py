@@ -72,7 +72,10 @@ def run_server(models: Mapping[str, EngineThread], settings: ServeSettings, log:
     with bound or bind(settings) as listener:
         with _port_errors(settings):
             listener.listen(BACKLOG)
-        asyncio.run(_serve(serving, listener))
+        try:
+            asyncio.run(_serve(serving, listener))
+        finally:
+            gc.unfreeze()  # else the models would be left at the end, and their library would list each weight as lost
     for worker in models.values():
         worker.shutdown(drain=False)
     return 0
