@@ -58,7 +58,7 @@ def test_of_the_absolute_form_the_path_is_taken(paid: Rig) -> None:
     ("GET", "/v1/files"), ("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/models/big"),
     ("POST", "/v1/fine_tuning/jobs"), ("PUT", "/v1/models"),
     ("GET", "/admin/keys"), ("POST", "/api/v1/chat/completions"), ("GET", "/v1/chat/completions"),
-    ("POST", "/v1/audio/speech"), ("GET", "/"), ("POST", "/v1/chat/completions/x")])
+    ("POST", "/v1/audio/speech"), ("GET", "/x"), ("PUT", "/"), ("POST", "/v1/chat/completions/x")])
 def test_the_gateways_own_key_pays_for_listed_paths_only(paid: Rig, method: str, target: str) -> None:
     answered = send(paid.live.url, target, BODY, JSON, method)
     error = json.loads(answered.body)["error"]

@@ -15,6 +15,8 @@ import ollama
 import pydantic
 import pytest
 
+from brise.errors import QueueFullError
+from brise.serve.error_response import respond
 from brise.serve.serving import ServeSettings
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens
@@ -291,6 +293,19 @@ def test_an_image() -> None:
         assert client.show("stub").capabilities == ["completion", "tools", "vision"]
         with pytest.raises(ollama.ResponseError, match="not base64"):
             client.generate("stub", "hi", images=["!"])
+
+
+def test_a_model_without_a_known_digest_has_an_id(tmp_path: Path) -> None:
+    (tmp_path / "own.gguf").write_bytes(b"1234")
+    with live(replace(stub_model("yes"), path=tmp_path / "own.gguf", digest=None)) as own, connected(own) as client:
+        card = client.list().models[0]
+        assert len(card.digest or "") == 64 and card.size == 4 and card.digest == client.list().models[0].digest
+
+
+def test_a_refusal_keeps_its_headers() -> None:
+    refused = respond(QueueFullError(5, 4), "/api/chat")
+    assert refused.status_code == 429 and refused.headers["retry-after"]
+    assert "4" in json.loads(bytes(refused.body))["error"]
 
 
 def test_a_strict_server_with_keys(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def test_messages_that_make_no_sense_are_refused(messages: list[Any]) -> None:
 
 
 def test_images_come_before_the_text() -> None:
-    message, = chat({**HI, "images": ["aGk=", "data:image/png;base64,aGk="]}).chat.messages
-    assert message.content == (Image("messages[0].images[0]", "data:image/any;base64,aGk="),
+    message, = chat({**HI, "images": ["aGk=\n", "data:image/png;base64,aGk="]}).chat.messages
+    assert message.content == (Image("messages[0].images[0]", "data:image/any;base64,aGk=\n"),
                                Image("messages[0].images[1]", "data:image/png;base64,aGk="), TextPart("hi"))
 
 

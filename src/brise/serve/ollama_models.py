@@ -18,6 +18,7 @@ from brise.checkpoint.model_files import find_layout
 from brise.dialects import ollama
 from brise.engine.model import LoadedModel
 from brise.errors import BriseError, RequestError
+from brise.files.digests import text_digest
 from brise.models.families import FAMILIES
 from brise.models.weights import Weight, place
 from brise.serve.generation import Entry
@@ -95,10 +96,13 @@ def _card(serving: ServerState, name: str) -> Entry:
     model = served.worker.model
     num_bytes, modified_s = _file_facts(model.path)
     adapter = next((info for info in served.worker.adapters if info.name == served.adapter), None)
+    digest = model.digest if adapter is None else adapter.digest
     return {
         "name": ollama.tagged(name), "model": ollama.tagged(name),
         "modified_at": ollama.timestamp(serving.created if modified_s is None else modified_s), "size": num_bytes,
-        "digest": (model.digest if adapter is None else adapter.digest) or "", "details": _details(serving, served)}
+        # Clients cut it to twelve letters, so there is always one: of these facts where nobody has read the whole file.
+        "digest": digest or text_digest(f"{model.path.name} {num_bytes} {modified_s}"),
+        "details": _details(serving, served)}
 
 
 def _details(serving: ServerState, served: ModelHandle) -> Entry:

@@ -253,8 +253,7 @@ def _images(fields: RequestFields) -> list[Part]:
         place = f"images[{index}]"
         if not isinstance(value, str):
             raise fields.error(place, "must be a string: an image in base64")
-        data = "".join(value.split())
-        images.append(Image(fields.path(place), data if data[:5] == "data:" else f"data:image/any;base64,{data}"))
+        images.append(Image(fields.path(place), value if value[:5] == "data:" else f"data:image/any;base64,{value}"))
     return images
 
 

@@ -94,7 +94,7 @@ def from_data_url(url: str, name: str) -> bytes:
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise _wrong(name, f"is {head[:64]!r}..., allowed is data:image/TYPE;base64,DATA")
     try:
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode("".join(body.split()), validate=True)  # base64 of mails has lines
     except (binascii.Error, ValueError) as error:
         raise _wrong(name, f"is not base64: {error}") from None
 
