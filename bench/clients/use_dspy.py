@@ -11,7 +11,6 @@ import litellm
 from cells import KEY, MODEL, PLACES, QUESTION, TOO_LONG, URL, WEATHER, MissingError, raises, run, same_at_once
 from dspy.utils.exceptions import ContextWindowExceededError
 
-
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "The weather of a city",
                                            "parameters": WEATHER}}]
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER, "strict": True}}

@@ -39,7 +39,7 @@ class Cells:
 
     def stream(self) -> str:
         parts = list(self.create(stream=True))
-        assert len(parts) > 1 and parts[-1].place in PLACES
+        assert parts and parts[-1].place in PLACES  # a call may come in one piece
         return f"{len(parts)} pieces"
 
     def tools(self) -> str:

@@ -43,7 +43,8 @@ pathlib.Path(os.environ["LLM_USER_PATH"], "extra-openai-models.yaml").write_text
 
 
 def ask(question: str = QUESTION, name: str = "here", key: str = KEY, **more: Any) -> Any:
-    return llm.get_model(name).prompt(question, key=key, **{"temperature": 0, "max_tokens": 30, "stream": False, **more})
+    settings = {"temperature": 0, "max_tokens": 30, "stream": False, **more}
+    return llm.get_model(name).prompt(question, key=key, **settings)
 
 
 def chat() -> str:

@@ -30,6 +30,13 @@ def test_a_conversation_has_the_tokens_that_its_answer_counts(server: Live) -> N
     assert count == server.chat("hi").json()["usage"]["prompt_tokens"]
 
 
+def test_what_lm_eval_asks_before_it_scores_texts_by_the_server(server: Live) -> None:
+    info = server.get("/tokenizer_info").json()
+    assert (info["eos_token"], info["model_max_length"]) == ("<|endoftext|>", 4096)
+    assert "messages" in info["chat_template"]
+    assert server.get("/tokenizer_info?model=x").status_code == 404
+
+
 @pytest.mark.parametrize(("path", "body", "place"), [
     ("/tokenize", {}, "content"), ("/tokenize", {"prompt": 5}, "prompt"), ("/detokenize", {}, "tokens"),
     ("/detokenize", {"tokens": [-1]}, "tokens"), ("/detokenize", {"tokens": [10**6]}, "tokens"),

@@ -103,6 +103,7 @@ def create_app(serving: ServerState) -> Starlette:
             Route("/v1/responses/{id}", partial(responses.stored, serving), methods=["GET", "DELETE"]),
             Route("/tokenize", partial(tokenize.tokenize, serving), methods=["POST"]),
             Route("/detokenize", partial(tokenize.detokenize, serving), methods=["POST"]),
+            Route("/tokenizer_info", partial(tokenize.tokenizer_info, serving), methods=["GET"]),
             Route("/v1/models", partial(models_and_metrics.models, serving), methods=["GET"]),
             Route("/v1/models/", partial(models_and_metrics.models, serving), methods=["GET"]),
             Route("/v1/models/{name:path}", partial(models_and_metrics.model, serving), methods=["GET"]),

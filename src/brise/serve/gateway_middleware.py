@@ -193,7 +193,7 @@ class GatewayMiddleware:
 
 def _has_route(client: ClientRequest) -> bool:
     """Whether this server's routes answer such a request for one of its models."""
-    is_shown = client.method in ("GET", "HEAD") and client.path == f"/v1/models/{client.model}"
+    is_shown = client.method in ("GET", "HEAD") and client.path in (f"/v1/models/{client.model}", "/tokenizer_info")
     is_read = client.dialect.is_served and client.fields is not None
     return is_shown or is_read or client.method == "POST" and client.path in COUNTING_PATHS
 

@@ -1,4 +1,5 @@
-"""`POST /tokenize` and `/detokenize`: text or a conversation as tokens, and back, as vLLM and llama-server do it."""
+"""`POST /tokenize` and `/detokenize`: text or a conversation as tokens, and back, as vLLM and llama-server do it;
+`GET /tokenizer_info`, as vLLM has it."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from typing import cast
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from brise.errors import RequestError
 from brise.serve.body import read_json
 from brise.serve.openai_chat import parse_chat
 from brise.serve.prompts import chat_job, prompt_tokens
 from brise.serve.serving import ModelHandle, ServerState
+from brise.text.chat import ChatTemplate
 from brise.text.fields import Ignored, RequestFields
 from brise.text.json_text import Json
 
@@ -55,13 +58,29 @@ async def detokenize(serving: ServerState, request: Request) -> Response:
     return JSONResponse({"prompt": text, "content": text})
 
 
+def tokenizer_info(serving: ServerState, request: Request) -> Response:
+    """The special tokens' names and the chat template, for clients that have no tokenizer of their own."""
+    served = serving.find(_only_model(serving, request.query_params.get("model")))
+    model, tokenizer = served.worker.model, served.worker.model.tokenizer
+    names = {name: None if token is None else tokenizer.decode([token], show_control=True)
+             for name, token in (("bos_token", tokenizer.bos_id), ("eos_token", tokenizer.eos_id))}
+    template = model.chat.source if isinstance(model.chat, ChatTemplate) else None
+    return JSONResponse({**names, "pad_token": None, "add_bos_token": tokenizer.add_bos, "chat_template": template,
+                         "model_max_length": served.worker.max_context})
+
+
 async def _read(serving: ServerState, request: Request) -> tuple[RequestFields, ModelHandle]:
     """The fields, and the model: the only one where none is named."""
     settings = serving.settings
     body = await read_json(request, settings.max_body_bytes, settings.body_timeout_s)
     fields = RequestFields(body, ignored=None if settings.strict else Ignored())
-    name = fields.text("model") or (next(iter(serving.models)) if len(serving.models) == 1 else None)
-    if name is None:
-        raise fields.missing("model")
+    name = _only_model(serving, fields.text("model"))
     request.scope["brise.stats"].model = name
     return fields, serving.find(name)
+
+
+def _only_model(serving: ServerState, name: str | None) -> str:
+    """The name, or the only model's where none is given."""
+    if not name and len(serving.models) != 1:
+        raise RequestError("'model' is missing", param="model", code="missing_required_parameter")
+    return name or next(iter(serving.models))
