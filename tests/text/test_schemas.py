@@ -13,6 +13,7 @@ from brise.engine.grammar import Grammars
 from brise.errors import RequestError
 from brise.text.inputs import Grammar
 from brise.text.schema_check import violations
+from brise.text.schema_references import check_levels
 from brise.text.schemas import enforceable
 from tests.engine.stub import VOCAB_SIZE, byte_tokenizer
 from tests.text import pydantic_types
@@ -169,3 +170,31 @@ def test_the_check_of_an_answer_ends() -> None:
     endless = {"anyOf": [{"$ref": "#"}, {"$ref": "#"}], "uniqueItems": True}
     cut = enforceable(of({"uniqueItems": True}), "p").left_out
     assert violations([1], endless, cut) == ["the answer was too long to check"]
+
+
+@pytest.mark.parametrize("part", [
+    {"properties": {f"p{i}": {} for i in range(1500)}}, {"required": [f"p{i}" for i in range(1500)]},
+    {"patternProperties": {f"^p{i}$": {} for i in range(500)}}])
+def test_very_many_names_are_left_out_because_the_engine_takes_too_long(part: dict[str, object]) -> None:
+    cut = enforceable(of({"type": "object", **part}), "p")
+    assert [str(each) for each in cut.left_out] == [f"properties.a.{next(iter(part))}"]
+
+
+def chain(length: int, *, ends: bool = True) -> dict[str, object]:
+    """Definitions of which each refers to the next one, and the last to nothing or to the first."""
+    links = {f"d{i}": of({"$ref": f"#/$defs/d{(i + 1) % length}"}) for i in range(length)}
+    return {**of({"$ref": "#/$defs/d0"}), "$defs": {**links, **({f"d{length - 1}": of({})} if ends else {})}}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_references_that_would_overflow_the_stack_of_the_engine_are_refused(ends: bool) -> None:
+    assert enforceable(chain(100, ends=ends), "p").left_out == ()
+    with pytest.raises(RequestError, match="p is too deep: its references lead over 1000 levels down"):
+        enforceable(chain(2000, ends=ends), "p")
+
+
+def test_many_definitions_beside_one_another_are_not_deep() -> None:
+    flat = {f"d{i}": of({"$ref": "#/$defs/last"}) for i in range(900)}
+    schema = {"type": "object", "$defs": {**flat, "last": {"type": "string"}},
+              "properties": {f"p{i}": {"$ref": f"#/$defs/d{i}"} for i in range(900)}}
+    check_levels(schema, "p")

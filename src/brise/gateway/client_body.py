@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from brise.dialects.bodies import Body
 from brise.dialects.bodies import text as text_of
 from brise.errors import RequestError
+from brise.files import long_json
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 FIELD, FIELDS = "model", ("model", "models")  # the second is OpenRouter's, for models to fall back on
@@ -34,7 +35,6 @@ _OBJECT = re.compile(rb"\s*\{")
 _END = b'model"'  # of the field's name, whatever stands before it
 _STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 _OBJECT = re.compile(rb"\s*\{")
 _END = b'model"'  # of the field's name, whatever stands before it
 _STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
@@ -112,8 +112,8 @@ def read(body: bytes) -> ReadBody:
         usual = _of_usual(body)
         if usual is not None:
             return usual
-        text = body.decode("utf-8", "surrogatepass")
-        members = [*_members(text)]
+        text = long_json.decoded(body, "surrogatepass")
+        members = [*_members(text, long_json.decoder(long_json.is_long(body)))]
     except (ValueError, RecursionError):
         guessed, of_form = _guessed(body)
         if len(of_form) != 1:
@@ -197,7 +197,7 @@ def _of_usual(body: bytes) -> ReadBody | None:
     lowered = body.lower()
     if b"\\u" in lowered or lowered.count(_END) != 1:
         return None
-    fields = json.loads(body.decode("utf-8", "surrogatepass"))
+    fields = long_json.decoder(long_json.is_long(body)).decode(long_json.decoded(body, "surrogatepass"))
     if not isinstance(fields, dict) or not isinstance(model := fields.get(FIELD), str):
         return None
     value = _STRING.match(body, lowered.index(_END) + len(_END))
@@ -218,7 +218,7 @@ def _text(body: bytes, charset: str | None) -> str | None:
     return None
 
 
-def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
+def _members(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, Any, int, int]]:
     """The members of a JSON object: name, value, and where the value stands. ValueError if it is none."""
     at = _skip(text, 0)
     if text[at:at + 1] != "{":
@@ -228,12 +228,12 @@ def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
         at += 1
     else:
         while True:
-            name, at = _DECODER.raw_decode(text, at)
+            name, at = decoder.raw_decode(text, at)
             at = _skip(text, at)
             if not isinstance(name, str) or text[at:at + 1] != ":":
                 raise ValueError("no member")
             begin = _skip(text, at + 1)
-            value, end = _DECODER.raw_decode(text, begin)
+            value, end = decoder.raw_decode(text, begin)
             yield name, value, begin, end
             at = _skip(text, end)
             if text[at:at + 1] == "}":

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from brise.engine.adapters import AdapterExistsError, AdapterInfo, AdapterNotFoundError
 from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, StoreError
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.error_response import UnavailableError
 from brise.serve.serving import ServerState
 from brise.text.fields import RequestFields
@@ -53,7 +53,7 @@ async def adapters(serving: ServerState, request: Request) -> Response:
 async def _add(serving: ServerState, request: Request) -> Response:
     """Loads an adapter; running requests continue."""
     settings = serving.settings
-    requested = parse_adapter(await read_json(request, settings.max_body_bytes, settings.body_timeout_s))
+    requested = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s, parse_adapter)
     model, worker = _base(serving, requested)
     async with serving.adapters_change:
         if serving.is_taken(requested.name):

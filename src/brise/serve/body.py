@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from brise.errors import RequestError
+from brise.files import long_json
 from brise.gateway import client_body
 from brise.text.json_text import Json, parse_json
+
+T = TypeVar("T")
 
 
 class BodyTooLargeError(RequestError):
@@ -36,12 +39,24 @@ class MediaTypeError(RequestError):
 async def read_json(request: Request, max_bytes: int, timeout_s: float, *, is_declared: bool = True) -> Json:
     """The JSON in the body of a request. RequestError if there is anything wrong with it, or with its type, unless
     it need not be declared as JSON."""
+    return await read_parsed(request, max_bytes, timeout_s, lambda value: value, is_declared=is_declared)
+
+
+async def read_parsed(request: Request, max_bytes: int, timeout_s: float, parse: Callable[[Json], T], *,
+                      is_declared: bool = True) -> T:
+    """What `parse` makes of the JSON in the body of a request; see `read_json`.
+
+    A body that takes long to read is parsed in a thread, so that the other clients need not wait for it.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if is_declared and media_type != "application/json":
         # Web pages may send other types to any address without a CORS preflight, but not JSON.
         raise MediaTypeError(f"the content type is {media_type!r}, it must be 'application/json'",
                              code="unsupported_media_type", hint="curl -H 'Content-Type: application/json'")
-    return parse_json(await _decoded(request, await read_bytes(request, max_bytes, timeout_s), max_bytes))
+    body = await _decoded(request, await read_bytes(request, max_bytes, timeout_s), max_bytes)
+    if long_json.is_long(body):
+        return await asyncio.to_thread(lambda: parse(parse_json(body)))
+    return parse(parse_json(body))
 
 
 async def _decoded(request: Request, body: bytes, max_bytes: int) -> bytes:

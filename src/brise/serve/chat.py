@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from brise.engine.answer_collector import CollectedCall
 from brise.engine.request import Delta
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask, logprob_entries
 from brise.serve.ignored import ignored_header, report
 from brise.serve.images import fetch_images
@@ -34,7 +34,8 @@ async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` next messages for a conversation."""
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
-    chat = parse_chat(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
+    chat = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
+                             lambda body: parse_chat(body, ignored))
     responder, unenforced = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
                                                   allows_urls=settings.allow_image_urls, ignored=ignored)
     headers = ignored_header(ignored, unenforced)

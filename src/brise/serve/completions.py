@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from brise.engine.request import Delta, TokenLogprob
 from brise.engine.request import Request as EngineRequest
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.generation import ChoicesResponder, Entry, Envelope, GenerationTask
 from brise.serve.ignored import ignored_header, report
 from brise.serve.in_flight import RequestStats
@@ -31,7 +31,8 @@ async def complete(serving: ServerState, request: Request) -> Response:
     """The response: `n` answers to each prompt."""
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
-    completion = parse_completion(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
+    completion = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
+                                   lambda body: parse_completion(body, ignored))
     responder = await prepare(serving.find(completion.options.model), completion, request.scope["brise.stats"])
     responder = replace(responder, report=partial(report, ignored))
     headers = ignored_header(ignored)

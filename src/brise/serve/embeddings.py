@@ -16,7 +16,7 @@ from brise.engine.model import LoadedModel
 from brise.engine.validate import check_tokens
 from brise.errors import ContextLengthError, RequestError
 from brise.models.weights import Array
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.ignored import ignored_header
 from brise.serve.openai_completions import Prompt, parse_prompts
 from brise.serve.prompts import text_to_embed
@@ -31,7 +31,8 @@ async def embed(serving: ServerState, request: Request) -> Response:
     """The response: one vector for each input. A model without pooling is refused, because it makes no embeddings."""
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
-    embedding = parse_embedding(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
+    embedding = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
+                                  lambda body: parse_embedding(body, ignored))
     served = serving.find(embedding.model)
     stats = request.scope["brise.stats"]
     stats.model = embedding.model

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from brise.dialects import ollama, table
 from brise.dialects.bodies import Usage
 from brise.errors import RequestError
+from brise.files.long_json import is_long
 from brise.gateway import client_body, request, targets
 from brise.gateway import headers as header_rules
 from brise.gateway.gateway import Gateway
@@ -34,7 +35,6 @@ LOCAL_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/adapte
 COUNTING_PATHS = frozenset({table.COUNT_PATH, "/tokenize", "/detokenize"})  # they answer for models of this server
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 MAX_NOTED = 64  # paths that the log says are only passed on
-SHORT = 256 << 10  # bytes of a body that are read in the event loop; longer ones would hold up the other clients
 JSON_START = 64  # bytes in which JSON begins
 JSON_STARTS = (b"{", b"[", b"\xef", b"\xfe", b"\xff", b"\0")  # of JSON, or of the mark before it
 
@@ -119,7 +119,7 @@ class GatewayMiddleware:
         address = scope["client"][0] if scope.get("client") else ""
         arguments = (scope["method"], scope["path"], target, headers, body, self._gateway.secrets, address,
                      self._gateway.components.id_key)
-        return request.read(*arguments) if len(body) <= SHORT else await asyncio.to_thread(request.read, *arguments)
+        return await asyncio.to_thread(request.read, *arguments) if is_long(body) else request.read(*arguments)
 
     def _is_local(self, client: ClientRequest) -> bool:
         """Whether this server's routes answer. NotServedHereError if they cannot, and nobody else may."""

@@ -5,10 +5,13 @@ It reads the body before the route does, because the limits depend on the model 
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from brise.errors import RequestError
+from brise.files.long_json import is_long
 from brise.gateway import request as client_request
 from brise.serve.body import Replay, read_bytes
 from brise.serve.error_response import respond
@@ -38,6 +41,8 @@ class KeyMiddleware:
     async def _admit(self, caller: KeyCaller, scope: Scope, receive: Receive) -> bytes:
         settings = self._serving.settings
         body = await read_bytes(Request(scope, receive), settings.max_body_bytes, settings.body_timeout_s)
-        request = client_request.read(scope["method"], scope["path"], scope["raw_path"], scope["headers"], body)
+        arguments = (scope["method"], scope["path"], scope["raw_path"], scope["headers"], body)
+        request = (await asyncio.to_thread(client_request.read, *arguments) if is_long(body) else
+                   client_request.read(*arguments))
         await self._admission.admit_read(caller, request, request.model, is_local=True)
         return body

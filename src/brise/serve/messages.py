@@ -18,7 +18,7 @@ from brise.engine.answer_collector import AnswerCollector, CollectedCall
 from brise.engine.request import Delta
 from brise.errors import RequestError
 from brise.serve.anthropic_messages import parse_message
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.error_response import anthropic_body
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.ignored import RequestReport, ignored_header
@@ -41,7 +41,8 @@ async def create(serving: ServerState, request: Request) -> Response:
     """The response: one message."""
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
-    chat = parse_message(await read_json(request, settings.max_body_bytes, settings.body_timeout_s), ignored)
+    chat = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
+                             lambda body: parse_message(body, ignored))
     responder, said = await prepare_checked(serving.find(chat.options.model), chat, request.scope["brise.stats"],
                                             allows_urls=settings.allow_image_urls, ignored=ignored)
     headers = said.headers
@@ -54,8 +55,8 @@ async def count(serving: ServerState, request: Request) -> Response:
     """How many tokens the prompt of a message would have."""
     settings = serving.settings
     ignored = None if settings.strict else Ignored()
-    body = await read_json(request, settings.max_body_bytes, settings.body_timeout_s)
-    chat = parse_message(body, ignored, counts=True)
+    chat = await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s,
+                             lambda body: parse_message(body, ignored, counts=True))
     served = serving.find(chat.options.model)
     request.scope["brise.stats"].model = chat.options.model
     job = await _job(served, chat, allows_urls=settings.allow_image_urls)

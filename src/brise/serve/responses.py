@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from brise.dialects import sse
 from brise.engine.model import LoadedModel
-from brise.serve.body import read_json
+from brise.serve.body import read_parsed
 from brise.serve.generation import Entry, GenerationTask, deltas
 from brise.serve.growing_response import GrowingResponse
 from brise.serve.ignored import RequestReport
@@ -34,9 +34,10 @@ Keep = Callable[[GrowingResponse, int], None]  # takes a complete response, and 
 async def create(serving: ServerState, request: Request) -> Response:
     """The response: one answer. It is stored unless `store` is false."""
     settings, owner = serving.settings, _owner(request)
-    body = await read_json(request, settings.max_body_bytes, settings.body_timeout_s)
     ignored = None if settings.strict else Ignored()
-    parsed = parse_response(body, ignored, earlier=lambda id: serving.stored.get(id, owner).items)
+    parsed = await read_parsed(
+        request, settings.max_body_bytes, settings.body_timeout_s,
+        lambda body: parse_response(body, ignored, earlier=lambda id: serving.stored.get(id, owner).items))
 
     def keep(response: GrowingResponse, num_bytes: int) -> None:
         output = response.output()

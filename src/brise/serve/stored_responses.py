@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from brise.errors import RequestError
 from brise.text.json_text import Json
@@ -39,29 +40,34 @@ class StoredResponses:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
         self._responses = OrderedDict[str, StoredResponse]()
+        self._lock = Lock()  # long bodies are parsed in threads, and look for what they continue
 
     def put(self, id: str, response: StoredResponse) -> None:
         """Keeps a response, unless it alone is larger than all that may be kept."""
         if response.num_bytes > self._max_bytes:
             return
-        self._responses[id] = response
-        self._num_bytes += response.num_bytes
-        while self._num_bytes > self._max_bytes or len(self._responses) > MAX_STORED:
-            _, oldest = self._responses.popitem(last=False)
-            self._num_bytes -= oldest.num_bytes
+        with self._lock:
+            self._responses[id] = response
+            self._num_bytes += response.num_bytes
+            while self._num_bytes > self._max_bytes or len(self._responses) > MAX_STORED:
+                _, oldest = self._responses.popitem(last=False)
+                self._num_bytes -= oldest.num_bytes
 
     def get(self, id: str, owner: str | None) -> StoredResponse:
         """The response, or UnknownResponseError."""
-        response = self._responses.get(id)
-        if response is None or response.owner != owner:
-            raise UnknownResponseError(id)
-        self._responses.move_to_end(id)
-        return response
+        with self._lock:
+            response = self._responses.get(id)
+            if response is None or response.owner != owner:
+                raise UnknownResponseError(id)
+            self._responses.move_to_end(id)
+            return response
 
     def remove(self, id: str, owner: str | None) -> None:
         """Forgets the response, or raises UnknownResponseError."""
-        self._num_bytes -= self.get(id, owner).num_bytes
-        del self._responses[id]
+        response = self.get(id, owner)
+        with self._lock:
+            if self._responses.pop(id, None) is not None:
+                self._num_bytes -= response.num_bytes
 
 
 def memory_size(value: object) -> int:

@@ -26,8 +26,7 @@ async def tokenize(serving: ServerState, request: Request) -> Response:
     text, given = fields.text("prompt"), fields.raw("messages")
     if given is not None:
         body: dict[str, Json] = {"model": "", "messages": given, "tools": fields.raw("tools")}
-        chat = parse_chat(cast(Json, body), Ignored())
-        job = await asyncio.to_thread(chat_job, chat, served.worker.model)
+        job = await asyncio.to_thread(lambda: chat_job(parse_chat(cast(Json, body), Ignored()), served.worker.model))
         ids = list(job.request.prompt)
     else:
         is_prompt = text is not None
@@ -38,9 +37,9 @@ async def tokenize(serving: ServerState, request: Request) -> Response:
         ids = await asyncio.to_thread(encode, text)
     body = {"tokens": cast(Json, ids), "count": len(ids), "max_model_len": served.worker.max_context}
     if fields.flag("return_token_strs"):
-        body["token_strs"] = [tokenizer.token_text(token) for token in ids]
+        body["token_strs"] = await asyncio.to_thread(lambda: [tokenizer.token_text(token) for token in ids])
     fields.done()
-    return JSONResponse(body)
+    return await asyncio.to_thread(JSONResponse, body)
 
 
 async def detokenize(serving: ServerState, request: Request) -> Response:
@@ -50,11 +49,15 @@ async def detokenize(serving: ServerState, request: Request) -> Response:
     values = fields.items("tokens")
     if values is None:
         raise fields.missing("tokens")
-    ids = [value for value in values if type(value) is int and 0 <= value < tokenizer.vocab_size]
-    if len(ids) < len(values):
-        raise fields.error("tokens", f"must be integers of 0 to {tokenizer.vocab_size - 1}")
     fields.done()
-    text = await asyncio.to_thread(lambda: tokenizer.decode(ids, show_control=True))
+
+    def decode() -> str:
+        ids = [value for value in values if type(value) is int and 0 <= value < tokenizer.vocab_size]
+        if len(ids) < len(values):
+            raise fields.error("tokens", f"must be integers of 0 to {tokenizer.vocab_size - 1}")
+        return tokenizer.decode(ids, show_control=True)
+
+    text = await asyncio.to_thread(decode)
     return JSONResponse({"prompt": text, "content": text})
 
 

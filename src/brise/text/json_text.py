@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import NoReturn, TypeAlias
 
 from brise.errors import RequestError
+from brise.files import long_json
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
@@ -26,8 +26,9 @@ def parse_json(body: bytes, name: str = "the body", *, mend: bool = False) -> Js
     With `mend`, for rows that somebody else wrote, a lone surrogate becomes U+FFFD.
     """
     try:
-        value: Json = json.loads(body.removeprefix(codecs.BOM_UTF8).decode(), object_pairs_hook=_object,
-                                 parse_constant=_refuse_constant, parse_float=_finite)
+        decoder = long_json.decoder(long_json.is_long(body), object_pairs_hook=_object,
+                                    parse_constant=_refuse_constant, parse_float=_finite)
+        value: Json = decoder.decode(long_json.decoded(body.removeprefix(codecs.BOM_UTF8)))
     except UnicodeDecodeError as error:
         raise RequestError(f"{name} is not UTF-8: byte {error.start}", code="invalid_json") from None
     except RecursionError:

@@ -15,6 +15,7 @@ from itertools import combinations
 
 from brise.errors import RequestError
 from brise.text.schema_forms import LISTS, NAMED, Schema, modern, resolve, with_parts
+from brise.text.schema_references import check_levels
 
 # The engine has no way to follow them.
 UNENFORCED = ("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "propertyNames",
@@ -33,6 +34,9 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {  # values with which a keyword fo
     "uniqueItems": (False,), "propertyNames": (True, {}, {"type": "string"}), "unevaluatedProperties": (True, {}),
     "unevaluatedItems": (True, {}), "not": (False, {"not": {}}), "minContains": (0,), "dependentRequired": ({},),
     "dependentSchemas": ({},), "dependencies": ({},), "then": (True, {}), "else": (True, {})}
+# The engine's time grows with the square of an object's properties and the cube of its patterns: 0.1 s for so many.
+_MAX_NAMES: Mapping[str, int] = {"properties": 1000, "required": 1000, "patternProperties": 64}
+_OF_PROPERTIES = (*_MAX_NAMES, "additionalProperties")
 _MAX_TRIALS = 200  # compilations of parts, about 0.2 ms each
 
 
@@ -69,8 +73,9 @@ def enforceable(schema: Schema, param: str, *, strict: bool = False) -> Enforcea
         return str(messages[0]) if failed else None
 
     given = modern(schema)
+    check_levels(given, param)
     cutter = _Cutter(given, param, failure)
-    cut = cutter.without_notes(given)
+    cut = cutter.bounded(cutter.without_notes(given), "")
     if failure(cut) is not None:
         cut = cutter.widened(cut, "")
         if cutter.left_out and not strict and (reason := failure(cut)) is not None:
@@ -101,6 +106,16 @@ class _Cutter:
             return schema
         kept = {name: value for name, value in schema.items() if not _is_note(name, value)}
         return with_parts(kept, lambda part, _: self.without_notes(part))
+
+    def bounded(self, schema: object, path: str) -> object:
+        """The schema without the properties of objects that have very many."""
+        if not isinstance(schema, Mapping):
+            return schema
+        if any(isinstance(each := schema.get(name), Mapping | list) and len(each) > most
+               for name, most in _MAX_NAMES.items()):
+            self.left_out += [SchemaKeyword(path, name) for name in _MAX_NAMES if name in schema]
+            schema = {name: value for name, value in schema.items() if name not in _OF_PROPERTIES}
+        return with_parts(schema, lambda part, place: self.bounded(part, f"{path}.{place}" if path else place))
 
     def widened(self, schema: object, path: str) -> object:
         """The schema that the engine takes; parts first, so that each place loses only what is its own."""
