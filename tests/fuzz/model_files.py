@@ -156,7 +156,7 @@ def _params() -> list[bytes]:
 
 
 def _pooling(data: bytes) -> None:
-    with suppress(ValueError, RecursionError):
+    with suppress(ValueError, TypeError, RecursionError):
         steps, config = json.loads(data)
         written("pooled/1_Pooling/config.json", json.dumps(config).encode())
         folder_pooling(written("pooled/modules.json", json.dumps(steps).encode()).parent)

@@ -118,7 +118,12 @@ def _app() -> tuple[asyncio.AbstractEventLoop, Callable[..., Awaitable[None]], i
     return asyncio.new_event_loop(), create_app(serving), log
 
 
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
+OLLAMA = {"/api/chat": {"messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 4, "top_k": 3},
+                        "format": "json", "keep_alive": "5m", "think": False, "tools": [], "stream": False},
+          "/api/generate": {"prompt": "hi", "system": "s", "options": {"num_predict": 4}, "stream": False, "raw": True},
+          "/api/embed": {"input": ["a", "b"], "truncate": True}, "/api/embeddings": {"prompt": "a"},
+          "/api/show": {"model": "stub", "verbose": False}}
+ROUTES = (*OLLAMA, "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
           "/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/adapters")
 
 
@@ -126,7 +131,8 @@ def _route_bodies() -> list[bytes]:
     short = {"model": "stub", "max_tokens": 4, "max_output_tokens": 4}
     return as_json(*(["/v1/chat/completions", {**json.loads(data), **short, "stream": False, "stream_options": None}]
                      for data in _chats()[:3]),
-                   *([path, {**body, **short}] for path, body in zip(ROUTES[1:6], _bodies()[5:], strict=False)),
+                   *([path, {**body, **short}] for path, body in zip(ROUTES[6:11], _bodies()[5:], strict=False)),
+                   *([path, {"model": "stub", **body}] for path, body in OLLAMA.items()),
                    ["/tokenize", {"prompt": "a", "add_special_tokens": False}], ["/detokenize", {"tokens": [65, 257]}],
                    ["/v1/adapters", {"name": "a", "path": "/nowhere"}])
 

@@ -45,8 +45,8 @@ def decoder(is_long: bool, *, object_pairs_hook: Callable[[list[tuple[str, Any]]
     """A decoder that takes short steps if the JSON is long; the hooks are those of `json.loads`."""
     made = json.JSONDecoder(object_pairs_hook=object_pairs_hook, parse_constant=parse_constant, parse_float=parse_float)
     if is_long:
-        made.parse_string = _string
-        made.scan_once = py_make_scanner(made)
+        made.parse_string = _string  # type: ignore[attr-defined]
+        made.scan_once = py_make_scanner(made)  # type: ignore[attr-defined]
     return made
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from brise.dialects.sse import json_text
 from brise.engine.embedding import shortened, vector_size
 from brise.engine.model import LoadedModel
 from brise.engine.validate import check_tokens
@@ -37,12 +39,20 @@ async def embed(serving: ServerState, request: Request) -> Response:
     stats = request.scope["brise.stats"]
     stats.model = embedding.model
     vectors = await embedded(served, embedding, request)
-    return JSONResponse({
-        "object": "list", "model": embedding.model,
-        "data": [{"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
-                 for index, vector in enumerate(vectors)],
-        "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}},
-        headers=ignored_header(ignored))
+    head = {"object": "list", "model": embedding.model,
+            "usage": {"prompt_tokens": stats.prompt_tokens, "total_tokens": stats.prompt_tokens}}
+    data = ({"object": "embedding", "index": index, "embedding": _encode(vector, embedding)}
+            for index, vector in enumerate(vectors))
+    return await with_list(head, "data", data, ignored_header(ignored))
+
+
+async def with_list(head: Mapping[str, object], name: str, items: Iterable[object], headers: Mapping[str, str]
+                    ) -> Response:
+    """A response of JSON with a long list, written beside the event loop, an item at a time."""
+    def written() -> bytes:
+        return (json_text(head)[:-1] + f',"{name}":[' + ",".join(map(json_text, items)) + "]}").encode()
+
+    return Response(await asyncio.to_thread(written), media_type="application/json", headers=dict(headers))
 
 
 async def embedded(served: ModelHandle, embedding: EmbeddingRequest, request: Request) -> list[Array]:

@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,8 +19,8 @@ from brise.dialects import ollama
 from brise.engine.answer_collector import AnswerCollector
 from brise.engine.request import Delta
 from brise.errors import RequestError
-from brise.serve.body import read_json
-from brise.serve.embeddings import EmbeddingRequest, embedded
+from brise.serve.body import read_parsed
+from brise.serve.embeddings import EmbeddingRequest, embedded, with_list
 from brise.serve.error_response import UnknownModelError
 from brise.serve.generation import Entry, GenerationTask, deltas, logprob_entries
 from brise.serve.ignored import ignored_header, report
@@ -38,41 +39,46 @@ from brise.text.protocols import TextTokenizer
 NAMES: Mapping[str, str] = {"prompt": "messages", "grammar": "format", "stop": "options.stop"}
 HEADERS: Mapping[str, str] = {"content-type": ollama.MEDIA_TYPE}
 NS = 1_000_000_000
+T = TypeVar("T")
 
 
 async def chat(serving: ServerState, request: Request) -> Response:
     """The response: the next message of a conversation, as lines or as one body."""
     ignored = None if serving.settings.strict else Ignored()
-    return await _respond(serving, request, parse_chat(await read(serving, request), ignored), ignored)
+    asked = await read(serving, request, lambda body: parse_chat(body, ignored))
+    return await _respond(serving, request, asked, ignored)
 
 
 async def generate(serving: ServerState, request: Request) -> Response:
     """The response: an answer to a prompt."""
     ignored = None if serving.settings.strict else Ignored()
-    return await _respond(serving, request, parse_generate(await read(serving, request), ignored), ignored)
+    asked = await read(serving, request, lambda body: parse_generate(body, ignored))
+    return await _respond(serving, request, asked, ignored)
 
 
 async def embed(serving: ServerState, request: Request, *, is_older: bool = False) -> Response:
     """The response: one vector for each text; `is_older`: /api/embeddings, with one text and one vector."""
     ignored = None if serving.settings.strict else Ignored()
     stats: RequestStats = request.scope["brise.stats"]
-    asked = parse_embed(await read(serving, request), ignored, field="prompt" if is_older else "input")
+    field = "prompt" if is_older else "input"
+    asked = await read(serving, request, lambda body: parse_embed(body, ignored, field=field))
     served, stats.model = find(serving, asked.model), serving.known_name(asked.model)
     wanted = EmbeddingRequest(asked.model, asked.texts, asked.is_list, "float", asked.dimensions, asked.field)
     vectors = await embedded(served, wanted, request) if asked.texts else []
-    headers, lists = ignored_header(ignored), [vector.tolist() for vector in vectors]
+    headers = ignored_header(ignored)
     if is_older:
-        return JSONResponse({"embedding": lists[0] if lists else []}, headers=headers)
-    return JSONResponse({
-        "model": asked.model, "embeddings": lists, "total_duration": _ns(time.monotonic() - stats.started_s),
-        "load_duration": 0, "prompt_eval_count": stats.prompt_tokens, **_said(report(ignored))}, headers=headers)
+        return JSONResponse({"embedding": vectors[0].tolist() if vectors else []}, headers=headers)
+    head = {"model": asked.model, "total_duration": _ns(time.monotonic() - stats.started_s), "load_duration": 0,
+            "prompt_eval_count": stats.prompt_tokens, **_said(report(ignored))}
+    return await with_list(head, "embeddings", (vector.tolist() for vector in vectors), headers)
 
 
-async def read(serving: ServerState, request: Request) -> Json:
-    """The body. Ollama's documentation has it sent without a content type; web pages cannot do that unnoticed."""
+async def read(serving: ServerState, request: Request, parse: Callable[[Json], T]) -> T:
+    """What `parse` makes of the body. Ollama's documentation has it sent without a content type; web pages cannot do
+    that unnoticed."""
     settings = serving.settings
     is_page = any(name in request.headers for name in ("origin", "referer", "sec-fetch-site"))
-    return await read_json(request, settings.max_body_bytes, settings.body_timeout_s, is_declared=is_page)
+    return await read_parsed(request, settings.max_body_bytes, settings.body_timeout_s, parse, is_declared=is_page)
 
 
 def find(serving: ServerState, name: str) -> ModelHandle:

@@ -70,7 +70,8 @@ async def running(serving: ServerState, request: Request) -> Response:
 
 async def show(serving: ServerState, request: Request) -> Response:
     """What is known of one model. Older clients name it `name`."""
-    fields = RequestFields(await read(serving, request), ignored=None if serving.settings.strict else Ignored())
+    fields = await read(serving, request, lambda body: RequestFields(
+        body, ignored=None if serving.settings.strict else Ignored()))
     name = fields.text("model") or fields.text("name")
     if name is None:
         raise fields.missing("model")
