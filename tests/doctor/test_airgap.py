@@ -161,6 +161,8 @@ def test_every_route_of_the_server_is_asked() -> None:
 @pytest.mark.parametrize(("options", "message"), [
     (AirgapOptions(steps=("pull", "fly")), "the step 'fly' is not known, allowed are pull, plan"),
     (AirgapOptions(steps=()), "nothing to run"),
+    (AirgapOptions(also=("echo 'half",)), "the command .* cannot be read: No closing quotation"),
+    (AirgapOptions(also=(" ",)), "the command ' ' is empty"),
     (AirgapOptions(model="nobody"), "'nobody' is neither in the store nor a file or folder"),
     (AirgapOptions(), "there is no model to try\nhint: brise pull smollm2")])
 def test_what_cannot_run_is_refused(options: AirgapOptions, message: str, tmp_path: Path,

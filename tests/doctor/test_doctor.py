@@ -6,10 +6,11 @@ import json
 import socket
 import sqlite3
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import brise
@@ -134,15 +135,32 @@ def test_every_extra_for_users_is_looked_for() -> None:
 def test_only_what_is_asked_for_is_contacted(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        there = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/store"
+        port = server.getsockname()[1]
+        there = f"postgresql://user:secret@127.0.0.1:{port}/store"
         silent = doctor(DoctorOptions(home=tmp_path, store=there)).findings
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
-        asked = reach.examine([f"http://127.0.0.1:{closed.getsockname()[1]}/v1", "ftp://host", "no url"], there)
+        asked = reach.examine([f"http://127.0.0.1:{closed.getsockname()[1]}/v1", "ftp://host", "no url", there], None)
         reached = {one.name: one.verdict for one in asked}
     assert of(silent, "traffic", "store").verdict == "NOTE"
     assert list(reached.values()) == ["FAIL", "FAIL", "FAIL", "PASS"] and "secret" not in str(reached)
+    assert list(reached)[3] == f"postgresql://127.0.0.1:{port}/store"
+
+
+def test_a_store_on_a_server_is_read_when_it_is_asked_for(
+        tmp_path: Path, postgres_url: Callable[[], str]) -> None:
+    place = postgres_url()
+    empty = list(stores.examine_server(place))
+    assert of(empty, "traffic", "schema").text.startswith("no store yet") and len(empty) == 2
+    with closing(open_store(place, tmp_path)) as store:
+        store.append("note", {"number": 1})
+        found = list(reach.examine(["no url"], place))
+        assert of(found, "traffic", "server").verdict == of(found, "traffic", "schema").verdict == "PASS"
+        assert of(found, "traffic", "ledger") == Finding("traffic", "ledger", "PASS", "whole, 1 lines")
+        with psycopg.connect(place) as connection:
+            connection.execute("UPDATE ledger SET kind = 'other'")
+        assert "line 1 was changed" in of(stores.examine_server(place), "traffic", "ledger").text
 
 
 def test_control_groups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from brise import settings
+from brise.doctor import stores
 from brise.doctor.findings import Finding
+from brise.doctor.stores import without_secrets
 from brise.hub.pypi import DEFAULT_INDEX_URL
 from brise.traffic.stores import POSTGRES
 
@@ -19,19 +21,18 @@ TIMEOUT_S, POSTGRES_PORT = 10.0, 5432
 
 def examine(urls: Sequence[str], store: str | None) -> Iterator[Finding]:
     """Asks each URL, and the store's server; without URLs the package index that `brise pull` asks."""
-    wanted = list(urls) or [settings.read().index_url or DEFAULT_INDEX_URL]
-    if store is not None and store.startswith(POSTGRES):
-        wanted.append(store)
-    for url in wanted:
+    for url in list(urls) or [settings.read().index_url or DEFAULT_INDEX_URL]:
         yield _postgres(url) if url.startswith(POSTGRES) else _http(url)
+    if store is not None and store.startswith(POSTGRES):
+        yield from stores.examine_server(store)
 
 
 def _http(url: str) -> Finding:
-    name = _named(url)
+    name = without_secrets(url)
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         return Finding("reach", name, "FAIL", "no URL; allowed are http://..., https://... and postgresql://...")
     proxy = settings.proxy(url)
-    way = f" through the proxy {_named(proxy)}" if proxy else ""
+    way = f" through the proxy {without_secrets(proxy)}" if proxy else ""
     began_s = time.perf_counter()
     try:
         with (httpx.Client(timeout=TIMEOUT_S, proxy=proxy, trust_env=False) as client,
@@ -46,7 +47,7 @@ def _http(url: str) -> Finding:
 
 def _postgres(url: str) -> Finding:
     """Whether somebody listens there; nobody is logged in."""
-    name = _named(url)
+    name = without_secrets(url)
     try:
         parts = urlsplit(url)
         began_s = time.perf_counter()
@@ -55,9 +56,3 @@ def _postgres(url: str) -> Finding:
         return Finding("reach", name, "PASS", f"takes connections, after {wait_ms:.0f} ms")
     except (OSError, ValueError) as error:
         return Finding("reach", name, "FAIL", f"no connection: {error}")
-
-
-def _named(url: str) -> str:
-    """The URL without what may be secret: user, password, query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url

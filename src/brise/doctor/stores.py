@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 from brise.doctor.findings import Finding
 from brise.errors import BriseError
@@ -22,6 +24,8 @@ from brise.traffic.seal import MASTER_FILE, SIGNING_FILE
 from brise.traffic.stores import default_place, keys_folder
 from brise.watch import size_text
 
+CONNECT_S = 10
+_LINES = "SELECT number, at_s, kind, body, previous, digest FROM ledger ORDER BY number"
 OTHERS = 0o077  # bits of a mode that let others in
 _MODELS_HINT = "brise models remove NAME, then pull it again"
 
@@ -92,14 +96,47 @@ def _traffic(path: Path, *, must_exist: bool) -> Iterator[Finding]:
         yield Finding("traffic", "database", "FAIL", f"{path}: {error}", "put back a backup, and move this file away")
 
 
+def examine_server(url: str) -> Iterator[Finding]:
+    """The store in a PostgreSQL server, by a connection that may only read."""
+    try:
+        psycopg = importlib.import_module("psycopg")
+    except ModuleNotFoundError:
+        yield Finding("traffic", "server", "FAIL", "the package 'psycopg' is not installed",
+                      "pip install 'brise[postgres]'")
+        return
+    try:
+        with closing(psycopg.connect(url, connect_timeout=CONNECT_S, options="-c default_transaction_read_only=on")
+                     ) as connection:
+            yield Finding("traffic", "server", "PASS", f"{without_secrets(url)} is PostgreSQL "
+                          f"{connection.info.server_version // 10000}")
+            yield from _server(connection)
+    except psycopg.Error as error:
+        yield Finding("traffic", "server", "FAIL", f"{without_secrets(url)}: {str(error).strip()}",
+                      "is the server there, and may this user read the database?")
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url
+
+
+def _server(connection: Any) -> Iterator[Finding]:
+    if connection.execute("SELECT to_regclass('meta')").fetchone() == (None,):
+        yield Finding("traffic", "schema", "NOTE", "no store yet; the first server makes it")
+        return
+    row = connection.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
+    version = int(row[0]) if row else 0
+    yield _layout(version)
+    if 0 < version <= VERSION:
+        yield _ledger(connection.execute(_LINES))
+
+
 def _database(connection: sqlite3.Connection) -> Iterator[Finding]:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    yield _layout(version)
     if version > VERSION:
-        yield Finding("traffic", "schema", "FAIL", f"layout {version}, this brise knows up to {VERSION}",
-                      "update brise")
         return
-    yield Finding("traffic", "schema", "PASS" if version == VERSION else "NOTE", f"layout {version}"
-                  + ("" if version == VERSION else f"; the next command that writes brings it to {VERSION}"))
     problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
         yield Finding("traffic", "database", "FAIL", f"SQLite finds: {'; '.join(problems)}", "put back a backup")
@@ -108,14 +145,23 @@ def _database(connection: sqlite3.Connection) -> Iterator[Finding]:
         return
     count = int(connection.execute("SELECT count(*) FROM exchanges").fetchone()[0])
     yield Finding("traffic", "database", "PASS", f"whole, {count} requests")
-    yield _ledger(connection)
+    yield _ledger(connection.execute(_LINES))
 
 
-def _ledger(connection: sqlite3.Connection) -> Finding:
+def _layout(version: int) -> Finding:
+    if version > VERSION:
+        return Finding("traffic", "schema", "FAIL", f"layout {version}, this brise knows up to {VERSION}",
+                       "update brise")
+    if version < VERSION:
+        return Finding("traffic", "schema", "NOTE", f"layout {version}; the next command that opens it brings it to "
+                       f"{VERSION}")
+    return Finding("traffic", "schema", "PASS", f"layout {version}")
+
+
+def _ledger(rows: Iterable[Sequence[Any]]) -> Finding:
     try:
         lines = [LedgerEntry(int(number), float(at_s), kind, json.loads(body), previous, digest)
-                 for number, at_s, kind, body, previous, digest in connection.execute(
-                     "SELECT number, at_s, kind, body, previous, digest FROM ledger ORDER BY number")]
+                 for number, at_s, kind, body, previous, digest in rows]
     except (ValueError, TypeError) as error:
         return Finding("traffic", "ledger", "FAIL", f"a line cannot be read: {error}", "compare with a backup")
     broken = check_chain(lines)

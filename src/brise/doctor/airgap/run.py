@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def airgap(options: AirgapOptions | None = None, watcher: Watcher = SILENT) -> A
     unknown = [step for step in options.steps if step not in STEP_NAMES]
     if unknown:
         raise UnsupportedError(f"the step {unknown[0]!r} is not known, allowed are {', '.join(STEP_NAMES)}")
+    for command in options.also:
+        _check_command(command)
     if not options.steps and not options.also:
         raise UnsupportedError("there is nothing to run", hint="give a step or a command")
     if not sys.platform.startswith("linux"):
@@ -75,6 +78,15 @@ def airgap(options: AirgapOptions | None = None, watcher: Watcher = SILENT) -> A
             if found is not None:
                 return found
     return AirgapReport("none", "; ".join(reasons), subject.name if subject is not None else "", (), ())
+
+
+def _check_command(command: str) -> None:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UnsupportedError(f"the command {command!r} cannot be read: {error}") from error
+    if not words:
+        raise UnsupportedError(f"the command {command!r} is empty")
 
 
 def _subject(model: str | None, home: Path) -> _Subject:
