@@ -25,6 +25,7 @@ SHORT_FILES: Mapping[str, str] = MappingProxyType({
     "cli/serve_keys.py": "the options of virtual keys, apart from those of the gateway, which plain serving has not",
     "cli/serve_telemetry.py": "the options of telemetry, apart from those of the gateway, which plain serving has not",
     "doctor/airgap/namespace.py": "the system calls of network namespaces, apart from whoever enters one",
+    "doctor/reach.py": "the only part of an examination that opens connections",
     "serve/key_middleware.py": "middleware, of which each has a file"})
 # Training computes on tensors; whoever serves or plans asks for a backend by its protocol.
 NAMES_TORCH = ("tune", "memory")
