@@ -81,7 +81,7 @@ def make(traffic: TrafficOverview, prices: Prices, model: ModelOrigin | None, no
         cascade = hosted * past.kept.share - small  # as it would be: every request asks the small model first
     facts = Facts(traffic.conversations, past.proven, past.switched, past.kept, rules.saving(hosted, small), cascade,
                   tuple(one.said for one in past.against), traffic.task, store, named)
-    return SwitchReport(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found))
+    return SwitchReport(**vars(found), made_s=now_s, advice=rules.advise(facts), unknowns=unknowns(found, facts))
 
 
 def _prices(path: Path | None, home: Path) -> Prices:

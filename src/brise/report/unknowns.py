@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brise.report import figures
+from brise.report.advice import Facts
 from brise.report.control import Control
 from brise.report.costs import TrafficCosts
 from brise.report.ledger import SwitchTimeline
@@ -37,39 +38,42 @@ class ReportSections:
     history: SwitchTimeline
 
 
-def unknowns(found: ReportSections) -> tuple[Unknown, ...]:
-    """In the order of the report."""
-    return (*_of_quality(found), *_of_cost(found), *_of_latency(found), *_of_reliability(found), *_of_control(found))
+def unknowns(found: ReportSections, facts: Facts) -> tuple[Unknown, ...]:
+    """In the order of the report; the commands in them are whole."""
+    return (*_of_quality(found, facts), *_of_cost(found), *_of_latency(found), *_of_reliability(found),
+            *_of_control(found))
 
 
-def _of_quality(found: ReportSections) -> list[Unknown]:
+def _of_quality(found: ReportSections, facts: Facts) -> list[Unknown]:
     out, traffic = list[Unknown](), found.traffic
+    label = facts.command("label", "--task", facts.task)
     if traffic.conversations < MIN_CLUSTERS:
         out.append(Unknown(f"Any interval: {traffic.conversations} conversations are too few "
                            f"({MIN_CLUSTERS} are the least)", "capture more traffic"))
     match found.qualities.label_source:
         case None:
             out.append(Unknown("How good any answer is: nothing has a label",
-                               "brise label, or outcomes from your own program"))
+                               f"{label}, or outcomes from your own program"))
         case "human":
             out.append(Unknown("The share of good answers of each model, and the difference over all requests: people "
                                "saw only answers that differ",
-                               "the difference: brise prove; the shares: outcomes, or labels of a random sample"))
+                               f"the difference: {facts.prove()}; the shares: outcomes, or labels of a random sample"))
         case "judge":
-            out.append(Unknown("What a judge gets wrong: no person's labels correct it", "brise label"))
+            out.append(Unknown("What a judge gets wrong: no person's labels correct it", label))
         case "fidelity":
             out.append(Unknown("Whether answers are right: they were only compared with the hosted model's",
-                               "brise label, or outcomes from your own program"))
+                               f"{label}, or outcomes from your own program"))
     if not traffic.answers_as("shadow"):
-        out.append(Unknown("What the small model would have answered to this traffic", "brise serve --shadow SHARE"))
+        out.append(Unknown("What the small model would have answered to this traffic",
+                           "the gateway's option --shadow SHARE"))
     if found.history.proof is None:
-        out.append(Unknown("Whether the small model may take over", "brise prove"))
+        out.append(Unknown("Whether the small model may take over", facts.prove()))
     if traffic.of("small") and not found.history.audits:
         out.append(Unknown("Whether the switched answers are still good: none was audited",
-                           "the random audit of brise switch"))
+                           "the random audit of a switch (--audit PERCENT)"))
     unlabelled = "small" not in found.qualities.systems and bool(traffic.answers_as("shadow"))
     if found.qualities.label_source is not None and unlabelled and found.qualities.label_source != "human":
-        out.append(Unknown("How good the small model's answers are: none of them has a label", "brise label"))
+        out.append(Unknown("How good the small model's answers are: none of them has a label", label))
     return out
 
 
@@ -111,7 +115,7 @@ def _of_reliability(found: ReportSections) -> list[Unknown]:
         out.append(Unknown("How this holds in an outage: the hosted model had none in this time"))
     elif not any(outage.answered for outage in found.availability.outages):
         out.append(Unknown("What a local model would have answered in the outages: none stood in",
-                           "brise serve MODEL --upstream URL"))
+                           "a gateway that serves a model too, with --fallback"))
     lost = {why: count for why, count in found.control.not_captured.items() if count}
     if lost:
         out.append(Unknown(f"What {sum(lost.values())} requests of this store were: they were not kept "
