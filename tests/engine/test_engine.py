@@ -12,6 +12,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.request import Delta, Request, Sampling
 from brise.errors import ContextLengthError, QueueFullError, RequestError, UnsupportedError
 from brise.models.batch import Batch
+from brise.text.inputs import Grammar
 from brise.text.special_tokens import END_CALL
 from tests.engine.stub import (
     GREEDY,
@@ -57,6 +58,24 @@ def test_a_stop_string_over_several_tokens_is_cut_out() -> None:
 def test_text_held_for_a_stop_string_that_does_not_come_is_given_out() -> None:
     deltas = answer(stub_engine("one tw"), Request(PROMPT, sampling=GREEDY, stop=("two",)))
     assert text_of(deltas) == "one tw"
+
+
+def test_tokens_and_strings_that_end_an_answer() -> None:
+    def said(**more: object) -> tuple[str, str | None, int]:
+        deltas = answer(stub_engine("good day"), Request(PROMPT, max_tokens=12, sampling=GREEDY,
+                                                         **more))  # type: ignore[arg-type]
+        return text_of(deltas), deltas[-1].finish, deltas[-1].completion_tokens
+
+    assert said() == ("good day", "stop", 9)
+    assert said(stop_tokens=frozenset(b"d")) == ("goo", "stop", 4)
+    assert said(stop_tokens=frozenset(b"y"), ignore_eos=True) == ("good da", "stop", 8)
+    assert said(stop=("od",)) == ("go", "stop", 4) and said(stop=("od",), keeps_stop=True) == ("good", "stop", 4)
+    text, finish, num_tokens = said(min_tokens=11)
+    assert text.startswith("good day") and num_tokens >= 11 and finish in ("stop", "length")
+    only_end = Request(PROMPT, sampling=GREEDY, min_tokens=5, grammar=Grammar("lark", 'start: "ab"'))
+    assert text_of(answer(stub_engine(), only_end)) == "ab"
+    with pytest.raises(RequestError, match="stop_token_ids has 259; tokens go from 0 to 258"):
+        stub_engine().submit(Request(PROMPT, stop_tokens=frozenset({259})))
 
 
 def test_ignore_eos_goes_on_and_a_mark_stands_for_its_token() -> None:

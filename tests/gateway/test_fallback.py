@@ -130,9 +130,9 @@ def test_what_nobody_can_go_on_with_ends_in_a_typed_error(gateway: Rig, fields: 
 
 def test_the_client_hears_why_the_small_model_cannot_answer_either(gateway: Rig) -> None:
     gateway.fake.then(NONSENSE)
-    response = gateway.live.post("/v1/chat/completions", {**BODY, "min_tokens": 9})
+    response = gateway.live.post("/v1/chat/completions", {**BODY, "typical_p": 0.5})
     assert response.status_code == 502 and response.headers["x-brise-mode"] == "failed"
-    assert "'min_tokens' is not supported" in response.json()["error"]["message"]
+    assert "'typical_p' is not supported" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])

@@ -88,6 +88,20 @@ def test_seed_makes_it_repeatable(client: openai.OpenAI) -> None:
     assert len({text(seed) for seed in range(4)}) > 1
 
 
+def test_vllms_fields_of_the_end(client: openai.OpenAI) -> None:
+    def text(**body: object) -> str:
+        chat = client.chat.completions.create(**GREEDY, max_tokens=20, extra_body=body)
+        raw = client.completions.create(model="stub", prompt="x", temperature=0, max_tokens=20, extra_body=body)
+        assert raw.choices[0].text[:len(REPLY)] == (chat.choices[0].message.content or "")[:len(REPLY)]
+        return raw.choices[0].text
+
+    assert text(stop_token_ids=[ord("t")]) == "Hello " and text(min_tokens=15)[:len(REPLY)] == REPLY
+    assert len(text(min_tokens=15)) > len(REPLY)
+    assert text(stop="the", include_stop_str_in_output=True) == "Hello the"
+    with pytest.raises(openai.BadRequestError, match="stop_token_ids has 9999"):
+        text(stop_token_ids=[9999])
+
+
 def test_logprobs_belong_to_the_text(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=3)
     logprobs = answer.choices[0].logprobs

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from brise.engine import sampler
 from brise.engine.request import Delta, FinishReason, Request, TokenLogprob
 from brise.engine.sequence import Sequence
@@ -27,10 +29,10 @@ class EngineAnswer:
         self._request_id, self._request = request_id, request
         self._tokenizer, self._seed, self._max_tokens = tokenizer, seed, max_tokens
         self._constraint = constraint
-        self._end_ids: frozenset[int] = frozenset() if request.ignore_eos else tokenizer.end_ids
+        self._end_ids = request.stop_tokens | (frozenset() if request.ignore_eos else tokenizer.end_ids)
         self._adjust = sampler.adjustments(request.sampling, sequence.tokens[:sequence.num_prompt],
                                            tokenizer.vocab_size)
-        self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels))
+        self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels), keeps_stop=request.keeps_stop)
         self._num_tokens = 0
 
     def take(self, logits_V: Array) -> Delta:
@@ -39,6 +41,8 @@ class EngineAnswer:
             return self.end("length")
         if self._constraint is not None:
             logits_V = self._constraint.apply(logits_V)
+        if self._num_tokens < self._request.min_tokens and self._end_ids:
+            logits_V = _without(logits_V, self._end_ids)
         sampling = self._request.sampling
         draw = sampler.uniform(self._seed, self.index, self._num_tokens) if sampling.temperature else 0.0
         token = sampler.pick(logits_V, sampling, draw, self._adjust)
@@ -64,7 +68,9 @@ class EngineAnswer:
     def _delta(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> Delta:
         stream = self._stream
         sentinel = self._request.sentinels.get(token)
-        text = stream.push(self._tokenizer.token_bytes(token)) if sentinel is None else stream.sentinel(sentinel)
+        is_left_out = token in self._request.stop_tokens and not self._request.keeps_stop
+        shown = b"" if is_left_out else self._tokenizer.token_bytes(token)
+        text = stream.push(shown) if sentinel is None else stream.sentinel(sentinel)
         finish = self._finish(token)
         if finish is not None and stream.stopped is None:
             text += stream.finish()
@@ -83,6 +89,13 @@ class EngineAnswer:
         """The prompt's log-probabilities, for one delta only."""
         logprobs, self.prompt_logprobs = self.prompt_logprobs, None
         return logprobs
+
+
+def _without(logits_V: Array, tokens: frozenset[int]) -> Array:
+    """A copy in which these tokens are forbidden, unless no other is allowed."""
+    out_V = logits_V.copy()
+    out_V[list(tokens)] = -np.inf
+    return out_V if np.isfinite(out_V).any() else logits_V
 
 
 def token_logprob(tokenizer: TextTokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:

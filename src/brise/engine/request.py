@@ -52,6 +52,9 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False  # for benchmarks
+    min_tokens: int = 0  # before them the answer does not end by a token, unless its grammar wants it to
+    stop_tokens: frozenset[int] = frozenset()  # they end the answer as the model's own end does
+    keeps_stop: bool = False  # the stop string is part of the text
     sentinels: Mapping[int, str] = field(default_factory=dict)  # for special tokens (text/special_tokens.py)
     images: tuple[ImageInput, ...] = ()  # in the order of their tokens in the prompt
     background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives

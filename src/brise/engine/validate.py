@@ -22,6 +22,10 @@ def check(request: Request, vocab_size: int, limit: int) -> int:
             _within(name, value, 0, min(_MAX_LOGPROBS, vocab_size))
     if "" in request.stop:
         raise RequestError("stop holds an empty string", param="stop")
+    for token in request.stop_tokens:
+        if not 0 <= token < vocab_size:
+            raise RequestError(f"stop_token_ids has {token}; tokens go from 0 to {vocab_size - 1}",
+                               param="stop_token_ids")
     _check_sampling(request.sampling, vocab_size)
     if request.max_tokens is not None:
         _within("max_tokens", request.max_tokens, 0, inf)

@@ -91,8 +91,9 @@ class EngineModels:
         """Reads a body that was written for a large model."""
         fields = cast(dict[str, Json], {**body, "model": model})
         ignored, stats, served = Ignored(SERVICE_FIELDS), RequestStats(), find(self._models, model)
-        if fields.pop("logit_bias", None):
-            ignored.reasons["logit_bias"] = OTHER_VOCABULARY
+        for name in ("logit_bias", "stop_token_ids"):
+            if fields.pop(name, None):
+                ignored.reasons[name] = OTHER_VOCABULARY
         responder: ChoicesResponder | ResponsesResponder | MessagesResponder
         match dialect.name:
             case "chat":

@@ -21,6 +21,7 @@ from brise.text.thinking import TemplateWish, parse_wishes
 # OpenAI's limits, except for stops: OpenAI allows 4, and more cost nothing here.
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_STOP_TOKENS = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_TOKENS = 2**31 - 1
 
@@ -58,6 +59,9 @@ class Options:
     stop: tuple[str, ...]
     sampling: PartialSampling
     ignore_eos: bool
+    min_tokens: int = 0
+    stop_tokens: frozenset[int] = frozenset()
+    keeps_stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,16 @@ def parse_options(fields: RequestFields) -> Options:
     return Options(
         model=fields.required_text("model"), stream=stream, include_usage=_include_usage(fields, stream),
         n=fields.whole("n", 1, MAX_CHOICES) or 1, stop=parse_stops(fields), sampling=_sampling(fields),
-        ignore_eos=fields.flag("ignore_eos") or False)
+        ignore_eos=fields.flag("ignore_eos") or False, min_tokens=fields.whole("min_tokens", 0, MAX_TOKENS) or 0,
+        stop_tokens=_stop_tokens(fields), keeps_stop=fields.flag("include_stop_str_in_output") or False)
+
+
+def _stop_tokens(fields: RequestFields) -> frozenset[int]:
+    tokens = fields.items("stop_token_ids") or []
+    ids = frozenset(token for token in tokens if isinstance(token, int) and not isinstance(token, bool))
+    if len(ids) < len({*map(str, tokens)}) or len(ids) > MAX_STOP_TOKENS:
+        raise fields.error("stop_token_ids", f"must be an array of at most {MAX_STOP_TOKENS} token ids")
+    return ids
 
 
 def check_metadata(fields: RequestFields) -> None:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypedDict
 
 from brise.engine.answer_collector import AnswerCollector
 from brise.engine.model import LoadedModel
 from brise.engine.request import Request, Sampling
 from brise.engine.sampling import resolve
 from brise.serve import images
-from brise.serve.openai_chat import ChatRequest, SchemaNames, Tooling
+from brise.serve.openai_chat import ChatRequest, Options, SchemaNames, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.unenforced import Unenforced
 from brise.text.answer_format import AnswerFormat, AnswerParser
@@ -70,7 +71,7 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     request = Request(
         prompt=prompt.tokens, max_tokens=chat.max_tokens, n=options.n,
         sampling=resolve(options.sampling, model.generation.sampling, usual), grammar=grammar, logprobs=chat.logprobs,
-        stop=options.stop, sentinels=template.format.sentinels, ignore_eos=options.ignore_eos, images=prompt.images)
+        stop=options.stop, sentinels=template.format.sentinels, images=prompt.images, **_ends(options))
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
 
@@ -132,7 +133,20 @@ def completion_requests(completion: CompletionRequest, model: LoadedModel,
         prompt=prompt_tokens(prompt, model.tokenizer, parse_control=completion.parse_control),
         max_tokens=completion.max_tokens, sampling=sampling, stop=options.stop, n=options.n,
         logprobs=completion.logprobs, prompt_logprobs=completion.logprobs if scores_prompt else None,
-        ignore_eos=options.ignore_eos) for prompt in completion.prompts)
+        **_ends(options)) for prompt in completion.prompts)
+
+
+def _ends(options: Options) -> _Ends:
+    """When an answer ends, beside its limit."""
+    return {"ignore_eos": options.ignore_eos, "min_tokens": options.min_tokens, "stop_tokens": options.stop_tokens,
+            "keeps_stop": options.keeps_stop}
+
+
+class _Ends(TypedDict):
+    ignore_eos: bool
+    min_tokens: int
+    stop_tokens: frozenset[int]
+    keeps_stop: bool
 
 
 def prompt_tokens(prompt: Prompt, tokenizer: TextTokenizer, *, parse_control: bool = False) -> tuple[int, ...]:

@@ -27,7 +27,6 @@ _OLD_CALLS = "OpenAI has deprecated it; use 'tools' and 'tool_choice'"
 
 # Sampling fields of llama-server, vLLM, Ollama, LM Studio and SGLang.
 SAMPLING_ACTS: Mapping[str, Act] = {
-    "min_tokens": Act("an answer has no least length", (0,)),
     "typical_p": Act(_NO_SAMPLER, (1,)), "tfs_z": Act(_NO_SAMPLER, (1,)), "top_a": Act(_NO_SAMPLER, (0,)),
     "top_n_sigma": Act(_NO_SAMPLER, (0, -1)), "mirostat": Act(_NO_SAMPLER, (0,)),
     "mirostat_mode": Act(_NO_SAMPLER, (0,)),
@@ -37,9 +36,8 @@ SAMPLING_ACTS: Mapping[str, Act] = {
     "length_penalty": Act("there is no beam search", (1,)),
     "use_beam_search": Act("there is no beam search", (False,)),
     "early_stopping": Act("there is no beam search", (False,)),
-    "stop_token_ids": Act("use 'stop'", ([],)), "bad_words": Act("use 'logit_bias'", ([],)),
+    "bad_words": Act("use 'logit_bias'", ([],)),
     "allowed_token_ids": Act("use 'logit_bias'", ([],)),
-    "include_stop_str_in_output": Act("an answer ends before its stop string", (False,)),
     "skip_special_tokens": Act("special tokens are not part of the text", (True,)),
     "truncate_prompt_tokens": Act("a prompt is never cut", (-1,)),
     "prompt_logprobs": Act("use /v1/completions with 'echo' and 'logprobs'", (0, False)),

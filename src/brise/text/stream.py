@@ -14,13 +14,14 @@ class TextStream:
 
     The result does not depend on how the bytes are cut into pushes: of several stop strings the one that ends
     first counts, and of those that end together the longest. With `has_sentinels`, `sentinel` puts sentinels between.
+    With `keeps_stop` the stop string comes out too.
     """
 
-    def __init__(self, stop: Sequence[str] = (), *, has_sentinels: bool = False) -> None:
+    def __init__(self, stop: Sequence[str] = (), *, has_sentinels: bool = False, keeps_stop: bool = False) -> None:
         if not all(stop):
             raise RequestError("a stop string is empty", param="stop")
         self._stop = tuple(stop)
-        self._has_sentinels = has_sentinels
+        self._has_sentinels, self._keeps_stop = has_sentinels, keeps_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped: str | None = None
@@ -44,9 +45,9 @@ class TextStream:
         text = self._held + (without_sentinels(decoded) if self._has_sentinels else decoded)
         ends = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
         if ends:
-            _, start, self.stopped = min(ends)
+            end, start, self.stopped = min(ends)
             self._held = ""
-            return text[:start]
+            return text[:end if self._keeps_stop else start]
         num_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - num_held:]
         return text[:len(text) - num_held]
