@@ -225,14 +225,16 @@ async def prefix(cluster: Cluster, options: argparse.Namespace) -> Outcome:
         await _replay(url, options.seed, has_header)
         counts = [await asyncio.to_thread(_tokens, server) for server in cluster.servers]
         found[name] = sum(cached for _, cached in counts) / max(sum(prompt for prompt, _ in counts), 1)
-    ratio = found["all"] / found["one"]
+        print(f"prefix, {name}: {found[name]:.3f} of the prompts' tokens {counts}", file=sys.stderr, flush=True)
+    ratio = found["all"] / max(found["one"], 1e-9)
     return {"hit_rates": found, "ratio": ratio, "passed": ratio >= 0.9}
 
 
 async def _replay(url: str, seed: int, has_header: bool) -> None:
-    """200 conversations of three turns, their turns mixed; each sends all that was said before."""
+    """200 conversations of three turns, one after the other, their turns mixed; each sends all that was said before."""
     random = Random(seed)
-    turns = sorted((random.random() + turn, number, turn) for number in range(200) for turn in range(3))
+    turns = sorted((0.05 * number + 1.5 * turn + random.random(), number, turn)  # some 60 of them at one time
+                   for number in range(200) for turn in range(3))
     said: dict[int, list[dict[str, str]]] = {number: [] for number in range(200)}
     at_once, locks = asyncio.Semaphore(8), {number: asyncio.Lock() for number in range(200)}
     async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:

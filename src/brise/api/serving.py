@@ -56,12 +56,14 @@ class NamedUpstream:
         key: The key for it. Default: the clients' own keys go on; with `api_keys` none does.
         dialect: What it speaks, "openai", or "anthropic" for its Messages API.
         models: The models that it has, so that requests for them need not name it; `*` stands for any letters.
+        rate_per_minute: Requests a minute that its account allows, which all gateways of the store keep together.
     """
 
     url: str
     key: str | None = field(default=None, repr=False)
     dialect: UpstreamDialect = "openai"
     models: Sequence[str] = ()
+    rate_per_minute: int | None = None
 
 
 class ServerOptions(TypedDict, total=False):
@@ -300,7 +302,8 @@ def _gateway_options(upstreams: Mapping[str, NamedUpstream], options: UpstreamOp
         return UpstreamServer(UpstreamSettings(
             each.url, each.key, options.get("api_keys") is None, options.get("limits") or Limits(),
             settings.proxy(each.url), tuple(options.get("upstream_paths") or ()),
-            asks_for_usage=options.get("stream_usage") is not False), dialect_of(each.dialect, "dialect"))
+            asks_for_usage=options.get("stream_usage") is not False), dialect_of(each.dialect, "dialect"),
+            None if each.rate_per_minute is None else whole(each.rate_per_minute, "rate_per_minute", 1, 10_000_000))
 
     table = [(model, name) for name, each in upstreams.items() for model in each.models]
     return GatewayOptions(

@@ -20,12 +20,13 @@ from brise.serve.open_gateway import GatewayOptions, SmallOptions, UpstreamServe
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 DAY_S = 86400.0
+MOST_RATE = 10_000_000  # requests a minute
 SECONDS = Within(0.001, 86400, "a number of seconds from 0.001 to 86400")
 DAYS = Within(0.001, 36500, "a number of days from 0.001 to 36500")
 
-NEEDS_UPSTREAM = ("upstream_model", "default_upstream", "upstream_dialect", "upstream_key_env", "upstream_path",
-                  "hedge_after", "keep_days", "prices", "small", "small_key_env", "small_engine", "small_timeout",
-                  "small_probe_every")
+NEEDS_UPSTREAM = ("upstream_rate", "upstream_model", "default_upstream", "upstream_dialect", "upstream_key_env",
+                  "upstream_path", "hedge_after", "keep_days", "prices", "small", "small_key_env",
+                  "small_engine", "small_timeout", "small_probe_every")
 SMALL_OPTIONS = ("fallback", "candidate", "shadow", "reask")
 
 
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upstream-key-env", metavar="[NAME=]VARIABLE", action="append", default=[],
                         help="environment variable with the key for an upstream (default: the clients' own keys go "
                              "on; with --api-keys none does)")
+    parser.add_argument("--upstream-rate", metavar="[NAME=]N", action="append", default=[],
+                        help="requests a minute that an upstream's account allows: all gateways that share the store "
+                             "keep it together; a request waits up to 5 s for its turn, then it gets status 429, or "
+                             "the small model answers (default: no limit)")
     parser.add_argument("--upstream-path", metavar="PATH", action="append", default=[],
                         help="a path that clients may use with the gateway's own key, besides chat completions, "
                              "completions, embeddings, responses, messages and models; `*` stands for any letters; may "
@@ -97,12 +102,14 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
     limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout,
                     args.total_timeout)
     dialects = _by_name(args.upstream_dialect, urls, "--upstream-dialect")
+    rates = _by_name(args.upstream_rate, urls, "--upstream-rate")
     keys = {name: settings.secret(variable)
             for name, variable in _by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
     return {name: UpstreamServer(UpstreamSettings(url, keys.get(name), args.api_keys is None, limits,
                                                   settings.proxy(url), tuple(args.upstream_path),
                                                   asks_for_usage=not args.no_stream_usage),
-                                 dialect_of(dialects.get(name, "openai"), "--upstream-dialect"))
+                                 dialect_of(dialects.get(name, "openai"), "--upstream-dialect"),
+                                 None if name not in rates else _rate(rates[name]))
             for name, url in urls.items()}
 
 
@@ -154,6 +161,12 @@ def _by_name(words: Sequence[str], names: Mapping[str, str], option: str) -> Map
             raise UnsupportedError(f"{option} {word!r}: it is given twice" + (f" for {name!r}" if name else ""))
         values[name] = value
     return values
+
+
+def _rate(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_RATE:
+        raise UnsupportedError(f"--upstream-rate is {text[:40]!r}, a whole number from 1 to {MOST_RATE} is allowed")
+    return int(text)
 
 
 def report_lost(stats: CaptureStats) -> None:

@@ -14,11 +14,12 @@ from brise.gateway.request import Headers
 # cut: the connection ended, or the stream did before its answer was complete. malformed: no HTTP, no events, or no
 # answer in a body of status 200. status: an answer that says "not now" (429, 5xx). error_event: a stream, or a body of
 # status 200, that says so. open: not even tried, because the circuit breaker is open. ended: this server shuts down.
+# limited: not sent, because the rate limit that all gateways keep for it is used up.
 FailureKind = Literal["refused", "connect_timeout", "first_byte_timeout", "stalled", "cut", "malformed", "status",
-                      "error_event", "open", "ended"]
+                      "error_event", "open", "ended", "limited"]
 STATUS: Mapping[FailureKind, int] = {  # what the client is told where nobody else answers
     "refused": 502, "connect_timeout": 504, "first_byte_timeout": 504, "stalled": 504, "cut": 502, "malformed": 502,
-    "error_event": 502, "open": 503, "ended": 503}
+    "error_event": 502, "open": 503, "ended": 503, "limited": 429}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from brise.gateway.breaker import Breaker, BreakerSettings, Caller, Permit, Scop
 from brise.gateway.exchange import outcome_of
 from brise.gateway.failure import Delivery, Refusal, UpstreamError, UpstreamFailure
 from brise.gateway.interfaces import RequestOutcome
+from brise.gateway.rate_limit import UpstreamRate
 from brise.gateway.relay import pass_on
 from brise.gateway.request import ClientRequest, Headers
 from brise.gateway.retry import BUSY, NOTHING_SENT, Retries, RetrySettings, is_safe, retry_after_s
@@ -32,10 +33,10 @@ class LargeModel:
     """Asks one upstream. It belongs to the event loop's thread. `now`, `wait` and `retries` are for tests."""
 
     def __init__(self, upstream: HostedServer, *, breaker: Breaker | None = None, retries: Retries | None = None,
-                 hedge_after_s: float | None = None, now: Callable[[], float] = time.monotonic,
-                 wait: Wait = asyncio.sleep) -> None:
+                 hedge_after_s: float | None = None, rate: UpstreamRate | None = None,
+                 now: Callable[[], float] = time.monotonic, wait: Wait = asyncio.sleep) -> None:
         self.upstream, self.breaker = upstream, breaker or Breaker(BreakerSettings(), now)
-        self._streams = CountedStreams(upstream)
+        self._streams, self.rate = CountedStreams(upstream), rate
         self.retries = retries or Retries(RetrySettings())
         self._hedge_after_s, self._now, self._wait = hedge_after_s, now, wait
         self.failures = Counter[str]()
@@ -116,6 +117,8 @@ class LargeModel:
                                                 f"it failed again and again; it is asked anew in {wait_s:.0f} s",
                                                 retry_after_s=wait_s))
         try:
+            if self.rate is not None:
+                await self.rate.admit()
             async with self._opened(request) as reply:
                 if reply.status in BUSY:
                     raise UpstreamError(await _refused(reply))
@@ -125,7 +128,8 @@ class LargeModel:
                 finally:
                     delivery.usage = reply.usage
         except UpstreamError as error:
-            self._count(permit, error.failure)
+            if error.failure.kind != "limited":  # that says nothing of the upstream
+                self._count(permit, error.failure)
             raise
         else:
             self._count(permit, delivery.fault)

@@ -13,6 +13,7 @@ from brise.gateway.anthropic_upstream import AnthropicUpstream
 from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel
+from brise.gateway.rate_limit import UpstreamRate
 from brise.gateway.reanswer import Reanswer
 from brise.gateway.remote.models import JoinedModels, RemoteModels
 from brise.gateway.remote.server import RemoteModel
@@ -26,7 +27,7 @@ from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
 from brise.traffic.prices import read_if_there
 from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
-from brise.traffic.stores import open_store, open_threads, request_key
+from brise.traffic.stores import open_rate_buckets, open_store, open_threads, request_key
 
 UpstreamDialect = Literal["openai", "anthropic"]
 
@@ -47,6 +48,7 @@ class UpstreamServer:
 
     settings: UpstreamSettings
     dialect: UpstreamDialect = "openai"
+    rate_per_minute: int | None = None  # requests that all gateways of the store send it
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
     prices = read_if_there(options.prices, home)
     store = open_store(options.store, home)
     capture = Capture(store, options.capture, open_threads(store, home), leads=member.leads)
+    rates = dict[str, UpstreamRate]()
     try:
-        large = Upstreams({name: _large_model(server, options) for name, server in options.upstreams.items()},
-                          options.routes, prices)
+        rates |= _rates(options, home, member)
+        large = Upstreams({name: _large_model(server, options, rates.get(name))
+                           for name, server in options.upstreams.items()}, options.routes, prices)
         remote = RemoteModels(options.remote, store) if options.remote else None
         small = small if remote is None else JoinedModels(small, remote)
         parts = _small_components(options.small, small, large, store, capture, member)
@@ -88,6 +92,8 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
             background=(*switches.background, *parts.background, *(() if remote is None else (remote,))),
             capture=capture, prices=prices, id_key=request_key(home), remote=remote))
     finally:
+        for rate in rates.values():
+            rate.close()
         stats = capture.drain()
         store.close()
         on_end(stats)
@@ -107,10 +113,17 @@ def dialect_of(word: str, option: str) -> UpstreamDialect:
             raise UnsupportedError(f"{option} is {word!r}, allowed are openai and anthropic")
 
 
-def _large_model(server: UpstreamServer, options: GatewayOptions) -> LargeModel:
+def _rates(options: GatewayOptions, home: Path, member: Membership) -> dict[str, UpstreamRate]:
+    """The rate limits of upstreams by name, each kept with the other gateways of the store."""
+    return {name: UpstreamRate(f"upstream {name}".strip(), server.rate_per_minute,
+                               open_rate_buckets(options.store, home), lambda: member.num_servers)
+            for name, server in options.upstreams.items() if server.rate_per_minute is not None}
+
+
+def _large_model(server: UpstreamServer, options: GatewayOptions, rate: UpstreamRate | None) -> LargeModel:
     upstream = Upstream(server.settings)
     return LargeModel(AnthropicUpstream(upstream) if server.dialect == "anthropic" else upstream,
-                      retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s)
+                      retries=Retries(RetrySettings(options.retries)), hedge_after_s=options.hedge_after_s, rate=rate)
 
 
 def _small_components(options: SmallOptions, small: SmallModels, large: Upstreams, store: TrafficStore,

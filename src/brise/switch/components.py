@@ -22,7 +22,7 @@ from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
 
 # Failures that say nothing of the request. The others, such as no answer in time, may be this request's own.
-OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open"})
+OUT_OF_REACH = frozenset({"refused", "connect_timeout", "open", "limited"})
 
 
 def switch_components(small: SmallModels, large: Upstreams, store: TrafficStore, capture: CaptureSink,

@@ -75,7 +75,7 @@ class Membership:
     """What a server knows of the store that it shares. One that shares it with nobody leads, by its own clock."""
 
     def __init__(self) -> None:
-        self._leads, self._ahead_s = True, 0.0
+        self._leads, self._ahead_s, self.num_servers = True, 0.0, 1
 
     def leads(self) -> bool:
         """Whether it does what one of all is to do: advancing switches, deleting what is old, asking again."""

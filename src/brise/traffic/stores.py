@@ -10,6 +10,7 @@ from brise.errors import MissingExtraError, StoreError, UnsupportedError
 from brise.traffic.conversations import Conversations
 from brise.traffic.key_budgets import KeyBudgets
 from brise.traffic.keys import KeyRing
+from brise.traffic.rate_buckets import RateBuckets
 from brise.traffic.schema import ALL, KEYS, TRAFFIC, Database, store_id
 from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
 from brise.traffic.servers import SeenServer, Servers
@@ -76,6 +77,11 @@ def open_servers(place: str | Path | None, home: Path, *, must_exist: bool = Fal
     """The servers that share a store, over a connection of their own."""
     open_store(place, home, must_exist=must_exist).close()
     return Servers(_database(place, home))
+
+
+def open_rate_buckets(place: str | Path | None, home: Path) -> RateBuckets:
+    """The rate limits that the servers of a store keep together, over a connection of their own."""
+    return RateBuckets(_database(place, home))
 
 
 def seen_servers(place: str, home: Path) -> list[SeenServer]:
