@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
+from starlette.routing import Route as HttpRoute
 
 from brise.demo.child import Brise, ChildError, share_models, shown
 from brise.demo.large_model import LargeModelProcess
@@ -27,6 +29,8 @@ from brise.demo.stand_in import Nature
 from brise.doctor.airgap.report import WalkedStep
 from brise.doctor.airgap.watched import COMMAND, OPTIONS, STEPS
 from brise.errors import BriseError
+from brise.serve.app import create_app
+from brise.serve.serving import RequestWatch, ServeSettings, prepare
 
 TASK = "airgap"
 _ROWS = 40  # proving takes 30 at least
@@ -163,7 +167,12 @@ Route = tuple[str, str, dict[str, object] | None]
 
 
 def routes(model: str, adapter: Path | None) -> list[Route]:
-    """A request for each route of the server, some of which it has to refuse: any answer below 500 will do."""
+    """Requests for every route of the server, some of which it has to refuse: any answer below 500 will do."""
+    asked = [*_told_routes(model, adapter), *_ollama_routes(model)]
+    return [*asked, *_other_routes(model, asked)]
+
+
+def _told_routes(model: str, adapter: Path | None) -> list[Route]:
     messages = [{"role": "user", "content": "ticket 3: no paper"}]
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": _ELSEWHERE}}]}]
     short: dict[str, object] = {"model": model, "max_tokens": 4}
@@ -185,8 +194,7 @@ def routes(model: str, adapter: Path | None) -> list[Route]:
         ("GET", "/v1/models", None), ("GET", "/v1/models/", None), ("GET", f"/v1/models/{model}", None),
         ("GET", "/v1/adapters", None), ("POST", "/v1/adapters", {"name": "again", "path": str(adapter)}),
         ("DELETE", "/v1/adapters/again", None),
-        ("GET", "/", None), ("GET", "/health", None), ("GET", "/livez", None), ("GET", "/readyz", None),
-        ("GET", "/metrics", None), *_ollama_routes(model)]
+        ("GET", "/", None), ("GET", "/health", None), ("GET", "/metrics", None)]
 
 
 def _ollama_routes(model: str) -> list[Route]:
@@ -198,9 +206,18 @@ def _ollama_routes(model: str) -> list[Route]:
         *(("GET", f"/api/{name}", None) for name in ("tags", "ps", "version")),
         ("POST", "/api/chat", {**short, "messages": [{"role": "user", "content": "ticket"}]}),
         *(("POST", f"/api/{name}", short) for name in ("generate", "embed", "embeddings", "show")),
-        *((method, f"/api/{name}{more}", fetched if method == "POST" else None)
-          for name in ("pull", "push", "create", "copy", "delete", "blobs") for more in ("", "/not-here")
-          for method in ("GET", "POST", "DELETE"))]
+        *(("POST", f"/api/{name}", fetched) for name in ("pull", "push", "create", "copy"))]
+
+
+def _other_routes(model: str, asked: Sequence[Route]) -> Iterator[Route]:
+    """Whatever else the server has, with bodies that say next to nothing."""
+    app = create_app(prepare({}, ServeSettings(), sys.stderr, None, None, RequestWatch()))
+    for route in app.routes:
+        if not isinstance(route, HttpRoute):
+            continue
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            if not any(method == other and route.path_regex.fullmatch(path) for other, path, _ in asked):
+                yield method, re.sub(r"\{[^}]*\}", "none", route.path), {"model": model} if method == "POST" else None
 
 
 def _client(base: str) -> httpx.Client:
