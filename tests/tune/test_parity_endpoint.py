@@ -16,7 +16,7 @@ from brise.cli.main import main
 from brise.engine.model import load
 from brise.errors import NetworkError
 from brise.evals.endpoint import Endpoint
-from brise.tune.parity.endpoint import EndpointReport, compare_endpoint, least_kl
+from brise.tune.parity.endpoint import EndpointReport, Trained, compare_endpoint, least_kl
 from brise.tune.parity.openai_server import ServerClient
 from brise.tune.parity.parity import ParityError, Tolerance
 from tests.serve.live import Live, live
@@ -80,6 +80,14 @@ def test_a_server_of_another_adapter_fails(model: Tiny, data: Path, server: Live
         report.check()
 
 
+def test_a_server_without_the_adapter_fails(model: Tiny, adapter: Path, data: Path) -> None:
+    with live(load(model.path)) as running:
+        report = brise.parity(data, model=model.path, adapter=adapter, endpoint=f"{running.url}/v1", max_tokens=8,
+                              tolerance=Tolerance(max_mean_kl=9.0, min_agreement=0.0))
+    assert not report.passed and "no farther from the base" in report.failures[0]
+    assert "does --name name it" in (report.where or "")
+
+
 def test_a_model_that_the_server_lacks_is_an_error(model: Tiny, adapter: Path, data: Path, server: Live,
                                                    capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(model, adapter, data, server, "--name", "other")) == 1
@@ -96,7 +104,7 @@ def test_contradictions_are_refused(model: Tiny, adapter: Path, data: Path, serv
 
 def compared(model: Tiny, handler: Handler) -> EndpointReport:
     with ServerClient(Endpoint("http://127.0.0.1:1/v1", "m"), 20, httpx.MockTransport(handler)) as client:
-        return compare_endpoint(model.trained(), model.tokens, client, model.examples[:2], max_tokens=4,
+        return compare_endpoint(Trained(model.trained(), None, model.tokens), client, model.examples[:2], max_tokens=4,
                                 tolerance=Tolerance())
 
 

@@ -132,6 +132,8 @@ def show_endpoint(report: EndpointReport) -> None:
                  f"same most likely token (at least {limits.min_agreement:.0%})", "perplexity: trained, served")
         for cells in zip(names, _cells(quality), strict=True):
             table.add_row(*cells)
+        if report.base_kl is not None:
+            table.add_row("mean KL from the base without the adapter", f"{report.base_kl:.5f}")
         table.add_row("tokens of answers", str(quality.num_tokens))
     for words in ("same", "same number", "other", "unknown"):
         count = sum(prompt.tokens == words for prompt in report.prompts)
@@ -140,6 +142,15 @@ def show_endpoint(report: EndpointReport) -> None:
                           f"{count} of {len(report.prompts)}")
     console = Console(width=100)
     console.print(table)
+    _show_prompts(console, report)
+    for failure in report.failures:
+        terminal.result(f"- {failure}")
+    if report.where is not None:
+        terminal.result(report.where)
+
+
+def _show_prompts(console: Console, report: EndpointReport) -> None:
+    """The prompts of which there is something to say."""
     notes = Table("conversation", "tokens", "mean KL", "agree", "", title="not the same, or not compared",
                   title_justify="left")
     for prompt in report.prompts:
@@ -149,10 +160,6 @@ def show_endpoint(report: EndpointReport) -> None:
                           "" if agreement is None else f"{agreement:.1%}", Text(terminal.harmless(prompt.note)))
     if notes.row_count:
         console.print(notes)
-    for failure in report.failures:
-        terminal.result(f"- {failure}")
-    if report.where is not None:
-        terminal.result(report.where)
 
 
 def _cells(quality: QuantQuality) -> list[str]:

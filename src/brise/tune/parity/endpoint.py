@@ -12,7 +12,7 @@ figure exceeds it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from brise.data.example import EncodedRow, TrainingExample
 from brise.data.render import prompt_of
 from brise.errors import EvidenceError
+from brise.models.batch import Batch
 from brise.quant.quality import QuantQuality
 from brise.text.load import Tokens
 from brise.tune.packing import pack
@@ -53,12 +54,14 @@ class PromptParity:
 @dataclass(frozen=True)
 class EndpointReport:
     """A server against the trained model. `quality` (original: trained, quantised: served) is None where the server
-    gives no log-probabilities; its KL is a lower bound over `top` tokens."""
+    gives no log-probabilities; its KL is a lower bound over `top` tokens. `base_kl` is the mean KL from the base
+    without the adapter: a server that is no farther from that does not serve the adapter."""
 
     url: str
     model: str
     prompts: tuple[PromptParity, ...]
     quality: QuantQuality | None
+    base_kl: float | None
     tolerance: Tolerance
     top: int
 
@@ -75,7 +78,11 @@ class EndpointReport:
         if self.quality is None:
             notes = sorted({prompt.note for prompt in self.prompts if prompt.note})
             return [*failures, "no prediction could be compared: " + "; ".join(notes)]
-        return [*failures, *self.tolerance.exceeded(self.quality)]
+        failures += self.tolerance.exceeded(self.quality)
+        if self.base_kl is not None and self.base_kl <= self.quality.kl_mean:
+            failures.append(f"the server is no farther from the base without the adapter (mean KL {self.base_kl:.3g}) "
+                            f"than from the trained model ({self.quality.kl_mean:.3g})")
+        return failures
 
     @property
     def where(self) -> str | None:
@@ -84,8 +91,10 @@ class EndpointReport:
         if other is not None:
             return f"the chat template: {other.place}: {other.note}"
         compared = [prompt for prompt in self.prompts if prompt.kl is not None]
-        if self.passed or not compared:
+        if self.passed or not compared or self.quality is None:
             return None
+        if self.base_kl is not None and self.base_kl <= self.quality.kl_mean:
+            return f"is the adapter loaded, and does --name name it? {self.model!r} was asked"
         worst = max(compared, key=lambda prompt: prompt.kl or 0.0)
         return f"the prompts are the same; the most differs {worst.place}, with a mean KL of {worst.kl:.3g} over " \
                f"{worst.compared} tokens: other weights, another adapter, or too few bits"
@@ -94,7 +103,7 @@ class EndpointReport:
         """The whole report, as --json prints it."""
         return {"passed": self.passed, "failures": self.failures, "where": self.where, "endpoint": self.url,
                 "model": self.model, "top": self.top, "tolerance": asdict(self.tolerance),
-                "adapted": None if self.quality is None else numbers(self.quality),
+                "adapted": None if self.quality is None else numbers(self.quality), "base_kl_mean": self.base_kl,
                 "prompts": [asdict(prompt) for prompt in self.prompts]}
 
     def check(self) -> EndpointReport:
@@ -104,23 +113,34 @@ class EndpointReport:
         return self
 
 
-def compare_endpoint(trained: GuidedSide, tokens: Tokens, client: ServerClient, examples: Sequence[TrainingExample], *,
-                     max_tokens: int, tolerance: Tolerance,
-                     progress: Callable[[int], None] = lambda count: None) -> EndpointReport:
+@dataclass(frozen=True)
+class Trained:
+    """The trained model, the base without its adapter (None: no such base), and their tokenizer and chat format."""
+
+    side: GuidedSide
+    base: GuidedSide | None
+    tokens: Tokens
+
+
+def compare_endpoint(trained: Trained, client: ServerClient, examples: Sequence[TrainingExample], *, max_tokens: int,
+                     tolerance: Tolerance, progress: Callable[[int], None] = lambda count: None) -> EndpointReport:
     """Asks the server for an answer to each example's last prompt, and compares. A difference raises nothing."""
     if not examples:
         raise EvidenceError("there is no held-out conversation to compare the server on")
-    ids = TokenIds(tokens)
+    ids = TokenIds(trained.tokens)
     prompts, compared = [], []
     for example in examples:
-        prompt, predictions = _compare(trained, tokens, ids, client, example, max_tokens)
+        prompt, predictions = _compare(trained, ids, client, example, max_tokens)
         prompts.append(prompt)
         compared += [predictions] if predictions is not None else []
         progress(1)
-    # No base to compare with: its server is another one.
+    # What the kernels of another engine change on the base alone is not known.
     limits = replace(tolerance, max_times_base=None)
     quality = _quality(compared) if compared else None
-    return EndpointReport(client.endpoint.url, client.endpoint.model, tuple(prompts), quality, limits, client.top)
+    base_kl = None if trained.base is None or not compared else float(
+        np.concatenate([each.base_divergences for each in compared]).mean())
+    return EndpointReport(client.endpoint.url, client.endpoint.model, tuple(prompts), quality, base_kl, limits,
+                          client.top)
 
 
 class TokenIds:
@@ -145,15 +165,18 @@ class TokenIds:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Of T tokens: KL, agreement, and minus the log-probability of the server's token, trained and served."""
+    """Of T tokens: KL from the trained model and from its base, agreement, and minus the log-probability of the
+    server's token, trained and served."""
 
     divergences: Logprobs
+    base_divergences: Logprobs
     agreements: NDArray[np.bool_]
     nll: Logprobs  # (2, T)
 
 
-def _compare(trained: GuidedSide, tokens: Tokens, ids: TokenIds, client: ServerClient, example: TrainingExample,
+def _compare(trained: Trained, ids: TokenIds, client: ServerClient, example: TrainingExample,
              max_tokens: int) -> tuple[PromptParity, _Compared | None]:
+    tokens = trained.tokens
     prompt = prompt_of(example, tokens)
     last = max(index for index, message in enumerate(example.messages) if message["role"] == "assistant")
     answer = client.answer(example.messages[:last], example.tools, prompt, example.place, max_tokens)
@@ -202,24 +225,31 @@ def _known(steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> tuple[Sequenc
     return steps[:len(chosen)], chosen
 
 
-def _predictions(trained: GuidedSide, prompt: Sequence[int], chosen: Sequence[int],
-                 steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> _Compared:
+def _predictions(trained: Trained, prompt: Sequence[int], chosen: Sequence[int], steps: Sequence[Sequence[Predicted]],
+                 ids: TokenIds) -> _Compared:
     row = EncodedRow(np.array([*prompt, *chosen], np.int32),
                      np.arange(len(prompt) + len(chosen)) >= len(prompt), "answer")
-    packed = pack([row], shares=False)
-    hidden_TD = trained.hidden(packed.batch)
-    compared = _Compared(np.zeros(len(chosen)), np.zeros(len(chosen), bool), np.zeros((2, len(chosen))))
-    for part in pieces(len(chosen), trained.config.vocab_size):
-        logits_TV = trained.logits(hidden_TD[part]).astype(np.float64)
-        largest = logits_TV.max(axis=1, keepdims=True)
-        logits_TV -= largest + np.log(np.exp(logits_TV - largest).sum(axis=1, keepdims=True))
-        for index, logprobs_V in zip(range(part.start, part.stop), logits_TV, strict=True):
-            step = steps[index]
-            compared.divergences[index] = least_kl(logprobs_V, [(ids.of(each), each.logprob) for each in step])
-            likeliest = max(step, key=lambda each: each.logprob)
-            compared.agreements[index] = int(logprobs_V.argmax()) in ids.of(likeliest)
-            compared.nll[:, index] = -logprobs_V[chosen[index]], -step[0].logprob
+    packed, count = pack([row], shares=False), len(chosen)
+    compared = _Compared(np.zeros(count), np.zeros(count), np.zeros(count, bool), np.zeros((2, count)))
+    served = [[(ids.of(each), each.logprob) for each in step] for step in steps]
+    for index, logprobs_V in enumerate(_logprobs(trained.side, packed.batch, count)):
+        compared.divergences[index] = least_kl(logprobs_V, served[index])
+        likeliest = max(steps[index], key=lambda each: each.logprob)
+        compared.agreements[index] = int(logprobs_V.argmax()) in ids.of(likeliest)
+        compared.nll[:, index] = -logprobs_V[chosen[index]], -steps[index][0].logprob
+    if trained.base is not None:
+        for index, logprobs_V in enumerate(_logprobs(trained.base, packed.batch, count)):
+            compared.base_divergences[index] = least_kl(logprobs_V, served[index])
     return compared
+
+
+def _logprobs(side: GuidedSide, batch: Batch, count: int) -> Iterator[Logprobs]:
+    """The log-probabilities (V,) of each of `count` rows of a batch."""
+    hidden_TD = side.hidden(batch)
+    for part in pieces(count, side.config.vocab_size):
+        logits_TV = side.logits(hidden_TD[part]).astype(np.float64)
+        largest = logits_TV.max(axis=1, keepdims=True)
+        yield from logits_TV - (largest + np.log(np.exp(logits_TV - largest).sum(axis=1, keepdims=True)))
 
 
 def least_kl(trained_V: Logprobs, served: Sequence[tuple[Sequence[int], float]]) -> float:

@@ -34,7 +34,7 @@ from brise.text.load import Tokens, tokens_for
 from brise.tune import row_images
 from brise.tune.packing import FeaturesOf
 from brise.tune.parity import parity, templates
-from brise.tune.parity.endpoint import TOP, EndpointReport, compare_endpoint
+from brise.tune.parity.endpoint import TOP, EndpointReport, Trained, compare_endpoint
 from brise.tune.parity.openai_server import ServerClient
 from brise.tune.parity.options import ParityOptions
 from brise.tune.parity.parity import ParityPair, ParityReport, Tolerance
@@ -128,10 +128,13 @@ def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
     with ServerClient(Endpoint(options.endpoint, options.name or "", key), TOP) as client:
         if options.name is None:
             client.endpoint = replace(client.endpoint, model=client.only_model())
-        trained = _trained(checkpoint, low_ranks)
+        placed = _in_torch(checkpoint)
+        checkpoint.forget()
+        trained = Trained(TorchSide(checkpoint.config, _with(placed, low_ranks)), TorchSide(checkpoint.config, placed),
+                          tokens)
         examples = _picked_examples(dataset, options.max_rows)
         with watcher.progress("asking", len(examples), "prompts") as advance:
-            return compare_endpoint(trained, tokens, client, examples, max_tokens=options.max_tokens,
+            return compare_endpoint(trained, client, examples, max_tokens=options.max_tokens,
                                     tolerance=options.tolerance, progress=advance)
 
 
@@ -165,12 +168,6 @@ def open_replay(model: Path, low_ranks: LowRanks, served: Path | None, threads: 
         checkpoint.config, ParityPair(TorchSide(checkpoint.config, _with(trained, low_ranks)), answers),
         ParityPair(TorchSide(checkpoint.config, trained), own),
         tokens_for(checkpoint), tokens_for(other))
-
-
-def _trained(checkpoint: Checkpoint, low_ranks: LowRanks) -> TorchSide:
-    placed = _in_torch(checkpoint)
-    checkpoint.forget()
-    return TorchSide(checkpoint.config, _with(placed, low_ranks))
 
 
 def _in_torch(checkpoint: Checkpoint) -> Weights:
