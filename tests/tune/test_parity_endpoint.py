@@ -16,7 +16,7 @@ from brise.cli.main import main
 from brise.engine.model import load
 from brise.errors import NetworkError
 from brise.evals.endpoint import Endpoint
-from brise.tune.parity.endpoint import EndpointReport, Trained, compare_endpoint, least_kl
+from brise.tune.parity.endpoint import EndpointReport, TrainedModel, compare_endpoint, least_kl
 from brise.tune.parity.openai_server import ServerClient
 from brise.tune.parity.parity import ParityError, Tolerance
 from tests.serve.live import Live, live
@@ -104,7 +104,7 @@ def test_contradictions_are_refused(model: Tiny, adapter: Path, data: Path, serv
 
 def compared(model: Tiny, handler: Handler) -> EndpointReport:
     with ServerClient(Endpoint("http://127.0.0.1:1/v1", "m"), 20, httpx.MockTransport(handler)) as client:
-        return compare_endpoint(Trained(model.trained(), None, model.tokens), client, model.examples[:2], max_tokens=4,
+        return compare_endpoint(TrainedModel(model.trained(), None, model.tokens), client, model.examples[:2], max_tokens=4,
                                 tolerance=Tolerance())
 
 

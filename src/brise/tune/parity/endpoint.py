@@ -114,7 +114,7 @@ class EndpointReport:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """The trained model, the base without its adapter (None: no such base), and their tokenizer and chat format."""
 
     side: GuidedSide
@@ -122,7 +122,7 @@ class Trained:
     tokens: Tokens
 
 
-def compare_endpoint(trained: Trained, client: ServerClient, examples: Sequence[TrainingExample], *, max_tokens: int,
+def compare_endpoint(trained: TrainedModel, client: ServerClient, examples: Sequence[TrainingExample], *, max_tokens: int,
                      tolerance: Tolerance, progress: Callable[[int], None] = lambda count: None) -> EndpointReport:
     """Asks the server for an answer to each example's last prompt, and compares. A difference raises nothing."""
     if not examples:
@@ -174,7 +174,7 @@ class _Compared:
     nll: Logprobs  # (2, T)
 
 
-def _compare(trained: Trained, ids: TokenIds, client: ServerClient, example: TrainingExample,
+def _compare(trained: TrainedModel, ids: TokenIds, client: ServerClient, example: TrainingExample,
              max_tokens: int) -> tuple[PromptParity, _Compared | None]:
     tokens = trained.tokens
     prompt = prompt_of(example, tokens)
@@ -225,7 +225,7 @@ def _known(steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> tuple[Sequenc
     return steps[:len(chosen)], chosen
 
 
-def _predictions(trained: Trained, prompt: Sequence[int], chosen: Sequence[int], steps: Sequence[Sequence[Predicted]],
+def _predictions(trained: TrainedModel, prompt: Sequence[int], chosen: Sequence[int], steps: Sequence[Sequence[Predicted]],
                  ids: TokenIds) -> _Compared:
     row = EncodedRow(np.array([*prompt, *chosen], np.int32),
                      np.arange(len(prompt) + len(chosen)) >= len(prompt), "answer")

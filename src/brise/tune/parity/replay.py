@@ -34,7 +34,7 @@ from brise.text.load import Tokens, tokens_for
 from brise.tune import row_images
 from brise.tune.packing import FeaturesOf
 from brise.tune.parity import parity, templates
-from brise.tune.parity.endpoint import TOP, EndpointReport, Trained, compare_endpoint
+from brise.tune.parity.endpoint import TOP, EndpointReport, TrainedModel, compare_endpoint
 from brise.tune.parity.openai_server import ServerClient
 from brise.tune.parity.options import ParityOptions
 from brise.tune.parity.parity import ParityPair, ParityReport, Tolerance
@@ -130,7 +130,7 @@ def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
             client.endpoint = replace(client.endpoint, model=client.only_model())
         placed = _in_torch(checkpoint)
         checkpoint.forget()
-        trained = Trained(TorchSide(checkpoint.config, _with(placed, low_ranks)), TorchSide(checkpoint.config, placed),
+        trained = TrainedModel(TorchSide(checkpoint.config, _with(placed, low_ranks)), TorchSide(checkpoint.config, placed),
                           tokens)
         examples = _picked_examples(dataset, options.max_rows)
         with watcher.progress("asking", len(examples), "prompts") as advance:
