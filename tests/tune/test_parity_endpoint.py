@@ -104,8 +104,8 @@ def test_contradictions_are_refused(model: Tiny, adapter: Path, data: Path, serv
 
 def compared(model: Tiny, handler: Handler) -> EndpointReport:
     with ServerClient(Endpoint("http://127.0.0.1:1/v1", "m"), 20, httpx.MockTransport(handler)) as client:
-        return compare_endpoint(TrainedModel(model.trained(), None, model.tokens), client, model.examples[:2], max_tokens=4,
-                                tolerance=Tolerance())
+        trained = TrainedModel(model.trained(), None, model.tokens)
+        return compare_endpoint(trained, client, model.examples[:2], max_tokens=4, tolerance=Tolerance())
 
 
 def answering(content: object, **more: object) -> Handler:

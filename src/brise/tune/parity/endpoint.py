@@ -122,8 +122,9 @@ class TrainedModel:
     tokens: Tokens
 
 
-def compare_endpoint(trained: TrainedModel, client: ServerClient, examples: Sequence[TrainingExample], *, max_tokens: int,
-                     tolerance: Tolerance, progress: Callable[[int], None] = lambda count: None) -> EndpointReport:
+def compare_endpoint(trained: TrainedModel, client: ServerClient, examples: Sequence[TrainingExample], *,
+                     max_tokens: int, tolerance: Tolerance,
+                     progress: Callable[[int], None] = lambda count: None) -> EndpointReport:
     """Asks the server for an answer to each example's last prompt, and compares. A difference raises nothing."""
     if not examples:
         raise EvidenceError("there is no held-out conversation to compare the server on")
@@ -225,8 +226,8 @@ def _known(steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> tuple[Sequenc
     return steps[:len(chosen)], chosen
 
 
-def _predictions(trained: TrainedModel, prompt: Sequence[int], chosen: Sequence[int], steps: Sequence[Sequence[Predicted]],
-                 ids: TokenIds) -> _Compared:
+def _predictions(trained: TrainedModel, prompt: Sequence[int], chosen: Sequence[int],
+                 steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> _Compared:
     row = EncodedRow(np.array([*prompt, *chosen], np.int32),
                      np.arange(len(prompt) + len(chosen)) >= len(prompt), "answer")
     packed, count = pack([row], shares=False), len(chosen)

@@ -130,8 +130,8 @@ def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
             client.endpoint = replace(client.endpoint, model=client.only_model())
         placed = _in_torch(checkpoint)
         checkpoint.forget()
-        trained = TrainedModel(TorchSide(checkpoint.config, _with(placed, low_ranks)), TorchSide(checkpoint.config, placed),
-                          tokens)
+        config = checkpoint.config
+        trained = TrainedModel(TorchSide(config, _with(placed, low_ranks)), TorchSide(config, placed), tokens)
         examples = _picked_examples(dataset, options.max_rows)
         with watcher.progress("asking", len(examples), "prompts") as advance:
             return compare_endpoint(trained, client, examples, max_tokens=options.max_tokens,
