@@ -168,7 +168,8 @@ def _check_header(header: Sequence[str], wanted: dict[str, str], path: Path) -> 
     missing = [column for column in wanted.values() if column not in header]
     if missing:
         raise EvidenceError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, header)) or 'none'}",
-                            hint="say which columns to read: --prompt-column, --completion-column")
+                            hint="say which columns to read: --prompt-column, --completion-column; or name the files "
+                                 "to read in the place of their folder")
     double = [column for column in wanted.values() if header.count(column) > 1]
     if double:
         raise EvidenceError(f"{path} has two columns {double[0]!r}")
