@@ -130,6 +130,17 @@ def test_what_transformers_writes_is_read(name: str) -> None:
         assert all(key.is_known for key in read_config(values).ignored)
 
 
+def test_a_vision_encoder_of_transformers_is_read_with_silu_and_refused_with_gelu() -> None:
+    """gelu is the default of the class's constructor; no model of the family has it."""
+    transformers = pytest.importorskip("transformers")
+    for values in ((config := transformers.Mistral3Config()).to_dict(), config.to_diff_dict()):
+        with pytest.raises(UnsupportedError, match="vision_config.hidden_act is 'gelu'.*'silu'"):
+            read_config(values)
+    config = transformers.Mistral3Config(vision_config=transformers.PixtralVisionConfig(hidden_act="silu"))
+    for values in (config.to_dict(), config.to_diff_dict()):
+        assert all(key.is_known for key in read_config(values).ignored)
+
+
 def test_keys_of_a_quantization_are_judged_too() -> None:
     fp8 = {"quant_method": "fp8", "activation_scheme": "static", "future_flag": True, "some_bits": 0}
     description = read_config(LLAMA | {"quantization_config": fp8})

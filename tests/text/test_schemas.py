@@ -166,6 +166,19 @@ def random_answer(schema: str, seed: int) -> str | None:
     return BYTES.decode(out) if len(out) < 600 else None
 
 
+def test_references_in_a_circle_end() -> None:
+    circle = {"type": "object", "propertyNames": {"$ref": "#/$defs/A"}, "$defs": {
+        "A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}}
+    assert [str(each) for each in enforceable(circle, "p").left_out] == ["propertyNames"]
+
+
+@pytest.mark.parametrize(("pattern", "text"), [("^(a+)+$", "a" * 60 + "!"), ("(.*)*x", "a" * 1000), ("(a?){50}a{50}$",
+                                                                                                 "a" * 50)])
+def test_a_pattern_that_takes_too_long_is_said(pattern: str, text: str) -> None:
+    schema = of({"type": "string", "pattern": f"(?!b){pattern}"})
+    assert violations({"a": text}, schema, enforceable(schema, "p").left_out) == ["a: pattern (not checked)"]
+
+
 def test_the_check_of_an_answer_ends() -> None:
     endless = {"anyOf": [{"$ref": "#"}, {"$ref": "#"}], "uniqueItems": True}
     cut = enforceable(of({"uniqueItems": True}), "p").left_out

@@ -37,7 +37,7 @@ _DATE, _TIME = r"[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])", r"(?:[01]\d
 _NAME_FORMATS: Mapping[str, str] = {  # patterns of names, which can have no format
     **_FORMATS, "uuid": f"^{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}$", "date": f"^{_DATE}$", "time": f"^{_TIME}Z$",
     "date-time": f"^{_DATE}T{_TIME}Z$", "ipv4": rf"^(?:{_BYTE}\.){{3}}{_BYTE}$"}
-_MAX_NAMES = 64
+_MAX_NAMES, _MAX_REFERENCES = 64, 4
 _LEAST, _MOST_FLOAT = 1024 - 2**63, 1e18  # beyond them the engine makes no expression for a range
 _LOOK_AHEADS = re.compile(r"\^(?:\(\?=([^()]*)\))+")
 
@@ -175,10 +175,9 @@ def _unevaluated(out: dict[str, object]) -> None:
 def _names(out: dict[str, object], root: Schema) -> None:
     """The names that a mapping may have become its properties, or the pattern of them."""
     names = out.get("propertyNames")
-    while isinstance(names, Mapping) and set(names) <= {"$ref", "title", "description"} and "$ref" in names:
-        names, before = resolve(names["$ref"], root), names
-        if names == before:
-            return
+    for _ in range(_MAX_REFERENCES):
+        if isinstance(names, Mapping) and set(names) <= {"$ref", "title", "description"} and "$ref" in names:
+            names = resolve(names["$ref"], root)
     if not isinstance(names, Mapping) or any(word in out for word in ("properties", "patternProperties", *_JOINED)):
         return
     value = out.get("additionalProperties", True)
