@@ -296,10 +296,12 @@ def test_an_image() -> None:
 
 
 def test_a_model_without_a_known_digest_has_an_id(tmp_path: Path) -> None:
-    (tmp_path / "own.gguf").write_bytes(b"1234")
-    with live(replace(stub_model("yes"), path=tmp_path / "own.gguf", digest=None)) as own, connected(own) as client:
+    blob = tmp_path / "sha256-12"  # files in the store have no suffix
+    blob.write_bytes(b"1234")
+    with live(replace(stub_model("yes"), path=blob, digest=None)) as own, connected(own) as client:
         card = client.list().models[0]
-        assert len(card.digest or "") == 64 and card.size == 4 and card.digest == client.list().models[0].digest
+        assert len(card.digest or "") == 64 and card.size == 4 and card.details and card.details.format == "gguf"
+        assert card.digest == client.list().models[0].digest
 
 
 def test_a_refusal_keeps_its_headers() -> None:

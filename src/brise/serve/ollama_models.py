@@ -95,7 +95,7 @@ async def refuse_change(request: Request) -> Response:
 def _card(serving: ServerState, name: str) -> Entry:
     served = serving.find(name)
     model = served.worker.model
-    num_bytes, modified_s = _file_facts(model.path)
+    kind, num_bytes, modified_s = _file_facts(model.path)
     adapter = next((info for info in served.worker.adapters if info.name == served.adapter), None)
     digest = model.digest if adapter is None else adapter.digest
     return {
@@ -103,16 +103,16 @@ def _card(serving: ServerState, name: str) -> Entry:
         "modified_at": ollama.timestamp(serving.created if modified_s is None else modified_s), "size": num_bytes,
         # Clients cut it to twelve letters, so there is always one: of these facts where nobody has read the whole file.
         "digest": digest or text_digest(f"{model.path.name} {num_bytes} {modified_s}"),
-        "details": _details(serving, served)}
+        "details": _details(serving, served, kind)}
 
 
-def _details(serving: ServerState, served: ModelHandle) -> Entry:
+def _details(serving: ServerState, served: ModelHandle, kind: str) -> Entry:
     model = served.worker.model
     architecture = FAMILIES[model.config.family].gguf_architecture
     base = next(name for name, worker in serving.models.items() if worker is served.worker)
     return {
         "parent_model": "" if served.adapter is None else ollama.tagged(base),
-        "format": "gguf" if model.path.suffix == ".gguf" else "safetensors", "family": architecture,
+        "format": kind, "family": architecture,
         "families": [architecture], "parameter_size": _short(_num_parameters(model)),
         "quantization_level": model.weight_format or ""}
 
@@ -157,10 +157,12 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _file_facts(path: Path) -> tuple[int, float | None]:
-    """Bytes of the model's files, and when they changed; 0 and None if they are gone."""
+def _file_facts(path: Path) -> tuple[str, int, float | None]:
+    """The format of the model's files, their bytes, and when they changed; "", 0 and None if they are gone."""
     try:
-        facts = [os.stat(file) for file in find_layout(path).files]
+        layout = find_layout(path)
+        facts = [os.stat(file) for file in layout.files]
     except (OSError, BriseError):
-        return 0, None
-    return sum(each.st_size for each in facts), max((each.st_mtime for each in facts), default=None)
+        return "", 0, None
+    kind = "gguf" if layout.kind == "gguf" else "safetensors"
+    return kind, sum(each.st_size for each in facts), max((each.st_mtime for each in facts), default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -264,7 +265,8 @@ class _OpenCalls:
     """
 
     def __init__(self) -> None:
-        self._number, self._open = 0, list[EarlierCall]()
+        self._number, self._open = 0, dict[str, EarlierCall]()  # by id
+        self._ids, self._ids_of = deque[str](), defaultdict[str, deque[str]](deque)  # in order: of all, of each name
 
     def add(self, fields: RequestFields) -> EarlierCall:
         """A call of an assistant; some clients give it an id all the same."""
@@ -278,14 +280,16 @@ class _OpenCalls:
             fields.note(note, ("function", 0))
         function.done()
         fields.done()
-        self._open.append(call)
+        self._open[call.id] = call
+        self._ids.append(call.id)
+        self._ids_of[call.name].append(call.id)
         return call
 
     def answered(self, fields: RequestFields, name: str | None, call_id: str | None) -> str:
         """The id of the call that a result belongs to."""
-        fitting = [call for call in self._open if call.id == call_id] or [
-            call for call in self._open if name in (None, call.name)]
-        if not fitting:
+        ids = self._ids if name is None else self._ids_of[name]
+        while ids and call_id not in self._open:
+            call_id = ids.popleft()
+        if call_id not in self._open:
             raise fields.error("tool_name", f"is {(name or '')[:64]!r}, which answers no call of an earlier message")
-        self._open.remove(fitting[0])
-        return fitting[0].id
+        return self._open.pop(call_id).id
