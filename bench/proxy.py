@@ -5,9 +5,11 @@ arrivals, times counted from the moment that was meant). In each round the same 
 and through each of the proxies; what a proxy adds is the difference of the quantiles in one round, and what is printed
 is the median over the rounds, with the smallest and the largest. The gateway writes down all that it sees. With --full
 there is a second gateway beside it, with all that a team switches on: two upstreams, a virtual key with a budget and
-limits, prices, and OpenTelemetry (bench/otlp_sink.py takes what it exports).
+limits, prices, and OpenTelemetry (bench/otlp_sink.py takes what it exports). With --small there are two more, in front
+of a small model behind another server, which is the same process: `named`, where requests name it, and `switched`,
+where their task was switched to it. What they add is over asking that server directly.
 
-usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0] [--full]
+usage: python bench/proxy.py [--rate 100] [--seconds 5] [--rounds 5] [--events 20] [--gap-ms 0] [--full] [--small]
                              [--litellm-python VENV/bin/python] [--out FILE.json]
 
 LiteLLM's proxy is not needed by brise: python -m venv VENV && VENV/bin/pip install 'litellm[proxy]'
@@ -58,6 +60,9 @@ def main() -> None:
         if args.full:
             other = stack.enter_context(upstream(args.events, args.gap_ms))
             targets["full"] = stack.enter_context(full(direct, f"http://127.0.0.1:{other}/v1"))
+        if args.small:
+            targets["named"] = Target(stack.enter_context(small(direct, "big")))
+            targets["switched"] = Target(stack.enter_context(small(direct, "mine")))
         if args.litellm_python:
             targets["litellm"] = Target(stack.enter_context(litellm(args.litellm_python, direct)))
         results = {way: measure(targets, args, streams=way == "stream") for way in ("whole", "stream")}
@@ -76,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--gap-ms", type=float, default=0.0)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--litellm-python", type=Path)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -149,6 +155,26 @@ def brise(url: str) -> Iterator[str]:
                    "--log-level", "warning"]
         with running(command, env={**os.environ, "BRISE_HOME": home}) as process:
             wait_for(process, port, "/health")
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def small(url: str, name: str) -> Iterator[str]:
+    """Our gateway with a small model behind the server: requests name it, or their task is switched to it."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "BRISE_HOME": home}
+        words = [sys.executable, "-m", "brise"]
+        command = [*words, "serve", "--upstream", url, "--small", f"{name}={url}#big-2026", "--small-engine", "other",
+                   "--port", str(port), "--log-level", "warning"]
+        with running(command, env=environment) as process:
+            wait_for(process, port, "/health")
+            card = f"http://127.0.0.1:{port}/v1/models/{name}"
+            while b"fingerprint" not in urllib.request.urlopen(card, timeout=5).read():
+                time.sleep(0.2)
+            if name != "big":  # the task of requests for `big`
+                subprocess.run([*words, "switch", "big", "--small-model", name, "--force", "--reason", "a bench",
+                                "--share", "100", "--audit", "0.001"], env=environment, capture_output=True, check=True)
             yield f"http://127.0.0.1:{port}/v1"
 
 

@@ -22,9 +22,10 @@ from brise.cli import pull, terminal
 from brise.cli.command_parser import examples
 from brise.demo import size, story
 from brise.demo.child import share_models
-from brise.demo.stages import MODEL
+from brise.demo.stages import MODEL, RemoteSmallModel
 from brise.demo.story import Ended, Stage
-from brise.errors import MissingExtraError, OutputError
+from brise.errors import MissingExtraError, OutputError, UnsupportedError
+from brise.gateway.remote.server import RemoteModel
 from brise.hub.store import ModelStore
 
 PAGES = ("report.html", "proof.html")
@@ -38,27 +39,44 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "the report. It takes up to 15 minutes on two cores, no network once smollm2 is pulled, and the "
                     "extra tune. docs/guides/demo.md says what is real and what is not.",
         epilog=examples("brise demo",
-                        "brise demo --quick --keep ./demo"))
+                        "brise demo --quick --keep ./demo",
+                        "brise demo --small http://127.0.0.1:8000/v1#tickets"))
     parser.add_argument("--quick", action="store_true",
                         help="two or three minutes: everything runs, with too little traffic to prove anything")
     parser.add_argument("--keep", metavar="FOLDER", type=Path,
                         help="keep everything there: store, adapter, pages, logs of all commands (default: the pages "
                              "alone, in BRISE_HOME/demo)")
+    parser.add_argument("--small", metavar="URL[#MODEL]",
+                        help="the small model behind this server with OpenAI's API, as it is, instead of one that is "
+                             "tuned here; MODEL is its name there (default: the only one)")
+    parser.add_argument("--small-key-env", metavar="VARIABLE", help="environment variable with the key for it")
 
 
 def run(args: argparse.Namespace) -> int:
-    if find_spec("torch") is None:
+    remote = _remote(args)
+    if remote is None and find_spec("torch") is None:
         raise MissingExtraError("torch", "tune", "brise demo")
     home = settings.read().home
-    if MODEL not in ModelStore(home).names():  # the one step that needs a network
+    if remote is None and MODEL not in ModelStore(home).names():  # the one step that needs a network
         pull.pull_model(MODEL)
     with _folder(args.keep) as folder:
         share_models(home, folder / "home")
         with DemoProgress() as screen:
-            ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen)
+            ended = story.tell(folder, folder / "home", size.QUICK if args.quick else size.FULL, screen,
+                               remote=remote)
         pages = _pages(folder, home / "demo") if args.keep is None else [folder / name for name in PAGES]
         close(ended, [page for page in pages if page.exists()], args.keep)
     return 0 if all(one.ending != "failed" for one in ended) else 1
+
+
+def _remote(args: argparse.Namespace) -> RemoteSmallModel | None:
+    """The small model behind a server, checked before anything is started."""
+    if args.small is None:
+        if args.small_key_env is not None:
+            raise UnsupportedError("--small-key-env is for --small URL")
+        return None
+    RemoteModel(args.small, key=None if args.small_key_env is None else settings.secret(args.small_key_env))
+    return RemoteSmallModel(args.small, args.small_key_env)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from brise.demo.drive import TASK, DriveTally
-from brise.demo.stages import ADAPTER, MODEL, RECOVERED_S, Demo, SkippedError, iso, until
+from brise.demo.stages import ADAPTER, RECOVERED_S, Demo, SkippedError, iso, until
 from brise.report import figures
 
 PROMOTED, REFUTED, UNDECIDED = 0, 3, 4  # exit statuses of brise prove
@@ -15,12 +15,12 @@ IMPOSSIBLE = 3  # of brise cascade
 
 def prove(demo: Demo) -> None:
     """May the small model take over? Whatever the statistics say stands."""
-    if demo.adapter is None or not demo.prove_s:
+    if not demo.has_small or not demo.prove_s:
         raise SkippedError("there are no pairs of answers")
     size = demo.size
+    trained = () if demo.adapter is None else ("--train", str(demo.folder / "train.jsonl"))
     found = demo.run("prove", "--task", TASK, "--store", str(demo.store_path), "--since", iso(demo.prove_s), "--settle",
-                     f"{size.settle_s:g}", "--margin", f"{size.delta:g}", "--model", MODEL, "--adapter",
-                     str(demo.adapter), "--train", str(demo.folder / "train.jsonl"), "--html",
+                     f"{size.settle_s:g}", "--margin", f"{size.delta:g}", *demo.file_words, *trained, "--html",
                      str(demo.folder / "proof.html"), "--json", allowed=(PROMOTED, REFUTED, UNDECIDED))
     proof: dict[str, Any] = json.loads(found.out)
     demo.verdict = proof["verdict"]
@@ -86,7 +86,7 @@ def _say_answers(demo: Demo, share: str, found: DriveTally) -> None:
 
 def outage(demo: Demo) -> None:
     """The large model's process is killed while cars drive; then it comes back."""
-    if not demo.url or demo.adapter is None:
+    if not demo.url or not demo.has_small:
         raise SkippedError("no gateway with a small model runs")
     demo.large.kill()
     demo.show.say("SIGKILL to the simulated large model: connections are refused from here on")
@@ -121,9 +121,8 @@ def report(demo: Demo) -> None:
     """Everything in one page, and what is not known."""
     demo.label()
     page = demo.folder / "report.html"
-    small = () if demo.adapter is None else ("--model", MODEL, "--adapter", str(demo.adapter))
-    found = demo.run("report", "--task", TASK, "--store", str(demo.store_path), "--prices", str(demo.prices), *small,
-                     "--html", str(page))
+    found = demo.run("report", "--task", TASK, "--store", str(demo.store_path), "--prices", str(demo.prices),
+                     *demo.file_words, "--html", str(page))
     demo.show.text(found.out)
     audit = demo.run("audit", "--store", str(demo.store_path))
     demo.show.say(audit.out.strip().splitlines()[0] if audit.out.strip() else "the ledger is whole")

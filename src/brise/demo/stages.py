@@ -66,19 +66,31 @@ class StageWatcher(Protocol):
         """Output of a command, as it is."""
 
 
+@dataclass(frozen=True)
+class RemoteSmallModel:
+    """A small model behind another server: the URL, `#MODEL` at its end if it has several, and where its key is."""
+
+    url: str
+    key_env: str | None = None
+
+
 class SkippedError(BriseError):
     """A stage that cannot run, and why."""
 
 
 @dataclass
 class Demo:
-    """What the stages share. `stack` holds what has to be ended: the large model, the gateway, the store."""
+    """What the stages share. `stack` holds what has to be ended: the large model, the gateway, the store.
+
+    With `remote`, the small model is behind another server, and nothing is tuned.
+    """
 
     folder: Path
     brise: Brise
     size: Size
     show: StageWatcher
     stack: ExitStack
+    remote: RemoteSmallModel | None = None
     seed: int = 7
     url: str = ""
     adapter: Path | None = None
@@ -97,6 +109,24 @@ class Demo:
         self.truth = truth_of(talk for talks in (self.training, *stretches) for talk in talks)
         self.large = LargeModelProcess(self.truth, size.nature)
         self.store_path, self.prices = self.folder / "traffic.sqlite", self.folder / "prices.toml"
+
+    @property
+    def has_small(self) -> bool:
+        """Whether there is a small model: one that was tuned, or one behind another server."""
+        return self.remote is not None or self.adapter is not None
+
+    @property
+    def small_words(self) -> tuple[str, ...]:
+        """How `brise serve` gets the small model."""
+        if self.remote is not None:
+            return ("--small", f"{ADAPTER}={self.remote.url}", *(
+                ("--small-key-env", self.remote.key_env) if self.remote.key_env else ()))
+        return MODEL, "--adapter", f"{ADAPTER}={self.adapter}"
+
+    @property
+    def file_words(self) -> tuple[str, ...]:
+        """The small model's files, for commands that look at them; of one behind a server there are none here."""
+        return ("--model", MODEL, "--adapter", str(self.adapter)) if self.adapter is not None else ()
 
     @property
     def store(self) -> SqlStore:
@@ -175,6 +205,8 @@ def traffic(demo: Demo) -> None:
 
 def tune(demo: Demo) -> None:
     """The small model learns from the answers whose outcome was good."""
+    if demo.remote is not None:
+        raise SkippedError(f"the small model is behind {demo.remote.url}, as it is")
     rows, rights, out = demo.folder / "train.jsonl", demo.folder / "rights.toml", demo.folder / "tuned"
     rights.write_text(RIGHTS.format(today=datetime.now(UTC).date()))
     demo.show.say("rights.toml says why the simulated model's answers may be trained on; a real provider needs yours")
@@ -215,10 +247,10 @@ def _parity(demo: Demo, found: dict[str, Any] | None) -> None:
 
 def shadow(demo: Demo) -> None:
     """The tuned model answers the same requests in the background; the cars see the large model's answers."""
-    if demo.adapter is None:
+    if not demo.has_small:
         raise SkippedError("there is no tuned model")
-    words = (MODEL, "--adapter", f"{ADAPTER}={demo.adapter}", "--upstream", demo.large.url, "--candidate", ADAPTER,
-             "--shadow", "1", "--fallback", ADAPTER, "--store", str(demo.store_path), "--prices", str(demo.prices))
+    words = (*demo.small_words, "--upstream", demo.large.url, "--candidate", ADAPTER, "--shadow", "1", "--fallback",
+             ADAPTER, "--store", str(demo.store_path), "--prices", str(demo.prices))
     demo.show.command(shown(("serve", *words)))
     demo.url = demo.stack.enter_context(demo.brise.server(*words))
     demo.calibrate_s = time.time()

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from brise.demo import proofs, stages
 from brise.demo.child import Brise
 from brise.demo.size import Size
-from brise.demo.stages import Demo, SkippedError, StageWatcher
+from brise.demo.stages import Demo, RemoteSmallModel, SkippedError, StageWatcher
 from brise.errors import BriseError
 
 Ending = Literal["done", "skipped", "failed"]
@@ -60,14 +60,16 @@ STAGES: Sequence[Stage] = (
 )
 
 
-def tell(folder: Path, home: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES) -> list[Ended]:
-    """Runs all stages; whatever was started is ended on the way out, after Ctrl-C, too."""
+def tell(folder: Path, home: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES,
+         remote: RemoteSmallModel | None = None) -> list[Ended]:
+    """Runs all stages, with a small model that is tuned or with one behind another server; whatever was started is
+    ended on the way out, after Ctrl-C, too."""
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     brise, ended = Brise(home, logs), list[Ended]()
     with ExitStack() as stack:
         stack.callback(brise.close)
-        demo = Demo(folder, brise, size, teller, stack)
+        demo = Demo(folder, brise, size, teller, stack, remote)
         for number, stage in enumerate(stages, 1):
             teller.begin(number, len(stages), stage)
             ended.append(_ended(demo, stage))
