@@ -6,6 +6,7 @@ nothing to wait for: streams are passed on as they are written, and other answer
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections import Counter
@@ -47,22 +48,43 @@ class SmallModel:
         self._coverage: tuple[str, Floats] | None = None  # of the rule that was used last
 
     async def answer(self, request: ClientRequest, decision: Decision, send: Send) -> RequestOutcome | Escalated:
-        """Looks first at what other gateways have written: a roll-back holds from the next request on, everywhere."""
-        await self._follower.look()
+        """While the model writes, it looks at what other gateways have written, and sends nothing before: a roll-back
+        holds from the next request on, everywhere."""
+        state = self._state(request)
+        looking = asyncio.ensure_future(self._follower.look())
+        try:
+            if state is None:
+                await looking
+                state = self._state(request)
+            return Escalated() if state is None else await self._answer(state, request, looking, send)
+        finally:
+            looking.cancel()
+
+    def _state(self, request: ClientRequest) -> TaskState | None:
+        """The state of the request's task, if the small model is to answer by it."""
         state = self._follower.state(request.task)
-        if state is None or request.fields is None or not route.decide(state, request, self._clock()).is_small:
-            return Escalated()
+        is_small = state is not None and request.fields is not None and route.decide(
+            state, request, self._clock()).is_small
+        return state if is_small else None
+
+    async def _answer(self, state: TaskState, request: ClientRequest, looking: asyncio.Future[None],
+                      send: Send) -> RequestOutcome | Escalated:
+        assert request.fields is not None, "other requests are not switched"
         try:
             fingerprint = self._certified(state)
             if state.rule is None and request.streams:
-                return await self._stream(state, request, fingerprint, send)
+                return await self._stream(state, request, fingerprint, looking, send)
             answer = await self._small.answer(state.candidate, request.dialect, request.fields,
                                               logprobs=signals.NUM_RIVALS)
-            self._certified(state)  # it may have been replaced meanwhile
+            await looking
+            newest = self._state(request)
+            if newest is None or newest.number != state.number:  # switched back meanwhile, or to another model
+                return Escalated()
+            self._certified(newest)  # it may have been replaced meanwhile
         except RequestError as error:  # the large model may be able to, or says what is wrong with the request
             self._refuse(state, error)
             return Escalated()
-        return await self._judge(state, request, fingerprint, answer, send)
+        return await self._judge(newest, request, fingerprint, answer, send)
 
     def _certified(self, state: TaskState) -> str:
         """The small model's fingerprint. RequestError if another model has its name now; the ledger notes that."""
@@ -113,13 +135,17 @@ class SmallModel:
             measured["novelty"] = novelty.novelty(answers.user_text(fields), self._coverage[1])
         return measured
 
-    async def _stream(self, state: TaskState, request: ClientRequest, fingerprint: str, send: Send) -> RequestOutcome:
+    async def _stream(self, state: TaskState, request: ClientRequest, fingerprint: str,
+                      looking: asyncio.Future[None], send: Send) -> RequestOutcome | Escalated:
         """An error before the first chunk is raised, and the large model answers; a later one ends the stream."""
         assert request.fields is not None
         stream, error = await self._small.stream(state.candidate, request.dialect, request.fields), None
         client_stream = ClientStream(request, send)
         async with aclosing(stream.chunks) as chunks:
             first = await anext(chunks)
+            await looking
+            if self._state(request) is None:
+                return Escalated()
             await client_stream.begin(added(request, "small", state.candidate))
             await client_stream.write(first)
             first_s = self._now() - request.started_s

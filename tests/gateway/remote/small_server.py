@@ -197,5 +197,9 @@ class MemoryLedger:
 def half_stream(says: str) -> Behaviour:
     """A stream that is cut in the middle of its text."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tickets"}
-    return events([encode({**head, "choices": [{"index": 0, "delta": {"content": says}, "finish_reason": None}]})],
-                  ends=False)
+
+    async def behave(peer: Peer) -> None:
+        await peer.start(200, {"content-type": "text/event-stream"})
+        await peer.send(encode({**head, "choices": [{"index": 0, "delta": {"content": says}, "finish_reason": None}]}))
+        peer.close()
+    return behave
