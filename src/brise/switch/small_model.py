@@ -67,6 +67,10 @@ class SmallModel:
             state, request, self._clock()).is_small
         return state if is_small else None
 
+    def _newest(self, state: TaskState, request: ClientRequest) -> TaskState | None:
+        """The same after a look. Usually nothing has changed, and nothing is decided anew."""
+        return state if self._follower.state(request.task) is state else self._state(request)
+
     async def _answer(self, state: TaskState, request: ClientRequest, looking: asyncio.Future[None],
                       send: Send) -> RequestOutcome | Escalated:
         assert request.fields is not None, "other requests are not switched"
@@ -77,7 +81,7 @@ class SmallModel:
             answer = await self._small.answer(state.candidate, request.dialect, request.fields,
                                               logprobs=signals.NUM_RIVALS)
             await looking
-            newest = self._state(request)
+            newest = self._newest(state, request)
             if newest is None or newest.number != state.number:  # switched back meanwhile, or to another model
                 return Escalated()
             self._certified(newest)  # it may have been replaced meanwhile
@@ -144,7 +148,7 @@ class SmallModel:
         async with aclosing(stream.chunks) as chunks:
             first = await anext(chunks)
             await looking
-            if self._state(request) is None:
+            if self._newest(state, request) is None:
                 return Escalated()
             await client_stream.begin(added(request, "small", state.candidate))
             await client_stream.write(first)
