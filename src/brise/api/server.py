@@ -67,6 +67,11 @@ class Server:
             raise BriseError("the server does not listen", hint="async with brise.serve(...) as server: ...")
         return self._url
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether every model's engine takes requests: not after the server was closed, nor after a fault."""
+        return all(worker.is_open for worker in self._workers.values())
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
         if scope["type"] == "lifespan":
