@@ -40,7 +40,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"python (bench|tests)/": "takes minutes, or a program that is not installed",
     r"python examples/": "tests/test_examples.py runs them all",
     r"torchrun ": "starts processes of its own: tests/cli/test_tune_ranks.py does the same",
-    r"serve run ": "needs Ray: tests/serve/test_ray.py runs the same",
+    r"(RAY_\w+=\d )?serve run ": "needs Ray: tests/serve/test_ray.py runs the same",
     r"docker ": "needs a container engine",
     r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
     r"brise serve(rs)? .*postgresql://": "needs a PostgreSQL server: tests/serve/test_several_servers.py starts one",
