@@ -200,15 +200,15 @@ def full(first: str, second: str) -> Iterator[Target]:
 
 
 @contextmanager
-def litellm(python: Path, url: str) -> Iterator[str]:
-    """LiteLLM's proxy with one worker and one model, no database, no logging."""
+def litellm(python: Path, url: str, num_workers: int = 1) -> Iterator[str]:
+    """LiteLLM's proxy with one model, no database, no logging."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(json.dumps({"model_list": [{"model_name": "big", "litellm_params": {
             "model": "openai/big", "api_base": url, "api_key": "sk-none"}}]}), encoding="utf-8")
         command = [str(python.with_name("litellm")), "--config", str(config), "--port", str(port),
-                   "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False"]
+                   "--host", "127.0.0.1", "--num_workers", str(num_workers), "--telemetry", "False"]
         environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
                        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}  # it listens on this machine only
         environment.pop("PYTHONPATH", None)

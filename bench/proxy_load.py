@@ -3,7 +3,8 @@
 A time is counted from the moment at which a request was to be sent, so a server that holds up the next request does not
 hide it. Connections are kept and shared, as clients' pools do.
 
-usage: python bench/proxy_load.py URL RATE SECONDS SEED KEY [--stream]      prints JSON: seconds to first and last byte
+usage: python bench/proxy_load.py URL[,URL...] RATE SECONDS SEED KEY [--stream]
+It prints JSON: seconds to the first and the last byte of each answer.
 """
 
 from __future__ import annotations
@@ -38,20 +39,25 @@ def main() -> None:
 
 
 async def load(url: str, rate: float, seconds: float, seed: int, key: str, *, streams: bool) -> Times:
-    parts = urlsplit(url)
-    assert parts.hostname is not None and parts.port is not None
-    client = Client(parts.hostname, parts.port, request(parts.path, parts.netloc, key, streams))
+    clients = [client_of(each, key, streams) for each in url.split(",")]
     chance, times, tasks = random.Random(seed), Times(), set[asyncio.Task[None]]()
     begun = at = time.perf_counter() + 0.05
     while at < begun + seconds:
         await asyncio.sleep(max(at - time.perf_counter(), 0))
-        task = asyncio.create_task(client.ask(at, times))
+        task = asyncio.create_task(chance.choice(clients).ask(at, times))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         at += chance.expovariate(rate)
     await asyncio.wait_for(asyncio.gather(*tasks), 60)
-    client.close()
+    for client in clients:
+        client.close()
     return times
+
+
+def client_of(url: str, key: str, streams: bool) -> Client:
+    parts = urlsplit(url)
+    assert parts.hostname is not None and parts.port is not None
+    return Client(parts.hostname, parts.port, request(parts.path, parts.netloc, key, streams))
 
 
 def request(path: str, host: str, key: str, streams: bool) -> bytes:
