@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from brise.cli.main import main
-from brise.errors import MissingExtraError
+from brise.dialects.bodies import Usage
+from brise.errors import BriseError, MissingExtraError
 from brise.gateway import trace
+from brise.gateway.exchange import local_exchange
+from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.retry import Retries, RetrySettings
 from brise.serve import telemetry as telemetry_module
 from brise.serve.open_telemetry import TelemetryOptions, open_telemetry
-from brise.serve.telemetry import Telemetry
+from brise.serve.otlp import OtlpExporter, OtlpSampler
+from brise.serve.otlp_process import ExportProcess
+from brise.serve.telemetry import Telemetry, TracedRequest
 from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import MODEL
 from tests.gateway.fake_upstream import answer, chat, refuse
@@ -41,14 +49,35 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         yield made
 
 
+class InThisProcess(OtlpExporter):
+    """The exporter without a process of its own, which takes half a second to begin."""
+
+    def is_sampled(self, begun: trace.RequestTrace) -> bool:
+        return OtlpSampler().is_sampled(begun)
+
+
 @contextmanager
 def watched(url: str, *, content: bool = False, **more: Any) -> Iterator[tuple[Rig, Telemetry]]:
     """A gateway that exports to the collector."""
-    upstream = {"": "https://api.openai.com/v1"}
-    with open_telemetry(TelemetryOptions(url, content), upstream) as telemetry:
-        assert telemetry is not None
+    telemetry = Telemetry(InThisProcess(url, with_content=content), {"": "https://api.openai.com/v1"})
+    try:
         with rig(telemetry=telemetry, **more) as made:
             yield made, telemetry
+    finally:
+        telemetry.close()
+
+
+@contextmanager
+def exported(url: str) -> Iterator[tuple[ExportProcess, TracedRequest]]:
+    """An exporter's process, and a request for it."""
+    exporter = ExportProcess(url, with_content=False)
+    outcome = RequestOutcome("small", 200, "stub", usage=Usage(1, 2))
+    exchange = local_exchange("id", "/v1/chat/completions", outcome, 0.1, {})
+    try:
+        yield exporter, TracedRequest(trace.read([]), replace(exchange, request={"seed": 4, "messages": [{}]}), "")
+    finally:
+        exporter.close()
+        exporter.end()
 
 
 def test_a_request_is_a_span_with_the_conventions_attributes(collector: Receiver) -> None:
@@ -198,8 +227,37 @@ def test_standard_variables_are_read(collector: Receiver, monkeypatch: pytest.Mo
     assert (resource["service.name"], resource["team"]) == ("gateway-7", "a") and not collector.metrics
 
 
+def test_a_process_exports_and_another_one_replaces_it(collector: Receiver) -> None:
+    with exported(collector.url) as (exporter, request):
+        assert exporter.export([request, request]) == 0 and len(collector.spans()) == 2
+        assert attributes(collector.spans()[0])["gen_ai.request.seed"] == 4
+        first = exporter.pid
+        os.kill(first, signal.SIGTERM)  # a server's group gets it, and the server has something to send after that
+        assert exporter.export([request]) == 0 and exporter.pid == first
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        assert exporter.export([request]) == 0 and exporter.pid != first
+    assert len(collector.spans()) == 4
+    assert attributes(collector.spans()[0])["gen_ai.usage.output_tokens"] == 2
+
+
+def test_what_the_sdk_cannot_read_is_an_error_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "-5")
+    with pytest.raises(BriseError, match="OpenTelemetry does not start: .*-5"):
+        ExportProcess(None, with_content=False)
+
+
+def test_a_process_does_not_outlive_its_server(collector: Receiver) -> None:
+    script = ("import os, sys\nfrom brise.serve.otlp_process import ExportProcess\n"
+              "made = ExportProcess(sys.argv[1], with_content=False)\n"
+              "print(made.pid, flush=True)\nos.kill(os.getpid(), 9)")
+    server = subprocess.run([sys.executable, "-c", script, collector.url], capture_output=True, text=True, check=False)
+    wait_until(lambda: not Path(f"/proc/{int(server.stdout)}").exists())
+
+
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "brise.serve.otlp", raising=False)
+    for module in ("otlp", "otlp_process"):
+        monkeypatch.delitem(sys.modules, f"brise.serve.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'brise\[otel\]'"), open_telemetry(TelemetryOptions(), {}):
         pass

@@ -32,15 +32,19 @@ def open_telemetry(options: TelemetryOptions | None, urls: Mapping[str, str]) ->
         yield None
         return
     try:
-        from brise.serve.otlp import OtlpExporter  # noqa: PLC0415, OpenTelemetry is an extra
+        from brise.serve.otlp_process import ExportProcess  # noqa: PLC0415, OpenTelemetry is an extra
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise
         raise MissingExtraError("opentelemetry-sdk", "otel", "OpenTelemetry") from None
-    telemetry = Telemetry(OtlpExporter(options.endpoint, with_content=options.content), urls)
+    exporter = ExportProcess(options.endpoint, with_content=options.content)
     try:
-        yield telemetry
+        telemetry = Telemetry(exporter, urls)
+        try:
+            yield telemetry
+        finally:
+            telemetry.close()
     finally:
-        telemetry.close()
+        exporter.end()
 
 

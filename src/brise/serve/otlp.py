@@ -29,14 +29,30 @@ SCOPE = InstrumentationScope("brise", __version__)
 FLUSH_MS = 3000
 
 
+class OtlpSampler:
+    """Says which traces are exported, as OTEL_TRACES_SAMPLER has it."""
+
+    def __init__(self) -> None:
+        self._sampler = TracerProvider(shutdown_on_exit=False).sampler
+
+    def is_sampled(self, begun: RequestTrace) -> bool:
+        """As OTEL_TRACES_SAMPLER says; by default every trace, but those that the client does not sample."""
+        parent = None
+        if begun.parent_id is not None:
+            flags = TraceFlags(begun.flags)
+            parent = api.set_span_in_context(NonRecordingSpan(SpanContext(
+                int(begun.trace_id, 16), int(begun.parent_id, 16), is_remote=True, trace_flags=flags)))
+        decision = self._sampler.should_sample(parent, int(begun.trace_id, 16), "request").decision
+        return decision is Decision.RECORD_AND_SAMPLE
+
+
 class OtlpExporter:
-    """Sends what is recorded; belongs to one thread, but for `is_sampled`. The SDK reads the OTEL_* variables."""
+    """Sends what is recorded; belongs to one thread. The SDK reads the OTEL_* variables."""
 
     def __init__(self, endpoint: str | None, *, with_content: bool) -> None:
         _silence()
         wanted = settings.telemetry()
         self._with_content, self._resource = with_content, _resource()
-        self._sampler = TracerProvider(shutdown_on_exit=False).sampler  # that of OTEL_TRACES_SAMPLER
         self._spans = OTLPSpanExporter(_under(endpoint, "traces")) if wanted.traces else None
         readers = [PeriodicExportingMetricReader(OTLPMetricExporter(_under(endpoint, "metrics")))] if (
             wanted.metrics) else []
@@ -51,16 +67,6 @@ class OtlpExporter:
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=TOKENS)
-
-    def is_sampled(self, begun: RequestTrace) -> bool:
-        """As OTEL_TRACES_SAMPLER says; by default every trace, but those that the client does not sample."""
-        parent = None
-        if begun.parent_id is not None:
-            flags = TraceFlags(begun.flags)
-            parent = api.set_span_in_context(NonRecordingSpan(SpanContext(
-                int(begun.trace_id, 16), int(begun.parent_id, 16), is_remote=True, trace_flags=flags)))
-        decision = self._sampler.should_sample(parent, int(begun.trace_id, 16), "request").decision
-        return decision is Decision.RECORD_AND_SAMPLE
 
     def export(self, requests: Sequence[TracedRequest]) -> int:
         """Measures them and sends their spans; returns how many could not be sent."""

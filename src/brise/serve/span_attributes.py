@@ -29,6 +29,7 @@ NUMBERS: Mapping[str, str] = {  # fields of requests, and their attributes
     "presence_penalty": "presence_penalty"}
 COUNTS: Mapping[str, str] = {"max_tokens": "max_tokens", "max_completion_tokens": "max_tokens",
                              "max_output_tokens": "max_tokens", "seed": "seed"}
+FIELDS = (*NUMBERS, *COUNTS, "n")  # all that a span without content says of what was asked
 
 
 def place(url: str) -> dict[str, Attribute]:

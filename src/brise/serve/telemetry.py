@@ -1,8 +1,9 @@
-"""OpenTelemetry: traces and metrics of requests go to a collector, from a thread of its own.
+"""OpenTelemetry: traces and metrics of requests go to a collector, from a process of its own.
 
-The event loop only puts a finished request into a bounded queue. A thread makes spans of it and sends them over
-OTLP/HTTP. A collector that is slow or away costs no request anything: what does not fit into the queue, or could not be
-sent, is dropped and counted. The exporters read the standard OTEL_* variables themselves.
+The event loop only puts a finished request into a bounded queue. A thread hands it to the process (otlp_process.py),
+which makes spans of it and sends them over OTLP/HTTP. A collector that is slow or away costs no request anything: what
+does not fit into the queue, or could not be sent, is dropped and counted. The exporters read the standard OTEL_*
+variables themselves.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class TracedRequest:
 
 
 class Exporter(Protocol):
-    """What sends requests to a collector (otlp.py)."""
+    """What sends requests to a collector (otlp_process.py)."""
 
     def is_sampled(self, begun: RequestTrace) -> bool:
         """Whether the trace of a request that begins is to be exported."""
