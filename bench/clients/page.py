@@ -1,7 +1,12 @@
-"""The page docs/clients.md: tables from results.json, and what reasons.toml says about cells."""
+"""The page docs/clients.md: tables from results.json, and what reasons.toml says about cells.
+
+Alone it checks that the page is up to date, and that every cell that fails has a reason.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -68,3 +73,11 @@ def _sign(name: str, api: str, by_target: dict[str, str], column: str, notes: li
     signs = [SIGNS[by_target[target]] for target in ("local", "gateway") if target in by_target]
     shown = signs[0] if len(set(signs)) == 1 else "/".join(signs)
     return f"{shown or '-'}{number}" if signs else "-"
+
+
+if __name__ == "__main__":
+    found = json.loads((HERE / "results.json").read_text())
+    wrong = unexplained(found)
+    if tables(found) not in PAGE.read_text():
+        wrong.append("docs/clients.md has other tables than results.json: run page.write")
+    sys.exit("\n".join(wrong) or 0)

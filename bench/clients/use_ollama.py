@@ -35,7 +35,8 @@ def ask(question: str = QUESTION, model: str = MODEL, key: str = KEY, tokens: in
 
 def chat() -> str:
     client = ollama.Client(host=URL, headers={"Authorization": f"Bearer {KEY}"})
-    assert MODEL in [each.model.removesuffix(":latest") for each in client.list().models]
+    names = [each.model.removesuffix(":latest") for each in client.list().models]
+    assert MODEL in names or not names  # a gateway lists what it serves itself
     answer = ask()
     assert answer.message.content and answer.eval_count > 0
     return answer.done_reason

@@ -76,7 +76,7 @@ def _output(fields: RequestFields) -> tuple[Grammar | None, tuple[TemplateWish, 
     format = fields.child("output_format")
     if config is not None:
         if (effort := config.choice("effort", EFFORTS)) is not None and effort != "high":  # the API's default
-            wishes = (TemplateWish(config.path("effort"), "reasoning_effort", effort),)
+            wishes = (TemplateWish(config.path("effort"), "reasoning_effort", effort, is_hint=True),)
         format = config.child("format") or format
         config.note("task_budget")
         config.done()

@@ -170,6 +170,8 @@ def parse_stops(fields: RequestFields) -> tuple[str, ...]:
 
 def _sampling(fields: RequestFields) -> PartialSampling:
     top_k, seed = fields.whole("top_k", -1, MAX_TOKENS), fields.whole("seed", -(2**63), 2**63 - 1)
+    same_seed = fields.whole("random_seed", 0, 2**63 - 1)  # Mistral's name for it
+    seed = same_seed if seed is None else seed
     return PartialSampling(
         temperature=fields.number("temperature", 0, 2), top_p=fields.number("top_p", 0, 1),
         top_k=None if top_k is None else max(top_k, 0),  # vLLM's -1 is off, too

@@ -62,7 +62,13 @@ CHAT_ACTS: Mapping[str, Act] = {
     "add_generation_prompt": Act("an answer always follows; 'prefix' on the last message continues it", (True,)),
     "continue_final_message": Act("use 'prefix' on the last message", (False,)),
     "documents": Act("put them into a message", ([],)), "plugins": Act("there are none", ([],)),
-    "transforms": Act("a prompt is never cut", ([],)), "mm_processor_kwargs": Act("images have 'detail'", ({},))}
+    "data_sources": Act("this server opens no connections", ([],)),
+    "search_parameters": Act("this server opens no connections", ({"mode": "off"},)),
+    "enable_search": Act("this server opens no connections", (False,)),
+    "safe_prompt": Act("send a message of the role 'system'", (False,)),
+    "prompt_mode": Act("send a message of the role 'system'", ("",)), "best_of": Act("use 'n'", (1,)),
+    "max_new_tokens": Act("use 'max_tokens'", (-1,)),
+    "mm_processor_kwargs": Act("images have 'detail'", ({},))}
 
 COMPLETION_ACTS: Mapping[str, Act] = {
     **SAMPLING_ACTS, "suffix": Act("filling in the middle is not implemented", ("",)),
@@ -87,7 +93,7 @@ SERVICE_NOTES = frozenset({
     "caching", "fallbacks", "litellm_call_id", "litellm_metadata", "litellm_trace_id", "num_retries", "provider",
     "raw", "echo_request", "speculative", "post_sampling_probs", "t_max_predict_ms", "add_special_tokens",
     "use_raw_prompt", "separate_reasoning", "stream_reasoning", "include_reasoning", "reasoning_format",
-    "parse_tool_calls"})
+    "parse_tool_calls", "transforms"})
 # Fields of llama-server that shape a sampler which is off.
 SAMPLER_NOTES = frozenset({
     "mirostat_tau", "mirostat_eta", "dynatemp_exponent", "xtc_threshold", "dry_base", "dry_allowed_length",

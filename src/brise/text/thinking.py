@@ -31,11 +31,15 @@ class TemplateReader(Protocol):
 
 @dataclass(frozen=True)
 class TemplateWish:
-    """One value for the template: a variable, a switch for thinking, or an effort. `path` is the client's field."""
+    """One value for the template: a variable, a switch for thinking, or an effort. `path` is the client's field.
+
+    An effort that `is_hint` is left out where the model has none.
+    """
 
     path: str
     name: str
     value: Json
+    is_hint: bool = False
 
 
 def parse_wishes(fields: RequestFields) -> tuple[TemplateWish, ...]:
@@ -68,7 +72,7 @@ def variables(wishes: Sequence[TemplateWish], chat: TemplateReader) -> Mapping[s
         if wish.value is None:
             continue
         if wish.name == "reasoning_effort":
-            added = _by_effort(wish, chat)
+            added = _by_hint(wish, chat) if wish.is_hint else _by_effort(wish, chat)
         elif wish.name in SWITCHES and isinstance(wish.value, bool):
             is_said = wish.value and given.get("reasoning_effort", "none") != "none"
             added = {} if is_said else _by_switch(wish, chat, is_on=wish.value)
@@ -125,6 +129,13 @@ def _by_switch(wish: TemplateWish, chat: TemplateReader, *, is_on: bool) -> Mapp
         return {}
     raise _refused(wish, "the model does not think" if is_on else
                    "the model's chat template has no switch for thinking")
+
+
+def _by_hint(wish: TemplateWish, chat: TemplateReader) -> Mapping[str, Json]:
+    try:
+        return _by_effort(wish, chat)
+    except RequestError:  # the model has no such effort
+        return {}
 
 
 def _by_effort(wish: TemplateWish, chat: TemplateReader) -> Mapping[str, Json]:
