@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -107,6 +109,21 @@ def test_a_prompt_that_is_too_long_is_an_error_that_claude_code_reads(claude: an
     long: list[Any] = [{"role": "user", "content": "wind " * 2000}]
     with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: 10\d{3} tokens > \d+ maximum"):
         claude.messages.create(**{**GREEDY, "messages": long})
+
+
+def test_sixteen_at_once_get_the_answer_of_one(claude: anthropic.Anthropic) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: claude.messages.create(**GREEDY).content[0].text, range(16)))
+    assert answers == [CALL] * 16
+
+
+def test_a_stream_that_is_left_frees_the_engine() -> None:
+    with (live(stub_model("x" * 3000, on_step=lambda _: time.sleep(0.01))) as server,
+          anthropic.Anthropic(base_url=server.url, api_key="none") as client):
+        with client.messages.create(**{**GREEDY, "max_tokens": 3000}, stream=True) as events:
+            assert next(iter(events)).type == "message_start"
+        server.wait_idle()
+        assert "POST /v1/messages 499" in server.log.getvalue()
 
 
 def test_thinking_may_be_on_for_a_model_that_cannot_think(claude: anthropic.Anthropic) -> None:

@@ -282,10 +282,10 @@ def test_unknown_field(client: openai.OpenAI) -> None:
 def test_async_client_with_many_at_once(server: Live) -> None:
     async def ask() -> list[str | None]:
         async with server.async_client() as client:
-            answers = await asyncio.gather(*[client.chat.completions.create(**GREEDY) for _ in range(8)])
+            answers = await asyncio.gather(*[client.chat.completions.create(**GREEDY) for _ in range(16)])
             texts = [answer.choices[0].message.content for answer in answers]
             stream = await client.chat.completions.create(**GREEDY, stream=True)
             streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
             return [*texts, streamed]
 
-    assert asyncio.run(ask()) == [REPLY] * 9
+    assert asyncio.run(ask()) == [REPLY] * 17
