@@ -21,7 +21,7 @@ from brise.deploy import files
 from brise.deploy.options import DeployOptions, ServerPlace
 from gateway_process import Upstream
 
-READY_S = 60.0
+READY_S = 180.0
 HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"
 
 

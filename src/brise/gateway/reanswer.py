@@ -150,7 +150,7 @@ class Reanswer:
                 exchange = self._store.exchange(pending.exchange)
                 if exchange is None or exchange.request is None or not self._large.pays(exchange.upstream):
                     continue
-                request, is_waiting = _request_of(exchange, self._large.secrets), True
+                request, is_waiting = request_of(exchange, self._large.secrets), True
                 if is_probe or _place(request) in self._up:
                     return (request, pending.attempts), True
         return None, is_waiting
@@ -183,7 +183,8 @@ def _place(request: ClientRequest) -> tuple[str, str]:
     return request.upstream, request.wire_model
 
 
-def _request_of(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
+def request_of(exchange: Exchange, secrets: Sequence[str]) -> ClientRequest:
+    """A request as it can be sent again with a key of the gateway's own."""
     body = json.dumps(exchange.request).encode()
     request = read("POST", exchange.path, exchange.path.encode(), JSON_HEADERS, body, secrets)
     return replace(request, id=exchange.id, upstream=exchange.upstream or "")

@@ -27,7 +27,7 @@ from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
 from brise.traffic.prices import read_if_there
 from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
-from brise.traffic.stores import open_rate_buckets, open_store, open_threads, request_key
+from brise.traffic.stores import POSTGRES, open_audits_waiting, open_rate_buckets, open_store, open_threads, request_key
 
 UpstreamDialect = Literal["openai", "anthropic"]
 
@@ -86,7 +86,9 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
         remote = RemoteModels(options.remote, store) if options.remote else None
         small = small if remote is None else JoinedModels(small, remote)
         parts = _small_components(options.small, small, large, store, capture, member)
-        switches = components.switch_components(small, large, store, capture, member=member)
+        rows = (open_audits_waiting(options.store, home)
+                if isinstance(options.store, str) and options.store.startswith(POSTGRES) else None)
+        switches = components.switch_components(small, large, store, capture, member=member, rows=rows)
         yield Gateway(large, replace(
             switches, fallback=parts.fallback, observers=(*switches.observers, *parts.observers),
             background=(*switches.background, *parts.background, *(() if remote is None else (remote,))),

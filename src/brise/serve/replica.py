@@ -128,6 +128,8 @@ class Replica:
         seen = await self._ask(lambda: self._exchange(report), None)
         self.error, self._contact_s, self.servers = None, self._now(), seen.servers
         started_s = next((server.started_s for server in seen.servers if server.id == self.id), self.member.now_s())
+        self.member.id, self.member.living = self.id, frozenset(
+            server.id for server in seen.servers if not server.is_gone) | {self.id}
         self.member.num_servers = max(sum(server.counts for server in seen.servers), 1)
         chain = here.chain()
         self.ledger_fault = None if chain is None else chain.fault or chain.check_end(seen.ledger_end)

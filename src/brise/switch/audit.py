@@ -19,6 +19,7 @@ from brise.errors import BriseError
 from brise.files.digests import blake_draw
 from brise.gateway.request import ClientRequest
 from brise.switch.ledger_follower import Follower
+from brise.switch.shared_audits import SharedAudits
 from brise.switch.state import Action, TaskState, gateway_line
 from brise.traffic.records import Exchange, RecordedAnswer
 
@@ -47,7 +48,9 @@ class Auditor:
     """Implements `Observer` and `Background`. `counts` says what became of the audits."""
 
     def __init__(self, follower: Follower, ask: Ask, write: Write, max_waiting: int = MAX_WAITING,
-                 wait: Callable[[float], Awaitable[None]] = asyncio.sleep, log: TextIO | None = None) -> None:
+                 wait: Callable[[float], Awaitable[None]] = asyncio.sleep, log: TextIO | None = None,
+                 shared: SharedAudits | None = None) -> None:
+        self._shared = shared
         self._follower, self._ask, self._write, self._max_waiting = follower, ask, write, max_waiting
         self._wait, self._log = wait, log or sys.stderr
         self._queue: deque[_Audit] = deque()
@@ -70,21 +73,44 @@ class Auditor:
             return
         self._queue.append(_Audit(request, exchange, probability, state.number))
         self._has_work.set()
+        if self._shared is not None and request.is_captured:
+            self._shared.note(exchange, probability, state.number)
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
 
     async def run(self) -> None:
-        """Until it is cancelled: one audit after the other."""
+        """Until it is cancelled: one audit after the other, and those that other servers left."""
+        if self._shared is None:
+            await self._run()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._run())
+                group.create_task(self._adopt(self._shared))
+        finally:
+            self._shared.close()
+
+    async def _adopt(self, shared: SharedAudits) -> None:
+        while True:
+            for audit, request, exchange in await shared.next():
+                self.counts["adopted"] += 1
+                self._queue.append(_Audit(request, exchange, audit.probability, audit.switch))
+                self._has_work.set()
+
+    async def _run(self) -> None:
         retry_s = RETRY_S
         while True:
             while not self._queue:
                 self._has_work.clear()
                 await self._has_work.wait()
-            left = await self._audit(self._queue[0])
+            audit = self._queue[0]
+            left = await self._audit(audit)
             self._queue.popleft()
             if left is None:
+                if self._shared is not None:
+                    self._shared.settle(audit.exchange.id)
                 retry_s = RETRY_S
                 continue
             if left.attempts:

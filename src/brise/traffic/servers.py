@@ -76,6 +76,7 @@ class Membership:
 
     def __init__(self) -> None:
         self._leads, self._ahead_s, self.num_servers = True, 0.0, 1
+        self.id, self.living = "", frozenset[str]()  # this server's, and those of all that are there
 
     def leads(self) -> bool:
         """Whether it does what one of all is to do: advancing switches, deleting what is old, asking again."""

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
+from brise.traffic.audits_waiting import AuditsWaiting
 from brise.traffic.conversations import Conversations
 from brise.traffic.key_budgets import KeyBudgets
 from brise.traffic.keys import KeyRing
@@ -82,6 +83,11 @@ def open_servers(place: str | Path | None, home: Path, *, must_exist: bool = Fal
 def open_rate_buckets(place: str | Path | None, home: Path) -> RateBuckets:
     """The rate limits that the servers of a store keep together, over a connection of their own."""
     return RateBuckets(_database(place, home))
+
+
+def open_audits_waiting(place: str, home: Path) -> AuditsWaiting:
+    """The audits that the servers of a store are still to make, over a connection of their own."""
+    return AuditsWaiting(_database(place, home))
 
 
 def seen_servers(place: str, home: Path) -> list[SeenServer]:
