@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from brise.engine.request import STRUCTURED_SAMPLING, USUAL_SAMPLING, Sampling
@@ -24,12 +24,9 @@ from brise.text.fields import Ignored, RequestFields
 from brise.text.inputs import Grammar, PartialSampling
 from brise.text.json_text import Json
 from brise.text.openai_messages import CALL_NOTES, ROLES, EarlierCall, Image, Message, Part, TextPart, joined
-from brise.text.schema_forms import with_parts
 from brise.text.thinking import parse_think
 
 MOST = 100  # of a temperature or a penalty; Ollama has no limit
-_MERGING = frozenset({"properties", "allOf", "anyOf", "oneOf", "$ref", "if", "not", "dependentSchemas"})
-_OPEN = frozenset({"additionalProperties", "unevaluatedProperties", "patternProperties"})
 LAST_N = 64  # tokens that a repetition penalty is for, where the request gives only the penalty
 
 NAMES = SchemaNames("format")
@@ -175,42 +172,10 @@ def _format(fields: RequestFields) -> Grammar | None:
     if value is None or value == "":
         return None
     if isinstance(value, dict):
-        return Grammar("json_schema", json.dumps(closed(value)))
+        return Grammar("json_schema", json.dumps(value))
     if value != "json":
         raise fields.error("format", f"is {json.dumps(value)[:40]}, allowed are \"json\" and a JSON schema")
     return Grammar("json_object")
-
-
-def closed(schema: Mapping[str, object]) -> Mapping[str, object]:
-    """The schema without fields that it does not name, as Ollama's grammar reads it: a small model would go on and on
-    with fields of its own. Where several schemas are for one object it stays as it is."""
-    return schema if _is_merged(schema) else _closed(schema)
-
-
-def _closed(schema: Mapping[str, object]) -> dict[str, object]:
-    def part(value: object, place: str) -> object:
-        is_asked = place.startswith(("not", "if", "contains"))  # what these forbid would get more
-        return value if is_asked or not isinstance(value, Mapping) else _closed(value)
-
-    properties, required = schema.get("properties"), schema.get("required", ())
-    out = with_parts(schema, part)
-    if (isinstance(properties, Mapping) and properties and not _OPEN & schema.keys() and isinstance(required, Sequence)
-            and all(isinstance(name, str) and name in properties for name in required)):
-        out["additionalProperties"] = False
-    return out
-
-
-def _is_merged(schema: Mapping[str, object]) -> bool:
-    """Whether an object in it must fit several schemas at once."""
-    found = len(_MERGING & schema.keys()) > 1 or isinstance(every := schema.get("allOf"), list) and len(every) > 1
-
-    def look(value: object, place: str) -> object:
-        nonlocal found
-        found = found or isinstance(value, Mapping) and _is_merged(value)
-        return value
-
-    with_parts(schema, look)
-    return found
 
 
 def _messages(fields: RequestFields) -> tuple[Message, ...]:

@@ -20,6 +20,7 @@ LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 # What applies to the same value as the schema itself.
 _JOINED = ("allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "$recursiveRef", "if", "dependentSchemas", "not")
+_ASKED = ("not", "if", "contains")  # of a value, which need not fit: a narrower part there would allow more
 _OPEN = ("additionalProperties", "unevaluatedProperties", "propertyNames", "dependentRequired",
          "dependencies")
 _HEX, _BYTE = "[0-9a-f]", r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -209,11 +210,12 @@ def _may_be_closed(schema: Schema) -> bool:
 def _closed(schema: object) -> Schema:
     """The schema without other properties than those that are named."""
     assert isinstance(schema, Mapping)
-    out = with_parts(schema, lambda part, _: _closed(part) if isinstance(part, Mapping) else part)
+    out = with_parts(schema, lambda part, place: _closed(part) if isinstance(part, Mapping) and not place.startswith(
+        _ASKED) else part)
     properties, required, least = out.get("properties", {}), out.get("required", []), out.get("minProperties", 0)
     has_patterns = bool(out.get("patternProperties"))
     if (isinstance(properties, Mapping) and (properties or has_patterns) and not any(name in out for name in _OPEN)
-            and isinstance(required, list) and all(name in properties for name in required)
+            and isinstance(required, list) and all(isinstance(name, str) and name in properties for name in required)
             and isinstance(least, int | float) and (least <= len(properties) or has_patterns)):
         out["additionalProperties"] = False
     return out
