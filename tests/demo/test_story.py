@@ -9,7 +9,7 @@ import pytest
 
 from brise.demo import proofs, stages, story
 from brise.demo.size import Size
-from brise.demo.stages import Demo, SkippedError
+from brise.demo.stages import Demo, RemoteSmallModel, SkippedError
 from brise.demo.story import STAGES, Ended, Stage
 from brise.errors import EvidenceError
 
@@ -98,3 +98,16 @@ def test_stretches_of_traffic_share_no_conversation(tmp_path: Path) -> None:
     assert len({talk.id for talk in talks}) == len(talks) == 24
     assert not any(turn.is_held_out for talk in demo.training for turn in talk.turns)
     assert stages.iso(0.5) == "1970-01-01T00:00:00.500000+00:00"
+
+
+def test_a_small_model_behind_a_server_is_served_as_it_is_and_nothing_is_tuned(tmp_path: Path) -> None:
+    found: list[tuple[str, ...]] = []
+
+    def look(demo: Demo) -> None:
+        found.extend((demo.small_words, demo.file_words))
+
+    chosen = [Stage("tune", "", stages.tune), Stage("look", "", look)]
+    ended = story.tell(tmp_path, tmp_path / "home", TINY, Told(), chosen, RemoteSmallModel("http://h/v1#m", "KEY"))
+    assert [(one.ending, one.why) for one in ended] == [
+        ("skipped", "the small model is behind http://h/v1#m, as it is"), ("done", "")]
+    assert found == [("--small", "in-car=http://h/v1#m", "--small-key-env", "KEY"), ()]

@@ -15,6 +15,7 @@ from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components, Gateway
 from brise.gateway.large_model import LargeModel
 from brise.gateway.reanswer import Reanswer
+from brise.gateway.remote.models import RemoteModels
 from brise.gateway.request import ClientRequest
 from brise.gateway.upstreams import ONLY
 from brise.serve.metrics import SECONDS
@@ -59,6 +60,8 @@ class GatewayMetrics(Collector):
         if isinstance(capture, Capture):
             yield from _capture(capture)
         yield from _small_models(self._gateway.components)
+        if self._gateway.components.remote is not None:
+            yield from _remote(self._gateway.components.remote)
 
 
 def _upstreams(each: Mapping[str, LargeModel]) -> Iterator[Metric]:
@@ -112,6 +115,22 @@ def _small_models(components: Components) -> Iterator[Metric]:
             for field, number in part.ignored.items():
                 ignored.add_metric(("fallback" if isinstance(part, SmallModelFallback) else "shadow", field), number)
     yield ignored
+
+
+def _remote(remote: RemoteModels) -> Iterator[Metric]:
+    """Metrics of the small models behind other servers."""
+    available = GaugeMetricFamily("brise_gateway_small_available", "1 if it is known which model a server has.",
+                                  labels=("model",))
+    changes = CounterMetricFamily("brise_gateway_small_changes", "How often another model was found under a name.",
+                                  labels=("model",))
+    failures = CounterMetricFamily("brise_gateway_small_failures", "Requests that a server did not answer.",
+                                   labels=("model", "code"))
+    for name in remote.names():
+        available.add_metric((name,), remote.is_available(name))
+        changes.add_metric((name,), remote.num_changes(name))
+    for (name, code), number in remote.counts.items():
+        failures.add_metric((name, code), number)
+    yield from (available, changes, failures)
 
 
 def _capture(capture: Capture) -> Iterator[Metric]:

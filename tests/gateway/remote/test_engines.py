@@ -13,6 +13,7 @@ from brise.dialects.table import CHAT
 from brise.errors import RequestError, UnsupportedError
 from brise.gateway.remote.models import RemoteModels
 from brise.gateway.remote.server import RemoteModel
+from tests.gateway.fake_upstream import answer
 from tests.gateway.remote.small_server import (
     LLAMA_CARD,
     LLAMA_PROPS,
@@ -193,3 +194,19 @@ def test_a_watch_says_once_what_it_sees() -> None:
             await remotes.look()
         drive(remotes, twice())
     assert log.getvalue().count("the small model 'mine' is 'tickets' of vllm") == 1
+
+
+@pytest.mark.parametrize("answer_", [
+    {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}, {"choices": [1]}, [], {"object": "list"},
+    {"choices": [{"index": 0, "message": {"content": 7}, "finish_reason": "stop", "logprobs": {"content": [
+        {"token": 1, "logprob": None, "top_logprobs": [{"token": None, "logprob": float("-inf")}]}]}}]}])
+def test_answers_of_any_shape_end_no_watch(answer_: object) -> None:
+    ledger = MemoryLedger()
+    with small_server() as server:
+        server.fake.default = answer(answer_)
+        remotes = models(server, ledger, model="tickets", engine="other")
+        look(remotes)
+        assert remotes.is_available("mine") == bool(ledger.lines)
+        server.fake.default = server.behave
+        look(remotes)
+        assert remotes.is_available("mine")

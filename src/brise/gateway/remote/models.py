@@ -81,6 +81,10 @@ class RemoteModels:
         """Whether it is known which model answers under this name."""
         return self._find(model).watch.why is None
 
+    def num_changes(self, model: str) -> int:
+        """How often another model answered under this name than before."""
+        return self._find(model).watch.num_changes
+
     async def answer(self, model: str, dialect: Dialect, body: Body, *, logprobs: int | None = None,
                      background: bool = False) -> SmallAnswer:
         """A whole answer. SmallModelDownError if the server gives none, or answers as another model."""
@@ -188,8 +192,8 @@ class RemoteModels:
             yield
         except PreemptedError:
             raise
-        except RequestError as error:
-            self.counts[model, error.code] += 1
+        except RequestError as error:  # codes of the server's own are as many as it likes
+            self.counts[model, "small_model_refused" if isinstance(error, RefusedError) else error.code] += 1
             raise
 
     async def _continued(self, remote: _Remote, dialect: Dialect, fields: Fields, prefix: str) -> Fields:

@@ -46,6 +46,7 @@ PROMPTS: Sequence[str] = (
     "Continue the list: Monday, Tuesday, Wednesday,",
     "Say hello to a new colleague in one short sentence.")
 NUM_TOKENS, NUM_TOP = 4, 5
+LEAST = -100.0  # of log-probabilities, where a server says minus infinity
 TEXT_TOKENS = 16  # where there are no log-probabilities
 ROUNDS = 3  # of the first probe
 FACTOR, FLOOR, CEILING = 4.0, 0.01, 0.05
@@ -150,8 +151,8 @@ def _tokens(answer: Body) -> tuple[ProbedToken, ...]:
     logprobs = (first_choice(answer) or {}).get("logprobs")
     entries = objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
     return tuple(ProbedToken(str(entry.get("token")), {
-        str(top.get("token")): float(top["logprob"]) for top in objects(entry.get("top_logprobs"))
-        if isinstance(top.get("logprob"), int | float)}) for entry in entries)
+        str(top.get("token")): max(float(top["logprob"]), LEAST) for top in objects(entry.get("top_logprobs"))
+        if isinstance(top.get("logprob"), int | float) and top["logprob"] <= 0}) for entry in entries)
 
 
 def _said(answer: Body) -> str:
@@ -185,7 +186,7 @@ def _variation(one: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def _exp(value: float) -> float:
-    return math.exp(min(max(value, -100.0), 0.0))
+    return math.exp(min(max(value, LEAST), 0.0))
 
 
 def _text(value: object) -> str | None:

@@ -139,8 +139,9 @@ class RemoteWatch:
         num_doubts = self._num_doubts
         try:
             found = await self._found()
-        except BriseError as error:
-            why = error.why if isinstance(error, SmallModelDownError) else str(error.args[0])
+        except (BriseError, ValueError, TypeError, LookupError) as error:  # a stranger's answers, which may be anything
+            why = error.why if isinstance(error, SmallModelDownError) else str(
+                error.args[0]) if isinstance(error, BriseError) else f"its answers cannot be read: {error!r}"[:200]
             if self._current is not None or self._why != why:
                 self._say(f"the small model {self.name!r} is not available: {why}")
             self._current, self._why, self.has_looked = None, why, True
