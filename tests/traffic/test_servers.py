@@ -11,7 +11,7 @@ import pytest
 from brise.errors import UnsupportedError
 from brise.traffic.ledger import Chain, next_entry
 from brise.traffic.servers import GONE_S, SeenServer, ServerReport, Servers, SharedAdapter, Status, odd_models
-from brise.traffic.stores import open_servers, seen_servers
+from brise.traffic.stores import open_servers, seen_servers, shared_prices
 from tests.traffic import postgres
 
 Opener = Callable[[], Servers]
@@ -113,3 +113,18 @@ def test_a_ledger_that_lost_or_changed_its_end_is_not_whole() -> None:
 def test_a_file_is_no_store_of_several_servers(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="for one server"):
         seen_servers(str(tmp_path / "traffic.sqlite"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not postgres.is_possible(), reason="PostgreSQL is not installed")
+def test_prices_are_those_of_the_server_that_had_a_file(postgres_url: Callable[[], str], tmp_path: Path) -> None:
+    url, file = postgres_url(), tmp_path / "prices.toml"
+    assert shared_prices(None, url, tmp_path) is None
+    file.write_text('[models."big"]\ninput = 2.5\noutput = 10\n')
+    own = shared_prices(file, url, tmp_path)
+    others = shared_prices(None, url, tmp_path)
+    assert own is not None and others is not None and others.models == own.models
+    file.write_text("[models.big]\ninput = 3\noutput = 10\n")
+    shared_prices(file, url, tmp_path)
+    changed = shared_prices(None, url, tmp_path)
+    assert changed is not None and changed.models["big"].input == 3

@@ -24,10 +24,17 @@ from brise.gateway.upstreams import Routes, Upstreams
 from brise.switch import components
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.capture import Capture, CaptureOptions, CaptureStats
-from brise.traffic.prices import read_if_there
 from brise.traffic.servers import Membership
 from brise.traffic.store import TrafficStore
-from brise.traffic.stores import POSTGRES, open_audits_waiting, open_rate_buckets, open_store, open_threads, request_key
+from brise.traffic.stores import (
+    POSTGRES,
+    open_audits_waiting,
+    open_rate_buckets,
+    open_store,
+    open_threads,
+    request_key,
+    shared_prices,
+)
 
 UpstreamDialect = Literal["openai", "anthropic"]
 
@@ -75,7 +82,7 @@ def open_gateway(options: GatewayOptions, home: Path, small: SmallModels,
     """The gateway with its store, which it shares as `member`. When the block ends, captured traffic is written and
     `on_end` gets the counts."""
     member = member or Membership()
-    prices = read_if_there(options.prices, home)
+    prices = shared_prices(options.prices, options.store, home)
     store = open_store(options.store, home)
     capture = Capture(store, options.capture, open_threads(store, home), leads=member.leads)
     rates = dict[str, UpstreamRate]()

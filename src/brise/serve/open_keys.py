@@ -11,8 +11,7 @@ from typing import Literal
 
 from brise.serve.key_admission import KeyAdmission
 from brise.serve.key_guard import KeyGuard, KeyOptions
-from brise.traffic.prices import read_if_there
-from brise.traffic.stores import open_virtual_keys
+from brise.traffic.stores import open_virtual_keys, shared_prices
 
 # auto: requests need a key as soon as the store has one. on: they always do. off: the store's keys are not read.
 KeyMode = Literal["auto", "on", "off"]
@@ -45,7 +44,7 @@ def open_keys(options: VirtualKeyOptions, home: Path,
     if options.mode == "off":
         yield None
         return
-    prices = read_if_there(options.prices, home)
+    prices = shared_prices(options.prices, options.store, home)
     keys, budgets = open_virtual_keys(options.store, home)
     try:
         guard = KeyGuard(keys, budgets, KeyOptions(options.grace_s, options.unknown_usd), clock)

@@ -152,10 +152,19 @@ def read_if_there(path: Path | None, home: Path) -> Prices | None:
 def read_prices(path: Path) -> Prices:
     """Reads the file and checks each field; UnsupportedError names what is wrong."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UnsupportedError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UnsupportedError(f"{path} is not TOML: {error}", hint=_HINT) from None
+    return parse_prices(text, path)
+
+
+def parse_prices(text: str, path: Path) -> Prices:
+    """The same of a file's text; `path` is where it comes from."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UnsupportedError(f"{path} is not TOML: {error}", hint=_HINT) from None
     _only(document, ("models", "hardware"), str(path))
     models = _table(document.get("models", {}), f"{path}, models")

@@ -7,10 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 from brise.errors import MissingExtraError, StoreError, UnsupportedError
+from brise.traffic import prices
 from brise.traffic.audits_waiting import AuditsWaiting
 from brise.traffic.conversations import Conversations
 from brise.traffic.key_budgets import KeyBudgets
 from brise.traffic.keys import KeyRing
+from brise.traffic.prices import Prices
 from brise.traffic.rate_buckets import RateBuckets
 from brise.traffic.schema import ALL, KEYS, TRAFFIC, Database, store_id
 from brise.traffic.seal import MASTER_FILE, derived, load_or_create_master_key
@@ -88,6 +90,22 @@ def open_rate_buckets(place: str | Path | None, home: Path) -> RateBuckets:
 def open_audits_waiting(place: str, home: Path) -> AuditsWaiting:
     """The audits that the servers of a store are still to make, over a connection of their own."""
     return AuditsWaiting(_database(place, home))
+
+
+def shared_prices(file: Path | None, place: str | Path | None, home: Path) -> Prices | None:
+    """What tokens cost: by the file, or the one in `home`; without either, by that of the server that shares the store
+    and had one when it started last."""
+    own = prices.read_if_there(file, home)
+    if not (isinstance(place, str) and place.startswith(POSTGRES)):
+        return own
+    with closing(_database(place, home)) as database:
+        if own is not None and own.path is not None:
+            with database.transaction() as transaction:
+                transaction.run("INSERT INTO meta (name, value) VALUES ('prices', ?) ON CONFLICT (name) "
+                                "DO UPDATE SET value = excluded.value", (own.path.read_text(encoding="utf-8"),))
+            return own
+        rows = database.rows("SELECT value FROM meta WHERE name = 'prices'")
+    return prices.parse_prices(str(rows[0][0]), Path("the store's prices.toml")) if rows else None
 
 
 def seen_servers(place: str, home: Path) -> list[SeenServer]:
