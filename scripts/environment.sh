@@ -75,7 +75,7 @@ prepare_build() {
         "$python" -m venv --clear "$venv"
     fi
     say 'installing the build tools'
-    "$venv/bin/python" -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+    "$venv/bin/python" scripts/locked.py -q scikit-build-core nanobind cmake ninja
 }
 
 # Installs brise with the extras $1 ('' or '[dev]') unless that is done already. An installation with the dev
@@ -89,7 +89,7 @@ install() {
     rm -f "$venv/brise.stamp"
     prepare_build
     say 'compiling and installing brise (a minute or two the first time)'
-    "$venv/bin/python" -m pip install -c constraints.txt --no-build-isolation ".$extras" >&2
+    "$venv/bin/python" scripts/locked.py --no-build-isolation ".$extras"
     printf '%s\n' "$stamp" >"$venv/brise.stamp"
     say "installed: $("$venv/bin/brise" --version)"
 }
