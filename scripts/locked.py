@@ -36,7 +36,8 @@ def pins(text: str) -> str:
     return "".join(f"{pin[0]}\n" for line in text.splitlines() if (pin := PIN.match(line)) is not None)
 
 
-def chosen(report: Mapping[str, object], known: Mapping[str, tuple[str, frozenset[str]]]) -> tuple[list[str], list[str]]:
+def chosen(report: Mapping[str, object], known: Mapping[str, tuple[str, frozenset[str]]]
+           ) -> tuple[list[str], list[str]]:
     """What pip chose as requirements with hashes, and what is not there; projects of ours are neither."""
     requirements, wrong = [], []
     for item in report["install"]:  # type: ignore[attr-defined]
@@ -70,7 +71,7 @@ def install(arguments: Sequence[str]) -> None:
         pip(["-q", "--dry-run", "--ignore-installed", "--report", str(report), "-c", str(versions), *arguments])
         requirements, wrong = chosen(json.loads(report.read_text()), read_constraints(text))
         if wrong:
-            sys.exit(f"error: not in constraints.txt with a hash: {', '.join(wrong)}\nhint: scripts/lock writes it anew")
+            sys.exit(f"error: not in constraints.txt with a hash: {', '.join(wrong)}\nhint: scripts/lock adds it")
         locked.write_text("\n".join(requirements))
         options = [argument for argument in arguments if argument in ("--no-cache-dir", "-q")]
         if requirements:

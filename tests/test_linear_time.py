@@ -64,6 +64,8 @@ SCHEMAS: dict[str, Make] = {
     "enum": lambda n: {"properties": {"a": {"enum": [f"v{i}" for i in range(n)]}}},
     "alternatives": lambda n: {"properties": {"a": {"anyOf": [{"const": i} for i in range(n)]}}},
     "definitions": lambda n: {"$ref": "#/$defs/0", "$defs": {f"{i}": {"$ref": f"#/$defs/{i + 1}"} for i in range(n)}},
+    "anchors": lambda n: {"$defs": {f"{i}": {"$anchor": f"a{i}"} for i in range(n)},
+                          "properties": {"a": {"anyOf": [{"$ref": f"#a{i}"} for i in range(n)]}}},
     "patterns": lambda n: {"patternProperties": {f"^p{i}$": {} for i in range(n)}},
     "not enforced": lambda n: {"properties": {f"p{i}": {"not": {}} for i in range(n)}},
     "items": lambda n: {"properties": {"a": {"prefixItems": [{}] * n}}}}

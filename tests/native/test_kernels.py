@@ -1,7 +1,7 @@
 """The kernels without Python: native/tests compiled for this machine and, under an emulator, for 64-bit ARM.
 
-Flags come from CMakeLists.txt, less -O3: with -O1 the kernels compile in half the time, and the intrinsics are the
-same. tests/ops has what -O3 makes of them.
+Flags come from CMakeLists.txt, with -O1 in place of -O3: the kernels compile in half the time, and the intrinsics are
+the same. tests/ops has what -O3 makes of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def isa_flags(isa: str) -> list[str]:
     own = re.search(rf"add_isa\({isa} (\w+)(.*)\)", text)
     common = re.search(r"target_compile_options\(isa_\S+ PRIVATE\s(.*?)\$\{ARGN\}\)", text, re.DOTALL)
     assert own and common, "CMakeLists.txt lists the instruction sets in another form"
-    flags = [flag for flag in common[1].split() if not flag.startswith("-O")]
+    flags = [flag for flag in common[1].split() if flag != "${BRISE_OPTIMIZATION}"]
     return [*flags, f"-DBRISE_ISA={isa}", f"-DBRISE_{own[1]}", *own[2].split()]
 
 

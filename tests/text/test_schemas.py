@@ -211,3 +211,15 @@ def test_many_definitions_beside_one_another_are_not_deep() -> None:
     schema = {"type": "object", "$defs": {**flat, "last": {"type": "string"}},
               "properties": {f"p{i}": {"$ref": f"#/$defs/d{i}"} for i in range(900)}}
     check_levels(schema, "p")
+
+
+def test_names_whose_references_go_in_a_circle_end() -> None:
+    circle = {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}
+    enforceable({"type": "object", "propertyNames": {"$ref": "#/$defs/a"}, "$defs": circle}, "p")
+
+
+def test_a_reference_by_name_is_followed() -> None:
+    schema = {**of({"$ref": "#x"}), "$defs": {"a/b": {"$anchor": "x", "type": "integer"}}}
+    cut = enforceable(schema, "p")
+    assert cut.left_out == ()
+    assert "#/$defs/a~1b" in json.dumps(cut.schema)

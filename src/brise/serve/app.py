@@ -37,6 +37,7 @@ from brise.serve import (
     ollama_models,
     readiness,
     responses,
+    sparse_log,
     tokenize,
 )
 from brise.serve.access import AcceptedKeys, check_bind
@@ -146,7 +147,8 @@ class QuietServer(uvicorn.Server):
 
 
 def new_server(serving: ServerState) -> uvicorn.Server:
-    """A uvicorn server without logs, WebSockets and lifespan events."""
+    """A uvicorn server without logs, WebSockets and lifespan events; of its warnings one a minute."""
+    sparse_log.install()
     return QuietServer(uvicorn.Config(
         create_app(serving), http=GuardedProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, backlog=BACKLOG,

@@ -45,7 +45,8 @@ _LOOK_AHEADS = re.compile(r"\^(?:\(\?=([^()]*)\))+")
 
 def modern(schema: Schema) -> Schema:
     """The schema in the form that the engine reads best."""
-    rewritten = _rewritten(schema, schema)
+    anchors = _anchors(schema)
+    rewritten = _rewritten(_by_pointer(schema, anchors) if anchors else schema, schema)
     assert isinstance(rewritten, Mapping)
     return _closed(rewritten) if all(map(_may_be_closed, _parts(rewritten))) else rewritten
 
@@ -82,6 +83,40 @@ def resolve(ref: object, root: Schema) -> object:
         else:
             return None
     return place
+
+
+def _anchors(root: Schema) -> dict[str, str]:
+    """The pointers to the parts that have a name of their own."""
+    found, waiting = dict[str, str](), [(root, "#")]
+    while waiting:
+        part, at = waiting.pop()
+        if isinstance(anchor := part.get("$anchor"), str):
+            found.setdefault(anchor, at)
+        for name, value in part.items():
+            if (name in LISTS or name == "items") and isinstance(value, list):
+                waiting += [(each, f"{at}/{name}/{index}") for index, each in enumerate(value)
+                            if isinstance(each, Mapping)]
+            elif name in NAMED and isinstance(value, Mapping):
+                waiting += [(each, f"{at}/{name}/{_step(key)}") for key, each in value.items()
+                            if isinstance(each, Mapping)]
+            elif name in ONE and isinstance(value, Mapping):
+                waiting.append((value, f"{at}/{name}"))
+    return found
+
+
+def _step(name: str) -> str:
+    return quote(name.replace("~", "~0").replace("/", "~1"), safe="~$!&'()*+,;=:@?")
+
+
+def _by_pointer(schema: object, anchors: Mapping[str, str]) -> object:
+    """The schema with pointers in place of references by name: to look for a name takes as long as the schema is."""
+    if not isinstance(schema, Mapping):
+        return schema
+    out = with_parts(schema, lambda part, _: _by_pointer(part, anchors))
+    ref = out.get("$ref")
+    if isinstance(ref, str) and ref[:1] == "#" and ref[1:] in anchors:
+        out["$ref"] = anchors[ref[1:]]
+    return out
 
 
 def _parts(schema: object) -> Iterator[Schema]:
