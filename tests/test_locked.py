@@ -5,17 +5,19 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-import locked  # scripts/ is on the path (pyproject.toml)
 import pytest
 
+import locked  # scripts/ is on the path (pyproject.toml)
+
 ROOT = Path(__file__).parent.parent
-TEXT = """# made
+A, B, C = (letter * 64 for letter in "abc")
+TEXT = f"""# made
 numpy==2.3.5 \\
-    --hash=sha256:%s \\
-    --hash=sha256:%s
+    --hash=sha256:{A} \\
+    --hash=sha256:{B}
 backports-zstd==1.8.0 ; python_full_version < '3.14' \\
-    --hash=sha256:%s
-""" % ("a" * 64, "b" * 64, "c" * 64)
+    --hash=sha256:{C}
+"""
 
 
 def test_every_package_has_hashes_and_every_dependency_is_there() -> None:
