@@ -223,3 +223,9 @@ def test_a_reference_by_name_is_followed() -> None:
     cut = enforceable(schema, "p")
     assert cut.left_out == ()
     assert "#/$defs/a~1b" in json.dumps(cut.schema)
+
+
+@pytest.mark.parametrize("required", [[[]], [{}], [None, 1]])
+def test_names_that_are_none_are_no_defect(required: list[object]) -> None:
+    cut = enforceable({"type": "object", "properties": {"a": {}}, "required": required}, "p")
+    assert "required" in [str(each) for each in cut.left_out]
