@@ -73,7 +73,7 @@ def install(arguments: Sequence[str]) -> None:
         if wrong:
             sys.exit(f"error: not in constraints.txt with a hash: {', '.join(wrong)}\nhint: scripts/lock adds it")
         locked.write_text("\n".join(requirements))
-        options = [argument for argument in arguments if argument in ("--no-cache-dir", "-q")]
+        options = [argument for argument in arguments if argument.startswith("-") or argument == ":all:"]
         if requirements:
             pip([*options, "--no-deps", "--require-hashes", "-r", str(locked)])
     ours = [argument.partition("[")[0] for argument in arguments if is_ours(argument)]
