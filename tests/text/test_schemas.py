@@ -229,3 +229,8 @@ def test_a_reference_by_name_is_followed() -> None:
 def test_names_that_are_none_are_no_defect(required: list[object]) -> None:
     cut = enforceable({"type": "object", "properties": {"a": {}}, "required": required}, "p")
     assert "required" in [str(each) for each in cut.left_out]
+
+
+@pytest.mark.parametrize("format", [[], {}, 1])
+def test_a_format_that_is_none_is_a_note(format: object) -> None:
+    assert enforceable(of({"type": "string", "format": format}), "p").left_out == ()

@@ -161,7 +161,7 @@ def _definitions(value: object) -> object:
 def _is_note(name: str, value: object) -> bool:
     """Whether the keyword forbids nothing with this value."""
     if name == "format":
-        return value not in _FORMATS
+        return not isinstance(value, str) or value not in _FORMATS
     if name == "$schema":
         return not (isinstance(value, str) and "json-schema.org" in value)
     return name in _ANNOTATIONS or any(value == each and isinstance(value, bool) is isinstance(each, bool)
