@@ -107,3 +107,10 @@ def test_a_request_that_is_sent_again_to_the_other_is_written_down_once(pair: Pa
         wait_until(lambda: store.count(Query(task="again")) == 2)
         ask(pair.one, "the last")  # what was before it is written by then
         wait_until(lambda: store.count(Query(task="again")) == 3)
+
+
+def test_the_balancers_file_has_the_servers_that_run(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "haproxy", "--store", pair.store]) == 0
+    text = capsys.readouterr().out
+    for url in (pair.one, pair.other):
+        assert text.count(f" {url.removeprefix('http://').removesuffix('/v1')}") == 2

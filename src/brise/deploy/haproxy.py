@@ -59,7 +59,7 @@ frontend brise
 backend named
     balance hash req.hdr(x-brise-conversation)
     hash-type consistent sdbm avalanche
-    hash-balance-factor 250
+    hash-balance-factor 300
     option httpchk GET /readyz
     http-check expect status 200
     # A server that drains is not ready: its streams go on, and new requests go elsewhere.
