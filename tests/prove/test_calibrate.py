@@ -14,6 +14,7 @@ from brise.prove.calibrate import Calibration
 from brise.prove.calibration_rows import CalibrationRow, CalibrationRows
 from brise.stats.thresholds import RiskClaim
 from brise.switch.rule import from_body, to_body
+from brise.switch.signals import OF_TOKENS
 from brise.traffic.sql_store import SqlStore
 from tests.stats.planted import three_standard_errors
 from tests.stats.test_thresholds_plan import APART
@@ -49,6 +50,18 @@ def test_a_rule_is_certified_and_computes_the_same_everywhere() -> None:
     assert found.rule.baseline.disagreed == np.mean([row.differs for row in kept])
     assert sum(found.rule.baseline.shares) == pytest.approx(1) and len(found.rule.baseline.shares) == 10
     assert found.saving_usd == pytest.approx(found.rule.kept * 0.95 * 10)
+
+
+def test_a_rule_is_certified_without_the_signals_that_a_server_does_not_give_and_they_are_named() -> None:
+    rows = planted(300, 1)
+    without = replace(rows, rows=tuple(replace(row, signals={"veto": 0.0, "absent": float(row.wrong)})
+                                       for row in rows.rows))
+    found = calibrated(without)
+    assert set(found.missing) == set(OF_TOKENS) and not {term.signal for term in found.draft.terms} & set(OF_TOKENS)
+    assert not {"logprob", "length"} & set(calibrated(rows).missing)
+    with pytest.raises(EvidenceError, match="'logprob' is not there for all answers") as refused:
+        calibrate.calibrate(without, "calls", PROMISE, signals=("logprob",))
+    assert "no log-probabilities" in (refused.value.hint or "")
 
 
 def test_feasibility_is_said_from_the_earlier_conversations() -> None:

@@ -17,7 +17,7 @@ from brise.gateway.exchange import exchange_of
 from brise.gateway.gateway import Components
 from brise.gateway.interfaces import RequestOutcome
 from brise.gateway.request import ClientRequest, read
-from brise.gateway.small_models import TaskModels
+from brise.gateway.small_models import SmallModelDownError, TaskModels
 from brise.models.batch import Batch
 from brise.switch.shadow import Reask, Shadow, ShadowOptions
 from brise.traffic.records import NOT_DRAWN, SHED, RecordedAnswer, not_written, shadow_skip, shadow_skipped
@@ -163,6 +163,25 @@ def test_a_defect_is_written_down_and_ends_nothing_else() -> None:
 
     asyncio.run(asyncio.wait_for(run(), 10))
     assert shadow.counts == {"defect": 1, "answered": 1} and "ZeroDivisionError" in log.getvalue()
+
+
+def test_an_outage_of_the_small_model_is_no_answer_of_it() -> None:
+    class Down(FakeSmall):
+        def fingerprint(self, model: str) -> str:
+            raise SmallModelDownError(model, "its server does not answer")
+
+    captured = Memory()
+    shadow = Shadow(Down(lambda _: ("x", -0.1)), TaskModels("small"), ShadowOptions(1.0), captured)
+
+    async def run() -> None:
+        note(shadow, [asked()])
+        running = asyncio.create_task(shadow.run())
+        while not captured.skipped:
+            await asyncio.sleep(0)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert shadow.counts == {"unavailable": 1, "shed": 1} and not captured.answers
 
 
 def shadow_of(share: float, max_waiting: int = 10_000) -> Shadow:

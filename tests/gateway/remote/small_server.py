@@ -95,7 +95,8 @@ class SmallServer:
 
     def serve(self, **places: object) -> None:
         """Changes what one of its places says; `models` is the list of models."""
-        known = {"models": "/v1/models", "version": "/version", "props": "/props", "tags": "/api/tags"}
+        known = {"models": "/v1/models", "version": "/version", "props": "/props", "tags": "/api/tags",
+                 "template": "/apply-template"}
         self.shape = replace(self.shape, places={**self.shape.places, **{known[name]: value
                                                                          for name, value in places.items()}})
 

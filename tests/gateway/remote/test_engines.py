@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -140,6 +140,15 @@ def test_another_model_behind_the_same_facts_is_found_by_the_probe(engine: str) 
     assert "its probe is" in ledger.lines[1].body["reason"] and len(ledger.lines) == 2
 
 
+def test_another_system_fingerprint_is_another_fingerprint() -> None:
+    ledger = MemoryLedger()
+    with small_server("llama-cpp-python") as server:
+        first = fingerprint(server, ledger)
+        server.shape = replace(server.shape, names=(server.shape.names[0], "fp_2"))
+        assert first != fingerprint(server, ledger)
+    assert ledger.lines[1].body["facts"]["system_fingerprint"] == "fp_2"
+
+
 def test_what_changes_with_every_request_is_no_fact() -> None:
     ledger = MemoryLedger()
     with small_server() as server:
@@ -210,3 +219,13 @@ def test_answers_of_any_shape_end_no_watch(answer_: object) -> None:
         server.fake.default = server.behave
         look(remotes)
         assert remotes.is_available("mine")
+
+
+def test_a_llama_cpp_server_that_closes_the_last_message_continues_nothing() -> None:
+    with small_server("llama.cpp") as server:
+        server.serve(template={"prompt": "the wind from the<|im_end|>\n<|im_start|>assistant\n"})
+        remotes = models(server)
+        look(remotes)
+        assert "text continuation" in remotes.card("mine")["missing"]
+        with pytest.raises(RequestError, match="has no text continuation"):
+            drive(remotes, remotes.stream("mine", CHAT, ASKED, prefix=PREFIX))

@@ -43,11 +43,6 @@ class EngineKind:
     grammar: bool = False
     tokenize: str | None = None
 
-    def missing(self, *, gives_logprobs: bool = True) -> tuple[str, ...]:
-        """What it does not give, by name."""
-        return (HIDDEN, *(() if gives_logprobs else (LOGPROBS,)), *(() if self.grammar else (GRAMMAR,)),
-                *(() if self.continues else (CONTINUATION,)))
-
 
 KINDS: Mapping[EngineName, EngineKind] = {kind.name: kind for kind in (
     EngineKind("brise", ("brise",), None, "prefix", True, "content"),
@@ -68,6 +63,11 @@ class EngineIdentity:
     model: str
     facts: Mapping[str, str]
     continues: Continuation | None
+
+    def missing(self, *, gives_logprobs: bool) -> tuple[str, ...]:
+        """What this server does not give, by name."""
+        return (HIDDEN, *(() if gives_logprobs else (LOGPROBS,)), *(() if self.kind.grammar else (GRAMMAR,)),
+                *(() if self.continues else (CONTINUATION,)))
 
     def difference(self, other: EngineIdentity) -> str | None:
         """The first fact that differs, in words; None if none does."""

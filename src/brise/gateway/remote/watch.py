@@ -13,7 +13,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TextIO
 
@@ -68,7 +68,7 @@ class CurrentModel:
     @property
     def missing(self) -> tuple[str, ...]:
         """What this server does not give, by name."""
-        return self.identity.kind.missing(gives_logprobs=self.gives_logprobs)
+        return self.identity.missing(gives_logprobs=self.gives_logprobs)
 
 
 class RemoteWatch:
@@ -163,6 +163,8 @@ class RemoteWatch:
         if self._current is None:
             self._server.is_back()
         found = await self._probed(identity.model)
+        if found.seen[1] is not None:
+            identity = replace(identity, facts={**identity.facts, "system_fingerprint": found.seen[1]})
         book = await asyncio.to_thread(self._read)
         seen, why = self._matching(book, identity, found)
         if seen is None and book:
@@ -206,7 +208,7 @@ class RemoteWatch:
         line = {"name": self.name, "url": self._server.remote.url, "engine": identity.kind.name,
                 "model": identity.model, "facts": dict(identity.facts), "probe": found.to_body(),
                 "noise": round(steady.noise, 6), "tolerance": steady.tolerance,
-                "missing": list(identity.kind.missing(gives_logprobs=has_logprobs)), "by": "gateway", "reason": why}
+                "missing": list(identity.missing(gives_logprobs=has_logprobs)), "by": "gateway", "reason": why}
         line["fingerprint"] = _digest(line)
         await asyncio.to_thread(self._store.append, LINE, line)
         seen, _ = self._matching(await asyncio.to_thread(self._read), identity, found)
