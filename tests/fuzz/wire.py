@@ -298,8 +298,8 @@ async def _exchange(data: bytes) -> None:
             connection.eof_received()
 
     loop.call_soon(receive, pieces(data))
-    await connection.answer()
-    async for _ in connection.body():
+    await connection.answer(60.0)
+    while await connection.piece(60.0):
         pass
     connection.is_renewed()
 

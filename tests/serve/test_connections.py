@@ -11,6 +11,7 @@ import select
 import socket
 from collections.abc import Iterator
 
+import h11
 import pytest
 
 from brise.serve import uvicorn_protocol
@@ -139,3 +140,29 @@ def test_no_descriptor_left_is_one_line() -> None:
                        "exception": OSError(errno.EMFILE, "Too many open files")})
     loop.close()
     assert log.getvalue() == "connections wait: Too many open files (the limit of files is that of `ulimit -n`)\n"
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"HEAD / HTTP/1.1", b"GET / HTTP/1.0"])
+@pytest.mark.parametrize("length", [None, b"9"])
+def test_a_response_is_framed_as_h11_frames_it(request_line: bytes, length: bytes | None) -> None:
+    headers = [] if length is None else [(b"content-length", length)]
+    pieces = [b""] * 3 if request_line.startswith(b"HEAD") else [b"abc", b"", b"defghi"]
+
+    def sent(connection: h11.Connection) -> list[bytes | None]:
+        connection.receive_data(request_line + b"\r\nhost: h\r\n\r\n")
+        assert isinstance(connection.next_event(), h11.Request)
+        events = [h11.Response(status_code=200, headers=headers), *(h11.Data(data=piece) for piece in pieces),
+                  h11.EndOfMessage()]
+        return [connection.send(event) for event in events]
+
+    assert sent(uvicorn_protocol.QuickConnection(h11.SERVER)) == sent(h11.Connection(h11.SERVER))
+
+
+def test_a_piece_after_the_end_is_refused() -> None:
+    connection = uvicorn_protocol.QuickConnection(h11.SERVER)
+    connection.receive_data(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+    connection.next_event()
+    for event in (h11.Response(status_code=200, headers=[]), h11.Data(data=b"a"), h11.EndOfMessage()):
+        connection.send(event)
+    with pytest.raises(h11.LocalProtocolError):
+        connection.send(h11.Data(data=b"b"))

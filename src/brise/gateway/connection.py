@@ -1,7 +1,8 @@
 """Connections to the upstream, and the pool of those that wait for the next request.
 
 httpcore's pool asks the kernel about every idle connection for every request, so under load it spends its time on that;
-here the event loop reports a lost connection. h11 reads the heads, framing.py the bodies.
+here the event loop reports a lost connection. h11 reads the heads, framing.py the bodies. Waiting has a limit, for
+which a connection has one timer: another one for each event took a tenth of what the event takes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import h11
@@ -19,6 +20,7 @@ from brise.gateway.request import Headers
 
 MOST_IDLE, IDLE_S = 128, 55.0  # many servers close idle connections after a minute
 MAX_HEAD_BYTES = 256 << 10
+TUNNEL_S = 600.0  # whoever connects waits for less
 UNREAD_BYTES = 256 << 10  # received but not read yet; more makes the sender wait
 
 
@@ -108,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None
         self._received, self._is_paused = bytearray(), False
         self._waiting: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._end_s = 0.0  # of waiting, by the event loop's clock
         self._is_lost, self._error, self._keeps_open = False, "", True
         self._method = ""
         self.idle_since_s = 0.0
@@ -134,10 +138,11 @@ class Connection(asyncio.Protocol):
         self._head.send(h11.EndOfMessage())
         self._transport.write(head + body)
 
-    async def answer(self) -> h11.Response:
-        """Waits for status and headers."""
+    async def answer(self, wait_s: float) -> h11.Response:
+        """Waits for status and headers; TimeoutError if they do not come in time."""
         head = self._head
         assert head is not None
+        end_s = asyncio.get_running_loop().time() + wait_s
         while True:
             if self._received:
                 head.receive_data(bytes(self._received))
@@ -151,11 +156,11 @@ class Connection(asyncio.Protocol):
             if isinstance(event, type):  # NEED_DATA
                 if self._is_lost:
                     raise LostError(self._error or "the server ended the connection and did not answer")
-                await self._more()
+                await self._more(end_s)
 
-    async def body(self) -> AsyncGenerator[bytes, None]:
-        """The body in pieces; what came together is yielded together."""
-        body = self._body
+    async def piece(self, wait_s: float) -> bytes:
+        """The next piece of the body, all that has come of it; b"" at its end. TimeoutError if none comes in time."""
+        body, end_s = self._body, 0.0
         assert body is not None
         while True:
             data = bytes(self._received)
@@ -164,22 +169,20 @@ class Connection(asyncio.Protocol):
                 piece = body.feed(data)
             except FramingError as error:
                 raise NotHttpError(str(error)) from None
-            if piece:
-                yield piece
-            if body.is_over:
-                return
-            if not self._received:
-                if self._is_lost:
-                    self._check_end(body)
-                    return
-                await self._more()
+            if piece or body.is_over:
+                return piece
+            if self._is_lost:
+                self._check_end(body)
+                return b""
+            end_s = end_s or asyncio.get_running_loop().time() + wait_s
+            await self._more(end_s)
 
     async def tunnel(self, target: bytes, authorization: bytes) -> None:
         """Asks a proxy for a tunnel to the server; then the connection is as good as new."""
         headers = [(b"host", target), *([(b"proxy-authorization", authorization)] if authorization else [])]
         self.send("CONNECT", target, headers, b"")
         try:
-            answer = await self.answer()
+            answer = await self.answer(TUNNEL_S)
         except (LostError, NotHttpError) as error:
             raise OSError(f"the proxy did not let us through: {error}") from None
         if answer.status_code // 100 != 2:
@@ -189,6 +192,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Ends it at once."""
         self._is_lost = True
+        self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
@@ -220,12 +224,16 @@ class Connection(asyncio.Protocol):
         if self._error:
             raise LostError(self._error)
 
-    async def _more(self) -> None:
-        """Waits until something has come, or the connection has ended."""
+    async def _more(self, end_s: float) -> None:
+        """Waits until something has come, or the connection has ended; TimeoutError if neither happens by `end_s`."""
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
-        self._waiting = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiting, self._end_s = loop.create_future(), end_s
+        if self._timer is None or self._timer.when() > end_s:
+            self._stop_timer()
+            self._timer = loop.call_at(end_s, self._look)
         try:
             await self._waiting
         finally:
@@ -259,9 +267,26 @@ class Connection(asyncio.Protocol):
         if self._is_lost:
             return
         self._is_lost, self._error = True, error
+        self._stop_timer()
         self._on_loss(self)
         self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def _look(self) -> None:
+        """Ends a wait whose time is over. One that began later has the timer set again."""
+        self._timer = None
+        if self._waiting is None or self._waiting.done():
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._end_s:
+            self._timer = loop.call_at(self._end_s, self._look)
+        else:
+            self._waiting.set_exception(TimeoutError())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -153,9 +153,8 @@ class Upstream:
         wait_s = limits.first_byte_s if request.streams else limits.answer_s
         begun_s = time.monotonic()
         try:
-            async with asyncio.timeout(wait_s):
-                connection.send(request.method, self._target(request), self._headers(request), request.body)
-                response = await connection.answer()
+            connection.send(request.method, self._target(request), self._headers(request), request.body)
+            response = await connection.answer(wait_s)
         except BaseException as error:
             connection.abort()
             match error:
@@ -273,15 +272,14 @@ class _HttpReply:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes; UpstreamError if it stops coming."""
-        pieces, wait_s = self._connection.body(), self._first_s
+        wait_s = self._first_s
         kind: FailureKind = "first_byte_timeout"
         while True:
             left_s = self._end_s - time.monotonic()
             if left_s <= 0:
                 raise UpstreamError(UpstreamFailure("stalled", self._not_complete))
             try:
-                async with asyncio.timeout(min(wait_s, left_s)):
-                    piece = await anext(pieces, None)
+                piece = await self._connection.piece(min(wait_s, left_s))
             except TimeoutError:
                 why = f"nothing came for {wait_s:g} s" if wait_s < left_s else self._not_complete
                 raise UpstreamError(UpstreamFailure(kind, why)) from None
@@ -289,7 +287,7 @@ class _HttpReply:
                 raise UpstreamError(UpstreamFailure("cut", str(error))) from None
             except NotHttpError as error:
                 raise UpstreamError(UpstreamFailure("malformed", str(error))) from None
-            if piece is None:
+            if not piece:
                 return
             kind, wait_s = "stalled", self._limits.between_s
             yield piece

@@ -11,15 +11,20 @@ import asyncio
 import resource
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState as Served
 
 HEAD_S = 30.0  # from the connection, or the first byte of a later request, to the end of the head
 MOST_CONNECTIONS = 8192
+MAX_HEAD_BYTES = 16 << 10  # as h11 and uvicorn have it
 LINGER_S = 10.0  # for a client that still sends its body when it is refused
 LINGER_BYTES = 256 << 20
 PROBE_S = 0.1  # between looks at whether a client that sends no more has gone
+CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"  # as h11 writes it into a head
 _TOO_MANY = (b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
              b"connection: close\r\ncontent-length: %d\r\n\r\n%s")
 _TOO_MANY_BODY = (b'{"error":{"message":"the server has no connection to spare","type":"server_error","param":null,'
@@ -34,6 +39,22 @@ def most_connections() -> int:
     return min(MOST_CONNECTIONS, max(8, soft - max(32, soft // 4)))
 
 
+class QuickConnection(h11.Connection):
+    """h11's connection, which frames a piece of a chunked body itself: that takes a tenth of the time."""
+
+    _is_chunked = False
+
+    def send(self, event: h11.Event) -> bytes | None:  # type: ignore[override]  # its overloads say no more
+        if isinstance(event, h11.Data):
+            if self._is_chunked and event.data and self.our_state is h11.SEND_BODY:
+                return b"%x\r\n%b\r\n" % (len(event.data), event.data)
+        elif isinstance(event, h11.Response):
+            head = super().send(event)
+            self._is_chunked = head is not None and CHUNKED in head.lower()
+            return head
+        return super().send(event)
+
+
 class GuardedProtocol(H11Protocol):
     """One connection."""
 
@@ -42,6 +63,11 @@ class GuardedProtocol(H11Protocol):
     _since_s = 0.0  # when it began to wait for a request
     _sends_no_more = False
     _num_discarded = -1  # bytes after a refusal; -1: none was refused
+
+    def __init__(self, config: uvicorn.Config, server_state: Served, app_state: dict[str, Any],
+                 _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = QuickConnection(h11.SERVER, config.h11_max_incomplete_event_size or MAX_HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_CoalescingTransport(transport, self._close))
