@@ -87,6 +87,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     weight_format = _usual_format(stored)
     put = target.place if expert_bytes is None else experts.put_on_demand(stored, target, expert_bytes, on_read)
     placed = _placed(stored, put, on_read)
+    checkpoint.forget()  # what was read last, such as a large output matrix
     if expert_bytes is not None:
         experts.check_room(placed, target, expert_bytes)
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
