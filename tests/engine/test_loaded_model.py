@@ -128,3 +128,17 @@ def test_the_real_model_scores_what_it_decoded_the_same(smollm2_path: Path) -> N
     (scored,) = answer(engine, Request((*prompt, *tokens_of(decoded)), max_tokens=0, prompt_logprobs=2))
     assert scored.prompt_logprobs is not None
     assert scored.prompt_logprobs[len(prompt):] == tuple(delta.logprobs[0] for delta in decoded)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs Linux's list of mapped files")
+def test_no_weight_stays_in_memory_twice(tmp_path: Path) -> None:
+    """The pages of a file are released once its weights are placed: `--memory` counts them once."""
+    path = write_tiny(tmp_path / "wide.gguf", "llama", format="Q8_0", vocab=40000)
+    loaded = load(path, threads=1)
+    resident, is_file = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line[:1].isupper():  # the head of a mapping
+            is_file = line.endswith(str(path))
+        elif is_file and line.startswith("Rss:"):
+            resident += 1024 * int(line.split()[1])
+    assert loaded.config.vocab_size == 40000 and resident < path.stat().st_size / 4
