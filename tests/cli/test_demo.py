@@ -50,7 +50,8 @@ def test_pages_stay_and_a_failure_is_the_exit_status(home: Path, monkeypatch: py
         if fails:
             raise EvidenceError("too little traffic")
 
-    def tell(folder: Path, own: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES) -> list[Ended]:
+    def tell(folder: Path, own: Path, size: Size, teller: Teller, stages: Sequence[Stage] = STAGES,
+             **more: object) -> list[Ended]:
         return real(folder, own, size, teller, [Stage("only", "a stage", stage)])
 
     monkeypatch.setattr(story, "tell", tell)

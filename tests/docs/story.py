@@ -35,7 +35,7 @@ from tests.docs.stand_ins import Place
 
 PORT = 8080  # of `brise serve`, where an example names none
 CHECKED: Mapping[str, str] = MappingProxyType({
-    r"(sudo|\S*pip|python3 -m venv|\.) ": "changes the machine, or needs a package index",
+    r"(sudo|\S*pip|python3 -m venv|python scripts/locked\.py|\.) ": "changes the machine, or needs a package index",
     r"scripts/": "installs and runs everything, this test included",
     r"python (bench|tests)/": "takes minutes, or a program that is not installed",
     r"python examples/": "tests/test_examples.py runs them all",

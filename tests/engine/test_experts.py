@@ -117,6 +117,6 @@ def test_peak_memory_stays_inside_the_room_for_experts(large: Path) -> None:
     whole, expected = peak(large, None)
     some, same = peak(large, room)
     assert same == expected
-    # Pages of the file are released every 32 MiB, and a matrix is 1.2 MB. Packed experts of the whole model are in
-    # huge pages, which round up.
-    assert some < whole - experts + room + (40 << 20), (some, whole)
+    # Pages of the file are released every 32 MiB. The peak of the whole model, which is loaded by then, has none.
+    # An expert is packed by each of two threads while a third one waits to be forgotten.
+    assert some < whole - experts + room + (32 << 20) + 3 * 3_550_000, (some, whole)

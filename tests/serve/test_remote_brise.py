@@ -81,7 +81,7 @@ def test_it_answers_by_name_and_in_an_outage(gateway: tuple[FakeUpstream, str]) 
 def test_it_goes_on_in_the_middle_of_a_schema(gateway: tuple[FakeUpstream, str]) -> None:
     """The grammar begins behind what the client has read."""
     fake, url = gateway
-    fake.then(events(chat_events('{"wind": ')[:3], ends=False))
+    fake.then(events(chat_events('{"wind": ')[:3]))
     schema = {"type": "object", "properties": {"wind": {"type": "string"}}, "required": ["wind"]}
     response = ask(url, "large", stream=True, max_tokens=100, response_format={
         "type": "json_schema", "json_schema": {"name": "w", "schema": schema}})

@@ -187,7 +187,7 @@ def test_it_stands_in_for_the_large_model(house: House, stream: bool) -> None:
 
 
 def test_it_goes_on_in_the_middle_of_a_stream(house: House) -> None:
-    house.rig.fake.then(events(chat_events(SAYS)[:3], ends=False))
+    house.rig.fake.then(events(chat_events(SAYS)[:3]))
     response = house.ask("other", stream=True, max_tokens=50)
     assert text_of(response) == SAYS and '"continued":true' in response.text
     (sent,) = house.small.chats
@@ -196,7 +196,7 @@ def test_it_goes_on_in_the_middle_of_a_stream(house: House) -> None:
 
 
 def test_a_schema_is_not_gone_on_with_where_its_grammar_would_begin_anew(house: House) -> None:
-    house.rig.fake.then(events(chat_events(SAYS)[:3], ends=False))
+    house.rig.fake.then(events(chat_events(SAYS)[:3]))
     response = house.ask("other", stream=True, response_format={"type": "json_object"})
     assert text_of(response) == "one two" and "no exact grammar" in response.text and not house.small.chats
 
@@ -211,7 +211,7 @@ def test_when_both_fail_the_client_reads_both_reasons(house: House, fault: str) 
 
 
 def test_a_continuation_that_breaks_ends_with_a_typed_error(house: House) -> None:
-    house.rig.fake.then(events(chat_events(SAYS)[:3], ends=False))
+    house.rig.fake.then(events(chat_events(SAYS)[:3]))
     house.small.fault = half_stream(" three")
     response = house.ask("other", stream=True)
     assert text_of(response) == "one two three" and "event: error" in response.text
