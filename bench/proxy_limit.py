@@ -1,6 +1,6 @@
 """The highest rate of requests at which p99 of an answer stays under a limit: brise's gateway beside LiteLLM's proxy.
 
-Each proxy is tried at rates that grow by a fifth, in turn with the others, until p99 is over the limit in two of three
+Each proxy is tried at rates that grow by 30 %, in turn with the others, until p99 is over the limit in two of three
 tries, or requests fail. The hosted model (proxy_upstream.py) and the load (proxy_load.py) share the machine's cores
 with the proxies, and so bound what can be seen: `direct` is what they reach without any. `brise x 2` are two
 processes, each with a store of its own, between which the load chooses at random; LiteLLM's second form has as many
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from proxy import Target, brise, litellm, load, machine, upstream
 
-GROWTH, TRIES, ALLOWED = 1.2, 3, 1  # of the tries of a rate, so many may be over the limit
+GROWTH, TRIES, ALLOWED = 1.3, 3, 1  # of the tries of a rate, so many may be over the limit
 
 
 def main() -> None:
