@@ -106,6 +106,14 @@ def test_a_line_that_cannot_be_read_is_named() -> None:
         state_after(("switch", {"task": "calls"}))
 
 
+@pytest.mark.parametrize("fields", [{"probability": 0}, {"probability": 1e-320}, {"probability": 2},
+                                    {"probability": "nan"}, {"difference": 10**400}],
+                         ids=["zero", "of infinite weight", "over one", "no number", "huge"])
+def test_numbers_that_no_audit_has_are_no_state(fields: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="line 2 of the ledger, 'audit'"):
+        state_after(("switch", switched()), ("audit", audit(0.0) | fields))
+
+
 def test_a_gateway_goes_on_behind_such_a_line_with_all_switches_ended() -> None:
     ledger, state = Lines(), switch.Switches()
     for kind, body in (("switch", switched()), ("audit", audit(-3.0)), ("switch", switched("other"))):

@@ -8,6 +8,7 @@ met without a certificate for it. Lines of other kinds change nothing here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,7 +155,7 @@ def next_state(switches: Switches, entry: LedgerEntry) -> Switches:
     """The state one line later; StoreError if a line about switches cannot be read."""
     try:
         return replace(_after(switches, entry), number=entry.number)
-    except (KeyError, TypeError, ValueError, EvidenceError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, EvidenceError) as error:
         raise StoreError(f"line {entry.number} of the ledger, {entry.kind!r}, cannot be read: {error!r}",
                          hint="brise audit says whether it is as it was written") from None
 
@@ -260,6 +261,8 @@ def _changed(state: TaskState, kind: str, body: Body) -> TaskState:
 
 
 def _audited(state: TaskState, difference: float, probability: float) -> TaskState:
+    if not 0 < probability <= 1 or math.isinf(1 / probability):
+        raise ValueError(f"an audit's probability is {probability}, over 0 to 1 is allowed")
     if state.alarm.rings:  # it has been decided; audits that were under way change nothing
         return state
     alarm = state.alarm.updated(difference)
