@@ -102,3 +102,9 @@ def test_an_embedding_folder_keeps_its_pooling_in_the_store_and_in_gguf(tmp_path
     assert open_checkpoint(store.path(entry)).pooling == open_checkpoint(folder).pooling == "last"
     metadata = open_original(store.path(entry)).metadata
     assert metadata["qwen3.pooling_type"] == 3 and gguf_pooling(metadata) == "last"
+
+
+def test_a_folder_name_that_no_disk_has_is_named(tmp_path: Path) -> None:
+    write(tmp_path, FLAGS, [TRANSFORMER, POOLING | {"path": "a" * 256}])
+    with pytest.raises(CheckpointError, match="names the folder 'aaaa"):
+        folder_pooling(tmp_path)

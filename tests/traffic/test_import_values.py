@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from brise.traffic.imports.otel import _of_events
 from brise.traffic.imports.row import seconds, whole
 
 
@@ -20,3 +21,10 @@ def test_what_is_no_count(value: object) -> None:
 def test_times_in_all_their_units() -> None:
     assert {seconds(at) for at in (1767225600, 1767225600.0, 1767225600000, "1767225600000000000",
                                    "2026-01-01T00:00:00Z", "2026-01-01")} == {1767225600.0}
+
+
+@pytest.mark.parametrize("name", [["gen_ai.choice"], {"a": 1}, 7])
+def test_an_event_whose_name_is_no_text_is_no_message(name: object) -> None:
+    said = [{"name": "gen_ai.user.message", "content": "hi"}, {"name": name, "content": "not read"}]
+    asked, answers = _of_events(said)
+    assert [message["content"] for message in asked] == ["hi"] and not answers

@@ -160,3 +160,14 @@ def test_what_was_deleted_is_gone_from_the_file(tmp_path: Path) -> None:
 def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="mysql://.*allowed are a path and postgresql"):
         open_store("mysql://host/x", tmp_path)
+
+
+def test_a_layout_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with sqlite3.connect(path) as made:
+        made.execute("CREATE TABLE broken_name (x)")
+    made.close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE broken_name", b"CREATE TABLX broken\xd5name"))
+    with pytest.raises(StoreError, match="fails") as caught:
+        SqliteDatabase(path, TRAFFIC)
+    assert caught.value.hint is not None and "damaged" in caught.value.hint

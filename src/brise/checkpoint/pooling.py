@@ -17,6 +17,7 @@ from brise.files.fields import Fields, KeyTable, errors_of
 from brise.files.json_file import MAX_JSON_BYTES, read_json
 
 Pooling = Literal["mean", "cls", "last"]
+MAX_NAME_BYTES = 255  # of a file or folder, on the common file systems
 MODULES, POOLING_CONFIG = "modules.json", "1_Pooling/config.json"
 FLAT_POOLING_CONFIG = "1_Pooling.config.json"  # in the store, where all files of a model lie in one folder
 
@@ -79,9 +80,9 @@ def _pooling_of_modules(path: Path) -> str | None:
             raise UnsupportedError(f"{path.name} has the step {kind!r}, which brise does not implement; allowed are "
                                    f"{', '.join(_STEPS)}")
         if name == "Pooling":
-            if Path(own).name != own or own in ("", ".."):
-                raise CheckpointError(f"{path.name} names the folder {own!r}, which is not one of this model",
-                                      field="path", value=own, limit="the name of a folder")
+            if Path(own).name != own or own in ("", "..") or len(own.encode(errors="replace")) > MAX_NAME_BYTES:
+                raise CheckpointError(f"{path.name} names the folder {own[:80]!r}, which is not one of this model",
+                                      field="path", value=own[:80], limit="the name of a folder")
             place = f"{own}/config.json"
     return place
 

@@ -21,6 +21,7 @@ from brise.errors import StoreError
 from brise.files.atomic import private_folder
 from brise.traffic.schema import VERSION, DatabaseSchema, Row, accepted
 
+DAMAGED = "the file is damaged, or is none of brise; put back a copy, or name another file with --store"
 RETRY_S = 0.01
 BUSY_S = 5.0  # how long to wait for another process's transaction; ours take milliseconds
 SETTINGS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "secure_delete = ON",
@@ -124,6 +125,8 @@ class SqliteDatabase:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError):
                 raise
             raise StoreError(f"the store {self.place!r} fails: {error}", hint=_hint(error)) from error
+        except UnicodeDecodeError:  # SQLite says what is damaged in the file's own words
+            raise StoreError(f"the store {self.place!r} fails: its layout is no text", hint=DAMAGED) from None
         except OSError as error:
             raise StoreError(f"cannot open or make the store {self.place!r}: {error.strerror}") from error
 
@@ -170,7 +173,7 @@ def _hint(error: sqlite3.DatabaseError) -> str | None:
         case sqlite3.SQLITE_FULL:
             return "make room on the disk, or delete old traffic: brise log expire --older-than 30d"
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return "the file is damaged, or is none of brise; put back a copy, or name another file with --store"
+            return DAMAGED
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
             return "it must be writable, and its folder too"
         case _:

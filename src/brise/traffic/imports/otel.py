@@ -172,7 +172,7 @@ def _of_events(events: Sequence[Fields]) -> tuple[list[Fields], list[Fields]]:
     """The older conventions: one event for each message."""
     asked, answers = list[Fields](), list[Fields]()
     for event in events:
-        name = event["name"]
+        name = str(event["name"])
         if name in ROLES:
             asked.append(message(str(event.get("role") or ROLES[name]), _text(event.get("content")),
                                  tool_calls=_calls(event.get("tool_calls")),
