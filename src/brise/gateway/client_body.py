@@ -35,9 +35,6 @@ _OBJECT = re.compile(rb"\s*\{")
 _END = b'model"'  # of the field's name, whatever stands before it
 _STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
 _SPACE = re.compile(r"[ \t\n\r]*")
-_OBJECT = re.compile(rb"\s*\{")
-_END = b'model"'  # of the field's name, whatever stands before it
-_STRING = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")')  # a field's value
 # What may follow the word `model` where it names one, and what a form has before and after it. Everything has a length
 # that it can have, so that no part of a body is read again and again.
 WORDS = (b"model", b"deployment")
