@@ -101,10 +101,10 @@ def check(args: argparse.Namespace) -> Mapping[str, UpstreamServer]:
     urls = _named_urls(args.upstream)
     limits = Limits(args.connect_timeout, args.first_byte_timeout, args.answer_timeout, args.stall_timeout,
                     args.total_timeout)
-    dialects = _by_name(args.upstream_dialect, urls, "--upstream-dialect")
-    rates = _by_name(args.upstream_rate, urls, "--upstream-rate")
+    dialects = by_name(args.upstream_dialect, urls, "--upstream-dialect")
+    rates = by_name(args.upstream_rate, urls, "--upstream-rate")
     keys = {name: settings.secret(variable)
-            for name, variable in _by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
+            for name, variable in by_name(args.upstream_key_env, urls, "--upstream-key-env").items()}
     return {name: UpstreamServer(UpstreamSettings(url, keys.get(name), args.api_keys is None, limits,
                                                   settings.proxy(url), tuple(args.upstream_path),
                                                   asks_for_usage=not args.no_stream_usage),
@@ -144,19 +144,20 @@ def _named_urls(words: Sequence[str]) -> Mapping[str, str]:
     return urls
 
 
-def _by_name(words: Sequence[str], names: Mapping[str, str], option: str) -> Mapping[str, str]:
-    """Values of an option by the upstream that they are for, which must be named where there are several."""
+def by_name(words: Sequence[str], names: Mapping[str, str], option: str, of: str = "upstream") -> Mapping[str, str]:
+    """Values of an option by the server that they are for (`of` says what it is), which must be named where there are
+    several."""
     values: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            name, value = next(iter(names)), word
-            if len(names) > 1:
-                raise UnsupportedError(f"{option} {word!r}: there are {len(names)} upstreams, and it is not said for "
-                                       f"which this is", hint=f"{option} {name}={word}")
+            name, value = next(iter(names), "NAME"), word
+            if len(names) != 1:
+                raise UnsupportedError(f"{option} {word!r}: it is not said for which {of} of {len(names)} this is",
+                                       hint=f"{option} {name}={word}")
         if name not in names:
-            raise UnsupportedError(f"{option} {word!r}: there is no upstream {name!r}; there is "
-                                   f"{', '.join(map(repr, names))}")
+            there = ", ".join(map(repr, names)) or "none"
+            raise UnsupportedError(f"{option} {word!r}: there is no {of} {name!r}; there is {there}")
         if name in values:
             raise UnsupportedError(f"{option} {word!r}: it is given twice" + (f" for {name!r}" if name else ""))
         values[name] = value

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from brise import settings
 from brise.cli.number_types import Within
+from brise.cli.serve_gateway import by_name
 from brise.errors import UnsupportedError
 from brise.gateway.remote.engines import KINDS, engine_of
 from brise.gateway.remote.server import SMALL_LIMITS, RemoteModel
@@ -43,8 +44,8 @@ def check(args: argparse.Namespace, taken: Collection[str]) -> Mapping[str, Remo
         raise UnsupportedError(f"--small {both!r}: a model that is served here has this name",
                                hint="another NAME")
     keys = {name: settings.secret(variable)
-            for name, variable in _by_name(args.small_key_env, urls, "--small-key-env").items()}
-    engines = _by_name(args.small_engine, urls, "--small-engine")
+            for name, variable in by_name(args.small_key_env, urls, "--small-key-env", "--small").items()}
+    engines = by_name(args.small_engine, urls, "--small-engine", "--small")
     timeout_s = args.small_timeout or SMALL_LIMITS.answer_s
     limits = replace(SMALL_LIMITS, answer_s=timeout_s, first_byte_s=min(timeout_s, SMALL_LIMITS.first_byte_s))
     every_s = args.small_probe_every or RemoteModel.probe_every_s
@@ -65,21 +66,3 @@ def named(words: Sequence[str], option: str) -> Mapping[str, str]:
             raise UnsupportedError(f"{option} {word!r}: two are called {name!r}")
         urls[name] = url
     return urls
-
-
-def _by_name(words: Sequence[str], names: Mapping[str, str], option: str) -> Mapping[str, str]:
-    """Values of an option by the small model that they are for, which must be named where there are several."""
-    values: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            if len(names) != 1:
-                raise UnsupportedError(f"{option} {word!r}: there are {len(names)} of --small, and it is not said for "
-                                       "which this is", hint=f"{option} NAME={word}")
-            name, value = next(iter(names)), word
-        if name not in names:
-            raise UnsupportedError(f"{option} {word!r}: there is no --small {name!r}")
-        if name in values:
-            raise UnsupportedError(f"{option} {word!r}: it is given twice for {name!r}")
-        values[name] = value
-    return values
