@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from brise.traffic.imports.forms import kind_of
 from brise.traffic.imports.otel import _of_events
 from brise.traffic.imports.row import seconds, whole
 
@@ -28,3 +29,8 @@ def test_an_event_whose_name_is_no_text_is_no_message(name: object) -> None:
     said = [{"name": "gen_ai.user.message", "content": "hi"}, {"name": name, "content": "not read"}]
     asked, answers = _of_events(said)
     assert [message["content"] for message in asked] == ["hi"] and not answers
+
+
+@pytest.mark.parametrize("kind", [["message"], {"a": 1}, 7])
+def test_an_item_whose_type_is_no_text_makes_no_answer_of_the_responses_api(kind: object) -> None:
+    assert kind_of({}, {"output": [{"type": kind}]}) == "chat"

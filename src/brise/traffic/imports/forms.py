@@ -45,7 +45,7 @@ def call(asked: Any, answered: Any, model: str, parameters: Body, usage: Usage |
 def kind_of(request: Body, response: Any) -> Kind:
     """The dialect of a request and its answer, by marks that only one has; else a chat."""
     items = response.get("output") if isinstance(response, dict) else response
-    is_items = isinstance(items, list) and any(item.get("type") in ITEMS and "role" not in item or (
+    is_items = isinstance(items, list) and any(str(item.get("type")) in ITEMS and "role" not in item or (
         item.get("type") == "message") for item in objects(items))
     if isinstance(response, dict) and response.get("object") == "response" or is_items:
         return "responses"
