@@ -345,6 +345,7 @@ NB_MODULE(_native, m) {
       .def("bias", &Program::bias)
       .def("add", &Program::add)
       .def("rms_norm", &Program::rms_norm)
+      .def("layer_norm", &Program::layer_norm)
       .def("rope_table", &Program::rope_table)
       .def("rope", &Program::rope)
       .def("scale_queries", &Program::scale_queries)

@@ -113,6 +113,7 @@ struct Kernels {
   // out = (out + scale * b h) * gain for such tiles and tokens; b is F32 or BF16, gain null or as long as its tiles.
   void (*add_low_rank)(const Matrix& b, const float* h, size_t ldh, float scale, const float* gain, int tile0, int tile1, int t0, int t1, float* out, size_t ld);
   void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
+  void (*layer_norm)(const float* x, const float* w, const float* b, int n, float eps, float* out);
   void (*gelu)(const float* x, int n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int n, float* out);
   void (*add)(const float* x, const float* y, int n, float* out);

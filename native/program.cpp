@@ -16,7 +16,7 @@ bool is_row_op(Kind kind) {
 
 // Ops whose result may overwrite their first argument: each number of a row is read before it is written.
 bool may_overwrite(Kind kind) {
-  return kind == Kind::RMS_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
+  return kind == Kind::RMS_NORM || kind == Kind::LAYER_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
          kind == Kind::SCALE || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
 }
 
@@ -129,6 +129,16 @@ int Program::rms_norm(int x, std::shared_ptr<const Weight> w, double eps) {
   op.heads = width(x) / n;
   op.a = eps;
   op.weights = {std::move(w)};
+  return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::layer_norm(int x, std::shared_ptr<const Weight> w, std::shared_ptr<const Weight> b, double eps) {
+  if (w->vector.empty() || b->vector.size() != w->vector.size())
+    throw error("layer_norm of " + std::to_string(w->vector.size()) + " weights and " + std::to_string(b->vector.size()) + " biases, wanted as many of both");
+  check_value(x, (int)w->vector.size());
+  Op op{Kind::LAYER_NORM, {x}};
+  op.a = eps;
+  op.weights = {std::move(w), std::move(b)};
   return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
 }
 

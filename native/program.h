@@ -71,7 +71,7 @@ struct Step {
   const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
 };
 
-enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
 
 struct Op {
   Kind kind;
@@ -101,6 +101,7 @@ class Program : public Job {
   int bias(int x, std::shared_ptr<const Weight> b);
   int add(int x, int y);
   int rms_norm(int x, std::shared_ptr<const Weight> w, double eps);
+  int layer_norm(int x, std::shared_ptr<const Weight> w, std::shared_ptr<const Weight> b, double eps);
   int rope_table(const std::vector<double>& inv_freq, double attention_factor);
   int rope(int x, int table, int heads, bool interleaved);
   int scale_queries(int x, double beta, double period);

@@ -185,6 +185,7 @@ void Program::run_row(const Op& op, int row) {
       for (int h = 0; h < op.heads; h++)
         kernels_->rms_norm(at(op.in[0]) + h * (n / op.heads), op.weights[0]->vector.data(), n / op.heads, (float)op.a, out + h * (n / op.heads));
       break;
+    case Kind::LAYER_NORM: kernels_->layer_norm(at(op.in[0]), op.weights[0]->vector.data(), op.weights[1]->vector.data(), n, (float)op.a, out); break;
     case Kind::BIAS: kernels_->add(at(op.in[0]), op.weights[0]->vector.data(), n, out); break;
     case Kind::ADD: kernels_->add(at(op.in[0]), at(op.in[1]), n, out); break;
     case Kind::GELU: kernels_->gelu(at(op.in[0]), n, out); break;

@@ -61,6 +61,27 @@ void rms_norm(const float* x, const float* w, int n, float eps, float* out) {
   each(x, w, n, out, [inverse](F v, F by) { return f_mul(f_mul(v, inverse), by); });
 }
 
+// The variance is summed from differences: that of the mean of squares cancels where the mean is large.
+void layer_norm(const float* x, const float* w, const float* b, int n, float eps, float* out) {
+  F sum = f_zero();
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) sum = f_add(f_load(x + i), sum);
+  float total = f_sum(sum);
+  for (; i < n; i++) total += x[i];
+  const float mean = total / (float)n;
+  const F means = f_set(mean);
+  sum = f_zero();
+  for (i = 0; i + LANES <= n; i += LANES) {
+    const F v = f_sub(f_load(x + i), means);
+    sum = f_fma(v, v, sum);
+  }
+  total = f_sum(sum);
+  for (; i < n; i++) total += (x[i] - mean) * (x[i] - mean);
+  const F inverse = f_set(1.0f / std::sqrt(total / (float)n + eps));
+  each(x, w, n, out, [means, inverse](F v, F by) { return f_mul(f_mul(f_sub(v, means), inverse), by); });
+  add(out, b, n, out);
+}
+
 // Rotates the first `dim` numbers of one head; table is dim/2 cosines, then dim/2 sines. x may be out.
 void rope(const float* x, const float* table, int dim, int head_dim, bool interleaved, float* out) {
   const int half = dim / 2;

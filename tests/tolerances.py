@@ -102,6 +102,18 @@ def rms_norm(width: int) -> float:
     return (width / 2 + 6) * U
 
 
+def layer_norm(x: Array, w: Array, expected: Array, scaled: Array, eps: float) -> Array:
+    """Absolute (T, D); `scaled` is the result without its bias. The mean of `width` numbers, summed in any order, is
+    off by (width + 1) u times the largest, and so is every difference from it, by one rounding more. That moves the
+    result itself, and the root of the variance by as much of itself over the deviation; its squares are summed as in
+    rms_norm."""
+    width = x.shape[-1]
+    deviation = np.sqrt(np.var(x, axis=-1, keepdims=True) + eps)
+    shift = (width + 4) * U * np.abs(x).max(axis=-1, keepdims=True) / deviation
+    bound: Array = shift * (np.abs(w) + np.abs(scaled)) + (width / 2 + 8) * U * np.abs(scaled) + U * np.abs(expected)
+    return bound
+
+
 def float_linear(width: int) -> float:
     """Relative to sum |x w|: each product rounded, then summed in any order."""
     return (width + 1) * U

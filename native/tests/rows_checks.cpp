@@ -102,6 +102,32 @@ void check_rms_norm(Report& report, const Kernels& kernels) {
   });
 }
 
+void check_layer_norm(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "layer_norm");
+  Random random(12);
+  each_length(tally, random, [&](int n, Guarded& x, Guarded& w, Guarded& out) {
+    for (float shift : {0.0f, 3.0f}) {
+      for (int i = 0; i < n; i++) x[i] += shift;
+      kernels.layer_norm(x.data(), w.data(), w.data(), n, 1e-5f, out.data());
+      double sum = 0, squares = 0, top = 0;
+      for (int i = 0; i < n; i++) sum += x[i];
+      for (int i = 0; i < n; i++) {
+        squares += (x[i] - sum / n) * (x[i] - sum / n);
+        top = std::fmax(top, std::fabs(x[i]));
+      }
+      const double inverse = 1 / std::sqrt(squares / n + 1e-5f);
+      for (int i = 0; i < n; i++) {
+        const double scaled = (x[i] - sum / n) * inverse * w[i];
+        // as in tests/tolerances.py
+        const double allowed = (n + 4) * U * top * inverse;
+        tally.near(out[i], scaled + w[i], allowed * (std::fabs(w[i]) + std::fabs(scaled)) + (n / 2.0 + 8) * U * std::fabs(scaled) + U * std::fabs(scaled + w[i]), i);
+      }
+    }
+    kernels.layer_norm(x.data(), w.data(), w.data(), n, 1e-5f, x.data());
+    tally.same_bits(x.data(), out.data(), n);
+  });
+}
+
 void check_rope(Report& report, const Kernels& kernels) {
   Tally tally(report, kernels.name, "rope");
   Random random(5);
@@ -179,6 +205,7 @@ void check_rows(Report& report, const Kernels& kernels) {
   check_silu_mul(report, kernels);
   check_gelu(report, kernels);
   check_rms_norm(report, kernels);
+  check_layer_norm(report, kernels);
   check_rope(report, kernels);
   check_quantize_row(report, kernels);
 }

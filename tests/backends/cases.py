@@ -12,7 +12,7 @@ from brise.models.ops import CacheFormat
 from brise.models.rope import Layout
 from tests.backends.attend_rows import Attend
 from tests.backends.expert_rows import Experts, Route
-from tests.backends.image_rows import Gelu, PutRows
+from tests.backends.image_rows import Gelu, LayerNorm, PutRows
 from tests.backends.inputs import BLOCKS
 from tests.backends.latent_rows import Columns, Concat, Flat, HeadsLinear
 from tests.backends.rows import (
@@ -46,6 +46,8 @@ def table() -> dict[str, list[Row]]:
         "bias": [*(Bias(t, 33) for t in LENGTHS), *(Bias(3, d) for d in WIDTHS)],
         "add": [*(Add(t, 33) for t in LENGTHS), *(Add(3, d) for d in WIDTHS)],
         "rms_norm": list(_norms()),
+        "layer_norm": [*(LayerNorm(t, 33) for t in LENGTHS), *(LayerNorm(3, d) for d in WIDTHS), LayerNorm(2, 1280),
+                       *(LayerNorm(3, 577, mean, size) for mean in (0.0, 3.0) for size in (1e-6, 1e-2, 1e4))],
         "heads": [Heads(t, h, e) for t, h, e in product((0, 1, 7), (1, 3), HEAD_DIMS)],
         "rope_table": list(_rope_tables()),
         "rope": list(_ropes()),

@@ -1,4 +1,4 @@
-"""The rows of the case table for images: features in place of embeddings, and gelu."""
+"""The rows of the case table for encoders of images and audio: features in place of embeddings, norm and gelu."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from brise.models.ops import Backend, Ops
-from brise.models.weights import Array
+from brise.models.weights import Array, Dense
 from tests import tolerances
 from tests.backends.inputs import Precision, normal
 
@@ -46,3 +46,31 @@ class Gelu:
 
     def allowed(self, expected: Array) -> Array:
         return tolerances.GELU * np.abs(self._x(np.float64)) + tolerances.SUBNORMAL
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Numbers around `mean`; row 0 is all equal, and eps decides."""
+
+    tokens: int
+    width: int
+    mean: float = 0.5
+    size: float = 1.0
+    eps: float = 1e-5
+
+    def _inputs(self, precision: Precision) -> tuple[Array, Array, Array]:
+        rng = np.random.default_rng(self.width)
+        x = normal(rng, (self.tokens, self.width), np.float32, self.size)
+        x[:1] = 0
+        x += np.float32(self.mean)
+        w, b = normal(rng, (self.width,), np.float32), normal(rng, (self.width,), np.float32)
+        return x.astype(precision), w, b
+
+    def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
+        x, w, b = self._inputs(precision)
+        weight, bias = (backend.place("norm", Dense("F32", rows.shape, rows)) for rows in (w, b))
+        return ops.layer_norm(x, weight, bias, self.eps)
+
+    def allowed(self, expected: Array) -> Array:
+        x, w, b = self._inputs(np.float32)
+        return tolerances.layer_norm(x.astype(np.float64), w, expected, expected - b, self.eps)

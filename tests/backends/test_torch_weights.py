@@ -57,6 +57,7 @@ def experts(o: Any, x: Any, gates: Any, *w: Any) -> Any:
 TRAINED: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "rms_norm": (lambda o, x, w: o.rms_norm(x, placed(w), 1e-5), ((3, 5), (5,))),
     "rms_norm of heads": (lambda o, x, w: o.rms_norm(x, placed(w), 1e-5), ((3, 2, 4), (4,))),
+    "layer_norm": (lambda o, x, w, b: o.layer_norm(x, placed(w), placed(b), 1e-5), ((3, 5), (5,), (5,))),
     "bias": (lambda o, x, b: o.bias(x, placed(b)), ((3, 5), (5,))),
     "embed": (lambda o, w: o.embed(placed(w), np.array([2, 0, 2, 5])), ((6, 4),)),
     "linear": (lambda o, x, w: o.linear(x, placed(w)), ((3, 5), (4, 5))),
@@ -76,13 +77,15 @@ def test_weights_that_are_trained_have_their_gradient(op: str) -> None:
     assert torch.autograd.gradcheck(lambda *x: call(ops, *x), leaves, fast_mode=True)
 
 
-def test_the_ops_of_images_are_the_references() -> None:
+def test_the_ops_of_encoders_are_the_references() -> None:
     reference, ops = ReferenceOps(precision=np.float64), torch_backend.TorchBackend(dtype=torch.float64).ops()
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 3))
     on_torch = torch.from_numpy(x)
     grids = [(2, 2), (2, 4)]
     np.testing.assert_array_equal(ops.merge_patches(on_torch, grids, 2).numpy(), reference.merge_patches(x, grids, 2))
+    for size, stride in ((3, 1), (3, 2), (5, 3), (1, 2)):
+        np.testing.assert_array_equal(ops.windows(on_torch, size, stride).numpy(), reference.windows(x, size, stride))
     np.testing.assert_array_equal(ops.slice_rows(on_torch, 3, 7).numpy(), reference.slice_rows(x, 3, 7))
     np.testing.assert_array_equal(ops.join_rows([on_torch[:2], on_torch[5:]]).numpy(),
                                   reference.join_rows([x[:2], x[5:]]))

@@ -56,6 +56,9 @@ class StreamedOps:
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         return self._ops.rms_norm(x, self._place("norm", w), eps)
 
+    def layer_norm(self, x: Array, w: Weight, b: Weight, eps: float) -> Array:
+        return self._ops.layer_norm(x, self._place("norm", w), self._place("bias", b), eps)
+
     def heads(self, x: Array, num_heads: int) -> Array:
         return self._ops.heads(x, num_heads)
 

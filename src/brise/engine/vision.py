@@ -11,7 +11,7 @@ import numpy as np
 from brise.errors import UnsupportedError
 from brise.models import pixtral
 from brise.models.batch import Batch
-from brise.models.ops import Backend, ImageOps
+from brise.models.ops import Backend, EncoderOps
 from brise.models.pixtral import Patches, VisionConfig, VisionWeights
 from brise.models.weights import Array, Weight, place
 from brise.quant.rows import float_rows
@@ -27,7 +27,7 @@ class LoadedVision:
 
     config: VisionConfig
     weights: VisionWeights
-    ops: ImageOps
+    ops: EncoderOps
     break_row: Array | None = None
     # Held while an image is decoded: the memory plan counts one decoding at a time.
     decoding: Lock = field(default_factory=Lock, compare=False)

@@ -55,6 +55,9 @@ class Ops(Protocol):
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         """x / sqrt(mean(x^2) + eps) * w over the last axis, whose length is w's: (T, D) or (T, H, E)."""
 
+    def layer_norm(self, x: Array, w: Weight, b: Weight, eps: float) -> Array:
+        """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b over the last axis of x (T, D); w, b (D,)."""
+
     def heads(self, x: Array, num_heads: int) -> Array:
         """(T, H * E) seen as (T, H, E)."""
 
@@ -121,8 +124,8 @@ class Ops(Protocol):
         """x itself; a tracing backend keeps a copy under `name`."""
 
 
-class ImageOps(Ops, Protocol):
-    """What a vision encoder asks for besides: it runs op by op, on arrays, and no program is recorded."""
+class EncoderOps(Ops, Protocol):
+    """What an encoder of images or audio asks for besides: it runs op by op, on arrays, and no program is recorded."""
 
     def rope_table_2d(self, rows: Array, columns: Array, inv_freq: Sequence[float]) -> Array:
         """(T, E) table of places on a grid, for the E/2 frequencies `inv_freq`: those of even index turn with the
@@ -139,6 +142,13 @@ class ImageOps(Ops, Protocol):
 
         x has the images one after the other, of grids[i] = (rows, columns) patches, row by row; so has the result.
         Number c * merge^2 + y * merge + x of a row is number c of the neighbour at (y, x).
+        """
+
+    def windows(self, x: Array, size: int, stride: int) -> Array:
+        """Windows of `size` rows (odd) of x (T, C) around every `stride`-th row, from row 0 on: (ceil(T / stride),
+        C * size), so that a convolution over time is a linear.
+
+        Number c * size + i of a row is number c of row i of the window; rows before and after x are zeros.
         """
 
 
@@ -197,7 +207,7 @@ class Backend(Protocol):
     def place(self, name: str, weight: Weight) -> Weight:
         """The weight as this backend runs it."""
 
-    def ops(self, trace: dict[str, Array] | None = None) -> ImageOps:
+    def ops(self, trace: dict[str, Array] | None = None) -> EncoderOps:
         """The ops one at a time, on arrays and placed weights; `trace` collects the values that a model names."""
 
     def new_expert_store(self, num_bytes: int) -> Any:

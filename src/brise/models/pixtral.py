@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from brise.models.batch import Batch
 from brise.models.decoder import swiglu
-from brise.models.ops import ImageOps
+from brise.models.ops import EncoderOps
 from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
 
 NUM_CHANNELS = 3
@@ -81,7 +81,7 @@ class Patches:
     batch: Batch
 
 
-def forward(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Array:
+def forward(ops: EncoderOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Array:
     """Features (M, D) of all images, image after image, each row by row."""
     for features in steps(ops, config, weights, patches):
         if features is not None:
@@ -89,7 +89,7 @@ def forward(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches
     raise AssertionError("the last step gives the features")
 
 
-def steps(ops: ImageOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
+def steps(ops: EncoderOps, config: VisionConfig, weights: VisionWeights, patches: Patches) -> Iterator[Array | None]:
     """The same in one step a layer, so that a caller can do other work between them: None until the last."""
     inv_freq = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
     table_NE = ops.rope_table_2d(patches.rows, patches.columns, inv_freq)
@@ -119,7 +119,7 @@ def work_bytes(config: VisionConfig, num_patches: int) -> int:
     return 4 * (num_patches * config.patch_values + max(8 * value, 3 * value + 6 * wide, 2 * value + 3 * features))
 
 
-def _attend(ops: ImageOps, config: VisionConfig, layer: Layer, x_NC: Array, table_NE: Array,
+def _attend(ops: EncoderOps, config: VisionConfig, layer: Layer, x_NC: Array, table_NE: Array,
             batch: Batch) -> Array:
     weights = layer.attention
     assert isinstance(weights, Attention), "the vision encoder has plain attention"
@@ -133,18 +133,18 @@ def _attend(ops: ImageOps, config: VisionConfig, layer: Layer, x_NC: Array, tabl
     return ops.linear(o_NC, weights.wo)
 
 
-def _feed_forward(ops: ImageOps, config: VisionConfig, layer: Layer) -> Callable[[Array], Array]:
+def _feed_forward(ops: EncoderOps, config: VisionConfig, layer: Layer) -> Callable[[Array], Array]:
     weights = layer.feed_forward
     assert isinstance(weights, FeedForward), "the vision encoder has no experts"
     return lambda x: swiglu(ops, weights, ops.rms_norm(x, layer.ffn_norm, config.norm_eps))
 
 
-def _project(ops: ImageOps, weights: VisionWeights) -> Callable[[Array], Array]:
+def _project(ops: EncoderOps, weights: VisionWeights) -> Callable[[Array], Array]:
     return lambda m: ops.linear(ops.gelu(ops.linear(ops.linear(m, weights.merging_layer), weights.w_in)),
                                 weights.w_out)
 
 
-def _by_rows(ops: ImageOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
+def _by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
     """`compute` on one block of rows after the other; rows are independent of one another."""
     return ops.join_rows([compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows)))
                           for first in range(0, num_rows, BLOCK_ROWS)])

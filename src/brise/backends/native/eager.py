@@ -1,4 +1,4 @@
-"""The native ops one at a time on NumPy arrays, for images, tests and tracing: each records and runs a program.
+"""The native ops one at a time on NumPy arrays, for images, audio, tests and tracing: each records and runs a program.
 
 Nothing is copied: arguments are read in place, and a result is the program's own memory, which outlives it.
 """
@@ -14,7 +14,7 @@ from brise import _native
 from brise.backends.native.lora import on_slots
 from brise.backends.native.recorder import Recorder, Value
 from brise.backends.pages import packed_pages
-from brise.backends.reference.ops import ReferenceOps, merged_patches
+from brise.backends.reference.ops import ReferenceOps, merged_patches, windows_of_rows
 from brise.models.batch import PAGE_SIZE, Batch
 from brise.models.ops import Cache
 from brise.models.rope import Layout
@@ -70,6 +70,9 @@ class EagerOps:
 
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         return self._run([x], lambda ops, v: [ops.rms_norm(v[0], w, eps)])[0].reshape(x.shape)
+
+    def layer_norm(self, x: Array, w: Weight, b: Weight, eps: float) -> Array:
+        return self._run([x], lambda ops, v: [ops.layer_norm(v[0], w, b, eps)])[0]
 
     def heads(self, x: Array, num_heads: int) -> Array:
         return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
@@ -151,6 +154,9 @@ class EagerOps:
 
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
+
+    def windows(self, x: Array, size: int, stride: int) -> Array:
+        return windows_of_rows(x, size, stride)
 
     def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
         return body(x, layer)

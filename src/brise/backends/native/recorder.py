@@ -74,6 +74,9 @@ class Recorder:
     def rms_norm(self, x: Value, w: Weight, eps: float) -> Value:
         return Value(self.program.rms_norm(x.id, matrix_handle(w), eps), x.heads)
 
+    def layer_norm(self, x: Value, w: Weight, b: Weight, eps: float) -> Value:
+        return Value(self.program.layer_norm(x.id, matrix_handle(w), matrix_handle(b), eps))
+
     def heads(self, x: Value, num_heads: int) -> Value:
         return Value(x.id, num_heads)
 

@@ -164,6 +164,12 @@ class ReferenceOps:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
         return x / np.sqrt(mean_square + self.precision(eps)) * numbers(w, self.precision)
 
+    def layer_norm(self, x: Array, w: Weight, b: Weight, eps: float) -> Array:
+        centered = x - np.mean(x, axis=-1, keepdims=True)
+        variance = np.mean(centered * centered, axis=-1, keepdims=True)
+        scaled = centered / np.sqrt(variance + self.precision(eps)) * numbers(w, self.precision)
+        return scaled + numbers(b, self.precision)
+
     def heads(self, x: Array, num_heads: int) -> Array:
         return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
 
@@ -287,6 +293,9 @@ class ReferenceOps:
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
 
+    def windows(self, x: Array, size: int, stride: int) -> Array:
+        return windows_of_rows(x, size, stride)
+
     def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
         return body(x, layer)
 
@@ -297,13 +306,20 @@ class ReferenceOps:
 
 
 def merged_patches(x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
-    """ImageOps.merge_patches on arrays. It only moves numbers, so other backends use it, too."""
+    """EncoderOps.merge_patches on arrays. It only moves numbers, so other backends use it, too."""
     width, first, parts = x.shape[1], 0, []
     for rows, columns in grids:
         image = x[first:first + rows * columns].reshape(rows // merge, merge, columns // merge, merge, width)
         parts.append(image.transpose(0, 2, 4, 1, 3).reshape(-1, width * merge**2))
         first += rows * columns
     return np.concatenate(parts)
+
+
+def windows_of_rows(x: Array, size: int, stride: int) -> Array:
+    """EncoderOps.windows on arrays. It only moves numbers, so other backends use it, too."""
+    padded = np.pad(x, ((size // 2, size // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)[::stride]  # (T', C, size)
+    return windows.reshape(len(windows), x.shape[1] * size)
 
 
 def _with_parent(batch: Batch, sequence: int) -> Array:

@@ -77,6 +77,11 @@ class TorchOps:
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:
         return functions.rms_norm(x, tensor_of(w), eps, self.dtype)
 
+    def layer_norm(self, x: Tensor, w: Weight, b: Weight, eps: float) -> Tensor:
+        wide = functions.widened(x)
+        return functional.layer_norm(wide, wide.shape[-1:], tensor_of(w).to(wide.dtype), tensor_of(b).to(wide.dtype),
+                                     eps).to(self.dtype)
+
     def heads(self, x: Tensor, num_heads: int) -> Tensor:
         return x.reshape(len(x), num_heads, x.shape[1] // num_heads)
 
@@ -143,6 +148,10 @@ class TorchOps:
             part.reshape(rows // merge, merge, columns // merge, merge, -1).permute(0, 2, 4, 1, 3).reshape(
                 -1, x.shape[1] * merge**2)
             for part, (rows, columns) in zip(parts, grids, strict=True)])
+
+    def windows(self, x: Tensor, size: int, stride: int) -> Tensor:
+        padded = functional.pad(x, (0, 0, size // 2, size // 2))
+        return padded.unfold(0, size, stride).flatten(1)
 
     def layer(self, body: Callable[[Tensor, Layer], Tensor], x: Tensor, layer: Layer) -> Tensor:
         return self.run_layer(body, x, layer)
