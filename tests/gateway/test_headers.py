@@ -101,7 +101,7 @@ def test_no_key_is_written_down(tmp_path: Path) -> None:
         made.live.post(f"{CHAT}?key={KEY}", BODY, headers={"authorization": f"Bearer {KEY}2", "x-api-key": KEY})
         made.fake.stop()
         ask(made.live, {"authorization": f"Bearer {KEY}3"})
-        log = made.live.log.getvalue()
+        log = made.live.log()
     assert capture.drain().written == 2
     store.close()
     assert KEY not in log and CHAT in log
@@ -131,11 +131,10 @@ def test_a_body_over_the_limit_is_refused_and_not_sent() -> None:
 
 def test_metrics_and_the_log_tell_who_answered(made: Rig) -> None:
     ask(made.live)
-    made.live.wait_idle()
-    text = made.live.get("/metrics").text
+    text, log = made.live.metrics(), made.live.log()
     assert 'brise_gateway_requests_total{kind="chat",mode="hosted"}' in text
     assert 'brise_gateway_breaker{state="closed"} 1.0' in text
-    assert f"POST {CHAT} 200" in made.live.log.getvalue() and "mode=hosted" in made.live.log.getvalue()
+    assert f"POST {CHAT} 200" in log and "mode=hosted" in log
 
 
 def test_a_server_that_ends_tells_the_clients_of_streams() -> None:

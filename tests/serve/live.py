@@ -38,7 +38,7 @@ class Live:
     engine: Engine
     worker: EngineThread
     serving: ServerState
-    log: io.StringIO
+    _log: io.StringIO
     loop: list[asyncio.AbstractEventLoop] = field(default_factory=list)  # empty until it runs
 
     def call_soon(self, call: Callable[[], object]) -> None:
@@ -64,8 +64,25 @@ class Live:
             "model": "stub", "messages": [{"role": "user", "content": text}], "temperature": 0, **more})
 
     def wait_idle(self) -> None:
-        wait_until(lambda: not self.engine.has_work and self.serving.traffic.num_running == 0)
+        """Waits until all is done that follows the last byte of an answer: its line of the log, its row, its counts."""
+        gateway = self.serving.gateway
+        wait_until(lambda: not self.engine.has_work and self.serving.traffic.num_running == 0
+                   and (gateway is None or gateway._num_unread == 0))
         self.engine.check()
+
+    def log(self) -> str:
+        """The log, with the lines of all requests that were answered."""
+        self.wait_idle()
+        return self._log.getvalue()
+
+    def wait_log(self, text: str) -> None:
+        """Waits until the log holds this text; requests may run."""
+        wait_until(lambda: text in self._log.getvalue())
+
+    def metrics(self) -> str:
+        """What `/metrics` answers when it has the counts of all requests that were answered."""
+        self.wait_idle()
+        return self.get("/metrics").text
 
 
 MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
@@ -112,8 +129,8 @@ async def run_until_exit(server: uvicorn.Server, serving: ServerState, listener:
         serving.gateway.close()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Polls a condition that another thread fulfils."""
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Polls a condition that another thread or process fulfils; the limit is for those that never will."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "the condition was not met in time"

@@ -169,11 +169,11 @@ def test_no_request_is_lost_while_adapters_come_and_go(server: Live, folders: Pa
 def test_metrics_have_no_labels_of_removed_adapters(server: Live, client: openai.OpenAI, folders: Path) -> None:
     server.post("/v1/adapters", {"name": "two", "path": str(folders / "two")})
     text(client, "two")
-    scraped = server.get("/metrics").text
+    scraped = server.metrics()
     assert 'brise_completion_tokens_total{model="two"} 8.0' in scraped
     assert 'brise_engine_adapters{model="stub"} 2.0' in scraped
     httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
-    scraped = server.get("/metrics").text
+    scraped = server.metrics()
     assert '"two"' not in scraped and 'endpoint="/v1/adapters"' in scraped
 
 

@@ -43,6 +43,6 @@ def test_every_error_code_is_documented() -> None:
 def test_every_metric_is_documented() -> None:
     with live() as server:
         server.chat()
-        names = set(re.findall(r"# TYPE (\w+)", server.get("/metrics").text))
+        names = set(re.findall(r"# TYPE (\w+)", server.metrics()))
     short = {name.removeprefix("brise_engine").removesuffix("_created") for name in names}
     assert [name for name in sorted(short) if name not in DOCS] == []

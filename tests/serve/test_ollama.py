@@ -168,7 +168,7 @@ def test_the_models_are_listed_and_found_again(server: Live, client: ollama.Clie
     assert client.chat(**{**GREEDY, "model": listed.model}).model == "stub:latest"
     with server.client() as openai:  # Ollama has OpenAI's API, too, and clients take the name from its list
         assert openai.chat.completions.create(model=listed.model, messages=HI, max_tokens=1).choices  # type: ignore[arg-type]
-    assert 'model="stub"' in server.get("/metrics").text and "latest" not in server.get("/metrics").text
+    assert 'model="stub"' in (scraped := server.metrics()) and "latest" not in scraped
     running = client.ps().models[0]
     assert running.context_length == server.worker.max_context and running.size_vram == 0
 
@@ -241,8 +241,7 @@ def test_a_client_that_goes_away_ends_its_answer(server: Live) -> None:
             await stream.aclose()
 
     asyncio.run(ask())
-    server.wait_idle()
-    assert "POST /api/chat 499" in server.log.getvalue()
+    assert "POST /api/chat 499" in server.log()
 
 
 def test_a_body_needs_no_content_type_unless_a_web_page_sends_it(server: Live) -> None:

@@ -202,7 +202,7 @@ def test_a_collector_that_hangs_holds_up_no_request(collector: Receiver, monkeyp
         for _ in range(12):
             assert made.live.post("/v1/chat/completions", BODY).status_code == 200
         wait_until(lambda: telemetry.dropped["full"] > 0)
-        assert 'brise_otel_dropped_requests_total{reason="full"}' in made.live.get("/metrics").text
+        assert 'brise_otel_dropped_requests_total{reason="full"}' in made.live.metrics()
         collector.hold.set()
 
 

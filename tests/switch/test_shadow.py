@@ -64,7 +64,7 @@ def test_the_user_has_the_hosted_answer_and_the_store_both() -> None:
         response = got.rig.live.post("/v1/chat/completions", {**BODY, "service_tier": "flex", "made_up": 1})
         assert response.json() == chat_body("hello") and response.headers["x-brise-mode"] == "hosted"
         shadow, = got.answers()
-        scraped = got.rig.live.get("/metrics").text
+        scraped = got.rig.live.metrics()
     exchange, = got.rig.captured.exchanges
     assert (shadow.role, shadow.exchange, shadow.served_by, shadow.probability) == ("shadow", exchange.id, "stub", 1.0)
     assert shadow.response is not None and shadow.response["choices"][0]["message"]["content"] == "small"
@@ -95,9 +95,9 @@ def test_only_what_may_be_held_against_a_hosted_answer_is_shadowed(headers: dict
         got.rig.fake.then(behaviour)
         path = "/v1/embeddings" if "input" in body else "/v1/chat/completions"
         got.rig.live.post(path, body, headers=headers)
-        got.rig.live.post("/v1/chat/completions", BODY)
+        asked = got.rig.live.post("/v1/chat/completions", BODY)
         shadow, = got.answers()
-        assert shadow.exchange == got.rig.captured.exchanges[-1].id
+        assert shadow.exchange == asked.headers["x-brise-id"]
 
 
 def test_what_the_candidate_cannot_answer_is_kept_as_its_failure() -> None:

@@ -141,10 +141,10 @@ def test_a_server_that_dies_loses_no_request_and_comes_back(house: House) -> Non
     assert {house.mode() for _ in range(3)} == {"escalated"}
     card = house.rig.live.get("/v1/models/small").json()
     assert "unavailable" in card and "fingerprint" not in card
-    assert 'brise_gateway_small_available{model="small"} 0.0' in house.rig.live.get("/metrics").text
+    assert 'brise_gateway_small_available{model="small"} 0.0' in house.rig.live.metrics()
     house.small.fake.start()
     wait_until(lambda: house.mode() == "small")
-    assert 'brise_gateway_small_available{model="small"} 1.0' in house.rig.live.get("/metrics").text
+    assert 'brise_gateway_small_available{model="small"} 1.0' in house.rig.live.metrics()
 
 
 @pytest.mark.parametrize("hides", [False, True])
