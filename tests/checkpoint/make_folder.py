@@ -6,7 +6,7 @@ Names and formats are written out here once more, and not taken from the code un
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ import numpy as np
 from tests.goldens.golden import FOLDER, GRID, halves, interleave
 
 Array = Any
-Spelling = Literal["old", "new", "text"]  # prefixes of Ministral 3's repositories, of newer ones, of text models
+# Prefixes of Ministral 3's repositories, of newer ones, of text models; `fused`: Mixtral as transformers 5 has it.
+Spelling = Literal["old", "new", "text", "fused"]
 Files = dict[str, tuple[str, Array]]  # tensor name -> dtype of the file, and its numbers or codes
 
 NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "F8_E4M3": "u1", "I64": "<i8"}
@@ -34,7 +35,7 @@ HF_TAILS = {
     "shared.w1": "mlp.shared_experts.gate_proj.weight", "shared.w2": "mlp.shared_experts.down_proj.weight",
     "shared.w3": "mlp.shared_experts.up_proj.weight"}
 NATIVE_TAILS = {
-    "attention_norm": "attention_norm.weight", "ffn_norm": "ffn_norm.weight", "router": "gate.weight",
+    "attention_norm": "attention_norm.weight", "ffn_norm": "ffn_norm.weight",
     **{name: f"attention.{name}.weight" for name in (
         "wq", "wk", "wv", "wo", "wq_a", "q_a_norm", "wq_b", "kv_a_norm", "wkv_b")},
     "wkv_a": "attention.wkv_a_with_mqa.weight",
@@ -42,7 +43,7 @@ NATIVE_TAILS = {
     **{f"shared.{name}": f"shared_experts.{name}.weight" for name in ("w1", "w2", "w3")}}
 GGUF_TAILS = {
     "attention_norm": "attn_norm", "ffn_norm": "ffn_norm", "wq": "attn_q", "wk": "attn_k", "wv": "attn_v",
-    "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up"}
+    "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up", "router": "ffn_gate_inp"}
 VISION_HF = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
              "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
              "feed_forward.w2": "feed_forward.down_proj", "feed_forward.w3": "feed_forward.up_proj"}
@@ -91,15 +92,18 @@ def write_native(folder: Path, model: Tiny, dtype: str = "F32", num_shards: int 
 
 
 def hf_tensors(model: Tiny, spelling: Spelling = "text", dtype: str = "F32") -> Files:
-    prefix = {"old": "language_model.model.", "new": "model.language_model.", "text": "model."}[spelling]
+    prefix = {"old": "language_model.model.", "new": "model.language_model."}.get(spelling, "model.")
     whole = {"tok_embeddings": f"{prefix}embed_tokens.weight", "norm": f"{prefix}norm.weight",
              "output": "language_model.lm_head.weight" if spelling == "old" else "lm_head.weight"}
     out: Files = {}
     for name, numbers in model.arrays.items():
         if name in whole:
             out[whole[name]] = (dtype, numbers)
+            continue
+        _, layer, tail = name.split(".", 2)
+        if model.config["family"] == "mixtral" and spelling != "fused" and tail in ("router", *_EXPERTS):
+            out |= _single_experts(f"{prefix}layers.{layer}.block_sparse_moe", tail, dtype, numbers)
         else:
-            _, layer, tail = name.split(".", 2)
             out[f"{prefix}layers.{layer}.{HF_TAILS[tail]}"] = (dtype, numbers)
     outer = "" if spelling == "old" else "model."
     for name, numbers in model.seen.items():
@@ -122,11 +126,9 @@ def native_tensors(model: Tiny, dtype: str = "F32") -> Files:
             out[whole[name]] = (dtype, numbers)
             continue
         _, layer, tail = name.split(".", 2)
-        if tail in ("experts.w13", "experts.w2"):
-            for index, matrix in enumerate(numbers):
-                parts = {"w2": matrix} if tail == "experts.w2" else dict(
-                    zip(("w1", "w3"), np.split(matrix, 2), strict=True))
-                out |= {f"layers.{layer}.experts.{index}.{part}.weight": (dtype, rows) for part, rows in parts.items()}
+        if tail in _EXPERTS or tail == "router":
+            below = f"layers.{layer}.feed_forward" if model.config["family"] == "mixtral" else f"layers.{layer}"
+            out |= _single_experts(below, tail, dtype, numbers)
             continue
         heads = {"wq": model.config["num_heads"], "wk": model.config["num_kv_heads"]}.get(tail)
         rows = numbers if heads is None else interleave(numbers, heads)
@@ -141,6 +143,20 @@ def native_tensors(model: Tiny, dtype: str = "F32") -> Files:
             out[f"vision_encoder.transformer.{name}.weight"] = (dtype, rows)
         else:
             out[f"vision_encoder.{name}.weight"] = (dtype, _kernel(model, name, numbers))
+    return out
+
+
+_EXPERTS = ("experts.w13", "experts.w2")
+
+
+def _single_experts(below: str, tail: str, dtype: str, numbers: Array) -> Files:
+    """The router, or every matrix of every expert as a tensor of its own."""
+    if tail == "router":
+        return {f"{below}.gate.weight": (dtype, numbers)}
+    out: Files = {}
+    for index, matrix in enumerate(numbers):
+        parts = {"w2": matrix} if tail == "experts.w2" else dict(zip(("w1", "w3"), np.split(matrix, 2), strict=True))
+        out |= {f"{below}.experts.{index}.{part}.weight": (dtype, rows) for part, rows in parts.items()}
     return out
 
 
@@ -162,6 +178,9 @@ def hf_config(model: Tiny, *, is_wrapped: bool) -> dict[str, Any]:
         text |= {"num_key_value_heads": config["num_kv_heads"], "head_dim": config["head_dim"]}
     else:
         text |= _hf_large3(model)
+    if config["family"] == "mixtral":
+        text |= {"num_local_experts": config["experts"]["count"], "num_experts_per_tok": config["experts"]["per_token"],
+                 "output_router_logits": False, "router_aux_loss_coef": 0.02}
     if not is_wrapped:
         return {"architectures": [f"{config['family'].capitalize()}ForCausalLM"], "torch_dtype": "bfloat16", **text}
     out = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": text,
@@ -227,6 +246,8 @@ def params(model: Tiny) -> dict[str, Any]:
                       "expert_hidden_dim": experts["width"], "routed_scale": experts["scale"], "route_every_n": 1,
                       "num_shared_experts": experts["shared_width"] // experts["width"], "num_expert_groups": 1,
                       "first_k_dense_replace": experts["num_dense_layers"], "num_expert_groups_per_tok": 1}
+    if config["family"] == "mixtral":
+        out["moe"] = {"num_experts": config["experts"]["count"], "num_experts_per_tok": config["experts"]["per_token"]}
     if model.vision is not None:
         out["vision_encoder"] = _native_vision(model.vision)
     return out
@@ -280,10 +301,10 @@ def stored(dtype: str, numbers: Array) -> Array:
     return np.ascontiguousarray(numbers).astype(NUMPY[dtype]).reshape(numbers.shape)
 
 
-def write_gguf(path: Path, model: Tiny) -> Path:
-    """A golden of Ministral 3 or SmolLM3 as a GGUF file of F32 tensors."""
+def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
+    """A golden of Ministral 3, SmolLM3 or Mixtral as F32 tensors. `are_merged`: the experts, as since April 2024."""
     config, scaling = model.config, model.config["rope"]["scaling"]
-    name = {"ministral3": "mistral3", "smollm3": "smollm3"}[config["family"]]
+    name = {"ministral3": "mistral3", "smollm3": "smollm3", "mixtral": "llama"}[config["family"]]
     writer = gguf.GGUFWriter(path, name)
     for key, number in {
             "block_count": config["num_layers"], "context_length": config["max_context"],
@@ -296,8 +317,17 @@ def write_gguf(path: Path, model: Tiny) -> Path:
     writer.add_float32(f"{name}.rope.freq_base", config["rope"]["theta"])
     if scaling is not None:
         _add_yarn(writer, config, scaling)
+    if config["family"] == "mixtral":
+        writer.add_expert_count(config["experts"]["count"])
+        writer.add_expert_used_count(config["experts"]["per_token"])
+        if config["sliding_window"] is not None:
+            writer.add_sliding_window(config["sliding_window"])
     for tensor_name, numbers in model.arrays.items():
-        _, *rest = tensor_name.split(".")
+        _, *rest = tensor_name.split(".", 2)
+        if rest and rest[1] in _EXPERTS:
+            for name, stack in _gguf_experts(f"blk.{rest[0]}", rest[1], numbers, are_merged=are_merged):
+                writer.add_tensor(name, stack)
+            continue
         heads = {"wq": config["num_heads"], "wk": config["num_kv_heads"]}.get(rest[-1] if rest else "")
         whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(tensor_name)
         tensor = whole or f"blk.{rest[0]}.{GGUF_TAILS[rest[1]]}"
@@ -307,6 +337,18 @@ def write_gguf(path: Path, model: Tiny) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _gguf_experts(block: str, tail: str, numbers: Array, *, are_merged: bool) -> Iterator[tuple[str, Array]]:
+    """llama.cpp's names, of today and of before April 2024."""
+    parts = {"down": numbers} if tail == "experts.w2" else dict(
+        zip(("gate", "up"), np.split(numbers, 2, axis=1), strict=True))
+    for part, stack in parts.items():
+        if are_merged:
+            yield f"{block}.ffn_{part}_exps.weight", np.ascontiguousarray(stack)
+        else:
+            yield from ((f"{block}.ffn_{part}.{index}.weight", np.ascontiguousarray(matrix))
+                        for index, matrix in enumerate(stack))
 
 
 def _add_yarn(writer: gguf.GGUFWriter, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:

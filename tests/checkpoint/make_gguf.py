@@ -23,7 +23,8 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
           "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
           "{% endif %}")
 PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2",
-       "smollm3": "llama-bpe"}
+       "smollm3": "llama-bpe", "mixtral": "smollm"}
+MIXTRAL_EXPERTS, MIXTRAL_PER_TOKEN = 6, 2
 VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
 
 
@@ -77,13 +78,13 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
                tokenizer: bool = True, tied: bool = True,
                extra_metadata: Mapping[str, object] | None = None,
                extra_tensors: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes a random model of `family` (llama, mistral3, deepseek2, qwen2, qwen3, smollm3), its matrices in `format`.
+    """Writes a random model of `family` (a key of PRE), its matrices in `format`.
 
     `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys ("llama.rope.freq_base"),
     replaces what is there (None takes it away) and may hold str, bool, int, float and lists of them.
     """
     path, shape = Path(path), sizes(family, format)
-    writer = GGUFWriter(path, family)
+    writer = GGUFWriter(path, architecture(family))
     for key, value in (_hyperparameters(family, shape, vocab, format) | dict(extra_metadata or {})).items():
         if value is not None:
             add_key(writer, key, value)
@@ -101,6 +102,11 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
     return path
 
 
+def architecture(family: str) -> str:
+    """Mixtral is a `llama` with experts."""
+    return "llama" if family == "mixtral" else family
+
+
 def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool,
                   format: str = "F32") -> dict[str, tuple[int, ...]]:
     """Name to row-major shape of every tensor."""
@@ -116,6 +122,11 @@ def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool,
             "ffn_down.weight": (shape.width, shape.ffn_width)}
         if family == "deepseek2":
             block = _latent_shapes(shape, latent_sizes(format), is_dense=layer == 0)
+        if family == "mixtral":
+            block = {name: dims for name, dims in block.items() if not name.startswith("ffn_") or "norm" in name}
+            count, inner, width = MIXTRAL_EXPERTS, shape.ffn_width, shape.width
+            block |= {"ffn_gate_inp.weight": (count, width), "ffn_gate_exps.weight": (count, inner, width),
+                      "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
         if family == "qwen2":
             block |= {"attn_q.bias": (q_width,), "attn_k.bias": (kv_width,), "attn_v.bias": (kv_width,)}
         if family == "qwen3":
@@ -170,8 +181,9 @@ def random_blocks(random: np.random.Generator, format: str, rows: int, cols: int
 
 
 def _hyperparameters(family: str, shape: Sizes, vocab: int, format: str) -> dict[str, object]:
+    name, family = family, architecture(family)
     out: dict[str, object] = {
-        "general.name": f"Tiny {family}",
+        "general.name": f"Tiny {name}",
         f"{family}.block_count": shape.num_layers, f"{family}.context_length": shape.context,
         f"{family}.embedding_length": shape.width, f"{family}.feed_forward_length": shape.ffn_width,
         f"{family}.vocab_size": vocab, f"{family}.attention.head_count": shape.num_heads,
@@ -181,6 +193,8 @@ def _hyperparameters(family: str, shape: Sizes, vocab: int, format: str) -> dict
         f"{family}.rope.dimension_count": shape.head_dim}
     if family == "deepseek2":
         out |= {f"deepseek2.{key}": value for key, value in _latent_keys(shape, latent_sizes(format)).items()}
+    if name == "mixtral":
+        out |= {"llama.expert_count": MIXTRAL_EXPERTS, "llama.expert_used_count": MIXTRAL_PER_TOKEN}
     if family == "mistral3":
         out |= {"mistral3.rope.scaling.type": "yarn", "mistral3.rope.scaling.factor": 32.0,
                 "mistral3.rope.scaling.original_context_length": 16,

@@ -148,7 +148,7 @@ def test_a_window_smaller_than_the_context_makes_it_a_mistral(tmp_path: Path) ->
 
 
 NOT_IMPLEMENTED = [
-    ("llama", "expert_count", 8), ("llama", "logit_scale", 0.5), ("llama", "attention.scale", 0.1),
+    ("qwen3", "expert_count", 8), ("llama", "logit_scale", 0.5), ("llama", "attention.scale", 0.1),
     ("llama", "attention.causal", False), ("llama", "something.new_scale", 1),
     ("llama", "rope.scaling.attn_factor", 2.0),
     ("llama", "rope.scaling.yarn_log_multiplier", 1.0), ("llama", "attention.temperature_scale", 0.1),

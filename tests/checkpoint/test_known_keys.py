@@ -66,7 +66,7 @@ NOTES = {
     ("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0), ("rope.freq_base_swa", 1e4),
     ("attention.max_alibi_bias", 8.0), ("attention.clamp_kqv", 8.0), ("use_parallel_residual", True),
     ("logit_scale", 0.0625), ("residual_scale", 0.22), ("embedding_scale", 12.0), ("attention.scale", 0.0078),
-    ("attention.sliding_window_pattern", 6), ("expert_count", 8), ("attention.causal", False),
+    ("attention.sliding_window_pattern", 6), ("expert_shared_count", 1), ("attention.causal", False),
     ("attention.shared_kv_layers", 10), ("rope.scaling.attn_factor", 2.0), ("swiglu_clamp_exp", 7.0),
     ("attention.layer_norm_epsilon", 1e-5), ("embedding_length_per_layer_input", 256), ("ssm.state_size", 16),
     ("attention.temperature_scale", 0.1), ("attention.output_gate", True), ("expert_gating_func", 2),

@@ -34,8 +34,8 @@ LAYOUTS: dict[str, Callable[[Path, make.Tiny], Path]] = {
     "gguf": lambda folder, model: make.write_gguf(folder.parent / "model.gguf", model)}
 MINISTRAL = ["ministral3_yarn0_tied", "ministral3_yarn0_untied", "ministral3_yarn1_tied"]
 OTHERS = ["llama_tied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
-          "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3"]
-NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts"]
+          "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3", "mixtral", "mixtral_window"]
+NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts", "mixtral"]
 
 
 @pytest.fixture(scope="module", params=["reference", "native"])
@@ -72,6 +72,24 @@ def test_smollm3_has_the_same_logits_in_files_of_gguf_and_in_our_own(under_test:
     for path in (theirs, tmp_path / "ours.gguf", tmp_path / "ours"):
         assert open_checkpoint(path).config.layers_without_rope == (3,)
         assert np.array_equal(logits_of(under_test, path, tokens), expected), path
+
+
+@pytest.mark.parametrize("name", ["mixtral", "mixtral_window"])
+def test_mixtral_has_the_same_logits_in_every_layout(under_test: UnderTest, tmp_path: Path, name: str) -> None:
+    model, expected = make.tiny(name), golden.read(name, "interleaved")
+    source = write_source(tmp_path / "hf", name, "F32")
+    write_mix(open_original(source), tmp_path / "ours.gguf", "F32")
+    write_hf(open_original(tmp_path / "ours.gguf"), tmp_path / "ours", "F32")
+    paths = [make.write_hf(tmp_path / "fused", model, "fused"), make.write_native(tmp_path / "native", model),
+             make.write_gguf(tmp_path / "merged.gguf", model), tmp_path / "ours.gguf", tmp_path / "ours",
+             make.write_gguf(tmp_path / "single.gguf", model, are_merged=False)]
+    logits = logits_of(under_test, source, expected.tokens)
+    assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
+    for path in paths:
+        config = open_checkpoint(path).config
+        assert (config.family, config.experts, config.sliding_window) == (
+            "mixtral", expected.config.experts, expected.config.sliding_window), path
+        assert np.array_equal(logits_of(under_test, path, expected.tokens), logits), path
 
 
 @pytest.mark.parametrize("name", NATIVE)

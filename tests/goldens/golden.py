@@ -1,4 +1,4 @@
-"""Reads tests/goldens/tiny_*.npz, made by make.py and make_large3.py, into brise's own types."""
+"""Reads tests/goldens/tiny_*.npz, made by make.py and make_*.py, into brise's own types."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def _feed_forward(own: Mapping[str, Array], prefix: str) -> FeedForward:
 def _mixture(own: Mapping[str, Array]) -> Mixture:
     gates, ups = np.split(own["experts.w13"], 2, axis=1)
     w1, w2, w3 = (Stack(tuple(_dense(matrix) for matrix in stack)) for stack in (gates, own["experts.w2"], ups))
-    return Mixture(_dense(own["router"]), w1, w2, w3, _feed_forward(own, "shared."))
+    shared = _feed_forward(own, "shared.") if "shared.w1" in own else None
+    return Mixture(_dense(own["router"]), w1, w2, w3, shared)
 
 
 def _dense(numbers: Array) -> Dense:

@@ -24,7 +24,7 @@ from brise.models.weights import Array, Weights, place
 from brise.tune import adapters
 from brise.tune.adapters import Trained
 from brise.tune.recipe import Recipe
-from tests.goldens import golden, make
+from tests.goldens import golden, make, make_mixtral
 
 TURNED = ("attention.wq", "attention.wk")
 FAMILIES = ("llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window",
@@ -42,11 +42,13 @@ class Pair:
 
 def peer_of(name: str) -> Any:
     """The transformers model of a golden, in float32."""
-    settings = next(item for item in make.goldens() if item.name == name)
-    model = make.build(settings)
+    is_mixtral = name.startswith("mixtral")
+    model = (make_mixtral.build(next(item for item in make_mixtral.goldens() if item.name == name)) if is_mixtral
+             else make.build(next(item for item in make.goldens() if item.name == name)))
+    brise_name = make_mixtral.brise_name if is_mixtral else make.brise_name
     with np.load(golden.FOLDER / f"tiny_{name}.npz") as file:
         for own, parameter in model.named_parameters():
-            parameter.data = torch.from_numpy((file[make.brise_name(own)] / golden.GRID).astype(np.float32))
+            parameter.data = torch.from_numpy((file[brise_name(own)] / golden.GRID).astype(np.float32))
     return model
 
 

@@ -77,6 +77,15 @@ def test_lora_gradients_are_pefts(name: str, layout: Layout) -> None:
     assert max(errors.values()) < GRADIENT, errors
 
 
+def test_gradients_of_adapters_beside_experts_are_pefts() -> None:
+    recipe = Recipe(rank=4, alpha=8, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+    pair = families.with_adapters("mixtral", "interleaved", recipe)
+    loss, errors = run(pair, families.rows(3))
+    assert len(errors) == pair.config.num_layers * 4 * 2
+    assert loss < LOSS
+    assert max(errors.values()) < GRADIENT, errors
+
+
 @pytest.mark.parametrize("name", ["llama_tied", "qwen2", "ministral3_yarn2_untied"])
 def test_dora_gradients_are_pefts(name: str) -> None:
     pair = families.with_adapters(name, "half", Recipe(method="dora", rank=4, alpha=8))
@@ -124,3 +133,10 @@ def test_latent_attention_and_experts_take_no_adapters(target: str) -> None:
     weights = families.placed(golden.read("large3", "interleaved").weights)
     with pytest.raises(UnsupportedError, match="adapters|none of the target modules q_proj"):
         adapters.new(weights, Recipe(targets=(target,)))
+
+
+def test_experts_are_refused_with_the_targets_that_the_model_takes() -> None:
+    with pytest.raises(UnsupportedError, match="feed_forward.w1 is no plain matrix") as caught:
+        adapters.new(families.placed(golden.read("mixtral", "half").weights), Recipe())
+    assert caught.value.hint == "experts are not trained here; name the matrices of attention: " \
+        "--targets q_proj,k_proj,v_proj,o_proj"

@@ -24,12 +24,12 @@ from brise.checkpoint.safetensors.read_model import read_weights as read_safeten
 from brise.checkpoint.safetensors.read_tensors import SafetensorsTensors
 from brise.checkpoint.safetensors.shards import Shards, open_shards
 from brise.checkpoint.safetensors.tensor_names import (
-    NATIVE,
     NATIVE_VISION,
     ModuleNames,
     has_vision,
     hf_names,
     hf_vision_names,
+    native_names,
 )
 from brise.errors import BriseError, CheckpointError
 from brise.files.fields import IgnoredKey, errors_of
@@ -181,7 +181,7 @@ class _Safetensors:
         self.config, self.ignored = description.config, description.ignored
         self._is_tied, self._config_name = description.is_tied, layout.config
         self._tensors = SafetensorsTensors(shards, description.scale_block)
-        self._names = NATIVE if layout.kind == "mistral" else hf_names(shards.tensors)
+        self._names = (native_names if layout.kind == "mistral" else hf_names)(shards.tensors)
         self.vision = self._read_vision(description)
 
     @property

@@ -94,7 +94,7 @@ def read_config(source: ConfigSource) -> Config:
         num_kv_heads=num_kv_heads, head_dim=head_dim, ffn_width=integer(source, "ffn_width"),
         norm_eps=fields.number(*KEYS["norm_eps"].of(source.format)), rope=rope, max_context=max_context,
         sliding_window=source.window(num_layers, max_context), query_temperature=temperature, latent=latent,
-        experts=_experts(source, num_layers) if family.has_latent_attention else None,
+        experts=_experts(source, num_layers) if family.has_experts else None,
         softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers))
 
 
@@ -135,9 +135,13 @@ def _experts(source: ConfigSource, num_layers: int) -> Experts:
     def count(name: str, default: int | None = None, least: int = 1) -> int:
         return fields.integer(*KEYS[f"experts.{name}"].of(source.format), default=default, least=least)
 
-    total, per_token, width = count("count"), count("per_token"), count("width")
+    is_mixtral = not FAMILIES[source.family].has_latent_attention
+    total, per_token = count("count"), count("per_token")
+    width = integer(source, "ffn_width") if is_mixtral else count("width")
     if per_token > total:
         raise fields.wrong(KEYS["experts.per_token"].of(source.format)[0], f"at most {total}, the number of experts")
+    if is_mixtral:
+        return Experts(total, per_token, width)
     shared_width = width * count("num_shared", 0, 0)
     if source.format == "gguf":
         shared_width = fields.integer("expert_shared_feed_forward_length", default=shared_width, least=0)

@@ -40,7 +40,8 @@ class ModelFamily:
     native_keys: tuple[str, ...] | None = None  # of a params.json of this family, one of them; (): none
     has_qkv_bias: bool = False
     has_head_norms: bool = False  # of queries and keys
-    has_latent_attention: bool = False  # and experts
+    has_latent_attention: bool = False
+    has_experts: bool = False  # with latent attention they have a width of their own, else that of a feed-forward
     has_query_temperature: bool = False
     has_window: bool = False  # sliding, the same in all layers
     window_spares_layers: bool = False  # with use_sliding_window; no GGUF file says which
@@ -86,6 +87,12 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5,
             "rope_parameters": _ROPE_3},
         native_keys=("yarn", "llama_4_scaling"), has_query_temperature=True, has_window=True, yarn="mscale"),
+    "mixtral": ModelFamily(
+        gguf_architecture="llama", rope_layout="interleaved", hf_class="Mixtral",
+        hf_defaults={
+            **_DENSE, "vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8, "rope_theta": 1e6,
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
+        native_keys=("moe",), has_experts=True, has_window=True),
     "mistral4": ModelFamily(
         gguf_architecture="mistral4", rope_layout="interleaved", hf_class="Mistral4",
         hf_defaults={
@@ -95,8 +102,8 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "qk_nope_head_dim": 64, "v_head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 1048576,
             "rope_parameters": _ROPE_4},
         hf_constants={"rope_interleave": True, "attention_bias": False},
-        native_keys=("kv_lora_rank",), has_latent_attention=True, has_query_temperature=True, yarn="softmax",
-        other_gguf_architectures=("deepseek2",)),
+        native_keys=("kv_lora_rank",), has_latent_attention=True, has_experts=True, has_query_temperature=True,
+        yarn="softmax", other_gguf_architectures=("deepseek2",)),
     "qwen2": ModelFamily(
         gguf_architecture="qwen2", rope_layout="half", hf_class="Qwen2",
         hf_defaults={
@@ -207,11 +214,12 @@ LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
     "feed_forward.w1": _tensor("ffn_gate", "mlp.gate_proj", "feed_forward.w1"),
     "feed_forward.w3": _tensor("ffn_up", "mlp.up_proj", "feed_forward.w3"),
     "feed_forward.w2": _tensor("ffn_down", "mlp.down_proj", "feed_forward.w2"),
-    "feed_forward.router": _tensor("ffn_gate_inp", "mlp.gate", "gate"),
-    "feed_forward.experts": _tensor("", "mlp.experts", "experts"),
-    "feed_forward.experts.w1": _tensor("ffn_gate_exps", "gate_proj", "w1"),  # after `experts` and a number
-    "feed_forward.experts.w3": _tensor("ffn_up_exps", "up_proj", "w3"),
-    "feed_forward.experts.w2": _tensor("ffn_down_exps", "down_proj", "w2"),
+    "feed_forward.router": Names(("ffn_gate_inp",), ("mlp.gate", "block_sparse_moe.gate"),
+                                 ("gate", "feed_forward.gate")),  # the second spellings are Mixtral's
+    "feed_forward.experts": Names((), ("mlp.experts", "block_sparse_moe.experts"), ("experts", "feed_forward.experts")),
+    "feed_forward.experts.w1": Names(("ffn_gate_exps",), ("gate_proj", "w1"), ("w1",)),  # after `experts`, a number
+    "feed_forward.experts.w3": Names(("ffn_up_exps",), ("up_proj", "w3"), ("w3",)),
+    "feed_forward.experts.w2": Names(("ffn_down_exps",), ("down_proj", "w2"), ("w2",)),
     "feed_forward.experts.w1_w3": Names(("ffn_gate_up_exps",), (), ()),  # the rows of w1, then those of w3
     "feed_forward.shared.w1": _tensor("ffn_gate_shexp", "mlp.shared_experts.gate_proj", "shared_experts.w1"),
     "feed_forward.shared.w3": _tensor("ffn_up_shexp", "mlp.shared_experts.up_proj", "shared_experts.w3"),

@@ -18,7 +18,8 @@ from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.gguf.names import gguf_name
 from brise.checkpoint.read_original import Named, Original
 from brise.errors import UnsupportedError
-from brise.models.weights import Array, Lora, LowRank, Placed, Stored, Weight, Weights, place
+from brise.models.lora import MODULES
+from brise.models.weights import Array, Attention, Lora, LowRank, Placed, Stored, Weight, Weights, place
 from brise.tune.recipe import Recipe
 
 Tensor = torch.Tensor
@@ -59,7 +60,7 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
             return weight
         if not isinstance(weight, Placed) or len(weight.shape) != 2:
             raise UnsupportedError(f"{name} is no plain matrix; adapters are trained on plain matrices",
-                                   hint="models with experts or latent attention can be served, not trained here")
+                                   hint=_hint(weights))
         adapter = _new_adapter(name, weight, recipe)
         parameters[f"{name}.a"], parameters[f"{name}.b"] = adapter.a, adapter.b
         if adapter.magnitude is not None:
@@ -70,6 +71,14 @@ def _adapters(weights: Weights, recipe: Recipe) -> Trained:
     if not parameters:
         raise UnsupportedError(f"the model has none of the target modules {', '.join(recipe.targets)}")
     return Trained(adapted, parameters)
+
+
+def _hint(weights: Weights) -> str:
+    """What to do where a target is no plain matrix."""
+    if not isinstance(weights.layers[0].attention, Attention):
+        return "models with latent attention can be served, not trained here"
+    attention = [module for module, path in MODULES.items() if path.startswith("attention.")]
+    return f"experts are not trained here; name the matrices of attention: --targets {','.join(attention)}"
 
 
 def _new_adapter(name: str, weight: Placed, recipe: Recipe) -> LowRank:

@@ -2,6 +2,9 @@
 
 Sources: llama.cpp's naming of keys and tensors; for mistral3 also the other spellings that Ollama writes.
 
+Llama, Mistral and Mixtral have one architecture, `llama`. With experts it is Mixtral, which says nothing more of them
+than how many there are and how many a token goes through.
+
 Mistral Large 3 has llama.cpp's architecture `deepseek2`, as DeepSeek-V2 and V3 have. Those route and scale
 differently: what they do and Large 3 does not is refused by name. Mistral Small 4 has `mistral4`, which llama.cpp
 computes by the code of deepseek2, with the same keys; its converter leaves w1 and w3 of the experts in one tensor.
@@ -100,8 +103,11 @@ class GgufConfig:
         return FAMILIES[self.family]
 
     def _family_of(self, architecture: str) -> str:
-        """Llama and Mistral are one architecture; with a window it is a Mistral."""
+        """Llama, Mistral and Mixtral are one architecture: the last has experts, and with a window it is a Mistral."""
         names = [name for name, family in FAMILIES.items() if architecture in family.gguf_architectures]
+        if any(FAMILIES[name].has_experts for name in names):  # else the key is refused, as it is not read
+            has_experts = self.fields.integer("expert_count", default=0, least=0) > 0
+            names = [name for name in names if FAMILIES[name].has_experts == has_experts] or names
         windowed = [name for name in names if FAMILIES[name].has_window]
         return windowed[0] if windowed and self._has_window() else names[0]
 
@@ -181,12 +187,18 @@ class GgufConfig:
         gating = fields.integer("expert_gating_func", default=SOFTMAX_GATING, least=0) or SOFTMAX_GATING
         if gating != SOFTMAX_GATING:
             raise fields.refused("expert_gating_func", f"{SOFTMAX_GATING}, softmax")
-        if not fields.flag("expert_weights_norm", default=False):
+        is_mixtral = not self._row.has_latent_attention
+        if not fields.flag("expert_weights_norm", default=is_mixtral):
             raise UnsupportedError("expert_weights_norm is False, brise divides the gates of the chosen experts by "
-                                   "their sum, as Mistral Large 3 does")
+                                   "their sum, as Mixtral and Mistral Large 3 do")
         for key in ("expert_group_count", "expert_group_used_count"):
             if fields.integer(key, default=1, least=0) > 1:
                 raise fields.refused(key, "1: experts are picked from all at once")
+        if is_mixtral:
+            width = fields.integer("feed_forward_length")
+            if fields.integer("expert_feed_forward_length", default=width) != width:
+                raise fields.refused("expert_feed_forward_length", f"{width}, the feed_forward_length")
+            return fields
         if fields.integer("leading_dense_block_count", default=0, least=0) > num_layers:
             raise fields.wrong("leading_dense_block_count", f"up to the {num_layers} layers")
         return fields

@@ -22,7 +22,7 @@ class GgufTensors:
         return tensor_name(path) in self._gguf.tensors
 
     def vector(self, path: str, size: int) -> Dense:
-        tensor = self._take(path, (size,))
+        tensor = self._take(tensor_name(path), (size,))
         if not FORMATS[tensor.format].is_plain:
             raise UnsupportedError(
                 f"tensor {tensor.name} has the format {tensor.format}, allowed are F32, F16 and BF16")
@@ -30,7 +30,7 @@ class GgufTensors:
 
     def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Dense | Quant:
         """Rope pairs lie in the file as in memory, whatever `num_heads` says."""
-        tensor = self._take(path, (rows, cols))
+        tensor = self._take(tensor_name(path), (rows, cols))
         return matrix_of(tensor.format, (rows, cols), self._gguf.array(tensor.name))
 
     def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
@@ -43,6 +43,9 @@ class GgufTensors:
 
     def experts(self, path: str, experts: Experts, width: int) -> tuple[Stack, Stack, Stack]:
         count, inner = experts.count, experts.width
+        if not self.has(f"{path}.experts.w1") and self._of_expert(f"{path}.w1", 0) in self._gguf.tensors:
+            return (self._singles(f"{path}.w1", count, inner, width), self._singles(f"{path}.w2", count, width, inner),
+                    self._singles(f"{path}.w3", count, inner, width))
         if self.has(f"{path}.experts.w1_w3"):
             gates, ups = self._halves(f"{path}.experts.w1_w3", count, inner, width)
             return gates, self._stack(f"{path}.experts.w2", count, width, inner), ups
@@ -55,6 +58,15 @@ class GgufTensors:
             if name not in self._taken and not name.startswith(ignored):
                 raise UnsupportedError(f"the model has a tensor {name}, which brise does not implement")
 
+    def _of_expert(self, path: str, index: int) -> str:
+        """What files of 2023 and early 2024 call a matrix of one expert: blk.N.ffn_gate.M.weight."""
+        return f"{tensor_name(path).removesuffix('.weight')}.{index}.weight"
+
+    def _singles(self, path: str, count: int, rows: int, cols: int) -> Stack:
+        """The matrices of all experts, each a tensor of its own."""
+        tensors = [self._take(self._of_expert(path, index), (rows, cols)) for index in range(count)]
+        return Stack(tuple(matrix_of(tensor.format, (rows, cols), self._gguf.array(tensor.name)) for tensor in tensors))
+
     def _stack(self, path: str, count: int, rows: int, cols: int) -> Stack:
         """The matrices of a tensor of three dims: slices of it, nothing is copied."""
         return self._slices(path, count, rows, cols, 1)[0]
@@ -65,14 +77,13 @@ class GgufTensors:
         return first, second
 
     def _slices(self, path: str, count: int, rows: int, cols: int, num_slices: int) -> list[Stack]:
-        tensor = self._take(path, (count, num_slices * rows, cols))
+        tensor = self._take(tensor_name(path), (count, num_slices * rows, cols))
         data = self._gguf.array(tensor.name)
         data = data.reshape(count * num_slices * rows, data.shape[-1])
         return [Stack(tuple(matrix_of(tensor.format, (rows, cols), data[start * rows:(start + 1) * rows])
                             for start in range(part, count * num_slices, num_slices))) for part in range(num_slices)]
 
-    def _take(self, path: str, shape: tuple[int, ...]) -> GgufTensor:
-        name = tensor_name(path)
+    def _take(self, name: str, shape: tuple[int, ...]) -> GgufTensor:
         if name not in self._gguf.tensors:
             raise missing(name)
         tensor = self._gguf.tensors[name]

@@ -64,6 +64,8 @@ def _latent(config: Config) -> dict[str, object]:
 
 
 def _experts(config: Config, experts: Experts) -> dict[str, object]:
+    if config.latent is None:  # Mixtral's are as wide as a feed-forward
+        return written_keys(config, "gguf", "experts.count", "experts.per_token")
     return {**written_keys(config, "gguf", "experts.num_dense_layers", "experts.count", "experts.per_token"),
             "expert_shared_count": num_shared(experts, "GGUF holds"),
             **written_keys(config, "gguf", "experts.width", "experts.scale"),

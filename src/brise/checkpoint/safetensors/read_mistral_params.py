@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from brise.checkpoint import known_keys, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import check_native, scale_block
-from brise.errors import UnsupportedError
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format
@@ -16,6 +15,7 @@ from brise.models.rope import Rope, Yarn
 
 # Classic models state no longest context: this one all of them were trained for.
 CLASSIC_CONTEXT = 32768
+CLASSIC_THETA, WINDOWED_THETA = 1e6, 1e4
 
 
 def read_params(values: Mapping[str, object]) -> Description:
@@ -34,8 +34,6 @@ def read_params(values: Mapping[str, object]) -> Description:
 
 
 def _decoder(fields: Fields) -> Config:
-    if fields.has("moe") and not fields.has("kv_lora_rank"):
-        raise UnsupportedError("moe without kv_lora_rank is Mixtral, which brise does not implement")
     source = NativeConfig(fields)
     config = read_decoder.read_config(source)
     if config.experts is not None:
@@ -51,7 +49,7 @@ class NativeConfig:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         known = {name: family.native_keys for name, family in FAMILIES.items() if family.native_keys is not None}
-        # The later family is the more special one: Large 3 has the keys of Ministral 3 as well.
+        # The later family is the more special one: Large 3 has the keys of Ministral 3 and of Mixtral as well.
         self.family = [name for name, keys in known.items() if not keys or fields.has(*keys)][-1]
         self.moe = fields.section("moe") if fields.has("moe") else Fields({}, "moe")
 
@@ -79,6 +77,8 @@ class NativeConfig:
         return latent, rope_dim
 
     def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
+        if self.fields.has("llama_4_scaling") and not FAMILIES[self.family].has_query_temperature:
+            raise self.fields.refused("llama_4_scaling", "null beside moe without kv_lora_rank, which is Mixtral")
         return _rope(self.fields, dim), _temperature(self.fields)
 
     def window(self, num_layers: int, max_context: int) -> int | None:
@@ -95,7 +95,8 @@ class NativeConfig:
 
 
 def _rope(fields: Fields, dim: int) -> Rope:
-    theta = fields.number("rope_theta")
+    # What Mistral's own code takes where nothing is said: 7B v0.1, with its window, and Mixtral 8x7B, without.
+    theta = fields.number("rope_theta", default=WINDOWED_THETA if fields.has("sliding_window") else CLASSIC_THETA)
     if theta <= 1:
         raise fields.wrong("rope_theta", "a number over 1")
     if not fields.has("yarn"):

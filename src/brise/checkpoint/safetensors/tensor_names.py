@@ -7,7 +7,7 @@ whose tensors are `module.weight` and, where it is quantised, scales beside it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from brise.errors import CheckpointError
@@ -36,19 +36,22 @@ class ModuleNames:
         return f"{self.module(f'{path}.experts')}.{index}.{self.layer[f'{tail}.experts.{name}']}"
 
 
-def _layer_names(format: Format) -> Mapping[str, str]:
-    return MappingProxyType({path: names.of(format)[0] for path, names in LAYER_TENSORS.items() if names.of(format)})
+def _layer_names(format: Format, *, are_mixtral: bool = False) -> Mapping[str, str]:
+    """Mixtral's spelling is the second one, where there are two."""
+    return MappingProxyType({path: names.of(format)[-1 if are_mixtral else 0]
+                             for path, names in LAYER_TENSORS.items() if names.of(format)})
 
 
-HF_LAYER = _layer_names("hf")
-NATIVE_LAYER = _layer_names("native")
+HF_LAYER, HF_MIXTRAL_LAYER = _layer_names("hf"), _layer_names("hf", are_mixtral=True)
+NATIVE_LAYER, NATIVE_MIXTRAL_LAYER = _layer_names("native"), _layer_names("native", are_mixtral=True)
+HF_MIXTRAL, NATIVE_MIXTRAL = ".block_sparse_moe.", ".feed_forward.experts."  # in names of tensors of these spellings
 VISION_LAYER: Mapping[str, str] = MappingProxyType({
     "attention_norm": "attention_norm", "ffn_norm": "ffn_norm",
     "attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
     "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
     "feed_forward.w2": "feed_forward.down_proj", "feed_forward.w3": "feed_forward.up_proj"})
 
-NATIVE = ModuleNames("layers.", NATIVE_LAYER, MappingProxyType({
+_NATIVE = ModuleNames("layers.", NATIVE_LAYER, MappingProxyType({
     path: names.native[0] for path, names in WHOLE_TENSORS.items()}), are_halves=False)
 NATIVE_VISION = ModuleNames("vision_encoder.transformer.layers.", NATIVE_LAYER, MappingProxyType({
     "patch_conv": "vision_encoder.patch_conv", "ln_pre": "vision_encoder.ln_pre", "norm": "pre_mm_projector_norm",
@@ -62,13 +65,20 @@ HF_VISION_PREFIXES = ("", "model.")
 VISION_TENSORS = ("vision_tower.", "model.vision_tower.", "vision_encoder.")
 
 
-def hf_names(tensors: Collection[str]) -> ModuleNames:
-    """The spelling of a Hugging Face file, seen from where its embedding is."""
+def native_names(tensors: Collection[str]) -> ModuleNames:
+    """The spelling of a file in Mistral's own layout: the experts of Mixtral stand below feed_forward."""
+    is_mixtral = any(NATIVE_MIXTRAL in name for name in tensors)
+    return replace(_NATIVE, layer=NATIVE_MIXTRAL_LAYER) if is_mixtral else _NATIVE
+
+
+def hf_names(tensors: Collection[str], *, is_mixtral: bool = False) -> ModuleNames:
+    """The spelling of a Hugging Face file, seen from where its embedding is and what its experts are called."""
+    layer = HF_MIXTRAL_LAYER if is_mixtral or any(HF_MIXTRAL in name for name in tensors) else HF_LAYER
     for prefix in HF_TEXT_PREFIXES:
         if f"{prefix}embed_tokens.weight" in tensors:
             head = next((head for head in HF_HEADS if f"{head}.weight" in tensors), HF_HEADS[0])
             whole = {path: f"{prefix}{names.hf[0]}" for path, names in WHOLE_TENSORS.items()} | {"output": head}
-            return ModuleNames(f"{prefix}layers.", HF_LAYER, MappingProxyType(whole), are_halves=True)
+            return ModuleNames(f"{prefix}layers.", layer, MappingProxyType(whole), are_halves=True)
     raise CheckpointError("the embedding is missing", field="embed_tokens.weight",
                           limit=" or ".join(f"{prefix}embed_tokens.weight" for prefix in HF_TEXT_PREFIXES))
 

@@ -72,6 +72,8 @@ def _latent(config: Config) -> dict[str, object]:
 
 
 def _experts(config: Config, experts: Experts) -> dict[str, object]:
+    if config.latent is None:  # Mixtral's are as wide as a feed-forward
+        return {"num_local_experts": experts.count, **written_keys(config, "hf", "experts.per_token")}
     return {**written_keys(config, "hf", "experts.count", "experts.per_token"),
             "n_shared_experts": num_shared(experts, "a config.json holds"),
             **written_keys(config, "hf", "experts.width", "experts.num_dense_layers"),

@@ -33,7 +33,7 @@ Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape tha
 def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Iterator[Tensor]:
     """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision encoder."""
     prefix = "language_model.model." if is_wrapped else "model."
-    names = hf_names({f"{prefix}embed_tokens.weight"})
+    names = hf_names({f"{prefix}embed_tokens.weight"}, is_mixtral=config.family == "mixtral")
     head = "language_model.lm_head" if is_wrapped else names.module("output")
     yield _plain(f"{names.module('tok_embeddings')}.weight", weights.tok_embeddings)
     for index, layer in enumerate(weights.layers):
@@ -83,7 +83,13 @@ def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Itera
             for tail, weight in (("w1", w1), ("w2", w2), ("w3", w3)):
                 yield named(f"feed_forward.{tail}", weight)
         case Mixture():
-            yield from _mixture(named, names.module(f"{path}.feed_forward.experts"), layer.feed_forward)
+            yield named("feed_forward.router", layer.feed_forward.router)
+            yield from (_single_experts if config.family == "mixtral" else _experts)(
+                names, f"{path}.feed_forward", layer.feed_forward)
+            if layer.feed_forward.shared is not None:
+                shared = layer.feed_forward.shared
+                for tail, weight in (("w1", shared.w1), ("w2", shared.w2), ("w3", shared.w3)):
+                    yield named(f"feed_forward.shared.{tail}", weight)
 
 
 def _attention(named: Callable[..., Tensor], config: Config, attention: Attention) -> Iterator[Tensor]:
@@ -112,16 +118,21 @@ def _latent(named: Callable[..., Tensor], config: Config, attention: LatentAtten
     yield name, heads, (heads.shape[0] * heads.shape[1], heads.shape[2])
 
 
-def _mixture(named: Callable[..., Tensor], experts: str, mixture: Mixture) -> Iterator[Tensor]:
+def _experts(names: ModuleNames, path: str, mixture: Mixture) -> Iterator[Tensor]:
     """transformers keeps all experts in two tensors, which have no `.weight`; rows of the gate come first."""
-    yield named("feed_forward.router", mixture.router)
+    experts = names.module(f"{path}.experts")
     assert isinstance(mixture.w1, Stack) and isinstance(mixture.w3, Stack)
     both = Stack(tuple(_below(gate, up) for gate, up in zip(mixture.w1.matrices, mixture.w3.matrices, strict=True)))
     yield _plain(f"{experts}.gate_up_proj", both)
     yield _plain(f"{experts}.down_proj", mixture.w2)
-    if mixture.shared is not None:
-        for tail, weight in (("w1", mixture.shared.w1), ("w2", mixture.shared.w2), ("w3", mixture.shared.w3)):
-            yield named(f"feed_forward.shared.{tail}", weight)
+
+
+def _single_experts(names: ModuleNames, path: str, mixture: Mixture) -> Iterator[Tensor]:
+    """Every matrix by itself, which is what Mixtral's folders have and every reader of them takes."""
+    for name, stack in (("w1", mixture.w1), ("w2", mixture.w2), ("w3", mixture.w3)):
+        assert isinstance(stack, Stack)
+        for index, matrix in enumerate(stack.matrices):
+            yield _plain(f"{names.expert(path, index, name)}.weight", matrix)
 
 
 def _halves(weight: Weight, num_heads: int) -> Weight:
