@@ -10,6 +10,7 @@ import pytest
 import brise
 from tests.api.stub_model import saying, slow
 from tests.api.test_model import Verdict
+from tests.waiting import until
 
 
 def test_the_twins_give_what_the_others_give(model: brise.Model) -> None:
@@ -46,14 +47,11 @@ def test_embeddings_have_a_twin() -> None:
 def test_cancelling_a_task_stops_the_model() -> None:
     async def cancel(model: brise.Model) -> None:
         task = asyncio.create_task(model.achat("hi"))
-        while not model.stats().running:
-            await asyncio.sleep(0.005)
+        await until(lambda: model.stats().running > 0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(5):
-            while model.stats().running:
-                await asyncio.sleep(0.005)
+        await until(lambda: model.stats().running == 0)
 
     with saying(None, on_step=slow) as model:
         asyncio.run(cancel(model))
@@ -90,12 +88,9 @@ def test_leaving_an_asynchronous_batch_stops_the_model() -> None:
     async def leave(model: brise.Model) -> None:
         async with model.abatch(["hi"] * 50) as batch:
             waiting = asyncio.create_task(anext(batch))
-            while not model.stats().running:
-                await asyncio.sleep(0.005)
+            await until(lambda: model.stats().running > 0)
             waiting.cancel()
-        async with asyncio.timeout(5):
-            while model.stats().running or model.stats().waiting:
-                await asyncio.sleep(0.005)
+        await until(lambda: (model.stats().running, model.stats().waiting) == (0, 0))
 
     with saying(None, on_step=slow, max_sequences=4) as model:
         asyncio.run(leave(model))

@@ -12,6 +12,7 @@ import brise
 from brise.models.batch import Batch
 from tests.api.stub_model import saying, slow
 from tests.api.test_model import Verdict
+from tests.waiting import wait_until
 
 
 def test_results_come_in_the_order_of_the_prompts(model: brise.Model) -> None:
@@ -76,10 +77,7 @@ def test_leaving_a_batch_stops_the_model() -> None:
         batch = model.batch(["hi"] * 100, max_tokens=2)
         next(batch)
         batch.close()
-        end = time.monotonic() + 5
-        while (model.stats().running or model.stats().waiting) and time.monotonic() < end:
-            time.sleep(0.005)
-        assert (model.stats().running, model.stats().waiting) == (0, 0)
+        wait_until(lambda: (model.stats().running, model.stats().waiting) == (0, 0))
 
 
 def test_a_closed_model_ends_a_batch() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from brise.cli.main import main
 from tests.api.stub_model import saying, slow
 from tests.checkpoint.make_adapter import written
 from tests.checkpoint.make_gguf import write_tiny
+from tests.waiting import LIMIT_S, wait_until
 
 WEATHER = brise.Tool("weather", "The weather of a city", {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
@@ -225,10 +225,7 @@ def test_leaving_a_stream_stops_the_model() -> None:
     with saying(None, on_step=slow) as model:
         with model.stream("hi") as stream:
             next(stream)
-        end = time.monotonic() + 5
-        while model.stats().running and time.monotonic() < end:
-            time.sleep(0.005)
-        assert model.stats().running == 0
+        wait_until(lambda: model.stats().running == 0)
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
@@ -244,9 +241,9 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        assert began.wait(5)
+        assert began.wait(LIMIT_S)
         model.close()
-        thread.join(5)
+        thread.join(LIMIT_S)
         assert [str(error).splitlines()[0] for error in errors] == ["the model 'stub' is closed"]
         for call in (lambda: model.chat("hi"), lambda: model.score("hi"), lambda: model.batch(["hi"]), model.stats,
                      lambda: model.complete("hi"), lambda: model.embed("a"), lambda: model.encode("a")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,13 +19,14 @@ import brise
 from brise.traffic.stores import open_store
 from tests.api.stub_model import saying
 from tests.gateway.fake_upstream import fake_upstream
+from tests.waiting import LIMIT_S, until
 
 HI = [{"role": "user", "content": "what wind?"}]
 
 
 def chat(url: str, name: str = "stub", **more: object) -> httpx.Response:
     return httpx.post(f"{url}/chat/completions", json={"model": name, "messages": HI, "temperature": 0, **more},
-                      timeout=20, trust_env=False)
+                      timeout=LIMIT_S, trust_env=False)
 
 
 def test_a_server_in_a_thread_gives_the_same_tokens_as_the_model(model: brise.Model) -> None:
@@ -52,15 +54,15 @@ def test_a_server_in_this_event_loop_listens_in_its_block_only() -> None:
 
 def test_what_runs_is_finished_before_a_server_ends() -> None:
     async def ask(model: brise.Model) -> str:
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=LIMIT_S) as client:
             async with brise.serve(model, port=0) as server:
                 asking = asyncio.create_task(client.post(f"{server.url}/chat/completions",
                                                          json={"model": "stub", "messages": HI, "temperature": 0}))
-                while not model.stats().running:
-                    await asyncio.sleep(0.002)
+                await until(begun.is_set)
             return str((await asking).json()["choices"][0]["message"]["content"])
 
-    with saying("a breeze that goes on for a while") as model:
+    begun = threading.Event()
+    with saying("a breeze that goes on for a while", on_step=lambda batch: begun.set()) as model:
         assert asyncio.run(ask(model)) == "a breeze that goes on for a while"
 
 
@@ -102,7 +104,7 @@ def mounted(model: brise.Model, app: brise.Server, host: str = "localhost") -> h
         return PlainTextResponse("own page")
 
     parent = Starlette(routes=[Route("/", own), Mount("/llm", app)])
-    return httpx.AsyncClient(transport=httpx.ASGITransport(parent), base_url=f"http://{host}", timeout=20)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(parent), base_url=f"http://{host}", timeout=LIMIT_S)
 
 
 def test_mounted_under_a_prefix_it_answers_beside_the_parents_own_pages() -> None:
@@ -221,7 +223,7 @@ def test_a_mounted_gateway_shadows_and_falls_back(tmp_path: Path, home: Path) ->
         parent = Starlette(routes=[Mount("/llm", app)], lifespan=lifespan)
         transport = httpx.ASGITransport(parent)
         async with parent.router.lifespan_context(parent), httpx.AsyncClient(
-                transport=transport, base_url="http://localhost", timeout=20) as client:
+                transport=transport, base_url="http://localhost", timeout=LIMIT_S) as client:
             body = {"model": "large", "messages": HI, "temperature": 0}
             hosted = await client.post("/llm/v1/chat/completions", json=body)
             await asyncio.to_thread(fake.stop)

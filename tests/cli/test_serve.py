@@ -15,6 +15,7 @@ import pytest
 from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main, parse
 from tests.checkpoint.make_adapter import written
+from tests.waiting import LIMIT_S
 
 
 def test_it_serves_under_the_given_name_and_ends_at_ctrl_c(tiny_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_adapters_are_served_under_their_names_within_the_promise(tiny_path: Pat
             assert server.stderr is not None
             lines = iter(server.stderr.readline, "")
             url = next(match[1] for line in lines if (match := re.search(r"(http://\S+)/v1", line)))
-            with httpx.Client(base_url=url, timeout=20) as client:
+            with httpx.Client(base_url=url, timeout=LIMIT_S) as client:
                 cards = client.get("/v1/models").json()["data"]
                 answers = [client.post("/v1/completions", json={
                     "model": card["id"], "prompt": "the wind", "max_tokens": 16, "temperature": 0}).json()

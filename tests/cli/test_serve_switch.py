@@ -17,7 +17,7 @@ import pytest
 
 from brise.cli.main import main
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 
 @contextmanager

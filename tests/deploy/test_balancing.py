@@ -15,7 +15,8 @@ import pytest
 
 from brise.deploy import files
 from brise.deploy.options import DeployOptions, ServerPlace
-from tests.serve.live import Live, live, wait_until
+from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S, wait_until
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/sbin")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installed")]
@@ -30,7 +31,7 @@ class Balanced:
 
     def chat(self, conversation: str | None = None) -> httpx.Response:
         headers = {} if conversation is None else {"x-brise-conversation": conversation}
-        return httpx.post(f"{self.url}/v1/chat/completions", headers=headers, trust_env=False, timeout=20, json={
+        return httpx.post(f"{self.url}/v1/chat/completions", headers=headers, trust_env=False, timeout=LIMIT_S, json={
             "model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
 
     def server_of(self, conversation: str) -> str:

@@ -17,6 +17,7 @@ from brise.errors import ContextLengthError, QueueFullError
 from brise.models.batch import Batch
 from brise.text.inputs import Grammar
 from tests.engine.stub import GREEDY, stub_engine, text_of
+from tests.waiting import LIMIT_S
 
 PROMPT = tuple(b"hello")
 LONG = Request(PROMPT, sampling=GREEDY, ignore_eos=True)
@@ -30,7 +31,7 @@ class Gate:
 
     def __call__(self, batch: Batch) -> None:
         self.reached.set()
-        assert self.opened.wait(30)
+        assert self.opened.wait(LIMIT_S)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_shutdown_with_drain_finishes_what_runs() -> None:
     stopper.start()
     gate.opened.set()
     assert text_of(list(answers)) == "a reply"
-    stopper.join(30)
+    stopper.join(LIMIT_S)
     with pytest.raises(EngineStoppedError):
         thread.generate(Request(PROMPT))
 
@@ -185,7 +186,7 @@ def test_a_closed_loop_cancels_its_requests() -> None:
     deltas = thread.agenerate(LONG)
     waiting = loop.create_task(anext(deltas))
     loop.run_until_complete(asyncio.sleep(0))
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(LIMIT_S)
     waiting.cancel()
     loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
     loop.close()
@@ -217,7 +218,7 @@ def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken(monkeypatch: p
     gate, refusals = Gate(), list[Exception]()
     thread = started(stub_engine("a reply", num_pages=512, on_step=die))
     first = thread.generate(LONG)
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(LIMIT_S)
 
     def ask() -> None:
         try:
@@ -228,7 +229,7 @@ def test_a_dying_thread_refuses_what_was_posted_and_not_yet_taken(monkeypatch: p
     late = Thread(target=ask)
     late.start()
     gate.opened.set()
-    late.join(30)
+    late.join(LIMIT_S)
     assert len(refusals) == 1
     with pytest.raises(EngineStoppedError):
         list(first)

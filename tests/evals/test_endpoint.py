@@ -21,6 +21,7 @@ from tests.engine.stub import stub_model
 from tests.evals.rows import example, examples
 from tests.evals.test_answering import ignore
 from tests.serve.live import live
+from tests.waiting import LIMIT_S
 
 URL = "http://teacher.test/v1"
 
@@ -155,7 +156,7 @@ def test_closing_ends_what_waits_for_a_server_that_never_answers() -> None:
             with connection:
                 answerer.close()
                 with pytest.raises(CancelledError):
-                    answer.result(20)
+                    answer.result(LIMIT_S)
     with pytest.raises(NetworkError, match="was stopped"):
         answerer.answer(example("x"))
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.waiting import LIMIT_S
+
 
 @dataclass
 class FakeProxy:
@@ -64,10 +66,10 @@ def fake_proxy(status: int = 200) -> Iterator[FakeProxy]:
     ready, stopped = threading.Event(), asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="fake-proxy")
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(LIMIT_S)
     try:
         yield proxy
     finally:
         loop.call_soon_threadsafe(stopped.set)
-        thread.join(10)
+        thread.join(LIMIT_S)
         loop.close()

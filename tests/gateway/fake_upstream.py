@@ -26,6 +26,7 @@ from typing import Any
 import h11
 
 from tests.gateway.fake_answers import chat_body, chat_events, encode
+from tests.waiting import LIMIT_S
 
 Behaviour = Callable[["Peer"], Awaitable[None]]
 
@@ -48,12 +49,13 @@ class Received:
 
 
 class Hold:
-    """Where a behaviour waits until the test says go on. `reached` is set when it is there."""
+    """Where a behaviour waits until the test says go on. `reached` is set when it is there, and `on_reached` called."""
 
     def __init__(self) -> None:
         self.reached, self._released = threading.Event(), threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._lock = threading.Lock()
+        self.on_reached: Callable[[], object] = lambda: None
 
     def release(self) -> None:
         with self._lock:
@@ -69,6 +71,7 @@ class Hold:
             if self._released.is_set():
                 event.set()
         self.reached.set()
+        self.on_reached()
         await event.wait()
 
 
@@ -136,11 +139,11 @@ class FakeUpstream:
 
     def stop(self) -> None:
         """Refuses connections and ends those that are there, as a server that has died."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(LIMIT_S)
 
     def start(self) -> None:
         """Listens again, on the same port."""
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(LIMIT_S)
 
     async def _start(self) -> None:
         listener = socket.socket()
@@ -250,7 +253,7 @@ def fake_upstream(tls: ssl.SSLContext | None = None) -> Iterator[FakeUpstream]:
     finally:
         fake.stop()
         fake._loop.call_soon_threadsafe(fake._loop.stop)
-        thread.join(10)
+        thread.join(LIMIT_S)
         fake._loop.close()
 
 

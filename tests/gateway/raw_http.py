@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tests.waiting import LIMIT_S
+
 
 @dataclass(frozen=True)
 class RawAnswer:
@@ -24,7 +26,7 @@ def send(url: str, target: str, body: bytes = b"", headers: Mapping[str, str] | 
     where = urlsplit(url)
     named = {"host": "localhost", "connection": "close", "content-length": str(len(body)), **(headers or {})}
     head = "\r\n".join((f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""))
-    with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as connection:
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=LIMIT_S) as connection:
         connection.sendall(head.encode("latin-1") + body)
         response = http.client.HTTPResponse(connection, method=method)
         response.begin()

@@ -24,8 +24,12 @@ from brise.serve.key_admission import KeyAdmission
 from brise.serve.serving import ServeSettings
 from brise.serve.telemetry import Telemetry
 from brise.traffic.records import Exchange, Pending, RecordedAnswer
-from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
-from tests.serve.live import Live, live, wait_until
+from tests.gateway.fake_upstream import FakeUpstream, Hold, fake_upstream
+from tests.serve.live import Live, live
+from tests.waiting import wait_until
+
+SHORT_S = 10  # limits that a test reaches by moving the server's clock on, and comments in silent streams come later
+SHORT = Limits(connect_s=SHORT_S, first_byte_s=SHORT_S, answer_s=SHORT_S, between_s=SHORT_S)
 
 
 @dataclass
@@ -63,6 +67,10 @@ class Rig:
     fake: FakeUpstream
     live: Live
     captured: Memory
+
+    def outwaits(self, hold: Hold) -> None:
+        """Where a behaviour holds, more time passes in the server than a `SHORT` limit allows."""
+        hold.on_reached = lambda: self.live.pass_time(SHORT_S + 2)
 
 
 Around = Callable[[SmallModels, Upstreams, Memory],

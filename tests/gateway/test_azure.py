@@ -16,6 +16,7 @@ from brise.gateway.upstream import UpstreamSettings
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import answer, refuse
 from tests.gateway.rig import Rig, SeveralRig, rig, several
+from tests.waiting import LIMIT_S
 
 HI = [{"role": "user", "content": "hi"}]
 VERSION = "?api-version=2024-10-21"
@@ -77,7 +78,7 @@ def test_the_gateways_own_key_goes_in_azures_header() -> None:
 
 def azure_client(made: Rig | SeveralRig) -> openai.AzureOpenAI:
     return openai.AzureOpenAI(azure_endpoint=made.live.url, api_key="their-key", api_version="2024-10-21",
-                              max_retries=0, timeout=20)
+                              max_retries=0, timeout=LIMIT_S)
 
 
 @pytest.mark.parametrize(("path", "there"), [

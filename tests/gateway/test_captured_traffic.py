@@ -15,7 +15,7 @@ from brise.traffic.stores import open_store, open_threads
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import chat, refuse
 from tests.gateway.rig import Rig, rig
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 CALLS = [("weather", '{"city": "Basel"}')]
 HI = {"role": "user", "content": "hi"}

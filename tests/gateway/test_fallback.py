@@ -19,7 +19,8 @@ from brise.models.batch import Batch
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Hold, answer, chat, cut, events, hang, raw, refuse
-from tests.gateway.rig import Rig, rig
+from tests.gateway.rig import SHORT, Rig, rig
+from tests.waiting import LIMIT_S
 
 SAYS = "one two three four five"  # the small model; the large one says the beginning of it
 HI = [{"role": "user", "content": "hi"}]
@@ -176,7 +177,7 @@ def test_a_client_that_leaves_ends_the_small_models_answer() -> None:
 
     def hold(batch: Batch) -> None:
         steps.append(batch)
-        assert len(steps) < 4 or go_on.wait(10)
+        assert len(steps) < 4 or go_on.wait(LIMIT_S)
 
     with degrading(on_step=hold) as gateway:
         gateway.fake.then(NONSENSE)
@@ -194,7 +195,8 @@ def test_a_client_that_leaves_ends_the_small_models_answer() -> None:
 
 def test_silence_counts_as_an_outage() -> None:
     hold = Hold()
-    with degrading(Limits(first_byte_s=0.05, answer_s=0.05, between_s=0.05)) as gateway:
+    with degrading(SHORT) as gateway:
+        gateway.outwaits(hold)
         gateway.fake.then(hang(hold), hang(hold), chat(SAYS, hold=hold, hold_after=3))
         assert gateway.live.post("/v1/chat/completions", BODY).json()["brise"]["reason"] == "first_byte_timeout"
         assert said(stream_of(gateway)[1]) == SAYS

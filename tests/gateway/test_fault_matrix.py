@@ -24,17 +24,15 @@ from brise.gateway.fallback import SmallModelFallback
 from brise.gateway.gateway import Components
 from brise.gateway.retry import Retries, RetrySettings
 from brise.gateway.small_models import TaskModels
-from brise.gateway.upstream import Limits
 from brise.traffic.records import Mode
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, Peer, answer, chat, cut, events, hang, raw, refuse
-from tests.gateway.rig import Rig, rig
+from tests.gateway.rig import SHORT, Rig, rig
 from tests.gateway.test_breaker import Clock
 
 SAYS = "one two three four five"
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-SHORT = Limits(connect_s=0.5, first_byte_s=0.5, answer_s=0.5, between_s=0.5)  # of a machine that is busy, too
 STREAM = chat_events(SAYS)
 FOREVER = Hold()  # never released while a test looks
 
@@ -54,12 +52,14 @@ def standing_in() -> Iterator[Rig]:
     """Nothing is sent twice, the breaker stays closed, and the small model says what the large one says."""
     breaker = Breaker(BreakerSettings(failures=1_000_000))
     with rig(SHORT, model=stub_model(SAYS), breaker=breaker, around=stand_in) as made:
+        made.outwaits(FOREVER)
         yield made
         FOREVER.release()
 
 
 @pytest.fixture
 def gateway(standing_in: Rig) -> Rig:
+    standing_in.live.wait_idle()
     standing_in.captured.clear()
     return standing_in
 

@@ -21,13 +21,12 @@ from brise.gateway.upstream import Limits, Upstream, UpstreamSettings
 from brise.gateway.upstreams import Upstreams
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, Peer, answer, chat, cut, events, hang, raw, refuse
-from tests.gateway.rig import Rig, rig
+from tests.gateway.rig import SHORT, SHORT_S, Rig, rig
 from tests.gateway.test_breaker import Clock
 
 HI: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 BODY = {"model": "big", "messages": HI}
 STREAM = {**BODY, "stream": True}
-SHORT = Limits(connect_s=0.5, first_byte_s=0.5, answer_s=0.5)
 
 
 class Waits:
@@ -79,6 +78,7 @@ def test_an_answer_that_breaks_before_it_begins(once: Rig, behaviour: Behaviour,
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
 def test_a_server_that_takes_the_request_and_says_nothing(hasty: Rig, body: object) -> None:
     hold = Hold()
+    hasty.outwaits(hold)
     hasty.fake.then(hang(hold))
     assert kind_of(ask(hasty, body)) == "504 upstream_first_byte_timeout"
     hold.release()
@@ -86,6 +86,7 @@ def test_a_server_that_takes_the_request_and_says_nothing(hasty: Rig, body: obje
 
 def test_a_stream_that_has_a_head_and_no_body(hasty: Rig) -> None:
     hold = Hold()
+    hasty.outwaits(hold)
     hasty.fake.then(events(chat_events("hello"), hold=hold, hold_after=0))
     assert kind_of(ask(hasty, STREAM)) == "504 upstream_first_byte_timeout"
     hold.release()
@@ -113,18 +114,20 @@ def test_a_stream_that_drips_for_ever_ends_with_an_error_event() -> None:
         await peer.start(200, {"content-type": "text/event-stream"})
         for event in itertools.chain(chat_events("one")[:2], itertools.repeat(b": still here\n\n")):
             await peer.send(encode(event))
+            made.live.pass_time(1)
             await asyncio.sleep(0)
 
-    with rig(Limits(between_s=60.0, total_s=0.3)) as made:
+    with rig(Limits(between_s=60.0, total_s=SHORT_S)) as made:
         made.fake.then(drip)
         text = ask(made, STREAM).text
-        assert "one" in text and "upstream_stalled" in text and "not complete after 0.3 s" in text
+        assert "one" in text and "upstream_stalled" in text and "not complete after 10 s" in text
         assert "[DONE]" not in text and made.captured.wait()[0].mode == "failed"
 
 
 def test_a_stream_that_stalls_ends_with_an_error_event() -> None:
     hold = Hold()
-    with rig(Limits(between_s=0.2)) as made:
+    with rig(Limits(between_s=SHORT_S)) as made:
+        made.outwaits(hold)
         made.fake.then(chat("one two three", hold=hold, hold_after=2))
         text = ask(made, STREAM).text
         assert "one" in text and "upstream_stalled" in text and "[DONE]" not in text
@@ -145,9 +148,9 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_a_machine_that_does_not_answer_at_all() -> None:
-    with rig(SHORT) as made, black_hole() as port:
+    with rig() as made, black_hole() as port:
         made.live.serving.gateway.large.close()  # type: ignore[union-attr]
-        lost = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/v1", limits=SHORT))
+        lost = Upstream(UpstreamSettings(f"http://127.0.0.1:{port}/v1", limits=Limits(connect_s=0.5)))
         made.live.serving.gateway.large = Upstreams.only(  # type: ignore[union-attr]
             LargeModel(lost, retries=Retries(RetrySettings(0))))
         assert kind_of(ask(made)) == "504 upstream_connect_timeout"

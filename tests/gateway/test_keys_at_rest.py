@@ -34,8 +34,8 @@ from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Behaviour, answer, chat, events, raw
 from tests.gateway.rig import Rig, rig
-from tests.serve.live import wait_until
 from tests.traffic import records
+from tests.waiting import wait_until
 
 KEY = "sk-very/secret+0123456789="
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "hi"}]}

@@ -10,6 +10,7 @@ import pytest
 from tests.gateway.fake_answers import FINGERPRINT, MODEL, chat_body
 from tests.gateway.fake_upstream import Hold, chat, refuse
 from tests.gateway.rig import Rig
+from tests.waiting import LIMIT_S
 
 HI: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
 BODY = {"model": "big", "messages": HI}
@@ -39,7 +40,7 @@ def test_a_stream_reaches_the_client_as_it_comes(made: Rig) -> None:
     with made.live.client() as client:
         stream = client.chat.completions.create(model="big", messages=HI, stream=True)
         first = [next(stream).choices[0].delta.content for _ in range(2)]
-        assert first == ["", "one"] and hold.reached.wait(10)
+        assert first == ["", "one"] and hold.reached.wait(LIMIT_S)
         hold.release()
         rest = [chunk.choices[0].delta.content for chunk in stream]
     assert rest == [" two", " three", None]

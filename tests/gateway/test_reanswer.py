@@ -22,7 +22,7 @@ from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import Behaviour, answer, chat, raw, refuse
 from tests.gateway.rig import Rig, rig
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 NONSENSE = raw(b"this is no HTTP\r\n\r\n")

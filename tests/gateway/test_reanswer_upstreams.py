@@ -18,7 +18,7 @@ from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_body
 from tests.gateway.fake_upstream import chat, raw
 from tests.gateway.rig import SeveralRig, several
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 NONSENSE = raw(b"this is no HTTP\r\n\r\n")
 KEYS = {"a": "key-a", "b": "key-b"}

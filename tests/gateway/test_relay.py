@@ -11,12 +11,12 @@ from brise.gateway.upstream import Limits
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_events, encode
 from tests.gateway.fake_upstream import Behaviour, Hold, answer, events
-from tests.gateway.rig import Rig, rig
+from tests.gateway.rig import SHORT_S, Rig, rig
 from tests.gateway.test_fault_matrix import ask, stand_in
 
 SAYS = "one two"
 FOREVER = Hold()  # released when all tests of this file have looked
-QUIET = Limits(between_s=0.3)  # only silence is a subject here
+QUIET = Limits(between_s=SHORT_S)  # only silence is a subject here
 STREAM = chat_events(SAYS)
 
 
@@ -55,6 +55,7 @@ def test_nobody_goes_on_behind_the_end_of_an_answer(request: pytest.FixtureReque
     gateway: Rig = request.getfixturevalue(who)
     gateway.live.wait_idle()
     gateway.captured.clear()
+    gateway.outwaits(FOREVER)
     gateway.fake.then(ended_then(data, hold))
     text = gateway.live.post("/v1/chat/completions", {
         "model": "big", "messages": [{"role": "user", "content": "hi"}], "stream": True}).text

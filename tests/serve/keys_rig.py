@@ -19,7 +19,7 @@ from brise.traffic.stores import open_virtual_keys
 from brise.traffic.virtual_keys import KeyLimits, VirtualKeys
 from tests.gateway.fake_answers import MODEL, chat_body
 from tests.gateway.rig import Rig, rig
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 NOON_S = 1_767_268_800.0  # 2026-01-01 12:00:00 UTC
 PRICES = Prices({"big": Price(100.0, 1000.0), MODEL: Price(100.0, 1000.0)})

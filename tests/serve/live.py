@@ -6,8 +6,8 @@ import asyncio
 import io
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +26,9 @@ from brise.serve.replica import Replica
 from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.telemetry import Telemetry
 from tests.engine.stub import stub_model
+from tests.waiting import LIMIT_S, wait_until
 
+TURNS = 50  # of the event loop, in which it deals with all that has come
 ENGINE = EngineSettings(page_size=16, num_pages=512, max_step_tokens=512)
 
 
@@ -45,19 +47,32 @@ class Live:
         """Calls it in the server's thread."""
         self.loop[0].call_soon_threadsafe(call)
 
+    def pass_time(self, seconds: int) -> Future[None]:
+        """Moves the clock of the server's loop on, a second at a time, and lets everything run that is due by then. So
+        no limit that a test waits for has to be short, and no slow machine exceeds one that it does not wait for."""
+        return asyncio.run_coroutine_threadsafe(self._pass(seconds), self.loop[0])
+
+    async def _pass(self, seconds: int) -> None:
+        clock = asyncio.get_running_loop().time
+        assert isinstance(clock, LoopClock)
+        for _ in range(seconds):
+            clock.ahead_s += 1
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
     def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=LIMIT_S)
 
     def async_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=LIMIT_S)
 
     def post(self, path: str, body: object = None, **more: object) -> httpx.Response:
         json_body = {} if "content" in more else {"json": body}
-        return httpx.post(f"{self.url}{path}", timeout=20, trust_env=False, **json_body,
+        return httpx.post(f"{self.url}{path}", timeout=LIMIT_S, trust_env=False, **json_body,
                           **more)  # type: ignore[arg-type]
 
     def get(self, path: str, **more: object) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=20, trust_env=False, **more)  # type: ignore[arg-type]
+        return httpx.get(f"{self.url}{path}", timeout=LIMIT_S, trust_env=False, **more)  # type: ignore[arg-type]
 
     def chat(self, text: str = "hi", **more: object) -> httpx.Response:
         return self.post("/v1/chat/completions", {
@@ -83,6 +98,16 @@ class Live:
         """What `/metrics` answers when it has the counts of all requests that were answered."""
         self.wait_idle()
         return self.get("/metrics").text
+
+
+class LoopClock:
+    """The clock of an event loop, which a test may move on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._now, self.ahead_s = loop.time, 0.0
+
+    def __call__(self) -> float:
+        return self._now() + self.ahead_s
 
 
 MakeGateway = Callable[[Mapping[str, EngineThread]], Gateway]
@@ -111,7 +136,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
     finally:
         worker.shutdown(drain=False)
         server.should_exit = True
-        thread.join(20)
+        thread.join(LIMIT_S)
         listener.close()
     assert not thread.is_alive()
 
@@ -119,6 +144,7 @@ def live(model: LoadedModel | None = None, settings: ServeSettings | None = None
 async def run_until_exit(server: uvicorn.Server, serving: ServerState, listener: socket.socket,
                          loop: list[asyncio.AbstractEventLoop]) -> None:
     loop.append(asyncio.get_running_loop())
+    loop[0].time = LoopClock(loop[0])  # type: ignore[method-assign]
     if serving.gateway is not None:
         serving.gateway.start()
     await local_server.join(serving, f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
@@ -127,11 +153,3 @@ async def run_until_exit(server: uvicorn.Server, serving: ServerState, listener:
         await serving.replica.leave()
     if serving.gateway is not None:
         serving.gateway.close()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Polls a condition that another thread or process fulfils; the limit is for those that never will."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.005)

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.serve.live import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 
 class Receiver:
@@ -65,7 +65,7 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             body = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
             if made.hold is not None:
-                made.hold.wait(20)
+                made.hold.wait(LIMIT_S)
             if self.path == "/v1/traces":
                 made.traces.append(ExportTraceServiceRequest.FromString(body))
             elif self.path == "/v1/metrics":

@@ -23,6 +23,7 @@ from brise.serve.serving import ServeSettings
 from tests.checkpoint.make_adapter import LINEAGE, random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S
 
 ENGINE = EngineSettings(num_pages=128, max_adapters=2, max_rank=8)
 PROMPT = "the wind and the sea"
@@ -134,8 +135,8 @@ def test_all_slots_in_use_is_a_429_with_retry_after(model: LoadedModel, folders:
     gate, reached = threading.Event(), threading.Event()
     with live(model, engine_settings=EngineSettings(num_pages=128, max_adapters=1, max_rank=8)) as server:
         server.worker.add_adapter("one", folders / "one")
-        server.worker._post(lambda: (reached.set(), gate.wait(20)))  # the engine is held before the first token
-        assert reached.wait(20)
+        server.worker._post(lambda: (reached.set(), gate.wait(LIMIT_S)))  # the engine is held before the first token
+        assert reached.wait(LIMIT_S)
         running = threading.Thread(target=lambda: text(server.client(), "one", 4))
         running.start()
         while not server.worker.adapters[0].users:

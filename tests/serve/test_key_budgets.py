@@ -17,7 +17,7 @@ from brise.traffic.stores import open_virtual_keys
 from brise.traffic.virtual_keys import KeyLimits
 from tests.gateway.fake_upstream import Hold, answer, chat
 from tests.serve.keys_rig import NOON_S, Clock, KeyedRig, keyed, words
-from tests.serve.live import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 COST_USD = 0.01  # of an answer of `words(9)`
 
@@ -76,7 +76,7 @@ def test_a_request_that_runs_holds_its_reservation(gateways: Callable[[int], lis
     first.rig.fake.then(chat("hello", hold=hold))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(first.ask, key, stream=True, max_tokens=1000)  # 1.00 USD at most
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(LIMIT_S)
         refused = second.ask(key)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert refused.headers["retry-after"] == "1" and "have reserved what is left" in refused.text
@@ -108,7 +108,7 @@ def test_a_request_over_midnight_counts_in_the_day_in_which_it_began(
     made.rig.fake.then(chat("hello", hold=hold))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(made.ask, key, stream=True)
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(LIMIT_S)
         before = made.clock.now_s
         made.clock.now_s += 1
         hold.release()

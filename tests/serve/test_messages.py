@@ -14,6 +14,7 @@ from brise.errors import RequestError
 from brise.serve.anthropic_messages import parse_message
 from tests.engine.stub import stub_model
 from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S
 
 CALL = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
 TOOL = {"name": "add", "description": "adds", "input_schema": {
@@ -33,7 +34,7 @@ def server() -> Iterator[Live]:
 
 @pytest.fixture
 def claude(server: Live) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=20) as opened:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=LIMIT_S) as opened:
         yield opened
 
 

@@ -24,6 +24,7 @@ from tests.engine.stub import stub_model
 from tests.engine.stub_vision import stub_vision
 from tests.serve.live import Live, live
 from tests.text.vocabulary import CHATML, tokenizer
+from tests.waiting import LIMIT_S
 
 CALL = 'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {
@@ -45,7 +46,7 @@ def server() -> Iterator[Live]:
 
 
 def connected(server: Live) -> ollama.Client:
-    return ollama.Client(host=server.url, timeout=20, trust_env=False)
+    return ollama.Client(host=server.url, timeout=LIMIT_S, trust_env=False)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,7 @@ def test_an_error_in_a_stream_is_a_line() -> None:
 
 def test_the_async_client_runs_many_at_once(server: Live) -> None:
     async def ask() -> list[str]:
-        async with ollama.AsyncClient(host=server.url, timeout=20, trust_env=False) as client:
+        async with ollama.AsyncClient(host=server.url, timeout=LIMIT_S, trust_env=False) as client:
             answers = await asyncio.gather(*(client.chat(**GREEDY) for _ in range(8)))
         return [answer.message.content or "" for answer in answers]
 
@@ -235,7 +236,7 @@ def test_the_async_client_runs_many_at_once(server: Live) -> None:
 
 def test_a_client_that_goes_away_ends_its_answer(server: Live) -> None:
     async def ask() -> None:
-        async with ollama.AsyncClient(host=server.url, timeout=20, trust_env=False) as client:
+        async with ollama.AsyncClient(host=server.url, timeout=LIMIT_S, trust_env=False) as client:
             stream = await client.chat("stub", HI, stream=True, options={"temperature": 2.0})
             await anext(aiter(stream))
             await stream.aclose()

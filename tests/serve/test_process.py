@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.checkpoint.make_gguf import write_tiny
-from tests.serve.live import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -49,7 +49,7 @@ class Process:
             yield from filter(None, answer.iter_lines())
 
     def finish(self) -> int:
-        status = self.process.wait(20)
+        status = self.process.wait(LIMIT_S)
         self._reader.join()
         return status
 
@@ -70,7 +70,7 @@ def serving(drain_timeout_s: float) -> Iterator[Process]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=20) as opened:
+    with httpx.Client(trust_env=False, timeout=LIMIT_S) as opened:
         yield opened
 
 
@@ -119,7 +119,7 @@ async def main(path, store):
     model = brise.load(path, threads=1)
     async with (brise.serve({"tiny": model}, port=0) as server,
                 brise.gateway(upstream="http://127.0.0.1:9/v1", small={"tiny": model}, store=store, port=0) as other,
-                httpx.AsyncClient(trust_env=False, timeout=20) as client):
+                httpx.AsyncClient(trust_env=False, timeout=LIMIT_S) as client):
         for url, name in ((server.url, "tiny"), (other.url, "tiny"), (other.url, "gone")):
             await client.post(f"{url}/chat/completions", json={
                 "model": name, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
@@ -143,7 +143,7 @@ def test_a_gateway_that_ends_leaves_nothing_behind_and_says_nothing(
             assert answer.status_code == 200
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(20) == 0
+        assert process.wait(LIMIT_S) == 0
     assert LOST.findall(rest) == [], rest
 
 

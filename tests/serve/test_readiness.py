@@ -10,6 +10,7 @@ import pytest
 
 from brise.serve.serving import ServeSettings
 from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_a_server_with_a_dead_engine_is_not_ready(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(server.engine, "step", die)
         server.chat()
-        assert died.wait(10)
+        assert died.wait(LIMIT_S)
         ready = server.get("/readyz")
         assert (ready.status_code, ready.json()["reasons"][0]["code"]) == (503, "engine")
         assert server.get("/livez").status_code == 200

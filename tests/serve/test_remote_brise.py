@@ -16,7 +16,8 @@ from brise.errors import UnsupportedError
 from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_events
 from tests.gateway.fake_upstream import FakeUpstream, events, fake_upstream, refuse
-from tests.serve.live import Live, live, wait_until
+from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S, wait_until
 
 SAYS = '{"wind": "mistral"}'
 
@@ -47,12 +48,12 @@ def gateway(remote: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def card(url: str) -> Any:
-    return httpx.get(f"{url}/models/stub", trust_env=False, timeout=20).json()
+    return httpx.get(f"{url}/models/stub", trust_env=False, timeout=LIMIT_S).json()
 
 
 def ask(url: str, model: str, **fields: object) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "temperature": 0, **fields}
-    return httpx.post(f"{url}/chat/completions", json=body, trust_env=False, timeout=20)
+    return httpx.post(f"{url}/chat/completions", json=body, trust_env=False, timeout=LIMIT_S)
 
 
 def said(response: httpx.Response) -> str:

@@ -19,7 +19,8 @@ from brise.traffic.ledger import Chain
 from brise.traffic.servers import Membership, ServerReport, Servers, SharedAdapter
 from brise.traffic.stores import open_servers
 from tests.engine.stub import stub_model
-from tests.serve.live import Live, live, wait_until
+from tests.serve.live import Live, live
+from tests.waiting import until, wait_until
 
 
 @pytest.fixture
@@ -115,8 +116,7 @@ def after_a_beat(tmp_path: Path, fake: Fake, check: Callable[[Replica], object] 
 
     async def run(replica: Replica) -> None:
         replica.join(fake, "http://host:80/v1")
-        while not replica.is_settled:
-            await asyncio.sleep(0.005)
+        await until(lambda: replica.is_settled)
         check(replica)
         await replica.leave()
 

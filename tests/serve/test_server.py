@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -22,8 +21,9 @@ from brise.engine.engine import EngineSettings
 from brise.models.batch import Batch
 from brise.serve.serving import ServeSettings
 from tests.engine.stub import stub_model
-from tests.serve.live import Live, live, wait_until
+from tests.serve.live import Live, live
 from tests.text.test_json_text import JSON
+from tests.waiting import LIMIT_S, wait_until
 
 HI = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"
@@ -34,7 +34,7 @@ Refusal = tuple[int, str, str | None]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Live]:
-    with live(settings=ServeSettings(max_body_bytes=20_000, body_timeout_s=0.3)) as running:
+    with live(settings=ServeSettings(max_body_bytes=20_000)) as running:
         yield running
         running.wait_idle()
 
@@ -68,9 +68,10 @@ def test_a_stream_that_its_client_closes_frees_the_engine() -> None:
 def test_an_answer_that_nobody_waits_for_frees_the_engine(body: dict[str, object]) -> None:
     with live(stub_model(on_step=slow)) as server:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/v1/completions", timeout=0.2, trust_env=False,
+            httpx.post(f"{server.url}/v1/completions", timeout=httpx.Timeout(LIMIT_S, read=0.2), trust_env=False,
                        json={"model": "stub", "max_tokens": 4000, "ignore_eos": True, **body})
-        assert "POST /v1/completions 499" in server.log()
+        server.wait_log("POST /v1/completions 499")
+        server.wait_idle()
 
 
 def test_an_error_in_the_middle_is_an_event_and_the_engine_goes_on() -> None:
@@ -148,12 +149,13 @@ def test_a_body_too_large_is_413_declared_or_not(server: Live) -> None:
     assert error(server.post(CHAT, content=chunks, headers=JSON_TYPE))[0] == 413
 
 
-def test_a_body_that_does_not_arrive_is_408(server: Live) -> None:
+def test_a_body_that_does_not_arrive_is_408() -> None:
     def chunks() -> Iterator[bytes]:
         yield b"{"
         server.wait_log(" 408 ")  # an id may have those digits too
 
-    assert error(server.post(CHAT, content=chunks(), headers=JSON_TYPE))[0] == 408
+    with live(settings=ServeSettings(body_timeout_s=0.1)) as server:
+        assert error(server.post(CHAT, content=chunks(), headers=JSON_TYPE))[0] == 408
 
 
 @settings(max_examples=40)
@@ -218,24 +220,15 @@ def test_a_foreign_host_header_is_refused_without_keys(server: Live) -> None:
         assert server.get("/health", headers={"host": name}).status_code == 200
 
 
-async def pass_time(seconds: float) -> None:
-    """Advances the loop's clock and runs everything that is due by then."""
-    loop = asyncio.get_running_loop()
-    over, now = loop.create_future(), loop.time
-    loop.call_later(seconds, over.set_result, None)
-    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
-    await over
-
-
 def test_an_idle_connection_outlives_the_pools_of_clients_and_load_balancers() -> None:
     with live() as server:
-        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=LIMIT_S)
         ports = []
         for idle_s in (6, 60, 80):
             connection.request("GET", "/health")
             assert connection.getresponse().read() == b'{"status":"ok"}'
             ports.append(connection.sock.getsockname()[1])
-            asyncio.run_coroutine_threadsafe(pass_time(idle_s), server.loop[0]).result(20)
+            server.pass_time(idle_s).result(LIMIT_S)
         assert len(set(ports)) == 1
         assert connection.sock.recv(1) == b""  # the server closes it after 75 s
         connection.close()

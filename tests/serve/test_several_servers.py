@@ -22,8 +22,8 @@ from brise.traffic.stores import open_store
 from tests.checkpoint.make_adapter import random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.gateway.fake_upstream import FakeUpstream, fake_upstream
-from tests.serve.live import wait_until
 from tests.traffic import postgres
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not postgres.is_possible(), reason="PostgreSQL is not installed")]
 
@@ -39,10 +39,10 @@ class Pair:
     adapter: Path
 
     def get(self, url: str, path: str) -> Any:
-        return httpx.get(url.removesuffix("/v1") + path, trust_env=False, timeout=20).json()
+        return httpx.get(url.removesuffix("/v1") + path, trust_env=False, timeout=LIMIT_S).json()
 
     def post(self, url: str, path: str, body: object, **headers: str) -> httpx.Response:
-        return httpx.post(url + path, json=body, headers=headers, trust_env=False, timeout=20)
+        return httpx.post(url + path, json=body, headers=headers, trust_env=False, timeout=LIMIT_S)
 
     def names(self, url: str) -> list[str]:
         return [adapter["id"] for adapter in self.get(url, "/v1/adapters")["data"]]

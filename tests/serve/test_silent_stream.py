@@ -11,6 +11,7 @@ from starlette.types import Message
 from brise.dialects import sse
 from brise.serve.silent_stream import COMMENT, SilentStream
 from brise.serve.sse import EventStream
+from tests.waiting import LIMIT_S
 
 STREAM, SOON_S = (b"content-type", b"text/event-stream; charset=utf-8"), 0.02
 
@@ -33,7 +34,7 @@ def sent_by(pieces: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (S
         for piece in pieces:
             await stream.send({"type": "http.response.body", "body": piece, "more_body": True})
         if num_comments:
-            await asyncio.wait_for(enough.wait(), 10)
+            await asyncio.wait_for(enough.wait(), LIMIT_S)
         else:
             await asyncio.sleep(4 * SOON_S)
         await stream.send({"type": "http.response.body", "body": b"end", "more_body": False})

@@ -10,6 +10,7 @@ import pytest
 
 from brise.serve.sparse_log import LINE_S, LOGGER, SparseLog
 from tests.serve.live import live
+from tests.waiting import LIMIT_S
 
 
 def test_requests_that_are_no_http_are_one_line_and_an_answer_each(caplog: pytest.LogCaptureFixture) -> None:
@@ -19,7 +20,7 @@ def test_requests_that_are_no_http_are_one_line_and_an_answer_each(caplog: pytes
     with live() as server:
         at = urlsplit(server.url)
         for _ in range(50):
-            with socket.create_connection((at.hostname, at.port), timeout=10) as client:
+            with socket.create_connection((at.hostname, at.port), timeout=LIMIT_S) as client:
                 client.sendall(b"what is this\r\n\r\n")
                 assert client.recv(100).startswith(b"HTTP/1.1 400 ")
     assert len([record for record in caplog.records if record.name == LOGGER]) == 1

@@ -33,8 +33,8 @@ from tests.gateway.fake_answers import MODEL
 from tests.gateway.fake_upstream import answer, chat, refuse
 from tests.gateway.rig import Rig, rig
 from tests.serve.keys_rig import words
-from tests.serve.live import wait_until
 from tests.serve.otlp_receiver import Receiver, attributes, receiver
+from tests.waiting import wait_until
 
 BODY = {"model": "big", "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}],
         "temperature": 0.5, "max_tokens": 7}

@@ -15,7 +15,8 @@ from brise.serve.key_guard import KeyOptions
 from brise.traffic.prices import Price, Prices
 from tests.gateway.fake_upstream import answer
 from tests.serve.keys_rig import NOON_S, KeyedRig, keyed, words
-from tests.serve.live import live, wait_until
+from tests.serve.live import live
+from tests.waiting import wait_until
 
 WRONG = "brise-000000000000-" + "a" * 43
 

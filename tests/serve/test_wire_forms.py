@@ -13,6 +13,7 @@ import pytest
 
 from brise.serve.serving import ServeSettings
 from tests.serve.live import Live, live
+from tests.waiting import LIMIT_S
 
 CHAT = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}).encode()
 BOM = b"\xef\xbb\xbf"
@@ -47,7 +48,7 @@ def test_a_small_body_that_expands_without_end_is_too_large(server: Live) -> Non
 
 
 def status(server: Live, target: str) -> int:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as opened:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=LIMIT_S) as opened:
         opened.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         return int(opened.makefile("rb").readline().split()[1])
 

@@ -31,7 +31,7 @@ from tests.gateway.fake_answers import MODEL, chat_body, encode, usage
 from tests.gateway.fake_messages import says
 from tests.gateway.fake_upstream import Behaviour, FakeUpstream, Peer, answer, chat, cut, events, fake_upstream, refuse
 from tests.gateway.small_models import rule
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 OUT = Path("/tmp/v0_1")  # whose name stands in the ledger
 HOME = OUT / "home"

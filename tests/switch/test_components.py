@@ -23,9 +23,9 @@ from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import FINGERPRINT, MODEL
 from tests.gateway.fake_upstream import FakeUpstream, chat, refuse
 from tests.gateway.rig import Memory, Rig, rig
-from tests.serve.live import wait_until
 from tests.switch.ledger_lines import certified, switched
 from tests.switch.small_models import FakeSmall, rule
+from tests.waiting import wait_until
 
 
 @pytest.fixture

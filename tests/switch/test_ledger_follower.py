@@ -13,6 +13,7 @@ from brise.switch.ledger_follower import Follower
 from brise.switch.state import Action, gateway_line
 from brise.traffic.records import LedgerEntry
 from tests.switch.ledger_lines import Lines, switched
+from tests.waiting import LIMIT_S
 
 
 class Stuck(Lines):
@@ -28,12 +29,12 @@ class Stuck(Lines):
 
     def append(self, kind: str, body: Body) -> LedgerEntry:
         self.tried.set()
-        assert self.may_write.wait(30)
+        assert self.may_write.wait(LIMIT_S)
         return super().append(kind, body)
 
     def ledger(self, after: int = 0) -> Iterator[LedgerEntry]:
         self.reads += 1
-        assert self.may_read.wait(30)
+        assert self.may_read.wait(LIMIT_S)
         yield from super().ledger(after)
 
 

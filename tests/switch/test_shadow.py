@@ -25,8 +25,8 @@ from tests.engine.stub import stub_model
 from tests.gateway.fake_answers import chat_body, chat_events
 from tests.gateway.fake_upstream import Behaviour, answer, chat, events, refuse
 from tests.gateway.rig import Memory, Rig, rig
-from tests.serve.live import wait_until
 from tests.switch.small_models import FakeSmall
+from tests.waiting import LIMIT_S, wait_until
 
 BODY: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 
@@ -112,16 +112,16 @@ def test_a_users_answer_ends_the_shadows_which_begins_anew_afterwards() -> None:
 
     def hold(batch: Batch) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(LIMIT_S)
 
     with shadowing(on_step=hold) as got:
         got.rig.live.post("/v1/chat/completions", BODY)
-        assert begun.wait(10)
+        assert begun.wait(LIMIT_S)
         user = threading.Thread(target=got.rig.live.chat)
         user.start()
         wait_until(lambda: not got.rig.live.worker._calls.empty())  # it waits for the step that runs, and for no more
         go_on.set()
-        user.join(10)
+        user.join(LIMIT_S)
         assert got.answers()[0].error is None
         assert got.shadow.counts == {"preempted": 1, "answered": 1}
 
@@ -131,16 +131,16 @@ def test_nothing_begins_while_a_users_answer_is_written() -> None:
 
     def hold(batch: Batch) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(LIMIT_S)
 
     with shadowing(on_step=hold) as got:
         user = threading.Thread(target=got.rig.live.chat)
         user.start()
-        assert begun.wait(10)
+        assert begun.wait(LIMIT_S)
         got.rig.live.post("/v1/chat/completions", BODY)
         assert got.rig.live.worker.stats().background == 0
         go_on.set()
-        user.join(10)
+        user.join(LIMIT_S)
         assert got.answers()[0].error is None and got.shadow.counts == {"answered": 1}
 
 
@@ -161,7 +161,7 @@ def test_a_defect_is_written_down_and_ends_nothing_else() -> None:
             await asyncio.sleep(0)
         running.cancel()
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
     assert shadow.counts == {"defect": 1, "answered": 1} and "ZeroDivisionError" in log.getvalue()
 
 
@@ -180,7 +180,7 @@ def test_an_outage_of_the_small_model_is_no_answer_of_it() -> None:
             await asyncio.sleep(0)
         running.cancel()
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
     assert shadow.counts == {"unavailable": 1, "shed": 1} and not captured.answers
 
 

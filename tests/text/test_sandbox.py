@@ -13,6 +13,7 @@ import pytest
 
 from brise.errors import RequestError
 from brise.text.sandbox import TemplateProgram
+from tests.waiting import LIMIT_S
 
 DOUBLE = "{%% set n = namespace(x='ab') %%}{%% for i in range(99) %%}{%% set n.x = %s %%}{%% endfor %%}"
 
@@ -191,7 +192,7 @@ def test_a_stop_signal_ends_a_program_whose_template_hangs() -> None:
         assert parent.stdout is not None
         watch = os.pidfd_open(int(parent.stdout.readline().split()[1]))
         parent.send_signal(signal.SIGINT)
-        assert parent.wait(20) != 0
+        assert parent.wait(LIMIT_S) != 0
     assert select.select([watch], [], [], 20)[0]
     os.close(watch)
 

@@ -18,6 +18,7 @@ from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import UnknownExchangeError
 from brise.traffic.stores import open_store
 from tests.traffic.records import answer, exchange
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ class Moody:
             labels: Iterable[Label] = (),
             pending: Iterable[Pending] = (), threads: Iterable[ConversationEnd] = ()) -> None:
         self.tries += 1
-        assert self.go.wait(30)
+        assert self.go.wait(LIMIT_S)
         if self.error is not None:
             raise self.error
         self._store.add(exchanges, answers, labels, pending, threads)
@@ -105,7 +106,7 @@ def test_flush_waits_for_what_was_there_and_not_for_what_came_later(store: SqlSt
         if exchanges[0].id == "a":
             capture.record(exchange("b"))  # there is always one more
         else:
-            assert after_first.wait(30)
+            assert after_first.wait(LIMIT_S)
         store.add(exchanges)
 
     moody.add = add  # type: ignore[method-assign, assignment]

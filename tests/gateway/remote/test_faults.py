@@ -18,7 +18,6 @@ from brise.gateway.gateway import Components
 from brise.gateway.remote.models import JoinedModels, RemoteModels
 from brise.gateway.remote.server import RemoteModel
 from brise.gateway.small_models import SmallModels, TaskModels
-from brise.gateway.upstream import Limits
 from brise.gateway.upstreams import Upstreams
 from brise.switch import components
 from brise.switch.rule import to_body
@@ -27,13 +26,12 @@ from brise.traffic.stores import open_store
 from tests.gateway.fake_answers import chat_events
 from tests.gateway.fake_upstream import Behaviour, Hold, answer, cut, events, hang, raw, refuse
 from tests.gateway.remote.small_server import SHAPES, SmallServer, half_stream, small_server
-from tests.gateway.rig import Memory, Rig, rig
-from tests.serve.live import wait_until
+from tests.gateway.rig import SHORT, Memory, Rig, rig
 from tests.switch.ledger_lines import certified, switched
 from tests.switch.small_models import rule
+from tests.waiting import wait_until
 
 SAYS = "one two three four five"
-SHORT = Limits(connect_s=0.5, first_byte_s=0.5, answer_s=0.5, between_s=0.5)
 FOREVER = Hold()
 ANSWERED = {"id": "c", "object": "chat.completion", "created": 1, "model": "tickets"}
 
@@ -86,6 +84,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
                            background=(*parts.background, remotes))
 
         with rig(around=around, breaker=Breaker(BreakerSettings(failures=1_000_000))) as made:
+            made.outwaits(FOREVER)
             wait_until(lambda: remotes.is_available("small"))
             fitted = rule(fingerprint=remotes.fingerprint("small"))
             store.append("cascade", to_body(fitted))

@@ -20,7 +20,7 @@ from brise.errors import RequestError
 from brise.gateway.remote.models import RemoteModels
 from brise.gateway.remote.server import RemoteModel
 from tests.gateway.remote.small_server import MemoryLedger, drive
-from tests.serve.live import wait_until
+from tests.waiting import wait_until
 
 PYTHON = os.environ.get("BRISE_TEST_LLAMA_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="BRISE_TEST_LLAMA_PYTHON names no interpreter with llama_cpp.server")
