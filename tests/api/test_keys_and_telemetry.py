@@ -14,13 +14,14 @@ from brise.traffic.stores import open_virtual_keys
 from brise.traffic.virtual_keys import KeyLimits
 from tests.gateway.fake_upstream import fake_upstream
 from tests.serve.otlp_receiver import receiver
+from tests.waiting import LIMIT_S
 
 BODY = {"model": "big", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def asked(url: str, key: str) -> int:
     return httpx.post(f"{url}/chat/completions", json=BODY, headers={"authorization": f"Bearer {key}"},
-                      trust_env=False).status_code
+                      timeout=LIMIT_S, trust_env=False).status_code
 
 
 def test_a_gateway_in_a_program_keeps_the_budgets_of_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

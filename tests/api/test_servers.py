@@ -38,13 +38,14 @@ def test_a_server_in_a_thread_gives_the_same_tokens_as_the_model(model: brise.Mo
 
 def test_a_server_in_this_event_loop_listens_in_its_block_only() -> None:
     async def ask(model: brise.Model) -> None:
-        async with brise.serve({"mine": model}, port=0) as server, httpx.AsyncClient(trust_env=False) as client:
+        async with (brise.serve({"mine": model}, port=0) as server,
+                    httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client):
             url = server.url
             models = (await client.get(f"{url}/models")).json()
             assert [each["id"] for each in models["data"]] == ["mine"] and url.startswith("http://127.0.0.1:")
         with pytest.raises(brise.BriseError, match="does not listen"):
             assert server.url
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=LIMIT_S, trust_env=False) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get(f"{url}/models")
 
@@ -90,8 +91,8 @@ def test_keys_are_asked_for(tmp_path: Path) -> None:
     with saying("hello") as model:
         for keys, good in ((["one", "two"], "two"), (tmp_path / "keys", "from-a-file")):
             with brise.serve(model, port=0, api_keys=keys) as server:
-                assert httpx.get(f"{server.url}/models", trust_env=False).status_code == 401
-                assert httpx.get(f"{server.url}/models", trust_env=False,
+                assert httpx.get(f"{server.url}/models", timeout=LIMIT_S, trust_env=False).status_code == 401
+                assert httpx.get(f"{server.url}/models", timeout=LIMIT_S, trust_env=False,
                                  headers={"authorization": f"Bearer {good}"}).status_code == 200
         for wrong in ("secret", [], ["a b"]):
             with pytest.raises(brise.RequestError, match="api_keys is a list of keys"):
@@ -195,7 +196,7 @@ def test_a_gateway_has_several_upstreams(tmp_path: Path, home: Path) -> None:
 def test_an_upstream_without_a_list_of_models_leaves_an_empty_list(tmp_path: Path) -> None:
     with fake_upstream() as fake, brise.gateway(upstream=fake.url, upstream_dialect="anthropic", port=0,
                                                 store=tmp_path / "traffic.sqlite") as server:
-        listed = httpx.get(f"{server.url}/models", trust_env=False)
+        listed = httpx.get(f"{server.url}/models", timeout=LIMIT_S, trust_env=False)
         assert listed.status_code == 200 and listed.json() == {"object": "list", "data": []}
         assert not fake.received
 
@@ -253,7 +254,7 @@ def test_an_option_that_does_not_exist_is_a_type_error(model: brise.Model) -> No
 def test_web_pages_of_the_given_origins_may_use_a_server() -> None:
     with saying("hello") as model:
         with brise.serve(model, port=0, cors_origins=["https://app.example.com"]) as server:
-            answers = [httpx.get(f"{server.url}/models", headers={"Origin": origin}, trust_env=False)
+            answers = [httpx.get(f"{server.url}/models", headers={"Origin": origin}, timeout=LIMIT_S, trust_env=False)
                        for origin in ("https://app.example.com", "https://other.example.com")]
         with pytest.raises(brise.BriseError, match="cors_origins is one text"):
             brise.serve(model, cors_origins="*")

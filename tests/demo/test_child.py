@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from brise.demo.child import Brise, ChildError, shown
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def test_lines_come_and_the_status_counts_at_the_end(brise: Brise) -> None:
 
 def test_a_server_answers_within_the_block_and_is_gone_behind_it(brise: Brise, tmp_path: Path) -> None:
     with brise.server("--upstream", "http://127.0.0.1:9/v1", "--store", str(tmp_path / "t.sqlite")) as url:
-        assert httpx.get(url.removesuffix("/v1") + "/health", trust_env=False).status_code == 200
+        assert httpx.get(url.removesuffix("/v1") + "/health", timeout=LIMIT_S, trust_env=False).status_code == 200
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
+        httpx.get(url, timeout=LIMIT_S, trust_env=False)
 
 
 def test_a_server_that_cannot_start_says_why(brise: Brise) -> None:

@@ -11,6 +11,7 @@ import pytest
 from brise.demo.large_model import LargeModelProcess
 from brise.demo.stand_in import NAME, Nature, truth_of
 from brise.demo.workload import Workload
+from tests.waiting import LIMIT_S
 
 TALKS = Workload(1).talks(5, held_out=0.0)
 
@@ -26,7 +27,7 @@ def large() -> Iterator[LargeModelProcess]:
 def test_it_answers_streams_and_can_be_killed_and_started_again(large: LargeModelProcess) -> None:
     body = {"model": NAME, "messages": TALKS[0].messages(0, []), "stream_options": {"include_usage": True}}
     right = TALKS[0].turns[0].call.text()
-    with httpx.Client(base_url=large.url, trust_env=False) as client:
+    with httpx.Client(base_url=large.url, timeout=LIMIT_S, trust_env=False) as client:
         answer = client.post("/chat/completions", json=body).json()
         assert answer["choices"][0]["message"]["content"] == right and "simulated" in answer["model"]
         lines = client.post("/chat/completions", json={**body, "stream": True}).text.split("\n\n")
@@ -34,7 +35,7 @@ def test_it_answers_streams_and_can_be_killed_and_started_again(large: LargeMode
         pieces = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
         assert "".join(pieces) == right and chunks[-1]["usage"]["completion_tokens"] > 5
     large.kill()
-    with httpx.Client(base_url=large.url, trust_env=False) as client:
+    with httpx.Client(base_url=large.url, timeout=LIMIT_S, trust_env=False) as client:
         with pytest.raises(httpx.ConnectError):
             client.get("/models")
         large.start()

@@ -83,5 +83,5 @@ def test_a_server_that_drains_costs_no_request_from_the_first_moment_on(balanced
 def test_a_request_has_one_id_that_the_balancer_gave_or_the_client(balanced: Balanced) -> None:
     given = balanced.chat().headers["x-request-id"]
     assert len(given) == 36 and given != balanced.chat().headers["x-request-id"]
-    own = httpx.get(f"{balanced.url}/v1/models", headers={"x-request-id": "mine"}, trust_env=False)
+    own = httpx.get(f"{balanced.url}/v1/models", headers={"x-request-id": "mine"}, timeout=LIMIT_S, trust_env=False)
     assert own.headers["x-request-id"] == "mine"

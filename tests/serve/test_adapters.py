@@ -91,12 +91,12 @@ def test_an_adapter_is_loaded_used_and_removed(server: Live, client: openai.Open
     listed = server.get("/v1/adapters").json()
     assert listed["object"] == "list" and [one["id"] for one in listed["data"]] == ["one", "two"]
     assert len({text(client, name) for name in ("stub", "one", "two")}) == 3
-    removed = httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
+    removed = httpx.delete(f"{server.url}/v1/adapters/two", timeout=LIMIT_S, trust_env=False)
     assert removed.json() == {"id": "two", "object": "adapter", "deleted": True}
     with pytest.raises(openai.NotFoundError) as missing:
         text(client, "two")
     assert missing.value.code == "model_not_found"
-    again = httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
+    again = httpx.delete(f"{server.url}/v1/adapters/two", timeout=LIMIT_S, trust_env=False)
     assert (again.status_code, again.json()["error"]["code"]) == (404, "adapter_not_found")
 
 
@@ -161,7 +161,7 @@ def test_no_request_is_lost_while_adapters_come_and_go(server: Live, folders: Pa
         name = ("two", "three")[number % 2]
         assert server.post("/v1/adapters", {"name": name, "path": str(folders / name)}).status_code == 200
         assert text(server.client(), name)
-        assert httpx.delete(f"{server.url}/v1/adapters/{name}", trust_env=False).status_code == 200
+        assert httpx.delete(f"{server.url}/v1/adapters/{name}", timeout=LIMIT_S, trust_env=False).status_code == 200
     for each in clients:
         each.join()
     assert len(answers) == 15 and all(answer == expected[name] for name, answer in answers)
@@ -173,7 +173,7 @@ def test_metrics_have_no_labels_of_removed_adapters(server: Live, client: openai
     scraped = server.metrics()
     assert 'brise_completion_tokens_total{model="two"} 8.0' in scraped
     assert 'brise_engine_adapters{model="stub"} 2.0' in scraped
-    httpx.delete(f"{server.url}/v1/adapters/two", trust_env=False)
+    httpx.delete(f"{server.url}/v1/adapters/two", timeout=LIMIT_S, trust_env=False)
     scraped = server.metrics()
     assert '"two"' not in scraped and 'endpoint="/v1/adapters"' in scraped
 
@@ -185,7 +185,7 @@ def test_adapters_are_managed_with_a_key_or_from_this_machine_only(model: Loaded
     body = {"name": "one", "path": str(folders / "one")}
     with live(model, ServeSettings(allow_insecure_bind=True), ENGINE) as server:
         for answer in (server.get("/v1/adapters"), server.post("/v1/adapters", body),
-                       httpx.delete(f"{server.url}/v1/adapters/one", trust_env=False)):
+                       httpx.delete(f"{server.url}/v1/adapters/one", timeout=LIMIT_S, trust_env=False)):
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "adapters_need_keys")
     with live(model, ServeSettings(api_keys_path=tmp_path / "keys", allow_insecure_bind=True), ENGINE) as server:
         assert server.post("/v1/adapters", body).status_code == 401

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -20,12 +21,18 @@ from tests.waiting import LIMIT_S, wait_until
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
+from pathlib import Path
 from brise.engine.engine_thread import EngineThread
 from brise.serve.app import run_server
 from brise.serve.serving import ServeSettings
 from tests.engine.stub import stub_engine
 
-worker = EngineThread(stub_engine(on_step=lambda batch: time.sleep(0.01), num_pages=2000))
+def step(batch):
+    time.sleep(0.01)
+    while Path(sys.argv[2]).exists():
+        time.sleep(0.01)
+
+worker = EngineThread(stub_engine(on_step=step, num_pages=2000))
 worker.start()
 sys.exit(run_server({"stub": worker}, ServeSettings(port=0, drain_timeout_s=float(sys.argv[1]))))
 """
@@ -34,7 +41,8 @@ sys.exit(run_server({"stub": worker}, ServeSettings(port=0, drain_timeout_s=floa
 class Process:
     """A server in its own process; `lines` are the lines that it has written."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], hold: Path) -> None:
+        self._hold = hold
         assert process.stderr is not None
         self.process, self.lines = process, [process.stderr.readline()]
         address = re.search(r"http://127\.0\.0\.1:\d+", self.lines[0])
@@ -48,6 +56,13 @@ class Process:
         with client.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
             yield from filter(None, answer.iter_lines())
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine stands still as long as the block runs."""
+        self._hold.touch()
+        yield
+        self._hold.unlink()
+
     def finish(self) -> int:
         status = self.process.wait(LIMIT_S)
         self._reader.join()
@@ -60,10 +75,11 @@ class Process:
 
 @contextmanager
 def serving(drain_timeout_s: float) -> Iterator[Process]:
-    command = [sys.executable, "-c", PROGRAM, str(drain_timeout_s)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with TemporaryDirectory() as folder, subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(drain_timeout_s), f"{folder}/hold"], cwd=ROOT, stderr=subprocess.PIPE,
+            text=True) as process:
         try:
-            yield Process(process)
+            yield Process(process, Path(folder) / "hold")
         finally:
             process.kill()
 
@@ -75,14 +91,14 @@ def client() -> Iterator[httpx.Client]:
 
 
 def test_sigterm_finishes_running_requests_refuses_new_ones_and_exits_0(client: httpx.Client) -> None:
-    with serving(60) as server, httpx.Client(trust_env=False) as other:
+    with serving(60) as server, httpx.Client(timeout=LIMIT_S, trust_env=False) as other:
         assert other.get(f"{server.url}/health").status_code == 200
-        stream = server.stream(client, 100)
+        stream = server.stream(client, 30)
         begun = next(stream)
-        server.process.send_signal(signal.SIGTERM)
-        while other.get(f"{server.url}/health").status_code == 200:
-            pass
-        assert other.post(f"{server.url}/v1/completions", json={}).status_code == 503
+        with server.held():
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: other.get(f"{server.url}/health").status_code != 200)
+            assert other.post(f"{server.url}/v1/completions", json={}).status_code == 503
         rest = list(stream)
         assert begun.startswith("data: {") and rest[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in rest[-2]
@@ -119,7 +135,7 @@ async def main(path, store):
     model = brise.load(path, threads=1)
     async with (brise.serve({"tiny": model}, port=0) as server,
                 brise.gateway(upstream="http://127.0.0.1:9/v1", small={"tiny": model}, store=store, port=0) as other,
-                httpx.AsyncClient(trust_env=False, timeout=LIMIT_S) as client):
+                httpx.AsyncClient(trust_env=False, timeout=60) as client):
         for url, name in ((server.url, "tiny"), (other.url, "tiny"), (other.url, "gone")):
             await client.post(f"{url}/chat/completions", json={
                 "model": name, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})

@@ -132,7 +132,7 @@ def test_a_full_queue_is_429_with_retry_after() -> None:
     (CHAT, "GET", (405, "method_not_allowed", None)),
     ("/v1/models", "POST", (405, "method_not_allowed", None))])
 def test_wrong_paths_and_methods(server: Live, path: str, method: str, expected: Refusal) -> None:
-    assert error(httpx.request(method, f"{server.url}{path}", trust_env=False)) == expected
+    assert error(httpx.request(method, f"{server.url}{path}", timeout=LIMIT_S, trust_env=False)) == expected
 
 
 def test_malformed_bodies(server: Live) -> None:
@@ -175,7 +175,7 @@ def test_request_ids_come_back(server: Live) -> None:
 
 def test_the_access_log_has_numbers_and_no_content(server: Live) -> None:
     server.chat("my secret", user="me")
-    httpx.get(f"{server.url}/v1/a%0Ab?q=secret", trust_env=False)
+    httpx.get(f"{server.url}/v1/a%0Ab?q=secret", timeout=LIMIT_S, trust_env=False)
     log = server.log()
     assert "/v1/a%0Ab" in log and "secret" not in log and "Hello" not in log
     assert " model=stub prompt=28 cached=" in log and " completion=13 first=" in log

@@ -82,7 +82,7 @@ def test_an_adapter_is_loaded_and_unloaded_by_all(pair: Pair) -> None:
     assert pair.names(pair.other) == ["calls"]
     answer = pair.post(pair.other, "/completions", {"model": "calls", "prompt": "a", "max_tokens": 2})
     assert answer.status_code == 200 and not pair.fake.received
-    httpx.delete(f"{pair.other}/adapters/calls", trust_env=False)
+    httpx.delete(f"{pair.other}/adapters/calls", timeout=LIMIT_S, trust_env=False)
     wait_until(lambda: pair.names(pair.one) == [])
 
 

@@ -12,10 +12,12 @@ import pytest
 from brise.errors import MissingExtraError, StoreError
 from brise.traffic import stores
 from brise.traffic.capture import Capture
-from brise.traffic.postgres_store import without_password
+from brise.traffic.postgres_store import PostgresDatabase, without_password
+from brise.traffic.schema import ALL
 from brise.traffic.stores import open_store
 from tests.traffic import postgres
 from tests.traffic.records import exchange
+from tests.waiting import wait_until
 
 needs_server = pytest.mark.skipif(not postgres.is_possible(), reason="PostgreSQL is not installed")
 
@@ -32,6 +34,20 @@ def test_connections_that_broke_are_made_again(postgres_url: Callable[[], str], 
     assert capture.flush() and capture.drain().dropped == {}
     assert [found.id for found in store.exchanges()] == ["a", "b"]
     store.close()
+
+
+@needs_server
+def test_who_comes_after_the_end_opens_no_connection(postgres_url: Callable[[], str], tmp_path: Path) -> None:
+    url = postgres_url()
+    store, database = open_store(url, tmp_path), PostgresDatabase(url, ALL)
+    for each in (store, database):
+        each.close()
+    for late in (store.count, lambda: store.append("back", {}), lambda: store.forget("eva"), database.lead):
+        with pytest.raises(StoreError, match="is closed"):
+            late()
+    with psycopg.connect(url, autocommit=True) as admin:
+        wait_until(lambda: admin.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'").fetchone() == (1,))
 
 
 @needs_server

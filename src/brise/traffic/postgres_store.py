@@ -34,6 +34,7 @@ class PostgresDatabase:
         self._leads = False
         self._reader: psycopg.Connection[tuple[object, ...]] | None = None
         self._writer: psycopg.Connection[tuple[object, ...]] | None = None
+        self._is_closed = False
         try:
             self._prepare(layout)
         except BaseException:
@@ -78,12 +79,16 @@ class PostgresDatabase:
             self._writer.execute(_statement(f"VACUUM {table}"))
 
     def close(self) -> None:
+        """Ends the connections. A thread that comes later gets a StoreError, and no new one that nobody would end."""
         with self._reading, self._writing, self._leading:
+            self._is_closed = True
             for connection in (self._reader, self._writer, self._leader):
                 if connection is not None:
                     connection.close()
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        if self._is_closed:
+            raise StoreError(f"the store {self.place!r} is closed")
         # synchronous_commit: what is acknowledged is on the server's disk, whatever its default.
         return psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_S, options=(
             f"-c lock_timeout={LOCK_MS} -c synchronous_commit=on -c client_encoding=UTF8"))

@@ -134,7 +134,11 @@ def _postgres(url: str, master: bytes) -> SqlStore:
             raise
         raise MissingExtraError("psycopg", "postgres", "a store in PostgreSQL") from None
     database = PostgresDatabase(url, ALL)
-    return SqlStore(database, KeyRing(database, master, store_id(database)))
+    try:
+        return SqlStore(database, KeyRing(database, master, store_id(database)))
+    except BaseException:
+        database.close()
+        raise
 
 
 def request_key(home: Path) -> bytes:

@@ -29,7 +29,7 @@ from tests.gateway.remote.small_server import SHAPES, SmallServer, half_stream, 
 from tests.gateway.rig import SHORT, Memory, Rig, rig
 from tests.switch.ledger_lines import certified, switched
 from tests.switch.small_models import rule
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 SAYS = "one two three four five"
 FOREVER = Hold()
@@ -231,7 +231,7 @@ def test_a_request_that_names_it_is_answered_by_it_and_goes_nowhere_else(house: 
     ("POST", "/v1/moderations", {"model": "small"}), ("POST", "/tokenize", {"model": "small", "prompt": "hi"}),
     ("POST", "/v1/chat/completions", {"model": "Small ", "messages": []}), ("GET", "/v1/x?model=small", None)])
 def test_what_names_it_and_is_not_for_it_is_refused(house: House, method: str, path: str, body: object) -> None:
-    response = httpx.request(method, f"{house.rig.live.url}{path}", json=body, trust_env=False)
+    response = httpx.request(method, f"{house.rig.live.url}{path}", json=body, timeout=LIMIT_S, trust_env=False)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_served_here")
     assert not house.rig.fake.received and not house.small.chats
 

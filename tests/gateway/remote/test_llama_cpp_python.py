@@ -20,7 +20,7 @@ from brise.errors import RequestError
 from brise.gateway.remote.models import RemoteModels
 from brise.gateway.remote.server import RemoteModel
 from tests.gateway.remote.small_server import MemoryLedger, drive
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 PYTHON = os.environ.get("BRISE_TEST_LLAMA_PYTHON", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="BRISE_TEST_LLAMA_PYTHON names no interpreter with llama_cpp.server")
@@ -37,7 +37,8 @@ def url(smollm2_path: Path) -> Iterator[str]:
         def is_there() -> bool:
             assert process.poll() is None, "it ended"
             try:
-                return httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).status_code == 200
+                listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=LIMIT_S, trust_env=False)
+                return listed.status_code == 200
             except httpx.HTTPError:
                 return False
         try:
