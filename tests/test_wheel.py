@@ -41,6 +41,14 @@ def test_the_wheel_has_every_source_file_and_the_type_marker(wheel: zipfile.ZipF
     assert "brise/py.typed" in packed
 
 
+def test_the_wheel_has_the_files_of_the_page_and_their_licences(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "src" / "brise"
+    files = [path for path in (folder / "page").rglob("*") if path.suffix in (".js", ".css", ".html", ".txt")]
+    assert len(files) > 10
+    for path in (*files, folder / "report" / "components.css"):
+        assert wheel.read(str(path.relative_to(ROOT / "src"))) == path.read_bytes()
+
+
 def test_the_wheel_has_the_licences_word_for_word(wheel: zipfile.ZipFile, metadata: Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_all("License-File") == ["LICENSE", "LICENSE-third-party"]

@@ -37,7 +37,7 @@ def test_a_new_key_is_printed_alone_on_stdout(capsys: pytest.CaptureFixture[str]
     assert out.out.startswith("brise-") and len(out.out.split()) == 1 and "shown this once" in out.err
     row = listed(capsys)
     assert row["limits"] == {"usd_per_day": 5.0, "usd_per_month": None, "requests_per_minute": 60,
-                             "tokens_per_minute": None, "models": ["a", "b/*"]}
+                             "tokens_per_minute": None, "models": ["a", "b/*"], "page": None}
     assert abs(float(str(row["expires_s"])) - time.time() - 30 * 86_400) < 60 and row["state"] == "active"
 
 
@@ -61,7 +61,7 @@ def test_keys_are_changed_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
     made("--usd-per-day", "5", "--models", "a")
     assert main(["keys", "change", "team-a", "--usd-per-day", "7.5", "--models", "none"]) == 0
     assert listed(capsys)["limits"] == {"usd_per_day": 7.5, "usd_per_month": None, "requests_per_minute": None,
-                                        "tokens_per_minute": None, "models": None}
+                                        "tokens_per_minute": None, "models": None, "page": None}
     for action, state in (("disable", "disabled"), ("enable", "active")):
         assert main(["keys", action, "team-a"]) == 0 and listed(capsys)["state"] == state
     assert main(["keys", "rotate", "team-a", "--keep-old", "1h"]) == 0

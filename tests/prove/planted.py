@@ -85,7 +85,7 @@ class Planted:
         """Lines as brise switch and a gateway write them."""
         self.store.append("switch", {"task": TASK, "candidate": "mine", "share": share, "user": "me",
                                      "tolerance": 0.02, "certificate": None, "forced": None, "rule": None,
-                                     "audit": 0.05, "auto": False})
+                                     "audit": 0.05, "auto": False, "reason": "by hand"})
         for _ in range(audits):
             self.store.append("audit", {"task": TASK, "difference": 0.0, "probability": 0.05})
         if back is not None:

@@ -51,7 +51,7 @@ def test_nothing_is_fetched_or_run() -> None:
     elements = seen(evil_page()).elements
     assert not [tag for tag, _ in elements if tag in ("script", "link", "img", "iframe", "object")]
     assert not [attributes for _, attributes in elements if {"src", "href", "onload", "onclick"} & attributes.keys()]
-    assert "url(" not in html.STYLE and "@import" not in html.STYLE
+    assert "url(" not in html.components() and "@import" not in html.components()
 
 
 def test_a_status_has_a_sign_beside_its_colour() -> None:

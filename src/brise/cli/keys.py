@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +22,10 @@ from brise.cli.number_types import Within
 from brise.errors import UnsupportedError
 from brise.traffic.key_budgets import NANO, KeyBudgets
 from brise.traffic.stores import open_virtual_keys
-from brise.traffic.virtual_keys import MOST_COUNT, MOST_USD, KeyLimits, NewKey, VirtualKey, VirtualKeys
+from brise.traffic.virtual_keys import MOST_COUNT, MOST_USD, KeyLimits, NewKey, PageScope, VirtualKey, VirtualKeys
 
 USD = Within(0, MOST_USD, f"a number of USD from 0 to {MOST_USD:g}")
-LIMITS = ("usd_per_day", "usd_per_month", "requests_per_minute", "tokens_per_minute", "models")
+LIMITS = ("usd_per_day", "usd_per_month", "requests_per_minute", "tokens_per_minute", "models", "page")
 SPANS: Mapping[str, float] = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
@@ -110,7 +110,8 @@ def _add_add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_limits(parser: argparse.ArgumentParser, *, can_be_none: bool) -> None:
-    usd, count, models, age = (_or_none(kind) if can_be_none else kind for kind in (USD, _count, _models, _age))
+    usd, count, models, page, age = (
+        _or_none(kind) if can_be_none else kind for kind in (USD, _count, _models, _page, _age))
     default = "as it is" if can_be_none else "no limit"
     parser.add_argument("--usd-per-day", metavar="USD", type=usd, help=f"budget of a day in UTC (default: {default})")
     parser.add_argument("--usd-per-month", metavar="USD", type=usd,
@@ -122,6 +123,9 @@ def _add_limits(parser: argparse.ArgumentParser, *, can_be_none: bool) -> None:
     parser.add_argument("--models", metavar="NAME,...", type=models,
                         help="models that it may use, as requests name them, with * and ? as wildcards (default: "
                              f"{'as it is' if can_be_none else 'all'})")
+    parser.add_argument("--page", metavar="SCOPE,...", type=page,
+                        help="what it may do on the page in the browser: view it, read content there, operate switches "
+                             f"and labels (default: {'as it is' if can_be_none else 'nothing'})")
     parser.add_argument("--expires", metavar="AGE", type=age,
                         help="its end from now, such as 12h or 30d (default: "
                              f"{'as it is' if can_be_none else 'never'})")
@@ -196,7 +200,9 @@ def _shown(limits: dict[str, Any]) -> str:
     parts = [f"{limits[name]:g} {text}" for name, text in (
         ("usd_per_day", "USD a day"), ("usd_per_month", "USD a month"), ("requests_per_minute", "requests a minute"),
         ("tokens_per_minute", "tokens a minute")) if limits[name] is not None]
-    return "; ".join([*parts, *([", ".join(limits["models"])] if limits["models"] else [])]) or "none"
+    models, page = limits["models"], limits["page"]
+    return "; ".join([*parts, *([", ".join(models)] if models else []),
+                      *([f"page: {', '.join(page)}"] if page else [])]) or "none"
 
 
 def _time(at_s: float | None) -> str:
@@ -215,6 +221,14 @@ def _models(text: str) -> tuple[str, ...]:
         return KeyLimits(models=names).models or ()
     except UnsupportedError as error:
         raise argparse.ArgumentTypeError(f"{text[:80]!r}: {error}") from None
+
+
+def _page(text: str) -> tuple[PageScope, ...]:
+    known = get_args(PageScope)
+    named = tuple(scope for scope in known if scope in text.split(","))
+    if not named or {part.strip() for part in text.split(",")} - set(known):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: {', '.join(known)} are allowed, with commas between them")
+    return named
 
 
 def _age(text: str) -> float:

@@ -10,6 +10,7 @@ from brise.cli import number_types, terminal
 from brise.cli.command_parser import examples
 from brise.report import console, html, report
 from brise.report.report import ReportOptions
+from brise.report.summary import summarize
 from brise.report.switch_document import switch_document
 from brise.traffic import prices
 
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         html.write(args.html, html.page(switch_document(made)))
     if args.json:
-        terminal.result(json.dumps(report.to_json(made), indent=1, allow_nan=False))
+        summary = summarize(made).to_json()
+        terminal.result(json.dumps({**report.to_json(made), "summary": summary}, indent=1, allow_nan=False))
     else:
         console.show(switch_document(made))
     if args.html is not None:

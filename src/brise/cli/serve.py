@@ -32,6 +32,9 @@ from brise.hub.store import ModelStore, is_name, locate
 from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_engine
 from brise.memory.serving_plan import ServingPlan
 from brise.models.batch import PAGE_SIZE
+from brise.page import access
+from brise.page.endpoint import PageOptions
+from brise.page.routes import page
 from brise.serve.access import check_bind, read_keys
 from brise.serve.app import bind, run_server
 from brise.serve.engine_models import EngineModels
@@ -97,6 +100,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--cors-origin", metavar="ORIGIN", action="append", default=[],
                         help="let web pages of this origin (https://app.example.com, or '*') use the server; may be "
                              "given again. Without it browsers may not")
+    parser.add_argument("--page", action=argparse.BooleanOptionalAction,
+                        help="show the evidence, switches, traffic and a chat in a browser, at the path /page/ "
+                             "(default: on if only this machine can reach the server, or if it has keys)")
     parser.add_argument("--strict", action="store_true",
                         help="refuse requests with fields that brise does not know; without it they are left out and "
                              "named in the answer")
@@ -121,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         check_bind(args.host, has_keys, args.allow_insecure_bind)
         if admission is not None and admission.is_required:
             serve_keys.note_keyless(upstreams)
+        args.page = access.shows_page(args.page, args.host, has_keys)
         return _serve(args, settings_, upstreams, RequestWatch(admission, telemetry, replica))
 
 
@@ -134,7 +141,8 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
         host=args.host, port=args.port, api_keys_path=args.api_keys,
         allow_insecure_bind=args.allow_insecure_bind, access_log=args.log_level == "info",
         allow_image_urls=args.allow_image_urls, strict=args.strict,
-        cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds)
+        cors_origins=tuple(args.cors_origin), drain_timeout_s=args.drain_seconds,
+        page=page(PageOptions(args.store, args.prices)) if args.page else None)
     room = serve_adapters.check(args, [located.name for located in models])
     names = [*(located.name for located in models), *(name for name, _ in args.adapter)]
     remotes = serve_remote.check(args, names)

@@ -49,20 +49,34 @@ def record(store: TrafficStore, around: About, proof: Proof, definition: str,
            report: Mapping[str, Any]) -> LedgerEntry:
     """Writes down an interim analysis and what the data said: later candidates pay for it.
 
-    Of the `report` (document.proven) the line has what `brise report` shows, its path with fewer points.
+    The line has the `report` (document.proven), its path with fewer points, beside what later analyses look for.
     """
     gate = report["gate"]
     step = -(-len(gate["at"]) // MOST_KEPT) or 1
+    thinned = {name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}
     return store.append(ANALYSIS, {
         "scores": report["scores"], "plan": report["plan"], "baselines": report["baselines"],
-        "gate": {"level": gate["level"], "decided_at": gate["decided_at"],
-                 **{name: gate[name][::-step][::-1] for name in ("at", "path", "futility_path")}},
+        "gate": {**gate, **thinned}, "report": {name: report[name] for name in _SHOWN},
         "task": around.task, "student": around.student, "fingerprint": around.fingerprint, "definition": definition,
         "candidate": proof.terms.candidate, "verdict": proof.verdict, "reason": proof.reason,
         "units": len(proof.outcome.path), "evidence": float(proof.outcome.path[-1]), "delta": proof.terms.delta,
         "alpha": proof.terms.test.alpha, "per": proof.terms.weighting.per,
         "cut": len(proof.clusters.cut), "labels": proof.scored.label_source, "since_s": around.since_s,
         "until_s": around.until_s})
+
+
+# What a report of the proof shows besides.
+_SHOWN = ("version", "source", "teachers", "window", "left_out", "changes", "notes", "terms", "doubts", "labels",
+          "guards", "slices")
+
+
+def document_of(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The document of the proof that a line tells of (document.proven); None: a line of an older version, with less."""
+    shown = body.get("report")
+    if not isinstance(shown, Mapping):
+        return None
+    return {**shown, **{name: body[name] for name in (
+        "task", "student", "verdict", "reason", "plan", "gate", "scores", "baselines")}}
 
 
 def definition(terms: Terms, scored: PairScores, pairs: Sequence[Pair], selected: Mapping[str, object]) -> str:

@@ -134,10 +134,15 @@ def place_of(signed: Signed, home: Path) -> Path:
 
 def write(signed: Signed, path: Path) -> None:
     """Writes the file whole or not at all; an existing file is not replaced."""
-    text = json.dumps(signed.to_json(), indent=1, allow_nan=False).encode() + b"\n"
+    text = file_bytes(signed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path, len(text)) as file:
         file.write(text)
+
+
+def file_bytes(signed: Signed) -> bytes:
+    """What the file of a certificate holds."""
+    return json.dumps(signed.to_json(), indent=1, allow_nan=False).encode() + b"\n"
 
 
 def read(path: Path) -> Signed:

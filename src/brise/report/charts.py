@@ -1,6 +1,6 @@
 """Charts: lines, intervals and bars, as SVG within a page and as a few characters in a terminal.
 
-SVG takes its colours from html.STYLE. A chart says what it shows in <title> and <desc>. Series differ in dashes or
+SVG takes its colours from components.css. A chart says what it shows in <title> and <desc>. Series differ in dashes or
 marks and stand by their names, not by colour alone. A chart is drawn 480 units wide and stretched: at a phone's width
 its letters can still be read.
 """

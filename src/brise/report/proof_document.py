@@ -49,6 +49,9 @@ def proof_document(found: Mapping[str, Any]) -> Document:
         sections.append(Section("Slices", _slices(found)))
     if found["baselines"]:
         sections.append(Section("Beside", [_baselines(found["baselines"])]))
+    if found["left_out"]:
+        sections.append(Section("Left out", [ReportTable(["why", "pairs"], [
+            (item["why"], f"{item['pairs']:,}") for item in found["left_out"]], numeric=(1,))]))
     sections.append(Section("What this stands on", [Bullets(_ground(found))]))
     top: list[Part] = [Conclusion(STATUS[found["verdict"]], HEADLINE[found["verdict"]],
                                   [found["reason"], *_beside(found)]),
@@ -169,7 +172,6 @@ def _ground(found: Mapping[str, Any]) -> list[str]:
     if window["since_s"] is not None:
         since, until = texts.time_words(window["since_s"]), texts.time_words(window["until_s"])
         lines.append(f"Asked from {since} to {until}.")
-    lines += [f"Left out: {item['pairs']:,} pairs, {item['why']}." for item in found["left_out"]]
     lines += [f"Change: {change['what']}, at {change['place']}." for change in found["changes"]]
     if found.get("certificate"):
         lines.append(f"Certificate: {found['certificate']}")

@@ -10,7 +10,6 @@ import numpy as np
 
 from brise.prove.document import time_words
 from brise.report import charts, figures
-from brise.report.advice import Choice
 from brise.report.charts import Axis, BarChart, ChartBar, Dot, IntervalChart, LineChart, Reference, Series
 from brise.report.costs import Cost
 from brise.report.document import (
@@ -27,14 +26,12 @@ from brise.report.document import (
     Part,
     ReportTable,
     Section,
-    Status,
 )
 from brise.report.quality import WORDS
 from brise.report.report import SwitchReport
 from brise.report.service import REFERENCE
+from brise.report.summary import TONES, summarize
 
-TONES: Mapping[Choice, Status] = MappingProxyType({
-    "stay": "bad", "not yet": "unsure", "switch": "good", "cascade": "good", "classical": "good", "keep": "good"})
 NAMES: Mapping[str, str] = MappingProxyType({
     "hosted": "large model", "small": "small model", "cascade": "cascade (as it ran)", "classical": "classical",
     "degraded": "small model, in outages"})
@@ -48,7 +45,8 @@ def switch_document(report: SwitchReport) -> Document:
     lead = (f"{figures.count(len(traffic.exchanges))} requests in {figures.count(traffic.conversations)} "
             f"conversations, {time_words(traffic.exchanges[0].at_s)}, over {figures.seconds(traffic.seconds)}")
     reasons = [*advice.reasons, *([f"Next: {advice.next}"] if advice.next else [])]
-    top: list[Part] = [Conclusion(TONES[advice.choice], advice.headline, reasons), KeyFigures(_headline(report))]
+    top: list[Part] = [Conclusion(TONES[advice.choice], advice.headline, reasons),
+                       Paragraph(summarize(report).sentence), KeyFigures(_headline(report))]
     sections = [_quality(report), _cost(report), _latency(report), _reliability(report), _control(report),
                 _unknown(report)]
     return Document(f"Report: {traffic.task}", lead, sections, top,

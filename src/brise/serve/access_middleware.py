@@ -78,7 +78,7 @@ class AccessMiddleware:
         serving, path, method = self._serving, scope["path"], scope["method"]
         if serving.local_only and host_name(headers.get("host", "localhost")) not in LOCAL_NAMES:
             return ForeignHostError(headers["host"])
-        if serving.has_keys:
+        if serving.has_keys and not (serving.is_page_file(path) or _opens_page(serving, scope, headers)):
             refusal = await self._check_key(scope, headers)
             if path in PROBES:
                 scope["brise.has_key"] = refusal is None
@@ -121,8 +121,9 @@ class AccessMiddleware:
         model, serving = stats.model, self._serving
         label = None if model is None else serving.known_name(model) if serving.is_taken(model) else "removed"
         self._serving.metrics.record(endpoint, response.status, seconds, stats, label)
-        if not self._serving.settings.access_log or path in PROBES and response.status == 200:
-            return  # a balancer asks every two seconds
+        is_asked_often = path in PROBES or scope["method"] == "GET" and serving.is_page(path)
+        if not self._serving.settings.access_log or is_asked_often and response.status in (200, 304):
+            return  # a balancer asks every two seconds, and so does an open page
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         # The raw path is percent-encoded, so a client cannot forge log lines. The query is left out.
         logged_path = scope["raw_path"].decode("ascii", "replace")[:200]
@@ -149,6 +150,12 @@ class _TrackedResponse:
             # A response from an upstream keeps the upstream's id, which its support asks for.
             MutableHeaders(scope=message).setdefault("x-request-id", self.request_id)
         await self._send(message)
+
+
+def _opens_page(serving: ServerState, scope: Scope, headers: Headers) -> bool:
+    """Whether a browser asks at the root, from where it is led to the page."""
+    return (serving.settings.page is not None and scope["path"] == ollama.ROOT and scope["method"] in ("GET", "HEAD")
+            and "text/html" in headers.get("accept", ""))
 
 
 def _take_path(scope: Scope) -> RequestError | None:

@@ -45,7 +45,7 @@ from brise.serve.access_middleware import AccessMiddleware
 from brise.serve.error_response import MethodError, NotFoundError, respond
 from brise.serve.gateway_middleware import GatewayMiddleware
 from brise.serve.key_middleware import KeyMiddleware
-from brise.serve.serving import RequestWatch, ServerState, ServeSettings, prepare
+from brise.serve.serving import PAGE, RequestWatch, ServerState, ServeSettings, prepare
 from brise.serve.uvicorn_protocol import GuardedProtocol
 from brise.text.chat import ChatTemplate
 
@@ -95,6 +95,7 @@ def create_app(serving: ServerState) -> Starlette:
             allow_headers=["*"], expose_headers=["x-request-id", "x-brise-mode", "x-brise-ignored"]))
     app = Starlette(
         routes=[
+            *(() if serving.settings.page is None else serving.settings.page(serving)),
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
             Route("/v1/completions", partial(completions.complete, serving), methods=["POST"]),
             Route("/v1/embeddings", partial(embeddings.embed, serving), methods=["POST"]),
@@ -172,9 +173,8 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     address = address_of(serving.settings.host, listener)
-    names = [*serving.models, *([] if serving.gateway is None else serving.gateway.large.places)]
     await local_server.join(serving, address)
-    print(f"brise serves {', '.join(names)} at {address}", file=serving.log, flush=True)
+    _say_where(serving, address)
     if await _signalled(serve_task, signals):
         await _stop(serving, signals)
         server.should_exit = True
@@ -183,6 +183,12 @@ async def _serve(serving: ServerState, listener: socket.socket) -> None:
         await serving.replica.leave()
     if serving.gateway is not None:
         serving.gateway.close()
+
+
+def _say_where(serving: ServerState, address: str) -> None:
+    names = [*serving.models, *([] if serving.gateway is None else serving.gateway.large.places)]
+    page = "" if serving.settings.page is None else f"\nits page is at {address.removesuffix('/v1')}{PAGE}/"
+    print(f"brise serves {', '.join(names)} at {address}{page}", file=serving.log, flush=True)
 
 
 class _AcceptErrors:

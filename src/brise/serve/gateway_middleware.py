@@ -52,7 +52,7 @@ class GatewayMiddleware:
             return
         try:
             scope = _plain(scope)
-            own = _own(scope)
+            own = scope if self._serving.is_page(scope["path"]) else _own(scope)
             if own is not None:
                 check_admin(scope.get("brise.caller"), own)
                 await self._app(own, receive, send)

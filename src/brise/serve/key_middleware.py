@@ -29,7 +29,7 @@ class KeyMiddleware:
         caller = scope.get("brise.caller")
         try:
             check_admin(caller, scope)
-            if caller is None or scope["method"] != "POST":
+            if caller is None or scope["method"] != "POST" or self._serving.is_page(scope["path"]):
                 await self._app(scope, receive, send)
                 return
             body = await self._admit(caller, scope, receive)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
+
+from starlette.routing import Route
 
 from brise.dialects import ollama
 from brise.engine.engine_thread import EngineThread
@@ -32,11 +34,15 @@ VISION_BODY_BYTES = 32 << 20  # a few photographs in base64
 BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
 STORED_BYTES = 16 << 20  # of stored responses
 STORED_SHARE = 8  # of the bytes for requests under a memory limit, one in so many is for stored responses
+PAGE, PAGE_DATA = "/page", "/page/api/"  # the page in the browser, and what it reads: the rest of it needs no key
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The settings of a server. Without keys it listens on this machine only, unless `allow_insecure_bind`."""
+    """The settings of a server. Without keys it listens on this machine only, unless `allow_insecure_bind`.
+
+    `page` makes the routes of the page in the browser (brise.page); None: there is no such page.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -51,6 +57,7 @@ class ServeSettings:
     allow_image_urls: bool = False  # fetch images from http(s) URLs
     cors_origins: tuple[str, ...] = ()  # whose web pages may use the server; '*' is everybody's
     strict: bool = False  # refuse unknown fields
+    page: Callable[[ServerState], Sequence[Route]] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,14 @@ class ServerState:
     def local_only(self) -> bool:
         """Whether only Host headers of this machine are accepted, because no key protects it from web pages."""
         return not self.has_keys and not self.settings.allow_insecure_bind
+
+    def is_page(self, path: str) -> bool:
+        """Whether the path is one of the page in the browser."""
+        return self.settings.page is not None and (path == PAGE or path.startswith(f"{PAGE}/"))
+
+    def is_page_file(self, path: str) -> bool:
+        """Whether it is a file of the page: the same for everybody, so it needs no key."""
+        return self.is_page(path) and not path.startswith(PAGE_DATA)
 
     def find(self, name: str) -> ModelHandle:
         """The model or adapter of this name, or UnknownModelError."""

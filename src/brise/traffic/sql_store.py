@@ -111,6 +111,11 @@ class SqlStore:
         number = int(self._database.rows(f"SELECT count(*) FROM exchanges WHERE {condition}", values)[0][0])
         return number if query.limit is None else min(number, query.limit)
 
+    def tasks(self) -> list[tuple[str, int, float]]:
+        """Each task with its number of exchanges, and when the newest of them was."""
+        return [(str(task), int(number), float(last_s)) for task, number, last_s in self._database.rows(
+            "SELECT task, count(*), max(at_s) FROM exchanges GROUP BY task")]
+
     def answer_costs(self, query: Query = EVERYTHING) -> Mapping[str, Mapping[str, KnownSum]]:
         """By task and role, what the other answers to these exchanges cost."""
         condition, values = _conditions(query)
@@ -166,6 +171,10 @@ class SqlStore:
             for number, at_s, kind, body, previous, digest in rows:
                 yield LedgerEntry(number, at_s, kind, json.loads(body), previous, digest)
             after = rows[-1][0]
+
+    def last_line(self) -> int:
+        """The number of the ledger's newest line; 0: there is none."""
+        return int(self._database.rows("SELECT coalesce(max(number), 0) FROM ledger")[0][0])
 
     def forget(self, subject: str, *, everywhere: bool = False) -> int:
         """The key goes first: if the process is killed then, the bodies are unreadable, and a second call finishes."""

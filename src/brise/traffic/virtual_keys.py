@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 from brise.errors import StoreError, UnsupportedError
 from brise.traffic.schema import Database, Row
@@ -28,6 +28,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}")
 MOST_USD, MOST_COUNT, MOST_MODELS = 1e9, 2**53, 256
 LABEL = "key"  # of an exchange: the name of the key that its request came with
 State = Literal["active", "disabled", "removed"]
+PageScope = Literal["view", "content", "operate"]
 _TEXT = re.compile(rf"{PREFIX}([0-9a-f]{{12}})-[A-Za-z0-9_-]{{43}}")
 _COLUMNS = "id, name, digest, old_digest, old_until_s, created_s, expires_s, state, limits, last_used_s"
 
@@ -38,13 +39,18 @@ class UnknownKeyError(StoreError):
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What a key may use; None is no limit. Days and months are those of UTC; `models` are names with * and ?."""
+    """What a key may use; None is no limit. Days and months are those of UTC; `models` are names with * and ?.
+
+    `page` is what it may do on the page in the browser: "view" it, read the "content" of requests and answers there,
+    and "operate" switches and labels. None is nothing: the page shows what others do.
+    """
 
     usd_per_day: float | None = None
     usd_per_month: float | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     models: tuple[str, ...] | None = None
+    page: tuple[PageScope, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("usd_per_day", "usd_per_month"):
@@ -54,6 +60,8 @@ class KeyLimits:
         for model in self.models or ():
             if not model or len(model) > 256 or not model.isprintable():
                 raise UnsupportedError(f"models holds {model[:64]!r}, allowed are names of 1 to 256 characters")
+        if unknown := next((scope for scope in self.page or () if scope not in get_args(PageScope)), None):
+            raise UnsupportedError(f"page holds {str(unknown)[:64]!r}, allowed are {', '.join(get_args(PageScope))}")
         if self.models is not None and not 1 <= len(self.models) <= MOST_MODELS:
             raise UnsupportedError(f"models has {len(self.models)} names, 1 to {MOST_MODELS} are allowed")
 
@@ -217,10 +225,11 @@ def _row(key: VirtualKey) -> Row:
 def _key(row: Row) -> VirtualKey:
     id, name, digest, old, old_until_s, created_s, expires_s, state, packed, last_used_s = row
     limits = json.loads(packed)
-    models = limits.pop("models", None)
+    models, page = limits.pop("models", None), limits.pop("page", None)
     digests = [(digest, None)] * bool(digest) + [(old, old_until_s)] * (old is not None)
-    return VirtualKey(id, name, KeyLimits(**limits, models=None if models is None else tuple(models)), created_s,
-                      expires_s, state, last_used_s, tuple(digests))
+    found = KeyLimits(**limits, models=None if models is None else tuple(models),
+                      page=None if page is None else tuple(page))
+    return VirtualKey(id, name, found, created_s, expires_s, state, last_used_s, tuple(digests))
 
 
 _NOBODY = VirtualKey("", "", KeyLimits(), 0.0, digests=(("0" * 64, 0.0),))
