@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import page
 from install import command, install, versions
 from servers import CONTEXT, KEY, Servers, running
 from table import CLIENTS, HERE, Client
+
+import page
 
 RESULTS = HERE / "results.json"
 LONGEST_S = 900
