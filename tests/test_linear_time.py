@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,6 +26,7 @@ from brise.traffic.ledger import check_chain, next_entry
 from brise.traffic.prices import read_prices
 from brise.traffic.records import LedgerEntry
 from brise.traffic.scrub import Scrubber
+from tests.cpu_time import cpu_s
 
 Make = Callable[[int], object]
 STORED = Path(__file__).parent / "stored" / "v0_1" / "certificate.json"
@@ -158,11 +158,5 @@ def cases() -> list[object]:
 @pytest.mark.parametrize(("make", "run"), cases())
 def test_the_time_grows_with_the_length(make: Make, run: Callable[[object], object]) -> None:
     shorter, longer = make(512), make(4096)
-    short, long = (min(seconds(run, given) for _ in range(2)) for given in (shorter, longer))
+    short, long = (min(cpu_s(partial(run, given)) for _ in range(2)) for given in (shorter, longer))
     assert long < 24 * short + 0.01, "8 times as long if linear, 64 times if quadratic"
-
-
-def seconds(run: Callable[[object], object], given: object) -> float:
-    begin_s = time.thread_time()
-    run(given)
-    return time.thread_time() - begin_s
