@@ -348,6 +348,7 @@ NB_MODULE(_native, m) {
       .def("layer_norm", &Program::layer_norm)
       .def("rope_table", &Program::rope_table)
       .def("rope", &Program::rope)
+      .def("scale", &Program::scale)
       .def("scale_queries", &Program::scale_queries)
       .def("silu_mul", &Program::silu_mul)
       .def("gelu", &Program::gelu)

@@ -17,7 +17,7 @@ bool is_row_op(Kind kind) {
 // Ops whose result may overwrite their first argument: each number of a row is read before it is written.
 bool may_overwrite(Kind kind) {
   return kind == Kind::RMS_NORM || kind == Kind::LAYER_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
-         kind == Kind::SCALE || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
+         kind == Kind::SCALE || kind == Kind::SCALE_QUERIES || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
 }
 
 }  // namespace
@@ -161,10 +161,17 @@ int Program::rope(int x, int table, int heads, bool interleaved) {
   return push(std::move(op), width(x), false);
 }
 
+int Program::scale(int x, double factor) {
+  check_value(x, 0);
+  Op op{Kind::SCALE, {x}};
+  op.a = factor;
+  return push(std::move(op), width(x), values_[(size_t)x].per_output_row);
+}
+
 int Program::scale_queries(int x, double beta, double period) {
   check_value(x, 0);
   check_rows(x, false);
-  Op op{Kind::SCALE, {x}};
+  Op op{Kind::SCALE_QUERIES, {x}};
   op.a = beta;
   op.b = period;
   return push(std::move(op), width(x), false);

@@ -71,14 +71,14 @@ struct Step {
   const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
 };
 
-enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
 
 struct Op {
   Kind kind;
   std::vector<int> in{}, out{};
   std::vector<std::shared_ptr<const Weight>> weights{};
   std::vector<double> inv_freq{};  // ROPE_TABLE
-  double a = 0, b = 0;            // eps; beta, period; attention_factor
+  double a = 0, b = 0;            // eps; factor; beta, period; attention_factor
   int heads = 1, layer = 0;
   int first = 0;                  // COLUMNS
   bool interleaved = false;
@@ -104,6 +104,7 @@ class Program : public Job {
   int layer_norm(int x, std::shared_ptr<const Weight> w, std::shared_ptr<const Weight> b, double eps);
   int rope_table(const std::vector<double>& inv_freq, double attention_factor);
   int rope(int x, int table, int heads, bool interleaved);
+  int scale(int x, double factor);
   int scale_queries(int x, double beta, double period);
   int silu_mul(int gate, int up);
   int gelu(int x);

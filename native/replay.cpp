@@ -219,7 +219,8 @@ void Program::run_row(const Op& op, int row) {
       for (int h = 0; h < op.heads; h++)
         kernels_->rope(at(op.in[0]) + h * (n / op.heads), at(op.in[1]), width(op.in[1]), n / op.heads, op.interleaved, out + h * (n / op.heads));
       break;
-    case Kind::SCALE:
+    case Kind::SCALE: kernels_->scale(at(op.in[0]), (float)op.a, n, out); break;
+    case Kind::SCALE_QUERIES:
       kernels_->scale(at(op.in[0]), (float)(1.0 + op.a * std::log1p(std::floor(step_.positions[row] / op.b))), n, out);
       break;
     case Kind::WRITE_CACHE: kernels_->write_cache(step_.cache->layer(op.layer), step_.slots[row], at(op.in[0]), op.in.size() > 1 ? at(op.in[1]) : nullptr); break;

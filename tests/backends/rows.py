@@ -231,6 +231,19 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Scale:
+    tokens: int
+    width: int
+    factor: float
+
+    def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
+        return ops.scale(normal(np.random.default_rng(self.width), (self.tokens, self.width), precision), self.factor)
+
+    def allowed(self, expected: Array) -> Array:
+        return tolerances.ONE_ROUNDING * np.abs(expected)
+
+
+@dataclass(frozen=True)
 class ScaleQueries:
     tokens: int
     heads: int

@@ -140,6 +140,7 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "rope half": (lambda o, x: o.rope(x, o.rope_table(np.arange(3), [1.0, 0.3], 1.1), "half"), ((3, 2, 6),)),
     "rope interleaved": (lambda o, x: o.rope(x, o.rope_table(np.arange(3), [1.0, 0.3], 1.1), "interleaved"),
                          ((3, 2, 6),)),
+    "scale": (lambda o, x: o.scale(x, 0.22), ((3, 5),)),
     "scale_queries": (lambda o, x: o.scale_queries(x, np.arange(3), 0.1, 2), ((3, 2, 4),)),
     "route": (lambda o, x: o.route(x, 2, 1.5), ((3, 5),)),
     "concat": (lambda o, x, y: o.columns(o.concat(x, y), 1, 4), ((3, 2, 2), (3, 2, 3))),

@@ -53,6 +53,9 @@ class StreamedOps:
     def add(self, x: Array, y: Array) -> Array:
         return self._ops.add(x, y)
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return self._ops.scale(x, factor)
+
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         return self._ops.rms_norm(x, self._place("norm", w), eps)
 

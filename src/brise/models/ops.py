@@ -52,6 +52,9 @@ class Ops(Protocol):
     def add(self, x: Array, y: Array) -> Array:
         """x + y of one shape; the result may lie in x's memory."""
 
+    def scale(self, x: Array, factor: float) -> Array:
+        """x times `factor`, which is rounded to float32; the result may lie in x's memory."""
+
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         """x / sqrt(mean(x^2) + eps) * w over the last axis, whose length is w's: (T, D) or (T, H, E)."""
 

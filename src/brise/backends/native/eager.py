@@ -68,6 +68,9 @@ class EagerOps:
     def add(self, x: Array, y: Array) -> Array:
         return self._run([x, y], lambda ops, v: [ops.add(v[0], v[1])])[0].reshape(x.shape)
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return self._run([x], lambda ops, v: [ops.scale(v[0], factor)])[0].reshape(x.shape)
+
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         return self._run([x], lambda ops, v: [ops.rms_norm(v[0], w, eps)])[0].reshape(x.shape)
 

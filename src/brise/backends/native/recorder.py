@@ -71,6 +71,9 @@ class Recorder:
     def add(self, x: Value, y: Value) -> Value:
         return Value(self.program.add(x.id, y.id), x.heads)
 
+    def scale(self, x: Value, factor: float) -> Value:
+        return Value(self.program.scale(x.id, factor), x.heads)
+
     def rms_norm(self, x: Value, w: Weight, eps: float) -> Value:
         return Value(self.program.rms_norm(x.id, matrix_handle(w), eps), x.heads)
 

@@ -160,6 +160,9 @@ class ReferenceOps:
         assert x.shape == y.shape, (x.shape, y.shape)
         return x + y
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return x * self.precision(np.float32(factor))
+
     def rms_norm(self, x: Array, w: Weight, eps: float) -> Array:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
         return x / np.sqrt(mean_square + self.precision(eps)) * numbers(w, self.precision)

@@ -74,6 +74,9 @@ class TorchOps:
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * float(np.float32(factor))
+
     def rms_norm(self, x: Tensor, w: Weight, eps: float) -> Tensor:
         return functions.rms_norm(x, tensor_of(w), eps, self.dtype)
 
