@@ -6,12 +6,12 @@ Names and formats are written out here once more, and not taken from the code un
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import gguf
 import numpy as np
 
 from tests.goldens.golden import FOLDER, GRID, halves, interleave
@@ -41,9 +41,9 @@ NATIVE_TAILS = {
     "wkv_a": "attention.wkv_a_with_mqa.weight",
     **{name: f"feed_forward.{name}.weight" for name in ("w1", "w2", "w3")},
     **{f"shared.{name}": f"shared_experts.{name}.weight" for name in ("w1", "w2", "w3")}}
-GGUF_TAILS = {
-    "attention_norm": "attn_norm", "ffn_norm": "ffn_norm", "wq": "attn_q", "wk": "attn_k", "wv": "attn_v",
-    "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up", "router": "ffn_gate_inp"}
+# Of families that have names of their own, and matrices that are one in their files.
+HF_OWN = {"granitemoehybrid": {"w1_w3": "shared_mlp.input_linear.weight", "w2": "shared_mlp.output_linear.weight"},
+          "phi3": {"wq_wk_wv": "self_attn.qkv_proj.weight", "w1_w3": "mlp.gate_up_proj.weight"}}
 VISION_HF = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
              "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
              "feed_forward.w2": "feed_forward.down_proj", "feed_forward.w3": "feed_forward.up_proj"}
@@ -96,15 +96,16 @@ def hf_tensors(model: Tiny, spelling: Spelling = "text", dtype: str = "F32") -> 
     whole = {"tok_embeddings": f"{prefix}embed_tokens.weight", "norm": f"{prefix}norm.weight",
              "output": "language_model.lm_head.weight" if spelling == "old" else "lm_head.weight"}
     out: Files = {}
-    for name, numbers in model.arrays.items():
+    own = HF_OWN.get(model.config["family"], {})
+    for name, numbers in together(model, own).items():
         if name in whole:
             out[whole[name]] = (dtype, numbers)
             continue
         _, layer, tail = name.split(".", 2)
-        if model.config["family"] == "mixtral" and spelling != "fused" and tail in ("router", *_EXPERTS):
+        if model.config["family"] == "mixtral" and spelling != "fused" and tail in ("router", *EXPERTS):
             out |= _single_experts(f"{prefix}layers.{layer}.block_sparse_moe", tail, dtype, numbers)
         else:
-            out[f"{prefix}layers.{layer}.{HF_TAILS[tail]}"] = (dtype, numbers)
+            out[f"{prefix}layers.{layer}.{(HF_TAILS | own)[tail]}"] = (dtype, numbers)
     outer = "" if spelling == "old" else "model."
     for name, numbers in model.seen.items():
         tail = name.split(".", 2)[-1]
@@ -118,6 +119,16 @@ def hf_tensors(model: Tiny, spelling: Spelling = "text", dtype: str = "F32") -> 
     return out
 
 
+def together(model: Tiny, own: Mapping[str, str]) -> dict[str, Array]:
+    """The arrays; those that a family's files hold as one stand one below the other (w1_w3)."""
+    out = dict(model.arrays)
+    for layer, name in product(range(model.config["num_layers"]), own):
+        if "_w" in name:
+            tails = [f"layers.{layer}.{tail}" for tail in name.split("_")]
+            out[f"layers.{layer}.{name}"] = np.concatenate([out.pop(tail) for tail in tails])
+    return out
+
+
 def native_tensors(model: Tiny, dtype: str = "F32") -> Files:
     out: Files = {}
     for name, numbers in model.arrays.items():
@@ -126,7 +137,7 @@ def native_tensors(model: Tiny, dtype: str = "F32") -> Files:
             out[whole[name]] = (dtype, numbers)
             continue
         _, layer, tail = name.split(".", 2)
-        if tail in _EXPERTS or tail == "router":
+        if tail in EXPERTS or tail == "router":
             below = f"layers.{layer}.feed_forward" if model.config["family"] == "mixtral" else f"layers.{layer}"
             out |= _single_experts(below, tail, dtype, numbers)
             continue
@@ -146,7 +157,7 @@ def native_tensors(model: Tiny, dtype: str = "F32") -> Files:
     return out
 
 
-_EXPERTS = ("experts.w13", "experts.w2")
+EXPERTS = ("experts.w13", "experts.w2")
 
 
 def _single_experts(below: str, tail: str, dtype: str, numbers: Array) -> Files:
@@ -174,6 +185,8 @@ def hf_config(model: Tiny, *, is_wrapped: bool) -> dict[str, Any]:
         "intermediate_size": config["ffn_width"], "rms_norm_eps": config["norm_eps"], "hidden_act": "silu",
         "max_position_embeddings": config["max_context"], "sliding_window": config.get("sliding_window"),
         "use_cache": True, "rope_parameters": {**_hf_rope(model), "rope_theta": rope["theta"]}}
+    if "softmax_scale" in config:
+        text |= _hf_granite(config)
     if config.get("latent") is None:
         text |= {"num_key_value_heads": config["num_kv_heads"], "head_dim": config["head_dim"]}
     else:
@@ -207,6 +220,19 @@ def _hf_rope(model: Tiny) -> dict[str, Any]:
         scaling |= {"llama_4_scaling_beta": temperature["beta"],
                     "original_max_position_embeddings": temperature["period"]}
     return {"rope_type": kind, "type": kind, **scaling}
+
+
+def _hf_granite(config: Mapping[str, Any]) -> dict[str, Any]:
+    out = {"embedding_multiplier": config["embedding_scale"], "residual_multiplier": config["residual_scale"],
+           "attention_multiplier": config["softmax_scale"], "logits_scaling": config["logits_divisor"]}
+    if config["family"] == "granite":
+        return out
+    # As in granite-4.0-micro; `intermediate_size` is of the experts that it lacks.
+    return {**out, "shared_intermediate_size": config["ffn_width"], "intermediate_size": 8192, "num_local_experts": 0,
+            "num_experts_per_tok": 0, "layer_types": ["attention"] * config["num_layers"], "init_method": "mup",
+            "position_embedding_type": "rope", "normalization_function": "rmsnorm", "mamba_chunk_size": 256,
+            "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 64, "mamba_d_state": 256, "mamba_expand": 2,
+            "mamba_n_groups": 1, "mamba_n_heads": 128, "mamba_proj_bias": False}
 
 
 def _hf_large3(model: Tiny) -> dict[str, Any]:
@@ -301,66 +327,5 @@ def stored(dtype: str, numbers: Array) -> Array:
     return np.ascontiguousarray(numbers).astype(NUMPY[dtype]).reshape(numbers.shape)
 
 
-def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
-    """A golden of Ministral 3, SmolLM3 or Mixtral as F32 tensors. `are_merged`: the experts, as since April 2024."""
-    config, scaling = model.config, model.config["rope"]["scaling"]
-    name = {"ministral3": "mistral3", "smollm3": "smollm3", "mixtral": "llama"}[config["family"]]
-    writer = gguf.GGUFWriter(path, name)
-    for key, number in {
-            "block_count": config["num_layers"], "context_length": config["max_context"],
-            "embedding_length": config["width"], "feed_forward_length": config["ffn_width"],
-            "attention.head_count": config["num_heads"], "attention.head_count_kv": config["num_kv_heads"],
-            "attention.key_length": config["head_dim"], "attention.value_length": config["head_dim"],
-            "rope.dimension_count": config["head_dim"]}.items():
-        writer.add_uint32(f"{name}.{key}", number)
-    writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config["norm_eps"])
-    writer.add_float32(f"{name}.rope.freq_base", config["rope"]["theta"])
-    if scaling is not None:
-        _add_yarn(writer, config, scaling)
-    if config["family"] == "mixtral":
-        writer.add_expert_count(config["experts"]["count"])
-        writer.add_expert_used_count(config["experts"]["per_token"])
-        if config["sliding_window"] is not None:
-            writer.add_sliding_window(config["sliding_window"])
-    for tensor_name, numbers in model.arrays.items():
-        _, *rest = tensor_name.split(".", 2)
-        if rest and rest[1] in _EXPERTS:
-            for name, stack in _gguf_experts(f"blk.{rest[0]}", rest[1], numbers, are_merged=are_merged):
-                writer.add_tensor(name, stack)
-            continue
-        heads = {"wq": config["num_heads"], "wk": config["num_kv_heads"]}.get(rest[-1] if rest else "")
-        whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(tensor_name)
-        tensor = whole or f"blk.{rest[0]}.{GGUF_TAILS[rest[1]]}"
-        writer.add_tensor(f"{tensor}.weight", numbers if heads is None else interleave(numbers, heads))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _gguf_experts(block: str, tail: str, numbers: Array, *, are_merged: bool) -> Iterator[tuple[str, Array]]:
-    """llama.cpp's names, of today and of before April 2024."""
-    parts = {"down": numbers} if tail == "experts.w2" else dict(
-        zip(("gate", "up"), np.split(numbers, 2, axis=1), strict=True))
-    for part, stack in parts.items():
-        if are_merged:
-            yield f"{block}.ffn_{part}_exps.weight", np.ascontiguousarray(stack)
-        else:
-            yield from ((f"{block}.ffn_{part}.{index}.weight", np.ascontiguousarray(matrix))
-                        for index, matrix in enumerate(stack))
-
-
-def _add_yarn(writer: gguf.GGUFWriter, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
-    writer.add_uint32("mistral3.rope.scaling.original_context_length", scaling["original_context"])
-    for key, number in {
-            "rope.scaling.factor": scaling["factor"], "rope.scaling.yarn_beta_fast": scaling["beta_fast"],
-            "rope.scaling.yarn_beta_slow": scaling["beta_slow"], "rope.scaling.mscale": scaling["mscale"],
-            "rope.scaling.yarn_log_multiplier": scaling["mscale_all_dim"],
-            "attention.temperature_scale": config["query_temperature"]["beta"]}.items():
-        writer.add_float32(f"mistral3.{key}", number)
-    writer.add_string("mistral3.rope.scaling.type", "yarn")
-
-
 __all__ = ["Files", "Tiny", "halves", "hf_config", "hf_tensors", "native_tensors", "params", "stored", "tiny",
-           "write_folder", "write_gguf", "write_hf", "write_native", "write_safetensors"]
+           "together", "write_folder", "write_hf", "write_native", "write_safetensors"]

@@ -21,6 +21,7 @@ from brise.models.weights import Array, Weight, place
 from tests import tolerances
 from tests.backends.under_test import UnderTest, open_backend
 from tests.checkpoint import make_folder as make
+from tests.checkpoint.golden_gguf import write_gguf
 from tests.checkpoint.test_write_hf import write_source
 from tests.goldens import golden
 from tests.goldens.vision import read_vision
@@ -31,10 +32,11 @@ LAYOUTS: dict[str, Callable[[Path, make.Tiny], Path]] = {
     "hf-new": lambda folder, model: make.write_hf(folder, model, "new", num_shards=3),
     "native": lambda folder, model: make.write_native(folder, model),
     "native-sharded": lambda folder, model: make.write_native(folder, model, num_shards=4),
-    "gguf": lambda folder, model: make.write_gguf(folder.parent / "model.gguf", model)}
+    "gguf": lambda folder, model: write_gguf(folder.parent / "model.gguf", model)}
 MINISTRAL = ["ministral3_yarn0_tied", "ministral3_yarn0_untied", "ministral3_yarn1_tied"]
 OTHERS = ["llama_tied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
-          "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3", "mixtral", "mixtral_window"]
+          "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3", "mixtral", "mixtral_window",
+          "granite", "granite4"]
 NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts", "mixtral"]
 
 
@@ -63,14 +65,17 @@ def test_hugging_face_folders_give_the_golden_logits(under_test: UnderTest, tmp_
     assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
 
 
-def test_smollm3_has_the_same_logits_in_files_of_gguf_and_in_our_own(under_test: UnderTest, tmp_path: Path) -> None:
-    source, tokens = write_source(tmp_path / "hf", "smollm3", "F32"), golden.read("smollm3", "half").tokens
+@pytest.mark.parametrize("name", ["smollm3", "granite", "granite4"])
+def test_files_of_gguf_and_our_own_have_the_same_logits(under_test: UnderTest, tmp_path: Path, name: str) -> None:
+    source, tokens = write_source(tmp_path / "hf", name, "F32"), golden.read(name, "half").tokens
+    config = open_checkpoint(source).config
     write_mix(open_original(source), tmp_path / "ours.gguf", "F32")
-    write_hf(open_original(tmp_path / "ours.gguf"), tmp_path / "ours", "F32")
-    theirs = make.write_gguf(tmp_path / "theirs.gguf", make.tiny("smollm3"))
+    write_hf(open_original(source), tmp_path / "ours", "F32")
+    write_hf(open_original(tmp_path / "ours.gguf"), tmp_path / "again", "F32")
+    theirs = write_gguf(tmp_path / "theirs.gguf", make.tiny(name))
     expected = logits_of(under_test, source, tokens)
-    for path in (theirs, tmp_path / "ours.gguf", tmp_path / "ours"):
-        assert open_checkpoint(path).config.layers_without_rope == (3,)
+    for path in (theirs, tmp_path / "ours.gguf", tmp_path / "ours", tmp_path / "again"):
+        assert open_checkpoint(path).config.layers_without_rope == config.layers_without_rope
         assert np.array_equal(logits_of(under_test, path, tokens), expected), path
 
 
@@ -81,8 +86,8 @@ def test_mixtral_has_the_same_logits_in_every_layout(under_test: UnderTest, tmp_
     write_mix(open_original(source), tmp_path / "ours.gguf", "F32")
     write_hf(open_original(tmp_path / "ours.gguf"), tmp_path / "ours", "F32")
     paths = [make.write_hf(tmp_path / "fused", model, "fused"), make.write_native(tmp_path / "native", model),
-             make.write_gguf(tmp_path / "merged.gguf", model), tmp_path / "ours.gguf", tmp_path / "ours",
-             make.write_gguf(tmp_path / "single.gguf", model, are_merged=False)]
+             write_gguf(tmp_path / "merged.gguf", model), tmp_path / "ours.gguf", tmp_path / "ours",
+             write_gguf(tmp_path / "single.gguf", model, are_merged=False)]
     logits = logits_of(under_test, source, expected.tokens)
     assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
     for path in paths:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from brise.backends.reference.ops import ReferenceBackend, ReferenceOps
-from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.read_original import Original, open_original
 from brise.checkpoint.write_gguf import write_mix
 from brise.engine.scoring import Machine, ScoringModel, calibrate, compare, cut
@@ -44,20 +43,20 @@ def test_streamed_hidden_states_are_the_model_s(under_test: UnderTest, tmp_path:
 
 def test_importance_is_the_mean_square_of_inputs(tmp_path: Path) -> None:
     original = open_original(write_tiny(tmp_path / "a.gguf", "llama", tied=False))
-    importance = calibrate(machine(), scored(original), list(named_weights(original.weights)), WINDOWS, "x",
+    importance = calibrate(machine(), scored(original), original.held_weights(), WINDOWS, "x",
                            lambda tokens: None)
     table = original.weights.tok_embeddings.data[np.concatenate(WINDOWS)]
     norm = np.asarray(original.weights.layers[0].attention_norm.data)
     h = table / np.sqrt(np.mean(table**2, axis=1, keepdims=True) + 1e-5) * norm
     for name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"):
         assert np.allclose(importance.columns(name, 0, (128, 128)), np.mean(h**2, axis=0), rtol=1e-4)
-    assert {name for name, weight in named_weights(original.weights) if len(weight.shape) > 1} - {
+    assert {name for name, weight in original.held_weights() if len(weight.shape) > 1} - {
         "token_embd.weight"} == set(importance.sums)
 
 
 def test_experts_are_calibrated_each_with_its_own_tokens(tmp_path: Path) -> None:
     original = open_original(write_source(tmp_path / "source", "large3", "F32"))
-    importance = calibrate(machine(), scored(original), list(named_weights(original.weights)), WINDOWS, "x",
+    importance = calibrate(machine(), scored(original), original.held_weights(), WINDOWS, "x",
                            lambda tokens: None)
     experts = original.config.experts
     assert experts is not None
@@ -68,7 +67,7 @@ def test_experts_are_calibrated_each_with_its_own_tokens(tmp_path: Path) -> None
 
 def test_passes_do_not_change_the_importance(tmp_path: Path) -> None:
     original = open_original(write_tiny(tmp_path / "a.gguf", "mistral3"))
-    names = list(named_weights(original.weights))
+    names = original.held_weights()
     once, often = (calibrate(machine(tokens), scored(original), names, WINDOWS, "x", lambda tokens: None)
                    for tokens in (100, 1))
     for name, sums in once.sums.items():

@@ -49,6 +49,7 @@ class Golden:
     window: int | None = None
     layers: int = 2
     without_rope: tuple[int, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)  # what else brise's Config says
 
 
 def goldens() -> Iterator[Golden]:
@@ -77,6 +78,14 @@ def goldens() -> Iterator[Golden]:
     yield Golden("qwen3", "Qwen3", "qwen3", False, 1e6, eps=1e-6, heads=(4, 2, 16), extra={"head_dim": 16})
     yield Golden("smollm3", "SmolLM3", "smollm3", True, 2e6, eps=1e-6, heads=(3, 1, 16), layers=5, without_rope=(3,),
                  extra={"pad_token_id": PADDING_ID, "bos_token_id": 0, "eos_token_id": 0})
+    # No multiplier is a power of two, which would hide in an exponent; logits are as large as those of the others.
+    multipliers = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1,
+                   "logits_scaling": 0.9}
+    ours = {"embedding_scale": 12.0, "residual_scale": 0.22, "softmax_scale": 0.1, "logits_divisor": 0.9}
+    yield Golden("granite", "Granite", "granite", False, 1e6, heads=(3, 1, 16), extra=multipliers, config=ours)
+    yield Golden("granite4", "GraniteMoeHybrid", "granitemoehybrid", True, 1e7, heads=(6, 2, 8), config=ours, extra={
+        **multipliers, "shared_intermediate_size": 80, "num_local_experts": 0, "num_experts_per_tok": 0,
+        "layer_types": ["attention"] * 2, "position_embedding_type": "rope", "mamba_n_heads": 1})
 
 
 def _ministral3(name: str, tied: bool, mscale: float, mscale_all_dim: float) -> Golden:
@@ -120,9 +129,24 @@ def _randomise(model: Any, golden: Golden, rng: np.random.Generator) -> dict[str
         drawn = rng.normal(1.0 if is_norm else 0.0, 0.3 if is_norm else 0.2, tuple(parameter.shape))
         grid = np.clip(np.rint(drawn * GRID), -127, 127).astype(np.int8)
         parameter.data = torch.tensor(grid / GRID, dtype=torch.float32)
-        weights[brise_name(name)] = grid
+        weights |= split(name, grid, golden)
     assert golden.tied == ("output" not in weights), golden.name
     return weights
+
+
+def split(name: str, rows: Any, golden: Golden) -> dict[str, Any]:
+    """A transformers parameter under brise's names; some are several matrices, one below the other."""
+    num_heads, num_kv_heads, head_dim = golden.heads
+    match name.rpartition(".weight")[0].rpartition(".")[2]:
+        case "input_linear" | "gate_up_proj":
+            tails, sizes = ("w1", "w3"), (len(rows) // 2, len(rows) // 2)
+        case "qkv_proj":
+            tails, sizes = ("wq", "wk", "wv"), tuple(head_dim * heads for heads in (num_heads, *[num_kv_heads] * 2))
+        case _:
+            return {brise_name(name): rows}
+    parts = np.split(rows, np.cumsum(sizes)[:-1])
+    layer = name.split(".")[2]
+    return {f"layers.{layer}.{tail}": part for tail, part in zip(tails, parts, strict=True)}
 
 
 def brise_name(name: str) -> str:
@@ -133,7 +157,7 @@ def brise_name(name: str) -> str:
              "self_attn.q_proj.bias": "bq", "self_attn.k_proj.bias": "bk",
              "self_attn.v_proj.bias": "bv", "self_attn.q_norm.weight": "q_norm",
              "self_attn.k_norm.weight": "k_norm", "mlp.gate_proj.weight": "w1", "mlp.down_proj.weight": "w2",
-             "mlp.up_proj.weight": "w3"}
+             "mlp.up_proj.weight": "w3", "shared_mlp.output_linear.weight": "w2"}
     whole = {"model.embed_tokens.weight": "tok_embeddings", "model.norm.weight": "norm",
              "lm_head.weight": "output"}
     if name in whole:
@@ -145,7 +169,7 @@ def brise_name(name: str) -> str:
 def _config(golden: Golden, config: Any) -> dict[str, Any]:
     num_heads, num_kv_heads, head_dim = golden.heads
     more = {"layers_without_rope": golden.without_rope} if golden.without_rope else {}
-    return {**more, "family": golden.family, "vocab_size": VOCAB_SIZE, "width": config.hidden_size,
+    return {**more, **golden.config, "family": golden.family, "vocab_size": VOCAB_SIZE, "width": config.hidden_size,
             "num_layers": config.num_hidden_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads,
             "head_dim": head_dim, "ffn_width": config.intermediate_size, "norm_eps": golden.eps,
             "max_context": 128, "sliding_window": golden.window, "query_temperature": golden.temperature,

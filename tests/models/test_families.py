@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS
+from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS, keys_of
 from tests.goldens import golden
 
 
@@ -15,10 +15,12 @@ def test_every_family_has_a_golden() -> None:
 
 
 def test_families_of_one_gguf_architecture_differ_by_experts_or_their_window() -> None:
+    """Or by their names in Hugging Face's folders alone, and a GGUF file is one of the first."""
     for name, family in FAMILIES.items():
         others = [other for other in FAMILIES.values() if other is not family
                   and other.gguf_architecture == family.gguf_architecture]
         assert all(other.has_experts != family.has_experts or other.has_window != family.has_window
+                   or other.hf_layer_types != family.hf_layer_types
                    for other in others), name
 
 
@@ -52,7 +54,7 @@ def test_every_size_that_transformers_gives_a_value_has_a_default(name: str) -> 
     for path in KEYS:
         if path.startswith(("latent.", "experts.", "rope.")) and not family.has_latent_attention:
             continue
-        for key in KEYS[path].hf[:1]:
+        for key in keys_of(name, path, "hf")[:1]:
             value = getattr(theirs, key, None)
             if path not in ("head_dim", "num_kv_heads", "experts.scale") and value is not None:
                 assert family.hf_defaults[key] == value, key

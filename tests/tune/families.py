@@ -28,7 +28,7 @@ from tests.goldens import golden, make, make_mixtral
 
 TURNED = ("attention.wq", "attention.wk")
 FAMILIES = ("llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window",
-            "ministral3_yarn0_tied", "ministral3_yarn2_untied", "qwen2", "qwen3", "smollm3")
+            "ministral3_yarn0_tied", "ministral3_yarn2_untied", "qwen2", "qwen3", "smollm3", "granite")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def padded(rows: Sequence[EncodedRow]) -> Pack:
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "mistral_window", "ministral3_yarn2_untied", "qwen2", "qwen3",
-                                  "smollm3"])
+                                  "smollm3", "granite"])
 def test_packed_is_unpacked_is_padded(name: str) -> None:
     rows = families.rows(5)
     one_by_one = ran(name, [pack([row]) for row in rows])

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from brise.files.fields import KeyTable, Plain
 from brise.models.config import Config
+from brise.models.families import FAMILIES
 
 # Words of a name, as they stand between underscores, dots and changes of case.
 PLAIN = frozenset("""
@@ -67,7 +68,8 @@ _HF_NEUTRAL = _frozen({
     "rope_pct": (1,), "is_encoder_decoder": (False,), "add_cross_attention": (False,), "tie_encoder_decoder": (False,),
     "chunk_size_feed_forward": (0,), "num_nextn_predict_layers": (0,), "position_embedding_type": ("rope", "rotary"),
     "is_causal": (True,), "causal": (True,), "use_rope": (True,), "use_rotary": (True,), "use_rms_norm": (True,),
-    "norm_type": ("rms_norm", "rmsnorm"), "pre_norm": (True,), "use_mrope": (False,), "use_sliding_window": (False,),
+    "norm_type": ("rms_norm", "rmsnorm"), "normalization_function": ("rmsnorm",), "pre_norm": (True,),
+    "use_mrope": (False,), "use_sliding_window": (False,),
     "residual_multiplier": (1,), "embedding_multiplier": (1,), "logits_scaling": (1,), "logit_scale": (1, 0),
     "scale_emb": (1,), "residual_scale": (1, 0), "embedding_scale": (1, 0), "rope_ratio": (1,),
     "use_bidirectional_attention": (False,), "auto_map": (), "pruned_heads": (), "is_neox_style": (True,),
@@ -123,7 +125,8 @@ def hf_decoder(config: Config) -> KeyTable:
         # With a latent, heads of keys are made from it, and its pairs are neighbours.
         return replace(_HF, neutral=_frozen({**_HF_NEUTRAL, **again, "rope_interleave": (True,)}),
                        notes=_HF_NOTES | {"num_key_value_heads", "head_dim"})
-    return replace(_HF, neutral=_frozen({**_HF_NEUTRAL, **again}))
+    prefixes = (*_NOTE_PREFIXES, *FAMILIES[config.family].hf_notes)
+    return replace(_HF, neutral=_frozen({**_HF_NEUTRAL, **again}), prefixes=prefixes)
 
 
 # quantization_config: what concerns activations and caches, and which modules are spared (seen from their tensors).

@@ -181,7 +181,8 @@ class _Safetensors:
         self.config, self.ignored = description.config, description.ignored
         self._is_tied, self._config_name = description.is_tied, layout.config
         self._tensors = SafetensorsTensors(shards, description.scale_block)
-        self._names = (native_names if layout.kind == "mistral" else hf_names)(shards.tensors)
+        self._names = (native_names(shards.tensors) if layout.kind == "mistral"
+                       else hf_names(shards.tensors, self.config.family))
         self.vision = self._read_vision(description)
 
     @property

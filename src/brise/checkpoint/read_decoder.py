@@ -6,18 +6,33 @@ weight by its path). Names and differences of the families stand in models/famil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import isfinite
 from typing import Protocol
 
 from brise.errors import CheckpointError
 from brise.files.fields import LARGEST, Fields, IgnoredKey
 from brise.models.config import Config, Experts, Latent, QueryTemperature
-from brise.models.families import FAMILIES, KEYS, Format
+from brise.models.families import FAMILIES, KEYS, MULTIPLIERS, Format, keys_of
 from brise.models.lora import matrix_shapes
 from brise.models.pixtral import VisionConfig
 from brise.models.rope import Rope, extended_context, frequencies
-from brise.models.weights import Attention, Dense, FeedForward, LatentAttention, Layer, Mixture, Stack, Weight, Weights
+from brise.models.weights import (
+    Attention,
+    Dense,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Mixture,
+    Quant,
+    Stack,
+    Stored,
+    Weight,
+    Weights,
+    part,
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +71,18 @@ class ConfigSource(Protocol):
     def experts(self, num_layers: int) -> Fields:
         """The keys that hold the numbers of the experts."""
     def softmax_scale(self) -> float | None: ...
+    def multiplier(self, path: str) -> float:
+        """Of a family that has them: what the key of this path in KEYS says, 1 where there is none."""
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]: ...
 
 
 class TensorSource(Protocol):
     """The tensors of a decoder by path (layers.3.attention.wq), each of the shape that is asked for, or an error."""
 
-    def has(self, path: str) -> bool: ...
+    def has(self, path: str) -> bool:
+        """Whether the file has this tensor; `path` may be one of families.JOINED, which not every family has."""
     def vector(self, path: str, size: int) -> Dense: ...
-    def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Weight:
+    def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Dense | Quant | Stored:
         """With `num_heads` its rows are heads of rope pairs that lie as neighbours in memory."""
     def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
         """wk_b and wv_b of the attention at `path`."""
@@ -95,7 +113,8 @@ def read_config(source: ConfigSource) -> Config:
         norm_eps=fields.number(*KEYS["norm_eps"].of(source.format)), rope=rope, max_context=max_context,
         sliding_window=source.window(num_layers, max_context), query_temperature=temperature, latent=latent,
         experts=_experts(source, num_layers) if family.has_experts else None,
-        softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers))
+        softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers),
+        **{name: source.multiplier(name) for name in MULTIPLIERS if family.has_multipliers})
 
 
 def _check_frequencies(source: ConfigSource, rope: Rope) -> None:
@@ -120,7 +139,7 @@ def _longest_context(source: ConfigSource, rope: Rope, stated: int) -> int:
 
 def integer(source: ConfigSource, path: str, *, default: int | None = None) -> int:
     """The number of the Config at this path, from the keys that the source's format has for it."""
-    return source.fields.integer(*KEYS[path].of(source.format), default=default)
+    return source.fields.integer(*keys_of(source.family, path, source.format), default=default)
 
 
 def latent_of(source: ConfigSource) -> tuple[Latent, int]:
@@ -174,13 +193,14 @@ def _attention(tensors: TensorSource, config: Config, path: str) -> Attention:
     family, shapes = FAMILIES[config.family], matrix_shapes(config)
     are_neighbours = config.rope.layout == "interleaved"
     q_heads, kv_heads = (config.num_heads, config.num_kv_heads) if are_neighbours else (None, None)
+    wq, wk, wv = _matrices(tensors, path, {
+        "wq": (*shapes["attention.wq"], q_heads), "wk": (*shapes["attention.wk"], kv_heads),
+        "wv": (*shapes["attention.wv"], None)})
     q_width, kv_width = shapes["attention.wq"][0], shapes["attention.wk"][0]
     # Biases and norms would have to be reordered as the rows of wq and wk are.
     assert not (are_neighbours and (family.has_qkv_bias or family.has_head_norms))
     return Attention(
-        wq=tensors.matrix(f"{path}.wq", *shapes["attention.wq"], q_heads),
-        wk=tensors.matrix(f"{path}.wk", *shapes["attention.wk"], kv_heads),
-        wv=tensors.matrix(f"{path}.wv", *shapes["attention.wv"]),
+        wq=wq, wk=wk, wv=wv,
         wo=tensors.matrix(f"{path}.wo", *shapes["attention.wo"]),
         bq=tensors.vector(f"{path}.bq", q_width) if family.has_qkv_bias else None,
         bk=tensors.vector(f"{path}.bk", kv_width) if family.has_qkv_bias else None,
@@ -210,6 +230,18 @@ def _mixture(tensors: TensorSource, experts: Experts, path: str, width: int) -> 
 
 
 def _feed_forward(tensors: TensorSource, path: str, width: int, ffn_width: int) -> FeedForward:
-    return FeedForward(w1=tensors.matrix(f"{path}.w1", ffn_width, width),
-                       w2=tensors.matrix(f"{path}.w2", width, ffn_width),
-                       w3=tensors.matrix(f"{path}.w3", ffn_width, width))
+    w1, w3 = _matrices(tensors, path, {"w1": (ffn_width, width, None), "w3": (ffn_width, width, None)})
+    return FeedForward(w1=w1, w2=tensors.matrix(f"{path}.w2", width, ffn_width), w3=w3)
+
+
+def _matrices(tensors: TensorSource, path: str, shapes: Mapping[str, tuple[int, int, int | None]]) -> list[Weight]:
+    """The matrices `path`.NAME by (rows, columns, num_heads), each a tensor of its own, or all of them one tensor.
+
+    The files of a family that joins them may have them apart as well.
+    """
+    whole = f"{path}.{'_'.join(shapes)}"
+    if tensors.has(f"{path}.{next(iter(shapes))}") or not tensors.has(whole):
+        return [tensors.matrix(f"{path}.{name}", *shape) for name, shape in shapes.items()]
+    ends = [0, *accumulate(rows for rows, _, _ in shapes.values())]
+    matrix = tensors.matrix(whole, ends[-1], next(iter(shapes.values()))[1])
+    return [part(matrix, first, last) for first, last in pairwise(ends)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import is_not
 from pathlib import Path
 
 import numpy as np
 
 from brise.checkpoint.generation import gguf_keys
 from brise.checkpoint.gguf.file import GgufFile, open_model_file
-from brise.checkpoint.gguf.names import named_weights
+from brise.checkpoint.gguf.names import held_weights, named_weights
 from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
 from brise.checkpoint.gguf.write_tokenizer import vocabulary
 from brise.checkpoint.open import Checkpoint, Kind, Vision, open_checkpoint
@@ -19,6 +20,7 @@ from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.weights import Array, Dense, Quant, Stack, Weight, Weights
 from brise.quant.formats import FORMATS
+from brise.quant.rows import joined
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,23 @@ class Original:
     def is_tied(self) -> bool:
         return self.weights.output is self.weights.tok_embeddings
 
+    def held_weights(self) -> list[tuple[str, Weight]]:
+        """Every weight of the text model with the name of the tensor that holds it."""
+        return held_weights(self.weights, self.config.family, {tensor.name for tensor in self.tensors})
+
+    def with_weights(self, weights: Weights, own: Mapping[str, object]) -> Original:
+        """The same checkpoint with other numbers in this tree, and `own` keys in its metadata."""
+        parts: dict[str, list[Weight]] = {}
+        for name, weight in held_weights(weights, self.config.family, {tensor.name for tensor in self.tensors}):
+            parts.setdefault(name, []).append(weight)
+        before: dict[str, list[Weight]] = {}
+        for name, weight in self.held_weights():
+            before.setdefault(name, []).append(weight)
+        tensors = tuple(Named(tensor.name, joined(parts[tensor.name]))
+                        if tensor.name in parts and any(map(is_not, parts[tensor.name], before[tensor.name]))
+                        else tensor for tensor in self.tensors)
+        return replace(self, weights=weights, tensors=tensors, metadata={**self.metadata, **own})
+
 
 def open_original(path: Path) -> Original:
     """Opens a GGUF file or a folder with safetensors."""
@@ -72,7 +91,7 @@ def _from_gguf(checkpoint: Checkpoint) -> Original:
 
 def _from_safetensors(checkpoint: Checkpoint) -> Original:
     weights, config = checkpoint.weights(), checkpoint.config
-    tensors = [Named(name, weight) for name, weight in named_weights(weights)]
+    tensors = [Named(name, weight) for name, weight in named_weights(weights, config.family)]
     factors = rope_factors(config.rope)
     if factors is not None:
         tensors.append(Named("rope_freqs.weight", Dense("F32", factors.shape, factors)))

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 from brise.backends import open_planner
-from brise.checkpoint.gguf.names import named_weights
 from brise.checkpoint.read_original import Original, open_original
 from brise.engine.scoring import PASS_TOKENS, WINDOW, Machine, ScoringModel, calibrate, compare, cut, output_rows
 from brise.errors import UnsupportedError
@@ -61,7 +60,7 @@ class ModelRuns:
         machine = self._machine([self.original.weights], with_heads=False)
         self.watcher.note(f"calibrating with {text.num_tokens} of {text.total_tokens} tokens of {text.path}")
         with self.watcher.progress("calibrating", text.num_tokens, "tokens") as advance:
-            return calibrate(machine, _scored(self.original), list(named_weights(self.original.weights)), text.windows,
+            return calibrate(machine, _scored(self.original), self.original.held_weights(), text.windows,
                              text.path.name, advance)
 
     def check_evaluation(self) -> None:

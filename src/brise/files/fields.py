@@ -74,7 +74,9 @@ class Fields:
         """The value under the first of several spellings; without a default, one must be there."""
         name, value = self._find(names, default)
         if isinstance(value, np.ndarray):  # GGUF files may say a size for each layer
-            raise self.refused(name, "one number for all layers")
+            if value.ndim != 1 or value.dtype.kind not in "iu" or not len(value) or (value != value[0]).any():
+                raise self.refused(name, "one number for all layers")
+            value = int(value[0])
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int:

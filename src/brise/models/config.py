@@ -63,6 +63,9 @@ class Config:
     experts: Experts | None = None
     softmax_scale: float | None = None  # None: head_dim ** -0.5
     layers_without_rope: tuple[int, ...] = ()
+    embedding_scale: float = 1.0  # embeddings are multiplied by it
+    residual_scale: float = 1.0  # and so is what attention and feed-forward add to the residual stream
+    logits_divisor: float = 1.0
 
     @property
     def attention_scale(self) -> float:

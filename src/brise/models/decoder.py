@@ -18,19 +18,27 @@ def forward(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cac
 
 
 def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
-    """Normalised last hidden states (R, D) of the tokens in batch.rows."""
+    """Normalised last hidden states (R, D) of the tokens in batch.rows, over the divisor of the logits: whoever
+    multiplies them by the output matrix has logits."""
     inv_freq, attention_factor = frequencies(config.rope)
     table_TE = ops.rope_table(batch.positions, inv_freq, attention_factor)
-    x_TD = ops.embed(weights.tok_embeddings, batch.tokens)
+    x_TD = _scaled(ops, ops.embed(weights.tok_embeddings, batch.tokens), config.embedding_scale)
     x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
     for index, layer in enumerate(weights.layers):
         def block(x_TD: Array, layer: Layer, index: int = index) -> Array:
             a_TD = _attention(ops, config, layer, x_TD, table_TE, batch, cache, index)
-            x_TD = ops.add(x_TD, ops.named(a_TD, f"layers.{index}.attention.out"))
-            return ops.add(x_TD, ops.named(_feed_forward(ops, config, layer, x_TD), f"layers.{index}.feed_forward.out"))
+            a_TD = _scaled(ops, ops.named(a_TD, f"layers.{index}.attention.out"), config.residual_scale)
+            x_TD = ops.add(x_TD, a_TD)
+            f_TD = ops.named(_feed_forward(ops, config, layer, x_TD), f"layers.{index}.feed_forward.out")
+            return ops.add(x_TD, _scaled(ops, f_TD, config.residual_scale))
 
         x_TD = ops.layer(block, x_TD, layer)
-    return ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
+    h_RD = ops.rms_norm(ops.take_rows(x_TD, batch.rows), weights.norm, config.norm_eps)
+    return _scaled(ops, h_RD, 1.0 / config.logits_divisor)
+
+
+def _scaled(ops: Ops, x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else ops.scale(x, factor)
 
 
 def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,

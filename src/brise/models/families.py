@@ -25,6 +25,34 @@ YarnKeys = Literal["plain", "mscale", "softmax"]
 
 
 @dataclass(frozen=True)
+class Names:
+    """What one thing is called in each format; the first of several spellings is written, () where there is none."""
+
+    gguf: tuple[str, ...]
+    hf: tuple[str, ...]
+    native: tuple[str, ...]
+
+    def of(self, format: Format) -> tuple[str, ...]:
+        match format:
+            case "gguf":
+                return self.gguf
+            case "hf":
+                return self.hf
+            case "native":
+                return self.native
+
+
+def _tensor(gguf: str, hf: str, native: str = "") -> Names:
+    return Names((gguf,) if gguf else (), (hf,), (native,) if native else ())
+
+
+# Matrices that some families' files hold as one: the rows of the first, then those of the next.
+JOINED: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "attention.wq_wk_wv": ("attention.wq", "attention.wk", "attention.wv"),
+    "feed_forward.w1_w3": ("feed_forward.w1", "feed_forward.w3")})
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """One family. `hf_class` is transformers' name of it without ForCausalLM.
 
@@ -48,11 +76,22 @@ class ModelFamily:
     yarn: YarnKeys = "plain"
     other_gguf_architectures: tuple[str, ...] = ()  # read as well, never written
     no_rope_interval: int | None = None  # every such layer has no rotary positions; GGUF has no key for it
+    has_multipliers: bool = False  # of embeddings, softmax, residual stream and logits; rotary positions may be missing
+    hf_layer_types: bool = False  # its class has other layers than attention, and experts, unless a file says otherwise
+    hf_keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # its own, by the paths of KEYS
+    hf_notes: tuple[str, ...] = ()  # what names of keys begin with that are there for layers it does not have
+    # Its own names, over LAYER_TENSORS. A path of JOINED says that its files hold these matrices as one.
+    tensors: Mapping[str, Names] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def gguf_architectures(self) -> tuple[str, ...]:
         """Every name of the family in GGUF files; the first is written."""
         return self.gguf_architecture, *self.other_gguf_architectures
+
+    def joined(self, format: Format) -> Mapping[str, str]:
+        """The names of the matrices that files of this format hold as one, by their paths in JOINED."""
+        return {path: self.tensors[path].of(format)[0] for path in JOINED
+                if path in self.tensors and self.tensors[path].of(format)}
 
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         """The layers without rotary positions, unless a file says otherwise."""
@@ -61,6 +100,9 @@ class ModelFamily:
 
 
 _DENSE = MappingProxyType({"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32})
+_GRANITE = MappingProxyType({
+    **_DENSE, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0, "attention_multiplier": 1.0, "logits_scaling": 1.0})
 _ROPE_3 = MappingProxyType({
     "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
     "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1})
@@ -124,25 +166,20 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "rope_theta": 2e6, "no_rope_layer_interval": 4},
         hf_constants={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
         window_spares_layers=True, no_rope_interval=4),
+    "granite": ModelFamily(
+        gguf_architecture="granite", rope_layout="interleaved", hf_class="Granite",
+        hf_defaults={**_GRANITE, "intermediate_size": 11008},
+        hf_constants={"attention_bias": False, "mlp_bias": False}, has_multipliers=True),
+    # Granite 4 without Mamba layers and without experts: the block of Granite, under names of its own.
+    "granitemoehybrid": ModelFamily(
+        gguf_architecture="granite", rope_layout="interleaved", hf_class="GraniteMoeHybrid",
+        hf_defaults={**_GRANITE, "shared_intermediate_size": 1024, "num_local_experts": 8, "num_experts_per_tok": 2},
+        hf_constants={"attention_bias": False, "num_local_experts": 0, "num_experts_per_tok": 0, "mamba_n_heads": 1},
+        has_multipliers=True, hf_layer_types=True, hf_keys={"ffn_width": "shared_intermediate_size"},
+        hf_notes=("mamba_", "time_step_", "intermediate_size"),
+        tensors={"feed_forward.w1_w3": _tensor("", "shared_mlp.input_linear"),
+                 "feed_forward.w2": _tensor("ffn_down", "shared_mlp.output_linear")}),
 })
-
-
-@dataclass(frozen=True)
-class Names:
-    """What one thing is called in each format; the first of several spellings is written, () where there is none."""
-
-    gguf: tuple[str, ...]
-    hf: tuple[str, ...]
-    native: tuple[str, ...]
-
-    def of(self, format: Format) -> tuple[str, ...]:
-        match format:
-            case "gguf":
-                return self.gguf
-            case "hf":
-                return self.hf
-            case "native":
-                return self.native
 
 
 # Numbers of a Config by the path of their attribute. Formats differ in how they say the rest (rope, windows).
@@ -156,6 +193,10 @@ KEYS: Mapping[str, Names] = MappingProxyType({
     "num_kv_heads": Names(("attention.head_count_kv",), ("num_key_value_heads",), ("n_kv_heads",)),
     "head_dim": Names(("attention.key_length",), ("head_dim",), ("head_dim",)),
     "norm_eps": Names(("attention.layer_norm_rms_epsilon",), ("rms_norm_eps",), ("norm_eps",)),
+    "embedding_scale": Names(("embedding_scale",), ("embedding_multiplier",), ()),
+    "residual_scale": Names(("residual_scale",), ("residual_multiplier",), ()),
+    "attention_scale": Names(("attention.scale",), ("attention_multiplier",), ()),
+    "logits_divisor": Names(("logit_scale",), ("logits_scaling",), ()),
     "rope.dim": Names(("rope.dimension_count",), ("qk_rope_head_dim",), ("qk_rope_head_dim",)),
     "latent.query_rank": Names(("attention.q_lora_rank",), ("q_lora_rank",), ("q_lora_rank",)),
     "latent.rank": Names(("attention.kv_lora_rank",), ("kv_lora_rank",), ("kv_lora_rank",)),
@@ -171,9 +212,18 @@ KEYS: Mapping[str, Names] = MappingProxyType({
 })
 
 
+MULTIPLIERS = ("embedding_scale", "residual_scale", "logits_divisor")  # fields of the Config
+
+
+def keys_of(family: str, path: str, format: Format) -> tuple[str, ...]:
+    """What a format calls a number of the config of this family; the first is written."""
+    own = FAMILIES[family].hf_keys
+    return (own[path],) if format == "hf" and path in own else KEYS[path].of(format)
+
+
 def written_keys(config: Config, format: Format, *paths: str) -> dict[str, Any]:
     """These numbers of the config under the names of a format."""
-    return {KEYS[path].of(format)[0]: attrgetter(path)(config) for path in paths}
+    return {keys_of(config.family, path, format)[0]: attrgetter(path)(config) for path in paths}
 
 
 def num_shared(experts: Experts, holds: str) -> int:
@@ -183,10 +233,6 @@ def num_shared(experts: Experts, holds: str) -> int:
         raise UnsupportedError(f"the shared expert is {experts.shared_width} wide; {holds} multiples of the experts' "
                                f"{experts.width}")
     return shared
-
-
-def _tensor(gguf: str, hf: str, native: str = "") -> Names:
-    return Names((gguf,) if gguf else (), (hf,), (native,) if native else ())
 
 
 # What follows the number of a layer: blk.N, model.layers.N and layers.N. A weight is the tensor NAME.weight, a bias

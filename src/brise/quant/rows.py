@@ -5,6 +5,9 @@ A weight is seen as a matrix: a vector is one row, a stack is its matrices one b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,6 +70,23 @@ def raw_rows(weight: Weight, first: int, last: int) -> Array:
 def float_rows(weight: Weight, first: int, last: int) -> Floats:
     """Rows first to last as float32 (rows, columns)."""
     return dequantize(format_of(weight), raw_rows(weight, first, last), weight.shape[-1])
+
+
+def joined(parts: Sequence[Weight]) -> Weight:
+    """The rows of all these matrices, one below the other: in their format, or in F32 if they have several."""
+    if len(parts) == 1:
+        return parts[0]
+    formats = {format_of(part) for part in parts}
+    rows: Callable[[Weight, int, int], Array]
+    format, rows = (formats.pop(), raw_rows) if len(formats) == 1 else ("F32", float_rows)
+    starts = [0, *accumulate(part.shape[0] for part in parts)]
+
+    def read(first: int, last: int) -> Array:
+        return np.concatenate([rows(part, max(first - start, 0), min(last - start, part.shape[0]))
+                               for part, start in zip(parts, starts, strict=False)
+                               if first < start + part.shape[0] and last > start])
+
+    return Stored(format, (starts[-1], parts[0].shape[-1]), read)
 
 
 def take_rows(weight: Weight, rows: Array) -> Floats:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
@@ -15,8 +15,7 @@ import torch
 from brise.backends.torch.weights import Packed, handle_of, row_norms, tensor_of
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
-from brise.checkpoint.gguf.names import gguf_name
-from brise.checkpoint.read_original import Named, Original
+from brise.checkpoint.read_original import Original
 from brise.errors import UnsupportedError
 from brise.models.lora import MODULES
 from brise.models.weights import Array, Attention, Lora, LowRank, Placed, Stored, Weight, Weights, place
@@ -119,17 +118,10 @@ def _array(tensor: Tensor) -> Array:
 
 def with_numbers(original: Original, numbers: Mapping[str, Array], lineage: Lineage) -> Original:
     """The checkpoint with these float32 arrays, by path, as its weights, and everything else unchanged."""
-    names: dict[str, Stored] = {}
-
     def put(path: str, weight: Weight) -> Weight:
         if path not in numbers or tuple(numbers[path].shape) != weight.shape:
             raise UnsupportedError(f"there are no trained numbers of the shape {weight.shape} for {path}")
         own = numbers[path]
-        stored = Stored("F32", weight.shape, lambda first, last: own[first:last])
-        names[gguf_name(path, weight)] = stored
-        return stored
+        return Stored("F32", weight.shape, lambda first, last: own[first:last])
 
-    weights = place(original.weights, put)
-    tensors = tuple(Named(tensor.name, names.get(tensor.name, tensor.weight)) for tensor in original.tensors)
-    return replace(original, weights=weights, tensors=tensors,
-                   metadata={**original.metadata, LINEAGE_KEY: lineage_text(lineage)})
+    return original.with_weights(place(original.weights, put), {LINEAGE_KEY: lineage_text(lineage)})

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
-from brise.checkpoint.gguf.names import gguf_name
-from brise.checkpoint.read_original import Named, Original
+from brise.checkpoint.read_original import Original
 from brise.errors import CheckpointError, UnsupportedError
 from brise.models.lora import LowRanks, check_shape
 from brise.models.weights import Array, LowRank, Stored, Weight, place
@@ -24,23 +23,21 @@ def merge(original: Original, low_ranks: LowRanks, lineage: Lineage | None = Non
 
     The lineage is kept, and is written into the new files.
     """
-    names: dict[str, LowRank] = {}
+    left = set(low_ranks)
 
     def put(path: str, weight: Weight) -> Weight:
         if path not in low_ranks:
             return weight
-        names[gguf_name(path, weight)] = low_ranks[path]
+        left.discard(path)
         return merged(path, weight, low_ranks[path])
 
     weights = place(original.weights, put)
-    if len(names) != len(low_ranks):
+    if left:
         raise UnsupportedError("the adapter changes matrices that this model does not have",
                                hint="it was made for another model")
-    tensors = tuple(Named(tensor.name, merged(tensor.name, tensor.weight, names[tensor.name]))
-                    if tensor.name in names else tensor for tensor in original.tensors)
-    own = {} if lineage is None else {LINEAGE_KEY: lineage_text(lineage)}
     kept = {key: value for key, value in original.metadata.items() if key != LINEAGE_KEY}
-    return replace(original, weights=weights, tensors=tensors, metadata=kept | own)
+    own = {} if lineage is None else {LINEAGE_KEY: lineage_text(lineage)}
+    return replace(original, metadata=kept).with_weights(weights, own)
 
 
 def merged(name: str, base: Weight, low_rank: LowRank) -> Stored:

@@ -31,7 +31,7 @@ from brise.checkpoint.read_decoder import Description
 from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
-from brise.models.families import FAMILIES, Format, ModelFamily
+from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
 from brise.models.rope import Factors, Linear, Rope, Scaling, Yarn
 from brise.models.weights import Weights
 
@@ -57,13 +57,16 @@ def describe(gguf: GgufFile) -> Description:
     table = known_keys.GGUF
     if architecture == VISION_ARCHITECTURE:
         table = replace(table, prefixes=VISION_KEYS)
+    if FAMILIES[config.family].has_multipliers:  # converters of Granite 4 describe layers that a dense one lacks
+        table = replace(table, prefixes=("ssm.",), neutral={
+            **table.neutral, "expert_shared_feed_forward_length": (config.ffn_width,)})
     source.fields.refuse_rest(table)
     return Description(config, None, None, ignored=tuple(source.fields.ignored))
 
 
 def read_weights(gguf: GgufFile, config: Config) -> Weights:
     """All weights as views over the file; a missing, misshapen or unknown tensor is an error naming it."""
-    tensors = GgufTensors(gguf)
+    tensors = GgufTensors(gguf, config.family)
     weights = read_decoder.read_weights(tensors, config)
     has_vision = FAMILIES[config.family].gguf_architecture == VISION_ARCHITECTURE
     tensors.refuse_rest(ROPE_FACTORS, *(VISION_TENSORS if has_vision else ()))
@@ -204,11 +207,18 @@ class GgufConfig:
         return fields
 
     def softmax_scale(self) -> float | None:
-        if not self._row.has_latent_attention:
+        if not self._row.has_latent_attention and not self._row.has_multipliers:
             return None
         return self.fields.number("attention.scale", default=0.0, may_be_zero=True) or None
 
+    def multiplier(self, path: str) -> float:
+        """0 means that there is none, as in llama.cpp."""
+        return self.fields.number(*KEYS[path].gguf, default=1.0, may_be_zero=True) or 1.0
+
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
+        """In Granite's files `finetuned` says whether there are rotary positions."""
+        if self._row.has_multipliers and not self.fields.flag("rope.scaling.finetuned", default=True):
+            return tuple(range(num_layers))
         return self._row.layers_without_rope(num_layers)
 
     def _query_temperature(self) -> QueryTemperature | None:

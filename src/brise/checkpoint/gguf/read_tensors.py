@@ -7,6 +7,7 @@ from brise.checkpoint.gguf.names import tensor_name
 from brise.checkpoint.split_latent import split
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.models.config import Experts, Latent
+from brise.models.families import FAMILIES, JOINED
 from brise.models.weights import Array, Dense, Quant, Stack
 from brise.quant.formats import FORMATS
 
@@ -14,15 +15,18 @@ from brise.quant.formats import FORMATS
 class GgufTensors:
     """Views over the file, and which of them were taken (checkpoint/read_decoder.py, TensorSource)."""
 
-    def __init__(self, gguf: GgufFile) -> None:
-        self._gguf = gguf
+    def __init__(self, gguf: GgufFile, family: str) -> None:
+        self._gguf, self._family = gguf, family
         self._taken: set[str] = set()
 
     def has(self, path: str) -> bool:
-        return tensor_name(path) in self._gguf.tensors
+        tail = path.split(".", 2)[-1]
+        if tail in JOINED and tail not in FAMILIES[self._family].joined("gguf"):
+            return False
+        return tensor_name(path, self._family) in self._gguf.tensors
 
     def vector(self, path: str, size: int) -> Dense:
-        tensor = self._take(tensor_name(path), (size,))
+        tensor = self._take(tensor_name(path, self._family), (size,))
         if not FORMATS[tensor.format].is_plain:
             raise UnsupportedError(
                 f"tensor {tensor.name} has the format {tensor.format}, allowed are F32, F16 and BF16")
@@ -30,7 +34,7 @@ class GgufTensors:
 
     def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Dense | Quant:
         """Rope pairs lie in the file as in memory, whatever `num_heads` says."""
-        tensor = self._take(tensor_name(path), (rows, cols))
+        tensor = self._take(tensor_name(path, self._family), (rows, cols))
         return matrix_of(tensor.format, (rows, cols), self._gguf.array(tensor.name))
 
     def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
@@ -77,7 +81,7 @@ class GgufTensors:
         return first, second
 
     def _slices(self, path: str, count: int, rows: int, cols: int, num_slices: int) -> list[Stack]:
-        tensor = self._take(tensor_name(path), (count, num_slices * rows, cols))
+        tensor = self._take(tensor_name(path, self._family), (count, num_slices * rows, cols))
         data = self._gguf.array(tensor.name)
         data = data.reshape(count * num_slices * rows, data.shape[-1])
         return [Stack(tuple(matrix_of(tensor.format, (rows, cols), data[start * rows:(start + 1) * rows])

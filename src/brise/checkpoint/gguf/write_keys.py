@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brise.errors import UnsupportedError
 from brise.models.config import Config, Experts
-from brise.models.families import FAMILIES, num_shared, written_keys
+from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
 from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
 
 _SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func
@@ -29,17 +29,26 @@ def hyperparameters(config: Config) -> dict[str, object]:
         keys |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
     else:
         keys |= _latent(config)
+    family = FAMILIES[config.family]
+    if family.has_multipliers:
+        keys |= written_keys(config, "gguf", *MULTIPLIERS)
+        keys["rope.scaling.finetuned"] = _has_rope(config)
     if config.softmax_scale is not None:
         keys["attention.scale"] = config.softmax_scale
     if config.experts is not None:
         keys |= _experts(config, config.experts)
     if config.sliding_window is not None:
         keys["attention.sliding_window"] = config.sliding_window
-    if config.layers_without_rope != FAMILIES[config.family].layers_without_rope(config.num_layers):
+    if not (family.has_multipliers and not _has_rope(config)) and (
+            config.layers_without_rope != family.layers_without_rope(config.num_layers)):
         raise UnsupportedError(f"the layers {config.layers_without_rope} have no rotary positions; a GGUF file of the "
                                f"family {config.family} has no key for which they are")
     keys |= _scaling(config) | _temperature(config)
     return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+def _has_rope(config: Config) -> bool:
+    return len(config.layers_without_rope) < config.num_layers
 
 
 def rope_factors(rope: Rope) -> NDArray[np.float32] | None:

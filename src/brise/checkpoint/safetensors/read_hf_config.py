@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -12,7 +12,7 @@ from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
-from brise.models.families import FAMILIES, Format
+from brise.models.families import FAMILIES, KEYS, Format
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
 
@@ -118,6 +118,9 @@ class HfConfig:
             spared = fields.integer("max_window_layers", default=28, least=0)
             kinds = ["full_attention"] * spared + ["sliding_attention"] * (num_layers - spared)
         allowed = "full_attention" if window is None else "sliding_attention"
+        if FAMILIES[self.family].hf_layer_types:
+            self._refuse_hybrid(kinds[:num_layers])
+            return None
         if set(kinds[:num_layers]) == {"full_attention"}:
             return None
         if kinds and any(kind != allowed for kind in kinds):
@@ -125,15 +128,31 @@ class HfConfig:
                                  f"{allowed!r} in every layer")
         return window
 
+    def _refuse_hybrid(self, kinds: Sequence[str]) -> None:
+        """UnsupportedError for Granite 4 with Mamba layers, which it has where nothing is said, or with experts."""
+        if not kinds or set(kinds) - {"attention", "full_attention"}:
+            raise self.fields.refused("layer_types", "'attention' in every layer: brise runs Granite 4 without Mamba "
+                                      "layers (350M, 1B, micro)")
+        for key in ("num_local_experts", "num_experts_per_tok"):
+            if self.fields.integer(key, least=0):
+                raise self.fields.refused(key, "0: brise runs Granite 4 without experts")
+
     def experts(self, num_layers: int) -> Fields:
         return self.fields
 
     def softmax_scale(self) -> float | None:
-        return None
+        if not FAMILIES[self.family].has_multipliers:
+            return None
+        return self.fields.number(*KEYS["attention_scale"].hf)
+
+    def multiplier(self, path: str) -> float:
+        return self.fields.number(*KEYS[path].hf)
 
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         """`no_rope_layers` has 0 for each of them; without it, they are every `no_rope_layer_interval`-th."""
         family = FAMILIES[self.family]
+        if family.hf_layer_types and self.fields.value("position_embedding_type") != "rope":
+            return tuple(range(num_layers))
         if family.no_rope_interval is None:
             return ()
         interval, flags = self.fields.integer("no_rope_layer_interval"), self.fields.value("no_rope_layers")

@@ -90,6 +90,9 @@ class NativeConfig:
     def softmax_scale(self) -> float | None:
         return None
 
+    def multiplier(self, path: str) -> float:
+        return 1.0
+
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         return ()
 

@@ -23,7 +23,7 @@ class NamedTensors:
         self._tensors, self._names = tensors, names
 
     def has(self, path: str) -> bool:
-        return self._tensors.has(f"{self._names.module(path)}.weight")
+        return self._names.has(path) and self._tensors.has(f"{self._names.module(path)}.weight")
 
     def vector(self, path: str, size: int) -> Dense:
         is_bias = path.endswith((".bq", ".bk", ".bv"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from brise.errors import CheckpointError
-from brise.models.families import LAYER_TENSORS, WHOLE_TENSORS, Format
+from brise.models.families import FAMILIES, LAYER_TENSORS, WHOLE_TENSORS, Format
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class ModuleNames:
     layer: Mapping[str, str]
     whole: Mapping[str, str]
     are_halves: bool
+
+    def has(self, path: str) -> bool:
+        """Whether there is a name for this weight."""
+        return path in self.whole if not path.startswith("layers.") else path.split(".", 2)[2] in self.layer
 
     def module(self, path: str) -> str:
         """The module of a weight."""
@@ -71,9 +75,16 @@ def native_names(tensors: Collection[str]) -> ModuleNames:
     return replace(_NATIVE, layer=NATIVE_MIXTRAL_LAYER) if is_mixtral else _NATIVE
 
 
-def hf_names(tensors: Collection[str], *, is_mixtral: bool = False) -> ModuleNames:
-    """The spelling of a Hugging Face file, seen from where its embedding is and what its experts are called."""
-    layer = HF_MIXTRAL_LAYER if is_mixtral or any(HF_MIXTRAL in name for name in tensors) else HF_LAYER
+def hf_layer(family: str) -> Mapping[str, str]:
+    """What follows the number of a layer in Hugging Face's files of a family, by the path of the weight."""
+    own = FAMILIES[family].tensors
+    return {**HF_LAYER, **{path: names.hf[0] for path, names in own.items() if names.hf}}
+
+
+def hf_names(tensors: Collection[str], family: str, *, is_mixtral: bool = False) -> ModuleNames:
+    """The spelling of a Hugging Face file of this family, seen from where its embedding is and what its experts are
+    called."""
+    layer = HF_MIXTRAL_LAYER if is_mixtral or any(HF_MIXTRAL in name for name in tensors) else hf_layer(family)
     for prefix in HF_TEXT_PREFIXES:
         if f"{prefix}embed_tokens.weight" in tensors:
             head = next((head for head in HF_HEADS if f"{head}.weight" in tensors), HF_HEADS[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from brise.errors import UnsupportedError
 from brise.models.config import Config, Experts
-from brise.models.families import FAMILIES, num_shared, written_keys
+from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig
 from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
 
@@ -48,9 +48,25 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
         keys |= _experts(config, config.experts)
     if family.has_window:
         keys["sliding_window"] = config.sliding_window
+    if family.has_multipliers:
+        keys |= _multipliers(config)
     if family.no_rope_interval is not None:
         keys["no_rope_layers"] = [int(index not in config.layers_without_rope) for index in range(config.num_layers)]
     return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
+
+
+def _multipliers(config: Config) -> dict[str, object]:
+    """Of Granite; dense Granite 4 also says that it has neither Mamba layers nor experts."""
+    numbers = {**written_keys(config, "hf", *MULTIPLIERS, "attention_scale")}
+    keys: dict[str, object] = {key: _short(number) for key, number in numbers.items()}
+    has_rope = len(config.layers_without_rope) < config.num_layers
+    if FAMILIES[config.family].hf_layer_types:
+        return keys | {"position_embedding_type": "rope" if has_rope else None, "intermediate_size": config.ffn_width,
+                       "layer_types": ["attention"] * config.num_layers}
+    if not has_rope:
+        raise UnsupportedError("the model has no rotary positions; a config.json of the family granite has no key for "
+                               "that")
+    return keys
 
 
 def _stated_context(config: Config) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from brise.models.weights import (
     Weights,
     place,
 )
-from brise.quant.rows import float_rows, format_of, raw_rows
+from brise.quant.rows import float_rows, format_of, joined, raw_rows
 
 Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape that the file says
 
@@ -33,7 +33,7 @@ Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape tha
 def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Iterator[Tensor]:
     """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision encoder."""
     prefix = "language_model.model." if is_wrapped else "model."
-    names = hf_names({f"{prefix}embed_tokens.weight"}, is_mixtral=config.family == "mixtral")
+    names = hf_names({f"{prefix}embed_tokens.weight"}, config.family, is_mixtral=config.family == "mixtral")
     head = "language_model.lm_head" if is_wrapped else names.module("output")
     yield _plain(f"{names.module('tok_embeddings')}.weight", weights.tok_embeddings)
     for index, layer in enumerate(weights.layers):
@@ -74,14 +74,14 @@ def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Itera
     yield named("attention_norm", layer.attention_norm)
     match layer.attention:
         case Attention():
-            yield from _attention(named, config, layer.attention)
+            yield from _attention(named, names, path, config, layer.attention)
         case LatentAttention():
             yield from _latent(named, config, layer.attention)
     yield named("ffn_norm", layer.ffn_norm)
     match layer.feed_forward:
         case FeedForward(w1, w2, w3):
-            for tail, weight in (("w1", w1), ("w2", w2), ("w3", w3)):
-                yield named(f"feed_forward.{tail}", weight)
+            yield from _or_joined(named, names, f"{path}.feed_forward", {"w1": w1, "w3": w3})
+            yield named("feed_forward.w2", w2)
         case Mixture():
             yield named("feed_forward.router", layer.feed_forward.router)
             yield from (_single_experts if config.family == "mixtral" else _experts)(
@@ -92,12 +92,24 @@ def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Itera
                     yield named(f"feed_forward.shared.{tail}", weight)
 
 
-def _attention(named: Callable[..., Tensor], config: Config, attention: Attention) -> Iterator[Tensor]:
+def _or_joined(named: Callable[..., Tensor], names: ModuleNames, path: str,
+               matrices: Mapping[str, Weight]) -> Iterator[Tensor]:
+    """These matrices of `path`, as one where the family's files have them so."""
+    kind, whole = path.rsplit(".", 1)[1], "_".join(matrices)
+    if names.has(f"{path}.{whole}"):
+        yield named(f"{kind}.{whole}", joined(tuple(matrices.values())))
+        return
+    for tail, weight in matrices.items():
+        yield named(f"{kind}.{tail}", weight)
+
+
+def _attention(named: Callable[..., Tensor], names: ModuleNames, path: str, config: Config,
+               attention: Attention) -> Iterator[Tensor]:
     """Rope pairs as halves, which is how some families have them in memory too."""
-    are_halves = config.rope.layout == "half"
-    for tail, weight, num_heads in (("wq", attention.wq, config.num_heads), ("wk", attention.wk, config.num_kv_heads)):
-        yield named(f"attention.{tail}", weight if are_halves else _halves(weight, num_heads))
-    yield named("attention.wv", attention.wv)
+    wq, wk = attention.wq, attention.wk
+    if config.rope.layout == "interleaved":
+        wq, wk = _halves(wq, config.num_heads), _halves(wk, config.num_kv_heads)
+    yield from _or_joined(named, names, f"{path}.attention", {"wq": wq, "wk": wk, "wv": attention.wv})
     yield named("attention.wo", attention.wo)
     for tail, bias in (("wq", attention.bq), ("wk", attention.bk), ("wv", attention.bv)):
         if bias is not None:
@@ -149,16 +161,10 @@ def _halves(weight: Weight, num_heads: int) -> Weight:
 
 
 def _below(top: Dense | Quant | Stored, bottom: Dense | Quant | Stored) -> Stored:
-    """The rows of one matrix, then those of another, in F32."""
-    middle, cols = top.shape
-
-    def read(first: int, last: int) -> Array:
-        parts = [float_rows(weight, max(first - start, 0), min(last - start, weight.shape[0]))
-                 for weight, start in ((top, 0), (bottom, middle))
-                 if first < start + weight.shape[0] and last > start]
-        return np.concatenate(parts)
-
-    return Stored("F32", (middle + bottom.shape[0], cols), read)
+    """The rows of one matrix, then those of another."""
+    both = joined((top, bottom))
+    assert isinstance(both, Stored)
+    return both
 
 
 def _key_value(key: Dense | Quant | Stored, value: Dense | Quant | Stored) -> Stored:
