@@ -27,7 +27,7 @@ QUICK_SKIPS_PLACES = (
     "tests/checkpoint/test_merge.py",
     # processes of their own
     "tests/cli/test_bench.py", "tests/cli/test_serve", "tests/hub/test_hugging_face.py", "tests/memory/",
-    "tests/serve/test_process.py", "tests/doctor/test_airgap.py",
+    "tests/serve/test_process.py", "tests/doctor/test_airgap.py", "tests/page/test_browser",
     # compilers, the whole path, every example
     "tests/native/", "tests/demo/", "tests/docs/", "tests/test_docs.py", "tests/test_examples.py")
 

@@ -116,9 +116,9 @@ function Certificates({ found }) {
 }
 
 function Checked({ checked }) {
-  const { name, error, checks } = checked;
-  if (error) return html`<div class="verdict bad"><strong>${SIGNS.bad} ${name} is no certificate that can be checked</strong>
-    <p>${error.text}</p></div>`;
+  const { name, error, checks } = checked, why = error?.text ?? checked.why;
+  if (why) return html`<div class="verdict bad"><strong>${SIGNS.bad} ${name} is no certificate that can be checked</strong>
+    <p>${why}</p></div>`;
   if (!checks) return html`<p class="waiting">Verifying ${name}: signature, path, ledger and data${"\u2026"}</p>`;
   const isWrong = checks.some((check) => check.passed === false);
   const sign = { true: ["good", SIGNS.good, "ok"], false: ["bad", SIGNS.bad, "wrong"], null: ["unsure", "?", "not looked at"] };

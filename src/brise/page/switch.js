@@ -14,9 +14,8 @@ const TONES = { certificate: "good", cascade: "good", switch: "good", step: "goo
 
 export function Switch({ task, tasks }) {
   const { value, error, again } = useData("switches");
-  if (!value) {
-    return error?.code === "store_error" && tasks.value?.why ? html`<${NoLedger} />` : html`<${Waiting} error=${error} />`;
-  }
+  if (!value) return html`<${Waiting} error=${error} />`;
+  if (value.lines === 0 && !task) return html`<${NoLedger} />`;
   const own = value.tasks.find((each) => each.task === task), others = value.tasks.filter((each) => each.task !== task);
   const outages = value.upstreams.filter((each) => each.state !== "closed");
   return html`

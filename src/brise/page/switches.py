@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from brise.errors import RequestError
+from brise.errors import RequestError, StoreError
 from brise.page.endpoint import PageEndpoint, PageOptions, PageRequest
 from brise.prove import analyses, certificates, cutover
 from brise.prove.cutover import SwitchOptions
@@ -22,6 +23,9 @@ from brise.traffic.records import LedgerEntry
 
 MOST_POINTS = 300  # of the evidence of harm of one switch
 MOST_EVENTS = 500  # of the time line, the newest
+_NOTHING: Mapping[str, Any] = MappingProxyType({
+    "tasks": (), "lines": 0, "last_digest": None, "is_whole": True, "broken": None, "shares": SHARES, "harm": {},
+    "upstreams": (), "events": (), "more_events": 0})
 
 
 def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
@@ -32,7 +36,10 @@ def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
 
 def _switches(options: PageOptions, request: PageRequest) -> object:
     """What `brise audit --json` prints, with the evidence of harm of each switch, and the other lines of the ledger."""
-    found = ledger.audit(AuditOptions(store=options.place))
+    try:
+        found = ledger.audit(AuditOptions(store=options.place))
+    except StoreError:  # a server without captured traffic has a page, too
+        return dict(_NOTHING)
     document = found.to_json()
     events = [*document.pop("events"), *filter(None, map(_event, found.lines))]
     events.sort(key=lambda event: -event["number"])
