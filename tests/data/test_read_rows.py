@@ -42,6 +42,18 @@ def test_a_folder_is_read_in_order_and_the_rest_is_named(tmp_path: Path) -> None
     assert rows.passed_over == [str(tmp_path / "labels.json")]
 
 
+def test_a_table_of_something_else_in_a_folder_is_named_and_not_read(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.csv"
+    answers.write_text("prompt,small,large\nhi,a,b\n")
+    with pytest.raises(EvidenceError, match="no column 'completion'; it has 'prompt', 'small', 'large'"):
+        read(tmp_path)
+    write(tmp_path / "tickets.jsonl", [chat("hi", "ho")])
+    rows = read(tmp_path)
+    assert (len(rows.examples), rows.passed_over) == (1, [str(answers)])
+    with pytest.raises(EvidenceError, match="has no column 'completion'"):
+        read(tmp_path / "tickets.jsonl", answers)
+
+
 @pytest.mark.parametrize(("name", "text", "problem"), [
     ("a.json", "[]", "is no data file"), ("a.jsonl", "\n", "there is no row"), ("none.jsonl", None, "cannot read"),
     ("a.csv", "", "no column 'prompt'"), ("a.csv", "prompt,completion,prompt\n", "two columns")])

@@ -28,7 +28,7 @@ from brise.serve.telemetry import Telemetry
 from tests.engine.stub import stub_model
 from tests.waiting import LIMIT_S, wait_until
 
-TURNS = 50  # of the event loop, in which it deals with all that has come
+STEPS, TURNS = 12, 30  # of a clock that is moved on, and of the event loop in each: it deals with all that has come
 ENGINE = EngineSettings(page_size=16, num_pages=512, max_step_tokens=512)
 
 
@@ -48,15 +48,15 @@ class Live:
         self.loop[0].call_soon_threadsafe(call)
 
     def pass_time(self, seconds: int) -> Future[None]:
-        """Moves the clock of the server's loop on, a second at a time, and lets everything run that is due by then. So
+        """Moves the clock of the server's loop on, in steps, and lets everything run that is due by then. So
         no limit that a test waits for has to be short, and no slow machine exceeds one that it does not wait for."""
         return asyncio.run_coroutine_threadsafe(self._pass(seconds), self.loop[0])
 
     async def _pass(self, seconds: int) -> None:
         clock = asyncio.get_running_loop().time
         assert isinstance(clock, LoopClock)
-        for _ in range(seconds):
-            clock.ahead_s += 1
+        for _ in range(STEPS):
+            clock.ahead_s += seconds / STEPS
             for _ in range(TURNS):
                 await asyncio.sleep(0)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,14 @@ from brise.dialects.bodies import Usage
 from brise.dialects.table import CHAT, named
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.engine_thread import EngineThread
+from brise.engine.model import load
 from brise.errors import ContextLengthError, RequestError
 from brise.gateway.small_models import Load, SmallModels
 from brise.models.batch import Batch
 from brise.serve.engine_models import EngineModels
+from tests.checkpoint.make_folder import tiny, write_hf
+from tests.checkpoint.make_gguf import write_tiny
+from tests.checkpoint.make_tokenizer import write_tokenizer
 from tests.engine.stub import stub_model
 from tests.serve.test_parse_chat import TOOL, USER
 
@@ -176,3 +181,18 @@ def test_load_leaves_out_background_requests() -> None:
         in_background = list(loads)
         asyncio.run(local.answer("small", CHAT, body(max_tokens=2)))
     assert {load.running for load in in_background} == {0} and loads[-1].running == 1
+
+
+@pytest.mark.parametrize("kind", ["gguf", "folder"])
+def test_models_that_are_sampled_otherwise_have_other_fingerprints(tmp_path: Path, kind: str) -> None:
+    def fingerprint(name: str, temperature: float) -> str:
+        if kind == "gguf":
+            path = write_tiny(tmp_path / f"{name}.gguf", "llama", extra_metadata={"general.sampling.temp": temperature})
+        else:
+            path = write_tokenizer(write_hf(tmp_path / name, tiny("llama_tied")), 97)
+            (path / "generation_config.json").write_text(json.dumps({"temperature": temperature}))
+        model = load(path)
+        assert model.generation.sampling.temperature == temperature
+        return EngineModels({"small": EngineThread(Engine(model))}).fingerprint("small")
+
+    assert fingerprint("one", 0.5) == fingerprint("same", 0.5) != fingerprint("other", 0.25)

@@ -48,7 +48,8 @@ class BadRow:
 
 @dataclass
 class FileRows:
-    """The rows of the files; `files` counts them by file, `passed_over` lists other files of a folder.
+    """The rows of the files; `files` counts them by file, `passed_over` lists other files of a folder, among them
+    tables without the columns.
 
     `left_out` are rows that can be read and are nothing to learn from: their answers were cut or filtered.
     """
@@ -77,9 +78,14 @@ class BadRowsError(EvidenceError):
         self.bad = tuple(bad)
 
 
+class MissingColumnError(EvidenceError):
+    """A table is none of rows."""
+
+
 def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = None) -> FileRows:
-    """All rows of these files and folders, in the given order."""
-    rows = FileRows()
+    """All rows of these files and folders, in the given order. A table of a folder that has other columns is of
+    something else, as answers to compare; one that is named is an error."""
+    rows, other_table = FileRows(), None
     for path in _files(paths, rows):
         before = rows.number
         try:
@@ -87,9 +93,17 @@ def read_rows(paths: Sequence[Path], rules: RowRules, columns: Columns | None = 
                 lines = _csv(file, path, columns or Columns()) if path.suffix.lower() == ".csv" else _jsonl(file)
                 for line, value in lines:
                     _add(rows, f"{path}:{line}", value, path.parent, rules)
+        except MissingColumnError as error:
+            if path in paths:
+                raise
+            other_table = other_table or error
+            rows.passed_over.append(str(path))
+            continue
         except OSError as error:
             raise EvidenceError(f"cannot read {str(path)!r}: {error.strerror}") from None
         rows.files[str(path)] = rows.number - before
+    if not rows.files and other_table is not None:
+        raise other_table
     if not rows.number:
         raise EvidenceError(f"there is no row in {', '.join(map(str, paths))}")
     return rows
@@ -167,9 +181,9 @@ def _csv(file: io.BufferedReader, path: Path, columns: Columns) -> Iterator[tupl
 def _check_header(header: Sequence[str], wanted: dict[str, str], path: Path) -> None:
     missing = [column for column in wanted.values() if column not in header]
     if missing:
-        raise EvidenceError(f"{path} has no column {missing[0]!r}; it has {', '.join(map(repr, header)) or 'none'}",
-                            hint="say which columns to read: --prompt-column, --completion-column; or name the files "
-                                 "to read in the place of their folder")
+        names = ", ".join(map(repr, header)) or "none"
+        raise MissingColumnError(f"{path} has no column {missing[0]!r}; it has {names}",
+                                 hint="say which columns to read: --prompt-column, --completion-column")
     double = [column for column in wanted.values() if header.count(column) > 1]
     if double:
         raise EvidenceError(f"{path} has two columns {double[0]!r}")

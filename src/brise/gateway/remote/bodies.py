@@ -9,6 +9,7 @@ from brise.dialects.bodies import Body, Fields, first_choice, objects
 from brise.dialects.dialect import Dialect
 from brise.engine.request import TokenLogprob
 from brise.errors import RequestError
+from brise.evals.logprobs import NamedToken, steps_of
 from brise.gateway.remote.engines import CONTINUATION, GRAMMAR, EngineIdentity
 from brise.gateway.small_models import OTHER_VOCABULARY, SERVICE_FIELDS
 
@@ -106,39 +107,15 @@ def tokens_of(response: Body) -> tuple[TokenLogprob, ...]:
     logprobs = choice.get("logprobs") if choice is not None else None
     if not isinstance(logprobs, dict) or not isinstance(choices, list) or len(choices) != 1:
         return ()
-    numbers = dict[bytes, int]()
-    entries = objects(logprobs.get("content")) or _legacy(logprobs)
-    try:
-        return tuple(_token(entry, numbers) for entry in entries)
-    except (KeyError, TypeError, ValueError):
+    steps, numbers = steps_of(logprobs), dict[bytes, int]()
+    if any(step is None for step in steps):  # such as the first token of an echoed prompt
         return ()
 
+    def numbered(token: NamedToken) -> tuple[int, bytes, float]:
+        return numbers.setdefault(token.bytes, len(numbers)), token.bytes, token.logprob
 
-def _token(entry: Body, numbers: dict[bytes, int]) -> TokenLogprob:
-    own = _text(entry)
-    top = tuple((_number(said, numbers), said, float(other["logprob"]))
-                for other in objects(entry.get("top_logprobs")) for said in (_text(other),))
-    return TokenLogprob(_number(own, numbers), own, float(entry["logprob"]), top)
-
-
-def _number(said: bytes, numbers: dict[bytes, int]) -> int:
-    return numbers.setdefault(said, len(numbers))
-
-
-def _text(entry: Body) -> bytes:
-    given = entry.get("bytes")
-    return bytes(given) if isinstance(given, list) else str(entry["token"]).encode("utf-8", "replace")
-
-
-def _legacy(logprobs: Body) -> list[Body]:
-    """Completions have lists side by side; the first token of an echoed prompt has no value."""
-    tokens, values, tops = (logprobs.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
-    if not tokens or len(tokens) != len(values) or None in values:
-        return []
-    more = tops if len(tops) == len(tokens) else [None] * len(tokens)
-    return [{"token": token, "logprob": value, "top_logprobs": [
-        {"token": other, "logprob": logprob} for other, logprob in (top or {}).items()]}
-            for token, value, top in zip(tokens, values, more, strict=True)]
+    return tuple(TokenLogprob(*numbered(step.chosen), tuple(map(numbered, step.top)))
+                 for step in steps if step is not None)
 
 
 def shown(dialect: Dialect, response: Body, body: Body, name: str) -> Body:

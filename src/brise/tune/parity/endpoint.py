@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from brise.data.example import EncodedRow, TrainingExample
 from brise.data.render import prompt_of
 from brise.errors import EvidenceError
+from brise.evals.logprobs import NamedToken
 from brise.models.batch import Batch
 from brise.quant.quality import QuantQuality
 from brise.text.load import Tokens
 from brise.tune.packing import pack
-from brise.tune.parity.openai_server import Predicted, ServerAnswer, ServerClient
+from brise.tune.parity.openai_server import ServerAnswer, ServerClient
 from brise.tune.parity.parity import ParityError, Tolerance, numbers
 from brise.tune.parity.served import GuidedSide, pieces
 
@@ -157,7 +158,7 @@ class TokenIds:
         for name, token in tokenizer.control.items():
             self._ids.setdefault(name.encode(), [token])
 
-    def of(self, predicted: Predicted) -> list[int]:
+    def of(self, predicted: NamedToken) -> list[int]:
         """The ids, or none for bytes that no token has: half a character that the server shows as U+FFFD."""
         if predicted.id is not None and 0 <= predicted.id < self.size:
             return [predicted.id]
@@ -215,7 +216,7 @@ def _prompt_tokens(client: ServerClient, example: TrainingExample, last: int, pr
     return "other", f"the server read {answer.prompt_tokens} tokens, trained were {len(prompt)}"
 
 
-def _known(steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> tuple[Sequence[Sequence[Predicted]], list[int]]:
+def _known(steps: Sequence[Sequence[NamedToken]], ids: TokenIds) -> tuple[Sequence[Sequence[NamedToken]], list[int]]:
     """The steps up to the first whose chosen token is not known, and the chosen tokens."""
     chosen = []
     for step in steps:
@@ -227,7 +228,7 @@ def _known(steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> tuple[Sequenc
 
 
 def _predictions(trained: TrainedModel, prompt: Sequence[int], chosen: Sequence[int],
-                 steps: Sequence[Sequence[Predicted]], ids: TokenIds) -> _Compared:
+                 steps: Sequence[Sequence[NamedToken]], ids: TokenIds) -> _Compared:
     row = EncodedRow(np.array([*prompt, *chosen], np.int32),
                      np.arange(len(prompt) + len(chosen)) >= len(prompt), "answer")
     packed, count = pack([row], shares=False), len(chosen)

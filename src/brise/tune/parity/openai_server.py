@@ -5,9 +5,9 @@ vLLM, llama.cpp, SGLang, Ollama and brise itself differ in what they give; what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 
 from brise.errors import NetworkError
 from brise.evals.endpoint import Endpoint, sent
+from brise.evals.logprobs import NamedToken, steps_of
 from brise.text.protocols import Message
 
 LEAST_LOGPROB = -60.0  # so that sums stay finite; it makes a divergence smaller, never larger
@@ -22,19 +23,10 @@ NO_LOGPROBS = "the server gives no log-probabilities"
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """One token at one step: its bytes or, from servers that tell it, its id."""
-
-    bytes: bytes
-    logprob: float
-    id: int | None = None
-
-
-@dataclass(frozen=True)
 class ServerAnswer:
     """A greedy answer: at each step the chosen token, then the most likely ones. `problem` says why there is none."""
 
-    steps: tuple[tuple[Predicted, ...], ...] = ()
+    steps: tuple[tuple[NamedToken, ...], ...] = ()
     prompt_tokens: int | None = None
     problem: str | None = None
 
@@ -169,48 +161,11 @@ class ServerClient:
         return (text.replace(self.endpoint.key, "[key]") if self.endpoint.key else text)[:300]
 
 
-def _steps(logprobs: object) -> tuple[tuple[Predicted, ...], ...]:
-    """The steps of a chat's log-probabilities, or of a completion's in either form."""
-    if not isinstance(logprobs, dict):
-        return ()
-    content = logprobs.get("content")
-    if isinstance(content, list):
-        return tuple(step for step in (_step(item) for item in content) if step is not None)
-    tokens, chosen, tops = (logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
-    if not (isinstance(tokens, list) and isinstance(chosen, list)):
-        return ()
-    tops = tops if isinstance(tops, list) else [None] * len(tokens)
-    steps = []
-    for token, logprob, top in zip(tokens, chosen, tops, strict=False):
-        first = _predicted({"token": token, "logprob": logprob})
-        if first is None:
-            break
-        named = [_predicted({"token": name, "logprob": value}) for name, value in (top or {}).items()]
-        steps.append((first, *(each for each in named if each is not None)))
-    return tuple(steps)
-
-
-def _step(item: object) -> tuple[Predicted, ...] | None:
-    first = _predicted(item)
-    if first is None or not isinstance(item, dict):
-        return None
-    named = [_predicted(each) for each in item.get("top_logprobs") or ()]
-    return (first, *(each for each in named if each is not None))
-
-
-def _predicted(item: object) -> Predicted | None:
-    """A token with a log-probability. Servers write -9999 for a probability of zero, and null for none."""
-    if not isinstance(item, dict):
-        return None
-    logprob, given, id = item.get("logprob"), item.get("bytes"), item.get("id")
-    if not isinstance(logprob, int | float) or isinstance(logprob, bool) or math.isnan(logprob) or logprob > 1e-3:
-        return None
-    name = str(item.get("token", ""))
-    if name.startswith("token_id:") and name[9:].isdigit():
-        id = int(name[9:])
-    is_bytes = isinstance(given, list) and all(type(byte) is int and 0 <= byte < 256 for byte in given)
-    return Predicted(bytes(given) if is_bytes and given else name.encode(errors="replace"),
-                     max(float(logprob), LEAST_LOGPROB), id if type(id) is int else None)
+def _steps(logprobs: object) -> tuple[tuple[NamedToken, ...], ...]:
+    """The steps up to the first that cannot be read: what follows it cannot be placed."""
+    readable = takewhile(lambda step: step is not None, steps_of(logprobs))
+    return tuple(tuple(replace(token, logprob=max(token.logprob, LEAST_LOGPROB)) for token in (step.chosen, *step.top))
+                 for step in readable if step is not None)
 
 
 def _count(value: object) -> int | None:
