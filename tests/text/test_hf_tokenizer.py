@@ -93,7 +93,7 @@ def test_merges_are_strings_or_pairs(tmp_path: Path, as_pairs: bool) -> None:
 
 
 @pytest.mark.parametrize(("changes", "kind", "message"), [
-    ({"model": {"type": "Unigram"}}, UnsupportedError, "Unigram"),
+    ({"model": {"type": "Unigram"}}, UnsupportedError, "SentencePiece"),
     ({"model": {"byte_fallback": True}}, UnsupportedError, "SentencePiece"),
     ({"decoder": {"type": "Metaspace"}}, UnsupportedError, "SentencePiece"),
     ({"model": {"dropout": 0.1}}, UnsupportedError, "dropout"),

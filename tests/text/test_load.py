@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brise.errors import BriseError, CheckpointError, MissingExtraError, UnsupportedError
+from brise.errors import BriseError, CheckpointError, MissingExtraError
 from brise.text.chat import ChatTemplate
 from brise.text.conversation import suggested_system
 from brise.text.load import tokens_for
@@ -92,7 +92,7 @@ def test_a_mistral_template_in_a_gguf_file_knows_tools_in_its_own_format() -> No
 
 @pytest.mark.parametrize(("name", "content", "kind", "message"), [
     ("README.md", "", CheckpointError, "no tokenizer"),
-    ("tokenizer.model.v3", "", UnsupportedError, "tokenizer.model.v3"),
+    ("tokenizer.model", "", CheckpointError, "no pieces"),
     ("tokenizer.json", "{", CheckpointError, "no JSON"), ("SYSTEM_PROMPT.txt", b"\xff", CheckpointError, "UTF-8"),
     ("SYSTEM_PROMPT.txt", b"a" * (1 << 23), CheckpointError, "bytes")])
 def test_what_is_missing_or_broken_is_named(tmp_path: Path, name: str, content: str | bytes, kind: type[BriseError],

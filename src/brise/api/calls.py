@@ -55,7 +55,7 @@ def score(worker: EngineThread, text: str, given: str, top: int, adapter: str | 
         raise RequestError(f"top is {top!r}, allowed is 0 to {MAX_TOP}", param="top")
     tokenizer = worker.model.tokenizer
     before = prompt_tokens(given, tokenizer)
-    tokens = (*before, *tokenizer.encode(text))
+    tokens = (*before, *tokenizer.encode(text, before="text" if given else "start"))
     if len(tokens) == len(before):
         raise RequestError("the text has no tokens", param="text")
     return Request(prompt=tokens, max_tokens=0, prompt_logprobs=top, adapter=adapter), len(before)

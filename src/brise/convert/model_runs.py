@@ -19,7 +19,8 @@ from brise.quant.quality import QuantQuality
 from brise.quant.rows import format_of, matrix_shape, row_bytes
 from brise.text import corpus
 from brise.text.chat import ChatTemplate
-from brise.text.tokenizer import Tokenizer
+from brise.text.load import gguf_tokenizer
+from brise.text.protocols import TextTokenizer
 from brise.watch import Watcher, size_text
 
 # Logits of both models and what comparing them takes, beside everything else.
@@ -76,8 +77,8 @@ class ModelRuns:
             return compare(machine, _scored(self.original), _scored(quantised), text.windows, advance)
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_gguf(self.original.metadata)
+    def _tokenizer(self) -> TextTokenizer:
+        return gguf_tokenizer(self.original.metadata)
 
     def _machine(self, models: Sequence[Weights], *, with_heads: bool) -> Machine:
         backend = open_planner(self.num_threads)
@@ -99,7 +100,7 @@ class ModelRuns:
 
 
 def _conversations(original: Original,
-                   tokenizer: Tokenizer) -> Callable[[Sequence[Mapping[str, object]]], list[int]] | None:
+                   tokenizer: TextTokenizer) -> Callable[[Sequence[Mapping[str, object]]], list[int]] | None:
     chat = ChatTemplate.from_gguf(original.metadata, tokenizer)
     if chat is None:
         return None

@@ -109,7 +109,7 @@ def _added(prompt: tuple[int, ...], whole: tuple[int, ...], tokenizer: TextToken
         raise RequestError("the model's chat format writes this answer otherwise than it asks for it: the prompt is "
                            "not the beginning of the finished conversation", param="messages",
                            code="chat_template_error")
-    rest = tokenizer.encode(written[len(asked):].decode(errors="replace"))
+    rest = tokenizer.encode(written[len(asked):].decode(errors="replace"), before="text")
     return (*rest, *whole[same + len(run):])
 
 
@@ -132,7 +132,7 @@ def _as_text(example: TrainingExample, tokenizer: TextTokenizer) -> _Sequence:
     prompt, completion = (str(message["content"]) for message in example.messages)
     bos = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
     before = [*bos, *tokenizer.encode(prompt)]
-    tokens = (*before, *tokenizer.encode(completion), _end_of_text(tokenizer))
+    tokens = (*before, *tokenizer.encode(completion, before="text"), _end_of_text(tokenizer))
     return _Sequence(tokens, ((len(before), len(tokens)),))
 
 

@@ -34,6 +34,8 @@ class EngineAnswer:
                                            tokenizer.vocab_size)
         self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels), keeps_stop=request.keeps_stop)
         self._num_tokens = 0
+        prompt = sequence.tokens[:sequence.num_prompt]
+        self._drops_space = tokenizer.drops_space_after(int(prompt[-1]) if len(prompt) else None)
 
     def take(self, logits_V: Array) -> Delta:
         """Samples the next token from its logits and returns what is new."""
@@ -69,14 +71,24 @@ class EngineAnswer:
         stream = self._stream
         sentinel = self._request.sentinels.get(token)
         is_left_out = token in self._request.stop_tokens and not self._request.keeps_stop
-        shown = b"" if is_left_out else self._tokenizer.token_bytes(token)
+        shown = b"" if is_left_out else self._shown(token)
         text = stream.push(shown) if sentinel is None else stream.sentinel(sentinel)
+        if sentinel is not None:
+            self._drops_space = self._tokenizer.drops_space_after(token)
         finish = self._finish(token)
         if finish is not None and stream.stopped is None:
             text += stream.finish()
         return Delta(self._request_id, self.index, text, (token,), logprobs, finish, stream.stopped, None,
                      self.sequence.num_prompt, self.num_cached, self._num_tokens,
                      None if self.prompt_logprobs is None else self._take_prompt_logprobs())
+
+    def _shown(self, token: int) -> bytes:
+        """What the token adds to the text, without the space that SentencePiece puts before one."""
+        data = self._tokenizer.token_bytes(token)
+        if self._drops_space and data:
+            self._drops_space = False
+            return data.removeprefix(b" ")
+        return data
 
     def _finish(self, token: int) -> FinishReason | None:
         if token in self._end_ids or self._stream.stopped is not None:

@@ -43,7 +43,8 @@ class Grammars:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(whole)
             state = matcher.deep_copy()
-        if grammar.begun and not state.consume_tokens(self._tokenizer.encode(grammar.begun)):
+        if grammar.begun and not state.consume_tokens(
+                self._tokenizer.encode(grammar.begun, before="text")):
             raise RequestError(f"the answer begins with {grammar.begun[:40]!r}, which does not fit its {grammar.kind}",
                                param="grammar", code="invalid_grammar")
         return Constraint(state)
@@ -80,7 +81,7 @@ class _Words:
     def __call__(self, text: str) -> list[int]:
         """Ids of text that a grammar requires; empty if the model has no tokens for it."""
         try:
-            return self._tokenizer.encode(text)
+            return self._tokenizer.encode(text, before="text")
         except RequestError:
             return []
 

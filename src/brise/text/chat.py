@@ -18,9 +18,9 @@ from brise.text.answer_format import AnswerFormat, calls_of_template
 from brise.text.conversation import Chat
 from brise.text.images import arranged, images_of
 from brise.text.inputs import ImageInput
-from brise.text.protocols import Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
+from brise.text.protocols import Before, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
-from brise.text.special_tokens import beginnings, splitter
+from brise.text.special_tokens import beginnings
 
 # Templates write the role between control tokens, some into one ('<|' + role + '|>'): it may not be any text.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -143,21 +143,20 @@ class ChatTemplate:
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._tokenizer.token_text(token)
 
-    @cached_property
-    def _splitter(self) -> re.Pattern[str]:
-        return splitter(self._tokenizer.control)
-
     def _tokens(self, text: str, disguise: _Disguise, images: Sequence[ImageInput]) -> list[int]:
         ids: list[int] = []
         rest = iter(images)
-        for index, piece in enumerate(self._splitter.split(text)):
+        before: Before = "start"
+        for index, piece in enumerate(self._tokenizer.splitter.split(text)):
             if index % 2:
                 ids.append(self._tokenizer.control[piece])
+                before = "special"
                 continue
             for number, words in enumerate(piece.split(disguise.image_mark)):
                 if number:
                     ids.extend(next(rest).tokens)
-                ids.extend(self._tokenizer.encode(disguise.reveal(words)))
+                    before = "special"
+                ids.extend(self._tokenizer.encode(disguise.reveal(words), before=before))
         return ids if ids[:1] == self._bos else [*self._bos, *ids]
 
 

@@ -1,13 +1,16 @@
-"""Reads a Hugging Face tokenizer.json: a byte-level BPE with the pre-tokenizer that the file describes.
+"""Reads a Hugging Face tokenizer.json: a byte-level BPE, or the vocabulary of a SentencePiece model.
 
-`model` has `vocab` (token in GPT-2's byte alphabet: id) and `merges` ("left right", or pairs); `added_tokens`
-are the control tokens (`special`) and others that are never cut; `pre_tokenizer` and `normalizer` are built by
-the library that wrote them. Anything but a byte-level BPE is refused by name.
+`model` has `vocab` (token: id, in GPT-2's byte alphabet where the BPE is byte-level; [piece, score] in a Unigram) and
+`merges` ("left right", or pairs); `added_tokens` are the control tokens (`special`) and others that are never cut. The
+`pre_tokenizer` and `normalizer` of a byte-level BPE are built by the library that wrote them; those of SentencePiece
+are read in text/read_sentencepiece.py. Other kinds are refused by name.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,14 +41,19 @@ class HfTokenizer:
     eos_id: int | None
     add_bos: bool
     text_end_id: int | None
+    scores: Sequence[float] | None = None  # of a Unigram, by id
+    left: frozenset[str] = frozenset()  # special tokens that take the white space before them,
+    right: frozenset[str] = frozenset()  # and those that take what is behind them
 
 
-def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
-    """The file, with the names of bos and eos from tokenizer_config.json."""
-    document = read_json(path)
+def read(path: Path, settings: Mapping[str, object], document: Mapping[str, object] | None = None) -> HfTokenizer:
+    """The file, with the names of bos and eos from tokenizer_config.json; `document` is its content, if it is read."""
+    document = read_json(path) if document is None else document
     model = _mapping(document, "model", path)
-    _refuse_other_kinds(document, model, path)
-    vocab, added = _vocab(model, path), dict(_added(document, path))
+    _refuse_other_kinds(model, path)
+    scores = _scores(model, path) if model.get("type") == "Unigram" else None
+    vocab = _vocab(model, path) if scores is None else {text: index for index, (text, _) in enumerate(scores)}
+    added = dict(_added(document, path))
     texts = {index: text for text, index in vocab.items()} | {index: text for index, (text, _) in added.items()}
     size = max(texts, default=-1) + 1
     if not 0 < size <= _MAX_TOKENS or min(texts) < 0:
@@ -63,7 +71,25 @@ def read(path: Path, settings: Mapping[str, object]) -> HfTokenizer:
     text_end_id = eos_id if add_eos is True else last if add_eos is None else None
     return HfTokenizer(tokens, {index: special for index, (_, special) in added.items()}, gaps,
                        lambda words: _build(words, model, document, path), bos_id, eos_id,
-                       bos_id is not None and (add_bos is True or (add_bos is None and first == bos_id)), text_end_id)
+                       bos_id is not None and (add_bos is True or (add_bos is None and first == bos_id)), text_end_id,
+                       None if scores is None else [score for _, score in scores] + [0.0] * (size - len(scores)),
+                       _that("lstrip", document), _that("rstrip", document))
+
+
+def is_sentencepiece(document: Mapping[str, object]) -> bool:
+    """Whether the file has SentencePiece's pieces, with a space in them as '\u2581', and not GPT-2's byte alphabet."""
+    model = document.get("model")
+    if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
+        return isinstance(model, Mapping) and model.get("type") == "Unigram"
+    return bool(model.get("byte_fallback")) or '"ByteLevel"' not in json.dumps(document.get("decoder"))
+
+
+def base64_bytes(text: str, what: str) -> bytes:
+    """The bytes of a text in base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise CheckpointError(f"the {what} is no base64: {error}", field=what) from error
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -80,14 +106,10 @@ def read_json(path: Path) -> dict[str, object]:
     return document
 
 
-def _refuse_other_kinds(document: Mapping[str, object], model: Mapping[str, object], path: Path) -> None:
+def _refuse_other_kinds(model: Mapping[str, object], path: Path) -> None:
     kind = model.get("type", "BPE")
-    if kind != "BPE":
-        raise UnsupportedError(f"{path.name} is a {kind!r} tokenizer; this build reads byte-level BPE")
-    if model.get("byte_fallback") or '"ByteLevel"' not in json.dumps(document.get("decoder")):
-        raise UnsupportedError(f"{path.name} is a SentencePiece tokenizer; this build reads byte-level BPE",
-                               hint="take a model with tekken.json or a byte-level BPE: Llama 3, Qwen 2 or 3, "
-                                    "Mistral Nemo, Ministral 3")
+    if kind not in ("BPE", "Unigram"):
+        raise UnsupportedError(f"{path.name} is a {kind!r} tokenizer; brise reads 'BPE' and 'Unigram'")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UnsupportedError(f"{path.name} has model.{name} = {model[name]!r}; only an empty one is supported")
@@ -99,6 +121,28 @@ def _vocab(model: Mapping[str, object], path: Path) -> dict[str, int]:
         raise CheckpointError(f"model.vocab of {path.name} must map at most {_MAX_TOKENS} tokens to their ids",
                               field="model.vocab", value=len(vocab), limit=_MAX_TOKENS)
     return {text: index for text, index in vocab.items() if isinstance(index, int)}
+
+
+def _scores(model: Mapping[str, object], path: Path) -> list[tuple[str, float]]:
+    vocab = model.get("vocab")
+    if not isinstance(vocab, list) or len(vocab) > _MAX_TOKENS:
+        raise CheckpointError(f"model.vocab of {path.name} is no list of at most {_MAX_TOKENS} pieces",
+                              field="model.vocab", limit=_MAX_TOKENS)
+    pieces: dict[str, float] = {}
+    for entry in vocab:
+        match entry:
+            case [str(text), int() | float() as score] if text not in pieces and math.isfinite(score):
+                pieces[text] = float(score)
+            case _:
+                raise CheckpointError(f"model.vocab of {path.name} has an entry that is no new piece with its score",
+                                      field="model.vocab", value=str(entry)[:80])
+    return list(pieces.items())
+
+
+def _that(flag: str, document: Mapping[str, object]) -> frozenset[str]:
+    """The added tokens with this flag."""
+    added = document.get("added_tokens")
+    return frozenset(str(entry["content"]) for entry in (added if isinstance(added, list) else []) if entry.get(flag))
 
 
 def _added(document: Mapping[str, object], path: Path) -> Iterator[tuple[int, tuple[str, bool]]]:

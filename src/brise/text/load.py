@@ -1,18 +1,19 @@
 """Loads a model's tokenizer and chat format from whichever of its files has them.
 
-In this order: tekken.json (mistral-common decides); tokenizer.json with the template of chat_template.jinja,
-chat_template.json or tokenizer_config.json; the metadata of the GGUF file. SYSTEM_PROMPT.txt beside them is
+In this order: tekken.json (mistral-common decides); the metadata of the GGUF file; tokenizer.json or tokenizer.model,
+with the template of chat_template.jinja, chat_template.json or tokenizer_config.json. SYSTEM_PROMPT.txt beside them is
 kept for callers that ask for it; it is never added unasked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from brise.errors import CheckpointError, MissingExtraError, UnsupportedError
+from brise.errors import CheckpointError, MissingExtraError
+from brise.text import hf_tokenizer, read_sentencepiece
 from brise.text.chat import ChatTemplate
 from brise.text.conversation import Chat
 from brise.text.hf_tokenizer import read_json
@@ -50,15 +51,21 @@ def tokens_for(checkpoint: Files) -> Tokens:
     if (folder / "tekken.json").is_file() and (not has_own or metadata.get("tokenizer.ggml.pre") == "tekken"):
         return _tekken(folder / "tekken.json", metadata, system_prompt)
     if has_own:
-        tokenizer = Tokenizer.from_gguf(metadata)
+        tokenizer = gguf_tokenizer(metadata)
         return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer), system_prompt)
     if (folder / "tokenizer.json").is_file():
         return _hf(folder, system_prompt)
-    for name in sorted(path.name for path in folder.glob("tokenizer.model*")):
-        raise UnsupportedError(f"{name} is a SentencePiece tokenizer; this build reads tekken.json and byte-level "
-                               "BPE", hint="take a model of the family from Mistral Nemo on")
-    raise CheckpointError(f"{folder} has no tokenizer: neither tekken.json nor tokenizer.json",
+    if (folder / "tokenizer.model").is_file():
+        return _sentencepiece(folder, system_prompt)
+    raise CheckpointError(f"{folder} has no tokenizer: neither tekken.json nor tokenizer.json nor tokenizer.model",
                           field="tokenizer.json", hint="copy it from the model's repository")
+
+
+def gguf_tokenizer(metadata: Mapping[str, object]) -> TextTokenizer:
+    """The tokenizer that a GGUF file describes."""
+    if metadata.get("tokenizer.ggml.model") in ("llama", "t5"):
+        return read_sentencepiece.from_gguf(metadata)
+    return Tokenizer.from_gguf(metadata)
 
 
 def _tekken(path: Path, metadata: Mapping[str, object], system_prompt: str | None) -> Tokens:
@@ -87,14 +94,35 @@ def _check_same(tokenizer: TextTokenizer, own: list[object] | tuple[object, ...]
 
 def _hf(folder: Path, system_prompt: str | None) -> Tokens:
     settings = _optional_json(folder / "tokenizer_config.json")
+    tokenizer = _hf_tokenizer(folder / "tokenizer.json", settings, _more_ends(folder))
+    return Tokens(tokenizer, ChatTemplate.or_chatml(_folder_template(folder, settings), tokenizer), system_prompt)
+
+
+def _sentencepiece(folder: Path, system_prompt: str | None) -> Tokens:
+    settings = _optional_json(folder / "tokenizer_config.json")
+    tokenizer = read_sentencepiece.from_file(folder / "tokenizer.model", settings, _more_ends(folder))
+    return Tokens(tokenizer, ChatTemplate.or_chatml(_folder_template(folder, settings), tokenizer), system_prompt)
+
+
+def _more_ends(folder: Path) -> list[int]:
+    """The tokens that generation_config.json says end an answer."""
     end_ids = _optional_json(folder / "generation_config.json").get("eos_token_id")
-    ends = [end for end in (end_ids if isinstance(end_ids, list) else [end_ids]) if isinstance(end, int)]
-    tokenizer = Tokenizer.from_hf(folder / "tokenizer.json", settings, ends)
+    return [end for end in (end_ids if isinstance(end_ids, list) else [end_ids]) if isinstance(end, int)]
+
+
+def _folder_template(folder: Path, settings: Mapping[str, object]) -> str | None:
     template = _text(folder / "chat_template.jinja")
-    if template is None:
-        template = _template(_optional_json(folder / "chat_template.json").get("chat_template")
-                             or settings.get("chat_template"))
-    return Tokens(tokenizer, ChatTemplate.or_chatml(template, tokenizer), system_prompt)
+    if template is not None:
+        return template
+    return _template(_optional_json(folder / "chat_template.json").get("chat_template")
+                     or settings.get("chat_template"))
+
+
+def _hf_tokenizer(path: Path, settings: Mapping[str, object], ends: Sequence[int]) -> TextTokenizer:
+    document = read_json(path)
+    if hf_tokenizer.is_sentencepiece(document):
+        return read_sentencepiece.from_hf(hf_tokenizer.read(path, settings, document), document, path.name, ends)
+    return Tokenizer.from_hf(path, settings, ends, document)
 
 
 def _template(value: object) -> str | None:

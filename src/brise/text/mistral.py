@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,8 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from brise.errors import CheckpointError, RequestError, UnsupportedError
 from brise.text import pretokenizers, special_tokens
 from brise.text.hf_tokenizer import PASSED_ON, read_json
+from brise.text.protocols import Before
+from brise.text.special_tokens import SpecialTokenSplitter
 
 CommonTokenizer = GenericTokenizer[UserMessage, AssistantMessage, ToolMessage, SystemMessage, Tokenized]
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
@@ -47,11 +48,11 @@ class MistralTokenizer:
         self.end_ids = frozenset({self.control["</s>"]})
         self.vocab_size = self._tekken.n_words
 
-    def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
+    def encode(self, text: str, *, parse_control: bool = False, before: Before = "start") -> list[int]:
         """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
         if not parse_control:
-            return self._encode_plain(text)
-        return special_tokens.encode(text, self.control, self._splitter, self._encode_plain)
+            return self._encode_plain(text, before)
+        return special_tokens.encode(text, self.control, self.splitter, self._encode_plain, before)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -74,11 +75,16 @@ class MistralTokenizer:
         """Whether the token is no text."""
         return token < self.num_control
 
-    @cached_property
-    def _splitter(self) -> re.Pattern[str]:
-        return special_tokens.splitter(self.control)
+    def drops_space_after(self, token: int | None) -> bool:
+        """Whether a space that begins the text behind this token is the tokenizer's own: never of Tekken."""
+        return False
 
-    def _encode_plain(self, text: str) -> list[int]:
+    @cached_property
+    def splitter(self) -> SpecialTokenSplitter:
+        """Cuts text at special tokens."""
+        return SpecialTokenSplitter(self.control)
+
+    def _encode_plain(self, text: str, before: Before) -> list[int]:
         check_unicode(text)
         try:
             return self._tekken.encode(text, bos=False, eos=False)

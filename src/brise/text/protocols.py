@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from brise.text.inputs import ImageInput
 
@@ -12,6 +12,21 @@ from brise.text.inputs import ImageInput
 # `tool_call_id` where they apply. Parts are {"type": "text", "text": ...}, {"type": "thinking", "thinking": ...} and
 # {"type": "image", "image": ImageInput}.
 Message = Mapping[str, object]
+
+# What stands before a text that is encoded: nothing, a special token, or text that it goes on from. SentencePiece puts
+# a space before a text, where it begins.
+Before = Literal["start", "special", "text"]
+
+# Tokens that end an answer whatever the file says: many files name only one (llama.cpp does so too).
+END_TEXTS = frozenset({"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
+                        "<|end|>", "<end_of_turn>", "</s>", "<EOT>"})
+
+
+class TextSplitter(Protocol):
+    """Cuts text at special tokens."""
+
+    def split(self, text: str) -> list[str]:
+        """Text and special tokens in turn."""
 
 
 class TextTokenizer(Protocol):
@@ -25,7 +40,10 @@ class TextTokenizer(Protocol):
     end_ids: frozenset[int]
     vocab_size: int
 
-    def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
+    @property
+    def splitter(self) -> TextSplitter:
+        """Cuts text at special tokens."""
+    def encode(self, text: str, *, parse_control: bool = False, before: Before = "start") -> list[int]:
         """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -35,6 +53,8 @@ class TextTokenizer(Protocol):
         """A token for display: control tokens by name, half characters as U+FFFD."""
     def is_control(self, token: int) -> bool:
         """Whether the token is no text."""
+    def drops_space_after(self, token: int | None) -> bool:
+        """Whether a space that begins the text behind this token (None: at the start) is the tokenizer's own."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ that looks like a special token stays text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from os.path import commonprefix
 
 from brise.errors import bad_value
+from brise.text.protocols import Before
 
 # Patterns over the special tokens take 4 us a character. The longest in use has 36, and a model of speech 28,672.
 MAX_LENGTH, MAX_COUNT, MAX_CHARS = 256, 1 << 15, 1 << 20
@@ -32,20 +33,38 @@ def check(control: Mapping[str, int]) -> None:
             raise bad_value(f"length of the special token {token}", len(text), f"at most {MAX_LENGTH} characters")
 
 
-def splitter(control: Iterable[str]) -> re.Pattern[str]:
-    """`split` with it gives text and special tokens in turn; if one begins another, the longest counts."""
-    return re.compile(f"({_any_of(control)})")
+class SpecialTokenSplitter:
+    """Cuts text at special tokens; if one begins another, the longest counts.
+
+    The white space before those in `left` and behind those in `right` belongs to them, as in Phi-3's `<|end|>`.
+    """
+
+    def __init__(self, control: Iterable[str], *, left: Collection[str] = (), right: Collection[str] = ()) -> None:
+        self._pattern = re.compile(f"({_any_of(control)})")
+        self._left, self._right = left, right
+
+    def split(self, text: str) -> list[str]:
+        """Text and special tokens in turn."""
+        pieces: list[str] = self._pattern.split(text)
+        if self._left or self._right:
+            for index in range(1, len(pieces), 2):
+                if pieces[index] in self._left:
+                    pieces[index - 1] = pieces[index - 1].rstrip()
+                if pieces[index] in self._right:
+                    pieces[index + 1] = pieces[index + 1].lstrip()
+        return pieces
 
 
-def encode(text: str, control: Mapping[str, int], splitter: re.Pattern[str],
-           plain: Callable[[str], list[int]]) -> list[int]:
+def encode(text: str, control: Mapping[str, int], splitter: SpecialTokenSplitter,
+           plain: Callable[[str, Before], list[int]], before: Before = "start") -> list[int]:
     """Ids of text in which special tokens become those tokens; `plain` encodes what is between them."""
     ids: list[int] = []
     for index, piece in enumerate(splitter.split(text)):
         if index % 2:
             ids.append(control[piece])
+            before = "special"
         elif piece:
-            ids.extend(plain(piece))
+            ids.extend(plain(piece, before))
     return ids
 
 

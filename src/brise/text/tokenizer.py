@@ -7,7 +7,6 @@ bos_token_id, eos_token_id, eot_token_id, eom_token_id, add_bos_token, add_eos_t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +17,21 @@ from tokenizers.models import BPE
 
 from brise.errors import CheckpointError, RequestError, UnsupportedError, bad_value
 from brise.text import hf_tokenizer, pretokenizers, special_tokens
+from brise.text.gguf_vocabulary import (
+    CONTROL,
+    MODELS,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    key,
+    read_ends,
+    strings,
+    token_types,
+)
 from brise.text.hf_tokenizer import MAX_MERGES, PASSED_ON, library_errors
 from brise.text.pretokenizers import Pretokenization
-
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_MAX_TOKENS = 1 << 21  # the largest vocabularies in use have 2^18; a false header must not fill the memory
-
-# Tokens that end an answer whatever the file says: many files name only one (llama.cpp does so too).
-_END_TEXTS = frozenset({"<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
-                        "<|end|>", "<end_of_turn>", "</s>", "<EOT>"})
+from brise.text.protocols import END_TEXTS, Before
+from brise.text.special_tokens import SpecialTokenSplitter
 
 
 class Tokenizer:
@@ -37,66 +42,66 @@ class Tokenizer:
                  eos_id: int | None = None, add_bos: bool = False, text_end_id: int | None = None,
                  end_ids: Iterable[int] = ()) -> None:
         # One pass in Python over the types; the rest of the vocabulary is handled at C speed (cold start).
-        special = {index: kind for index, kind in enumerate(types) if kind != _NORMAL}
+        special = {index: kind for index, kind in enumerate(types) if kind != NORMAL}
         control = {tokens[index]: index for index, kind in special.items()
-                   if kind in (_CONTROL, _USER_DEFINED)}
+                   if kind in (CONTROL, USER_DEFINED)}
         _refuse_blank_tokens(control)
         special_tokens.check(control)
         self.control: Mapping[str, int] = MappingProxyType(control)
         self._tokens = tokens
-        self._shown = frozenset(index for index, kind in special.items() if kind == _USER_DEFINED)
+        self._shown = frozenset(index for index, kind in special.items() if kind == USER_DEFINED)
         self._hidden = frozenset(special) - self._shown
         self._bytes = _byte_alphabet()
         vocab = _text_vocabulary(tokens, special, self._bytes)
         self._missing = bytes(byte for char, byte in self._bytes.items() if char not in vocab)
         self._bpe = build(vocab)
         self.bos_id, self.eos_id, self.add_bos, self.text_end_id = bos_id, eos_id, add_bos, text_end_id
-        self.end_ids = frozenset(end_ids) | {index for token, index in control.items() if token in _END_TEXTS}
+        self.end_ids = frozenset(end_ids) | {index for token, index in control.items() if token in END_TEXTS}
         self.vocab_size = len(tokens)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, object]) -> Tokenizer:
         """The tokenizer a GGUF file describes; refuses kinds that this build does not know."""
-        model = metadata.get(_key("model"))
+        model = metadata.get(key("model"))
         if model != "gpt2":
-            raise _unsupported_model(model)
-        tokens, merges = _strings(metadata, "tokens"), _strings(metadata, "merges")
-        types = _types(metadata, len(tokens))
-        pre = metadata.get(_key("pre"))
+            raise UnsupportedError(f"tokenizer.ggml.model is {model!r}; brise reads {', '.join(map(repr, MODELS))}")
+        tokens, merges = strings(metadata, "tokens"), strings(metadata, "merges")
+        types = token_types(metadata, len(tokens))
+        pre = metadata.get(key("pre"))
         if not isinstance(pre, str):
             raise UnsupportedError("the file has no tokenizer.ggml.pre, so its pre-tokenizer is unknown",
                                    hint="convert the model again with a current llama.cpp")
         pretokenizer = pretokenizers.named(pre)
-        bos_id, eos_id = _id(metadata, "bos", len(tokens)), _id(metadata, "eos", len(tokens))
-        add_bos = bool(metadata.get(_key("add_bos_token"), pretokenizer.add_bos))
-        text_end_id = eos_id if metadata.get(_key("add_eos_token")) else None
-        if text_end_id is not None and not metadata.get(f"{metadata.get('general.architecture')}.pooling_type"):
-            raise UnsupportedError("tokenizer.ggml.add_eos_token is true, and the model makes no embeddings; brise "
-                                   "never ends a prompt so that is to be continued")
-        ends = (eos_id, _id(metadata, "eot", len(tokens)), _id(metadata, "eom", len(tokens)))
-        return cls(tokens, types, lambda vocab: _build(vocab, merges, pretokenizer), bos_id=bos_id, eos_id=eos_id,
-                   add_bos=add_bos and bos_id is not None, text_end_id=text_end_id,
-                   end_ids=(end for end in ends if end is not None))
+        ends = read_ends(metadata, len(tokens), add_bos=pretokenizer.add_bos)
+        return cls(tokens, types, lambda vocab: _build(vocab, merges, pretokenizer), bos_id=ends.bos_id,
+                   eos_id=ends.eos_id, add_bos=ends.add_bos, text_end_id=ends.text_end_id, end_ids=ends.end_ids)
 
     @classmethod
-    def from_hf(cls, path: Path, settings: Mapping[str, object], end_ids: Iterable[int] = ()) -> Tokenizer:
-        """The tokenizer of a tokenizer.json; `settings` is tokenizer_config.json, `end_ids` end answers too."""
-        read = hf_tokenizer.read(path, settings)
-        types = [_NORMAL] * len(read.tokens)
+    def from_hf(cls, path: Path, settings: Mapping[str, object], end_ids: Iterable[int] = (),
+                document: Mapping[str, object] | None = None) -> Tokenizer:
+        """The tokenizer of a tokenizer.json; `settings` is tokenizer_config.json, `end_ids` end answers too.
+
+        `document` is the content of the file, if it is read already.
+        """
+        document = hf_tokenizer.read_json(path) if document is None else document
+        if hf_tokenizer.is_sentencepiece(document):
+            raise UnsupportedError(f"{path.name} is a SentencePiece tokenizer, no byte-level BPE")
+        read = hf_tokenizer.read(path, settings, document)
+        types = [NORMAL] * len(read.tokens)
         for index, is_special in read.added.items():
-            types[index] = _CONTROL if is_special else _USER_DEFINED
+            types[index] = CONTROL if is_special else USER_DEFINED
         for index in read.gaps:
-            types[index] = _UNUSED
+            types[index] = UNUSED
         ends = {*end_ids, read.eos_id} - {None}
         return cls(read.tokens, types, read.build, bos_id=read.bos_id, eos_id=read.eos_id,
                    add_bos=read.add_bos, text_end_id=read.text_end_id,
                    end_ids=[end for end in ends if end is not None and end < len(types)])
 
-    def encode(self, text: str, *, parse_control: bool = False) -> list[int]:
+    def encode(self, text: str, *, parse_control: bool = False, before: Before = "start") -> list[int]:
         """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""
         if not parse_control:
-            return self._encode_plain(text)
-        return special_tokens.encode(text, self.control, self.control_splitter, self._encode_plain)
+            return self._encode_plain(text, before)
+        return special_tokens.encode(text, self.control, self.splitter, self._encode_plain, before)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -118,16 +123,20 @@ class Tokenizer:
         """Whether the token is no text: control, unknown or unused. User-defined ones (<think>) are shown."""
         return token in self._hidden
 
+    def drops_space_after(self, token: int | None) -> bool:
+        """Whether a space that begins the text behind this token is the tokenizer's own: never of a byte-level BPE."""
+        return False
+
     def is_control_text(self, text: str) -> bool:
         """Whether this string is a token that `decode` leaves out."""
         return self.control.get(text) in self._hidden
 
     @cached_property
-    def control_splitter(self) -> re.Pattern[str]:
-        """`split` with it gives text and special tokens in turn."""
-        return special_tokens.splitter(self.control)
+    def splitter(self) -> SpecialTokenSplitter:
+        """Cuts text at special tokens."""
+        return SpecialTokenSplitter(self.control)
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def _encode_plain(self, text: str, before: Before) -> list[int]:
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
@@ -169,9 +178,9 @@ def _text_vocabulary(tokens: Sequence[str], special: Iterable[int],
 
 def _build(vocab: dict[str, int], merges: Sequence[str], pretokenizer: Pretokenization) -> BpeTokenizer:
     if len(merges) > MAX_MERGES:
-        raise bad_value(_key("merges"), f"a list of {len(merges)}", f"at most {MAX_MERGES} entries")
+        raise bad_value(key("merges"), f"a list of {len(merges)}", f"at most {MAX_MERGES} entries")
     parts = iter(" ".join(merges).split(" "))  # one split for all: 2 x faster than one each
-    with library_errors("tokenizer.ggml.merges does not fit the tokens", _key("merges")):
+    with library_errors("tokenizer.ggml.merges does not fit the tokens", key("merges")):
         model = BPE(vocab=vocab, merges=list(zip(parts, parts, strict=True)) if merges else [],
                     ignore_merges=pretokenizer.whole_words)
     bpe = BpeTokenizer(model)
@@ -192,59 +201,3 @@ def _refuse_blank_tokens(control: Mapping[str, int]) -> None:
     if blank:
         raise UnsupportedError(f"the tokens {blank[:8]} are user-defined and blank; runs of white space as "
                                "tokens outside the BPE are not supported")
-
-
-def _unsupported_model(model: object) -> UnsupportedError:
-    if model == "llama":
-        return UnsupportedError("tokenizer.ggml.model is 'llama', a SentencePiece tokenizer; this build "
-                                "reads byte-level BPE ('gpt2')",
-                                hint="take a model with a byte-level BPE: SmolLM2, Llama 3, Qwen 2 or 3, "
-                                     "Mistral Nemo, Ministral 3")
-    return UnsupportedError(f"tokenizer.ggml.model is {model!r}; this build reads byte-level BPE ('gpt2')")
-
-
-def _key(name: str) -> str:
-    return f"tokenizer.ggml.{name}"
-
-
-def _strings(metadata: Mapping[str, object], name: str) -> Sequence[str]:
-    value = metadata.get(_key(name))
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise CheckpointError(f"{_key(name)} is missing or no list", field=_key(name),
-                              value=type(value).__name__, limit="a list of strings")
-    if len(value) > _MAX_TOKENS:
-        raise CheckpointError(f"{_key(name)} has {len(value)} entries; at most {_MAX_TOKENS}",
-                              field=_key(name), value=len(value), limit=_MAX_TOKENS)
-    if not set(map(type, value)) <= {str}:
-        raise CheckpointError(f"{_key(name)} holds something that is no string", field=_key(name))
-    return value
-
-
-def _types(metadata: Mapping[str, object], count: int) -> list[int]:
-    value = metadata.get(_key("token_type"))
-    if value is None:
-        raise CheckpointError("tokenizer.ggml.token_type is missing", field=_key("token_type"))
-    if not isinstance(value, Iterable):
-        raise CheckpointError("tokenizer.ggml.token_type is no list", field=_key("token_type"), value=value)
-    try:
-        types = [int(kind) for kind in value]
-    except (TypeError, ValueError) as error:
-        raise CheckpointError("tokenizer.ggml.token_type holds something that is no number",
-                              field=_key("token_type")) from error
-    if len(types) != count:
-        raise CheckpointError(f"tokenizer.ggml.token_type has {len(types)} entries for {count} tokens",
-                              field=_key("token_type"), value=len(types), limit=count)
-    return types
-
-
-def _id(metadata: Mapping[str, object], name: str, count: int) -> int | None:
-    key = _key(f"{name}_token_id")
-    value = metadata.get(key)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is None or (name != "eos" and isinstance(value, int) and not 0 <= value < count):
-        return None  # as llama.cpp takes it, which only warns; without an eos answers would not end
-    if not isinstance(value, int) or not 0 <= value < count:
-        raise CheckpointError(f"{key} is {value!r}; there are {count} tokens", field=key, value=value,
-                              limit=count)
-    return value

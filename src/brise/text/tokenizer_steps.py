@@ -30,7 +30,7 @@ _OTHERS = frozenset("""
     BertNormalizer Strip StripAccents Lowercase Nmt Precompiled Replace Prepend BertPreTokenizer Metaspace
     CharDelimiterSplit UnicodeScripts FixedLength
     """.split()) | {*NORMALIZERS, *PRE_TOKENIZERS}
-_LISTS = MappingProxyType({"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"})
+_LISTS = MappingProxyType({"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"})
 
 
 def check(steps: object, part: str, file: str) -> None:
@@ -38,12 +38,16 @@ def check(steps: object, part: str, file: str) -> None:
 
     `part` is "normalizer" or "pre_tokenizer".
     """
-    count = 0
-    for step in _flat(steps, part, file, depth=0):
-        count += 1
-        if count > MAX_STEPS:
-            raise bad_value(f"number of steps of the {part} of {file}", "more", f"at most {MAX_STEPS}")
+    for step in flat(steps, part, file):
         _check_step(step, part, file)
+
+
+def flat(steps: object, part: str, file: str) -> Iterator[Mapping[str, object]]:
+    """The steps in order, those of sequences one by one, at most MAX_STEPS; `part` may be "decoder", too."""
+    for count, step in enumerate(_flat(steps, part, file, depth=0)):
+        if count == MAX_STEPS:
+            raise bad_value(f"number of steps of the {part} of {file}", "more", f"at most {MAX_STEPS}")
+        yield step
 
 
 def _flat(steps: object, part: str, file: str, depth: int) -> Iterator[Mapping[str, object]]:
