@@ -84,6 +84,7 @@ def test_the_ops_of_encoders_are_the_references() -> None:
     on_torch = torch.from_numpy(x)
     grids = [(2, 2), (2, 4)]
     np.testing.assert_array_equal(ops.merge_patches(on_torch, grids, 2).numpy(), reference.merge_patches(x, grids, 2))
+    np.testing.assert_array_equal(ops.stack_rows(on_torch, 4).numpy(), reference.stack_rows(x, 4))
     for size, stride in ((3, 1), (3, 2), (5, 3), (1, 2)):
         np.testing.assert_array_equal(ops.windows(on_torch, size, stride).numpy(), reference.windows(x, size, stride))
     np.testing.assert_array_equal(ops.slice_rows(on_torch, 3, 7).numpy(), reference.slice_rows(x, 3, 7))

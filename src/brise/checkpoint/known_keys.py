@@ -100,6 +100,9 @@ HF_VISION = replace(_HF, neutral=_frozen({
 HF_WRAPPER = replace(_HF, neutral=_frozen({
     **_HF_NEUTRAL, "vision_feature_layer": (-1,), "vision_feature_select_strategy": ("full",),
     "projector_hidden_act": ("gelu",), "multimodal_projector_bias": (False,)}))
+HF_AUDIO = replace(_HF, neutral=_frozen({
+    **_HF_NEUTRAL, "activation_function": ("gelu",), "scale_embedding": (False,), "layer_norm_eps": (1e-5,),
+    "is_causal": (False,), "causal": (False,)}))
 # In a section on rope or scaling every key acts, and what is not known is refused.
 HF_ROPE = KeyTable(
     _frozen({"llama_4_scaling_beta": (0,), "truncate": (True,), "factor": (1,), "attention_factor": (1,),
@@ -150,6 +153,14 @@ PARAMS_VISION = KeyTable(_frozen({
     "mm_projector_id": ("patch_merge",), "add_pre_mm_projector_layer_norm": (True,), "adapter_bias": (False,)}),
     (), ("_",), changes_numbers)
 
+PARAMS_AUDIO = KeyTable(_frozen({
+    "causal": (False,), "use_biases": (True,), "norm_eps": (1e-5,), "ffn_type": ("mlp",), "norm_type": ("layer_norm",),
+    "pos_embed": ("sinusoidal",), "sliding_window": ()}), ("vocab_size", "use_cache"), ("_",), changes_numbers)
+# The spectrogram of all releases, and how text and audio go together in those that are no streams.
+PARAMS_SPECTROGRAM = KeyTable(_frozen({
+    "sampling_rate": (16000,), "hop_length": (160,), "window_size": (400,), "frame_rate": (12.5,),
+    "chunk_length_s": (30,), "transcription_format": ("instruct",)}), (), ("_",), changes_numbers)
+
 # GGUF metadata of an architecture.
 GGUF = KeyTable(
     _frozen({
@@ -167,4 +178,5 @@ GGUF = KeyTable(
         """.split()), (), changes_numbers)
 # Of an mmproj file; those that are no numbers are read separately.
 GGUF_CLIP = replace(GGUF, prefixes=(
-    "projector_type", "vision.projector_type", "vision.image_mean", "vision.image_std", "has_", "use_"))
+    "projector_type", "vision.projector_type", "vision.image_mean", "vision.image_std", "audio.projector_type", "has_",
+    "use_"))

@@ -10,22 +10,25 @@ from typing import Literal, Protocol
 
 from brise.checkpoint.generation import Generation, folder_generation, gguf_generation
 from brise.checkpoint.gguf.file import open_gguf, open_model_file
+from brise.checkpoint.gguf.read_audio import open_audio
 from brise.checkpoint.gguf.read_mmproj import open_vision
 from brise.checkpoint.gguf.read_model import describe, read_weights
 from brise.checkpoint.matryoshka import Matryoshka, folder_matryoshka
 from brise.checkpoint.model_files import ModelFiles, find_layout
 from brise.checkpoint.pooling import Pooling, folder_pooling, gguf_pooling
+from brise.checkpoint.read_audio import read_weights as read_audio
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_hf_config import read_config as read_hf_config
 from brise.checkpoint.safetensors.read_hf_config import refuse_draft
 from brise.checkpoint.safetensors.read_mistral_params import read_params
-from brise.checkpoint.safetensors.read_model import read_vision
+from brise.checkpoint.safetensors.read_model import NamedAudioTensors, read_vision
 from brise.checkpoint.safetensors.read_model import read_weights as read_safetensors
 from brise.checkpoint.safetensors.read_tensors import SafetensorsTensors
 from brise.checkpoint.safetensors.shards import Shards, open_shards
 from brise.checkpoint.safetensors.tensor_names import (
     NATIVE_VISION,
     ModuleNames,
+    audio_prefix,
     has_vision,
     hf_names,
     hf_vision_names,
@@ -37,9 +40,11 @@ from brise.files.json_file import read_json
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Weight, Weights, place
+from brise.models.whisper import AudioConfig, AudioWeights
 
 Kind = Literal["gguf", "hf", "mistral"]
 Vision = tuple[VisionConfig, VisionWeights]
+Audio = tuple[AudioConfig, AudioWeights]
 
 
 class Checkpoint(Protocol):
@@ -71,6 +76,9 @@ class Checkpoint(Protocol):
     def vision(self) -> Vision | None:
         """The vision encoder, if the model has one."""
     @property
+    def audio(self) -> Audio | None:
+        """The audio encoder, if the model has one."""
+    @property
     def metadata(self) -> Mapping[str, object]:
         """Keys of the GGUF file; empty for safetensors."""
     @property
@@ -101,7 +109,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def num_parameters(checkpoint: Checkpoint) -> int:
-    """Numbers of all weights, the vision encoder's too; scales of quantised ones do not count."""
+    """Numbers of all weights, those of encoders too; scales of quantised ones do not count."""
     count = 0
 
     def add(name: str, weight: Weight) -> Weight:
@@ -110,13 +118,14 @@ def num_parameters(checkpoint: Checkpoint) -> int:
         return weight
 
     place(checkpoint.weights(), add)
-    if checkpoint.vision is not None:
-        place(checkpoint.vision[1], add)
+    for encoder in (checkpoint.vision, checkpoint.audio):
+        if encoder is not None:
+            place(encoder[1], add)
     return count
 
 
 class _Gguf:
-    """A .gguf, with the vision encoder that lies in it or beside it."""
+    """A .gguf, with the encoder of images or audio that lies in it or beside it."""
 
     kind: Kind = "gguf"
 
@@ -127,6 +136,7 @@ class _Gguf:
         description = describe(self._file)
         self.config, self.ignored = description.config, description.ignored
         self.vision = open_vision(self._file, self._projector, self.config, is_named=path.is_dir())
+        self.audio = open_audio(self._file, self._projector, self.config, is_named=path.is_dir())
         self._files = [file for file in (self._file, self._projector) if file is not None]
 
     @property
@@ -183,7 +193,7 @@ class _Safetensors:
         self._tensors = SafetensorsTensors(shards, description.scale_block)
         self._names = (native_names(shards.tensors) if layout.kind == "mistral"
                        else hf_names(shards.tensors, self.config.family))
-        self.vision = self._read_vision(description)
+        self.vision, self.audio = self._read_vision(description), self._read_audio(description)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -225,9 +235,22 @@ class _Safetensors:
         tensors = self._shards.tensors
         if description.vision is None or not has_vision(tensors):
             return None
-        token, vocab_size = description.vision.image_token, self.config.vocab_size
-        if token >= vocab_size:
-            raise CheckpointError(f"the image token of {self.folder} is {token}, allowed is 0 to {vocab_size - 1}",
-                                  field="image_token", value=token, limit=vocab_size - 1)
+        self._check_token("image", description.vision.image_token)
         names: ModuleNames = NATIVE_VISION if self.kind == "mistral" else hf_vision_names(tensors)
         return description.vision, read_vision(self._tensors, names, description.vision)
+
+    def _read_audio(self, description: Description) -> Audio | None:
+        """The audio encoder, where the file has one."""
+        prefix = audio_prefix(self._shards.tensors)
+        if description.audio is None or prefix is None:
+            return None
+        self._check_token("audio", description.audio.audio_token)
+        self._check_token("audio", description.audio.begin_token)
+        tensors = NamedAudioTensors(self._tensors, "native" if self.kind == "mistral" else "hf", prefix)
+        return description.audio, read_audio(tensors, description.audio)
+
+    def _check_token(self, kind: str, token: int) -> None:
+        if token >= self.config.vocab_size:
+            last = self.config.vocab_size - 1
+            raise CheckpointError(f"the {kind} token of {self.folder} is {token}, allowed is 0 to {last}",
+                                  field=f"{kind}_token", value=token, limit=last)

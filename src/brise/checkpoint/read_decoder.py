@@ -33,6 +33,7 @@ from brise.models.weights import (
     Weights,
     part,
 )
+from brise.models.whisper import AudioConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Description:
     scale_block: tuple[int, int] | None
     is_tied: bool | None = field(default=None, compare=False)  # what the file says; None: nothing
     ignored: tuple[IgnoredKey, ...] = field(default=(), compare=False)
+    audio: AudioConfig | None = None
 
 
 class ConfigSource(Protocol):

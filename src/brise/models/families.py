@@ -271,6 +271,31 @@ LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
     "feed_forward.shared.w3": _tensor("ffn_up_shexp", "mlp.shared_experts.up_proj", "shared_experts.w3"),
     "feed_forward.shared.w2": _tensor("ffn_down_shexp", "mlp.shared_experts.down_proj", "shared_experts.w2"),
 })
+# Whisper's encoder in Voxtral, likewise, after a.blk.N, audio_tower.layers.N and
+# mm_whisper_embeddings.whisper_encoder.transformer.layers.N; NAME.bias where the path ends in _bias or begins with b.
+AUDIO_LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "attention_norm": _tensor("ln1", "self_attn_layer_norm", "attention_norm"),
+    "wq": _tensor("attn_q", "self_attn.q_proj", "attention.wq"),
+    "wk": _tensor("attn_k", "self_attn.k_proj", "attention.wk"),
+    "wv": _tensor("attn_v", "self_attn.v_proj", "attention.wv"),
+    "wo": _tensor("attn_out", "self_attn.out_proj", "attention.wo"),
+    "ffn_norm": _tensor("ln2", "final_layer_norm", "ffn_norm"),
+    "w1": _tensor("ffn_up", "fc1", "feed_forward.w1"),
+    "w2": _tensor("ffn_down", "fc2", "feed_forward.w2")})
+# Of encoder and projector, by their full names. Mistral's own files have no positions: they are sinusoids.
+AUDIO_TENSORS: Mapping[str, Names] = MappingProxyType({
+    "conv1": _tensor("a.conv1d.1", "audio_tower.conv1", "mm_whisper_embeddings.whisper_encoder.conv_layers.0"),
+    "conv2": _tensor("a.conv1d.2", "audio_tower.conv2", "mm_whisper_embeddings.whisper_encoder.conv_layers.1"),
+    "positions": _tensor("a.position_embd", "audio_tower.embed_positions"),
+    "norm": _tensor("a.post_ln", "audio_tower.layer_norm", "mm_whisper_embeddings.whisper_encoder.transformer.norm"),
+    "w_in": _tensor("mm.a.mlp.1", "multi_modal_projector.linear_1",
+                    "mm_whisper_embeddings.audio_language_projection.0"),
+    "w_out": _tensor("mm.a.mlp.2", "multi_modal_projector.linear_2",
+                     "mm_whisper_embeddings.audio_language_projection.2")})
+AUDIO_LAYERS = Names(("a.blk",), ("audio_tower.layers",),
+                     ("mm_whisper_embeddings.whisper_encoder.transformer.layers",))
+
+
 WHOLE_TENSORS: Mapping[str, Names] = MappingProxyType({
     "tok_embeddings": _tensor("token_embd", "embed_tokens", "tok_embeddings"),
     "norm": _tensor("output_norm", "norm", "norm"),

@@ -147,6 +147,9 @@ class EncoderOps(Ops, Protocol):
         Number c * merge^2 + y * merge + x of a row is number c of the neighbour at (y, x).
         """
 
+    def stack_rows(self, x: Array, count: int) -> Array:
+        """Every `count` neighbouring rows of x (T, C) as one row: (T / count, count * C)."""
+
     def windows(self, x: Array, size: int, stride: int) -> Array:
         """Windows of `size` rows (odd) of x (T, C) around every `stride`-th row, from row 0 on: (ceil(T / stride),
         C * size), so that a convolution over time is a linear.

@@ -94,18 +94,18 @@ def steps(ops: EncoderOps, config: VisionConfig, weights: VisionWeights, patches
     inv_freq = tuple(config.rope_theta ** (-2.0 * j / config.head_dim) for j in range(config.head_dim // 2))
     table_NE = ops.rope_table_2d(patches.rows, patches.columns, inv_freq)
     num_patches = sum(rows * columns for rows, columns in patches.grids)
-    x_NC = _by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
+    x_NC = by_rows(ops, patches.values, num_patches, lambda x: ops.linear(x, weights.patch_conv))
     x_NC = ops.rms_norm(x_NC, weights.ln_pre, config.norm_eps)
     for index, layer in enumerate(weights.layers):
         x_NC = ops.add(x_NC, _attend(ops, config, layer, x_NC, table_NE, patches.batch))
-        x_NC = ops.add(x_NC, _by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer)))
+        x_NC = ops.add(x_NC, by_rows(ops, x_NC, num_patches, _feed_forward(ops, config, layer)))
         x_NC = ops.named(x_NC, f"vision.layers.{index}")
         if index + 1 < len(weights.layers):
             yield None
     x_NC = ops.rms_norm(x_NC, weights.norm, config.projector_norm_eps)
     m_MC = ops.merge_patches(x_NC, patches.grids, config.merge)
     num_merged = num_patches // config.merge**2
-    yield ops.named(_by_rows(ops, m_MC, num_merged, _project(ops, weights)), "vision.features")
+    yield ops.named(by_rows(ops, m_MC, num_merged, _project(ops, weights)), "vision.features")
 
 
 def work_bytes(config: VisionConfig, num_patches: int) -> int:
@@ -144,7 +144,7 @@ def _project(ops: EncoderOps, weights: VisionWeights) -> Callable[[Array], Array
                                 weights.w_out)
 
 
-def _by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
+def by_rows(ops: EncoderOps, x: Array, num_rows: int, compute: Callable[[Array], Array]) -> Array:
     """`compute` on one block of rows after the other; rows are independent of one another."""
     return ops.join_rows([compute(ops.slice_rows(x, first, min(first + BLOCK_ROWS, num_rows)))
                           for first in range(0, num_rows, BLOCK_ROWS)])

@@ -1,4 +1,4 @@
-"""Names what a request has beside text: images of the prompt, the grammar of its answer, and how it is sampled."""
+"""Names what a request has beside text: images and audio of the prompt, the grammar of its answer, and how it is sampled."""
 
 from __future__ import annotations
 
@@ -34,6 +34,32 @@ class ImageInput:
     digest: bytes
     tokens: tuple[int, ...]
     pixels: Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class ChunkInput:
+    """A chunk of an audio in a prompt: the tokens that stand for it, and its spectrogram, float32 (frames, bands).
+
+    `mels` makes it when the audio encoder is about to run. Equal digests mean equal spectrograms.
+    """
+
+    digest: bytes
+    tokens: tuple[int, ...]
+    mels: Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """An audio in a prompt: the token before it, and its chunks of equal length."""
+
+    begin_token: int
+    chunks: tuple[ChunkInput, ...]
+    seconds: float
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All tokens that stand for it."""
+        return (self.begin_token, *(token for chunk in self.chunks for token in chunk.tokens))
 
 
 @dataclass(frozen=True)

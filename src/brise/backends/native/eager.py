@@ -158,6 +158,9 @@ class EagerOps:
     def merge_patches(self, x: Array, grids: Sequence[tuple[int, int]], merge: int) -> Array:
         return merged_patches(x, grids, merge)
 
+    def stack_rows(self, x: Array, count: int) -> Array:
+        return x.reshape(len(x) // count, count * x.shape[1])
+
     def windows(self, x: Array, size: int, stride: int) -> Array:
         return windows_of_rows(x, size, stride)
 

@@ -152,6 +152,9 @@ class TorchOps:
                 -1, x.shape[1] * merge**2)
             for part, (rows, columns) in zip(parts, grids, strict=True)])
 
+    def stack_rows(self, x: Tensor, count: int) -> Tensor:
+        return x.reshape(len(x) // count, count * x.shape[1])
+
     def windows(self, x: Tensor, size: int, stride: int) -> Tensor:
         padded = functional.pad(x, (0, 0, size // 2, size // 2))
         return padded.unfold(0, size, stride).flatten(1)

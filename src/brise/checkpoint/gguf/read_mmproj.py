@@ -6,7 +6,8 @@ of q and k lie with rope pairs as neighbours in the first, halves apart in the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -61,17 +62,24 @@ def open_vision(model: GgufFile, projector: GgufFile | None, config: Config, *,
     if f"{OLLAMA.whole['patch_conv']}.weight" in model.tensors:
         vision = _ollama_config(model, config)
         return vision, _read(_Tensors(model), OLLAMA, vision)
-    if projector is None:
+    if projector is None or projector.metadata.get("clip.has_vision_encoder") is False:
         return None
     width = projector.metadata.get("clip.vision.projection_dim")
-    fits = width == config.width and _find_token(model, IMAGE) is not None
+    fits = width == config.width and find_token(model, IMAGE) is not None
     if not fits and not is_named:
         return None
-    try:
+    with renamed(projector):
         if not fits:
             raise bad_value("clip.vision.projection_dim", width, f"{config.width}, the width of a model with {IMAGE}")
         vision = _clip_config(projector, model, config)
         return vision, _read(_Tensors(projector), LLAMA_CPP, vision)
+
+
+@contextmanager
+def renamed(projector: GgufFile) -> Iterator[None]:
+    """Puts the name of the mmproj file before the messages of errors in it."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{projector.path.name}: {error.args[0]}", field=error.field, value=error.value,
                               limit=error.limit, hint=error.hint) from None
@@ -139,7 +147,8 @@ def _check_colours(value: object, name: str, expected: tuple[float, ...]) -> Non
         raise bad_value(f"clip.vision.{name}", value, expected)
 
 
-def _find_token(model: GgufFile, name: str) -> int | None:
+def find_token(model: GgufFile, name: str) -> int | None:
+    """The id of a token in the model's vocabulary."""
     tokens = model.metadata.get("tokenizer.ggml.tokens")
     try:
         return tokens.index(name) if isinstance(tokens, StringArray) else None
@@ -148,7 +157,7 @@ def _find_token(model: GgufFile, name: str) -> int | None:
 
 
 def _token(model: GgufFile, name: str) -> int:
-    token = _find_token(model, name)
+    token = find_token(model, name)
     if token is None:
         raise CheckpointError(f"the vocabulary has no {name}, which a model with a vision encoder needs",
                               field="tokenizer.ggml.tokens", limit=f"a token {name}")

@@ -1,4 +1,4 @@
-"""Reads config.json of Hugging Face checkpoints: the decoder, the vision encoder and the quantisation."""
+"""Reads config.json of Hugging Face checkpoints: the decoder, its vision or audio encoder, and the quantisation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from brise.checkpoint import known_keys, read_decoder
+from brise.checkpoint import known_keys, read_audio, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
@@ -15,7 +15,16 @@ from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
+from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
+from brise.models.whisper import NORM_EPS as AUDIO_NORM_EPS
 
+VOXTRAL_DEFAULTS = MappingProxyType({
+    "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
+    "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
+    "head_dim": 128})
+AUDIO_DEFAULTS = MappingProxyType({
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "num_mel_bins": 128, "max_source_positions": 1500})
 VISION_DEFAULTS = MappingProxyType({
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 1024, "patch_size": 16})
@@ -33,6 +42,11 @@ def read_config(values: Mapping[str, object]) -> Description:
                                hint="take the model's original folder, or a GGUF file of it")
     block = scale_block(top.section("quantization_config")) if top.has("quantization_config") else None
     kind = top.text("model_type")
+    if kind == "voxtral":
+        return _voxtral(top, block)
+    if kind == "voxtral_realtime":
+        raise UnsupportedError("the model is Voxtral Realtime, whose encoder is causal; brise runs Voxtral Mini and "
+                               "Small", hint="take Voxtral-Mini-3B-2507")
     if kind != "mistral3":
         family = _known(kind)
         fields = Fields(values, "", FAMILIES[family].hf_defaults, ignored=top.ignored)
@@ -51,6 +65,19 @@ def read_config(values: Mapping[str, object]) -> Description:
     return Description(config, vision, block, is_tied, tuple(top.ignored))
 
 
+def _voxtral(top: Fields, block: tuple[int, int] | None) -> Description:
+    """A Llama that hears."""
+    family = _known(top.section("text_config").text("model_type", default="llama"))
+    inner = top.section("text_config", defaults={**FAMILIES[family].hf_defaults, **VOXTRAL_DEFAULTS})
+    is_tied = _is_tied(top, inner)
+    config = _decoder(inner, family)
+    audio = _audio(top, config) if top.has("audio_config") else None
+    for key in ("hidden_size", "vocab_size"):  # of the text model once more
+        top.value(key)
+    top.refuse_rest(known_keys.HF_WRAPPER)
+    return Description(config, None, block, is_tied, tuple(top.ignored), audio)
+
+
 def _is_tied(*sections: Fields) -> bool | None:
     """Whether the head is the embedding. Repositories say it inside or outside of text_config: one true suffices."""
     said = [fields.flag("tie_word_embeddings", default=False) for fields in sections
@@ -67,7 +94,7 @@ def refuse_draft(name: str) -> None:
 
 def _known(kind: str) -> str:
     if kind not in FAMILIES:
-        raise UnsupportedError(f"model_type is {kind!r}, allowed are {', '.join(FAMILIES)} and mistral3")
+        raise UnsupportedError(f"model_type is {kind!r}, allowed are {', '.join(FAMILIES)}, mistral3 and voxtral")
     return kind
 
 
@@ -228,6 +255,29 @@ def _head_dim(fields: Fields, width: int, num_heads: int) -> int:
     if head_dim % 2:
         raise fields.wrong("head_dim", "an even number")
     return head_dim
+
+
+def _audio(top: Fields, config: Config) -> AudioConfig:
+    fields = top.section("audio_config", defaults=AUDIO_DEFAULTS)
+    if fields.text("model_type", default="voxtral_encoder") != "voxtral_encoder":
+        raise fields.refused("model_type", "'voxtral_encoder'")
+    width = fields.integer("hidden_size", "d_model")
+    num_heads = fields.integer("num_attention_heads", "encoder_attention_heads")
+    ffn_width = fields.integer("intermediate_size", "encoder_ffn_dim")
+    if ffn_width % width:  # transformers joins as many positions as fill the feed-forward's width
+        raise fields.wrong("intermediate_size", f"a multiple of the width {width}")
+    if fields.integer("num_key_value_heads", default=num_heads) != num_heads:
+        raise fields.refused("num_key_value_heads", num_heads)
+    if num_heads * fields.integer("head_dim", default=width // num_heads) != width:
+        raise fields.refused("head_dim", width // num_heads)
+    audio = AudioConfig(
+        width=width, num_layers=fields.integer("num_hidden_layers", "encoder_layers"), num_heads=num_heads,
+        ffn_width=ffn_width, num_mels=fields.integer("num_mel_bins"),
+        num_positions=fields.integer("max_source_positions"), stack=ffn_width // width, norm_eps=AUDIO_NORM_EPS,
+        text_width=config.width, audio_token=top.integer("audio_token_id", default=AUDIO_TOKEN, least=0),
+        begin_token=BEGIN_TOKEN)
+    fields.refuse_rest(known_keys.HF_AUDIO)
+    return read_audio.checked(audio, fields, "num_attention_heads")
 
 
 def _vision(top: Fields, config: Config) -> VisionConfig:

@@ -1,10 +1,10 @@
-"""Reads params.json of Mistral's own checkpoints: the decoder, the vision encoder and the quantisation."""
+"""Reads params.json of Mistral's own checkpoints: the decoder, its vision or audio encoder, and the quantisation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from brise.checkpoint import known_keys, read_decoder
+from brise.checkpoint import known_keys, read_audio, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import check_native, scale_block
 from brise.files.fields import Fields
@@ -12,15 +12,21 @@ from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Rope, Yarn
+from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
+from brise.models.whisper import NORM_EPS as AUDIO_NORM_EPS
 
 # Classic models state no longest context: this one all of them were trained for.
 CLASSIC_CONTEXT = 32768
 CLASSIC_THETA, WINDOWED_THETA = 1e6, 1e4
+CHUNK_POSITIONS = 1500  # of Whisper's encoder: 30 seconds
 
 
 def read_params(values: Mapping[str, object]) -> Description:
     """What the object of a params.json says; UnsupportedError names a key that brise does not implement."""
     fields = Fields(values, "")
+    if fields.has("ada_rms_norm_t_cond") and fields.flag("ada_rms_norm_t_cond", default=False):
+        raise UnsupportedError("the model is Voxtral Realtime (ada_rms_norm_t_cond), whose encoder is causal; brise "
+                               "runs Voxtral Mini and Small", hint="take Voxtral-Mini-3B-2507")
     block = None
     if fields.has("quantization_config"):
         block = scale_block(fields.section("quantization_config"))
@@ -28,9 +34,11 @@ def read_params(values: Mapping[str, object]) -> Description:
         check_native(fields.section("quantization"))
     is_tied = fields.flag("tied_embeddings", default=False) if fields.has("tied_embeddings") else None
     config = _decoder(fields)
-    vision = _vision(fields, config)
+    outer = fields.section("multimodal") if fields.has("multimodal") else Fields({}, "multimodal")
+    vision, audio = _vision(fields, outer, config), _audio(outer, config)
+    outer.refuse_rest(known_keys.STRICT)
     fields.refuse_rest(known_keys.PARAMS)
-    return Description(config, vision, block, is_tied, tuple(fields.ignored))
+    return Description(config, vision, block, is_tied, tuple(fields.ignored), audio)
 
 
 def _decoder(fields: Fields) -> Config:
@@ -137,11 +145,33 @@ def _window(fields: Fields, max_context: int) -> int | None:
     return window if window < max_context else None
 
 
-def _vision(top: Fields, config: Config) -> VisionConfig | None:
-    if top.has("multimodal"):
-        outer = top.section("multimodal")
+def _audio(outer: Fields, config: Config) -> AudioConfig | None:
+    if not outer.has("whisper_model_args"):
+        return None
+    model = outer.section("whisper_model_args")
+    fields, joined = model.section("encoder_args"), model.section("downsample_args")
+    model.refuse_rest(known_keys.STRICT)
+    spectrogram = fields.section("audio_encoding_args")
+    width, num_heads = fields.integer("dim"), fields.integer("n_heads")
+    if num_heads * fields.integer("head_dim", default=width // num_heads) != width:
+        raise fields.refused("head_dim", width // num_heads)
+    if fields.integer("n_kv_heads", default=num_heads) != num_heads:
+        raise fields.refused("n_kv_heads", num_heads)
+    audio = AudioConfig(
+        width=width, num_layers=fields.integer("n_layers"), num_heads=num_heads, ffn_width=fields.integer("hidden_dim"),
+        num_mels=spectrogram.integer("num_mel_bins"),
+        num_positions=fields.integer("max_source_positions", default=CHUNK_POSITIONS),
+        stack=joined.integer("downsample_factor"), norm_eps=AUDIO_NORM_EPS, text_width=config.width,
+        audio_token=AUDIO_TOKEN, begin_token=BEGIN_TOKEN)
+    joined.refuse_rest(known_keys.STRICT)
+    spectrogram.refuse_rest(known_keys.PARAMS_SPECTROGRAM)
+    fields.refuse_rest(known_keys.PARAMS_AUDIO)
+    return read_audio.checked(audio, fields, "n_heads")
+
+
+def _vision(top: Fields, outer: Fields, config: Config) -> VisionConfig | None:
+    if outer.has("vision_encoder_args"):
         fields = outer.section("vision_encoder_args")
-        outer.refuse_rest(known_keys.STRICT)
     elif top.has("vision_encoder"):
         fields = top.section("vision_encoder")
     else:

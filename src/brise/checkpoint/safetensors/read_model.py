@@ -1,14 +1,17 @@
-"""Reads the weights of a decoder and of its vision encoder from safetensors files, under any of their names."""
+"""Reads the weights of a decoder and its encoder of images or audio from safetensors, under any of its names."""
 
 from __future__ import annotations
 
 from brise.checkpoint import read_decoder
+from brise.checkpoint.read_audio import tensor_name
 from brise.checkpoint.safetensors.read_tensors import Matrix, SafetensorsTensors
 from brise.checkpoint.safetensors.tensor_names import ModuleNames
 from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent
+from brise.models.families import AUDIO_TENSORS, Format
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import Attention, Dense, FeedForward, Layer, Stack, Weights, part
+from brise.models.whisper import KERNEL
 
 
 def read_weights(tensors: SafetensorsTensors, names: ModuleNames, config: Config) -> Weights:
@@ -53,6 +56,30 @@ class NamedTensors:
         gates = tuple(part(matrix, 0, experts.width) for matrix in both)
         ups = tuple(part(matrix, experts.width, 2 * experts.width) for matrix in both)
         return Stack(gates), Stack(tuple(down)), Stack(ups)
+
+
+class NamedAudioTensors:
+    """The tensors of an audio encoder by path (read_audio.AudioTensors)."""
+
+    def __init__(self, tensors: SafetensorsTensors, format: Format, prefix: str) -> None:
+        self._tensors, self._format, self._prefix = tensors, format, prefix
+
+    def has(self, path: str) -> bool:
+        is_named = bool(AUDIO_TENSORS[path].of(self._format)) if path in AUDIO_TENSORS else True
+        return is_named and self._tensors.has(tensor_name(path, self._format, self._prefix))
+
+    def vector(self, path: str, size: int) -> Dense:
+        return self._tensors.vector(*self._module(path, size))
+
+    def matrix(self, path: str, rows: int, cols: int) -> Matrix:
+        return self._tensors.matrix(self._module(path, 0)[0], rows, cols)
+
+    def kernel(self, path: str, rows: int, channels: int) -> Dense:
+        return self._tensors.kernel(self._module(path, 0)[0], rows, (channels, KERNEL))
+
+    def _module(self, path: str, size: int) -> tuple[str, int, str]:
+        module, kind = tensor_name(path, self._format, self._prefix).rsplit(".", 1)
+        return module, size, kind
 
 
 def read_vision(tensors: SafetensorsTensors, names: ModuleNames, config: VisionConfig) -> VisionWeights:

@@ -66,13 +66,19 @@ NATIVE_VISION = ModuleNames("vision_encoder.transformer.layers.", NATIVE_LAYER, 
 HF_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 HF_HEADS = ("lm_head", "language_model.lm_head")
 HF_VISION_PREFIXES = ("", "model.")
+AUDIO_TENSORS = ("audio_tower.", "model.audio_tower.", "mm_whisper_embeddings.whisper_encoder.")
+AUDIO_EMBEDDING = "mm_whisper_embeddings.tok_embeddings"  # of Mistral's own files of Voxtral
 VISION_TENSORS = ("vision_tower.", "model.vision_tower.", "vision_encoder.")
 
 
 def native_names(tensors: Collection[str]) -> ModuleNames:
-    """The spelling of a file in Mistral's own layout: the experts of Mixtral stand below feed_forward."""
+    """The spelling of a file in Mistral's own layout: the experts of Mixtral stand below feed_forward, the embedding of
+    Voxtral beside its audio encoder."""
     is_mixtral = any(NATIVE_MIXTRAL in name for name in tensors)
-    return replace(_NATIVE, layer=NATIVE_MIXTRAL_LAYER) if is_mixtral else _NATIVE
+    names = replace(_NATIVE, layer=NATIVE_MIXTRAL_LAYER) if is_mixtral else _NATIVE
+    if f"{AUDIO_EMBEDDING}.weight" not in tensors:
+        return names
+    return replace(names, whole=MappingProxyType({**names.whole, "tok_embeddings": AUDIO_EMBEDDING}))
 
 
 def hf_layer(family: str) -> Mapping[str, str]:
@@ -107,3 +113,10 @@ def hf_vision_names(tensors: Collection[str]) -> ModuleNames:
 def has_vision(tensors: Collection[str]) -> bool:
     """Whether there is a tensor of a vision encoder."""
     return any(name.startswith(VISION_TENSORS) for name in tensors)
+
+
+def audio_prefix(tensors: Collection[str]) -> str | None:
+    """What stands before the names of the audio encoder's tensors; None where there are none."""
+    if not any(name.startswith(AUDIO_TENSORS) for name in tensors):
+        return None
+    return "model." if any(name.startswith("model.audio_tower.") for name in tensors) else ""
