@@ -14,7 +14,7 @@ from brise.checkpoint.gguf.file import GgufFile, open_model_file
 from brise.checkpoint.gguf.names import held_weights, named_weights
 from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
 from brise.checkpoint.gguf.write_tokenizer import vocabulary
-from brise.checkpoint.open import Checkpoint, Kind, Vision, open_checkpoint
+from brise.checkpoint.open import Audio, Checkpoint, Kind, Vision, open_checkpoint
 from brise.checkpoint.pooling import pooling_number
 from brise.errors import UnsupportedError
 from brise.models.config import Config
@@ -35,7 +35,7 @@ class Named:
 class Original:
     """An open checkpoint. `metadata` is that of a GGUF file of it; `forget` lets the system drop the files' pages.
 
-    `tensors` are those of the text model, and all others of the same GGUF file; `vision` is the vision encoder.
+    `tensors` are those of the text model, and all others of the same GGUF file; `vision` and `audio` are encoders.
     """
 
     folder: Path
@@ -46,6 +46,7 @@ class Original:
     vision: Vision | None
     forget: Callable[[], None]
     kind: Kind
+    audio: Audio | None = None
 
     @property
     def is_tied(self) -> bool:
@@ -86,7 +87,7 @@ def _from_gguf(checkpoint: Checkpoint) -> Original:
 
     tensors = tuple(Named(name, _weight(gguf, name)) for name in gguf.tensors)
     return Original(checkpoint.folder, checkpoint.config, checkpoint.weights(), tensors, gguf.metadata,
-                    checkpoint.vision, forget, "gguf")
+                    checkpoint.vision, forget, "gguf", checkpoint.audio)
 
 
 def _from_safetensors(checkpoint: Checkpoint) -> Original:
@@ -103,7 +104,7 @@ def _from_safetensors(checkpoint: Checkpoint) -> Original:
     else:
         metadata[f"{metadata['general.architecture']}.pooling_type"] = pooling_number(checkpoint.pooling)
     return Original(checkpoint.folder, config, weights, tuple(tensors), metadata, checkpoint.vision,
-                    checkpoint.forget, checkpoint.kind)
+                    checkpoint.forget, checkpoint.kind, checkpoint.audio)
 
 
 def _weight(gguf: GgufFile, name: str) -> Weight:

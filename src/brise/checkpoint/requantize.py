@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from brise.checkpoint.gguf.names import gguf_name
 from brise.errors import UnsupportedError
 from brise.models.config import Config
-from brise.models.pixtral import VisionWeights
 from brise.models.weights import Array, Dense, Lora, Placed, Quant, Stack, Stored, Weight, Weights, place
 from brise.quant.formats import FORMATS
 from brise.quant.recipe import MIXES, choose, fitting
 from brise.quant.rows import encode_rows, float_rows, format_of
+
+T = TypeVar("T")
 
 BLOCK_NUMBERS = 1 << 21  # numbers at a time: 8 MB as float32
 READ_AHEAD = 8 << 20  # bytes that are read before the files' pages are dropped
@@ -43,14 +45,15 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
     return place(weights, put)
 
 
-def requantized_vision(weights: VisionWeights, mix: str, forget: Callable[[], None], threads: int = 1) -> VisionWeights:
-    """The vision encoder: plain matrices become Q8_0 whatever the mix of blocks, because its errors add up."""
+def requantized_encoder(weights: T, mix: str, forget: Callable[[], None], threads: int = 1) -> T:
+    """An encoder of images or audio: plain matrices become Q8_0 whatever the mix of blocks, because its errors add up.
+    Positions, which are added, stay."""
     if mix not in MIXES or FORMATS[MIXES[mix]].is_plain:
         return weights
     reader = _Reader("Q8_0", forget, threads)
 
     def put(path: str, weight: Weight) -> Weight:
-        if isinstance(weight, Placed | Stack | Lora) or len(weight.shape) == 1:
+        if isinstance(weight, Placed | Stack | Lora) or len(weight.shape) == 1 or path == "positions":
             return weight
         return reader.stored(path, weight, fitting("Q8_0", weight.shape[-1]))
 

@@ -16,7 +16,7 @@ from brise.checkpoint.read_original import Named, Original
 from brise.checkpoint.safetensors.write_file import write_safetensors
 from brise.checkpoint.safetensors.write_hf_config import description
 from brise.checkpoint.safetensors.write_hf_tokenizer import token_ids, tokenizer_files
-from brise.checkpoint.safetensors.write_hf_weights import text_tensors, vision_tensors
+from brise.checkpoint.safetensors.write_hf_weights import audio_tensors, text_tensors, vision_tensors
 from brise.checkpoint.write_gguf import outgoing
 from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
@@ -52,7 +52,8 @@ def write_hf(original: Original, path: Path, dtype: str, wrote: Callable[[int], 
     with staged_folder(path, sum(tensor.nbytes for tensor in tensors)) as folder:
         total = write_safetensors(folder, tensors, wrote)
         vision = None if original.vision is None else original.vision[0]
-        config = description(original.config, vision, dtype, token_ids(original.metadata), tied=original.is_tied)
+        audio = None if original.audio is None else original.audio[0]
+        config = description(original.config, vision, audio, dtype, token_ids(original.metadata), tied=original.is_tied)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _write_tokenizer(original, folder)
         if LINEAGE_KEY in original.metadata:  # after the source's own file
@@ -71,9 +72,12 @@ def _outgoing(original: Original, dtype: str) -> Iterator[Outgoing]:
 
 
 def _tensors(original: Original) -> Iterator[tuple[str, Weight, tuple[int, ...]]]:
-    yield from text_tensors(original.weights, original.config, is_wrapped=original.vision is not None)
+    is_wrapped = original.vision is not None or original.audio is not None
+    yield from text_tensors(original.weights, original.config, is_wrapped=is_wrapped)
     if original.vision is not None:
         yield from vision_tensors(original.vision[1], original.vision[0])
+    if original.audio is not None:
+        yield from audio_tensors(original.audio[1], original.audio[0])
 
 
 def _write_tokenizer(original: Original, folder: Path) -> None:

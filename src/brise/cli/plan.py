@@ -118,6 +118,7 @@ def _rows(plan: ServingPlan) -> list[tuple[str, str, str, int]]:
              " ".join(part.formats), part.nbytes) for part in plan.parts if part.formats]
     running = [("C", "cache", f"{plan.cache}, {plan.num_pages * PAGE_SIZE} tokens", plan.cache_bytes),
                ("W", "work space", "", plan.work_bytes), ("I", "image work", "", plan.vision_bytes),
+               ("S", "audio work", "", plan.audio_bytes),
                ("R", "requests", "", plan.answers_bytes), ("K", "experts kept", "", plan.experts_bytes)]
     if plan.loading_bytes > plan.running_bytes:
         running = [("L", "loading", "more than cache and work", plan.loading_bytes)]

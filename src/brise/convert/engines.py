@@ -19,7 +19,7 @@ from brise.checkpoint.adapters.lineage import Lineage
 from brise.checkpoint.adapters.peft import WEIGHTS_FILE, AdapterFile
 from brise.checkpoint.adapters.peft_settings import CONFIG_FILE
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
-from brise.checkpoint.gguf.write_mmproj import has_own_vision, write_projector
+from brise.checkpoint.gguf.write_mmproj import needs_projector, write_projector
 from brise.checkpoint.model_files import find_layout
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.read_original import Original, open_original
@@ -216,10 +216,10 @@ def _llama_cpp(source: _Source) -> _Plan:
     words = ["llama-server", "--model", model, "--alias", source.name]
     if source.adapter is not None:
         words += ["--lora", "./adapter.gguf"]
-    if source.original.vision is not None:
+    if needs_projector(source.original):
         projector = find_layout(source.located.path).projector
         if model.startswith("./"):
-            words += [] if has_own_vision(source.original) else ["--mmproj", "./mmproj.gguf"]
+            words += ["--mmproj", "./mmproj.gguf"]
         elif projector is not None:
             words += ["--mmproj", str(projector.resolve())]
     words += ["--jinja"] + ([] if template is None else ["--chat-template-file", f"./{TEMPLATE}"])
@@ -260,7 +260,7 @@ def _gguf(source: _Source) -> tuple[str, Callable[[Path], None], int]:
         if not is_here:
             with source.watcher.progress("writing", planned_bytes(source.original, source.dtype), "bytes") as advance:
                 write_mix(source.original, folder / "model.gguf", source.dtype, requantize=True, wrote=advance)
-            if source.original.vision is not None and not has_own_vision(source.original):
+            if needs_projector(source.original):
                 write_projector(source.original, folder / "mmproj.gguf")
         if source.adapter is not None:
             write_gguf_adapter(folder / "adapter.gguf", *source.adapter, source.checkpoint.config, "F32")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from brise import settings
 from brise.checkpoint.gguf.write_adapter import write_gguf_adapter
-from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.gguf.write_mmproj import needs_projector, projector_path, write_projector
 from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.checkpoint.write_gguf import planned_bytes, write_mix
@@ -61,7 +61,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: its number format and bytes, and the file of the vision encoder where that is one of its own.
+    """What was written: its number format and bytes, and the file of the encoder where that is one of its own.
     """
 
     out: Path
@@ -84,7 +84,7 @@ def export(options: ExportOptions, watcher: Watcher = SILENT) -> Exported:
             return Exported(options.out, dtype, write_hf(original, options.out, dtype, advance))
     with watcher.progress("writing", planned_bytes(original, dtype), "bytes") as advance:
         size = write_mix(original, options.out, dtype, requantize=True, wrote=advance).size
-    if original.vision is None or has_own_vision(original):
+    if not needs_projector(original):
         return Exported(options.out, dtype, size)
     write_projector(original, projector_path(options.out))
     return Exported(options.out, dtype, size, projector_path(options.out))

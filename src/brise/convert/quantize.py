@@ -14,7 +14,7 @@ from typing import Any
 from brise import settings
 from brise.backends import num_cores
 from brise.checkpoint.gguf.imatrix import load_importance, save_importance
-from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.gguf.write_mmproj import needs_projector, projector_path, write_projector
 from brise.checkpoint.read_original import Original, open_original
 from brise.checkpoint.write_gguf import BLOCK_BYTES, Written, planned_bytes, refuse_blocks, write_mix
 from brise.convert.merge_adapter import with_adapter
@@ -143,7 +143,7 @@ def _write(options: QuantizeOptions, original: Original, importance: Importance 
     with watcher.progress("writing", planned_bytes(original, options.mix), "bytes") as advance:
         written = write_mix(original, options.out, options.mix, importance, requantize=options.requantize,
                             threads=threads, wrote=advance)
-    if original.vision is not None and not has_own_vision(original):
+    if needs_projector(original):
         write_projector(original, projector_path(options.out))
     return written
 

@@ -57,7 +57,7 @@ def _adapters(chunks: Seq[Chunk], lengths: Seq[int]) -> Array | None:
 
 
 def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> tuple[Array | None, Array | None]:
-    """The image features of the step, and which row each token takes; None for a step without images."""
+    """The features of the step, and which row each token takes; None for a step without images and audio."""
     parts: list[Array] = []
     feature_rows = np.full(num_tokens, -1, np.int32)
     at = count = 0
@@ -66,7 +66,7 @@ def _features(chunks: Seq[Chunk], num_tokens: int, break_row: Array | None) -> t
             first, last = max(chunk.start, span.start), min(chunk.end, span.end)
             if first >= last:
                 continue
-            assert span.features is not None, "an image is computed before it is encoded"
+            assert span.features is not None, "an image or chunk is computed before it is encoded"
             wanted = span.rows[first - span.start:last - span.start]
             places = np.flatnonzero(wanted != -1)
             part = span.features[np.maximum(wanted[places], 0)]

@@ -44,7 +44,7 @@ class EngineSettings:
     max_sequences: int = 64
     max_waiting: int = 256
     prefix_cache: bool = True
-    feature_bytes: int = 128 << 20  # encoded images that are kept: about four of the largest
+    feature_bytes: int = 128 << 20  # encoded images and audio that are kept: about four images of the largest
     max_adapters: int = 0  # in memory at one time
     max_rank: int = 64  # of an adapter
     adapter_bytes: int | None = None  # memory for adapters, loading included; None: not bounded
@@ -67,6 +67,7 @@ class EngineStats:
     preemptions: int
     failures: int
     images: int = 0  # encoded; those taken from the cache do not count
+    audio_chunks: int = 0  # likewise
     adapters: int = 0  # in memory
     adapter_bytes: int = 0
     background: int = 0  # of the answers that run or wait: those of background requests
@@ -100,7 +101,9 @@ class Engine:
         self._pages = Pages(num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
         self._scheduler = Scheduler(self._pages, max_step_tokens=self.settings.max_step_tokens,
                                     max_sequences=self.settings.max_sequences)
-        self._features = None if model.vision is None else Features(model.vision, self.settings.feature_bytes)
+        self._features = None
+        if model.vision is not None or model.audio is not None:
+            self._features = Features(model.vision, model.audio, self.settings.feature_bytes)
         self._break_row = None if model.vision is None else model.vision.break_row
         self._vocab_size = min(model.config.vocab_size, model.tokenizer.vocab_size)
         self._arrivals = count()
@@ -122,7 +125,7 @@ class Engine:
         It may read the request's adapter from disk. Call `accept` or `drop` with the result.
         """
         max_tokens = validate.check(request, self._vocab_size, self.max_context)
-        spans = features.spans(request, self.model.vision, self.model.name)
+        spans = features.spans(request, self.model.vision, self.model.audio, self.model.name)
         seed = request.sampling.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(8), "little", signed=True)
@@ -200,7 +203,7 @@ class Engine:
         deltas, self._pending = self._pending, []
         if self.adapters is not None:
             self.adapters.apply_changes()
-        deltas += self._encode_images()
+        deltas += self._encode_features()
         chunks = self._scheduler.schedule(BACKGROUND_STEP_TOKENS if self._background else None)
         if not chunks:
             return deltas
@@ -261,7 +264,8 @@ class Engine:
             pages_cached=self._pages.num_idle, cache_bytes=self._cache.nbytes, steps=self._num_steps,
             prompt_tokens=self._prompt_tokens, cached_tokens=self._cached_tokens,
             completion_tokens=self._completion_tokens, preemptions=self._scheduler.num_preemptions,
-            failures=self._num_failures, images=0 if self._features is None else self._features.num_encoded,
+            failures=self._num_failures, images=0 if self._features is None else self._features.num_images,
+            audio_chunks=0 if self._features is None else self._features.num_audio_chunks,
             adapters=0 if self.adapters is None else self.adapters.num_resident,
             adapter_bytes=0 if self.adapters is None else self.adapters.nbytes)
 
@@ -281,8 +285,8 @@ class Engine:
             self._grammars = Grammars(self.model.tokenizer)
         return self._grammars.constraint(grammar)
 
-    def _encode_images(self) -> list[Delta]:
-        """Works on the image that a sequence waits for, one piece; a failure ends the requests with that image."""
+    def _encode_features(self) -> list[Delta]:
+        """Works on the image or chunk that a sequence waits for, one piece; a failure ends the requests with it."""
         failure = None if self._features is None else self._features.advance(self._scheduler.running)
         if failure is None:
             return []

@@ -1,25 +1,38 @@
-"""Encodes the images of running sequences, one piece of work between two steps, and caches their features.
+"""Encodes images and chunks of audio of running sequences, one piece of work between two steps, and caches their
+features.
 
-An image is encoded when its sequence has reached it, one image at a time, oldest sequence first. Features are kept as
-long as there is room, because the same image returns: with the next question about it, or after a preemption.
+Each is encoded when its sequence has reached it, one at a time, oldest sequence first. Features are kept as long as
+there is room, because the same image or audio returns: with the next question about it, or after a preemption.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
 
+import numpy as np
+
+from brise.engine.audio import LoadedAudio
 from brise.engine.request import Request
 from brise.engine.sequence import Sequence, Span
 from brise.engine.vision import LoadedVision
 from brise.errors import RequestError
 from brise.models.weights import Array
+from brise.text.inputs import ChunkInput, ImageInput
+
+Source = TypeVar("Source", ImageInput, ChunkInput)
+# By kind: the field of a request, and what it counts.
+PARAMS: Mapping[str, str] = MappingProxyType({"image": "images", "audio": "audio"})
+UNITS: Mapping[str, str] = MappingProxyType({"image": "images", "audio": "chunks"})
 
 
 @dataclass(frozen=True)
 class EncodingFailure:
-    """An image that could not be encoded, and the sequences that wait for it."""
+    """An image or chunk that could not be encoded, and the sequences that wait for it."""
 
     sequences: list[Sequence]
     error: Exception
@@ -27,18 +40,22 @@ class EncodingFailure:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """The image that is being encoded."""
+    """The image or chunk that is being encoded."""
 
-    digest: bytes
+    source: ImageInput | ChunkInput
     steps: Iterator[Array | None]
+
+    @property
+    def digest(self) -> bytes:
+        return self.source.digest
 
 
 class Features:
-    """Encodes images for one engine, and keeps up to `capacity_bytes` of features."""
+    """Encodes images and audio for one engine, and keeps up to `capacity_bytes` of features."""
 
-    def __init__(self, vision: LoadedVision, capacity_bytes: int) -> None:
-        self.num_encoded = 0
-        self._vision, self._capacity = vision, capacity_bytes
+    def __init__(self, vision: LoadedVision | None, audio: LoadedAudio | None, capacity_bytes: int) -> None:
+        self.num_images = self.num_audio_chunks = 0
+        self._vision, self._audio, self._capacity = vision, audio, capacity_bytes
         self._kept: OrderedDict[bytes, Array] = OrderedDict()  # least recently used first
         self._kept_bytes = 0
         self._encoding: _Encoding | None = None
@@ -46,8 +63,8 @@ class Features:
     def advance(self, running: Iterable[Sequence]) -> EncodingFailure | None:
         """Gives sequences the cached features that they wait for, and does one piece of work on those that are missing.
 
-        No encoding begins while a sequence holds features that it has not used yet, so that at most one image's
-        features are held besides the cached ones.
+        No encoding begins while a sequence holds features that it has not used yet, so that the features of at most one
+        image or chunk are held besides the cached ones.
         """
         has_unused = False
         waiting: dict[bytes, list[Sequence]] = {}
@@ -56,7 +73,7 @@ class Features:
                 continue
             span = sequence.awaited
             if span is not None and not self._give_cached(span):
-                waiting.setdefault(span.image.digest, []).append(sequence)
+                waiting.setdefault(span.source.digest, []).append(sequence)
             has_unused = has_unused or sequence.has_features
         if self._encoding is not None and self._encoding.digest not in waiting:
             self._encoding = None  # its sequences were cancelled or preempted
@@ -67,10 +84,8 @@ class Features:
     def _encode(self, waiting: dict[bytes, list[Sequence]]) -> EncodingFailure | None:
         try:
             if self._encoding is None:
-                image = _awaited(next(iter(waiting.values()))[0]).image
-                with self._vision.decoding:
-                    pixels = image.pixels()
-                self._encoding = _Encoding(image.digest, self._vision.steps(pixels))
+                source = _awaited(next(iter(waiting.values()))[0]).source
+                self._encoding = _Encoding(source, self._begun(source))
             features = next(self._encoding.steps)
         except Exception as error:  # it must not reach other requests
             failed = next(iter(waiting)) if self._encoding is None else self._encoding.digest
@@ -80,15 +95,32 @@ class Features:
             for sequence in waiting[self._encoding.digest]:
                 _awaited(sequence).features = features
             self._keep(self._encoding.digest, features)
+            if isinstance(self._encoding.source, ImageInput):
+                self.num_images += 1
+            else:
+                self.num_audio_chunks += 1
             self._encoding = None
-            self.num_encoded += 1
         return None
 
+    def _begun(self, source: ImageInput | ChunkInput) -> Iterator[Array | None]:
+        """The steps in which it is encoded."""
+        match source:
+            case ImageInput():
+                assert self._vision is not None, "`spans` refuses images without an encoder"
+                with self._vision.decoding:
+                    pixels = source.pixels()
+                return self._vision.steps(pixels)
+            case ChunkInput():
+                assert self._audio is not None, "`spans` refuses audio without an encoder"
+                with self._audio.decoding:
+                    mels = source.mels()
+                return self._audio.steps(mels)
+
     def _give_cached(self, span: Span) -> bool:
-        features = self._kept.get(span.image.digest)
+        features = self._kept.get(span.source.digest)
         if features is None:
             return False
-        self._kept.move_to_end(span.image.digest)
+        self._kept.move_to_end(span.source.digest)
         span.features = features
         return True
 
@@ -102,34 +134,49 @@ class Features:
             self._kept_bytes -= oldest.nbytes
 
 
-def spans(request: Request, vision: LoadedVision | None, model: str) -> tuple[Span, ...]:
-    """Finds the request's images in its prompt; RequestError if one is not there."""
-    if not request.images:
+def spans(request: Request, vision: LoadedVision | None, audio: LoadedAudio | None, model: str) -> tuple[Span, ...]:
+    """Finds the request's images and audio in its prompt; RequestError if one is not there."""
+    if not request.images and not request.audios:
         return ()
-    if vision is None:
+    if request.images and vision is None:
         raise RequestError(f"the request has an image, and {model} has no vision encoder", param="images",
                            code="no_vision")
+    if request.audios and audio is None:
+        raise RequestError(f"the request has audio, and {model} has no audio encoder", param="audio", code="no_audio")
     result: list[Span] = []
+    if vision is not None:
+        for start, image in _placed(request, request.images, vision.config.image_token, "image"):
+            result.append(Span(start, start + len(image.tokens), image, vision.rows(image.tokens)))
+    if audio is not None:
+        chunks = [chunk for one in request.audios for chunk in one.chunks]
+        for start, chunk in _placed(request, chunks, audio.config.audio_token, "audio"):
+            rows = np.arange(len(chunk.tokens), dtype=np.int32)
+            result.append(Span(start, start + len(chunk.tokens), chunk, rows))
+    return tuple(sorted(result, key=lambda span: span.start))
+
+
+def _placed(request: Request, sources: Sequenced[Source], token: int, kind: str) -> Iterator[tuple[int, Source]]:
+    """Where each source begins in the prompt; it is found by `token`, which stands for features of its kind alone."""
     at = 0
-    for number, image in enumerate(request.images):
-        start = _find(request, vision, at)
-        at = start + len(image.tokens)
-        if not image.tokens or request.prompt[start:at] != image.tokens:
-            raise RequestError(f"the tokens of image {number} are not in the prompt", param="images")
-        result.append(Span(start, at, image, vision.rows(image.tokens)))
-    if _find(request, vision, at) < len(request.prompt):
-        raise RequestError(f"the prompt has more image tokens than its {len(request.images)} images", param="images")
-    return tuple(result)
+    for number, source in enumerate(sources):
+        start = _find(request, token, at)
+        at = start + len(source.tokens)
+        if not source.tokens or request.prompt[start:at] != source.tokens:
+            raise RequestError(f"the tokens of {kind} {number} are not in the prompt", param=PARAMS[kind])
+        yield start, source
+    if _find(request, token, at) < len(request.prompt):
+        raise RequestError(f"the prompt has more {kind} tokens than its {len(sources)} {UNITS[kind]}",
+                           param=PARAMS[kind])
 
 
-def _find(request: Request, vision: LoadedVision, start: int) -> int:
-    """The position of the next image token, or the end of the prompt."""
+def _find(request: Request, token: int, start: int) -> int:
+    """The position of the next such token, or the end of the prompt."""
     try:
-        return request.prompt.index(vision.config.image_token, start)
+        return request.prompt.index(token, start)
     except ValueError:
         return len(request.prompt)
 
 
 def _awaited(sequence: Sequence) -> Span:
-    assert sequence.awaited is not None, "the sequence waits for no image"
+    assert sequence.awaited is not None, "the sequence waits for no features"
     return sequence.awaited

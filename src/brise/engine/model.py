@@ -14,8 +14,9 @@ from brise.checkpoint.generation import Generation
 from brise.checkpoint.matryoshka import Matryoshka
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.pooling import Pooling
-from brise.checkpoint.requantize import requantized, requantized_vision
+from brise.checkpoint.requantize import requantized, requantized_encoder
 from brise.engine import experts
+from brise.engine.audio import LoadedAudio, open_audio
 from brise.engine.vision import LoadedVision, open_vision
 from brise.errors import UnsupportedError
 from brise.models.config import Config
@@ -50,6 +51,7 @@ class LoadedModel:
     generation: Generation = Generation()  # how its makers want it sampled
     weight_format: str | None = None  # of most of the numbers in its matrices
     matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
+    audio: LoadedAudio | None = None
 
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
@@ -66,8 +68,8 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     """Opens a .gguf file or a folder and places its weights. Anything that the backend cannot run is refused here.
 
     With `weights` (Q4_0, Q4_K_M, ... as in `brise quantize`), matrices in FP8 or plain formats are quantized while
-    they are read, and those of a vision encoder to Q8_0. With `expert_bytes`, experts stay in the file: an expert is
-    packed when a token needs it, and at most that many bytes of experts are kept.
+    they are read, and those of an encoder of images or audio to Q8_0. With `expert_bytes`, experts stay in the file: an
+    expert is packed when a token needs it, and at most that many bytes of experts are kept.
     """
     checkpoint = open_checkpoint(path)
     pooling = checkpoint.pooling
@@ -75,12 +77,17 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     target = open_backend(backend, threads)
     stored = checkpoint.weights()
     on_read = _PageRelease(checkpoint)
-    vision = None
+    vision = audio = None
     if checkpoint.vision is not None:
         sizes, encoder = checkpoint.vision
         if weights is not None:
-            encoder = requantized_vision(encoder, weights, checkpoint.forget, threads or num_cores())
+            encoder = requantized_encoder(encoder, weights, checkpoint.forget, threads or num_cores())
         vision = open_vision(sizes, encoder, target, on_read)
+    if checkpoint.audio is not None:
+        audio_sizes, hearing = checkpoint.audio
+        if weights is not None:
+            hearing = requantized_encoder(hearing, weights, checkpoint.forget, threads or num_cores())
+        audio = open_audio(audio_sizes, hearing, target, on_read)
     checkpoint.forget()
     if weights is not None:
         stored = requantized(stored, checkpoint.config, weights, checkpoint.forget, threads or num_cores())
@@ -93,7 +100,7 @@ def load(path: Path | str, *, backend: BackendName = "native", threads: int | No
     return LoadedModel(checkpoint.config, target, placed, tokens.tokenizer, tokens.chat,
                        pooling, name or _name(checkpoint), Path(path), digest, tokens.system_prompt, vision,
                        weights, checkpoint.generation, weight_format,
-                       None if pooling is None else checkpoint.matryoshka)
+                       None if pooling is None else checkpoint.matryoshka, audio)
 
 
 def _placed(tree: T, put: experts.Put, on_read: Callable[[Weight], None]) -> T:

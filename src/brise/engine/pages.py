@@ -2,8 +2,8 @@
 
 A page is free (its contents are worthless), held (sequences refer to it) or idle (no sequence refers to it, but it is
 registered under the key of its contents and can be found again; the page that has been idle longest is evicted first).
-A key is a digest chained over the adapter and over all tokens and images up to the end of the page, so that equal keys
-mean equal contents.
+A key is a digest chained over the adapter and over all tokens, images and audio up to the end of the page, so that
+equal keys mean equal contents.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ class Pages:
         return page
 
 
-def chained_key(parent: bytes, tokens: Array, images: Sequence[bytes] = ()) -> bytes:
+def chained_key(parent: bytes, tokens: Array, digests: Sequence[bytes] = ()) -> bytes:
     """The key of a page that holds `tokens` (int32) after the page with key `parent`.
 
-    The first page's parent is the digest of the adapter, b"" without one. `images` are the digests of the images that
-    its tokens belong to. The digest is cryptographic: a collision would answer one user from another's prompt. The
-    count makes the hashed bytes unambiguous.
+    The first page's parent is the digest of the adapter, b"" without one. `digests` are those of the images and the
+    audio that its tokens belong to. The digest is cryptographic: a collision would answer one user from another's
+    prompt. The count makes the hashed bytes unambiguous.
     """
-    return blake2b(b"".join((len(images).to_bytes(4, "little"), parent, tokens.tobytes(), *images)),
+    return blake2b(b"".join((len(digests).to_bytes(4, "little"), parent, tokens.tobytes(), *digests)),
                    digest_size=16).digest()
 
 

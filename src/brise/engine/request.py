@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from brise.text.inputs import Grammar, ImageInput
+from brise.text.inputs import AudioInput, Grammar, ImageInput
 
 FinishReason = Literal["stop", "length", "cancelled", "preempted", "error"]
 
@@ -57,6 +57,7 @@ class Request:
     keeps_stop: bool = False  # the stop string is part of the text
     sentinels: Mapping[int, str] = field(default_factory=dict)  # for special tokens (text/special_tokens.py)
     images: tuple[ImageInput, ...] = ()  # in the order of their tokens in the prompt
+    audios: tuple[AudioInput, ...] = ()  # likewise
     background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives
     adapter: str | None = None  # the name of an adapter of the engine (engine/adapters.py)
 

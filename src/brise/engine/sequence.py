@@ -9,19 +9,20 @@ import numpy as np
 
 from brise.engine.pages import chained_key
 from brise.models.weights import Array
-from brise.text.inputs import ImageInput
+from brise.text.inputs import ChunkInput, ImageInput
 
 
 @dataclass(eq=False)
 class Span:
-    """An image in a prompt, at tokens start to end; `rows` says which row of its features each token takes.
+    """An image or a chunk of audio in a prompt, at tokens start to end; `rows` says which row of its features each
+    token takes.
 
     The features are present from the time they are needed until the span has been computed.
     """
 
     start: int
     end: int
-    image: ImageInput
+    source: ImageInput | ChunkInput
     rows: Array  # (end - start,); -1: none, -2: the vision encoder's own row for a break
     features: Array | None = None
 
@@ -31,8 +32,8 @@ class Sequence:
 
     `order` is (arrival, index): lower goes first. Tokens before `num_computed` have their keys and values in the cache.
     With `scores_prompt`, the logits of every prompt position are needed; those before `num_scored` are done. `spans`
-    are the prompt's images, in order. `adapter` is the slot of its adapter (-1: none), and `root` the digest of that
-    adapter, which keys its pages because an adapter changes keys and values.
+    are the prompt's images and chunks of audio, in order. `adapter` is the slot of its adapter (-1: none), and `root`
+    the digest of that adapter, which keys its pages because an adapter changes keys and values.
     """
 
     __slots__ = ("order", "tokens", "num_tokens", "num_prompt", "num_computed", "num_cached", "table",
@@ -64,7 +65,7 @@ class Sequence:
 
     @property
     def limit(self) -> int:
-        """How far its tokens can be computed: up to the first image without features."""
+        """How far its tokens can be computed: up to the first image or chunk without features."""
         for span in self.spans:
             if span.end > self.num_computed and span.features is None:
                 return max(span.start, self.num_computed)
@@ -72,7 +73,7 @@ class Sequence:
 
     @property
     def awaited(self) -> Span | None:
-        """The image whose features are needed to compute any further."""
+        """The image or chunk whose features are needed to compute any further."""
         for span in self.spans:
             if span.end > self.num_computed:
                 return span if span.features is None and span.start <= self.num_computed else None
@@ -80,11 +81,11 @@ class Sequence:
 
     @property
     def has_features(self) -> bool:
-        """Whether it holds features of an image that have not been used yet."""
+        """Whether it holds features that have not been used yet."""
         return any(span.features is not None for span in self.spans)
 
     def mark_computed(self, end: int) -> None:
-        """Records that tokens before `end` have been computed, and drops the features of their images."""
+        """Records that tokens before `end` have been computed, and drops the features that stood for them."""
         self.num_computed = end
         for span in self.spans:
             if span.end <= end:
@@ -119,8 +120,8 @@ class Sequence:
         while len(self._keys) < count:
             start = len(self._keys) * page_size
             parent = self._keys[-1] if self._keys else self.root
-            images = [span.image.digest for span in self.spans if span.start < start + page_size and start < span.end]
-            self._keys.append(chained_key(parent, self.tokens[start:start + page_size], images))
+            digests = [span.source.digest for span in self.spans if span.start < start + page_size and start < span.end]
+            self._keys.append(chained_key(parent, self.tokens[start:start + page_size], digests))
         return self._keys[:count]
 
     def key(self, index: int, page_size: int) -> bytes:

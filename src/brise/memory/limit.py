@@ -60,6 +60,7 @@ class PlannedModel:
             "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
                         "model": plan.max_context},
             "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
+            "audio_work": plan.audio_bytes,
             "answers": plan.answers_bytes, "process": plan.process_bytes, "loading": plan.loading_bytes,
             "experts": plan.experts_bytes, "adapters": plan.adapters_bytes,
             "ways": [asdict(suggestion) for suggestion in self.suggestions], **sampling,

@@ -8,12 +8,13 @@ from pathlib import Path
 from brise.checkpoint.generation import Generation
 from brise.checkpoint.gguf.file import StringArray
 from brise.checkpoint.open import Checkpoint, open_checkpoint
-from brise.checkpoint.requantize import requantized, requantized_vision
+from brise.checkpoint.requantize import requantized, requantized_encoder
 from brise.files.fields import IgnoredKey
 from brise.memory.process import MISTRAL_BYTES, Vocabulary
 from brise.models.config import Config
 from brise.models.pixtral import VisionConfig, VisionWeights
 from brise.models.weights import Weights
+from brise.models.whisper import AudioConfig, AudioWeights
 
 # Bytes of a token and of a merge in a tokenizer.json, with their quotes, commas and numbers.
 _JSON_TOKEN_BYTES, _JSON_MERGE_BYTES = 25, 30
@@ -31,19 +32,23 @@ class ModelHeader:
     makes_embeddings: bool = False
     ignored: tuple[IgnoredKey, ...] = ()  # keys of its description that change nothing
     generation: Generation = Generation()
+    audio: tuple[AudioConfig, AudioWeights] | None = None
 
 
 def read_header(path: Path, name: str, weights: str | None = None) -> ModelHeader:
     """The header of the model at `path`, with its matrices in the formats that `load` would quantize them to."""
     checkpoint = open_checkpoint(path)
-    tree, vision, generation = checkpoint.weights(), checkpoint.vision, checkpoint.generation
+    tree, vision, audio, generation = (checkpoint.weights(), checkpoint.vision, checkpoint.audio,
+                                       checkpoint.generation)
     if weights is not None:
         tree = requantized(tree, checkpoint.config, weights, checkpoint.forget)
         if vision is not None:
-            vision = vision[0], requantized_vision(vision[1], weights, checkpoint.forget)
+            vision = vision[0], requantized_encoder(vision[1], weights, checkpoint.forget)
+        if audio is not None:
+            audio = audio[0], requantized_encoder(audio[1], weights, checkpoint.forget)
     return ModelHeader(name, checkpoint.config, tree, _vocabulary(checkpoint), vision,
                        makes_embeddings=checkpoint.pooling is not None,
-                       ignored=(*checkpoint.ignored, *generation.notes), generation=generation)
+                       ignored=(*checkpoint.ignored, *generation.notes), generation=generation, audio=audio)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:

@@ -2,7 +2,7 @@
 
     peak = process + adapters + weights + the larger of
              loading:  what is in memory besides the weights while one of them is read and packed
-             running:  cache + work space + vision's work space + answers + experts
+             running:  cache + work space + the encoders' work space + answers + experts
 docs/guides/memory.md describes each term, and how a process keeps the limit.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from brise.engine import vision
+from brise.engine import audio, vision
 from brise.engine.experts import routed
 from brise.errors import UnsupportedError
 from brise.memory import process, rendering
@@ -21,10 +21,12 @@ from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat, Planner
 from brise.models.pixtral import VisionConfig
 from brise.models.weights import Dense, Mixture, Quant, Stack, Stored, Weight, Weights, place
+from brise.models.whisper import AudioConfig
 
 DEFAULT_CONTEXT = 8192
 STEP_TOKENS = 512
-NUM_FEATURES = 2  # encoded images that an engine with a memory limit keeps: the current one and the one before it
+# Encoded images or chunks of audio that an engine with a memory limit keeps: the current one and the one before it.
+NUM_FEATURES = 2
 STEP_ROWS = 64  # of logits in one step, or one for each answer if there are more: the scheduler's own bound
 # Bytes that are read before the file's pages are released; large matrices are read in blocks of this size.
 READ_AHEAD = 32 << 20
@@ -34,7 +36,7 @@ _SAMPLER_COPIES = 8
 # the one request of a chat.
 _TOKEN_BYTES, REQUESTS_BYTES, _CHAT_REQUEST_BYTES = 256, 40_000_000, 4_000_000
 
-PARTS = ("embedding", "attention", "feed-forward", "experts", "head", "vision", "projector")
+PARTS = ("embedding", "attention", "feed-forward", "experts", "head", "vision", "audio", "projector")
 _PROJECTOR = ("norm", "merging_layer", "w_in", "w_out", "break_row")
 
 
@@ -90,6 +92,7 @@ class ServingPlan:
     feature_bytes: int
     limit: int | None
     pages: int | None = None  # None: as many as the contexts need
+    audio_bytes: int = 0  # work space of the audio encoder, and features
     experts_bytes: int = 0  # experts that are kept, and what is read at a time of those that stay in the file
 
     @property
@@ -116,7 +119,8 @@ class ServingPlan:
 
     @property
     def running_bytes(self) -> int:
-        return self.cache_bytes + self.work_bytes + self.vision_bytes + self.answers_bytes + self.experts_bytes
+        return (self.cache_bytes + self.work_bytes + self.vision_bytes + self.audio_bytes + self.answers_bytes
+                + self.experts_bytes)
 
     @property
     def total_bytes(self) -> int:
@@ -133,7 +137,7 @@ class ServingPlan:
         if self.limit is None or self.fixed_bytes + self.loading_bytes > self.limit:
             return self.num_pages if self.limit is None else 0
         rest = self.limit - self.fixed_bytes - self.work_bytes - self.vision_bytes - self.requests_bytes
-        rest -= self.experts_bytes
+        rest -= self.experts_bytes + self.audio_bytes
         return max(rest, 0) // (self.page_bytes + _TOKEN_BYTES * PAGE_SIZE)
 
     def filled(self, num_contexts: int) -> ServingPlan:
@@ -166,8 +170,10 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
         later_bytes=process.SLACK_BYTES // 2 + (header.vocabulary.grammar_bytes if request.serves else 0),
         loading_bytes=loading_bytes, adapters_bytes=request.adapters_bytes,
         image_size=None if header.vision is None else request.image_size or header.vision[0].image_size,
-        feature_bytes=(0 if header.vision is None
-                       else NUM_FEATURES * feature_bytes(header.vision[0], request.image_size)),
+        feature_bytes=NUM_FEATURES * (
+            (0 if header.vision is None else feature_bytes(header.vision[0], request.image_size))
+            + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
+        audio_bytes=0 if header.audio is None else audio_bytes(header.audio[0], request),
         limit=request.limit, experts_bytes=_experts_bytes(header, request.expert_bytes))
     usual = min(DEFAULT_CONTEXT, config.max_context)
     if request.limit is not None and plan.largest_context:
@@ -179,6 +185,7 @@ def numbers(plan: ServingPlan) -> str:
     """What the plan's sum is made of, on one line."""
     parts = {"weights": plan.weights_bytes, f"cache of {plan.num_pages * PAGE_SIZE} tokens": plan.cache_bytes,
              "experts": plan.experts_bytes, "work space": plan.work_bytes, "vision's work space": plan.vision_bytes,
+             "audio's work space": plan.audio_bytes,
              "answers": plan.answers_bytes, "adapters": plan.adapters_bytes, "process": plan.process_bytes}
     if plan.loading_bytes > plan.running_bytes:
         parts = {"weights": plan.weights_bytes, "loading": plan.loading_bytes, "process": plan.process_bytes}
@@ -189,6 +196,12 @@ def vision_bytes(config: VisionConfig, request: MemoryRequest) -> int:
     """Work space for one square image of the largest size, and the encoded images that are kept."""
     return (vision.planned_bytes(config, request.image_size, serves=request.serves)
             + (1 + NUM_FEATURES) * feature_bytes(config, request.image_size))
+
+
+def audio_bytes(config: AudioConfig, request: MemoryRequest) -> int:
+    """Work space for one chunk of audio, and the encoded chunks that are kept."""
+    return (audio.planned_bytes(config, serves=request.serves)
+            + (1 + NUM_FEATURES) * audio.feature_bytes(config))
 
 
 def feature_bytes(config: VisionConfig, image_size: int | None) -> int:
@@ -247,6 +260,9 @@ def _weigh(header: ModelHeader, backend: Planner, *,
     if header.vision is not None:  # `load` places it first, too
         place(header.vision[1], put("vision."))
         unread = 0
+    if header.audio is not None:
+        place(header.audio[1], put("audio."))
+        unread = 0
     weights = place(header.weights, put(""))
     loading = max(peak, header.vocabulary.building_bytes) - placed  # the tokenizer is built before
     return weights, tuple(_sum(name, items) for name, items in by_part.items() if items), max(loading, 0)
@@ -267,6 +283,8 @@ def _part(name: str, weights: Weights) -> str:
     match name.split("."):
         case ["vision", field, *_]:
             return "projector" if field in _PROJECTOR else "vision"
+        case ["audio", field, *_]:
+            return "projector" if field in ("w_in", "w_out") else "audio"
         case ["layers", index, "feed_forward", *_] if isinstance(weights.layers[int(index)].feed_forward, Mixture):
             return "experts"
         case ["layers", _, kind, *_]:
@@ -292,7 +310,7 @@ def _formats(weight: Weight) -> Iterator[str]:
 
 
 def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: MemoryRequest, backend: Planner) -> int:
-    """Buffers of the program, the engine's copy of the logits, and the rows of images in a batch."""
+    """Buffers of the program, the engine's copy of the logits, and the rows of images and audio in a batch."""
     config = header.config
     table = (backend.adapters(config, weights, request.adapter_slots, request.adapter_rank)
              if request.adapter_slots else None)
@@ -300,4 +318,4 @@ def _work_bytes(header: ModelHeader, weights: Weights, rows: int, request: Memor
     work = runner.planned_bytes(STEP_TOKENS, rows) + 4 * rows * config.vocab_size
     if header.makes_embeddings:  # a program of its own, whose outputs are hidden states
         work += runner.planned_bytes(STEP_TOKENS, 1) + 8 * STEP_TOKENS * config.width
-    return work + (4 * STEP_TOKENS * config.width if header.vision else 0)
+    return work + (4 * STEP_TOKENS * config.width if header.vision or header.audio else 0)

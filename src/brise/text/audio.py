@@ -1,4 +1,4 @@
-"""Prepares the audio of a message: checks it before it is decoded, then makes the spectrogram that Whisper's encoder reads.
+"""Prepares the audio of a message: checks it, and makes the spectrogram that Whisper's encoder reads.
 
 In a message of `Chat.encode` an audio is a part {"type": "input_audio", "audio": AudioInput}, between parts
 {"type": "text", "text": ...}. The samples of all channels become one at 16 kHz, followed by silence up to a multiple of

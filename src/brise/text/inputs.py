@@ -1,4 +1,4 @@
-"""Names what a request has beside text: images and audio of the prompt, the grammar of its answer, and how it is sampled."""
+"""Names what a request has beside text: images, audio, the grammar of its answer, and how it is sampled."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Computes Whisper's log-mel spectrogram of 16 kHz samples: frames of 400 under a Hann window, one every 160.
 
-The samples are mirrored at both ends, and the frame behind the last sample is left out. Mel bands are Slaney's: triangles
-of equal area, linear below 1 kHz and logarithmic above. What is over 8 decades below the loudest number counts as that.
+The samples are mirrored at both ends, and the frame behind the last sample is left out. Mel bands are Slaney's:
+triangles of equal area, linear below 1 kHz and logarithmic above. What is over 8 decades below the loudest number
+counts as that.
 Source: Whisper (2212.04356).
 """
 
@@ -66,7 +67,7 @@ def _logarithms(read: Read, filters: Array, first: int, last: int) -> Array:
 def _mels(hertz: float) -> float:
     if hertz < _LINEAR_HERTZ:
         return hertz * 3.0 / 200.0
-    return _LINEAR_MELS + float(np.log(hertz / _LINEAR_HERTZ)) / _LOG_STEP
+    return float(_LINEAR_MELS + np.log(hertz / _LINEAR_HERTZ) / _LOG_STEP)
 
 
 def _hertz(mels: Array) -> Array:

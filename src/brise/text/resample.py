@@ -1,5 +1,5 @@
-"""Brings samples to another rate with a polyphase filter: a sinc of 10 zero crossings on each side under a Kaiser window
-with beta 5, cut off at the lower of both Nyquist frequencies, as scipy.signal.resample_poly has it.
+"""Brings samples to another rate with a polyphase filter: a sinc of 10 zero crossings on each side under a Kaiser
+window with beta 5, cut off at the lower of both Nyquist frequencies, as scipy.signal.resample_poly has it.
 
 With the rates' ratio reduced to up / down and L = 10 max(up, down), sample n is the sum over k of
 h[n down + L - k up] x[k]. Its taps depend on its phase, (n down + L) mod up, alone.

@@ -1,8 +1,8 @@
 """Reads WAV files: the header, checked before anything is decoded, and stretches of samples as one channel.
 
     "RIFF" size "WAVE", then chunks: name (4 bytes), size (4 bytes), data, padded to an even size.
-    "fmt ": tag, channels (2 bytes each), rate, bytes a second (4 each), bytes a frame, bits a sample (2 each); where the
-            tag is 0xFFFE: size, valid bits (2 each), speakers (4), and the tag in the first 2 bytes of 16.
+    "fmt ": tag, channels (2 bytes each), rate, bytes a second (4 each), bytes a frame, bits a sample (2 each); where
+            the tag is 0xFFFE: size, valid bits (2 each), speakers (4), and the tag in the first 2 bytes of 16.
     "data": frames of one sample for each channel, little-endian; 8 bits are unsigned.
 """
 
@@ -24,7 +24,7 @@ MAX_CHUNKS = 4096
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 # By tag and bits: the type of a sample, and what it is divided by.
 SAMPLES: Mapping[tuple[int, int], tuple[str, float]] = MappingProxyType({
-    (PCM, 8): ("u1", 128.0), (PCM, 16): ("<i2", 32768.0), (PCM, 24): ("u1", 8388608.0), (PCM, 32): ("<i4", 2147483648.0),
+    (PCM, 8): ("u1", 2.0**7), (PCM, 16): ("<i2", 2.0**15), (PCM, 24): ("u1", 2.0**23), (PCM, 32): ("<i4", 2.0**31),
     (FLOAT, 32): ("<f4", 1.0), (FLOAT, 64): ("<f8", 1.0)})
 TAGS: Mapping[int, str] = MappingProxyType({
     PCM: "PCM", 2: "ADPCM", FLOAT: "float", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x50: "MPEG", 0x55: "MP3"})

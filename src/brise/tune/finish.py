@@ -14,7 +14,7 @@ import torch
 from brise.backends.torch.ops import TorchOps
 from brise.checkpoint.adapters.lineage import Lineage, versions
 from brise.checkpoint.adapters.peft import AdapterFile, write_adapter
-from brise.checkpoint.gguf.write_mmproj import has_own_vision, projector_path, write_projector
+from brise.checkpoint.gguf.write_mmproj import needs_projector, projector_path, write_projector
 from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.checkpoint.write_gguf import write_mix
@@ -127,5 +127,5 @@ def _write_whole(run: FinishedRun, lineage: Lineage) -> None:
         write_hf(trained, run.made, dtype)
         return
     write_mix(trained, run.made, dtype, requantize=True)
-    if original.vision is not None and not has_own_vision(original):
+    if needs_projector(original):
         write_projector(original, projector_path(run.made))

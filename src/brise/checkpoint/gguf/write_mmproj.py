@@ -1,4 +1,4 @@
-"""Writes a Pixtral vision encoder and its projector as an mmproj file of llama.cpp; read_mmproj.py reads it."""
+"""Writes an encoder and its projector as an mmproj file of llama.cpp; read_mmproj.py and read_audio.py read it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from brise.checkpoint.gguf.read_audio import KIND as AUDIO_KIND
 from brise.checkpoint.gguf.read_mmproj import BREAK_ROW, LLAMA_CPP
 from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
+from brise.checkpoint.read_audio import tensor_name
 from brise.checkpoint.read_original import Named, Original
 from brise.checkpoint.write_gguf import outgoing
 from brise.errors import UnsupportedError
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
 from brise.models.weights import Dense, Weight, place
+from brise.models.whisper import KERNEL, AudioConfig, AudioWeights
 from brise.quant.formats import PLAIN
 from brise.quant.rows import float_rows, format_of
 from brise.text.images import DEVIATION, MEAN
@@ -25,20 +28,57 @@ def projector_path(model: Path) -> Path:
     return model.with_name(f"mmproj-{model.name}")
 
 
-def has_own_vision(original: Original) -> bool:
-    """Whether the vision encoder stands among the model's own tensors, as Ollama packs it, and is copied with them."""
-    return any(tensor.name.startswith("v.") for tensor in original.tensors)
+def needs_projector(original: Original) -> bool:
+    """Whether an encoder goes into an mmproj file: one that Ollama packed stands among the model's own tensors, and is
+    copied with them."""
+    if original.audio is not None:
+        return True
+    return original.vision is not None and not any(tensor.name.startswith("v.") for tensor in original.tensors)
 
 
 def write_projector(original: Original, path: Path) -> int:
-    """Writes the vision encoder, each matrix in the format that it has; returns the size of the file."""
-    assert original.vision is not None, "a model without a vision encoder"
+    """Writes the encoder, each matrix in the format that it has; returns the size of the file."""
+    if original.audio is not None:
+        return _write_audio(*original.audio, original, path)
+    assert original.vision is not None, "a model without an encoder"
     config, weights = original.vision
     if config.rope_theta != 10000.0:
         raise UnsupportedError(f"the vision encoder's rope theta is {config.rope_theta}; mmproj files have no key for "
                                "it")
     tensors = [_outgoing(config, name, weight, original) for name, weight in _named(original, weights)]
     return write_gguf(path, _metadata(config), tensors)
+
+
+def _write_audio(config: AudioConfig, weights: AudioWeights, original: Original, path: Path) -> int:
+    keys: dict[str, object] = {
+        "num_mel_bins": config.num_mels, "embedding_length": config.width, "feed_forward_length": config.ffn_width,
+        "projection_dim": config.text_width, "block_count": config.num_layers,
+        "attention.head_count": config.num_heads, "attention.layer_norm_epsilon": config.norm_eps,
+        "projector.stack_factor": config.stack}
+    metadata = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_audio_encoder": True,
+                "clip.projector_type": AUDIO_KIND, "clip.use_gelu": True} | {
+                    f"clip.audio.{key}": value for key, value in keys.items()}
+    named: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        named.append((path, weight))
+        return weight
+
+    place(weights, note)
+    return write_gguf(path, metadata, [_audio_tensor(config, name, weight, original) for name, weight in named])
+
+
+def _audio_tensor(config: AudioConfig, path: str, weight: Weight, original: Original) -> Outgoing:
+    """Vectors and positions in F32, which llama.cpp wants; convolutions with their three dimensions, in F16 unless they
+    are F32, and their biases as columns."""
+    format = format_of(weight)
+    if path in ("conv1", "conv2"):
+        channels = config.num_mels if path == "conv1" else config.width
+        made = outgoing(Named(tensor_name(path, "gguf"), weight), "F32" if format == "F32" else "F16", original.forget)
+        return replace(made, shape=(config.width, channels, KERNEL))
+    is_kept = len(weight.shape) == 2 and path != "positions" and format in PLAIN
+    made = outgoing(Named(tensor_name(path, "gguf"), weight), format if is_kept else "F32", original.forget)
+    return replace(made, shape=(config.width, 1)) if path in ("conv1_bias", "conv2_bias") else made
 
 
 def _metadata(config: VisionConfig) -> dict[str, object]:

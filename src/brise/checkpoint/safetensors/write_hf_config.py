@@ -1,4 +1,4 @@
-"""Writes a decoder and its vision encoder as a config.json for transformers; read_hf_config.py reads it."""
+"""Writes a decoder and its encoder as a config.json for transformers; read_hf_config.py reads it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from brise.models.config import Config, Experts
 from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig
 from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
+from brise.models.whisper import AudioConfig
 
 DTYPES: Mapping[str, str] = MappingProxyType({"BF16": "bfloat16", "F16": "float16", "F32": "float32"})
 # Of every Llama 3 whose rope has factors; the original context is 8192, others are looked for.
@@ -19,11 +20,16 @@ _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
 _LLAMA3_CONTEXTS = tuple(1 << power for power in range(4, 21))
 
 
-def description(config: Config, vision: VisionConfig | None, dtype: str, tokens: Mapping[str, int | None], *,
-                tied: bool) -> dict[str, object]:
+def description(config: Config, vision: VisionConfig | None, audio: AudioConfig | None, dtype: str,
+                tokens: Mapping[str, int | None], *, tied: bool) -> dict[str, object]:
     """config.json; `tokens` has bos, eos and padding ids."""
     ids = {"bos_token_id": tokens["bos"], "eos_token_id": tokens["eos"], "pad_token_id": tokens["padding"]}
     text = _text(config, tied=tied) | ids
+    if audio is not None:
+        return {
+            "architectures": ["VoxtralForConditionalGeneration"], "dtype": DTYPES[dtype], "model_type": "voxtral",
+            "audio_token_id": audio.audio_token, "projector_hidden_act": "gelu", "tie_word_embeddings": tied,
+            "text_config": text, "audio_config": _audio(audio)}
     if vision is None:
         return {"architectures": [f"{FAMILIES[config.family].hf_class}ForCausalLM"], "dtype": DTYPES[dtype]} | text
     return {
@@ -159,6 +165,16 @@ def _vision(vision: VisionConfig) -> dict[str, object]:
             "head_dim": vision.head_dim, "num_channels": NUM_CHANNELS, "image_size": vision.image_size,
             "patch_size": vision.patch_size, "hidden_act": "silu", "attention_dropout": 0.0,
             "rope_parameters": {"rope_type": "default", "rope_theta": _short(vision.rope_theta)}}
+
+
+def _audio(audio: AudioConfig) -> dict[str, object]:
+    if audio.ffn_width != audio.stack * audio.width:
+        raise UnsupportedError(f"the audio encoder joins {audio.stack} positions of {audio.width} numbers, and its "
+                               f"feed-forward is {audio.ffn_width} wide; a config.json has one key for both")
+    return {"model_type": "voxtral_encoder", "hidden_size": audio.width, "intermediate_size": audio.ffn_width,
+            "num_hidden_layers": audio.num_layers, "num_attention_heads": audio.num_heads,
+            "num_mel_bins": audio.num_mels, "max_source_positions": audio.num_positions, "activation_function": "gelu",
+            "scale_embedding": False, "attention_dropout": 0.0}
 
 
 def _short(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Writes weights of a decoder and its vision encoder under Hugging Face's names; read_model.py reads them."""
+"""Writes weights of a decoder and its encoder under Hugging Face's names; read_model.py reads them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from brise.checkpoint.read_audio import tensor_name
 from brise.checkpoint.safetensors.tensor_names import ModuleNames, hf_names, hf_vision_names
 from brise.models.config import Config
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
@@ -25,13 +26,14 @@ from brise.models.weights import (
     Weights,
     place,
 )
+from brise.models.whisper import KERNEL, AudioConfig, AudioWeights
 from brise.quant.rows import float_rows, format_of, joined, raw_rows
 
 Tensor = tuple[str, Weight, tuple[int, ...]]  # name, numbers, and the shape that the file says
 
 
 def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Iterator[Tensor]:
-    """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has a vision encoder."""
+    """All tensors of the decoder; `is_wrapped`: with the prefixes of a model that has an encoder."""
     prefix = "language_model.model." if is_wrapped else "model."
     names = hf_names({f"{prefix}embed_tokens.weight"}, config.family, is_mixtral=config.family == "mixtral")
     head = "language_model.lm_head" if is_wrapped else names.module("output")
@@ -61,6 +63,21 @@ def vision_tensors(weights: VisionWeights, config: VisionConfig) -> Iterator[Ten
             yield _plain(name, _halves(weight, config.num_heads))
         else:
             yield _plain(name, weight)
+
+
+def audio_tensors(weights: AudioWeights, config: AudioConfig) -> Iterator[Tensor]:
+    """All tensors of the audio encoder and the projector."""
+    placed: list[tuple[str, Weight]] = []
+
+    def note(path: str, weight: Weight) -> Weight:
+        placed.append((path, weight))
+        return weight
+
+    place(weights, note)
+    for path, weight in placed:
+        channels = {"conv1": config.num_mels, "conv2": config.width}.get(path)
+        shape = weight.shape if channels is None else (config.width, channels, KERNEL)
+        yield tensor_name(path, "hf"), weight, shape
 
 
 def _plain(name: str, weight: Weight) -> Tensor:
