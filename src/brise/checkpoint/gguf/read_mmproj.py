@@ -62,7 +62,7 @@ def open_vision(model: GgufFile, projector: GgufFile | None, config: Config, *,
     if f"{OLLAMA.whole['patch_conv']}.weight" in model.tensors:
         vision = _ollama_config(model, config)
         return vision, _read(_Tensors(model), OLLAMA, vision)
-    if projector is None or projector.metadata.get("clip.has_vision_encoder") is False:
+    if projector is None or _is_for_audio(projector):
         return None
     width = projector.metadata.get("clip.vision.projection_dim")
     fits = width == config.width and find_token(model, IMAGE) is not None
@@ -85,6 +85,12 @@ def renamed(projector: GgufFile) -> Iterator[None]:
                               limit=error.limit, hint=error.hint) from None
     except UnsupportedError as error:
         raise UnsupportedError(f"{projector.path.name}: {error.args[0]}", hint=error.hint) from None
+
+
+def _is_for_audio(projector: GgufFile) -> bool:
+    """Whether the file has an encoder of audio, and none of images."""
+    has = (projector.metadata.get(f"clip.has_{kind}_encoder") is True for kind in ("audio", "vision"))
+    return tuple(has) == (True, False)
 
 
 def _clip_config(projector: GgufFile, model: GgufFile, config: Config) -> VisionConfig:
