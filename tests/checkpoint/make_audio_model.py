@@ -17,6 +17,7 @@ import gguf
 import numpy as np
 
 from tests.checkpoint import make_folder as make
+from tests.checkpoint.golden_gguf import GGUF_TAILS
 from tests.checkpoint.make_gguf import add_key
 from tests.goldens.golden import FOLDER, GRID, interleave
 from tests.text import tekken
@@ -122,7 +123,7 @@ def write_gguf(folder: Path, changes: Mapping[str, object] | None = None, withou
         _, *rest = name.split(".")
         heads = {"wq": config["num_heads"], "wk": config["num_kv_heads"]}.get(rest[-1] if rest else "")
         whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(name)
-        tensor = whole or f"blk.{rest[0]}.{make.GGUF_TAILS[rest[1]]}"
+        tensor = whole or f"blk.{rest[0]}.{GGUF_TAILS[rest[1]]}"
         writer.add_tensor(f"{tensor}.weight", numbers if heads is None else interleave(numbers, heads))
     _close(writer)
     write_mmproj(folder / "mmproj-model.gguf", heard, audio, changes, without)

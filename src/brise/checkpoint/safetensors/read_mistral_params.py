@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from brise.checkpoint import known_keys, read_audio, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import check_native, scale_block
+from brise.errors import UnsupportedError
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, Format
