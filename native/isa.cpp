@@ -9,8 +9,8 @@
 namespace BRISE_ISA {
 
 extern const brise::Kernels KERNELS;
-const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, add_low_rank, rms_norm, layer_norm, gelu, silu_mul, add,
-                                scale,    rope,       write_cache,  attend,   attend_latent, attend_scratch, fit,
-                                decode,       round_bf16};
+const brise::Kernels KERNELS = {ISA_NAME, QUERY_ROWS, quantize_row, linear_q, linear_f, add_low_rank, rms_norm, layer_norm, gelu, gelu_tanh,
+                                silu_mul, gelu_mul,   add,          scale,    rope,     write_cache,  attend,   attend_latent, attend_scratch,
+                                fit,      decode,     round_bf16};
 
 }  // namespace BRISE_ISA

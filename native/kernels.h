@@ -115,7 +115,9 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
   void (*layer_norm)(const float* x, const float* w, const float* b, int n, float eps, float* out);
   void (*gelu)(const float* x, int n, float* out);
+  void (*gelu_tanh)(const float* x, int n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int n, float* out);
+  void (*gelu_mul)(const float* gate, const float* up, int n, float* out);  // of gelu_tanh
   void (*add)(const float* x, const float* y, int n, float* out);
   void (*scale)(const float* x, float factor, int n, float* out);
   void (*rope)(const float* x, const float* table, int dim, int head_dim, bool interleaved, float* out);

@@ -17,7 +17,8 @@ bool is_row_op(Kind kind) {
 // Ops whose result may overwrite their first argument: each number of a row is read before it is written.
 bool may_overwrite(Kind kind) {
   return kind == Kind::RMS_NORM || kind == Kind::LAYER_NORM || kind == Kind::BIAS || kind == Kind::ADD || kind == Kind::ROPE ||
-         kind == Kind::SCALE || kind == Kind::SCALE_QUERIES || kind == Kind::SILU_MUL || kind == Kind::GELU || kind == Kind::PUT_ROWS;
+         kind == Kind::SCALE || kind == Kind::SCALE_QUERIES || kind == Kind::SILU_MUL || kind == Kind::GELU_MUL ||
+         kind == Kind::GELU || kind == Kind::GELU_TANH || kind == Kind::PUT_ROWS;
 }
 
 }  // namespace
@@ -182,9 +183,19 @@ int Program::silu_mul(int gate, int up) {
   return push({Kind::SILU_MUL, {gate, up}}, width(gate), values_[(size_t)gate].per_output_row);
 }
 
+int Program::gelu_mul(int gate, int up) {
+  check_like(up, gate);
+  return push({Kind::GELU_MUL, {gate, up}}, width(gate), values_[(size_t)gate].per_output_row);
+}
+
 int Program::gelu(int x) {
   check_value(x, 0);
   return push({Kind::GELU, {x}}, width(x), values_[(size_t)x].per_output_row);
+}
+
+int Program::gelu_tanh(int x) {
+  check_value(x, 0);
+  return push({Kind::GELU_TANH, {x}}, width(x), values_[(size_t)x].per_output_row);
 }
 
 int Program::put_rows(int x) {

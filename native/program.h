@@ -71,7 +71,7 @@ struct Step {
   const int32_t* adapters;      // (num_tokens,), -1: none; or null: none at all
 };
 
-enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
+enum class Kind { INPUT, EMBED, TAKE_ROWS, RMS_NORM, LAYER_NORM, BIAS, ADD, ROPE_TABLE, ROPE, SCALE, SCALE_QUERIES, SILU_MUL, GELU_MUL, GELU, GELU_TANH, PUT_ROWS, COLUMNS, CONCAT, WRITE_CACHE, QUANTIZE, LINEAR, HEADS_LINEAR, ATTEND, ROUTE, EXPERTS, SUM_EXPERTS };
 
 struct Op {
   Kind kind;
@@ -107,7 +107,9 @@ class Program : public Job {
   int scale(int x, double factor);
   int scale_queries(int x, double beta, double period);
   int silu_mul(int gate, int up);
+  int gelu_mul(int gate, int up);
   int gelu(int x);
+  int gelu_tanh(int x);
   int put_rows(int x);
   int heads_linear(int x, const std::vector<std::shared_ptr<const Weight>>& matrices);
   int columns(int x, int heads, int first, int last);

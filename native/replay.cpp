@@ -189,6 +189,7 @@ void Program::run_row(const Op& op, int row) {
     case Kind::BIAS: kernels_->add(at(op.in[0]), op.weights[0]->vector.data(), n, out); break;
     case Kind::ADD: kernels_->add(at(op.in[0]), at(op.in[1]), n, out); break;
     case Kind::GELU: kernels_->gelu(at(op.in[0]), n, out); break;
+    case Kind::GELU_TANH: kernels_->gelu_tanh(at(op.in[0]), n, out); break;
     case Kind::PUT_ROWS: {
       const int feature = step_.features ? step_.feature_rows[row] : -1;
       copy(feature < 0 ? at(op.in[0]) : step_.features + (size_t)feature * (size_t)n, n, out);
@@ -208,6 +209,7 @@ void Program::run_row(const Op& op, int row) {
     case Kind::ROUTE: brise::route(at(op.in[0]), n, op.experts.per_token, op.a, out); break;
     case Kind::SUM_EXPERTS: experts_.sum(*kernels_, op.experts, row, out); break;
     case Kind::SILU_MUL: kernels_->silu_mul(at(op.in[0]), at(op.in[1]), n, out); break;
+    case Kind::GELU_MUL: kernels_->gelu_mul(at(op.in[0]), at(op.in[1]), n, out); break;
     case Kind::ROPE_TABLE:
       for (int i = 0; i < n / 2; i++) {
         const double angle = step_.positions[row] * op.inv_freq[(size_t)i];

@@ -48,6 +48,23 @@ void gelu(const float* x, int n, float* out) {
   for (int i = 0; i < n; i++) out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
 }
 
+// x (1 + tanh(z)) / 2 = x / (1 + exp(-2 z)) with z = sqrt(2 / pi) (x + 0.044715 x^3): no difference cancels, and the
+// exponential is at most 1.
+BRISE_INLINE F gelu_lanes(F x) {
+  constexpr float TWICE = 1.5957691216f;  // 2 sqrt(2 / pi)
+  const F one = f_set(1.0f), z = f_mul(x, f_fma(f_mul(x, x), f_set(TWICE * 0.044715f), f_set(TWICE)));
+  const F e = f_exp(f_sub(f_zero(), f_abs(z)));
+  return f_mul(x, f_div(f_if_less(z, f_zero(), e, one), f_add(one, e)));
+}
+
+void gelu_tanh(const float* x, int n, float* out) {
+  each(x, x, n, out, [](F a, F) { return gelu_lanes(a); });
+}
+
+void gelu_mul(const float* gate, const float* up, int n, float* out) {
+  each(gate, up, n, out, [](F g, F u) { return f_mul(gelu_lanes(g), u); });
+}
+
 void rms_norm(const float* x, const float* w, int n, float eps, float* out) {
   F sum = f_zero();
   int i = 0;

@@ -39,6 +39,11 @@ ROUTE = (128 + 8) * U
 # erf itself 2 u, 1 + erf u of at most 2, two products u each: 7 u of |x| / 2 * 2. Relative to |x|, not to gelu, which
 # vanishes.
 GELU = 7 * U
+# gelu_tanh as x / (1 + exp(-2 z)): 2 z is off by 4 u of itself, which moves the exponential by at most
+# 4 u * 2 z exp(-2 z) <= 1.5 u; exp by polynomial 4 u, 1 + e, a division and a product 1 u each, doubled. As
+# 1 + tanh(z): 2 u less. Relative to |x|, as for gelu.
+GELU_TANH = 14 * U
+
 # A product of numbers this small loses bits, or all of them.
 SUBNORMAL = 2.0**-126
 

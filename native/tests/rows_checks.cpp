@@ -83,6 +83,25 @@ void check_gelu(Report& report, const Kernels& kernels) {
   });
 }
 
+void check_gelu_tanh(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "gelu_tanh");
+  Random random(12);
+  const float edges[] = {0.0f, -0.0f, 1e-30f, -1e-30f, -10.5f, 10.5f, -1000.0f, 1000.0f, -1e30f, 1e30f};
+  each_length(tally, random, [&](int n, Guarded& x, Guarded& up, Guarded& out) {
+    for (int i = 0; i < n; i++) x[i] = random.below(3) ? x[i] * 3 : edges[random.below(10)];
+    const auto expected = [&](int i) { return 0.5 * x[i] * (1 + std::tanh(std::sqrt(2 / 3.14159265358979324) * (x[i] + 0.044715 * std::pow((double)x[i], 3)))); };
+    kernels.gelu_tanh(x.data(), n, out.data());
+    for (int i = 0; i < n; i++) tally.near(out[i], expected(i), 14 * U * std::fabs(x[i]), i);  // as in tests/tolerances.py
+    kernels.gelu_mul(x.data(), up.data(), n, out.data());
+    for (int i = 0; i < n; i++) tally.near(out[i], expected(i) * up[i], 15 * U * std::fabs((double)x[i] * up[i]), i);
+    kernels.gelu_mul(x.data(), up.data(), n, x.data());
+    tally.same_bits(x.data(), out.data(), n);
+    kernels.gelu_tanh(up.data(), n, out.data());
+    kernels.gelu_tanh(up.data(), n, up.data());
+    tally.same_bits(up.data(), out.data(), n);
+  });
+}
+
 void check_rms_norm(Report& report, const Kernels& kernels) {
   Tally tally(report, kernels.name, "rms_norm");
   Random random(4);
@@ -203,6 +222,7 @@ void check_rows(Report& report, const Kernels& kernels) {
   check_add(report, kernels);
   check_scale(report, kernels);
   check_silu_mul(report, kernels);
+  check_gelu_tanh(report, kernels);
   check_gelu(report, kernels);
   check_rms_norm(report, kernels);
   check_layer_norm(report, kernels);

@@ -19,6 +19,7 @@ from tests.backends.rows import (
     Add,
     Bias,
     Embed,
+    GeluMul,
     Heads,
     Linear,
     Linears,
@@ -34,7 +35,7 @@ from tests.backends.rows import (
 
 LENGTHS = range(34)
 WIDTHS = (*range(1, 34), 64, 100, 577)
-HEAD_DIMS = (16, 32, 64, 80, 96, 128)
+HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
 PLAIN = ("F32", "F16", "BF16")
 LINEAR_TOKENS = (*range(1, 21), 33, 64)
 LINEAR_OUTPUTS = (1, 15, 16, 17, 33, 64, 100)
@@ -57,9 +58,13 @@ def table() -> dict[str, list[Row]]:
                           product((0, 1, 9, 40), (2, 15, 16, 17, 80), (0, 7, 262140))],
         "silu_mul": [*(SiluMul(t, 33) for t in LENGTHS), *(SiluMul(3, d) for d in WIDTHS),
                      *(SiluMul(5, 577, size) for size in (1e-30, 1e-3, 20.0, 100.0, 1e4))],
+        "gelu_mul": [*(GeluMul(t, 33) for t in LENGTHS), *(GeluMul(3, d) for d in WIDTHS),
+                     *(GeluMul(5, 577, size) for size in (1e-30, 1e-3, 20.0, 100.0, 1e4))],
         "put_rows": [*(PutRows(t, 5, 33) for t in LENGTHS), *(PutRows(7, 3, d) for d in WIDTHS), PutRows(9, 0, 33)],
         "gelu": [*(Gelu(t, 33) for t in LENGTHS), *(Gelu(3, d) for d in WIDTHS),
                  *(Gelu(5, 577, size) for size in (1e-30, 1e-3, 20.0, 1e4))],
+        "gelu_tanh": [*(Gelu(t, 33, by_tanh=True) for t in LENGTHS), *(Gelu(3, d, by_tanh=True) for d in WIDTHS),
+                      *(Gelu(5, 577, size, by_tanh=True) for size in (1e-30, 1e-3, 20.0, 1e4))],
         "flat": [Flat(t, h, e) for t, h, e in product((0, 1, 7), (1, 3), HEAD_DIMS)],
         "columns": list(_columns()),
         "concat": [Concat(*sizes) for sizes in product((0, 1, 5), (1, 3), (1, 16, 33), (1, 16, 33))],

@@ -37,15 +37,17 @@ class Gelu:
     tokens: int
     width: int
     size: float = 1.0
+    by_tanh: bool = False
 
     def _x(self, precision: Precision) -> Array:
         return normal(np.random.default_rng(self.width), (self.tokens, self.width), precision, self.size)
 
     def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
-        return ops.gelu(self._x(precision))
+        return (ops.gelu_tanh if self.by_tanh else ops.gelu)(self._x(precision))
 
     def allowed(self, expected: Array) -> Array:
-        return tolerances.GELU * np.abs(self._x(np.float64)) + tolerances.SUBNORMAL
+        share = tolerances.GELU_TANH if self.by_tanh else tolerances.GELU
+        return share * np.abs(self._x(np.float64)) + tolerances.SUBNORMAL
 
 
 @dataclass(frozen=True)

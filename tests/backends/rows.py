@@ -261,6 +261,25 @@ class ScaleQueries:
 
 
 @dataclass(frozen=True)
+class GeluMul:
+    tokens: int
+    width: int
+    size: float = 1.0
+
+    def _inputs(self, precision: Precision) -> tuple[Array, Array]:
+        rng = np.random.default_rng(self.width)
+        shape = (self.tokens, self.width)
+        return normal(rng, shape, precision, self.size), normal(rng, shape, precision)
+
+    def run(self, ops: Ops, backend: Backend, precision: Precision) -> Array:
+        return ops.gelu_mul(*self._inputs(precision))
+
+    def allowed(self, expected: Array) -> Array:
+        gate, up = self._inputs(np.float64)
+        return (tolerances.GELU_TANH + tolerances.U) * np.abs(gate * up) + tolerances.SUBNORMAL
+
+
+@dataclass(frozen=True)
 class SiluMul:
     tokens: int
     width: int

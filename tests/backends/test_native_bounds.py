@@ -41,6 +41,7 @@ def finished(*, attends: bool = False) -> _native.Program:
 RECORDED: dict[str, Callable[[_native.Program, int, int], object]] = {
     "add": lambda p, x, y: p.add(x, y),
     "silu_mul": lambda p, x, y: p.silu_mul(x, y),
+    "gelu_mul": lambda p, x, y: p.gelu_mul(x, y),
     "take_rows": lambda p, x, y: p.take_rows(y),
     "rope": lambda p, x, y: p.rope(y, p.rope_table([0.1], 1.0), 1, False),
     "rope table": lambda p, x, y: p.rope(x, y, 1, False),

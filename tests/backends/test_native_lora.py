@@ -168,7 +168,7 @@ MIXED = ((7, 2), (1, 0), (20, -1), (9, 3), (3, 3), (12, 0))
 
 
 @pytest.mark.parametrize("isa", NativeBackend.available_isas())
-@pytest.mark.parametrize("name", ["qwen3", "llama_tied", "smollm3", "granite"])
+@pytest.mark.parametrize("name", ["qwen3", "llama_tied", "smollm3", "granite", "gemma3"])
 def test_a_mixed_batch_is_the_reference(isa: str, name: str) -> None:
     model = Model(name, isa=isa)
     batch = model.batch(*MIXED)

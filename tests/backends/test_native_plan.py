@@ -24,7 +24,7 @@ def batch(tokens: int, rows: int) -> Batch:
     return replace(made, tokens=np.zeros(tokens, np.int32), rows=np.arange(rows, dtype=np.int32))
 
 
-@pytest.mark.parametrize("name", ["ministral3_yarn1_untied", "qwen3", "smollm3"])
+@pytest.mark.parametrize("name", ["ministral3_yarn1_untied", "qwen3", "smollm3", "gemma3"])
 @pytest.mark.parametrize("size", SIZES)
 def test_planned_is_what_a_step_takes(name: str, size: tuple[int, int]) -> None:
     tiny, backend = golden.read(name, "half"), NativeBackend(threads=2)

@@ -136,6 +136,8 @@ def test_dora_is_the_references() -> None:
 
 OPS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "silu_mul": (lambda o, x, y: o.silu_mul(x, y), ((3, 5), (3, 5))),
+    "gelu_mul": (lambda o, x, y: o.gelu_mul(x, y), ((3, 5), (3, 5))),
+    "gelu_tanh": (lambda o, x: o.gelu_tanh(x), ((3, 5),)),
     "gelu": (lambda o, x: o.gelu(x), ((3, 5),)),
     "rope half": (lambda o, x: o.rope(x, o.rope_table(np.arange(3), [1.0, 0.3], 1.1), "half"), ((3, 2, 6),)),
     "rope interleaved": (lambda o, x: o.rope(x, o.rope_table(np.arange(3), [1.0, 0.3], 1.1), "interleaved"),

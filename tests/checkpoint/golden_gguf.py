@@ -14,7 +14,9 @@ from tests.goldens.golden import interleave
 
 GGUF_TAILS = {
     "attention_norm": "attn_norm", "ffn_norm": "ffn_norm", "wq": "attn_q", "wk": "attn_k", "wv": "attn_v",
-    "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up", "router": "ffn_gate_inp"}
+    "wo": "attn_output", "w1": "ffn_gate", "w2": "ffn_down", "w3": "ffn_up", "router": "ffn_gate_inp",
+    "q_norm": "attn_q_norm", "k_norm": "attn_k_norm", "attention_post_norm": "post_attention_norm",
+    "ffn_post_norm": "post_ffw_norm"}
 GGUF_OWN = {"phi3": {"wq_wk_wv": "attn_qkv", "w1_w3": "ffn_up"}}
 
 
@@ -22,7 +24,7 @@ def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
     """A golden as a GGUF file of F32 tensors, with the names of llama.cpp's converter. `are_merged`: the experts, as
     since April 2024."""
     config, scaling = model.config, model.config["rope"]["scaling"]
-    name = {"ministral3": "mistral3", "granitemoehybrid": "granite", "mixtral": "llama"}.get(
+    name = {"ministral3": "mistral3", "granitemoehybrid": "granite", "mixtral": "llama", "gemma3_text": "gemma3"}.get(
         config["family"], config["family"])
     writer = gguf.GGUFWriter(path, name)
     for key, number in {
@@ -40,7 +42,7 @@ def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
     if name == "granite":
         _add_granite(writer, config)
     if scaling is not None:
-        _add_yarn(writer, config, scaling)
+        (_add_gemma3 if name == "gemma3" else _add_yarn)(writer, config, scaling)
     if config["family"] == "mixtral":
         writer.add_expert_count(config["experts"]["count"])
         writer.add_expert_used_count(config["experts"]["per_token"])
@@ -53,7 +55,8 @@ def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
             for name, stack in _gguf_experts(f"blk.{rest[0]}", rest[1], numbers, are_merged=are_merged):
                 writer.add_tensor(name, stack)
             continue
-        heads = {"wq": config["num_heads"], "wk": config["num_kv_heads"]}.get(rest[-1] if rest else "")
+        turned = {} if name == "gemma3" else {"wq": config["num_heads"], "wk": config["num_kv_heads"]}
+        heads = turned.get(rest[-1] if rest else "")
         whole = {"tok_embeddings": "token_embd", "norm": "output_norm", "output": "output"}.get(tensor_name)
         tensor = whole or f"blk.{rest[0]}.{(GGUF_TAILS | own)[rest[1]]}"
         writer.add_tensor(f"{tensor}.weight", numbers if heads is None else interleave(numbers, heads))
@@ -93,6 +96,13 @@ def _add_granite(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_ssm_group_count(1)
     writer.add_ssm_inner_size(2 * config["width"])
     writer.add_ssm_time_step_rank(128)
+
+
+def _add_gemma3(writer: gguf.GGUFWriter, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
+    """Without the base of the rope in layers with a window: llama.cpp knows it."""
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(scaling["factor"])
 
 
 def _add_yarn(writer: gguf.GGUFWriter, config: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:

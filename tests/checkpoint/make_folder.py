@@ -42,7 +42,10 @@ NATIVE_TAILS = {
     **{name: f"feed_forward.{name}.weight" for name in ("w1", "w2", "w3")},
     **{f"shared.{name}": f"shared_experts.{name}.weight" for name in ("w1", "w2", "w3")}}
 # Of families that have names of their own, and matrices that are one in their files.
-HF_OWN = {"granitemoehybrid": {"w1_w3": "shared_mlp.input_linear.weight", "w2": "shared_mlp.output_linear.weight"},
+HF_OWN = {"gemma3_text": {"attention_post_norm": "post_attention_layernorm.weight",
+                          "ffn_norm": "pre_feedforward_layernorm.weight",
+                          "ffn_post_norm": "post_feedforward_layernorm.weight"},
+          "granitemoehybrid": {"w1_w3": "shared_mlp.input_linear.weight", "w2": "shared_mlp.output_linear.weight"},
           "phi3": {"wq_wk_wv": "self_attn.qkv_proj.weight", "w1_w3": "mlp.gate_up_proj.weight"}}
 VISION_HF = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
              "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
@@ -97,7 +100,9 @@ def hf_tensors(model: Tiny, spelling: Spelling = "text", dtype: str = "F32") -> 
              "output": "language_model.lm_head.weight" if spelling == "old" else "lm_head.weight"}
     out: Files = {}
     own = HF_OWN.get(model.config["family"], {})
-    for name, numbers in together(model, own).items():
+    for name, weight in together(model, own).items():
+        is_less_one = model.config["family"] == "gemma3_text" and name.endswith("norm")
+        numbers = weight - np.float32(1) if is_less_one else weight
         if name in whole:
             out[whole[name]] = (dtype, numbers)
             continue
@@ -194,6 +199,9 @@ def hf_config(model: Tiny, *, is_wrapped: bool) -> dict[str, Any]:
     if config["family"] == "mixtral":
         text |= {"num_local_experts": config["experts"]["count"], "num_experts_per_tok": config["experts"]["per_token"],
                  "output_router_logits": False, "router_aux_loss_coef": 0.02}
+    if config["family"] == "gemma3_text":
+        text |= _hf_gemma3(model)
+        text.pop("hidden_act")
     if not is_wrapped:
         return {"architectures": [f"{config['family'].capitalize()}ForCausalLM"], "torch_dtype": "bfloat16", **text}
     out = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": text,
@@ -233,6 +241,19 @@ def _hf_granite(config: Mapping[str, Any]) -> dict[str, Any]:
             "position_embedding_type": "rope", "normalization_function": "rmsnorm", "mamba_chunk_size": 256,
             "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 64, "mamba_d_state": 256, "mamba_expand": 2,
             "mamba_n_groups": 1, "mamba_n_heads": 128, "mamba_proj_bias": False}
+
+
+def _hf_gemma3(model: Tiny) -> dict[str, Any]:
+    """Files of transformers 5; older ones have rope_theta, rope_local_base_freq and rope_scaling."""
+    config, full = model.config, model.config["layers_without_window"]
+    return {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": config["head_dim"],
+            "attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False,
+            "layer_types": ["full_attention" if index in full else "sliding_attention"
+                            for index in range(config["num_layers"])],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": config["rope"]["scaling"]["factor"],
+                                   "rope_theta": config["rope"]["theta"]},
+                "sliding_attention": {"rope_type": "default", "rope_theta": config["window_theta"]}}}
 
 
 def _hf_large3(model: Tiny) -> dict[str, Any]:

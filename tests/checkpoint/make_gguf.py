@@ -23,7 +23,7 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
           "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
           "{% endif %}")
 PRE = {"llama": "smollm", "mistral3": "tekken", "deepseek2": "tekken", "qwen2": "qwen2", "qwen3": "qwen2",
-       "smollm3": "llama-bpe", "mixtral": "smollm"}
+       "smollm3": "llama-bpe", "gemma3": "llama-bpe", "mixtral": "smollm"}
 MIXTRAL_EXPERTS, MIXTRAL_PER_TOKEN = 6, 2
 VOCAB_SIZE = len(CONTROL) + 256 + len(MERGES)
 
@@ -67,10 +67,10 @@ def sizes(family: str, format: str = "F32") -> Sizes:
     if family == "deepseek2":
         latent = latent_sizes(format)
         return Sizes(width=2 * latent.rank, head_dim=latent.nope + latent.rope, ffn_width=256, num_kv_heads=1)
-    wide_heads = family in ("mistral3", "qwen3")
+    wide_heads = family in ("mistral3", "qwen3", "gemma3")
     if format.endswith("_K"):
         return Sizes(width=256, head_dim=128 if wide_heads else 64, ffn_width=512)
-    num_layers = 4 if family == "smollm3" else 2  # its fourth layer has no rotary positions
+    num_layers = {"smollm3": 4, "gemma3": 7}.get(family, 2)  # one layer of theirs is unlike the others
     return Sizes(width=64 if wide_heads else 128, head_dim=32, ffn_width=192, num_layers=num_layers)
 
 
@@ -129,7 +129,9 @@ def tensor_shapes(family: str, shape: Sizes, vocab: int, *, tied: bool,
                       "ffn_up_exps.weight": (count, inner, width), "ffn_down_exps.weight": (count, width, inner)}
         if family == "qwen2":
             block |= {"attn_q.bias": (q_width,), "attn_k.bias": (kv_width,), "attn_v.bias": (kv_width,)}
-        if family == "qwen3":
+        if family == "gemma3":
+            block |= {"post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
+        if family in ("qwen3", "gemma3"):
             block |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,)}
         out |= {f"blk.{layer}.{name}": dims for name, dims in block.items()}
     out["output_norm.weight"] = (shape.width,)
@@ -195,6 +197,9 @@ def _hyperparameters(family: str, shape: Sizes, vocab: int, format: str) -> dict
         out |= {f"deepseek2.{key}": value for key, value in _latent_keys(shape, latent_sizes(format)).items()}
     if name == "mixtral":
         out |= {"llama.expert_count": MIXTRAL_EXPERTS, "llama.expert_used_count": MIXTRAL_PER_TOKEN}
+    if family == "gemma3":
+        out |= {"gemma3.attention.sliding_window": 24, "gemma3.rope.scaling.type": "linear",
+                "gemma3.rope.scaling.factor": 8.0}
     if family == "mistral3":
         out |= {"mistral3.rope.scaling.type": "yarn", "mistral3.rope.scaling.factor": 32.0,
                 "mistral3.rope.scaling.original_context_length": 16,
@@ -266,7 +271,10 @@ def _add_tensor(writer: GGUFWriter, random: np.random.Generator, name: str, dims
                 format: str) -> None:
     if len(dims) == 1:
         center, spread = (0.0, 0.5) if name.endswith("bias") else (1.0, 0.2)
-        writer.add_tensor(name, (center + spread * random.standard_normal(dims)).astype(np.float32))
+        drawn = center + spread * random.standard_normal(dims)
+        # Hugging Face's files of Gemma hold the number less 1, as BF16.
+        is_less_one = writer.arch == "gemma3"
+        writer.add_tensor(name, (np.rint(128 * drawn) / 128 if is_less_one else drawn).astype(np.float32))
         return
     if name.endswith("ffn_gate_inp.weight"):
         format = "F32"  # as converters leave it

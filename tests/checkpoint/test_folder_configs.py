@@ -153,7 +153,7 @@ def test_layers_without_rope(change: dict[str, Any], layers: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model_type": "gemma3"}, "model_type is 'gemma3'"),
+    ({"model_type": "gemma2"}, "model_type is 'gemma2'"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ({"attention_bias": True}, "attention_bias is True"),
     ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),

@@ -19,7 +19,8 @@ from brise.models.weights import Attention, Dense, FeedForward, Layer, Quant, We
 from brise.quant.dequantize import dequantize
 from tests.checkpoint.make_gguf import VOCAB_SIZE, sizes, write_tiny
 
-FAMILIES = {"llama": "llama", "mistral3": "ministral3", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
+FAMILIES = {"llama": "llama", "mistral3": "ministral3", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3",
+            "gemma3": "gemma3_text"}
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128}
 
 
@@ -43,11 +44,13 @@ def test_config_has_the_sizes_of_the_file(tmp_path: Path, family: str) -> None:
     assert (config.vocab_size, config.width, config.num_layers) == (VOCAB_SIZE, expected.width, expected.num_layers)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (4, 2, 32)
     assert (config.ffn_width, config.max_context) == (expected.ffn_width, 512)
-    assert config.norm_eps == pytest.approx(1e-5, rel=1e-7) and config.sliding_window is None
+    assert config.norm_eps == pytest.approx(1e-5, rel=1e-7)
+    assert config.sliding_window == (24 if family == "gemma3" else None)
 
 
 @pytest.mark.parametrize(("family", "layout"), [("llama", "interleaved"), ("mistral3", "interleaved"),
-                                                ("qwen2", "half"), ("qwen3", "half"), ("smollm3", "interleaved")])
+                                                ("qwen2", "half"), ("qwen3", "half"), ("smollm3", "interleaved"),
+                                                ("gemma3", "half")])
 def test_rope_layout_belongs_to_the_family(tmp_path: Path, family: str, layout: str) -> None:
     assert config_of(tmp_path, family).rope.layout == layout
 
@@ -185,7 +188,7 @@ def test_two_spellings_that_differ_are_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     with open_gguf(write_tiny(tmp_path / "m.gguf", "llama", extra_metadata={
-            "general.architecture": "gemma3"})) as file, pytest.raises(UnsupportedError, match="gemma3"):
+            "general.architecture": "gemma2"})) as file, pytest.raises(UnsupportedError, match="gemma2"):
         read_config(file)
 
 
@@ -232,7 +235,8 @@ def named(weights: Weights) -> dict[str, Dense | Quant]:
              "wv": "attn_v.weight", "wo": "attn_output.weight", "ffn_norm": "ffn_norm.weight",
              "w1": "ffn_gate.weight", "w2": "ffn_down.weight", "w3": "ffn_up.weight", "bq": "attn_q.bias",
              "bk": "attn_k.bias", "bv": "attn_v.bias", "q_norm": "attn_q_norm.weight",
-             "k_norm": "attn_k_norm.weight"}
+             "k_norm": "attn_k_norm.weight", "attention_post_norm": "post_attention_norm.weight",
+             "ffn_post_norm": "post_ffw_norm.weight"}
     parts = (Layer, Attention, FeedForward)
     fields = {name for part in parts for name in part.__dataclass_fields__} - {"attention", "feed_forward"}
     assert names.keys() == fields

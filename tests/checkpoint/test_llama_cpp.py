@@ -64,7 +64,7 @@ def test_a_tiny_ministral(llama_python: str, tmp_path: Path, mix: str) -> None:
     assert distance(ours, theirs) < CLOSE[mix]
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "llama3_untied", "qwen2", "qwen3", "smollm3",
+@pytest.mark.parametrize("name", ["llama_tied", "llama3_untied", "qwen2", "qwen3", "smollm3", "gemma3",
                                   "ministral3_yarn0_untied", "ministral3_yarn2_untied"])
 def test_a_hugging_face_folder(llama_python: str, tmp_path: Path, name: str) -> None:
     write_mix(open_original(write_source(tmp_path / "source", name)), tmp_path / "a.gguf", "F32")

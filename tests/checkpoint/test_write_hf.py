@@ -26,7 +26,7 @@ from tests.goldens import golden
 
 NAMES = ["llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
          "ministral3_yarn0_tied", "ministral3_yarn1_untied", "ministral3_yarn2_untied", "large3", "large3_all_experts",
-         "smollm3", "mixtral", "granite", "granite4"]
+         "smollm3", "mixtral", "granite", "granite4", "gemma3"]
 
 
 def write_source(folder: Path, name: str, dtype: str = "BF16") -> Path:
@@ -59,7 +59,7 @@ def test_logits_through_gguf_and_back_are_the_same(tmp_path: Path, name: str) ->
         assert np.abs(logits_of(path, tokens) - expected).max() < 1e-4, path
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral3", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("family", ["llama", "mistral3", "qwen2", "qwen3", "smollm3", "gemma3"])
 def test_a_gguf_exported_to_hugging_face_has_identical_logits(tmp_path: Path, family: str) -> None:
     source = write_tiny(tmp_path / "source.gguf", family, tied=False)
     write_hf(open_original(source), tmp_path / "out", "F32")

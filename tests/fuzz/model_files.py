@@ -146,7 +146,7 @@ def _config(data: bytes) -> None:
 
 
 def _configs() -> list[bytes]:
-    names = ("ministral3_yarn0_tied", "large3", "vision", "llama_tied", "qwen3", "smollm3", "mistral_window")
+    names = ("ministral3_yarn0_tied", "large3", "vision", "llama_tied", "qwen3", "smollm3", "gemma3", "mistral_window")
     return as_json(*(make_folder.hf_config(make_folder.tiny(name), is_wrapped=name == "vision") for name in names))
 
 

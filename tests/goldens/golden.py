@@ -67,9 +67,11 @@ def halves(rows: Array, num_heads: int) -> Array:
 def _config(fields: dict[str, Any], layout: Layout) -> Config:
     rope = fields.pop("rope")
     temperature, latent, experts = (fields.pop(key, None) for key in ("query_temperature", "latent", "experts"))
-    without_rope = tuple(fields.pop("layers_without_rope", ()))
+    without_rope, without_window = (tuple(fields.pop(f"layers_without_{what}", ())) for what in ("rope", "window"))
+    window_theta = fields.pop("window_theta", None)
     return Config(
-        **fields, layers_without_rope=without_rope,
+        **fields, layers_without_rope=without_rope, layers_without_window=without_window,
+        window_rope=None if window_theta is None else Rope(window_theta, rope["dim"], layout),
         query_temperature=None if temperature is None else QueryTemperature(**temperature),
         latent=None if latent is None else Latent(**latent), experts=None if experts is None else Experts(**experts),
         rope=Rope(rope["theta"], rope["dim"], layout, _scaling(rope["scaling"])))
@@ -88,9 +90,11 @@ def _weights(arrays: Mapping[str, Array], config: Config) -> Weights:
         prefix = f"layers.{index}."
         own = {name.removeprefix(prefix): _numbers(rows) for name, rows in arrays.items() if name.startswith(prefix)}
         norms = _dense(own.pop("attention_norm")), _dense(own.pop("ffn_norm"))
+        post_norms = [_dense(own.pop(name)) if name in own else None
+                      for name in ("attention_post_norm", "ffn_post_norm")]
         feed_forward = _mixture(own) if "router" in own else _feed_forward(own, "")
         attention = _attention(own, config) if config.latent is None else _latent_attention(own, config)
-        return Layer(norms[0], attention, norms[1], feed_forward)
+        return Layer(norms[0], attention, norms[1], feed_forward, *post_norms)
 
     table, norm = _dense(_numbers(arrays["tok_embeddings"])), _dense(_numbers(arrays["norm"]))
     output = _dense(_numbers(arrays["output"])) if "output" in arrays else table

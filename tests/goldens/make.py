@@ -50,6 +50,7 @@ class Golden:
     layers: int = 2
     without_rope: tuple[int, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)  # what else brise's Config says
+    seed: int | None = None  # None: its place in the list
 
 
 def goldens() -> Iterator[Golden]:
@@ -86,6 +87,19 @@ def goldens() -> Iterator[Golden]:
     yield Golden("granite4", "GraniteMoeHybrid", "granitemoehybrid", True, 1e7, heads=(6, 2, 8), config=ours, extra={
         **multipliers, "shared_intermediate_size": 80, "num_local_experts": 0, "num_experts_per_tok": 0,
         "layer_types": ["attention"] * 2, "position_embedding_type": "rope", "mamba_n_heads": 1})
+    yield _gemma3()
+
+
+def _gemma3() -> Golden:
+    """Layer 5 of 7 sees all tokens, with a rope stretched four times; the others have a window of 7."""
+    ropes = {"full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    return Golden("gemma3", "Gemma3", "gemma3_text", True, 1e6, scaling={"kind": "Linear", "factor": 4.0}, eps=1e-6,
+                  heads=(4, 2, 16), window=7, layers=7,
+                  extra={"head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 16, "rope_parameters": ropes,
+                         "pad_token_id": PADDING_ID, "bos_token_id": 0, "eos_token_id": 0},
+                  config={"layers_without_window": [5], "window_theta": 1e4, "embedding_scale": 48**0.5,
+                        "activation": "gelu"}, seed=103)
 
 
 def _ministral3(name: str, tied: bool, mscale: float, mscale_all_dim: float) -> Golden:
@@ -111,12 +125,12 @@ def make_tiny(golden: Golden, seed: int) -> dict[str, Any]:
 def build(golden: Golden) -> Any:
     """The transformers model of a golden, its parameters not set yet."""
     num_heads, num_kv_heads, _ = golden.heads
-    config_class = getattr(transformers, f"{golden.model}Config")
-    config = config_class(
-        vocab_size=VOCAB_SIZE, hidden_size=48, intermediate_size=80, num_hidden_layers=golden.layers,
-        num_attention_heads=num_heads, num_key_value_heads=num_kv_heads, max_position_embeddings=128,
-        rms_norm_eps=golden.eps, tie_word_embeddings=golden.tied,
-        rope_parameters={"rope_type": "default", **golden.rope, "rope_theta": golden.theta}, **golden.extra)
+    config_class = getattr(transformers, f"{golden.model}{'Text' if golden.model == 'Gemma3' else ''}Config")
+    config = config_class(**{
+        "vocab_size": VOCAB_SIZE, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": golden.layers,
+        "num_attention_heads": num_heads, "num_key_value_heads": num_kv_heads, "max_position_embeddings": 128,
+        "rms_norm_eps": golden.eps, "tie_word_embeddings": golden.tied,
+        "rope_parameters": {"rope_type": "default", **golden.rope, "rope_theta": golden.theta}, **golden.extra})
     config._attn_implementation = "eager"
     return getattr(transformers, f"{golden.model}ForCausalLM")(config).eval()
 
@@ -128,7 +142,8 @@ def _randomise(model: Any, golden: Golden, rng: np.random.Generator) -> dict[str
         is_norm = name.endswith("norm.weight")
         drawn = rng.normal(1.0 if is_norm else 0.0, 0.3 if is_norm else 0.2, tuple(parameter.shape))
         grid = np.clip(np.rint(drawn * GRID), -127, 127).astype(np.int8)
-        parameter.data = torch.tensor(grid / GRID, dtype=torch.float32)
+        less = 1 if is_norm and golden.family == "gemma3_text" else 0  # transformers adds it
+        parameter.data = torch.tensor(grid / GRID - less, dtype=torch.float32)
         weights |= split(name, grid, golden)
     assert golden.tied == ("output" not in weights), golden.name
     return weights
@@ -143,13 +158,13 @@ def split(name: str, rows: Any, golden: Golden) -> dict[str, Any]:
         case "qkv_proj":
             tails, sizes = ("wq", "wk", "wv"), tuple(head_dim * heads for heads in (num_heads, *[num_kv_heads] * 2))
         case _:
-            return {brise_name(name): rows}
+            return {brise_name(name, golden.family): rows}
     parts = np.split(rows, np.cumsum(sizes)[:-1])
     layer = name.split(".")[2]
     return {f"layers.{layer}.{tail}": part for tail, part in zip(tails, parts, strict=True)}
 
 
-def brise_name(name: str) -> str:
+def brise_name(name: str, family: str = "") -> str:
     """The name of a transformers parameter in brise's Weights."""
     tails = {"input_layernorm.weight": "attention_norm", "post_attention_layernorm.weight": "ffn_norm",
              "self_attn.q_proj.weight": "wq", "self_attn.k_proj.weight": "wk",
@@ -158,6 +173,9 @@ def brise_name(name: str) -> str:
              "self_attn.v_proj.bias": "bv", "self_attn.q_norm.weight": "q_norm",
              "self_attn.k_norm.weight": "k_norm", "mlp.gate_proj.weight": "w1", "mlp.down_proj.weight": "w2",
              "mlp.up_proj.weight": "w3", "shared_mlp.output_linear.weight": "w2"}
+    if family == "gemma3_text":
+        tails |= {"post_attention_layernorm.weight": "attention_post_norm",
+                  "pre_feedforward_layernorm.weight": "ffn_norm", "post_feedforward_layernorm.weight": "ffn_post_norm"}
     whole = {"model.embed_tokens.weight": "tok_embeddings", "model.norm.weight": "norm",
              "lm_head.weight": "output"}
     if name in whole:
@@ -199,7 +217,7 @@ def main() -> None:
         np.savez_compressed(folder / "real_smollm2.npz", **make_smollm2(arguments.smollm2.resolve()))
         return
     for seed, golden in enumerate(goldens()):
-        np.savez_compressed(folder / f"tiny_{golden.name}.npz", **make_tiny(golden, seed))
+        np.savez_compressed(folder / f"tiny_{golden.name}.npz", **make_tiny(golden, golden.seed or seed))
 
 
 if __name__ == "__main__":

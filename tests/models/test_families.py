@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS, keys_of
+from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS, ModelFamily, keys_of
 from tests.goldens import golden
 
 
@@ -35,7 +35,7 @@ def test_no_two_weights_of_a_layer_have_one_name(format: Any) -> None:
 def test_defaults_are_those_of_transformers(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     family = FAMILIES[name]
-    theirs = getattr(transformers, f"{family.hf_class}Config")()
+    theirs = _config_class(transformers, family)()
     assert theirs.model_type == name and hasattr(transformers, f"{family.hf_class}ForCausalLM")
     values = dict(family.hf_defaults)
     theta = values.pop("rope_theta", None)
@@ -50,7 +50,7 @@ def test_every_size_that_transformers_gives_a_value_has_a_default(name: str) -> 
     """A key that a config.json leaves out, because the class has it, is not missing here."""
     transformers = pytest.importorskip("transformers")
     family = FAMILIES[name]
-    theirs = getattr(transformers, f"{family.hf_class}Config")
+    theirs = _config_class(transformers, family)
     for path in KEYS:
         if path.startswith(("latent.", "experts.", "rope.")) and not family.has_latent_attention:
             continue
@@ -58,3 +58,9 @@ def test_every_size_that_transformers_gives_a_value_has_a_default(name: str) -> 
             value = getattr(theirs, key, None)
             if path not in ("head_dim", "num_kv_heads", "experts.scale") and value is not None:
                 assert family.hf_defaults[key] == value, key
+
+
+def _config_class(transformers: Any, family: ModelFamily) -> Any:
+    """The class of a text model's config; that of a model with images as well has another name."""
+    is_inner = hasattr(transformers, f"{family.hf_class}TextConfig")
+    return getattr(transformers, f"{family.hf_class}{'Text' if is_inner else ''}Config")

@@ -49,7 +49,7 @@ def test_forward_token_by_token(under_test: UnderTest, name: str) -> None:
 
 
 @pytest.mark.parametrize(("format", "tolerance"), FORMAT_TOLERANCES)
-@pytest.mark.parametrize("name", ["mistral_window", "ministral3_yarn1_tied", "qwen3", "large3"])
+@pytest.mark.parametrize("name", ["mistral_window", "ministral3_yarn1_tied", "qwen3", "large3", "gemma3"])
 def test_forward_with_small_caches(under_test: UnderTest, name: str, format: CacheFormat,
                                    tolerance: float) -> None:
     golden = read(name, "interleaved")

@@ -55,7 +55,8 @@ def named_gradients(pair: Pair) -> dict[str, Array]:
                if parameter.grad is not None}
     if adapted:
         return adapted
-    return {path_of(make.brise_name(name)): parameter.grad.numpy() for name, parameter in pair.peer.named_parameters()}
+    return {path_of(make.brise_name(name, pair.config.family)): parameter.grad.numpy()
+            for name, parameter in pair.peer.named_parameters()}
 
 
 def path_of(name: str) -> str:

@@ -123,6 +123,8 @@ def hf_decoder(config: Config) -> KeyTable:
             (("kv_channels", "attention_head_size", "head_size", "v_head_dim", "d_head"), config.head_dim),
             (("num_key_value_groups",), config.num_heads // config.num_kv_heads),
             (("layer_norm_eps", "layer_norm_epsilon", "norm_eps"), config.norm_eps)) for name in names}
+    if config.activation == "gelu":  # two names of the approximation by tanh
+        again |= dict.fromkeys(("hidden_act", "hidden_activation"), ("gelu_pytorch_tanh", "gelu_new"))
     again["original_max_position_embeddings"] = (config.max_context,)
     if config.latent is not None:
         # With a latent, heads of keys are made from it, and its pairs are neighbours.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Protocol
 
 from brise.errors import CheckpointError
@@ -76,6 +76,10 @@ class ConfigSource(Protocol):
     def multiplier(self, path: str) -> float:
         """Of a family that has them: what the key of this path in KEYS says, 1 where there is none."""
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]: ...
+    def full_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Of a family with windows in some layers: those without."""
+    def window_rope(self, dim: int) -> Rope:
+        """Of such a family: the rotation in layers with a window."""
 
 
 class TensorSource(Protocol):
@@ -83,7 +87,7 @@ class TensorSource(Protocol):
 
     def has(self, path: str) -> bool:
         """Whether the file has this tensor; `path` may be one of families.JOINED, which not every family has."""
-    def vector(self, path: str, size: int) -> Dense: ...
+    def vector(self, path: str, size: int) -> Dense | Stored: ...
     def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Dense | Quant | Stored:
         """With `num_heads` its rows are heads of rope pairs that lie as neighbours in memory."""
     def key_value(self, path: str, latent: Latent, num_heads: int) -> tuple[Stack, Stack]:
@@ -109,6 +113,7 @@ def read_config(source: ConfigSource) -> Config:
     rope, temperature = source.rope(rope_dim, head_dim, max_context)
     _check_frequencies(source, rope)
     max_context = _longest_context(source, rope, max_context)
+    full_layers, window_rope = _layers(source, num_layers, rope.dim)
     return Config(
         family=source.family, vocab_size=source.vocab_size(), width=width, num_layers=num_layers, num_heads=num_heads,
         num_kv_heads=num_kv_heads, head_dim=head_dim, ffn_width=integer(source, "ffn_width"),
@@ -116,7 +121,27 @@ def read_config(source: ConfigSource) -> Config:
         sliding_window=source.window(num_layers, max_context), query_temperature=temperature, latent=latent,
         experts=_experts(source, num_layers) if family.has_experts else None,
         softmax_scale=source.softmax_scale(), layers_without_rope=source.layers_without_rope(num_layers),
-        **{name: source.multiplier(name) for name in MULTIPLIERS if family.has_multipliers})
+        layers_without_window=full_layers, window_rope=window_rope, activation=family.activation,
+        **_multipliers(source, width))
+
+
+def _multipliers(source: ConfigSource, width: int) -> dict[str, float]:
+    family = FAMILIES[source.family]
+    if family.scales_embedding:
+        return {"embedding_scale": sqrt(width)}
+    return {name: source.multiplier(name) for name in MULTIPLIERS if family.has_multipliers}
+
+
+def _layers(source: ConfigSource, num_layers: int, rope_dim: int) -> tuple[tuple[int, ...], Rope | None]:
+    """The layers without a window, and the rotation in the others; neither where all layers are alike."""
+    if FAMILIES[source.family].full_interval is None:
+        return (), None
+    full_layers = source.full_layers(num_layers)
+    if len(full_layers) == num_layers:
+        return (), None
+    window_rope = source.window_rope(rope_dim)
+    _check_frequencies(source, window_rope)
+    return full_layers, window_rope
 
 
 def _check_frequencies(source: ConfigSource, rope: Rope) -> None:
@@ -180,7 +205,7 @@ def read_weights(tensors: TensorSource, config: Config) -> Weights:
 
 
 def _layer(tensors: TensorSource, config: Config, index: int) -> Layer:
-    path = f"layers.{index}"
+    path, has_post_norms = f"layers.{index}", FAMILIES[config.family].has_post_norms
     return Layer(
         attention_norm=tensors.vector(f"{path}.attention_norm", config.width),
         attention=(_attention(tensors, config, f"{path}.attention") if config.latent is None
@@ -188,7 +213,9 @@ def _layer(tensors: TensorSource, config: Config, index: int) -> Layer:
         ffn_norm=tensors.vector(f"{path}.ffn_norm", config.width),
         feed_forward=(_feed_forward(tensors, f"{path}.feed_forward", config.width, config.ffn_width)
                       if config.experts is None or index < config.experts.num_dense_layers
-                      else _mixture(tensors, config.experts, f"{path}.feed_forward", config.width)))
+                      else _mixture(tensors, config.experts, f"{path}.feed_forward", config.width)),
+        attention_post_norm=tensors.vector(f"{path}.attention_post_norm", config.width) if has_post_norms else None,
+        ffn_post_norm=tensors.vector(f"{path}.ffn_post_norm", config.width) if has_post_norms else None)
 
 
 def _attention(tensors: TensorSource, config: Config, path: str) -> Attention:

@@ -114,6 +114,12 @@ class StreamedOps:
     def gelu(self, x: Array) -> Array:
         return self._ops.gelu(x)
 
+    def gelu_tanh(self, x: Array) -> Array:
+        return self._ops.gelu_tanh(x)
+
+    def gelu_mul(self, gate: Array, up: Array) -> Array:
+        return self._ops.gelu_mul(gate, up)
+
     def silu_mul(self, gate: Array, up: Array) -> Array:
         return self._ops.silu_mul(gate, up)
 

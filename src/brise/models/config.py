@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from brise.models.rope import Rope
+
+# What the gate of a feed-forward goes through; gelu is the approximation by tanh.
+Activation = Literal["silu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,26 @@ class Config:
     experts: Experts | None = None
     softmax_scale: float | None = None  # None: head_dim ** -0.5
     layers_without_rope: tuple[int, ...] = ()
-    embedding_scale: float = 1.0  # embeddings are multiplied by it
+    layers_without_window: tuple[int, ...] = ()  # the others have `sliding_window`
+    window_rope: Rope | None = None  # of layers with a window, where it is another
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0  # embeddings of tokens are multiplied by it, features of images are not
     residual_scale: float = 1.0  # and so is what attention and feed-forward add to the residual stream
     logits_divisor: float = 1.0
 
     @property
     def attention_scale(self) -> float:
         return 1.0 / math.sqrt(self.head_dim) if self.softmax_scale is None else self.softmax_scale
+
+    def window(self, layer: int) -> int | None:
+        """The sliding window of a layer."""
+        return None if layer in self.layers_without_window else self.sliding_window
+
+    def rope_of(self, layer: int) -> Rope | None:
+        """The rotation of a layer's queries and keys."""
+        if layer in self.layers_without_rope:
+            return None
+        return self.rope if self.window_rope is None or self.window(layer) is None else self.window_rope
 
     @property
     def cache_heads(self) -> int:

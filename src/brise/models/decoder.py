@@ -5,11 +5,15 @@ Legend: T tokens, D width, H query heads, K key/value heads, E numbers a head, F
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from brise.models.batch import Batch
-from brise.models.config import Config
+from brise.models.config import Activation, Config
 from brise.models.ops import Cache, Ops
-from brise.models.rope import frequencies
-from brise.models.weights import Array, Attention, FeedForward, LatentAttention, Layer, Mixture, Weights
+from brise.models.rope import Rope, frequencies
+from brise.models.weights import Array, Attention, FeedForward, LatentAttention, Layer, Mixture, Weight, Weights
+
+Tables = Mapping[Rope, Array]  # (T, E): of each rotation that the model has
 
 
 def forward(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
@@ -20,13 +24,13 @@ def forward(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cac
 def hidden(ops: Ops, config: Config, weights: Weights, batch: Batch, cache: Cache | None = None) -> Array:
     """Normalised last hidden states (R, D) of the tokens in batch.rows, over the divisor of the logits: whoever
     multiplies them by the output matrix has logits."""
-    inv_freq, attention_factor = frequencies(config.rope)
-    table_TE = ops.rope_table(batch.positions, inv_freq, attention_factor)
+    ropes = dict.fromkeys(config.rope_of(index) for index in range(config.num_layers))
+    tables = {rope: ops.rope_table(batch.positions, *frequencies(rope)) for rope in ropes if rope is not None}
     x_TD = _scaled(ops, ops.embed(weights.tok_embeddings, batch.tokens), config.embedding_scale)
     x_TD = ops.named(ops.put_rows(x_TD, batch.features, batch.feature_rows), "embedding")
     for index, layer in enumerate(weights.layers):
         def block(x_TD: Array, layer: Layer, index: int = index) -> Array:
-            a_TD = _attention(ops, config, layer, x_TD, table_TE, batch, cache, index)
+            a_TD = _attention(ops, config, layer, x_TD, tables, batch, cache, index)
             a_TD = _scaled(ops, ops.named(a_TD, f"layers.{index}.attention.out"), config.residual_scale)
             x_TD = ops.add(x_TD, a_TD)
             f_TD = ops.named(_feed_forward(ops, config, layer, x_TD), f"layers.{index}.feed_forward.out")
@@ -41,17 +45,23 @@ def _scaled(ops: Ops, x: Array, factor: float) -> Array:
     return x if factor == 1.0 else ops.scale(x, factor)
 
 
-def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, table_TE: Array, batch: Batch,
-               cache: Cache | None, index: int) -> Array:
+def _attention(ops: Ops, config: Config, layer: Layer, x_TD: Array, tables: Tables, batch: Batch, cache: Cache | None,
+               index: int) -> Array:
     h_TD = ops.rms_norm(x_TD, layer.attention_norm, config.norm_eps)
     match layer.attention:
         case Attention():
-            return _grouped_attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+            a_TD = _grouped_attention(ops, config, layer.attention, h_TD, tables, batch, cache, index)
         case LatentAttention():
-            return _latent_attention(ops, config, layer.attention, h_TD, table_TE, batch, cache, index)
+            a_TD = _latent_attention(ops, config, layer.attention, h_TD, tables, batch, cache, index)
+    return _normalized(ops, config, a_TD, layer.attention_post_norm)
 
 
-def _grouped_attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, table_TE: Array, batch: Batch,
+def _normalized(ops: Ops, config: Config, x_TD: Array, norm: Weight | None) -> Array:
+    """What is added to the residual stream, which some families normalize first."""
+    return x_TD if norm is None else ops.rms_norm(x_TD, norm, config.norm_eps)
+
+
+def _grouped_attention(ops: Ops, config: Config, weights: Attention, h_TD: Array, tables: Tables, batch: Batch,
                        cache: Cache | None, index: int) -> Array:
     q_TD, k_TD, v_TD = ops.linears(h_TD, (weights.wq, weights.wk, weights.wv))
     if weights.bq is not None and weights.bk is not None and weights.bv is not None:
@@ -60,20 +70,22 @@ def _grouped_attention(ops: Ops, config: Config, weights: Attention, h_TD: Array
     if weights.q_norm is not None and weights.k_norm is not None:
         q_THE = ops.rms_norm(q_THE, weights.q_norm, config.norm_eps)
         k_TKE = ops.rms_norm(k_TKE, weights.k_norm, config.norm_eps)
-    if index not in config.layers_without_rope:
-        q_THE = ops.rope(q_THE, table_TE, config.rope.layout)
-        k_TKE = ops.rope(k_TKE, table_TE, config.rope.layout)
+    rope = config.rope_of(index)
+    if rope is not None:
+        q_THE = ops.rope(q_THE, tables[rope], rope.layout)
+        k_TKE = ops.rope(k_TKE, tables[rope], rope.layout)
     q_THE = _scaled_queries(ops, config, q_THE, batch)
     v_TKE = ops.heads(v_TD, config.num_kv_heads)
-    o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.sliding_window)
+    o_TD = ops.attend(q_THE, k_TKE, v_TKE, batch, cache, index, config.attention_scale, config.window(index))
     return ops.linear(o_TD, weights.wo)
 
 
-def _latent_attention(ops: Ops, config: Config, weights: LatentAttention, h_TD: Array, table_TR: Array, batch: Batch,
+def _latent_attention(ops: Ops, config: Config, weights: LatentAttention, h_TD: Array, tables: Tables, batch: Batch,
                       cache: Cache | None, index: int) -> Array:
     """Attention to latents in place of keys and values (R rotated numbers of a head, C of a latent and its key)."""
     assert config.latent is not None, "a layer with latent attention in a model without"
     nope_dim, rank, rope = config.latent.nope_dim, config.latent.rank, config.rope
+    table_TR = tables[rope]
     query_TQ, key_TC = ops.linears(h_TD, (weights.wq_a, weights.wkv_a))
     query_TQ = ops.rms_norm(query_TQ, weights.q_a_norm, config.norm_eps)
     q_THE = ops.heads(ops.linear(query_TQ, weights.wq_b), config.num_heads)
@@ -99,9 +111,10 @@ def _feed_forward(ops: Ops, config: Config, layer: Layer, x_TD: Array) -> Array:
     h_TD = ops.rms_norm(x_TD, layer.ffn_norm, config.norm_eps)
     match layer.feed_forward:
         case FeedForward():
-            return swiglu(ops, layer.feed_forward, h_TD)
+            f_TD = gated(ops, layer.feed_forward, h_TD, config.activation)
         case Mixture():
-            return _mixture(ops, config, layer.feed_forward, h_TD)
+            f_TD = _mixture(ops, config, layer.feed_forward, h_TD)
+    return _normalized(ops, config, f_TD, layer.ffn_post_norm)
 
 
 def _mixture(ops: Ops, config: Config, weights: Mixture, h_TD: Array) -> Array:
@@ -109,10 +122,11 @@ def _mixture(ops: Ops, config: Config, weights: Mixture, h_TD: Array) -> Array:
     assert config.experts is not None, "a layer with experts in a model without"
     gates_TX = ops.route(ops.linear(h_TD, weights.router), config.experts.per_token, config.experts.scale)
     y_TD = ops.experts(h_TD, gates_TX, weights.w1, weights.w2, weights.w3)
-    return y_TD if weights.shared is None else ops.add(y_TD, swiglu(ops, weights.shared, h_TD))
+    return y_TD if weights.shared is None else ops.add(y_TD, gated(ops, weights.shared, h_TD, config.activation))
 
 
-def swiglu(ops: Ops, weights: FeedForward, h_TD: Array) -> Array:
-    """w2 (silu(w1 h) * w3 h)."""
+def gated(ops: Ops, weights: FeedForward, h_TD: Array, activation: Activation) -> Array:
+    """w2 (activation(w1 h) * w3 h)."""
     gate_TF, up_TF = ops.linears(h_TD, (weights.w1, weights.w3))
-    return ops.linear(ops.silu_mul(gate_TF, up_TF), weights.w2)
+    inner_TF = ops.silu_mul(gate_TF, up_TF) if activation == "silu" else ops.gelu_mul(gate_TF, up_TF)
+    return ops.linear(inner_TF, weights.w2)

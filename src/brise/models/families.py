@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from brise.errors import UnsupportedError
-from brise.models.config import Config, Experts
+from brise.models.config import Activation, Config, Experts
 from brise.models.rope import Layout
 
 Format = Literal["gguf", "hf", "native"]  # native: Mistral's own, params.json and consolidated.safetensors
@@ -76,6 +76,14 @@ class ModelFamily:
     yarn: YarnKeys = "plain"
     other_gguf_architectures: tuple[str, ...] = ()  # read as well, never written
     no_rope_interval: int | None = None  # every such layer has no rotary positions; GGUF has no key for it
+    full_interval: int | None = None  # every such layer sees all tokens, the others have a window and another rope
+    theta: float = 10000.0  # rotary base where a config.json has none
+    window_theta: float = 10000.0  # of the layers with a window, where they have a rope of their own
+    activation: Activation = "silu"
+    has_post_norms: bool = False  # of what attention and feed-forward add
+    has_norms_less_one: bool = False  # Hugging Face's files hold weight - 1; GGUF and memory hold the weight
+    scales_embedding: bool = False  # by the root of the width
+    has_stretched_context: bool = False  # the context that files state is the one with linear scaling
     has_multipliers: bool = False  # of embeddings, softmax, residual stream and logits; rotary positions may be missing
     hf_layer_types: bool = False  # its class has other layers than attention, and experts, unless a file says otherwise
     hf_keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # its own, by the paths of KEYS
@@ -96,6 +104,11 @@ class ModelFamily:
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         """The layers without rotary positions, unless a file says otherwise."""
         interval = self.no_rope_interval
+        return () if interval is None else tuple(range(interval - 1, num_layers, interval))
+
+    def full_layers(self, num_layers: int) -> tuple[int, ...]:
+        """The layers that see all tokens beside layers with a window, unless a file says otherwise."""
+        interval = self.full_interval
         return () if interval is None else tuple(range(interval - 1, num_layers, interval))
 
 
@@ -179,6 +192,18 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
         hf_notes=("mamba_", "time_step_", "intermediate_size"),
         tensors={"feed_forward.w1_w3": _tensor("", "shared_mlp.input_linear"),
                  "feed_forward.w2": _tensor("ffn_down", "shared_mlp.output_linear")}),
+    "gemma3_text": ModelFamily(
+        gguf_architecture="gemma3", rope_layout="half", hf_class="Gemma3",
+        hf_defaults={
+            "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096},
+        hf_constants={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"},
+        has_head_norms=True, has_window=True, full_interval=6, activation="gelu", has_post_norms=True,
+        has_norms_less_one=True, scales_embedding=True, has_stretched_context=True, theta=1e6,
+        tensors={"attention_post_norm": _tensor("post_attention_norm", "post_attention_layernorm"),
+                 "ffn_norm": _tensor("ffn_norm", "pre_feedforward_layernorm"),
+                 "ffn_post_norm": _tensor("post_ffw_norm", "post_feedforward_layernorm")}),
 })
 
 
@@ -240,6 +265,8 @@ def num_shared(experts: Experts, holds: str) -> int:
 LAYER_TENSORS: Mapping[str, Names] = MappingProxyType({
     "attention_norm": _tensor("attn_norm", "input_layernorm", "attention_norm"),
     "ffn_norm": _tensor("ffn_norm", "post_attention_layernorm", "ffn_norm"),
+    "attention_post_norm": Names(("post_attention_norm",), (), ()),  # Hugging Face's names are the family's own
+    "ffn_post_norm": Names(("post_ffw_norm",), (), ()),
     "attention.wq": _tensor("attn_q", "self_attn.q_proj", "attention.wq"),
     "attention.wk": _tensor("attn_k", "self_attn.k_proj", "attention.wk"),
     "attention.wv": _tensor("attn_v", "self_attn.v_proj", "attention.wv"),

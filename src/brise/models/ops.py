@@ -116,8 +116,14 @@ class Ops(Protocol):
     def gelu(self, x: Array) -> Array:
         """x * Phi(x), exact (erf), as torch's default."""
 
+    def gelu_tanh(self, x: Array) -> Array:
+        """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, as torch's gelu with approximate="tanh"."""
+
     def silu_mul(self, gate: Array, up: Array) -> Array:
         """gate * sigmoid(gate) * up."""
+
+    def gelu_mul(self, gate: Array, up: Array) -> Array:
+        """gelu_tanh(gate) * up."""
 
     def layer(self, body: Callable[[Array, Layer], Array], x: Array, layer: Layer) -> Array:
         """body(x, layer): one decoder block. A backend for training may compute it again for the gradient, or fetch

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from brise.models.batch import Batch
-from brise.models.decoder import swiglu
+from brise.models.decoder import gated
 from brise.models.ops import EncoderOps
 from brise.models.weights import Array, Attention, FeedForward, Layer, Weight
 
@@ -136,7 +136,7 @@ def _attend(ops: EncoderOps, config: VisionConfig, layer: Layer, x_NC: Array, ta
 def _feed_forward(ops: EncoderOps, config: VisionConfig, layer: Layer) -> Callable[[Array], Array]:
     weights = layer.feed_forward
     assert isinstance(weights, FeedForward), "the vision encoder has no experts"
-    return lambda x: swiglu(ops, weights, ops.rms_norm(x, layer.ffn_norm, config.norm_eps))
+    return lambda x: gated(ops, weights, ops.rms_norm(x, layer.ffn_norm, config.norm_eps), "silu")
 
 
 def _project(ops: EncoderOps, weights: VisionWeights) -> Callable[[Array], Array]:

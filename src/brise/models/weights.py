@@ -128,7 +128,7 @@ class LatentAttention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """SwiGLU."""
+    """A gated feed-forward: w2 (activation(w1 x) * w3 x)."""
 
     w1: Weight  # gate
     w2: Weight  # down
@@ -148,12 +148,14 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder block."""
+    """One decoder block. The post norms are of what attention and feed-forward add, where the family has them."""
 
     attention_norm: Weight
     attention: Attention | LatentAttention
     ffn_norm: Weight
     feed_forward: FeedForward | Mixture
+    attention_post_norm: Weight | None = None
+    ffn_post_norm: Weight | None = None
 
 
 @dataclass(frozen=True)

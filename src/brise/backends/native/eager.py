@@ -140,6 +140,9 @@ class EagerOps:
     def gelu(self, x: Array) -> Array:
         return self._run([x], lambda ops, v: [ops.gelu(v[0])])[0].reshape(x.shape)
 
+    def gelu_tanh(self, x: Array) -> Array:
+        return self._run([x], lambda ops, v: [ops.gelu_tanh(v[0])])[0].reshape(x.shape)
+
     def route(self, logits: Array, per_token: int, scale: float) -> Array:
         return self._run([logits], lambda ops, v: [ops.route(v[0], per_token, scale)])[0]
 
@@ -148,6 +151,9 @@ class EagerOps:
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         return self._run([gate, up], lambda ops, v: [ops.silu_mul(v[0], v[1])])[0]
+
+    def gelu_mul(self, gate: Array, up: Array) -> Array:
+        return self._run([gate, up], lambda ops, v: [ops.gelu_mul(v[0], v[1])])[0]
 
     def slice_rows(self, x: Array, first: int, last: int) -> Array:
         return x[first:last]

@@ -117,6 +117,9 @@ class Recorder:
     def gelu(self, x: Value) -> Value:
         return Value(self.program.gelu(x.id), x.heads)
 
+    def gelu_tanh(self, x: Value) -> Value:
+        return Value(self.program.gelu_tanh(x.id), x.heads)
+
     def route(self, logits: Value, per_token: int, scale: float) -> Value:
         return Value(self.program.route(logits.id, per_token, scale))
 
@@ -125,6 +128,9 @@ class Recorder:
 
     def silu_mul(self, gate: Value, up: Value) -> Value:
         return Value(self.program.silu_mul(gate.id, up.id), gate.heads)
+
+    def gelu_mul(self, gate: Value, up: Value) -> Value:
+        return Value(self.program.gelu_mul(gate.id, up.id), gate.heads)
 
     def layer(self, body: Callable[[Value, Layer], Value], x: Value, layer: Layer) -> Value:
         return body(x, layer)

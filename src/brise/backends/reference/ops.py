@@ -283,6 +283,14 @@ class ReferenceOps:
     def gelu(self, x: Array) -> Array:
         return (x * np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))), [float])(x)).astype(self.precision)
 
+    def gelu_tanh(self, x: Array) -> Array:
+        with np.errstate(over="ignore"):  # the cube of a large number is inf, and its tanh 1, as it should be
+            inner = self.precision(math.sqrt(2 / math.pi)) * (x + self.precision(0.044715) * (x * x * x))
+        return self.precision(0.5) * x * (1 + np.tanh(inner))
+
+    def gelu_mul(self, gate: Array, up: Array) -> Array:
+        return self.gelu_tanh(gate) * up
+
     def silu_mul(self, gate: Array, up: Array) -> Array:
         with np.errstate(over="ignore"):  # exp of a large -gate is inf, and gate / inf is 0, as it should be
             return gate / (1 + np.exp(-gate)) * up

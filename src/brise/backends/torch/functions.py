@@ -72,6 +72,28 @@ class _SiluMul(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), functional.silu(gate).mul_(grad)
 
 
+def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up, with the approximation of gelu by tanh."""
+    product: Tensor = _GeluMul.apply(gate, up)  # type: ignore[no-untyped-call]
+    return product
+
+
+class _GeluMul(torch.autograd.Function):
+    """Saves gate and up, not gelu(gate)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.gelu(gate, approximate="tanh").mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        dgate = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
+        return dgate, functional.gelu(gate, approximate="tanh").mul_(grad)
+
+
 def rotate(x: Tensor, table: Tensor, layout: Layout) -> Tensor:
     """x (T, H, E) with the first table-width numbers of each head rotated; table has cosines, then sines."""
     rotated: Tensor = _Rotate.apply(x, table, layout)  # type: ignore[no-untyped-call]

@@ -131,6 +131,12 @@ class TorchOps:
     def gelu(self, x: Tensor) -> Tensor:
         return functional.gelu(x)
 
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        return functional.gelu(x, approximate="tanh")
+
+    def gelu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
+        return functions.gelu_mul(gate, up)
+
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
         return functions.silu_mul(gate, up)
 

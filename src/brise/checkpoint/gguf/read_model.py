@@ -41,6 +41,7 @@ VISION_KEYS = ("vision.", "mm.", "image_token_index", "spatial_merge_size")
 VISION_TENSORS = ("v.", "mm.")
 
 ROPE_FACTORS = "rope_freqs.weight"
+LARGEST_GEMMA_LAYERS = 62  # of the 27B, whose softmax scale is another
 SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func; 0 is "not said", which for deepseek2 means softmax
 
 
@@ -169,11 +170,24 @@ class GgufConfig:
             dim = self.fields.integer("rope.dimension_count", default=head_dim)
             if dim % 2 or dim > head_dim:
                 raise self.fields.wrong("rope.dimension_count", f"an even number up to the head's {head_dim}")
-        theta = self.fields.number("rope.freq_base", default=10000.0)
+        theta = self.fields.number("rope.freq_base", "rope.global.freq_base", default=10000.0)
         if theta <= 1:
             raise self.fields.wrong("rope.freq_base", "a number over 1")
         rope = Rope(theta, dim, self._row.rope_layout, self._scaling(dim))
         return rope, self._query_temperature() if self._row.has_query_temperature else None
+
+    def full_layers(self, num_layers: int) -> tuple[int, ...]:
+        """llama.cpp gives Gemma 3 no window in any layer where the file has no key for it."""
+        if not self.fields.integer("attention.sliding_window", default=0, least=0):
+            return tuple(range(num_layers))
+        interval = self.fields.integer("attention.sliding_window_pattern", default=self._row.full_interval)
+        return replace(self._row, full_interval=interval).full_layers(num_layers)
+
+    def window_rope(self, dim: int) -> Rope:
+        theta = self.fields.number("rope.freq_base_swa", "rope.local.freq_base", default=self._row.window_theta)
+        if theta <= 1:
+            raise self.fields.wrong("rope.freq_base_swa", "a number over 1")
+        return Rope(theta, dim, self._row.rope_layout)
 
     def window(self, num_layers: int, max_context: int) -> int | None:
         if not self._has_window():
@@ -207,6 +221,9 @@ class GgufConfig:
         return fields
 
     def softmax_scale(self) -> float | None:
+        if self._row.full_interval is not None and self.fields.integer("block_count") == LARGEST_GEMMA_LAYERS:
+            width, heads = (self.fields.integer(*KEYS[path].gguf) for path in ("width", "num_heads"))
+            return 1 / math.sqrt(width // heads)  # llama.cpp knows it by the number of layers; there is no key
         if not self._row.has_latent_attention and not self._row.has_multipliers:
             return None
         return self.fields.number("attention.scale", default=0.0, may_be_zero=True) or None
@@ -244,6 +261,9 @@ class GgufConfig:
         match kind:
             case "none" | "default":
                 return None
+            case "linear" if self._row.has_stretched_context:
+                self.fields.value("rope.scaling.original_context_length")  # the context is the one after it
+                return Linear(factor) if factor != 1 else None
             case "linear" if not self._row.has_latent_attention:
                 original = self.fields.integer("rope.scaling.original_context_length", default=self.max_context())
                 return Linear(factor, original) if factor != 1 else None

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from brise.checkpoint.gguf.read_model import LARGEST_GEMMA_LAYERS
 from brise.errors import UnsupportedError
 from brise.models.config import Config, Experts
 from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
@@ -34,11 +35,12 @@ def hyperparameters(config: Config) -> dict[str, object]:
         keys |= written_keys(config, "gguf", *MULTIPLIERS)
         keys["rope.scaling.finetuned"] = _has_rope(config)
     if config.softmax_scale is not None:
-        keys["attention.scale"] = config.softmax_scale
+        keys |= _softmax_scale(config, config.softmax_scale)
     if config.experts is not None:
         keys |= _experts(config, config.experts)
     if config.sliding_window is not None:
         keys["attention.sliding_window"] = config.sliding_window
+    keys |= _kinds_of_layers(config)
     if not (family.has_multipliers and not _has_rope(config)) and (
             config.layers_without_rope != family.layers_without_rope(config.num_layers)):
         raise UnsupportedError(f"the layers {config.layers_without_rope} have no rotary positions; a GGUF file of the "
@@ -49,6 +51,30 @@ def hyperparameters(config: Config) -> dict[str, object]:
 
 def _has_rope(config: Config) -> bool:
     return len(config.layers_without_rope) < config.num_layers
+
+
+def _softmax_scale(config: Config, scale: float) -> dict[str, object]:
+    if config.latent is not None or FAMILIES[config.family].has_multipliers:
+        return {"attention.scale": scale}
+    is_largest = config.num_layers == LARGEST_GEMMA_LAYERS
+    if not (is_largest and math.isclose(scale, (config.width // config.num_heads) ** -0.5)):
+        raise UnsupportedError(f"the model's softmax scale is {scale:g}; a GGUF file of the family {config.family} has "
+                               "no key for it")
+    return {}
+
+
+def _kinds_of_layers(config: Config) -> dict[str, object]:
+    """Of a family with windows in some layers. A file without the key of the window has none in any layer."""
+    if config.window_rope is None:
+        return {}
+    if config.layers_without_window != FAMILIES[config.family].full_layers(config.num_layers):
+        raise UnsupportedError(f"the layers {config.layers_without_window} have no window; a GGUF file of the family "
+                               f"{config.family} has no key for which they are")
+    if config.window_rope.scaling is not None:
+        raise UnsupportedError(f"the layers with a window have the rotary scaling {config.window_rope.scaling}; a GGUF "
+                               f"file of the family {config.family} has no key for it")
+    return {"attention.sliding_window": config.sliding_window or config.max_context,
+            "rope.freq_base_swa": config.window_rope.theta}
 
 
 def rope_factors(rope: Rope) -> NDArray[np.float32] | None:
@@ -83,6 +109,8 @@ def _experts(config: Config, experts: Experts) -> dict[str, object]:
 
 def _scaling(config: Config) -> dict[str, object]:
     match config.rope.scaling:
+        case Linear(factor, _) if FAMILIES[config.family].has_stretched_context:
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
         case Linear(factor, original):
             return {"rope.scaling.type": "linear", "rope.scaling.factor": factor,
                     "rope.scaling.original_context_length": original or config.max_context}

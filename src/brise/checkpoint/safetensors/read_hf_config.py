@@ -126,12 +126,47 @@ class HfConfig:
 
     def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
         family = FAMILIES[self.family]
-        return _rope(self.fields, dim, head_dim, family.rope_layout, max_context,
-                         has_temperature=family.has_query_temperature)
+        section = self._rope_section("full_attention") if family.full_interval is not None else None
+        rope, temperature = _rope(self.fields, dim, head_dim, family.rope_layout, max_context, section, family.theta,
+                                  has_temperature=family.has_query_temperature)
+        if family.has_stretched_context and isinstance(rope.scaling, Linear):
+            rope = replace(rope, scaling=Linear(rope.scaling.factor))
+        return rope, temperature
+
+    def window_rope(self, dim: int) -> Rope:
+        section = self._rope_section("sliding_attention")
+        family = FAMILIES[self.family]
+        theta = self.fields.number("rope_local_base_freq", default=family.window_theta)
+        if section is not None:
+            return _rope(self.fields, dim, dim, family.rope_layout, 0, section, theta, has_temperature=False)[0]
+        if theta <= 1:
+            raise self.fields.wrong("rope_local_base_freq", "a number over 1")
+        return Rope(theta, dim, family.rope_layout)
+
+    def _rope_section(self, kind: str) -> Fields | None:
+        """The rotation of one kind of layers, where the file has a section for each."""
+        if not isinstance(self.fields.value("rope_parameters"), Mapping):
+            return None
+        sections = self.fields.section("rope_parameters")
+        return sections.section(kind) if sections.has(kind) else None
+
+    def full_layers(self, num_layers: int) -> tuple[int, ...]:
+        family, kinds = FAMILIES[self.family], self.fields.strings("layer_types")[:num_layers]
+        interval = self.fields.integer("sliding_window_pattern", "_sliding_window_pattern",
+                                       default=family.full_interval)
+        if not kinds:
+            return replace(family, full_interval=interval).full_layers(num_layers)
+        if len(kinds) < num_layers or not {*kinds} <= {"full_attention", "sliding_attention"}:
+            raise self.fields.wrong("layer_types", f"'full_attention' or 'sliding_attention' for each of {num_layers} "
+                                                   "layers")
+        return tuple(index for index, kind in enumerate(kinds) if kind == "full_attention")
 
     def window(self, num_layers: int, max_context: int) -> int | None:
-        """It must be the same in all layers."""
+        """It must be the same in all layers, unless the family has layers of both kinds."""
         fields, may_spare = self.fields, FAMILIES[self.family].window_spares_layers
+        if FAMILIES[self.family].full_interval is not None:
+            size = fields.integer("sliding_window") if fields.has("sliding_window") else max_context
+            return size if size < max_context and len(self.full_layers(num_layers)) < num_layers else None
         is_used = fields.flag("use_sliding_window", default=False) or not may_spare
         window = fields.integer("sliding_window") if fields.has("sliding_window") and is_used else None
         if window is None or window >= max_context:
@@ -168,9 +203,13 @@ class HfConfig:
         return self.fields
 
     def softmax_scale(self) -> float | None:
-        if not FAMILIES[self.family].has_multipliers:
+        family = FAMILIES[self.family]
+        if family.has_multipliers:
+            return self.fields.number(*KEYS["attention_scale"].hf)
+        if family.full_interval is None:
             return None
-        return self.fields.number(*KEYS["attention_scale"].hf)
+        scalar = self.fields.number("query_pre_attn_scalar")
+        return None if scalar == self.fields.integer("head_dim") else scalar**-0.5
 
     def multiplier(self, path: str) -> float:
         return self.fields.number(*KEYS[path].hf)
@@ -190,12 +229,15 @@ class HfConfig:
         return tuple(index for index, flag in enumerate(flags[:num_layers]) if not flag)
 
 
-def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: int, *,
-          has_temperature: bool) -> tuple[Rope, QueryTemperature | None]:
-    """Rotation of the first `dim` numbers of a head, and the temperature of queries where the family has one."""
+def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: int, section: Fields | None = None,
+          theta: float = 10000.0, *, has_temperature: bool) -> tuple[Rope, QueryTemperature | None]:
+    """Rotation of the first `dim` numbers of a head, and the temperature of queries where the family has one.
+
+    `section` holds the rotation's keys, where that is not the one of all layers; `theta` is the base if none is said.
+    """
     is_set = fields.has("rope_parameters") or fields.has("rope_scaling")
-    rope = fields.section("rope_parameters", "rope_scaling") if is_set else Fields({}, "rope_parameters")
-    default = fields.number("rope_theta", default=10000.0)
+    rope = section or (fields.section("rope_parameters", "rope_scaling") if is_set else Fields({}, "rope_parameters"))
+    default = fields.number("rope_theta", default=theta)
     theta = rope.number("rope_theta", default=default)
     if theta <= 1:
         raise rope.wrong("rope_theta", "a number over 1")

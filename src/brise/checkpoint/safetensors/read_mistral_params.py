@@ -102,6 +102,12 @@ class NativeConfig:
     def multiplier(self, path: str) -> float:
         return 1.0
 
+    def full_layers(self, num_layers: int) -> tuple[int, ...]:
+        return ()
+
+    def window_rope(self, dim: int) -> Rope:
+        raise AssertionError("no family of this format has windows in some layers")
+
     def layers_without_rope(self, num_layers: int) -> tuple[int, ...]:
         return ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from brise.checkpoint import read_decoder
 from brise.checkpoint.read_audio import tensor_name
 from brise.checkpoint.safetensors.read_tensors import Matrix, SafetensorsTensors
@@ -10,8 +12,9 @@ from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent
 from brise.models.families import AUDIO_TENSORS, Format
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig, VisionWeights
-from brise.models.weights import Attention, Dense, FeedForward, Layer, Stack, Weights, part
+from brise.models.weights import Attention, Dense, FeedForward, Layer, Stack, Stored, Weights, part
 from brise.models.whisper import KERNEL
+from brise.quant.rows import float_rows
 
 
 def read_weights(tensors: SafetensorsTensors, names: ModuleNames, config: Config) -> Weights:
@@ -28,9 +31,13 @@ class NamedTensors:
     def has(self, path: str) -> bool:
         return self._names.has(path) and self._tensors.has(f"{self._names.module(path)}.weight")
 
-    def vector(self, path: str, size: int) -> Dense:
+    def vector(self, path: str, size: int) -> Dense | Stored:
         is_bias = path.endswith((".bq", ".bk", ".bv"))
-        return self._tensors.vector(self._names.module(path), size, "bias" if is_bias else "weight")
+        weight = self._tensors.vector(self._names.module(path), size, "bias" if is_bias else "weight")
+        if not (self._names.norms_less_one and path.endswith("norm")):
+            return weight
+        # As transformers does: 1 + weight in float32.
+        return Stored("F32", weight.shape, lambda first, last: float_rows(weight, 0, 1)[0, first:last] + np.float32(1))
 
     def matrix(self, path: str, rows: int, cols: int, num_heads: int | None = None) -> Matrix:
         return self._tensors.matrix(self._names.module(path), rows, cols, num_heads if self._names.are_halves else None)

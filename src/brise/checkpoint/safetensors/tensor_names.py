@@ -16,12 +16,16 @@ from brise.models.families import FAMILIES, LAYER_TENSORS, WHOLE_TENSORS, Format
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """`layer` maps what follows `layers.N.`, `whole` the rest. `are_halves`: rope pairs of q and k lie as halves."""
+    """`layer` maps what follows `layers.N.`, `whole` the rest. `are_halves`: rope pairs of q and k lie as halves.
+
+    `norms_less_one`: the file holds a norm's weight less 1.
+    """
 
     layers: str  # what stands before a layer's number
     layer: Mapping[str, str]
     whole: Mapping[str, str]
     are_halves: bool
+    norms_less_one: bool = False
 
     def has(self, path: str) -> bool:
         """Whether there is a name for this weight."""
@@ -95,7 +99,8 @@ def hf_names(tensors: Collection[str], family: str, *, is_mixtral: bool = False)
         if f"{prefix}embed_tokens.weight" in tensors:
             head = next((head for head in HF_HEADS if f"{head}.weight" in tensors), HF_HEADS[0])
             whole = {path: f"{prefix}{names.hf[0]}" for path, names in WHOLE_TENSORS.items()} | {"output": head}
-            return ModuleNames(f"{prefix}layers.", layer, MappingProxyType(whole), are_halves=True)
+            return ModuleNames(f"{prefix}layers.", layer, MappingProxyType(whole), are_halves=True,
+                               norms_less_one=FAMILIES[family].has_norms_less_one)
     raise CheckpointError("the embedding is missing", field="embed_tokens.weight",
                           limit=" or ".join(f"{prefix}embed_tokens.weight" for prefix in HF_TEXT_PREFIXES))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -44,7 +46,8 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
     keys: dict[str, object] = {
         "model_type": config.family,
         **written_keys(config, "hf", "vocab_size", "width", "ffn_width", "num_layers", "num_heads", "num_kv_heads"),
-        "hidden_act": "silu", "max_position_embeddings": _stated_context(config),
+        **({"hidden_act": "silu"} if config.activation == "silu" else {}),
+        "max_position_embeddings": _stated_context(config),
         "rms_norm_eps": _short(config.norm_eps), "tie_word_embeddings": tied, "attention_dropout": 0.0}
     if config.latent is None:
         keys["head_dim"] = config.head_dim
@@ -58,6 +61,9 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
         keys |= _multipliers(config)
     if family.no_rope_interval is not None:
         keys["no_rope_layers"] = [int(index not in config.layers_without_rope) for index in range(config.num_layers)]
+    if family.full_interval is not None:
+        keys |= _kinds_of_layers(config)
+        return {**keys, **family.hf_constants}
     return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
 
 
@@ -75,10 +81,27 @@ def _multipliers(config: Config) -> dict[str, object]:
     return keys
 
 
+def _kinds_of_layers(config: Config) -> dict[str, object]:
+    """Of a family with windows in some layers: which they are, both rotations, and its softmax scale."""
+    if config.softmax_scale is not None:
+        scalar = config.softmax_scale**-2
+        if not math.isclose(scalar, round(scalar), rel_tol=1e-6):
+            raise UnsupportedError(f"the model's softmax scale is {config.softmax_scale:g}; a config.json holds the "
+                                   "inverse of its square, a whole number")
+    window_rope = config.window_rope or Rope(FAMILIES[config.family].window_theta, config.rope.dim, config.rope.layout)
+    full = range(config.num_layers) if config.window_rope is None else config.layers_without_window
+    return {"query_pre_attn_scalar": round(config.attention_scale**-2),
+            "sliding_window": config.sliding_window or config.max_context,
+            "layer_types": ["full_attention" if index in full else "sliding_attention"
+                            for index in range(config.num_layers)],
+            "rope_parameters": {"full_attention": _rope(config),
+                                "sliding_attention": _rope(replace(config, rope=window_rope))}}
+
+
 def _stated_context(config: Config) -> int:
     """The longest context, except for linear scaling, whose factor stretches what is stated."""
     scaling = config.rope.scaling
-    if isinstance(scaling, Linear):
+    if isinstance(scaling, Linear) and not FAMILIES[config.family].has_stretched_context:
         original = scaling.original_context or config.max_context
         return original if scaling.factor * original >= config.max_context else int(config.max_context / scaling.factor)
     return config.max_context

@@ -40,7 +40,7 @@ def text_tensors(weights: Weights, config: Config, *, is_wrapped: bool) -> Itera
     yield _plain(f"{names.module('tok_embeddings')}.weight", weights.tok_embeddings)
     for index, layer in enumerate(weights.layers):
         yield from _layer(names, config, f"layers.{index}", layer)
-    yield _plain(f"{names.module('norm')}.weight", weights.norm)
+    yield _plain(f"{names.module('norm')}.weight", _norm(names, weights.norm))
     if weights.output is not weights.tok_embeddings:
         yield _plain(f"{head}.weight", weights.output)
 
@@ -86,7 +86,8 @@ def _plain(name: str, weight: Weight) -> Tensor:
 
 def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Iterator[Tensor]:
     def named(tail: str, weight: Weight, kind: str = "weight") -> Tensor:
-        return _plain(f"{names.module(f'{path}.{tail}')}.{kind}", weight)
+        own = _norm(names, weight) if tail.endswith("norm") else weight
+        return _plain(f"{names.module(f'{path}.{tail}')}.{kind}", own)
 
     yield named("attention_norm", layer.attention_norm)
     match layer.attention:
@@ -94,7 +95,10 @@ def _layer(names: ModuleNames, config: Config, path: str, layer: Layer) -> Itera
             yield from _attention(named, names, path, config, layer.attention)
         case LatentAttention():
             yield from _latent(named, config, layer.attention)
-    yield named("ffn_norm", layer.ffn_norm)
+    for tail, norm in (("attention_post_norm", layer.attention_post_norm), ("ffn_norm", layer.ffn_norm),
+                       ("ffn_post_norm", layer.ffn_post_norm)):
+        if norm is not None:
+            yield named(tail, norm)
     match layer.feed_forward:
         case FeedForward(w1, w2, w3):
             yield from _or_joined(named, names, f"{path}.feed_forward", {"w1": w1, "w3": w3})
@@ -162,6 +166,13 @@ def _single_experts(names: ModuleNames, path: str, mixture: Mixture) -> Iterator
         assert isinstance(stack, Stack)
         for index, matrix in enumerate(stack.matrices):
             yield _plain(f"{names.expert(path, index, name)}.weight", matrix)
+
+
+def _norm(names: ModuleNames, weight: Weight) -> Weight:
+    """A norm as the file holds it."""
+    if not names.norms_less_one:
+        return weight
+    return Stored("F32", weight.shape, lambda first, last: float_rows(weight, 0, 1)[0, first:last] - np.float32(1))
 
 
 def _halves(weight: Weight, num_heads: int) -> Weight:
