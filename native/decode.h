@@ -5,8 +5,8 @@
 
 #include <cstring>
 
+#include "formats.h"
 #include "half.h"
-#include "kernels.h"
 #include "simd.h"
 
 namespace BRISE_ISA {
@@ -39,6 +39,10 @@ BRISE_INLINE void put_shifted(const uint8_t* code, float d, float minimum, int n
   for (int i = 0; i < n; i++) out[i] = d * (float)code[i] - minimum;
 }
 
+BRISE_INLINE void put_listed(const uint8_t* code, const int8_t* numbers, float d, float* out) {
+  for (int i = 0; i < 32; i++) out[i] = d * (float)numbers[code[i]];
+}
+
 // One block of 32 numbers.
 BRISE_INLINE void decode_32(Format format, const uint8_t* p, float* out) {
   uint8_t code[32];
@@ -48,6 +52,8 @@ BRISE_INLINE void decode_32(Format format, const uint8_t* p, float* out) {
     case Format::Q5_0: return nibbles_of(p + 6, code), fifth_bits_of(p + 2, code), put_scaled(code, 16, half_at(p), 32, out);
     case Format::Q5_1:
       return nibbles_of(p + 8, code), fifth_bits_of(p + 4, code), put_shifted(code, half_at(p), -half_at(p + 2), 32, out);
+    case Format::IQ4_NL: return nibbles_of(p + 2, code), put_listed(code, IQ4_NUMBERS, half_at(p), out);
+    case Format::MXFP4: return nibbles_of(p + 1, code), put_listed(code, FP4_NUMBERS, exponent_to_float(p[0]), out);
     default:  // Q8_0
       for (int i = 0; i < 32; i++) out[i] = half_at(p) * (float)(int8_t)p[2 + i];
   }
@@ -117,6 +123,17 @@ BRISE_INLINE void decode_6(const uint8_t* p, float* out) {
   }
 }
 
+// IQ4_XS: eight groups of 32, whose scales + 32 have their low four bits in bytes 4..7 and their high two in bytes 2..3.
+BRISE_INLINE void decode_listed(const uint8_t* p, float* out) {
+  const float d = half_at(p);
+  for (int j = 0; j < 8; j++, out += 32) {
+    const int low = p[4 + j / 2] >> (4 * (j % 2)) & 15, high = p[2 + j / 4] >> (2 * (j % 4)) & 3;
+    uint8_t code[32];
+    nibbles_of(p + 8 + 16 * j, code);
+    put_listed(code, IQ4_NUMBERS, d * (float)((low | high << 4) - 32), out);
+  }
+}
+
 // One block of 32 or 256 numbers.
 void decode(Format format, const uint8_t* p, float* out) {
   switch (format) {
@@ -125,6 +142,7 @@ void decode(Format format, const uint8_t* p, float* out) {
     case Format::Q4_K:
     case Format::Q5_K: return decode_4_5(format, p, out);
     case Format::Q6_K: return decode_6(p, out);
+    case Format::IQ4_XS: return decode_listed(p, out);
     default: decode_32(format, p, out);
   }
 }

@@ -3,9 +3,11 @@
 // GGUF block layouts (ggml; bytes in order, d/m/dmin f16, little endian):
 //   Q4_0 d, 16 x nibbles (low: columns 0..15, high: 16..31)       Q4_1 d, m, the same
 //   Q5_0 d, 32 high bits, 16 x nibbles    Q5_1 d, m, the same      Q8_0 d, 32 x int8
+//   IQ4_NL d, nibbles as in Q4_0           MXFP4 8 bits of exponent, the same
 //   Q2_K 16 x (scale | min << 4), 64 x 2 bits, d, dmin             Q3_K 32 high-bit bytes, 64 x 2 bits, 12 scale bytes, d
 //   Q4_K d, dmin, 12 scale bytes, 128 nibble bytes                 Q5_K d, dmin, 12, 32 high-bit bytes, 128
 //   Q6_K 128 low-nibble bytes, 64 high 2-bit bytes, 16 x int8 scales, d
+//   IQ4_XS d, 16 bits and 4 bytes: high two bits and low four bits of eight scales + 32, 8 x 16 nibble bytes as in Q4_0
 #include "formats.h"
 
 #include <cstring>
@@ -24,11 +26,14 @@ constexpr StoredFormat layout_of(Format format) {
     case Format::Q5_0: return {"Q5_0", 32, 22};
     case Format::Q5_1: return {"Q5_1", 32, 24};
     case Format::Q8_0: return {"Q8_0", 32, 34};
+    case Format::IQ4_NL: return {"IQ4_NL", 32, 18};
+    case Format::MXFP4: return {"MXFP4", 32, 17};
     case Format::Q2_K: return {"Q2_K", 256, 84};
     case Format::Q3_K: return {"Q3_K", 256, 110};
     case Format::Q4_K: return {"Q4_K", 256, 144};
     case Format::Q5_K: return {"Q5_K", 256, 176};
     case Format::Q6_K: return {"Q6_K", 256, 210};
+    case Format::IQ4_XS: return {"IQ4_XS", 256, 136};
     case Format::F16: return {"F16", 1, 2};
     case Format::BF16: return {"BF16", 1, 2};
     case Format::F32: break;
@@ -106,6 +111,13 @@ void decode_k(Format format, const uint8_t* p, int j, Decoded& out) {
       std::memcpy(&out.m, p + 2, 2);
       break;
     }
+    case Format::IQ4_XS: {
+      const int low = p[4 + j / 2] >> (4 * (j % 2)) & 15, high = p[2 + j / 4] >> (2 * (j % 4)) & 3;
+      nibbles(p + 8 + 16 * j, out.quad);
+      out.scale[0] = (uint8_t)(int8_t)((low | high << 4) - 32);
+      std::memcpy(&out.d, p, 2);
+      break;
+    }
     default: {  // Q6_K: halves of 128 columns; quarter k has its low bits in nibble k / 2 of bytes 32 * (k % 2)
       const int side = j / 4, quarter = j % 4;
       const uint8_t *low = p + 64 * side + 32 * (quarter % 2), *high = p + 128 + 32 * side;
@@ -123,7 +135,9 @@ inline void decode(Format format, const uint8_t* row, int block, Decoded& out) {
   const uint8_t* p = row + block * size;
   std::memcpy(&out.d, p, 2);
   switch (format) {
-    case Format::Q4_0: nibbles(p + 2, out.quad); break;
+    case Format::Q4_0:
+    case Format::IQ4_NL: nibbles(p + 2, out.quad); break;
+    case Format::MXFP4: out.scale[0] = p[0]; nibbles(p + 1, out.quad); break;
     case Format::Q4_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 4, out.quad); break;
     case Format::Q5_0: nibbles(p + 6, out.quad); fifth_bits(p + 2, out.quad); break;
     case Format::Q5_1: std::memcpy(&out.m, p + 2, 2); nibbles(p + 8, out.quad); fifth_bits(p + 4, out.quad); break;
@@ -139,6 +153,7 @@ void put_scales(const Decoded& in, int lane, uint8_t* head, uint8_t* p) {
   }
   if constexpr (L::SCALE == Scale::D || L::SCALE == Scale::DM) std::memcpy(p + 2 * lane, &in.d, 2);
   if constexpr (L::SCALE == Scale::DM) std::memcpy(p + 32 + 2 * lane, &in.m, 2);
+  if constexpr (L::SCALE == Scale::E || L::SCALE == Scale::K32) p[lane] = in.scale[0];
   if constexpr (L::SCALE == Scale::K) p[lane] = in.scale[0], p[16 + lane] = in.min[0];
   if constexpr (L::SCALE == Scale::K16) p[lane] = in.scale[0], p[16 + lane] = in.scale[1];
   if constexpr (L::SCALE == Scale::K16M)
@@ -208,10 +223,13 @@ uint16_t word(const uint8_t* p, int index) {
 template <class L>
 void unpack_block(const uint8_t* head, const uint8_t* p, int lane, float* out) {
   for (int i = 0; i < 32; i++) {
-    const float code = (float)((int)code_at<L>(p + L::SCALE_BYTES, lane, i) - L::OFFSET);
+    const uint8_t stored = code_at<L>(p + L::SCALE_BYTES, lane, i);
+    const float code = (float)(L::TABLE == Table::NONE ? (int)stored - L::OFFSET : (int)L::NUMBERS[stored & 15]);
     float scale, min = 0.0f;
     const int h = i / 16;
     if constexpr (L::SCALE == Scale::D) scale = half_to_float(word(p, lane));
+    if constexpr (L::SCALE == Scale::E) scale = exponent_to_float(p[lane]);
+    if constexpr (L::SCALE == Scale::K32) scale = half_to_float(word(head, lane)) * (int8_t)p[lane];
     if constexpr (L::SCALE == Scale::DM) scale = half_to_float(word(p, lane)), min = -half_to_float(word(p + 32, lane));
     if constexpr (L::SCALE == Scale::K)
       scale = half_to_float(word(head, lane)) * p[lane], min = half_to_float(word(head + 32, lane)) * p[16 + lane];

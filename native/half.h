@@ -1,4 +1,4 @@
-// float16 as bits, for code without intrinsics.
+// float16 and the exponent of MXFP4 as bits, for code without intrinsics.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,22 @@ static inline __attribute__((always_inline)) uint16_t float_to_half(float f) {
   }
   const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
   return (uint16_t)(sign | ((rounded - 0x38000000) >> 13));
+}
+
+// The exponent of MXFP4 under which `top`, a group's largest size, is a number from 4 to 8 times 2^(e - 127).
+static inline __attribute__((always_inline)) int nearest_exponent(float top) {
+  uint32_t bits;
+  std::memcpy(&bits, &top, 4);
+  const int exponent = (int)(bits >> 23 & 255);
+  return exponent > 2 ? exponent - 2 : 0;
+}
+
+// 2^(e - 128), which is half of the E8M0 of OCP Microscaling Formats 1.0; below 2 it is subnormal.
+static inline __attribute__((always_inline)) float exponent_to_float(uint8_t e) {
+  const uint32_t bits = e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
 }
 
 }  // namespace brise

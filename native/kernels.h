@@ -10,7 +10,7 @@ constexpr int TILE = 16;          // output rows of a weight tile, keys of a cac
 constexpr int TOKEN_BLOCK = 12;   // tokens whose activations lie side by side; the widest kernel's
 constexpr int KEY_CHUNK = 512;    // keys whose scores one attention unit holds at a time
 
-enum class Format : int { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, F16, BF16, F32 };
+enum class Format : int { Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, F16, BF16, F32 };
 constexpr int NUM_FORMATS = (int)Format::F32 + 1;
 
 // A format in a file: its name, and the columns and bytes of one block. Plain formats have blocks of one column.
@@ -94,7 +94,8 @@ struct AttendUnit {
   int begin, end, kv_head;
 };
 
-// Sixteen groups of weights as a format's codes: signed where the format's are, and the bits of its scales.
+// Sixteen groups of weights as a format's codes: signed where the format's are, the number itself where the format has a table of
+// numbers, and the bits of its scales (MXFP4: the exponent in d).
 // `scale` and `min`: of K formats, for each group; d and m then are the same for all groups of a block.
 struct Fitted {
   int8_t codes[16 * 32];  // group after group

@@ -42,19 +42,31 @@ template <class L, int Q> BRISE_INLINE B codes(const uint8_t* p) {
   return v;
 }
 
-// Quads FIRST, FIRST + STEP, ... (N of them) of R tiles times T tokens, into dot.
+// What the dot product takes in place of the codes: the table's number where the format has one.
+template <class L> BRISE_INLINE B numbers(B codes) {
+  if constexpr (L::TABLE == Table::NONE) return codes;
+  else return b_look_up(b_table(L::NUMBERS), codes);
+}
+
+template <class L> BRISE_INLINE I dot(I acc, B w, int32_t x) {
+  if constexpr (L::TABLE != Table::NONE) return dot4_table(acc, w, x);
+  else if constexpr (L::LOW == 8) return dot4_wide(acc, w, x);
+  else return dot4(acc, w, x);
+}
+
+// Quads FIRST, FIRST + STEP, ... (N of them) of R tiles times T tokens, into sum.
 template <class L, int R, int T, int Q, int LAST>
-BRISE_INLINE void dots(I (&dot)[R][T], const uint8_t* const (&p)[R], const QBlock* x) {
+BRISE_INLINE void dots(I (&sum)[R][T], const uint8_t* const (&p)[R], const QBlock* x) {
   if constexpr (Q < LAST) {
     B w[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) w[r] = codes<L, Q>(p[r] + L::SCALE_BYTES);
+    for (int r = 0; r < R; r++) w[r] = numbers<L>(codes<L, Q>(p[r] + L::SCALE_BYTES));
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++)
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++)
-        dot[r][t] = L::LOW == 8 ? dot4_wide(dot[r][t], w[r], four(x[t].q + 4 * Q)) : dot4(dot[r][t], w[r], four(x[t].q + 4 * Q));
-    dots<L, R, T, Q + 1, LAST>(dot, p, x);
+        sum[r][t] = dot<L>(sum[r][t], w[r], four(x[t].q + 4 * Q));
+    dots<L, R, T, Q + 1, LAST>(sum, p, x);
   }
 }
 
@@ -62,6 +74,8 @@ BRISE_INLINE void dots(I (&dot)[R][T], const uint8_t* const (&p)[R], const QBloc
 template <class L, int H> BRISE_INLINE void scales(const uint8_t* head, const uint8_t* p, F& scale, F& min) {
   if constexpr (L::SCALE == Scale::D || L::SCALE == Scale::DM) scale = f_load_f16((const uint16_t*)p);
   if constexpr (L::SCALE == Scale::DM) min = f_load_f16((const uint16_t*)(p + 32));
+  if constexpr (L::SCALE == Scale::E) scale = f_load_e8(p);
+  if constexpr (L::SCALE == Scale::K32) scale = f_mul(f_load_f16((const uint16_t*)head), f_load_i8((const int8_t*)p));
   if constexpr (L::SCALE == Scale::K) {
     scale = f_mul(f_load_f16((const uint16_t*)head), f_load_u8(p));
     min = f_mul(f_load_f16((const uint16_t*)(head + 32)), f_sub(f_zero(), f_load_u8(p + 16)));
@@ -79,22 +93,23 @@ template <class L, int H> BRISE_INLINE void scales(const uint8_t* head, const ui
 // One scale group: all of a block, or half H of it.
 template <class L, int R, int T, int H>
 BRISE_INLINE void group(F (&acc)[R][T], const uint8_t* const (&head)[R], const uint8_t* const (&p)[R], const QBlock* x) {
-  I dot[R][T];
+  constexpr int OFFSET = L::TABLE == Table::NONE ? L::OFFSET : TABLE_OFFSET;
+  I sum[R][T];
 #pragma GCC unroll 12
   for (int t = 0; t < T; t++) {
-    const I start = i_set(-L::OFFSET * (L::HALVES ? x[t].half[H] : x[t].count));
+    const I start = i_set(-OFFSET * (L::HALVES ? x[t].half[H] : x[t].count));
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) dot[r][t] = start;
+    for (int r = 0; r < R; r++) sum[r][t] = start;
   }
-  if constexpr (L::HALVES) dots<L, R, T, 4 * H, 4 * H + 4>(dot, p, x);
-  else dots<L, R, T, 0, 8>(dot, p, x);
+  if constexpr (L::HALVES) dots<L, R, T, 4 * H, 4 * H + 4>(sum, p, x);
+  else dots<L, R, T, 0, 8>(sum, p, x);
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) {
     F scale = f_zero(), min = f_zero();
     scales<L, H>(head[r], p[r], scale, min);
 #pragma GCC unroll 12
     for (int t = 0; t < T; t++) {
-      acc[r][t] = f_fma(f_from_i(dot[r][t]), f_mul(scale, f_set(x[t].scale)), acc[r][t]);
+      acc[r][t] = f_fma(f_from_i(sum[r][t]), f_mul(scale, f_set(x[t].scale)), acc[r][t]);
       if constexpr (L::HAS_MIN) acc[r][t] = f_fma(min, f_set(L::HALVES ? x[t].half_sum[H] : x[t].sum), acc[r][t]);
     }
   }

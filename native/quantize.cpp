@@ -1,7 +1,7 @@
 // Quantizes float32 rows to GGUF blocks: calls the kernels that fit numbers, and writes codes and scales (layouts:
 // formats.cpp).
 //
-// 32-column formats without importance are bit for bit what other programs write; everything else is fitted
+// 32-column formats without importance (but IQ4_NL, whose scales others search, too) are bit for bit what other programs write; everything else is fitted
 // (quantize.h), with the same result on every instruction set.
 #include "kernels.h"
 
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "formats.h"
 #include "half.h"
 
 namespace brise {
@@ -32,9 +33,11 @@ void put_fifth_bits(const uint8_t* code, uint8_t* p) {
 
 // One block of 32 from codes (from 0, but signed for Q8_0) and the bits of its scale and minimum.
 void put_plain(Format format, const uint8_t* code, uint16_t d, uint16_t m, uint8_t* p) {
+  if (format == Format::MXFP4) return p[0] = (uint8_t)d, put_nibbles(code, p + 1);
   put_half(p, d);
   switch (format) {
-    case Format::Q4_0: return put_nibbles(code, p + 2);
+    case Format::Q4_0:
+    case Format::IQ4_NL: return put_nibbles(code, p + 2);
     case Format::Q5_0: return put_fifth_bits(code, p + 2), put_nibbles(code, p + 6);
     case Format::Q4_1: return put_half(p + 2, m), put_nibbles(code, p + 4);
     case Format::Q5_1: return put_half(p + 2, m), put_fifth_bits(code, p + 4), put_nibbles(code, p + 8);
@@ -52,6 +55,19 @@ int lowest_code(Format format) {
   }
 }
 
+// Fitted codes as a block stores them: from 0, or as places in the format's table.
+void put_stored(Format format, const int8_t* fitted, int n, uint8_t* code) {
+  if (format == Format::IQ4_NL || format == Format::IQ4_XS || format == Format::MXFP4) {
+    const int8_t* numbers = format == Format::MXFP4 ? FP4_NUMBERS : IQ4_NUMBERS;
+    uint8_t place[256] = {};
+    for (int i = 15; i >= 0; i--) place[(uint8_t)numbers[i]] = (uint8_t)i;  // of two zeros the first
+    for (int i = 0; i < n; i++) code[i] = place[(uint8_t)fitted[i]];
+    return;
+  }
+  const int lowest = lowest_code(format);
+  for (int i = 0; i < n; i++) code[i] = (uint8_t)(fitted[i] - lowest);
+}
+
 // The largest number becomes the lowest code; without a lowest one, the range is divided evenly.
 void plain_block(Format format, const float* x, uint8_t* p) {
   uint8_t code[32];
@@ -65,6 +81,19 @@ void plain_block(Format format, const float* x, uint8_t* p) {
       code[i] = (uint8_t)(v < 0.0f ? -rounded : rounded);
     }
     return put_plain(format, code, float_to_half(d), 0, p);
+  }
+  if (format == Format::MXFP4) {  // halves towards 0
+    float top = 0.0f;
+    for (int i = 0; i < 32; i++) top = std::max(top, std::fabs(x[i]));
+    const int exponent = top > 0.0f ? nearest_exponent(top) : 0;
+    const float d = exponent_to_float((uint8_t)exponent);
+    for (int i = 0; i < 32; i++) {
+      const float size = std::fabs(x[i]);
+      int nearest = 0;
+      while (nearest < 7 && size > d * 0.5f * (float)(FP4_NUMBERS[nearest] + FP4_NUMBERS[nearest + 1])) nearest++;
+      code[i] = (uint8_t)(nearest && x[i] < 0.0f ? nearest + 8 : nearest);
+    }
+    return put_plain(format, code, (uint16_t)exponent, 0, p);
   }
   const int lowest = lowest_code(format), most = format == Format::Q4_0 || format == Format::Q4_1 ? 15 : 31;
   float d, from = 0.0f, half = 0.5f;
@@ -124,6 +153,15 @@ void put_k(Format format, const uint8_t* code, uint16_t d, uint16_t m, const int
           if (is_five) p[16 + i] |= (uint8_t)((at(j, i) >> 4) << j);
         }
       return;
+    case Format::IQ4_XS:
+      put_half(p, d);
+      for (int j = 0; j < 8; j++) {
+        const int s = scale[j] + 32;
+        p[4 + j / 2] |= (uint8_t)((s & 15) << (4 * (j % 2)));
+        p[2 + j / 4] |= (uint8_t)((s >> 4) << (2 * (j % 4)));
+        put_nibbles(code + 32 * j, p + 8 + 16 * j);
+      }
+      return;
     default:  // Q6_K
       for (int j = 0; j < 8; j++)
         for (int i = 0; i < 32; i++) {
@@ -138,9 +176,9 @@ void put_k(Format format, const uint8_t* code, uint16_t d, uint16_t m, const int
 }  // namespace
 
 void encode_row(const Kernels& kernels, Format format, const float* x, const float* importance, int cols, uint8_t* out) {
-  const int block = block_columns(format), lowest = lowest_code(format);
+  const int block = block_columns(format);
   const size_t block_bytes = source_row_bytes(format, block);
-  if (block == 32 && !importance) {
+  if (block == 32 && !importance && format != Format::IQ4_NL) {
     for (int c = 0; c < cols; c += block) plain_block(format, x + c, out + (size_t)(c / block) * block_bytes);
     return;
   }
@@ -151,7 +189,7 @@ void encode_row(const Kernels& kernels, Format format, const float* x, const flo
     const int groups = std::min((cols - c) / group, GROUPS);
     kernels.fit(format, x + c, importance ? importance + c : nullptr, groups, fitted);
     uint8_t code[GROUPS * 32];
-    for (int i = 0; i < groups * group; i++) code[i] = (uint8_t)(fitted.codes[i] - lowest);
+    put_stored(format, fitted.codes, groups * group, code);
     for (int g = 0; g < groups; g += share) {
       uint8_t* p = out + (size_t)((c + g * group) / block) * block_bytes;
       if (share == 1) put_plain(format, code + g * group, fitted.d[g], fitted.m[g], p);

@@ -7,6 +7,7 @@
 // neighbours of the rounded ones are tried against that block's number, and it against them.
 #pragma once
 
+#include "formats.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -44,15 +45,35 @@ struct Groups {
   }
 };
 
-// x ~ scale * code + base with codes from low to high.
+// What a code may be: a whole number from low to high.
+struct Whole {
+  float low, high;
+  BRISE_INLINE F nearest(F v) const { return f_whole(f_clamp(v, low, high)); }
+};
+
+// One of sixteen numbers of a table (formats.h), ascending.
+struct Listed {
+  int8_t numbers[LANES];
+  explicit Listed(const int8_t* table) {
+    for (int i = 0; i < LANES; i++) {  // insertion
+      int at = i;
+      for (; at > 0 && numbers[at - 1] > table[i]; at--) numbers[at] = numbers[at - 1];
+      numbers[at] = table[i];
+    }
+  }
+  BRISE_INLINE F nearest(F v) const {
+    F code = f_set((float)numbers[0]);
+    for (int i = 1; i < LANES; i++) code = f_if_less(f_set(0.5f * (float)(numbers[i - 1] + numbers[i])), v, f_set((float)numbers[i]), code);
+    return code;
+  }
+};
+
+// x ~ scale * code + base.
 struct Line {
   F scale, base;
 };
 
 BRISE_INLINE F inverse_of(F v) { return f_if_less(f_abs(v), f_set(NO_SCALE), f_zero(), f_div(f_set(1.0f), v)); }
-BRISE_INLINE F code_of(F x, F inverse, F offset, float low, float high) {
-  return f_whole(f_clamp(f_add(f_mul(x, inverse), offset), low, high));
-}
 BRISE_INLINE F through_f16(F v) {
   uint16_t half[LANES];
   f_store_f16(half, f_clamp(v, -65504.0f, 65504.0f));
@@ -63,11 +84,11 @@ struct Sums {
   F q, qq, xq;  // weighted
 };
 
-template <int N>
-BRISE_INLINE Sums sums_of(const Groups<N>& g, F inverse, F offset, float low, float high) {
+template <int N, class Codes>
+BRISE_INLINE Sums sums_of(const Groups<N>& g, F inverse, F offset, const Codes& codes) {
   Sums s = {f_zero(), f_zero(), f_zero()};
   for (int i = 0; i < N; i++) {
-    const F q = code_of(g.x[i], inverse, offset, low, high), wq = f_mul(g.w[i], q);
+    const F q = codes.nearest(f_add(f_mul(g.x[i], inverse), offset)), wq = f_mul(g.w[i], q);
     s.q = f_add(s.q, wq);
     s.qq = f_add(s.qq, f_mul(wq, q));
     s.xq = f_add(s.xq, f_mul(wq, g.x[i]));
@@ -75,12 +96,12 @@ BRISE_INLINE Sums sums_of(const Groups<N>& g, F inverse, F offset, float low, fl
   return s;
 }
 
-template <int N>
-BRISE_INLINE F error_of(const Groups<N>& g, Line line, float low, float high) {
+template <int N, class Codes>
+BRISE_INLINE F error_of(const Groups<N>& g, Line line, const Codes& codes) {
   const F inverse = inverse_of(line.scale), offset = f_sub(f_zero(), f_mul(line.base, inverse));
   F error = f_zero();
   for (int i = 0; i < N; i++) {
-    const F q = code_of(g.x[i], inverse, offset, low, high);
+    const F q = codes.nearest(f_add(f_mul(g.x[i], inverse), offset));
     const F off = f_sub(f_sub(g.x[i], f_mul(line.scale, q)), line.base);
     error = f_add(error, f_mul(f_mul(g.w[i], off), off));
   }
@@ -91,7 +112,7 @@ BRISE_INLINE F error_of(const Groups<N>& g, Line line, float low, float high) {
 // may not be above 0: formats that store how much to subtract.
 template <int N>
 BRISE_INLINE void improve_line(const Groups<N>& g, F inverse, F offset, float high, bool below, Line& best, F& error) {
-  const Sums s = sums_of(g, inverse, offset, 0.0f, high);
+  const Sums s = sums_of(g, inverse, offset, Whole{0.0f, high});
   const F product = f_mul(g.sum_w, s.qq), determinant = f_sub(product, f_mul(s.q, s.q));
   const F is_line = f_sub(determinant, f_mul(product, f_set(1e-6f)));  // not with one code for all
   const F by = f_if_less(f_zero(), is_line, f_div(f_set(1.0f), f_max(determinant, f_set(NO_SCALE))), f_zero());
@@ -141,17 +162,17 @@ Line fit_line(const Groups<N>& g, float high, bool below) {
 }
 
 // The best scale without a base: sum of w (x - scale q)^2 is sum of w x^2 less the gain (w x q)^2 / (w q q).
-template <int N>
-BRISE_INLINE void improve_scale(const Groups<N>& g, F inverse, float low, float high, F& best, F& gain) {
-  const Sums s = sums_of(g, inverse, f_zero(), low, high);
+template <int N, class Codes>
+BRISE_INLINE void improve_scale(const Groups<N>& g, F inverse, const Codes& codes, F& best, F& gain) {
+  const Sums s = sums_of(g, inverse, f_zero(), codes);
   const F scale = f_if_less(s.qq, f_set(NO_SCALE), f_zero(), f_div(s.xq, f_max(s.qq, f_set(NO_SCALE))));
   const F more = f_mul(scale, s.xq);
   best = f_if_less(gain, more, scale, best);
   gain = f_max(gain, more);
 }
 
-template <int N>
-F fit_scale(const Groups<N>& g, float low, float high) {
+template <int N, class Codes>
+F fit_scale(const Groups<N>& g, float low, const Codes& codes) {
   F top = f_zero(), size = f_zero();
   for (int i = 0; i < N; i++) {
     const F a = f_abs(g.x[i]);
@@ -162,31 +183,67 @@ F fit_scale(const Groups<N>& g, float low, float high) {
   F best = f_zero(), gain = f_zero();
   for (int step = -5; step <= 12; step++) {  // the largest number becomes `low`, of which there is one more
     const float by = low * (1.0f + 0.025f * (float)step);
-    improve_scale(g, f_mul(one, f_set(by)), low, high, best, gain);
-    improve_scale(g, f_mul(one, f_set(-by)), low, high, best, gain);
+    improve_scale(g, f_mul(one, f_set(by)), codes, best, gain);
+    improve_scale(g, f_mul(one, f_set(-by)), codes, best, gain);
   }
-  for (int step = 0; step < 3; step++) improve_scale(g, inverse_of(best), low, high, best, gain);
+  for (int step = 0; step < 3; step++) improve_scale(g, inverse_of(best), codes, best, gain);
   return best;
 }
 
-template <int N>
-void put_codes(const Groups<N>& g, Line line, float low, float high, Fitted& out) {
+template <int N, class Codes>
+void put_codes(const Groups<N>& g, Line line, const Codes& codes, Fitted& out) {
   const F inverse = inverse_of(line.scale), offset = f_sub(f_zero(), f_mul(line.base, inverse));
   for (int i = 0; i < N; i++) {
     int8_t lanes[LANES];
-    i_store_i8(lanes, i_round(code_of(g.x[i], inverse, offset, low, high)));
+    i_store_i8(lanes, i_round(codes.nearest(f_add(f_mul(g.x[i], inverse), offset))));
     for (int group = 0; group < LANES; group++) out.codes[group * N + i] = lanes[group];
   }
 }
 
 // Formats with 16-bit scales of their own for each group.
-template <int N>
-void fit_plain(const Groups<N>& g, float low, float high, bool has_base, Fitted& out) {
-  Line line = has_base ? fit_line(g, high, false) : Line{fit_scale(g, low, high), f_zero()};
+template <int N, class Codes>
+void fit_plain(const Groups<N>& g, Line line, const Codes& codes, Fitted& out) {
   line = {through_f16(line.scale), through_f16(line.base)};
   f_store_f16(out.d, line.scale);
   f_store_f16(out.m, line.base);
-  put_codes(g, line, low, high, out);
+  put_codes(g, line, codes, out);
+}
+
+template <int N>
+void fit_to_base(const Groups<N>& g, float high, Fitted& out) {
+  fit_plain(g, fit_line(g, high, false), Whole{0.0f, high}, out);
+}
+
+template <int N, class Codes>
+void fit_to_scale(const Groups<N>& g, float low, const Codes& codes, Fitted& out) {
+  fit_plain(g, Line{fit_scale(g, low, codes), f_zero()}, codes, out);
+}
+
+// Scales that are powers of two: the exponent under which the group's largest number is one of the table's, or one of the two beside it.
+inline void fit_exponents(const Groups<32>& g, const Listed& codes, Fitted& out) {
+  F size = f_zero();
+  for (int i = 0; i < 32; i++) size = f_max(size, f_abs(g.x[i]));
+  alignas(64) float top[LANES], scale[LANES];
+  f_store(top, size);
+  F best = f_zero(), error = f_set(NEVER), exponent = f_zero();
+  for (int step = -1; step <= 1; step++) {
+    alignas(64) float e[LANES];
+    for (int i = 0; i < LANES; i++) {
+      const int near = nearest_exponent(top[i]) + step, kept = near < 0 ? 0 : near > 254 ? 254 : near;
+      e[i] = (float)kept;
+      scale[i] = exponent_to_float((uint8_t)kept);
+    }
+    const F s = f_load(scale), off = error_of(g, {s, f_zero()}, codes);
+    best = f_if_less(off, error, s, best);
+    exponent = f_if_less(off, error, f_load(e), exponent);
+    error = f_min(off, error);
+  }
+  f_store(scale, exponent);
+  for (int i = 0; i < LANES; i++) {
+    out.d[i] = (uint16_t)scale[i];
+    out.m[i] = 0;
+  }
+  put_codes(g, {best, f_zero()}, codes, out);
 }
 
 // Blocks of BLOCK groups with two 16-bit numbers: line = (d * scale, -m * min), scale and min from 0 to `most`.
@@ -226,12 +283,12 @@ struct LineBlocks {
   // Each group's best scale and min among the neighbours of what it has.
   void settle() {
     const F s0 = f_load(scale), n0 = f_load(min);
-    F best_s = s0, best_n = n0, best = error_of(g, line(s0, n0), 0.0f, high);
+    F best_s = s0, best_n = n0, best = error_of(g, line(s0, n0), Whole{0.0f, high});
     for (int ds = -1; ds <= 1; ds++)
       for (int dn = -1; dn <= 1; dn++) {
         if (!ds && !dn) continue;
         const F s = f_clamp(f_add(s0, f_set((float)ds)), 0.0f, most), n = f_clamp(f_add(n0, f_set((float)dn)), 0.0f, most);
-        const F e = error_of(g, line(s, n), 0.0f, high);
+        const F e = error_of(g, line(s, n), Whole{0.0f, high});
         best_s = f_if_less(e, best, s, best_s);
         best_n = f_if_less(e, best, n, best_n);
         best = f_min(best, e);
@@ -245,7 +302,7 @@ struct LineBlocks {
   void solve() {
     const Line now = line();
     const F inverse = inverse_of(now.scale);
-    const Sums s = sums_of(g, inverse, f_sub(f_zero(), f_mul(now.base, inverse)), 0.0f, high);
+    const Sums s = sums_of(g, inverse, f_sub(f_zero(), f_mul(now.base, inverse)), Whole{0.0f, high});
     alignas(64) float q[LANES], qq[LANES], xq[LANES], sw[LANES], sx[LANES];
     f_store(q, s.q);
     f_store(qq, s.qq);
@@ -310,65 +367,73 @@ void fit_line_blocks(const Groups<N>& g, float high, float most, Fitted& out) {
     out.scale[i] = (int8_t)best.scale[i];
     out.min[i] = (int8_t)best.min[i];
   }
-  put_codes(g, best.line(), 0.0f, high, out);
+  put_codes(g, best.line(), Whole{0.0f, high}, out);
 }
 
-// A block of sixteen groups of 16 with one 16-bit number: x ~ d * scale * code, scale from -most - 1 to most.
-inline void fit_scale_block(const Groups<16>& g, float low, float high, float most, Fitted& out) {
-  alignas(64) float scale[LANES], xq[LANES], qq[LANES];
-  f_store(scale, fit_scale(g, low, high));
-  float top = 0.0f;
-  for (int i = 0; i < LANES; i++) top = std::fabs(scale[i]) > std::fabs(top) ? scale[i] : top;
-  F d = through_f16(f_set(top / (-most - 1.0f))), best_d = d, best_scale = f_zero();
-  F s = f_clamp(f_whole(f_mul(f_load(scale), inverse_of(d))), -most - 1.0f, most);
-  double best = NEVER;
+// Blocks of BLOCK groups with one 16-bit number: x ~ d * scale * code, scale from -most - 1 to most.
+template <int N, int BLOCK, class Codes>
+void fit_scale_blocks(const Groups<N>& g, float low, const Codes& codes, float most, Fitted& out) {
+  alignas(64) float scale[LANES], d[LANES], xq[LANES], qq[LANES], error[LANES], best_d[LANES], best_scale[LANES] = {};
+  double best[LANES];
+  f_store(scale, fit_scale(g, low, codes));
+  for (int block = 0; block < LANES; block += BLOCK) {
+    float top = 0.0f;
+    for (int i = block; i < block + BLOCK; i++) top = std::fabs(scale[i]) > std::fabs(top) ? scale[i] : top;
+    for (int i = block; i < block + BLOCK; i++) d[i] = top / (-most - 1.0f), best[i] = NEVER;
+  }
+  f_store(d, through_f16(f_load(d)));
+  f_store(best_d, f_load(d));
+  F s = f_clamp(f_whole(f_mul(f_load(scale), inverse_of(f_load(d)))), -most - 1.0f, most);
   for (int round = 0; round < 3; round++) {
-    F chosen = s, error = error_of(g, {f_mul(d, s), f_zero()}, low, high);
+    const F by = f_load(d);
+    F chosen = s, least = error_of(g, {f_mul(by, s), f_zero()}, codes);
     for (int step = -2; step <= 2; step++) {
       if (!step) continue;
       const F other = f_clamp(f_add(s, f_set((float)step)), -most - 1.0f, most);
-      const F e = error_of(g, {f_mul(d, other), f_zero()}, low, high);
-      chosen = f_if_less(e, error, other, chosen);
-      error = f_min(error, e);
+      const F e = error_of(g, {f_mul(by, other), f_zero()}, codes);
+      chosen = f_if_less(e, least, other, chosen);
+      least = f_min(least, e);
     }
     s = chosen;
-    alignas(64) float lane[LANES];
-    f_store(lane, error);
-    double total = 0, over = 0, under = 0;
-    for (float e : lane) total += e;
-    if (total < best) {
-      best = total;
-      best_d = d;
-      best_scale = s;
-    }
-    const Sums sums = sums_of(g, inverse_of(f_mul(d, s)), f_zero(), low, high);
+    const Sums sums = sums_of(g, inverse_of(f_mul(by, s)), f_zero(), codes);
     f_store(xq, sums.xq);
     f_store(qq, sums.qq);
     f_store(scale, s);
-    for (int i = 0; i < LANES; i++) {
-      over += (double)scale[i] * xq[i];
-      under += (double)scale[i] * scale[i] * qq[i];
+    f_store(error, least);
+    for (int block = 0; block < LANES; block += BLOCK) {
+      double total = 0, over = 0, under = 0;
+      for (int i = block; i < block + BLOCK; i++) {
+        total += error[i];
+        over += (double)scale[i] * xq[i];
+        under += (double)scale[i] * scale[i] * qq[i];
+      }
+      for (int i = block; i < block + BLOCK; i++) {
+        if (total < best[i]) best[i] = total, best_d[i] = d[i], best_scale[i] = scale[i];
+        if (under > 0) d[i] = (float)(over / under);
+      }
     }
-    if (under > 0) d = through_f16(f_set((float)(over / under)));
+    f_store(d, through_f16(f_load(d)));
   }
-  f_store_f16(out.d, best_d);
-  f_store(scale, best_scale);
-  for (int i = 0; i < LANES; i++) out.scale[i] = (int8_t)scale[i];
-  put_codes(g, {f_mul(best_d, best_scale), f_zero()}, low, high, out);
+  f_store_f16(out.d, f_load(best_d));
+  for (int i = 0; i < LANES; i++) out.scale[i] = (int8_t)best_scale[i];
+  put_codes(g, {f_mul(f_load(best_d), f_load(best_scale)), f_zero()}, codes, out);
 }
 
 void fit(Format format, const float* x, const float* importance, int groups, Fitted& out) {
   switch (format) {
-    case Format::Q4_0: return fit_plain(Groups<32>(x, importance, groups), -8.0f, 7.0f, false, out);
-    case Format::Q5_0: return fit_plain(Groups<32>(x, importance, groups), -16.0f, 15.0f, false, out);
-    case Format::Q8_0: return fit_plain(Groups<32>(x, importance, groups), -127.0f, 127.0f, false, out);
-    case Format::Q4_1: return fit_plain(Groups<32>(x, importance, groups), 0.0f, 15.0f, true, out);
-    case Format::Q5_1: return fit_plain(Groups<32>(x, importance, groups), 0.0f, 31.0f, true, out);
+    case Format::Q4_0: return fit_to_scale(Groups<32>(x, importance, groups), -8.0f, Whole{-8.0f, 7.0f}, out);
+    case Format::Q5_0: return fit_to_scale(Groups<32>(x, importance, groups), -16.0f, Whole{-16.0f, 15.0f}, out);
+    case Format::Q8_0: return fit_to_scale(Groups<32>(x, importance, groups), -127.0f, Whole{-127.0f, 127.0f}, out);
+    case Format::Q4_1: return fit_to_base(Groups<32>(x, importance, groups), 15.0f, out);
+    case Format::Q5_1: return fit_to_base(Groups<32>(x, importance, groups), 31.0f, out);
+    case Format::IQ4_NL: return fit_to_scale(Groups<32>(x, importance, groups), -127.0f, Listed(IQ4_NUMBERS), out);
+    case Format::MXFP4: return fit_exponents(Groups<32>(x, importance, groups), Listed(FP4_NUMBERS), out);
     case Format::Q2_K: return fit_line_blocks<16, 16>(Groups<16>(x, importance, groups), 3.0f, 15.0f, out);
     case Format::Q4_K: return fit_line_blocks<32, 8>(Groups<32>(x, importance, groups), 15.0f, 63.0f, out);
     case Format::Q5_K: return fit_line_blocks<32, 8>(Groups<32>(x, importance, groups), 31.0f, 63.0f, out);
-    case Format::Q3_K: return fit_scale_block(Groups<16>(x, importance, groups), -4.0f, 3.0f, 31.0f, out);
-    case Format::Q6_K: return fit_scale_block(Groups<16>(x, importance, groups), -32.0f, 31.0f, 127.0f, out);
+    case Format::Q3_K: return fit_scale_blocks<16, 16>(Groups<16>(x, importance, groups), -4.0f, Whole{-4.0f, 3.0f}, 31.0f, out);
+    case Format::Q6_K: return fit_scale_blocks<16, 16>(Groups<16>(x, importance, groups), -32.0f, Whole{-32.0f, 31.0f}, 127.0f, out);
+    case Format::IQ4_XS: return fit_scale_blocks<32, 8>(Groups<32>(x, importance, groups), -127.0f, Listed(IQ4_NUMBERS), 31.0f, out);
     default: return;
   }
 }

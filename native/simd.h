@@ -82,6 +82,19 @@ template <int N> BRISE_INLINE B b_right(B a) { return N ? _mm512_srli_epi16(a, N
 template <int N> BRISE_INLINE B b_left(B a) { return N ? _mm512_slli_epi16(a, N) : a; }
 BRISE_INLINE I dot4(I acc, B w, int32_t x) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)); }
 BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
+// The dot product takes unsigned bytes: 128 is added to each number of a table.
+constexpr int TABLE_OFFSET = 128;
+BRISE_INLINE B b_table(const int8_t* numbers) {
+  return _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)numbers)), _mm512_set1_epi8((char)0x80));
+}
+BRISE_INLINE B b_look_up(B table, B codes) { return _mm512_shuffle_epi8(table, codes); }
+BRISE_INLINE I dot4_table(I acc, B w, int32_t x) { return dot4(acc, w, x); }
+// 2^(e - 128). Below 2 the result is subnormal: its bits are 2^21 << e instead of (e - 1) << 23.
+BRISE_INLINE F f_load_e8(const uint8_t* p) {
+  const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)), one = _mm512_set1_epi32(1);
+  const __m512i least = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), _mm512_min_epi32(e, one));
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(_mm512_sub_epi32(e, one), 23), least));
+}
 
 #elif defined(BRISE_AVX2)
 
@@ -188,6 +201,27 @@ BRISE_INLINE I dot4(I acc, B w, int32_t x) {
 BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) {
   return dot4(dot4(acc, b_and(w, b_set(0x7f)), x), b_and(w, b_set(0x80)), x);
 }
+constexpr int TABLE_OFFSET = 0;
+BRISE_INLINE B b_table(const int8_t* numbers) {
+  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)numbers));
+  return {v, v};
+}
+BRISE_INLINE B b_look_up(B table, B codes) { return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)}; }
+// A number's sign moves to the activation, so that the unsigned side of vpmaddubsw gets its size, at most 127.
+BRISE_INLINE I dot4_table(I acc, B w, int32_t x) {
+  const __m256i one = _mm256_set1_epi16(1), xs = _mm256_set1_epi32(x);
+  const __m256i a = _mm256_maddubs_epi16(_mm256_abs_epi8(w.a), _mm256_sign_epi8(xs, w.a));
+  const __m256i b = _mm256_maddubs_epi16(_mm256_abs_epi8(w.b), _mm256_sign_epi8(xs, w.b));
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(a, one)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(b, one))};
+}
+BRISE_INLINE __m256 m_from_e8(__m256i e) {
+  const __m256i one = _mm256_set1_epi32(1), least = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), _mm256_min_epi32(e, one));
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(_mm256_sub_epi32(e, one), 23), least));
+}
+BRISE_INLINE F f_load_e8(const uint8_t* p) {
+  return {m_from_e8(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))),
+          m_from_e8(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
+}
 
 #elif defined(BRISE_NEON)
 
@@ -265,6 +299,19 @@ BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) {
   B top = b_and(b_right<1>(w), b_set(0x40));
   return dot4(dot4(dot4(acc, b_and(w, b_set(0x7f)), x), top, x), top, x);
 }
+constexpr int TABLE_OFFSET = 0;
+BRISE_INLINE B b_table(const int8_t* numbers) { return BRISE_EACH(B, vreinterpretq_u8_s8(vld1q_s8(numbers))); }
+BRISE_INLINE B b_look_up(B table, B codes) { return BRISE_EACH(B, vqtbl1q_u8(table.v[i], codes.v[i])); }
+BRISE_INLINE I dot4_table(I acc, B w, int32_t x) { return dot4(acc, w, x); }
+BRISE_INLINE float32x4_t v_from_e8(uint16x4_t v) {
+  const int32x4_t e = vreinterpretq_s32_u32(vmovl_u16(v)), one = vdupq_n_s32(1);
+  const int32x4_t least = vshlq_s32(vdupq_n_s32(1 << 21), vminq_s32(e, one));
+  return vreinterpretq_f32_s32(vmaxq_s32(vshlq_n_s32(vsubq_s32(e, one), 23), least));
+}
+BRISE_INLINE F f_load_e8(const uint8_t* p) {
+  const uint16x8_t a = vmovl_u8(vld1_u8(p)), b = vmovl_u8(vld1_u8(p + 8));
+  return {{v_from_e8(vget_low_u16(a)), v_from_e8(vget_high_u16(a)), v_from_e8(vget_low_u16(b)), v_from_e8(vget_high_u16(b))}};
+}
 
 #else
 
@@ -326,6 +373,17 @@ BRISE_INLINE I dot4(I acc, B w, int32_t x) {
   return acc;
 }
 BRISE_INLINE I dot4_wide(I acc, B w, int32_t x) { return dot4(acc, w, x); }
+constexpr int TABLE_OFFSET = 0;
+BRISE_INLINE B b_table(const int8_t* numbers) { BRISE_LANES(B, 64, (uint8_t)numbers[i % 16]); }
+BRISE_INLINE B b_look_up(B table, B codes) { BRISE_LANES(B, 64, table.v[codes.v[i]]); }
+BRISE_INLINE I dot4_table(I acc, B w, int32_t x) {
+  int8_t xs[4];
+  std::memcpy(xs, &x, 4);
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 4; j++) acc.v[i] += (int32_t)(int8_t)w.v[4 * i + j] * xs[j];
+  return acc;
+}
+BRISE_INLINE F f_load_e8(const uint8_t* p) { BRISE_LANES(F, 16, brise::exponent_to_float(p[i])); }
 
 #endif
 

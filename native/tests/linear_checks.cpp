@@ -16,7 +16,7 @@ namespace {
 constexpr int TOKENS = 25, ROWS = 79;  // two token blocks and one; five tiles, so that one is left of four
 constexpr float MARK = Guarded::MARK;
 
-// The offsets of the f16 scales in a format's block; -1: no second one.
+// The offsets of the f16 scales in a format's block; -1: there is none.
 struct Source {
   const char* name;
   Format format;
@@ -26,7 +26,8 @@ constexpr Source SOURCES[] = {
     {"Q4_0", Format::Q4_0, 0, -1},  {"Q4_1", Format::Q4_1, 0, 2},    {"Q5_0", Format::Q5_0, 0, -1},
     {"Q5_1", Format::Q5_1, 0, 2},   {"Q8_0", Format::Q8_0, 0, -1},   {"Q2_K", Format::Q2_K, 80, 82},
     {"Q3_K", Format::Q3_K, 108, -1}, {"Q4_K", Format::Q4_K, 0, 2},   {"Q5_K", Format::Q5_K, 0, 2},
-    {"Q6_K", Format::Q6_K, 208, -1}, {"F16", Format::F16, -1, -1},   {"BF16", Format::BF16, -1, -1},
+    {"Q6_K", Format::Q6_K, 208, -1}, {"IQ4_NL", Format::IQ4_NL, 0, -1}, {"IQ4_XS", Format::IQ4_XS, 0, -1},
+    {"MXFP4", Format::MXFP4, -1, -1}, {"F16", Format::F16, -1, -1},   {"BF16", Format::BF16, -1, -1},
     {"F32", Format::F32, -1, -1},
 };
 
@@ -55,7 +56,8 @@ void fill_blocks(Random& random, const Source& source, std::vector<uint8_t>& byt
   const size_t size = source_row_bytes(source.format, block_columns(source.format)), row = bytes.size() / ROWS;
   for (size_t i = 0; i < bytes.size(); i++) bytes[i] = i / row == 3 ? 0xff : i / row == 4 ? 0 : (uint8_t)random.bits();
   for (size_t at = 0; at < bytes.size(); at += size) {
-    put_half(&bytes[at + source.first], random.normal() * 0.02f);
+    if (source.first < 0) bytes[at] = (uint8_t)(118 + random.below(8));  // the exponent of MXFP4
+    else put_half(&bytes[at + source.first], random.normal() * 0.02f);
     if (source.second >= 0) put_half(&bytes[at + source.second], random.normal() * 0.02f);
   }
 }
@@ -239,6 +241,25 @@ void check_all_numbers(Report& report, const Kernels& kernels, Format format, do
   }
 }
 
+// One block a row, whose first number is 1 and whose others are 0: an output is the row's scale, the subnormal ones included.
+void check_all_exponents(Report& report, const Kernels& kernels) {
+  Tally tally(report, kernels.name, "all of E8M0");
+  std::vector<uint8_t> source(256 * 17), bytes(256 / TILE * tile_bytes(Format::MXFP4, 32));
+  for (int e = 0; e < 256; e++) source[(size_t)e * 17] = (uint8_t)e, source[(size_t)e * 17 + 1] = 1;
+  const Matrix w = {Format::MXFP4, 256, 32, tile_bytes(Format::MXFP4, 32), bytes.data()};
+  for (int row = 0; row < 256; row += TILE) pack_tile(Format::MXFP4, &source[(size_t)row * 17], 17, TILE, 32, bytes.data() + row / TILE * w.tile_bytes);
+  float x[32] = {1.0f, 127.0f};  // so that the activations' scale is 1
+  QBlock block;
+  kernels.quantize_row(x, 32, &block, 1);
+  std::vector<float> out(256), row(32);
+  kernels.linear_q(w, {&block, 1, 1}, 0, w.tiles(), 0, 1, out.data(), 256);
+  for (int e = 0; e < 256; e++) {
+    unpack_row(w, e, row.data());
+    tally.equal(out[(size_t)e], std::ldexp(1.0, e - 128), e);
+    tally.equal(row[0], std::ldexp(1.0, e - 128), e);
+  }
+}
+
 }  // namespace
 
 void check_linear(Report& report, const Kernels& kernels) {
@@ -251,6 +272,7 @@ void check_linear(Report& report, const Kernels& kernels) {
     if (source.format == Format::BF16 || source.format == Format::F32) check_low_rank(report, kernels, source);
   check_all_numbers(report, kernels, Format::F16, half_value);
   check_all_numbers(report, kernels, Format::BF16, bfloat_value);
+  check_all_exponents(report, kernels);
 }
 
 }  // namespace checks

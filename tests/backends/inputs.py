@@ -17,7 +17,8 @@ Precision = type[np.floating[Any]]
 BLOCKS: Mapping[str, tuple[int, int, tuple[int, ...]]] = MappingProxyType({
     "Q4_0": (32, 18, (0,)), "Q4_1": (32, 20, (0, 2)), "Q5_0": (32, 22, (0,)), "Q5_1": (32, 24, (0, 2)),
     "Q8_0": (32, 34, (0,)), "Q2_K": (256, 84, (80, 82)), "Q3_K": (256, 110, (108,)),
-    "Q4_K": (256, 144, (0, 2)), "Q5_K": (256, 176, (0, 2)), "Q6_K": (256, 210, (208,))})
+    "Q4_K": (256, 144, (0, 2)), "Q5_K": (256, 176, (0, 2)), "Q6_K": (256, 210, (208,)),
+    "IQ4_NL": (32, 18, (0,)), "IQ4_XS": (256, 136, (0,)), "MXFP4": (32, 17, ())})
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], precision: Precision,
@@ -56,6 +57,8 @@ def weight(rng: np.random.Generator, format: str, rows: int, cols: int, extreme:
     for offset in fields:
         scales = rng.normal(0, 0.02, (*shape[:2], 1)).astype(np.float16)
         data[..., offset:offset + 2] = scales.view(np.uint8)
+    if format == "MXFP4":
+        data[..., 0] = rng.integers(116, 123, shape[:2])  # exponents: scales of 2^-12 to 2^-6
     return Quant(format, (rows, cols), data.reshape(rows, -1))
 
 

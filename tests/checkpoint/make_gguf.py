@@ -55,9 +55,13 @@ class LatentSizes:
     experts_per_token: int = 2
 
 
+def has_wide_blocks(format: str) -> bool:
+    return gguf.GGML_QUANT_SIZES[GGMLQuantizationType[format]][0] == 256
+
+
 def latent_sizes(format: str = "F32") -> LatentSizes:
     """Blocks of a format lie along rows: ranks and the heads' parts are multiples of them."""
-    if format.endswith("_K"):
+    if has_wide_blocks(format):
         return LatentSizes(query_rank=256, rank=256, nope=256, value=256, expert_width=256)
     return LatentSizes(query_rank=96, rank=64, nope=32, value=64, expert_width=64)
 
@@ -68,22 +72,25 @@ def sizes(family: str, format: str = "F32") -> Sizes:
         latent = latent_sizes(format)
         return Sizes(width=2 * latent.rank, head_dim=latent.nope + latent.rope, ffn_width=256, num_kv_heads=1)
     wide_heads = family in ("mistral3", "qwen3", "gemma3")
-    if format.endswith("_K"):
+    if has_wide_blocks(format):
         return Sizes(width=256, head_dim=128 if wide_heads else 64, ffn_width=512)
     num_layers = {"smollm3": 4, "gemma3": 7}.get(family, 2)  # one layer of theirs is unlike the others
     return Sizes(width=64 if wide_heads else 128, head_dim=32, ffn_width=192, num_layers=num_layers)
 
 
 def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int = 0, vocab: int = VOCAB_SIZE,
-               tokenizer: bool = True, tied: bool = True,
+               tokenizer: bool = True, tied: bool = True, fallback: str | None = None,
                extra_metadata: Mapping[str, object] | None = None,
                extra_tensors: Mapping[str, np.ndarray] | None = None) -> Path:
     """Writes a random model of `family` (a key of PRE), its matrices in `format`.
 
-    `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys ("llama.rope.freq_base"),
-    replaces what is there (None takes it away) and may hold str, bool, int, float and lists of them.
+    With `fallback`, rows are of 96, 128 and 512 numbers, and those that are no multiple of 256 have that format in
+    place of `format`. `vocab` over 288 adds tokens `<unused0>`, ...; `extra_metadata` has full keys
+    ("llama.rope.freq_base"), replaces what is there (None takes it away) and may hold str, bool, int, float and lists
+    of them.
     """
-    path, shape = Path(path), sizes(family, format)
+    path = Path(path)
+    shape = sizes(family, format) if fallback is None else Sizes(width=96, head_dim=32, ffn_width=512)
     writer = GGUFWriter(path, architecture(family))
     for key, value in (_hyperparameters(family, shape, vocab, format) | dict(extra_metadata or {})).items():
         if value is not None:
@@ -92,7 +99,8 @@ def write_tiny(path: Path | str, family: str, *, format: str = "F32", seed: int 
         _add_tokenizer(writer, family, vocab)
     random = np.random.default_rng(seed)
     for name, dims in tensor_shapes(family, shape, vocab, tied=tied, format=format).items():
-        _add_tensor(writer, random, name, dims, format)
+        is_short = fallback is not None and dims[-1] % 256 != 0
+        _add_tensor(writer, random, name, dims, fallback if fallback is not None and is_short else format)
     for name, data in (extra_tensors or {}).items():
         writer.add_tensor(name, data.astype(np.float32))
     writer.write_header_to_file()
@@ -162,16 +170,16 @@ def _latent_shapes(shape: Sizes, latent: LatentSizes, *, is_dense: bool) -> dict
 
 def random_blocks(random: np.random.Generator, format: str, rows: int, cols: int,
                   std: float = 0.2) -> np.ndarray:
-    """Random valid blocks of a K format, uint8 (rows, bytes of a row), whose values have about `std`.
+    """Random valid blocks of a K or an IQ4 format, uint8 (rows, bytes of a row), whose values have about `std`.
 
-    gguf cannot quantise to K formats, so the integers are random bytes and the scales are set afterwards.
+    gguf cannot quantise to them, so the integers are random bytes and the scales are set afterwards.
     """
     kind = GGMLQuantizationType[format]
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     blocks = random.integers(0, 256, (rows * cols // block_size, block_bytes), dtype=np.uint8)
     # Byte offset of each half-precision scale, and the share of d it gets so that the mean is near zero.
     scales = {"Q2_K": {80: 1.0, 82: 1.5}, "Q3_K": {108: 1.0}, "Q4_K": {0: 1.0, 2: 7.5},
-              "Q5_K": {0: 1.0, 2: 15.5}, "Q6_K": {208: 1.0}}[format]
+              "Q5_K": {0: 1.0, 2: 15.5}, "Q6_K": {208: 1.0}, "IQ4_NL": {0: 1.0}, "IQ4_XS": {0: 1.0}}[format]
 
     def with_scale(d: np.ndarray) -> np.ndarray:
         for offset, share in scales.items():
@@ -279,7 +287,7 @@ def _add_tensor(writer: GGUFWriter, random: np.random.Generator, name: str, dims
     if name.endswith("ffn_gate_inp.weight"):
         format = "F32"  # as converters leave it
     kind = GGMLQuantizationType[format]
-    if format.endswith("_K"):
+    if format.endswith("_K") or format.startswith("IQ4"):
         blocks = random_blocks(random, format, int(np.prod(dims[:-1])), dims[-1])
         writer.add_tensor(name, blocks.reshape(*dims[:-1], -1), raw_dtype=kind)
         return

@@ -36,7 +36,8 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
     assert isinstance(nested, tuple) and [list(part) for part in nested] == [[1, 2], ["x"]]
 
 
-@pytest.mark.parametrize("format", ["F32", "F16", "BF16", "Q4_1", "Q5_0", "Q8_0", "Q3_K", "Q6_K"])
+@pytest.mark.parametrize("format", ["F32", "F16", "BF16", "Q4_1", "Q5_0", "Q8_0", "Q3_K", "Q6_K", "IQ4_NL",
+                                    "IQ4_XS", "MXFP4"])
 def test_tensors_are_those_that_gguf_reads(tmp_path: Path, format: str) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", "qwen2", format=format)
     with open_gguf(path) as file:
@@ -184,8 +185,8 @@ def test_big_endian_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_format_that_we_do_not_run_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="tensor t has the format IQ4_XS"):
-        opened(tmp_path, raw.file([], [raw.tensor("t", [256], format=23)], bytes(136)))
+    with pytest.raises(UnsupportedError, match="tensor t has the format IQ3_S, allowed are .*IQ4_XS"):
+        opened(tmp_path, raw.file([], [raw.tensor("t", [256], format=21)], bytes(110)))
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:

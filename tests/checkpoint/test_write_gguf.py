@@ -18,7 +18,8 @@ from brise.quant.rows import float_rows
 from tests.checkpoint.make_gguf import write_tiny
 from tests.checkpoint.test_write_hf import write_source
 
-MIXES = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
+MIXES = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_M", "Q6_K", "Q8_0", "IQ4_NL", "IQ4_XS", "F16",
+         "BF16"]
 NAME = "blk.1.ffn_up.weight"
 
 

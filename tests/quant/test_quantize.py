@@ -15,7 +15,7 @@ from brise.quant.dequantize import dequantize
 from brise.quant.formats import FORMATS, QUANTISED
 from brise.quant.rows import quantize
 
-PLAIN_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+PLAIN_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
 COLS = 1280  # five blocks of 256: an odd number, so that the last pass of a kernel is half full
 
 # Relative error, the root of sum w (x - x')^2 / sum w x^2, on numbers() of 256 x 1280: normal, heavy tails, and both
@@ -31,6 +31,9 @@ LLAMA_CPP: Mapping[str, tuple[float, float, float, float]] = MappingProxyType({
     "Q4_K": (0.07143, 0.09269, 0.05661, 0.07468),
     "Q5_K": (0.03617, 0.04703, 0.02947, 0.03971),
     "Q6_K": (0.01778, 0.02539, 0.01468, 0.02210),
+    "IQ4_NL": (0.07614, 0.10207, 0.06347, 0.08643),
+    "IQ4_XS": (0.07673, 0.10318, 0.06439, 0.08862),
+    "MXFP4": (0.11416, 0.14138, 0.11503, 0.14486),
 })
 
 
@@ -93,7 +96,7 @@ def test_rows_do_not_depend_on_their_company(format: str) -> None:
     assert np.array_equal(quantize(format, x, weights)[3:4], quantize(format, x[3:4], weights))
 
 
-@pytest.mark.parametrize("format", [name for name in QUANTISED if name.endswith("_K")])
+@pytest.mark.parametrize("format", [name for name in QUANTISED if name.endswith("_K") or name.startswith("IQ4")])
 @pytest.mark.parametrize("value", [0.0, 0.25, -0.25, 1e-7, 60000.0])
 def test_rows_of_one_number_come_back(format: str, value: float) -> None:
     x = np.full((1, 256), value, np.float32)
@@ -101,12 +104,14 @@ def test_rows_of_one_number_come_back(format: str, value: float) -> None:
     assert np.abs(back - x).max() <= abs(value) * 0.02 + 1e-7
 
 
-@pytest.mark.parametrize("format", ["Q4_0", "Q5_0"])
+@pytest.mark.parametrize("format", ["Q4_0", "Q5_0", "IQ4_NL"])
 def test_a_fitted_scale_is_as_good_as_any(format: str) -> None:
-    low, high = {"Q4_0": (-8, 7), "Q5_0": (-16, 15)}[format]
+    codes_of = {"Q4_0": range(-8, 8), "Q5_0": range(-16, 16), "IQ4_NL": gguf.quants.IQ4_NL.kvalues}[format]
+    numbers_of = np.array(codes_of, np.float64)
     x, weights = numbers(1, heavy=True)[0, :32], importance()[:32]
-    scales = np.linspace(-1, 1, 40001)[:, None] * np.abs(x).max() / high
-    codes = np.clip(np.rint(x / np.where(scales == 0, 1, scales)), low, high)
+    scales = np.linspace(-1, 1, 40001)[:, None] * np.abs(x).max() / numbers_of.max()
+    between = (numbers_of[1:] + numbers_of[:-1]) / 2
+    codes = numbers_of[np.searchsorted(between, x / np.where(scales == 0, 1, scales))]
     best = np.sqrt((weights * (scales * codes - x)**2).sum(axis=1).min() / (weights * x**2).sum())
     assert error(format, quantize(format, x[None], weights), x[None], weights) <= best * 1.01
 

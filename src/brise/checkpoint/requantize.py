@@ -36,7 +36,8 @@ def requantized(weights: Weights, config: Config, mix: str, forget: Callable[[],
         if isinstance(weight, Placed | Lora) or len(weight.shape) == 1:
             return weight
         name, source = gguf_name(path, weight), format_of(weight)
-        format = choose(mix, name, weight.shape, source, config.num_layers, tied=is_tied)
+        format = choose(mix, name, weight.shape, source, config.num_layers, tied=is_tied,
+                        queries_per_kv=config.num_heads // config.num_kv_heads)
         if isinstance(weight, Stack):
             return Stack(tuple(reader.stored(f"{name} {index}", matrix, format)
                                for index, matrix in enumerate(weight.matrices)))

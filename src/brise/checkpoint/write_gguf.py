@@ -99,8 +99,10 @@ def outgoing(tensor: Named, format: str, forget: Callable[[], None], importance:
 
 def _plan(original: Original, mix: str) -> list[tuple[Named, str]]:
     """Each tensor and the format that it gets."""
-    return [(tensor, choose(mix, tensor.name, tensor.weight.shape, format_of(tensor.weight),
-                            original.config.num_layers, tied=original.is_tied)) for tensor in original.tensors]
+    config = original.config
+    queries_per_kv = config.num_heads // config.num_kv_heads
+    return [(tensor, choose(mix, tensor.name, tensor.weight.shape, format_of(tensor.weight), config.num_layers,
+                            tied=original.is_tied, queries_per_kv=queries_per_kv)) for tensor in original.tensors]
 
 
 def _metadata(original: Original, mix: str, importance: Importance | None) -> dict[str, object]:

@@ -34,8 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                                                               "vision encoder goes beside it, into mmproj-OUT")
     parser.add_argument("--to", metavar="MIX", dest="mix", default="Q4_K_M",
                         choices=[mix for mix in MIXES if mix != "F32"],
-                        help="Q4_K_M, Q4_K_S, Q4_0, Q4_1, Q5_0, Q5_1, Q5_K_M, Q6_K, Q8_0, F16 or BF16 "
-                             "(default: Q4_K_M)")
+                        help=f"{', '.join(mix for mix in MIXES if mix != 'F32')} (default: Q4_K_M)")
     parser.add_argument("--calibration", metavar="FILE", type=Path,
                         help="text that shows which weights matter: plain text, or JSON lines with text, messages, or "
                              "prompt and completion; or an importance matrix in a .gguf")

@@ -136,10 +136,11 @@ def _smaller_mixes(header: ModelHeader, backend: Planner) -> Iterator[str]:
 def _in_mix(header: ModelHeader, mix: str) -> ModelHeader:
     """The header of the model that `brise quantize` would write."""
     is_tied = header.weights.output is header.weights.tok_embeddings
-    num_layers = header.config.num_layers
+    config = header.config
 
     def format_of(name: str, weight: Weight, shape: tuple[int, ...]) -> str:
-        return recipe.choose(mix, gguf_name(name, weight), shape, "F16", num_layers, tied=is_tied)
+        return recipe.choose(mix, gguf_name(name, weight), shape, "F16", config.num_layers, tied=is_tied,
+                             queries_per_kv=config.num_heads // config.num_kv_heads)
 
     def put(name: str, weight: Weight) -> Weight:
         if len(weight.shape) == 1:

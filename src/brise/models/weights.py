@@ -23,7 +23,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Quant:
-    """Blocks of a GGUF format (Q4_0 ... Q6_K): shape (out, in), `data` uint8 (out, bytes of a row)."""
+    """Blocks of a GGUF format (quant/formats.py): shape (out, in), `data` uint8 (out, bytes of a row)."""
 
     format: str
     shape: tuple[int, int]

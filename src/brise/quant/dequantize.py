@@ -91,6 +91,29 @@ def _q8_0(blocks: Bytes) -> Floats:
     return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
 
+# IQ4_NL, 32 numbers in 18 bytes:
+#   0  d    half
+#   2  q    16 bytes as in Q4_0
+# number = d * table[q]
+_IQ4_NUMBERS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def _iq4_nl(blocks: Bytes) -> Floats:
+    return _half(blocks, 0) * _IQ4_NUMBERS[_codes(blocks[:, 2:])]
+
+
+# MXFP4, 32 numbers in 17 bytes (OCP Microscaling Formats 1.0):
+#   0  e    8 bits of exponent
+#   1  q    16 bytes as in Q4_0: sign, two bits of exponent, one of mantissa
+# number = 2^(e - 128) * table[q]; the table has twice the numbers that four bits stand for. There is no NaN.
+_FP4_NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+
+
+def _mxfp4(blocks: Bytes) -> Floats:
+    scale_B1 = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
+    return scale_B1 * _FP4_NUMBERS[_codes(blocks[:, 1:])]
+
+
 # Q2_K, 256 numbers in 84 bytes, 16 groups of 16:
 #    0  s     16 bytes, one a group: scale in the low nibble, minimum in the high one
 #   16  q     64 bytes: each 32 bytes hold 128 numbers, number 32 j + l in bits 2j, 2j+1 of byte l
@@ -157,6 +180,20 @@ def _q6_k(blocks: Bytes) -> Floats:
     return _flat(scale_BG[..., None] * q_BGE)
 
 
+# IQ4_XS, 256 numbers in 136 bytes, 8 groups of 32:
+#   0  d    half
+#   2  h    16 bits: bits 2g, 2g+1 are the high two of scale g
+#   4  l    4 bytes: the low four bits of scale 2i in the low nibble of byte i, of scale 2i+1 in the high one
+#   8  q    8 x 16 bytes, each as in Q4_0
+# number = (d * (scale - 32)) * table[q], the table of IQ4_NL
+def _iq4_xs(blocks: Bytes) -> Floats:
+    low_BG = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    high_BG = np.stack([blocks[:, 2:4] >> shift & 3 for shift in (0, 2, 4, 6)], axis=2).reshape(-1, 8)
+    scale_BG = _half(blocks, 0) * ((low_BG | high_BG << 4).astype(np.float32) - np.float32(32))
+    q_BGE = _codes(blocks[:, 8:].reshape(-1, 16)).reshape(-1, 8, 32)
+    return _flat(scale_BG[..., None] * _IQ4_NUMBERS[q_BGE])
+
+
 def _flat(numbers_BGE: Floats) -> Floats:
     """The numbers of a block's groups in one row."""
     return numbers_BGE.reshape(len(numbers_BGE), -1)
@@ -169,8 +206,12 @@ def _half(blocks: Bytes, offset: int) -> Floats:
 
 def _nibbles(packed: Bytes) -> Floats:
     """Low nibbles of all bytes, then the high ones."""
+    return _codes(packed).astype(np.float32)
+
+
+def _codes(packed: Bytes) -> Bytes:
     codes: Bytes = np.concatenate([packed & 15, packed >> 4], axis=1)
-    return codes.astype(np.float32)
+    return codes
 
 
 def _fifth_bits(packed: Bytes) -> Floats:
@@ -210,5 +251,6 @@ def _six_bits(packed: Bytes) -> tuple[Floats, Floats]:
 
 _BLOCKS: Mapping[str, Callable[[Bytes], Floats]] = MappingProxyType({
     "F32": _f32, "F16": _f16, "BF16": _bf16, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1,
-    "Q8_0": _q8_0, "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k})
+    "Q8_0": _q8_0, "IQ4_NL": _iq4_nl, "MXFP4": _mxfp4, "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k,
+    "Q6_K": _q6_k, "IQ4_XS": _iq4_xs})
 assert _BLOCKS.keys() == FORMATS.keys(), "every format of formats.py has its decoding here"

@@ -41,11 +41,14 @@ FORMATS: Mapping[str, BlockFormat] = MappingProxyType({
         BlockFormat("Q5_0", 32, 2 + 4 + 16),
         BlockFormat("Q5_1", 32, 2 + 2 + 4 + 16),
         BlockFormat("Q8_0", 32, 2 + 32),
+        BlockFormat("IQ4_NL", 32, 2 + 16),
+        BlockFormat("MXFP4", 32, 1 + 16),
         BlockFormat("Q2_K", 256, 16 + 64 + 2 + 2),
         BlockFormat("Q3_K", 256, 32 + 64 + 12 + 2),
         BlockFormat("Q4_K", 256, 2 + 2 + 12 + 128),
         BlockFormat("Q5_K", 256, 2 + 2 + 12 + 32 + 128),
         BlockFormat("Q6_K", 256, 128 + 64 + 16 + 2),
+        BlockFormat("IQ4_XS", 256, 2 + 2 + 4 + 128),
     )})
 
 PLAIN = tuple(format.name for format in FORMATS.values() if format.is_plain)

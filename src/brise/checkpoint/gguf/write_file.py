@@ -25,7 +25,8 @@ QUANTIZATION_VERSION = 2  # of ggml's block formats
 # llama.cpp's numbers of `general.file_type`.
 FILE_TYPES: Mapping[str, int] = MappingProxyType({
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15,
-    "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "BF16": 32})
+    "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25,
+    "IQ4_XS": 30, "BF16": 32})
 
 _DTYPES: Mapping[str, int] = MappingProxyType({
     "uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": BOOL,
