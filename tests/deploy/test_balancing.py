@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from brise.demo.child import reserved_port
 from brise.deploy import files
 from brise.deploy.options import DeployOptions, ServerPlace
 from tests.serve.live import Live, live
@@ -42,10 +42,8 @@ class Balanced:
 
 @pytest.fixture
 def balanced(tmp_path: Path) -> Iterator[Balanced]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        bind = f"127.0.0.1:{free.getsockname()[1]}"
     with ExitStack() as stack:
+        bind = f"127.0.0.1:{stack.enter_context(reserved_port())}"
         servers = {name: stack.enter_context(live()) for name in ("a", "b")}
         places = [ServerPlace(name, "127.0.0.1", int(server.url.rpartition(":")[2]))
                   for name, server in servers.items()]

@@ -18,7 +18,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,10 +28,12 @@ import pytest
 import brise
 from brise.cli.main import main, parse
 from brise.data.rights import read_rights
+from brise.demo.child import reserved_port
 from brise.traffic.prices import read_prices
 from tests.docs import stand_ins
 from tests.docs.pages import ROOT, Block, Given, NewFolder, Step, commands
 from tests.docs.stand_ins import Place
+from tests.waiting import LIMIT_S
 
 PORT = 8080  # of `brise serve`, where an example names none
 CHECKED: Mapping[str, str] = MappingProxyType({
@@ -74,6 +76,7 @@ class Story:
         self._prepared, self._folder, self._patch = prepared, folder, patch
         self._count = 0
         self._server: subprocess.Popen[bytes] | None = None
+        self._ports = ExitStack()
         self._names: dict[str, Any] = {}
         self._begin()
 
@@ -102,8 +105,9 @@ class Story:
         """Stops the server, if one runs: it must end by itself, with 0."""
         if self._server is not None:
             self._server.send_signal(signal.SIGTERM)
-            assert self._server.wait(30) == 0
+            assert self._server.wait(LIMIT_S) == 0
             self._server = None
+        self._ports.close()
 
     def _begin(self) -> None:
         self._count += 1
@@ -148,9 +152,7 @@ class Story:
 
     def _serve(self, words: Sequence[str]) -> None:
         self.end()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = self._ports.enter_context(reserved_port())
         log = self._place.home / "serve.log"
         with log.open("wb") as file:
             server = subprocess.Popen([sys.executable, "-m", "brise", *words, "--port", str(self._port)], stderr=file)

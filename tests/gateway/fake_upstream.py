@@ -25,6 +25,7 @@ from typing import Any
 
 import h11
 
+from brise.demo.child import reserved_port
 from tests.gateway.fake_answers import chat_body, chat_events, encode
 from tests.waiting import LIMIT_S
 
@@ -149,7 +150,6 @@ class FakeUpstream:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
         self._server = await asyncio.start_server(self._connection, sock=listener, backlog=1024, ssl=self.tls)
 
     async def _stop(self) -> None:
@@ -244,7 +244,11 @@ async def _request(reader: asyncio.StreamReader, early: bytes) -> Received | Non
 @contextmanager
 def fake_upstream(tls: ssl.SSLContext | None = None) -> Iterator[FakeUpstream]:
     """A fake that runs, in an event loop and thread of its own, until the block ends."""
-    fake = FakeUpstream(0, tls=tls)
+    with reserved_port() as port:  # it is this fake's while it is stopped, too
+        yield from _running(FakeUpstream(port, tls=tls))
+
+
+def _running(fake: FakeUpstream) -> Iterator[FakeUpstream]:
     thread = threading.Thread(target=fake._loop.run_forever, name="fake-upstream")
     thread.start()
     try:

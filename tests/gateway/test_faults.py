@@ -112,9 +112,10 @@ def test_the_official_client_raises_where_a_stream_breaks(once: Rig) -> None:
 def test_a_stream_that_drips_for_ever_ends_with_an_error_event() -> None:
     async def drip(peer: Peer) -> None:
         await peer.start(200, {"content-type": "text/event-stream"})
-        for event in itertools.chain(chat_events("one")[:2], itertools.repeat(b": still here\n\n")):
+        for number, event in enumerate(itertools.chain(chat_events("one")[:2], itertools.repeat(b": still here\n\n"))):
             await peer.send(encode(event))
-            made.live.pass_time(1)
+            if number == 2:
+                made.live.pass_time(SHORT_S + 2)
             await asyncio.sleep(0)
 
     with rig(Limits(between_s=60.0, total_s=SHORT_S)) as made:

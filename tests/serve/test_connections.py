@@ -11,7 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import h11
 import pytest
@@ -103,11 +103,11 @@ def test_a_refusal_reaches_a_client_that_still_sends(server: Live, size: int) ->
 
 
 def test_a_refusal_reaches_a_client_that_sends_chunks(server: Live) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=LIMIT_S)
-    connection.request("POST", "/v1/chat/completions", (b" " * 100_000 for _ in range(80)),
-                       {"Content-Type": "application/json"}, encode_chunked=True)
-    assert connection.getresponse().status == 413
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]),
+                                            timeout=LIMIT_S)) as connection:
+        connection.request("POST", "/v1/chat/completions", (b" " * 1_000_000 for _ in range(8)),
+                           {"Content-Type": "application/json"}, encode_chunked=True)
+        assert connection.getresponse().status == 413
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", REQUEST[:60]])

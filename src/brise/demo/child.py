@@ -68,9 +68,8 @@ class Brise:
     @contextlib.contextmanager
     def server(self, *words: str) -> Iterator[str]:
         """`brise serve WORD...` on a free port, until the block ends; gives what stands before /chat/completions."""
-        port = free_port()
-        words = ("serve", *words, "--port", str(port), "--log-level", "warning")
-        with self._place(words).open("a") as file:
+        with reserved_port() as port, self._place(("serve",)).open("a") as file:
+            words = ("serve", *words, "--port", str(port), "--log-level", "warning")
             process = self._start(words, file, file)
             try:
                 self._wait_ready(words, process, port)
@@ -141,8 +140,11 @@ def shown(words: Sequence[str]) -> str:
     return f"brise {shlex.join(words)}"
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port at which nobody listens, and which the system gives to nobody else until the block ends. A server that
+    asks for it by number, with SO_REUSEADDR as servers do, gets it: Linux refuses that only beside another listener."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])

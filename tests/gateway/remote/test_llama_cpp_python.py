@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brise.demo.child import free_port
+from brise.demo.child import reserved_port
 from brise.dialects.table import CHAT
 from brise.errors import RequestError
 from brise.gateway.remote.models import RemoteModels
@@ -29,7 +29,11 @@ ASKED = {"model": "big", "messages": [{"role": "user", "content": "Name a wind."
 
 @pytest.fixture(scope="module")
 def url(smollm2_path: Path) -> Iterator[str]:
-    port = free_port()
+    with reserved_port() as port:
+        yield from served(smollm2_path, port)
+
+
+def served(smollm2_path: Path, port: int) -> Iterator[str]:
     command = [PYTHON, "-m", "llama_cpp.server", "--model", str(smollm2_path), "--port", str(port), "--logits_all",
                "true", "--n_ctx", "1024"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -42,7 +46,7 @@ def url(smollm2_path: Path) -> Iterator[str]:
             except httpx.HTTPError:
                 return False
         try:
-            wait_until(is_there, 60)
+            wait_until(is_there)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
