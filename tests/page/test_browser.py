@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +14,12 @@ from brise.report import report
 from brise.report.report import ReportOptions
 from brise.report.summary import summarize
 from tests.page import stores
-from tests.page.browser import TABS, overflow
+from tests.page.browser import TABS, executable, overflow
 from tests.page.conftest import Paged, Watch
 from tests.report.traffic import TASK
 from tests.serve.live import Live
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def test_the_first_screen_says_the_sentence_of_the_report(undecided: Live, watch
     page = watch(undecided).open()
     shown = " ".join(page.locator(".glance h1, .glance p").all_inner_texts())
     said = summarize(report.run(ReportOptions(TASK, store_of(undecided)))).sentence
-    assert shown.replace("\u2009? ", "").replace("over? ? ", "over? ").split() == said.split()
+    assert shown.replace("over? ? Not yet", "over? Not yet:").split() == said.split()
     assert "K is" in said and "more conversations" in said
 
 
@@ -214,3 +220,16 @@ def test_who_wants_no_motion_gets_none(undecided: Live, watch: Watch) -> None:
     moving = page.evaluate("""[...document.querySelectorAll("*")].filter((e) => { const s = getComputedStyle(e);
       return parseFloat(s.transitionDuration) > 0 || parseFloat(s.animationDuration) > 0; }).length""")
     assert moving == 0
+
+
+def test_without_any_network_every_tab_works(tmp_path: Path) -> None:
+    executable()
+    done = subprocess.run([sys.executable, "-m", "tests.page.in_namespace", str(tmp_path)], cwd=ROOT, text=True,
+                          capture_output=True, check=False, timeout=120,
+                          env={**os.environ, "BRISE_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT / 'src'}"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    if not found["entered"]:
+        pytest.skip(f"namespaces are not allowed here: {found['why']}")
+    assert all(heading for heading in found["headings"].values()) and len(found["headings"]) == len(TABS)
+    assert found["requests"] and all(url.startswith(found["own"]) for url in found["requests"])

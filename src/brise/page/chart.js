@@ -5,6 +5,7 @@ import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { count, short } from "./data.js";
 
 const HEIGHT = 300, LEFT = 62, RIGHT = 14, TOP = 24, BOTTOM = 44;
+const MOST = 1e6; // of what is drawn: what lies above cannot matter any more
 const DASHES = ["", "7 4", "2 4"];
 
 // `series` are {name, values}, `references` {value, name}. The cursor moves with the pointer and with the arrow keys.
@@ -43,7 +44,7 @@ export function EvidenceChart({ title, xs, xName, series, references, least = 1e
         ${labels(references, y).map(({ value, name, top }) => html`
           <line class="reference" x1=${LEFT} x2=${width - RIGHT} y1=${y(value)} y2=${y(value)} />
           <text class="halo strong" x=${LEFT + 6} y=${top}>${name}</text>`)}
-        <line class="cursor" x1=${x(xs[at])} x2=${x(xs[at])} y1=${TOP} y2=${HEIGHT - BOTTOM} />
+        ${index != null && html`<line class="cursor" x1=${x(xs[at])} x2=${x(xs[at])} y1=${TOP} y2=${HEIGHT - BOTTOM} />`}
         ${series.map((line, number) => html`<g class=${`s${number + 1}`}><circle class="solid" r="4"
           cx=${x(xs[at])} cy=${y(line.values[at])} /></g>`)}
       </svg></div>
@@ -54,7 +55,7 @@ export function EvidenceChart({ title, xs, xName, series, references, least = 1e
 function scales(xs, series, references, width, least) {
   const values = [...series.flatMap((line) => line.values), ...references.map((one) => one.value)];
   const low = Math.floor(Math.log10(Math.max(Math.min(...values), least)));
-  const high = Math.max(Math.ceil(Math.log10(Math.min(Math.max(...values), 1e9))), low + 1);
+  const high = Math.max(Math.ceil(Math.log10(Math.min(Math.max(...values), MOST))), low + 1);
   const first = xs[0], span = Math.max(xs[xs.length - 1] - first, 1), wide = width - LEFT - RIGHT;
   const x = (value) => LEFT + (wide * (value - first)) / span;
   x.from = (pixels) => first + (span * (pixels - LEFT)) / wide;

@@ -51,9 +51,10 @@ export const percent = (share, digits = 0) => (share == null ? "not known" : `${
 
 export const count = (number) => (number == null ? "not known" : number.toLocaleString("en-US"));
 
-// Three digits that matter: 0.00412, 3.1, 20, 1,204, 2.1e+9.
+// Three digits that matter: under 0.001, 0.412, 3.1, 20, 1,204, 2.1e9.
 export function short(value) {
   if (value == null) return "not known";
-  if (Math.abs(value) >= 1e6) return value.toExponential(1);
+  if (Math.abs(value) >= 1e6) return value.toExponential(1).replace(".0", "").replace("e+", "e");
+  if (value > 0 && value < 0.001) return "under 0.001";
   return Number(value.toPrecision(3)).toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }

@@ -29,10 +29,11 @@ const Nothing = () => html`<${Empty} title="Nothing was captured yet">
 
 // The answer in one glance, and the numbers that it stands on.
 function Glance({ found, task }) {
-  const { summary } = found, [first, ...rest] = summary.sentences;
+  const { summary } = found, [first, ...rest] = summary.sentences, at = first.indexOf(":") + 1;
   return html`<section class=${`verdict glance ${summary.status}`}>
       <p class="question">${summary.question}</p>
-      <h1><span class="sign" aria-hidden="true">${SIGNS[summary.status]}</span> ${first}</h1>
+      <h1><span class="answer"><span aria-hidden="true">${SIGNS[summary.status]} </span>${first.slice(0, at - 1)}</span>
+        ${" "}${first.slice(at)}</h1>
       ${rest.map((sentence) => html`<p>${sentence}</p>`)}
     </section>
     <${Figures} items=${figures(summary)} />
@@ -43,12 +44,12 @@ function Glance({ found, task }) {
 
 function figures(summary) {
   const { evidence, level } = summary;
-  const todo = summary.more_conversations == null ? "" : `${count(summary.more_labels ?? 0)} labels`;
+  const labels = summary.more_labels ? `, ${count(summary.more_labels)} labels` : "";
   return [
     ["evidence K", evidence == null ? "none yet" : html`${short(evidence)} <span class="of">of ${short(level)}</span>
       <${Meter} value=${evidence} level=${level} />`, evidence == null ? "nothing was compared" : `after ${count(summary.clusters)} clusters`],
     ["still needed", summary.more_conversations == null ? "\u2013" : count(summary.more_conversations),
-      summary.more_conversations == null ? (summary.verdict === "yes" ? "decided" : "not known yet") : `conversations, ${todo}`],
+      summary.more_conversations == null ? (evidence != null && summary.verdict !== "not yet" ? "decided" : "not known yet") : `conversations${labels}`],
     ["saves a request", summary.saving_usd == null ? "not known" : usd(summary.saving_usd),
       summary.saving_month_usd == null ? "the machine included" : `${usd(summary.saving_month_usd)} a month`],
     ["answers now", summary.share > 0 ? summary.small_model : summary.large_model,

@@ -40,7 +40,7 @@ const NoLedger = () => html`<${Empty} title="Nothing is switched"><p>There is no
   proof or switch.</p><//>`;
 
 const NotSwitched = ({ task }) => html`<section class="verdict glance unsure"><p class="question">Who answers?</p>
-    <h1>The large model answers everything${task ? html` of ${task}` : ""}</h1>
+    <h1><span class="answer">0 %</span> The large model answers everything${task ? html` of ${task}` : ""}</h1>
     <p>No small model was switched in. A switch begins with 1 % of conversations, by a certificate of
       <code>brise prove</code>.</p></section>
   ${task && html`<${Command} text=${`brise switch ${/^[\w.@:/-]+$/.test(task) ? task : `'${task.replaceAll("'", "'\\''")}'`} --share 1`} />`}`;
@@ -50,7 +50,7 @@ function Task({ state, harm, shares, again, mayOperate }) {
   const headline = isOn ? `${state.candidate} answers ${percent(state.share)} of the conversations`
     : "The large model answers: the switch was taken back";
   return html`<section class=${`verdict glance ${status}`}><p class="question">Who answers ${state.task}?</p>
-      <h1>${headline}</h1>
+      <h1><span class="answer">${isOn ? percent(state.share) : "0 %"}</span> ${headline}</h1>
       <p>${isOn ? `Since ${time(state.since_s)}, ${state.forced == null ? "by a certificate" : `by force: ${state.forced}`}.`
         : `${state.ended ?? "the alarm rang"}.`}
         ${isOn && (state.why_not_up ? ` Not yet more: ${state.why_not_up}.` : state.share < 1 ? " It may answer more." : "")}</p>
@@ -132,7 +132,7 @@ function Timeline({ events, task, more, digest, lines }) {
   const [all, setAll] = useState(false);
   const shown = events.filter((event) => all || !task || event.task === task);
   return html`<section><h2>The ledger</h2>
-    <p class="note">${lines} lines, each bound to the one before. The last one:
+    <p class="note">${lines} lines, each bound to the one before. The last one:${" "}
       <code>${digest ? digest.slice(0, 16) : "none"}</code>
       <label class="check"><input type="checkbox" checked=${all} onChange=${(event) => setAll(event.target.checked)} />
         all tasks</label></p>

@@ -30,7 +30,8 @@ class Proven:
     reason: str = ""
     is_expired: bool = False
     classical: str | None = None  # the name of a classical baseline that passed the same test
-    more_units: int | None = None  # about so many are missing by the plan
+    more_units: int | None = None  # about so many are missing
+    more_if: str = "if both are equally good"  # on what that number stands
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _tuned(facts: Facts) -> str:
 def _undecided(facts: Facts) -> Advice:
     assert facts.proven is not None, "other rules hold without a proof"
     more = ("Go on collecting." if facts.proven.more_units is None else
-            f"About {figures.count(facts.proven.more_units)} more conversations are needed if both are equally good.")
+            f"About {figures.count(facts.proven.more_units)} more conversations are needed {facts.proven.more_if}.")
     return Advice("not yet", "Stay on the large model for now: the test is undecided",
                   (_words(facts.proven), more), facts.prove())
 

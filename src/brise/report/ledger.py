@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -131,14 +132,28 @@ def _switched(ledger: Sequence[LedgerEntry]) -> Switched | None:
 def _proven(body: Body, is_expired: bool) -> Proven:
     try:
         difference: Mapping[str, Any] = body["scores"]["difference"]
-        missing = int(body["plan"]["anytime_units"]) - int(body["plan"]["have_units"])
+        missing, on_what = _missing_units(body)
         classical = (str(found["name"]) for found in body["baselines"] if found["verdict"] == "promote")
         return Proven(body["verdict"], float(body["delta"]), difference["estimate"], difference["low"],
                       difference["high"], str(body["reason"]), is_expired, next(classical, None),
-                      missing if missing > 0 else None)
+                      missing if missing is not None and missing > 0 else None, on_what)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"a proof in the ledger cannot be read: {error!r}",
                          hint="brise audit says whether the ledger is as it was written") from None
+
+
+def _missing_units(body: Body) -> tuple[int | None, str]:
+    """Clusters that are still needed, by the plan. Where quality is shown and guards are not, by how fast the evidence
+    for these has grown: its logarithm grows with the number of clusters.
+    """
+    guards: Sequence[Mapping[str, Any]] = (body.get("report") or {}).get("guards") or ()
+    waiting = [one for one in guards if one["verdict"] == "undecided"]
+    if body["gate"]["decided_at"] is None or body["verdict"] != "undecided" or not guards:
+        return int(body["plan"]["anytime_units"]) - int(body["plan"]["have_units"]), "if both are equally good"
+    if not waiting or any(one["evidence"] <= 1 for one in waiting):
+        return None, ""
+    needed = max(one["units"] * (math.log(one["level"]) / math.log(one["evidence"]) - 1) for one in waiting)
+    return math.ceil(needed), "if it goes on as it did"
 
 
 def state_json(found: TaskState, known: Sequence[Objection] = ()) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class ReportSummary:
     """The numbers of the sentence; None where one is not known.
 
     `evidence` is K after so many `clusters`, which promotes at `level`. `more_conversations` and `more_labels` are
-    what would decide the test if both models are equally good. `saving_usd` is of a request, the machine included.
+    what would decide the test, on the condition `more_if`. `saving_usd` is of a request, the machine included.
     `share` of the conversations are answered by `small_model`, the rest by `large_model`.
     """
 
@@ -44,6 +44,7 @@ class ReportSummary:
     clusters: int | None
     more_conversations: int | None
     more_labels: int | None
+    more_if: str
     saving_usd: float | None
     saving_month_usd: float | None
     small_model: str | None
@@ -68,8 +69,8 @@ class ReportSummary:
         if self.more_conversations is None:
             return ()
         labels = f" and {figures.count(self.more_labels)} more labels" if self.more_labels else ""
-        return (f"About {figures.count(self.more_conversations)} more conversations{labels} would decide it, if both "
-                "models are equally good.",)
+        return (f"About {figures.count(self.more_conversations)} more conversations{labels} would decide it, "
+                f"{self.more_if}.",)
 
     def _saves(self) -> str:
         if self.saving_usd is None:
@@ -102,7 +103,8 @@ def summarize(report: SwitchReport) -> ReportSummary:
         traffic.task, TONES[choice], _VERDICTS[choice], _why(report), traffic.conversations,
         _finite(proof.get("evidence")), _finite(gate.get("level")), proof.get("units"),
         past.proven.more_units if is_open and past.proven is not None else None,
-        _more_labels(plan) if is_open else None, saved,
+        _more_labels(plan) if is_open and not gate.get("decided_at") else None,
+        "" if past.proven is None else past.proven.more_if, saved,
         None if saved is None or not per_day else saved * per_day * 30,
         None if running is None else running.candidate, _large_model(report), 0.0 if running is None else running.share)
 
@@ -121,37 +123,47 @@ def _why(report: SwitchReport) -> str:
         least = report.traffic.conversations < MIN_CLUSTERS
         return f"{figures.count(report.traffic.conversations)} conversations were captured, " + (
             f"and {MIN_CLUSTERS} are the least that any test accepts" if least else "and nothing was proven yet")
+    if advice.choice == "classical":
+        return f"{proven.classical} passes the same test, and costs next to nothing a request"
+    if advice.choice == "cascade" and past.kept is not None:
+        return (f"of the answers that it is sure of, {figures.percent(past.kept.share, 0)} of all, at most "
+                f"{figures.percent(past.kept.risk)} are wrong")
     proof = past.proof or {}
     margin, shown = f"{100 * proven.delta:g} points", _evidence_words(proof)
-    after = f" after {figures.count(proof['units'])} clusters" if "units" in proof else ""
     if proven.verdict == "not good enough":
-        return f"it was shown to be more than {margin} worse{after}"
+        return f"the small model was shown to be more than {margin} worse{_after(proof.get('units'))}"
     if proven.verdict == "promote":
         if proven.is_expired:
             return "the certificate has expired"
-        if advice.choice == "stay":
-            return f"it was shown to be at most {margin} worse, but saves nothing"
-        return f"{shown}{after}, so it is at most {margin} worse"
-    return f"{shown}{after}"
+        saves = ", but it saves nothing" if advice.choice == "stay" else ""
+        return f"{shown}, so the small model is at most {margin} worse{saves}"
+    is_reached = (proof.get("gate") or {}).get("decided_at") is not None
+    return f"{shown}, but {proven.reason}" if is_reached else shown
 
 
 def _evidence_words(proof: Mapping[str, Any]) -> str:
+    """K and the level that decides. A level that was reached once stays reached, whatever K is later."""
     value, gate = _finite(proof.get("evidence")), proof.get("gate") or {}
-    level = _finite(gate.get("level"))
+    level, decided = _finite(gate.get("level")), gate.get("decided_at")
+    if level is not None and decided is not None:
+        return f"the evidence K reached the {evidence(level)} that it takes{_after(decided)}"
     if value is None or level is None:
-        return "the evidence was compared"
-    if gate.get("decided_at") and value < level:  # it was over the level once, which counts
-        return f"the evidence K reached its level of {evidence(level)}"
-    return f"the evidence K is {evidence(value)} of {evidence(level)}"
+        return "the evidence does not suffice"
+    return f"the evidence K is {evidence(value)} of {evidence(level)}{_after(proof.get('units'))}"
+
+
+def _after(clusters: object) -> str:
+    return f" after {clusters:,} clusters" if isinstance(clusters, int) else ""
 
 
 def evidence(value: float) -> str:
-    """K with the digits that matter: 0.004, 3.1, 20, 1,204."""
-    if 0 < value < 0.001:
+    """K with the digits that matter: 0.04, 3.1, 20, 1,204."""
+    if value < 0.001:
         return "under 0.001"
+    if value >= 1e6:
+        return "over 1,000,000"
     digits = 3 if value < 0.1 else 2 if value < 1 else 1 if value < 100 else 0
-    text = f"{value:,.{digits}f}" if value < 1e6 else f"{value:.1e}"
-    return text.removesuffix(".0")
+    return f"{value:,.{digits}f}".removesuffix(".0")
 
 
 def _more_labels(plan: Mapping[str, Any]) -> int | None:
