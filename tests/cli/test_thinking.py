@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MistralTokenizer:
 
 def session(tokenizer: MistralTokenizer, reply: str, suggested: str | None = None,
             system: str | None = None) -> ChatSession:
-    model = stub_model(reply, tokens=Tokens(tokenizer, MistralChat(tokenizer), suggested))
+    model = stub_model(reply, tokens=Tokens(tokenizer, MistralChat.of(tokenizer), suggested))
     engine = Engine(model, EngineSettings(num_pages=64))
     return ChatSession(Conversation(model, engine, system), GREEDY)
 

@@ -40,7 +40,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Tokens]:
              "tags": tokens("{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + CHATML)}
     for version in ("v3", "v7", "v13"):
         own = MistralTokenizer(tekken.write(tmp_path_factory.mktemp(version), version))
-        found[version] = Tokens(own, MistralChat(own))
+        found[version] = Tokens(own, MistralChat.of(own))
     return found
 
 

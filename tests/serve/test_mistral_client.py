@@ -36,7 +36,7 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Connect:
     def opened(reply: str, version: str = "v13") -> Iterator[openai.OpenAI]:
         if version not in tokenizers:
             tokenizers[version] = MistralTokenizer(tekken.write(tmp_path_factory.mktemp(version), version))
-        tokens = Tokens(tokenizers[version], MistralChat(tokenizers[version]))
+        tokens = Tokens(tokenizers[version], MistralChat.of(tokenizers[version]))
         with live(stub_model(reply, tokens=tokens)) as server, server.client() as client:
             yield client
             server.wait_idle()

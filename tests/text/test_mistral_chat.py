@@ -46,7 +46,7 @@ def open_chat(tmp_path_factory: pytest.TempPathFactory) -> Open:
     def opened(version: str) -> MistralChat:
         if version not in chats:
             path = tekken.write(tmp_path_factory.mktemp(version), version)
-            chats[version] = MistralChat(MistralTokenizer(path))
+            chats[version] = MistralChat.of(MistralTokenizer(path))
         return chats[version]
 
     return opened

@@ -28,4 +28,4 @@ class _Vocabulary:
     def __call__(self, text: str) -> list[int]:
         if not isinstance(text, str):
             raise TypeError("only text is encoded")  # llguidance tries bytes once
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(text, before="text")

@@ -34,8 +34,7 @@ class EngineAnswer:
                                            tokenizer.vocab_size)
         self._stream = TextStream(request.stop, has_sentinels=bool(request.sentinels), keeps_stop=request.keeps_stop)
         self._num_tokens = 0
-        prompt = sequence.tokens[:sequence.num_prompt]
-        self._drops_space = tokenizer.drops_space_after(int(prompt[-1]) if len(prompt) else None)
+        self._drops_space = drops_space(request, tokenizer)
 
     def take(self, logits_V: Array) -> Delta:
         """Samples the next token from its logits and returns what is new."""
@@ -108,6 +107,12 @@ def _without(logits_V: Array, tokens: frozenset[int]) -> Array:
     out_V = logits_V.copy()
     out_V[list(tokens)] = -np.inf
     return out_V if np.isfinite(out_V).any() else logits_V
+
+
+def drops_space(request: Request, tokenizer: TextTokenizer) -> bool:
+    """Whether a space at the start of the answer is not the model's but SentencePiece's, which puts one before a text.
+    """
+    return tokenizer.drops_space_after(None if request.begins_text or not request.prompt else request.prompt[-1])
 
 
 def token_logprob(tokenizer: TextTokenizer, logits_V: Array, token: int, num_top: int) -> TokenLogprob:

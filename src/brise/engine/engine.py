@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from brise.checkpoint.pooling import Pooling
 from brise.engine import batching, embedding, features, validate
-from brise.engine.answer import EngineAnswer, token_logprob
+from brise.engine.answer import EngineAnswer, drops_space, token_logprob
 from brise.engine.features import Features
 from brise.engine.model import LoadedModel
 from brise.engine.pages import Pages, default_pages, pages_within
@@ -21,7 +21,6 @@ from brise.errors import ContextLengthError, PreemptedError, QueueFullError, Uns
 from brise.models.batch import PAGE_SIZE
 from brise.models.ops import CacheFormat
 from brise.models.weights import Array
-from brise.text.inputs import Grammar
 
 if TYPE_CHECKING:  # see answer.py
     from brise.engine.adapters import Adapters, Lease
@@ -137,7 +136,7 @@ class Engine:
                                   scores_prompt=request.prompt_logprobs is not None and index == 0,
                                   spans=tuple(replace(span) for span in spans)),
                          tokenizer=self.model.tokenizer, seed=seed, max_tokens=max_tokens,
-                         constraint=self._constraint(request.grammar))
+                         constraint=self._constraint(request))
             for index in range(request.n)]
         submission = Submission(request_id, request, answers, set(range(request.n)), answers[1:])
         if request.adapter is not None:
@@ -277,12 +276,15 @@ class Engine:
         if self.adapters is not None:
             self.adapters.check()
 
-    def _constraint(self, grammar: Grammar | None) -> Constraint | None:
+    def _constraint(self, request: Request) -> Constraint | None:
+        grammar, tokenizer = request.grammar, self.model.tokenizer
         if grammar is None:
             return None
+        if not grammar.begun and drops_space(request, tokenizer):
+            grammar = replace(grammar, has_space=True)
         if self._grammars is None:
             from brise.engine.grammar import Grammars  # noqa: PLC0415 - see answer.py
-            self._grammars = Grammars(self.model.tokenizer)
+            self._grammars = Grammars(tokenizer)
         return self._grammars.constraint(grammar)
 
     def _encode_features(self) -> list[Delta]:

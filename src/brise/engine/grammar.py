@@ -6,6 +6,7 @@ The tokenizer's trie takes a few tenths of a second to build, so it is built for
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
@@ -20,6 +21,7 @@ from brise.text.protocols import TextTokenizer
 from brise.text.schemas import enforceable
 from brise.text.tool_grammar import WHITESPACE
 
+_START = re.compile(r"^start\s*:", re.MULTILINE)
 _NUM_KEPT = 64  # compiled grammars; a workflow repeats the same few
 
 
@@ -118,6 +120,8 @@ class Constraint:
 
 def _source(grammar: Grammar) -> str:
     try:
+        if grammar.has_space:
+            return LLMatcher.grammar_from_lark(_with_space(grammar))
         match grammar.kind:
             case "json_schema":
                 schema = json.loads(grammar.text)
@@ -132,6 +136,18 @@ def _source(grammar: Grammar) -> str:
                 return LLMatcher.grammar_from_lark(grammar.text)
     except ValueError as error:
         raise _refused(grammar, str(error)) from error
+
+
+def _with_space(grammar: Grammar) -> str:
+    """A Lark grammar of the same answers with or without a space before them."""
+    if grammar.kind == "lark":
+        return _START.sub('start: " "? space_or_not\nspace_or_not:', grammar.text, count=1)
+    schema = {"type": "object"} if grammar.kind == "json_object" else json.loads(grammar.text)
+    if isinstance(schema, dict):
+        if grammar.kind == "json_schema":
+            schema = enforceable(schema, "grammar", strict=grammar.strict).schema
+        schema = {**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return f'start: " "? json\njson: %json {json.dumps(schema)}'
 
 
 def _refused(grammar: Grammar, reason: str) -> RequestError:

@@ -58,6 +58,7 @@ class Request:
     sentinels: Mapping[int, str] = field(default_factory=dict)  # for special tokens (text/special_tokens.py)
     images: tuple[ImageInput, ...] = ()  # in the order of their tokens in the prompt
     audios: tuple[AudioInput, ...] = ()  # likewise
+    begins_text: bool = False  # the answer is a text of its own, as in chats, and does not go on from the prompt's
     background: bool = False  # nobody waits for it: accepted while there is no other request, ended when one arrives
     adapter: str | None = None  # the name of an adapter of the engine (engine/adapters.py)
 

@@ -143,7 +143,8 @@ class LocalAnswerer:
         spoken, last = _Spoken(parser), Delta("", 0)
         for last in self._deltas(Request(
                 prompt=prompt.tokens, max_tokens=self._asked.max_tokens, sampling=GREEDY, sentinels=format.sentinels,
-                images=prompt.images, grammar=None if schema is None else Grammar("json_schema", schema))):
+                images=prompt.images, begins_text=True,
+                grammar=None if schema is None else Grammar("json_schema", schema))):
             spoken.push(last)
         return EvalAnswer(spoken.text, spoken.calls, last.finish or "error", last.error,
                           last.prompt_tokens, last.completion_tokens)

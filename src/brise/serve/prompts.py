@@ -71,7 +71,8 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     request = Request(
         prompt=prompt.tokens, max_tokens=chat.max_tokens, n=options.n,
         sampling=resolve(options.sampling, model.generation.sampling, usual), grammar=grammar, logprobs=chat.logprobs,
-        stop=options.stop, sentinels=template.format.sentinels, images=prompt.images, **_ends(options))
+        stop=options.stop, sentinels=template.format.sentinels, images=prompt.images,
+        begins_text=not chat.messages[-1].is_open, **_ends(options))
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
 

@@ -31,6 +31,7 @@ class AnswerFormat:
     tokens: Mapping[str, int]  # by sentinel
     texts: Mapping[int, str]  # the name of each sentinel's token, by the sentinel's code point
     strips_lines: bool = False  # <think> stands on lines of its own; [THINK] does not
+    has_spaces: bool = False  # SentencePiece puts a space before the text behind a special token
 
     @classmethod
     def of(cls, tokenizer: TextTokenizer, calls: CallStyle) -> AnswerFormat:
@@ -46,7 +47,8 @@ class AnswerFormat:
                 names |= {CALL: "[TOOL_CALLS]", CALL_ID: "[CALL_ID]", ARGS: "[ARGS]"}
         known = {sentinel: name for sentinel, name in names.items() if name in tokenizer.control}
         return cls(calls, {sentinel: tokenizer.control[name] for sentinel, name in known.items()},
-                   {ord(sentinel): name for sentinel, name in known.items()}, strips_lines=think == "<think>")
+                   {ord(sentinel): name for sentinel, name in known.items()}, strips_lines=think == "<think>",
+                   has_spaces=tokenizer.drops_space_after(None))
 
     @property
     def sentinels(self) -> Mapping[int, str]:

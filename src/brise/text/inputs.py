@@ -14,7 +14,8 @@ class Grammar:
     """A constraint on the answer: a JSON schema (as text), any JSON object, or a Lark grammar.
 
     `begun` is the part of the answer that is in the prompt already. `strict`: a schema that cannot be enforced whole is
-    refused, and not widened. `takes_text`: an answer may be text, and not only calls.
+    refused, and not widened. `takes_text`: an answer may be text, and not only calls. `has_space`: the answer may begin
+    with a space, which SentencePiece puts before a text: models write "▁{" where they would write "{" otherwise.
     """
 
     kind: Literal["json_schema", "json_object", "lark"]
@@ -22,6 +23,7 @@ class Grammar:
     begun: str = ""
     strict: bool = False
     takes_text: bool = True
+    has_space: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Loads a model's tokenizer and chat format from whichever of its files has them.
 
-In this order: tekken.json (mistral-common decides); the metadata of the GGUF file; tokenizer.json or tokenizer.model,
-with the template of chat_template.jinja, chat_template.json or tokenizer_config.json. SYSTEM_PROMPT.txt beside them is
-kept for callers that ask for it; it is never added unasked.
+In this order: tekken.json or a tokenizer.model with a version in its name (mistral-common decides); the metadata of
+the GGUF file; tokenizer.json or tokenizer.model, with the template of chat_template.jinja, chat_template.json or
+tokenizer_config.json. SYSTEM_PROMPT.txt beside them is kept for callers that ask for it; it is never added unasked.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from brise.text.hf_tokenizer import read_json
 from brise.text.protocols import TextTokenizer
 from brise.text.tokenizer import Tokenizer
 
+_VERSION = re.compile(r"\.model\.v(\d{1,3})(?:m\d+)?$")
 _MAX_TEXT_BYTES = 1 << 22  # of a template or a system prompt
 
 
@@ -50,12 +52,18 @@ def tokens_for(checkpoint: Files) -> Tokens:
     has_own = "tokenizer.ggml.model" in metadata
     if (folder / "tekken.json").is_file() and (not has_own or metadata.get("tokenizer.ggml.pre") == "tekken"):
         return _tekken(folder / "tekken.json", metadata, system_prompt)
+    versioned = _versioned(folder)
+    if versioned is not None and (not has_own or metadata.get("tokenizer.ggml.model") == "llama"):
+        return _mistral_pieces(versioned, metadata, system_prompt)
     if has_own:
         tokenizer = gguf_tokenizer(metadata)
         return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer), system_prompt)
     if (folder / "tokenizer.json").is_file():
         return _hf(folder, system_prompt)
-    if (folder / "tokenizer.model").is_file():
+    pieces = folder / "tokenizer.model"
+    if pieces.is_file() and (folder / "params.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        return _mistral_pieces(pieces, metadata, system_prompt)
+    if pieces.is_file():
         return _sentencepiece(folder, system_prompt)
     raise CheckpointError(f"{folder} has no tokenizer: neither tekken.json nor tokenizer.json nor tokenizer.model",
                           field="tokenizer.json", hint="copy it from the model's repository")
@@ -79,7 +87,27 @@ def _tekken(path: Path, metadata: Mapping[str, object], system_prompt: str | Non
     own = metadata.get("tokenizer.ggml.tokens")
     if isinstance(own, list | tuple):
         _check_same(tokenizer, own, path)
-    return Tokens(tokenizer, MistralChat(tokenizer), system_prompt)
+    return Tokens(tokenizer, MistralChat.of(tokenizer), system_prompt)
+
+
+def _versioned(folder: Path) -> Path | None:
+    """Mistral's SentencePiece file with a version in its name, the highest one of several."""
+    found = [(int(match[1]), path) for path in sorted(folder.glob("*.model.v*"))
+             if (match := _VERSION.search(path.name)) is not None]
+    return max(found)[1] if found else None
+
+
+def _mistral_pieces(path: Path, metadata: Mapping[str, object], system_prompt: str | None) -> Tokens:
+    try:
+        from brise.text.mistral_chat import MistralChat  # noqa: PLC0415
+        from brise.text.mistral_pieces import open_pieces  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("mistral-common[image]", "mistral", f"the chat format of {path.name}") from error
+    tokenizer, common = open_pieces(path)
+    own = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(own, list | tuple):
+        _check_same(tokenizer, own, path)
+    return Tokens(tokenizer, MistralChat(tokenizer, common), system_prompt)
 
 
 def _check_same(tokenizer: TextTokenizer, own: list[object] | tuple[object, ...], path: Path) -> None:

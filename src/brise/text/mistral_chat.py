@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 from mistral_common.exceptions import (
@@ -31,23 +32,32 @@ from mistral_common.protocol.instruct.validator import ValidationMode, get_valid
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding
 
 from brise.errors import RequestError
-from brise.text.answer_format import AnswerFormat
+from brise.text.answer_format import AnswerFormat, CallStyle
 from brise.text.inputs import ImageInput
 from brise.text.mistral import CommonTokenizer, MistralTokenizer, check_unicode
-from brise.text.protocols import Encoded, Message, kinds_of, parts_of, texts_of
+from brise.text.protocols import Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
+
+_CALLS: Mapping[str, CallStyle] = MappingProxyType({"v1": "tags", "v2": "list", "v3": "list", "v7": "list"})
 
 
 class MistralChat:
-    """The chat format of a tekken.json."""
+    """The chat format of a tekken.json or of a SentencePiece file, which mistral-common's object knows."""
 
-    def __init__(self, tokenizer: MistralTokenizer) -> None:
-        self.knows_tools = True
-        self.format = AnswerFormat.of(tokenizer, "list" if tokenizer.version in ("v3", "v7") else "named")
+    def __init__(self, tokenizer: TextTokenizer, common: CommonTokenizer) -> None:
+        self.version = common.version.value
+        self.knows_tools = self.version != "v1"  # where none are known they are described in the system message
+        self.format = AnswerFormat.of(tokenizer, _CALLS.get(self.version, "named"))
+        self.common = common
         self._tokenizer = tokenizer
-        settings = tokenizer.common.instruct_tokenizer.tokenizer.model_settings_builder
+        settings = common.instruct_tokenizer.tokenizer.model_settings_builder
         efforts = None if settings is None else settings.reasoning_effort
         self._efforts = () if efforts is None else tuple(map(str, efforts.values))
-        self._shows_thinking = self.format.can_think and tokenizer.version in ("v13", "v15")
+        self._shows_thinking = self.format.can_think and self.version in ("v13", "v15")
+
+    @classmethod
+    def of(cls, tokenizer: MistralTokenizer) -> MistralChat:
+        """The chat format of a tekken.json."""
+        return cls(tokenizer, tokenizer.common)
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
                add_generation_prompt: bool = True, continue_final: bool = False,
@@ -70,7 +80,7 @@ class MistralChat:
             request: ChatCompletionRequest[ChatMessage] = ChatCompletionRequest(
                 model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None,
                 reasoning_effort=None if effort is None else ReasoningEffort(str(effort)))
-            tokens = _encoder(self._tokenizer, mode, images).encode_chat_completion(request).tokens
+            tokens = _encoder(self.common, mode, images).encode_chat_completion(request).tokens
         return Encoded(tuple(tokens), tuple(images.placed))
 
     def reads(self, name: str) -> bool:
@@ -142,13 +152,13 @@ class _Images(ImageEncoder):
         return ImageEncoding(tokens=list(image.tokens), image=np.empty(0, np.float32))
 
 
-def _encoder(tokenizer: MistralTokenizer, mode: ValidationMode, images: _Images) -> CommonTokenizer:
+def _encoder(common: CommonTokenizer, mode: ValidationMode, images: _Images) -> CommonTokenizer:
     """mistral-common's encoder of the file's version, with checks of that mode and these images."""
-    common = tokenizer.common.instruct_tokenizer
-    version = common.tokenizer.version
-    instruct = type(common)(common.tokenizer, images, None)
+    own = common.instruct_tokenizer
+    version = own.tokenizer.version
+    instruct = type(own)(own.tokenizer, None if version.value in ("v1", "v2") else images, None)
     return CommonTokenizer(instruct, get_validator(version, mode),
-                           get_normalizer(version, common.tokenizer.model_settings_builder))
+                           get_normalizer(version, own.tokenizer.model_settings_builder))
 
 
 def _tool(tool: Mapping[str, object]) -> Tool:

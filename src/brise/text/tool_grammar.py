@@ -107,6 +107,7 @@ def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, paral
                    is_auto: bool) -> tuple[str, list[str]]:
     token = f"<[{format.tokens[CALL]}]>"
     options = " | ".join(f"function_{index}" for index in range(len(functions)))
+    space = '" "? ' if format.has_spaces else ""
     many = {True: ("call+", '(", " call)*'), False: ("call", "")}[parallel]
     if format.calls == "named":
         call_id = f"(<[{format.tokens[CALL_ID]}]> ID)? " if CALL_ID in format.tokens else ""
@@ -114,7 +115,7 @@ def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, paral
         rules += [f"function_{index}: {json.dumps(name)} {call_id}<[{format.tokens[ARGS]}]> %json {json.dumps(schema)}"
                   for index, (name, schema) in enumerate(functions)]
     else:
-        rules = [f'calls: {token} "[" call {many[1]} "]"', f"call: ({options})", 'ID: /[a-zA-Z0-9]{9}/']
+        rules = [f'calls: {token} {space}"[" call {many[1]} "]"', f"call: ({options})", 'ID: /[a-zA-Z0-9]{9}/']
         for index, (name, schema) in enumerate(functions):
             begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
             call_id = '(", \\"id\\": \\"" ID "\\"")?'
