@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from mistral_common.protocol.instruct.normalize import get_normalizer
@@ -30,7 +31,7 @@ from brise.text import read_sentencepiece
 from brise.text.mistral import CommonTokenizer
 from brise.text.sentencepiece import SentencePieceTokenizer
 
-VERSIONS: Mapping[str, type[InstructTokenizerV1]] = MappingProxyType({
+VERSIONS: Mapping[str, type[InstructTokenizerV1[Any, Any, Any]]] = MappingProxyType({
     "v1": InstructTokenizerV1, "v2": InstructTokenizerV2, "v3": InstructTokenizerV3, "v7": InstructTokenizerV7})
 _NAME = re.compile(r".*\.model\.(v\d+)(m\d+)?")
 
