@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.waiting import LIMIT_S
+
 # Without these Chromium looks up hosts by itself.
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync")
@@ -84,7 +86,7 @@ def watched(browser: Browser, url: str, **options: Any) -> Iterator[Watched]:
     """A page in a context of its own, checked at the end."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
     context.add_init_script(WATCH)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(1000 * LIMIT_S)
     page = context.new_page()
     found = Watched(page, url)
     page.on("request", lambda request: found.requests.append(request.url))

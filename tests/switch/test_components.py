@@ -171,6 +171,7 @@ def test_the_engine_gives_the_signals(store: SqlStore) -> None:
     store.append("switch", switched(candidate="stub"))
     with gateway(store) as running:
         wait_until(lambda: mode(running) == "small")
+        running.live.wait_idle()
         running.captured.clear()
         assert ask(running).json()["choices"][0]["message"]["content"] == "Hello there!"
         kept = running.captured.wait()[0]
