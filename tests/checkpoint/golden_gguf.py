@@ -23,7 +23,7 @@ GGUF_OWN = {"phi3": {"wq_wk_wv": "attn_qkv", "w1_w3": "ffn_up"}}
 def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
     """A golden as a GGUF file of F32 tensors, with the names of llama.cpp's converter. `are_merged`: the experts, as
     since April 2024."""
-    config, scaling = model.config, model.config["rope"]["scaling"]
+    config = model.config
     name = {"ministral3": "mistral3", "granitemoehybrid": "granite", "mixtral": "llama", "gemma3_text": "gemma3"}.get(
         config["family"], config["family"])
     writer = gguf.GGUFWriter(path, name)
@@ -32,22 +32,14 @@ def write_gguf(path: Path, model: Tiny, *, are_merged: bool = True) -> Path:
             "embedding_length": config["width"], "feed_forward_length": config["ffn_width"],
             "attention.head_count": config["num_heads"], "attention.head_count_kv": config["num_kv_heads"],
             "attention.key_length": config["head_dim"], "attention.value_length": config["head_dim"],
-            "rope.dimension_count": config["head_dim"]}.items():
+            "rope.dimension_count": config["rope"]["dim"]}.items():
         if key == "attention.head_count_kv" and config["family"] == "granitemoehybrid":
             writer.add_head_count_kv([number] * config["num_layers"])  # its converter has it for each layer
         else:
             writer.add_uint32(f"{name}.{key}", number)
     writer.add_float32(f"{name}.attention.layer_norm_rms_epsilon", config["norm_eps"])
     writer.add_float32(f"{name}.rope.freq_base", config["rope"]["theta"])
-    if name == "granite":
-        _add_granite(writer, config)
-    if scaling is not None:
-        (_add_gemma3 if name == "gemma3" else _add_yarn)(writer, config, scaling)
-    if config["family"] == "mixtral":
-        writer.add_expert_count(config["experts"]["count"])
-        writer.add_expert_used_count(config["experts"]["per_token"])
-        if config["sliding_window"] is not None:
-            writer.add_sliding_window(config["sliding_window"])
+    _add_rest(writer, name, config)
     own = GGUF_OWN.get(config["family"], {})
     for tensor_name, numbers in together(model, own).items():
         _, *rest = tensor_name.split(".", 2)
@@ -77,6 +69,32 @@ def _gguf_experts(block: str, tail: str, numbers: Array, *, are_merged: bool) ->
         else:
             yield from ((f"{block}.ffn_{part}.{index}.weight", np.ascontiguousarray(matrix))
                         for index, matrix in enumerate(stack))
+
+
+def _add_rest(writer: gguf.GGUFWriter, name: str, config: Mapping[str, Any]) -> None:
+    """What only some families have."""
+    if name == "granite":
+        _add_granite(writer, config)
+    elif name == "phi3":
+        _add_phi3(writer, config)
+    elif config["rope"]["scaling"] is not None:
+        (_add_gemma3 if name == "gemma3" else _add_yarn)(writer, config, config["rope"]["scaling"])
+    if config["family"] == "mixtral":
+        writer.add_expert_count(config["experts"]["count"])
+        writer.add_expert_used_count(config["experts"]["per_token"])
+        if config["sliding_window"] is not None:
+            writer.add_sliding_window(config["sliding_window"])
+
+
+def _add_phi3(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    """Its converter writes no rope.scaling.type."""
+    writer.add_sliding_window(config["sliding_window"] or 0)
+    scaling = config["rope"]["scaling"]
+    writer.add_rope_scaling_orig_ctx_len(config["max_context"] if scaling is None else scaling["original_context"])
+    if scaling is not None:
+        writer.add_rope_scaling_attn_factors(scaling["attention_factor"])
+        writer.add_tensor("rope_factors_long.weight", np.array(scaling["long"], np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(scaling["short"], np.float32))
 
 
 def _add_granite(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:

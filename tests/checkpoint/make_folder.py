@@ -190,6 +190,11 @@ def hf_config(model: Tiny, *, is_wrapped: bool) -> dict[str, Any]:
         "intermediate_size": config["ffn_width"], "rms_norm_eps": config["norm_eps"], "hidden_act": "silu",
         "max_position_embeddings": config["max_context"], "sliding_window": config.get("sliding_window"),
         "use_cache": True, "rope_parameters": {**_hf_rope(model), "rope_theta": rope["theta"]}}
+    if config["family"] == "phi3":
+        scaling = rope["scaling"] or {"original_context": config["max_context"]}
+        text |= {"original_max_position_embeddings": scaling["original_context"], "auto_map": {"AutoConfig": "a.B"},
+                 "partial_rotary_factor": rope["dim"] / config["head_dim"], "interpolate_factor": 1, "full_attn_mod": 1,
+                 "lm_head_bias": False, "resid_pdrop": 0.0}
     if "softmax_scale" in config:
         text |= _hf_granite(config)
     if config.get("latent") is None:
@@ -221,6 +226,8 @@ def hf_config(model: Tiny, *, is_wrapped: bool) -> dict[str, Any]:
 def _hf_rope(model: Tiny) -> dict[str, Any]:
     scaling = dict(model.config["rope"]["scaling"] or {"kind": "Default"})
     kind = scaling.pop("kind").lower()
+    if kind == "longrope":  # as in Phi-4-mini, with the original context beside the sizes
+        return {"type": kind, "short_factor": scaling["short"], "long_factor": scaling["long"]}
     if "original_context" in scaling:
         scaling["original_max_position_embeddings"] = scaling.pop("original_context")
     temperature = model.config["query_temperature"]

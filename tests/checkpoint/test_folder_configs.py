@@ -14,7 +14,7 @@ from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import BriseError, CheckpointError, UnsupportedError
 from brise.models.config import Config, Experts, Latent, QueryTemperature
 from brise.models.pixtral import VisionConfig
-from brise.models.rope import Linear, Llama3, Rope, Yarn, frequencies
+from brise.models.rope import Linear, Llama3, LongRope, Rope, Yarn, frequencies
 
 SPEC = Path(__file__).parents[3] / "shared" / "spec" / "configs"
 YARN = {"rope_type": "yarn", "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
@@ -68,6 +68,12 @@ LARGE_3: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
     "num_attention_heads": 3, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 128}
+
+
+PHI3: dict[str, Any] = {"model_type": "phi3", "partial_rotary_factor": 0.75, "original_max_position_embeddings": 32}
+GRANITE4: dict[str, Any] = {
+    "model_type": "granitemoehybrid", "layer_types": ["attention"] * 2, "num_local_experts": 0,
+    "num_experts_per_tok": 0, "shared_intermediate_size": 80, "position_embedding_type": "rope"}
 
 
 def test_ministral_3_14b() -> None:
@@ -159,7 +165,7 @@ def test_layers_without_rope(change: dict[str, Any], layers: tuple[int, ...]) ->
     ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     ({"residual_multiplier": 0.22}, "residual_multiplier is 0.22"),
     ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map is"),
-    ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "rope_scaling.type is 'longrope'"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling.type is 'dynamic'"),
     ({"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": False}}, "rope_scaling.truncate is False"),
     ({"rope_scaling": {"type": "linear", "factor": 4.0, "other": 1}}, "rope_scaling.other is 1"),
     ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters.full_attention is"),
@@ -184,6 +190,32 @@ def test_what_changes_the_computation_is_refused_by_name(change: dict[str, Any],
         read_config(change if change.get("model_type") == "mistral3" else SMALL | change)
 
 
+@pytest.mark.parametrize(("scaling", "factor"), [
+    ({"type": "su"}, 1.1832160), ({"rope_type": "longrope", "factor": 1.0}, 1.0),  # sqrt(1 + ln 4 / ln 32)
+    ({"type": "longrope", "attention_factor": 1.5, "original_max_position_embeddings": 64}, 1.5)])
+def test_phi_3_takes_the_original_context_beside_its_sizes(scaling: dict[str, Any], factor: float) -> None:
+    sets = {"short_factor": [1] * 6, "long_factor": [2.5] * 6}
+    rope = read_config(SMALL | PHI3 | {"rope_scaling": scaling | sets}).config.rope
+    assert isinstance(rope.scaling, LongRope) and rope.dim == 12 and rope.scaling.is_long
+    assert (rope.scaling.original_context, rope.scaling.long) == (32, (2.5,) * 6)
+    assert rope.scaling.attention_factor == pytest.approx(factor)
+
+
+def test_granite_4_is_dense_and_may_have_no_rotary_positions() -> None:
+    assert read_config(SMALL | GRANITE4).config.layers_without_rope == ()
+    config = read_config(SMALL | GRANITE4 | {"position_embedding_type": "nope"}).config
+    assert config.layers_without_rope == (0, 1) and config.ffn_width == 80
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"layer_types": ["attention", "mamba"]}, "layer_types is .* without Mamba layers"),
+    ({"layer_types": None}, "layer_types is None.* without Mamba"),
+    ({"num_local_experts": 4}, "num_local_experts is 4"), ({"num_experts_per_tok": None}, "num_experts_per_tok")])
+def test_granite_4_with_mamba_layers_or_experts_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises((UnsupportedError, CheckpointError), match=message):
+        read_config(SMALL | GRANITE4 | change)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"hidden_size": "48"}, "hidden_size is '48', allowed is an integer"),
     ({"hidden_size": 49}, "num_attention_heads is 3, allowed is a divisor of the width 49"),
@@ -195,6 +227,10 @@ def test_what_changes_the_computation_is_refused_by_name(change: dict[str, Any],
     ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, "type is 'linear', allowed is"),
     ({"rope_scaling": 4.0}, "rope_scaling is 4.0, allowed is an object"),
     ({"model_type": "mistral4", "num_experts_per_tok": 400}, "num_experts_per_tok is 400"),
+    ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "short_factor is None, allowed is a list of 8 numbers"),
+    (PHI3 | {"rope_scaling": {"type": "su", "short_factor": [1.0] * 6, "long_factor": [1.0] * 5}}, "long_factor is"),
+    (PHI3 | {"rope_scaling": {"type": "su", "short_factor": [1.0] * 5 + [0], "long_factor": []}}, "short_factor is"),
+    (PHI3 | {"partial_rotary_factor": 0.7}, "partial_rotary_factor is"),
     ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers is"),
     ({"model_type": "smollm3", "no_rope_layers": [1, 2]}, "no_rope_layers is"),
 ])

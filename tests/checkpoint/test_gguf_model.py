@@ -157,7 +157,7 @@ NOT_IMPLEMENTED = [
     ("llama", "rope.scaling.yarn_log_multiplier", 1.0), ("llama", "attention.temperature_scale", 0.1),
     ("llama", "attention.value_length", 64), ("llama", "feed_forward_length", [192, 96]),
     ("llama", "rope.dimension_sections", [8, 8]), ("llama", "vision.block_count", 24),
-    ("qwen2", "attention.sliding_window", 128), ("qwen3", "rope.scaling.type", "longrope"),
+    ("qwen2", "attention.sliding_window", 128), ("qwen3", "rope.scaling.type", "dynamic"),
     ("mistral3", "final_logit_softcapping", 30.0)]
 
 

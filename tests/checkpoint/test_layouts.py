@@ -36,7 +36,7 @@ LAYOUTS: dict[str, Callable[[Path, make.Tiny], Path]] = {
 MINISTRAL = ["ministral3_yarn0_tied", "ministral3_yarn0_untied", "ministral3_yarn1_tied"]
 OTHERS = ["llama_tied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
           "ministral3_yarn2_untied", "large3", "large3_all_experts", "smollm3", "mixtral", "mixtral_window",
-          "granite", "granite4", "gemma3"]
+          "granite", "granite4", "phi3", "phi4_long", "gemma3"]
 NATIVE = ["mistral", "mistral_window", "large3", "large3_all_experts", "mixtral"]
 
 
@@ -65,7 +65,7 @@ def test_hugging_face_folders_give_the_golden_logits(under_test: UnderTest, tmp_
     assert np.abs(logits - expected.logits).max() < tolerances.GOLDEN_LOGITS
 
 
-@pytest.mark.parametrize("name", ["smollm3", "granite", "granite4", "gemma3"])
+@pytest.mark.parametrize("name", ["smollm3", "granite", "granite4", "phi3", "phi4_long", "gemma3"])
 def test_files_of_gguf_and_our_own_have_the_same_logits(under_test: UnderTest, tmp_path: Path, name: str) -> None:
     source, tokens = write_source(tmp_path / "hf", name, "F32"), golden.read(name, "half").tokens
     config = open_checkpoint(source).config

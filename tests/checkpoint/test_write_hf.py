@@ -26,7 +26,8 @@ from tests.goldens import golden
 
 NAMES = ["llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window", "qwen2", "qwen3",
          "ministral3_yarn0_tied", "ministral3_yarn1_untied", "ministral3_yarn2_untied", "large3", "large3_all_experts",
-         "smollm3", "mixtral", "granite", "granite4", "gemma3"]
+         "smollm3", "mixtral", "granite", "granite4", "phi3", "phi4_long",
+         "gemma3"]
 
 
 def write_source(folder: Path, name: str, dtype: str = "BF16") -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from brise.checkpoint.split_latent import split
 from brise.models.config import Config, Experts, Latent, QueryTemperature
-from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
+from brise.models.rope import Layout, Linear, Llama3, LongRope, Rope, Scaling, Yarn
 from brise.models.weights import (
     Array,
     Attention,
@@ -52,16 +52,21 @@ def read_from(arrays: Mapping[str, Array], layout: Layout) -> Golden:
     return Golden(config, _weights(arrays, config), arrays["tokens"], arrays["logits"])
 
 
-def interleave(rows: Array, num_heads: int) -> Array:
-    """Rows i and i + E/2 of each head become rows 2 i and 2 i + 1: Hugging Face's order to GGUF's."""
-    halves = rows.reshape(num_heads, 2, -1, *rows.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+def interleave(rows: Array, num_heads: int, dim: int | None = None) -> Array:
+    """Rows i and i + E/2 of each head become rows 2 i and 2 i + 1: Hugging Face's order to GGUF's. With `dim` only the
+    first so many rows of a head are rotated, and turned."""
+    heads = rows.reshape(num_heads, -1, *rows.shape[1:]).copy()
+    own = heads[:, :dim]
+    heads[:, :dim] = own.reshape(num_heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(own.shape)
+    return np.ascontiguousarray(heads).reshape(rows.shape)
 
 
-def halves(rows: Array, num_heads: int) -> Array:
+def halves(rows: Array, num_heads: int, dim: int | None = None) -> Array:
     """The inverse of `interleave`."""
-    pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+    heads = rows.reshape(num_heads, -1, *rows.shape[1:]).copy()
+    own = heads[:, :dim]
+    heads[:, :dim] = own.reshape(num_heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(own.shape)
+    return np.ascontiguousarray(heads).reshape(rows.shape)
 
 
 def _config(fields: dict[str, Any], layout: Layout) -> Config:
@@ -80,9 +85,10 @@ def _config(fields: dict[str, Any], layout: Layout) -> Config:
 def _scaling(fields: dict[str, Any] | None) -> Scaling:
     if fields is None:
         return None
-    kinds: dict[str, type[Yarn] | type[Llama3] | type[Linear]] = {
-        "Yarn": Yarn, "Llama3": Llama3, "Linear": Linear}
-    return kinds[fields.pop("kind")](**fields)
+    kinds: dict[str, type[Yarn] | type[Llama3] | type[Linear] | type[LongRope]] = {
+        "Yarn": Yarn, "Llama3": Llama3, "Linear": Linear, "LongRope": LongRope}
+    kind = kinds[fields.pop("kind")]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def _weights(arrays: Mapping[str, Array], config: Config) -> Weights:
@@ -106,8 +112,9 @@ def _attention(own: Mapping[str, Array], config: Config) -> Attention:
     turned = {"wq": config.num_heads, "bq": config.num_heads, "wk": config.num_kv_heads,
               "bk": config.num_kv_heads, "q_norm": 1, "k_norm": 1}
     names = [name for name in Attention.__dataclass_fields__ if name in own]
-    rows = {name: interleave(own[name], turned[name]) if config.rope.layout == "interleaved" and name in turned
-            else own[name] for name in names}
+    turns = config.rope.layout == "interleaved"
+    rows = {name: interleave(own[name], turned[name], config.rope.dim) if turns and name in turned else own[name]
+            for name in names}
     return Attention(**{name: _dense(numbers) for name, numbers in rows.items()})
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Golden:
     window: int | None = None
     layers: int = 2
     without_rope: tuple[int, ...] = ()
+    rotated: int | None = None  # numbers of a head, if not all
     config: dict[str, Any] = field(default_factory=dict)  # what else brise's Config says
     seed: int | None = None  # None: its place in the list
 
@@ -79,6 +81,20 @@ def goldens() -> Iterator[Golden]:
     yield Golden("qwen3", "Qwen3", "qwen3", False, 1e6, eps=1e-6, heads=(4, 2, 16), extra={"head_dim": 16})
     yield Golden("smollm3", "SmolLM3", "smollm3", True, 2e6, eps=1e-6, heads=(3, 1, 16), layers=5, without_rope=(3,),
                  extra={"pad_token_id": PADDING_ID, "bos_token_id": 0, "eos_token_id": 0})
+    yield Golden("phi3", "Phi3", "phi3", False, 1e4, heads=(3, 3, 16), window=7,
+                 extra={"sliding_window": 7, "pad_token_id": PADDING_ID})
+    # LongRoPE on three quarters of a head, as in Phi-4-mini. transformers takes the long factors for 40 tokens over an
+    # original context of 16, the short ones under one of 64; brise by the context that a model is opened with.
+    short, long = [1.0, 1.05, 1.1, 1.3, 1.6, 2.0], [1.1, 1.7, 2.5, 6.0, 17.0, 40.0]
+    for name, original in (("long", 16), ("short", 64)):
+        yield Golden(f"phi4_{name}", "Phi3", "phi3", True, 1e4, heads=(3, 1, 16), rotated=12,
+                     rope={"rope_type": "longrope", "short_factor": short, "long_factor": long,
+                           "partial_rotary_factor": 0.75, "original_max_position_embeddings": original},
+                     extra={"original_max_position_embeddings": original, "pad_token_id": PADDING_ID,
+                            "sliding_window": 262144},
+                     scaling={"kind": "LongRope", "short": short, "long": long, "original_context": original,
+                              "attention_factor": math.sqrt(1 + math.log(128 / original) / math.log(original)),
+                              "is_long": name == "long"})
     # No multiplier is a power of two, which would hide in an exponent; logits are as large as those of the others.
     multipliers = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1,
                    "logits_scaling": 0.9}
@@ -191,7 +207,7 @@ def _config(golden: Golden, config: Any) -> dict[str, Any]:
             "num_layers": config.num_hidden_layers, "num_heads": num_heads, "num_kv_heads": num_kv_heads,
             "head_dim": head_dim, "ffn_width": config.intermediate_size, "norm_eps": golden.eps,
             "max_context": 128, "sliding_window": golden.window, "query_temperature": golden.temperature,
-            "rope": {"theta": golden.theta, "dim": head_dim, "scaling": golden.scaling}}
+            "rope": {"theta": golden.theta, "dim": golden.rotated or head_dim, "scaling": golden.scaling}}
 
 
 def make_smollm2(path: Path) -> dict[str, Any]:

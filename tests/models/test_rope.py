@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from brise.models.rope import Factors, Linear, Llama3, Rope, Scaling, Yarn, extended_context, frequencies
+from brise.models.rope import Factors, Linear, Llama3, LongRope, Rope, Scaling, Yarn, extended_context, frequencies
+from tests.goldens import golden
 
 # Equal to transformers 5.23.0 to 4e-8. Columns: rope, attention_factor, {index: frequency}, sum of all frequencies.
 GOLDEN = {
@@ -81,10 +83,25 @@ def test_a_wrong_number_of_factors_is_an_error() -> None:
         frequencies(Rope(10000.0, 16, "half", Factors((1.0,))))
 
 
+@pytest.mark.parametrize(("context", "factors"), [(1, (1.0, 2.0)), (64, (1.0, 2.0)), (65, (4.0, 8.0))])
+def test_longrope_has_the_factors_of_the_context_that_a_model_is_opened_with(
+        context: int, factors: tuple[float, ...]) -> None:
+    config = replace(golden.read("llama_tied", "half").config, rope=Rope(
+        100.0, 4, "half", LongRope((1.0, 2.0), (4.0, 8.0), 64, 1.25, is_long=True)))
+    inv_freq, attention_factor = frequencies(config.for_context(context).rope)
+    assert inv_freq == (1 / factors[0], 0.1 / factors[1]) and attention_factor == 1.25
+
+
+def test_other_models_are_the_same_in_every_context() -> None:
+    config = golden.read("llama3_untied", "half").config
+    assert config.for_context(1) is config and config.short_context is None
+
+
 @pytest.mark.parametrize(("scaling", "stated", "longest"), [
     (None, 8192, 8192), (Yarn(4, 8192), 8192, 32768), (Yarn(4, 32768), 40960, 131072),  # Qwen2.5's and Qwen3's cards
     (Yarn(16, 16384), 262144, 262144), (Yarn(1, 8192), 4096, 4096),
     (Llama3(8, 8192), 131072, 131072), (Llama3(8, 8192), 8192, 65536), (Llama3(32, 8192), 131072, 131072),
-    (Linear(4, 4096), 4096, 16384), (Linear(4, 4096), 32768, 32768), (Factors((1.0, 2.0)), 4096, 4096)])
+    (Linear(4, 4096), 4096, 16384), (Linear(4, 4096), 32768, 32768), (Factors((1.0, 2.0)), 4096, 4096),
+    (LongRope((1.0,), (2.0,), 4096, 1.19, is_long=True), 131072, 131072)])
 def test_scaling_extends_the_context(scaling: Scaling, stated: int, longest: int) -> None:
     assert extended_context(scaling, stated) == longest

@@ -102,13 +102,13 @@ def adapter_parameters(peer: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
 def to_brise(path: str, rows: Array, config: Config) -> Array:
     """Rows in transformers' order as brise has them; A has none that are permuted."""
     heads = _turned_heads(path, config)
-    return rows if heads is None else golden.interleave(rows, heads)
+    return rows if heads is None else golden.interleave(rows, heads, config.rope.dim)
 
 
 def from_brise(path: str, rows: Array, config: Config) -> Array:
     """The inverse."""
     heads = _turned_heads(path, config)
-    return rows if heads is None else golden.halves(rows, heads)
+    return rows if heads is None else golden.halves(rows, heads, config.rope.dim)
 
 
 def _turned_heads(path: str, config: Config) -> int | None:

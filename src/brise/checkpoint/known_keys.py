@@ -72,6 +72,7 @@ _HF_NEUTRAL = _frozen({
     "use_mrope": (False,), "use_sliding_window": (False,),
     "residual_multiplier": (1,), "embedding_multiplier": (1,), "logits_scaling": (1,), "logit_scale": (1, 0),
     "scale_emb": (1,), "residual_scale": (1, 0), "embedding_scale": (1, 0), "rope_ratio": (1,),
+    "interpolate_factor": (1,), "full_attn_mod": (1,),  # of Phi-4-mini's own code
     "use_bidirectional_attention": (False,), "auto_map": (), "pruned_heads": (), "is_neox_style": (True,),
     # Flags that take a part of the model away where they are false.
     **dict.fromkeys(("causal_mask", "rotary", "use_rotary_emb", "use_rotary_embeddings", "use_glu", "glu", "gated_mlp",
@@ -125,7 +126,7 @@ def hf_decoder(config: Config) -> KeyTable:
             (("layer_norm_eps", "layer_norm_epsilon", "norm_eps"), config.norm_eps)) for name in names}
     if config.activation == "gelu":  # two names of the approximation by tanh
         again |= dict.fromkeys(("hidden_act", "hidden_activation"), ("gelu_pytorch_tanh", "gelu_new"))
-    again["original_max_position_embeddings"] = (config.max_context,)
+    again["original_max_position_embeddings"] = (config.max_context,)  # without LongRoPE, which reads it
     if config.latent is not None:
         # With a latent, heads of keys are made from it, and its pairs are neighbours.
         return replace(_HF, neutral=_frozen({**_HF_NEUTRAL, **again, "rope_interleave": (True,)}),

@@ -12,7 +12,7 @@ import numpy as np
 from brise.checkpoint.generation import gguf_keys
 from brise.checkpoint.gguf.file import GgufFile, open_model_file
 from brise.checkpoint.gguf.names import held_weights, named_weights
-from brise.checkpoint.gguf.write_keys import hyperparameters, rope_factors
+from brise.checkpoint.gguf.write_keys import hyperparameters, rope_tensors
 from brise.checkpoint.gguf.write_tokenizer import vocabulary
 from brise.checkpoint.open import Audio, Checkpoint, Kind, Vision, open_checkpoint
 from brise.checkpoint.pooling import pooling_number
@@ -93,9 +93,8 @@ def _from_gguf(checkpoint: Checkpoint) -> Original:
 def _from_safetensors(checkpoint: Checkpoint) -> Original:
     weights, config = checkpoint.weights(), checkpoint.config
     tensors = [Named(name, weight) for name, weight in named_weights(weights, config.family)]
-    factors = rope_factors(config.rope)
-    if factors is not None:
-        tensors.append(Named("rope_freqs.weight", Dense("F32", factors.shape, factors)))
+    tensors += [Named(name, Dense("F32", factors.shape, factors))
+                for name, factors in rope_tensors(config.rope).items()]
     metadata = {"general.type": "model", "general.name": checkpoint.folder.resolve().name} | hyperparameters(config)
     metadata |= vocabulary(checkpoint.folder, config.vocab_size)
     metadata |= gguf_keys(checkpoint.generation.sampling)

@@ -130,6 +130,9 @@ def _contexts(plan: ServingPlan) -> str:
     per_token = _size(plan.page_bytes // PAGE_SIZE)
     each = f" for each of {plan.parallel} answers" if plan.parallel > 1 else ""
     planned = f"context {plan.context}{each}, {per_token} a token in the cache"
+    if plan.short_context is not None:
+        planned += (f"; LongRoPE's long factors, as it is over {plan.short_context}"
+                    if plan.context > plan.short_context else f"; LongRoPE's short factors, up to {plan.short_context}")
     if plan.limit is None:
         return f"{planned}; the model allows {plan.max_context}"
     fitting = f"at most {plan.largest_context} fit" if plan.largest_context else "no context fits"

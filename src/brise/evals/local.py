@@ -94,7 +94,9 @@ class LocalAnswerer:
         if not lengths:
             errors = [str(error) for error in self._prompts.values()]
             raise EvidenceError(f"no example can be asked of {self.name}; the first: {errors[0]}")
-        engine = Engine(self._model, self._settings(max(lengths)))
+        config = self._model.config  # what was asked for chooses LongRoPE's factors, not the longest of these examples
+        opened = replace(self._model, config=config.for_context(self._context or config.max_context))
+        engine = Engine(opened, self._settings(max(lengths)))
         if engine.adapters is not None and self._adapter is not None:
             engine.adapters.add(ADAPTER, self._adapter.folder, any_base=self._adapter.any_base)
         self._worker = EngineThread(engine)

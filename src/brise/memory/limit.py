@@ -58,7 +58,7 @@ class PlannedModel:
             "cache": {"format": plan.cache, "bytes_per_token": plan.page_bytes // PAGE_SIZE,
                       "tokens": plan.num_pages * PAGE_SIZE, "bytes": plan.cache_bytes},
             "context": {"tokens": plan.context, "parallel": plan.parallel, "largest": plan.largest_context,
-                        "model": plan.max_context},
+                        "model": plan.max_context, "longrope_short": plan.short_context},
             "work": plan.work_bytes, "vision_work": plan.vision_bytes, "image_size": plan.image_size,
             "audio_work": plan.audio_bytes,
             "answers": plan.answers_bytes, "process": plan.process_bytes, "loading": plan.loading_bytes,

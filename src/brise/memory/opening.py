@@ -84,7 +84,9 @@ def open_engine(located: Located, options: EngineOptions, progress: OpeningProgr
 
         limit.check_loaded(plan, model)
         progress.planned(plan)
-    engine = Engine(model, _settings(options, model, plan))
+    settings = _settings(options, model, plan)
+    opened = model.config.for_context(settings.max_context or model.config.max_context)
+    engine = Engine(replace(model, config=opened), settings)
     for name, path in options.adapters:
         if engine.adapters is None:
             raise UnsupportedError("adapters are given, and there is room for none")

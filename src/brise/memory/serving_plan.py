@@ -93,6 +93,7 @@ class ServingPlan:
     limit: int | None
     pages: int | None = None  # None: as many as the contexts need
     audio_bytes: int = 0  # work space of the audio encoder, and features
+    short_context: int | None = None  # the longest with LongRoPE's short factors (Config.for_context)
     experts_bytes: int = 0  # experts that are kept, and what is read at a time of those that stay in the file
 
     @property
@@ -174,7 +175,8 @@ def make(header: ModelHeader, request: MemoryRequest, backend: Planner) -> Servi
             (0 if header.vision is None else feature_bytes(header.vision[0], request.image_size))
             + (0 if header.audio is None else audio.feature_bytes(header.audio[0]))),
         audio_bytes=0 if header.audio is None else audio_bytes(header.audio[0], request),
-        limit=request.limit, experts_bytes=_experts_bytes(header, request.expert_bytes))
+        limit=request.limit, short_context=config.short_context,
+        experts_bytes=_experts_bytes(header, request.expert_bytes))
     usual = min(DEFAULT_CONTEXT, config.max_context)
     if request.limit is not None and plan.largest_context:
         usual = min(plan.largest_context, request.usual_context or plan.largest_context)

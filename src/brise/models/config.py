@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from brise.models.rope import Rope
+from brise.models.rope import LongRope, Rope
 
 # What the gate of a feed-forward goes through; gelu is the approximation by tanh.
 Activation = Literal["silu", "gelu"]
@@ -73,6 +73,20 @@ class Config:
     embedding_scale: float = 1.0  # embeddings of tokens are multiplied by it, features of images are not
     residual_scale: float = 1.0  # and so is what attention and feed-forward add to the residual stream
     logits_divisor: float = 1.0
+
+    def for_context(self, context: int) -> Config:
+        """This model opened with `context`: with LongRoPE the factors are the long ones beyond the original context."""
+        scaling = self.rope.scaling
+        if not isinstance(scaling, LongRope):
+            return self
+        chosen = replace(scaling, is_long=context > scaling.original_context)
+        return replace(self, rope=replace(self.rope, scaling=chosen))
+
+    @property
+    def short_context(self) -> int | None:
+        """The longest context with LongRoPE's short factors; None where context and factors have nothing to do."""
+        scaling = self.rope.scaling
+        return scaling.original_context if isinstance(scaling, LongRope) else None
 
     @property
     def attention_scale(self) -> float:

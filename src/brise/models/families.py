@@ -84,6 +84,7 @@ class ModelFamily:
     has_norms_less_one: bool = False  # Hugging Face's files hold weight - 1; GGUF and memory hold the weight
     scales_embedding: bool = False  # by the root of the width
     has_stretched_context: bool = False  # the context that files state is the one with linear scaling
+    has_partial_rotary: bool = False  # a file may say that only the first part of a head is rotated
     has_multipliers: bool = False  # of embeddings, softmax, residual stream and logits; rotary positions may be missing
     hf_layer_types: bool = False  # its class has other layers than attention, and experts, unless a file says otherwise
     hf_keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # its own, by the paths of KEYS
@@ -179,6 +180,15 @@ FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({
             "rope_theta": 2e6, "no_rope_layer_interval": 4},
         hf_constants={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
         window_spares_layers=True, no_rope_interval=4),
+    "phi3": ModelFamily(  # and Phi-4-mini
+        gguf_architecture="phi3", rope_layout="half", hf_class="Phi3",
+        hf_defaults={
+            "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5},
+        has_window=True, has_partial_rotary=True, hf_notes=("auto_map",),  # of code that transformers has by now
+        tensors={"attention.wq_wk_wv": _tensor("attn_qkv", "self_attn.qkv_proj"),
+                 "feed_forward.w1_w3": _tensor("ffn_up", "mlp.gate_up_proj")}),
     "granite": ModelFamily(
         gguf_architecture="granite", rope_layout="interleaved", hf_class="Granite",
         hf_defaults={**_GRANITE, "intermediate_size": 11008},

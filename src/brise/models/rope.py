@@ -1,6 +1,7 @@
-"""Rotary position frequencies: plain, linear, Llama 3 and YaRN.
+"""Rotary position frequencies: plain, linear, Llama 3, YaRN and LongRoPE.
 
-Sources: RoFormer (2104.09864), YaRN (2309.00071); the Llama 3 rule as transformers and llama.cpp apply it.
+Sources: RoFormer (2104.09864), YaRN (2309.00071), LongRoPE (2402.13753); the Llama 3 rule as
+transformers and llama.cpp apply it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,22 @@ class Factors:
     factors: tuple[float, ...]
 
 
-Scaling = Yarn | Llama3 | Linear | Factors | None
+@dataclass(frozen=True)
+class LongRope:
+    """Every frequency divided by its own factor, of the short set or of the long one.
+
+    The set belongs to the context that a model is opened with, not to the length of a sequence (Config.for_context):
+    so a token's numbers depend on nothing that comes after it.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_context: int
+    attention_factor: float
+    is_long: bool
+
+
+Scaling = Yarn | Llama3 | Linear | Factors | LongRope | None
 
 
 @dataclass(frozen=True)
@@ -93,10 +109,18 @@ def frequencies(rope: Rope) -> tuple[tuple[float, ...], float]:
             return tuple(f / factor for f in plain), 1.0
         case Factors(factors):
             return tuple(f / s for f, s in zip(plain, factors, strict=True)), 1.0
+        case LongRope(short, long, _, attention_factor, is_long):
+            factors = long if is_long else short
+            return tuple(f / s for f, s in zip(plain, factors, strict=True)), attention_factor
         case Llama3():
             return tuple(_llama3(f, rope.scaling) for f in plain), 1.0
         case Yarn():
             return _yarn(plain, rope, rope.scaling), _yarn_attention_factor(rope.scaling)
+
+
+def long_rope_attention_factor(factor: float, original_context: int) -> float:
+    """What LongRoPE multiplies cos and sin by in a context `factor` times the original one (2402.13753)."""
+    return math.sqrt(1 + math.log(factor) / math.log(original_context)) if factor > 1 else 1.0
 
 
 def _llama3(frequency: float, scaling: Llama3) -> float:

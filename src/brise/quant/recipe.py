@@ -7,6 +7,7 @@ The first of these rules that applies counts:
 2. The output, and an embedding that is the output too: Q6_K, but Q8_0 in the mix Q8_0.
 3. Q4_K_M and Q5_K_M: v and ffn_down are Q6_K in the first and last eighth of the layers and every third between.
    Q4_K_S: v of the first four layers and ffn_down of the first eighth are Q5_K.
+   q, k and v in one matrix (Phi-3) are Q5_K in Q4_K_M and Q6_K in Q5_K_M.
    IQ4_NL and IQ4_XS: ffn_down of the first eighth is Q5_K, and v where four query heads or more share one of k and v.
 4. Everything else: the mix's own format (Q4_K in Q4_K_M).
 5. Rows that are not a multiple of 256 numbers: Q4_K becomes Q5_0, Q5_K becomes Q5_1, Q6_K becomes Q8_0, IQ4_XS becomes
@@ -35,6 +36,9 @@ MIXES: Mapping[str, str] = MappingProxyType({
 FALLBACKS: Mapping[str, str] = MappingProxyType({
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
     "IQ4_XS": "IQ4_NL"})
+
+# Of q, k and v in one matrix, which has the precision that v needs.
+_JOINED: Mapping[str, str] = MappingProxyType({"Q4_K_M": "Q5_K", "Q5_K_M": "Q6_K"})
 
 _ALWAYS_F32 = ("ffn_gate_inp.weight", "rope_freqs.weight")
 _VISION = ("v.", "mm.")
@@ -68,6 +72,8 @@ def _wanted(mix: str, name: str, num_layers: int, *, tied: bool, queries_per_kv:
         return "Q6_K"
     if not name.startswith("blk."):
         return usual
+    if ".attn_qkv" in name and mix in _JOINED:
+        return _JOINED[mix]
     layer, is_v, is_down = int(name.split(".")[1]), ".attn_v" in name, ".ffn_down" in name
     if mix in ("Q4_K_M", "Q5_K_M") and (is_v or is_down):
         return "Q6_K" if _has_more_bits(layer, num_layers) else usual

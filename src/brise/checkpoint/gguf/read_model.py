@@ -32,7 +32,7 @@ from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
-from brise.models.rope import Factors, Linear, Rope, Scaling, Yarn
+from brise.models.rope import Factors, Linear, LongRope, Rope, Scaling, Yarn
 from brise.models.weights import Weights
 
 # The vision encoder that Ollama packs into the same file; read_mmproj.py reads it.
@@ -41,6 +41,7 @@ VISION_KEYS = ("vision.", "mm.", "image_token_index", "spatial_merge_size")
 VISION_TENSORS = ("v.", "mm.")
 
 ROPE_FACTORS = "rope_freqs.weight"
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 LARGEST_GEMMA_LAYERS = 62  # of the 27B, whose softmax scale is another
 SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func; 0 is "not said", which for deepseek2 means softmax
 
@@ -70,7 +71,7 @@ def read_weights(gguf: GgufFile, config: Config) -> Weights:
     tensors = GgufTensors(gguf, config.family)
     weights = read_decoder.read_weights(tensors, config)
     has_vision = FAMILIES[config.family].gguf_architecture == VISION_ARCHITECTURE
-    tensors.refuse_rest(ROPE_FACTORS, *(VISION_TENSORS if has_vision else ()))
+    tensors.refuse_rest(ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS, *(VISION_TENSORS if has_vision else ()))
     return weights
 
 
@@ -254,10 +255,12 @@ class GgufConfig:
         # Ollama writes factor 0 and type "" where there is no scaling; llama.cpp takes a lone factor as linear.
         factor = self.fields.number("rope.scaling.factor", "rope.scale_linear", default=1.0, may_be_zero=True) or 1.0
         kind = self.fields.text("rope.scaling.type", default="") or ("none" if factor == 1 else "linear")
+        if kind == "longrope" or not {LONG_FACTORS, SHORT_FACTORS}.isdisjoint(self._gguf.tensors):
+            return self._long_rope(kind, dim // 2)
         if ROPE_FACTORS in self._gguf.tensors:
             if kind != "none":
                 raise UnsupportedError(f"rope.scaling.type is {kind!r} beside {ROPE_FACTORS}, allowed is 'none'")
-            return Factors(self._rope_factors(dim // 2))
+            return Factors(self._rope_factors(ROPE_FACTORS, dim // 2))
         match kind:
             case "none" | "default":
                 return None
@@ -292,12 +295,25 @@ class GgufConfig:
                             mscale_all_dim=fields.number("rope.scaling.yarn_log_multiplier",
                                                          "rope.scaling.mscale_all_dim", default=0.0, may_be_zero=True))
 
-    def _rope_factors(self, count: int) -> tuple[float, ...]:
-        tensor = self._gguf.tensors[ROPE_FACTORS]
+    def _long_rope(self, kind: str, count: int) -> LongRope:
+        """Its converter writes two tensors and the attention factor; `rope.scaling.type` need not say longrope."""
+        if kind not in ("none", "longrope"):
+            raise UnsupportedError(f"rope.scaling.type is {kind!r} beside {LONG_FACTORS}, allowed are 'longrope' and "
+                                   "'none'")
+        for name in (SHORT_FACTORS, LONG_FACTORS):
+            if name not in self._gguf.tensors:
+                raise missing(name)
+        original = self.fields.integer("rope.scaling.original_context_length")
+        attention_factor = self.fields.number("rope.scaling.attn_factor", default=0.0, may_be_zero=True) or 1.0
+        return LongRope(self._rope_factors(SHORT_FACTORS, count), self._rope_factors(LONG_FACTORS, count), original,
+                        attention_factor, is_long=self.max_context() > original)
+
+    def _rope_factors(self, name: str, count: int) -> tuple[float, ...]:
+        tensor = self._gguf.tensors[name]
         if tensor.format != "F32" or tensor.shape != (count,):
-            raise bad_value(ROPE_FACTORS, f"{tensor.format} {tensor.shape}", f"F32 ({count},)")
-        factors = tuple(float(factor) for factor in self._gguf.array(ROPE_FACTORS).astype(np.float64))
+            raise bad_value(name, f"{tensor.format} {tensor.shape}", f"F32 ({count},)")
+        factors = tuple(float(factor) for factor in self._gguf.array(name).astype(np.float64))
         for factor in factors:
             if not (factor > 0 and math.isfinite(factor)):
-                raise bad_value(ROPE_FACTORS, factor, "finite numbers over 0")
+                raise bad_value(name, factor, "finite numbers over 0")
         return factors

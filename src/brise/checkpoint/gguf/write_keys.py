@@ -14,7 +14,7 @@ from brise.checkpoint.gguf.read_model import LARGEST_GEMMA_LAYERS
 from brise.errors import UnsupportedError
 from brise.models.config import Config, Experts
 from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
-from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
+from brise.models.rope import Factors, Linear, Llama3, LongRope, Rope, Yarn, frequencies
 
 _SOFTMAX_GATING = 1  # of llama.cpp's expert_gating_func
 
@@ -38,8 +38,8 @@ def hyperparameters(config: Config) -> dict[str, object]:
         keys |= _softmax_scale(config, config.softmax_scale)
     if config.experts is not None:
         keys |= _experts(config, config.experts)
-    if config.sliding_window is not None:
-        keys["attention.sliding_window"] = config.sliding_window
+    if config.sliding_window is not None or config.family == "phi3":  # llama.cpp took a missing one for Phi-3's 2047
+        keys["attention.sliding_window"] = config.sliding_window or 0
     keys |= _kinds_of_layers(config)
     if not (family.has_multipliers and not _has_rope(config)) and (
             config.layers_without_rope != family.layers_without_rope(config.num_layers)):
@@ -77,17 +77,20 @@ def _kinds_of_layers(config: Config) -> dict[str, object]:
             "rope.freq_base_swa": config.window_rope.theta}
 
 
-def rope_factors(rope: Rope) -> NDArray[np.float32] | None:
-    """The tensor `rope_freqs.weight`: what each inverse frequency is divided by, where no key can say it."""
+def rope_tensors(rope: Rope) -> dict[str, NDArray[np.float32]]:
+    """The tensors that say what each inverse frequency is divided by, where no key can."""
     match rope.scaling:
         case Factors(factors):
-            return np.array(factors, np.float32)
+            return {"rope_freqs.weight": np.array(factors, np.float32)}
         case Llama3():
             plain, _ = frequencies(Rope(rope.theta, rope.dim, rope.layout))
             scaled, _ = frequencies(rope)
-            return np.array([a / b for a, b in zip(plain, scaled, strict=True)], np.float32)
+            return {"rope_freqs.weight": np.array([a / b for a, b in zip(plain, scaled, strict=True)], np.float32)}
+        case LongRope(short, long):
+            return {"rope_factors_long.weight": np.array(long, np.float32),
+                    "rope_factors_short.weight": np.array(short, np.float32)}
         case _:
-            return None
+            return {}
 
 
 def _latent(config: Config) -> dict[str, object]:
@@ -116,6 +119,9 @@ def _scaling(config: Config) -> dict[str, object]:
                     "rope.scaling.original_context_length": original or config.max_context}
         case Yarn():
             return _yarn(config, config.rope.scaling)
+        case LongRope(_, _, original, attention_factor):
+            return {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": original,
+                    "rope.scaling.attn_factor": attention_factor}
         case _:
             return {}
 

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
+
 from brise.checkpoint import known_keys, read_audio, read_decoder
 from brise.checkpoint.read_decoder import Description
 from brise.checkpoint.safetensors.read_quantization import scale_block
 from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
-from brise.models.families import FAMILIES, KEYS, Format
+from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
-from brise.models.rope import Layout, Linear, Llama3, Rope, Scaling, Yarn
+from brise.models.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, long_rope_attention_factor
 from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
 from brise.models.whisper import NORM_EPS as AUDIO_NORM_EPS
 
@@ -127,8 +129,7 @@ class HfConfig:
     def rope(self, dim: int, head_dim: int, max_context: int) -> tuple[Rope, QueryTemperature | None]:
         family = FAMILIES[self.family]
         section = self._rope_section("full_attention") if family.full_interval is not None else None
-        rope, temperature = _rope(self.fields, dim, head_dim, family.rope_layout, max_context, section, family.theta,
-                                  has_temperature=family.has_query_temperature)
+        rope, temperature = _rope(self.fields, dim, head_dim, family, max_context, section, family.theta)
         if family.has_stretched_context and isinstance(rope.scaling, Linear):
             rope = replace(rope, scaling=Linear(rope.scaling.factor))
         return rope, temperature
@@ -138,7 +139,7 @@ class HfConfig:
         family = FAMILIES[self.family]
         theta = self.fields.number("rope_local_base_freq", default=family.window_theta)
         if section is not None:
-            return _rope(self.fields, dim, dim, family.rope_layout, 0, section, theta, has_temperature=False)[0]
+            return _rope(self.fields, dim, dim, family, 0, section, theta)[0]
         if theta <= 1:
             raise self.fields.wrong("rope_local_base_freq", "a number over 1")
         return Rope(theta, dim, family.rope_layout)
@@ -229,8 +230,8 @@ class HfConfig:
         return tuple(index for index, flag in enumerate(flags[:num_layers]) if not flag)
 
 
-def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: int, section: Fields | None = None,
-          theta: float = 10000.0, *, has_temperature: bool) -> tuple[Rope, QueryTemperature | None]:
+def _rope(fields: Fields, dim: int, head_dim: int, family: ModelFamily, max_context: int,
+          section: Fields | None = None, theta: float = 10000.0) -> tuple[Rope, QueryTemperature | None]:
     """Rotation of the first `dim` numbers of a head, and the temperature of queries where the family has one.
 
     `section` holds the rotation's keys, where that is not the one of all layers; `theta` is the base if none is said.
@@ -241,13 +242,27 @@ def _rope(fields: Fields, dim: int, head_dim: int, layout: Layout, max_context: 
     theta = rope.number("rope_theta", default=default)
     if theta <= 1:
         raise rope.wrong("rope_theta", "a number over 1")
-    temperature = _temperature(rope) if has_temperature else None
-    share = rope.number("partial_rotary_factor", default=dim / head_dim)
-    if abs(share * head_dim - dim) > 1e-3:
+    temperature = _temperature(rope) if family.has_query_temperature else None
+    share = dim / head_dim
+    if family.has_partial_rotary:
+        share = fields.number("partial_rotary_factor", default=share)
+    share = rope.number("partial_rotary_factor", default=share)
+    if family.has_partial_rotary:
+        dim = int(share * head_dim)
+        if dim % 2 or not 0 < dim <= head_dim:
+            raise rope.wrong("partial_rotary_factor", f"a share of the head's {head_dim} that is an even number")
+    elif abs(share * head_dim - dim) > 1e-3:
         raise rope.refused("partial_rotary_factor", dim / head_dim)
-    scaling = _scaling(rope, max_context)
+    scaling = _scaling(rope, dim, max_context, _own_original_context(fields))
     rope.refuse_rest(known_keys.HF_ROPE)
-    return Rope(theta, dim, layout, scaling), temperature
+    return Rope(theta, dim, family.rope_layout, scaling), temperature
+
+
+def _own_original_context(fields: Fields) -> int | None:
+    """The original context that stands beside the sizes: Phi-3 has it there, or from its class."""
+    if not fields.has("original_max_position_embeddings"):
+        return None
+    return fields.integer("original_max_position_embeddings")
 
 
 def _temperature(rope: Fields) -> QueryTemperature | None:
@@ -255,7 +270,7 @@ def _temperature(rope: Fields) -> QueryTemperature | None:
     return QueryTemperature(beta, rope.integer("original_max_position_embeddings")) if beta else None
 
 
-def _scaling(rope: Fields, max_context: int) -> Scaling:
+def _scaling(rope: Fields, dim: int, max_context: int, own_original: int | None) -> Scaling:
     match rope.text("rope_type", "type", default="default"):
         case "default":
             rope.value("original_max_position_embeddings")  # the temperature's
@@ -265,9 +280,12 @@ def _scaling(rope: Fields, max_context: int) -> Scaling:
                           rope.integer("original_max_position_embeddings", default=max_context))
         case "llama3":
             return _llama3(rope, max_context)
+        case "longrope" | "su":
+            return _long_rope(rope, dim // 2, max_context, own_original)
         case "yarn":
             return _yarn(rope, max_context)
-    raise rope.refused("rope_type" if rope.has("rope_type") else "type", "'default', 'linear', 'llama3' or 'yarn'")
+    raise rope.refused("rope_type" if rope.has("rope_type") else "type", "'default', 'linear', 'llama3', 'longrope' or "
+                       "'yarn'")
 
 
 def _llama3(rope: Fields, max_context: int) -> Llama3:
@@ -276,6 +294,27 @@ def _llama3(rope: Fields, max_context: int) -> Llama3:
         raise rope.wrong("high_freq_factor", f"over {low}, the low_freq_factor")
     return Llama3(rope.number("factor"), rope.integer("original_max_position_embeddings", default=max_context),
                   low, high)
+
+
+def _long_rope(rope: Fields, count: int, max_context: int, own_original: int | None) -> LongRope:
+    """Where `original_max_position_embeddings` stands twice, the one beside the sizes counts, as in transformers.
+    Factors are float32 there and in GGUF files."""
+    stated = rope.integer("original_max_position_embeddings", default=own_original or max_context)
+    original = own_original or stated
+    if original < 2:
+        raise rope.wrong("original_max_position_embeddings", "2 or more")
+    factor = rope.number("factor", default=max_context / original)
+    attention_factor = rope.number("attention_factor", default=long_rope_attention_factor(factor, original))
+    return LongRope(_factors(rope, "short_factor", count), _factors(rope, "long_factor", count), original,
+                    float(np.float32(attention_factor)), is_long=max_context > original)
+
+
+def _factors(rope: Fields, name: str, count: int) -> tuple[float, ...]:
+    values = rope.value(name)
+    if not isinstance(values, list) or len(values) != count or any(
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30 for value in values):
+        raise rope.wrong(name, f"a list of {count} numbers over 0, one for each pair of rotated numbers")
+    return tuple(map(float, np.array(values, np.float32)))
 
 
 def _yarn(rope: Fields, max_context: int) -> Yarn:

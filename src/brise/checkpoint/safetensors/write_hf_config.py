@@ -13,7 +13,16 @@ from brise.errors import UnsupportedError
 from brise.models.config import Config, Experts
 from brise.models.families import FAMILIES, MULTIPLIERS, num_shared, written_keys
 from brise.models.pixtral import NUM_CHANNELS, VisionConfig
-from brise.models.rope import Factors, Linear, Llama3, Rope, Yarn, frequencies
+from brise.models.rope import (
+    Factors,
+    Linear,
+    Llama3,
+    LongRope,
+    Rope,
+    Yarn,
+    frequencies,
+    long_rope_attention_factor,
+)
 from brise.models.whisper import AudioConfig
 
 DTYPES: Mapping[str, str] = MappingProxyType({"BF16": "bfloat16", "F16": "float16", "F32": "float32"})
@@ -64,6 +73,8 @@ def _text(config: Config, *, tied: bool) -> dict[str, object]:
     if family.full_interval is not None:
         keys |= _kinds_of_layers(config)
         return {**keys, **family.hf_constants}
+    if isinstance(config.rope.scaling, LongRope):  # Phi-3's class reads it beside the sizes
+        keys["original_max_position_embeddings"] = config.rope.scaling.original_context
     return {**keys, **family.hf_constants, "rope_parameters": _rope(config)}
 
 
@@ -139,6 +150,10 @@ def _rope(config: Config) -> dict[str, object]:
             keys |= _llama3(_recovered(rope, factors))
         case Yarn():
             keys |= _yarn(config, rope.scaling)
+        case LongRope():
+            keys |= _long_rope(config, rope.scaling)
+    if FAMILIES[config.family].has_partial_rotary:
+        keys["partial_rotary_factor"] = rope.dim / config.head_dim
     temperature = config.query_temperature
     if FAMILIES[config.family].has_query_temperature:
         keys["llama_4_scaling_beta"] = 0.0 if temperature is None else _short(temperature.beta)
@@ -162,6 +177,17 @@ def _yarn(config: Config, yarn: Yarn) -> dict[str, object]:
             keys["attention_factor"] = frequencies(config.rope)[1]
     if yarn.attention_factor is not None:
         keys["attention_factor"] = _short(yarn.attention_factor)
+    return keys
+
+
+def _long_rope(config: Config, scaling: LongRope) -> dict[str, object]:
+    """The attention factor only where it is not the one that the contexts lead to."""
+    keys: dict[str, object] = {
+        "rope_type": "longrope", "short_factor": list(map(_short, scaling.short)),
+        "long_factor": list(map(_short, scaling.long)), "original_max_position_embeddings": scaling.original_context}
+    usual = long_rope_attention_factor(config.max_context / scaling.original_context, scaling.original_context)
+    if not math.isclose(scaling.attention_factor, usual, rel_tol=1e-6):
+        keys["attention_factor"] = _short(scaling.attention_factor)
     return keys
 
 
