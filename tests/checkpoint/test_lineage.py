@@ -14,7 +14,8 @@ from brise.checkpoint.adapters.lineage import FILE, base_digest, check_base, lin
 from brise.cli.main import main
 from brise.errors import CheckpointError, UnsupportedError
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import locate
+from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_adapter import LINEAGE
 from tests.checkpoint.make_gguf import write_tiny

@@ -68,7 +68,8 @@ def test_a_question_may_end_with_the_word_help() -> None:
 def test_an_error_exits_with_1_and_gives_its_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "show", "absent"]) == 1
     assert capsys.readouterr() == (
-        "", "brise: error: there is no model 'absent' in the store\nhint: brise pull smollm2\n")
+        "", "brise: error: there is no model 'absent' on this machine\n"
+            "hint: brise models search lists what can be pulled by name\n")
 
 
 def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from brise.cli.main import main
 from brise.hub.store import ModelStore
 from tests.checkpoint import make_folder
 from tests.checkpoint.make_tokenizer import write_tokenizer
+from tests.hub import make_stores
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_list_has_one_line_a_model(
 def test_list_json_has_every_field(pulled: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [set(entry) for entry in listed] == [{"name", "digest", "size", "source", "added", "files"}]
+    assert [set(entry) for entry in listed] == [
+        {"name", "digest", "size", "source", "added", "files", "licence", "revision", "origin"}]
 
 
 def test_an_empty_list_says_how_to_fill_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,3 +103,54 @@ def test_a_folder_with_an_unknown_key_is_refused_by_name(
     folder = make_folder.write_hf(tmp_path / "m", make_folder.tiny("llama_tied"), extra={"logits_scaling": 8.0})
     assert main(["pull", str(folder)]) == 1
     assert "config.json: logits_scaling is 8.0, which brise does not implement" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tools(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ollama's store with one model, and nothing of other tools."""
+    make_stores.ollama(tmp_path / "ollama", "mistral", "7b", {
+        "model": tiny_path.read_bytes(), "license": b"Apache License\nVersion 2.0", "params": b"{}"})
+    monkeypatch.setenv("BRISE_OTHER_STORES", "yes")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    return tmp_path / "ollama"
+
+
+def test_models_of_other_tools_are_listed_shown_planned_and_asked(
+        pulled: None, tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny ") and second.startswith("ollama:mistral:7b ") and "Ollama" in second
+    assert main(["models", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["origin"] for entry in listed] == ["brise", "ollama"] and listed[1]["problem"] is None
+    assert main(["models", "show", "mistral", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == "ollama:mistral:7b" and shown["left_out"] == "params"
+    assert shown["licence"] == "Apache License"
+    assert main(["plan", "ollama:mistral", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["chat", "mistral:7b", "--max-tokens", "2", "hello"]) == 0
+    assert capsys.readouterr().err.startswith("Ollama's params not applied")
+
+
+def test_search_lists_names_with_licences_and_what_is_here(
+        pulled: None, tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "search", "mistral"]) == 0
+    out, err = capsys.readouterr()
+    assert "mistral:7b" in out and "32768 tokens" in out and "Apache-2.0" in out
+    assert err == "on this machine: ollama:mistral:7b\n"
+    assert main(["models", "search", "llama3.2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"llama3.2:1b", "llama3.2:3b"} == {model["name"] for model in found}
+    assert all(model["limits"] and len(model["digest"]) == 64 for model in found)
+    assert main(["models", "search", "no-such-word"]) == 1
+
+
+def test_a_name_that_is_nowhere_is_refused_with_its_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["pull", "qwen3:0.5b"], ["chat", "qwen3:0.5b", "hello"], ["plan", "qwen3:0.5b"]):
+        assert main(command) == 1
+        err = capsys.readouterr().err
+        assert "there is no model 'qwen3:0.5b'" in err and "qwen3:0.6b, qwen3:1.7b" in err

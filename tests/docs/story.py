@@ -47,7 +47,7 @@ CHECKED: Mapping[str, str] = MappingProxyType({
     r"curl ": "belongs to another terminal: tests/serve/test_adapters.py sends the same",
     r"brise serve(rs)? .*postgresql://": "needs a PostgreSQL server: tests/serve/test_several_servers.py starts one",
     r"brise deploy .*--store \S+ *$": "needs servers that run: tests/deploy has the rest",
-    r"brise pull (smollm2$|hf:)": "needs the network",
+    r"brise pull (smollm2$|[\w.-]+:)": "needs the network",
     r"brise doctor .*--(airgap|reach https)": "takes a minute, or asks another host: tests/doctor runs it",
     r"brise demo\b": "takes minutes: tests/demo runs its stages",
     r"brise .*--([\w-]*endpoint|teacher) https://": "asks another host",

@@ -24,12 +24,16 @@ from pathlib import Path
 from brise.hub.pull import Puller, pull
 from brise.hub.store import ModelStore
 from brise.errors import BriseError
-store = ModelStore(Path(sys.argv[1]))
+from brise.hub.listed import APACHE, GEMMA, ListedModel
+store, reference, digest, size = ModelStore(Path(sys.argv[1])), sys.argv[2], sys.argv[3], int(sys.argv[4])
+listed = ListedModel("tiny", "1b", "owner/repo", "tiny-Q8_0.gguf", "a" * 40, size, digest, GEMMA, 512, "tests", True)
 try:
-    entry = pull(Puller(store, lambda *a: None, lambda path: None, lambda: None), sys.argv[2])
+    entry = pull(Puller(store, lambda *a: None, lambda path: None, lambda: None, listed_models=(listed,),
+                        say=lambda text: print("said:", text, file=sys.stderr)), reference)
 except BriseError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 path = store.path(entry)
+print("kept:", entry.licence, entry.revision[:3], entry.source, file=sys.stderr)
 print(entry.name, sorted(file.name for file in path.iterdir()) if path.is_dir() else path.read_bytes()[:4])
 """
 
@@ -42,6 +46,7 @@ class Hub:
     digest: str
     url: str = ""
     digests: dict[str, str] = field(default_factory=dict)
+    card: dict[str, str] = field(default_factory=lambda: {"license": "mit"})
     small: dict[str, str] = field(default_factory=dict)  # files that git itself holds, and what it calls them
 
     def hold(self, folder: Path) -> None:
@@ -68,7 +73,7 @@ def hub() -> Iterator[Hub]:
             headers = {"X-Repo-Commit": "a" * 40}
             name = self.path.partition(f"/resolve/{'a' * 40}/")[2]
             if self.path.startswith("/api/models/owner/repo"):
-                body = json.dumps({"id": "owner/repo", "sha": "a" * 40, "siblings": [
+                body = json.dumps({"id": "owner/repo", "sha": "a" * 40, "cardData": state.card, "siblings": [
                     {"rfilename": name, "size": len(data), "blobId": "b", "lfs": {
                         "sha256": state.digests.get(name, state.digest), "size": len(data), "pointerSize": 1}}
                     if name not in state.small else {"rfilename": name, "size": len(data), "blobId": state.small[name]}
@@ -98,12 +103,13 @@ def hub() -> Iterator[Hub]:
         server.shutdown()
 
 
-def pull_from_hub(tmp_path: Path, url: str, reference: str) -> subprocess.CompletedProcess[str]:
+def pull_from_hub(tmp_path: Path, url: str, reference: str, digest: str = hashlib.sha256(CONTENT).hexdigest(),
+                  size: int = len(CONTENT)) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the library reads its endpoint when it is imported."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path),
                    "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"),
                    "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": ":".join(sys.path)}
-    return subprocess.run([sys.executable, "-c", HUB_PULL, str(tmp_path / "home"), reference],
+    return subprocess.run([sys.executable, "-c", HUB_PULL, str(tmp_path / "home"), reference, digest, str(size)],
                           env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -112,6 +118,39 @@ def test_a_hub_repository_is_pulled(tmp_path: Path, hub: Hub, reference: str) ->
     done = pull_from_hub(tmp_path, hub.url, reference)
     assert done.stdout == "tiny-Q8_0 b'GGUF'\n", done.stderr
     assert list((tmp_path / "home" / "partial").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:1b", "Tiny:latest", "tiny-1b"])
+def test_a_listed_name_is_pulled_at_its_revision_and_its_licence_is_said_first(
+        tmp_path: Path, hub: Hub, name: str) -> None:
+    done = pull_from_hub(tmp_path, hub.url, name)
+    assert done.stdout == "tiny-1b b'GGUF'\n", done.stderr
+    said, limits, kept = done.stderr.splitlines()
+    assert said == "said: tiny:1b: owner/repo, licence Gemma Terms of Use, https://ai.google.dev/gemma/terms"
+    assert limits.startswith("said: this licence limits use: it forbids the uses of its Prohibited Use Policy")
+    assert kept == "kept: Gemma Terms of Use, https://ai.google.dev/gemma/terms aaa hf:owner/repo/tiny-Q8_0.gguf"
+
+
+@pytest.mark.parametrize(("digest", "size"), [("0" * 64, len(CONTENT)), (hashlib.sha256(CONTENT).hexdigest(), 5)])
+def test_a_file_that_is_not_the_listed_one_is_not_downloaded(
+        tmp_path: Path, hub: Hub, digest: str, size: int) -> None:
+    done = pull_from_hub(tmp_path, hub.url, "tiny", digest, size)
+    assert "StoreError: the hub has tiny-Q8_0.gguf with 102404 bytes" in done.stderr and digest in done.stderr
+    assert "hint: to take the hub's file all the same: brise pull hf:owner/repo/tiny-Q8_0.gguf" in done.stderr
+    assert not list((tmp_path / "home").rglob("*.gguf"))
+
+
+@pytest.mark.parametrize(("card", "said"), [
+    ({"license": "apache-2.0"}, "said: licence: apache-2.0"),
+    ({"license": "other", "license_name": "deal", "license_link": "https://x/y"},
+     "said: licence: deal, https://x/y; it may limit what the model may be used for: https://huggingface.co/owner/repo"),
+    ({}, "said: licence: none stated; it may limit")])
+def test_the_licence_that_a_repository_states_is_said_and_kept(
+        tmp_path: Path, hub: Hub, card: dict[str, str], said: str) -> None:
+    hub.card = card
+    first, kept = pull_from_hub(tmp_path, hub.url, "hf:owner/repo").stderr.splitlines()
+    assert first.startswith(said)
+    assert kept.startswith(f"kept: {', '.join(card[key] for key in list(card)[-2:])}".rstrip())
 
 
 def test_a_hub_file_with_another_digest_is_refused(tmp_path: Path, hub: Hub) -> None:

@@ -312,7 +312,8 @@ def test_a_file_that_is_not_admitted_stays_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reference", "message"), [
-    ("absent", "known names: tiny"), ("no/such/file.gguf", "no model file"), ("", "an empty MODEL"),
+    ("absent", "brise models search lists"), ("mistal:7b", "look like it: mistral:7b"),
+    ("no/such/file.gguf", "no model file"), ("", "an empty MODEL"),
     ("~nobody-of-that-name/x.gguf", "no model file"), ("x" * 5000, "cannot read 'xxx"),
     ("hf:only-one-part", "hf:OWNER/REPO"), ("hf:", "no hub reference")])
 def test_a_reference_that_means_nothing_says_what_would(tmp_path: Path, reference: str, message: str) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from brise.errors import StoreError
 from brise.files.digests import file_digest
-from brise.hub.store import ModelStore, is_name, locate
+from brise.hub.locate import locate
+from brise.hub.store import ModelStore, is_name
 
 
 def put(store: ModelStore, name: str, data: bytes, source: str = "test") -> None:
@@ -248,8 +249,12 @@ def test_a_bare_word_is_a_name_before_it_is_a_folder(
 
 
 def test_locate_names_what_is_missing(store: ModelStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="brise pull smollm2"):
+    with pytest.raises(StoreError, match="'absent' on this machine\nhint: brise models search lists"):
         locate("absent", store)
+    with pytest.raises(StoreError, match="hint: brise pull qwen3:0.6b$"):
+        locate("qwen3:0.6b", store)
+    with pytest.raises(StoreError, match="names that look like it: qwen3:0.6b, qwen3:1.7b"):
+        locate("qwen3:0.5b", store)
     with pytest.raises(StoreError, match="there is no model file 'no/such.gguf'"):
         locate("no/such.gguf", store)
 

@@ -13,8 +13,9 @@ import pytest
 from brise.checkpoint.open import open_checkpoint
 from brise.errors import CheckpointError, StoreError
 from brise.files.digests import StoredFile, file_digest, list_digest
+from brise.hub.locate import locate
 from brise.hub.pull import Puller, pull
-from brise.hub.store import ModelStore, StoredModel, locate
+from brise.hub.store import ModelStore, StoredModel
 from tests.checkpoint import make_folder as make
 from tests.checkpoint.make_gguf import write_tiny
 

@@ -13,7 +13,7 @@ from brise.api.words import python_words
 from brise.engine.engine import EngineSettings
 from brise.engine.engine_thread import EngineThread
 from brise.errors import RequestError, UnsupportedError
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, EngineOptions, adapter_room, open_engine
 from brise.memory.sizes import parse_size
@@ -85,7 +85,7 @@ def load(model: str | Path, *, memory: Size | None = None, device: Literal["cpu"
     _check_device(device)
     defaults = settings.read()
     with python_words():
-        engine = open_engine(locate(str(model), ModelStore(defaults.home)),
+        engine = open_engine(find_model(model, defaults),
                              _engine_options(options, size(memory, "memory"), defaults.threads))
     worker = EngineThread(engine)
     worker.start()

@@ -26,7 +26,7 @@ from brise.engine.engine import Engine
 from brise.engine.request import USUAL_MAX_TOKENS
 from brise.errors import BriseError, RequestError
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory.opening import AdapterRoom, EngineOptions, adapter_room, open_engine
 from brise.text.answer_events import Parsed, ParsedReasoning, ParsedText
 
@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if args.any_base and args.adapter is None:
         raise RequestError("--any-base needs --adapter FOLDER")
     settings_ = settings.read()
-    located = locate(args.model, ModelStore(settings_.home))
+    located = find_model(args.model, settings_)
+    if located.note:
+        terminal.note(located.note)
     engine = _engine(located, memory_options.from_arguments(args), args.context, args.threads or settings_.threads,
                      args.adapter, any_base=args.any_base)
     adapter = None if args.adapter is None else ADAPTER

@@ -19,7 +19,7 @@ from brise.errors import BriseError
 
 COMMANDS: Mapping[str, str] = {
     "pull": "get a model into the local store",
-    "models": "list, show and remove models of the store",
+    "models": "list, search, show and remove models",
     "plan": "say what a model takes in memory",
     "chat": "talk to a model in the terminal",
     "serve": "serve models over the OpenAI HTTP API",

@@ -1,37 +1,51 @@
-"""`brise models`: lists, shows and removes models of the store."""
+"""`brise models`: lists, shows and removes models of the store, and searches what can be pulled by name."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 
 from brise import settings
 from brise.checkpoint.open import num_parameters, open_checkpoint
 from brise.cli import terminal
 from brise.cli.command_parser import examples
 from brise.errors import BriseError, StoreError
+from brise.hub.found import TOOLS, FoundModel, licence_of
+from brise.hub.listed import search
+from brise.hub.locate import locate
+from brise.hub.other_stores import OtherStores
 from brise.hub.store import ModelStore, StoredModel
 from brise.models.config import Config
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "models", help="list, show and remove models of the store", allow_abbrev=False,
-        description="List, show and remove models of the store. Without an action: list.",
+        "models", help="list, search, show and remove models", allow_abbrev=False,
+        description="List, search, show and remove models. Without an action: list.",
         epilog=examples("brise models"))
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    listing = actions.add_parser("list", help="list all models", allow_abbrev=False,
-                                 description="List all models of the store, one per line.",
+    listing = actions.add_parser("list", help="list all models on this machine", allow_abbrev=False,
+                                 description="List all models of the store, and those that Ollama, LM Studio, "
+                                             "llama.cpp and the Hugging Face cache keep here, one per line.",
                                  epilog=examples("brise models list",
                                                  "brise models list --json"))
     listing.add_argument("--json", action="store_true", help="print a JSON array")
+    search = actions.add_parser("search", help="list what can be pulled by name", allow_abbrev=False,
+                                description="List the models that `brise pull` knows by name: size, context, licence, "
+                                            "what they are good at. Then the models on this machine.",
+                                epilog=examples("brise models search",
+                                                "brise models search tools apache"))
+    search.add_argument("words", metavar="WORD", nargs="*", help="all of them must occur (default: all models)")
+    search.add_argument("--json", action="store_true", help="print a JSON array")
     show = actions.add_parser("show", help="show one model", allow_abbrev=False,
                               description="Show where a model came from, where its file lies, and what it is.",
                               epilog=examples("brise models show smollm2",
                                               "brise models show smollm2 --json"))
-    show.add_argument("name", metavar="NAME", help="a name from `brise models`")
+    show.add_argument("name", metavar="NAME", help="a name from `brise models list`")
     show.add_argument("--json", action="store_true", help="print a JSON object")
     remove = actions.add_parser("remove", help="remove models", allow_abbrev=False,
                                 description="Remove models from the store, and their files if no other name uses them. "
@@ -41,19 +55,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    store = ModelStore(settings.read().home)
+    settings_ = settings.read()
+    store = ModelStore(settings_.home)
+    others = OtherStores(settings_.home, settings_.tools)
     match args.action:
         case None:
-            return _list(store, as_json=False)
+            return _list(store, others, as_json=False)
         case "list":
-            return _list(store, args.json)
+            return _list(store, others, args.json)
+        case "search":
+            return _search(store, others, args.words, args.json)
         case "show":
-            return _show(store, args.name, args.json)
+            return _show(store, others, args.name, args.json)
         case _:
             return _remove(store, args.name)
 
 
-def _list(store: ModelStore, as_json: bool) -> int:
+def _list(store: ModelStore, others: OtherStores, as_json: bool) -> int:
     """Lists all models. A damaged entry is reported and does not hide the others."""
     entries: list[StoredModel] = []
     status = 0
@@ -63,34 +81,92 @@ def _list(store: ModelStore, as_json: bool) -> int:
         except StoreError as error:
             terminal.note(f"brise: error: {error}")
             status = 1
+    found = others.models()
     if as_json:
-        terminal.result(json.dumps([asdict(entry) for entry in entries], indent=1))
+        terminal.result(json.dumps([{**asdict(entry), "origin": "brise"} for entry in entries]
+                                   + [_found_fields(model) for model in found], indent=1))
         return status
-    width = max((len(entry.name) for entry in entries), default=0)
+    names = [*(entry.name for entry in entries), *(model.name for model in found)]
+    width = max(map(len, names), default=0)
     for entry in entries:
         terminal.result(f"{entry.name:<{width}}  {terminal.size(entry.size):>9}  sha256:{entry.digest[:12]}"
                         f"  {entry.added}  {entry.source}")
-    if not entries and status == 0:
+    for model in found:
+        state = f"cannot be used: {model.problem}" if model.problem else str(model.path)
+        terminal.result(f"{model.name:<{width}}  {terminal.size(model.size):>9}  {TOOLS[model.origin]}  {state}")
+    if not entries and not found and status == 0:
         terminal.note("the store is empty; get a model with: brise pull smollm2")
     return status
 
 
-def _show(store: ModelStore, name: str, as_json: bool) -> int:
-    entry = store.get(name)
-    path = store.path(entry)
+def _found_fields(model: FoundModel) -> dict[str, object]:
+    return {"name": model.name, "origin": model.origin, "size": model.size, "path": str(model.path),
+            "projector": None if model.projector is None else str(model.projector), "problem": model.problem or None}
+
+
+def _search(store: ModelStore, others: OtherStores, words: list[str], as_json: bool) -> int:
+    """What can be pulled by name first, then what is on this machine and has the words in its name."""
+    here = set(store.names())
+    models = search(words)
+    local = [name for name in (*sorted(here), *(model.name for model in others.models()))
+             if all(word.lower() in name.lower() for word in words)]
+    if as_json:
+        terminal.result(json.dumps([
+            {"name": model.title, "size": model.size, "context": model.context, "licence": model.licence.name,
+             "licence_url": model.licence.url, "limits": model.licence.limits, "good_at": model.good_at,
+             "digest": model.digest, "source": model.reference, "revision": model.revision,
+             "here": model.store_name in here} for model in models], indent=1))
+        return 0
+    width = max((len(model.title) for model in models), default=0)
+    for model in models:
+        mark = "here" if model.store_name in here else ""
+        licence = model.licence.name + (" (limits use)" if model.licence.limits else "")
+        terminal.result(f"{model.title:<{width}}  {terminal.size(model.size):>9}  {model.context:>7} tokens  {mark:<4}"
+                        f"  {licence}: {model.good_at}")
+    if local:
+        terminal.note(f"on this machine: {', '.join(local)}")
+    if not models and not local:
+        terminal.note(f"no model has all of: {' '.join(words)}")
+    return 0 if models or local else 1
+
+
+def _show(store: ModelStore, others: OtherStores, name: str, as_json: bool) -> int:
+    """A model of the store or of another tool."""
+    fields, path, num_files = _where(store, others, name)
     with closing(open_checkpoint(path)) as checkpoint:
         config, formats, num_values = checkpoint.config, sorted(checkpoint.formats()), num_parameters(checkpoint)
-    fields: dict[str, object] = {**asdict(entry), "path": str(path), "parameters": num_values,
-                                 "formats": formats, "config": _config_fields(config)}
+        fields["licence"] = fields["licence"] or _stated_licence(checkpoint.metadata)
+    fields |= {"path": str(path), "parameters": num_values, "formats": formats, "config": _config_fields(config)}
     if as_json:
         terminal.result(json.dumps(fields, indent=1))
         return 0
-    fields.update(_config_fields(config), formats=", ".join(formats),
-                  files=", ".join(file.name for file in entry.files) or "1")
+    fields.update(_config_fields(config), formats=", ".join(formats), files=num_files,
+                  licence=fields["licence"] or "not stated")
     del fields["config"]
     for key, value in fields.items():
         terminal.result(f"{key:<12}  {value}")
     return 0
+
+
+def _where(store: ModelStore, others: OtherStores, name: str) -> tuple[dict[str, object], Path, str]:
+    """What is known of a model without opening it, its path, and its files in words."""
+    located = locate(name, store, others)
+    if located.digest is not None:
+        entry = store.get(located.name)
+        return asdict(entry), located.path, ", ".join(file.name for file in entry.files) or "1"
+    found = others.find(name)
+    if found is None:
+        return {"name": located.name, "licence": ""}, located.path, "1"
+    model, _ = found
+    left_out = {"left_out": ", ".join(model.left_out)} if model.left_out else {}
+    return {"name": model.name, "origin": model.origin, "size": model.size, "licence": licence_of(model),
+            **left_out}, located.path, "1" if model.projector is None else "1, and a vision encoder"
+
+
+def _stated_licence(metadata: Mapping[str, object]) -> str:
+    """What a GGUF file says of its licence."""
+    texts = [metadata.get(key) for key in ("general.license", "general.license.name", "general.license.link")]
+    return ", ".join(text[:200] for text in texts if isinstance(text, str) and text)
 
 
 def _config_fields(config: Config) -> dict[str, object]:

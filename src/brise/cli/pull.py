@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 import rich.console
 import rich.progress
 
 from brise import settings
-from brise.checkpoint.open import open_checkpoint
 from brise.cli import terminal
 from brise.cli.command_parser import examples
 from brise.hub.download import Progress
-from brise.hub.pull import Puller, pull
+from brise.hub.pull import Puller, admit, pull
 from brise.hub.store import ModelStore
 
 
@@ -26,13 +24,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "checked by its SHA-256 before it gets its name; two pulls of the same model at once download it "
                     "once. docs/guides/models.md says what can be pulled.",
         epilog=examples("brise pull smollm2",
+                        "brise pull qwen3:0.6b",
                         "brise pull ./mine.gguf --name mine",
                         "brise pull hf:owner/repo/file.gguf",
                         "brise pull ./mine",
                         "brise pull smollm2 --offline"))
     parser.add_argument("model", metavar="MODEL",
-                        help="smollm2; the path of a .gguf file, or of a folder with GGUF or safetensors files; "
-                             "hf:OWNER/REPO, or hf:OWNER/REPO/FILE.gguf where the repository has several")
+                        help="a name that `brise models search` lists; the path of a .gguf file, or of a folder with "
+                             "GGUF or safetensors files; hf:OWNER/REPO, or hf:OWNER/REPO/FILE.gguf where the "
+                             "repository has several")
     parser.add_argument("--name", help="name in the store (default: made from MODEL: the file name without .gguf, or "
                                        "the name of the folder or repository)")
     parser.add_argument("--offline", action="store_true",
@@ -49,16 +49,10 @@ def pull_model(model: str, name: str | None = None, *, offline: bool = False) ->
     """Gets the model, and shows how far it has come; `brise demo` begins with it, too."""
     settings_ = settings.read()
     with _progress() as progress:
-        entry = pull(Puller(store=ModelStore(settings_.home), progress=progress, admit=_admit, waiting=_waiting,
-                            index_url=settings_.index_url, offline=offline), model, name)
+        entry = pull(Puller(store=ModelStore(settings_.home), progress=progress, admit=admit, waiting=_waiting,
+                            index_url=settings_.index_url, offline=offline, say=terminal.note), model, name)
     terminal.result(f"{entry.name}: {terminal.size(entry.size)}, sha256 {entry.digest}")
     terminal.note(f"talk to it: brise chat {entry.name}")
-
-
-def _admit(path: Path) -> None:
-    """Raises, before the file is copied, if it is damaged or not of a model that brise runs."""
-    with closing(open_checkpoint(path)) as checkpoint:
-        checkpoint.weights()
 
 
 def _waiting() -> None:

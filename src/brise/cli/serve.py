@@ -28,7 +28,8 @@ from brise.engine.model import LoadedModel
 from brise.errors import RequestError, UnsupportedError
 from brise.files.digests import Located
 from brise.gateway.gateway import Gateway
-from brise.hub.store import ModelStore, is_name, locate
+from brise.hub.locate import find_model
+from brise.hub.store import is_name
 from brise.memory.opening import AdapterRoom, EngineOptions, OpeningProgress, open_engine
 from brise.memory.serving_plan import ServingPlan
 from brise.models.batch import PAGE_SIZE
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str, UpstreamServer],
            watch: RequestWatch) -> int:
-    models = _locate_all(args.models, ModelStore(settings_.home))
+    models = _locate_all(args.models, settings_)
     if args.memory is not None and len(models) != 1:
         raise UnsupportedError(f"--memory is for one model, and there are {len(models)}",
                                hint="start one server for each, with a memory limit of its own")
@@ -195,7 +196,7 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
                       f"{plan.context} tokens, {plan.num_pages * PAGE_SIZE} tokens at one time")
 
     def loading(located: Located) -> None:
-        terminal.note(f"loading {located.name} from {located.path}")
+        terminal.note(f"loading {located.name} from {located.path}" + (f" ({located.note})" if located.note else ""))
 
     def adapter(info: AdapterInfo) -> None:
         terminal.note(f"adapter {info.name}: rank {info.rank}, {terminal.size(info.nbytes)}, from {info.path}")
@@ -207,13 +208,13 @@ def _engine(located: Located, args: argparse.Namespace, threads: int | None, roo
     return open_engine(located, options, OpeningProgress(planned, loading, adapter))
 
 
-def _locate_all(specs: list[str], store: ModelStore) -> list[Located]:
+def _locate_all(specs: list[str], settings_: Settings) -> list[Located]:
     """Every MODEL or NAME=MODEL. All are located before the first one is loaded."""
     located_models: dict[str, Located] = {}
     for spec in specs:
         name, equals, model = spec.partition("=")
         is_renamed = bool(equals) and is_name(name)
-        located = locate(model if is_renamed else spec, store)
+        located = find_model(model if is_renamed else spec, settings_)
         shown = name if is_renamed else located.name
         if shown in located_models:
             raise RequestError(f"two models are called {shown!r}", hint="name one of them: NAME=MODEL")

@@ -9,7 +9,7 @@ from pathlib import Path
 from brise.cli import chat_options, memory_options
 from brise.engine.adapters import AdapterExistsError, check_name
 from brise.errors import UnsupportedError
-from brise.hub.store import path_of
+from brise.hub.locate import path_of
 from brise.memory.opening import MAX_ADAPTERS, MAX_RANK, AdapterRoom, adapter_room
 
 

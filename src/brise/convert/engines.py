@@ -30,7 +30,7 @@ from brise.convert.merge_adapter import read_checked, with_adapter
 from brise.errors import OutputError, UnsupportedError
 from brise.files.atomic import refuse_existing, staged_folder
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.text.chat import ChatTemplate
 from brise.text.load import Tokens, tokens_for
 from brise.watch import SILENT, Watcher
@@ -137,7 +137,7 @@ def export_for(options: EngineExportOptions, watcher: Watcher = SILENT) -> Expor
 
 
 def _read(options: EngineExportOptions, watcher: Watcher) -> _Source:
-    located = locate(options.model, ModelStore(settings.read().home))
+    located = find_model(options.model, settings.read())
     checkpoint, original = open_checkpoint(located.path), open_original(located.path)
     dtype = options.dtype.upper() if options.dtype else plain_format(original)
     adapter = None

@@ -20,7 +20,7 @@ from brise.convert.merge_adapter import read_checked, with_adapter
 from brise.errors import OutputError
 from brise.files.atomic import refuse_existing
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.watch import SILENT, Watcher
 
 ExportFormat = Literal["hf", "gguf", "gguf-lora"]
@@ -73,7 +73,7 @@ class Exported:
 def export(options: ExportOptions, watcher: Watcher = SILENT) -> Exported:
     """Writes the model, or the adapter; OutputError if something is there already."""
     refuse_existing(options.out)
-    located = locate(options.model, ModelStore(settings.read().home))
+    located = find_model(options.model, settings.read())
     if options.format == "gguf-lora":
         return _export_adapter(options, located)
     original = open_original(located.path)

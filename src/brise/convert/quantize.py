@@ -22,12 +22,13 @@ from brise.convert.model_runs import ModelRuns, TokenWindows
 from brise.engine.scoring import WINDOW
 from brise.errors import OutputError, UnsupportedError
 from brise.files.atomic import refuse_existing
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory.process import keep_small, peak_bytes, resident_bytes
 from brise.quant.importance import Importance
 from brise.quant.quality import QuantQuality
 from brise.quant.recipe import MIXES
 from brise.quant.rows import format_of, matrix_shape, row_bytes
+from brise.settings import Settings
 from brise.watch import SILENT, Watcher, size_text
 
 
@@ -102,7 +103,7 @@ def quantize(options: QuantizeOptions, watcher: Watcher = SILENT) -> Quantized:
             refuse_existing(path)
     if options.memory is not None:
         keep_small()
-    original = _open(options, settings_.home)
+    original = _open(options, settings_)
     runs = ModelRuns(original, options.threads or settings_.threads or num_cores(), options.memory, watcher)
     started = time.perf_counter()
     text = None
@@ -116,9 +117,9 @@ def quantize(options: QuantizeOptions, watcher: Watcher = SILENT) -> Quantized:
                      time.perf_counter() - started, peak_bytes())
 
 
-def _open(options: QuantizeOptions, home: Path) -> Original:
+def _open(options: QuantizeOptions, settings_: Settings) -> Original:
     """A source of blocks is refused before an adapter is merged, which makes float32 of its matrices."""
-    located = locate(options.model, ModelStore(home))
+    located = find_model(options.model, settings_)
     original = open_original(located.path)
     if not options.requantize:
         refuse_blocks(original, options.mix if options.adapter is None else "F32")

@@ -20,7 +20,7 @@ from brise.errors import EvidenceError, RequestError
 from brise.evals.answering import AnswerSettings
 from brise.evals.example import AnsweredCall, EvalAnswer, EvalExample
 from brise.files.digests import file_digest
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.models.batch import PAGE_SIZE
 from brise.text.answer_events import Parsed, ParsedCallArguments, ParsedCallStart, ParsedText
 from brise.text.answer_format import AnswerParser
@@ -58,7 +58,7 @@ def load_local(name: str, adapter: Path | None, *, any_base: bool, threads: int 
     `loaded` is the model, if it is in memory already.
     """
     settings_ = settings.read()
-    located = locate(name, ModelStore(settings_.home))
+    located = find_model(name, settings_)
     if adapter is not None:
         lineage.check_base(lineage.read_lineage(adapter), located, any_base=any_base)
     if loaded is None:

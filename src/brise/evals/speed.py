@@ -17,7 +17,7 @@ from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, load
 from brise.engine.request import Request, Sampling
 from brise.errors import BriseError, ContextLengthError
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory.process import peak_bytes
 
 # A chat in a process of its own, which prints its peak memory at the end.
@@ -158,7 +158,7 @@ class SpeedReport:
 def measure(options: SpeedOptions, note: Callable[[str], None] = lambda text: None) -> SpeedReport:
     """Loads the model and measures it; `note` is called with the name of each step."""
     threads = options.threads or settings.read().threads
-    located = locate(options.model, ModelStore(settings.read().home))
+    located = find_model(options.model, settings.read())
     note(f"loading {located.name} from {located.path}")
     model = load(located.path, threads=threads)
     longest = max(options.prompt + 1, options.depth + options.decode + 1)

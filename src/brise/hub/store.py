@@ -23,10 +23,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from brise.checkpoint.model_files import find_layout, without_part
 from brise.errors import StoreError
 from brise.files.atomic import private_folder
-from brise.files.digests import DIGEST, NAME, Located, StoredFile, disk_errors, list_digest
+from brise.files.digests import DIGEST, NAME, StoredFile, disk_errors, list_digest
 
 MAX_MANIFEST_BYTES = 1 << 20  # of a model of thousands of files
 
@@ -44,34 +43,8 @@ class StoredModel:
     source: str
     added: str  # UTC, ISO 8601
     files: tuple[StoredFile, ...] = ()
-
-
-def locate(model: str, store: ModelStore) -> Located:
-    """Resolves a user's `model`: a name in the store, a .gguf, or a folder with one .gguf or with safetensors.
-
-    A bare word is a name first, so that a folder of the same name does not hide the store (./WORD does).
-    """
-    path = path_of(model)
-    if is_name(model) and (model in store.names() or not path.exists()):
-        entry = store.get(model)
-        return Located(model, store.path(entry), entry.digest)
-    if model.startswith("hf:"):
-        entry = store.pulled_from(model)
-        return Located(entry.name, store.path(entry), entry.digest)
-    layout = find_layout(path)
-    if path.is_file():
-        return Located(Path(without_part(path.name)).stem, path)
-    # A folder means all of its files: an mmproj file of another model is an error there, and not ignored.
-    is_one = layout.kind == "gguf" and len(layout.files) == 1
-    return Located(path.resolve().name, layout.files[0] if is_one else path)
-
-
-def path_of(text: str) -> Path:
-    """The path that a user wrote. Path would turn an empty one (an unset variable) into the current folder."""
-    if not text:
-        raise StoreError("an empty MODEL is given",
-                         hint="give a name that `brise models` lists, or the path of a .gguf file or of a folder")
-    return Path(os.path.expanduser(text))  # Path.expanduser raises RuntimeError where there is no such user
+    licence: str = ""  # as its source states it
+    revision: str = ""  # the hub's commit
 
 
 def is_name(text: str) -> bool:
@@ -95,12 +68,15 @@ class ModelStore:
         if name not in self.names():
             known = ", ".join(self.names())
             raise StoreError(f"there is no model {name!r} in the store",
-                             hint=f"the store has: {known}; or get it with: brise pull {name}" if known
-                             else "brise pull smollm2")
+                             hint=f"the store has: {known}" if known else "brise pull smollm2")
         path = self._manifest(name)
         with path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
         return _parse_manifest(name, path, text)
+
+    def has_pulled(self, source: str) -> bool:
+        """Whether an entry was pulled from a hub reference."""
+        return any(self.get(name).source == source for name in self.names())
 
     def pulled_from(self, source: str) -> StoredModel:
         """The entry that was pulled from a hub reference; StoreError if there is none, or several."""
@@ -129,11 +105,11 @@ class ModelStore:
     def folder(self, digest: str) -> Path:
         return self.root / "folders" / f"sha256-{digest}"
 
-    def add(self, name: str, staged: Path, digest: str, source: str) -> StoredModel:
+    def add(self, name: str, staged: Path, digest: str, source: str, *, licence: str = "",
+            revision: str = "") -> StoredModel:
         """Moves the complete file `staged` (inside `partial`) into the store as `name`."""
         check_name(name)
-        entry = StoredModel(name, digest, staged.stat().st_size, source,
-                            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        entry = StoredModel(name, digest, staged.stat().st_size, source, _now(), licence=licence, revision=revision)
         with self.lock("store"), disk_errors(self.root):
             os.chmod(staged, 0o444)
             _sync(staged)
@@ -142,11 +118,12 @@ class ModelStore:
             self._sweep()
         return entry
 
-    def add_folder(self, name: str, staged: Path, files: Sequence[StoredFile], source: str) -> StoredModel:
+    def add_folder(self, name: str, staged: Path, files: Sequence[StoredFile], source: str, *, licence: str = "",
+                   revision: str = "") -> StoredModel:
         """Moves the complete `files` of the folder `staged` (inside `partial`) into the store as `name`."""
         check_name(name)
-        entry = StoredModel(name, list_digest(files), sum(file.size for file in files), source,
-                            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), tuple(files))
+        entry = StoredModel(name, list_digest(files), sum(file.size for file in files), source, _now(), tuple(files),
+                            licence, revision)
         with self.lock("store"), disk_errors(self.root):
             for file in files:
                 os.chmod(staged / file.name, 0o444)
@@ -250,6 +227,10 @@ def check_name(name: str) -> None:
                               "digit and does not end in .gguf")
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def _parse_manifest(name: str, path: Path, text: bytes) -> StoredModel:
     hint = f"brise models remove {name}, then pull it again"
     if len(text) > MAX_MANIFEST_BYTES:
@@ -257,10 +238,12 @@ def _parse_manifest(name: str, path: Path, text: bytes) -> StoredModel:
     try:
         fields = json.loads(text)
         files = tuple(StoredFile(file["name"], file["digest"], file["size"]) for file in fields.get("files", ()))
-        entry = StoredModel(name, fields["digest"], fields["size"], fields["source"], fields["added"], files)
+        entry = StoredModel(name, fields["digest"], fields["size"], fields["source"], fields["added"], files,
+                            fields.get("licence", ""), fields.get("revision", ""))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"the manifest {path} is damaged: {error!r}", hint=hint) from error
-    texts = (entry.digest, entry.source, entry.added, *(text for file in files for text in (file.name, file.digest)))
+    texts = (entry.digest, entry.source, entry.added, entry.licence, entry.revision,
+             *(text for file in files for text in (file.name, file.digest)))
     sizes = (entry.size, *(file.size for file in files))
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(size, int) for size in sizes):
         raise StoreError(f"the manifest {path} is damaged: a value has the wrong type", hint=hint)

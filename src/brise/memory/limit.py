@@ -12,7 +12,7 @@ from brise.checkpoint.generation import Generation
 from brise.engine.model import LoadedModel
 from brise.errors import MemoryLimitError, UnsupportedError
 from brise.files.fields import IgnoredKey
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory import process, serving_plan
 from brise.memory.model_header import read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
@@ -74,7 +74,7 @@ def plan_serving(model: str, request: MemoryRequest, *, weights: str | None = No
     StoreError if there is no such model, UnsupportedError if it has no such context or image size.
     """
     environment = settings.read()
-    located = locate(model, ModelStore(environment.home))
+    located = find_model(model, environment)
     header = read_header(located.path, located.name, weights)
     backend = open_planner(threads or environment.threads)
     plan = serving_plan.make(header, request, backend)

@@ -26,7 +26,7 @@ from brise.checkpoint.adapters.peft import WEIGHTS_FILE
 from brise.errors import CertificateError, EvidenceError
 from brise.files.atomic import staged_file
 from brise.files.digests import file_digest, text_digest
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.prove.document import About
 from brise.prove.options import SmallModelOptions
 from brise.prove.pairs import NO_CONTEXT, Pair, digest_of_clusters, large_model_of, read_evidence
@@ -274,7 +274,7 @@ def small_model_of(small: SmallModelOptions, name: str) -> CertifiedModel:
     adapter = None if small.adapter is None else file_digest(small.adapter / WEIGHTS_FILE)
     if small.model is None:
         return CertifiedModel(name, None, adapter)
-    located = locate(small.model, ModelStore(settings.read().home))
+    located = find_model(small.model, settings.read())
     if small.adapter is not None:
         lineage.check_base(lineage.read_lineage(small.adapter), located, any_base=small.any_base)
     return CertifiedModel(name, lineage.base_digest(located), adapter, template_digest(located.path))

@@ -10,7 +10,7 @@ from typing import Any
 
 from brise import settings
 from brise.errors import UnsupportedError
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.report import advice as rules
 from brise.report.advice import Advice, Facts, Switched
 from brise.report.control import ModelOrigin, control, model_of
@@ -20,6 +20,7 @@ from brise.report.quality import qualities
 from brise.report.service import REFERENCE, availability, waits
 from brise.report.traffic import TrafficOverview, read
 from brise.report.unknowns import ReportSections, Unknown, unknowns
+from brise.settings import Settings
 from brise.traffic import prices
 from brise.traffic.prices import Prices, read_prices
 from brise.traffic.stores import open_store
@@ -61,8 +62,9 @@ class SwitchReport(ReportSections):
 
 def run(options: ReportOptions) -> SwitchReport:
     """Reads the store, the prices and the model's files, and makes the report."""
-    home, now_s = settings.read().home, time.time()
-    rates, model = _prices(options.prices, home), _model(options, home)
+    settings_, now_s = settings.read(), time.time()
+    home = settings_.home
+    rates, model = _prices(options.prices, home), _model(options, settings_)
     with closing(open_store(options.store, home, must_exist=True)) as store:
         found = read(store, options.task, None if options.days is None else now_s - options.days * DAY_S)
     return make(found, rates, model, now_s, store=options.store, named=options.model)
@@ -91,12 +93,12 @@ def _prices(path: Path | None, home: Path) -> Prices:
     return read_prices(usual) if usual.exists() else Prices()
 
 
-def _model(options: ReportOptions, home: Path) -> ModelOrigin | None:
+def _model(options: ReportOptions, settings_: Settings) -> ModelOrigin | None:
     if options.model is None:
         if options.adapter is not None:
             raise UnsupportedError("--adapter is given without the model that it is for", hint="--model MODEL")
         return None
-    return model_of(locate(options.model, ModelStore(home)), options.adapter)
+    return model_of(find_model(options.model, settings_), options.adapter)
 
 
 def to_json(report: SwitchReport) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from brise.checkpoint.write_hf import plain_format
 from brise.data.prepare import Dataset
 from brise.errors import UnsupportedError
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory import process, serving_plan, training_plan
 from brise.memory.model_header import ModelHeader, read_header
 from brise.memory.serving_plan import MemoryRequest, ServingPlan
@@ -200,7 +200,7 @@ def _proving_bytes(located: Located, asked: ResolvedOptions) -> int:
 
 def _teaching_bytes(model: str) -> int:
     """The teacher in the engine, and its file while it is read."""
-    served, work = _served(locate(model, ModelStore(settings.read().home)))
+    served, work = _served(find_model(model, settings.read()))
     return 2 * work.weights_bytes + _running(served, work)
 
 

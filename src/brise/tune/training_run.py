@@ -15,7 +15,7 @@ from brise.checkpoint.open import Checkpoint, open_checkpoint
 from brise.data.prepare import Dataset, prepare
 from brise.errors import BriseError, MemoryLimitError, OutputError
 from brise.files.digests import Located
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.memory import process
 from brise.memory.training_plan import BaseStorage, TrainingPlan
 from brise.models.weights import Weight, place
@@ -137,7 +137,7 @@ def train(options: TuneOptions, watcher: TuneWatcher) -> TuneResult:
 def _run(options: TuneOptions, watcher: TuneWatcher, processes: Processes) -> TuneResult:
     if options.memory is not None:
         process.keep_small()
-    located = processes.first(lambda: locate(options.model, ModelStore(settings.read().home)))
+    located = processes.first(lambda: find_model(options.model, settings.read()))
     planner = RunPlanner(options, watcher, processes, located, open_checkpoint(located.path))
     try:
         decided = processes.first(planner.decide)

@@ -19,7 +19,8 @@ from brise.doctor.airgap.watched import ATTEMPTS, NO_FILTER, NO_NAMESPACE, OPTIO
 from brise.doctor.airgap.witness import Attempt
 from brise.errors import BriseError, StoreError, UnsupportedError
 from brise.hub import pypi
-from brise.hub.store import ModelStore, is_name, path_of
+from brise.hub.locate import path_of
+from brise.hub.store import ModelStore, is_name
 from brise.watch import SILENT, Watcher
 
 

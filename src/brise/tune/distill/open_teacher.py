@@ -22,7 +22,7 @@ from brise.data.example import EncodedRow, Teacher
 from brise.data.prepare import DataOptions, prepare
 from brise.errors import EvidenceError, UnsupportedError
 from brise.files.digests import file_digest
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.models.weights import place
 from brise.text.load import Tokens, tokens_for
 from brise.tune.distill import teacher
@@ -70,7 +70,7 @@ def settings_of(options: TeacherOptions | None) -> dict[str, Plain]:
     """The settings of the teacher that decide the resulting weights."""
     if options is None:
         return {}
-    located = locate(options.model, ModelStore(settings.read().home))
+    located = find_model(options.model, settings.read())
     own: dict[str, Plain] = {"teacher": lineage.base_digest(located), "teacher_top": options.top}
     if options.adapter is not None:
         own["teacher_adapter"] = file_digest(options.adapter / WEIGHTS_FILE)
@@ -84,7 +84,7 @@ def opened(options: TeacherOptions | None, tokens: Tokens, rows: Sequence[Encode
     if (seen := next((row for row in rows if row.images), None)) is not None:
         raise UnsupportedError(f"{seen.place} has an image, and a teacher is asked about text only",
                                hint="leave rows with images out, or learn from the teacher's texts")
-    checkpoint = open_checkpoint(locate(options.model, ModelStore(settings.read().home)).path)
+    checkpoint = open_checkpoint(find_model(options.model, settings.read()).path)
     own = tokens_for(checkpoint)
     recording = Recording(teacher.shared_tokens(tokens.tokenizer, own.tokenizer), options.top, options.temperature)
     return OpenedTeacher(checkpoint, own, recording, options.adapter)

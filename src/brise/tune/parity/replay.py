@@ -24,7 +24,7 @@ from brise.data.example import EncodedRow, TrainingExample
 from brise.data.prepare import DataOptions, Dataset, prepare
 from brise.errors import UnsupportedError
 from brise.evals.endpoint import Endpoint
-from brise.hub.store import ModelStore, locate
+from brise.hub.locate import find_model
 from brise.models import decoder
 from brise.models.batch import Batch
 from brise.models.config import Config
@@ -93,10 +93,10 @@ class ParityReplay:
 def compare_models(options: ParityOptions, watcher: Watcher) -> ParityReport:
     """The report of `brise parity`."""
     settings_ = settings.read()
-    store, threads = ModelStore(settings_.home), options.threads or settings_.threads or num_cores()
+    threads = options.threads or settings_.threads or num_cores()
     torch.set_num_threads(threads)
-    base = locate(options.model, store)
-    served = None if options.served is None else locate(options.served, store).path
+    base = find_model(options.model, settings_)
+    served = None if options.served is None else find_model(options.served, settings_).path
     check_base(read_lineage(options.adapter), base, any_base=options.any_base)
     checkpoint = open_checkpoint(base.path)
     low_ranks = read_adapter(options.adapter, checkpoint.config).low_ranks
@@ -115,7 +115,7 @@ def compare_server(options: ParityOptions, watcher: Watcher) -> EndpointReport:
     settings_ = settings.read()
     threads = options.threads or settings_.threads or num_cores()
     torch.set_num_threads(threads)
-    base = locate(options.model, ModelStore(settings_.home))
+    base = find_model(options.model, settings_)
     check_base(read_lineage(options.adapter), base, any_base=options.any_base)
     checkpoint = open_checkpoint(base.path)
     low_ranks, tokens = read_adapter(options.adapter, checkpoint.config).low_ranks, tokens_for(checkpoint)

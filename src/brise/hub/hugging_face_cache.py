@@ -1,0 +1,74 @@
+"""Finds models in the cache of the Hugging Face hub's library, which transformers, vLLM and llama.cpp fill.
+
+ROOT/models--OWNER--REPO/refs/main               the commit that `main` was when it was asked for last
+ROOT/models--OWNER--REPO/snapshots/COMMIT/FILE   links into ../../blobs, or the files themselves on disks without links
+
+The revision that counts is `main`; without it, the snapshot that was changed last.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from brise.checkpoint.model_files import HF_CONFIG, NATIVE_CONFIG, find_layout
+from brise.errors import BriseError
+from brise.hub.found import FoundModel, best_projector, entries, gguf_models, size_of
+from brise.models.families import FAMILIES
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PREFIX = "models--"
+MAX_CONFIG_BYTES = 1 << 20
+
+
+def models(root: Path) -> Iterator[FoundModel]:
+    """Every .gguf of the cache, and every folder of safetensors of a family that brise runs."""
+    for folder in entries(root):
+        if not folder.name.startswith(_PREFIX):
+            continue
+        snapshot = _snapshot(Path(folder.path))
+        if snapshot is None:
+            continue
+        repo = "/".join(folder.name.removeprefix(_PREFIX).split("--", 1))
+        card = snapshot / "README.md" if (snapshot / "README.md").is_file() else None
+        ggufs = list(gguf_models(snapshot))
+        for path, size, projectors in ggufs:
+            yield FoundModel("hf", repo, path.name, path, size,
+                             best_projector(projectors) if len(projectors) > 1 else None, card)
+        if not ggufs and _is_ours(snapshot):
+            yield from _folder(repo, snapshot, card)
+
+
+def _folder(repo: str, snapshot: Path, card: Path | None) -> Iterator[FoundModel]:
+    try:
+        files = find_layout(snapshot).files
+    except BriseError:  # a download that was cut off, or only a tokenizer
+        return
+    yield FoundModel("hf", repo, "", snapshot, sum(map(size_of, files)), licence_file=card)
+
+
+def _snapshot(folder: Path) -> Path | None:
+    snapshots = {entry.name: Path(entry.path) for entry in entries(folder / "snapshots") if entry.is_dir()}
+    try:
+        with (folder / "refs" / "main").open("rb") as file:
+            commit = file.read(100).decode("ascii", "replace").strip()
+    except OSError:
+        commit = ""
+    if _COMMIT.fullmatch(commit) and commit in snapshots:
+        return snapshots[commit]
+    return max(snapshots.values(), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def _is_ours(snapshot: Path) -> bool:
+    """Whether the folder's configuration is of a family that brise runs: most repositories are other things."""
+    if (snapshot / NATIVE_CONFIG).is_file():
+        return True
+    try:
+        with (snapshot / HF_CONFIG).open("rb") as file:
+            fields = json.loads(file.read(MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    return isinstance(kind, str) and (kind in FAMILIES or kind == "mistral3")
