@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 import brise
+from brise.errors import UnsupportedError
 from brise.traffic.stores import open_store
 from tests.api.stub_model import saying
 from tests.gateway.fake_upstream import fake_upstream
@@ -259,3 +260,13 @@ def test_web_pages_of_the_given_origins_may_use_a_server() -> None:
         with pytest.raises(brise.BriseError, match="cors_origins is one text"):
             brise.serve(model, cors_origins="*")
     assert [each.headers.get("access-control-allow-origin") for each in answers] == ["https://app.example.com", None]
+
+
+def test_a_server_of_a_program_shows_the_page_if_it_is_asked_for(model: brise.Model) -> None:
+    with brise.serve(model, port=0, page=True) as server:
+        answer = httpx.get(f"{server.url.removesuffix('/v1')}/page/", trust_env=False)
+        assert answer.status_code == 200 and "<title>brise" in answer.text
+    with brise.serve(model, port=0) as server:
+        assert httpx.get(f"{server.url.removesuffix('/v1')}/page/", trust_env=False).status_code == 404
+    with pytest.raises(UnsupportedError, match="without keys: everybody could read your traffic"):
+        brise.serve(model, page=True, any_host=True)

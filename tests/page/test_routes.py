@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brise.errors import UnsupportedError
+from brise.errors import EvidenceError, UnsupportedError
+from brise.page import reports
 from brise.page.access import shows_page
 from brise.page.endpoint import PageOptions
 from brise.page.routes import POLICY, page
@@ -174,3 +175,14 @@ def test_without_the_page_there_is_not_one_route_more(folder: Path) -> None:
 def test_a_server_that_lost_its_keys_shows_nothing_on_a_public_address(folder: Path) -> None:
     with paged(folder, host="0.0.0.0", allow_insecure_bind=True) as server:
         assert server.get("/page/api/tasks").json()["error"]["code"] == "page_needs_keys"
+
+
+def test_a_report_of_much_traffic_is_made_beside_the_server_and_is_the_same(folder: Path) -> None:
+    options = PageOptions(folder / "traffic.sqlite")
+    here, there = (make(options, TASK) for make in (reports.answers, reports.answers_of_process))
+    moments = {"made_s"}
+    assert {k: v for k, v in there["proof"].items() if k not in moments} == {
+        k: v for k, v in here["proof"].items() if k not in moments}
+    assert there["report"] == here["report"]
+    with pytest.raises(EvidenceError, match="no requests were captured of the task 'nothing'"):
+        reports.answers_of_process(options, "nothing")

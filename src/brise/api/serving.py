@@ -21,6 +21,9 @@ from brise.gateway.retry import RetrySettings
 from brise.gateway.small_models import TaskModels
 from brise.gateway.upstream import Limits, UpstreamSettings
 from brise.gateway.upstreams import is_upstream_name
+from brise.page import access
+from brise.page.endpoint import PageOptions
+from brise.page.routes import Page, page
 from brise.serve.access import AcceptedKeys, is_key, read_keys
 from brise.serve.engine_models import EngineModels
 from brise.serve.open_gateway import (
@@ -88,6 +91,8 @@ class ServerOptions(TypedDict, total=False):
         virtual_keys: Keys of clients with budgets and limits, see `VirtualKeyOptions`. Default: a gateway asks for one
             as soon as its store has one, another server never does.
         telemetry: Traces and metrics for OpenTelemetry, see `TelemetryOptions`. Default: none.
+        page: Show evidence, switches and traffic in a browser, at the path /page/. Without keys for this machine only.
+            Default: False.
     """
 
     host: str | None
@@ -103,6 +108,7 @@ class ServerOptions(TypedDict, total=False):
     drain_timeout: float | None
     virtual_keys: VirtualKeyOptions | None
     telemetry: TelemetryOptions | None
+    page: bool | None
 
 
 class UpstreamOptions(ServerOptions, total=False):
@@ -166,7 +172,8 @@ def serve(models: Models, **options: Unpack[ServerOptions]) -> Server:
         if not opened:
             raise UnsupportedError("there is nothing to serve", hint="give a model")
         watch = _watch(options, options.get("virtual_keys"), {}, owned)
-        return Server(ServerParts(opened, _settings(opened, options, TEXT_BODY_BYTES), owned.pop_all(),
+        shown = _page(options, watch, PageOptions())
+        return Server(ServerParts(opened, _settings(opened, options, TEXT_BODY_BYTES, shown), owned.pop_all(),
                                   _keys(options.get("api_keys")), log=options.get("log"), watch=watch))
 
 
@@ -203,7 +210,8 @@ def gateway(*, upstream: str | None = None, upstreams: Mapping[str, NamedUpstrea
         member = None if watch.replica is None else watch.replica.member
         opened_gateway = owned.enter_context(open_gateway(gateway_options, settings.read().home, local, _ignore,
                                                           member))
-        return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES), owned.pop_all(),
+        shown = _page(options, watch, PageOptions(gateway_options.store, gateway_options.prices))
+        return Server(ServerParts(opened, _settings(opened, options, VISION_BODY_BYTES, shown), owned.pop_all(),
                                   _keys(options.get("api_keys")), opened_gateway, options.get("log"), watch))
 
 
@@ -245,9 +253,20 @@ def _opened(models: Models | Mapping[str | None, ModelLike], memory: Size | None
     return opened
 
 
-def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: int) -> ServeSettings:
+def _page(options: ServerOptions, watch: RequestWatch, data: PageOptions) -> Page | None:
+    """The page, if it is asked for and protected."""
+    has_keys = options.get("api_keys") is not None or watch.admission is not None and watch.admission.is_required
+    if options.get("any_host") and options.get("page") and not has_keys:
+        raise UnsupportedError("page and any_host are given without keys: everybody could read your traffic",
+                               hint="give api_keys")
+    is_shown = access.shows_page(options.get("page") or False, options.get("host") or "127.0.0.1", has_keys)
+    return page(data) if is_shown else None
+
+
+def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: int, shown: Page | None
+              ) -> ServeSettings:
     made = ServeSettings(
-        host=options.get("host") or "127.0.0.1", port=_port(options.get("port")),
+        host=options.get("host") or "127.0.0.1", page=shown, port=_port(options.get("port")),
         allow_insecure_bind=options.get("any_host") or False, access_log=options.get("access_log") or False,
         allow_image_urls=options.get("image_urls") or False, strict=options.get("strict") or False,
         max_body_bytes=body_bytes, cors_origins=_origins(options.get("cors_origins")),

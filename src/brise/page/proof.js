@@ -19,13 +19,14 @@ export function Proof({ task, tasks }) {
     <${Report} task=${task} />`;
 }
 
-const Nothing = () => html`<${Empty} title="Nothing was captured yet">
+const Nothing = ({ why }) => html`<${Empty} title="Nothing was captured yet">
   <p>A small model earns the switch with your own traffic. Put brise in front of your hosted model: requests and answers
     are written down on this machine, and this page says when there is enough evidence.</p>
   <${Command} text="brise serve --upstream https://api.example.com/v1" />
   <p>Or read what you have logged already:</p>
   <${Command} text="brise log import requests.jsonl" />
-  <p class="note">The demo makes traffic by itself, and proves a model on it: <code>brise demo</code></p><//>`;
+  <p class="note">The demo makes traffic by itself, and proves a model on it: <code>brise demo</code></p>
+  ${why && html`<p class="note">${why}</p>`}<//>`;
 
 // The answer in one glance, and the numbers that it stands on.
 function Glance({ found, task }) {

@@ -15,79 +15,71 @@ from pathlib import Path
 from typing import Any
 
 from brise import settings
-from brise.errors import CertificateError, EvidenceError, RequestError, StoreError
-from brise.page.documents import to_json
+from brise.errors import EvidenceError, RequestError, StoreError
+from brise.page import reports
 from brise.page.endpoint import Download, PageEndpoint, PageOptions, PageRequest
-from brise.prove import analyses, certificates
-from brise.prove.document import time_words
-from brise.report import report
-from brise.report.proof_document import proof_document
-from brise.report.report import ReportOptions
-from brise.report.summary import summarize
-from brise.report.switch_document import switch_document
+from brise.prove import certificates
 from brise.traffic.sql_store import SqlStore
 from brise.traffic.store import Query
 from brise.traffic.stores import open_store
 
-FRESH_S = 30.0  # a report is made anew after so long, if the traffic has changed; the ledger is looked at each time
+FRESH_S, PART = 30.0, 20.0  # seconds for which a report is good, if the ledger is the same; times what it took
+SMALL = 1000  # requests of a task whose report takes a tenth of a second; others are made beside the server
 MOST_CERTIFICATE = 8 << 20  # bytes
 VERIFY_S = 120.0
 
 
 def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
     """The endpoints of the tab."""
-    reports = Reports(options)
-    return (PageEndpoint("tasks", partial(_tasks, options)), PageEndpoint("proof", reports.proof),
-            PageEndpoint("report", reports.document),
+    made = Reports(options)
+    return (PageEndpoint("tasks", partial(_tasks, options)), PageEndpoint("proof", made.proof),
+            PageEndpoint("report", made.document),
             PageEndpoint("certificate/{digest}", partial(_certificate, options)),
             PageEndpoint("verify", partial(_verify, options), method="POST", most_bytes=MOST_CERTIFICATE))
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A report and when it was made, from how much."""
+    """What a report gave: when it was made, how long that took, and from how much."""
 
-    report: report.SwitchReport
+    answers: Mapping[str, Any]
     made_s: float
+    seconds: float
     ledger: int
     requests: int
+
+    def holds(self, ledger: int, requests: int, now_s: float) -> bool:
+        """Whether it need not be made again: making reports takes a twentieth of the time at most."""
+        age_s = now_s - self.made_s
+        if self.ledger != ledger:
+            return age_s < PART * self.seconds
+        return self.requests == requests or age_s < max(FRESH_S, PART * self.seconds)
 
 
 @dataclass
 class Reports:
-    """The reports of the store's tasks. Making one reads all rows of its task, so each is kept for a while."""
+    """The reports of the store's tasks. Making one opens all rows of its task, so each is kept for a while."""
 
     options: PageOptions
     _made: dict[str, _Made] = field(default_factory=dict)
 
     def proof(self, request: PageRequest) -> object:
         """The summary, the newest proof of the task with its path, and the certificates in the ledger."""
-        made = self._report(request)
-        past, body = made.report.history, made.report.history.proof
-        document = None if body is None else analyses.document_of(body)
-        gate = (body or {}).get("gate") or {}
-        return {
-            "task": made.report.traffic.task, "made_s": made.made_s, "summary": summarize(made.report).to_json(),
-            "next": made.report.advice.next, "headline": made.report.advice.headline,
-            "at_s": past.proof_at_s, "document": None if document is None else to_json(proof_document(document)),
-            "path": None if not gate.get("path") else {
-                "at": gate["at"], "for": gate["path"], "against": gate["futility_path"], "level": gate["level"],
-                "end": None if document is None else document["terms"]["futility"],
-                "decided_at": gate.get("decided_at")},
-            "certificates": [_listed(entry.body, entry.at_s) for entry in reversed(made.report.traffic.ledger)
-                             if entry.kind == certificates.KIND]}
+        return self._report(request).answers["proof"]
 
     def document(self, request: PageRequest) -> object:
         """The whole report, as `brise report --html` writes it."""
-        return to_json(switch_document(self._report(request).report))
+        return self._report(request).answers["report"]
 
     def _report(self, request: PageRequest) -> _Made:
         task = request.query.get("task") or self._busiest()
         found, now_s = self._made.get(task), time.time()
         ledger, requests = self._size(task)
-        if found is None or found.ledger != ledger or found.requests != requests and now_s > found.made_s + FRESH_S:
-            made = report.run(ReportOptions(task, self.options.place, self.options.prices))
-            found = self._made[task] = _Made(made, now_s, ledger, requests)
+        if found is None or not found.holds(ledger, requests, now_s):
+            started_s = time.monotonic()
+            answers = (reports.answers if requests <= SMALL else reports.answers_of_process)(self.options, task)
+            seconds = time.monotonic() - started_s
+            found = self._made[task] = _Made(answers, now_s, seconds, ledger, requests)
         return found
 
     def _busiest(self) -> str:
@@ -116,18 +108,6 @@ def _tasks(options: PageOptions, request: PageRequest) -> object:
         return {"tasks": [], "why": str(error), **rights}
     return {"tasks": [{"task": name, "requests": number, "last_s": last_s} for name, number, last_s in tasks],
             "why": None, **rights}
-
-
-def _listed(body: Mapping[str, Any], at_s: float) -> dict[str, Any]:
-    """A certificate of the ledger in a few words. Whether it holds, `verify` says."""
-    try:
-        found = certificates.of_line(body).certificate
-    except CertificateError as error:
-        return {"digest": str(body.get("digest")), "at_s": at_s, "why": str(error)}
-    return {"digest": str(body["digest"]), "at_s": at_s, "small_model": found.student.name,
-            "large_models": list(found.teachers), "claim": certificates.claim_words(found), "clusters": found.n,
-            "expires_s": found.expires_at_s, "expires": time_words(found.expires_at_s),
-            "is_expired": time.time() >= found.expires_at_s}
 
 
 def _certificate(options: PageOptions, request: PageRequest) -> Download:

@@ -45,7 +45,10 @@ FILES_MARK = "{files}"  # in index.html: the folder whose name changes with what
 HAS_STORE_ERROR = 409
 
 
-def page(options: PageOptions) -> Callable[[ServerState], Sequence[Route]]:
+Page = Callable[[ServerState], Sequence[Route]]
+
+
+def page(options: PageOptions) -> Page:
     """What `ServeSettings.page` takes: the page over this store."""
     return partial(routes, options)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from brise import settings
 from brise.errors import RequestError, StoreError
 from brise.page.endpoint import PageEndpoint, PageOptions, PageRequest
 from brise.prove import analyses, certificates, cutover
@@ -20,8 +23,10 @@ from brise.report.summary import evidence
 from brise.switch.history import Tenure
 from brise.switch.state import SHARES
 from brise.traffic.records import LedgerEntry
+from brise.traffic.stores import open_store
 
 MOST_POINTS = 300  # of the evidence of harm of one switch
+PART = 10.0  # times what reading the ledger took, until it is read again
 MOST_EVENTS = 500  # of the time line, the newest
 _NOTHING: Mapping[str, Any] = MappingProxyType({
     "tasks": (), "lines": 0, "last_digest": None, "is_whole": True, "broken": None, "shares": SHARES, "harm": {},
@@ -30,21 +35,37 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({
 
 def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
     """The endpoints of the tab."""
-    return (PageEndpoint("switches", partial(_switches, options)),
+    return (PageEndpoint("switches", Ledger(options).switches),
             PageEndpoint("switch/back", partial(_back, options), needs="operate", method="POST"))
 
 
-def _switches(options: PageOptions, request: PageRequest) -> object:
-    """What `brise audit --json` prints, with the evidence of harm of each switch, and the other lines of the ledger."""
-    try:
-        found = ledger.audit(AuditOptions(store=options.place))
-    except StoreError:  # a server without captured traffic has a page, too
-        return dict(_NOTHING)
+@dataclass
+class Ledger:
+    """What the ledger says. It is read whole to be checked, so what was read is kept as long as no line is new."""
+
+    options: PageOptions
+    _read: tuple[int, float, float, Mapping[str, Any]] = (-1, 0.0, 0.0, _NOTHING)  # last line, when, how long, what
+
+    def switches(self, request: PageRequest) -> object:
+        """What `brise audit --json` prints, with the evidence of harm of each switch, and the other lines."""
+        try:
+            with closing(open_store(self.options.store, settings.read().home, must_exist=True)) as store:
+                last = store.last_line()
+        except StoreError:  # a server without captured traffic has a page, too
+            return dict(_NOTHING)
+        line, at_s, seconds, found = self._read
+        started_s = time.monotonic()
+        if line != last and started_s - at_s > PART * seconds:
+            found = _document(ledger.audit(AuditOptions(store=self.options.place)))
+            self._read = last, started_s, time.monotonic() - started_s, found
+        return {**found, "upstreams": _upstreams(request)}
+
+
+def _document(found: LedgerAudit) -> Mapping[str, Any]:
     document = found.to_json()
     events = [*document.pop("events"), *filter(None, map(_event, found.lines))]
     events.sort(key=lambda event: -event["number"])
-    return {**document, "now_s": time.time(), "shares": list(SHARES), "harm": _harm(found),
-            "upstreams": _upstreams(request), "events": events[:MOST_EVENTS],
+    return {**document, "shares": list(SHARES), "harm": _harm(found), "events": events[:MOST_EVENTS],
             "more_events": max(len(events) - MOST_EVENTS, 0)}
 
 
