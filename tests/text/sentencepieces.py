@@ -127,6 +127,6 @@ def tokenizer_json(model: bytes, how: Literal["legacy", "first", "gemma", "plain
             made.decoder = decoders.Metaspace("\u2581", "always")
     types = {i: piece.type for i, piece in enumerate(ModelProto.FromString(model).pieces)}
     for index, kind in types.items():
-        if kind in (3, 4):
-            made.add_tokens([AddedToken(spm.id_to_piece(index), normalized=False, special=kind == 3)])
+        if kind in (2, 3, 4):
+            made.add_tokens([AddedToken(spm.id_to_piece(index), normalized=False, special=kind != 4)])
     return made

@@ -22,6 +22,7 @@ from brise.files.atomic import staged_folder
 from brise.models.weights import Weight
 from brise.quant.formats import PLAIN
 from brise.quant.rows import format_of, matrix_shape
+from brise.text.load import versioned
 
 # Copied where the source is a Hugging Face folder.
 TOKENIZER_FILES = (
@@ -88,6 +89,7 @@ def _write_tokenizer(original: Original, folder: Path) -> None:
     elif "tokenizer.ggml.tokens" in original.metadata:
         for name, text in tokenizer_files(original.metadata, original.config.max_context).items():
             (folder / name).write_text(text, encoding="utf-8")
-    for name in names:
+    pieces = versioned(original.folder)  # Mistral's, which mistral-common reads
+    for name in (*names, *([] if pieces is None else [pieces.name])):
         if (original.folder / name).is_file():
             shutil.copyfile(original.folder / name, folder / name)

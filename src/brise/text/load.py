@@ -52,9 +52,9 @@ def tokens_for(checkpoint: Files) -> Tokens:
     has_own = "tokenizer.ggml.model" in metadata
     if (folder / "tekken.json").is_file() and (not has_own or metadata.get("tokenizer.ggml.pre") == "tekken"):
         return _tekken(folder / "tekken.json", metadata, system_prompt)
-    versioned = _versioned(folder)
-    if versioned is not None and (not has_own or metadata.get("tokenizer.ggml.model") == "llama"):
-        return _mistral_pieces(versioned, metadata, system_prompt)
+    pieces = versioned(folder)
+    if pieces is not None and (not has_own or metadata.get("tokenizer.ggml.model") == "llama"):
+        return _mistral_pieces(pieces, metadata, system_prompt)
     if has_own:
         tokenizer = gguf_tokenizer(metadata)
         return Tokens(tokenizer, ChatTemplate.from_gguf(metadata, tokenizer), system_prompt)
@@ -90,7 +90,7 @@ def _tekken(path: Path, metadata: Mapping[str, object], system_prompt: str | Non
     return Tokens(tokenizer, MistralChat.of(tokenizer), system_prompt)
 
 
-def _versioned(folder: Path) -> Path | None:
+def versioned(folder: Path) -> Path | None:
     """Mistral's SentencePiece file with a version in its name, the highest one of several."""
     found = [(int(match[1]), path) for path in sorted(folder.glob("*.model.v*"))
              if (match := _VERSION.search(path.name)) is not None]

@@ -1,12 +1,13 @@
 """Reads SentencePiece vocabularies: from a tokenizer.model, from the keys of a GGUF file, or from a tokenizer.json.
 
 GGUF keys beside those of text/gguf_vocabulary.py, all under `tokenizer.ggml.`: scores; add_space_prefix (llama: true
-where it is missing); remove_extra_whitespaces and precompiled_charsmap (t5 alone); merges, which llama.cpp does not
-read here, and which say more than scores where the vocabulary has come from a tokenizer.json.
+where it is missing); remove_extra_whitespaces and precompiled_charsmap (llama.cpp reads them for t5 alone); merges,
+which llama.cpp does not read here, and which say more than scores where the vocabulary has come from a tokenizer.json.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,10 @@ from brise.text.hf_tokenizer import MAX_MERGES, HfTokenizer, base64_bytes
 from brise.text.protocols import Before
 from brise.text.sentencepiece import Pieces, SentencePieceTokenizer, TextRules, collapsed
 
+# Of a file that is made from a tokenizer.json: its parts that say how text is cut, as JSON, with the special tokens
+# that take the white space around them. GGUF has keys for the commonest of these only.
+STEPS_KEY = "brise.tokenizer_steps"
+PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _ANYWHERE: frozenset[Before] = frozenset({"start", "special"})
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 # Rust's white space, which is Unicode's: Python's split cuts at four control characters more.
@@ -75,9 +80,7 @@ def from_gguf(metadata: Mapping[str, object]) -> SentencePieceTokenizer:
     texts = strings(metadata, "tokens")
     types, scores = token_types(metadata, len(texts)), _scores(metadata, len(texts))
     is_unigram = metadata.get(key("model")) == "t5"
-    charsmap, removes = b"", False
-    if is_unigram:
-        charsmap, removes = _charsmap(metadata), bool(metadata.get(key("remove_extra_whitespaces"), False))
+    charsmap, removes = _charsmap(metadata), bool(metadata.get(key("remove_extra_whitespaces"), False))
     adds = bool(metadata.get(key("add_space_prefix"), not is_unigram))
     rules = TextRules(steps=_file_steps(charsmap, removes_spaces=removes), prefixed=_ANYWHERE if adds else frozenset(),
                       drops=adds, charsmap=charsmap, removes_spaces=removes)
@@ -87,7 +90,11 @@ def from_gguf(metadata: Mapping[str, object]) -> SentencePieceTokenizer:
     unk = metadata.get(key("unknown_token_id"), types.index(UNKNOWN) if UNKNOWN in types else None)
     if not isinstance(unk, int) or not 0 <= unk < len(texts):
         unk = None
-    pieces = Pieces(texts, types, scores, merges, is_unigram=is_unigram, unk_id=unk, right=frozenset(right))
+    left = frozenset[str]()
+    if isinstance(steps := metadata.get(STEPS_KEY), str):
+        document = _steps(steps)
+        rules, left, right = _rules(document, STEPS_KEY), _texts(document, "lstrip"), _texts(document, "rstrip")
+    pieces = Pieces(texts, types, scores, merges, is_unigram=is_unigram, unk_id=unk, left=left, right=frozenset(right))
     ends = read_ends(metadata, len(texts), add_bos=not is_unigram)
     return SentencePieceTokenizer(pieces, rules, bos_id=ends.bos_id, eos_id=ends.eos_id, add_bos=ends.add_bos,
                                   text_end_id=ends.text_end_id, end_ids=ends.end_ids)
@@ -151,6 +158,21 @@ def _scores(metadata: Mapping[str, object], count: int) -> list[float]:
     return scores
 
 
+def _steps(text: str) -> dict[str, object]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{STEPS_KEY} is no JSON: {error}", field=STEPS_KEY) from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{STEPS_KEY} holds no JSON object", field=STEPS_KEY, value=type(document).__name__)
+    return document
+
+
+def _texts(document: Mapping[str, object], name: str) -> frozenset[str]:
+    value = document.get(name)
+    return frozenset(str(text) for text in (value if isinstance(value, list) else []))
+
+
 def _charsmap(metadata: Mapping[str, object]) -> bytes:
     value = metadata.get(key("precompiled_charsmap"))
     return b"" if value is None else bytes(np.asarray(value).astype(np.uint8))
@@ -181,7 +203,8 @@ def _index(tokens: Sequence[str], text: object) -> int | None:
 
 def _rules(document: Mapping[str, object], name: str) -> TextRules:
     """What the normalizer, the pre-tokenizer and the decoder of a tokenizer.json say, step by step."""
-    rules = TextRules(prefixed=frozenset(), drops=_drops(document, name), precision="d")
+    rules = TextRules(prefixed=frozenset(), drops=_drops(document, name), precision="d",
+                      source={part: document.get(part) for part in PARTS})
     for part, read in (("normalizer", _with_normalizer), ("pre_tokenizer", _with_pre_tokenizer)):
         for step in tokenizer_steps.flat(document.get(part), part, name):
             known = read(rules, step, name)

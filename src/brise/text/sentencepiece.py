@@ -71,6 +71,7 @@ class TextRules:
     charsmap: bytes = field(default=b"", repr=False)  # of the step that is one, for files that are written
     removes_spaces: bool = False  # so does a step
     precision: Literal["f", "d"] = "f"  # of a Unigram's sums: sentencepiece's 32 bits, the library's 64
+    source: Mapping[str, object] = field(default_factory=dict, repr=False)  # what a tokenizer.json said, by its parts
 
 
 class SentencePieceTokenizer:
@@ -86,7 +87,7 @@ class SentencePieceTokenizer:
                        if kind == USER_DEFINED and not is_marker(texts[index])}
         shown = set(self._words.values())
         control = {texts[index]: index for index, kind in special.items()
-                   if kind in (CONTROL, USER_DEFINED) and index not in shown}
+                   if index not in shown}
         special_tokens.check(control)
         special_tokens.check(self._words)
         self.control: Mapping[str, int] = MappingProxyType(control)
@@ -98,6 +99,11 @@ class SentencePieceTokenizer:
         self._byte_of = {index: bytes([byte]) for byte, index in enumerate(self._bytes or ())}
         self._match = (_unigram(pieces, rules, self._bytes, {} if rules.restarts else self._words)
                        if pieces.is_unigram else _bpe(pieces, rules, self._bytes))
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether text without a piece becomes bytes."""
+        return self._bytes is not None
 
     def encode(self, text: str, *, parse_control: bool = False, before: Before = "start") -> list[int]:
         """Ids of the text, without bos. With parse_control, special tokens in it become control tokens."""

@@ -1,4 +1,4 @@
-"""Writes a tokenizer.json or tekken.json as the tokenizer.ggml.* keys of a GGUF file, as llama.cpp's converter does."""
+"""Writes a tokenizer.json, tekken.json or tokenizer.model as the keys of a GGUF file, as llama.cpp's converter does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer as BpeTokenizer
 
+from brise.checkpoint.gguf.write_pieces import piece_keys
 from brise.errors import CheckpointError, UnsupportedError, bad_value
-from brise.text import hf_tokenizer, pretokenizers
+from brise.text import hf_tokenizer, load, pretokenizers, read_sentencepiece
 from brise.text.hf_tokenizer import read_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -33,13 +34,17 @@ OLD_CONTROL: Sequence[str] = (
 def vocabulary(folder: Path, vocab_size: int) -> dict[str, object]:
     """The keys for the tokenizer in this folder, its `vocab_size` tokens, and its chat template if there is one."""
     settings = _optional(folder / "tokenizer_config.json")
+    pieces = [path for path in (folder / "tokenizer.model", load.versioned(folder)) if path and path.is_file()]
     if (folder / "tokenizer.json").is_file():
         keys = _from_tokenizer_json(folder / "tokenizer.json", settings, vocab_size)
     elif (folder / "tekken.json").is_file():
         keys = _from_tekken(folder / "tekken.json", vocab_size)
+    elif pieces:
+        tokenizer = read_sentencepiece.from_file(pieces[-1], settings)
+        keys = piece_keys(tokenizer, vocab_size, _id(tokenizer.pieces.texts, settings.get("pad_token")))
     else:
-        raise CheckpointError(f"{folder} has neither tokenizer.json nor tekken.json", field="tokenizer.json",
-                              limit="a file", hint="copy it from the model's repository")
+        raise CheckpointError(f"{folder} has neither tokenizer.json nor tekken.json nor tokenizer.model",
+                              field="tokenizer.json", limit="a file", hint="copy it from the model's repository")
     template = _template(folder, settings)
     return keys if template is None else keys | {"tokenizer.chat_template": template}
 
@@ -52,7 +57,11 @@ def byte_symbols() -> Sequence[str]:
 
 
 def _from_tokenizer_json(path: Path, settings: Mapping[str, object], vocab_size: int) -> dict[str, object]:
-    read, document = hf_tokenizer.read(path, settings), read_json(path)
+    document = read_json(path)
+    read = hf_tokenizer.read(path, settings, document)
+    if hf_tokenizer.is_sentencepiece(document):
+        pieces = read_sentencepiece.from_hf(read, document, path.name)
+        return piece_keys(pieces, vocab_size, _id(read.tokens, settings.get("pad_token")))
     gaps = frozenset(read.gaps)
     tokens, types = list(read.tokens), [NORMAL] * len(read.tokens)
     for index in gaps:

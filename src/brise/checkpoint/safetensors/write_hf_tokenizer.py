@@ -11,8 +11,10 @@ from tokenizers import Tokenizer as BpeTokenizer
 from brise.checkpoint.generation import gguf_generation, hf_keys
 from brise.checkpoint.gguf.read_header import StringArray
 from brise.checkpoint.gguf.write_tokenizer import NORMAL, UNUSED, USER_DEFINED
+from brise.checkpoint.safetensors.write_hf_pieces import piece_document
 from brise.errors import CheckpointError, UnsupportedError
-from brise.text import pretokenizers
+from brise.text import pretokenizers, read_sentencepiece
+from brise.text.gguf_vocabulary import MODELS
 
 Files = dict[str, str]  # name -> text
 
@@ -25,20 +27,32 @@ def token_ids(metadata: Mapping[str, object]) -> dict[str, int | None]:
 
 def tokenizer_files(metadata: Mapping[str, object], max_context: int) -> Files:
     """tokenizer.json, tokenizer_config.json and generation_config.json, chat_template.jinja where there is one."""
-    if metadata.get("tokenizer.ggml.model") != "gpt2":
-        raise UnsupportedError(f"tokenizer.ggml.model is {metadata.get('tokenizer.ggml.model')!r}; brise writes "
-                               "byte-level BPE ('gpt2')")
-    tokens, merges = _strings(metadata, "tokens"), _strings(metadata, "merges")
-    types = _types(metadata, len(tokens))
-    pretokenizer = pretokenizers.named(str(metadata.get("tokenizer.ggml.pre")))
-    ids = token_ids(metadata)
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", pretokenizer.add_bos)) and ids["bos"] is not None
+    ids, tokens = token_ids(metadata), _strings(metadata, "tokens")
+    if metadata.get("tokenizer.ggml.model") in ("llama", "t5"):
+        tokenizer = read_sentencepiece.from_gguf(metadata)
+        add_bos, document = tokenizer.add_bos, piece_document(tokenizer)
+        if add_bos and tokenizer.bos_id is not None:
+            document["post_processor"] = _bos_template(tokens[tokenizer.bos_id], tokenizer.bos_id)
+    else:
+        add_bos, document = _byte_level(metadata, tokens, ids["bos"])
     files = {
-        "tokenizer.json": _dump(_document(tokens, types, merges, pretokenizer, ids["bos"] if add_bos else None)),
+        "tokenizer.json": _dump(document),
         "tokenizer_config.json": _dump(_settings(tokens, ids, max_context, add_bos=add_bos)),
         "generation_config.json": _dump(_generation(metadata, ids))}
     template = metadata.get("tokenizer.chat_template")
     return files | {"chat_template.jinja": template} if isinstance(template, str) else files
+
+
+def _byte_level(metadata: Mapping[str, object], tokens: Sequence[str],
+                bos: int | None) -> tuple[bool, dict[str, object]]:
+    """Whether a text begins with bos, and the tokenizer.json of a byte-level BPE."""
+    if metadata.get("tokenizer.ggml.model") != "gpt2":
+        raise UnsupportedError(f"tokenizer.ggml.model is {metadata.get('tokenizer.ggml.model')!r}; brise writes "
+                               f"{', '.join(map(repr, MODELS))}")
+    pretokenizer = pretokenizers.named(str(metadata.get("tokenizer.ggml.pre")))
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", pretokenizer.add_bos)) and bos is not None
+    return add_bos, _document(tokens, _types(metadata, len(tokens)), _strings(metadata, "merges"), pretokenizer,
+                              bos if add_bos else None)
 
 
 def _document(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str],
