@@ -50,6 +50,14 @@ def configuration(family: str) -> Any:
             return transformers.Qwen2Config(**{name: size for name, size in SIZES.items() if name != "head_dim"})
         case "qwen3":
             return transformers.Qwen3Config(**SIZES)
+        case "phi3":
+            return transformers.Phi3Config(**SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=2, rope_parameters={
+                "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75})
+        case "granitemoehybrid":
+            return transformers.GraniteMoeHybridConfig(
+                **SIZES, shared_intermediate_size=80, num_local_experts=0, num_experts_per_tok=0, mamba_n_heads=1,
+                layer_types=["attention"] * 2, position_embedding_type="rope", embedding_multiplier=3.0,
+                residual_multiplier=0.7, attention_multiplier=0.3, logits_scaling=0.9)
         case "mistral3":
             return transformers.Mistral3Config(
                 text_config=configuration("ministral3"), image_token_index=10, spatial_merge_size=2,

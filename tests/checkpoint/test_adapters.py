@@ -78,6 +78,46 @@ def test_a_gguf_of_the_base_takes_the_same_adapter(base: Path, tmp_path: Path) -
     assert np.abs(tiny.peft_logits(base, tmp_path / "again") - expected).max() < CLOSE
 
 
+@pytest.fixture(scope="session", params=["phi3", "granitemoehybrid"])
+def joined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose files hold several matrices as one."""
+    return tiny.make_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
+def test_an_adapter_of_joined_matrices_is_taken_apart_and_put_together(
+        joined: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    expected = tiny.make_adapter(joined, tmp_path / "adapter", target_modules="all-linear", **options)
+    config = open_checkpoint(joined).config
+    adapter = read_adapter(tmp_path / "adapter", config)
+    assert adapter.low_ranks.keys() == targets(config).keys()
+    assert np.abs(tiny.our_logits(joined, adapter.low_ranks) - expected).max() < CLOSE
+    write_adapter(tmp_path / "again", adapter, None, config)
+    assert np.abs(tiny.peft_logits(joined, tmp_path / "again") - expected).max() < CLOSE
+
+
+@pytest.mark.parametrize("modules", [MODULES, ("q_proj", "down_proj"), ("k_proj", "v_proj", "up_proj")],
+                         ids=["all", "two", "three"])
+def test_what_is_tuned_in_part_of_a_joined_matrix_is_read_back_bit_for_bit(
+        joined: Path, tmp_path: Path, modules: tuple[str, ...]) -> None:
+    config = open_checkpoint(joined).config
+    low_ranks = random_low_ranks(config, 3, modules=modules)
+    write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 3, 6.0), None, config)
+    assert np.abs(tiny.peft_logits(joined, tmp_path / "adapter") - tiny.our_logits(joined, low_ranks)).max() < CLOSE
+    read = read_adapter(tmp_path / "adapter", config).low_ranks
+    assert list(read) == list(low_ranks)
+    for path, own in low_ranks.items():
+        assert read[path].scale == own.scale, path
+        assert np.array_equal(read[path].a, own.a) and np.array_equal(read[path].b, own.b), path
+
+
+def test_magnitudes_of_a_part_of_a_joined_matrix_are_refused(tmp_path: Path) -> None:
+    config = golden.read("phi3", "half").config
+    low_ranks = random_low_ranks(config, 3, modules=("q_proj", "v_proj"), dora=True)
+    with pytest.raises(UnsupportedError, match=r"magnitudes \(DoRA\) and none of k_proj"):
+        write_adapter(tmp_path / "adapter", AdapterFile(low_ranks, 3, 6.0), None, config)
+
+
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_what_is_written_is_read_back_bit_for_bit(llama: Path, tmp_path: Path, use_rslora: bool) -> None:
     config = open_checkpoint(llama).config

@@ -58,6 +58,21 @@ def test_a_gguf_base_can_be_merged_too(base: Path, tmp_path: Path) -> None:
         assert np.abs(tiny.our_logits(path) - expected).max() < CLOSE, path
 
 
+@pytest.mark.parametrize("family", ["phi3", "granitemoehybrid"])
+def test_an_adapter_is_merged_into_joined_matrices(tmp_path: Path, family: str) -> None:
+    base = write_tokenizer(tiny.make_base(tmp_path / family, family), tiny.SIZES["vocab_size"])
+    expected = tiny.make_adapter(base, tmp_path / "adapter", target_modules="all-linear")
+    write_mix(open_original(base), tmp_path / "in.gguf", "F32")
+    for source in (base, tmp_path / "in.gguf"):
+        original = open_original(source)
+        model = merge(original, read_adapter(tmp_path / "adapter", original.config).low_ranks)
+        write_mix(model, tmp_path / f"{source.stem}-out.gguf", "F32")
+        write_hf(model, tmp_path / f"out-{source.name}", "F32")
+        for path in (tmp_path / f"{source.stem}-out.gguf", tmp_path / f"out-{source.name}"):
+            assert np.abs(tiny.our_logits(path) - expected).max() < CLOSE, path
+        assert np.abs(tiny.torch_logits(tiny.load(tmp_path / f"out-{source.name}")) - expected).max() < CLOSE
+
+
 def test_only_named_matrices_change(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "base.gguf", "llama", tied=True)
     original = open_original(source)

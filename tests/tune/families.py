@@ -29,12 +29,14 @@ from tests.goldens import golden, make, make_mixtral
 TURNED = ("attention.wq", "attention.wk")
 FAMILIES = ("llama_tied", "llama_untied", "llama3_untied", "llama_linear", "mistral", "mistral_window",
             "ministral3_yarn0_tied", "ministral3_yarn2_untied", "qwen2", "qwen3", "smollm3", "granite", "gemma3")
+JOINED = ("phi3", "phi4_long", "granite4")  # their PEFT adapters have other names: tests/checkpoint/test_adapters.py
 
 
 @dataclass(frozen=True)
 class Pair:
     """`peer` is the transformers or PEFT model, `trained` brise's."""
 
+    name: str
     config: Config
     peer: Any
     trained: Trained
@@ -48,11 +50,17 @@ def peer_of(name: str) -> Any:
     family = model.config.model_type
     with np.load(golden.FOLDER / f"tiny_{name}.npz") as file:
         for own, parameter in model.named_parameters():
-            path = make_mixtral.brise_name(own) if is_mixtral else make.brise_name(own, family)
-            weight = (file[path] / golden.GRID).astype(np.float32)
+            paths = [make_mixtral.brise_name(own)] if is_mixtral else parts_of(name, own, parameter)
+            weight = (np.concatenate([file[path] for path in paths]) / golden.GRID).astype(np.float32)
             less = np.float32(family == "gemma3_text" and own.endswith("norm.weight"))  # transformers adds it
             parameter.data = torch.from_numpy(weight - less)
     return model
+
+
+def parts_of(name: str, own: str, numbers: Any) -> dict[str, Array]:
+    """A parameter of transformers, or its gradient, by the goldens' names; some are several matrices in one."""
+    settings = next(item for item in make.goldens() if item.name == name)
+    return make.split(own, np.asarray(numbers.detach()), settings)
 
 
 def placed(weights: Weights, keep: torch_weights.Keep = "dense") -> Weights:
@@ -79,13 +87,13 @@ def with_adapters(name: str, layout: Layout, recipe: Recipe, seed: int = 0) -> P
         theirs[path].data = torch.from_numpy(drawn.copy())
         parameter.data = torch.from_numpy(to_brise(path, drawn, read.config))
     assert theirs.keys() == trained.parameters.keys()
-    return Pair(read.config, peer, trained)
+    return Pair(name, read.config, peer, trained)
 
 
 def full(name: str, layout: Layout) -> Pair:
     """All weights are trained."""
     read = golden.read(name, layout)
-    return Pair(read.config, peer_of(name), adapters.new(placed(read.weights), Recipe(method="full")))
+    return Pair(name, read.config, peer_of(name), adapters.new(placed(read.weights), Recipe(method="full")))
 
 
 def adapter_parameters(peer: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -16,9 +16,9 @@ from brise.tune import adapters, losses
 from brise.tune.adapters import Trained
 from brise.tune.packing import pack
 from brise.tune.recipe import Recipe
-from tests.goldens import golden, make
+from tests.goldens import golden
 from tests.tune import families
-from tests.tune.families import FAMILIES, Pair, relative_error
+from tests.tune.families import FAMILIES, JOINED, Pair, relative_error
 
 # Both sides compute in float32, in other orders of summation and with other formulas. A logit is off by 5e-5
 # (tests/tolerances.py, GOLDEN_LOGITS), so a probability by 5e-5 of itself, and so is the slope that goes back; on its
@@ -55,8 +55,8 @@ def named_gradients(pair: Pair) -> dict[str, Array]:
                if parameter.grad is not None}
     if adapted:
         return adapted
-    return {path_of(make.brise_name(name, pair.config.family)): parameter.grad.numpy()
-            for name, parameter in pair.peer.named_parameters()}
+    return {path_of(name): rows for own, parameter in pair.peer.named_parameters()
+            for name, rows in families.parts_of(pair.name, own, parameter.grad).items()}
 
 
 def path_of(name: str) -> str:
@@ -96,7 +96,7 @@ def test_dora_gradients_are_pefts(name: str) -> None:
     assert max(errors.values()) < GRADIENT, errors
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *JOINED])
 def test_gradients_of_all_weights_are_transformers(name: str) -> None:
     pair = families.full(name, "half")
     loss, errors = run(pair, families.rows(3))

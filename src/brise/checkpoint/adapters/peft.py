@@ -18,17 +18,19 @@ from types import MappingProxyType
 
 import numpy as np
 
+from brise.checkpoint.adapters.joined import join, joined_shapes, split
 from brise.checkpoint.adapters.lineage import FILE as LINEAGE_FILE
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.peft_settings import CONFIG_FILE, PeftSettings, config_of, read_settings
 from brise.checkpoint.gguf.write_file import Outgoing
 from brise.checkpoint.safetensors.file import SafetensorsFile, TensorEntry, open_safetensors
-from brise.checkpoint.safetensors.tensor_names import HF_LAYER
+from brise.checkpoint.safetensors.tensor_names import hf_layer
 from brise.checkpoint.safetensors.write_file import write_file
 from brise.errors import CheckpointError, UnsupportedError, bad_value
 from brise.files.atomic import staged_folder
 from brise.files.fields import errors_of
 from brise.models.config import Config
+from brise.models.families import FAMILIES, JOINED
 from brise.models.lora import MODULES, LowRanks, check_shape, module_of, targets
 from brise.models.weights import Array, Dense, LowRank
 from brise.quant.rows import encode_rows, float_rows
@@ -40,9 +42,8 @@ SIDES = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 
 # base_model.model is PEFT's; the model's own names follow, with the old and new prefixes of models that see images.
 _NAME = re.compile(r"base_model\.model\.(?P<module>(?:(?:model|language_model|text_model)\.){0,3}layers\."
-                   r"(?P<layer>0|[1-9][0-9]{0,5})\.(?P<tail>self_attn\.[a-z]_proj|mlp\.[a-z]+_proj))\."
+                   r"(?P<layer>0|[1-9][0-9]{0,5})\.(?P<tail>(?:self_attn|mlp|shared_mlp)\.[a-z_]+))\."
                    r"(?P<side>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)(?P<new>\.weight)?")
-_TAILS: Mapping[str, str] = MappingProxyType({HF_LAYER[tail]: tail for tail in MODULES.values()})
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,23 @@ def write_adapter(folder: Path, adapter: AdapterFile, lineage: Lineage | None, c
     """
     if not adapter.low_ranks:
         raise UnsupportedError("the adapter changes no matrix; there is nothing to write")
-    shapes = targets(config)
+    shapes, own = targets(config), FAMILIES[config.family].joined("hf")
     prefix = "model.language_model." if is_wrapped else "model."
-    tensors: list[Outgoing] = []
     for path, low_rank in adapter.low_ranks.items():
         if path not in shapes:
             raise UnsupportedError(f"the adapter changes {path}, which this model does not have")
         check_shape(path, low_rank, shapes[path])
-        tensors += _tensors(f"base_model.model.{prefix}{_hf_module(path)}", _to_hf(path, low_rank, config), dtype)
-    is_whole = adapter.low_ranks.keys() == targets(config, adapter.modules).keys()
-    modules = {path: prefix + _hf_module(path) for path in adapter.low_ranks}
-    values = config_of(adapter.low_ranks, modules, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout,
+    low_ranks = join({path: _to_hf(path, low_rank, config) for path, low_rank in adapter.low_ranks.items()}, shapes,
+                     own)
+    modules = {path: prefix + _hf_module(path, config) for path in low_ranks}
+    tensors = [tensor for path, low_rank in low_ranks.items()
+               for tensor in _tensors(f"base_model.model.{modules[path]}", low_rank, dtype)]
+    is_whole = low_ranks.keys() == joined_shapes(targets(config, adapter.modules), own).keys()
+    names = tuple(dict.fromkeys(module.rpartition(".")[2] for module in modules.values()))
+    values = config_of(low_ranks, modules, rank=adapter.rank, alpha=adapter.alpha, dropout=adapter.dropout,
                        use_rslora=adapter.use_rslora, base_name=adapter.base_name,
                        # By short names PEFT would look for them in a vision encoder and in every layer.
-                       target_modules=adapter.modules if is_whole and not is_wrapped else tuple(modules.values()))
+                       target_modules=names if is_whole and not is_wrapped else tuple(modules.values()))
     with staged_folder(folder, sum(tensor.nbytes for tensor in tensors)) as staged:
         write_file(staged / WEIGHTS_FILE, tensors)
         (staged / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -139,32 +143,57 @@ def _check_files(folder: Path) -> None:
 
 
 def _low_ranks(file: SafetensorsFile, settings: PeftSettings, config: Config) -> Iterator[tuple[str, LowRank]]:
-    shapes = targets(config)
+    own = targets(config)
+    tails = _tails(config)
+    joined = {tail: name for name, tail in tails.items() if tail in JOINED}
+    shapes = {**own, **joined_shapes(own, joined)}  # a file may have them apart
     tensors_of: dict[str, dict[str, TensorEntry]] = {}
     modules: dict[str, str] = {}
     for tensor in file.tensors.values():
-        path, module, side = _place(tensor.name, shapes)
+        path, module, side = _place(tensor.name, shapes, tails)
         if modules.setdefault(path, module) != module or side in tensors_of.setdefault(path, {}):
             raise bad_value("a tensor", tensor.name, f"one {side} for {path}")
         tensors_of[path][side] = tensor
     if not tensors_of:
         raise bad_value("number of tensors", 0, "at least one matrix with lora_A and lora_B")
     settings.check_modules({path: modules[path] for path in tensors_of},
-                           {path: HF_LAYER[path.split(".", 2)[2]] for path in shapes})
-    for path in shapes:  # in the model's order, whatever the order of the file
-        if path in tensors_of:
-            yield path, _from_hf(path, _low_rank(file, modules[path], tensors_of[path], settings, shapes[path]), config)
+                           {path: name for path in shapes for name, tail in tails.items()
+                            if path.split(".", 2)[2] == tail})
+    found: dict[str, LowRank] = {}
+    for path, tensors in tensors_of.items():
+        whole = _low_rank(file, modules[path], tensors, settings, shapes[path])
+        for part, low_rank in split(path, whole, own):
+            if part in found:
+                raise bad_value("a tensor", modules[path], f"one adapter for {part}")
+            found[part] = low_rank
+    for path in own:  # in the model's order, whatever the order of the file
+        if path in found:
+            yield path, _from_hf(path, found[path], config)
 
 
-def _place(name: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, str, str]:
+def _tails(config: Config) -> Mapping[str, str]:
+    """The paths in a layer of the matrices that may have adapters, by what Hugging Face's files call them.
+
+    Of every family that is the same in GGUF: such a file does not say which of them its adapters were made for.
+    """
+    own = FAMILIES[config.family].gguf_architecture
+    tails: dict[str, str] = {}
+    alike = [name for name, family in FAMILIES.items() if family.gguf_architecture == own]
+    for name in sorted(alike, key=lambda name: name == config.family):  # its own names last
+        names = hf_layer(name)
+        tails |= {names[tail]: tail for tail in (*MODULES.values(), *FAMILIES[name].joined("hf"))}
+    return tails
+
+
+def _place(name: str, shapes: Mapping[str, tuple[int, int]], tails: Mapping[str, str]) -> tuple[str, str, str]:
     """Path, PEFT's module, and which of SIDES a tensor is."""
     match = _NAME.fullmatch(name)
-    if match is None or (match["new"] and match["side"] != SIDES[2]) or match["tail"] not in _TAILS:
+    if match is None or (match["new"] and match["side"] != SIDES[2]) or match["tail"] not in tails:
         raise UnsupportedError(
             f"the tensor {name[:200]} is not one of an adapter that brise implements",
             hint=f"adapters go on the decoder's {', '.join(MODULES)}, with {', '.join(SIDES)}; not on embeddings, the "
                  "output, experts, latent attention or a vision encoder")
-    path = f"layers.{match['layer']}.{_TAILS[match['tail']]}"
+    path = f"layers.{match['layer']}.{tails[match['tail']]}"
     if path not in shapes:
         raise UnsupportedError(f"the adapter has {name}, and the model has no {path} that takes an adapter",
                                hint="it was made for another model")
@@ -201,10 +230,10 @@ def _numbers(file: SafetensorsFile, tensor: TensorEntry, shape: tuple[int, ...])
     return numbers
 
 
-def _hf_module(path: str) -> str:
+def _hf_module(path: str, config: Config) -> str:
     """layers.3.self_attn.q_proj for layers.3.attention.wq."""
     layers, number, tail = path.split(".", 2)
-    return f"{layers}.{number}.{HF_LAYER[tail]}"
+    return f"{layers}.{number}.{hf_layer(config.family)[tail]}"
 
 
 def _tensors(module: str, low_rank: LowRank, dtype: str) -> Iterator[Outgoing]:

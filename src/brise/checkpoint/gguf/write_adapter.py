@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from brise.checkpoint.adapters.joined import join
 from brise.checkpoint.adapters.lineage import Lineage, lineage_text
 from brise.checkpoint.adapters.merge import LINEAGE_KEY
 from brise.checkpoint.adapters.peft import AdapterFile
-from brise.checkpoint.gguf.names import gguf_name
+from brise.checkpoint.gguf.names import tensor_name
 from brise.checkpoint.gguf.write_file import Outgoing, write_gguf
 from brise.errors import UnsupportedError
 from brise.models.config import Config
 from brise.models.families import FAMILIES
-from brise.models.weights import Array, Dense
+from brise.models.lora import targets
+from brise.models.weights import Array
 from brise.quant.rows import encode_rows
 
 
@@ -36,15 +38,16 @@ def write_gguf_adapter(path: Path, adapter: AdapterFile, lineage: Lineage | None
         "adapter.lora.alpha": float(adapter.alpha)}
     if lineage is not None:
         metadata[LINEAGE_KEY] = lineage_text(lineage)
-    return write_gguf(path, metadata, list(_tensors(adapter, dtype)))
+    return write_gguf(path, metadata, list(_tensors(adapter, config, dtype)))
 
 
-def _tensors(adapter: AdapterFile, dtype: str) -> Iterator[Outgoing]:
+def _tensors(adapter: AdapterFile, config: Config, dtype: str) -> Iterator[Outgoing]:
     """B is multiplied by how far a matrix's own scale differs from alpha / r."""
-    for path, low_rank in adapter.low_ranks.items():
+    own = FAMILIES[config.family].joined("gguf")
+    for path, low_rank in join(adapter.low_ranks, targets(config), own).items():
         a, b = np.asarray(low_rank.a), np.asarray(low_rank.b)
         factor = low_rank.scale * len(a) / adapter.alpha
-        name = gguf_name(path, Dense("F32", (len(b), a.shape[1]), None))
+        name = tensor_name(path, config.family)
         yield _tensor(f"{name}.lora_a", a, dtype)
         yield _tensor(f"{name}.lora_b", b * np.float32(factor), dtype)
 
