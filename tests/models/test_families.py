@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from brise.models.families import FAMILIES, KEYS, LAYER_TENSORS, ModelFamily, keys_of
+from brise.models.other_families import refusal
 from tests.goldens import golden
 
 
@@ -64,3 +66,21 @@ def _config_class(transformers: Any, family: ModelFamily) -> Any:
     """The class of a text model's config; that of a model with images as well has another name."""
     is_inner = hasattr(transformers, f"{family.hf_class}TextConfig")
     return getattr(transformers, f"{family.hf_class}{'Text' if is_inner else ''}Config")
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("gemma4", "Gemma 4, its per-layer embeddings"), ("qwen3_moe", "Qwen with experts"), ("qwen3moe", "Qwen with exp"),
+    ("qwen3_5", r"Qwen3.5 \(gated DeltaNet\), it needs a state"), ("lfm2", "LFM.*state"), ("nemotron_h", "Mamba-2"),
+    ("gpt_oss", "gpt-oss, its attention sinks"), ("gpt-oss", "gpt-oss"), ("granitehybrid", r"micro\) runs"),
+    ("granitemoe", "dense Granite 3 and 4 run"), ("phi4flash", "Phi-4-mini runs"), ("phimoe", "MoE"),
+    ("mamba2", "recurrent layers"), ("deepseek_v3", "DeepSeek-V3"), ("llama4", "Llama 4"), ("bert", "decoders"),
+    ("nobody-knows", "'nobody-knows', a family that brise does not know; it runs llama, qwen3")])
+def test_a_refusal_names_the_family_and_says_where_support_stands(name: str, message: str) -> None:
+    error = refusal("model_type", name, "llama, qwen3")
+    assert re.search(message, str(error.args[0]))
+    assert "llama, qwen3" in f"{error.args[0]} {error.hint}"
+
+
+def test_no_family_that_runs_is_refused() -> None:
+    runs = {*FAMILIES, *(name for family in FAMILIES.values() for name in family.gguf_architectures)}
+    assert not {name for name in runs if "does not know" not in str(refusal("x", name, "").args[0])}

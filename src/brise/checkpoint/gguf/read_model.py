@@ -32,6 +32,7 @@ from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
+from brise.models.other_families import refusal
 from brise.models.rope import Factors, Linear, LongRope, Rope, Scaling, Yarn
 from brise.models.weights import Weights
 
@@ -90,7 +91,7 @@ def _architecture(gguf: GgufFile) -> str:
         raise UnsupportedError(f"the model is split over {gguf.num_parts} files (split.count), and this is one of them")
     allowed = dict.fromkeys(name for family in FAMILIES.values() for name in family.gguf_architectures)
     if name not in allowed:
-        raise UnsupportedError(f"the model's architecture is {name!r}, allowed are {', '.join(allowed)}")
+        raise refusal("the model's architecture", name, ", ".join(allowed))
     return name
 
 

@@ -15,6 +15,7 @@ from brise.errors import UnsupportedError, bad_value
 from brise.files.fields import Fields
 from brise.models.config import Config, Latent, QueryTemperature
 from brise.models.families import FAMILIES, KEYS, Format, ModelFamily
+from brise.models.other_families import refusal
 from brise.models.pixtral import BREAK_TOKEN, END_TOKEN, NORM_EPS, NUM_CHANNELS, VisionConfig
 from brise.models.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, long_rope_attention_factor
 from brise.models.whisper import AUDIO_TOKEN, BEGIN_TOKEN, AudioConfig
@@ -96,7 +97,7 @@ def refuse_draft(name: str) -> None:
 
 def _known(kind: str) -> str:
     if kind not in FAMILIES:
-        raise UnsupportedError(f"model_type is {kind!r}, allowed are {', '.join(FAMILIES)}, mistral3 and voxtral")
+        raise refusal("model_type", kind, f"{', '.join(FAMILIES)}, mistral3 and voxtral")
     return kind
 
 
