@@ -1,7 +1,8 @@
 """What the page asks the server for: an endpoint is a path below /page/api/, who may ask, and a function.
 
 The functions are those of the commands, so page and terminal say the same. They run one at a time on a thread of the
-page's own: an open page must not be in the way of the requests that the server is for.
+page's own, those that wait for a process on others: an open page must not be in the way of the requests that the server
+is for.
 """
 
 from __future__ import annotations
@@ -71,10 +72,13 @@ Answer = Callable[[PageRequest], object]  # a JSON value, or a Download
 
 @dataclass(frozen=True)
 class PageEndpoint:
-    """A path below /page/api/; `needs` is what the sender's key must allow."""
+    """A path below /page/api/; `needs` is what the sender's key must allow. One that may take seconds, because it waits
+    for a process, `is_slow`: no other waits for it.
+    """
 
     path: str
     answer: Answer
     needs: PageScope = "view"
     method: Literal["GET", "POST"] = "GET"
     most_bytes: int = 1 << 16  # of a body
+    is_slow: bool = False

@@ -27,15 +27,16 @@ FRESH_S, PART = 30.0, 20.0  # seconds for which a report is good, if the ledger 
 SMALL = 1000  # requests of a task whose report takes a tenth of a second; others are made beside the server
 MOST_CERTIFICATE = 8 << 20  # bytes
 VERIFY_S = 120.0
+MOST_REPORTS, MOST_TASKS = 16, 500  # that are kept; that are listed
 
 
 def endpoints(options: PageOptions) -> Sequence[PageEndpoint]:
     """The endpoints of the tab."""
     made = Reports(options)
-    return (PageEndpoint("tasks", partial(_tasks, options)), PageEndpoint("proof", made.proof),
-            PageEndpoint("report", made.document),
+    return (PageEndpoint("tasks", partial(_tasks, options)), PageEndpoint("proof", made.proof, is_slow=True),
+            PageEndpoint("report", made.document, is_slow=True),
             PageEndpoint("certificate/{digest}", partial(_certificate, options)),
-            PageEndpoint("verify", partial(_verify, options), method="POST", most_bytes=MOST_CERTIFICATE))
+            PageEndpoint("verify", partial(_verify, options), method="POST", most_bytes=MOST_CERTIFICATE, is_slow=True))
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class Reports:
             started_s = time.monotonic()
             answers = (reports.answers if requests <= SMALL else reports.answers_of_process)(self.options, task)
             seconds = time.monotonic() - started_s
+            self._made.pop(task, None)
+            while len(self._made) >= MOST_REPORTS:
+                self._made.pop(next(iter(self._made)), None)
             found = self._made[task] = _Made(answers, now_s, seconds, ledger, requests)
         return found
 
@@ -106,8 +110,8 @@ def _tasks(options: PageOptions, request: PageRequest) -> object:
             tasks = sorted(store.tasks(), key=lambda each: (-each[1], each[0]))
     except StoreError as error:  # a server without captured traffic has a page, too
         return {"tasks": [], "why": str(error), **rights}
-    return {"tasks": [{"task": name, "requests": number, "last_s": last_s} for name, number, last_s in tasks],
-            "why": None, **rights}
+    listed = [{"task": name, "requests": number, "last_s": last_s} for name, number, last_s in tasks[:MOST_TASKS]]
+    return {"tasks": listed, "why": None, **rights}
 
 
 def _certificate(options: PageOptions, request: PageRequest) -> Download:
@@ -129,8 +133,12 @@ def _verify(options: PageOptions, request: PageRequest) -> object:
         path.write_text(text, encoding="utf-8")
         words = [sys.executable, "-m", "brise", "prove", "--verify", str(path), "--json"]
         words += [] if options.store is None else ["--store", str(options.store)]
-        ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=VERIFY_S,
-                               stdin=subprocess.DEVNULL)
+        try:
+            ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=VERIFY_S,
+                                   stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            why = f"checking it takes longer than {VERIFY_S:g} s: brise prove --verify FILE"
+            return {"checks": [], "claim": "", "why": why}
     if not ended.stdout.strip():
         why = ended.stderr.strip().removeprefix("brise: error: ").replace(repr(str(path)), "it")
         return {"checks": [], "claim": "", "why": why}

@@ -43,6 +43,7 @@ TYPES: Mapping[str, str] = MappingProxyType({
 FOREVER, ALWAYS_ASK = "public, max-age=31536000, immutable", "no-cache"
 FILES_MARK = "{files}"  # in index.html: the folder whose name changes with what is in the files
 HAS_STORE_ERROR = 409
+SLOW_THREADS = 2  # each waits for a process
 
 
 Page = Callable[[ServerState], Sequence[Route]]
@@ -119,17 +120,19 @@ def _sent(file: PageFile, request: Request, caching: str) -> Response:
 
 
 class _PageData:
-    """Answers what the page asks for, one after the other, on a thread of its own."""
+    """Answers what the page asks for, on threads of its own."""
 
     def __init__(self, serving: ServerState) -> None:
         self._serving = serving
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="brise-page")
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="brise-page")
+        self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="brise-page-slow")
 
     async def answer(self, endpoint: PageEndpoint, request: Request) -> Response:
         try:
             access.check(self._serving, request, endpoint.needs)
             read = await self._read(endpoint, request)
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, _answered, endpoint, read)
+            threads = self._slow if endpoint.is_slow else self._quick
+            found = await asyncio.get_running_loop().run_in_executor(threads, _answered, endpoint, read)
         except RequestError as error:
             return _with_headers(respond(error, request.url.path))
         except BriseError as error:  # of the store or the evidence: what the command would have printed
@@ -179,7 +182,9 @@ def _with_headers(response: Response) -> Response:
 async def _root(request: Request) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return await ollama_models.root(request)
-    return _with_headers(RedirectResponse(f"{PAGE[1:]}/", 307))
+    led = _with_headers(RedirectResponse(f"{PAGE[1:]}/", 307))
+    led.headers["Vary"] = "Accept"
+    return led
 
 
 async def _to_page(request: Request) -> Response:
