@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brise.engine.audio import LoadedAudio
 from brise.engine.engine import Engine, EngineSettings
 from brise.engine.model import LoadedModel, Pooling
 from brise.engine.request import Delta, Request, Sampling
@@ -37,7 +38,8 @@ GREEDY = Sampling(temperature=0)
 
 def stub_model(reply: str | None = None, *, max_context: int = 4096, pooling: Pooling | None = None,
                on_step: Callable[[Batch], None] | None = None, name: str = "stub",
-               vision: LoadedVision | None = None, tokens: Tokens | None = None) -> LoadedModel:
+               vision: LoadedVision | None = None, audio: LoadedAudio | None = None,
+               tokens: Tokens | None = None) -> LoadedModel:
     """Byte tokens (id = byte), three control tokens, ChatML; or `tokens`, and then control strings in `reply` are
     control tokens. `on_step` may wait or raise before each step."""
     tokens = tokens or Tokens(byte_tokenizer(), ChatTemplate(CHATML, byte_tokenizer()))
@@ -50,7 +52,7 @@ def stub_model(reply: str | None = None, *, max_context: int = 4096, pooling: Po
     ids = None if reply is None else [*tokenizer.encode(reply, parse_control=True), max(tokenizer.end_ids)]
     return LoadedModel(config, StubBackend(ids, on_step), Weights(empty, (), empty, empty), tokenizer, tokens.chat,
                        pooling, name, Path("/nowhere/stub.gguf"), "0" * 64, system_prompt=tokens.system_prompt,
-                       vision=vision)
+                       vision=vision, audio=audio)
 
 
 def byte_tokenizer() -> Tokenizer:

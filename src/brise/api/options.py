@@ -16,7 +16,7 @@ from brise.errors import RequestError
 from brise.serve.openai_chat import ChatRequest, SchemaNames, parse_chat
 from brise.serve.openai_completions import CompletionRequest, parse_completion
 from brise.serve.prompts import ChatJob, chat_job, completion_requests
-from brise.text import images, json_text
+from brise.text import audio, images, json_text
 from brise.text.json_text import Json
 from brise.text.openai_tools import Tool
 from brise.text.protocols import Message
@@ -24,6 +24,7 @@ from brise.text.protocols import Message
 Messages = str | Sequence[Message]
 T = TypeVar("T")
 Image = str | Path | bytes
+Sound = str | Path | bytes
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -69,6 +70,7 @@ class ChatOptions(SamplingOptions, total=False):
     Attributes:
         system: A system message, put before the others.
         images: Paths or bytes of images (PNG, JPEG, WebP, GIF), put before the text of the last message.
+        audio: Paths or bytes of WAV files, put before the images.
         tools: Functions that the model may call, as `Tool` or as OpenAI's clients write them.
         tool_choice: "auto", "required", "none", or the name of the one to call. Default: "auto".
         parallel_tool_calls: Whether several calls may be made at one time. Default: True.
@@ -76,6 +78,7 @@ class ChatOptions(SamplingOptions, total=False):
 
     system: str | None
     images: Sequence[Image] | None
+    audio: Sequence[Sound] | None
     tools: Sequence[Tool | Mapping[str, object]] | None
     tool_choice: str | None
     parallel_tool_calls: bool | None
@@ -135,7 +138,10 @@ def limited(request: Request, options: SamplingOptions, context: int) -> Request
 def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatRequest:
     """The typed request, or a RequestError that names the argument."""
     body = _body(options)
-    body["messages"] = _messages(messages, options.get("system"), options.get("images") or ())
+    sounds, pictures = (_several(options.get(name) or (), name) for name in ("audio", "images"))
+    attached = [*(audio_part(sound, f"audio[{index}]") for index, sound in enumerate(sounds)),
+                *(image_part(picture, f"images[{index}]") for index, picture in enumerate(pictures))]
+    body["messages"] = _messages(messages, options.get("system"), attached, "images" if pictures else "audio")
     if options.get("logprobs") is not None:
         body |= {"logprobs": True, "top_logprobs": _json(options["logprobs"], "logprobs")}
     if (tools := options.get("tools")) is not None:
@@ -173,6 +179,14 @@ def image_part(image: Image, name: str = "an image") -> dict[str, Json]:
     return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(data).decode()}}
 
 
+def audio_part(sound: Sound, name: str = "audio") -> dict[str, Json]:
+    """A WAV file as a part of a message's content; a path is read now."""
+    data = sound if isinstance(sound, bytes) else audio.from_path(Path(sound).expanduser())
+    if not data:
+        raise RequestError(f"{name} is empty", param=name, code="invalid_audio")
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
+
+
 def _body(options: SamplingOptions) -> dict[str, Json]:
     given = {name: value for name, value in options.items() if name in _SAME and value is not None}
     body: dict[str, Json] = {"model": "model", **{name: _json(value, name) for name, value in given.items()}}
@@ -181,20 +195,19 @@ def _body(options: SamplingOptions) -> dict[str, Json]:
     return body
 
 
-def _messages(messages: Messages, system: str | None, given: Sequence[Image]) -> list[Json]:
+def _messages(messages: Messages, system: str | None, attached: Sequence[dict[str, Json]], name: str) -> list[Json]:
     if isinstance(messages, str):
         messages = ({"role": "user", "content": messages},)
     read = [_json(message, f"messages[{index}]") for index, message in enumerate(_several(messages, "messages"))]
     if system is not None:
         read.insert(0, {"role": "system", "content": _json(system, "system")})
-    if _several(given, "images"):
+    if attached:
         last = read[-1] if read else None
         if not isinstance(last, dict) or last.get("role") != "user":
-            raise RequestError("images belong to a user's message, and the last message is none", param="images")
+            raise RequestError(f"{name} belong to a user's message, and the last message is none", param=name)
         content = last.get("content")
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        seen = [image_part(image, f"images[{index}]") for index, image in enumerate(given)]
-        read[-1] = {**last, "content": [*seen, *parts]}
+        read[-1] = {**last, "content": [*attached, *parts]}
     return read
 
 

@@ -38,7 +38,15 @@ from brise.serve.open_gateway import (
 from brise.serve.open_keys import VirtualKeyOptions, open_keys
 from brise.serve.open_telemetry import TelemetryOptions, open_telemetry
 from brise.serve.replica import clock_of, open_replica
-from brise.serve.serving import TEXT_BODY_BYTES, VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
+from brise.serve.serving import (
+    TEXT_BODY_BYTES,
+    VISION_BODY_BYTES,
+    RequestWatch,
+    ServeSettings,
+    bounded,
+    follow_context,
+    media_body_bytes,
+)
 from brise.traffic.capture import CaptureOptions, CaptureStats
 
 T = TypeVar("T")
@@ -274,9 +282,9 @@ def _settings(models: Mapping[str, Model], options: ServerOptions, body_bytes: i
     for model in models.values():
         if model.is_limited:
             return bounded(made, model.worker)
-    sees = any(model.worker.model.vision is not None for model in models.values())
-    if sees:
-        return replace(made, max_body_bytes=VISION_BODY_BYTES)
+    loaded = [model.worker.model for model in models.values()]
+    if any(model.takes_media for model in loaded):
+        return replace(made, max_body_bytes=max(body_bytes, media_body_bytes(loaded)))
     return made if body_bytes > TEXT_BODY_BYTES else follow_context(made, [model.worker for model in models.values()])
 
 

@@ -45,7 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         "echo hi | brise chat smollm2",
                         "echo hi | brise chat smollm2 'Translate into French:' -",
                         "brise chat smollm2 --system 'Answer in one word.' --temperature 0 --stats 'Is water wet?'",
-                        "brise chat ministral3 --image photo.jpg 'What is on it?'"))
+                        "brise chat ministral3 --image photo.jpg 'What is on it?'",
+                        "brise chat voxtral --audio speech.wav 'What is said?'"))
     parser.add_argument("model", metavar="MODEL",
                         help="a name from `brise models`, a .gguf file, or a folder")
     parser.add_argument("words", metavar="WORD", nargs="*", default=[],
@@ -57,6 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--image", metavar="PATH", action="append", default=[],
                         help="an image for the first question: PNG, JPEG, WebP or GIF; may be given several times. "
                              "Needs a model with a vision encoder and the extra mistral")
+    parser.add_argument("--audio", metavar="PATH", action="append", default=[],
+                        help="audio for the first question: a WAV file; may be given several times. Needs a model with "
+                             "an audio encoder")
     parser.add_argument("--adapter", metavar="FOLDER", type=Path,
                         help="an adapter for the model, as `brise tune` and PEFT write it")
     parser.add_argument("--any-base", action="store_true",
@@ -84,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     session = ChatSession(Conversation(engine.model, engine, args.system, adapter), chat_options.from_arguments(args))
     for path in args.image:
         session.conversation.attach(path)
+    for path in args.audio:
+        session.conversation.attach_audio(path)
     if question is not None:
         _answer(session, question, Stop())
         return 0

@@ -40,6 +40,7 @@ def help_lines() -> Mapping[str, str]:
         "/clear": "start a new conversation; the system prompt stays",
         "/system [TEXT]": "set the system prompt, or show it; @model is the model's own, - removes it",
         "/image PATH": "show the model an image with the next question",
+        "/audio PATH": "let the model hear a WAV file with the next question",
         "/set [NAME VALUE]": "change a setting, or show all of them",
         "/stats": "show the speed of the last answer",
         "/save FILE": "write the conversation to a new JSON file",
@@ -59,7 +60,7 @@ def execute(session: ChatSession, line: str) -> ChatAction:
     argument = argument.strip()
     if argument and name in ("/help", "/clear", "/stats", "/retry", "/exit"):
         raise RequestError(f"{name} takes no argument, got {argument!r}")
-    takers = {"/system": _system, "/image": _image, "/set": _set, "/save": _save}
+    takers = {"/system": _system, "/image": _image, "/audio": _audio, "/set": _set, "/save": _save}
     if name in takers:
         takers[name](session, argument)
         return ChatAction()
@@ -104,7 +105,21 @@ def _image(session: ChatSession, argument: str) -> None:
     if not argument:
         raise RequestError("/image needs the path of an image", hint="/image photo.jpg")
     session.conversation.attach(argument)
-    terminal.note(f"{len(session.conversation.attached)} image(s) go with the next question")
+    _note_attached(session)
+
+
+def _audio(session: ChatSession, argument: str) -> None:
+    if not argument:
+        raise RequestError("/audio needs the path of a WAV file", hint="/audio speech.wav")
+    session.conversation.attach_audio(argument)
+    _note_attached(session)
+
+
+def _note_attached(session: ChatSession) -> None:
+    kinds = [part["type"] for part in session.conversation.attached]
+    counts = [f"{kinds.count(kind)} {name}" for kind, name in (("image", "image(s)"), ("input_audio", "audio file(s)"))
+              if kind in kinds]
+    terminal.note(f"{' and '.join(counts)} go with the next question")
 
 
 def _set(session: ChatSession, argument: str) -> None:

@@ -19,7 +19,7 @@ from brise.engine.engine import Engine
 from brise.engine.model import LoadedModel
 from brise.engine.request import USUAL_MAX_TOKENS, FinishReason, Request
 from brise.errors import BriseError, ContextLengthError, RequestError, UnsupportedError
-from brise.text import images
+from brise.text import audio, images
 from brise.text.answer_events import Parsed
 from brise.text.conversation import suggested_system
 from brise.text.protocols import parts_of
@@ -64,8 +64,8 @@ class Conversation:
         self.system: str | None = None
         self.set_system(system)
         self.turns: list[Message] = []  # user and assistant in turn
-        self.vision = model.vision
-        self.attached: list[Message] = []  # images for the next question, as parts of its content
+        self.vision, self.audio = model.vision, model.audio
+        self.attached: list[Message] = []  # images and audio for the next question, as parts of its content
 
     def attach(self, path: str) -> None:
         """Adds an image to the next question."""
@@ -75,15 +75,23 @@ class Conversation:
         image = images.prepare(images.from_path(Path(os.path.expanduser(path))), self.vision.settings, path)
         self.attached.append({"type": "image", "image": image, "path": path})
 
+    def attach_audio(self, path: str) -> None:
+        """Adds audio to the next question."""
+        if self.audio is None:
+            raise RequestError(f"the model {self.model!r} takes no audio: it has no audio encoder", code="no_audio",
+                               hint="the audio encoder of a GGUF model is a second file in its folder, mmproj*.gguf")
+        heard = audio.prepare(audio.from_path(Path(os.path.expanduser(path))), self.audio.settings, path)
+        self.attached.append({"type": "input_audio", "audio": heard, "path": path})
+
     def clear(self) -> None:
-        """Forgets all messages and images."""
+        """Forgets all messages, images and audio."""
         self.turns.clear()
         self.attached.clear()
 
     @property
     def saved(self) -> list[Message]:
-        """The messages as they are saved, with the paths of images."""
-        return [{**message, "content": [{key: value for key, value in part.items() if key != "image"}
+        """The messages as they are saved, with the paths of images and audio."""
+        return [{**message, "content": [{key: value for key, value in part.items() if key not in ("image", "audio")}
                                         for part in parts_of(message["content"])]}
                 if isinstance(message["content"], list) else message for message in self.messages]
 
@@ -118,7 +126,8 @@ class Conversation:
         room = self.engine.max_context - len(tokens)
         max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling(self.generation.sampling),
-                          sentinels=self.chat.format.sentinels, images=encoded.images, begins_text=True,
+                          sentinels=self.chat.format.sentinels, images=encoded.images, audios=encoded.audios,
+                          begins_text=True,
                           adapter=self.adapter)
         try:
             request_id = self.engine.submit(request)

@@ -43,7 +43,14 @@ from brise.serve.open_gateway import UpstreamServer, open_gateway
 from brise.serve.open_keys import open_keys
 from brise.serve.open_telemetry import open_telemetry
 from brise.serve.replica import clock_of, open_replica
-from brise.serve.serving import VISION_BODY_BYTES, RequestWatch, ServeSettings, bounded, follow_context
+from brise.serve.serving import (
+    VISION_BODY_BYTES,
+    RequestWatch,
+    ServeSettings,
+    bounded,
+    follow_context,
+    media_body_bytes,
+)
 from brise.settings import Settings
 
 DRAIN = Within(0, 3600, "a number of seconds from 0 to 3600")
@@ -156,8 +163,9 @@ def _serve(args: argparse.Namespace, settings_: Settings, upstreams: Mapping[str
             _note_sampling(worker.model)
         if args.memory is not None:
             serving = bounded(serving, *workers.values())
-        elif upstreams or any(worker.model.vision is not None for worker in workers.values()):
-            serving = replace(serving, max_body_bytes=VISION_BODY_BYTES)
+        elif upstreams or any(worker.model.takes_media for worker in workers.values()):
+            media = media_body_bytes([worker.model for worker in workers.values()])
+            serving = replace(serving, max_body_bytes=max(media, VISION_BODY_BYTES if upstreams else 0))
         else:
             serving = follow_context(serving, workers.values())
         if not upstreams:

@@ -24,7 +24,7 @@ from brise.text.finish_reasons import not_whole
 from brise.text.images import ImageSettings
 from brise.text.inputs import ImageInput
 from brise.text.json_text import Json
-from brise.text.openai_messages import Image, Message, Part, parse_messages, template_message
+from brise.text.openai_messages import Audio, Image, Message, Part, parse_messages, template_message
 from brise.text.openai_tools import parse_tools
 
 KEYS = ("messages", "tools", "parallel_tool_calls", "prompt", "completion", "system", "conversation",
@@ -201,6 +201,9 @@ def _function(call: Mapping[str, object]) -> Mapping[str, object]:
 def _with_images(message: Message, folder: Path, settings: ImageSettings | None) -> Message:
     if not isinstance(message.content, tuple):
         return message
+    if (heard := next((part for part in message.content if isinstance(part, Audio)), None)) is not None:
+        raise RequestError(f"{heard.name!r} is audio; models are trained on text and images", param=heard.name,
+                           code="no_audio")
     parts: list[Part] = [_prepared(part, folder, settings) if isinstance(part, Image) else part
                          for part in message.content]
     return replace(message, content=tuple(parts))

@@ -53,6 +53,11 @@ class LoadedModel:
     matryoshka: Matryoshka | None = None  # the shorter vectors that it was trained for
     audio: LoadedAudio | None = None
 
+    @property
+    def takes_media(self) -> bool:
+        """Whether it has an encoder of images or audio."""
+        return self.vision is not None or self.audio is not None
+
     def with_image_size(self, image_size: int | None) -> LoadedModel:
         """The same model with another longest side for its images, in pixels; None: the model's own."""
         if image_size is None:

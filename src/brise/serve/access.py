@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from starlette.datastructures import Headers
+
 from brise.errors import BriseError
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -81,3 +83,10 @@ def host_name(header: str) -> str:
     """The name in a Host header, without the port."""
     name, colon, port = header.rpartition(":")
     return (name if colon and port.isdecimal() else header).lower()
+
+
+def is_foreign(headers: Headers) -> bool:
+    """Whether a browser sent the request for another site's page. Programs send no such headers."""
+    origin = headers.get("origin")
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
+        origin is not None and origin.partition("//")[2] != headers.get("host"))

@@ -39,6 +39,7 @@ from brise.serve import (
     responses,
     sparse_log,
     tokenize,
+    transcriptions,
 )
 from brise.serve.access import AcceptedKeys, check_bind
 from brise.serve.access_middleware import AccessMiddleware
@@ -98,6 +99,7 @@ def create_app(serving: ServerState) -> Starlette:
             *(() if serving.settings.page is None else serving.settings.page(serving)),
             Route("/v1/chat/completions", partial(chat.complete, serving), methods=["POST"]),
             Route("/v1/completions", partial(completions.complete, serving), methods=["POST"]),
+            Route(transcriptions.PATH, partial(transcriptions.transcribe, serving), methods=["POST"]),
             Route("/v1/embeddings", partial(embeddings.embed, serving), methods=["POST"]),
             Route("/v1/responses", partial(responses.create, serving), methods=["POST"]),
             Route("/v1/messages", partial(messages.create, serving), methods=["POST"]),

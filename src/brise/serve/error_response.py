@@ -121,12 +121,12 @@ class ForeignHostError(RequestError):
 
 
 class CrossSiteError(RequestError):
-    """Another site's web page makes a browser send the request, and the gateway would pay for it."""
+    """Another site's web page makes a browser send the request, and the server would work or pay for it."""
 
     status = 403
 
-    def __init__(self) -> None:
-        super().__init__("requests from another site's web page are refused: they would spend the gateway's own key",
+    def __init__(self, cost: str = "spend the gateway's own key") -> None:
+        super().__init__(f"requests from another site's web page are refused: they would {cost}",
                          code="cross_site", hint="with --api-keys a page that has a key may send requests")
 
 

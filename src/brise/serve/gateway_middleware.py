@@ -23,7 +23,8 @@ from brise.gateway import headers as header_rules
 from brise.gateway.gateway import Gateway
 from brise.gateway.request import ClientRequest
 from brise.gateway.targets import UnpaidPathError
-from brise.serve import models_and_metrics
+from brise.serve import models_and_metrics, transcriptions
+from brise.serve.access import is_foreign
 from brise.serve.body import Replay, read_bytes
 from brise.serve.error_response import CrossSiteError, MethodError, NotServedHereError, UnavailableError, respond
 from brise.serve.key_admission import check_admin
@@ -32,7 +33,8 @@ from brise.serve.sse import unless_gone
 from brise.traffic import virtual_keys
 
 LOCAL_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/adapters"})
-COUNTING_PATHS = frozenset({table.COUNT_PATH, "/tokenize", "/detokenize"})  # they answer for models of this server
+# They answer for models of this server.
+OWN_PATHS = frozenset({table.COUNT_PATH, "/tokenize", "/detokenize", transcriptions.PATH})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # not TRACE, not CONNECT
 MAX_NOTED = 64  # paths that the log says are only passed on
 JSON_START = 64  # bytes in which JSON begins
@@ -103,7 +105,7 @@ class GatewayMiddleware:
     def _check(self, scope: Scope) -> None:
         if scope["method"] not in METHODS:
             raise MethodError(f"the method is {scope['method'][:32]!r}, allowed are {', '.join(sorted(METHODS))}")
-        if self._serving.local_only and self._gateway.large.has_own_key and _is_foreign(Headers(scope=scope)):
+        if self._serving.local_only and self._gateway.large.has_own_key and is_foreign(Headers(scope=scope)):
             raise CrossSiteError
 
     async def _read(self, scope: Scope, receive: Receive) -> ClientRequest:
@@ -130,8 +132,8 @@ class GatewayMiddleware:
             return True  # also for a model that is not served here, which the route says
         if not self._serving.models and self._serving.remote is None:
             return False
-        counts_there = client.path in COUNTING_PATHS and self._serving.is_remote(client.model)
-        if self._serving.is_taken(client.model) and _has_route(client) and not counts_there:
+        is_elsewhere = client.path in OWN_PATHS and self._serving.is_remote(client.model)
+        if self._serving.is_taken(client.model) and _has_route(client) and not is_elsewhere:
             return True
         if client.dialect.is_read and client.fields is None and client_body.may_name(client.body):
             raise RequestError("the body is no JSON object, so nobody can tell whether it is for a model that is "
@@ -195,7 +197,7 @@ def _has_route(client: ClientRequest) -> bool:
     """Whether this server's routes answer such a request for one of its models."""
     is_shown = client.method in ("GET", "HEAD") and client.path in (f"/v1/models/{client.model}", "/tokenizer_info")
     is_read = client.dialect.is_served and client.fields is not None
-    return is_shown or is_read or client.method == "POST" and client.path in COUNTING_PATHS
+    return is_shown or is_read or client.method == "POST" and client.path in OWN_PATHS
 
 
 def _model(routed: ClientRequest) -> str:
@@ -227,10 +229,3 @@ def _local(scope: Scope, client: ClientRequest) -> Scope:
     if client.body:
         headers.append((b"content-length", str(len(client.body)).encode()))
     return {**scope, "path": client.path, "raw_path": quote(client.path).encode(), "headers": headers}
-
-
-def _is_foreign(headers: Headers) -> bool:
-    """Whether a browser sent the request for another site's page. Programs send no such headers."""
-    origin = headers.get("origin")
-    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
-        origin is not None and origin.partition("//")[2] != headers.get("host"))

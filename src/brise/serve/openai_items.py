@@ -1,4 +1,4 @@
-"""Items of OpenAI's Responses API become messages: texts and images, calls and their results, and reasoning."""
+"""Items of OpenAI's Responses API become messages: texts, images and audio, calls and their results, and reasoning."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from brise.serve.turns import Turns, earlier_call
 from brise.text.fields import RequestFields
-from brise.text.openai_messages import DETAILS, Image, Message, Part, TextPart, joined
+from brise.text.openai_messages import DETAILS, Image, Message, Part, TextPart, input_audio, joined
 
 # What this server's items have besides, and what clients add to them before they send them back.
 LEFTOVERS = ("id", "status", "phase", "parsed", "parsed_arguments", "namespace", "created_by", "caller")
@@ -75,9 +75,11 @@ def _part(part: RequestFields, role: str) -> Part:
     elif kind == "input_image" and role == "user":
         part.refuse("file_id", "this server stores no files; send 'image_url'")
         read = Image(part.path("image_url"), part.required_text("image_url"), part.choice("detail", DETAILS) or "auto")
+    elif kind == "input_audio" and role == "user":
+        read = input_audio(part)
     else:
         raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; this server reads text, and "
-                                       "'input_image' from 'user'")
+                                       "'input_image' and 'input_audio' from 'user'")
     for name in ("annotations", "logprobs", "parsed", "prompt_cache_breakpoint"):
         part.raw(name)  # they stand in answers, or change none
     part.done()

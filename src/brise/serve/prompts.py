@@ -13,6 +13,7 @@ from brise.engine.model import LoadedModel
 from brise.engine.request import Request, Sampling
 from brise.engine.sampling import resolve
 from brise.serve import images
+from brise.serve.audio import prepare_audio
 from brise.serve.openai_chat import ChatRequest, Options, SchemaNames, Tooling
 from brise.serve.openai_completions import CompletionRequest, Prompt
 from brise.serve.unenforced import Unenforced
@@ -63,7 +64,7 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
     own = None if tooling.active else _within_open(chat.grammar, chat.messages[-1])
     grammar = own or calls(is_thinking=False)  # raises on a bad schema
     given = variables(chat.wishes, template)
-    prompt = _render(images.prepare_images(chat.messages, model), tooling, template, given)
+    prompt = _render(images.prepare_images(prepare_audio(chat.messages, model), model), tooling, template, given)
     # A response_format alone applies from the first token on, so the model does not think before it.
     is_thinking = own is None and template.format.thinks_at_end_of(prompt.tokens)
     if is_thinking:
@@ -72,7 +73,7 @@ def chat_job(chat: ChatRequest, model: LoadedModel, usual: Sampling = OPENAI_SAM
         prompt=prompt.tokens, max_tokens=chat.max_tokens, n=options.n,
         sampling=resolve(options.sampling, model.generation.sampling, usual), grammar=grammar, logprobs=chat.logprobs,
         stop=options.stop, sentinels=template.format.sentinels, images=prompt.images,
-        begins_text=not chat.messages[-1].is_open, **_ends(options))
+        audios=prompt.audios, begins_text=not chat.messages[-1].is_open, **_ends(options))
     names = tuple(tool.name for tool in tooling.tools) if tooling.active else ()
     return ChatJob(request, template.format, names, is_thinking, _unenforced(answer, tooling, schemas, chat.names))
 

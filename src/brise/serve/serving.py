@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from brise.dialects import ollama
 from brise.engine.engine_thread import EngineThread
+from brise.engine.model import LoadedModel
 from brise.gateway.gateway import Gateway
 from brise.gateway.remote.models import RemoteModels
 from brise.memory.serving_plan import REQUESTS_BYTES
@@ -29,9 +30,10 @@ from brise.serve.telemetry import Telemetry
 
 TEXT_BODY_BYTES = 8 << 20  # 2 million tokens of text, more than any context
 VISION_BODY_BYTES = 32 << 20  # a few photographs in base64
-# Sizes under a memory limit: a body has options, text of the context's tokens, and an image in base64. It is in memory
-# as bytes, text and values at once.
-BODY_BYTES, CONTEXT_TOKEN_BYTES, IMAGE_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
+AUDIO_BODY_BYTES = 64 << 20  # half an hour of 16-bit samples at 16 kHz
+# Sizes under a memory limit: a body has options, text of the context's tokens, and an image or two minutes of audio in
+# base64. It is in memory as bytes, text and values at once.
+BODY_BYTES, CONTEXT_TOKEN_BYTES, MEDIA_BYTES, BODY_COPIES = 1 << 16, 16, 4 << 20, 4
 STORED_BYTES = 16 << 20  # of stored responses
 STORED_SHARE = 8  # of the bytes for requests under a memory limit, one in so many is for stored responses
 PAGE, PAGE_DATA = "/page", "/page/api/"  # the page in the browser, and what it reads: the rest of it needs no key
@@ -191,16 +193,24 @@ def prepare(models: Mapping[str, EngineThread], settings: ServeSettings, log: Te
 
 
 def follow_context(settings: ServeSettings, workers: Collection[EngineThread]) -> ServeSettings:
-    """The settings with bodies as large as the longest context needs. Images, and texts to embed, many in one request,
-    are not bounded by a context."""
-    if not workers or any(worker.model.vision is not None or worker.model.pooling is not None for worker in workers):
+    """The settings with bodies as large as the longest context needs. Images, audio, and texts to embed, many in one
+    request, are not bounded by a context."""
+    models = [worker.model for worker in workers]
+    if not workers or any(model.takes_media or model.pooling is not None for model in models):
         return settings
     return replace(settings, max_body_bytes=min(settings.max_body_bytes, max(map(_body_bytes, workers))))
 
 
 def _body_bytes(worker: EngineThread) -> int:
     return BODY_BYTES + CONTEXT_TOKEN_BYTES * worker.max_context + (
-        IMAGE_BYTES if worker.model.vision is not None else 0)
+        MEDIA_BYTES if worker.model.takes_media else 0)
+
+
+def media_body_bytes(models: Collection[LoadedModel]) -> int:
+    """The largest body of a server for these models."""
+    if any(model.audio is not None for model in models):
+        return AUDIO_BODY_BYTES
+    return VISION_BODY_BYTES if any(model.vision is not None for model in models) else TEXT_BODY_BYTES
 
 
 def bounded(settings: ServeSettings, worker: EngineThread) -> ServeSettings:

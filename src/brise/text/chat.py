@@ -16,8 +16,8 @@ from functools import cached_property
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat, calls_of_template
 from brise.text.conversation import Chat
-from brise.text.images import arranged, images_of
-from brise.text.inputs import ImageInput
+from brise.text.images import arranged
+from brise.text.inputs import AudioInput, ImageInput
 from brise.text.protocols import Before, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
 from brise.text.special_tokens import beginnings
@@ -65,12 +65,11 @@ class ChatTemplate:
                add_generation_prompt: bool = True, continue_final: bool = False,
                variables: Mapping[str, object] | None = None) -> Encoded:
         """See Chat.prompt."""
-        images = [part["image"] for message in messages for part in images_of(message)]
-        given = [image for image in images if isinstance(image, ImageInput)]
-        assert len(given) == len(images), "an image part holds an ImageInput"
+        given = [source for message in messages for source in _sources(message)]
         tokens = self._encode(messages, given, tools=tools, add_generation_prompt=add_generation_prompt,
                               continue_final=continue_final, variables=variables or {})
-        return Encoded(tuple(tokens), tuple(given))
+        return Encoded(tuple(tokens), tuple(source for source in given if isinstance(source, ImageInput)),
+                       tuple(source for source in given if isinstance(source, AudioInput)))
 
     def encode(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, object]] | None = None,
                add_generation_prompt: bool = True, continue_final: bool = False) -> list[int]:
@@ -85,7 +84,7 @@ class ChatTemplate:
     def values_of(self, name: str) -> None:
         """See Chat.values_of; a template says itself what it does not take."""
 
-    def _encode(self, messages: Sequence[Message], images: Sequence[ImageInput], *,
+    def _encode(self, messages: Sequence[Message], sources: Sequence[ImageInput | AudioInput], *,
                 tools: Sequence[Mapping[str, object]] | None, add_generation_prompt: bool,
                 continue_final: bool, variables: Mapping[str, object]) -> list[int]:
         _check_roles(messages)
@@ -96,7 +95,7 @@ class ChatTemplate:
             messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
         messages = [self.format.with_call_ids(self._with_known_parts(message)) for message in messages]
         disguise = _Disguise(self._control, (messages, tools, variables), self.source)
-        shown = [disguise.hide_message(_with_image_placeholders(message, disguise.image_mark)) for message in messages]
+        shown = [disguise.hide_message(_with_placeholders(message, disguise.source_mark)) for message in messages]
         if continue_final:
             shown[-1] = _with_end_placeholder(shown[-1], disguise.end_placeholder)
         hidden = {name: disguise.hide(value) for name, value in variables.items()}
@@ -109,10 +108,11 @@ class ChatTemplate:
             if not mark:
                 raise RequestError("the model's chat template leaves out the message that is to be continued",
                                    param="messages", code="chat_template_error")
-        if text.count(disguise.image_mark) != len(images):
-            raise RequestError("the model's chat template leaves out an image", param="messages",
+        if text.count(disguise.source_mark) != len(sources):
+            kind = "an image" if isinstance(sources[0], ImageInput) else "audio"
+            raise RequestError(f"the model's chat template leaves out {kind}", param="messages",
                                code="chat_template_error")
-        return self._tokens(text, disguise, images)
+        return self._tokens(text, disguise, sources)
 
     def warm(self) -> None:
         """Starts the process of the template, so that the first conversation does not wait for it."""
@@ -143,16 +143,16 @@ class ChatTemplate:
     def _name(self, token: int | None) -> str:
         return "" if token is None else self._tokenizer.token_text(token)
 
-    def _tokens(self, text: str, disguise: _Disguise, images: Sequence[ImageInput]) -> list[int]:
+    def _tokens(self, text: str, disguise: _Disguise, sources: Sequence[ImageInput | AudioInput]) -> list[int]:
         ids: list[int] = []
-        rest = iter(images)
+        rest = iter(sources)
         before: Before = "start"
         for index, piece in enumerate(self._tokenizer.splitter.split(text)):
             if index % 2:
                 ids.append(self._tokenizer.control[piece])
                 before = "special"
                 continue
-            for number, words in enumerate(piece.split(disguise.image_mark)):
+            for number, words in enumerate(piece.split(disguise.source_mark)):
                 if number:
                     ids.extend(next(rest).tokens)
                     before = "special"
@@ -188,7 +188,7 @@ class _Disguise:
 
     def __init__(self, control: _SpecialTokens, written: object, source: str) -> None:
         free = _unused_characters({*source}.union(*texts_of(written)), len(control.firsts) + 2)
-        self.end_placeholder, self.image_mark = free.pop(), free.pop()
+        self.end_placeholder, self.source_mark = free.pop(), free.pop()
         self._control = control
         self._standin = dict(zip(control.firsts, free, strict=True))
         self._original = {ord(standin): first for first, standin in self._standin.items()}
@@ -226,6 +226,7 @@ class _Disguise:
         return text[:start] + "".join(end)
 
 
+SOURCES = ("image", "input_audio")  # types of parts that hold an engine's input
 # Words of the protocol that templates compare with; control tokens that begin with their last letters exist.
 _TYPES = frozenset({"text", "thinking", "image", "image_url", "function", "object", "string", "number", "integer",
                     "boolean", "array", "null"})
@@ -264,12 +265,22 @@ def _with_reasoning_apart(message: Mapping[str, object], shows_reasoning: bool) 
     return {"reasoning_content": reasoning, **message, "content": answer}
 
 
-def _with_image_placeholders(message: Message, mark: str) -> Message:
-    """A message with a placeholder in the text for each image, so that templates for text alone can write it."""
-    if not images_of(message):
+def _sources(message: Message) -> list[ImageInput | AudioInput]:
+    """The images and audio of a message, in the order in which its text has them."""
+    parts = arranged(parts_of(message.get("content")))
+    found = [part.get("image", part.get("audio")) for part in parts if part["type"] in SOURCES]
+    sources = [source for source in found if isinstance(source, ImageInput | AudioInput)]
+    assert len(sources) == len(found), "a part holds the engine's input"
+    return sources
+
+
+def _with_placeholders(message: Message, mark: str) -> Message:
+    """A message with a placeholder in the text for each image and audio, so that templates for text alone can write
+    it."""
+    if not _sources(message):
         return message
     parts = arranged(parts_of(message["content"]))
-    return {**message, "content": "".join(mark if part["type"] == "image" else str(part["text"]) for part in parts)}
+    return {**message, "content": "".join(mark if part["type"] in SOURCES else str(part["text"]) for part in parts)}
 
 
 def _with_end_placeholder(message: dict[str, object], mark: str) -> dict[str, object]:

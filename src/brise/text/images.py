@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from brise.errors import MissingExtraError, RequestError
 from brise.text.inputs import ImageInput
-from brise.text.protocols import Message, parts_of
 
 if TYPE_CHECKING:  # an extra
     from PIL.Image import Image
@@ -111,11 +110,6 @@ def from_path(path: Path) -> bytes:
     if size > MAX_BYTES:
         raise _wrong(str(path), f"has {size} bytes, allowed are {MAX_BYTES}")
     return data
-
-
-def images_of(message: Message) -> list[Mapping[str, object]]:
-    """The parts of a message that are images."""
-    return [part for part in parts_of(message.get("content")) if part["type"] == "image"]
 
 
 def arranged(parts: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:

@@ -17,7 +17,15 @@ from mistral_common.exceptions import (
     InvalidToolSchemaException,
     MistralCommonException,
 )
-from mistral_common.protocol.instruct.chunk import ContentChunk, ImageChunk, ImageURLChunk, TextChunk, ThinkChunk
+from mistral_common.protocol.instruct.chunk import (
+    AudioChunk,
+    AudioURLChunk,
+    ContentChunk,
+    ImageChunk,
+    ImageURLChunk,
+    TextChunk,
+    ThinkChunk,
+)
 from mistral_common.protocol.instruct.messages import (
     AssistantMessage,
     ChatMessage,
@@ -29,11 +37,12 @@ from mistral_common.protocol.instruct.normalize import get_normalizer
 from mistral_common.protocol.instruct.request import ChatCompletionRequest, ReasoningEffort
 from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
+from mistral_common.tokens.tokenizers.audio import AudioEncoder, AudioEncoding
 from mistral_common.tokens.tokenizers.image import ImageEncoder, ImageEncoding
 
 from brise.errors import RequestError
 from brise.text.answer_format import AnswerFormat, CallStyle
-from brise.text.inputs import ImageInput
+from brise.text.inputs import AudioInput, ImageInput
 from brise.text.mistral import CommonTokenizer, MistralTokenizer, check_unicode
 from brise.text.protocols import Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 
@@ -71,17 +80,17 @@ class MistralChat:
             raise RequestError("only an assistant's message with text can be continued", param="messages")
         # A conversation that is complete is only checked as one that a model is trained on.
         mode = ValidationMode.finetuning if is_finished and not add_generation_prompt else ValidationMode.serving
-        images = _Images()
+        images, audios = _Images(), _Audios()
         messages = _with_cut_calls_as_text(messages)
         with _errors_named():
             converted = [self._message(self.format.with_call_ids(message), index,
-                                       continue_final and index == len(messages) - 1, images)
+                                       continue_final and index == len(messages) - 1, images, audios)
                          for index, message in enumerate(messages)]
             request: ChatCompletionRequest[ChatMessage] = ChatCompletionRequest(
                 model="local", messages=converted, tools=[_tool(tool) for tool in tools] if tools else None,
                 reasoning_effort=None if effort is None else ReasoningEffort(str(effort)))
-            tokens = _encoder(self.common, mode, images).encode_chat_completion(request).tokens
-        return Encoded(tuple(tokens), tuple(images.placed))
+            tokens = _encoder(self.common, mode, images, audios).encode_chat_completion(request).tokens
+        return Encoded(tuple(tokens), tuple(images.placed), tuple(audios.placed))
 
     def reads(self, name: str) -> bool:
         """See Chat.reads: an effort of reasoning is the only one, where the tekken.json has a setting for it."""
@@ -91,28 +100,30 @@ class MistralChat:
         """See Chat.values_of."""
         return self._efforts
 
-    def _message(self, message: Message, index: int, is_open: bool, images: _Images) -> ChatMessage:
+    def _message(self, message: Message, index: int, is_open: bool, images: _Images,
+                 audios: _Audios) -> ChatMessage:
         content = message.get("content")
         match message.get("role"):
             case "system" | "developer":
-                return SystemMessage(content=self._content(content, index, images))
+                return SystemMessage(content=self._content(content, index, images, audios))
             case "user":
-                return UserMessage(content=self._content(content, index, images))
+                return UserMessage(content=self._content(content, index, images, audios))
             case "tool":
                 name = message.get("name")
-                return ToolMessage(content=self._content(content, index, images), name=str(name) if name else None,
-                                   tool_call_id=str(message.get("tool_call_id")))
+                return ToolMessage(content=self._content(content, index, images, audios),
+                                   name=str(name) if name else None, tool_call_id=str(message.get("tool_call_id")))
             case "assistant":
                 reasoning = message.get("reasoning_content")
                 if reasoning and "thinking" not in kinds_of(content):
                     content = [{"type": "thinking", "thinking": reasoning}, *parts_of(content)]
-                return AssistantMessage(content=self._content(content, index, images) or None, prefix=is_open,
+                return AssistantMessage(content=self._content(content, index, images, audios) or None, prefix=is_open,
                                         tool_calls=_calls(message.get("tool_calls")))
             case role:
                 raise RequestError(f"messages[{index}].role is {role!r}; allowed are assistant, developer, system, "
                                    "tool, user", param=f"messages[{index}].role")
 
-    def _content(self, content: object, index: int, images: _Images) -> str | list[ContentChunk]:
+    def _content(self, content: object, index: int, images: _Images,
+                 audios: _Audios) -> str | list[ContentChunk]:
         """Text stays text; a model that cannot think does not get another one's reasoning."""
         if isinstance(content, str):
             return content
@@ -126,6 +137,8 @@ class MistralChat:
                         chunks.append(ThinkChunk(thinking=thinking, closed=part.get("closed") is not False))
                 case {"type": "image", "image": ImageInput() as image}:
                     chunks.append(images.chunk(image))
+                case {"type": "input_audio", "audio": AudioInput() as audio}:
+                    chunks.append(audios.chunk(audio))
                 case _:
                     raise RequestError(f"messages[{index}].content has a part of type {part.get('type')!r}",
                                        param=f"messages[{index}].content", code="unsupported_parameter")
@@ -152,11 +165,34 @@ class _Images(ImageEncoder):
         return ImageEncoding(tokens=list(image.tokens), image=np.empty(0, np.float32))
 
 
-def _encoder(common: CommonTokenizer, mode: ValidationMode, images: _Images) -> CommonTokenizer:
-    """mistral-common's encoder of the file's version, with checks of that mode and these images."""
+class _Audios(AudioEncoder):
+    """Replaces mistral-common's audio encoder: the audio is prepared already, its tokens known."""
+
+    def __init__(self) -> None:
+        self._audios: list[AudioInput] = []
+        self.placed: list[AudioInput] = []  # in the order of the prompt
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._audios
+
+    def chunk(self, audio: AudioInput) -> AudioChunk:
+        self._audios.append(audio)
+        return AudioChunk(input_audio=str(len(self._audios) - 1))
+
+    def __call__(self, content: AudioChunk | AudioURLChunk) -> AudioEncoding:
+        assert isinstance(content, AudioChunk), "made by `chunk`"
+        audio = self._audios[int(content.input_audio)]
+        self.placed.append(audio)
+        return AudioEncoding(tokens=list(audio.tokens), audio=None)
+
+
+def _encoder(common: CommonTokenizer, mode: ValidationMode, images: _Images, audios: _Audios) -> CommonTokenizer:
+    """mistral-common's encoder of the file's version, with checks of that mode, these images and this audio."""
     own = common.instruct_tokenizer
     version = own.tokenizer.version
     instruct = type(own)(own.tokenizer, None if version.value in ("v1", "v2") else images, None)
+    instruct.audio_encoder = None if audios.is_empty else audios
     return CommonTokenizer(instruct, get_validator(version, mode),
                            get_normalizer(version, own.tokenizer.model_settings_builder))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from brise.errors import RequestError
 from brise.text.fields import RequestFields
-from brise.text.inputs import ImageInput
+from brise.text.inputs import AudioInput, ImageInput
 from brise.text.json_text import Json, parse_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -61,7 +61,19 @@ class Image:
         return {"type": "image", "image": self.source}
 
 
-Part = TextPart | Thinking | Image
+@dataclass(frozen=True)
+class Audio:
+    """An audio: a data: URL or base64; once checked, the engine's input. `name` is the client's field."""
+
+    name: str
+    source: str | AudioInput
+
+    def as_part(self) -> Mapping[str, object]:
+        assert isinstance(self.source, AudioInput), "audio is prepared before the conversation is rendered"
+        return {"type": "input_audio", "audio": self.source}
+
+
+Part = TextPart | Thinking | Image | Audio
 _TEXT_PARTS: Mapping[str, tuple[str, ...]] = {
     role: ("text", "input_text", "output_text", "refusal") if role == "assistant" else ("text", "input_text")
     for role in ROLES}
@@ -69,6 +81,7 @@ _TEXT_PARTS: Mapping[str, tuple[str, ...]] = {
 NOTES = ("parsed", "annotations", "cache_control", "reasoning_details", "thinking_blocks", "provider_specific_fields",
          "id", "created_at", "timestamp", "model", "metadata", "usage", "finish_reason", "logprobs")
 CALL_NOTES = ("index", "parsed_arguments", "cache_control", "provider_specific_fields", "extra_content")
+AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "aac", "m4a", "webm", "pcm16")  # wav is read
 DETAILS = ("auto", "low", "high", "original")  # low is made smaller, all others are as large as the model allows
 
 
@@ -220,13 +233,44 @@ def _part(part: RequestFields, role: str) -> Part:
         url = part.required_child("image_url")
         read = Image(url.path("url"), url.required_text("url"), url.choice("detail", DETAILS) or "auto")
         url.done()
+    elif kind == "input_audio" and role == "user":
+        read = input_audio(part)
+    elif kind == "audio_url" and role == "user":
+        read = _audio_url(part)
     else:
-        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; read are 'text', and "
-                                       "'image_url' from 'user'")
+        raise part.unsupported("type", f"a part of type {kind[:32]!r} from {role!r}; read are 'text', and 'image_url', "
+                                       "'input_audio' and 'audio_url' from 'user'")
     for note in ("cache_control", "prompt_cache_breakpoint", "annotations", "logprobs", "id"):
         part.note(note)
     part.done()
     return read
+
+
+def input_audio(part: RequestFields) -> Audio:
+    """An audio in base64: an object as OpenAI's clients send it, or the text alone, as Mistral's do."""
+    if isinstance(part.raw("input_audio"), str):
+        return Audio(part.path("input_audio"), part.required_text("input_audio"))
+    audio = part.required_child("input_audio")
+    format = audio.choice("format", AUDIO_FORMATS)
+    if format not in (None, "wav"):
+        raise audio.unsupported("format", f"{format!r}; read is 'wav'")
+    read = Audio(audio.path("data"), audio.required_text("data"))
+    audio.done()
+    return read
+
+
+def _audio_url(part: RequestFields) -> Audio:
+    """An audio as a data: URL: an object as vLLM's clients send it, or the URL alone, as Mistral's do."""
+    if isinstance(part.raw("audio_url"), str):
+        name, url = part.path("audio_url"), part.required_text("audio_url")
+    else:
+        child = part.required_child("audio_url")
+        name, url = child.path("url"), child.required_text("url")
+        child.done()
+    if not url.startswith("data:"):
+        raise RequestError(f"{name!r} is {url[:64]!r}, and this server fetches no audio", param=name,
+                           code="invalid_audio", hint="send the audio itself, as data:audio/wav;base64,...")
+    return Audio(name, url)
 
 
 def _call(fields: RequestFields) -> EarlierCall:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from brise.text.inputs import ImageInput
+from brise.text.inputs import AudioInput, ImageInput
 
 # One message: `role`; `content`, a string or a list of parts; `name`, `reasoning_content`, `tool_calls`,
 # `tool_call_id` where they apply. Parts are {"type": "text", "text": ...}, {"type": "thinking", "thinking": ...} and
@@ -59,10 +59,11 @@ class TextTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as the model reads it; `images` in the order in which their tokens stand in it."""
+    """A conversation as the model reads it; `images` and `audios` in the order in which their tokens stand in it."""
 
     tokens: tuple[int, ...]
     images: tuple[ImageInput, ...] = ()
+    audios: tuple[AudioInput, ...] = ()
 
 
 def texts_of(value: object) -> Iterable[str]:
