@@ -26,11 +26,19 @@ from brise.files.json_file import parse_json
 from brise.models.rope import frequencies
 from brise.models.weights import Dense, Quant, Stored, Weight, place
 from brise.quant.importance import Importance, Sums
-from brise.text import images, load
+from brise.text import audio, images, load
+from brise.text.audio import AudioSettings
 from brise.text.images import ImageSettings
 from brise.text.mistral import MistralTokenizer
 from brise.text.tokenizer import Tokenizer
-from tests.checkpoint import make_adapter, make_folder, raw_gguf, test_gguf_fuzz, test_safetensors_fuzz
+from tests.checkpoint import (
+    make_adapter,
+    make_audio_model,
+    make_folder,
+    raw_gguf,
+    test_gguf_fuzz,
+    test_safetensors_fuzz,
+)
 from tests.checkpoint.make_tokenizer import write_tokenizer
 from tests.fuzz.target import Target, as_json, scratch, written
 from tests.goldens import golden
@@ -68,6 +76,7 @@ def targets() -> list[Target]:
             vocabulary.CHATML.encode(), b"{% for m in messages %}{{ m.content | upper }}{% endfor %}",
             b"{% macro f(x) %}{{ x }}{% endmacro %}{{ f(messages|length) }}{{ documents | tojson }}"], slow_s=3),
         Target("image", _image, _images, max_bytes=1 << 15, slow_s=2),
+        Target("audio", _audio, _audios, slow_s=2),
         Target("data url", lambda data: images.from_data_url(data.decode("latin-1"), "the image"),
                lambda: [b"data:image/png;base64,iVBORw0KGgo=", b"data:image/webp;base64,AA=="])]
 
@@ -273,6 +282,20 @@ def _template(data: bytes) -> None:
 
 def _image(data: bytes) -> None:
     images.prepare(data, ImageSettings(14, 56, 1, 2, 3), "the image")
+
+
+def _audio(data: bytes) -> None:
+    made = audio.prepare(data, AudioSettings(16, 32, 4, 1, 2), "the audio")
+    made.chunks[-1].mels()
+
+
+def _audios() -> list[bytes]:
+    extended = make_audio_model.wav(b"\0\x40" * 30, 0xFFFE, 16, 8000, 1)
+    extended = extended[:16] + b"\x28\0\0\0" + extended[20:36] + b"\x16\0\x10\0" + b"\0" * 4 + b"\1\0" + (
+        b"\0" * 14) + extended[36:]
+    return [make_audio_model.speech(0.05), make_audio_model.speech(0.02, rate=44100, channels=2), extended,
+            *(make_audio_model.wav(bytes(range(48)), tag, bits, 16000, 1)
+              for tag, bits in ((1, 8), (1, 24), (1, 32), (3, 32), (3, 64)))]
 
 
 def _images() -> list[bytes]:

@@ -27,10 +27,12 @@ from brise.gateway.stream_usage import without_count
 from brise.serve.anthropic_messages import parse_message
 from brise.serve.app import create_app
 from brise.serve.embeddings import parse_embedding
+from brise.serve.multipart import read_form
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_completions import parse_completion
 from brise.serve.openai_responses import parse_response
 from brise.serve.serving import ServeSettings, prepare
+from brise.serve.transcriptions import parse_transcription
 from brise.text.answer_events import Parsed, joined
 from brise.text.answer_format import AnswerFormat
 from brise.text.json_text import parse_json
@@ -44,6 +46,7 @@ from tests.text import vocabulary
 MISTRAL = ("[INST]", "[/INST]", "<s>", "</s>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]")
 QWEN = ("<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 SENTINELS = (THINK, END_THINK, CALL, CALL_ID, ARGS, END_CALL)
+BOUNDARY = "0123456789abcdef"
 DIALECTS: Sequence[Dialect] = (*table.ALL, table.UNKNOWN)
 
 
@@ -52,6 +55,7 @@ def targets() -> list[Target]:
         *(Target(f"body of {name}", _parsed(parse), seeds, "json") for name, (parse, seeds) in BODIES.items()),
         Target("every route", _routes, _route_bodies, "json", slow_s=5),
         Target("client body", _client_body, _client_bodies),
+        Target("form of a transcription", _form, _forms),
         Target("request target", _request_target, lambda: [
             b"/v1/chat/completions", b"http://a:1/v1/models?x=%41", b"/openai/deployments/m/chat/completions?a=1"]),
         Target("request of a dialect", _requests, lambda: as_json(*_bodies()), "json"),
@@ -172,6 +176,18 @@ async def _post(app: Callable[..., Awaitable[None]], path: str, body: bytes) -> 
                "asgi": {"version": "3.0"}, "root_path": "", "server": ("127.0.0.1", 1)}, receive, send)
     return statuses[0]
 
+
+def _form(data: bytes) -> None:
+    parse_transcription(read_form(f"multipart/form-data; boundary={BOUNDARY}", data))
+
+
+def _forms() -> list[bytes]:
+    fields = {"model": "m", "language": "en", "response_format": "text", "temperature": "0.5", "stream": "true"}
+    parts = [f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+             for name, value in fields.items()]
+    file = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nX-Y: z\r\n\r\n'
+    return ["".join([*parts, file, f"RIFF\r\n--{BOUNDARY}--\r\n"]).encode(),
+            f"preamble\r\n{parts[0]}{file}\r\n--{BOUNDARY}-- ".encode()]
 
 def _client_bodies() -> list[bytes]:
     plain = [b'\0{"model": "m", "messages": []}', b'\0model=a&engine=b', b'\0{"a": {"model": "x"}, "model": "\\u006d"}']

@@ -14,9 +14,11 @@ import pytest
 from brise.backends.reference.ops import ReferenceOps
 from brise.engine.audio import LoadedAudio
 from brise.engine.model import LoadedModel, load
+from brise.serve.multipart import FormPart
 from brise.serve.openai_chat import parse_chat
 from brise.serve.openai_responses import parse_response
 from brise.serve.prompts import chat_job
+from brise.serve.transcriptions import engine_request, parse_transcription
 from brise.text.load import Tokens
 from brise.text.mistral import MistralTokenizer
 from brise.text.mistral_chat import MistralChat
@@ -112,11 +114,9 @@ def test_a_transcription_in_a_stream(server: Live) -> None:
 
 
 def test_the_prompt_of_a_transcription_is_mistral_common_s(tmp_path: Path) -> None:
-    from brise.serve.multipart import FormPart  # noqa: PLC0415
-    from brise.serve.transcriptions import engine_request, parse_transcription  # noqa: PLC0415
-
     model = hearing(tmp_path)
-    form = [FormPart("model", b"stub", False), FormPart("file", make.speech(0.5), True), FormPart("language", b"fr", False)]
+    form = [FormPart("model", b"stub", False), FormPart("file", make.speech(0.5), True),
+            FormPart("language", b"fr", False)]
     request = engine_request(parse_transcription(form), model)
     bos, inst, end = (model.tokenizer.control[name] for name in ("<s>", "[INST]", "[/INST]"))
     said = model.tokenizer.encode("lang:fr")

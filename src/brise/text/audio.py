@@ -133,13 +133,17 @@ class _Audio:
         """Samples first to last, float32."""
         begin, end = max(first, 0), min(last, self._end)
         sounding = min(end, self.num_samples)
-        parts = [self._resampler.samples(self._wav.mono, begin, sounding)] if begin < sounding else []
+        parts = [self._resampler.samples(self._read, begin, sounding)] if begin < sounding else []
         parts.append(np.zeros(end - max(begin, sounding), np.float32))
         if first < 0:
             parts.insert(0, self.samples(1, 1 - first)[::-1])
         if last > self._end:
             parts.append(self.samples(self._end - 1 - (last - self._end), self._end - 1)[::-1])
-        out = np.concatenate(parts)
+        return np.concatenate(parts)
+
+    def _read(self, first: int, last: int) -> Array:
+        """Samples of the file."""
+        out = self._wav.mono(first, last)
         if not np.isfinite(out).all():
             raise _wrong(self._name, "has samples that are no finite numbers")
         return out
