@@ -12,6 +12,7 @@ The kinds of `<!-- given: KIND NAME ... -->`:
     certified TASK  the same, with a certificate        certificate NAME  that of the traffic of `tickets`
     merged NAME     smollm2 with the adapter in the folder tickets-smollm2
     virtual NAME    a virtual key in the store
+    hearing NAME    a tiny Voxtral in a folder              sound NAME    a WAV file
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from brise.checkpoint.open import open_checkpoint
 from brise.cli.main import main
 from brise.traffic.records import Exchange, Label, RecordedAnswer
 from brise.traffic.stores import open_store
+from tests.checkpoint import make_audio_model
 from tests.checkpoint.make_adapter import random_low_ranks
 from tests.checkpoint.make_gguf import write_tiny
 from tests.prove import logs
@@ -162,12 +164,20 @@ def _merged(place: Place, path: Path) -> None:
                  "--merge"]) == 0
 
 
+def _hearing(place: Place, path: Path) -> None:
+    make_audio_model.write_hearing(path)
+
+
+def _sound(place: Place, path: Path) -> None:
+    path.write_bytes(make_audio_model.speech(0.5))
+
+
 KINDS: Mapping[str, Callable[[Place, Path], None]] = MappingProxyType({
     "gguf": _gguf, "folder": _folder, "stored": _stored, "adapter": _adapter, "examples": _examples,
     "numbers": _numbers, "pairs": _pairs, "traces": _traces, "outcomes": _outcomes, "text": _text, "keys": _keys,
     "rights": _rights,
     "traffic": _traffic, "certified": _certified, "certificate": _certificate,
-    "merged": _merged, "virtual": _virtual})
+    "merged": _merged, "virtual": _virtual, "hearing": _hearing, "sound": _sound})
 
 
 def prepare(folder: Path, model: Path | None) -> Place:
