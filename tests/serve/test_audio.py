@@ -37,7 +37,7 @@ def tokens(folder: Path) -> Tokens:
     names = tekken.control_names("v13")
     path = tekken.write(folder, "v13", control=[make.CONTROL.get(index, name) for index, name in enumerate(names)])
     tokenizer = MistralTokenizer(path)
-    return Tokens(tokenizer, MistralChat(tokenizer))
+    return Tokens(tokenizer, MistralChat(tokenizer, tokenizer.common))
 
 
 def hearing(folder: Path, reply: str | None = SAID) -> LoadedModel:

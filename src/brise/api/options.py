@@ -138,7 +138,7 @@ def limited(request: Request, options: SamplingOptions, context: int) -> Request
 def read_chat(messages: Messages, options: ChatOptions, schema: object) -> ChatRequest:
     """The typed request, or a RequestError that names the argument."""
     body = _body(options)
-    sounds, pictures = (_several(options.get(name) or (), name) for name in ("audio", "images"))
+    sounds, pictures = _several(options.get("audio") or (), "audio"), _several(options.get("images") or (), "images")
     attached = [*(audio_part(sound, f"audio[{index}]") for index, sound in enumerate(sounds)),
                 *(image_part(picture, f"images[{index}]") for index, picture in enumerate(pictures))]
     body["messages"] = _messages(messages, options.get("system"), attached, "images" if pictures else "audio")

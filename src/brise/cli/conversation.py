@@ -127,8 +127,7 @@ class Conversation:
         max_tokens = options.max_tokens or (min(USUAL_MAX_TOKENS, room) if room > 0 else None)
         request = Request(prompt=tokens, max_tokens=max_tokens, sampling=options.sampling(self.generation.sampling),
                           sentinels=self.chat.format.sentinels, images=encoded.images, audios=encoded.audios,
-                          begins_text=True,
-                          adapter=self.adapter)
+                          begins_text=True, adapter=self.adapter)
         try:
             request_id = self.engine.submit(request)
         except ContextLengthError as error:

@@ -123,7 +123,7 @@ def engine_request(asked: TranscriptionRequest, model: LoadedModel) -> Request:
     """The engine's request. A long audio takes time: call it off the event loop."""
     audio = prepared(asked.audio, model, "file")
     prompt = transcription(require(model.chat), model.tokenizer, audio, asked.language)
-    return Request(prompt.tokens, asked.max_tokens, asked.sampling, audios=prompt.audios)
+    return Request(prompt.tokens, asked.max_tokens, asked.sampling, audios=prompt.audios, begins_text=True)
 
 
 @dataclass(frozen=True)
