@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 # (values of a block, bytes of a block)
 SIZES: Mapping[str, tuple[int, int]] = {
-    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q8_0": (32, 34), "Q4_K": (256, 144), "Q6_K": (256, 210)}
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q8_0": (32, 34), "Q4_K": (256, 144), "Q5_K": (256, 176),
+    "Q6_K": (256, 210)}
 
 
 def fill(random: np.random.Generator, format: str, rows: int, cols: int, std: float = 0.02) -> Bytes:
@@ -42,6 +43,8 @@ def _blocks(random: np.random.Generator, format: str, count: int, std: float) ->
             return _q8_0(random, count, std)
         case "Q4_K":
             return _q4_k(random, count, std)
+        case "Q5_K":
+            return _q5_k(random, count, std)
         case "Q6_K":
             return _q6_k(random, count, std)
     raise ValueError(f"no random blocks of format {format!r}; there are {', '.join(SIZES)}")
@@ -70,13 +73,29 @@ def _q4_k(random: np.random.Generator, count: int, std: float) -> Bytes:
     """
     table, spread = _bell(16, 7.5)
     q = table[random.integers(0, 256, (count, 4, 2, 32), dtype=np.uint8)]
-    scale = random.integers(32, 64, (count, 8), dtype=np.uint8)
-    low, high = scale[:, :4], scale[:, 4:]  # minimum = scale: the mean is 0 with dmin = 7.5 d
-    first = low | (high >> 4) << 6
-    packed = [first, first, (high & 15) | (high & 15) << 4]
-    d = std / spread / 48 * random.uniform(0.8, 1.2, count)
     nibbles = (q[:, :, 0] | q[:, :, 1] << 4).reshape(count, 128)
-    return np.concatenate([_half(d), _half(7.5 * d), *packed, nibbles], axis=1)
+    return np.concatenate([*_scales_and_minima(random, count, std / spread, 7.5), nibbles], axis=1)
+
+
+def _q5_k(random: np.random.Generator, count: int, std: float) -> Bytes:
+    """As Q4_K, with 32 bytes of fifth bits before the nibbles: bits 2 g and 2 g + 1 of byte i are those of value i of
+    the groups 2 g and 2 g + 1."""
+    table, spread = _bell(32, 15.5)
+    q = table[random.integers(0, 256, (count, 4, 2, 32), dtype=np.uint8)]
+    fifth = np.zeros((count, 32), np.uint8)
+    for group in range(8):
+        fifth |= (q[:, group // 2, group % 2] >> 4) << group
+    nibbles = ((q[:, :, 0] & 15) | (q[:, :, 1] & 15) << 4).reshape(count, 128)
+    return np.concatenate([*_scales_and_minima(random, count, std / spread, 15.5), fifth, nibbles], axis=1)
+
+
+def _scales_and_minima(random: np.random.Generator, count: int, unit: float, middle: float) -> list[Bytes]:
+    """d, dmin and 12 bytes with 8 scales and minima, which are the same: the mean is 0 with dmin = `middle` d."""
+    scale = random.integers(32, 64, (count, 8), dtype=np.uint8)
+    low, high = scale[:, :4], scale[:, 4:]
+    first = low | (high >> 4) << 6
+    d = unit / 48 * random.uniform(0.8, 1.2, count)
+    return [_half(d), _half(middle * d), first, first, (high & 15) | (high & 15) << 4]
 
 
 def _q6_k(random: np.random.Generator, count: int, std: float) -> Bytes:

@@ -50,8 +50,15 @@ class Shape:
     tied: bool = True
     rope: Mapping[str, str | int | float] = field(default_factory=dict)
     latent: synthesize_latent.Latent | None = None
+    joined: bool = False  # q, k and v are one matrix, and so are gate and up
+    rotated: int | None = None  # numbers of a head, if not all; their frequencies have LongRoPE's factors
 
 
+GRANITE4: Mapping[str, str | int | float] = {  # of micro; the others differ in numbers only
+    "attention.scale": 0.015625, "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 10.0}
+PHI4_MINI: Mapping[str, str | int | float] = {
+    "rope.scaling.original_context_length": 4096, "rope.scaling.attn_factor": 1.1902380,
+    "attention.sliding_window": 0}
 MINISTRAL3_ROPE: Mapping[str, str | int | float] = {
     "rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 16384,
     "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
@@ -66,6 +73,19 @@ SHAPES: Mapping[str, Shape] = {
     "ministral3-8b": Shape("mistral3", "tekken", 34, 4096, 32, 8, 128, 14336, vocab_size=131072, num_merges=269443,
                            first_control=0, rope_theta=1e6, norm_eps=1e-5, context=262144, tied=False,
                            rope=MINISTRAL3_ROPE),
+    "smollm3-3b": Shape("smollm3", "llama-bpe", 36, 2048, 16, 4, 128, 11008, vocab_size=128256, num_merges=127744,
+                        first_control=128000, rope_theta=5e6, norm_eps=1e-6, context=65536),
+    "granite4-350m": Shape("granite", "gpt-4o", 28, 1024, 16, 4, 64, 2048, vocab_size=100352, num_merges=100000,
+                           first_control=100256, rope_theta=1e7, norm_eps=1e-5, context=32768, rope=GRANITE4),
+    "granite4-1b": Shape("granite", "gpt-4o", 40, 2048, 16, 4, 128, 4096, vocab_size=100352, num_merges=100000,
+                         first_control=100256, rope_theta=1e7, norm_eps=1e-5, context=131072, rope=GRANITE4),
+    "granite4-micro": Shape("granite", "gpt-4o", 40, 2560, 40, 8, 64, 8192, vocab_size=100352, num_merges=100000,
+                            first_control=100256, rope_theta=1e7, norm_eps=1e-5, context=131072, rope=GRANITE4),
+    "phi3-mini": Shape("phi3", "gpt-4o", 32, 3072, 32, 32, 96, 8192, vocab_size=32064, num_merges=31744,
+                       first_control=32000, rope_theta=1e4, norm_eps=1e-5, context=4096, tied=False, joined=True),
+    "phi4-mini": Shape("phi3", "gpt-4o", 32, 3072, 24, 8, 128, 8192, vocab_size=200064, num_merges=199742,
+                       first_control=199999, rope_theta=1e4, norm_eps=1e-5, context=131072, joined=True, rotated=96,
+                       rope=PHI4_MINI),
     "large3": Shape("deepseek2", "tekken", 61, 7168, 128, 1, 192, 16384, vocab_size=131072, num_merges=269443,
                     first_control=0, rope_theta=1e4, norm_eps=1e-6, context=294912, tied=False,
                     latent=synthesize_latent.LARGE3),
@@ -123,6 +143,9 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
     """Row-major shapes; a tied model has no output of its own."""
     q_width, kv_width = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     yield "token_embd.weight", (shape.vocab_size, shape.width)
+    if shape.rotated is not None:
+        yield "rope_factors_long.weight", (shape.rotated // 2,)
+        yield "rope_factors_short.weight", (shape.rotated // 2,)
     for layer in range(num_layers):
         if shape.latent is not None:
             for name, dims in synthesize_latent.block(shape.latent, layer, shape.width, shape.num_heads,
@@ -136,6 +159,10 @@ def _tensors(shape: Shape, num_layers: int) -> Iterator[tuple[str, tuple[int, ..
             "ffn_norm.weight": (shape.width,), "attn_k.weight": (kv_width, shape.width),
             "attn_output.weight": (shape.width, q_width), "attn_q.weight": (q_width, shape.width),
             "attn_v.weight": (kv_width, shape.width)}
+        if shape.joined:
+            del block["attn_q.weight"], block["attn_k.weight"], block["attn_v.weight"], block["ffn_gate.weight"]
+            block |= {"attn_qkv.weight": (q_width + 2 * kv_width, shape.width),
+                      "ffn_up.weight": (2 * shape.ffn_width, shape.width)}
         if shape.biases:
             block |= {"attn_k.bias": (kv_width,), "attn_q.bias": (q_width,), "attn_v.bias": (kv_width,)}
         for name, dims in block.items():
@@ -164,6 +191,8 @@ def _format(name: str, dims: tuple[int, ...], mix: str, num_layers: int, tied: b
         raise ValueError(f"{name} has rows of {dims[-1]}: Q4_K_M needs a multiple of 256")
     if name == "token_embd.weight":
         return "Q4_K"
+    if name.endswith("attn_qkv.weight"):
+        return "Q5_K"
     layer = int(name.split(".")[1])
     eighth = num_layers // 8
     more_bits = layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
@@ -187,7 +216,7 @@ def _add_metadata(writer: GGUFWriter, name: str, shape: Shape, num_layers: int) 
         f"{prefix}.attention.head_count_kv": shape.num_kv_heads,
         f"{prefix}.attention.key_length": shape.head_dim, f"{prefix}.attention.value_length": shape.head_dim,
         f"{prefix}.attention.layer_norm_rms_epsilon": shape.norm_eps,
-        f"{prefix}.rope.freq_base": shape.rope_theta, f"{prefix}.rope.dimension_count": shape.head_dim}
+        f"{prefix}.rope.freq_base": shape.rope_theta, f"{prefix}.rope.dimension_count": shape.rotated or shape.head_dim}
     more = shape.rope if shape.latent is None else synthesize_latent.keys(shape.latent)
     for key, value in (values | {f"{prefix}.{key}": value for key, value in more.items()}).items():
         match value:

@@ -64,7 +64,8 @@ def test_a_tiny_ministral(llama_python: str, tmp_path: Path, mix: str) -> None:
     assert distance(ours, theirs) < CLOSE[mix]
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "llama3_untied", "qwen2", "qwen3", "smollm3", "gemma3",
+@pytest.mark.parametrize("name", ["llama_tied", "llama3_untied", "qwen2", "qwen3", "smollm3", "gemma3", "granite",
+                                  "granite4", "phi4_long",
                                   "ministral3_yarn0_untied", "ministral3_yarn2_untied"])
 def test_a_hugging_face_folder(llama_python: str, tmp_path: Path, name: str) -> None:
     write_mix(open_original(write_source(tmp_path / "source", name)), tmp_path / "a.gguf", "F32")
@@ -83,7 +84,7 @@ def test_large_3_with_its_softmax_scale(llama_python: str, tmp_path: Path) -> No
     assert distance(ours, theirs) < 0.002
 
 
-@pytest.mark.parametrize("name", ["llama_untied", "qwen3", "ministral3_yarn0_untied"])
+@pytest.mark.parametrize("name", ["llama_untied", "qwen3", "ministral3_yarn0_untied", "granite", "phi4_long"])
 def test_an_adapter(llama_python: str, tmp_path: Path, name: str) -> None:
     """A matrix of another rank, one of another scale, and one without."""
     original = open_original(write_source(tmp_path / "source", name))
