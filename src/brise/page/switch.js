@@ -22,11 +22,12 @@ export function Switch({ task, tasks }) {
     ${!value.is_whole && html`<div class="verdict bad" role="alert"><strong>${"\u2717"} The ledger is not whole</strong>
       <p>Line ${value.broken.number}: ${value.broken.reason}. What you see is what the lines before it say.</p></div>`}
     ${outages.map((each) => html`<div class="verdict unsure"><strong>? ${each.name} does not answer</strong>
-      <p>The gateway leaves it alone and tries it now and then. A small model that is named by <code>--fallback</code>
-        answers meanwhile.</p></div>`)}
+      <p>The gateway leaves it alone and tries it now and then. A small model that is named by <code>--fallback</code> answers
+        meanwhile.</p></div>`)}
     ${own ? html`<${Task} state=${own} harm=${value.harm[task] ?? []} shares=${value.shares} again=${again}
         mayOperate=${tasks.value?.operate} />`
-      : html`<${NotSwitched} task=${task} />`}
+      : html`<${NotSwitched} task=${task} isCertified=${value.events.some(
+        (event) => event.kind === "certificate" && event.task === task)} />`}
     ${others.length > 0 && html`<section><h2>Other tasks</h2><${Table}
       columns=${["task", "answered by", "share", "audits", "evidence of harm"]} numeric=${[2, 3, 4]}
       rows=${others.map((each) => [html`<a href=${`#/switch/${encodeURIComponent(each.task)}`}>${each.task}</a>`,
@@ -39,11 +40,14 @@ export function Switch({ task, tasks }) {
 const NoLedger = () => html`<${Empty} title="Nothing is switched"><p>There is no ledger yet: it begins with the first
   proof or switch.</p><//>`;
 
-const NotSwitched = ({ task }) => html`<section class="verdict glance unsure"><p class="question">Who answers?</p>
-    <h1><span class="answer">0 %</span> The large model answers everything${task ? html` of ${task}` : ""}</h1>
-    <p>No small model was switched in. A switch begins with 1 % of conversations, by a certificate of
-      <code>brise prove</code>.</p></section>
-  ${task && html`<${Command} text=${`brise switch ${/^[\w.@:/-]+$/.test(task) ? task : `'${task.replaceAll("'", "'\\''")}'`} --share 1`} />`}`;
+function NotSwitched({ task, isCertified }) {
+  const quoted = task && (/^[\w.@:/-]+$/.test(task) ? task : `'${task.replaceAll("'", "'\\''")}'`);
+  return html`<section class="verdict glance unsure"><p class="question">Who answers${task ? ` ${task}` : ""}?</p>
+      <h1><span class="answer">0 %</span> The large model answers everything</h1>
+      <p>No small model was switched in. ${isCertified ? "There is a certificate: a switch begins with 1 % of conversations."
+        : "That takes a certificate, which a proof signs when it promotes."}</p></section>
+    ${task && html`<${Command} text=${isCertified ? `brise switch ${quoted} --share 1` : `brise prove --task ${quoted}`} />`}`;
+}
 
 function Task({ state, harm, shares, again, mayOperate }) {
   const isOn = state.is_on, status = !isOn ? "bad" : state.evidence >= 20 || state.is_tight ? "unsure" : "good";
@@ -132,7 +136,7 @@ function Timeline({ events, task, more, digest, lines }) {
   const [all, setAll] = useState(false);
   const shown = events.filter((event) => all || !task || event.task === task);
   return html`<section><h2>The ledger</h2>
-    <p class="note">${lines} lines, each bound to the one before. The last one:${" "}
+    <p class="note">${lines === 1 ? "1 line" : `${lines} lines`}, each bound to the one before. The last one:${" "}
       <code>${digest ? digest.slice(0, 16) : "none"}</code>
       <label class="check"><input type="checkbox" checked=${all} onChange=${(event) => setAll(event.target.checked)} />
         all tasks</label></p>
