@@ -23,9 +23,11 @@ from brise.checkpoint.safetensors import read_hf_config, read_mistral_params
 from brise.checkpoint.safetensors.file import open_safetensors
 from brise.errors import RequestError
 from brise.files.json_file import parse_json
+from brise.hub.other_stores import OtherStores
 from brise.models.rope import frequencies
 from brise.models.weights import Dense, Quant, Stored, Weight, place
 from brise.quant.importance import Importance, Sums
+from brise.settings import ToolFolders
 from brise.text import audio, images, load
 from brise.text.audio import AudioSettings
 from brise.text.images import ImageSettings
@@ -42,6 +44,7 @@ from tests.checkpoint import (
 from tests.checkpoint.make_tokenizer import write_tokenizer
 from tests.fuzz.target import Target, as_json, scratch, written
 from tests.goldens import golden
+from tests.hub import make_stores
 from tests.text import tekken, vocabulary
 
 WEIGHTS = "adapter_model.safetensors"
@@ -64,6 +67,8 @@ def targets() -> list[Target]:
         Target("params.json", lambda data: frequencies(read_mistral_params.read_params(
             parse_json(data, "params.json")).config.rope), _params, "json"),
         Target("pooling", _pooling, lambda: as_json([STEPS, {"pooling_mode_mean_tokens": True}]), "json"),
+        Target("ollama manifest", _ollama, lambda: [make_stores.ollama(scratch() / "seed", "m", "1b", {
+            "model": b"GGUF", "projector": b"GGUF", "license": b"x"}).read_bytes()], "json"),
         Target("json of models", lambda data: parse_json(data, "x"), lambda: as_json({"a": [1, {"b": "c"}]})),
         Target("adapter_config.json", _adapter("adapter_config.json"), _adapter_seeds("adapter_config.json"), "json"),
         Target("adapter weights", _adapter(WEIGHTS), lambda: [_parts(_adapter_files()[WEIGHTS])[0]], "json"),
@@ -162,6 +167,13 @@ def _configs() -> list[bytes]:
 def _params() -> list[bytes]:
     names = ("ministral3_yarn0_tied", "large3", "vision", "mistral_window")
     return as_json(*(make_folder.params(make_folder.tiny(name)) for name in names))
+
+
+def _ollama(data: bytes) -> None:
+    root = scratch() / "ollama"
+    written("ollama/manifests/registry.ollama.ai/library/m/1b", data)
+    for model in OtherStores(scratch(), ToolFolders(ollama=(root,))).models("ollama"):
+        assert model.name and model.short_name
 
 
 def _pooling(data: bytes) -> None:

@@ -37,7 +37,8 @@ def test_the_packed_model_is_the_one_of_the_package() -> None:
     ("mistral", "mistral:7b"), ("mistral:7b", "mistral:7b"), ("Mistral:Latest", "mistral:7b"),
     ("qwen3:0.6b", "qwen3:0.6b"),
     ("qwen3-0.6b", "qwen3:0.6b"), ("smollm2", "smollm2:135m"), ("smollm2:135m", "smollm2:135m"),
-    ("llama3.2:1b", "llama3.2:1b"), ("ministral-3", "ministral-3:8b")])
+    ("llama3.2:1b", "llama3.2:1b"), ("ministral-3", "ministral-3:8b"), ("gemma3:1b", "gemma3:1b"),
+    ("phi4-mini", "phi4-mini:3.8b"), ("granite4:micro", "granite4:micro"), ("granite4:latest", "granite4:micro")])
 def test_names_as_people_type_them(text: str, title: str) -> None:
     model = listed(text)
     assert model is not None and model.title == title

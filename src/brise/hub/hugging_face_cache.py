@@ -8,15 +8,16 @@ The revision that counts is `main`; without it, the snapshot that was changed la
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from brise.checkpoint.model_files import HF_CONFIG, NATIVE_CONFIG, find_layout
+from brise.checkpoint.safetensors.read_hf_config import read_config
+from brise.checkpoint.safetensors.read_mistral_params import read_params
 from brise.errors import BriseError
+from brise.files.json_file import parse_json
 from brise.hub.found import FoundModel, best_projector, entries, gguf_models, size_of
-from brise.models.families import FAMILIES
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PREFIX = "models--"
@@ -24,7 +25,7 @@ MAX_CONFIG_BYTES = 1 << 20
 
 
 def models(root: Path) -> Iterator[FoundModel]:
-    """Every .gguf of the cache, and every folder of safetensors of a family that brise runs."""
+    """Every .gguf of the cache, and every folder of safetensors that brise runs."""
     for folder in entries(root):
         if not folder.name.startswith(_PREFIX):
             continue
@@ -62,13 +63,12 @@ def _snapshot(folder: Path) -> Path | None:
 
 
 def _is_ours(snapshot: Path) -> bool:
-    """Whether the folder's configuration is of a family that brise runs: most repositories are other things."""
-    if (snapshot / NATIVE_CONFIG).is_file():
-        return True
+    """Whether brise runs what the folder's configuration describes: most repositories are other things."""
+    name = HF_CONFIG if (snapshot / HF_CONFIG).is_file() else NATIVE_CONFIG
     try:
-        with (snapshot / HF_CONFIG).open("rb") as file:
-            fields = json.loads(file.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError):
+        with (snapshot / name).open("rb") as file:
+            values = parse_json(file.read(MAX_CONFIG_BYTES), name)
+        (read_config if name == HF_CONFIG else read_params)(values)
+    except (OSError, BriseError):
         return False
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
-    return isinstance(kind, str) and (kind in FAMILIES or kind == "mistral3")
+    return True

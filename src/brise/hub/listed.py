@@ -177,6 +177,36 @@ LISTED: Sequence[ListedModel] = (
         "bf5b95e96dac0462e2a09145ec66cae9a3f12067", 4_920_739_232,
         "7b064f5842bf9532c91456deda288a1b672397a54fa729aa665952863033557c", LLAMA_31, 131072,
         "chat, tools and long texts", is_default=True, other_tags=("8b-instruct",)),
+    ListedModel(
+        "gemma3", "270m", "ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf",
+        "e7647be17ae1108f2f605ed061ca0608b171afff", 291_545_600,
+        "0ef57d2c838458a1952664260dcba38e5bdda37494f3af732f06e4add24068e3", GEMMA, 32768,
+        "a base to tune for one narrow task; 8 bits", other_tags=("270m-it",)),
+    ListedModel(
+        "gemma3", "1b", "ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q4_K_M.gguf",
+        "f9c28bcd85737ffc5aef028638d3341d49869c27", 806_058_240,
+        "8ccc5cd1f1b3602548715ae25a66ed73fd5dc68a210412eea643eb20eb75a135", GEMMA, 32768,
+        "short texts in many languages", other_tags=("1b-it",)),
+    ListedModel(
+        "gemma3", "4b", "ggml-org/gemma-3-4b-it-GGUF", "gemma-3-4b-it-Q4_K_M.gguf",
+        "d0976223747697cb51e056d85c532013931fe52e", 2_489_757_856,
+        "882e8d2db44dc554fb0ea5077cb7e4bc49e7342a1f0da57901c0802ea21a0863", GEMMA, 131072,
+        "long texts in many languages", is_default=True, other_tags=("4b-it",)),
+    ListedModel(
+        "granite4", "micro", "ibm-granite/granite-4.0-micro-GGUF", "granite-4.0-micro-Q4_K_M.gguf",
+        "ec48475f0c811d812fbfb61975717a9c36eeb652", 2_099_502_528,
+        "97c417dcc0534b0737c74016fb2af083cb17c3b51eaac621192d23961b7024eb", APACHE, 131072,
+        "tools and questions about given documents", is_default=True, other_tags=("3b",)),
+    ListedModel(
+        "phi4-mini", "3.8b", "bartowski/microsoft_Phi-4-mini-instruct-GGUF",
+        "microsoft_Phi-4-mini-instruct-Q4_K_M.gguf", "7ff82c2aaa4dde30121698a973765f39be5288c0", 2_491_874_688,
+        "01999f17c39cc3074afae5e9c539bc82d45f2dd7faa3917c66cbef76fce8c0c2", MIT, 131072,
+        "reasoning and mathematics", is_default=True),
+    ListedModel(
+        "phi3", "mini", "microsoft/Phi-3-mini-4k-instruct-gguf", "Phi-3-mini-4k-instruct-q4.gguf",
+        "a64113399c2f6b8ad3e11c394733a2ddadaa7f33", 2_393_231_072,
+        "8a83c7fb9049a9b2e92266fa7ad04933bb53aa1e85136b7b30f1b8000ff2edef", MIT, 4096,
+        "reasoning in English, in a short context", is_default=True, other_tags=("3.8b",)),
 )
 
 
