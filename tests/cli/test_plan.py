@@ -15,7 +15,7 @@ from tests.checkpoint import make_folder
 from tests.checkpoint.make_gguf import write_tiny
 
 FIELDS = {"version", "model", "fits", "memory", "total", "weights", "cache", "context", "work", "vision_work",
-          "image_size", "answers", "experts", "process", "loading", "adapters", "ways"}
+          "audio_work", "image_size", "answers", "experts", "process", "loading", "adapters", "ways"}
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def document(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 def test_the_total_is_the_sum_of_what_is_shown(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     plan = document(capsys, tiny)
     assert set(plan) == FIELDS and plan["version"] == 1
-    running = plan["cache"]["bytes"] + sum(plan[name] for name in ("work", "vision_work", "answers", "experts"))
+    running = plan["cache"]["bytes"] + sum(
+        plan[name] for name in ("work", "vision_work", "audio_work", "answers", "experts"))
     fixed = plan["process"] + plan["adapters"] + plan["weights"]["total"]
     assert plan["total"] == fixed + max(plan["loading"], running)
 

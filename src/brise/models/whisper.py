@@ -127,13 +127,13 @@ def steps(ops: EncoderOps, config: AudioConfig, weights: AudioWeights, chunk: Au
 def work_bytes(config: AudioConfig) -> int:
     """About the most memory that `forward` takes, run op by op; its result is in it.
 
-    The peak is eight values (P, C): the first convolution's output, the second's windows, and its output twice; or as
-    many while attention copies heads one by one; or three of them and six blocks of the feed-forward's inner values.
-    The spectrogram stays all the time.
+    The peak is seven values (P, C): the first convolution's output (two), the second's windows (three), and its output
+    in blocks and as a whole; attention takes six and a half. Or it is three of them and three blocks of the
+    feed-forward's inner values. The spectrogram stays all the time.
     """
     value, rows = config.num_positions * config.width, min(config.num_positions, BLOCK_ROWS)
-    inner = 3 * value + 6 * rows * config.ffn_width
-    return 4 * (config.chunk_frames * config.num_mels + max(8 * value, inner))
+    inner = 3 * value + 3 * rows * config.ffn_width
+    return 4 * (config.chunk_frames * config.num_mels + max(7 * value, inner))
 
 
 def _convolved(ops: EncoderOps, x: Array, stride: int, w: Weight, b: Weight, num_rows: int) -> Array:

@@ -16,6 +16,7 @@ from brise.models.weights import Array
 
 CROSSINGS, BETA = 10, 5.0
 BLOCK = 4096  # samples that are made at a time
+PHASES = 256  # whose taps are computed at a time: the window takes ten times their memory
 # The sum of all taps tends to a limit as the filter gets longer; from here on it has been reached to 1e-8.
 LONGEST_SUM = 4096
 
@@ -57,8 +58,10 @@ class Resampler:
     def _make(self, phases: Array) -> None:
         """Computes taps, in the order of the old samples."""
         missing = phases[~self._is_made[phases]]
-        places = missing[:, None] + np.arange(self.num_taps - 1, -1, -1) * self.up - self._half
-        self._taps[missing] = self._scale * _sinc(places / self._longest)
+        for first in range(0, len(missing), PHASES):
+            some = missing[first:first + PHASES]
+            places = some[:, None] + np.arange(self.num_taps - 1, -1, -1) * self.up - self._half
+            self._taps[some] = self._scale * _sinc(places / self._longest)
         self._is_made[missing] = True
 
 
