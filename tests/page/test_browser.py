@@ -164,6 +164,22 @@ def test_the_key_is_asked_for_once_and_kept_in_this_tab(paged: Paged, watch: Wat
     page.locator(".glance").wait_for()
 
 
+def test_a_key_that_may_only_look_cannot_roll_back(switched: Live, watch: Watch) -> None:
+    found = watch(switched)
+    found.page.route("**/api/tasks", lambda route: route.fulfill(json={**route.fetch().json(), "operate": False}))
+    page = found.open("switch", TASK)
+    page.get_by_text("Your key may not").wait_for()
+    assert page.get_by_role("button", name=f"Roll back {TASK}").is_disabled()
+
+
+@pytest.mark.parametrize("place", ["#/proof/%", "#/constructor/x", "#////", "#/switch/%E0%A4%A"])
+def test_an_address_that_somebody_mistyped_shows_a_page(undecided: Live, watch: Watch, place: str) -> None:
+    found = watch(undecided)
+    found.may_fail = True
+    found.page.goto(f"{undecided.url}/page/{place}")
+    found.page.wait_for_selector("main h1")
+
+
 def test_a_server_that_is_gone_is_named_and_what_was_read_stays(undecided: Live, watch: Watch) -> None:
     found = watch(undecided)
     found.may_fail = True

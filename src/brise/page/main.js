@@ -15,7 +15,15 @@ const TABS = { proof: ["Proof", Proof], switch: ["Switch", Switch], traffic: ["T
 // Where the page is: #/TAB/TASK.
 function place() {
   const [, tab, task] = location.hash.split("/");
-  return { tab: tab in TABS ? tab : "proof", task: task ? decodeURIComponent(task) : null };
+  return { tab: Object.hasOwn(TABS, tab) ? tab : "proof", task: decoded(task) };
+}
+
+function decoded(text) {
+  try {
+    return text ? decodeURIComponent(text) : null;
+  } catch { // no percent-encoding: somebody typed it
+    return text;
+  }
 }
 
 function Page() {

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from brise import settings
@@ -26,7 +21,6 @@ from brise.traffic.stores import open_store
 FRESH_S, PART = 30.0, 20.0  # seconds for which a report is good, if the ledger is the same; times what it took
 SMALL = 1000  # requests of a task whose report takes a tenth of a second; others are made beside the server
 MOST_CERTIFICATE = 8 << 20  # bytes
-VERIFY_S = 120.0
 MOST_REPORTS, MOST_TASKS = 16, 500  # that are kept; that are listed
 
 
@@ -126,21 +120,9 @@ def _certificate(options: PageOptions, request: PageRequest) -> Download:
 
 
 def _verify(options: PageOptions, request: PageRequest) -> object:
-    """What `brise prove --verify` says of a file. It runs as a command: to score all answers again takes a while."""
-    text = request.text("certificate")
-    with tempfile.TemporaryDirectory(prefix="brise-") as folder:
-        path = Path(folder) / "certificate.json"
-        path.write_text(text, encoding="utf-8")
-        words = [sys.executable, "-m", "brise", "prove", "--verify", str(path), "--json"]
-        words += [] if options.store is None else ["--store", str(options.store)]
-        try:
-            ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=VERIFY_S,
-                                   stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            why = f"checking it takes longer than {VERIFY_S:g} s: brise prove --verify FILE"
-            return {"checks": [], "claim": "", "why": why}
-    if not ended.stdout.strip():
-        why = ended.stderr.strip().removeprefix("brise: error: ").replace(repr(str(path)), "it")
-        return {"checks": [], "claim": "", "why": why}
-    found = json.loads(ended.stdout)
+    """The checks of a certificate, or why it is none."""
+    try:
+        found = reports.checks_of(options, request.text("certificate"))
+    except EvidenceError as error:
+        return {"checks": [], "claim": "", "why": str(error)}
     return {"checks": found["checks"], "claim": found["claim"], "why": None}

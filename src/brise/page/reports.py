@@ -1,7 +1,8 @@
 """A task's report as the page's JSON. Of much traffic it is made in a process of its own: it takes seconds of a core,
 and the requests that the server is for must not wait for it.
 
-    python -m brise.page.reports    reads {"task", "store", "prices"} and prints the answers, or {"error", "hint"}
+    python -m brise.page.reports    reads {"task", "store", "prices"} and prints the answers, or {"error", "hint"};
+                                    {"verify": FILE, "store"}: the checks of a certificate
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +20,17 @@ from typing import Any
 from brise.errors import BriseError, CertificateError, EvidenceError
 from brise.page.documents import to_json
 from brise.page.endpoint import PageOptions
-from brise.prove import analyses, certificates
+from brise.prove import analyses, certificates, verify
 from brise.prove.document import time_words
+from brise.prove.options import PairOptions
+from brise.prove.verify import VerifyOptions
 from brise.report import report
 from brise.report.proof_document import proof_document
 from brise.report.report import ReportOptions, SwitchReport
 from brise.report.summary import summarize
 from brise.report.switch_document import switch_document
 
-LONGEST_S = 600.0
+LONGEST_S, VERIFY_S = 600.0, 120.0
 NICE = 10  # behind whatever else this machine does
 
 
@@ -38,11 +42,29 @@ def answers(options: PageOptions, task: str) -> Mapping[str, Any]:
 
 def answers_of_process(options: PageOptions, task: str) -> Mapping[str, Any]:
     """The same, made by a process of its own."""
-    asked = {"task": task, "store": options.place, "prices": None if options.prices is None else str(options.prices)}
-    ended = subprocess.run([sys.executable, "-m", "brise.page.reports"], input=json.dumps(asked), capture_output=True,
-                           text=True, check=False, timeout=LONGEST_S)
+    prices = None if options.prices is None else str(options.prices)
+    return _of_process({"task": task, "store": options.place, "prices": prices}, LONGEST_S)
+
+
+def checks_of(options: PageOptions, certificate: str) -> Mapping[str, Any]:
+    """What `brise prove --verify` says of the text of a certificate; EvidenceError if it is none. To score all answers
+    again takes a while, so a process does it. It runs no code that a certificate names.
+    """
+    with tempfile.TemporaryDirectory(prefix="brise-") as folder:
+        path = Path(folder) / "certificate.json"
+        path.write_text(certificate, encoding="utf-8")
+        return _of_process({"verify": str(path), "store": options.place, "prices": None}, VERIFY_S)
+
+
+def _of_process(asked: Mapping[str, object], longest_s: float) -> Mapping[str, Any]:
+    try:
+        ended = subprocess.run([sys.executable, "-m", "brise.page.reports"], input=json.dumps(asked),
+                               capture_output=True, text=True, check=False, timeout=longest_s)
+    except subprocess.TimeoutExpired:
+        raise EvidenceError(f"this takes longer than {longest_s:g} s",
+                            hint="brise report and brise prove --verify take as long as they need") from None
     if ended.returncode != 0:
-        raise BriseError(f"the report of {task!r} was not made: {(ended.stderr.splitlines() or ['it was ended'])[-1]}")
+        raise EvidenceError(f"this failed: {(ended.stderr.splitlines() or ['the process was ended'])[-1]}")
     found: Mapping[str, Any] = json.loads(ended.stdout)
     if "error" in found:
         raise EvidenceError(found["error"], hint=found["hint"])
@@ -55,9 +77,10 @@ def main() -> None:
     asked = json.load(sys.stdin)
     options = PageOptions(asked["store"], None if asked["prices"] is None else Path(asked["prices"]))
     try:
-        found = answers(options, asked["task"])
+        found = answers(options, asked["task"]) if "task" in asked else verify.verify(VerifyOptions(
+            Path(asked["verify"]), PairOptions(store=options.place), may_run_code=False)).to_json()
     except BriseError as error:
-        found = {"error": str(error.args[0]), "hint": error.hint}
+        found = {"error": str(error.args[0]).replace(repr(asked.get("verify")), "it"), "hint": error.hint}
     json.dump(found, sys.stdout, allow_nan=False)
 
 

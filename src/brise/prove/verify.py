@@ -26,12 +26,14 @@ from brise.traffic.store import TrafficStore
 @dataclass(frozen=True)
 class VerifyOptions:
     """The certificate's file, the public `key` that must have signed it (None: this machine's), and where its data are:
-    the log or store of `pairs`, else this machine's store. How pairs are selected is written in the certificate.
+    the log or store of `pairs`, else this machine's store. How pairs are selected is written in the certificate. A
+    scorer of its own is run only if it `may_run_code`, and the signer is known.
     """
 
     certificate: Path
     pairs: PairOptions = field(default_factory=PairOptions)
     key: bytes | None = None
+    may_run_code: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def verify(options: VerifyOptions) -> Verification:
                 wrong = certificates.in_ledger(store, signed)
                 checks.append(CertificateCheck("ledger", wrong is None,
                                                wrong or "its chain is whole and holds the certificate"))
-            checks.append(_data(pairs, found, store, may_run_code=is_known and signature.passed is True))
+            is_trusted = is_known and signature.passed is True
+            checks.append(_data(pairs, found, store, may_run_code=options.may_run_code and is_trusted,
+                                why_not="here" if is_trusted else "for an unknown signer"))
     return Verification(options.certificate, signed.digest, tuple(checks), is_known,
                         certificates.claim_words(found))
 
@@ -124,12 +128,12 @@ def _replayed(name: str, result: ReplayMismatch, good: str) -> CertificateCheck:
     return CertificateCheck(name, result.is_equal, good if result.is_equal else result.reason)
 
 
-def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None, *,
-          may_run_code: bool) -> CertificateCheck:
+def _data(pairs: PairOptions, found: Certificate, store: TrafficStore | None, *, may_run_code: bool,
+          why_not: str) -> CertificateCheck:
     """The differences computed again from log or store, under the selection that the certificate names."""
     if found.selection.get("scorer") is not None and not may_run_code:
-        return CertificateCheck("data", None, "the certificate names a scorer of its own, whose code is not run for an "
-                                              "unknown signer")
+        return CertificateCheck("data", None, "the certificate names a scorer of its own, whose code is not run "
+                                              f"{why_not}")
     try:
         clusters, differences = _differences(pairs, found, store)
     except BriseError as error:
