@@ -14,10 +14,12 @@ from brise.text.answer_events import CallParser, Parsed, ParsedReasoning, Parsed
 from brise.text.mistral_calls import ListCallParser, NamedCallParser
 from brise.text.protocols import Message, TextTokenizer
 from brise.text.special_tokens import ARGS, CALL, CALL_ID, END_CALL, END_THINK, THINK
-from brise.text.tool_calls import CLOSE, OPEN, ToolCallParser
+from brise.text.tool_calls import CLOSE, OPEN, ArrayCallParser, ToolCallParser
 
-# How calls are written. tags: <tool_call> JSON </tool_call>; list: Mistral's v3 and v7; named: v11 and later.
-CallStyle = Literal["tags", "list", "named"]
+# How calls are written. tags: <tool_call> JSON </tool_call>; list: Mistral's v3 and v7; named: v11 and later; array: a
+# JSON list behind a special token, as Granite 3 and Phi-4-mini write it.
+CallStyle = Literal["tags", "list", "named", "array"]
+ARRAY, END_ARRAY = "<|tool_call|>", "<|/tool_call|>"  # Granite 3 has no closing token
 
 _THINK_TEXTS = (("[THINK]", "[/THINK]"), ("<think>", "</think>"))
 _ID_LETTERS = string.ascii_letters + string.digits
@@ -43,11 +45,14 @@ class AnswerFormat:
                 names |= {CALL: OPEN, END_CALL: CLOSE} if tokenizer.control.keys() >= {OPEN, CLOSE} else {}
             case "list":
                 names[CALL] = "[TOOL_CALLS]"
+            case "array":
+                names |= {CALL: ARRAY, END_CALL: END_ARRAY}
             case "named":
                 names |= {CALL: "[TOOL_CALLS]", CALL_ID: "[CALL_ID]", ARGS: "[ARGS]"}
         known = {sentinel: name for sentinel, name in names.items() if name in tokenizer.control}
         return cls(calls, {sentinel: tokenizer.control[name] for sentinel, name in known.items()},
-                   {ord(sentinel): name for sentinel, name in known.items()}, strips_lines=think == "<think>",
+                   {ord(sentinel): "" if name == END_ARRAY else name for sentinel, name in known.items()},
+                   strips_lines=think == "<think>",
                    has_spaces=tokenizer.drops_space_after(None))
 
     @property
@@ -73,13 +78,13 @@ class AnswerFormat:
 
     def new_call_id(self) -> str:
         """An id for a call. Mistral's templates insist on nine letters and digits."""
-        if self.calls == "tags":
+        if self.calls in ("tags", "array"):
             return f"call_{secrets.token_hex(16)}"
         return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
 
     def with_call_ids(self, message: Message) -> Message:
         """The message with ids that this model's template takes: others are mapped to nine letters, always the same."""
-        if self.calls == "tags" or not {"tool_calls", "tool_call_id"} & message.keys():
+        if self.calls in ("tags", "array") or not {"tool_calls", "tool_call_id"} & message.keys():
             return message
         changed = dict(message)
         calls = message.get("tool_calls")
@@ -97,6 +102,8 @@ class AnswerFormat:
                 return NamedCallParser(names)
             case "list" if names:
                 return ListCallParser(names)
+            case "array" if names:
+                return ArrayCallParser(names)
             case _:
                 return None
 
@@ -161,4 +168,6 @@ def calls_of_template(source: str, tokenizer: TextTokenizer) -> tuple[CallStyle,
     tools = re.search(r"\btools\b", source) is not None
     if "[TOOL_CALLS]" in source and "[TOOL_CALLS]" in tokenizer.control:
         return ("named" if "[ARGS]" in source and "[ARGS]" in tokenizer.control else "list"), tools
+    if ARRAY in tokenizer.control and OPEN not in source:
+        return "array", tools
     return "tags", tools and OPEN in source

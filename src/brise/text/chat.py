@@ -7,6 +7,7 @@ the template's own; the text between them is restored and encoded as plain text.
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +15,13 @@ from contextlib import suppress
 from functools import cached_property
 
 from brise.errors import RequestError
-from brise.text.answer_format import AnswerFormat, calls_of_template
+from brise.text.answer_format import ARRAY, END_ARRAY, AnswerFormat, calls_of_template
 from brise.text.conversation import Chat
 from brise.text.images import arranged
 from brise.text.inputs import AudioInput, ImageInput
 from brise.text.protocols import Before, Encoded, Message, TextTokenizer, kinds_of, parts_of, texts_of
 from brise.text.sandbox import TemplateProgram
-from brise.text.special_tokens import beginnings
+from brise.text.special_tokens import END_CALL, beginnings
 
 # Templates write the role between control tokens, some into one ('<|' + role + '|>'): it may not be any text.
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -44,6 +45,9 @@ class ChatTemplate:
         self.format = AnswerFormat.of(tokenizer, calls)
         self._shows_reasoning = "reasoning_content" in source
         self._knows_thinking_parts = re.search(r"""['"]thinking['"]""", source) is not None
+        # Phi-4-mini's template has tools beside a system message; it and Granite 3's write no calls of an assistant.
+        self._has_tools_in_messages = re.search(r"message(\[['\"]tools['\"]\]|\.tools\b)", source) is not None
+        self._writes_calls = calls != "array" or "tool_calls" in source
         self._splits_reasoning = re.search(r"""split\(['"]</think>['"]\)""", source) is not None
 
     @classmethod
@@ -94,8 +98,13 @@ class ChatTemplate:
         if self._splits_reasoning:
             messages = [_with_reasoning_apart(message, self._shows_reasoning) for message in messages]
         messages = [self.format.with_call_ids(self._with_known_parts(message)) for message in messages]
+        if tools and self._has_tools_in_messages:
+            messages = _with_tools(messages, tools)
         disguise = _Disguise(self._control, (messages, tools, variables), self.source)
         shown = [disguise.hide_message(_with_placeholders(message, disguise.source_mark)) for message in messages]
+        if not self._writes_calls:
+            closing = END_ARRAY if END_CALL in self.format.tokens else ""
+            shown = [_with_calls(message, closing) for message in shown]
         if continue_final:
             shown[-1] = _with_end_placeholder(shown[-1], disguise.end_placeholder)
         hidden = {name: disguise.hide(value) for name, value in variables.items()}
@@ -281,6 +290,35 @@ def _with_placeholders(message: Message, mark: str) -> Message:
         return message
     parts = arranged(parts_of(message["content"]))
     return {**message, "content": "".join(mark if part["type"] in SOURCES else str(part["text"]) for part in parts)}
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, object]]) -> list[Message]:
+    """The tools as JSON beside the first system message, which there is one of (the words are Phi-4-mini's card's)."""
+    listed = json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)
+    if not messages or messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": "You are a helpful assistant with some tools."}, *messages]
+    return [{**messages[0], "tools": listed}, *messages[1:]]
+
+
+def _with_calls(message: dict[str, object], closing: str) -> dict[str, object]:
+    """An assistant's calls in its text, in the model's own format; `message` is disguised already."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    functions = [{"name": call["function"]["name"], "arguments": _object(call["function"].get("arguments"))}
+                 for call in calls]
+    written = f"{ARRAY}{json.dumps(functions, ensure_ascii=False)}{closing}"
+    return {**message, "content": f"{message.get('content') or ''}{written}"}
+
+
+def _object(arguments: object) -> object:
+    """Arguments that came as JSON text, as an object; others as they are."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 def _with_end_placeholder(message: dict[str, object], mark: str) -> dict[str, object]:

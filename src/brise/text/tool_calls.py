@@ -1,4 +1,4 @@
-"""Reads function calls in the format of Hermes and Qwen, and writes the prompt that asks for it.
+"""Reads function calls in the format of Hermes, Qwen and Granite 4, and writes the prompt that asks for it.
 
     <tool_call>
     {"name": "weather", "arguments": {"city": "Paris"}}
@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from brise.text.answer_events import Parsed, ParsedText, joined
 from brise.text.json_pieces import WHITE, ObjectEnd, cut_call, whole_call
+from brise.text.mistral_calls import ListCallParser
+from brise.text.special_tokens import CALL
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _MIN_TAG = len("<tool_")  # of a tag that was cut; less may be text
@@ -87,6 +89,37 @@ class ToolCallParser:
         if not self._close.startswith(rest):
             return 0
         return len(self._held) if is_last else None
+
+
+class ArrayCallParser:
+    """Finds the calls of Granite 3 and Phi-4-mini: a JSON list behind <|tool_call|>, which arrives as a sentinel.
+
+    Granite 3.1 and later may write <tool_call> in letters in place of the token. A closing tag behind a list is left
+    out.
+    """
+
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        self._list, self._held, self._is_behind = ListCallParser(names), "", False
+
+    def push(self, text: str) -> list[Parsed]:
+        """Holds back what may be the beginning of a tag."""
+        return self._read(text, is_last=False)
+
+    def finish(self, *, was_cut: bool = False) -> list[Parsed]:
+        """See ListCallParser."""
+        if was_cut and len(self._held) >= _MIN_TAG:
+            self._held = ""
+        return [*self._read("", is_last=True), *self._list.finish(was_cut=was_cut)]
+
+    def _read(self, text: str, *, is_last: bool) -> list[Parsed]:
+        text = self._held + text
+        num_held = 0 if is_last else next((length for length in range(len(CLOSE) - 1, 0, -1) if text.endswith(
+            (OPEN[:length], CLOSE[:length]))), 0)
+        self._held = text[len(text) - num_held:]
+        parts = text[:len(text) - num_held].split(OPEN)
+        self._is_behind = self._is_behind or len(parts) > 1
+        known = CALL.join(parts)
+        return self._list.push(known.replace(CLOSE, "") if self._is_behind else known)
 
 
 def tool_system_prompt(tools: Sequence[Mapping[str, object]]) -> str:

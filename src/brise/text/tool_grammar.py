@@ -115,10 +115,12 @@ def _mistral_calls(functions: Sequence[Function], format: AnswerFormat, *, paral
         rules += [f"function_{index}: {json.dumps(name)} {call_id}<[{format.tokens[ARGS]}]> %json {json.dumps(schema)}"
                   for index, (name, schema) in enumerate(functions)]
     else:
-        rules = [f'calls: {token} {space}"[" call {many[1]} "]"', f"call: ({options})", 'ID: /[a-zA-Z0-9]{9}/']
+        closing = f" <[{format.tokens[END_CALL]}]>" if END_CALL in format.tokens else ""
+        rules = [f'calls: {token} {space}"[" call {many[1]} "]"{closing}', f"call: ({options})"]
+        rules += ["ID: /[a-zA-Z0-9]{9}/"] if format.calls == "list" else []
         for index, (name, schema) in enumerate(functions):
             begin = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
-            call_id = '(", \\"id\\": \\"" ID "\\"")?'
+            call_id = '(", \\"id\\": \\"" ID "\\"")?' if format.calls == "list" else ""
             rules.append(f'function_{index}: {begin} %json {json.dumps(schema)} {call_id} "}}"')
     return ("TEXT? calls?" if is_auto else "calls"), rules
 
